@@ -1,0 +1,116 @@
+"""The fleet: what models.yaml says is exported and served."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class FleetError(Exception):
+    """models.yaml can't be used; the text names the file, the line and the key."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Strict):
+    """One model of the fleet."""
+
+    builder: Annotated[
+        str, Field(description="The function that makes the servable, as 'module:function'.", pattern=f"^{BUILDER.pattern}$")
+    ]
+
+
+class Fleet(_Strict):
+    """The models of one models.yaml, and where their versions lie."""
+
+    folder: Annotated[
+        Path,
+        Field(description="Where versions are written: FOLDER/NAME/VERSION. Relative to the file that says it."),
+    ] = Path("models")
+    models: Annotated[dict[str, Model], Field(min_length=1, description="The models, by the name they are served under.")]
+
+    @field_validator("models")
+    @classmethod
+    def _names(cls, models: dict[str, Model]) -> dict[str, Model]:
+        for name in models:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} can't name a model: letters, digits, '_', '.' and '-' only, no '.' or '-' first")
+        return models
+
+    def model_folder(self, name: str) -> Path:
+        """The absolute folder with the versions of model `name`."""
+        return (self.folder / name).absolute()
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of model `name` on disk, oldest first; none when it was never exported."""
+        folder = self.model_folder(name)
+        if not folder.is_dir():
+            return []
+        return sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal() and child.is_dir())
+
+    def select(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """`names`, or every model when there are none. Raises FleetError for a name the fleet doesn't have."""
+        for name in names:
+            if name not in self.models:
+                raise FleetError(f"no model is called {name!r}; the fleet has {', '.join(self.models)}")
+        return names or tuple(self.models)
+
+
+def read_fleet(path: Path) -> Fleet:
+    """The fleet that the YAML file `path` describes, its folder made absolute.
+
+    Raises FleetError when the file is missing, is not YAML, or says something it can't.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise FleetError(f"{path}: {error.strerror}; write one, or name another with --fleet") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_duplicates(path, root)
+        fleet = Fleet.model_validate(yaml.safe_load(text))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise FleetError(f"{path}:{line}: {error.problem}") from None
+    except ValidationError as error:
+        raise FleetError("\n".join(_explain(path, root, problem) for problem in error.errors())) from None
+    return fleet.model_copy(update={"folder": path.absolute().parent / fleet.folder})
+
+
+def _refuse_duplicates(path: Path, node: yaml.Node | None, where: str = "") -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        here = f"{where}.{key.value}" if where else str(key.value)
+        if key.value in seen:
+            raise FleetError(f"{path}:{key.start_mark.line + 1}: {here}: is there twice")
+        seen.add(key.value)
+        _refuse_duplicates(path, value, here)
+
+
+def _explain(path: Path, root: yaml.Node | None, problem: Any) -> str:
+    """One pydantic problem as `file:line: key: what is wrong`."""
+    location = [str(part) for part in problem["loc"]]
+    node, line = root, 1
+    for part in location:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key, value in node.value:
+            if key.value == part:
+                node, line = value, key.start_mark.line + 1
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch":
+        message = f"{problem['input']!r} is not 'module:function'"
+    elif problem["type"] == "extra_forbidden":
+        message = "is not a key that models.yaml knows"
+    return f"{path}:{line}: {'.'.join(location) or 'the file'}: {message}"
