@@ -1,0 +1,79 @@
+# One command for each job; `make` lists them. Each does whatever set-up it lacks.
+
+MODEL ?=
+ENGINE ?= auto
+PORT ?= 8500
+REST_PORT ?= 8501
+TESTS ?= tests
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= python3
+SERVER := --engine $(ENGINE) --port $(PORT) --rest-port $(REST_PORT)
+
+.DEFAULT_GOAL := help
+.PHONY: help env environment lock generated export serve query verify test check clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables: MODEL=name (one model, else all)  ENGINE=auto|docker|native|embedded  PORT=$(PORT)  REST_PORT=$(REST_PORT)"
+
+# The environment holds a copy of the lock it was made from, written last: whatever differs is made anew.
+env:
+	@cmp -s requirements.lock $(VENV)/requirements.lock || $(MAKE) --no-print-directory environment
+
+environment:
+	@set -e; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10; do \
+		if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then break; fi; \
+		python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Error: TensorFlow 2.21 needs Python 3.10 to 3.13, and none is on PATH; name one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	rm -rf $(VENV); \
+	if command -v uv >/dev/null; then \
+		echo "Making $(VENV) from requirements.lock with uv …" >&2; \
+		uv venv --quiet --python "$$python" $(VENV); \
+		uv pip install --python $(PY) --require-hashes -r requirements.lock; \
+	else \
+		echo "Making $(VENV) from requirements.lock with pip: some 650 MB to download, a few minutes …" >&2; \
+		"$$python" -m venv $(VENV) || { \
+			echo "Error: $$python can't make environments; install its venv package (Debian: python3-venv) or uv" >&2; exit 1; }; \
+		$(PY) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; \
+	fi; \
+	cp requirements.lock $(VENV)/requirements.lock
+
+export: env ## Export the fleet, or MODEL=, as new versions with their proof.
+	@$(PY) -m export build $(MODEL)
+
+serve: env ## Export what is missing, start a server, wait until every model is available.
+	@$(PY) -m serving check $(SERVER) $(MODEL)
+	@$(PY) -m export build --missing $(MODEL)
+	@exec $(PY) -m serving run $(SERVER) $(MODEL)
+
+query: env ## Ask the running server for one prediction over gRPC.
+	@$(PY) -m serving query --port $(PORT) $(MODEL)
+
+verify: env ## Compare what the running server answers with what the models answered in process.
+	@$(PY) -m clients verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$($(PY) -m serving fleet --folders $(MODEL))
+
+test: env ## Run the tests; TESTS=tests/clients runs a part.
+	@$(PY) -m pytest $(TESTS)
+
+check: env ## Lint, check the format and the types.
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+
+lock: env ## Pin the newest versions that pyproject.toml allows, with hashes.
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --extra dev --universal --python-version 3.10 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+generated: env ## Write what is generated: messages, JSON Schemas, the docs' command help.
+	@$(PY) clients/messages/generate.py
+
+clean: ## Remove the environment and all caches; exported models stay.
+	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache

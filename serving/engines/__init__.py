@@ -1,0 +1,100 @@
+"""What runs a model server: `docker`, `native` or `embedded`, behind one small protocol.
+
+A server that an engine starts lives like this:
+
+            start                 every model is available
+    (none) ───────► STARTING ───────────────────────────────► READY
+                        │                                       │
+                        │ it exits, or time runs out            │ stop, or it exits
+                        ▼                                       ▼
+                     STOPPED ◄──────────────────────────────────┘
+
+Everything that can be known beforehand is checked before `start`: the engine is usable, the ports are free, every
+model has a version. A server that fails while STARTING is stopped, whatever the reason, before the error is raised.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from serving.fleet import Fleet
+
+
+class EngineError(Exception):
+    """A server can't be started or did not stay up; the text says which part and why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an engine is asked to serve, and where. `names` are models of `fleet`; ports are TCP ports of `host`."""
+
+    fleet: Fleet
+    names: tuple[str, ...]
+    host: str
+    grpc_port: int
+    rest_port: int
+
+    @property
+    def grpc_address(self) -> str:
+        """Where a client of this machine finds gRPC."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def rest_address(self) -> str:
+        """Where a client of this machine finds REST."""
+        return f"{self.host}:{self.rest_port}"
+
+
+class Server(Protocol):
+    """A model server that an engine started."""
+
+    def wait_until_ready(self, seconds: float) -> dict[str, int]:
+        """Waits until every model is available and returns their versions; STARTING → READY.
+
+        Raises EngineError when the server exits or `seconds` pass first; it is stopped by then.
+        """
+
+    def wait(self) -> int:
+        """Waits until the server exits by itself; returns its exit code. READY → STOPPED."""
+
+    def stop(self) -> int:
+        """Drains and ends the server; returns its exit code. Does nothing to one that is STOPPED."""
+
+
+class Engine(Protocol):
+    """A way to run a model server."""
+
+    name: str
+
+    def unusable(self) -> str | None:
+        """Why this engine can't be used on this machine; None when it can."""
+
+    def start(self, plan: Plan) -> Server:
+        """Starts a server for `plan`, which has been checked; returns it STARTING."""
+
+
+def check(plan: Plan) -> None:
+    """Raises EngineError when a port of `plan` is taken."""
+    if plan.grpc_port == plan.rest_port:
+        raise EngineError(f"gRPC and REST can't both have port {plan.grpc_port}; give --port and --rest-port")
+    for option, what, port in (("--port", "gRPC", plan.grpc_port), ("--rest-port", "REST", plan.rest_port)):
+        with socket.socket(socket.AF_INET6 if ":" in plan.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((plan.host, port))
+                probe.listen()
+            except OSError as error:
+                raise EngineError(
+                    f"port {port} of {plan.host}, wanted for {what}: {error.strerror}; give another with {option}"
+                ) from None
+
+
+def check_versions(plan: Plan) -> None:
+    """Raises EngineError when a model of `plan` has no version to serve."""
+    for name in plan.names:
+        if not plan.fleet.versions(name):
+            folder: Path = plan.fleet.model_folder(name)
+            raise EngineError(f"model {name!r} has no version in {folder}; `python -m export build {name}` makes one")
