@@ -74,6 +74,7 @@ lock: env ## Pin the newest versions that pyproject.toml allows, with hashes.
 
 generated: env ## Write what is generated: messages, JSON Schemas, the docs' command help.
 	@$(PY) clients/messages/generate.py
+	@$(PY) docs/generate.py
 
 clean: ## Remove the environment and all caches; exported models stay.
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache

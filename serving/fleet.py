@@ -55,7 +55,8 @@ class Fleet(_Strict):
         folder = self.model_folder(name)
         if not folder.is_dir():
             return []
-        return sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal() and child.is_dir())
+        names = (child.name for child in folder.iterdir() if child.is_dir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
     def select(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """`names`, or every model when there are none. Raises FleetError for a name the fleet doesn't have."""

@@ -1,0 +1,64 @@
+"""Writes what the documentation takes from the code: the commands' help and the JSON Schemas of the two file formats.
+
+`python docs/generate.py` writes the files; with `--check` it only says which of them are not what the code says.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
+
+from clients.cli import main as clients  # noqa: E402
+from export.cli import main as export  # noqa: E402
+from export.manifest import Manifest  # noqa: E402
+from serving.cli import main as serving  # noqa: E402
+from serving.embedded.flags import main as embedded  # noqa: E402
+from serving.fleet import Fleet  # noqa: E402
+
+COMMANDS = {
+    "python -m export": export,
+    "python -m serving": serving,
+    "python -m serving.embedded": embedded,
+    "python -m clients": clients,
+}
+INTRODUCTION = """\
+# The commands
+
+What each command prints for `--help`. This page is made by `make generated`; the tests compare it with the code.
+"""
+
+
+def _sections(name: str, command: click.Command, parent: click.Context | None = None) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=110, terminal_width=110)
+    yield f"## `{context.command_path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    if isinstance(command, click.Group):
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            if found is not None:
+                yield from _sections(child, found, context)
+
+
+def generated() -> dict[Path, str]:
+    """The text of every generated file."""
+    commands = [section for name, command in COMMANDS.items() for section in _sections(name, command)]
+    return {
+        DOCS / "commands.md": "\n".join([INTRODUCTION, *commands]),
+        DOCS / "models.schema.json": json.dumps(Fleet.model_json_schema(), indent=2) + "\n",
+        DOCS / "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
+    }
+
+
+if __name__ == "__main__":
+    stale = [path for path, text in generated().items() if not path.is_file() or path.read_text() != text]
+    if "--check" in sys.argv:
+        sys.exit(f"not what the code says, run `make generated`: {', '.join(map(str, stale))}" if stale else 0)
+    for path, text in generated().items():
+        path.write_text(text)
+        print(path)

@@ -1,0 +1,43 @@
+"""What the tests share: a clone as a new user has it, and the server that `make serve` starts there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Served, serve
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as a clone has it, in an empty folder, with this one's environment: nothing is exported there."""
+    folder = tmp_path_factory.mktemp("clone") / "toolkit"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listed.stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(clone: Path) -> Iterator[Served]:
+    """`make serve`, the first command typed in a new clone, and its server."""
+    with serve(["make", "serve"], clone) as server:
+        yield server

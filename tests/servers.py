@@ -1,0 +1,68 @@
+"""Servers that tests start as a user does, and waiting without sleeping for luck."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on, all different."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> None:
+    """Waits until `condition` holds, and fails when `seconds` pass first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
+        time.sleep(0.02)
+
+
+@dataclass
+class Served:
+    """A server that a command started: its ports, and what the command printed."""
+
+    grpc_port: int
+    rest_port: int
+    process: subprocess.Popen[str]
+    output: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def serve(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> Iterator[Served]:
+    """Runs `command`, a `serving run` in some form, until it says it is ready; Ctrl-C ends it."""
+    grpc_port, rest_port = free_ports(2)
+    environment = {**os.environ, "PORT": str(grpc_port), "REST_PORT": str(rest_port), **(env or {})}
+    command = [part.format(port=grpc_port, rest_port=rest_port) for part in command]
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=None, start_new_session=True
+    )
+    served = Served(grpc_port, rest_port, process, env=environment)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            served.output += line
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            pytest.fail(f"{command} ended with {process.wait()} before it served; it printed:\n{served.output}")
+        yield served
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)

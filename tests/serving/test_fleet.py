@@ -1,0 +1,77 @@
+"""models.yaml: what it may say, and what an error in it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.fleet import FleetError, read_fleet
+
+GOOD = """\
+models:
+  digits:
+    builder: export.models.digits:build
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_fleet_names_its_models_and_where_their_versions_lie(tmp_path: Path) -> None:
+    fleet = read_fleet(write(tmp_path, GOOD))
+    assert list(fleet.models) == ["digits"]
+    assert fleet.models["digits"].builder == "export.models.digits:build"
+    assert fleet.model_folder("digits") == tmp_path / "models" / "digits"
+
+
+def test_the_folder_is_relative_to_the_file_that_names_it(tmp_path: Path) -> None:
+    fleet = read_fleet(write(tmp_path, f"folder: elsewhere\n{GOOD}"))
+    assert fleet.model_folder("digits") == tmp_path / "elsewhere" / "digits"
+
+
+def test_versions_are_the_integer_folders_oldest_first(tmp_path: Path) -> None:
+    fleet = read_fleet(write(tmp_path, GOOD))
+    assert fleet.versions("digits") == []
+    for name in ("10", "9", ".tmp-11", "v3", "00000002"):
+        (tmp_path / "models" / "digits" / name).mkdir(parents=True)
+    (tmp_path / "models" / "digits" / "4").touch()
+    assert fleet.versions("digits") == [2, 9, 10]
+
+
+def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
+    fleet = read_fleet(write(tmp_path, GOOD + "  dense:\n    builder: m:build\n"))
+    assert fleet.select(()) == ("digits", "dense")
+    assert fleet.select(("dense",)) == ("dense",)
+    with pytest.raises(FleetError, match="no model is called 'dens'; the fleet has digits, dense"):
+        fleet.select(("dens",))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("models:\n  digits:\n    builder: digits.py\n", 3, "models.digits.builder: 'digits.py' is not 'module:function'"),
+        ("models:\n  digits:\n    bilder: a:b\n    builder: a:b\n", 3, "models.digits.bilder: is not a key"),
+        ("models:\n  a/b:\n    builder: a:b\n", 1, "models: 'a/b' can't name a model"),
+        ("models: {}\n", 1, "models: Dictionary should have at least 1 item"),
+        ("folder: x\n", 1, "models: Field required"),
+        ("models:\n  digits:\n", 2, "models.digits: "),
+        ("models:\n  d:\n    builder: a:b\n  d:\n    builder: a:c\n", 4, "models.d: is there twice"),
+        ("models: [\n", 2, "expected"),
+        ("", 1, "the file: "),
+    ],
+)
+def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str, line: int, words: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(FleetError) as caught:
+        read_fleet(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert words in str(caught.value)
+
+
+def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match=r"models.yaml: No such file or directory; write one, or name another"):
+        read_fleet(tmp_path / "models.yaml")
