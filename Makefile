@@ -55,7 +55,8 @@ serve: env ## Export what is missing, start a server, wait until every model is 
 	@exec $(PY) -m serving run $(SERVER) $(MODEL)
 
 query: env ## Ask the running server for one prediction over gRPC.
-	@$(PY) -m serving query --port $(PORT) $(MODEL)
+	@$(PY) -m clients predict --server grpc://127.0.0.1:$(PORT) --model $(or $(MODEL),digits) \
+		--input "$$($(PY) -m serving example $(or $(MODEL),digits))"
 
 verify: env ## Compare what the running server answers with what the models answered in process.
 	@$(PY) -m clients verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$($(PY) -m serving fleet --folders $(MODEL))

@@ -61,6 +61,7 @@ BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 BY_WIRE_NAME = {dtype.wire_name: dtype for dtype in DTYPES}
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
 STRING = BY_NAME["string"]
+UINT64 = BY_NAME["uint64"]
 
 
 def dtype_of(array: Array) -> DType:
@@ -73,7 +74,24 @@ def dtype_of(array: Array) -> DType:
     try:
         return _BY_NUMPY[array.dtype.newbyteorder("=")]
     except KeyError:
-        raise TypeError(f"an array of {array.dtype} has no tensor type; one of {', '.join(BY_NAME)} is needed") from None
+        raise TypeError(
+            f"an array of {array.dtype} has no tensor type; one of {', '.join(BY_NAME)} is needed"
+        ) from None
+
+
+def from_numbers(value: object, wanted: DType | None = None) -> Array:
+    """The array of `value`, Python's numbers in nested lists, in the type that numpy finds for them.
+
+    numpy makes floats of a mixture of integers above and below 2**63; when `wanted` is uint64 they stay integers.
+
+    Raises ValueError for lists of different lengths.
+    """
+    array = np.asarray(value)
+    if wanted is UINT64 and array.dtype.kind == "f":
+        exact = np.array(value, np.object_)
+        if all(type(number) is int and 0 <= number < 1 << 64 for number in exact.flat):
+            return exact.astype(np.uint64)
+    return array
 
 
 def to_proto(array: Array, *, typed: bool = False) -> Any:
@@ -144,10 +162,10 @@ def _field_values(dtype: DType, array: Array) -> list[Any]:
     """The Python values with which `dtype`'s typed field carries `array`."""
     flat = np.ascontiguousarray(array).ravel()
     if dtype.field == "half_val":
-        return flat.view(np.uint16).tolist()
-    if dtype.numpy.kind == "c":
-        return flat.view(flat.real.dtype).tolist()
-    return flat.tolist()
+        flat = flat.view(np.uint16)
+    elif dtype.numpy.kind == "c":
+        flat = flat.view(flat.real.dtype)
+    return list(flat.tolist())
 
 
 def _read_field(dtype: DType, field: Any) -> Array:

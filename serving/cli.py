@@ -8,15 +8,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from serving.fleet import FleetError, read_fleet
+if TYPE_CHECKING:
+    from serving.engines import Plan
+    from serving.fleet import Fleet
 
-# click imports quickly; the engines bring grpcio and numpy with them and wait until a command needs them.
+# What is not click is imported by the commands that use it, so that help comes at once.
+
 ENGINE_NAMES = ("auto", "docker", "native", "embedded")
-QUERY_CHARACTERS = 2000
+# A query to paste should fit a screen; a model with larger inputs shows the command that makes one.
+LONGEST_QUERY = 2000
 
 fleet_option = click.option(
     "--fleet",
@@ -59,24 +63,27 @@ Examples:
   python -m serving fleet --json              what models.yaml comes to
 
 \b
-Exit codes: 0 done, or a server stopped by Ctrl-C or SIGTERM; 1 a server could not start or ended by itself;
-2 wrong usage, a wrong models.yaml or an engine that can't be used here."""
+Exit codes: 0 done, or a server stopped by Ctrl-C or SIGTERM; 1 a server did not become ready, or ended by
+itself; 2 something was wrong before anything started: the usage, models.yaml, the engine, a port."""
 )
 def main() -> None:
     """Runs a TensorFlow model server over the models of models.yaml."""
 
 
-@main.command()
+@main.command("fleet")
+@click.argument("names", nargs=-1, metavar="[MODEL]...")
 @fleet_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 @click.option("--folders", is_flag=True, help="The models' folders alone, one a line.")
-def fleet(fleet: Path, as_json: bool, folders: bool) -> None:
-    """Lists the fleet's models and the versions that are on disk."""
+def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool) -> None:
+    """Lists the fleet's models, or the MODELs named, and the versions that are on disk."""
+    from serving.fleet import read_fleet
+
     with _Refusals():
         read = read_fleet(fleet)
         models: list[dict[str, Any]] = [
             {"name": name, "folder": str(read.model_folder(name)), "versions": read.versions(name)}
-            for name in read.models
+            for name in read.select(names)
         ]
     if as_json:
         click.echo(json.dumps({"models": models}, indent=2))
@@ -95,6 +102,7 @@ def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int
     """Checks what `run` needs before anything is made: models.yaml, the engine and the ports."""
     from serving import engines
     from serving.engines.choice import choose
+    from serving.fleet import read_fleet
 
     with _Refusals():
         read = read_fleet(fleet)
@@ -111,10 +119,11 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
     """Serves the fleet, or the MODELs named, until Ctrl-C or SIGTERM.
 
     Starts a server, waits until every model is available over gRPC and REST, and says where it listens. A model that
-    fails to load, a port that is taken: an error, exit code 1, and nothing is left running.
+    fails to load, a port that is taken: an error, and nothing is left running.
     """
     from serving import engines
     from serving.engines.choice import choose
+    from serving.fleet import read_fleet
 
     with _Refusals():
         read = read_fleet(fleet)
@@ -146,34 +155,72 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
             server.stop()
 
 
+@main.command(
+    epilog="""\b
+Example:
+  python -m serving example digits > body.json
+  curl -d @body.json http://127.0.0.1:8501/v1/models/digits:predict"""
+)
+@click.argument("name", metavar="MODEL")
+@fleet_option
+def example(name: str, fleet: Path) -> None:
+    """Prints a request for MODEL: the first golden request of its newest version, as the body of a REST predict."""
+    from serving import engines
+    from serving.fleet import read_fleet
+
+    with _Refusals():
+        read = read_fleet(fleet)
+        read.select((name,))
+        if not read.versions(name):
+            raise engines.EngineError(f"model {name!r} has no version in {read.model_folder(name)}")
+        click.echo(_example(read, name, read.versions(name)[-1]))
+
+
 class _Refusals:
-    """What a user got wrong ends the command with one error and exit code 2, or 1 for a taken port."""
+    """What a user got wrong, found before anything started, ends the command with its error and exit code 2."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from clients.golden import GoldenError
         from serving.engines import EngineError
+        from serving.fleet import FleetError
 
-        if isinstance(error, (FleetError, EngineError)):
+        if isinstance(error, (FleetError, EngineError, GoldenError)):
             click.echo(f"Error: {error}", err=True)
             sys.exit(2)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _banner(plan: Any, engine: str, versions: dict[str, int]) -> str:
+def _banner(plan: Plan, engine: str, versions: dict[str, int]) -> str:
     """What `run` prints once every model is available."""
     width = max(map(len, versions))
+    name, version = next(iter(versions.items()))
+    body = _example(plan.fleet, name, version)
+    if len(body) > LONGEST_QUERY:
+        body = f"$(python -m serving example {name})"
     return "\n".join(
         [
             f"Serving {len(versions)} model{'s' * (len(versions) > 1)} with the {engine} server:",
             *(f"  {name:<{width}}  version {version}" for name, version in versions.items()),
             f"gRPC  {plan.grpc_address}",
             f"REST  http://{plan.rest_address}",
-            *(_query(plan, versions)),
+            "Ask it, in another shell:",
+            f"  make query MODEL={name} PORT={plan.grpc_port}",
+            f"  curl -d '{body}' http://{plan.rest_address}/v1/models/{name}:predict",
             "Ctrl-C stops it.",
         ]
     )
+
+
+def _example(fleet: Fleet, name: str, version: int) -> str:
+    """The smallest golden request of a version's first signature, as the JSON of a REST predict."""
+    from clients.golden import read_golden
+    from clients.rest_json import predict_request
+
+    request = read_golden(fleet.model_folder(name) / str(version)).requests[0]
+    return predict_request(request.signature, request.inputs).decode()

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from clients.golden import versions_on_disk
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -25,7 +27,10 @@ class Model(_Strict):
     """One model of the fleet."""
 
     builder: Annotated[
-        str, Field(description="The function that makes the servable, as 'module:function'.", pattern=f"^{BUILDER.pattern}$")
+        str,
+        Field(
+            description="The function that makes the servable, as 'module:function'.", pattern=f"^{BUILDER.pattern}$"
+        ),
     ]
 
 
@@ -36,14 +41,18 @@ class Fleet(_Strict):
         Path,
         Field(description="Where versions are written: FOLDER/NAME/VERSION. Relative to the file that says it."),
     ] = Path("models")
-    models: Annotated[dict[str, Model], Field(min_length=1, description="The models, by the name they are served under.")]
+    models: Annotated[
+        dict[str, Model], Field(min_length=1, description="The models, by the name they are served under.")
+    ]
 
     @field_validator("models")
     @classmethod
     def _names(cls, models: dict[str, Model]) -> dict[str, Model]:
         for name in models:
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} can't name a model: letters, digits, '_', '.' and '-' only, no '.' or '-' first")
+                raise ValueError(
+                    f"{name!r} can't name a model: letters, digits, '_', '.' and '-' only, no '.' or '-' first"
+                )
         return models
 
     def model_folder(self, name: str) -> Path:
@@ -53,10 +62,7 @@ class Fleet(_Strict):
     def versions(self, name: str) -> list[int]:
         """The versions of model `name` on disk, oldest first; none when it was never exported."""
         folder = self.model_folder(name)
-        if not folder.is_dir():
-            return []
-        names = (child.name for child in folder.iterdir() if child.is_dir())
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+        return sorted(versions_on_disk(folder)) if folder.is_dir() else []
 
     def select(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """`names`, or every model when there are none. Raises FleetError for a name the fleet doesn't have."""

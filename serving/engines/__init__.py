@@ -15,11 +15,12 @@ model has a version. A server that fails while STARTING is stopped, whatever the
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from serving.embedded import ports
+from serving.embedded.errors import StartError
 from serving.fleet import Fleet
 
 
@@ -80,16 +81,11 @@ def check(plan: Plan) -> None:
     """Raises EngineError when a port of `plan` is taken."""
     if plan.grpc_port == plan.rest_port:
         raise EngineError(f"gRPC and REST can't both have port {plan.grpc_port}; give --port and --rest-port")
-    for option, what, port in (("--port", "gRPC", plan.grpc_port), ("--rest-port", "REST", plan.rest_port)):
-        with socket.socket(socket.AF_INET6 if ":" in plan.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((plan.host, port))
-                probe.listen()
-            except OSError as error:
-                raise EngineError(
-                    f"port {port} of {plan.host}, wanted for {what}: {error.strerror}; give another with {option}"
-                ) from None
+    try:
+        for flag, port in (("port", plan.grpc_port), ("rest-port", plan.rest_port)):
+            ports.claim(plan.host, port, flag).close()
+    except StartError as error:
+        raise EngineError(f"{error}; give another") from None
 
 
 def check_versions(plan: Plan) -> None:

@@ -60,7 +60,10 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         versions: dict[str, int] = {}
         try:
-            with connect(f"grpc://{self._plan.grpc_address}") as grpc, connect(f"http://{self._plan.rest_address}") as rest:
+            with (
+                connect(f"grpc://{self._plan.grpc_address}") as grpc,
+                connect(f"http://{self._plan.rest_address}") as rest,
+            ):
                 for name in self._plan.names:
                     for client in (grpc, rest):
                         versions[name] = self._await(client, name, deadline)

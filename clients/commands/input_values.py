@@ -1,0 +1,142 @@
+"""The inputs of a request as they are given on the command line: JSON, or files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clients.rest_json import unpack_bytes
+
+SUFFIXES = (".json", ".npy", ".npz")
+
+
+class InputError(Exception):
+    """An input given on the command line can't be used; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class GivenInputs:
+    """What the command line gave: inputs by name, or one value for the only input of the signature."""
+
+    inputs: Any
+    signature: str | None = None
+
+
+def read_inputs(given: Sequence[str]) -> GivenInputs:
+    """The inputs that the values of `--input` stand for.
+
+    A value is JSON, the name of a `.json`, `.npy` or `.npz` file, or `-` for JSON on standard input; `name=` in front
+    says which input it is. JSON that is a request's body (`{"inputs": ...}`, `{"instances": [...]}`) is read as one.
+
+    Raises InputError.
+    """
+    if not given:
+        raise InputError("no input is given; --input says what to send")
+    named: dict[str, Any] = {}
+    signature = None
+    for value in given:
+        name, rest = _split(value)
+        read = _read(rest)
+        if name is None and isinstance(read, dict):
+            body = _body(read)
+            signature = body.signature or signature
+            read = body.inputs
+        if name is None and not isinstance(read, dict):
+            if len(given) > 1:
+                raise InputError(f"{value!r} has no name; with more than one --input each is NAME=VALUE")
+            return GivenInputs(read, signature)
+        if name is not None and isinstance(read, dict):
+            raise InputError(f"{value!r} holds inputs of its own names ({', '.join(read)}); give it without {name}=")
+        for key, array in read.items() if name is None else [(name, read)]:
+            if key in named:
+                raise InputError(f"input {key!r} is given twice")
+            named[key] = array
+    return GivenInputs(named, signature)
+
+
+def _split(value: str) -> tuple[str | None, str]:
+    """The name in front of `=`, if there is one, and the rest."""
+    name, equals, rest = value.partition("=")
+    if not equals or _looks_like_json(value) or Path(value).is_file() or not name.strip():
+        return None, value
+    return name.strip(), rest
+
+
+def _looks_like_json(value: str) -> bool:
+    start = value.lstrip()[:2]
+    return start[:1] in ("[", "{", '"') or start[:1].isdigit() or (start[:1] == "-" and start[1:].isdigit())
+
+
+def _read(value: str) -> Any:
+    """The JSON value, array, or arrays by name that `value` stands for; `{"b64": ...}` in it are bytes."""
+    if value == "-":
+        return _parse(sys.stdin.buffer.read(), "standard input")
+    path = Path(value)
+    if path.is_file():
+        return _read_file(path)
+    if path.suffix in SUFFIXES and not _looks_like_json(value):
+        raise InputError(f"there is no file {value}")
+    if _looks_like_json(value) or value in ("true", "false", "NaN", "Infinity", "-Infinity"):
+        return _parse(value.encode(), repr(value))
+    raise InputError(f"{value!r} is neither JSON nor a file; a string is JSON in quotes: '\"{value}\"'")
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        if path.suffix == ".json":
+            return _parse(path.read_bytes(), str(path))
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is no {path.suffix} file that can be read: {error}") from None
+    raise InputError(f"{path} is no file of inputs: its name ends with none of {', '.join(SUFFIXES)}")
+
+
+def _parse(text: bytes, where: str) -> Any:
+    try:
+        return _unpack(json.loads(text))
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}") from None
+
+
+def _unpack(value: Any) -> Any:
+    """`value` with the `{"b64": ...}` in it made bytes, also inside a body or a dict of names."""
+    value = unpack_bytes(value)
+    if isinstance(value, dict):
+        return {key: _unpack(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unpack(item) if isinstance(item, dict) else item for item in value]
+    return value
+
+
+def _body(read: dict[str, Any]) -> GivenInputs:
+    """The inputs in a REST request's body; a dict that is none holds inputs by name."""
+    signature = read.get("signature_name")
+    keys = set(read) - {"signature_name"}
+    if keys == {"inputs"}:
+        return GivenInputs(read["inputs"], signature)
+    if keys == {"instances"} and isinstance(read["instances"], list):
+        return GivenInputs(_columns(read["instances"]), signature)
+    return GivenInputs(read)
+
+
+def _columns(rows: list[Any]) -> Any:
+    """A request's rows as columns: lists of every row's value, by name when the rows have names."""
+    if not rows or not isinstance(rows[0], dict):
+        return rows
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != set(rows[0]):
+            has = ", ".join(row) if isinstance(row, dict) else f"the value {row!r}"
+            raise InputError(f"instances[{number}] has {has}, instances[0] has {', '.join(rows[0])}")
+    return {name: [row[name] for row in rows] for name in rows[0]}

@@ -1,0 +1,108 @@
+"""Golden requests: the requests a version on disk carries, with the answers its model gave in process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from clients.compare import Tolerance
+from clients.messages import PredictionLog
+from clients.records import RecordError, read_records
+from clients.tensors import Array, from_proto
+
+MANIFEST = "assets.extra/manifest.json"
+RECORDS = "assets.extra/golden.tfrecord"
+_DEFAULT_SIGNATURE = "serving_default"
+
+
+class GoldenError(Exception):
+    """A version's golden requests are missing or damaged; the text names the file."""
+
+
+@dataclass(frozen=True)
+class GoldenRequest:
+    """One request and the answer that the model gave in process."""
+
+    signature: str
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The golden requests of one version, and by element type how far a served answer may be from them."""
+
+    requests: tuple[GoldenRequest, ...]
+    tolerances: Mapping[str, Tolerance]
+
+
+def versions_on_disk(model_folder: Path) -> dict[int, Path]:
+    """The folders of `model_folder` that are versions: those whose name is a number."""
+    return {
+        int(child.name): child
+        for child in sorted(model_folder.iterdir())
+        if child.name.isascii() and child.name.isdecimal() and child.is_dir()
+    }
+
+
+def read_golden(version_folder: Path) -> Golden:
+    """The golden requests in `version_folder`, a SavedModel's, checked against the manifest's SHA-256.
+
+    Raises GoldenError when the manifest or the requests are missing, damaged, or none.
+    """
+    manifest = _read_manifest(version_folder / MANIFEST)
+    path = version_folder / RECORDS
+    wanted = manifest["files"][RECORDS]["sha256"]
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != wanted:
+            raise GoldenError(f"{path} has SHA-256 {digest.hexdigest()}, {MANIFEST} says {wanted}: it was changed")
+        requests = tuple(_request(path, number, data) for number, data in enumerate(read_records(path)))
+    except OSError as error:
+        raise GoldenError(f"{path}: {error.strerror}") from None
+    except RecordError as error:
+        raise GoldenError(str(error)) from None
+    if not requests:
+        raise GoldenError(f"{path} has no golden request in it")
+    return Golden(requests, manifest["tolerances"])
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The parts of the manifest that are needed here, each of the type it should have."""
+    try:
+        manifest = json.loads(path.read_bytes())
+        tolerances = {
+            str(name): Tolerance(float(value["absolute"]), float(value["relative"]))
+            for name, value in manifest["tolerances"].items()
+        }
+        return {"files": {RECORDS: {"sha256": str(manifest["files"][RECORDS]["sha256"])}}, "tolerances": tolerances}
+    except OSError as error:
+        raise GoldenError(f"{path}: {error.strerror}") from None
+    except KeyError as error:
+        raise GoldenError(f"{path} has no {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GoldenError(f"{path} is no manifest: {error}") from None
+
+
+def _request(path: Path, number: int, data: bytes) -> GoldenRequest:
+    try:
+        log = PredictionLog.FromString(data).predict_log
+        request = GoldenRequest(
+            signature=log.request.model_spec.signature_name or _DEFAULT_SIGNATURE,
+            inputs={name: from_proto(log.request.inputs[name]) for name in sorted(log.request.inputs)},
+            outputs={name: from_proto(log.response.outputs[name]) for name in sorted(log.response.outputs)},
+        )
+    except (DecodeError, ValueError) as error:
+        raise GoldenError(f"{path}, record {number}: {error}") from None
+    if not request.outputs:
+        raise GoldenError(f"{path}, record {number}: it is no predict request with its answer")
+    return request

@@ -1,0 +1,148 @@
+"""The JSON of TensorFlow Serving's REST API: requests from arrays, arrays from answers.
+
+JSON has no element types. What a request's numbers are is the signature's business, so is what an answer's numbers
+become. https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/g3doc/api_rest.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from clients.answers import Signature, TensorInfo
+from clients.tensors import BY_NAME, STRING, Array, DType, dtype_of, from_numbers
+
+
+class MisfitError(ValueError):
+    """An answer is not what its signature says; perhaps the signature of another version is needed."""
+
+
+def predict_request(signature_name: str, arrays: Mapping[str, Array]) -> bytes:
+    """The body of a columnar predict request.
+
+    Raises TypeError for complex numbers, which the API cannot carry.
+    """
+    inputs = {name: _json_value(name, array) for name, array in arrays.items()}
+    return orjson.dumps({"signature_name": signature_name, "inputs": inputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def parse(body: bytes) -> Any:
+    """The value that a JSON answer holds: bare NaN and Infinity are floats, bytes that are not UTF-8 lone surrogates.
+
+    Raises ValueError for a body that is not JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # Strict JSON has neither NaN nor broken UTF-8, TensorFlow Serving writes both.
+        return json.loads(body.decode("utf-8", "surrogateescape"))
+
+
+def outputs_of(answer: Any, signature: Signature, *, shapes: bool = True) -> dict[str, Array]:
+    """The arrays in a parsed columnar answer, in the types that `signature` gives its outputs.
+
+    Raises MisfitError for other names, for values that are not of these types, and, with `shapes`, for arrays of shapes
+    that the signature doesn't say. (A graph may accept inputs of such shapes, and answers accordingly.)
+    """
+    if not isinstance(answer, dict) or "outputs" not in answer:
+        raise MisfitError("it has no 'outputs'")
+    value, infos = answer["outputs"], signature.outputs
+    if len(infos) == 1:
+        # A single output has no name.
+        value = dict.fromkeys(infos, value)
+    if not isinstance(value, dict) or set(value) != set(infos):
+        got = ", ".join(sorted(value)) if isinstance(value, dict) else "a value without a name"
+        raise MisfitError(f"it has {got}, the signature's outputs are {', '.join(infos)}")
+    return {name: _output(name, value[name], infos[name], shapes) for name in sorted(infos)}
+
+
+def unpack_bytes(value: Any) -> Any:
+    """`value` with every `{"b64": "..."}` in it, its lists and their lists, made the bytes it stands for.
+
+    Raises ValueError for text that is not base64.
+    """
+    if isinstance(value, list):
+        return [unpack_bytes(item) for item in value]
+    if isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str):
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"{value['b64']!r} is not base64: {error}") from None
+    return value
+
+
+def _json_value(name: str, array: Array) -> Any:
+    if dtype_of(array) is STRING:
+        return _text(array.tolist())
+    if array.dtype.kind == "c":
+        raise TypeError(
+            f"inputs[{name!r}] has dtype {array.dtype.name}: TensorFlow Serving's REST API carries no complex numbers, "
+            "gRPC does"
+        )
+    if array.dtype.kind == "V":
+        # bfloat16, which orjson doesn't know; float32 holds each of its values.
+        array = array.astype(np.float32)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        # orjson would write null; TensorFlow Serving reads NaN, Infinity and -Infinity as they are.
+        return orjson.Fragment(json.dumps(array.tolist()).encode())
+    return (
+        np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape) if array.ndim else array.item()
+    )
+
+
+def _text(value: Any) -> Any:
+    """Strings as JSON has them: str as it is, bytes as base64, which needs no encoding to be agreed on."""
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value if isinstance(value, str) else {"b64": base64.b64encode(value).decode()}
+
+
+def _output(name: str, value: Any, info: TensorInfo, shapes: bool) -> Array:
+    try:
+        array = _array(value, info)
+        if shapes and not info.fits(array.shape):
+            raise ValueError(f"its shape is {array.shape}")
+        return array
+    except (ValueError, TypeError, OverflowError) as error:
+        raise MisfitError(f"outputs[{name!r}] is not {info}: {error}") from None
+
+
+def _array(value: Any, info: TensorInfo) -> Array:
+    dtype = BY_NAME.get(info.dtype)
+    if dtype is None:
+        raise ValueError(f"no array holds {info.dtype}")
+    array = _strings(value) if dtype is STRING else _numbers(value, dtype)
+    if info.shape is not None and not array.size and array.ndim < len(info.shape):
+        # `[]` says nothing about the dimensions inside it.
+        array = array.reshape(array.shape + tuple(size or 0 for size in info.shape[array.ndim :]))
+    return array
+
+
+def _numbers(value: Any, wanted: DType) -> Array:
+    array = from_numbers(value, wanted)
+    kinds = {"b": "b", "i": "iu", "u": "iu"}.get(wanted.numpy.kind, "fiu")
+    if array.size and array.dtype.kind not in kinds:
+        raise ValueError(f"its values are of type {array.dtype.name}")
+    with np.errstate(over="ignore"):
+        return array.astype(wanted.numpy)
+
+
+def _strings(value: Any) -> Array:
+    array = np.array(unpack_bytes(value), np.object_)
+    flat = np.empty(array.size, np.object_)
+    flat[:] = [_encode(item) for item in array.ravel().tolist()]
+    return flat.reshape(array.shape)
+
+
+def _encode(item: Any) -> bytes:
+    if isinstance(item, str):
+        return item.encode("utf-8", "surrogateescape")
+    if isinstance(item, bytes):
+        return item
+    raise TypeError(f"{item!r} is no string")

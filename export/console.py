@@ -1,0 +1,58 @@
+"""What the terminal sees of an export: progress on stderr, and none of TensorFlow's start-up talk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+
+class Progress:
+    """Says on stderr what happens now, with the seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Prints `text` on a line of its own."""
+        click.echo(f"{time.monotonic() - self._start:6.1f} s  {text}", err=True)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices, keeping what it says about CPUs and GPUs off the terminal.
+
+    Its errors from then on are shown. When the import fails its talk is shown, too.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _hidden_stderr():
+        import tensorflow as tf
+
+        # The first look for a GPU complains when there is none; it changes no setting that a builder may want to make.
+        tf.config.list_physical_devices()
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _hidden_stderr() -> Iterator[None]:
+    """Keeps what is written to file descriptor 2, by C++ too, and shows it only when the block raises."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            hidden.seek(0)
+            os.write(terminal, hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)

@@ -1,0 +1,25 @@
+"""Every way an export can fail.
+
+ExportError
+├── BuilderError    the builder can't be found, or raised
+├── ServableError   what it returned can't be served as it says
+└── ProofError      the version on disk does not answer as the live model does
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """Nothing was exported; the text says what was wrong, where, and what would be right."""
+
+
+class BuilderError(ExportError):
+    """The builder can't be found, or raised."""
+
+
+class ServableError(ExportError):
+    """What the builder returned can't be served as it says."""
+
+
+class ProofError(ExportError):
+    """The version on disk does not answer as the live model does."""

@@ -1,0 +1,116 @@
+"""Answers a version's golden requests in a process that has none of the model's code.
+
+Run by path, `python -I fresh.py`: the current folder and the environment's paths are not looked at for modules, and
+Keras and this toolkit, which may be installed, are refused. TensorFlow is imported at once, so that it is there when
+one line of JSON comes on stdin:
+
+    version      the version's folder
+    golden       its golden requests
+    descriptors  descriptors of TensorFlow Serving's messages
+    refused      more packages that can't be imported from now on
+    answers      the file to write: a TFRecord of PredictResponse, the answers to the golden requests in their order
+    signatures   the file to write: JSON, {signature: {"inputs" and "outputs": {name: [dtype, shape or null]}}}
+
+When stdin ends without such a line the parent is gone, and the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# What a server does not have either. Without Keras TensorFlow is imported in less than half the time.
+REFUSED = ("clients", "export", "k8s", "keras", "serving", "tests", "tf_keras")
+
+
+class Refusal:
+    """An import hook that finds every module of some packages, and then refuses to import it.
+
+    TensorFlow looks whether there is a Keras before it imports it, and does without when that fails.
+    """
+
+    def __init__(self, packages: Iterable[str]) -> None:
+        self.packages = set(packages)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec for what is refused, None for what isn't."""
+        return ModuleSpec(name, self) if name.partition(".")[0] in self.packages else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Raises ImportError."""
+        raise ImportError(f"{spec.name} can't be imported here: what is served may not need it", name=spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Never called, but a loader has it."""
+
+
+def main() -> None:
+    """Does what the module's docstring says."""
+    refusal = Refusal(REFUSED)
+    sys.meta_path.insert(0, refusal)
+    import tensorflow as tf
+
+    line = sys.stdin.readline()
+    if not line:
+        return
+    job = json.loads(line)
+    refusal.packages.update(job["refused"])
+    restored = tf.saved_model.load(job["version"]).signatures
+    Path(job["signatures"]).write_text(json.dumps({name: _described(restored[name]) for name in restored}))
+    prediction_log, response = _messages(Path(job["descriptors"]))
+    with tf.io.TFRecordWriter(job["answers"]) as answers:
+        for number, record in enumerate(tf.data.TFRecordDataset(job["golden"]).as_numpy_iterator()):
+            request = prediction_log.FromString(record).predict_log.request
+            inputs = {
+                name: tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype))
+                for name, tensor in request.inputs.items()
+            }
+            signature = request.model_spec.signature_name
+            try:
+                outputs = restored[signature](**inputs)
+            except Exception as error:
+                raise SystemExit(
+                    f"signature {signature!r}, golden request {number}: {type(error).__name__}: {error}"
+                ) from None
+            answer = response()
+            for name, tensor in outputs.items():
+                answer.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
+            answers.write(answer.SerializeToString())
+
+
+def _described(function: Any) -> dict[str, dict[str, Any]]:
+    _, inputs = function.structured_input_signature
+    return {
+        kind: {
+            name: [spec.dtype.name, None if spec.shape.rank is None else spec.shape.as_list()]
+            for name, spec in specs.items()
+        }
+        for kind, specs in (("inputs", inputs), ("outputs", function.structured_outputs))
+    }
+
+
+def _messages(descriptors: Path) -> tuple[Any, Any]:
+    """PredictionLog and PredictResponse, from a pool of their own: TensorFlow has some of the same messages."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message_factory import GetMessageClass
+
+    pool = DescriptorPool()
+    for file in FileDescriptorSet.FromString(descriptors.read_bytes()).file:
+        pool.Add(file)
+    log, response = (
+        GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.serving.{name}"))
+        for name in ("PredictionLog", "PredictResponse")
+    )
+    return log, response
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""manifest.json, a version's papers: what made it, what it answers to, and the hash of every file."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from export.comparison import Tolerance
+from export.errors import ExportError
+from export.servable import TensorSpec
+
+MANIFEST = Path("assets.extra/manifest.json")
+
+
+class ManifestError(ExportError):
+    """A version's manifest is missing or can't be read."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServedSignature(_Strict):
+    """A signature as a server reads it from the SavedModel."""
+
+    method: Literal["predict"]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+class Versions(_Strict):
+    """What the version was made with."""
+
+    tensorflow: str
+    keras: str
+    numpy: str
+    python: str
+
+
+class FileEntry(_Strict):
+    """One file of the version."""
+
+    size: Annotated[int, Field(ge=0, description="Bytes.")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Manifest(_Strict):
+    """assets.extra/manifest.json of an exported version."""
+
+    format: Annotated[Literal[1], Field(description="The format of this file.")] = 1
+    model: Annotated[str, Field(description="The name it is served under.")]
+    version: Annotated[int, Field(ge=1)]
+    created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
+    builder: Annotated[str, Field(description="The function that made the servable, as 'module:function'.")]
+    versions: Versions
+    metrics: Annotated[dict[str, float], Field(description="What the builder measured, by name.")]
+    signatures: dict[str, ServedSignature]
+    tolerances: Annotated[
+        dict[str, Tolerance],
+        Field(description="By dtype of output; a dtype that is not here must be answered exactly."),
+    ]
+    files: Annotated[dict[str, FileEntry], Field(description="Every other file, by its path in the version's folder.")]
+
+
+def hash_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and SHA-256 of every file below `folder` but its manifest, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): _file_entry(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder) != MANIFEST
+    }
+
+
+def read_manifest(version_folder: Path) -> Manifest:
+    """The manifest of the version in `version_folder`.
+
+    Raises ManifestError when there is none, or one that this toolkit can't read.
+    """
+    path = version_folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise ManifestError(f"{path}: {where}: {problem['msg']}") from None
+
+
+def _file_entry(path: Path) -> FileEntry:
+    sha256, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha256.update(chunk)
+            size += len(chunk)
+    return FileEntry(size=size, sha256=sha256.hexdigest())

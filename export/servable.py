@@ -1,0 +1,149 @@
+"""What a builder returns: a model, the signatures it is served with, and example inputs."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clients.tensors import BY_NAME, Array, dtype_of
+from export.errors import ServableError
+
+# Names that Keras and TensorFlow make up when nobody chose one: a client can't know what they mean.
+MADE_UP = re.compile(r"(args|inputs|output|keras_tensor)_?\d+")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+METHODS = ("predict",)
+# Golden requests of 1, 2 and 7 rows that don't overlap need this many.
+FEWEST_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: TensorFlow's name of its dtype, and its shape.
+
+    None is a dimension of any size; a `shape` that is None altogether, a tensor of any rank.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {'of any shape' if self.shape is None else self.shape}"
+
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of `shape` fits."""
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            wanted in (None, size) for wanted, size in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One named function of a servable.
+
+    `function` takes the inputs as keyword arguments, tensors whose first dimension is the batch, and returns a dict
+    with exactly the `outputs`, tensors with the same batch. It may be a plain function or a `tf.function`.
+    """
+
+    function: Callable[..., Any]
+    inputs: Mapping[str, TensorSpec]
+    outputs: tuple[str, ...]
+    method: str = "predict"
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A model that can be exported.
+
+    `module` is the Keras model or `tf.Module` that holds the variables, `examples` has real inputs for every
+    signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them.
+    `metrics` goes into the manifest as it is.
+    """
+
+    module: Any
+    signatures: Mapping[str, Signature]
+    examples: Mapping[str, Mapping[str, Array]]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises ServableError with every declaration that can't be served, one a line."""
+        if problems := list(self._problems()):
+            raise ServableError("\n".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        if not self.signatures:
+            yield "the servable has no signature; give it at least 'serving_default'"
+        for name in self.examples.keys() - self.signatures.keys():
+            yield f"there are examples for {name!r}, which is no signature; {_have(self.signatures)}"
+        for name, value in self.metrics.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                yield f"metrics[{name!r}] is {value!r}, a finite number is needed (float(...) makes one of numpy's)"
+        for name, signature in self.signatures.items():
+            where = f"signature {name!r}"
+            if not NAME.fullmatch(name):
+                yield f"{where}: its name needs letters, digits and '_' only, a letter first"
+            if signature.method not in METHODS:
+                yield f"{where}: method {signature.method!r} can't be exported; {' or '.join(METHODS)} can"
+            yield from _declaration_problems(where, signature)
+            yield from _example_problems(where, signature, self.examples.get(name, {}))
+
+
+def _declaration_problems(where: str, signature: Signature) -> Iterator[str]:
+    """What is wrong with the inputs and outputs that `signature` declares."""
+    if not signature.inputs:
+        yield f"{where} has no inputs; name each with its dtype and shape"
+    if not signature.outputs:
+        yield f"{where} has no outputs; name them"
+    if len(set(signature.outputs)) < len(signature.outputs):
+        yield f"{where}: an output is named twice in {signature.outputs}"
+    for kind, names in (("input", signature.inputs), ("output", signature.outputs)):
+        for name in names:
+            if MADE_UP.fullmatch(name):
+                yield f"{where}, {kind} {name!r}: this name is one that Keras makes up; choose one that says what it is"
+            elif not NAME.fullmatch(name) or keyword.iskeyword(name):
+                yield f"{where}, {kind} {name!r}: its name needs letters, digits and '_' only, a letter first"
+    for name, spec in signature.inputs.items():
+        if spec.dtype not in BY_NAME:
+            yield f"{where}, input {name!r}: dtype {spec.dtype!r} can't be served; one of {', '.join(BY_NAME)} can"
+        if spec.shape is not None and spec.shape[:1] != (None,):
+            yield (
+                f"{where}, input {name!r}: its shape {spec.shape} fixes the batch, the first dimension; "
+                f"{(None, *spec.shape[1:])} takes any"
+            )
+
+
+def _example_problems(where: str, signature: Signature, examples: Mapping[str, Array]) -> Iterator[str]:
+    """What is wrong with the `examples` of `signature`."""
+    if not examples:
+        yield f"{where} has no examples; real rows of {_names(signature.inputs)} are needed, at least {FEWEST_EXAMPLES}"
+        return
+    if examples.keys() != signature.inputs.keys():
+        yield f"{where}: its examples are of {_names(examples)}, its inputs are {_names(signature.inputs)}"
+        return
+    for name, spec in signature.inputs.items():
+        array, here = examples[name], f"{where}: the examples of input {name!r}"
+        try:
+            dtype = dtype_of(array).name
+        except (TypeError, AttributeError):
+            yield f"{here} are {type(array).__name__}, a numpy array of {spec} is needed"
+            continue
+        if dtype != spec.dtype or not spec.admits(array.shape):
+            yield f"{here} are {TensorSpec(dtype, array.shape)}, the signature wants {spec}"
+    rows = {name: len(array) if array.ndim else 0 for name, array in examples.items() if hasattr(array, "ndim")}
+    if len(set(rows.values())) > 1:
+        yield f"{where}: its inputs have different numbers of example rows: {rows}"
+    elif rows and min(rows.values()) < FEWEST_EXAMPLES:
+        yield f"{where} has {min(rows.values())} rows of examples, at least {FEWEST_EXAMPLES} are needed"
+
+
+def _names(names: Mapping[str, object]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _have(names: Mapping[str, object]) -> str:
+    return f"the signatures are {_names(names)}"

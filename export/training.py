@@ -1,0 +1,63 @@
+"""Weights that were trained before: a second export of the same recipe needs no training."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from clients.tensors import Array
+
+# In the current folder, where models.yaml is. Deleting it costs a training, nothing else.
+CACHE = Path(".cache/training")
+
+
+def recipe_key(module: ModuleType, packages: Sequence[str]) -> str:
+    """A name for what training in `module` comes to: it changes with the module's source and with the `packages`."""
+    parts = [inspect.getsource(module), *(f"{package} {version(package)}" for package in packages)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def trained_weights(key: str, train: Callable[[], Sequence[Array]]) -> list[Array]:
+    """The weights that `train` answers, from the cache when `key` was trained before.
+
+    A cache that is damaged or can't be written costs another training, never an error.
+    """
+    path = CACHE / f"{key}.npz"
+    weights = _read(path)
+    if weights is None:
+        weights = list(train())
+        _write(path, weights)
+    return weights
+
+
+def _read(path: Path) -> list[Array] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return [stored[f"arr_{index}"] for index in range(len(stored.files))]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write(path: Path, weights: Sequence[Array]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                np.savez(file, *weights)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError:
+        return

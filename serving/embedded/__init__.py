@@ -1,0 +1,1 @@
+"""The embedded server: TensorFlow Serving's protocols and flags over TensorFlow in this Python process."""

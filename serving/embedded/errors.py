@@ -1,0 +1,59 @@
+"""What can go wrong, in words that no protocol owns.
+
+EmbeddedError
+├── StartError    the server can't start: a port, a configuration, a model
+└── RequestError  one request can't be answered; carries the Code that both protocols translate
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Code(enum.IntEnum):
+    """The canonical status codes; gRPC and TensorFlow share the numbers.
+
+    https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
+    """
+
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class EmbeddedError(Exception):
+    """The base of this server's own errors."""
+
+
+class StartError(EmbeddedError):
+    """The server can't start; the text says which part, with which value, and why."""
+
+
+class RequestError(EmbeddedError):
+    """A request that can't be answered.
+
+    `text` is what TensorFlow Serving says; `explanation`, when there is one, names what was sent and what is wanted.
+    """
+
+    def __init__(self, code: Code, text: str, explanation: str = "") -> None:
+        super().__init__("; ".join(part for part in (text, explanation) if part))
+        self.code = code
+        self.text = text
+        self.explanation = explanation
+
+    def say(self, *, explain: bool) -> str:
+        """The text for the client: with the explanation, or only what TensorFlow Serving says."""
+        return str(self) if explain else self.text

@@ -1,0 +1,126 @@
+"""The flags, named and written as tensorflow_model_server's: `--port=8500`, `--flag`, `--flag=true`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import click
+
+_PORT = click.IntRange(0, 65535)
+_COUNT = click.IntRange(0, 2**31 - 1)
+_THREADS = click.IntRange(1, 2**16)
+_MICROSECONDS = click.IntRange(0, 10**15)
+_SECONDS = click.FloatRange(max=1e9)
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line says; the flags are described at https://github.com/tensorflow/serving in `main.cc`."""
+
+    port: Annotated[int, _PORT, "TCP port of gRPC; 0 means no gRPC."] = 8500
+    rest_api_port: Annotated[int, _PORT, "TCP port of REST; 0 means no REST."] = 0
+    host: Annotated[
+        str, click.STRING, "Address to listen on; any but loopback lets others in. This server's own flag."
+    ] = "127.0.0.1"
+    model_name: Annotated[str, click.STRING, "Name of the model that --model_base_path holds."] = "default"
+    model_base_path: Annotated[Path | None, _PATH, "Absolute folder with the versions of one model."] = None
+    model_config_file: Annotated[
+        Path | None, _PATH, "Text ModelServerConfig; what it says overrides the two flags above."
+    ] = None
+    file_system_poll_wait_seconds: Annotated[
+        float, _SECONDS, "How often base paths are looked at; 0 or less: only at the start."
+    ] = 1.0
+    allow_version_labels_for_unavailable_models: Annotated[
+        bool, click.BOOL, "Accept labels for versions that are not loaded."
+    ] = False
+    max_num_load_retries: Annotated[int, _COUNT, "How often a load that failed is tried again."] = 5
+    load_retry_interval_micros: Annotated[int, _MICROSECONDS, "Time between these tries, in microseconds."] = 60_000_000
+    enable_model_warmup: Annotated[bool, click.BOOL, "Play a version's warm-up requests before it is available."] = True
+    grpc_max_threads: Annotated[int, _THREADS, "Threads that answer gRPC."] = 4 * (os.cpu_count() or 1)
+    rest_api_num_threads: Annotated[int, _THREADS, "Threads that answer REST."] = 4 * (os.cpu_count() or 1)
+    tensorflow_intra_op_parallelism: Annotated[int, _COUNT, "Threads inside one operation; 0: TensorFlow decides."] = 0
+    tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations that run at a time; 0: TensorFlow decides."] = 0
+    explain_errors: Annotated[
+        bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
+    ] = True
+
+
+EPILOG = """\b
+Examples:
+  python -m serving.embedded --model_name=digits --model_base_path=$PWD/models/digits --rest_api_port=8501
+  python -m serving.embedded --port=9000 --model_config_file=models.config
+
+\b
+Exit codes:
+  0  stopped by SIGTERM or SIGINT, every request in flight answered
+  1  it can't start: a port is taken, a model has no version or does not load
+  2  the flags, or the configuration file they name, are wrong
+"""
+
+
+def command(run: Callable[[Flags], int]) -> click.Command:
+    """The command that reads the flags and exits with what `run` returns for them."""
+
+    def callback(**values: Any) -> None:
+        flags = Flags(**values)
+        _check(flags)
+        raise SystemExit(run(flags))
+
+    kinds = get_type_hints(Flags, include_extras=True)
+    version = click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_version,
+        help="Show the version and exit.",
+    )
+    return click.Command(
+        "python -m serving.embedded",
+        callback=callback,
+        params=[*(_option(field, *get_args(kinds[field.name])[1:]) for field in dataclasses.fields(Flags)), version],
+        help="Serve SavedModels over gRPC and REST as TensorFlow Serving does, in a Python process.",
+        epilog=EPILOG,
+        context_settings={"help_option_names": ["--help"], "max_content_width": 120, "show_default": True},
+    )
+
+
+def _option(field: dataclasses.Field[Any], kind: click.ParamType[Any], text: str) -> click.Option:
+    if kind is not click.BOOL:
+        return click.Option([f"--{field.name}"], type=kind, default=field.default, help=text)
+    # `--flag` alone is `--flag=true`.
+    return click.Option(
+        [f"--{field.name}"],
+        type=kind,
+        default=field.default,
+        is_flag=False,
+        flag_value="true",
+        metavar="[=true|false]",
+        help=text,
+    )
+
+
+def _check(flags: Flags) -> None:
+    if flags.model_config_file is None and flags.model_base_path is None:
+        raise click.UsageError("No model to serve; give --model_base_path or --model_config_file.")
+    if not flags.port and not flags.rest_api_port:
+        raise click.UsageError("Neither gRPC nor REST has a port; give --port or --rest_api_port.")
+    if flags.port == flags.rest_api_port:
+        raise click.UsageError(f"gRPC and REST can't both have port {flags.port}; change --port or --rest_api_port.")
+    if math.isnan(flags.file_system_poll_wait_seconds):
+        raise click.UsageError("--file_system_poll_wait_seconds=nan is not a number of seconds.")
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+    if given:
+        from importlib.metadata import version
+
+        click.echo(f"serving.embedded, TensorFlow {version('tensorflow')}")
+        context.exit()

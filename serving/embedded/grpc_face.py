@@ -1,0 +1,200 @@
+"""The gRPC face: TensorFlow Serving's services over the core.
+
+`methods` are functions from bytes to bytes, which know nothing of what carries them; `GrpcTransport` carries them over
+grpcio.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from clients.messages import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    PredictRequest,
+    PredictResponse,
+)
+from clients.tensors import Array, from_proto
+from serving.embedded.errors import Code, RequestError, StartError
+from serving.embedded.inference import ModelSpec, acquire, predict
+from serving.embedded.manager import Manager
+from serving.embedded.signature import DEFAULT_SIGNATURE
+from serving.embedded.tensor_proto import write_tensor
+
+log = logging.getLogger(__name__)
+
+PREDICTION = "tensorflow.serving.PredictionService"
+MODEL = "tensorflow.serving.ModelService"
+METADATA_FIELD = "signature_def"
+LONGEST_DETAILS = 1024
+
+# A method takes a request's bytes and returns the answer's; it raises RequestError.
+Method = Callable[[bytes], bytes]
+Methods = dict[str, Method]
+
+
+def methods(manager: Manager, *, explain: bool) -> Methods:
+    """Every method that is served, by its full name; `explain` is for the errors in a status."""
+
+    def method(request_class: Any, answer: Callable[..., Any], **options: bool) -> Method:
+        def call(data: bytes) -> bytes:
+            try:
+                request = request_class.FromString(data)
+            except DecodeError:
+                raise RequestError(Code.INTERNAL, "") from None
+            return answer(manager, request, **options).SerializeToString()  # type: ignore[no-any-return]
+
+        return call
+
+    return {
+        f"/{PREDICTION}/Predict": method(PredictRequest, answer_predict),
+        f"/{PREDICTION}/GetModelMetadata": method(GetModelMetadataRequest, answer_metadata),
+        f"/{MODEL}/GetModelStatus": method(GetModelStatusRequest, answer_status, explain=explain),
+    }
+
+
+def answer_predict(manager: Manager, request: Any) -> Any:
+    """A PredictResponse to a PredictRequest."""
+    spec = request.model_spec
+    with acquire(manager, _model_spec(request)) as servable:
+        name = spec.signature_name or DEFAULT_SIGNATURE
+        signature = servable.signatures.get(name)
+        if signature is None:
+            raise RequestError(
+                Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.', servable.has_signatures()
+            )
+        outputs = predict(servable, signature, request.inputs, _decode, request.output_filter)
+        response = PredictResponse()
+        _fill_spec(response.model_spec, servable.model, servable.version)
+        response.model_spec.signature_name = name
+        for alias, array in outputs.items():
+            write_tensor(response.outputs[alias], array)
+        return response
+
+
+def answer_metadata(manager: Manager, request: Any) -> Any:
+    """A GetModelMetadataResponse to a GetModelMetadataRequest."""
+    if not request.HasField("model_spec"):
+        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    if not request.metadata_field:
+        raise RequestError(Code.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != METADATA_FIELD:
+            raise RequestError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
+    with acquire(manager, _model_spec(request)) as servable:
+        response = GetModelMetadataResponse()
+        _fill_spec(response.model_spec, servable.model, servable.version)
+        response.metadata[METADATA_FIELD].Pack(servable.definitions)
+        return response
+
+
+def answer_status(manager: Manager, request: Any, *, explain: bool) -> Any:
+    """A GetModelStatusResponse to a GetModelStatusRequest; the label is ignored, as TensorFlow Serving ignores it."""
+    if not request.HasField("model_spec"):
+        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    spec = request.model_spec
+    response = GetModelStatusResponse()
+    for status in manager.statuses(spec.name, spec.version.value if spec.HasField("version") else None):
+        entry = response.model_version_status.add(version=status.version, state=status.state)
+        entry.status.SetInParent()
+        if status.error is not None:
+            entry.status.error_code = int(status.error.code)
+            entry.status.error_message = status.error.say(explain=explain)
+    return response
+
+
+class GrpcTransport:
+    """Methods over grpcio, in a pool of `threads` handler threads."""
+
+    def __init__(self, answers: Methods, host: str, port: int, threads: int, *, explain: bool = True) -> None:
+        self._server = grpc.server(
+            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            handlers=[_Handlers(answers, explain=explain)],
+            options=(
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                # Two servers on one port would each get some of the requests.
+                ("grpc.so_reuseport", 0),
+            ),
+        )
+        try:
+            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise StartError(f"--port={port}: gRPC can't listen on {host}:{port}")
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._server.start()
+
+    def stop(self, grace: float) -> None:
+        """Refuses new requests at once, and returns when those in flight are answered or `grace` seconds are over."""
+        self._server.stop(grace).wait()
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    def __init__(self, answers: Methods, *, explain: bool) -> None:
+        self._handlers = {name: _handler(answer, explain=explain) for name, answer in answers.items()}
+        self._unknown = _handler(_unknown, explain=explain)
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        return self._handlers.get(details.method) or self._unknown
+
+
+def _handler(answer: Method, *, explain: bool) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return answer(data)
+        except RequestError as error:
+            code, details = error.code, error.say(explain=explain)
+        except Exception as error:
+            log.exception("a gRPC request failed")
+            code, details = Code.INTERNAL, f"{type(error).__name__}: {error}"
+        if len(details) > LONGEST_DETAILS:
+            details = details[:LONGEST_DETAILS] + "...TRUNCATED"
+        context.set_code(_STATUS[code])
+        context.set_details(details)
+        return b""
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+_STATUS = {Code(status.value[0]): status for status in grpc.StatusCode if status is not grpc.StatusCode.OK}
+
+
+def _unknown(_data: bytes) -> bytes:
+    # grpcio has words for this; TensorFlow Serving has none.
+    raise RequestError(Code.UNIMPLEMENTED, "", "this server has no such method")
+
+
+def _model_spec(request: Any) -> ModelSpec:
+    if not request.HasField("model_spec"):
+        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    spec = request.model_spec
+    choice = spec.WhichOneof("version_choice")
+    if choice == "version":
+        return ModelSpec(spec.name, version=spec.version.value)
+    if choice == "version_label":
+        return ModelSpec(spec.name, label=spec.version_label)
+    return ModelSpec(spec.name)
+
+
+def _decode(proto: Any) -> Array:
+    # To the real server a tensor of unknown rank is a scalar.
+    if proto.tensor_shape.unknown_rank:
+        proto.tensor_shape.Clear()
+    return from_proto(proto)
+
+
+def _fill_spec(spec: Any, name: str, version: int) -> None:
+    spec.name = name
+    spec.version.value = version

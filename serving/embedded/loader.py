@@ -1,0 +1,116 @@
+"""The loader: a version's folder becomes a servable, ready to run."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clients.messages import SignatureDefMap
+from clients.tensors import Array
+from serving.embedded.errors import Code, RequestError
+from serving.embedded.session_call import Call, make_call, translate
+from serving.embedded.signature import Signature, read_signature
+
+SERVING_TAG = "serve"
+# An output filter is the client's choice, so the number of distinct calls that a version keeps needs an end.
+CALLS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How TensorFlow runs a version. 0 leaves a number of threads to TensorFlow."""
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+
+
+class Servable:
+    """One loaded version of a model: its signatures, and a session to run them.
+
+    `definitions` is the SignatureDefMap they were read from.
+    """
+
+    def __init__(self, model: str, version: int, session: Any, definitions: Any) -> None:
+        self.model = model
+        self.version = version
+        self.definitions = definitions
+        self.signatures: Mapping[str, Signature] = {
+            name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
+        }
+        self._session = session
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[str, tuple[str, ...]], Call] = {}
+
+    def run(self, signature: Signature, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs `signature` on one array for each of its inputs, in its order; returns the arrays called `outputs`.
+
+        Raises RequestError with the runtime's code and text.
+        """
+        key = (signature.name, tuple(outputs))
+        call = self._calls.get(key)
+        if call is None:
+            call = self._make(key, signature)
+        return call(*inputs)
+
+    def has_signatures(self) -> str:
+        """Which signatures could have been asked for, for an error."""
+        names = ", ".join(map(repr, sorted(self.signatures))) or "no signatures"
+        return f"model {self.model!r} version {self.version} has {names}"
+
+    def close(self) -> None:
+        """Frees what the version holds; nothing may run in it any more."""
+        self._calls.clear()
+        self._session.close()
+        self._session = None
+        # The graph's Python objects refer to each other in circles, and hold the C++ graph.
+        gc.collect()
+
+    def _make(self, key: tuple[str, tuple[str, ...]], signature: Signature) -> Call:
+        feeds = [spec.tensor for spec in signature.inputs.values()]
+        call = make_call(self._session, feeds, [signature.outputs[name].tensor for name in key[1]])
+        with self._lock:
+            if len(self._calls) >= CALLS_KEPT:
+                self._calls.pop(next(iter(self._calls)))
+            self._calls[key] = call
+        return call
+
+
+def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
+    """Loads the SavedModel in `path`, its tables and assets initialised.
+
+    Raises RequestError with the code and text that TensorFlow gives, NOT_FOUND when there is no SavedModel.
+    """
+    if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        raise RequestError(
+            Code.NOT_FOUND,
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}",
+        )
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=runtime.intra_op_threads, inter_op_parallelism_threads=runtime.inter_op_threads
+    )
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    try:
+        meta_graph = tf.compat.v1.saved_model.load(session, [SERVING_TAG], str(path))
+        # The same bytes, read by the classes that the rest of the server uses.
+        definitions = SignatureDefMap()
+        for name, definition in meta_graph.signature_def.items():
+            definitions.signature_def[name].MergeFromString(definition.SerializeToString())
+        return Servable(model, version, session, definitions)
+    except Exception as error:
+        session.close()
+        raise _load_error(error) from error
+
+
+def _load_error(error: Exception) -> RequestError:
+    if isinstance(error, OSError):
+        return RequestError(Code.OUT_OF_RANGE, "Read less bytes than requested", str(error))
+    if isinstance(error, RuntimeError):
+        return RequestError(Code.NOT_FOUND, str(error))
+    return translate(error)

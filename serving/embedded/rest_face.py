@@ -1,0 +1,208 @@
+"""The REST face: TensorFlow Serving's URLs over the core, as an ASGI application.
+
+https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from serving.embedded import rest_answer
+from serving.embedded.errors import Code, RequestError
+from serving.embedded.inference import ModelSpec, acquire, predict
+from serving.embedded.manager import Manager
+from serving.embedded.rest_parse import parse
+from serving.embedded.rest_request import read_inputs, signature_name
+
+log = logging.getLogger(__name__)
+
+JSON = b"application/json"
+HTML = b"text/html"
+LARGEST_VERSION = 2**63 - 1
+# What a compressed body may come to; the real server's limit.
+MOST_UNPACKED = 100 * 2**20
+
+_OURS = re.compile(rb"/v1/.*", re.IGNORECASE | re.DOTALL)
+_VERSION = rb"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+_INFERENCE = re.compile(
+    rb"/v1/models/(?P<model>[^/:]+)" + _VERSION + rb":(?P<verb>predict|classify|regress)", re.IGNORECASE
+)
+_STATUS = re.compile(rb"/v1/models(?:/(?P<model>[^/:]+))?" + _VERSION + rb"(?:/(?P<metadata>metadata))?", re.IGNORECASE)
+_BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2})")
+_METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
+
+_HTTP = {
+    Code.CANCELLED: 499,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.UNAUTHENTICATED: 401,
+}
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request; `target` is the path as it was sent, query string included."""
+
+    method: str
+    target: bytes
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One HTTP answer."""
+
+    status: int
+    body: bytes
+    kind: bytes = JSON
+
+
+class RestFace:
+    """Answers HTTP requests. What may take time runs in a pool of `threads` threads, off the event loop."""
+
+    def __init__(self, manager: Manager, threads: int, *, explain: bool = True) -> None:
+        self._manager = manager
+        self._explain = explain
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application, as https://asgi.readthedocs.io/en/latest/specs/www.html describes it."""
+        body = []
+        while True:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                return
+            body.append(event.get("body", b""))
+            if not event.get("more_body"):
+                break
+        query = scope["query_string"]
+        target = scope["raw_path"] + (b"?" + query if query else b"")
+        request = Request(scope["method"], target, dict(scope["headers"]), b"".join(body))
+        response = await asyncio.get_running_loop().run_in_executor(self._pool, self.answer, request)
+        headers = [(b"content-type", response.kind), (b"content-length", b"%d" % len(response.body))]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})
+
+    def answer(self, request: Request) -> Response:
+        """The answer to `request`; never raises."""
+        try:
+            return self._route(request)
+        except RequestError as error:
+            return Response(_HTTP.get(error.code, 500), rest_answer.error(error.say(explain=self._explain)))
+        except Exception as error:
+            log.exception("a REST request failed")
+            return Response(500, rest_answer.error(f"{type(error).__name__}: {error}"))
+
+    def _route(self, request: Request) -> Response:
+        path = request.target
+        if request.method not in _METHODS:
+            return page(501, "Not Implemented")
+        if _BAD_ESCAPE.search(path.partition(b"?")[0]):
+            return page(400, "Bad Request")
+        if not _OURS.fullmatch(path):
+            return page(404, "Not Found")
+        if request.method == "OPTIONS":
+            allowed = re.search(rb"https?://", request.headers.get(b"origin", b""))
+            return Response(200 if allowed else 400, b"", b"text/html; charset=ISO-8859-1")
+        if request.method == "POST":
+            match = _INFERENCE.fullmatch(path)
+            if match and match["verb"] in (b"predict", b"classify", b"regress"):
+                return self._infer(match, request)
+        elif request.method == "GET":
+            match = _STATUS.fullmatch(path)
+            if match:
+                return self._describe(match)
+        malformed = f"Malformed request: {request.method} {path.decode('utf-8', 'surrogateescape')}"
+        raise RequestError(Code.INVALID_ARGUMENT, malformed)
+
+    def _infer(self, match: re.Match[bytes], request: Request) -> Response:
+        spec = _model_spec(match)
+        if spec is None:
+            return Response(400, b"")
+        if match["verb"] != b"predict":
+            raise RequestError(Code.UNIMPLEMENTED, f"{match['verb'].decode()} is not served over REST yet")
+        document = parse(_unpacked(request))
+        name = signature_name(document)
+        with acquire(self._manager, spec) as servable:
+            signature = servable.signatures.get(name)
+            if signature is None:
+                raise RequestError(
+                    Code.INVALID_ARGUMENT,
+                    f'Serving signature name: "{name}" not found in signature def',
+                    servable.has_signatures(),
+                )
+            if not signature.inputs:
+                raise RequestError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
+            arrays, in_rows = read_inputs(document, signature.inputs)
+            outputs = predict(servable, signature, arrays, lambda array: array)
+        return Response(200, (rest_answer.rows if in_rows else rest_answer.columns)(outputs))
+
+    def _describe(self, match: re.Match[bytes]) -> Response:
+        if match["model"] is None:
+            raise RequestError(Code.INVALID_ARGUMENT, "Missing model name in request.")
+        spec = _model_spec(match)
+        if spec is None:
+            return Response(400, b"")
+        if match["metadata"] == b"metadata":
+            with acquire(self._manager, spec) as servable:
+                return Response(200, rest_answer.metadata(servable.model, servable.version, servable.definitions))
+        # The label is ignored, as TensorFlow Serving ignores it.
+        return Response(
+            200, rest_answer.statuses(self._manager.statuses(spec.name, spec.version), explain=self._explain)
+        )
+
+
+def _model_spec(match: re.Match[bytes]) -> ModelSpec | None:
+    """What the URL asks for; None for a version number that 64 bits can't hold."""
+    model, label = (_unescape(match[name]) for name in ("model", "label"))
+    if match["version"] is None:
+        return ModelSpec(model or "", label=label)
+    number = match["version"].lstrip(b"0") or b"0"
+    # Python refuses to read numbers of thousands of digits.
+    if len(number) > len(str(LARGEST_VERSION)) or int(number) > LARGEST_VERSION:
+        return None
+    return ModelSpec(model or "", version=int(number))
+
+
+def _unescape(text: bytes | None) -> str | None:
+    return None if text is None else unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def _unpacked(request: Request) -> bytes:
+    """The body, inflated if it is gzip; one that does not inflate counts as empty, as with the real server."""
+    if b"gzip" not in request.headers.get(b"content-encoding", b""):
+        return request.body
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        data = inflater.decompress(request.body, MOST_UNPACKED)
+    except zlib.error:
+        return b""
+    return data if inflater.eof and not inflater.unused_data else b""
+
+
+def page(status: int, title: str) -> Response:
+    """The HTML that the real server answers with outside its API."""
+    text = f"<HTML><HEAD>\n<TITLE>{status} {title}</TITLE>\n</HEAD><BODY>\n<H1>{title}</H1>\n</BODY></HTML>\n"
+    return Response(status, text.encode(), HTML)

@@ -1,0 +1,74 @@
+"""The HTTP server under the REST face: uvicorn in a thread, with its own event loop."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from typing import Any
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.embedded.errors import StartError
+from serving.embedded.rest_face import page
+
+# Clients that keep connections in a pool should find them open.
+KEEP_ALIVE_SECONDS = 60
+BACKLOG = 1024
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, with the real server's answers to what is not HTTP."""
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the real server has its own words
+        unknown = isinstance(sys.exc_info()[1], httptools.HttpParserInvalidMethodError)
+        answer = page(501, "Not Implemented") if unknown else page(400, "Bad Request")
+        lines = (
+            f"HTTP/1.1 {answer.status} Refused",
+            f"content-type: {answer.kind.decode()}",
+            f"content-length: {len(answer.body)}",
+            "connection: close",
+        )
+        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + answer.body)
+        self.transport.close()
+
+
+class RestServer:
+    """Serves an ASGI application on a socket that is bound."""
+
+    def __init__(self, application: Any, claimed: socket.socket) -> None:
+        config = uvicorn.Config(
+            application,
+            http=_Protocol,
+            loop="uvloop",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            log_level="warning",
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        self._socket = claimed
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([claimed],), name="rest", daemon=True)
+
+    def start(self) -> None:
+        """Listens. Raises StartError when somebody else came first."""
+        try:
+            self._socket.listen(BACKLOG)
+        except OSError as error:
+            address, port = self._socket.getsockname()[:2]
+            raise StartError(
+                f"--rest_api_port={port}: can't listen on port {port} of {address}: {error.strerror}"
+            ) from None
+        self._thread.start()
+
+    def stop(self, grace: float) -> None:
+        """Refuses new requests at once, and returns when those in flight are answered or `grace` seconds are over."""
+        self._server.should_exit = True
+        self._thread.join(grace)

@@ -1,0 +1,71 @@
+"""Warm-up: the requests that a version carries, played before it is available.
+
+https://www.tensorflow.org/tfx/serving/saved_model_warmup
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from clients.messages import PredictionLog
+from clients.tensors import from_proto
+from serving.embedded.errors import Code, RequestError
+from serving.embedded.inference import predict
+from serving.embedded.loader import Servable
+from serving.embedded.session_call import translate
+from serving.embedded.signature import DEFAULT_SIGNATURE
+
+log = logging.getLogger(__name__)
+
+FILE = Path("assets.extra", "tf_serving_warmup_requests")
+MOST_RECORDS = 1000
+
+
+def play(servable: Servable, folder: Path) -> int:
+    """Plays the warm-up requests in the version's `folder`, if there are any; returns how many.
+
+    A record without a request is skipped, as TensorFlow Serving skips it. Raises RequestError when the file can't be
+    read, has more than a thousand records, or one of them fails.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return 0
+    played = 0
+    for number, record in enumerate(_records(file)):
+        if number >= MOST_RECORDS:
+            raise RequestError(
+                Code.INVALID_ARGUMENT,
+                f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {file}",
+            )
+        try:
+            entry = PredictionLog.FromString(record)
+        except Exception as error:
+            raise RequestError(
+                Code.INVALID_ARGUMENT, f"Failed to parse warmup record: {number} from {file}: {error}"
+            ) from None
+        kind = entry.WhichOneof("log_type")
+        if kind == "predict_log":
+            _predict(servable, entry.predict_log.request)
+            played += 1
+        elif kind is not None:
+            log.warning("%s: record %d is a %s, which this server can't play; it is skipped", file, number, kind)
+    return played
+
+
+def _predict(servable: Servable, request: object) -> None:
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE  # type: ignore[attr-defined]
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise RequestError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    predict(servable, signature, request.inputs, from_proto, request.output_filter)  # type: ignore[attr-defined]
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    import tensorflow as tf
+
+    try:
+        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise translate(error) from None

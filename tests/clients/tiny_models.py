@@ -1,0 +1,126 @@
+"""Writes the models that the clients' tests serve: `python tiny_models.py FOLDER`.
+
+Each version carries golden requests, answered by the module that was saved, and a manifest. Run on its own, so that the
+tests' process never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from clients.golden import MANIFEST, RECORDS
+from clients.messages import PredictionLog
+from clients.records import write_records
+from clients.tensors import Array, to_proto
+
+
+def spec(dtype: Any, *shape: int | None) -> Any:
+    return tf.TensorSpec(shape, dtype)
+
+
+class Scale(tf.Module):  # type: ignore[misc]
+    """Signatures of several types; the default one multiplies by the version's factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = tf.Variable(factor)
+        rows = spec(tf.float32, None, 3)
+        self.functions = {
+            "serving_default": self.signature(self.scaled, x=rows),
+            "positive": self.signature(self.positive, x=rows),
+            "upper": self.signature(self.upper, s=spec(tf.string, None)),
+            "two": self.signature(self.two, a=spec(tf.float32, None), n=spec(tf.int32, None)),
+            "same64": self.signature(self.same, x=spec(tf.float64, None)),
+            "unsigned": self.signature(self.same, x=spec(tf.uint64, None)),
+            "short": self.signature(self.same, x=spec(tf.uint16, None)),
+            "flags": self.signature(self.same, x=spec(tf.bool, None, 2)),
+            "single": self.signature(self.same, x=spec(tf.float32)),
+            "complex": self.signature(self.same, x=spec(tf.complex64, None)),
+        }
+
+    def signature(self, function: Any, **inputs: Any) -> Any:
+        return tf.function(function).get_concrete_function(
+            **{name: tf.TensorSpec(it.shape, it.dtype, name=name) for name, it in inputs.items()}
+        )
+
+    def scaled(self, x: Any) -> Any:
+        scaled = x * self.factor
+        return {"scaled": scaled, "total": tf.reduce_sum(scaled, 1)}
+
+    def positive(self, x: Any) -> Any:
+        return {"rows": tf.boolean_mask(x, x[:, 0] > 0)}
+
+    def upper(self, s: Any) -> Any:
+        return {"text": tf.strings.upper(s), "raw_bytes": tf.strings.join([s, tf.constant(b"\x00\xff")])}
+
+    def two(self, a: Any, n: Any) -> Any:
+        return {"sum": a + tf.cast(n, tf.float32), "twice": 2 * n}
+
+    def same(self, x: Any) -> Any:
+        return {"y": tf.identity(x)}
+
+
+class Length(tf.Module):  # type: ignore[misc]
+    """How long strings are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions = {
+            "serving_default": tf.function(lambda s: {"length": tf.strings.length(s)}).get_concrete_function(
+                s=tf.TensorSpec([None], tf.string, name="s")
+            )
+        }
+
+
+def save(module: Any, folder: Path, golden: Mapping[str, list[dict[str, Array]]]) -> None:
+    """Writes `module` and, for the inputs in `golden`, its requests with the module's answers."""
+    tf.saved_model.save(module, str(folder), signatures=module.functions)
+    records = []
+    for signature, requests in golden.items():
+        for inputs in requests:
+            log = PredictionLog()
+            request, response = log.predict_log.request, log.predict_log.response
+            request.model_spec.name = folder.parent.name
+            request.model_spec.signature_name = signature
+            answers = module.functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
+            for name, array in inputs.items():
+                request.inputs[name].CopyFrom(to_proto(array))
+            for name, answer in answers.items():
+                response.outputs[name].CopyFrom(to_proto(np.asarray(answer.numpy())))
+            records.append(log.SerializeToString())
+    (folder / RECORDS).parent.mkdir(exist_ok=True)
+    write_records(folder / RECORDS, records)
+    digest = hashlib.sha256((folder / RECORDS).read_bytes()).hexdigest()
+    manifest = {"tolerances": {"float32": {"absolute": 1e-6, "relative": 1e-5}}, "files": {RECORDS: {"sha256": digest}}}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def main(folder: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    golden: dict[str, list[dict[str, Array]]] = {
+        "serving_default": [{"x": rows}, {"x": rows[:1]}],
+        "positive": [{"x": -np.abs(rows)}],
+        "upper": [{"s": np.array([b"a", "ü".encode()], np.object_)}],
+        "two": [{"a": rows[:, 0], "n": np.arange(5, dtype=np.int32)}],
+    }
+    for version, factor in ((1, 2.0), (2, 3.0)):
+        save(Scale(factor), folder / "scale" / str(version), golden)
+    save(Length(), folder / "words" / "1", {"serving_default": [{"s": np.array([b"four", b""], np.object_)}]})
+    # The weights of one version, the golden requests of another.
+    shutil.copytree(folder / "scale" / "1", folder / "tampered" / "1")
+    shutil.rmtree(folder / "tampered" / "1" / "variables")
+    shutil.copytree(folder / "scale" / "2" / "variables", folder / "tampered" / "1" / "variables")
+    shutil.copytree(folder / "scale" / "1", folder / "moving" / "1")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

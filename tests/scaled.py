@@ -1,0 +1,26 @@
+"""A model that tells which version answered: every output is its row's sum times the SCALE of its export."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from export.servable import Servable, Signature, TensorSpec
+
+
+def build() -> Servable:
+    """Builds it with the SCALE of the environment."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.scale = tf.Variable(float(os.environ["SCALE"]))
+
+    def scaled(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"sums": tf.reduce_sum(rows, axis=1) * module.scale}
+
+    return Servable(
+        module,
+        {"serving_default": Signature(scaled, {"rows": TensorSpec("float32", (None, 3))}, ("sums",))},
+        {"serving_default": {"rows": np.random.default_rng(7).normal(size=(32, 3)).astype(np.float32)}},
+    )
