@@ -55,7 +55,13 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
 
     used = {id(handle) for function in functions.values() for handle in function.captured_inputs}
     root = tf.Module()
-    root.used = {path: found for path, found in _trackables(servable.module).items() if id(_resource(found)) in used}
+    # A Keras variable wraps the TensorFlow variable that functions capture. Saved as itself, its value is restored into
+    # a copy that no function reads, and a session, TensorFlow Serving's too, finds the captured one uninitialised.
+    root.used = {
+        path: getattr(found, "value", found) if type(found).__module__.startswith("keras.") else found
+        for path, found in _trackables(servable.module).items()
+        if id(_resource(found)) in used
+    }
     try:
         tf.saved_model.save(
             root,

@@ -159,7 +159,7 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
     epilog="""\b
 Example:
   python -m serving example digits > body.json
-  curl -d @body.json http://127.0.0.1:8501/v1/models/digits:predict"""
+  curl -s -d @body.json http://127.0.0.1:8501/v1/models/digits:predict"""
 )
 @click.argument("name", metavar="MODEL")
 @fleet_option
@@ -211,7 +211,7 @@ def _banner(plan: Plan, engine: str, versions: dict[str, int]) -> str:
             f"REST  http://{plan.rest_address}",
             "Ask it, in another shell:",
             f"  make query MODEL={name} PORT={plan.grpc_port}",
-            f"  curl -d '{body}' http://{plan.rest_address}/v1/models/{name}:predict",
+            f"  curl -s -d '{body}' http://{plan.rest_address}/v1/models/{name}:predict",
             "Ctrl-C stops it.",
         ]
     )

@@ -1,4 +1,4 @@
-"""What the clients' tests share: tiny models on disk, the embedded server that serves them, and a client per protocol."""
+"""What the clients' tests share: tiny models on disk, the embedded server over them, and a client per protocol."""
 
 from __future__ import annotations
 

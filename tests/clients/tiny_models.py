@@ -32,7 +32,7 @@ class Scale(tf.Module):  # type: ignore[misc]
 
     def __init__(self, factor: float) -> None:
         super().__init__()
-        self.factor = tf.Variable(factor)
+        self.weights = tf.Variable(factor * np.eye(3, dtype=np.float32))
         rows = spec(tf.float32, None, 3)
         self.functions = {
             "serving_default": self.signature(self.scaled, x=rows),
@@ -53,7 +53,7 @@ class Scale(tf.Module):  # type: ignore[misc]
         )
 
     def scaled(self, x: Any) -> Any:
-        scaled = x * self.factor
+        scaled = tf.matmul(x, self.weights)
         return {"scaled": scaled, "total": tf.reduce_sum(scaled, 1)}
 
     def positive(self, x: Any) -> Any:
