@@ -1,0 +1,50 @@
+"""The subclassed Keras model of the tutorials: 32 features, a hidden layer of 64, 10 logits.
+
+It learns, in a second, to imitate a teacher with the same layers and seeded weights; the data are seeded noise.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.servable import Servable, Signature, TensorSpec
+
+FEATURES = 32
+LOGITS = 10
+
+
+class Dense(keras.Model):  # type: ignore[misc]
+    """Dense(64, relu), then Dense(10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = keras.layers.Dense(64, activation="relu")
+        self.logits = keras.layers.Dense(LOGITS)
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Features float32 (batch, 32) to logits float32 (batch, 10)."""
+        return self.logits(self.hidden(features))
+
+
+def build() -> Servable:
+    """Trains the model and declares its signature: `features` float32 (None, 32) in, `logits` float32 (None, 10) out."""
+    keras.utils.set_random_seed(20)
+    features = np.random.default_rng(20).standard_normal((2048, FEATURES), dtype=np.float32)
+    wanted = Dense()(features)
+    model = Dense()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    loss = model.fit(features, wanted, batch_size=64, epochs=5, verbose=0).history["loss"][-1]
+    return Servable(
+        module=model,
+        signatures={
+            "serving_default": Signature(
+                function=lambda features: {"logits": model(features, training=False)},
+                inputs={"features": TensorSpec("float32", (None, FEATURES))},
+                outputs=("logits",),
+            )
+        },
+        examples={"serving_default": {"features": features[:64]}},
+        metrics={"training_loss": loss},
+    )

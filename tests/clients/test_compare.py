@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from clients.compare import Difference, Tolerance, compare, ulps
+
+FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+NAN, INF = float("nan"), float("inf")
+
+
+def array(values: Any, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
+    return np.array(values, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_neighbouring_floats_are_one_ulp_apart(dtype: Any) -> None:
+    values = array([0.0, 1.0, -1.0, 100.0], dtype)
+    bits = values.view(np.uint16 if values.itemsize == 2 else f"u{values.itemsize}")
+    neighbours = (bits + 1).view(dtype)
+    assert ulps(values, neighbours).tolist() == [1] * 4
+    assert ulps(neighbours, values).tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_steps_go_through_zero(dtype: Any) -> None:
+    smallest = array([1], np.uint16 if np.dtype(dtype).itemsize == 2 else f"u{np.dtype(dtype).itemsize}").view(dtype)
+    assert ulps(smallest, -smallest).tolist() == [2]
+    assert ulps(array([0.0], dtype), array([-0.0], dtype)).tolist() == [0]
+
+
+def test_the_farthest_doubles_are_farther_apart_than_a_signed_integer_reaches() -> None:
+    largest = np.finfo(np.float64).max
+    assert ulps(array([largest], np.float64), array([-largest], np.float64)).tolist() == [2 * 0x7FEFFFFFFFFFFFFF]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_nan_equals_nan_and_zeros_and_infinities_their_own(dtype: Any) -> None:
+    values = array([NAN, 0.0, -0.0, INF, -INF, 1.5], dtype)
+    others = array([-NAN, -0.0, 0.0, INF, -INF, 1.5], dtype)
+    assert compare(values, others) == Difference("equal", 0.0, 0.0, 0)
+
+
+def test_one_ulp_is_different_without_a_tolerance_and_says_where() -> None:
+    wanted = array([[1, 2], [3, 4]])
+    served = wanted.copy()
+    served[1, 0] = np.nextafter(np.float32(3), np.float32(4))
+    assert compare(served, wanted) == Difference(
+        "different",
+        pytest.approx(2.384e-7, rel=1e-3),
+        pytest.approx(7.947e-8, rel=1e-3),
+        1,
+        "at [1, 0] it is 3.0000002, not 3.0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("served", "wanted", "tolerance", "verdict"),
+    [
+        (1.001, 1.0, Tolerance(0.01, 0), "within tolerance"),
+        (1.1, 1.0, Tolerance(0.01, 0), "different"),
+        (1001.0, 1000.0, Tolerance(0, 0.01), "within tolerance"),
+        (1100.0, 1000.0, Tolerance(0, 0.01), "different"),
+        (0.0, 1e-9, Tolerance(1e-6, 0), "within tolerance"),
+        (NAN, 1.0, Tolerance(INF, INF), "different"),
+        (1.0, NAN, Tolerance(1, 1), "different"),
+        (INF, 1.0, Tolerance(1, 1), "different"),
+        (1.0, INF, Tolerance(1, 1), "different"),
+        (INF, -INF, Tolerance(1, 1), "different"),
+    ],
+)
+def test_tolerances(served: float, wanted: float, tolerance: Tolerance, verdict: str) -> None:
+    assert compare(array([5, served]), array([5, wanted]), tolerance).verdict == verdict
+    assert compare(array(served), array(wanted), tolerance).verdict == verdict, "also without dimensions"
+
+
+def test_the_reason_names_the_value_that_breaks_the_tolerance_not_the_largest_difference() -> None:
+    found = compare(array([1000.5, 0.5]), array([1000.0, 0.4]), Tolerance(0, 0.001))
+    assert found.verdict == "different"
+    assert found.reason == "at [1] it is 0.5, not 0.4"
+    assert found.absolute == 0.5
+
+
+def test_a_nan_has_no_ulps() -> None:
+    found = compare(array([NAN]), array([1]))
+    assert (found.absolute, found.ulp) == (INF, None)
+
+
+@pytest.mark.parametrize(
+    ("served", "wanted", "reason"),
+    [
+        (array([1]), array([[1]]), "its shape is (1,), not (1, 1)"),
+        (array([1]), array([1], np.float64), "its dtype is float32, not float64"),
+        (array([1]), array([b"a"], np.object_), "its dtype is float32, not string"),
+        (array([b"a", b"b"], np.object_), array([b"a", b"c"], np.object_), "at [1] it is b'b', not b'c'"),
+        (array([True]), array([False], np.bool_).astype(np.bool_), "its dtype is float32, not bool"),
+        (array([[True]], np.bool_), array([[False]], np.bool_), "at [0, 0] it is True, not False"),
+        (array([1, 9], np.int64), array([1, 7], np.int64), "at [1] it is 9, not 7"),
+        (array([1j], np.complex64), array([2j], np.complex64), "at [0, 1] it is 1.0, not 2.0"),
+    ],
+)
+def test_everything_else_is_exact(served: Any, wanted: Any, reason: str) -> None:
+    found = compare(served, wanted, Tolerance(0.1, 0.1))
+    assert (found.verdict, found.reason) == ("different", reason)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        array([], np.float32),
+        array([], np.int32),
+        array([], np.object_),
+        array(b"a", np.object_),
+        array(3, np.uint8),
+        array([True]),
+        array(2.5),
+        array([1 + 2j], np.complex128),
+        np.arange(12, dtype=np.float32).reshape(3, 4).T,
+    ],
+)
+def test_an_array_equals_its_copy(values: Any) -> None:
+    assert compare(values, values.copy()).verdict == "equal"
+
+
+def test_integers_at_both_ends_are_not_confused_by_overflow() -> None:
+    ends = np.iinfo(np.int64)
+    found = compare(array([ends.max], np.int64), array([ends.min], np.int64))
+    assert found.verdict == "different"
+    assert found.absolute == float(2**64 - 1)
