@@ -110,7 +110,13 @@ def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int
         engines.check(engines.Plan(read, read.select(names), host, port, rest_port))
 
 
-@main.command()
+@main.command(
+    epilog="""\b
+Examples:
+  python -m serving run                                     the whole fleet, gRPC on 8500 and REST on 8501
+  python -m serving run digits --engine embedded --port 9500 --rest-port 9501
+  python -m serving run --host 0.0.0.0                      let other machines in"""
+)
 @server_options
 @click.option(
     "--wait", type=click.FloatRange(min=1), default=180.0, show_default=True, help="Seconds for all models to load."

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,13 +38,21 @@ def servers_with(text: str) -> list[psutil.Process]:
     ]
 
 
-@pytest.fixture
-def scaled(clone: Path, tmp_path: Path) -> Path:
-    """A fleet of one model, `scaled`, whose version 1 has the scale 1; returns its models.yaml."""
-    fleet = tmp_path / "models.yaml"
+@pytest.fixture(scope="session")
+def scaled_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fleet of one model, `scaled`, whose version 1 has the scale 1."""
+    folder = tmp_path_factory.mktemp("scaled")
+    fleet = folder / "models.yaml"
     fleet.write_text("models:\n  scaled:\n    builder: tests.scaled:build\n")
     export_scaled(clone, fleet, 1.0)
-    return fleet
+    return folder
+
+
+@pytest.fixture
+def scaled(scaled_fleet: Path, tmp_path: Path) -> Path:
+    """A copy of that fleet for one test to change; returns its models.yaml."""
+    shutil.copytree(scaled_fleet, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "models.yaml"
 
 
 def export_scaled(clone: Path, fleet: Path, scale: float) -> None:
@@ -130,7 +139,10 @@ def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled
         addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
         done = run([sys.executable, "-m", "clients", "verify", *addresses, str(scaled.parent / "models")], clone)
     assert done.returncode == 1
-    assert re.search(r"scaled version 1, signature 'serving_default', output 'sums' over gRPC: .*0\.00", done.stdout)
+    for protocol in ("gRPC", "REST"):
+        row = rf"^scaled +1 +serving_default +{protocol} +sums +4 +0\.00\d+ +\d+ +different +request 0: at \[\d\] it is "
+        assert re.search(row, done.stdout, re.M), done.stdout
+    assert "2 of 2 comparisons failed, the first: scaled version 1, signature 'serving_default', output" in done.stdout
 
 
 def test_a_version_that_does_not_load_is_named_and_nothing_is_left_running(clone: Path, scaled: Path) -> None:

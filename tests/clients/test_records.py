@@ -86,7 +86,7 @@ def test_a_length_past_all_memory_is_not_believed(path: Path) -> None:
 
 def test_another_file_is_no_tfrecord(tmp_path: Path) -> None:
     (tmp_path / "page").write_text("<HTML>this is a page</HTML>")
-    with pytest.raises(RecordError, match="byte 0: .*this is no TFRecord"):
+    with pytest.raises(RecordError, match=r"byte 0: .*this is no TFRecord"):
         list(read_records(tmp_path / "page"))
 
 

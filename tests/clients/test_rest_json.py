@@ -24,7 +24,7 @@ def request(array: Any) -> str:
 @pytest.mark.parametrize(
     ("array", "text"),
     [
-        (np.array([0.1, -0.0, 3e38], np.float32), "[0.1,-0.0,3e38]"),
+        (np.array([0.1, -0.0, 3e38], np.float32), "[0.1,-0.0,3e+38]"),
         (np.array([[1, 2], [3, 4]], np.int64), "[[1,2],[3,4]]"),
         (np.array([True]), "[true]"),
         (np.float32(0.5), "0.5"),
@@ -39,7 +39,7 @@ def request(array: Any) -> str:
     ],
 )
 def test_arrays_are_written_as_the_server_reads_them(array: Any, text: str) -> None:
-    assert request(array).replace("3.0e38", "3e38").replace("3e+38", "3e38") == text
+    assert request(array) == text
 
 
 def test_complex_numbers_cannot_be_written() -> None:

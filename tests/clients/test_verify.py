@@ -1,0 +1,177 @@
+"""Verification against the embedded server: what passes, and each way in which it must not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from clients import connect
+from clients.golden import RECORDS
+from clients.verify import FolderError, Report, Row, model_folders, verify
+from tests.clients.conftest import Server
+from tests.servers import free_ports, wait_for
+
+
+def ask(server: Server, *folders: Path) -> Report:
+    return verify(folders, grpc=server.grpc, rest=server.rest)
+
+
+def only(report: Report) -> Row:
+    """The row that both protocols have alike."""
+    grpc, rest = report.rows
+    assert (grpc.protocol, rest.protocol) == ("grpc", "rest")
+    assert (grpc.model, grpc.version, grpc.verdict) == (rest.model, rest.version, rest.verdict)
+    assert not report.ok
+    return grpc
+
+
+def test_every_golden_request_of_every_version_is_equal_over_both_protocols(server: Server) -> None:
+    report = ask(server, server.models / "scale")
+    assert report.ok
+    assert {(row.version, row.protocol, row.signature, row.output) for row in report.rows} == {
+        (version, protocol, signature, output)
+        for version in (1, 2)
+        for protocol in ("grpc", "rest")
+        for signature, output in (
+            ("serving_default", "scaled"),
+            ("serving_default", "total"),
+            ("positive", "rows"),
+            ("upper", "text"),
+            ("upper", "raw_bytes"),
+            ("two", "sum"),
+            ("two", "twice"),
+        )
+    }
+    for row in report.rows:
+        assert (row.verdict, row.requests) == ("equal", 2 if row.signature == "serving_default" else 1), row
+        assert row.ulp == (None if row.signature == "upper" or row.output == "twice" else 0)
+    assert report.sentence() == "all 10 golden requests of 1 model equal over gRPC and REST"
+
+
+def test_a_weight_that_was_changed_on_disk_is_found(server: Server) -> None:
+    report = ask(server, server.models / "tampered")
+    assert not report.ok
+    different = {(row.protocol, row.output) for row in report.rows if not row.ok}
+    assert different == {(protocol, output) for protocol in ("grpc", "rest") for output in ("scaled", "total")}
+    row = next(row for row in report.rows if not row.ok)
+    assert row.verdict == "different"
+    assert row.absolute is not None
+    assert row.absolute > 0.1
+    assert row.ulp is not None
+    assert row.ulp > 1000
+    assert "request 0: at [" in row.reason
+    assert "tampered version 1, signature 'serving_default', output 'scaled' over gRPC" in report.sentence()
+    assert not report.unreachable
+
+
+def test_a_version_that_is_served_but_not_on_disk_fails(server: Server, tmp_path: Path) -> None:
+    shutil.copytree(server.models / "scale" / "1", tmp_path / "scale" / "1")
+    failed = [row for row in ask(server, tmp_path).rows if not row.ok]
+    assert {(row.version, row.protocol) for row in failed} == {(2, "grpc"), (2, "rest")}
+    assert f"it is served, but {tmp_path / 'scale'} has no such version" in failed[0].reason
+
+
+def test_a_version_without_golden_requests_fails(server: Server, tmp_path: Path) -> None:
+    shutil.copytree(server.models / "scale", tmp_path / "scale")
+    (tmp_path / "scale" / "1" / RECORDS).unlink()
+    failed = [row for row in ask(server, tmp_path).rows if not row.ok]
+    assert [row.version for row in failed] == [1, 1]
+    assert "golden.tfrecord: No such file or directory" in failed[0].reason
+
+
+def test_a_model_that_is_not_served_fails(server: Server, tmp_path: Path) -> None:
+    shutil.copytree(server.models / "words" / "1", tmp_path / "unheard" / "1")
+    row = only(ask(server, tmp_path))
+    assert (row.model, row.code, row.version) == ("unheard", "NOT_FOUND", None)
+    assert "it is not served" in row.reason
+
+
+def test_requests_that_the_server_refuses_fail(server: Server, tmp_path: Path) -> None:
+    # The golden requests of another model, whose signatures and inputs this one doesn't have.
+    shutil.copytree(server.models / "scale" / "1", tmp_path / "words" / "1")
+    report = verify([tmp_path], grpc=server.grpc)
+    assert not report.ok
+    codes = {row.signature: row.code for row in report.rows if not row.ok}
+    assert codes["serving_default"] == "INVALID_ARGUMENT"
+    assert codes["two"] == "FAILED_PRECONDITION"
+
+
+def test_an_unreachable_server_fails_at_once_and_is_told_apart(server: Server) -> None:
+    (port,) = free_ports(1)
+    report = verify([server.models / "scale"], grpc=f"127.0.0.1:{port}")
+    (row,) = report.rows
+    assert (row.verdict, row.code) == ("failed", "UNAVAILABLE")
+    assert report.unreachable
+    mixed = verify([server.models / "tampered"], grpc=server.grpc, rest=f"127.0.0.1:{port}")
+    assert not mixed.unreachable, "what is different weighs more"
+
+
+def test_one_protocol_can_be_asked_alone(server: Server) -> None:
+    report = verify([server.models / "words"], rest=f"http://{server.rest}")
+    assert {row.protocol for row in report.rows if row.ok} == {"rest"}
+
+
+def test_a_newer_version_is_verified_when_the_server_moves_on_to_it(server: Server) -> None:
+    moving = server.models / "moving"
+    said = []
+
+    def move(text: str) -> None:
+        """Called when version 1 is about to be asked: has the server replace it by version 2 first."""
+        said.append(text)
+        if len(said) == 1:
+            shutil.copytree(server.models / "scale" / "2", moving / ".tmp-2")
+            (moving / ".tmp-2").rename(moving / "2")
+            with connect(server.url("grpc")) as client:
+                client.wait_until_available("moving", version=2, timeout=30)
+                wait_for(lambda: client.status("moving", version=1)[0].state == "END", 30)
+
+    report = verify([moving], grpc=server.grpc, rest=server.rest, progress=move)
+    assert report.ok
+    assert {row.version for row in report.rows} == {2}
+    assert said[0] == "moving version 1 over gRPC: 5 golden requests"
+    assert said[1] == "moving version 2 over gRPC: 5 golden requests"
+    assert report.requests == 5
+
+
+def test_a_version_that_failed_to_load_fails_though_the_one_before_it_serves(server: Server) -> None:
+    broken = server.models / "words" / "9"
+    shutil.copytree(server.models / "words" / "1", server.models / "words" / ".tmp-9")
+    (server.models / "words" / ".tmp-9" / "saved_model.pb").write_bytes(b"no SavedModel")
+    (server.models / "words" / ".tmp-9").rename(broken)
+    with connect(server.url("grpc")) as client:
+        wait_for(lambda: any(status.version == 9 and status.failed for status in client.status("words")), 30)
+    report = verify([server.models / "words"], grpc=server.grpc)
+    assert not report.ok
+    rows = {row.version: row for row in report.rows}
+    assert rows[1].ok
+    assert "it failed to load" in rows[9].reason
+
+
+def test_addresses_are_needed(server: Server) -> None:
+    with pytest.raises(ValueError, match="the address of a gRPC or a REST server is needed"):
+        verify([server.models])
+    with pytest.raises(ValueError, match="'grpc://:1' is no address"):
+        verify([server.models], grpc=":1")
+
+
+def test_a_folder_is_a_models_or_holds_models(models: Path, tmp_path: Path) -> None:
+    assert model_folders([models / "scale"]) == {"scale": models / "scale"}
+    assert sorted(model_folders([models])) == ["moving", "scale", "tampered", "words"]
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    (tmp_path / ".hidden" / "1").mkdir(parents=True)
+    (tmp_path / "without a version").mkdir()
+    (tmp_path / "README").write_text("no folder")
+    assert sorted(model_folders([tmp_path])) == ["a", "without a version"]
+
+
+def test_folders_without_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="nowhere is no folder"):
+        model_folders([tmp_path / "nowhere"])
+    with pytest.raises(FolderError, match="holds no model: a model is a folder with versions in it"):
+        model_folders([tmp_path])
+    for parent in ("a", "b"):
+        (tmp_path / parent / "same" / "1").mkdir(parents=True)
+    with pytest.raises(FolderError, match="are both for a model called 'same'"):
+        model_folders([tmp_path / "a", tmp_path / "b"])

@@ -1,0 +1,72 @@
+"""Which part may import which, and what importing and asking for help may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("clients", "export", "k8s", "serving", "tests")
+ALLOWED = {
+    "clients": {"clients"},
+    "serving": {"clients", "serving"},
+    "export": {"clients", "export", "serving.fleet"},
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_go_one_way(part: str) -> None:
+    for path in (ROOT / part).rglob("*.py"):
+        for name in imported(path):
+            if name.split(".")[0] in PARTS:
+                assert any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[part]), f"{path} imports {name}"
+
+
+def test_the_clients_import_no_tensorflow() -> None:
+    code = "import sys, clients.cli, clients.grpc_client, clients.rest_client, clients.verify; print('tensorflow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
+
+
+def test_importing_the_clients_takes_less_than_a_second() -> None:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import clients; clients.connect"], cwd=ROOT, check=True)
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export"],
+        ["export", "build"],
+        ["serving"],
+        ["serving", "run"],
+        ["serving.embedded"],
+        ["clients"],
+        ["clients", "predict"],
+        ["clients", "verify"],
+    ],
+    ids=" ".join,
+)
+def test_help_comes_at_once_and_shows_examples(command: list[str]) -> None:
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        shown = subprocess.check_output([sys.executable, "-m", *command, "--help"], cwd=ROOT, text=True)
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.5
+    assert f"python -m {command[0]}" in shown
+    assert "Example" in shown

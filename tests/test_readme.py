@@ -1,0 +1,60 @@
+"""The README's commands, run in the order in which they stand there, in a clone where `make serve` runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Served
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+BLOCKS = FENCE.findall((ROOT / "README.md").read_text())
+COMMANDS = [command for language, block in BLOCKS if language == "sh" for command in block.splitlines()]
+# `make serve` runs while the others do; the tests are what runs, and the checks have run before them.
+ELSEWHERE = ["make serve", "make test", "make check"]
+
+
+def test_the_readme_has_the_two_commands_first() -> None:
+    assert COMMANDS[:2] == ["make serve", "make test"]
+
+
+def test_ci_runs_the_readmes_test_command_and_its_checks() -> None:
+    script = (ROOT / ".ci/run").read_text().splitlines()
+    assert "make test" in script
+    assert "make check" in script
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
+def test_a_command_of_the_readme_works(command: str, served: Served, clone: Path) -> None:
+    command = command.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
+    if "-m clients" in command and "--server" not in command:
+        command += f" --server grpc://127.0.0.1:{served.grpc_port}"
+    done = subprocess.run(["sh", "-c", command], cwd=clone, env=served.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
+
+
+def test_the_python_of_the_readme_works(served: Served, clone: Path) -> None:
+    (code,) = (block for language, block in BLOCKS if language == "python")
+    code = code.replace("8500", str(served.grpc_port))
+    done = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\d+ \[\d\] 0\.\d+\n", done.stdout)
+
+
+def test_what_make_serve_prints_is_what_the_readme_shows(served: Served) -> None:
+    shown = next(block for language, block in BLOCKS if language == "text")
+    shown = shown.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
+    assert shown in served.output
+
+
+def test_generated_documentation_is_what_the_code_says(clone: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
