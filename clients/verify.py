@@ -95,7 +95,8 @@ class Report:
             return f"{len(wrong)} of {len(self.rows)} comparisons failed, the first: {wrong[0]}"
         verdict = "equal" if all(row.verdict == "equal" for row in self.rows) else "equal or within tolerance"
         over = " and ".join(PROTOCOL_NAMES[protocol] for protocol in self.protocols)
-        return f"all {_count(self.requests, 'golden request')} of {_count(self.models, 'model')} {verdict} over {over}"
+        requests = "the golden request" if self.requests == 1 else f"all {self.requests} golden requests"
+        return f"{requests} of {_count(self.models, 'model')} {verdict} over {over}"
 
 
 def model_folders(paths: Iterable[Path]) -> dict[str, Path]:

@@ -8,7 +8,8 @@ one line of JSON comes on stdin:
     golden       its golden requests
     descriptors  descriptors of TensorFlow Serving's messages
     refused      more packages that can't be imported from now on
-    answers      the file to write: a TFRecord of PredictResponse, the answers to the golden requests in their order
+    answers      the folder to write: for each way of WAYS a TFRecord of PredictResponse, the answers to the golden
+                 requests in their order
     signatures   the file to write: JSON, {signature: {"inputs" and "outputs": {name: [dtype, shape or null]}}}
 
 When stdin ends without such a line the parent is gone, and the process ends.
@@ -18,12 +19,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# Answers a signature's inputs, by name, with its outputs.
+Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+# How a version can be run: through the functions that TensorFlow 2 restores, and through a session over the graph, as
+# TensorFlow Serving does. They read different parts of the SavedModel, and one can be right where the other is wrong.
+WAYS = ("function", "session")
 # What a server does not have either. Without Keras TensorFlow is imported in less than half the time.
 REFUSED = ("clients", "export", "k8s", "keras", "serving", "tests", "tf_keras")
 
@@ -65,24 +71,47 @@ def main() -> None:
     restored = tf.saved_model.load(job["version"]).signatures
     Path(job["signatures"]).write_text(json.dumps({name: _described(restored[name]) for name in restored}))
     prediction_log, response = _messages(Path(job["descriptors"]))
-    with tf.io.TFRecordWriter(job["answers"]) as answers:
-        for number, record in enumerate(tf.data.TFRecordDataset(job["golden"]).as_numpy_iterator()):
-            request = prediction_log.FromString(record).predict_log.request
-            inputs = {
-                name: tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype))
-                for name, tensor in request.inputs.items()
-            }
-            signature = request.model_spec.signature_name
-            try:
-                outputs = restored[signature](**inputs)
-            except Exception as error:
-                raise SystemExit(
-                    f"signature {signature!r}, golden request {number}: {type(error).__name__}: {error}"
-                ) from None
-            answer = response()
-            for name, tensor in outputs.items():
-                answer.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
-            answers.write(answer.SerializeToString())
+    requests = [
+        prediction_log.FromString(record).predict_log.request
+        for record in tf.data.TFRecordDataset(job["golden"]).as_numpy_iterator()
+    ]
+    for way, ask in zip(WAYS, (_ask_function(restored), _ask_session(job["version"])), strict=True):
+        with tf.io.TFRecordWriter(str(Path(job["answers"], way))) as answers:
+            for number, request in enumerate(requests):
+                inputs = {
+                    name: tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype))
+                    for name, tensor in request.inputs.items()
+                }
+                signature = request.model_spec.signature_name
+                try:
+                    outputs = ask(signature, inputs)
+                except Exception as error:
+                    raise SystemExit(
+                        f"signature {signature!r}, golden request {number}, as a {way}: {type(error).__name__}: {error}"
+                    ) from None
+                answer = response()
+                for name, tensor in outputs.items():
+                    answer.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
+                answers.write(answer.SerializeToString())
+
+
+def _ask_function(restored: Any) -> Ask:
+    return lambda signature, inputs: restored[signature](**inputs)
+
+
+def _ask_session(version: str) -> Ask:
+    import tensorflow as tf
+
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    signatures = tf.compat.v1.saved_model.load(session, ["serve"], version).signature_def
+
+    def ask(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        definition = signatures[signature]
+        feeds = {definition.inputs[name].name: tensor.numpy() for name, tensor in inputs.items()}
+        values = session.run({name: info.name for name, info in definition.outputs.items()}, feeds)
+        return {name: tf.constant(value, definition.outputs[name].dtype) for name, value in values.items()}
+
+    return ask
 
 
 def _described(function: Any) -> dict[str, dict[str, Any]]:

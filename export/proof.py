@@ -28,10 +28,10 @@ STDERR_LINES = 12
 
 @dataclass(frozen=True)
 class FreshAnswers:
-    """What a fresh process found in a version: its signatures, and the answers to the golden requests in order."""
+    """What a fresh process found in a version: its signatures, and by way the golden requests' answers, in order."""
 
     signatures: Mapping[str, Mapping[str, Mapping[str, TensorSpec]]]
-    outputs: Sequence[Mapping[str, Array]]
+    outputs: Mapping[str, Sequence[Mapping[str, Array]]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class FreshProcess:
         `refused` are the packages it must do without, `scratch` is a folder for its files. Raises ProofError when it
         can't load the version or answer.
         """
-        answers, signatures = scratch / "answers.tfrecord", scratch / "signatures.json"
+        answers, signatures = scratch / "answers", scratch / "signatures.json"
+        answers.mkdir()
         job = {
             "version": str(version_folder),
             "golden": str(version_folder / GOLDEN),
@@ -89,7 +90,9 @@ class FreshProcess:
         self._process.communicate(json.dumps(job).encode() + b"\n")
         if self._process.returncode:
             raise ProofError(f"a process without the model's code {self._end()}")
-        return FreshAnswers(_read_signatures(signatures), list(_read_answers(answers)))
+        return FreshAnswers(
+            _read_signatures(signatures), {way: list(_read_answers(answers / way)) for way in fresh.WAYS}
+        )
 
     def _end(self) -> str:
         """How the process ended, and its last words."""
@@ -112,16 +115,17 @@ def prove(answers: FreshAnswers, signatures: Mapping[str, ServedSignature], requ
                 f"signature {name!r} is loaded as {answers.signatures.get(name)}, it was written as {declared}"
             )
     identical, largest = True, 0.0
-    for request, outputs in zip(requests, answers.outputs, strict=True):
-        for output, expected in request.outputs.items():
-            compared = compare(expected, outputs[output])
-            if compared.problem:
-                raise ProofError(
-                    f"signature {request.signature!r}, output {output!r}: what was written answers a batch of "
-                    f"{request.batch} otherwise than the live model: {compared.problem}; is there Python in the "
-                    "function that ran only once, when it was made a graph?"
-                )
-            identical, largest = identical and compared.identical, max(largest, compared.largest)
+    for way, answered in answers.outputs.items():
+        for request, outputs in zip(requests, answered, strict=True):
+            for output, expected in request.outputs.items():
+                compared = compare(expected, outputs[output])
+                if compared.problem:
+                    raise ProofError(
+                        f"signature {request.signature!r}, output {output!r}: what was written answers a batch of "
+                        f"{request.batch}, as a {way}, otherwise than the live model: {compared.problem}; is there "
+                        "Python in the function that ran only once, when it was made a graph?"
+                    )
+                identical, largest = identical and compared.identical, max(largest, compared.largest)
     return Proof(len(requests), identical, largest)
 
 

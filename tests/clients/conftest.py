@@ -24,6 +24,7 @@ config {{
 config {{ name: "words" base_path: "{folder}/words" model_platform: "tensorflow" }}
 config {{ name: "tampered" base_path: "{folder}/tampered" model_platform: "tensorflow" }}
 config {{ name: "moving" base_path: "{folder}/moving" model_platform: "tensorflow" }}
+config {{ name: "breaking" base_path: "{folder}/breaking" model_platform: "tensorflow" }}
 """
 
 
@@ -64,7 +65,7 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     try:
         for protocol in ("grpc", "rest"):
             with connect(running.url(protocol)) as waiting:
-                for model in ("scale", "words", "tampered", "moving"):
+                for model in ("scale", "words", "tampered", "moving", "breaking"):
                     while True:
                         try:
                             waiting.wait_until_available(model, timeout=1)

@@ -42,7 +42,7 @@ def test_the_newest_version_answers(client: Client) -> None:
 
 def test_a_version_is_pinned_by_number_and_by_label(client: Client) -> None:
     for pin in ({"version": 1}, {"label": "stable"}):
-        scaled = client.predict("scale", {"x": ROWS}, **pin).outputs["scaled"]  # type: ignore[arg-type]
+        scaled = client.predict("scale", {"x": ROWS}, **pin).outputs["scaled"]
         np.testing.assert_array_equal(scaled, ROWS * np.float32(2))
     assert client.predict("scale", {"x": ROWS}, version=2).version == 2
 
@@ -229,15 +229,15 @@ def test_waiting_for_a_version_that_fails_to_load_raises_the_servers_error(
 ) -> None:
     version = 7 if client.protocol == "grpc" else 8
     broken = tmp_path / str(version)
-    shutil.copytree(server.models / "words" / "1", broken)
+    shutil.copytree(server.models / "breaking" / "1", broken)
     (broken / "saved_model.pb").write_bytes(b"no SavedModel")
-    shutil.move(broken, server.models / "words" / str(version))
+    shutil.move(broken, server.models / "breaking" / str(version))
     with pytest.raises(ServingError) as caught:
-        client.wait_until_available("words", version=version, timeout=30)
+        client.wait_until_available("breaking", version=version, timeout=30)
     assert not isinstance(caught.value, DeadlineExceeded)
-    assert f"version {version} of words failed to load" in str(caught.value)
+    assert f"version {version} of breaking failed to load" in str(caught.value)
     assert caught.value.text
-    assert client.wait_until_available("words", timeout=5) == 1, "the version before it goes on"
+    assert client.wait_until_available("breaking", timeout=5) == 1, "the version before it goes on"
 
 
 def test_nobody_listening_is_unavailable(protocol: str) -> None:

@@ -13,7 +13,7 @@ CALL = Call("rest", "http://127.0.0.1:8501", "digits", 3, None, "serving_default
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServingError)]
 
 
-class Refused(grpc.RpcError):  # type: ignore[misc]
+class Refused(grpc.RpcError):
     """A failed call as grpcio raises it: an RpcError that knows its code and details."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:

@@ -98,7 +98,7 @@ def test_a_manifest_that_lacks_something_is_named_with_it(
 @pytest.mark.parametrize("text", ["", "[]", "{", "\x00"])
 def test_a_damaged_manifest_is_named(version: Path, text: str) -> None:
     (version / MANIFEST).write_text(text)
-    with pytest.raises(GoldenError, match="manifest.json is no manifest"):
+    with pytest.raises(GoldenError, match=r"manifest\.json is no manifest"):
         read_golden(version)
 
 

@@ -21,7 +21,7 @@ INPUTS = {"x": np.zeros(1, np.float32)}
 Handler = bytes | Callable[[grpc.ServicerContext], bytes]
 
 
-class Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Methods(grpc.GenericRpcHandler):
     """Answers the methods of the given last names: with bytes, or with what a function returns."""
 
     def __init__(self, **handlers: Handler) -> None:
@@ -128,7 +128,12 @@ def test_closing_cancels_what_is_in_flight(serve: Callable[..., str]) -> None:
         return b""
 
     client = GrpcClient(serve(Predict=hang))
-    closing = threading.Thread(target=lambda: asked.wait(10) and client.close())
+
+    def close() -> None:
+        assert asked.wait(10)
+        client.close()
+
+    closing = threading.Thread(target=close)
     closing.start()
     with pytest.raises(Cancelled):
         client.predict("m", INPUTS, timeout=15)

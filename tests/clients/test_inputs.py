@@ -8,6 +8,7 @@ import pytest
 
 from clients.answers import Signature, TensorInfo
 from clients.inputs import mismatches, needs_signature, to_arrays
+from clients.tensors import Array
 
 
 def signature(**inputs: TensorInfo) -> Signature:
@@ -91,13 +92,13 @@ def test_the_names_of_inputs_are_text() -> None:
 
 def test_everything_that_fits_is_not_mentioned() -> None:
     wanted = signature(x=TensorInfo("float32", (None, 2)), s=TensorInfo("string", None))
-    arrays = {"x": np.zeros((4, 2), np.float32), "s": np.array([["a"]])}
+    arrays: dict[str, Array] = {"x": np.zeros((4, 2), np.float32), "s": np.array([["a"]])}
     assert mismatches(arrays, "s", wanted) == []
 
 
 def test_each_misfit_has_its_line() -> None:
     wanted = signature(x=TensorInfo("float32", (None, 2)), y=vector("int64"), z=vector("int64"))
-    arrays = {"x": np.zeros(4, np.float32), "y": np.zeros(4, np.int32), "w": np.zeros(1)}
+    arrays: dict[str, Array] = {"x": np.zeros(4, np.float32), "y": np.zeros(4, np.int32), "w": np.zeros(1)}
     assert mismatches(arrays, "s", wanted) == [
         "inputs['x'] has dtype float32 and shape (4,), signature 's' wants float32 (-1, 2)",
         "inputs['y'] has dtype int32 and shape (4,), signature 's' wants int64 (-1,)",

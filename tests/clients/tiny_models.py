@@ -119,7 +119,9 @@ def main(folder: Path) -> None:
     shutil.copytree(folder / "scale" / "1", folder / "tampered" / "1")
     shutil.rmtree(folder / "tampered" / "1" / "variables")
     shutil.copytree(folder / "scale" / "2" / "variables", folder / "tampered" / "1" / "variables")
+    # Models to which tests add versions.
     shutil.copytree(folder / "scale" / "1", folder / "moving" / "1")
+    shutil.copytree(folder / "words" / "1", folder / "breaking" / "1")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,356 @@
+"""The command `python -m clients`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from clients.cli import main
+from clients.commands.predict import predict
+from clients.commands.show import metadata, status
+from clients.commands.verify import verify
+from tests.clients.conftest import ROOT, Server
+from tests.servers import free_ports
+
+ROWS = [[1.0, 2.0, 3.0]]
+COMMAND = [sys.executable, "-m", "clients"]
+
+
+def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+
+@pytest.fixture
+def ask(server: Server, protocol: str) -> Any:
+    """Runs `predict` for model `scale` over either protocol; returns its outputs, or the Result with `check` False."""
+
+    def asking(*arguments: object, stdin: str | None = None, check: bool = True, model: str = "scale") -> Any:
+        result = run(
+            *("predict", "--model", model, "--server", server.url(protocol), "--json"), *arguments, stdin=stdin
+        )
+        assert "Traceback" not in result.output
+        if not check:
+            return result
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["outputs"]
+
+    return asking
+
+
+def test_json_on_the_command_line(ask: Any) -> None:
+    assert ask("--input", "[[1, 2, 3]]") == {"scaled": [[3.0, 6.0, 9.0]], "total": [18.0]}
+    assert ask("--input", "x=[[1, 2, 3]]", "--version", 1)["total"] == [12.0]
+    assert ask("--input", '{"x": [[1, 2, 3]]}', "--label", "stable")["total"] == [12.0]
+    assert ask("--input", "a=[0.5]", "--input", "n=[2]", "--signature", "two") == {"sum": [2.5], "twice": [4]}
+    assert ask("--input", "NaN", "--signature", "single")["y"] != 0
+    assert ask("--input", "-1.5", "--signature", "single") == {"y": -1.5}
+    assert ask("--input", '["äb", {"b64": "Yw=="}]', "--signature", "upper")["text"] == ["äB", "C"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": {"x": ROWS}},
+        {"inputs": ROWS},
+        {"instances": ROWS},
+        {"instances": [{"x": row} for row in ROWS]},
+        {"x": ROWS},
+        {"signature_name": "serving_default", "instances": ROWS},
+        ROWS,
+    ],
+)
+def test_every_form_of_a_json_file(ask: Any, tmp_path: Path, body: Any) -> None:
+    (tmp_path / "input.json").write_text(json.dumps(body))
+    assert ask("--input", tmp_path / "input.json")["total"] == [18.0]
+    assert ask("--input", "-", stdin=json.dumps(body))["total"] == [18.0]
+
+
+def test_a_request_body_names_its_signature_unless_the_option_does(ask: Any) -> None:
+    body = json.dumps({"signature_name": "two", "instances": [{"a": 1, "n": 2}, {"a": 3, "n": 4}]})
+    assert ask("--input", body)["sum"] == [3.0, 7.0]
+    assert (
+        "signature 'serving_default' wants"
+        in ask("--input", body, "--signature", "serving_default", check=False).stderr
+    )
+
+
+def test_numpy_files(ask: Any, tmp_path: Path) -> None:
+    rows = np.array(ROWS, np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    np.savez(tmp_path / "two.npz", a=np.array([1], np.float32), n=np.array([2], np.int32))
+    np.savez(tmp_path / "half.npz", a=np.array([1], np.float32))
+    assert ask("--input", tmp_path / "rows.npy")["total"] == [18.0]
+    assert ask("--input", f"x={tmp_path / 'rows.npy'}")["total"] == [18.0]
+    assert ask("--input", tmp_path / "two.npz", "--signature", "two")["sum"] == [3.0]
+    assert ask("--input", tmp_path / "half.npz", "--input", "n=[2]", "--signature", "two")["sum"] == [3.0]
+
+
+def test_outputs_go_into_a_file(ask: Any, tmp_path: Path) -> None:
+    file = tmp_path / "answer.npz"
+    ask("--input", "[[1, 2, 3]]", "--output", file)
+    with np.load(file) as answer:
+        np.testing.assert_array_equal(answer["scaled"], np.array([[3, 6, 9]], np.float32))
+    ask("--input", '["a", "bcd"]', "--signature", "upper", "--output", file)
+    with np.load(file) as answer:
+        assert answer["text"].tolist() == [b"A", b"BCD"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_outputs_are_shown_with_their_types(server: Server) -> None:
+    shown = run("predict", "--model", "scale", "--server", server.url("grpc"), "--input", "[[1, 2, 3]]")
+    assert shown.stdout.splitlines() == [
+        "scale version 2, signature serving_default",
+        "scaled  float32 (1, 3)",
+        "[[3. 6. 9.]]",
+        "total  float32 (1,)",
+        "[18.]",
+    ]
+    shown = run(
+        *("predict", "--model", "scale", "--server", server.url("grpc")),
+        *("--signature", "upper", "--input", '["ä", {"b64": "/w=="}]'),
+    )
+    assert "text  string (2,)\n['ä' '\\\\xff']" in shown.stdout
+
+
+def test_bytes_that_are_no_text_are_base64_in_json(ask: Any) -> None:
+    assert ask("--input", '["a"]', "--signature", "upper")["raw_bytes"] == [{"b64": "YQD/"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--input", "[[1, 2]]"),
+            "scale version 2: inputs['x'] has dtype float32 and shape (1, 2), signature 'serving",
+        ),
+        (("--input", "[[1, 2], [3]]"), "inputs['x']: its lists are not of one length"),
+        (("--input", '[["a"]]'), "inputs['x']: 'a' is no float32"),
+        (
+            ("--input", '{"y": [1]}'),
+            "inputs['y'] is not an input, signature 'serving_default' wants 'x': float32 (-1, 3)",
+        ),
+        (("--input", "[1]", "--signature", "two"), "signature 'two' has 2 inputs (a, n): give them by name"),
+        (("--input", "[1]", "--signature", "nope"), "scale version 2 has no signature 'nope'; it has complex, flags"),
+        (("--input", "rows.npy"), "there is no file rows.npy"),
+        (("--input", "x=missing.json"), "there is no file missing.json"),
+        (("--input", "hello"), "'hello' is neither JSON nor a file; a string is JSON in quotes: '\"hello\"'"),
+        (("--input", "[1, 2"), "'[1, 2' is not JSON: Expecting ',' delimiter"),
+        (("--input", "[1]", "--input", "[2]"), "'[1]' has no name; with more than one --input each is NAME=VALUE"),
+        (("--input", "x=[1]", "--input", "x=[2]"), "input 'x' is given twice"),
+        (("--input", 'x={"y": 1}'), "holds inputs of its own names (y); give it without x="),
+        (("--input", '{"instances": [{"x": 1}, {"y": 1}]}'), "instances[1] has y, instances[0] has x"),
+        (("--input", '{"b64": "?"}'), "is not base64"),
+        (("--input", "[1]", "--version", "1", "--label", "stable"), "--version and --label can't be used together"),
+        (("--input", "[1]", "--output", "answer.txt"), "answer.txt does not end with .npz"),
+        (("--input", "[1]", "--output", "/nowhere/answer.npz"), "there is no folder /nowhere"),
+        (("--input", "[1]", "--timeout", "0"), "0.0 is not in the range x>0"),
+        ((), "Missing option '--input'"),
+    ],
+)
+def test_wrong_usage_is_code_2_and_says_what_would_be_right(ask: Any, arguments: tuple[str, ...], said: str) -> None:
+    result = ask(*arguments, check=False)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_files_that_are_not_what_they_are_called(ask: Any, tmp_path: Path) -> None:
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}], np.object_), allow_pickle=True)
+    for name, data in (
+        ("a.npy", b"no array"),
+        ("a.npz", b""),
+        ("a.json", b"{"),
+        ("a.txt", b"1"),
+        ("p.npy", pickled.getvalue()),
+    ):
+        (tmp_path / name).write_bytes(data)
+        result = ask("--input", tmp_path / name, check=False)
+        assert result.exit_code == 2
+        assert name in result.stderr
+    (tmp_path / "folder.json").mkdir()
+    assert "there is no file" in ask("--input", tmp_path / "folder.json", check=False).stderr
+
+
+def test_what_the_server_refuses_is_code_1(server: Server, protocol: str) -> None:
+    for command in (("predict", "--input", "1"), ("metadata",), ("status",)):
+        result = run(*command, "--model", "nope", "--server", server.url(protocol))
+        assert result.exit_code == 1
+        assert "NOT_FOUND" in result.stderr
+        assert "nope" in result.stderr
+
+
+def test_a_server_that_is_not_there_is_code_3(protocol: str) -> None:
+    (port,) = free_ports(1)
+    url = f"{'http' if protocol == 'rest' else 'grpc'}://127.0.0.1:{port}"
+    for command in (("predict", "--input", "1"), ("metadata",), ("status",)):
+        result = run(*command, "--model", "scale", "--server", url)
+        assert result.exit_code == 3
+        assert f"127.0.0.1:{port}" in result.stderr
+
+
+def test_an_address_that_is_none_is_wrong_usage() -> None:
+    result = run("status", "--model", "scale", "--server", "127.0.0.1:8500")
+    assert result.exit_code == 2
+    assert "grpc://HOST:PORT or http://HOST:PORT is" in " ".join(result.stderr.split())
+
+
+def test_metadata_shows_every_signature(server: Server, protocol: str) -> None:
+    asked = ("metadata", "--model", "scale", "--server", server.url(protocol))
+    shown = run(*asked)
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("scale version 2\n")
+    assert "  serving_default  (tensorflow/serving/predict)\n    input   x  float32 (-1, 3)\n" in shown.stdout
+    answer = json.loads(run(*asked, "--json", "--label", "stable").stdout)
+    assert answer["version"] == 1
+    assert answer["signatures"]["serving_default"]["inputs"] == {"x": {"dtype": "float32", "shape": [None, 3]}}
+
+
+def test_status_shows_every_version(server: Server, protocol: str) -> None:
+    asked = ("status", "--model", "scale", "--server", server.url(protocol))
+    assert run(*asked).stdout == "scale version 2 AVAILABLE\nscale version 1 AVAILABLE\n"
+    assert json.loads(run(*asked, "--json").stdout) == {
+        "model": "scale",
+        "versions": [{"version": version, "state": "AVAILABLE", "code": "OK", "message": ""} for version in (2, 1)],
+    }
+
+
+class TestVerify:
+    """The command that compares what is served with what was exported."""
+
+    def test_all_that_is_equal_is_code_0_and_said_in_the_last_line(self, server: Server) -> None:
+        addresses = ("--grpc", server.grpc, "--rest", server.rest)
+        result = run("verify", server.models / "scale", server.models / "words", *addresses)
+        assert result.exit_code == 0, result.output
+        lines = result.stdout.splitlines()
+        assert lines[-1] == "all 11 golden requests of 2 models equal over gRPC and REST"
+        assert lines[0].split() == [
+            *("model", "version", "signature", "protocol", "output", "requests"),
+            *("max", "abs", "max", "ULP", "verdict"),
+        ]
+        assert "scale 1 serving_default REST total 2 0 0 equal" in [" ".join(line.split()) for line in lines]
+        assert "\x1b" not in result.stdout
+
+    def test_a_difference_is_code_1_and_named(self, server: Server) -> None:
+        result = run("verify", server.models / "tampered", "--grpc", server.grpc, "--only", "grpc")
+        assert result.exit_code == 1
+        last = result.stdout.splitlines()[-1]
+        assert "tampered version 1, signature 'serving_default', output 'scaled' over gRPC: request 0: at [" in last
+        row = next(line for line in result.stdout.splitlines() if " scaled " in line)
+        assert len(row) > 80
+        assert "different" in row
+        assert re.search(r"it is \S+, not \S+$", row.rstrip()), "a piped row is whole"
+
+    def test_json_has_every_row(self, server: Server) -> None:
+        result = run("verify", server.models / "tampered", "--grpc", server.grpc, "--rest", server.rest, "--json")
+        assert result.exit_code == 1
+        report = json.loads(result.stdout)
+        assert (report["ok"], report["models"], report["golden_requests"]) == (False, 1, 5)
+        assert {row["protocol"] for row in report["rows"]} == {"grpc", "rest"}
+        scaled = next(row for row in report["rows"] if row["output"] == "scaled")
+        assert scaled["verdict"] == "different"
+        assert scaled["ulp"] > 1000
+        assert scaled["requests"] == 2
+
+    def test_servers_that_are_not_there_are_code_3(self, server: Server) -> None:
+        ports = free_ports(2)
+        result = run(
+            *("verify", server.models / "words"),
+            *("--grpc", f"127.0.0.1:{ports[0]}", "--rest", f"127.0.0.1:{ports[1]}"),
+        )
+        assert result.exit_code == 3
+        assert "UNAVAILABLE" in result.stdout
+
+    def test_folders_without_models_are_wrong_usage(self, tmp_path: Path) -> None:
+        for folder in (tmp_path, tmp_path / "nowhere"):
+            result = run("verify", folder)
+            assert result.exit_code == 2
+            assert str(folder) in result.stderr.replace("\n", "")
+
+    def test_colour_is_for_terminals(self, server: Server) -> None:
+        command = [*COMMAND, "verify", str(server.models / "words"), "--grpc", server.grpc, "--rest", server.rest]
+        main_end, other_end = pty.openpty()
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=other_end, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm-256color"}
+        ) as process:
+            os.close(other_end)
+            shown = b""
+            while chunk := _read(main_end):
+                shown += chunk
+            os.close(main_end)
+        assert process.returncode == 0
+        assert b"\x1b[32mequal" in shown
+
+
+def _read(descriptor: int) -> bytes:
+    """What a terminal shows next; nothing once its other end is closed, which Linux reports as an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
+def test_ctrl_c_is_code_130_without_a_traceback() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        command = [*COMMAND, "status", "--model", "m", "--server", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        process = subprocess.Popen(
+            [*command, "--timeout", "60"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        silent.settimeout(30)
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+def test_a_reader_that_leaves_is_no_error(server: Server) -> None:
+    command = " ".join([*COMMAND, "metadata", "--model", "scale", "--server", server.url("grpc"), "| head -n 1"])
+    done = subprocess.run(command, shell=True, cwd=ROOT, text=True, capture_output=True, check=True)  # noqa: S602 - a pipe
+    assert done.stdout == "scale version 2\n"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("predict",), ("metadata",), ("status",), ("verify",)])
+def test_help_is_quick_and_has_examples_and_exit_codes(command: tuple[str, ...]) -> None:
+    best = 60.0
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([*COMMAND, *command, "--help"], cwd=ROOT, text=True, capture_output=True, check=True)
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.5
+    assert "Examples:\n" in done.stdout
+    assert "130 Ctrl-C" in done.stdout
+
+
+def test_every_option_has_help() -> None:
+    for command in (predict, metadata, status, verify):
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help, (command.name, option.name)
+
+
+def test_models_that_come_without_rest_are_verified_over_grpc(server: Server, tmp_path: Path) -> None:
+    shutil.copytree(server.models / "words", tmp_path / "words")
+    result = run("verify", tmp_path, "--grpc", server.grpc, "--only", "grpc")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "the golden request of 1 model equal over gRPC"
