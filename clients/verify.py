@@ -307,4 +307,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _url(scheme: str, address: str | None) -> str | None:
-    return address if address is None or "://" in address else f"{scheme}://{address}"
+    if address is None:
+        return None
+    if "://" not in address:
+        return f"{scheme}://{address}"
+    if not address.startswith(f"{scheme}://"):
+        raise ValueError(f"{address!r} is no address for {scheme}; HOST:PORT or {scheme}://HOST:PORT is")
+    return address

@@ -58,7 +58,9 @@ def metadata(*, model: str, server: str, timeout: float, version: int | None, la
     click.echo(f"{found.model} version {found.version}")
     for name, signature in found.signatures.items():
         click.echo(f"  {name}  ({signature.method})")
-        for side, tensors in (("input", signature.inputs), ("output", signature.outputs)):
-            for tensor, info in tensors.items():
-                optional = "  (has a default)" if side == "input" and tensor in signature.optional else ""
-                click.echo(f"    {side:<6}  {tensor}  {info}{optional}")
+        width = max(map(len, (*signature.inputs, *signature.outputs)), default=0)
+        for tensor, info in signature.inputs.items():
+            default = "  (has a default)" if tensor in signature.optional else ""
+            click.echo(f"    input   {tensor:<{width}}  {info}{default}")
+        for tensor, info in signature.outputs.items():
+            click.echo(f"    output  {tensor:<{width}}  {info}")

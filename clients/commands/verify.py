@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from clients.verify import Report, Row
 
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
-# Wide enough for any row: what is piped is read by programs and in editors, which need whole values.
-PIPED_WIDTH = 1000
+# Wide enough for any row: a terminal that is narrower breaks a line at its end, rich would break every cell.
+WIDTH = 1000
 
 
 @click.command(
@@ -95,13 +95,15 @@ def _json_row(row: Row) -> dict[str, Any]:
 
 
 def _show(report: Report) -> None:
+    """The table, then a line for each row that has a reason, then the outcome."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPED_WIDTH)
-    console.print(_table(report), soft_wrap=False)
-    console.print(report.sentence(), markup=False, soft_wrap=True, style=None if report.ok else "bold red")
+    console = Console(highlight=False, width=WIDTH)
+    with console.capture() as captured:
+        console.print(_table(report))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    click.echo("\n".join([*lines, "", *(str(row) for row in report.rows if row.reason)]))
+    click.secho(report.sentence(), fg=None if report.ok else "red", bold=True)
 
 
 def _table(report: Report) -> Table:
@@ -109,17 +111,14 @@ def _table(report: Report) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("model", "version", "signature", "protocol", "output"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading)
     for heading in ("requests", "max abs", "max ULP"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    if any(row.reason for row in report.rows):
-        table.add_column("reason", overflow="fold")
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
     for row in report.rows:
-        reason = [Text(row.reason)] if len(table.columns) > 9 else []  # noqa: PLR2004 - the columns without it
-        table.add_row(*map(Text, _cells(row)), Text(row.verdict, style=_STYLES[row.verdict]), *reason)
+        table.add_row(*map(Text, _cells(row)), Text(row.verdict, style=_STYLES[row.verdict]))
     return table
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from clients import Client, connect
-from tests.servers import free_ports
+from clients.errors import DeadlineExceeded
+from tests.servers import free_ports, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
@@ -63,20 +64,24 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
     running = Server(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{rest_port}", models)
     try:
-        for protocol in ("grpc", "rest"):
-            with connect(running.url(protocol)) as waiting:
-                for model in ("scale", "words", "tampered", "moving", "breaking"):
-                    while True:
-                        try:
-                            waiting.wait_until_available(model, timeout=1)
-                            break
-                        except Exception:
-                            if process.poll() is not None:
-                                pytest.fail(f"the server ended with exit code {process.returncode}:\n{log.read_text()}")
+        wait_for(lambda: process.poll() is not None or available(running), 120, "the server's start")
+        assert process.poll() is None, f"the server ended with exit code {process.returncode}:\n{log.read_text()}"
         yield running
     finally:
         process.terminate()
         process.wait(30)
+
+
+def available(server: Server) -> bool:
+    """Whether every model can be asked over both protocols."""
+    try:
+        for protocol in ("grpc", "rest"):
+            with connect(server.url(protocol)) as client:
+                for model in server.models.iterdir():
+                    client.wait_until_available(model.name, timeout=0.5)
+    except DeadlineExceeded:
+        return False
+    return True
 
 
 @pytest.fixture(params=["grpc", "rest"])

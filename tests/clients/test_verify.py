@@ -155,6 +155,8 @@ def test_addresses_are_needed(server: Server) -> None:
         verify([server.models])
     with pytest.raises(ValueError, match="'grpc://:1' is no address"):
         verify([server.models], grpc=":1")
+    with pytest.raises(ValueError, match="is no address for grpc; HOST:PORT or grpc://HOST:PORT is"):
+        verify([server.models], grpc=f"http://{server.rest}")
 
 
 def test_a_folder_is_a_models_or_holds_models(models: Path, tmp_path: Path) -> None:
