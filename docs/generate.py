@@ -20,13 +20,13 @@ from export.cli import main as export  # noqa: E402
 from clients.cli import main as clients  # noqa: E402
 from export.manifest import Manifest  # noqa: E402
 from serving.cli import main as serving  # noqa: E402
-from serving.embedded.flags import main as embedded  # noqa: E402
+from serving.embedded.flags import command as embedded  # noqa: E402
 from serving.fleet import Fleet  # noqa: E402
 
 COMMANDS = {
     "python -m export": export,
     "python -m serving": serving,
-    "python -m serving.embedded": embedded,
+    "python -m serving.embedded": embedded(lambda flags: 0),  # noqa: ARG005 - only its help is wanted
     "python -m clients": clients,
 }
 INTRODUCTION = """\

@@ -24,7 +24,18 @@ def test_the_guide_leads_from_a_builder_to_a_verified_server(clone: Path) -> Non
         done = subprocess.run(["sh", "-c", command], cwd=clone, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "mymodel" in done.stdout
-    run = [sys.executable, "-m", "serving", "run", "--fleet", "mine.yaml", "--port", "{port}", "--rest-port", "{rest_port}"]
+    run = [
+        sys.executable,
+        "-m",
+        "serving",
+        "run",
+        "--fleet",
+        "mine.yaml",
+        "--port",
+        "{port}",
+        "--rest-port",
+        "{rest_port}",
+    ]
     with serve(run, clone) as server:
         with connect(f"http://127.0.0.1:{server.rest_port}") as client:
             assert client.predict("mymodel", [[1, 2, 3]]).outputs["doubled"].tolist() == [[2.0, 4.0, 6.0]]

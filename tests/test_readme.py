@@ -53,7 +53,7 @@ def test_what_make_serve_prints_is_what_the_readme_shows(served: Served) -> None
     assert shown in served.output
 
 
-def test_generated_documentation_is_what_the_code_says(clone: Path) -> None:
+def test_generated_documentation_is_what_the_code_says() -> None:
     done = subprocess.run(
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -63,9 +63,17 @@ def read_inputs(given: Sequence[str]) -> GivenInputs:
 def _split(value: str) -> tuple[str | None, str]:
     """The name in front of `=`, if there is one, and the rest."""
     name, equals, rest = value.partition("=")
-    if not equals or _looks_like_json(value) or Path(value).is_file() or not name.strip():
+    if not equals or _looks_like_json(value) or _is_file(value) or not name.strip():
         return None, value
     return name.strip(), rest
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):
+        # Too long for a file's name, or with a NUL in it: JSON can be either.
+        return False
 
 
 def _looks_like_json(value: str) -> bool:
@@ -78,7 +86,7 @@ def _read(value: str) -> Any:
     if value == "-":
         return _parse(sys.stdin.buffer.read(), "standard input")
     path = Path(value)
-    if path.is_file():
+    if _is_file(value):
         return _read_file(path)
     if path.suffix in SUFFIXES and not _looks_like_json(value):
         raise InputError(f"there is no file {value}")

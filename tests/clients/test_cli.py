@@ -63,6 +63,12 @@ def test_json_on_the_command_line(ask: Any) -> None:
     assert ask("--input", '["äb", {"b64": "Yw=="}]', "--signature", "upper")["text"] == ["äB", "C"]
 
 
+def test_json_may_be_longer_than_a_file_name(ask: Any) -> None:
+    rows = [[1, 2, 3]] * 2000
+    assert ask("--input", json.dumps(rows))["total"] == [18.0] * 2000
+    assert ask("--input", json.dumps({"inputs": {"x": rows}}))["total"] == [18.0] * 2000
+
+
 @pytest.mark.parametrize(
     "body",
     [
