@@ -1,0 +1,1 @@
+"""Export: a TensorFlow model becomes a version that carries its own proof."""

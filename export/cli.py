@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-# What brings numpy or TensorFlow with it waits until a command needs it: --help is quick.
-from serving.fleet import BUILDER, NAME, Fleet, FleetError, Model, read_fleet
-
 if TYPE_CHECKING:
     from export.exporter import Exported, Target
+    from serving.fleet import Fleet
+
+# What is not click is imported by the commands that use it, so that help comes at once.
 
 fleet_option = click.option(
     "--fleet",
@@ -56,7 +56,13 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(
+    epilog="""\b
+Examples:
+  python -m export build                                         every model in models.yaml
+  python -m export build --missing --json                        those without a version, the result as JSON
+  python -m export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py"""
+)
 @click.argument("models", nargs=-1, metavar="[MODEL | NAME=MODULE:FUNCTION]...")
 @fleet_option
 @folder_option
@@ -70,6 +76,7 @@ def build(models: tuple[str, ...], fleet: Path, folder: Path | None, missing: bo
     exported all the same, and the exit code is 1.
     """
     from export.exporter import Target
+    from export.staging import check_writable
 
     with _ends_cleanly():
         selected = _select(models, fleet, folder)
@@ -81,6 +88,7 @@ def build(models: tuple[str, ...], fleet: Path, folder: Path | None, missing: bo
                 results.append({"model": name, "status": "present", "version": versions[-1]})
                 click.echo(f"{name}: version {versions[-1]} is there already", err=as_json)
             else:
+                check_writable(selected.model_folder(name))
                 targets.append(Target(name, model.builder, selected.model_folder(name)))
         failed = False
         for target, outcome in _export(targets):
@@ -101,7 +109,13 @@ def build(models: tuple[str, ...], fleet: Path, folder: Path | None, missing: bo
             sys.exit(1)
 
 
-@main.command("list")
+@main.command(
+    "list",
+    epilog="""\b
+Examples:
+  python -m export list
+  python -m export list digits --json""",
+)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @fleet_option
 @folder_option
@@ -126,6 +140,8 @@ def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_
     if as_json:
         click.echo(json.dumps({"versions": rows}, indent=2))
         return
+    if not rows:
+        click.echo("There are no versions yet.", err=True)
     for row in rows:
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.get("metrics", {}).items())
         click.echo(f"{row['model']}  version {row['version']}  " + row.get("error", f"{row.get('created')}  {metrics}"))
@@ -133,6 +149,8 @@ def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_
 
 def _select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:
     """A fleet of just what `models` names: all of `file` when nothing is, its models, and NAME=MODULE:FUNCTION."""
+    from serving.fleet import BUILDER, NAME, Fleet, Model, read_fleet
+
     strangers: dict[str, Model] = {}
     for name, _, builder in (model.partition("=") for model in models if "=" in model):
         if not NAME.fullmatch(name):
@@ -208,20 +226,25 @@ def _short(path: Path) -> str:
 def _ends_cleanly() -> Iterator[None]:
     """What the user got wrong ends the command with one error and exit code 2; Ctrl-C and SIGTERM end it quietly."""
     from export.errors import ExportError
+    from serving.fleet import FleetError
 
-    stopped_by = signal.SIGINT
+    stopped_by = 0
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal stopped_by
-        stopped_by = signal.Signals(number)
+        stopped_by = number
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         yield
-    except (FleetError, ExportError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("Stopped; nothing half done is left.", err=True)
-        sys.exit(128 + stopped_by)
+    except BaseException as error:
+        # TensorFlow's import, interrupted, can fail with another error than the interruption.
+        if stopped_by:
+            click.echo("Stopped; nothing half done is left.", err=True)
+            sys.exit(128 + stopped_by)
+        if isinstance(error, FleetError | ExportError):
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+        raise

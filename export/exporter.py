@@ -16,14 +16,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from clients.golden import MANIFEST
 from export import savedmodel
 from export.builders import run_builder
-from export.comparison import TOLERANCES
 from export.golden import golden_requests, write_golden
-from export.manifest import MANIFEST, FileEntry, Manifest, ServedSignature, Versions, hash_files
+from export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
 from export.proof import FreshProcess, Proof, prove
 from export.servable import Servable
 from export.staging import Staging
+from export.tolerances import TOLERANCES
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,20 @@ the version is available. https://www.tensorflow.org/tfx/serving/saved_model_war
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clients.golden import RECORDS, GoldenRequest
 from clients.messages import PredictionLog
 from clients.tensors import BY_NAME, Array, to_proto
-from export.comparison import compare
 from export.errors import ServableError
 from export.servable import Servable, Signature
+from export.tolerances import describe, judge
 
-GOLDEN = Path("assets.extra/golden.tfrecord")
 # TensorFlow Serving looks for this name.
-WARMUP = Path("assets.extra/tf_serving_warmup_requests")
+WARMUP = "assets.extra/tf_serving_warmup_requests"
 
 # The rows of the examples that make a request each: the small ones do not overlap and all lie in the large one, so
 # that every row is answered in two batches.
@@ -30,18 +29,9 @@ SMALL = (slice(0, 1), slice(1, 3), slice(3, 10))
 LARGE = 32
 
 
-@dataclass(frozen=True)
-class GoldenRequest:
-    """A request to one signature, and what the live model answered."""
-
-    signature: str
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
-
-    @property
-    def batch(self) -> int:
-        """How many rows it has."""
-        return len(next(iter(self.inputs.values())))
+def batch_of(request: GoldenRequest) -> int:
+    """How many rows `request` has."""
+    return len(next(iter(request.inputs.values())))
 
 
 def golden_requests(servable: Servable) -> list[GoldenRequest]:
@@ -61,9 +51,9 @@ def write_golden(requests: Iterable[GoldenRequest], model: str, version_folder: 
     """Writes golden and warm-up requests of model `model` into `version_folder`."""
     import tensorflow as tf
 
-    (version_folder / GOLDEN).parent.mkdir(exist_ok=True)
+    (version_folder / RECORDS).parent.mkdir(exist_ok=True)
     with (
-        tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as golden,
+        tf.io.TFRecordWriter(str(version_folder / RECORDS)) as golden,
         tf.io.TFRecordWriter(str(version_folder / WARMUP)) as warmup,
     ):
         for request in requests:
@@ -97,8 +87,8 @@ def _requests(name: str, signature: Signature, examples: Mapping[str, Array]) ->
         _require_equal(
             GoldenRequest(name, small.inputs, {output: array[rows] for output, array in large.outputs.items()}),
             small,
-            f"the examples' rows {rows.start} to {rows.stop - 1} are answered differently in a batch of {small.batch} and "
-            f"in one of {large.batch}",
+            f"the examples' rows {rows.start} to {rows.stop - 1} are answered differently in a batch of "
+            f"{batch_of(small)} and in one of {batch_of(large)}",
             "servers put requests together, so a row's answer can't depend on the other rows",
         )
         yield small
@@ -107,8 +97,11 @@ def _requests(name: str, signature: Signature, examples: Mapping[str, Array]) ->
 
 def _require_equal(expected: GoldenRequest, answered: GoldenRequest, what: str, why: str) -> None:
     for output, array in expected.outputs.items():
-        if problem := compare(array, answered.outputs[output]).problem:
-            raise ServableError(f"signature {expected.signature!r}, output {output!r}: {what}: {problem}; {why}")
+        difference = judge(answered.outputs[output], array)
+        if difference.verdict == "different":
+            raise ServableError(
+                f"signature {expected.signature!r}, output {output!r}: {what}: {describe(difference)}; {why}"
+            )
 
 
 def _answer(name: str, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -128,7 +121,8 @@ def _answer(name: str, signature: Signature, inputs: Mapping[str, Array]) -> dic
         ) from error
     if not isinstance(outputs, Mapping):
         raise ServableError(
-            f"{where}: its function returns a {type(outputs).__name__}, wanted is a dict with {_list(signature.outputs)}"
+            f"{where}: its function returns a {type(outputs).__name__}, a dict with "
+            f"{_list(signature.outputs)} is wanted"
         )
     if set(outputs) != set(signature.outputs):
         raise ServableError(

@@ -9,11 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from export.comparison import Tolerance
+from clients.compare import Tolerance
+from clients.golden import MANIFEST
 from export.errors import ExportError
-from export.servable import TensorSpec
-
-MANIFEST = Path("assets.extra/manifest.json")
+from export.servable import Method, TensorSpec
 
 
 class ManifestError(ExportError):
@@ -27,7 +26,7 @@ class _Strict(BaseModel):
 class ServedSignature(_Strict):
     """A signature as a server reads it from the SavedModel."""
 
-    method: Literal["predict"]
+    method: Method
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
 
@@ -71,7 +70,7 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
     return {
         path.relative_to(folder).as_posix(): _file_entry(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder) != MANIFEST
+        if path.is_file() and path != folder / MANIFEST
     }
 
 

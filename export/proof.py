@@ -13,17 +13,19 @@ from pathlib import Path
 from types import TracebackType
 
 import clients.messages
+from clients.golden import RECORDS, GoldenRequest
 from clients.messages import PredictResponse
 from clients.tensors import Array, from_proto
 from export import fresh
-from export.comparison import compare
 from export.errors import ProofError
-from export.golden import GOLDEN, GoldenRequest
+from export.golden import batch_of
 from export.manifest import ServedSignature
 from export.servable import TensorSpec
+from export.tolerances import describe, judge
 
 DESCRIPTORS = Path(clients.messages.__file__).with_name("descriptors.binpb")
 STDERR_LINES = 12
+_HOW = {"function": "as a function", "session": "in a session"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class FreshAnswers:
 
 @dataclass(frozen=True)
 class Proof:
-    """How the version on disk answers: to the last bit as the live model, or differing by `largest` within tolerance."""
+    """How the version on disk answers: exactly as the live model, or differing by up to `largest`, within tolerance."""
 
     requests: int
     identical: bool
@@ -51,7 +53,7 @@ class FreshProcess:
 
     def __init__(self) -> None:
         # A session of its own: Ctrl-C is for the parent, which ends it.
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-I", fresh.__file__],
             cwd=tempfile.gettempdir(),
@@ -81,7 +83,7 @@ class FreshProcess:
         answers.mkdir()
         job = {
             "version": str(version_folder),
-            "golden": str(version_folder / GOLDEN),
+            "golden": str(version_folder / RECORDS),
             "descriptors": str(DESCRIPTORS),
             "refused": list(refused),
             "answers": str(answers),
@@ -118,14 +120,16 @@ def prove(answers: FreshAnswers, signatures: Mapping[str, ServedSignature], requ
     for way, answered in answers.outputs.items():
         for request, outputs in zip(requests, answered, strict=True):
             for output, expected in request.outputs.items():
-                compared = compare(expected, outputs[output])
-                if compared.problem:
+                difference = judge(outputs[output], expected)
+                if difference.verdict == "different":
                     raise ProofError(
-                        f"signature {request.signature!r}, output {output!r}: what was written answers a batch of "
-                        f"{request.batch}, as a {way}, otherwise than the live model: {compared.problem}; is there "
-                        "Python in the function that ran only once, when it was made a graph?"
+                        f"signature {request.signature!r}, output {output!r}: what was written, run {_HOW[way]}, "
+                        f"answers a batch of {batch_of(request)} otherwise than the live model: "
+                        f"{describe(difference)}; is there Python in the function that ran only once, when it was made "
+                        "a graph?"
                     )
-                identical, largest = identical and compared.identical, max(largest, compared.largest)
+                identical = identical and difference.verdict == "equal"
+                largest = max(largest, difference.absolute or 0.0)
     return Proof(len(requests), identical, largest)
 
 

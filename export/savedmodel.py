@@ -11,9 +11,9 @@ from clients.messages import SavedModel
 from clients.tensors import BY_NUMBER
 from export.errors import ServableError
 from export.manifest import ServedSignature
-from export.servable import Servable, Signature, TensorSpec
+from export.servable import Method, Servable, Signature, TensorSpec
 
-METHOD_NAMES = {"predict": "tensorflow/serving/predict"}
+METHODS: dict[str, Method] = {"tensorflow/serving/predict": "predict"}
 
 
 def variables_of(module: Any) -> dict[str, Any]:
@@ -54,11 +54,12 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
     import tensorflow as tf
 
     used = {id(handle) for function in functions.values() for handle in function.captured_inputs}
+    # A Keras variable wraps the TensorFlow variable that a function captures. Were the wrapper saved, its value would
+    # be restored into a copy that no function reads, and a session, TensorFlow Serving's too, would find no value.
+    variables = {id(variable.handle): variable for function in functions.values() for variable in function.variables}
     root = tf.Module()
-    # A Keras variable wraps the TensorFlow variable that functions capture. Saved as itself, its value is restored into
-    # a copy that no function reads, and a session, TensorFlow Serving's too, finds the captured one uninitialised.
     root.used = {
-        path: getattr(found, "value", found) if type(found).__module__.startswith("keras.") else found
+        path: variables.get(id(_resource(found)), found)
         for path, found in _trackables(servable.module).items()
         if id(_resource(found)) in used
     }
@@ -80,15 +81,14 @@ def read_signatures(folder: Path) -> dict[str, ServedSignature]:
     """The signatures that a server finds in the SavedModel in `folder`."""
     saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     (graph,) = (graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags)
-    methods = {long: short for short, long in METHOD_NAMES.items()}
     return {
         name: ServedSignature(
-            method=methods[signature.method_name],
+            method=METHODS[signature.method_name],
             inputs={key: _spec_of_info(info) for key, info in sorted(signature.inputs.items())},
             outputs={key: _spec_of_info(info) for key, info in sorted(signature.outputs.items())},
         )
         for name, signature in sorted(graph.signature_def.items())
-        if signature.method_name in methods
+        if signature.method_name in METHODS
     }
 
 
@@ -105,7 +105,8 @@ def _trackables(module: Any) -> dict[str, Any]:
             children = tf.train.TrackableView.children(trackable)
         except AttributeError:
             raise ServableError(
-                f"module is a {type(module).__name__}, which TensorFlow can't save; a Keras model or a tf.Module is needed"
+                f"module is a {type(module).__name__}, which TensorFlow can't save; a Keras model or a tf.Module is "
+                "needed"
             ) from None
         found[path] = trackable
         for name, child in children.items():
@@ -144,15 +145,15 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
     for output, tensor in outputs.items():
         if tensor.shape.rank is not None and tensor.shape[:1].as_list() != [None]:
             raise ServableError(
-                f"{where}, output {output!r}: its shape {tuple(tensor.shape)} fixes the batch, the first dimension; None "
-                "is needed there (does the function reshape to a fixed size, or answer something that no row has?)"
+                f"{where}, output {output!r}: its shape {tuple(tensor.shape)} fixes the batch, the first dimension; "
+                "None is needed there (does the function reshape to a fixed size, or answer something that no row has?)"
             )
     tracked = {id(variable.handle) for variable in variables_of(module).values()}
     untracked = [variable.name for variable in concrete.graph.variables if id(variable.handle) not in tracked]
     if untracked:
         raise ServableError(
-            f"{where} uses the variables {', '.join(untracked)}, which {type(module).__name__} does not track; make them "
-            "attributes of it"
+            f"{where} uses the variables {', '.join(untracked)}, which {type(module).__name__} does not track; make "
+            "them attributes of it"
         )
     return concrete
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from clients.tensors import BY_NAME, Array, dtype_of
 from export.errors import ServableError
@@ -15,7 +15,7 @@ from export.errors import ServableError
 # Names that Keras and TensorFlow make up when nobody chose one: a client can't know what they mean.
 MADE_UP = re.compile(r"(args|inputs|output|keras_tensor)_?\d+")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-METHODS = ("predict",)
+Method = Literal["predict"]
 # Golden requests of 1, 2 and 7 rows that don't overlap need this many.
 FEWEST_EXAMPLES = 10
 
@@ -53,7 +53,7 @@ class Signature:
     function: Callable[..., Any]
     inputs: Mapping[str, TensorSpec]
     outputs: tuple[str, ...]
-    method: str = "predict"
+    method: Method = "predict"
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,19 @@ class Servable:
             where = f"signature {name!r}"
             if not NAME.fullmatch(name):
                 yield f"{where}: its name needs letters, digits and '_' only, a letter first"
-            if signature.method not in METHODS:
-                yield f"{where}: method {signature.method!r} can't be exported; {' or '.join(METHODS)} can"
+            if signature.method not in get_args(Method):
+                yield f"{where}: method {signature.method!r} can't be exported; {' or '.join(get_args(Method))} can"
             yield from _declaration_problems(where, signature)
             yield from _example_problems(where, signature, self.examples.get(name, {}))
 
 
 def _declaration_problems(where: str, signature: Signature) -> Iterator[str]:
     """What is wrong with the inputs and outputs that `signature` declares."""
-    if not signature.inputs:
-        yield f"{where} has no inputs; name each with its dtype and shape"
-    if not signature.outputs:
-        yield f"{where} has no outputs; name them"
     if len(set(signature.outputs)) < len(signature.outputs):
         yield f"{where}: an output is named twice in {signature.outputs}"
     for kind, names in (("input", signature.inputs), ("output", signature.outputs)):
+        if not names:
+            yield f"{where} has no {kind}s; name them"
         for name in names:
             if MADE_UP.fullmatch(name):
                 yield f"{where}, {kind} {name!r}: this name is one that Keras makes up; choose one that says what it is"

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from export.errors import ExportError
+
 PREFIX = ".tmp-"
 # What rename says when there is something at the target already.
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -63,7 +65,7 @@ class Staging:
         with contextlib.suppress(OSError):
             self._model_folder.rmdir()
 
-    def publish(self, finish: Callable[[int], None]) -> Path:
+    def publish(self, finish: Callable[[int], object]) -> Path:
         """Flushes the version and renames it to the next free number; the path it got.
 
         `finish` is told the number and writes what depends on it; it is called again when another exporter took that
@@ -83,6 +85,15 @@ class Staging:
                 _flush_folder(self._model_folder)
                 _flush_folder(self._model_folder.parent)
                 return target
+
+
+def check_writable(model_folder: Path) -> None:
+    """Raises ExportError when versions can't be written to `model_folder`, which needn't be there yet."""
+    there = next(path for path in (model_folder, *model_folder.parents) if path.exists())
+    if not there.is_dir():
+        raise ExportError(f"{there} is no folder; versions are to be written to {model_folder}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ExportError(f"{there} can't be written to; versions are to be written to {model_folder}")
 
 
 def next_version(model_folder: Path) -> int:

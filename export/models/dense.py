@@ -29,7 +29,10 @@ class Dense(keras.Model):  # type: ignore[misc]
 
 
 def build() -> Servable:
-    """Trains the model and declares its signature: `features` float32 (None, 32) in, `logits` float32 (None, 10) out."""
+    """Trains the model and declares its signature.
+
+    `features` float32 (None, 32) in, `logits` float32 (None, 10) out.
+    """
     keras.utils.set_random_seed(20)
     features = np.random.default_rng(20).standard_normal((2048, FEATURES), dtype=np.float32)
     wanted = Dense()(features)

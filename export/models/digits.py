@@ -41,9 +41,7 @@ def build() -> Servable:
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
         )
-        model.fit(
-            train_images, train_labels, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[_Progress()]
-        )
+        model.fit(train_images, train_labels, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[_Progress()])
         return model.get_weights()  # type: ignore[no-any-return]
 
     key = recipe_key(sys.modules[__name__], ("keras", "numpy", "scikit-learn", "tensorflow"))

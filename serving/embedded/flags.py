@@ -46,7 +46,7 @@ class Flags:
     grpc_max_threads: Annotated[int, _THREADS, "Threads that answer gRPC."] = 4 * (os.cpu_count() or 1)
     rest_api_num_threads: Annotated[int, _THREADS, "Threads that answer REST."] = 4 * (os.cpu_count() or 1)
     tensorflow_intra_op_parallelism: Annotated[int, _COUNT, "Threads inside one operation; 0: TensorFlow decides."] = 0
-    tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations that run at a time; 0: TensorFlow decides."] = 0
+    tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations of a request that run at a time; 0: one."] = 0
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True

@@ -7,6 +7,8 @@ grpcio.
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,6 +37,7 @@ PREDICTION = "tensorflow.serving.PredictionService"
 MODEL = "tensorflow.serving.ModelService"
 METADATA_FIELD = "signature_def"
 LONGEST_DETAILS = 1024
+HAND_OVER_SECONDS = 0.1
 
 # A method takes a request's bytes and returns the answer's; it raises RequestError.
 Method = Callable[[bytes], bytes]
@@ -115,9 +118,11 @@ class GrpcTransport:
     """Methods over grpcio, in a pool of `threads` handler threads."""
 
     def __init__(self, answers: Methods, host: str, port: int, threads: int, *, explain: bool = True) -> None:
+        self._open = threading.Event()
+        self._open.set()
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            handlers=[_Handlers(answers, explain=explain)],
+            handlers=[_Handlers(answers, self._open, explain=explain)],
             options=(
                 ("grpc.max_receive_message_length", -1),
                 ("grpc.max_send_message_length", -1),
@@ -137,21 +142,30 @@ class GrpcTransport:
         self._server.start()
 
     def stop(self, grace: float) -> None:
-        """Refuses new requests at once, and returns when those in flight are answered or `grace` seconds are over."""
-        self._server.stop(grace).wait()
+        """Refuses new requests, and returns when those in flight are answered or `grace` seconds are over.
+
+        gRPC cancels the requests that it has read but not yet handed over. So handlers pause for a moment, in which
+        it hands over all there are and clients that wait for an answer send no others; then the door closes.
+        """
+        self._open.clear()
+        time.sleep(HAND_OVER_SECONDS)
+        stopped = self._server.stop(grace)
+        self._open.set()
+        stopped.wait()
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, answers: Methods, *, explain: bool) -> None:
-        self._handlers = {name: _handler(answer, explain=explain) for name, answer in answers.items()}
-        self._unknown = _handler(_unknown, explain=explain)
+    def __init__(self, answers: Methods, opened: threading.Event, *, explain: bool) -> None:
+        self._handlers = {name: _handler(answer, opened, explain=explain) for name, answer in answers.items()}
+        self._unknown = _handler(_unknown, opened, explain=explain)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         return self._handlers.get(details.method) or self._unknown
 
 
-def _handler(answer: Method, *, explain: bool) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _handler(answer: Method, opened: threading.Event, *, explain: bool) -> grpc.RpcMethodHandler[bytes, bytes]:
     def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+        opened.wait()
         try:
             return answer(data)
         except RequestError as error:

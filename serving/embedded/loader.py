@@ -22,7 +22,11 @@ CALLS_KEPT = 64
 
 @dataclass(frozen=True)
 class Runtime:
-    """How TensorFlow runs a version. 0 leaves a number of threads to TensorFlow."""
+    """How TensorFlow runs a version.
+
+    `intra_op_threads` are those inside one operation, 0 leaves them to TensorFlow. `inter_op_threads` run operations at
+    the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU.
+    """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
@@ -93,7 +97,9 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=runtime.intra_op_threads, inter_op_parallelism_threads=runtime.inter_op_threads
+        intra_op_parallelism_threads=runtime.intra_op_threads,
+        # Less than none is TensorFlow's word for the caller's own thread.
+        inter_op_parallelism_threads=runtime.inter_op_threads or -1,
     )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     try:

@@ -19,8 +19,29 @@ KEEP_ALIVE_SECONDS = 60
 BACKLOG = 1024
 
 
+# How long a drain leaves a connection open on which nothing is asked, for the request that may be on its way.
+LAST_CALL_SECONDS = 0.2
+
+
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with the real server's answers to what is not HTTP."""
+    """uvicorn's protocol, with the real server's answers to what is not HTTP, and a drain that loses no request."""
+
+    _draining = False
+
+    def shutdown(self) -> None:
+        if self._draining or not self._is_idle():
+            super().shutdown()
+        else:
+            self.loop.call_later(LAST_CALL_SECONDS, super().shutdown)
+        self._draining = True
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the real server has its own words
         unknown = isinstance(sys.exc_info()[1], httptools.HttpParserInvalidMethodError)

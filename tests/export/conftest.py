@@ -1,0 +1,150 @@
+"""Projects with small models, exported as a user does it and in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.exporter import Exported, Target, export
+from export.manifest import hash_files, read_manifest
+from export.proof import FreshProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a module of builders, as a user has it, and models below it."""
+
+    folder: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "export", *arguments]
+
+    @property
+    def env(self) -> dict[str, str]:
+        # A user's shell sets no log level.
+        env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        return env | {"PYTHONPATH": str(ROOT)}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m export ARGUMENTS` to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=280,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts `python -m export ARGUMENTS`."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def names(self, model: str) -> set[str]:
+        """What is in the folder of `model`, hidden or not."""
+        folder = self.folder / "models" / model
+        return {child.name for child in folder.iterdir()} if folder.is_dir() else set()
+
+
+def make_project(folder: Path) -> Project:
+    (folder / "zoo.py").write_text((Path(__file__).parent / "zoo.py").read_text())
+    (folder / "models.yaml").write_text(
+        "models:\n  scale: {builder: 'zoo:scale'}\n  unbuilt: {builder: 'zoo:unbuilt'}\n"
+    )
+    return Project(folder)
+
+
+def is_complete(version_folder: Path) -> bool:
+    """Whether a version has every file that its manifest lists, as it lists it, and no other."""
+    return hash_files(version_folder) == read_manifest(version_folder).files
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below `folder`."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project of which nothing was exported."""
+    return make_project(tmp_path)
+
+
+@dataclass(frozen=True)
+class FirstExport:
+    """What `python -m export build --json` did in a new project where one of two models can't be exported."""
+
+    project: Project
+    returncode: int
+    stderr: str
+    results: dict[str, Any]
+    version: Path
+
+
+@pytest.fixture(scope="session")
+def first_export(tmp_path_factory: pytest.TempPathFactory) -> FirstExport:
+    project = make_project(tmp_path_factory.mktemp("project"))
+    done = project.run("build", "--json")
+    results = {result["model"]: result for result in json.loads(done.stdout)["models"]}
+    return FirstExport(project, done.returncode, done.stderr, results, project.folder / "models" / "scale" / "1")
+
+
+@dataclass(frozen=True)
+class ExportedFleet:
+    """The sample fleet, exported by the command, and what it printed."""
+
+    models: Path
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def exported_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedFleet:
+    """The samples, really trained: `python -m export build` in a clone."""
+    models = tmp_path_factory.mktemp("fleet") / "models"
+    done = subprocess.run(
+        [sys.executable, "-m", "export", "build", "--folder", str(models)],
+        cwd=clone,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return ExportedFleet(models, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def export_here(tmp_path: Path) -> Callable[[Callable[[], Any]], Exported]:
+    """Exports what a builder makes, in this process, below `tmp_path / "models"`."""
+
+    def run(builder: Callable[[], Any]) -> Exported:
+        target = Target("model", f"tests.export.zoo:{builder.__name__}", tmp_path / "models" / "model")
+        with FreshProcess() as fresh:
+            return export(target, builder, fresh, print)
+
+    return run

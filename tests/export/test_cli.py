@@ -1,0 +1,167 @@
+"""`python -m export`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from export.manifest import read_manifest
+from tests.export.conftest import FirstExport, Project, digest, is_complete
+from tests.servers import wait_for
+
+
+def test_one_model_that_fails_does_not_keep_the_others_from_being_exported(first_export: FirstExport) -> None:
+    assert first_export.returncode == 1
+    assert first_export.results["scale"]["status"] == "exported"
+    assert first_export.results["unbuilt"]["status"] == "failed"
+    assert "Error: unbuilt was not exported: Stack was not built: its variables" in first_export.stderr
+    assert first_export.project.names("unbuilt") == set()
+
+
+def test_the_result_says_what_was_exported_and_how_it_was_proved(first_export: FirstExport) -> None:
+    result = first_export.results["scale"]
+    assert result["version"] == 1
+    assert Path(result["path"]) == first_export.version
+    assert (result["golden_requests"], result["identical"], result["largest_difference"]) == (4, True, 0.0)
+    assert result["metrics"] == {"rows": 40}
+
+
+def test_progress_says_what_happens_now_and_tensorflow_keeps_quiet(first_export: FirstExport) -> None:
+    lines = first_export.stderr.splitlines()
+    for step in ("importing TensorFlow", "scale: building with zoo:scale", "scale: comparing with a fresh process"):
+        assert any(re.match(rf" *\d+\.\d s  {re.escape(step)}", line) for line in lines), lines
+    talk = [line for line in lines if re.search(r"^[IWE]\d{4}|absl|oneDNN|cuda|AVX|Traceback", line, re.I)]
+    assert not talk
+
+
+def test_a_second_build_makes_version_2_and_does_not_touch_version_1(first_export: FirstExport) -> None:
+    before = digest(first_export.version)
+    done = first_export.project.run("build", "scale")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "scale: version 2 in models/scale/2, 4 golden requests verified equal\n"
+    assert digest(first_export.version) == before
+    assert is_complete(first_export.version.parent / "2")
+    assert read_manifest(first_export.version.parent / "2").version == 2
+
+
+def test_missing_exports_only_what_has_no_version(first_export: FirstExport) -> None:
+    done = first_export.project.run("build", "scale", "--missing")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"scale: version \d is there already\n", done.stdout)
+    assert not done.stderr
+
+
+def test_a_builder_outside_the_fleet_needs_no_file(project: Project) -> None:
+    (project.folder / "models.yaml").unlink()
+    done = project.run("build", "mine=zoo:talking", "--folder", "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "mine: version 1 in elsewhere/mine/1, 4 golden requests verified equal\n"
+    assert "a builder that prints" in done.stderr
+    assert is_complete(project.folder / "elsewhere" / "mine" / "1")
+
+
+def test_two_exports_at_the_same_time_get_different_versions(project: Project) -> None:
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(lambda _: project.run("build", "scale", "--json"), range(2)))
+    assert [run.returncode for run in runs] == [0, 0], runs
+    assert {json.loads(run.stdout)["models"][0]["version"] for run in runs} == {1, 2}
+    assert project.names("scale") == {"1", "2"}
+    for version in (1, 2):
+        assert read_manifest(project.folder / f"models/scale/{version}").version == version
+
+
+def test_the_versions_are_listed_with_their_metrics(first_export: FirstExport) -> None:
+    done = first_export.project.run("list")
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"scale  version 1  \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00  rows 40\n", done.stdout)
+    versions = json.loads(first_export.project.run("list", "scale", "--json").stdout)["versions"]
+    assert (versions[0]["model"], versions[0]["version"], versions[0]["metrics"]) == ("scale", 1, {"rows": 40})
+
+
+def test_a_version_that_something_else_wrote_is_listed_with_its_error(project: Project) -> None:
+    (project.folder / "models/scale/7").mkdir(parents=True)
+    done = project.run("list")
+    assert done.returncode == 0
+    assert re.fullmatch(
+        r"scale  version 7  .*/7/assets\.extra/manifest\.json: No such file or directory\n", done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["build", "nobody"], "Error: no model is called 'nobody'; the fleet has scale, unbuilt"),
+        (["build", "x=zoo"], "Error: x=zoo: 'zoo' is not 'module:function'"),
+        (["build", "../x=zoo:scale"], "Error: '../x' can't name a model: "),
+        (
+            ["build", "--fleet", "other.yaml"],
+            "Error: other.yaml: No such file or directory; write one, or name another",
+        ),
+        (["list", "nobody"], "Error: no model is called 'nobody'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_told_before_anything_starts(project: Project, arguments: list[str], problem: str) -> None:
+    done = project.run(*arguments)
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert "importing TensorFlow" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_hold_versions_is_told_before_anything_starts(project: Project) -> None:
+    (project.folder / "models").write_text("a file")
+    done = project.run("build", "scale")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"Error: {project.folder}/models is no folder; versions are to be written to {project.folder}/models/scale\n"
+    )
+
+
+def test_a_fleet_without_versions_has_none_to_list(project: Project) -> None:
+    done = project.run("list")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "There are no versions yet.\n")
+
+
+def test_a_builder_that_cannot_be_found_is_told_before_any_model_is_built(project: Project) -> None:
+    done = project.run("build", "scale", "x=zoo:nothing")
+    assert done.returncode == 2
+    assert re.search(
+        r"^Error: builder 'zoo:nothing': .*zoo\.py has no function 'nothing'; it has .*scale", done.stderr, re.M
+    )
+    assert project.names("scale") == set()
+
+
+def test_ctrl_c_in_a_builder_ends_the_export_without_a_traceback(project: Project) -> None:
+    process = project.start("build", "slow=zoo:slow")
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "the builder runs\n":
+                os.kill(process.pid, signal.SIGINT)
+                break
+        rest = process.stdout.read()
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    assert rest == "Stopped; nothing half done is left.\n"
+    assert project.names("slow") == set()
+
+
+def test_sigterm_while_the_version_is_written_removes_it(project: Project) -> None:
+    process = project.start("build", "scale")
+    try:
+        wait_for(lambda: project.names("scale"), 120, "the hidden folder")
+        os.kill(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    assert project.names("scale") == set()

@@ -1,0 +1,90 @@
+"""Golden requests: what the live model is asked, and what is not let through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clients.golden import RECORDS
+from clients.messages import PredictionLog
+from clients.records import read_records
+from clients.tensors import from_proto
+from export.errors import ServableError
+from export.golden import WARMUP, batch_of, golden_requests, write_golden
+from tests.export import zoo
+
+
+def test_every_signature_is_asked_batches_of_1_2_an_odd_size_and_32() -> None:
+    requests = golden_requests(zoo.texts())
+    for signature in ("serving_default", "loud"):
+        assert [batch_of(request) for request in requests if request.signature == signature] == [1, 2, 7, 32]
+
+
+def test_few_examples_make_a_last_batch_of_all_of_them() -> None:
+    servable = zoo.scale()
+    examples = {"serving_default": {"rows": zoo.ROWS[:12]}}
+    few = type(servable)(servable.module, servable.signatures, examples)
+    assert [batch_of(request) for request in golden_requests(few)] == [1, 2, 7, 12]
+
+
+def test_the_answers_are_what_the_live_model_answers() -> None:
+    servable = zoo.trained()
+    for request in golden_requests(servable):
+        wanted = servable.module(request.inputs["rows"], training=False).numpy()
+        np.testing.assert_array_equal(request.outputs["scaled"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("builder", "problem"),
+    [
+        (zoo.missing_output, "answers the outputs 'scaled', declared are 'label', 'scaled'"),
+        (zoo.undeclared_output, "answers the outputs 'extra', 'scaled', declared are 'scaled'"),
+        (zoo.no_dict, "returns a EagerTensor, a dict with 'scaled' is wanted"),
+        (zoo.no_batch_output, "output 'scaled' has shape () for 32 rows; the batch must come first"),
+        (zoo.ragged, "output 'scaled' is a RaggedTensor, only dense tensors can be served"),
+        (zoo.raising, "its function failed on 32 rows of its examples: InvalidArgumentError"),
+        (zoo.fixed_function_batch, "its function failed on 32 rows of its examples"),
+        (zoo.random, "output 'scaled': the same request is answered differently the second time: largest difference "),
+        (
+            zoo.batch_dependent,
+            "output 'scaled': the examples' rows 0 to 0 are answered differently in a batch of 1 and in one of 32: ",
+        ),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_signature_that_does_not_do_what_it_says_is_refused(builder: Callable[[], Any], problem: str) -> None:
+    with pytest.raises(ServableError) as refused:
+        golden_requests(builder())
+    assert str(refused.value).startswith("signature 'serving_default'")
+    assert problem in str(refused.value)
+
+
+def test_golden_and_warmup_records_are_what_tensorflow_serving_reads(tmp_path: Path) -> None:
+    requests = golden_requests(zoo.texts())
+    write_golden(requests, "texts", tmp_path)
+    golden, warmup = (
+        [PredictionLog.FromString(record).predict_log for record in read_records(tmp_path / name)]
+        for name in (RECORDS, WARMUP)
+    )
+    assert len(golden) == len(warmup) == len(requests) == 8
+    for request, log, warm in zip(requests, golden, warmup, strict=True):
+        assert log.request == warm.request
+        assert not warm.HasField("response")
+        assert (log.request.model_spec.name, log.request.model_spec.signature_name) == ("texts", request.signature)
+        assert not log.request.model_spec.HasField("version")
+        for name, tensor in log.request.inputs.items():
+            np.testing.assert_array_equal(from_proto(tensor), request.inputs[name])
+        assert set(log.response.outputs) == set(request.outputs)
+        for name, tensor in log.response.outputs.items():
+            np.testing.assert_array_equal(from_proto(tensor), request.outputs[name])
+
+
+def test_tensorflow_reads_the_records_that_were_written(tmp_path: Path) -> None:
+    write_golden(golden_requests(zoo.scale()), "scale", tmp_path)
+    records = list(tf.data.TFRecordDataset(str(tmp_path / WARMUP)).as_numpy_iterator())
+    assert records == list(read_records(tmp_path / WARMUP))

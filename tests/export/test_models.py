@@ -1,0 +1,94 @@
+"""The samples: trained on what they say, and exported with the signatures that clients rely on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from clients.golden import read_golden
+from clients.records import read_records
+from export.golden import WARMUP, batch_of
+from export.manifest import read_manifest
+from export.models.dense import Dense
+from tests.export.conftest import ExportedFleet, is_complete
+
+
+def served(fleet: ExportedFleet, model: str) -> Any:
+    return tf.saved_model.load(str(fleet.models / model / "1")).signatures["serving_default"]
+
+
+def test_the_fleet_is_exported_and_every_version_is_complete(exported_fleet: ExportedFleet) -> None:
+    assert len(exported_fleet.stdout.splitlines()) == 2
+    assert all(line.endswith("4 golden requests verified equal") for line in exported_fleet.stdout.splitlines())
+    for model in ("digits", "dense"):
+        assert is_complete(exported_fleet.models / model / "1")
+
+
+def test_digits_was_trained_for_this_and_showed_its_progress(exported_fleet: ExportedFleet) -> None:
+    epochs = [line for line in exported_fleet.stderr.splitlines() if line.startswith("  epoch ")]
+    assert len(epochs) == 20
+    assert "accuracy" in epochs[-1]
+
+
+def test_digits_reads_97_percent_of_images_it_never_saw(exported_fleet: ExportedFleet) -> None:
+    accuracy = read_manifest(exported_fleet.models / "digits/1").metrics["test_accuracy"]
+    assert accuracy >= 0.97
+    digits = load_digits()
+    labels = served(exported_fleet, "digits")(image=tf.constant(digits.images[..., None], tf.float32))["label"].numpy()
+    # Of all images, most of which it was trained on, it can't read fewer than of the others.
+    assert np.mean(labels == digits.target) >= accuracy - 0.01
+
+
+def test_digits_answers_probabilities_and_the_likeliest_label(exported_fleet: ExportedFleet) -> None:
+    for request in read_golden(exported_fleet.models / "digits/1").requests:
+        scores, label = request.outputs["scores"], request.outputs["label"]
+        assert (scores.dtype.name, scores.shape) == ("float32", (batch_of(request), 10))
+        assert (label.dtype.name, label.shape) == ("int64", (batch_of(request),))
+        np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+        np.testing.assert_array_equal(label, scores.argmax(axis=1))
+
+
+def test_digits_takes_the_pixels_as_the_data_has_them(exported_fleet: ExportedFleet) -> None:
+    for request in read_golden(exported_fleet.models / "digits/1").requests:
+        image = request.inputs["image"]
+        assert image.shape[1:] == (8, 8, 1)
+        assert 10 < image.max() <= 16
+
+
+@pytest.mark.parametrize("batch", [1, 3, 33])
+def test_any_batch_size_is_answered(exported_fleet: ExportedFleet, batch: int) -> None:
+    assert served(exported_fleet, "dense")(features=tf.zeros((batch, 32)))["logits"].shape == (batch, 10)
+    assert served(exported_fleet, "digits")(image=tf.zeros((batch, 8, 8, 1)))["scores"].shape == (batch, 10)
+
+
+def test_dense_is_the_tutorials_model(exported_fleet: ExportedFleet) -> None:
+    model = Dense()
+    model(np.zeros((1, 32), np.float32))
+    restored = tf.saved_model.load(str(exported_fleet.models / "dense/1")).used
+    for path, variable in (
+        ("hidden._kernel", model.hidden.kernel),
+        ("hidden.bias", model.hidden.bias),
+        ("logits._kernel", model.logits.kernel),
+        ("logits.bias", model.logits.bias),
+    ):
+        assert restored[path].shape == variable.shape
+        variable.assign(restored[path])
+    for request in read_golden(exported_fleet.models / "dense/1").requests:
+        np.testing.assert_array_equal(model(request.inputs["features"]).numpy(), request.outputs["logits"])
+
+
+def test_warmup_requests_cover_the_same_batches_as_the_golden_ones(exported_fleet: ExportedFleet) -> None:
+    for model in ("digits", "dense"):
+        folder = exported_fleet.models / model / "1"
+        assert [batch_of(request) for request in read_golden(folder).requests] == [1, 2, 7, 32]
+        assert len(list(read_records(folder / WARMUP))) == 4
+
+
+def test_the_manifest_names_the_samples_builder(exported_fleet: ExportedFleet) -> None:
+    manifest = json.loads((exported_fleet.models / "digits/1/assets.extra/manifest.json").read_text())
+    assert manifest["builder"] == "export.models.digits:build"

@@ -1,0 +1,125 @@
+"""What a builder may declare, and what it is told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.errors import ServableError
+from export.servable import Servable, Signature, TensorSpec
+
+ROWS = np.zeros((32, 3), np.float32)
+
+
+def problems(
+    inputs: Mapping[str, TensorSpec] | None = None,
+    outputs: tuple[str, ...] = ("y",),
+    name: str = "serving_default",
+    examples: Mapping[str, Any] | None = None,
+    **other: Any,
+) -> str:
+    inputs = {"x": TensorSpec("float32", (None, 3))} if inputs is None else inputs
+    signature = Signature(lambda **_: {}, inputs, outputs, other.pop("method", "predict"))
+    given = {"x": ROWS} if examples is None else examples
+    servable = Servable(None, {name: signature}, other.pop("all_examples", {name: given}), **other)
+    try:
+        servable.check()
+    except ServableError as error:
+        return str(error)
+    return ""
+
+
+def test_a_right_declaration_passes() -> None:
+    assert not problems()
+    assert not problems({"x": TensorSpec("string", None)}, examples={"x": np.array(["a"] * 10)})
+    assert not problems({"x": TensorSpec("float32", (None, None))}, metrics={"accuracy": np.float64(0.5), "count": 3})
+
+
+def test_a_fixed_batch_is_refused_with_the_shape_that_takes_any() -> None:
+    assert problems({"x": TensorSpec("float32", (1, 3))}).startswith(
+        "signature 'serving_default', input 'x': its shape (1, 3) fixes the batch, the first dimension; "
+        "(None, 3) takes any"
+    )
+
+
+def test_an_input_without_a_batch_is_refused() -> None:
+    assert "input 'x': its shape () fixes the batch, the first dimension; (None,) takes any" in problems(
+        {"x": TensorSpec("float32", ())}
+    )
+
+
+@pytest.mark.parametrize("name", ["args_0", "inputs_1", "output_0", "keras_tensor_12"])
+def test_names_that_keras_makes_up_are_refused(name: str) -> None:
+    spec = TensorSpec("float32", (None, 3))
+    assert f"input {name!r}: this name is one that Keras makes up" in problems({name: spec}, examples={name: ROWS})
+    assert f"output {name!r}: this name is one that Keras makes up" in problems(outputs=(name,))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "1st", "_x", "x:0", "lambda"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    assert f"output {name!r}: its name needs letters" in problems(outputs=(name,))
+    if name != "lambda":
+        assert f"signature {name!r}: its name needs letters" in problems(name=name)
+
+
+def test_a_type_that_cannot_be_served_is_refused() -> None:
+    assert "input 'x': dtype 'qint8' can't be served; one of float32" in problems({"x": TensorSpec("qint8", (None, 3))})
+
+
+def test_inputs_and_outputs_must_be_named() -> None:
+    assert "has no inputs" in problems({}, examples={})
+    assert "has no outputs" in problems(outputs=())
+    assert "an output is named twice in ('y', 'y')" in problems(outputs=("y", "y"))
+
+
+def test_a_servable_needs_a_signature() -> None:
+    with pytest.raises(ServableError, match="the servable has no signature; give it at least 'serving_default'"):
+        Servable(None, {}, {}).check()
+
+
+def test_a_method_that_cannot_be_exported_is_refused() -> None:
+    assert "method 'guess' can't be exported; predict can" in problems(method="guess")
+
+
+@pytest.mark.parametrize(
+    ("examples", "problem"),
+    [
+        ({}, "signature 'serving_default' has no examples; real rows of 'x' are needed, at least 10"),
+        ({"z": ROWS}, "its examples are of 'z', its inputs are 'x'"),
+        ({"x": ROWS.astype(np.float64)}, "input 'x' are float64 (32, 3), the signature wants float32 (None, 3)"),
+        ({"x": ROWS[:, :2]}, "input 'x' are float32 (32, 2), the signature wants float32 (None, 3)"),
+        ({"x": ROWS[0]}, "input 'x' are float32 (3,), the signature wants float32 (None, 3)"),
+        ({"x": ROWS.tolist()}, "input 'x' are list, a numpy array of float32 (None, 3) is needed"),
+        ({"x": ROWS[:9]}, "has 9 rows of examples, at least 10 are needed"),
+    ],
+    ids=["none", "other input", "dtype", "shape", "rank", "no array", "few"],
+)
+def test_examples_must_fit_the_signature(examples: Mapping[str, Any], problem: str) -> None:
+    assert problem in problems(examples=examples)
+
+
+def test_examples_of_two_inputs_must_have_the_same_rows() -> None:
+    spec = TensorSpec("float32", (None, 3))
+    assert "different numbers of example rows: {'x': 32, 'z': 11}" in problems(
+        {"x": spec, "z": spec}, examples={"x": ROWS, "z": ROWS[:11]}
+    )
+
+
+def test_examples_of_a_signature_that_is_none_are_refused() -> None:
+    every = {"serving_default": {"x": ROWS}, "other": {"x": ROWS}}
+    assert "there are examples for 'other', which is no signature; the signatures are 'serving_default'" in problems(
+        all_examples=every
+    )
+
+
+@pytest.mark.parametrize("value", ["high", True, float("nan"), None])
+def test_a_metric_must_be_a_number(value: object) -> None:
+    assert f"metrics['accuracy'] is {value!r}, a finite number is needed" in problems(metrics={"accuracy": value})
+
+
+def test_every_problem_is_told_at_once() -> None:
+    told = problems({"args_0": TensorSpec("float32", (1, 3))}, outputs=("output_0",)).splitlines()
+    assert len(told) == 4, told

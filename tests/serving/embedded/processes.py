@@ -1,0 +1,200 @@
+"""An embedded server in a process of its own, and what tests ask of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2
+
+from clients.messages import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    PredictRequest,
+    PredictResponse,
+)
+from clients.tensors import Array, from_proto, to_proto
+
+ROOT = Path(__file__).resolve().parents[3]
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(what: str, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Waits until `condition` holds; fails with `what` when it doesn't in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {seconds} s")
+        time.sleep(0.02)
+
+
+class Process:
+    """`python -m serving.embedded` with the given flags, its output kept."""
+
+    def __init__(self, *flags: str, grpc_port: int | None = None, rest_port: int | None = None) -> None:
+        self.grpc_port = grpc_port or free_port()
+        self.rest_port = rest_port or free_port()
+        self.lines: list[str] = []
+        ports = (f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port}")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving.embedded", *ports, *flags],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        """All it has printed so far."""
+        return "".join(self.lines)
+
+    def says(self, text: str) -> bool:
+        """Whether it has printed `text`."""
+        return text in self.output
+
+    def ready(self) -> Process:
+        """Waits until it serves."""
+        wait_until("serving", lambda: self.says("serving: ") or self.process.poll() is not None, START_SECONDS)
+        assert self.process.poll() is None, self.output
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = START_SECONDS) -> int:
+        """Its exit code, once it ended and all its output is read."""
+        code = self.process.wait(seconds)
+        self._reader.join(10)
+        return code
+
+    def stop(self) -> None:
+        """Ends it, however it is."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.wait()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(iter(self.process.stdout.readline, ""))
+
+
+Start = Callable[..., Process]
+
+
+class Asker:
+    """Asks a server over both protocols, from any number of threads."""
+
+    def __init__(self, server: Process) -> None:
+        options = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options)
+        self.rest = httpx2.Client(
+            base_url=f"http://127.0.0.1:{server.rest_port}",
+            timeout=60,
+            trust_env=False,
+            limits=httpx2.Limits(max_connections=None),
+        )
+
+    def close(self) -> None:
+        """Closes both connections."""
+        self.channel.close()
+        self.rest.close()
+
+    def call(self, method: str, request: Any, response: Any, seconds: float = 60) -> Any:
+        """The answer to one gRPC request."""
+        call: Any = self.channel.unary_unary(
+            f"/tensorflow.serving.{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,
+        )
+        return call(request, timeout=seconds)
+
+    def predict_raw(self, model: str, inputs: Mapping[str, Array], **spec: Any) -> Any:
+        """The PredictResponse for `inputs`."""
+        request = PredictRequest()
+        request.model_spec.name = model
+        _fill(request.model_spec, **spec)
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(to_proto(array))
+        return self.call("PredictionService/Predict", request, PredictResponse)
+
+    def predict(self, model: str, inputs: Mapping[str, Array], **spec: Any) -> dict[str, Array]:
+        """The outputs for `inputs`, over gRPC."""
+        response = self.predict_raw(model, inputs, **spec)
+        return {name: from_proto(response.outputs[name]) for name in response.outputs}
+
+    def error(self, model: str, inputs: Mapping[str, Array], **spec: Any) -> tuple[str, str]:
+        """The code and the text of the gRPC error that a predict request gets."""
+        try:
+            response = self.predict_raw(model, inputs, **spec)
+        except grpc.RpcError as error:
+            return error.code().name, error.details() or ""
+        raise AssertionError(f"an error was expected, but the answer is {response}")
+
+    def metadata(self, model: str) -> Any:
+        """The GetModelMetadataResponse of a model."""
+        request = GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = model
+        return self.call("PredictionService/GetModelMetadata", request, GetModelMetadataResponse)
+
+    def status(self, model: str) -> dict[int, tuple[str, str]]:
+        """The state and the error text of every version of a model, over gRPC."""
+        request = GetModelStatusRequest()
+        request.model_spec.name = model
+        response = self.call("ModelService/GetModelStatus", request, GetModelStatusResponse)
+        state = response.DESCRIPTOR.fields_by_name["model_version_status"].message_type.enum_types_by_name["State"]
+        return {
+            entry.version: (state.values_by_number[entry.state].name, entry.status.error_message)
+            for entry in response.model_version_status
+        }
+
+    def state(self, model: str, version: int) -> str:
+        """The state of one version, or ABSENT."""
+        return self.status(model).get(version, ("ABSENT", ""))[0]
+
+    def post(self, path: str, body: Any) -> tuple[int, Any]:
+        """The status and the document of a REST request; `body` is bytes as they are sent, or a value."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        response = self.rest.post(f"/v1/models/{path}", content=content)
+        return response.status_code, json.loads(response.content)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """The status and the document of a REST request without a body."""
+        response = self.rest.get(f"/v1/models/{path}")
+        return response.status_code, json.loads(response.content)
+
+
+def _fill(spec: Any, *, signature: str = "", version: int | None = None, label: str | None = None) -> None:
+    spec.signature_name = signature
+    if version is not None:
+        spec.version.value = version
+    if label is not None:
+        spec.version_label = label

@@ -1,0 +1,139 @@
+"""Small SavedModels, as their users export them: `tf.saved_model.save` with explicit signatures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from clients.messages import PredictionLog
+from clients.tensors import Array, to_proto
+
+Signatures = dict[str, Any]
+
+
+def save(folder: Path, version: int, module: tf.Module, signatures: Signatures) -> Path:
+    """Writes a version the way exports should: beside the others under a name no server reads, then renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
+    tf.saved_model.save(module, str(hidden), signatures=signatures)
+    target = folder / str(version)
+    hidden.chmod(0o755)
+    hidden.rename(target)
+    return target
+
+
+def function(run: Callable[..., Any], **inputs: tuple[Any, list[int | None] | None]) -> Any:
+    """A `tf.function` of named inputs, each a dtype and a shape."""
+    specs = [tf.TensorSpec(shape, dtype, name=name) for name, (dtype, shape) in inputs.items()]
+    return tf.function(run, input_signature=specs)
+
+
+def scale(folder: Path, version: int, factor: float) -> Path:
+    """`y` is `x` (any number of rows of 3) times `factor`, a variable; `version` names the version in every row."""
+    module = tf.Module()
+    module.factor = tf.Variable(factor)
+    module.version = tf.Variable(version, dtype=tf.int64)
+
+    def run(x: Any) -> dict[str, Any]:
+        return {"y": x * module.factor, "version": tf.fill([tf.shape(x)[0]], module.version)}
+
+    module.run = function(run, x=(tf.float32, [None, 3]))
+    return save(folder, version, module, {"serving_default": module.run})
+
+
+def kinds(folder: Path) -> Path:
+    """One signature for each of several element types, that answers its input `x` of any shape as `y`."""
+    module = tf.Module()
+    signatures = {}
+    for name in ("float32", "float64", "int64", "int32", "uint8", "bool", "string", "float16"):
+        # An output that is the input itself would make a signature that can't be run.
+        copy = function(lambda x: {"y": tf.reshape(tf.identity(x), tf.shape(x))}, x=(tf.as_dtype(name), None))
+        setattr(module, name, copy)
+        signatures[name] = copy
+    module.encoded = function(lambda x: {"y_bytes": tf.strings.upper(x)}, x=(tf.string, [None]))
+    return save(folder, 1, module, signatures | {"encoded": module.encoded})
+
+
+def pair(folder: Path) -> Path:
+    """Two inputs, `features` (rows of 3) and `weight`; two outputs, `total` and `doubled`, through a matrix product."""
+    module = tf.Module()
+    module.ones = tf.Variable(tf.ones([3, 1]))
+
+    def run(features: Any, weight: Any) -> dict[str, Any]:
+        total = tf.squeeze(tf.matmul(features, module.ones), axis=1) * weight
+        return {"total": total, "doubled": features * 2}
+
+    module.run = function(run, features=(tf.float32, [None, 3]), weight=(tf.float32, [None]))
+    return save(folder, 1, module, {"serving_default": module.run})
+
+
+def lookup(folder: Path) -> Path:
+    """`id` is the line of `word` in a vocabulary, an asset of the model; -1 for a word that is not in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = folder / "vocabulary.txt"
+    vocabulary.write_text("red\ngreen\nblue\n")
+    module = tf.Module()
+    module.vocabulary = tf.saved_model.Asset(str(vocabulary))
+    lines = tf.lookup.TextFileInitializer(
+        module.vocabulary.asset_path,
+        tf.string,
+        tf.lookup.TextFileIndex.WHOLE_LINE,
+        tf.int64,
+        tf.lookup.TextFileIndex.LINE_NUMBER,
+    )
+    module.table = tf.lookup.StaticHashTable(lines, -1)
+    module.run = function(lambda word: {"id": module.table.lookup(word)}, word=(tf.string, [None]))
+    path = save(folder, 1, module, {"serving_default": module.run})
+    # Only the copy inside the version can be what is served.
+    vocabulary.unlink()
+    return path
+
+
+def slow(folder: Path) -> Path:
+    """Takes as long as `steps` matrix products of 200 by 200 take, then answers how many they were as `done`."""
+    module = tf.Module()
+
+    def run(steps: Any) -> dict[str, Any]:
+        start = (tf.constant(0, tf.int32), tf.eye(200))
+        count, product = tf.while_loop(
+            lambda count, _: count < steps[0], lambda count, product: (count + 1, tf.matmul(product, product)), start
+        )
+        return {"done": tf.reshape(count, [1]) + tf.cast(product[0, 0] * 0, tf.int32)}
+
+    module.run = function(run, steps=(tf.int32, [1]))
+    return save(folder, 1, module, {"serving_default": module.run})
+
+
+def broken(folder: Path, version: int, good: Path) -> Path:
+    """A copy of the version `good` whose saved_model.pb is cut in half, appearing at once."""
+    hidden = folder / f".tmp-broken-{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(good, hidden)
+    graph = hidden / "saved_model.pb"
+    os.truncate(graph, graph.stat().st_size // 2)
+    return hidden.rename(folder / str(version))
+
+
+def warmup(version: Path, *requests: dict[str, Array]) -> None:
+    """Gives a version warm-up requests for its default signature."""
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    file.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for inputs in requests:
+            log = PredictionLog()
+            for name, array in inputs.items():
+                log.predict_log.request.inputs[name].CopyFrom(to_proto(array))
+            log.predict_log.request.model_spec.name = version.parent.name
+            writer.write(log.SerializeToString())
+
+
+def rows(count: int) -> Array:
+    """`count` different rows of 3 float32."""
+    return np.arange(count * 3, dtype=np.float32).reshape(count, 3)

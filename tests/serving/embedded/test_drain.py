@@ -1,0 +1,132 @@
+"""SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import httpx2
+import numpy as np
+import pytest
+
+from tests.serving.embedded.processes import Asker, Process, Start, wait_until
+from tests.serving.embedded.saved_models import rows
+
+SECONDS = 2.0
+
+
+def steps_for(ask: Asker, seconds: float) -> int:
+    """How many steps the slow model takes about `seconds` for, two requests at a time."""
+    steps = 200
+    while True:
+        begun = time.monotonic()
+        ask.predict("slow", {"steps": np.array([steps], np.int32)})
+        took = time.monotonic() - begun
+        if took > 0.3:
+            return int(steps * seconds / took)
+        steps *= 2
+
+
+def serve_slow(start: Start, models: Path) -> Process:
+    return start("--model_name=slow", f"--model_base_path={models}/slow", "--file_system_poll_wait_seconds=0").ready()
+
+
+def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new(start: Start, models: Path) -> None:
+    server = serve_slow(start, models)
+    ask = Asker(server)
+    steps = steps_for(ask, SECONDS)
+    answers: dict[str, object] = {}
+
+    def over_grpc() -> None:
+        answers["grpc"] = ask.predict("slow", {"steps": np.array([steps], np.int32)})["done"].tolist()
+
+    def over_rest() -> None:
+        answers["rest"] = ask.post("slow:predict", {"inputs": [steps]})
+
+    in_flight = [threading.Thread(target=over_grpc), threading.Thread(target=over_rest)]
+    for thread in in_flight:
+        thread.start()
+    # Both are on their way when a third, sent after them on connections of its own, has been answered.
+    third = Asker(server)
+    third.predict("slow", {"steps": np.array([1], np.int32)})
+    third.post("slow:predict", {"inputs": [1]})
+    assert not answers
+    server.signal(signal.SIGTERM)
+    wait_until("draining", lambda: server.says("draining"))
+
+    def refused() -> bool:
+        try:
+            fresh = Asker(server)
+            fresh.rest.get("/v1/models/slow")
+        except httpx2.TransportError:
+            return True
+        return False
+
+    wait_until("REST being closed", refused)
+    with pytest.raises(grpc.RpcError) as failure:
+        third.predict("slow", {"steps": np.array([1], np.int32)})
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not answers, "the requests in flight were too quick to tell anything"
+    for thread in in_flight:
+        thread.join()
+
+    assert answers == {"grpc": [steps], "rest": (200, {"outputs": [steps]})}
+    assert server.wait() == 0, server.output
+
+
+def test_a_drain_under_load_loses_no_request(start: Start, models: Path) -> None:
+    server = start("--model_name=scale", f"--model_base_path={models}/scale").ready()
+    x = rows(2)
+    answered: list[str] = []
+    lost: list[Exception] = []
+
+    def over_grpc() -> None:
+        ask = Asker(server)
+        while True:
+            try:
+                assert np.array_equal(ask.predict("scale", {"x": x})["y"], x * -2)
+                answered.append("grpc")
+            except grpc.RpcError as error:
+                # Once it is refused, nobody took it: that is no loss.
+                if "Connection refused" not in (error.details() or ""):
+                    lost.append(error)
+                return
+
+    def over_rest() -> None:
+        ask = Asker(server)
+        while True:
+            try:
+                assert ask.post("scale:predict", {"inputs": x.tolist()})[0] == 200
+                answered.append("rest")
+            except httpx2.ConnectError:
+                return
+            except httpx2.TransportError as error:
+                lost.append(error)
+                return
+
+    with ThreadPoolExecutor(16) as pool:
+        asking = [pool.submit(one) for one in (over_grpc, over_rest) * 8]
+        wait_until("answers", lambda: answered.count("grpc") > 100 and answered.count("rest") > 100)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0, server.output
+        for future in asking:
+            future.result()
+
+    assert not lost
+
+
+def test_a_second_signal_ends_at_once(start: Start, models: Path) -> None:
+    server = serve_slow(start, models)
+    ask = Asker(server)
+    threading.Thread(target=ask.error, args=("slow", {"steps": np.array([2**31 - 1], np.int32)}), daemon=True).start()
+    ask.post("slow:predict", {"inputs": [1]})
+    server.signal(signal.SIGINT)
+    wait_until("draining", lambda: server.says("draining"))
+    assert server.process.poll() is None
+    server.signal(signal.SIGINT)
+
+    assert server.wait(10) == 128 + signal.SIGINT

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serving.embedded.flags import Flags, command
+from tests.serving.embedded.processes import ROOT
+
+
+def invoke(*arguments: str) -> tuple[Result, list[Flags]]:
+    """What the command does with `arguments`, and the flags it would have run with."""
+    seen: list[Flags] = []
+
+    def run(flags: Flags) -> int:
+        seen.append(flags)
+        return 0
+
+    return CliRunner().invoke(command(run), list(arguments)), seen
+
+
+def read(*arguments: str) -> Flags:
+    result, (flags,) = invoke("--model_base_path=/models/m", *arguments)
+    assert result.exit_code == 0, result.output
+    return flags
+
+
+def test_the_defaults_are_those_of_tensorflow_model_server() -> None:
+    flags = read()
+
+    assert (flags.port, flags.rest_api_port, flags.model_name) == (8500, 0, "default")
+    assert (flags.max_num_load_retries, flags.load_retry_interval_micros) == (5, 60_000_000)
+    assert flags.file_system_poll_wait_seconds == 1
+    assert flags.enable_model_warmup
+    assert not flags.allow_version_labels_for_unavailable_models
+
+
+def test_only_this_machine_can_connect_unless_told_otherwise() -> None:
+    assert read().host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("", True), ("=true", True), ("=1", True), ("=false", False), ("=False", False), ("=0", False)],
+)
+def test_a_switch_is_written_alone_or_with_a_value(written: str, value: bool) -> None:
+    assert read(f"--enable_model_warmup{written}", "--port=9000").enable_model_warmup is value
+
+
+def test_a_poll_can_be_shorter_than_a_second() -> None:
+    assert read("--file_system_poll_wait_seconds=0.25").file_system_poll_wait_seconds == 0.25
+    assert read("--file_system_poll_wait_seconds=-1").file_system_poll_wait_seconds == -1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--prot=8500"], "No such option '--prot'. (Did you mean one of: '--host', '--port'?)"),
+        (["--port=grpc"], "Invalid value for '--port': 'grpc' is not a valid integer"),
+        (["--port=65536"], "65536 is not in the range 0<=x<=65535"),
+        (["--rest_api_port=-1"], "-1 is not in the range"),
+        (["--enable_model_warmup=perhaps"], "'perhaps' is not a valid boolean"),
+        (["--grpc_max_threads=0"], "0 is not in the range"),
+        (["--file_system_poll_wait_seconds=nan"], "nan is not a number of seconds"),
+        (["--port=8501", "--rest_api_port=8501"], "gRPC and REST can't both have port 8501"),
+        (["--port=0"], "Neither gRPC nor REST has a port"),
+        (["models"], "Got unexpected extra argument"),
+    ],
+)
+def test_a_wrong_flag_is_refused_with_exit_code_2(arguments: list[str], text: str) -> None:
+    result, seen = invoke("--model_base_path=/models/m", *arguments)
+
+    assert result.exit_code == 2
+    assert text in result.output
+    assert not seen
+
+
+def test_some_model_has_to_be_named() -> None:
+    result, seen = invoke("--port=8500")
+
+    assert (result.exit_code, seen) == (2, [])
+    assert "give --model_base_path or --model_config_file" in result.output
+
+
+def test_paths_are_paths() -> None:
+    assert read("--model_config_file=/etc/models.config").model_config_file == Path("/etc/models.config")
+
+
+def test_every_flag_is_in_the_help_with_examples_and_exit_codes() -> None:
+    result, _ = invoke("--help")
+
+    assert result.exit_code == 0
+    for name in Flags.__dataclass_fields__:
+        assert f"--{name} " in result.output
+    assert "python -m serving.embedded --model_name=digits" in result.output
+    assert "Exit codes:" in result.output
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_comes_without_tensorflow_and_at_once(flag: str) -> None:
+    code = (
+        "import sys; sys.argv = ['x', sys.argv[1]]\n"
+        "from serving.embedded.__main__ import main\n"
+        "try: main()\n"
+        "finally: assert not {'tensorflow', 'grpc', 'uvicorn', 'numpy'} & set(sys.modules), 'too much is imported'"
+    )
+    quickest = 60.0
+    for _ in range(3):
+        begun = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        quickest = min(quickest, time.monotonic() - begun)
+        assert ended.returncode == 0, ended.stderr
+
+    assert quickest < 0.5

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.embedded.errors import StartError
+from serving.embedded.model_config import Model, VersionPolicy, read_config, single_model
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "models.config"
+    path.write_text(text)
+    return path
+
+
+def one(folder: Path, more: str = "", name: str = "m", base_path: str = "/models/m") -> Path:
+    entry = f'config {{ name: "{name}" base_path: "{base_path}" {more} }}'
+    return written(folder, f"model_config_list {{ {entry} }}")
+
+
+@pytest.mark.parametrize(
+    ("more", "policy", "chosen"),
+    [
+        ("", VersionPolicy(), [9]),
+        ("model_version_policy { latest { num_versions: 2 } }", VersionPolicy(latest=2), [5, 9]),
+        ("model_version_policy { latest { num_versions: 0 } }", VersionPolicy(latest=1), [9]),
+        ("model_version_policy { all {} }", VersionPolicy(latest=None), [1, 2, 5, 9]),
+        (
+            "model_version_policy { specific { versions: 2 versions: 77 } }",
+            VersionPolicy(latest=None, specific=(2, 77)),
+            [2],
+        ),
+    ],
+)
+def test_a_policy_says_which_versions_are_served(
+    tmp_path: Path, more: str, policy: VersionPolicy, chosen: list[int]
+) -> None:
+    (model,) = read_config(one(tmp_path, more))
+
+    assert model.policy == policy
+    assert model.policy.choose([1, 2, 5, 9]) == chosen
+
+
+def test_labels_name_versions(tmp_path: Path) -> None:
+    (model,) = read_config(one(tmp_path, 'version_labels { key: "stable" value: 4 } model_platform: "tensorflow"'))
+
+    assert model == Model("m", Path("/models/m"), VersionPolicy(), {"stable": 4})
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("model_config_list { config { nam", "line 1"),
+        ("", "it has no model_config_list"),
+        ('model_config_list { config { name: "a" base_path: "a" } }', "model 'a': base_path 'a' must be absolute"),
+        ('model_config_list { config { name: "a" } }', "model 'a': base_path '' must be absolute"),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" } config { name: "a" base_path: "/b" } }',
+            "two models are called 'a'",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_platform: "onnx" } }',
+            "model_platform 'onnx' is not 'tensorflow'",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_version_policy { specific {} } } }',
+            "model_version_policy is specific but names no version",
+        ),
+    ],
+)
+def test_a_configuration_that_says_nonsense_is_refused(tmp_path: Path, text: str, error: str) -> None:
+    path = written(tmp_path, text)
+
+    with pytest.raises(StartError) as failure:
+        read_config(path)
+
+    assert str(failure.value).startswith(f"--model_config_file={path}: ")
+    assert error in str(failure.value)
+
+
+def test_a_configuration_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    path.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(StartError, match="can't decode"):
+        read_config(path)
+
+
+def test_a_relative_base_path_is_answered_with_the_absolute_one() -> None:
+    with pytest.raises(StartError, match=f"must be absolute; here that would be {Path.cwd()}/models/m"):
+        single_model("m", Path("models/m"))

@@ -1,0 +1,101 @@
+"""URLs, methods and headers, answered by the face without a network."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.embedded.loader import Runtime, load
+from serving.embedded.manager import Manager
+from serving.embedded.rest_face import Request, RestFace
+
+BODY = b'{"instances":[[1,2,3]]}'
+
+
+@pytest.fixture(scope="module")
+def face(models: Path) -> Iterator[RestFace]:
+    import threading
+
+    manager = Manager(lambda name, version, path: load(name, version, path, Runtime()))
+    manager.aspire("scale", {1: models / "scale" / "1"})
+    manager.wait_until_settled(threading.Event())
+    yield RestFace(manager, threads=1)
+    manager.stop(30)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("POST", b"/v1/models/scale:predict", 200),
+        ("POST", b"/V1/Models/sc%61le/Versions/01:predict", 200),
+        ("POST", b"/v1/models/scale:PREDICT", 400),
+        ("POST", b"/v1/models/scale:predict?x=1", 400),
+        ("POST", b"/v1/models/scale/versions/9223372036854775807:predict", 404),
+        ("POST", b"/v1/models/scale/versions/9223372036854775808:predict", 400),
+        ("POST", b"/v1/models/scale/versions/" + b"9" * 10000 + b":predict", 400),
+        ("POST", b"/v1/models/scale%:predict", 400),
+        ("POST", b"/v1/models/..%2Fscale:predict", 404),
+        ("POST", b"/v1/models/scale%00:predict", 404),
+        ("POST", b"/v1/models/m%FCnchen:predict", 404),
+        ("GET", b"/v1/models/scale", 200),
+        ("GET", b"/v1/models/scale/METADATA", 200),
+        ("GET", b"/v1/models/scale/metadata/", 400),
+        ("GET", b"/v1/models", 400),
+        ("GET", b"/v1/models/versions/1", 400),
+        ("GET", b"/v1/models/scale?x=1", 404),
+        ("GET", b"/v1/models/scale/labels/any", 200),
+        ("GET", b"/v1/models/scale/labels/any/metadata", 400),
+        ("GET", b"/v1", 404),
+        ("GET", b"/", 404),
+        ("HEAD", b"/v1/models/scale", 400),
+        ("PUT", b"/v1/models/scale", 400),
+        ("TRACE", b"/v1/models/scale", 501),
+        ("OPTIONS", b"/v1/models/scale", 400),
+    ],
+)
+def test_each_url_has_its_status(face: RestFace, method: str, target: bytes, status: int) -> None:
+    assert face.answer(Request(method, target, body=BODY)).status == status
+
+
+def test_a_version_that_64_bits_can_not_hold_gets_an_empty_body(face: RestFace) -> None:
+    response = face.answer(Request("GET", b"/v1/models/scale/versions/99999999999999999999"))
+
+    assert (response.status, response.body, response.kind) == (400, b"", b"application/json")
+
+
+def test_what_lies_outside_the_api_is_a_page(face: RestFace) -> None:
+    response = face.answer(Request("GET", b"/favicon.ico"))
+
+    assert response.kind == b"text/html"
+    assert b"<H1>Not Found</H1>" in response.body
+
+
+def test_a_compressed_body_is_inflated(face: RestFace) -> None:
+    headers = {b"content-encoding": b"gzip"}
+    packed = gzip.compress(BODY)
+
+    assert face.answer(Request("POST", b"/v1/models/scale:predict", headers, packed)).status == 200
+    cut = face.answer(Request("POST", b"/v1/models/scale:predict", headers, packed[:-5]))
+    assert json.loads(cut.body)["error"] == "JSON Parse error: The document is empty"
+
+
+def test_a_body_that_inflates_without_end_is_not_kept(face: RestFace) -> None:
+    bomb = gzip.compress(b"[" * (200 * 2**20), compresslevel=1)
+
+    response = face.answer(Request("POST", b"/v1/models/scale:predict", {b"content-encoding": b"gzip"}, bomb))
+
+    assert json.loads(response.body)["error"] == "JSON Parse error: The document is empty"
+
+
+def test_explanations_can_be_left_out(face: RestFace) -> None:
+    plain = RestFace(face._manager, threads=1, explain=False)
+    request = Request("POST", b"/v1/models/scales:predict", body=BODY)
+
+    assert json.loads(plain.answer(request).body) == {"error": "Servable not found for request: Latest(scales)"}
+    assert json.loads(face.answer(request).body)["error"].endswith(
+        "no model is called 'scales', this server has 'scale'"
+    )

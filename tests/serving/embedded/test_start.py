@@ -1,0 +1,137 @@
+"""What keeps a server from starting, and that nothing is left running then."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving.embedded.processes import Start, free_port, wait_until
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("flag", ["port", "rest_api_port"])
+def test_a_taken_port_is_named_with_its_flag(start: Start, models: Path, taken: int, flag: str) -> None:
+    ports = {"grpc_port" if flag == "port" else "rest_port": taken}
+    server = start("--model_name=scale", f"--model_base_path={models}/scale", **ports)
+
+    assert server.wait() == 1
+    assert (
+        server.output == f"error: --{flag}={taken}: can't listen on port {taken} of 127.0.0.1: Address already in use\n"
+    )
+
+
+def test_a_second_server_on_the_same_ports_does_not_start(start: Start, models: Path, server: object) -> None:
+    from tests.serving.embedded.processes import Process
+
+    assert isinstance(server, Process)
+    second = start("--model_name=scale", f"--model_base_path={models}/scale", grpc_port=server.grpc_port)
+
+    assert second.wait() == 1
+    assert f"--port={server.grpc_port}" in second.output
+
+
+def test_models_that_do_not_load_are_named_with_version_path_and_cause(
+    start: Start, models: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "models.config"
+    config.write_text(
+        "model_config_list {"
+        + "".join(
+            f'config {{ name: "{name}" base_path: "{models}/{name}" model_platform: "tensorflow" }}'
+            for name in ("broken", "scale", "badwarm")
+        )
+        + "}"
+    )
+    server = start(f"--model_config_file={config}", "--max_num_load_retries=1", "--load_retry_interval_micros=1000")
+
+    assert server.wait() == 1
+    assert "error: 2 servable(s) did not become available:\n" in server.output
+    assert (
+        f"model 'broken' version 1 in {models}/broken/1: OUT_OF_RANGE: Read less bytes than requested" in server.output
+    )
+    assert (
+        f"model 'badwarm' version 1 in {models}/badwarm/1: INVALID_ARGUMENT: Signature input alias: x" in server.output
+    )
+    assert len(re.findall(r"model 'broken' version 1 failed to load", server.output)) == 2
+    assert "serving:" not in server.output
+    assert "Traceback" not in server.output
+
+
+def test_a_signal_while_a_load_waits_to_be_tried_again_ends_quietly(start: Start, models: Path) -> None:
+    server = start("--model_name=broken", f"--model_base_path={models}/broken")
+    wait_until("a failed load", lambda: server.says("tried again in 60 s, 5 more times"), 120)
+    server.signal(signal.SIGTERM)
+
+    assert server.wait(20) == 0
+
+
+def test_a_warm_up_can_be_left_out(start: Start, models: Path) -> None:
+    server = start("--model_name=badwarm", f"--model_base_path={models}/badwarm", "--enable_model_warmup=false")
+
+    server.ready()
+
+
+def test_ports_open_only_when_the_models_are_there(start: Start, models: Path) -> None:
+    server = start("--model_name=scale", f"--model_base_path={models}/scale")
+    opened_early = False
+    while not server.says("serving: "):
+        for port in (server.grpc_port, server.rest_port):
+            with socket.socket() as probe:
+                opened = probe.connect_ex(("127.0.0.1", port)) == 0
+            if opened and not opened_early:
+                # What it said before it opened the port may still be on its way here.
+                try:
+                    wait_until("the model", lambda: server.says("version 2 is available"), 0.5)
+                except AssertionError:
+                    opened_early = True
+        assert server.process.poll() is None, server.output
+
+    assert not opened_early
+    assert server.output.endswith(
+        f"serving: gRPC on 127.0.0.1:{server.grpc_port}, REST on 127.0.0.1:{server.rest_port}; models: scale 2\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "text"),
+    [
+        ([], 2, "No model to serve; give --model_base_path or --model_config_file."),
+        (["--model_base_path=relative"], 2, "--model_base_path=relative: a base path must be absolute"),
+        (
+            ["--model_base_path=/no/such/folder"],
+            1,
+            "model 'default': base path /no/such/folder: No such file or directory",
+        ),
+        (["--model_config_file=/no/such/file"], 2, "--model_config_file=/no/such/file: No such file or directory"),
+        (["--model_base_path=/", "--model_name=m"], 1, "model 'm': base path / has no version"),
+    ],
+)
+def test_a_configuration_that_can_not_work_is_refused_before_anything_starts(
+    start: Start, flags: list[str], code: int, text: str
+) -> None:
+    server = start(*flags)
+
+    assert server.wait(10) == code
+    assert text in server.output
+    assert "Traceback" not in server.output
+
+
+def test_a_host_that_is_no_address_of_this_machine(start: Start, models: Path) -> None:
+    port = free_port()
+    server = start(f"--model_base_path={models}/scale", "--host=192.0.2.1", grpc_port=port)
+
+    assert server.wait(10) == 1
+    assert f"--port={port}: can't listen on port {port} of 192.0.2.1" in server.output

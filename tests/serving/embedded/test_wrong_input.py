@@ -1,0 +1,164 @@
+"""A wrong input gets an error, over both protocols, that names it, what was sent and what is wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.serving.embedded.processes import Asker
+from tests.serving.embedded.saved_models import rows
+
+GOOD = {"features": rows(2), "weight": np.ones(2, np.float32)}
+
+
+@pytest.fixture(autouse=True)
+def _still_serves(ask: Asker) -> object:
+    yield
+    assert ask.predict("pair", GOOD)["total"].tolist() == [3.0, 12.0]
+
+
+def test_a_wrong_shape_over_grpc(ask: Asker) -> None:
+    code, text = ask.error("pair", GOOD | {"features": np.ones((2, 4), np.float32)})
+
+    assert code == "INVALID_ARGUMENT"
+    assert text.startswith("Matrix size-incompatible: In[0]: [2,4], In[1]: [3,1]")
+    assert text.endswith(
+        "inputs['features'] has dtype float32 and shape (2, 4), signature 'serving_default' wants float32 (-1, 3)"
+    )
+
+
+def test_a_wrong_shape_over_rest(ask: Asker) -> None:
+    status, document = ask.post("pair:predict", {"inputs": {"features": [[1, 2, 3, 4]], "weight": [1]}})
+
+    assert status == 400
+    assert document["error"].endswith(
+        "inputs['features'] has dtype float32 and shape (1, 4), signature 'serving_default' wants float32 (-1, 3)"
+    )
+
+
+def test_a_shape_that_the_graph_takes_is_served_as_tensorflow_serving_does(ask: Asker) -> None:
+    assert ask.predict("scale", {"x": np.ones((2, 5), np.float32)})["y"].shape == (2, 5)
+
+
+def test_a_wrong_type_over_grpc(ask: Asker) -> None:
+    assert ask.error("pair", GOOD | {"weight": np.array([b"1", b"2"], object)}) == (
+        "INVALID_ARGUMENT",
+        "Expects arg[1] to be float but string is provided; "
+        "inputs['weight'] has dtype string and shape (2,), signature 'serving_default' wants float32 (-1,)",
+    )
+
+
+def test_a_wrong_type_over_rest(ask: Asker) -> None:
+    assert ask.post("pair:predict", {"instances": [{"features": [1, 2, 3], "weight": "1"}]}) == (
+        400,
+        {
+            "error": "Failed to process element: 0 key: weight of 'instances' list. Error: INVALID_ARGUMENT: "
+            "JSON Value: \"1\" Type: String is not of expected type: float; inputs['weight'] has to be float32 (-1,)"
+        },
+    )
+
+
+def test_a_wrong_name_over_grpc(ask: Asker) -> None:
+    code, text = ask.error("pair", {"features": rows(2), "wait": np.ones(2, np.float32)})
+
+    assert code == "INVALID_ARGUMENT"
+    assert text.startswith("Signature input alias: weight(feed name: serving_default_weight:0) not found in request")
+    assert text.endswith(
+        "sent are 'features', 'wait', "
+        "signature 'serving_default' wants 'features': float32 (-1, 3), 'weight': float32 (-1,)"
+    )
+
+
+def test_a_missing_input_over_grpc(ask: Asker) -> None:
+    code, text = ask.error("pair", {"features": rows(2)})
+
+    assert code == "INVALID_ARGUMENT"
+    assert text.startswith(
+        "input size does not match signature: 1!=2 len({features}) != len({features,weight}). "
+        "Sent extra: {}. Missing but required: {weight}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "beginning"),
+    [
+        ({"inputs": {"features": [[1, 2, 3]]}}, "Missing named input: weight in 'inputs' object."),
+        ({"instances": [{"features": [1, 2, 3]}]}, "Failed to process element: 0 of 'instances' list. JSON object: "),
+        ({"instances": [[1, 2, 3]]}, "instances is a plain list, but expecting list of objects"),
+    ],
+)
+def test_a_missing_input_over_rest(ask: Asker, body: object, beginning: str) -> None:
+    status, document = ask.post("pair:predict", body)
+
+    assert status == 400
+    assert document["error"].startswith(beginning)
+    assert document["error"].endswith("the inputs are 'features': float32 (-1, 3), 'weight': float32 (-1,)")
+
+
+def test_a_wrong_model(ask: Asker) -> None:
+    code, text = ask.error("pears", GOOD)
+    assert code == "NOT_FOUND"
+    assert text.startswith(
+        "Servable not found for request: Latest(pears); no model is called 'pears', this server has "
+    )
+    assert "'pair'" in text
+
+    status, document = ask.post("pears:predict", {"instances": [1]})
+    assert (status, document["error"]) == (404, text)
+
+
+def test_a_wrong_version(ask: Asker) -> None:
+    wanted = "Servable not found for request: Specific(scale, 9); model 'scale' has versions [1, 2] available"
+    assert ask.error("scale", {"x": rows(1)}, version=9) == ("NOT_FOUND", wanted)
+    assert ask.post("scale/versions/9:predict", {"instances": [[1, 2, 3]]}) == (404, {"error": wanted})
+
+
+def test_a_wrong_label(ask: Asker) -> None:
+    wanted = "Unrecognized servable version label: canary; model 'scale' has 'gone', 'stable'"
+    assert ask.error("scale", {"x": rows(1)}, label="canary") == ("INVALID_ARGUMENT", wanted)
+    assert ask.post("scale/labels/canary:predict", {"instances": [[1, 2, 3]]}) == (400, {"error": wanted})
+
+
+def test_a_label_whose_version_is_not_there(ask: Asker) -> None:
+    code, text = ask.error("scale", {"x": rows(1)}, label="gone")
+
+    assert code == "NOT_FOUND"
+    assert text.startswith("Servable not found for request: Specific(scale, 77)")
+
+
+def test_a_wrong_signature(ask: Asker) -> None:
+    code, text = ask.error("pair", GOOD, signature="nope")
+    assert code == "FAILED_PRECONDITION"
+    assert text.startswith("Serving signature key \"nope\" not found.; model 'pair' version 1 has ")
+    assert "'serving_default'" in text
+
+    status, document = ask.post("pair:predict", {"signature_name": "nope", "instances": [1]})
+    assert status == 400
+    assert document["error"].startswith("Serving signature name: \"nope\" not found in signature def; model 'pair'")
+
+
+def test_a_tensor_that_does_not_hold_what_its_shape_says(ask: Asker) -> None:
+    import grpc
+
+    from clients.messages import PredictRequest, PredictResponse
+    from clients.tensors import to_proto
+
+    request = PredictRequest()
+    request.model_spec.name = "scale"
+    request.inputs["x"].CopyFrom(to_proto(rows(2)))
+    request.inputs["x"].tensor_content = b"1234"
+
+    with pytest.raises(grpc.RpcError) as failure:
+        ask.call("PredictionService/Predict", request, PredictResponse)
+
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    text = failure.value.details() or ""
+    assert text.startswith("tensor parsing error: x; tensor_content has 4 bytes")
+    assert text.endswith("signature 'serving_default' wants float32 (-1, 3)")
+
+
+def test_json_that_is_none(ask: Asker) -> None:
+    assert ask.post("scale:predict", b'{"instances":[1,]}') == (
+        400,
+        {"error": "JSON Parse error: Invalid value. at offset: 16"},
+    )
