@@ -15,9 +15,8 @@ import click
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from export.cli import main as export  # noqa: E402
-
 from clients.cli import main as clients  # noqa: E402
+from export.cli import main as export  # noqa: E402
 from export.manifest import Manifest  # noqa: E402
 from serving.cli import main as serving  # noqa: E402
 from serving.embedded.flags import command as embedded  # noqa: E402

@@ -116,7 +116,7 @@ def test_predictions_during_a_version_swap_are_wholly_of_one_version(clone: Path
                 sums = (grpc, rest)[number % 2].predict("scaled", {"rows": rows}, timeout=60).outputs["sums"]
                 scales = set((sums / rows.sum(axis=1)).tolist())
                 assert len(scales) == 1, f"one answer mixes versions: {sums}"
-                return scales.pop()
+                return float(scales.pop())
 
             # At least 200, and on until the new version has answered.
             while len(answers) < 200 or answers[-1] != 2.0:

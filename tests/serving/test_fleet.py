@@ -53,7 +53,11 @@ def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("models:\n  digits:\n    builder: digits.py\n", 3, "models.digits.builder: 'digits.py' is not 'module:function'"),
+        (
+            "models:\n  digits:\n    builder: digits.py\n",
+            3,
+            "models.digits.builder: 'digits.py' is not 'module:function'",
+        ),
         ("models:\n  digits:\n    bilder: a:b\n    builder: a:b\n", 3, "models.digits.bilder: is not a key"),
         ("models:\n  a/b:\n    builder: a:b\n", 1, "models: 'a/b' can't name a model"),
         ("models: {}\n", 1, "models: Dictionary should have at least 1 item"),
