@@ -20,7 +20,9 @@ def test_the_guide_leads_from_a_builder_to_a_verified_server(clone: Path) -> Non
     commands = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
     (clone / "mymodel.py").write_text(builder)
     (clone / "mine.yaml").write_text(yaml)
-    for command in commands:
+    for typed in commands:
+        # The guide adds the model to models.yaml; here it has a file of its own.
+        command = f"{typed} --fleet mine.yaml"
         done = subprocess.run(["sh", "-c", command], cwd=clone, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "mymodel" in done.stdout
