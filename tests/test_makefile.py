@@ -1,0 +1,88 @@
+"""The Makefile's own work: listing its targets, and the environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = ("export", "serve", "query", "verify", "test", "check", "clean")
+
+
+def make(folder: Path, *arguments: str, path: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [shutil.which("make") or "make", *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHON": sys.executable},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A folder with what the Makefile needs of a bare machine, Python and uv left out."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for tool in ("awk", "cmp", "cp", "echo", "make", "rm", "sh"):
+        (folder / tool).symlink_to(shutil.which(tool) or tool)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The Makefile over a lock that pins nothing, so that an environment takes no time."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "requirements.lock").write_text("# nothing\n")
+    return folder
+
+
+def test_make_alone_lists_every_target_with_a_line(project: Path, tools: Path) -> None:
+    done = make(project, path=str(tools))
+    assert done.returncode == 0
+    for target in TARGETS:
+        assert any(line.split()[:2] == ["make", target] and line.endswith(".") for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_the_environment_is_made_again_only_when_the_lock_changed(project: Path, tools: Path, installer: str) -> None:
+    if installer == "uv":
+        (tools / "uv").symlink_to(Path(sys.executable).parent / "uv")
+    first = make(project, "env", path=str(tools))
+    assert first.returncode == 0, first.stderr
+    assert f"Making .venv from requirements.lock with {installer}" in first.stderr
+    python = project / ".venv/bin/python"
+    assert python.exists()
+    made = python.lstat().st_mtime_ns
+    (project / "requirements.lock").touch()
+    again = make(project, "env", path=str(tools))
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert python.lstat().st_mtime_ns == made
+    (project / "requirements.lock").write_text("# still nothing, but other\n")
+    assert "Making .venv" in make(project, "env", path=str(tools)).stderr
+    assert python.lstat().st_mtime_ns != made
+
+
+def test_an_environment_that_was_not_finished_is_made_again(project: Path, tools: Path) -> None:
+    (project / "requirements.lock").write_text("no-such-package-anywhere==1.0\n")
+    failed = make(project, "env", path=str(tools))
+    assert failed.returncode != 0
+    (project / "requirements.lock").write_text("# nothing\n")
+    done = make(project, "env", path=str(tools))
+    assert done.returncode == 0
+    assert "Making .venv" in done.stderr
+
+
+def test_a_machine_without_a_fitting_python_is_told_what_is_needed(project: Path, tools: Path) -> None:
+    done = make(project, "env", "PYTHON=python2", path=str(tools))
+    assert done.returncode != 0
+    assert "TensorFlow 2.21 needs Python 3.10 to 3.13, and none is on PATH; name one: make PYTHON=" in done.stderr
+    assert not (project / ".venv").exists()
