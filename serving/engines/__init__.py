@@ -41,12 +41,15 @@ class Plan:
     @property
     def grpc_address(self) -> str:
         """Where a client of this machine finds gRPC."""
-        return f"{self.host}:{self.grpc_port}"
+        return self._address(self.grpc_port)
 
     @property
     def rest_address(self) -> str:
         """Where a client of this machine finds REST."""
-        return f"{self.host}:{self.rest_port}"
+        return self._address(self.rest_port)
+
+    def _address(self, port: int) -> str:
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
 
 class Server(Protocol):
