@@ -15,6 +15,9 @@ from tests.servers import Served, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What the tests run is typed by a user, not by the `make test` that they may be part of.
+for _variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(_variable, None)
 
 
 @pytest.fixture(scope="session")
