@@ -17,25 +17,22 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from clients.messages import (
+    ClassificationRequest,
     GetModelMetadataRequest,
-    GetModelMetadataResponse,
     GetModelStatusRequest,
-    GetModelStatusResponse,
+    MultiInferenceRequest,
     PredictRequest,
-    PredictResponse,
+    RegressionRequest,
 )
-from clients.tensors import Array, from_proto
 from serving.embedded.errors import Code, RequestError, StartError
-from serving.embedded.inference import ModelSpec, acquire, predict
+from serving.embedded.grpc_answers import answer_metadata, answer_predict, answer_status
+from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.manager import Manager
-from serving.embedded.signature import DEFAULT_SIGNATURE
-from serving.embedded.tensor_proto import write_tensor
 
 log = logging.getLogger(__name__)
 
 PREDICTION = "tensorflow.serving.PredictionService"
 MODEL = "tensorflow.serving.ModelService"
-METADATA_FIELD = "signature_def"
 LONGEST_DETAILS = 1024
 HAND_OVER_SECONDS = 0.1
 
@@ -59,59 +56,12 @@ def methods(manager: Manager, *, explain: bool) -> Methods:
 
     return {
         f"/{PREDICTION}/Predict": method(PredictRequest, answer_predict),
+        f"/{PREDICTION}/Classify": method(ClassificationRequest, answer_classify),
+        f"/{PREDICTION}/Regress": method(RegressionRequest, answer_regress),
+        f"/{PREDICTION}/MultiInference": method(MultiInferenceRequest, answer_multi_inference),
         f"/{PREDICTION}/GetModelMetadata": method(GetModelMetadataRequest, answer_metadata),
         f"/{MODEL}/GetModelStatus": method(GetModelStatusRequest, answer_status, explain=explain),
     }
-
-
-def answer_predict(manager: Manager, request: Any) -> Any:
-    """A PredictResponse to a PredictRequest."""
-    spec = request.model_spec
-    with acquire(manager, _model_spec(request)) as servable:
-        name = spec.signature_name or DEFAULT_SIGNATURE
-        signature = servable.signatures.get(name)
-        if signature is None:
-            raise RequestError(
-                Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.', servable.has_signatures()
-            )
-        outputs = predict(servable, signature, request.inputs, _decode, request.output_filter)
-        response = PredictResponse()
-        _fill_spec(response.model_spec, servable.model, servable.version)
-        response.model_spec.signature_name = name
-        for alias, array in outputs.items():
-            write_tensor(response.outputs[alias], array)
-        return response
-
-
-def answer_metadata(manager: Manager, request: Any) -> Any:
-    """A GetModelMetadataResponse to a GetModelMetadataRequest."""
-    if not request.HasField("model_spec"):
-        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
-    if not request.metadata_field:
-        raise RequestError(Code.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")
-    for field in request.metadata_field:
-        if field != METADATA_FIELD:
-            raise RequestError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
-    with acquire(manager, _model_spec(request)) as servable:
-        response = GetModelMetadataResponse()
-        _fill_spec(response.model_spec, servable.model, servable.version)
-        response.metadata[METADATA_FIELD].Pack(servable.definitions)
-        return response
-
-
-def answer_status(manager: Manager, request: Any, *, explain: bool) -> Any:
-    """A GetModelStatusResponse to a GetModelStatusRequest; the label is ignored, as TensorFlow Serving ignores it."""
-    if not request.HasField("model_spec"):
-        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
-    spec = request.model_spec
-    response = GetModelStatusResponse()
-    for status in manager.statuses(spec.name, spec.version.value if spec.HasField("version") else None):
-        entry = response.model_version_status.add(version=status.version, state=status.state)
-        entry.status.SetInParent()
-        if status.error is not None:
-            entry.status.error_code = int(status.error.code)
-            entry.status.error_message = status.error.say(explain=explain)
-    return response
 
 
 class GrpcTransport:
@@ -188,27 +138,3 @@ _STATUS = {Code(status.value[0]): status for status in grpc.StatusCode if status
 def _unknown(_data: bytes) -> bytes:
     # grpcio has words for this; TensorFlow Serving has none.
     raise RequestError(Code.UNIMPLEMENTED, "", "this server has no such method")
-
-
-def _model_spec(request: Any) -> ModelSpec:
-    if not request.HasField("model_spec"):
-        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
-    spec = request.model_spec
-    choice = spec.WhichOneof("version_choice")
-    if choice == "version":
-        return ModelSpec(spec.name, version=spec.version.value)
-    if choice == "version_label":
-        return ModelSpec(spec.name, label=spec.version_label)
-    return ModelSpec(spec.name)
-
-
-def _decode(proto: Any) -> Array:
-    # To the real server a tensor of unknown rank is a scalar.
-    if proto.tensor_shape.unknown_rank:
-        proto.tensor_shape.Clear()
-    return from_proto(proto)
-
-
-def _fill_spec(spec: Any, name: str, version: int) -> None:
-    spec.name = name
-    spec.version.value = version

@@ -47,7 +47,7 @@ class Servable:
         }
         self._session = session
         self._lock = threading.Lock()
-        self._calls: dict[tuple[str, tuple[str, ...]], Call] = {}
+        self._calls: dict[tuple[object, ...], Call] = {}
 
     def run(self, signature: Signature, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
         """Runs `signature` on one array for each of its inputs, in its order; returns the arrays called `outputs`.
@@ -57,8 +57,17 @@ class Servable:
         key = (signature.name, tuple(outputs))
         call = self._calls.get(key)
         if call is None:
-            call = self._make(key, signature)
+            feeds = [spec.tensor for spec in signature.inputs.values()]
+            call = self._make(key, feeds, [signature.outputs[name].tensor for name in outputs])
         return call(*inputs)
+
+    def run_tensors(self, feeds: Sequence[str], inputs: Sequence[Array], fetches: Sequence[str]) -> list[Array]:
+        """Runs the graph on `inputs`, an array for each tensor of `feeds`; returns the tensors called `fetches`.
+
+        Raises RequestError with the runtime's code and text.
+        """
+        key = (tuple(feeds), tuple(fetches))
+        return (self._calls.get(key) or self._make(key, feeds, fetches))(*inputs)
 
     def has_signatures(self) -> str:
         """Which signatures could have been asked for, for an error."""
@@ -73,9 +82,8 @@ class Servable:
         # The graph's Python objects refer to each other in circles, and hold the C++ graph.
         gc.collect()
 
-    def _make(self, key: tuple[str, tuple[str, ...]], signature: Signature) -> Call:
-        feeds = [spec.tensor for spec in signature.inputs.values()]
-        call = make_call(self._session, feeds, [signature.outputs[name].tensor for name in key[1]])
+    def _make(self, key: tuple[object, ...], feeds: Sequence[str], fetches: Sequence[str]) -> Call:
+        call = make_call(self._session, feeds, fetches)
         with self._lock:
             if len(self._calls) >= CALLS_KEPT:
                 self._calls.pop(next(iter(self._calls)))

@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 
 from clients.tensors import Array, dtype_of
 from serving.embedded.errors import Code, RequestError
+from serving.embedded.examples import Classifications
 from serving.embedded.manager import Status
 from serving.embedded.rest_text import float_texts, quote
 from serving.embedded.signature import runtime_name
@@ -53,6 +54,21 @@ def rows(outputs: Mapping[str, Array]) -> bytes:
     inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
     objects = [b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True)]
     return b'{\n    "predictions": [' + outer + (b"," + outer).join(objects) + b"\n    ]\n}"
+
+
+def classifications(answered: Classifications) -> bytes:
+    """What classify answers: for each example a list of its classes, label and score."""
+    scores = iter(float_texts(np.array([score for row in answered.rows() for _, score in row], np.float32)))
+    texts = (
+        b"[" + b", ".join(b"[" + quote(label) + b", " + next(scores) + b"]" for label, _ in row) + b"]"
+        for row in answered.rows()
+    )
+    return b'{\n    "results": [' + b", ".join(texts) + b"\n    ]\n}"
+
+
+def regressions(answered: Array) -> bytes:
+    """What regress answers: a value for each example."""
+    return b'{\n    "results": [' + b", ".join(float_texts(answered)) + b"]\n}"
 
 
 def statuses(found: Iterable[Status], *, explain: bool) -> bytes:

@@ -17,8 +17,10 @@ from urllib.parse import unquote_to_bytes
 
 from serving.embedded import rest_answer
 from serving.embedded.errors import Code, RequestError
+from serving.embedded.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from serving.embedded.inference import ModelSpec, acquire, predict
 from serving.embedded.manager import Manager
+from serving.embedded.rest_examples import read_examples
 from serving.embedded.rest_parse import parse
 from serving.embedded.rest_request import read_inputs, signature_name
 
@@ -141,10 +143,10 @@ class RestFace:
         spec = _model_spec(match)
         if spec is None:
             return Response(400, b"")
-        if match["verb"] != b"predict":
-            raise RequestError(Code.UNIMPLEMENTED, f"{match['verb'].decode()} is not served over REST yet")
         document = parse(_unpacked(request))
         name = signature_name(document)
+        if match["verb"] != b"predict":
+            return self._infer_examples(spec, name, match["verb"], read_examples(document))
         with acquire(self._manager, spec) as servable:
             signature = servable.signatures.get(name)
             if signature is None:
@@ -158,6 +160,14 @@ class RestFace:
             arrays, in_rows = read_inputs(document, signature.inputs)
             outputs = predict(servable, signature, arrays, lambda array: array)
         return Response(200, (rest_answer.rows if in_rows else rest_answer.columns)(outputs))
+
+    def _infer_examples(self, spec: ModelSpec, name: str, verb: bytes, examples: list[bytes]) -> Response:
+        with acquire(self._manager, spec) as servable:
+            task = make_task(servable, find_signature(servable, name), CLASSIFY if verb == b"classify" else REGRESS)
+            (result,) = run(servable, [task], examples)
+        if isinstance(result, Classifications):
+            return Response(200, rest_answer.classifications(result))
+        return Response(200, rest_answer.regressions(result))
 
     def _describe(self, match: re.Match[bytes]) -> Response:
         if match["model"] is None:

@@ -60,6 +60,20 @@ def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), (str, bytes))
 
 
+def read_base64(value: dict[Any, Any]) -> bytes:
+    """The bytes that `{"b64": "..."}` holds. Raises RequestError INVALID_ARGUMENT for anything else."""
+    if not is_base64(value):
+        raise _invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
+    text = value["b64"]
+    text = _WHITE.sub("", text) if isinstance(text, str) else "!"
+    if not _BASE64.fullmatch(text) or (text.endswith("=") and len(text) % 4):
+        raise _invalid("Unable to base64 decode")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error:
+        raise _invalid("Unable to base64 decode") from None
+
+
 def wants(name: str, spec: TensorSpec) -> str:
     """What an input has to be, for an error."""
     return f"inputs[{name!r}] has to be {spec}"
@@ -127,7 +141,7 @@ def _element(name: str, value: Any, spec: TensorSpec) -> Any:
     if dtype is STRING and isinstance(value, (str, bytes)):
         return value.encode() if isinstance(value, str) else value
     if dtype is STRING and isinstance(value, dict):
-        return _base64(value)
+        return read_base64(value)
     if not isinstance(value, dict) and not _carried(dtype):
         text = f"Conversion of JSON Value: {show(value)} to type: {runtime_name(dtype)}"
         raise RequestError(Code.UNIMPLEMENTED, text, wants(name, spec))
@@ -151,19 +165,6 @@ def _fits(value: Any, dtype: DType) -> bool:
         low, high = _INTEGERS[dtype.name]
         return low <= value < high
     return False
-
-
-def _base64(value: dict[Any, Any]) -> bytes:
-    if not is_base64(value):
-        raise _invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
-    text = value["b64"]
-    text = _WHITE.sub("", text) if isinstance(text, str) else "!"
-    if not _BASE64.fullmatch(text) or (text.endswith("=") and len(text) % 4):
-        raise _invalid("Unable to base64 decode")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error:
-        raise _invalid("Unable to base64 decode") from None
 
 
 def _json_type(value: Any) -> str:

@@ -6,12 +6,15 @@ https://www.tensorflow.org/tfx/serving/saved_model_warmup
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from clients.messages import PredictionLog
 from clients.tensors import from_proto
 from serving.embedded.errors import Code, RequestError
+from serving.embedded.examples import CLASSIFY, REGRESS
+from serving.embedded.grpc_examples import infer, infer_all
 from serving.embedded.inference import predict
 from serving.embedded.loader import Servable
 from serving.embedded.session_call import translate
@@ -46,20 +49,28 @@ def play(servable: Servable, folder: Path) -> int:
                 Code.INVALID_ARGUMENT, f"Failed to parse warmup record: {number} from {file}: {error}"
             ) from None
         kind = entry.WhichOneof("log_type")
-        if kind == "predict_log":
-            _predict(servable, entry.predict_log.request)
+        if kind in _PLAYERS:
+            _PLAYERS[kind](servable, getattr(entry, kind).request)
             played += 1
         elif kind is not None:
             log.warning("%s: record %d is a %s, which this server can't play; it is skipped", file, number, kind)
     return played
 
 
-def _predict(servable: Servable, request: object) -> None:
-    name = request.model_spec.signature_name or DEFAULT_SIGNATURE  # type: ignore[attr-defined]
+def _predict(servable: Servable, request: Any) -> None:
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
     if signature is None:
         raise RequestError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-    predict(servable, signature, request.inputs, from_proto, request.output_filter)  # type: ignore[attr-defined]
+    predict(servable, signature, request.inputs, from_proto, request.output_filter)
+
+
+_PLAYERS: dict[str, Callable[[Servable, Any], object]] = {
+    "predict_log": _predict,
+    "classify_log": lambda servable, request: infer(servable, request, CLASSIFY),
+    "regress_log": lambda servable, request: infer(servable, request, REGRESS),
+    "multi_inference_log": infer_all,
+}
 
 
 def _records(file: Path) -> Iterator[bytes]:

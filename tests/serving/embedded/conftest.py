@@ -32,6 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_models.kinds(folder / "kinds")
     saved_models.pair(folder / "pair")
     saved_models.lookup(folder / "lookup")
+    saved_models.examples(folder / "examples")
     saved_models.slow(folder / "slow")
     saved_models.broken(folder / "broken", 1, folder / "scale" / "1")
     bad = saved_models.scale(folder / "badwarm", 1, 1.0)
@@ -75,7 +76,7 @@ def server(models: Path, live: Path, tmp_path_factory: pytest.TempPathFactory) -
     ]
     entries += [
         CONFIG.format(name=name, folder=models, policy="latest {}", labels="")
-        for name in ("kinds", "pair", "lookup", "slow")
+        for name in ("examples", "kinds", "pair", "lookup", "slow")
     ]
     for name in LIVE:
         policy = "all {}" if name in ("removed", "returned") else "latest {}"

@@ -137,3 +137,35 @@ def warmup(version: Path, *requests: dict[str, Array]) -> None:
 def rows(count: int) -> Array:
     """`count` different rows of 3 float32."""
     return np.arange(count * 3, dtype=np.float32).reshape(count, 3)
+
+
+def examples(folder: Path) -> Path:
+    """Signatures on serialized tf.Examples with a float feature `f`, 1 by default, and a string feature `s`.
+
+    `classify` answers the classes `s` and `other` with the scores f and -f, `regress` twice f, `labels` and `scores`
+    one of the two alone.
+    """
+    module = tf.Module()
+    module.two = tf.Variable(2.0)
+    features = {"f": tf.io.FixedLenFeature([], tf.float32, 1.0), "s": tf.io.FixedLenFeature([], tf.string, "none")}
+
+    def run(inputs: Any, chosen: tuple[str, ...]) -> dict[str, Any]:
+        parsed = tf.io.parse_example(inputs, features)
+        outputs = {
+            "classes": tf.stack([parsed["s"], tf.fill(tf.shape(parsed["s"]), "other")], axis=1),
+            "scores": tf.stack([parsed["f"], -parsed["f"]], axis=1),
+            "outputs": parsed["f"] * module.two,
+        }
+        return {name: outputs[name] for name in chosen}
+
+    signatures = {}
+    for name, chosen in (
+        ("classify", ("classes", "scores")),
+        ("regress", ("outputs",)),
+        ("labels", ("classes",)),
+        ("scores", ("scores",)),
+    ):
+        signature = function(lambda inputs, chosen=chosen: run(inputs, chosen), inputs=(tf.string, [None]))
+        setattr(module, name, signature)
+        signatures[name] = signature
+    return save(folder, 1, module, signatures)

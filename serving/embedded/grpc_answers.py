@@ -1,0 +1,95 @@
+"""What the gRPC methods of predict, metadata and status answer: messages in, messages out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, PredictResponse
+from clients.tensors import Array, from_proto
+from serving.embedded.errors import Code, RequestError
+from serving.embedded.inference import ModelSpec, acquire, predict
+from serving.embedded.manager import Manager
+from serving.embedded.signature import DEFAULT_SIGNATURE
+from serving.embedded.tensor_proto import write_tensor
+
+METADATA_FIELD = "signature_def"
+
+
+def answer_predict(manager: Manager, request: Any) -> Any:
+    """A PredictResponse to a PredictRequest."""
+    spec = request.model_spec
+    with acquire(manager, model_spec(request)) as servable:
+        name = spec.signature_name or DEFAULT_SIGNATURE
+        signature = servable.signatures.get(name)
+        if signature is None:
+            raise RequestError(
+                Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.', servable.has_signatures()
+            )
+        outputs = predict(servable, signature, request.inputs, _decode, request.output_filter)
+        response = PredictResponse()
+        fill_spec(response.model_spec, servable.model, servable.version, name)
+        for alias, array in outputs.items():
+            write_tensor(response.outputs[alias], array)
+        return response
+
+
+def answer_metadata(manager: Manager, request: Any) -> Any:
+    """A GetModelMetadataResponse to a GetModelMetadataRequest."""
+    if not request.HasField("model_spec"):
+        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    if not request.metadata_field:
+        raise RequestError(Code.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != METADATA_FIELD:
+            raise RequestError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
+    with acquire(manager, model_spec(request)) as servable:
+        response = GetModelMetadataResponse()
+        fill_spec(response.model_spec, servable.model, servable.version)
+        response.metadata[METADATA_FIELD].Pack(servable.definitions)
+        return response
+
+
+def answer_status(manager: Manager, request: Any, *, explain: bool) -> Any:
+    """A GetModelStatusResponse to a GetModelStatusRequest; the label is ignored, as TensorFlow Serving ignores it."""
+    if not request.HasField("model_spec"):
+        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    spec = request.model_spec
+    response = GetModelStatusResponse()
+    for status in manager.statuses(spec.name, spec.version.value if spec.HasField("version") else None):
+        entry = response.model_version_status.add(version=status.version, state=status.state)
+        entry.status.SetInParent()
+        if status.error is not None:
+            entry.status.error_code = int(status.error.code)
+            entry.status.error_message = status.error.say(explain=explain)
+    return response
+
+
+def model_spec(request: Any) -> ModelSpec:
+    """What `request` asks for. Raises RequestError INVALID_ARGUMENT when it doesn't say."""
+    if not request.HasField("model_spec"):
+        raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    return read_spec(request.model_spec)
+
+
+def read_spec(spec: Any) -> ModelSpec:
+    """What a ModelSpec message asks for."""
+    choice = spec.WhichOneof("version_choice")
+    if choice == "version":
+        return ModelSpec(spec.name, version=spec.version.value)
+    if choice == "version_label":
+        return ModelSpec(spec.name, label=spec.version_label)
+    return ModelSpec(spec.name)
+
+
+def fill_spec(spec: Any, name: str, version: int, signature: str = "") -> None:
+    """Says in the ModelSpec message `spec` of an answer who answered."""
+    spec.name = name
+    spec.version.value = version
+    spec.signature_name = signature
+
+
+def _decode(proto: Any) -> Array:
+    # To the real server a tensor of unknown rank is a scalar.
+    if proto.tensor_shape.unknown_rank:
+        proto.tensor_shape.Clear()
+    return from_proto(proto)
