@@ -55,11 +55,12 @@ serve: env ## Export what is missing, start a server, wait until every model is 
 	@exec $(PY) -m serving run $(SERVER) $(MODEL)
 
 query: env ## Ask the running server for one prediction over gRPC.
-	@$(PY) -m clients predict --server grpc://127.0.0.1:$(PORT) --model $(or $(MODEL),digits) \
-		--input "$$($(PY) -m serving example $(or $(MODEL),digits))"
+	@example=$$($(PY) -m serving example $(or $(MODEL),digits)) && \
+		$(PY) -m clients predict --server grpc://127.0.0.1:$(PORT) --model $(or $(MODEL),digits) --input "$$example"
 
 verify: env ## Compare what the running server answers with what the models answered in process.
-	@$(PY) -m clients verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$($(PY) -m serving fleet --folders $(MODEL))
+	@folders=$$($(PY) -m serving fleet --folders $(MODEL)) && \
+		$(PY) -m clients verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$folders
 
 test: env ## Run the tests; TESTS=tests/clients runs a part.
 	@$(PY) -m pytest $(TESTS)

@@ -74,13 +74,16 @@ def main() -> None:
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @fleet_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
-@click.option("--folders", is_flag=True, help="The models' folders alone, one a line.")
+@click.option("--folders", is_flag=True, help="The models' folders alone, one a line; each must have a version.")
 def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool) -> None:
     """Lists the fleet's models, or the MODELs named, and the versions that are on disk."""
+    from serving.engines import check_versions
     from serving.fleet import read_fleet
 
     with _Refusals():
         read = read_fleet(fleet)
+        if folders:
+            check_versions(read, read.select(names))
         models: list[dict[str, Any]] = [
             {"name": name, "folder": str(read.model_folder(name)), "versions": read.versions(name)}
             for name in read.select(names)
@@ -136,7 +139,7 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
         chosen = choose(engine)
         plan = engines.Plan(read, read.select(names), host, port, rest_port)
         engines.check(plan)
-        engines.check_versions(plan)
+        engines.check_versions(read, plan.names)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     server = None
@@ -176,9 +179,7 @@ def example(name: str, fleet: Path) -> None:
 
     with _Refusals():
         read = read_fleet(fleet)
-        read.select((name,))
-        if not read.versions(name):
-            raise engines.EngineError(f"model {name!r} has no version in {read.model_folder(name)}")
+        engines.check_versions(read, read.select((name,)))
         click.echo(_example(read, name, read.versions(name)[-1]))
 
 

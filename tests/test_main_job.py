@@ -213,3 +213,16 @@ def test_an_engine_that_is_not_there_is_an_error(clone: Path) -> None:
     done = run([sys.executable, "-m", "serving", "run", "--engine", "native"], clone, env)
     assert done.returncode == 2
     assert "no tensorflow_model_server is on PATH" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["run"], ["fleet", "--folders"], ["example", "scaled"]], ids=" ".join)
+def test_a_model_that_was_never_exported_is_named_with_what_to_do(
+    clone: Path, tmp_path: Path, command: list[str]
+) -> None:
+    fleet = tmp_path / "models.yaml"
+    fleet.write_text("models:\n  scaled:\n    builder: tests.scaled:build\n")
+    port, rest_port = free_ports(2)
+    ports = ["--port", str(port), "--rest-port", str(rest_port)] if command == ["run"] else []
+    done = run([sys.executable, "-m", "serving", *command, "--fleet", str(fleet), *ports], clone)
+    assert done.returncode == 2
+    assert f"model 'scaled' has no version in {tmp_path}/models/scaled; `make export MODEL=scaled`" in done.stderr

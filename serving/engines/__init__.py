@@ -16,7 +16,6 @@ model has a version. A server that fails while STARTING is stopped, whatever the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from serving.embedded import ports
@@ -91,9 +90,11 @@ def check(plan: Plan) -> None:
         raise EngineError(f"{error}; give another") from None
 
 
-def check_versions(plan: Plan) -> None:
-    """Raises EngineError when a model of `plan` has no version to serve."""
-    for name in plan.names:
-        if not plan.fleet.versions(name):
-            folder: Path = plan.fleet.model_folder(name)
-            raise EngineError(f"model {name!r} has no version in {folder}; `python -m export build {name}` makes one")
+def check_versions(fleet: Fleet, names: tuple[str, ...]) -> None:
+    """Raises EngineError when one of the models `names` has no version to serve."""
+    for name in names:
+        if not fleet.versions(name):
+            raise EngineError(
+                f"model {name!r} has no version in {fleet.model_folder(name)}; `make export MODEL={name}` or "
+                f"`python -m export build {name}` makes one"
+            )
