@@ -14,17 +14,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clients.answers import Metadata, Prediction, Signature, TensorInfo, VersionStatus
+    from clients.answers import Classification, Metadata, Prediction, Regression, Signature, TensorInfo, VersionStatus
     from clients.client import Client, connect
     from clients.errors import ServingError
     from clients.grpc_client import GrpcClient
     from clients.rest_client import RestClient
 
 __all__ = [
+    "Classification",
     "Client",
     "GrpcClient",
     "Metadata",
     "Prediction",
+    "Regression",
     "RestClient",
     "ServingError",
     "Signature",
@@ -33,7 +35,7 @@ __all__ = [
     "connect",
 ]
 _HOMES = {
-    "answers": ("Metadata", "Prediction", "Signature", "TensorInfo", "VersionStatus"),
+    "answers": ("Classification", "Metadata", "Prediction", "Regression", "Signature", "TensorInfo", "VersionStatus"),
     "client": ("Client", "connect"),
     "errors": ("ServingError",),
     "grpc_client": ("GrpcClient",),

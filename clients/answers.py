@@ -22,6 +22,31 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Classification:
+    """The answer of one classify call: for each example its classes, both arrays of shape (examples, classes).
+
+    `labels` holds str, empty where the model answers scores alone; `scores` is float32, 0 where it answers labels
+    alone. `version` is as in Prediction.
+    """
+
+    model: str
+    version: int | None
+    signature: str
+    labels: Array
+    scores: Array
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The answer of one regress call: a value for each example, float32 of shape (examples,)."""
+
+    model: str
+    version: int | None
+    signature: str
+    values: Array
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """An input or output: TensorFlow's name for its element type, and its shape.
 

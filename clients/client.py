@@ -9,23 +9,25 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from clients.answers import Metadata, Prediction, Signature, VersionStatus
+from clients.answers import Classification, Metadata, Prediction, Regression, Signature, VersionStatus
 from clients.errors import (
     Call,
     DeadlineExceeded,
     FailedPrecondition,
+    Internal,
     InvalidArgument,
     NotFound,
     ServingError,
     Unavailable,
     from_code,
 )
+from clients.examples import ExampleLike, Examples, class_arrays, read_examples
 from clients.inputs import Inputs, mismatches, needs_signature, to_arrays
 from clients.tensors import Array
 
@@ -114,6 +116,40 @@ class Client(ABC):
             error.hint = error.hint or self._hint(error, call, inputs, deadline)
             raise
 
+    def classify(
+        self,
+        model: str,
+        examples: Iterable[ExampleLike],
+        *,
+        context: ExampleLike | None = None,
+        signature: str = DEFAULT_SIGNATURE,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Classification:
+        """The classes of each of `examples`: dicts of features, `tf.train.Example`s, or their bytes.
+
+        The features of `context` are in every example that doesn't have its own. Raises InvalidArgument for examples
+        and signatures that can't be classified with, and NotFound for a model or a version that isn't served.
+        """
+        call = self._call(model, version, label, signature)
+        return self._classify(call, self._examples(call, examples, context), _deadline(timeout))
+
+    def regress(
+        self,
+        model: str,
+        examples: Iterable[ExampleLike],
+        *,
+        context: ExampleLike | None = None,
+        signature: str = DEFAULT_SIGNATURE,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Regression:
+        """A value for each of `examples`, which are given, and refused, as those of `classify`."""
+        call = self._call(model, version, label, signature)
+        return self._regress(call, self._examples(call, examples, context), _deadline(timeout))
+
     def metadata(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Metadata:
@@ -177,6 +213,12 @@ class Client(ABC):
     ) -> Prediction: ...
 
     @abstractmethod
+    def _classify(self, call: Call, examples: Examples, deadline: float) -> Classification: ...
+
+    @abstractmethod
+    def _regress(self, call: Call, examples: Examples, deadline: float) -> Regression: ...
+
+    @abstractmethod
     def _get_metadata(self, call: Call, deadline: float) -> Metadata: ...
 
     @abstractmethod
@@ -198,6 +240,12 @@ class Client(ABC):
         found = replace(found, signatures=signatures)
         self._metadata[call.model, call.version, call.label] = found
         return found
+
+    def _examples(self, call: Call, examples: Iterable[ExampleLike], context: ExampleLike | None) -> Examples:
+        try:
+            return read_examples(examples, context)
+        except ValueError as error:
+            raise InvalidArgument(str(error), call) from None
 
     def _arrays(self, call: Call, inputs: Inputs, deadline: float) -> dict[str, Array]:
         name = call.signature or DEFAULT_SIGNATURE
@@ -262,6 +310,15 @@ def available_version(statuses: Sequence[VersionStatus], call: Call) -> int | No
         failed = candidates[0]
         raise from_code(failed.code, failed.message, call, f"version {failed.version} of {call.model} failed to load")
     return None
+
+
+def classification(call: Call, version: int | None, rows: Sequence[Sequence[tuple[str, float]]]) -> Classification:
+    """The answer whose examples have the classes in `rows`. Raises Internal when not all have as many."""
+    try:
+        labels, scores = class_arrays(rows)
+    except ValueError as error:
+        raise Internal(f"the answer can't be read: {error}", call) from None
+    return Classification(call.model, version, call.signature or DEFAULT_SIGNATURE, labels, scores)
 
 
 def remaining_seconds(deadline: float, call: Call) -> float:

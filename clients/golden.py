@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from clients.compare import Tolerance
+from clients.examples import class_arrays
 from clients.messages import PredictionLog
 from clients.records import RecordError, read_records
 from clients.tensors import Array, from_proto
@@ -19,6 +21,7 @@ from clients.tensors import Array, from_proto
 MANIFEST = "assets.extra/manifest.json"
 RECORDS = "assets.extra/golden.tfrecord"
 _DEFAULT_SIGNATURE = "serving_default"
+Method = Literal["predict", "classify", "regress"]
 
 
 class GoldenError(Exception):
@@ -27,11 +30,16 @@ class GoldenError(Exception):
 
 @dataclass(frozen=True)
 class GoldenRequest:
-    """One request and the answer that the model gave in process."""
+    """One request and the answer that the model gave in process.
+
+    A request to classify or regress has one input, `inputs`: serialized tf.Examples. Its outputs are `classes` (str, as
+    the answer has them) and `scores`, or `outputs`, the values.
+    """
 
     signature: str
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    method: Method = "predict"
 
 
 @dataclass(frozen=True)
@@ -95,14 +103,47 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _request(path: Path, number: int, data: bytes) -> GoldenRequest:
     try:
-        log = PredictionLog.FromString(data).predict_log
-        request = GoldenRequest(
-            signature=log.request.model_spec.signature_name or _DEFAULT_SIGNATURE,
-            inputs={name: from_proto(log.request.inputs[name]) for name in sorted(log.request.inputs)},
-            outputs={name: from_proto(log.response.outputs[name]) for name in sorted(log.response.outputs)},
-        )
+        log = PredictionLog.FromString(data)
+        kind = log.WhichOneof("log_type")
+        if kind not in _READERS:
+            raise GoldenError(f"{path}, record {number}: it is no request to predict, classify or regress")
+        method, read = _READERS[kind]
+        asked = getattr(log, kind)
+        inputs, outputs = read(asked)
     except (DecodeError, ValueError) as error:
         raise GoldenError(f"{path}, record {number}: {error}") from None
-    if not request.outputs:
-        raise GoldenError(f"{path}, record {number}: it is no predict request with its answer")
-    return request
+    if not outputs:
+        raise GoldenError(f"{path}, record {number}: it is no {method} request with its answer")
+    return GoldenRequest(asked.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
+
+
+def _read_predict(log: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    return (
+        {name: from_proto(log.request.inputs[name]) for name in sorted(log.request.inputs)},
+        {name: from_proto(log.response.outputs[name]) for name in sorted(log.response.outputs)},
+    )
+
+
+def _read_classify(log: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    rows = [[(entry.label, entry.score) for entry in row.classes] for row in log.response.result.classifications]
+    labels, scores = class_arrays(rows)
+    return _read_examples(log.request.input), {"classes": labels, "scores": scores} if rows else {}
+
+
+def _read_regress(log: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    values = [entry.value for entry in log.response.result.regressions]
+    return _read_examples(log.request.input), {"outputs": np.array(values, np.float32)} if values else {}
+
+
+def _read_examples(sent: Any) -> dict[str, Array]:
+    examples = sent.example_list.examples
+    serialized = np.empty(len(examples), np.object_)
+    serialized[:] = [example.SerializeToString(deterministic=True) for example in examples]
+    return {"inputs": serialized}
+
+
+_READERS: dict[str, tuple[Method, Callable[[Any], tuple[dict[str, Array], dict[str, Array]]]]] = {
+    "predict_log": ("predict", _read_predict),
+    "classify_log": ("classify", _read_classify),
+    "regress_log": ("regress", _read_regress),
+}

@@ -7,11 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 
-from clients.answers import Metadata, Prediction, Signature, TensorInfo, VersionStatus
-from clients.client import DEFAULT_SIGNATURE, Client, remaining_seconds
+from clients.answers import (
+    Classification,
+    Metadata,
+    Prediction,
+    Regression,
+    Signature,
+    TensorInfo,
+    VersionStatus,
+)
+from clients.client import DEFAULT_SIGNATURE, Client, classification, remaining_seconds
 from clients.errors import Call, Internal, from_grpc
+from clients.examples import Examples
 from clients.messages import (
+    ClassificationRequest,
+    ClassificationResponse,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
@@ -19,6 +31,8 @@ from clients.messages import (
     ModelSpec,
     PredictRequest,
     PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
     SignatureDefMap,
     TensorProto,
 )
@@ -51,6 +65,8 @@ class GrpcClient(Client):
         super().__init__(address)
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._ask_predict = self._method(_PREDICTION + "Predict", PredictRequest, PredictResponse)
+        self._ask_classify = self._method(_PREDICTION + "Classify", ClassificationRequest, ClassificationResponse)
+        self._ask_regress = self._method(_PREDICTION + "Regress", RegressionRequest, RegressionResponse)
         self._ask_metadata = self._method(
             _PREDICTION + "GetModelMetadata", GetModelMetadataRequest, GetModelMetadataResponse
         )
@@ -78,6 +94,20 @@ class GrpcClient(Client):
             signature=spec.signature_name or call.signature or DEFAULT_SIGNATURE,
             outputs=decoded,
         )
+
+    def _classify(self, call: Call, examples: Examples, deadline: float) -> Classification:
+        request = ClassificationRequest(model_spec=_spec(call))
+        examples.write(request.input)
+        answer = self._ask(self._ask_classify, request, call, deadline)
+        rows = [[(entry.label, entry.score) for entry in row.classes] for row in answer.result.classifications]
+        return classification(call, int(answer.model_spec.version.value), rows)
+
+    def _regress(self, call: Call, examples: Examples, deadline: float) -> Regression:
+        request = RegressionRequest(model_spec=_spec(call))
+        examples.write(request.input)
+        answer = self._ask(self._ask_regress, request, call, deadline)
+        values = np.array([entry.value for entry in answer.result.regressions], np.float32)
+        return Regression(call.model, int(answer.model_spec.version.value), call.signature or DEFAULT_SIGNATURE, values)
 
     def _get_metadata(self, call: Call, deadline: float) -> Metadata:
         request = GetModelMetadataRequest(model_spec=_spec(replace(call, signature=None)))

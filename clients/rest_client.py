@@ -8,9 +8,18 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx2
+import numpy as np
 
-from clients.answers import Metadata, Prediction, Signature, TensorInfo, VersionStatus
-from clients.client import DEFAULT_SIGNATURE, Client, remaining_seconds
+from clients.answers import (
+    Classification,
+    Metadata,
+    Prediction,
+    Regression,
+    Signature,
+    TensorInfo,
+    VersionStatus,
+)
+from clients.client import DEFAULT_SIGNATURE, Client, classification, remaining_seconds
 from clients.errors import (
     Call,
     DeadlineExceeded,
@@ -21,8 +30,9 @@ from clients.errors import (
     Unimplemented,
     from_http,
 )
+from clients.examples import Examples
 from clients.inputs import mismatches
-from clients.rest_json import MisfitError, outputs_of, parse, predict_request
+from clients.rest_json import MisfitError, examples_request, outputs_of, parse, predict_request
 from clients.tensors import BY_WIRE_NAME, Array
 
 
@@ -65,6 +75,29 @@ class RestClient(Client):
                 raise Internal(f"the answer does not fit its signature: {error}", call) from None
         chosen = {output: decoded[output] for output in sorted(outputs or decoded)}
         return Prediction(call.model, call.version, name, chosen)
+
+    def _classify(self, call: Call, examples: Examples, deadline: float) -> Classification:
+        results = self._results("classify", call, examples, deadline)
+        try:
+            rows = [[(str(label), float(score)) for label, score in row] for row in results]
+        except (TypeError, ValueError) as error:
+            raise Internal(f"the answer can't be read: {error}", call) from None
+        return classification(call, call.version, rows)
+
+    def _regress(self, call: Call, examples: Examples, deadline: float) -> Regression:
+        results = self._results("regress", call, examples, deadline)
+        try:
+            values = np.array(results, np.float32).reshape(len(results))
+        except (TypeError, ValueError) as error:
+            raise Internal(f"the answer can't be read: {error}", call) from None
+        return Regression(call.model, call.version, call.signature or DEFAULT_SIGNATURE, values)
+
+    def _results(self, verb: str, call: Call, examples: Examples, deadline: float) -> Any:
+        body = examples_request(call.signature or DEFAULT_SIGNATURE, examples)
+        answer = self._ask("POST", f"{_path(call)}:{verb}", call, deadline, body)
+        if not isinstance(answer, dict) or not isinstance(answer.get("results"), list):
+            raise Internal("the answer has no list under 'results'", call)
+        return answer["results"]
 
     def _fitting_signature(self, call: Call, arrays: Mapping[str, Array], deadline: float) -> Signature:
         """The signature that `call` asks for, asked again when `arrays` don't fit the one that is known.

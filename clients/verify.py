@@ -7,15 +7,16 @@ is left out in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from clients.client import Client, connect
 from clients.compare import Difference, Verdict, compare
 from clients.errors import PROTOCOL_NAMES, DeadlineExceeded, NotFound, ServingError, Unavailable
 from clients.golden import Golden, GoldenError, GoldenRequest, read_golden, versions_on_disk
+from clients.tensors import Array
 
 Number = TypeVar("Number", int, float)
 
@@ -248,9 +249,7 @@ class _ModelRun:
         """Asks one golden request and adds to `outputs` how its outputs differ; a failed call is a row of its own."""
         signature = request.signature
         try:
-            served = self._client.predict(
-                self.model, request.inputs, signature=signature, version=version, timeout=self._timeout
-            ).outputs
+            served = self._ask(request, version)
         except NotFound as error:
             raise _MovedError(error.text) from None
         except ServingError as error:
@@ -274,6 +273,17 @@ class _ModelRun:
                 reason = f"request {number}: {difference.reason}"
                 found.worst = Difference(difference.verdict, reason=reason)
         return None
+
+    def _ask(self, request: GoldenRequest, version: int) -> Mapping[str, Array]:
+        """What is served for `request`, by output."""
+        options: dict[str, Any] = {"signature": request.signature, "version": version, "timeout": self._timeout}
+        if request.method == "classify":
+            classified = self._client.classify(self.model, request.inputs["inputs"].tolist(), **options)
+            return {"classes": classified.labels, "scores": classified.scores}
+        if request.method == "regress":
+            regressed = self._client.regress(self.model, request.inputs["inputs"].tolist(), **options)
+            return {"outputs": regressed.values}
+        return self._client.predict(self.model, request.inputs, **options).outputs
 
     def _row(self, version: int, signature: str, output: str, found: _Output) -> Row:
         return Row(

@@ -23,6 +23,7 @@ config {{
   model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }}
 }}
 config {{ name: "words" base_path: "{folder}/words" model_platform: "tensorflow" }}
+config {{ name: "flowers" base_path: "{folder}/flowers" model_platform: "tensorflow" }}
 config {{ name: "tampered" base_path: "{folder}/tampered" model_platform: "tensorflow" }}
 config {{ name: "moving" base_path: "{folder}/moving" model_platform: "tensorflow" }}
 config {{ name: "breaking" base_path: "{folder}/breaking" model_platform: "tensorflow" }}

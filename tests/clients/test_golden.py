@@ -62,7 +62,7 @@ def test_requests_that_are_not_the_manifests_are_refused(version: Path) -> None:
         (b"", "has no golden request in it"),
         (b"no record", "byte 0: the file ends within"),
         # An empty PredictionLog.
-        (b"\0" * 8 + b"\x29\x03\x98\x07\xd8\xea\x82\xa2", "record 0: it is no predict request with its answer"),
+        (b"\0" * 8 + b"\x29\x03\x98\x07\xd8\xea\x82\xa2", "record 0: it is no request to predict, classify or regress"),
     ],
 )
 def test_a_file_without_golden_requests_is_refused(version: Path, data: bytes, said: str) -> None:

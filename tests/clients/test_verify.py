@@ -161,7 +161,7 @@ def test_addresses_are_needed(server: Server) -> None:
 
 def test_a_folder_is_a_models_or_holds_models(models: Path, tmp_path: Path) -> None:
     assert model_folders([models / "scale"]) == {"scale": models / "scale"}
-    assert sorted(model_folders([models])) == ["breaking", "moving", "scale", "tampered", "words"]
+    assert sorted(model_folders([models])) == ["breaking", "flowers", "moving", "scale", "tampered", "words"]
     (tmp_path / "a" / "1").mkdir(parents=True)
     (tmp_path / ".hidden" / "1").mkdir(parents=True)
     (tmp_path / "without a version").mkdir()

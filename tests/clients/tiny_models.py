@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from clients.examples import read_examples
 from clients.golden import MANIFEST, RECORDS
 from clients.messages import PredictionLog
 from clients.records import write_records
@@ -81,6 +82,30 @@ class Length(tf.Module):  # type: ignore[misc]
         }
 
 
+class Flowers(tf.Module):  # type: ignore[misc]
+    """Signatures on serialized tf.Examples with the features `length` (1 by default) and `name`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        examples = tf.TensorSpec([None], tf.string, name="inputs")
+        self.functions = {
+            name: tf.function(function).get_concrete_function(inputs=examples)
+            for name, function in (("serving_default", self.classified), ("length", self.measured))
+        }
+
+    def parsed(self, inputs: Any) -> Any:
+        length = tf.io.FixedLenFeature([], tf.float32, 1.0)
+        return tf.io.parse_example(inputs, {"length": length, "name": tf.io.FixedLenFeature([], tf.string, "?")})
+
+    def classified(self, inputs: Any) -> Any:
+        parsed = self.parsed(inputs)
+        classes = tf.stack([parsed["name"], tf.fill(tf.shape(parsed["name"]), "other")], 1)
+        return {"classes": classes, "scores": tf.stack([parsed["length"], 1 / parsed["length"]], 1)}
+
+    def measured(self, inputs: Any) -> Any:
+        return {"outputs": 3 * self.parsed(inputs)["length"]}
+
+
 def save(module: Any, folder: Path, golden: Mapping[str, list[dict[str, Array]]]) -> None:
     """Writes `module` and, for the inputs in `golden`, its requests with the module's answers."""
     tf.saved_model.save(module, str(folder), signatures=module.functions)
@@ -97,6 +122,31 @@ def save(module: Any, folder: Path, golden: Mapping[str, list[dict[str, Array]]]
             for name, answer in answers.items():
                 response.outputs[name].CopyFrom(to_proto(np.asarray(answer.numpy())))
             records.append(log.SerializeToString())
+    finish(folder, records)
+
+
+def save_flowers(folder: Path) -> None:
+    """Writes a version of Flowers with golden requests to classify and to regress."""
+    module = Flowers()
+    tf.saved_model.save(module, str(folder), signatures=module.functions)
+    examples = read_examples([{"length": 0.25, "name": "rose"}, {"length": [1.5]}, {}])
+    serialized = tf.constant([example.SerializeToString() for example in examples.examples])
+    classify, regress = PredictionLog(), PredictionLog()
+    for log, signature in ((classify.classify_log, "serving_default"), (regress.regress_log, "length")):
+        log.request.model_spec.name, log.request.model_spec.signature_name = folder.parent.name, signature
+        examples.write(log.request.input)
+    answer = module.functions["serving_default"](inputs=serialized)
+    for labels, scores in zip(answer["classes"].numpy().tolist(), answer["scores"].numpy().tolist(), strict=True):
+        row = classify.classify_log.response.result.classifications.add()
+        for label, score in zip(labels, scores, strict=True):
+            row.classes.add(label=label.decode(), score=score)
+    for value in module.functions["length"](inputs=serialized)["outputs"].numpy().tolist():
+        regress.regress_log.response.result.regressions.add(value=value)
+    finish(folder, [classify.SerializeToString(), regress.SerializeToString()])
+
+
+def finish(folder: Path, records: list[bytes]) -> None:
+    """Writes golden requests and the manifest of the version in `folder`."""
     (folder / RECORDS).parent.mkdir(exist_ok=True)
     write_records(folder / RECORDS, records)
     digest = hashlib.sha256((folder / RECORDS).read_bytes()).hexdigest()
@@ -115,6 +165,7 @@ def main(folder: Path) -> None:
     for version, factor in ((1, 2.0), (2, 3.0)):
         save(Scale(factor), folder / "scale" / str(version), golden)
     save(Length(), folder / "words" / "1", {"serving_default": [{"s": np.array([b"four", b""], np.object_)}]})
+    save_flowers(folder / "flowers" / "1")
     # The weights of one version, the golden requests of another.
     shutil.copytree(folder / "scale" / "1", folder / "tampered" / "1")
     shutil.rmtree(folder / "tampered" / "1" / "variables")
