@@ -72,17 +72,12 @@ def main() -> None:
     Path(job["signatures"]).write_text(json.dumps({name: _described(restored[name]) for name in restored}))
     prediction_log, response = _messages(Path(job["descriptors"]))
     requests = [
-        prediction_log.FromString(record).predict_log.request
+        _read_request(prediction_log.FromString(record))
         for record in tf.data.TFRecordDataset(job["golden"]).as_numpy_iterator()
     ]
     for way, ask in zip(WAYS, (_ask_function(restored), _ask_session(job["version"])), strict=True):
         with tf.io.TFRecordWriter(str(Path(job["answers"], way))) as answers:
-            for number, request in enumerate(requests):
-                inputs = {
-                    name: tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype))
-                    for name, tensor in request.inputs.items()
-                }
-                signature = request.model_spec.signature_name
+            for number, (signature, inputs) in enumerate(requests):
                 try:
                     outputs = ask(signature, inputs)
                 except Exception as error:
@@ -93,6 +88,21 @@ def main() -> None:
                 for name, tensor in outputs.items():
                     answer.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
                 answers.write(answer.SerializeToString())
+
+
+def _read_request(log: Any) -> tuple[str, dict[str, Any]]:
+    """The signature and the inputs of a golden request; one to classify or to regress has the input `inputs`."""
+    import tensorflow as tf
+
+    request = getattr(log, log.WhichOneof("log_type")).request
+    signature = request.model_spec.signature_name
+    if log.WhichOneof("log_type") != "predict_log":
+        examples = [example.SerializeToString() for example in request.input.example_list.examples]
+        return signature, {"inputs": tf.constant(examples, tf.string)}
+    return signature, {
+        name: tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype))
+        for name, tensor in request.inputs.items()
+    }
 
 
 def _ask_function(restored: Any) -> Ask:

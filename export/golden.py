@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from clients.examples import read_examples
 from clients.golden import RECORDS, GoldenRequest
 from clients.messages import PredictionLog
 from clients.tensors import BY_NAME, Array, to_proto
 from export.errors import ServableError
-from export.servable import Servable, Signature
+from export.servable import EXAMPLES, Servable, Signature
 from export.tolerances import describe, judge
 
 # TensorFlow Serving looks for this name.
@@ -58,22 +59,54 @@ def write_golden(requests: Iterable[GoldenRequest], model: str, version_folder: 
     ):
         for request in requests:
             log = PredictionLog()
-            predict = log.predict_log
-            predict.request.model_spec.name = model
-            predict.request.model_spec.signature_name = request.signature
-            for name, array in request.inputs.items():
-                predict.request.inputs[name].CopyFrom(to_proto(array))
+            entry = getattr(log, f"{request.method}_log")
+            entry.request.model_spec.name = model
+            entry.request.model_spec.signature_name = request.signature
+            _write_inputs(entry.request, request)
             warmup.write(log.SerializeToString(deterministic=True))
-            predict.response.model_spec.CopyFrom(predict.request.model_spec)
-            for name, array in request.outputs.items():
-                predict.response.outputs[name].CopyFrom(to_proto(array))
+            entry.response.model_spec.CopyFrom(entry.request.model_spec)
+            _write_outputs(entry.response, request)
             golden.write(log.SerializeToString(deterministic=True))
+
+
+def _write_inputs(message: Any, request: GoldenRequest) -> None:
+    if request.method == "predict":
+        for name, array in request.inputs.items():
+            message.inputs[name].CopyFrom(to_proto(array))
+    else:
+        read_examples(request.inputs[EXAMPLES].tolist()).write(message.input)
+
+
+def _write_outputs(message: Any, request: GoldenRequest) -> None:
+    if request.method == "predict":
+        for name, array in request.outputs.items():
+            message.outputs[name].CopyFrom(to_proto(array))
+    elif request.method == "regress":
+        for value in request.outputs["outputs"].ravel().tolist():
+            message.result.regressions.add(value=value)
+    else:
+        rows, classes = next(iter(request.outputs.values())).shape
+        labels = request.outputs.get("classes", np.full((rows, classes), b"", np.object_))
+        scores = request.outputs.get("scores", np.zeros((rows, classes), np.float32))
+        for row_labels, row_scores in zip(labels.tolist(), scores.tolist(), strict=True):
+            row = message.result.classifications.add()
+            for label, score in zip(row_labels, row_scores, strict=True):
+                row.classes.add(label=_label(request.signature, label), score=score)
+
+
+def _label(signature: str, label: bytes) -> str:
+    try:
+        return label.decode()
+    except UnicodeDecodeError:
+        raise ServableError(
+            f"signature {signature!r}, output 'classes' has the label {label!r}, not UTF-8: no client could read it"
+        ) from None
 
 
 def _requests(name: str, signature: Signature, examples: Mapping[str, Array]) -> Iterator[GoldenRequest]:
     def ask(rows: slice) -> GoldenRequest:
         inputs = {input_name: _wire_array(array[rows]) for input_name, array in examples.items()}
-        return GoldenRequest(name, inputs, _answer(name, signature, inputs))
+        return GoldenRequest(name, inputs, _answer(name, signature, inputs), signature.method)
 
     large = ask(slice(0, LARGE))
     _require_equal(

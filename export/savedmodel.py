@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from clients.messages import SavedModel
 from clients.tensors import BY_NUMBER
@@ -13,7 +13,13 @@ from export.errors import ServableError
 from export.manifest import ServedSignature
 from export.servable import Method, Servable, Signature, TensorSpec
 
-METHODS: dict[str, Method] = {"tensorflow/serving/predict": "predict"}
+METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
+# What TensorFlow Serving requires of the outputs of these methods: dtype, and the possible shapes.
+METHOD_SPECS: dict[str, tuple[str, tuple[tuple[int | None, ...], ...], str]] = {
+    "classes": ("string", (), "(batch, classes)"),
+    "scores": ("float32", (), "(batch, classes)"),
+    "outputs": ("float32", ((None,), (None, 1)), "(batch,) or (batch, 1)"),
+}
 
 
 def variables_of(module: Any) -> dict[str, Any]:
@@ -72,9 +78,26 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
         )
     except (AssertionError, tf.errors.OpError, TypeError, ValueError) as error:
         raise ServableError(f"TensorFlow can't save {type(servable.module).__name__}: {error}") from error
+    _write_methods(servable, folder)
     written = read_signatures(folder)
     _check_written(servable, functions, written)
     return written
+
+
+def _write_methods(servable: Servable, folder: Path) -> None:
+    """Gives the signatures their methods' names; `tf.saved_model.save` calls every one of them predict."""
+    names = {method: long for long, method in METHODS.items()}
+    others = {
+        name: signature.method for name, signature in servable.signatures.items() if signature.method != "predict"
+    }
+    if not others:
+        return
+    path = folder / "saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    for graph in saved.meta_graphs:
+        for name, method in others.items():
+            graph.signature_def[name].method_name = names[method]
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def read_signatures(folder: Path) -> dict[str, ServedSignature]:
@@ -148,6 +171,8 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
                 f"{where}, output {output!r}: its shape {tuple(tensor.shape)} fixes the batch, the first dimension; "
                 "None is needed there (does the function reshape to a fixed size, or answer something that no row has?)"
             )
+    if signature.method != "predict":
+        _check_method(where, outputs)
     tracked = {id(variable.handle) for variable in variables_of(module).values()}
     untracked = [variable.name for variable in concrete.graph.variables if id(variable.handle) not in tracked]
     if untracked:
@@ -156,6 +181,16 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
             "them attributes of it"
         )
     return concrete
+
+
+def _check_method(where: str, outputs: Mapping[str, Any]) -> None:
+    """Raises ServableError for outputs that TensorFlow Serving would refuse to make classes or values of."""
+    for name, tensor in outputs.items():
+        dtype, shapes, wanted = METHOD_SPECS[name]
+        spec = _spec_of(tensor)
+        fits = spec.shape in shapes if shapes else spec.shape is None or len(spec.shape) == 2  # noqa: PLR2004 - a matrix
+        if spec.dtype != dtype or not fits:
+            raise ServableError(f"{where}, output {name!r} is {spec}, {dtype} of shape {wanted} is needed")
 
 
 def _check_written(servable: Servable, functions: Mapping[str, Any], written: Mapping[str, ServedSignature]) -> None:

@@ -15,7 +15,13 @@ from export.errors import ServableError
 # Names that Keras and TensorFlow make up when nobody chose one: a client can't know what they mean.
 MADE_UP = re.compile(r"(args|inputs|output|keras_tensor)_?\d+")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-Method = Literal["predict"]
+Method = Literal["predict", "classify", "regress"]
+# https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/g3doc/signature_defs.md
+EXAMPLES = "inputs"
+METHOD_OUTPUTS: dict[Method, tuple[set[str], ...]] = {
+    "classify": ({"classes", "scores"}, {"scores"}, {"classes"}),
+    "regress": ({"outputs"},),
+}
 # Golden requests of 1, 2 and 7 rows that don't overlap need this many.
 FEWEST_EXAMPLES = 10
 
@@ -48,6 +54,10 @@ class Signature:
 
     `function` takes the inputs as keyword arguments, tensors whose first dimension is the batch, and returns a dict
     with exactly the `outputs`, tensors with the same batch. It may be a plain function or a `tf.function`.
+
+    To be asked to classify or to regress, a signature has one input `inputs`, serialized tf.Examples (string, (None,)).
+    To classify it answers `classes` (string), `scores` (float32), or both, of shape (batch, classes); to regress
+    `outputs`, float32 of shape (batch,) or (batch, 1).
     """
 
     function: Callable[..., Any]
@@ -90,6 +100,7 @@ class Servable:
             if signature.method not in get_args(Method):
                 yield f"{where}: method {signature.method!r} can't be exported; {' or '.join(get_args(Method))} can"
             yield from _declaration_problems(where, signature)
+            yield from _method_problems(where, signature)
             yield from _example_problems(where, signature, self.examples.get(name, {}))
 
 
@@ -113,6 +124,21 @@ def _declaration_problems(where: str, signature: Signature) -> Iterator[str]:
                 f"{where}, input {name!r}: its shape {spec.shape} fixes the batch, the first dimension; "
                 f"{(None, *spec.shape[1:])} takes any"
             )
+
+
+def _method_problems(where: str, signature: Signature) -> Iterator[str]:
+    """What is wrong with the inputs and outputs of a signature that is asked to classify or to regress."""
+    allowed = METHOD_OUTPUTS.get(signature.method)
+    if allowed is None:
+        return
+    wanted = TensorSpec("string", (None,))
+    if dict(signature.inputs) != {EXAMPLES: wanted}:
+        has = ", ".join(f"{name!r}: {spec}" for name, spec in signature.inputs.items()) or "none"
+        yield f"{where}: to {signature.method} its one input is {EXAMPLES!r}: {wanted}, tf.Examples; it has {has}"
+    if set(signature.outputs) not in allowed:
+        wants = " or ".join(" and ".join(map(repr, sorted(names))) for names in allowed)
+        has = _names(dict.fromkeys(signature.outputs))
+        yield f"{where}: to {signature.method} its outputs are {wants}; it has {has}"
 
 
 def _example_problems(where: str, signature: Signature, examples: Mapping[str, Array]) -> Iterator[str]:

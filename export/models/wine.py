@@ -1,0 +1,69 @@
+"""Which of three vineyards a wine is from: scikit-learn's wine data, 178 wines and 13 measurements.
+
+It is asked to classify tf.Examples, or for predictions of arrays.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_wine
+from sklearn.model_selection import train_test_split
+
+from export.examples import serialized_examples
+from export.servable import Servable, Signature, TensorSpec
+
+SEED = 11
+WANTED_ACCURACY = 0.94
+
+
+def build() -> Servable:
+    """Trains a softmax regression, in a second, and declares its signatures.
+
+    `serving_default` classifies tf.Examples with one float feature for each measurement. `predict` takes
+    `measurements` float32 (None, 13), in scikit-learn's order, and answers `scores` float32 (None, 3) and `label`
+    int64 (None,). Raises ValueError when it tells less than 94 % of the test wines right.
+    """
+    wine = load_wine()
+    names = [name.replace("/", "_") for name in wine.feature_names]
+    train, test, train_labels, test_labels = train_test_split(
+        wine.data.astype(np.float32), wine.target, test_size=0.3, random_state=SEED, stratify=wine.target
+    )
+    keras.utils.set_random_seed(SEED)
+    normalization = keras.layers.Normalization()
+    normalization.adapt(train)
+    model = keras.Sequential([keras.Input((len(names),)), normalization, keras.layers.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    model.fit(train, train_labels, batch_size=32, epochs=40, verbose=0)
+    features = {name: tf.io.FixedLenFeature([], tf.float32) for name in names}
+    classes = tf.constant([str(name) for name in wine.target_names])
+
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(inputs, features)
+        scores = model(tf.stack([parsed[name] for name in names], axis=1), training=False)
+        return {"classes": tf.tile(classes[tf.newaxis], [tf.shape(scores)[0], 1]), "scores": scores}
+
+    def predict(measurements: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = model(measurements, training=False)
+        return {"scores": scores, "label": tf.argmax(scores, axis=1)}
+
+    accuracy = float(np.mean(predict(tf.constant(test))["label"].numpy() == test_labels))
+    if accuracy < WANTED_ACCURACY:
+        raise ValueError(f"it tells {accuracy:.1%} of the test wines right, {WANTED_ACCURACY:.0%} are wanted")
+    return Servable(
+        module=model,
+        signatures={
+            "serving_default": Signature(
+                classify, {"inputs": TensorSpec("string", (None,))}, ("classes", "scores"), method="classify"
+            ),
+            "predict": Signature(
+                predict, {"measurements": TensorSpec("float32", (None, len(names)))}, ("scores", "label")
+            ),
+        },
+        examples={
+            "serving_default": {"inputs": serialized_examples([dict(zip(names, row, strict=True)) for row in test])},
+            "predict": {"measurements": test},
+        },
+        metrics={"test_accuracy": accuracy},
+    )

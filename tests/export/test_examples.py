@@ -1,0 +1,194 @@
+"""Signatures that classify or regress tf.Examples, from their declaration to what a server answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_diabetes, load_wine
+
+from clients import connect
+from clients.golden import read_golden
+from clients.messages import PredictionLog, SavedModel
+from clients.records import read_records
+from export import savedmodel
+from export.errors import ServableError
+from export.examples import serialized_examples
+from export.exporter import Exported
+from export.golden import WARMUP, golden_requests, write_golden
+from export.servable import Servable, Signature, TensorSpec
+from tests.servers import Served, serve
+
+INPUTS = {"inputs": TensorSpec("string", (None,))}
+ROWS = [{"length": 0.5 * number, "name": f"flower {number}"} for number in range(40)]
+
+
+def flowers(**changed: Any) -> Servable:
+    """Classifies by name and regresses the length; `changed` are other signatures instead."""
+    module = tf.Module()
+    module.factor = tf.Variable(2.0)
+
+    def parse(inputs: Any) -> Any:
+        features = {"length": tf.io.FixedLenFeature([], tf.float32), "name": tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_example(inputs, features)
+
+    def classify(inputs: Any) -> dict[str, Any]:
+        parsed = parse(inputs)
+        scores = parsed["length"] * module.factor
+        return {"classes": parsed["name"][:, tf.newaxis], "scores": scores[:, tf.newaxis]}
+
+    def regress(inputs: Any) -> dict[str, Any]:
+        return {"outputs": parse(inputs)["length"] * module.factor}
+
+    signatures = {
+        "serving_default": Signature(classify, INPUTS, ("classes", "scores"), "classify"),
+        "labels": Signature(lambda inputs: {"classes": classify(inputs)["classes"]}, INPUTS, ("classes",), "classify"),
+        "length": Signature(regress, INPUTS, ("outputs",), "regress"),
+    } | changed
+    examples = {"inputs": serialized_examples(ROWS)}
+    return Servable(module, signatures, dict.fromkeys(signatures, examples))
+
+
+def test_a_version_says_which_method_each_signature_is_for(export_here: Callable[..., Exported]) -> None:
+    exported = export_here(flowers)
+
+    saved = SavedModel.FromString((exported.path / "saved_model.pb").read_bytes())
+    assert {name: it.method_name for name, it in saved.meta_graphs[0].signature_def.items() if name[0] != "_"} == {
+        "serving_default": "tensorflow/serving/classify",
+        "labels": "tensorflow/serving/classify",
+        "length": "tensorflow/serving/regress",
+    }
+    assert exported.proof.identical
+
+
+def test_golden_requests_are_the_methods_own_with_the_live_models_answers(export_here: Callable[..., Exported]) -> None:
+    requests = read_golden(export_here(flowers).path).requests
+
+    assert [(request.signature, request.method, len(request.inputs["inputs"])) for request in requests] == [
+        (signature, method, rows)
+        for signature, method in (("serving_default", "classify"), ("labels", "classify"), ("length", "regress"))
+        for rows in (1, 2, 7, 32)
+    ]
+    assert requests[1].outputs["classes"].tolist() == [["flower 1"], ["flower 2"]]
+    assert requests[1].outputs["scores"].tolist() == [[1.0], [2.0]]
+    assert requests[5].outputs["scores"].tolist() == [[0.0], [0.0]]
+    assert requests[9].outputs["outputs"].tolist() == [1.0, 2.0]
+
+
+def test_warm_up_requests_are_the_golden_ones_without_answers(export_here: Callable[..., Exported]) -> None:
+    logs = [PredictionLog.FromString(record) for record in read_records(export_here(flowers).path / WARMUP)]
+
+    assert [log.WhichOneof("log_type") for log in logs] == ["classify_log"] * 8 + ["regress_log"] * 4
+    assert not any(log.classify_log.HasField("response") or log.regress_log.HasField("response") for log in logs)
+
+
+@pytest.mark.parametrize(
+    ("signature", "text"),
+    [
+        (
+            Signature(
+                lambda rows: {"scores": rows}, {"rows": TensorSpec("float32", (None, 3))}, ("scores",), "classify"
+            ),
+            "to classify its one input is 'inputs': string (None,), tf.Examples; it has 'rows': float32 (None, 3)",
+        ),
+        (
+            Signature(lambda inputs: {"labels": inputs}, INPUTS, ("labels",), "classify"),
+            "to classify its outputs are 'classes' and 'scores' or 'scores' or 'classes'; it has 'labels'",
+        ),
+        (
+            Signature(lambda inputs: {"value": inputs}, INPUTS, ("value",), "regress"),
+            "to regress its outputs are 'outputs'; it has 'value'",
+        ),
+    ],
+)
+def test_a_signature_that_can_not_be_asked_so_is_refused(signature: Signature, text: str) -> None:
+    servable = replace(flowers(), signatures={"wrong": signature}, examples={})
+
+    with pytest.raises(ServableError) as caught:
+        servable.check()
+    assert f"signature 'wrong': {text}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "outputs", "text"),
+    [
+        (
+            "classify",
+            {"scores": tf.zeros([40])},
+            "output 'scores' is float32 (None,), float32 of shape (batch,",
+        ),
+        ("classify", {"classes": tf.zeros([40, 2])}, "output 'classes' is float32 (None, 2), string of shape"),
+        (
+            "regress",
+            {"outputs": tf.zeros([40, 2])},
+            "output 'outputs' is float32 (None, 2), float32 of shape",
+        ),
+        ("regress", {"outputs": tf.zeros([40], tf.int64)}, "output 'outputs' is int64 (None,), float32 of shape"),
+    ],
+)
+def test_outputs_that_a_server_would_refuse_are_refused(method: Any, outputs: dict[str, Any], text: str) -> None:
+    def answer(inputs: Any) -> dict[str, Any]:
+        return {name: value[: tf.shape(inputs)[0]] for name, value in outputs.items()}
+
+    servable = flowers(wrong=Signature(answer, INPUTS, tuple(outputs), method))
+
+    with pytest.raises(ServableError) as caught:
+        savedmodel.trace(servable)
+    assert f"signature 'wrong', {text}" in str(caught.value)
+
+
+def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    def answer(inputs: Any) -> dict[str, Any]:
+        return {"classes": tf.fill([tf.shape(inputs)[0], 1], b"\xff")}
+
+    servable = flowers(wrong=Signature(answer, INPUTS, ("classes",), "classify"))
+    with pytest.raises(ServableError, match=r"output 'classes' has the label b'.xff', not UTF-8"):
+        write_golden(golden_requests(servable), "model", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def samples(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`wine` and `diabetes`, exported by the command and served."""
+    fleet = tmp_path_factory.mktemp("examples") / "models.yaml"
+    builders = "".join(f"  {name}: {{builder: 'export.models.{name}:build'}}\n" for name in ("wine", "diabetes"))
+    fleet.write_text(f"models:\n{builders}")
+    build = [sys.executable, "-m", "export", "build", "--fleet", str(fleet)]
+    done = subprocess.run(build, cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
+    with serve([sys.executable, "-m", "serving", "run", "--fleet", str(fleet), *ports], clone) as server:
+        yield server, fleet.parent / "models"
+
+
+def test_the_samples_are_served_as_they_were_computed(samples: tuple[Served, Path], clone: Path) -> None:
+    server, models = samples
+    addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
+    verify = [sys.executable, "-m", "clients", "verify", *addresses, str(models)]
+    done = subprocess.run(verify, cwd=clone, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+    assert "all 16 golden requests of 2 models equal" in done.stdout
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_real_wines_and_patients_are_told(samples: tuple[Served, Path], protocol: str) -> None:
+    server, _ = samples
+    url = f"grpc://127.0.0.1:{server.grpc_port}" if protocol == "grpc" else f"http://127.0.0.1:{server.rest_port}"
+    wine, diabetes = load_wine(), load_diabetes()
+    names = [name.replace("/", "_") for name in wine.feature_names]
+    with connect(url) as client:
+        wines = client.classify("wine", [dict(zip(names, row, strict=True)) for row in wine.data])
+        told = wines.labels[np.arange(len(wine.data)), wines.scores.argmax(axis=1)]
+        assert np.mean(told == np.array([str(wine.target_names[target]) for target in wine.target], object)) > 0.94
+        patients = [dict(zip(diabetes.feature_names, row, strict=True)) for row in diabetes.data]
+        values = client.regress("diabetes", patients).values
+        assert np.corrcoef(values, diabetes.target)[0, 1] > 0.6
+        arrays = client.predict("diabetes", diabetes.data.astype(np.float32), signature="predict")
+        np.testing.assert_allclose(arrays.outputs["progression"], values, rtol=1e-5)
