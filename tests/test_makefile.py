@@ -86,3 +86,13 @@ def test_a_machine_without_a_fitting_python_is_told_what_is_needed(project: Path
     assert done.returncode != 0
     assert "TensorFlow 2.21 needs Python 3.10 to 3.13, and none is on PATH; name one: make PYTHON=" in done.stderr
     assert not (project / ".venv").exists()
+
+
+def test_the_lock_pins_every_package_with_hashes_and_names_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    entries = [entry for entry in lock.replace("\\\n", " ").splitlines() if entry and not entry.startswith("#")]
+    assert entries
+    for entry in entries:
+        assert "==" in entry.split()[0], entry
+        assert "--hash=sha256:" in entry, entry
