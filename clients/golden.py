@@ -101,20 +101,27 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise GoldenError(f"{path} is no manifest: {error}") from None
 
 
+def request_of(log: Any) -> GoldenRequest:
+    """The request and the answer in the PredictionLog `log`.
+
+    Raises ValueError when it is no request to predict, classify or regress, or has no answer.
+    """
+    kind = log.WhichOneof("log_type")
+    if kind not in _READERS:
+        raise ValueError("it is no request to predict, classify or regress")
+    method, read = _READERS[kind]
+    asked = getattr(log, kind)
+    inputs, outputs = read(asked)
+    if not outputs:
+        raise ValueError(f"it is no {method} request with its answer")
+    return GoldenRequest(asked.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
+
+
 def _request(path: Path, number: int, data: bytes) -> GoldenRequest:
     try:
-        log = PredictionLog.FromString(data)
-        kind = log.WhichOneof("log_type")
-        if kind not in _READERS:
-            raise GoldenError(f"{path}, record {number}: it is no request to predict, classify or regress")
-        method, read = _READERS[kind]
-        asked = getattr(log, kind)
-        inputs, outputs = read(asked)
+        return request_of(PredictionLog.FromString(data))
     except (DecodeError, ValueError) as error:
         raise GoldenError(f"{path}, record {number}: {error}") from None
-    if not outputs:
-        raise GoldenError(f"{path}, record {number}: it is no {method} request with its answer")
-    return GoldenRequest(asked.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
 
 
 def _read_predict(log: Any) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -7,10 +7,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class Progress:
@@ -22,6 +26,24 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints `text` on a line of its own."""
         click.echo(f"{time.monotonic() - self._start:6.1f} s  {text}", err=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table to print, its numbers on the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    rows = [tuple(row) for row in rows]
+    for number, column in enumerate(columns):
+        numbers = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
+        made.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        # Text: what a user chose is no markup.
+        made.add_row(*(Text(str(value)) for value in row))
+    made.show_header = any(columns)
+    return made
 
 
 def import_tensorflow() -> None:

@@ -3,6 +3,7 @@
 ExportError
 ├── BuilderError    the builder can't be found, or raised
 ├── ServableError   what it returned can't be served as it says
+│   └── LintError   it could, but breaks rules that are there for its clients
 └── ProofError      the version on disk does not answer as the live model does
 """
 
@@ -19,6 +20,10 @@ class BuilderError(ExportError):
 
 class ServableError(ExportError):
     """What the builder returned can't be served as it says."""
+
+
+class LintError(ServableError):
+    """What is to be served breaks rules of docs/lint.md."""
 
 
 class ProofError(ExportError):

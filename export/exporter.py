@@ -1,6 +1,6 @@
 """One export, from the builder to a proved version on disk.
 
-    build ──► ask the live model ──► write ──► prove in a fresh process ──► publish
+    build ──► trace ──► lint ──► write ──► lint the graph ──► ask the live model, and compare a fresh process ──► publish
 
 Whatever fails on the way leaves the model's folder as it was.
 """
@@ -9,42 +9,57 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from clients.golden import MANIFEST
+from clients.golden import MANIFEST, GoldenRequest, versions_on_disk
 from export import savedmodel
 from export.builders import run_builder
-from export.golden import golden_requests, write_golden
+from export.checkpoints import restore
+from export.errors import ExportError, ProofError
+from export.given import read_given
+from export.golden import LARGEST, golden_requests, write_golden
+from export.graph import read_graph
+from export.lint import lint_answers, lint_graph, lint_signatures, require_clean
 from export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
+from export.options import Effect, Option, improve, tolerances_with
 from export.proof import FreshProcess, Proof, prove
 from export.servable import Servable
 from export.staging import Staging
-from export.tolerances import TOLERANCES
+from export.tolerances import Judge
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions."""
+    """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions.
+
+    The rest is as in models.yaml, and as the options of `python -m export build`.
+    """
 
     model: str
     builder: str
     folder: Path
+    allow: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = (LARGEST,)
+    golden: tuple[Path, ...] = ()
+    options: tuple[Option, ...] = ()
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A version that was exported, and the seconds that each step took."""
+    """A version that was exported, what the options came to, and the seconds that each step took."""
 
     model: str
     version: int
     path: Path
     proof: Proof
     metrics: dict[str, float]
+    effects: tuple[Effect, ...]
     seconds: dict[str, float]
 
 
@@ -71,26 +86,58 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
     with steps.step("build", f"building with {target.builder}"):
         servable = run_builder(target.builder, builder)
-    with steps.step("ask", "asking the live model for golden answers"):
+        given = [request for file in target.golden for request in read_given(file, servable.signatures)]
+        if target.checkpoint:
+            steps.say(f"restoring {target.checkpoint}")
+            restore(servable, target.checkpoint)
+    judge = Judge(tolerances_with(target.options))
+    with steps.step("trace", "making its signatures graphs"):
         built = savedmodel.variables_of(servable.module)
-        requests = golden_requests(servable)
-        savedmodel.check_built(servable, built)
         functions = savedmodel.trace(servable)
+        savedmodel.check_built(servable, built)
+        declared = savedmodel.described(servable, functions)
+        require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
+    requests: Iterable[GoldenRequest] = golden_requests(
+        servable, judge, target.batch_sizes, given, steps.say, target.allow
+    )
+    effects: tuple[Effect, ...] = ()
     with Staging(target.folder) as staging:
+        if target.options:
+            with steps.step("options", f"trying {', '.join(target.options)}"):
+                requests = list(requests)
+                functions, effects = improve(servable, functions, requests, target.options, judge, staging.scratch)
         with steps.step("write", "writing the SavedModel"):
             signatures = savedmodel.write_savedmodel(servable, functions, staging.version_folder)
-            write_golden(requests, target.model, staging.version_folder)
-        with steps.step("prove", "comparing with a fresh process's answers"):
-            answers = fresh.answer(staging.version_folder, staging.scratch, {target.builder.partition(".")[0]})
-            proof = prove(answers, signatures, requests)
+            require_clean(lint_graph(read_graph(staging.version_folder), signatures), target.allow)
+        with steps.step("prove", "asking the live model and a fresh process the golden requests"):
+            refused = {target.builder.partition(".")[0].partition(":")[0]}
+            try:
+                golden, proof = prove(fresh, staging.version_folder, signatures, requests, judge, refused)
+            except ProofError as error:
+                raise ProofError(
+                    f"{error}\n  (a common reason is Python in the function that ran only once, when it was made a graph)"
+                ) from None
+            savedmodel.check_built(servable, built)
+            require_clean(lint_answers(golden), target.allow)
         with steps.step("publish", "flushing to disk"):
+            write_golden(golden, target.model, staging.version_folder)
             files = hash_files(staging.version_folder)
+            options = tuple(effect.option for effect in effects if effect.kept)
             path = staging.publish(
-                lambda version: _write_manifest(
-                    staging.version_folder, _manifest(target, version, servable, signatures, files)
+                lambda version: (staging.version_folder / MANIFEST).write_text(
+                    _manifest(target, version, servable, signatures, judge, options, files).text()
                 )
             )
-    return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), steps.seconds)
+    return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), effects, steps.seconds)
+
+
+def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
+    """The signatures of the newest version in `model_folder`; None when there is none that can be read."""
+    versions = versions_on_disk(model_folder) if model_folder.is_dir() else {}
+    try:
+        return savedmodel.read_signatures(versions[max(versions)]) if versions else None
+    except ExportError:
+        return None
 
 
 def _manifest(
@@ -98,27 +145,28 @@ def _manifest(
     version: int,
     servable: Servable,
     signatures: dict[str, ServedSignature],
+    judge: Judge,
+    options: tuple[str, ...],
     files: dict[str, FileEntry],
 ) -> Manifest:
     import keras
     import numpy as np
     import tensorflow as tf
 
-    dtypes = {spec.dtype for signature in signatures.values() for spec in signature.outputs.values()}
+    dtypes = sorted({spec.dtype for signature in signatures.values() for spec in signature.outputs.values()})
     return Manifest(
         model=target.model,
         version=version,
         created=datetime.now(timezone.utc).replace(microsecond=0),
         builder=target.builder,
+        checkpoint=target.checkpoint.name if target.checkpoint else None,
+        options=options,
         versions=Versions(
             tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__, python=platform.python_version()
         ),
         metrics=dict(servable.metrics),
         signatures=signatures,
-        tolerances={dtype: TOLERANCES[dtype] for dtype in sorted(dtypes & TOLERANCES.keys())},
+        tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         files=files,
+        digest="",
     )
-
-
-def _write_manifest(version_folder: Path, manifest: Manifest) -> None:
-    (version_folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -1,30 +1,34 @@
 """Answers a version's golden requests in a process that has none of the model's code.
 
-Run by path, `python -I fresh.py`: the current folder and the environment's paths are not looked at for modules, and
-Keras and this toolkit, which may be installed, are refused. TensorFlow is imported at once, so that it is there when
-one line of JSON comes on stdin:
+Run by path, `python -I fresh.py DESCRIPTORS`: the current folder and the environment's paths are not looked at for
+modules, and Keras and this toolkit, which may be installed, are refused. TensorFlow is imported at once and tried on a
+model of a few numbers, so that nothing is left to be set up when the first order comes.
 
-    version      the version's folder
-    golden       its golden requests
-    descriptors  descriptors of TensorFlow Serving's messages
-    refused      more packages that can't be imported from now on
-    answers      the folder to write: for each way of WAYS a TFRecord of PredictResponse, the answers to the golden
-                 requests in their order
-    signatures   the file to write: JSON, {signature: {"inputs" and "outputs": {name: [dtype, shape or null]}}}
+Orders come on stdin, answers go to stdout, in their order; a message is its length, 8 bytes, and then the message:
 
-When stdin ends without such a line the parent is gone, and the process ends.
+    {"load": folder, "ways": […], "refused": […]}   loads a version in those ways, forgetting what was loaded before, and
+                                                    refuses more packages; the answer is the signatures as JSON,
+                                                    {signature: {"inputs" and "outputs": {name: [dtype, shape or null]}}}
+    a PredictionLog                                 asks its request; an answer for each way, a PredictResponse
+
+An answer begins with a byte: "A" for an answer, "E" when what follows is the text of an error. When stdin ends the
+process does. DESCRIPTORS is a file with the descriptors of TensorFlow Serving's messages.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 # Answers a signature's inputs, by name, with its outputs.
 Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
@@ -34,6 +38,9 @@ WAYS = ("function", "session")
 # What a server does not have either. Without Keras TensorFlow is imported in less than half the time.
 REFUSED = ("clients", "export", "k8s", "keras", "serving", "tests", "tf_keras")
 ERROR_LINES = 8
+KINDS = ("inputs", "outputs")
+LENGTH = struct.Struct("<Q")
+ANSWER, ERROR = b"A", b"E"
 
 
 class Refusal:
@@ -61,33 +68,147 @@ def main() -> None:
     """Does what the module's docstring says."""
     refusal = Refusal(REFUSED)
     sys.meta_path.insert(0, refusal)
+    # What anything prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    import tensorflow  # noqa: F401
+
+    prediction_log, response = _messages(Path(sys.argv[1]))
+    _practise()
+    # What is there now stays; looking through it for garbage takes longer than an answer.
+    gc.collect()
+    gc.freeze()
+    loaded: dict[str, Ask] = {}
+    for order in _read_orders(sys.stdin.buffer):
+        if order.startswith(b"{"):
+            job = json.loads(order)
+            refusal.packages.update(job["refused"])
+            if loaded:
+                # A session's graph and its functions know each other; their variables go when both do.
+                loaded = {}
+                gc.collect()
+            try:
+                loaded, signatures = _load(job["load"], job["ways"])
+            except Exception as error:
+                _write(answers, ERROR, _shortened(error).encode())
+                continue
+            _write(answers, ANSWER, json.dumps(signatures).encode())
+            continue
+        for kind, answer in _answers(loaded, prediction_log.FromString(order), response):
+            _write(answers, kind, answer)
+
+
+def _answers(loaded: Mapping[str, Ask], log: Any, response: Any) -> Iterator[tuple[bytes, bytes]]:
+    """For each way that a version is loaded in, what it answers to the request in `log`."""
     import tensorflow as tf
 
-    line = sys.stdin.readline()
-    if not line:
-        return
-    job = json.loads(line)
-    refusal.packages.update(job["refused"])
-    restored = tf.saved_model.load(job["version"]).signatures
-    Path(job["signatures"]).write_text(json.dumps({name: _described(restored[name]) for name in restored}))
-    prediction_log, response = _messages(Path(job["descriptors"]))
-    requests = [
-        _read_request(prediction_log.FromString(record))
-        for record in tf.data.TFRecordDataset(job["golden"]).as_numpy_iterator()
-    ]
-    for way, ask in zip(WAYS, (_ask_function(restored), _ask_session(job["version"])), strict=True):
-        with tf.io.TFRecordWriter(str(Path(job["answers"], way))) as answers:
-            for number, (signature, inputs) in enumerate(requests):
-                try:
-                    outputs = ask(signature, inputs)
-                except Exception as error:
-                    raise SystemExit(
-                        f"signature {signature!r}, golden request {number}, as a {way}: {_shortened(error)}"
-                    ) from None
-                answer = response()
-                for name, tensor in outputs.items():
-                    answer.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
-                answers.write(answer.SerializeToString())
+    signature, inputs = _read_request(log)
+
+    def answer(way: str) -> tuple[bytes, bytes]:
+        message = response()
+        try:
+            for name, tensor in loaded[way](signature, inputs).items():
+                message.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
+        except Exception as error:
+            return ERROR, f"as a {way}: {_shortened(error)}".encode()
+        return ANSWER, message.SerializeToString()
+
+    # At once: the first answer takes long in each of them, and most of that is not Python's time.
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(answer, loaded)
+
+
+def _practise() -> None:
+    """Saves, loads and runs a model of a few numbers: TensorFlow does much of its setting up only then."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        module = tf.Module()
+        module.weights = tf.Variable([[1.0]])
+        spec = tf.TensorSpec((None, 1), tf.float32, name="values")
+        function = tf.function(lambda values: {"product": tf.matmul(values, module.weights)}, input_signature=[spec])
+        tf.saved_model.save(module, folder, signatures={"practice": function.get_concrete_function()})
+        loaded, _ = _load(folder, WAYS)
+        for ask in loaded.values():
+            for tensor in ask("practice", {"values": tf.constant([[1.0]])}).values():
+                tf.io.serialize_tensor(tensor).numpy()
+
+
+def _load(folder: str, ways: Iterable[str]) -> tuple[dict[str, Ask], dict[str, Any]]:
+    """By way what asks the version in `folder`, and its signatures."""
+    asks: dict[str, Ask] = {}
+    signatures: dict[str, Any] = {}
+    for way in ways:
+        load = {"function": _load_function, "session": _load_session}[way]
+        asks[way], signatures = load(folder)
+    return asks, signatures
+
+
+def _load_function(folder: str) -> tuple[Ask, dict[str, Any]]:
+    import tensorflow as tf
+
+    restored = tf.saved_model.load(folder)
+    defaults = _defaults(folder)
+
+    # The signatures know the object that has the variables only weakly.
+    def ask(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return restored.signatures[signature](**{**defaults[signature], **inputs})  # type: ignore[no-any-return]
+
+    return ask, {name: _described(function) for name, function in restored.signatures.items()}
+
+
+def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
+    import tensorflow as tf
+
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    signatures = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def
+    defaults = _defaults(folder)
+
+    def ask(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        definition = signatures[signature]
+        values = {**defaults[signature], **inputs}
+        feeds = {definition.inputs[name].name: tensor.numpy() for name, tensor in values.items()}
+        answers = session.run({name: info.name for name, info in definition.outputs.items()}, feeds)
+        return {name: tf.constant(value, definition.outputs[name].dtype) for name, value in answers.items()}
+
+    return ask, {
+        name: {kind: {key: _described_info(info) for key, info in getattr(signature, kind).items()} for kind in KINDS}
+        for name, signature in signatures.items()
+        if signature.method_name
+    }
+
+
+def _defaults(folder: str) -> dict[str, dict[str, Any]]:
+    """By signature the values of inputs that a request may leave out."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    import tensorflow as tf
+
+    saved = SavedModel.FromString(Path(folder, "saved_model.pb").read_bytes())
+    return {
+        name: {key: tf.constant(tf.make_ndarray(value)) for key, value in signature.defaults.items()}
+        for graph in saved.meta_graphs
+        for name, signature in graph.signature_def.items()
+    }
+
+
+
+def _described(function: Any) -> dict[str, dict[str, Any]]:
+    _, inputs = function.structured_input_signature
+    return {
+        kind: {
+            name: [spec.dtype.name, None if spec.shape.rank is None else spec.shape.as_list()]
+            for name, spec in specs.items()
+        }
+        for kind, specs in zip(KINDS, (inputs, function.structured_outputs), strict=True)
+    }
+
+
+def _described_info(info: Any) -> list[Any]:
+    import tensorflow as tf
+
+    shape = tf.TensorShape(info.tensor_shape)
+    return [tf.as_dtype(info.dtype).name, None if shape.rank is None else shape.as_list()]
 
 
 def _read_request(log: Any) -> tuple[str, dict[str, Any]]:
@@ -105,42 +226,12 @@ def _read_request(log: Any) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _ask_function(restored: Any) -> Ask:
-    return lambda signature, inputs: restored[signature](**inputs)
-
-
-def _ask_session(version: str) -> Ask:
-    import tensorflow as tf
-
-    session = tf.compat.v1.Session(graph=tf.Graph())
-    signatures = tf.compat.v1.saved_model.load(session, ["serve"], version).signature_def
-
-    def ask(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        definition = signatures[signature]
-        feeds = {definition.inputs[name].name: tensor.numpy() for name, tensor in inputs.items()}
-        values = session.run({name: info.name for name, info in definition.outputs.items()}, feeds)
-        return {name: tf.constant(value, definition.outputs[name].dtype) for name, value in values.items()}
-
-    return ask
-
-
 def _shortened(error: Exception) -> str:
     """The error without the middle of TensorFlow's list of source lines."""
     lines = [line for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
     if len(lines) > ERROR_LINES:
         lines[ERROR_LINES // 2 : -ERROR_LINES // 2] = ["..."]
     return "\n".join(lines)
-
-
-def _described(function: Any) -> dict[str, dict[str, Any]]:
-    _, inputs = function.structured_input_signature
-    return {
-        kind: {
-            name: [spec.dtype.name, None if spec.shape.rank is None else spec.shape.as_list()]
-            for name, spec in specs.items()
-        }
-        for kind, specs in (("inputs", inputs), ("outputs", function.structured_outputs))
-    }
 
 
 def _messages(descriptors: Path) -> tuple[Any, Any]:
@@ -159,7 +250,17 @@ def _messages(descriptors: Path) -> tuple[Any, Any]:
     return log, response
 
 
+def _read_orders(stream: BinaryIO) -> Iterator[bytes]:
+    while len(length := stream.read(LENGTH.size)) == LENGTH.size:
+        yield stream.read(*LENGTH.unpack(length))
+
+
+def _write(stream: BinaryIO, kind: bytes, message: bytes) -> None:
+    stream.write(LENGTH.pack(len(message) + 1) + kind + message)
+    stream.flush()
+
+
 if __name__ == "__main__":
     main()
-    # Everything is written, and taking TensorFlow apart would take longer than all the answers did.
+    # Everything was answered, and taking TensorFlow apart would take longer than all the answers did.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Golden requests: example inputs with the answers that the live model gave, before anything was written.
+"""Golden requests: example inputs with the answers that the live model gave, before anything was published.
 
 They lie in the version's folder as TensorFlow Serving's own record (PredictionLog), with request and response; the
 warm-up requests are the same without the responses, so a server has run every batch size of them before it says that
@@ -7,7 +7,7 @@ the version is available. https://www.tensorflow.org/tfx/serving/saved_model_war
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,20 @@ from clients.examples import read_examples
 from clients.golden import RECORDS, GoldenRequest
 from clients.messages import PredictionLog
 from clients.tensors import BY_NAME, Array, to_proto
-from export.errors import ServableError
+from export.edges import edge_rows
+from export.errors import LintError, ServableError
+from export.given import Given
 from export.servable import EXAMPLES, Servable, Signature
-from export.tolerances import describe, judge
+from export.tolerances import Judge, describe
 
-# TensorFlow Serving looks for this name.
+# TensorFlow Serving looks for this name, and reads no more records than this.
+# https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/saved_model_warmup_util.h
 WARMUP = "assets.extra/tf_serving_warmup_requests"
+MOST_WARMUP = 1000
 
-# The rows of the examples that make a request each: the small ones do not overlap and all lie in the large one, so
-# that every row is answered in two batches.
-SMALL = (slice(0, 1), slice(1, 3), slice(3, 10))
-LARGE = 32
+# These batches are asked for whatever the sizes that are served: a single row, two, and an odd number.
+ALWAYS = (1, 2, 7)
+LARGEST = 32
 
 
 def batch_of(request: GoldenRequest) -> int:
@@ -35,17 +38,26 @@ def batch_of(request: GoldenRequest) -> int:
     return len(next(iter(request.inputs.values())))
 
 
-def golden_requests(servable: Servable) -> list[GoldenRequest]:
-    """Asks the live model for batches of 1, 2, 7 and 32 rows (all, when there are fewer), for every signature.
+def golden_requests(
+    servable: Servable,
+    judge: Judge | None = None,
+    batch_sizes: Sequence[int] = (LARGEST,),
+    given: Iterable[Given] = (),
+    note: Callable[[str], None] = lambda _: None,
+    allow: Collection[str] = (),
+) -> Iterator[GoldenRequest]:
+    """Asks the live model for every signature, for batches of 1, 2, 7 and `batch_sizes` rows, and edge values.
 
-    Raises ServableError for a signature that does not answer exactly its outputs with the batch first, that answers
-    the same request differently the second time, or a row differently in another batch.
+    The requests in `given` follow. `note` is told of edge values that are left out. Raises ServableError for a signature
+    that does not answer exactly its outputs, that answers the same request differently the second time, or a row
+    differently in another batch, and for an answer to a given request that is not the one given with it.
     """
-    return [
-        request
-        for name, signature in servable.signatures.items()
-        for request in _requests(name, signature, servable.examples[name])
-    ]
+    judge = judge or Judge()
+    for name, signature in servable.signatures.items():
+        yield from _Asker(name, signature, servable.examples[name], judge, allow).requests(batch_sizes, note)
+    for request in given:
+        asker = _Asker(request.signature, servable.signatures[request.signature], {}, judge, allow)
+        yield asker.check_given(request)
 
 
 def write_golden(requests: Iterable[GoldenRequest], model: str, version_folder: Path) -> None:
@@ -57,16 +69,24 @@ def write_golden(requests: Iterable[GoldenRequest], model: str, version_folder: 
         tf.io.TFRecordWriter(str(version_folder / RECORDS)) as golden,
         tf.io.TFRecordWriter(str(version_folder / WARMUP)) as warmup,
     ):
-        for request in requests:
-            log = PredictionLog()
-            entry = getattr(log, f"{request.method}_log")
-            entry.request.model_spec.name = model
-            entry.request.model_spec.signature_name = request.signature
-            _write_inputs(entry.request, request)
-            warmup.write(log.SerializeToString(deterministic=True))
-            entry.response.model_spec.CopyFrom(entry.request.model_spec)
-            _write_outputs(entry.response, request)
+        for number, request in enumerate(requests):
+            log = prediction_log(request, model)
             golden.write(log.SerializeToString(deterministic=True))
+            if number < MOST_WARMUP:
+                getattr(log, f"{request.method}_log").ClearField("response")
+                warmup.write(log.SerializeToString(deterministic=True))
+
+
+def prediction_log(request: GoldenRequest, model: str) -> Any:
+    """The PredictionLog of `request` to model `model`, its answer included."""
+    log = PredictionLog()
+    entry = getattr(log, f"{request.method}_log")
+    entry.request.model_spec.name = model
+    entry.request.model_spec.signature_name = request.signature
+    _write_inputs(entry.request, request)
+    entry.response.model_spec.CopyFrom(entry.request.model_spec)
+    _write_outputs(entry.response, request)
+    return log
 
 
 def _write_inputs(message: Any, request: GoldenRequest) -> None:
@@ -94,79 +114,181 @@ def _write_outputs(message: Any, request: GoldenRequest) -> None:
                 row.classes.add(label=_label(request.signature, label), score=score)
 
 
-def _label(signature: str, label: bytes) -> str:
+def _label(signature: str, label: bytes | str) -> str:
     try:
-        return label.decode()
+        return label if isinstance(label, str) else label.decode()
     except UnicodeDecodeError:
         raise ServableError(
             f"signature {signature!r}, output 'classes' has the label {label!r}, not UTF-8: no client could read it"
         ) from None
 
 
-def _requests(name: str, signature: Signature, examples: Mapping[str, Array]) -> Iterator[GoldenRequest]:
-    def ask(rows: slice) -> GoldenRequest:
-        inputs = {input_name: _wire_array(array[rows]) for input_name, array in examples.items()}
-        return GoldenRequest(name, inputs, _answer(name, signature, inputs), signature.method)
+class _Asker:
+    """Asks one signature of the live model."""
 
-    large = ask(slice(0, LARGE))
-    _require_equal(
-        large,
-        ask(slice(0, LARGE)),
-        "the same request is answered differently the second time",
-        "an answer can't depend on random numbers or on what Python code remembers",
-    )
-    for rows in SMALL:
-        small = ask(rows)
-        _require_equal(
-            GoldenRequest(name, small.inputs, {output: array[rows] for output, array in large.outputs.items()}),
-            small,
-            f"the examples' rows {rows.start} to {rows.stop - 1} are answered differently in a batch of "
-            f"{batch_of(small)} and in one of {batch_of(large)}",
-            "servers put requests together, so a row's answer can't depend on the other rows",
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        examples: Mapping[str, Array],
+        judge: Judge,
+        allow: Collection[str],
+    ) -> None:
+        self._name = name
+        self._allow = allow
+        self._signature = signature
+        self._examples = examples
+        self._judge = judge
+
+    def requests(self, batch_sizes: Sequence[int], note: Callable[[str], None]) -> Iterator[GoldenRequest]:
+        sizes = self._fixed_sizes() or sorted({*batch_sizes, *(size for size in ALWAYS if size <= max(batch_sizes))})
+        large = self._ask_rows(slice(0, sizes[-1]))
+        self._require_equal(
+            large,
+            self._ask_rows(slice(0, sizes[-1])),
+            "the same request is answered differently the second time",
+            "an answer can't depend on random numbers or on what Python code remembers",
         )
-        yield small
-    yield large
-
-
-def _require_equal(expected: GoldenRequest, answered: GoldenRequest, what: str, why: str) -> None:
-    for output, array in expected.outputs.items():
-        difference = judge(answered.outputs[output], array)
-        if difference.verdict == "different":
-            raise ServableError(
-                f"signature {expected.signature!r}, output {output!r}: {what}: {describe(difference)}; {why}"
+        start = 0
+        for size in sizes[:-1]:
+            # The small ones do not overlap where they needn't, and all lie in the large one.
+            start = start if start + size <= sizes[-1] else 0
+            rows = slice(start, start + size)
+            small = self._ask_rows(rows)
+            self._require_equal(
+                GoldenRequest(self._name, small.inputs, _rows_of(large, rows)),
+                small,
+                f"the examples' rows {rows.start} to {rows.stop - 1} are answered differently in a batch of "
+                f"{size} and in one of {sizes[-1]}",
+                "servers put requests together, so a row's answer can't depend on the other rows",
             )
+            start += size
+            yield small
+        yield large
+        if self._signature.defaults:
+            few = {name: array[:2] for name, array in self._examples.items() if name not in self._signature.defaults}
+            yield self._ask(few)
+        if sizes[0] == 1 and len(sizes) > 1:
+            yield from self._edges(note)
+
+    def check_given(self, given: Given) -> GoldenRequest:
+        """The given request with the live model's answer, which must be the one that was given, if any was."""
+        try:
+            request = self._ask(given.inputs)
+        except ServableError as error:
+            raise ServableError(f"{given.where}: {error}") from None
+        if given.outputs is not None:
+            wanted = {name: _wire_array(array) for name, array in given.wanted(request.outputs).items()}
+            self._require_equal(
+                GoldenRequest(self._name, given.inputs, wanted),
+                request,
+                f"{given.where} is answered otherwise than it says",
+                "correct the file, or the model",
+            )
+        return request
+
+    def _fixed_sizes(self) -> list[int]:
+        """The only batch size that the signature takes, when it has a fixed one."""
+        sizes = {spec.shape[0] for spec in self._signature.inputs.values() if spec.shape}
+        return sorted({size for size in sizes if size is not None})[:1]
+
+    def _edges(self, note: Callable[[str], None]) -> Iterator[GoldenRequest]:
+        """One request with every edge value that the model answers, and answers alone as beside others."""
+        alone = []
+        for row in edge_rows(self._signature, self._examples):
+            try:
+                alone.append(self._ask(row))
+            except LintError:
+                raise
+            except ServableError as error:
+                note(f"edge values left out, the model refuses them: {str(error).splitlines()[0]}")
+        while alone:
+            together = self._ask(
+                {name: np.concatenate([request.inputs[name] for request in alone]) for name in self._signature.inputs}
+            )
+            stable = [
+                request
+                for row, request in enumerate(alone)
+                if all(
+                    self._judge.judge(array, request.outputs[name]).verdict != "different"
+                    for name, array in _rows_of(together, slice(row, row + 1)).items()
+                )
+            ]
+            if len(stable) == len(alone):
+                yield together
+                return
+            note(f"edge values left out, a batch changes their answers: {len(alone) - len(stable)} of {len(alone)}")
+            alone = stable
+
+    def _ask_rows(self, rows: slice) -> GoldenRequest:
+        # Fewer examples than rows are repeated.
+        indices = np.arange(rows.start, rows.stop)
+        return self._ask({name: array[indices % len(array)] for name, array in self._examples.items()})
+
+    def _ask(self, inputs: Mapping[str, Array]) -> GoldenRequest:
+        inputs = {name: _wire_array(array) for name, array in inputs.items()}
+        return GoldenRequest(self._name, inputs, self._answer(inputs), self._signature.method)
+
+    def _require_equal(self, expected: GoldenRequest, answered: GoldenRequest, what: str, why: str) -> None:
+        for output, array in expected.outputs.items():
+            if output not in answered.outputs:
+                raise ServableError(
+                    f"signature {self._name!r}: {what}: it has the output {output!r}, answered are "
+                    f"{_list(answered.outputs)}; {why}"
+                )
+            difference = self._judge.judge(answered.outputs[output], array)
+            if difference.verdict == "different":
+                raise ServableError(
+                    f"signature {self._name!r}, output {output!r}: {what}: {describe(difference)}; {why}"
+                )
+
+    def _answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What the live model answers to `inputs`, as numpy arrays."""
+        import tensorflow as tf
+
+        name, signature = self._name, self._signature
+        where = f"signature {name!r}"
+        batch = len(next(iter(inputs.values())))
+        tensors = {
+            input_name: tf.constant(array, dtype=signature.inputs[input_name].dtype)
+            for input_name, array in {**signature.defaults, **inputs}.items()
+        }
+        try:
+            outputs = signature.function(**tensors)
+        except Exception as error:
+            raise ServableError(
+                f"{where}: its function failed on {batch} rows of its examples: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(outputs, Mapping):
+            raise ServableError(
+                f"{where}: its function returns a {type(outputs).__name__}, a dict with "
+                f"{_list(signature.outputs)} is wanted"
+            )
+        if set(outputs) != set(signature.outputs):
+            raise ServableError(
+                f"{where}: its function answers the outputs {_list(outputs)}, declared are {_list(signature.outputs)}"
+            )
+        return {
+            output: self._array(f"{where}, output {output!r}", outputs[output], batch) for output in signature.outputs
+        }
+
+    def _array(self, where: str, value: Any, batch: int) -> Array:
+        array = _output_array(where, value)
+        if array.shape[:1] != (batch,) and "output-batch" not in self._allow:
+            raise LintError(
+                f"[output-batch] {where} has shape {array.shape} for {batch} rows; the batch must come first: answer a "
+                "row for each row"
+            )
+        return array
 
 
-def _answer(name: str, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What the live model answers to `inputs`, as numpy arrays."""
-    import tensorflow as tf
-
-    where = f"signature {name!r}"
-    batch = len(next(iter(inputs.values())))
-    tensors = {
-        input_name: tf.constant(array, dtype=signature.inputs[input_name].dtype) for input_name, array in inputs.items()
-    }
-    try:
-        outputs = signature.function(**tensors)
-    except Exception as error:
-        raise ServableError(
-            f"{where}: its function failed on {batch} rows of its examples: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(outputs, Mapping):
-        raise ServableError(
-            f"{where}: its function returns a {type(outputs).__name__}, a dict with "
-            f"{_list(signature.outputs)} is wanted"
-        )
-    if set(outputs) != set(signature.outputs):
-        raise ServableError(
-            f"{where}: its function answers the outputs {_list(outputs)}, declared are {_list(signature.outputs)}"
-        )
-    return {
-        output: _output_array(f"{where}, output {output!r}", outputs[output], batch) for output in signature.outputs
-    }
+def _rows_of(request: GoldenRequest, rows: slice) -> dict[str, Array]:
+    """The answers to some rows of `request`: of the outputs that have a row for each."""
+    batch = batch_of(request)
+    return {name: array[rows] for name, array in request.outputs.items() if array.shape[:1] == (batch,)}
 
 
-def _output_array(where: str, value: Any, batch: int) -> Array:
+def _output_array(where: str, value: Any) -> Array:
     import tensorflow as tf
 
     try:
@@ -175,10 +297,7 @@ def _output_array(where: str, value: Any, batch: int) -> Array:
         raise ServableError(f"{where} is a {type(value).__name__}, only dense tensors can be served") from None
     if tensor.dtype.name not in BY_NAME:
         raise ServableError(f"{where} is of {tensor.dtype.name}, which no client can read; cast it")
-    array = np.asarray(tensor.numpy())
-    if array.shape[:1] != (batch,):
-        raise ServableError(f"{where} has shape {array.shape} for {batch} rows; the batch must come first")
-    return _wire_array(array)
+    return _wire_array(np.asarray(tensor.numpy()))
 
 
 def _list(names: Iterable[str]) -> str:

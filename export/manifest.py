@@ -55,6 +55,12 @@ class Manifest(_Strict):
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
     builder: Annotated[str, Field(description="The function that made the servable, as 'module:function'.")]
+    checkpoint: Annotated[
+        str | None, Field(description="The checkpoint that the variables were restored from, if one was named.")
+    ] = None
+    options: Annotated[
+        tuple[str, ...], Field(description="What was done to the graph: freeze, optimize, half, xla.")
+    ] = ()
     versions: Versions
     metrics: Annotated[dict[str, float], Field(description="What the builder measured, by name.")]
     signatures: dict[str, ServedSignature]
@@ -63,6 +69,13 @@ class Manifest(_Strict):
         Field(description="By dtype of output; a dtype that is not here must be answered exactly."),
     ]
     files: Annotated[dict[str, FileEntry], Field(description="Every other file, by its path in the version's folder.")]
+    digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
+
+    def text(self) -> str:
+        """The file's text, its digest made anew."""
+        empty = self.model_copy(update={"digest": ""}).model_dump_json(indent=2) + "\n"
+        digest = hashlib.sha256(empty.encode()).hexdigest()
+        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2) + "\n"
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
@@ -77,17 +90,21 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
 def read_manifest(version_folder: Path) -> Manifest:
     """The manifest of the version in `version_folder`.
 
-    Raises ManifestError when there is none, or one that this toolkit can't read.
+    Raises ManifestError when there is none, one that this toolkit can't read, or one that was changed.
     """
     path = version_folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
+        manifest = Manifest.model_validate_json(data)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
         raise ManifestError(f"{path}: {where}: {problem['msg']}") from None
+    if manifest.text().encode() != data:
+        raise ManifestError(f"{path} was changed: its digest is not that of its contents")
+    return manifest
 
 
 def _file_entry(path: Path) -> FileEntry:

@@ -1,39 +1,42 @@
-"""The proof of a version: a fresh process answers its golden requests, and the answers are the live model's."""
+"""The proof of a version: a fresh process answers its golden requests, and the answers are the live model's.
+
+    live model ──► golden request ──► the request, with the live answer, is kept
+                         └──► fresh process ──► as a function, in a session ──► compared
+
+The fresh process works on one request while the live model is asked the next.
+"""
 
 from __future__ import annotations
 
 import json
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import clients.messages
-from clients.golden import RECORDS, GoldenRequest
+from clients.golden import GoldenRequest, request_of
 from clients.messages import PredictResponse
 from clients.tensors import Array, from_proto
 from export import fresh
 from export.errors import ProofError
-from export.golden import batch_of
+from export.golden import batch_of, prediction_log
 from export.manifest import ServedSignature
 from export.servable import TensorSpec
-from export.tolerances import describe, judge
+from export.tolerances import Judge, describe
 
 DESCRIPTORS = Path(clients.messages.__file__).with_name("descriptors.binpb")
 STDERR_LINES = 12
+# From this size of its variables a version is loaded in one way after the other, so that there are never more than two
+# copies of them: the live model's and one in the fresh process. Below it, loading in both ways at once saves time.
+LARGE = 64 << 20
 _HOW = {"function": "as a function", "session": "in a session"}
-
-
-@dataclass(frozen=True)
-class FreshAnswers:
-    """What a fresh process found in a version: its signatures, and by way the golden requests' answers, in order."""
-
-    signatures: Mapping[str, Mapping[str, Mapping[str, TensorSpec]]]
-    outputs: Mapping[str, Sequence[Mapping[str, Array]]]
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,23 @@ class Proof:
 
 
 class FreshProcess:
-    """A Python process that imports TensorFlow while its parent does other things, and then answers one version."""
+    """A Python process that imports TensorFlow while its parent does other things, and then answers for one version."""
 
     def __init__(self) -> None:
         # A session of its own: Ctrl-C is for the parent, which ends it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-I", fresh.__file__],
+            [sys.executable, "-I", fresh.__file__, str(DESCRIPTORS)],
             cwd=tempfile.gettempdir(),
             stdin=subprocess.PIPE,
-            stdout=self._stderr,
+            stdout=subprocess.PIPE,
             stderr=self._stderr,
             start_new_session=True,
         )
+        # Answers are taken as they come, or both processes could wait for each other, their pipes full.
+        self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> FreshProcess:
         return self
@@ -70,83 +77,143 @@ class FreshProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.kill()
-        self._process.communicate()
-        self._stderr.close()
+        self._process.wait()
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            assert stream is not None
+            stream.close()
 
-    def answer(self, version_folder: Path, scratch: Path, refused: Iterable[str]) -> FreshAnswers:
-        """Its answers to the golden requests in `version_folder`.
+    def load(self, version_folder: Path, ways: Sequence[str], refused: Iterable[str] = ()) -> None:
+        """Lets it load the version in `version_folder`, from now on without the packages `refused`.
 
-        `refused` are the packages it must do without, `scratch` is a folder for its files. Raises ProofError when it
-        can't load the version or answer.
+        Its signatures, or the error, come with `signatures`.
         """
-        answers, signatures = scratch / "answers", scratch / "signatures.json"
-        answers.mkdir()
-        job = {
-            "version": str(version_folder),
-            "golden": str(version_folder / RECORDS),
-            "descriptors": str(DESCRIPTORS),
-            "refused": list(refused),
-            "answers": str(answers),
-            "signatures": str(signatures),
+        self._send(json.dumps({"load": str(version_folder), "ways": ways, "refused": list(refused)}).encode())
+
+    def ask(self, request: GoldenRequest) -> None:
+        """Lets it answer `request`, the answers come with `answer`, one for each way, in order."""
+        self._send(prediction_log(request, "").SerializeToString())
+
+    def signatures(self) -> dict[str, dict[str, dict[str, TensorSpec]]]:
+        """The signatures of the version that `load` began to load. Raises ProofError when it can't be loaded."""
+        return {
+            name: {
+                kind: {
+                    key: TensorSpec(dtype, None if shape is None else tuple(shape))
+                    for key, (dtype, shape) in specs.items()
+                }
+                for kind, specs in kinds.items()
+            }
+            for name, kinds in json.loads(self._answer("could not load it")).items()
         }
-        self._process.communicate(json.dumps(job).encode() + b"\n")
-        if self._process.returncode:
+
+    def answer(self, request: GoldenRequest) -> dict[str, Array]:
+        """The next answer, to `request`. Raises ProofError when it has none."""
+        where = f"failed on signature {request.signature!r}, a batch of {batch_of(request)}"
+        response = PredictResponse.FromString(self._answer(where))
+        return {name: from_proto(tensor) for name, tensor in response.outputs.items()}
+
+    def _send(self, order: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(fresh.LENGTH.pack(len(order)) + order)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            # Why it ended is told to whoever waits for the answer.
+            return
+
+    def _answer(self, failed: str) -> bytes:
+        message = self._answers.get()
+        if message is None:
+            # Whoever asks again is told the same.
+            self._answers.put(None)
             raise ProofError(f"a process without the model's code {self._end()}")
-        return FreshAnswers(
-            _read_signatures(signatures), {way: list(_read_answers(answers / way)) for way in fresh.WAYS}
-        )
+        if message.startswith(fresh.ERROR):
+            raise ProofError(f"a process without the model's code {failed}, {message[1:].decode(errors='replace')}")
+        return message[1:]
+
+    def _read(self) -> None:
+        stream = self._process.stdout
+        assert stream is not None
+        while len(length := stream.read(fresh.LENGTH.size)) == fresh.LENGTH.size:
+            (size,) = fresh.LENGTH.unpack(length)
+            message = stream.read(size)
+            if len(message) < size:
+                break
+            self._answers.put(message)
+        self._answers.put(None)
 
     def _end(self) -> str:
         """How the process ended, and its last words."""
-        code = self._process.returncode
+        code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-STDERR_LINES:]
         return "\n  ".join([f"{how}:" if lines else f"{how}, without a word", *lines])
 
 
-def prove(answers: FreshAnswers, signatures: Mapping[str, ServedSignature], requests: Sequence[GoldenRequest]) -> Proof:
-    """Compares a fresh process's `answers` with the signatures that were written and with the live model's answers.
+def prove(
+    fresh_process: FreshProcess,
+    version_folder: Path,
+    signatures: Mapping[str, ServedSignature],
+    requests: Iterable[GoldenRequest],
+    judge: Judge,
+    refused: Iterable[str] = (),
+) -> tuple[list[GoldenRequest], Proof]:
+    """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
 
-    Raises ProofError naming the signature, the output and the largest difference.
+    The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list. Raises ProofError
+    naming the signature, the output and the largest difference.
     """
-    for name, signature in signatures.items():
+    one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
+    rounds = [[way] for way in fresh.WAYS] if one_by_one else [list(fresh.WAYS)]
+    comparison = _Comparison(judge)
+    for ways in rounds:
+        fresh_process.load(version_folder, ways, refused)
+        asked = []
+        for request in requests:
+            fresh_process.ask(request)
+            asked.append(request)
+        _check_signatures(fresh_process.signatures(), signatures)
+        for request in asked:
+            for way in ways:
+                comparison.compare(_as_recorded(request), _as_recorded(request, fresh_process.answer(request)), way)
+        requests = asked
+    return list(requests), Proof(len(asked), comparison.identical, comparison.largest)
+
+
+class _Comparison:
+    """What all comparisons so far came to."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self.identical = True
+        self.largest = 0.0
+
+    def compare(self, golden: GoldenRequest, answered: GoldenRequest, way: str) -> None:
+        """Raises ProofError when `answered` is not what `golden` has."""
+        for output, expected in golden.outputs.items():
+            difference = self._judge.judge(answered.outputs[output], expected)
+            if difference.verdict == "different":
+                raise ProofError(
+                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers a batch "
+                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}"
+                )
+            self.identical = self.identical and difference.verdict == "equal"
+            self.largest = max(self.largest, difference.absolute or 0.0)
+
+
+def _as_recorded(request: GoldenRequest, answered: Mapping[str, Array] | None = None) -> GoldenRequest:
+    """`request`, perhaps with another answer, as it comes back from a record: classes as text, regressions flat."""
+    if answered is not None:
+        request = GoldenRequest(request.signature, request.inputs, answered, request.method)
+    return request if request.method == "predict" else request_of(prediction_log(request, ""))
+
+
+def _check_signatures(
+    loaded: Mapping[str, Mapping[str, Mapping[str, TensorSpec]]], written: Mapping[str, ServedSignature]
+) -> None:
+    for name, signature in written.items():
         declared = {"inputs": signature.inputs, "outputs": signature.outputs}
-        if answers.signatures.get(name) != declared:
-            raise ProofError(
-                f"signature {name!r} is loaded as {answers.signatures.get(name)}, it was written as {declared}"
-            )
-    identical, largest = True, 0.0
-    for way, answered in answers.outputs.items():
-        for request, outputs in zip(requests, answered, strict=True):
-            for output, expected in request.outputs.items():
-                difference = judge(outputs[output], expected)
-                if difference.verdict == "different":
-                    raise ProofError(
-                        f"signature {request.signature!r}, output {output!r}: what was written, run {_HOW[way]}, "
-                        f"answers a batch of {batch_of(request)} otherwise than the live model: "
-                        f"{describe(difference)}; is there Python in the function that ran only once, when it was made "
-                        "a graph?"
-                    )
-                identical = identical and difference.verdict == "equal"
-                largest = max(largest, difference.absolute or 0.0)
-    return Proof(len(requests), identical, largest)
-
-
-def _read_signatures(path: Path) -> dict[str, dict[str, dict[str, TensorSpec]]]:
-    return {
-        name: {
-            kind: {
-                key: TensorSpec(dtype, None if shape is None else tuple(shape)) for key, (dtype, shape) in specs.items()
-            }
-            for kind, specs in kinds.items()
-        }
-        for name, kinds in json.loads(path.read_text()).items()
-    }
-
-
-def _read_answers(path: Path) -> Iterator[dict[str, Array]]:
-    import tensorflow as tf
-
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        yield {name: from_proto(tensor) for name, tensor in PredictResponse.FromString(record).outputs.items()}
+        if loaded.get(name) != declared:
+            raise ProofError(f"signature {name!r} is loaded as {loaded.get(name)}, it was written as {declared}")

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from clients.messages import SavedModel
-from clients.tensors import BY_NUMBER
-from export.errors import ServableError
+from clients.tensors import BY_NUMBER, to_proto
+from export.errors import LintError, ServableError
+from export.graph import read_saved_model, serving_graph
 from export.manifest import ServedSignature
-from export.servable import Method, Servable, Signature, TensorSpec
+from export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
 
 METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
 # What TensorFlow Serving requires of the outputs of these methods: dtype, and the possible shapes.
@@ -27,7 +27,7 @@ def variables_of(module: Any) -> dict[str, Any]:
 
     Raises ServableError when TensorFlow can't track it.
     """
-    return {path: found for path, found in _trackables(module).items() if hasattr(found, "handle")}
+    return {path: found for path, found in trackables(module).items() if hasattr(found, "handle")}
 
 
 def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
@@ -52,6 +52,18 @@ def trace(servable: Servable) -> dict[str, Any]:
     return {name: _trace(name, signature, servable.module) for name, signature in servable.signatures.items()}
 
 
+def described(servable: Servable, functions: Mapping[str, Any]) -> dict[str, ServedSignature]:
+    """The signatures that the traced `functions` of `servable` make."""
+    return {
+        name: ServedSignature(
+            method=signature.method,
+            inputs=dict(signature.inputs),
+            outputs={key: _spec_of(functions[name].structured_outputs[key]) for key in signature.outputs},
+        )
+        for name, signature in servable.signatures.items()
+    }
+
+
 def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: Path) -> dict[str, ServedSignature]:
     """Writes the traced `functions` of `servable` into `folder`, and answers what a server will read there.
 
@@ -66,7 +78,7 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
     root = tf.Module()
     root.used = {
         path: variables.get(id(_resource(found)), found)
-        for path, found in _trackables(servable.module).items()
+        for path, found in trackables(servable.module).items()
         if id(_resource(found)) in used
     }
     try:
@@ -78,32 +90,54 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
         )
     except (AssertionError, tf.errors.OpError, TypeError, ValueError) as error:
         raise ServableError(f"TensorFlow can't save {type(servable.module).__name__}: {error}") from error
-    _write_methods(servable, folder)
+    _complete_signatures(servable, folder)
     written = read_signatures(folder)
     _check_written(servable, functions, written)
     return written
 
 
-def _write_methods(servable: Servable, folder: Path) -> None:
-    """Gives the signatures their methods' names; `tf.saved_model.save` calls every one of them predict."""
-    names = {method: long for long, method in METHODS.items()}
-    others = {
-        name: signature.method for name, signature in servable.signatures.items() if signature.method != "predict"
-    }
-    if not others:
-        return
+def _complete_signatures(servable: Servable, folder: Path) -> None:
+    """Writes what `tf.saved_model.save` leaves out of signatures: methods, defaults, and inputs in common.
+
+    It calls every method predict. It gives every signature a placeholder of its own for tf.Examples, and MultiInference,
+    which asks several signatures about the same examples, refuses signatures that don't share one
+    (tensorflow/serving, servables/tensorflow/multi_inference.cc).
+    """
+    methods = {method: long for long, method in METHODS.items()}
     path = folder / "saved_model.pb"
-    saved = SavedModel.FromString(path.read_bytes())
-    for graph in saved.meta_graphs:
-        for name, method in others.items():
-            graph.signature_def[name].method_name = names[method]
+    saved = read_saved_model(folder)
+    graph = serving_graph(saved, folder)
+    shared: str | None = None
+    for name, signature in servable.signatures.items():
+        definition = graph.signature_def[name]
+        definition.method_name = methods[signature.method]
+        for key, value in signature.defaults.items():
+            definition.defaults[key].CopyFrom(to_proto(value))
+        if signature.method != "predict":
+            own = definition.inputs[EXAMPLES].name
+            shared = shared or own
+            definition.inputs[EXAMPLES].name = shared
+            _feed_instead(graph.graph_def, own, shared)
     path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
+def _feed_instead(graph_def: Any, old: str, new: str) -> None:
+    """Lets everything in the graph that takes the placeholder of tensor `old` take `new`'s, and removes the other."""
+    old, new = (tensor.partition(":")[0] for tensor in (old, new))
+    if old == new:
+        return
+    for node in graph_def.node:
+        for index, source in enumerate(node.input):
+            if source in (old, f"{old}:0"):
+                node.input[index] = new
+    kept = [node for node in graph_def.node if node.name != old]
+    del graph_def.node[:]
+    graph_def.node.extend(kept)
+
+
 def read_signatures(folder: Path) -> dict[str, ServedSignature]:
-    """The signatures that a server finds in the SavedModel in `folder`."""
-    saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    (graph,) = (graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags)
+    """The signatures that a server finds in the SavedModel in `folder`. Raises ExportError when it can't be read."""
+    graph = serving_graph(read_saved_model(folder), folder)
     return {
         name: ServedSignature(
             method=METHODS[signature.method_name],
@@ -115,7 +149,7 @@ def read_signatures(folder: Path) -> dict[str, ServedSignature]:
     }
 
 
-def _trackables(module: Any) -> dict[str, Any]:
+def trackables(module: Any) -> dict[str, Any]:
     """Everything that `module` tracks, itself included, by its shortest path."""
     import tensorflow as tf
 
@@ -165,20 +199,14 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
     outputs = concrete.structured_outputs
     if not isinstance(outputs, Mapping) or set(outputs) != set(signature.outputs):
         raise ServableError(f"{where}: as a graph its function answers {outputs}, declared are {signature.outputs}")
-    for output, tensor in outputs.items():
-        if tensor.shape.rank is not None and tensor.shape[:1].as_list() != [None]:
-            raise ServableError(
-                f"{where}, output {output!r}: its shape {tuple(tensor.shape)} fixes the batch, the first dimension; "
-                "None is needed there (does the function reshape to a fixed size, or answer something that no row has?)"
-            )
     if signature.method != "predict":
         _check_method(where, outputs)
     tracked = {id(variable.handle) for variable in variables_of(module).values()}
     untracked = [variable.name for variable in concrete.graph.variables if id(variable.handle) not in tracked]
     if untracked:
-        raise ServableError(
-            f"{where} uses the variables {', '.join(untracked)}, which {type(module).__name__} does not track; make "
-            "them attributes of it"
+        raise LintError(
+            f"[untracked-variable] {where} uses the variables {', '.join(untracked)}, which {type(module).__name__} does "
+            "not track; make them attributes of it"
         )
     return concrete
 
@@ -195,15 +223,7 @@ def _check_method(where: str, outputs: Mapping[str, Any]) -> None:
 
 def _check_written(servable: Servable, functions: Mapping[str, Any], written: Mapping[str, ServedSignature]) -> None:
     """Raises ServableError when the file does not say what the servable declares."""
-    declared = {
-        name: ServedSignature(
-            method=signature.method,
-            inputs=dict(signature.inputs),
-            outputs={key: _spec_of(functions[name].structured_outputs[key]) for key in signature.outputs},
-        )
-        for name, signature in servable.signatures.items()
-    }
-    for name, signature in declared.items():
+    for name, signature in described(servable, functions).items():
         if written.get(name) != signature:
             raise ServableError(f"signature {name!r} was written as {written.get(name)}, declared is {signature}")
 
@@ -215,4 +235,5 @@ def _spec_of(tensor: Any) -> TensorSpec:
 def _spec_of_info(info: Any) -> TensorSpec:
     shape = info.tensor_shape
     sizes = None if shape.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
-    return TensorSpec(BY_NUMBER[info.dtype].name, sizes)
+    dtype = BY_NUMBER.get(info.dtype)
+    return TensorSpec(dtype.name if dtype else f"type {info.dtype}", sizes)

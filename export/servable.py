@@ -39,6 +39,11 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.dtype} {'of any shape' if self.shape is None else self.shape}"
 
+    @classmethod
+    def of(cls, array: Array) -> TensorSpec:
+        """The spec that just `array` fits. Raises TypeError for an element type that tensors don't have."""
+        return cls(dtype_of(array).name, array.shape)
+
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of `shape` fits."""
         if self.shape is None:
@@ -55,6 +60,9 @@ class Signature:
     `function` takes the inputs as keyword arguments, tensors whose first dimension is the batch, and returns a dict
     with exactly the `outputs`, tensors with the same batch. It may be a plain function or a `tf.function`.
 
+    A request may leave out the inputs that `defaults` has values for; a server then feeds that value as it is, so the
+    function must take it beside any batch (by broadcasting a batch of 1, say).
+
     To be asked to classify or to regress, a signature has one input `inputs`, serialized tf.Examples (string, (None,)).
     To classify it answers `classes` (string), `scores` (float32), or both, of shape (batch, classes); to regress
     `outputs`, float32 of shape (batch,) or (batch, 1).
@@ -64,6 +72,7 @@ class Signature:
     inputs: Mapping[str, TensorSpec]
     outputs: tuple[str, ...]
     method: Method = "predict"
+    defaults: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,15 @@ class Servable:
 
     `module` is the Keras model or `tf.Module` that holds the variables, `examples` has real inputs for every
     signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them.
-    `metrics` goes into the manifest as it is.
+    `metrics` goes into the manifest as it is. `checkpoint` is what training makes its `tf.train.Checkpoint` of, by name,
+    when that isn't `{"model": module}`: what of it is exported from a checkpoint.
     """
 
     module: Any
     signatures: Mapping[str, Signature]
     examples: Mapping[str, Mapping[str, Array]]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raises ServableError with every declaration that can't be served, one a line."""
@@ -112,18 +123,23 @@ def _declaration_problems(where: str, signature: Signature) -> Iterator[str]:
         if not names:
             yield f"{where} has no {kind}s; name them"
         for name in names:
-            if MADE_UP.fullmatch(name):
-                yield f"{where}, {kind} {name!r}: this name is one that Keras makes up; choose one that says what it is"
-            elif not NAME.fullmatch(name) or keyword.iskeyword(name):
+            if not NAME.fullmatch(name) or keyword.iskeyword(name):
                 yield f"{where}, {kind} {name!r}: its name needs letters, digits and '_' only, a letter first"
     for name, spec in signature.inputs.items():
         if spec.dtype not in BY_NAME:
             yield f"{where}, input {name!r}: dtype {spec.dtype!r} can't be served; one of {', '.join(BY_NAME)} can"
-        if spec.shape is not None and spec.shape[:1] != (None,):
-            yield (
-                f"{where}, input {name!r}: its shape {spec.shape} fixes the batch, the first dimension; "
-                f"{(None, *spec.shape[1:])} takes any"
-            )
+        if spec.shape == ():
+            yield f"{where}, input {name!r} is a single value; its first dimension, None, is to be the batch"
+    for name, value in signature.defaults.items():
+        here = f"{where}: the default of input {name!r}"
+        if name not in signature.inputs:
+            yield f"{here}: there is no such input; the inputs are {_names(signature.inputs)}"
+        elif not hasattr(value, "dtype") or TensorSpec.of(value).dtype != signature.inputs[name].dtype:
+            yield f"{here} is {value!r:.40}, a numpy array of {signature.inputs[name]} is needed"
+        elif len(signature.defaults) == len(signature.inputs):
+            yield f"{here}: one input at least must be sent, its rows are the batch"
+        elif not signature.inputs[name].admits(value.shape):
+            yield f"{here} is {TensorSpec.of(value)}, the signature wants {signature.inputs[name]}"
 
 
 def _method_problems(where: str, signature: Signature) -> Iterator[str]:

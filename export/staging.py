@@ -73,18 +73,35 @@ class Staging:
         """
         while True:
             number = next_version(self._model_folder)
-            target = self._model_folder / str(number)
             finish(number)
-            _flush(self.version_folder)
             try:
-                self.version_folder.rename(target)
-            except OSError as error:
-                if error.errno not in TAKEN:
-                    raise
-            else:
-                _flush_folder(self._model_folder)
-                _flush_folder(self._model_folder.parent)
-                return target
+                return self.place(number)
+            except FileExistsError:
+                continue
+
+    def place(self, number: int) -> Path:
+        """Flushes the version and renames it to `number`; the path it got. Raises FileExistsError when it is taken."""
+        target = self._model_folder / str(number)
+        _flush(self.version_folder)
+        try:
+            self.version_folder.rename(target)
+        except OSError as error:
+            if error.errno in TAKEN:
+                raise FileExistsError(error.errno, "is taken", str(target)) from None
+            raise
+        _flush_folder(self._model_folder)
+        _flush_folder(self._model_folder.parent)
+        return target
+
+
+def remove_version(version_folder: Path) -> None:
+    """Removes a version: at once out of a server's sight, then from the disk."""
+    folder = version_folder.parent / f"{PREFIX}{secrets.token_hex(6)}"
+    folder.mkdir()
+    lock = _lock(folder)
+    version_folder.rename(folder / "version")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
 
 def check_writable(model_folder: Path) -> None:

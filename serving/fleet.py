@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,6 +13,23 @@ from clients.golden import versions_on_disk
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+# What `python -m export lint` looks for; docs/lint.md explains each.
+Rule = Literal[
+    "breaking-change",
+    "bytes-suffix",
+    "file-op",
+    "fixed-batch",
+    "int-input",
+    "made-up-name",
+    "no-signature",
+    "output-batch",
+    "python-op",
+    "rest-dtype",
+    "unregistered-op",
+    "untracked-variable",
+]
 
 
 class FleetError(Exception):
@@ -32,6 +49,31 @@ class Model(_Strict):
             description="The function that makes the servable, as 'module:function'.", pattern=f"^{BUILDER.pattern}$"
         ),
     ]
+    allow: Annotated[
+        tuple[Rule, ...], Field(description="Rules of docs/lint.md that this model may break.", validate_default=True)
+    ] = ()
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=65536)], ...],
+        Field(
+            min_length=1,
+            description="The batch sizes it is served at, the last one the largest that is allowed; golden and warm-up "
+            "requests have them all, and 1, 2 and 7 rows.",
+        ),
+    ] = (32,)
+    golden: Annotated[
+        tuple[Path, ...],
+        Field(description="Files with more golden requests, .json, .jsonl or .npz. Relative to the file that says it."),
+    ] = ()
+    labels: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]], Field(description="Versions by label, as in `stable: 3`.")
+    ] = {}
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _increasing(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"{list(sizes)} does not increase; {sorted(set(sizes))} does")
+        return sizes
 
 
 class Fleet(_Strict):
@@ -90,7 +132,12 @@ def read_fleet(path: Path) -> Fleet:
         raise FleetError(f"{path}:{line}: {error.problem}") from None
     except ValidationError as error:
         raise FleetError("\n".join(_explain(path, root, problem) for problem in error.errors())) from None
-    return fleet.model_copy(update={"folder": path.absolute().parent / fleet.folder})
+    here = path.absolute().parent
+    models = {
+        name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})
+        for name, model in fleet.models.items()
+    }
+    return fleet.model_copy(update={"folder": here / fleet.folder, "models": models})
 
 
 def _refuse_duplicates(path: Path, node: yaml.Node | None, where: str = "") -> None:

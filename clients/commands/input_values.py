@@ -44,7 +44,7 @@ def read_inputs(given: Sequence[str]) -> GivenInputs:
         name, rest = _split(value)
         read = _read(rest)
         if name is None and isinstance(read, dict):
-            body = _body(read)
+            body = body_of(read)
             signature = body.signature or signature
             read = body.inputs
         if name is None and not isinstance(read, dict):
@@ -113,22 +113,25 @@ def _read_file(path: Path) -> Any:
 
 def _parse(text: bytes, where: str) -> Any:
     try:
-        return _unpack(json.loads(text))
+        return unpack(json.loads(text))
     except ValueError as error:
         raise InputError(f"{where} is not JSON: {error}") from None
 
 
-def _unpack(value: Any) -> Any:
-    """`value` with the `{"b64": ...}` in it made bytes, also inside a body or a dict of names."""
+def unpack(value: Any) -> Any:
+    """`value` with the `{"b64": ...}` in it made bytes, also inside a body or a dict of names.
+
+    Raises ValueError for text that is not base64.
+    """
     value = unpack_bytes(value)
     if isinstance(value, dict):
-        return {key: _unpack(item) for key, item in value.items()}
+        return {key: unpack(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_unpack(item) if isinstance(item, dict) else item for item in value]
+        return [unpack(item) if isinstance(item, dict) else item for item in value]
     return value
 
 
-def _body(read: dict[str, Any]) -> GivenInputs:
+def body_of(read: dict[str, Any]) -> GivenInputs:
     """The inputs in a REST request's body; a dict that is none holds inputs by name."""
     signature = read.get("signature_name")
     keys = set(read) - {"signature_name"}

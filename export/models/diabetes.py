@@ -1,6 +1,6 @@
 """How far diabetes goes on within a year: scikit-learn's diabetes data, 442 patients and 10 measurements.
 
-It is asked to regress tf.Examples, or for predictions of arrays.
+It is asked to regress tf.Examples, to classify them, or both at once (MultiInference), or for predictions of arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ PENALTY = 0.1
 def build() -> Servable:
     """Fits a ridge regression in closed form, and declares its signatures.
 
-    `serving_default` regresses tf.Examples with one float feature for each measurement. `predict` takes `measurements`
+    `serving_default` regresses tf.Examples with one float feature for each measurement, `speed` classifies them as
+    "slower" or "faster" than half of the patients, with a score from 0 to 1 for each. `predict` takes `measurements`
     float32 (None, 10), in scikit-learn's order, and answers `progression` float32 (None,). Raises ValueError when it
     explains less than 40 % of the test patients' variance.
     """
@@ -41,22 +42,37 @@ def build() -> Servable:
         # Row by row: a matrix product may add up in another order for another batch.
         return tf.reduce_sum(measurements * module.weights, axis=1) + module.bias
 
+    middle, spread = np.float32(np.median(train_targets)), np.float32(train_targets.std())
     features = {name: tf.io.FixedLenFeature([], tf.float32) for name in names}
 
+    def parsed(inputs: tf.Tensor) -> tf.Tensor:
+        values = tf.io.parse_example(inputs, features)
+        return tf.stack([values[name] for name in names], axis=1)
+
+    @tf.function  # type: ignore[untyped-decorator]
     def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        parsed = tf.io.parse_example(inputs, features)
-        return {"outputs": progression(tf.stack([parsed[name] for name in names], axis=1))}
+        return {"outputs": progression(parsed(inputs))}
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        faster = tf.sigmoid((progression(parsed(inputs)) - middle) / spread)
+        classes = tf.tile([["slower", "faster"]], [tf.shape(faster)[0], 1])
+        return {"classes": classes, "scores": tf.stack([1 - faster, faster], axis=1)}
 
     test = test.astype(np.float32)
     residuals = progression(tf.constant(test)).numpy() - test_targets
     r2 = float(1 - np.sum(residuals**2) / np.sum((test_targets - test_targets.mean()) ** 2))
     if r2 < WANTED_R2:
         raise ValueError(f"it explains {r2:.1%} of the test patients' variance, {WANTED_R2:.0%} are wanted")
+    examples = serialized_examples([dict(zip(names, row, strict=True)) for row in test])
     return Servable(
         module=module,
         signatures={
             "serving_default": Signature(
                 regress, {"inputs": TensorSpec("string", (None,))}, ("outputs",), method="regress"
+            ),
+            "speed": Signature(
+                classify, {"inputs": TensorSpec("string", (None,))}, ("classes", "scores"), method="classify"
             ),
             "predict": Signature(
                 lambda measurements: {"progression": progression(measurements)},
@@ -65,7 +81,8 @@ def build() -> Servable:
             ),
         },
         examples={
-            "serving_default": {"inputs": serialized_examples([dict(zip(names, row, strict=True)) for row in test])},
+            "serving_default": {"inputs": examples},
+            "speed": {"inputs": examples},
             "predict": {"measurements": test},
         },
         metrics={"test_r2": r2},

@@ -1,0 +1,202 @@
+"""`python -m export build`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from export.commands.selection import ends_cleanly, fleet_option, folder_option, json_option, select, short
+
+if TYPE_CHECKING:
+    from export.exporter import Exported, Target
+    from export.options import Option
+    from serving.fleet import Fleet
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m export build                                         every model in models.yaml
+  python -m export build --missing --json                        those without a version, the result as JSON
+  python -m export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
+  python -m export build --from-checkpoint runs/7 train.spam:untrained
+                                                                 the latest checkpoint in runs/7
+  python -m export build digits --freeze --half                  weights as constants, of half the size"""
+)
+@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION]...")
+@fleet_option
+@folder_option
+@click.option("--missing", is_flag=True, help="Leaves out models that have a version already.")
+@click.option(
+    "--from-checkpoint",
+    "checkpoints",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Restores the variables from a checkpoint in DIR, after the builder made the model.",
+)
+@click.option("--checkpoint", metavar="NAME", help="Which checkpoint, as in ckpt-12.  [default: the latest]")
+@click.option("--breaking", is_flag=True, help="Signatures may break clients of the version before.")
+@click.option("--allow", multiple=True, metavar="RULE", help="A rule of docs/lint.md that may be broken; repeatable.")
+@click.option(
+    "--golden",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A file with more golden requests; repeatable.",
+)
+@click.option("--freeze", is_flag=True, help="Variables become constants.")
+@click.option("--optimize", is_flag=True, help="Grappler simplifies the graph; implies --freeze.")
+@click.option("--half", is_flag=True, help="Weights are stored as float16, inputs and outputs stay; implies --freeze.")
+@click.option("--xla", is_flag=True, help="The signatures are compiled with XLA when they are asked.")
+@json_option
+def build(
+    models: tuple[str, ...],
+    fleet: Path,
+    folder: Path | None,
+    missing: bool,
+    checkpoints: Path | None,
+    checkpoint: str | None,
+    breaking: bool,
+    allow: tuple[str, ...],
+    golden: tuple[Path, ...],
+    freeze: bool,
+    optimize: bool,
+    half: bool,
+    xla: bool,
+    as_json: bool,
+) -> None:
+    """Exports the fleet, or the MODELs named, each as a new version.
+
+    NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
+    returns an export.servable.Servable. A version that exists is never touched. When one model fails the others are
+    exported all the same, and the exit code is 1.
+
+    --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
+    the time of a call before and after are printed.
+    """
+    from export.checkpoints import find_checkpoint
+    from export.exporter import Target
+    from export.staging import check_writable
+    from serving.fleet import Rule
+
+    with ends_cleanly():
+        if unknown := [rule for rule in allow if rule not in get_args(Rule)]:
+            raise click.UsageError(
+                f"--allow {unknown[0]}: there is no such rule; there are {', '.join(get_args(Rule))}"
+            )
+        if checkpoint and not checkpoints:
+            raise click.UsageError("--checkpoint says which; --from-checkpoint must say in what folder")
+        selected = select(models, fleet, folder)
+        if checkpoints and len(selected.models) != 1:
+            raise click.UsageError(f"a checkpoint is of one model; these are {', '.join(selected.models)}")
+        options = _options(freeze=freeze, optimize=optimize, half=half, xla=xla)
+        prefix = find_checkpoint(checkpoints, checkpoint) if checkpoints else None
+        results: list[dict[str, Any]] = []
+        targets = []
+        for name, model in selected.models.items():
+            versions = selected.versions(name)
+            if missing and versions:
+                results.append({"model": name, "status": "present", "version": versions[-1]})
+                click.echo(f"{name}: version {versions[-1]} is there already", err=as_json)
+                continue
+            check_writable(selected.model_folder(name))
+            targets.append(
+                Target(
+                    name,
+                    model.builder,
+                    selected.model_folder(name),
+                    allow=(*model.allow, *allow, *(("breaking-change",) if breaking else ())),
+                    batch_sizes=model.batch_sizes,
+                    golden=(*model.golden, *golden),
+                    options=options,
+                    checkpoint=prefix,
+                )
+            )
+        failed = False
+        for target, outcome in _export(targets):
+            if isinstance(outcome, Exception):
+                failed = True
+                results.append({"model": target.model, "status": "failed", "error": str(outcome)})
+                click.echo(f"Error: {target.model} was not exported: {outcome}", err=True)
+            else:
+                results.append(_as_json(outcome))
+                for effect in outcome.effects:
+                    click.echo(f"{outcome.model}: {effect}", err=as_json)
+                click.echo(
+                    f"{outcome.model}: version {outcome.version} in {short(outcome.path)}, "
+                    f"{outcome.proof.requests} golden requests verified {outcome.proof}",
+                    err=as_json,
+                )
+        if as_json:
+            click.echo(json.dumps({"models": results}, indent=2))
+        if failed:
+            sys.exit(1)
+
+
+def _options(**wanted: bool) -> tuple[Option, ...]:
+    from export.options import OPTIONS
+
+    chosen: list[Option] = [option for option in OPTIONS if wanted[option]]
+    if "freeze" not in chosen and {"optimize", "half"} & set(chosen):
+        chosen.insert(0, "freeze")
+    return tuple(chosen)
+
+
+def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
+    """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed."""
+    from export.builders import find_builder
+    from export.console import Progress, import_tensorflow
+    from export.errors import ExportError
+    from export.exporter import export
+    from export.proof import FreshProcess
+
+    if not targets:
+        return
+    progress = Progress()
+    with contextlib.ExitStack() as processes:
+        progress.say("importing TensorFlow")
+        ready = processes.enter_context(FreshProcess())
+        import_tensorflow()
+        builders = [find_builder(target.builder) for target in targets]
+        for number, (target, builder) in enumerate(zip(targets, builders, strict=True), 1):
+            fresh = ready
+            if number < len(targets):
+                # It imports TensorFlow while this model is made.
+                ready = processes.enter_context(FreshProcess())
+            outcome: Exported | Exception
+            try:
+                # What a builder prints is no result.
+                with contextlib.redirect_stdout(sys.stderr):
+                    outcome = export(target, builder, fresh, progress.say)
+            except (ExportError, OSError) as error:
+                outcome = error
+            yield target, outcome
+
+
+def _as_json(exported: Exported) -> dict[str, Any]:
+    return {
+        "model": exported.model,
+        "status": "exported",
+        "version": exported.version,
+        "path": str(exported.path),
+        "golden_requests": exported.proof.requests,
+        "identical": exported.proof.identical,
+        "largest_difference": exported.proof.largest,
+        "metrics": exported.metrics,
+        "options": [
+            {
+                "option": effect.option,
+                "kept": effect.kept,
+                "reason": effect.reason,
+                "bytes": effect.size,
+                "seconds": effect.seconds,
+            }
+            for effect in exported.effects
+        ],
+        "seconds": exported.seconds,
+    }

@@ -1,0 +1,156 @@
+"""`python -m export lint` and `check`: whether versions on disk are as they should be."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from export.commands.selection import (
+    ends_cleanly,
+    find_version,
+    fleet_option,
+    folder_option,
+    json_option,
+    select,
+    short,
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m export lint                            the newest version of every model in models.yaml
+  python -m export lint digits                     of one model
+  python -m export lint some/saved_model           any SavedModel, whatever wrote it
+  python -m export lint digits/3 --breaking        signatures may differ from version 2's
+
+\b
+Exit codes: 0 nothing is wrong; 1 a rule is broken; 2 wrong usage, or a folder that is no SavedModel."""
+)
+@click.argument("versions", nargs=-1, metavar="[FOLDER | NAME[/VERSION]]...")
+@fleet_option
+@folder_option
+@click.option("--breaking", is_flag=True, help="Signatures may break clients of the version before.")
+@click.option("--allow", multiple=True, metavar="RULE", help="A rule that may be broken; repeatable.")
+@json_option
+def lint(
+    versions: tuple[str, ...], fleet: Path, folder: Path | None, breaking: bool, allow: tuple[str, ...], as_json: bool
+) -> None:
+    """Looks for what breaks between training and serving.
+
+    docs/lint.md says what each rule is about and how to mend what breaks it. A build does the same before it publishes
+    a version.
+    """
+    from export.lint import lint_version
+    from serving.fleet import Rule
+
+    results: list[dict[str, Any]] = []
+    with ends_cleanly():
+        if unknown := [rule for rule in allow if rule not in get_args(Rule)]:
+            raise click.UsageError(
+                f"--allow {unknown[0]}: there is no such rule; there are {', '.join(get_args(Rule))}"
+            )
+        for path in _paths(versions, fleet, folder):
+            allowed = {*allow, *_allowed(path, fleet, folder), *(("breaking-change",) if breaking else ())}
+            found = [finding for finding in lint_version(path) if finding.rule not in allowed]
+            results.append(
+                {
+                    "path": str(path),
+                    "findings": [
+                        {
+                            "rule": finding.rule,
+                            "where": finding.where,
+                            "problem": finding.problem,
+                            "remedy": finding.remedy,
+                        }
+                        for finding in found
+                    ],
+                }
+            )
+            if not as_json:
+                click.echo(f"{short(path)}: " + (f"{len(found)} findings" if found else "nothing is wrong"))
+                for finding in found:
+                    click.echo(f"  {finding}")
+    if as_json:
+        click.echo(json.dumps({"versions": results}, indent=2))
+    if any(result["findings"] for result in results):
+        sys.exit(1)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m export check models/digits/3      one version
+  python -m export check digits/3             the same
+  python -m export check                      the newest version of every model in models.yaml
+
+\b
+Exit codes: 0 every version is whole; 1 one is not; 2 wrong usage."""
+)
+@click.argument("versions", nargs=-1, metavar="[FOLDER | NAME[/VERSION]]...")
+@fleet_option
+@folder_option
+@json_option
+def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
+    """Verifies that versions are what was exported, to the last bit.
+
+    Every file is compared with its SHA-256 in the manifest, the manifest with its own, the signatures in the SavedModel
+    with those in the manifest; then a fresh process answers the golden requests.
+    """
+    from export.check import check_files, check_golden
+    from export.console import Progress
+    from export.errors import ExportError
+
+    results: list[dict[str, Any]] = []
+    progress = Progress()
+    with ends_cleanly():
+        for path in _paths(versions, fleet, folder):
+            try:
+                manifest = check_files(path)
+                progress.say(f"{short(path)}: asking a fresh process the golden requests")
+                proof = check_golden(path, manifest)
+            except ExportError as error:
+                results.append({"path": str(path), "whole": False, "error": str(error)})
+                click.echo(f"Error: {short(path)}: {error}", err=True)
+            else:
+                results.append({"path": str(path), "whole": True, "golden_requests": proof.requests})
+                click.echo(
+                    f"{short(path)}: {len(manifest.files)} files as exported, {proof.requests} golden requests "
+                    f"answered {proof}",
+                    err=as_json,
+                )
+    if as_json:
+        click.echo(json.dumps({"versions": results}, indent=2))
+    if not all(result["whole"] for result in results):
+        sys.exit(1)
+
+
+def _paths(versions: tuple[str, ...], fleet: Path, folder: Path | None) -> list[Path]:
+    """The folders that `versions` names; of every model of the fleet that has versions when it names none."""
+    if versions:
+        return [find_version(text, fleet, folder) for text in versions]
+    selected = select((), fleet, folder)
+    paths = [
+        selected.model_folder(name) / str(there[-1]) for name in selected.models if (there := selected.versions(name))
+    ]
+    if not paths:
+        click.echo("There are no versions yet.", err=True)
+    return paths
+
+
+def _allowed(path: Path, file: Path, folder: Path | None) -> tuple[str, ...]:
+    """The rules that the fleet lets the version in `path` break."""
+    from serving.fleet import read_fleet
+
+    if not file.exists():
+        return ()
+    fleet = read_fleet(file)
+    model = path.absolute().parent
+    name = model.name
+    return (
+        fleet.models[name].allow if name in fleet.models and model == (folder or fleet.folder).absolute() / name else ()
+    )

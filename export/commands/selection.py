@@ -1,0 +1,124 @@
+"""What the commands have in common: which models and versions are meant, and how a command ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from serving.fleet import Fleet
+
+# What is not click is imported where it is used, so that help comes at once.
+
+fleet_option = click.option(
+    "--fleet",
+    type=click.Path(path_type=Path),
+    default=Path("models.yaml"),
+    show_default=True,
+    help="The file that says which models there are.",
+)
+folder_option = click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where versions are: FOLDER/NAME/VERSION.  [default: what the fleet's file says, or models]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON, on stdout.")
+
+
+def select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:
+    """A fleet of just what `models` names: all of `file` when nothing is, its models, and [NAME=]MODULE:FUNCTION."""
+    from serving.fleet import BUILDER, NAME, Fleet, Model, read_fleet
+
+    strangers: dict[str, Model] = {}
+    for text in (model for model in models if "=" in model or ":" in model):
+        name, equals, builder = text.partition("=")
+        if not equals:
+            # The module's own name will do.
+            name, builder = text.partition(":")[0].rpartition(".")[2], text
+        if not NAME.fullmatch(name):
+            raise click.UsageError(
+                f"{name!r} can't name a model: letters, digits, '_', '.' and '-', the first no '.' or '-'"
+            )
+        if not BUILDER.fullmatch(builder):
+            raise click.UsageError(f"{text}: {builder!r} is not 'module:function'")
+        strangers[name] = Model(builder=builder)
+    names = tuple(model for model in models if "=" not in model and ":" not in model)
+    if names or not strangers:
+        fleet = read_fleet(file)
+        chosen = {name: fleet.models[name] for name in fleet.select(names)} | strangers
+    else:
+        # The fleet's file then only says which folder, and needn't be there.
+        fleet = read_fleet(file) if file.exists() else Fleet(models=strangers)
+        chosen = strangers
+    return fleet.model_copy(update={"models": chosen, "folder": (folder or fleet.folder).absolute()})
+
+
+def find_version(text: str, file: Path, folder: Path | None) -> Path:
+    """The folder of the version that `text` names: a folder, NAME/VERSION, or NAME for the newest version.
+
+    Raises click.UsageError when there is none.
+    """
+    from export.graph import SAVED_MODEL
+    from serving.fleet import read_fleet
+
+    path = Path(text)
+    if (path / SAVED_MODEL).exists():
+        return path
+    if folder is None:
+        folder = read_fleet(file).folder if file.exists() else Path("models")
+    for candidate in (path, folder / text):
+        if (candidate / SAVED_MODEL).exists():
+            return candidate
+        if newest := versions_in(candidate):
+            return candidate / str(newest[-1])
+    where = f"{path} and {folder / text}"
+    raise click.UsageError(f"{text!r} is no version: neither {where} has a {SAVED_MODEL} or versions")
+
+
+def versions_in(model_folder: Path) -> list[int]:
+    """The versions in `model_folder`, oldest first."""
+    from clients.golden import versions_on_disk
+
+    return sorted(versions_on_disk(model_folder)) if model_folder.is_dir() else []
+
+
+def short(path: Path) -> str:
+    """`path` as seen from here, when it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+@contextlib.contextmanager
+def ends_cleanly() -> Iterator[None]:
+    """What the user got wrong ends the command with one error and exit code 2; Ctrl-C and SIGTERM end it quietly."""
+    from clients.golden import GoldenError
+    from export.errors import ExportError
+    from serving.fleet import FleetError
+
+    stopped_by = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal stopped_by
+        stopped_by = number
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        yield
+    except BaseException as error:
+        # TensorFlow's import, interrupted, can fail with another error than the interruption.
+        if stopped_by:
+            click.echo("Stopped; nothing half done is left.", err=True)
+            sys.exit(128 + stopped_by)
+        if isinstance(error, FleetError | ExportError | GoldenError):
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+        raise

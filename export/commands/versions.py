@@ -1,0 +1,205 @@
+"""`python -m export list`, `inspect`, `diff` and `prune`: the versions there are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.commands.selection import (
+    ends_cleanly,
+    find_version,
+    fleet_option,
+    folder_option,
+    json_option,
+    select,
+    short,
+)
+
+if TYPE_CHECKING:
+    from serving.fleet import Fleet
+
+SERVER = "grpc://127.0.0.1:8500"
+
+
+@click.command(
+    "list",
+    epilog="""\b
+Examples:
+  python -m export list
+  python -m export list digits --json""",
+)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@fleet_option
+@folder_option
+@json_option
+def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
+    """Lists the versions of the fleet, or of the MODELs named: when they were made, and what was measured."""
+    from export.manifest import ManifestError, read_manifest
+
+    rows: list[dict[str, Any]] = []
+    with ends_cleanly():
+        selected = select(models, fleet, folder)
+        for name, model in selected.models.items():
+            for version in selected.versions(name):
+                path = selected.model_folder(name) / str(version)
+                labels = sorted(label for label, labelled in model.labels.items() if labelled == version)
+                row: dict[str, Any] = {"model": name, "version": version, "path": str(path), "labels": labels}
+                try:
+                    manifest = read_manifest(path)
+                except ManifestError as error:
+                    rows.append(row | {"error": str(error)})
+                else:
+                    rows.append(row | {"created": manifest.created.isoformat(), "metrics": manifest.metrics})
+    if as_json:
+        click.echo(json.dumps({"versions": rows}, indent=2))
+        return
+    if not rows:
+        click.echo("There are no versions yet.", err=True)
+    for row in rows:
+        said = [f"{name} {value:.4g}" for name, value in row.get("metrics", {}).items()] + row["labels"]
+        click.echo(
+            f"{row['model']}  version {row['version']}  " + row.get("error", f"{row.get('created')}  {'  '.join(said)}")
+        )
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m export inspect digits                    the newest version
+  python -m export inspect digits/3 --json
+  python -m export inspect some/saved_model          any SavedModel, whatever wrote it"""
+)
+@click.argument("version", metavar="FOLDER | NAME[/VERSION]")
+@fleet_option
+@folder_option
+@json_option
+def inspect(version: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
+    """Shows a version: its signatures, variables, sizes, golden requests and manifest."""
+    from export.inspection import inspect_version
+
+    with ends_cleanly():
+        inspection = inspect_version(find_version(version, fleet, folder))
+        if as_json:
+            click.echo(json.dumps(inspection.as_json(), indent=2))
+        else:
+            _print(inspection.tables())
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m export diff digits/2 digits/3
+  python -m export diff models/digits/2 elsewhere/digits/7 --json"""
+)
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@fleet_option
+@folder_option
+@json_option
+def diff(old: str, new: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
+    """Shows how two versions differ: signatures, weights, metrics, and answers to the same golden requests.
+
+    OLD and NEW are folders, or NAME/VERSION. A change that would break clients of OLD is called breaking.
+    """
+    from export.console import import_tensorflow
+    from export.differences import diff_versions
+
+    with ends_cleanly():
+        paths = [find_version(text, fleet, folder) for text in (old, new)]
+        import_tensorflow()
+        differences = diff_versions(*paths)
+        if as_json:
+            click.echo(json.dumps(differences.as_json(), indent=2))
+        else:
+            _print(differences.tables())
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m export prune --keep 3 --dry-run          what would be removed
+  python -m export prune digits --keep 1"""
+)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="How many of the newest versions stay.")
+@click.option("--dry-run", is_flag=True, help="Only says what would be removed.")
+@click.option(
+    "--server",
+    metavar="URL",
+    help=f"A server whose versions stay; it must answer.  [default: {SERVER}, if something answers there]",
+)
+@fleet_option
+@folder_option
+@json_option
+def prune(
+    models: tuple[str, ...],
+    keep: int,
+    dry_run: bool,
+    server: str | None,
+    fleet: Path,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Removes the oldest versions of the fleet, or of the MODELs named.
+
+    The newest ones stay, so does a version that models.yaml gives a label, and one that the server has not unloaded.
+    """
+    from export.staging import remove_version
+
+    rows: list[dict[str, Any]] = []
+    with ends_cleanly():
+        selected = select(models, fleet, folder)
+        served = _served(selected, server)
+        for name, model in selected.models.items():
+            versions = selected.versions(name)
+            for version in versions[:-keep]:
+                reason = ""
+                if labels := [label for label, labelled in model.labels.items() if labelled == version]:
+                    reason = f"is labelled {', '.join(labels)}"
+                elif version in served[name]:
+                    reason = "is served"
+                path = selected.model_folder(name) / str(version)
+                rows.append({"model": name, "version": version, "removed": not reason and not dry_run, "kept": reason})
+                if not reason and not dry_run:
+                    remove_version(path)
+                done = f"stays: it {reason}" if reason else "would be removed" if dry_run else "removed"
+                click.echo(f"{short(path)} {done}", err=as_json)
+    if as_json:
+        click.echo(json.dumps({"versions": rows}, indent=2))
+
+
+def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
+    """By model the versions that `server` has, or the one at the usual address when it isn't named."""
+    from clients import ServingError, connect
+
+    served: dict[str, set[int]] = {name: set() for name in fleet.models}
+    try:
+        client = connect(server or SERVER)
+    except ValueError as error:
+        raise click.UsageError(f"--server: {error}") from None
+    with client:
+        for name in fleet.models:
+            try:
+                statuses = client.status(name, timeout=5 if server else 1)
+            except ServingError as error:
+                if error.code == "NOT_FOUND":
+                    continue
+                if server:
+                    raise click.ClickException(
+                        f"{server} does not say what it serves, so nothing is removed: {error}"
+                    ) from None
+                break
+            served[name] = {status.version for status in statuses if status.state != "END"}
+    return served
+
+
+def _print(tables: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
+        console.print()

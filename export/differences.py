@@ -1,0 +1,235 @@
+"""How two versions differ: signatures, weights, metrics, and the answers to the same golden requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clients.compare import Difference, compare
+from clients.golden import MANIFEST, GoldenRequest, read_golden
+from clients.tensors import Array
+from export.changes import SignatureChange, signature_changes
+from export.golden import batch_of
+from export.manifest import read_manifest
+from export.savedmodel import read_signatures
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# What TensorFlow writes into a checkpoint besides variables.
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """A variable that is not the same in both versions.
+
+    `what` is added, removed, reshaped or changed; of one that changed `largest` is the largest absolute difference, and
+    `relative` the root mean square of the differences over that of the old values.
+    """
+
+    variable: str
+    what: str
+    largest: float | None = None
+    relative: float | None = None
+
+
+@dataclass(frozen=True)
+class AnswerChange:
+    """How far the answers of an output are apart, over all golden requests that both versions have."""
+
+    signature: str
+    output: str
+    requests: int
+    verdict: str
+    largest: float | None
+    rows: int
+    rows_different: int
+
+
+@dataclass(frozen=True)
+class VersionDiff:
+    """Everything that differs between two versions."""
+
+    old: Path
+    new: Path
+    signatures: tuple[SignatureChange, ...]
+    metrics: Mapping[str, tuple[float | None, float | None]]
+    weights: tuple[WeightChange, ...]
+    weights_equal: int
+    answers: tuple[AnswerChange, ...]
+    requests_only_one_has: int
+
+    @property
+    def breaking(self) -> bool:
+        """Whether clients of the old version would fail on the new one."""
+        return any(change.breaking for change in self.signatures)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return {
+            "old": str(self.old),
+            "new": str(self.new),
+            "breaking": self.breaking,
+            "signatures": [asdict(change) for change in self.signatures],
+            "metrics": {name: {"old": old, "new": new} for name, (old, new) in self.metrics.items()},
+            "weights": [asdict(change) for change in self.weights],
+            "weights_equal": self.weights_equal,
+            "answers": [asdict(change) for change in self.answers],
+            "requests_only_one_has": self.requests_only_one_has,
+        }
+
+    def tables(self) -> Iterator[Table]:
+        """All of it as tables to print."""
+        from export.console import table
+
+        changes = [(change.signature, change.what, "breaking" if change.breaking else "") for change in self.signatures]
+        yield table("Signatures", ("signature", "change", ""), changes or [("all", "the same", "")])
+        if self.metrics:
+            rows = [(name, _number(old), _number(new)) for name, (old, new) in self.metrics.items()]
+            yield table("Metrics", ("metric", "old", "new"), rows)
+        weights = [
+            (change.variable, change.what, _number(change.largest), _number(change.relative)) for change in self.weights
+        ]
+        rest = (f"{self.weights_equal} variables", "equal", "", "")
+        yield table("Weights", ("variable", "change", "largest", "relative RMS"), [*weights, rest])
+        answers = [
+            (change.signature, change.output, change.verdict, _number(change.largest), _rows(change))
+            for change in self.answers
+        ]
+        if self.requests_only_one_has:
+            answers.append((f"{self.requests_only_one_has} requests", "", "only one version has them", "", ""))
+        nothing = [("no golden requests to compare", "", "", "", "")]
+        yield table(
+            "Golden answers", ("signature", "output", "answers", "largest", "rows different"), answers or nothing
+        )
+
+
+def diff_versions(old: Path, new: Path) -> VersionDiff:
+    """How the version in `new` differs from the one in `old`; either may be any SavedModel.
+
+    Raises ExportError when one can't be read, GoldenError when its golden requests are damaged.
+    """
+    changes = signature_changes(read_signatures(old), read_signatures(new))
+    weights, equal = _weights(old, new)
+    answers, lonely = _answers(
+        *(read_golden(path).requests if (path / MANIFEST).exists() else () for path in (old, new))
+    )
+    return VersionDiff(old, new, changes, _metrics(old, new), tuple(weights), equal, tuple(answers), lonely)
+
+
+def _metrics(old: Path, new: Path) -> dict[str, tuple[float | None, float | None]]:
+    before, after = (read_manifest(path).metrics if (path / MANIFEST).exists() else {} for path in (old, new))
+    return {name: (before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())}
+
+
+def _weights(old: Path, new: Path) -> tuple[list[WeightChange], int]:
+    """The variables that changed, and how many did not; one pair of them is in memory at a time."""
+    before, after = _Variables(old), _Variables(new)
+    changes, equal = [], 0
+    for name in sorted(before.keys.keys() | after.keys.keys()):
+        if name not in after.keys:
+            changes.append(WeightChange(name, "removed"))
+        elif name not in before.keys:
+            changes.append(WeightChange(name, "added"))
+        else:
+            change = _weight_change(name, before.read(name), after.read(name))
+            equal += change is None
+            changes += [change] if change else []
+    return changes, equal
+
+
+class _Variables:
+    """The variables of a version: those of a SavedModel without any are none."""
+
+    def __init__(self, folder: Path) -> None:
+        import tensorflow as tf
+
+        index = folder / "variables/variables"
+        self._reader = tf.train.load_checkpoint(str(index)) if index.with_suffix(".index").exists() else None
+        names = self._reader.get_variable_to_shape_map() if self._reader else {}
+        # Keys by the variable's path in the model: `used/hidden.kernel`.
+        self.keys = {name.removesuffix(SUFFIX).removeprefix("used/"): name for name in names if name != GRAPH}
+
+    def read(self, name: str) -> Array:
+        assert self._reader is not None
+        return np.asarray(self._reader.get_tensor(self.keys[name]))
+
+
+def _weight_change(name: str, old: Array, new: Array) -> WeightChange | None:
+    if old.shape != new.shape or old.dtype != new.dtype:
+        return WeightChange(name, f"was {old.dtype} {old.shape}, now it is {new.dtype} {new.shape}")
+    if old.dtype.kind in "OSUb":
+        return None if np.array_equal(old, new) else WeightChange(name, "changed")
+    if old.tobytes() == new.tobytes():
+        return None
+    wide = old.astype(np.complex128 if old.dtype.kind == "c" else np.float64)
+    apart = np.abs(new - wide)
+    size = float(np.sqrt(np.mean(np.abs(wide) ** 2)))
+    return WeightChange(name, "changed", float(apart.max()), float(np.sqrt(np.mean(apart**2))) / size if size else None)
+
+
+def _answers(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> tuple[list[AnswerChange], int]:
+    """How the answers to the requests that both have differ, and how many requests only one has."""
+    before = {_key(request): request for request in old}
+    after = {_key(request): request for request in new}
+    pairs: dict[tuple[str, str], list[tuple[Array, Array, int]]] = {}
+    for key in before.keys() & after.keys():
+        for output in before[key].outputs.keys() & after[key].outputs.keys():
+            pairs.setdefault((before[key].signature, output), []).append(
+                (after[key].outputs[output], before[key].outputs[output], batch_of(before[key]))
+            )
+    return [_answer_change(*names, pairs[names]) for names in sorted(pairs)], len(before.keys() ^ after.keys())
+
+
+def _answer_change(signature: str, output: str, pairs: list[tuple[Array, Array, int]]) -> AnswerChange:
+    differences = [compare(new, old) for new, old, _ in pairs]
+    absolutes = [difference.absolute for difference in differences if difference.absolute is not None]
+    verdict = "equal" if all(difference.verdict == "equal" for difference in differences) else "different"
+    return AnswerChange(
+        signature,
+        output,
+        len(pairs),
+        verdict,
+        max(absolutes, default=None),
+        sum(rows for _, _, rows in pairs),
+        sum(
+            _rows_different(new, old, difference) for (new, old, _), difference in zip(pairs, differences, strict=True)
+        ),
+    )
+
+
+def _rows_different(new: Array, old: Array, difference: Difference) -> int:
+    if difference.verdict == "equal":
+        return 0
+    if new.shape != old.shape or not new.ndim:
+        return len(new) if new.ndim else 1
+    return sum(compare(new[row : row + 1], old[row : row + 1]).verdict != "equal" for row in range(len(new)))
+
+
+def _key(request: GoldenRequest) -> tuple[Any, ...]:
+    """What makes a request the same one: its signature and its inputs, bit by bit."""
+    inputs = sorted(request.inputs.items())
+    values = [
+        (
+            name,
+            str(array.dtype),
+            array.shape,
+            tuple(array.ravel().tolist()) if array.dtype == object else array.tobytes(),
+        )
+        for name, array in inputs
+    ]
+    return (request.signature, request.method, *values)
+
+
+def _rows(change: AnswerChange) -> str:
+    return f"{change.rows_different} of {change.rows}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,91 @@
+"""Edge values: inputs that no example has, and that clients send sooner or later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from clients.examples import read_examples
+from clients.tensors import STRING, Array, dtype_of
+from export.servable import EXAMPLES, Signature
+
+# Decomposed and combining characters, right to left, beyond 16 bits, and a width of zero.
+UNICODE = "ﬁ Ünïcødé e\u0301 漢字 עברית 🙂\u200b"
+# Integers from this size on can be counts and lengths, and the largest one would fill the memory.
+COUNTS = 4
+
+
+def edge_rows(signature: Signature, examples: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Batches of one row: the first of the `examples` with all its values of a kind replaced.
+
+    Numbers by zeros, by the largest and by the smallest of their type (32- and 64-bit integers: of the examples), floats
+    by NaN, strings by empty ones and by all sorts of Unicode. In a tf.Example the features' values are.
+    """
+    for edge in EDGES:
+        if signature.method != "predict":
+            row = _example(examples[EXAMPLES], edge)
+            if row is not None:
+                yield {EXAMPLES: row}
+            continue
+        replaced = _replace(examples, edge)
+        if any(row is not None for row in replaced.values()):
+            yield {name: examples[name][:1] if row is None else row for name, row in replaced.items()}
+
+
+EDGES = ("zero", "largest", "smallest", "nan", "empty", "unicode")
+
+
+def _replace(examples: Mapping[str, Array], edge: str) -> dict[str, Array | None]:
+    """By input its first example with `edge` everywhere, None where that is no value of its type."""
+    replaced: dict[str, Array | None] = {}
+    for name, array in examples.items():
+        value = _value(array, edge)
+        row = None
+        if value is not None:
+            row = np.empty(array[:1].shape, array.dtype)
+            row[...] = value
+        replaced[name] = row
+    return replaced
+
+
+def _value(examples: Array, edge: str) -> Any:
+    if dtype_of(examples) is STRING:
+        return {"empty": b"", "unicode": UNICODE.encode()}.get(edge)
+    if edge == "zero":
+        return examples.dtype.type(0)
+    if examples.dtype.kind in "iu":
+        limits = np.iinfo(examples.dtype)
+        if examples.dtype.itemsize >= COUNTS:
+            return {"largest": examples.max(), "smallest": examples.min()}.get(edge)
+        return {"largest": limits.max, "smallest": limits.min}.get(edge)
+    # bfloat16 is of numpy's kind V.
+    if examples.dtype.kind in "fV":
+        largest = ml_dtypes.finfo(examples.dtype).max  # type: ignore[no-untyped-call]
+        return {"largest": largest, "smallest": -largest, "nan": np.nan}.get(edge)
+    return None
+
+
+def _example(examples: Array, edge: str) -> Array | None:
+    """The first tf.Example with `edge` for all values of a kind; None when no feature has such values."""
+    (example,) = read_examples(examples[:1].tolist()).examples
+    changed = False
+    for feature in example.features.feature.values():
+        kind = feature.WhichOneof("kind")
+        if kind is None:
+            continue
+        values = getattr(feature, kind).value
+        dtype = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": np.object_}[kind]
+        array = np.empty(len(values), dtype)
+        array[:] = list(values)
+        value = _value(array, edge) if len(values) else None
+        if value is not None:
+            changed = True
+            values[:] = [value] * len(values)
+    if not changed:
+        return None
+    row = np.empty(1, np.object_)
+    row[0] = example.SerializeToString(deterministic=True)
+    return row

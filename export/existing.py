@@ -1,0 +1,123 @@
+"""SavedModels that something else wrote: their functions, to be given better signatures without their source."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.errors import BuilderError, ExportError
+from export.graph import SAVED_MODEL, read_saved_model, serving_graph
+from export.manifest import ServedSignature
+from export.savedmodel import read_signatures
+
+# What TensorFlow notes about the sizes of tensors in a graph, and works out anew when it isn't there.
+NOTED = ("_output_shapes", "_input_shapes", "_shape")
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A SavedModel: the `module` that holds its variables, what its signatures say, and their functions.
+
+    `functions[name](**inputs)` answers a dict of tensors, with the names that the SavedModel has.
+    """
+
+    module: Any
+    signatures: Mapping[str, ServedSignature]
+    functions: Mapping[str, Callable[..., Mapping[str, Any]]]
+
+
+def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
+    """The SavedModel in the folder `path`.
+
+    With `any_batch` the first dimension of every input that has a fixed one becomes None. That works where the graph
+    itself doesn't insist on its batch; the export asks several sizes, and says so where it does.
+
+    Raises BuilderError when there is no SavedModel that can be loaded, or it has no signatures.
+    """
+    import tensorflow as tf
+
+    path = Path(path)
+    try:
+        signatures = read_signatures(path)
+    except ExportError as error:
+        raise BuilderError(str(error)) from None
+    if not signatures:
+        raise BuilderError(f"{path} has no signature, so nothing says how to call it (was the model built when saved?)")
+    source = path
+    if any_batch and any(_fixed(signature) for signature in signatures.values()):
+        source = _with_any_batch(path)
+    try:
+        module = tf.saved_model.load(str(source))
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise BuilderError(f"{path} can't be loaded: {type(error).__name__}: {error}") from None
+    return Existing(module, read_signatures(source), {name: _call(module, name) for name in signatures})
+
+
+def _call(module: Any, name: str) -> Callable[..., Mapping[str, Any]]:
+    # The signatures know the module's variables only weakly, this knows the module.
+    def call(**inputs: Any) -> Mapping[str, Any]:
+        return module.signatures[name](**inputs)  # type: ignore[no-any-return]
+
+    return call
+
+
+def _fixed(signature: ServedSignature) -> bool:
+    return any(spec.shape and spec.shape[0] is not None for spec in signature.inputs.values())
+
+
+def _with_any_batch(path: Path) -> Path:
+    """A copy of the SavedModel in `path`, in a temporary folder, whose inputs take any batch."""
+    saved = read_saved_model(path)
+    graph = serving_graph(saved, path)
+    inputs: set[str] = set()
+    for signature in graph.signature_def.values():
+        for info in (*signature.inputs.values(), *signature.outputs.values()):
+            _free(info.tensor_shape)
+        inputs |= {info.name.partition(":")[0] for info in signature.inputs.values()}
+    for node in graph.graph_def.node:
+        if node.name in inputs:
+            _free(node.attr["shape"].shape)
+        _forget(node.attr)
+    for function in graph.graph_def.library.function:
+        _forget(function.attr)
+        for arguments in function.arg_attr.values():
+            _forget(arguments.attr)
+        for node in function.node_def:
+            _forget(node.attr)
+    for function in graph.object_graph_def.concrete_functions.values():
+        for value in (function.canonicalized_input_signature, function.output_signature):
+            for spec in _tensor_specs(value):
+                _free(spec.shape)
+    copy = Path(tempfile.mkdtemp()) / "any_batch"
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns(SAVED_MODEL, "assets.extra", "fingerprint.pb"))
+    (copy / SAVED_MODEL).write_bytes(saved.SerializeToString(deterministic=True))
+    return copy
+
+
+def _free(shape: Any) -> None:
+    if shape.dim and not shape.unknown_rank:
+        shape.dim[0].size = -1
+
+
+def _forget(attributes: Any) -> None:
+    for name in NOTED:
+        attributes.pop(name, None)
+
+
+def _tensor_specs(value: Any) -> Iterator[Any]:
+    """Every description of a tensor in a StructuredValue."""
+    kind = value.WhichOneof("kind")
+    if kind == "tensor_spec_value":
+        yield value.tensor_spec_value
+    elif kind == "bounded_tensor_spec_value":
+        yield value.bounded_tensor_spec_value
+    elif kind in ("tuple_value", "list_value"):
+        for item in getattr(value, kind).values:
+            yield from _tensor_specs(item)
+    elif kind == "dict_value":
+        for item in value.dict_value.fields.values():
+            yield from _tensor_specs(item)

@@ -1,0 +1,118 @@
+"""Golden requests that users bring along: in files, with or without the answers they want."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clients import answers
+from clients.commands.input_values import InputError, body_of, unpack
+from clients.examples import read_examples
+from clients.inputs import mismatches, to_arrays
+from clients.tensors import Array
+from export.errors import ServableError
+from export.servable import EXAMPLES, Signature, TensorSpec
+
+SUFFIXES = (".json", ".jsonl", ".npz")
+DEFAULT = "serving_default"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A request of a user's, `where` it was found, and the `outputs` that it wants, as JSON has them, if any."""
+
+    where: str
+    signature: str
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Any] | None = None
+
+    def wanted(self, answered: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs as arrays, of the types of those that were answered. Raises ServableError when they can't be."""
+        infos = {name: answers.TensorInfo(TensorSpec.of(array).dtype, None) for name, array in answered.items()}
+        if not self.outputs or self.outputs.keys() - infos.keys():
+            raise ServableError(
+                f"{self.where}: its outputs are {_list(self.outputs or {})}, answered are {_list(infos)}"
+            )
+        try:
+            return to_arrays(self.outputs, self.signature, answers.Signature("", infos, {}))
+        except ValueError as error:
+            raise ServableError(f"{self.where}, outputs: {str(error).replace('inputs[', '[')}") from None
+
+
+def read_given(path: Path, signatures: Mapping[str, Signature]) -> list[Given]:
+    """The requests in the file `path`, to `signatures`.
+
+    `.json` holds the body of a REST request or a list of them, `.jsonl` one a line: `inputs` or `instances`, for a
+    signature that classifies or regresses `examples`, with `signature_name` and, if the answer is known, `outputs` by
+    name. `.npz` has one request, an array for each input of `serving_default`.
+
+    Raises ServableError naming the file and the request for what can't be asked.
+    """
+    return [_check(where, body, signatures) for where, body in _bodies(path)]
+
+
+def _bodies(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                yield str(path), {"inputs": {name: archive[name] for name in archive.files}}
+            return
+        if path.suffix == ".jsonl":
+            lines = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+            read = [(f"{path}:{number}", json.loads(line)) for number, line in lines]
+        elif path.suffix == ".json":
+            value = json.loads(path.read_bytes())
+            many = isinstance(value, list)
+            read = (
+                [(f"{path}, request {number}", one) for number, one in enumerate(value)]
+                if many
+                else [(str(path), value)]
+            )
+        else:
+            raise ServableError(f"{path}: golden requests are read from {', '.join(SUFFIXES)}")
+    except OSError as error:
+        raise ServableError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise ServableError(f"{path} can't be read as {path.suffix}: {error}") from None
+    for where, body in read:
+        if not isinstance(body, dict):
+            raise ServableError(f"{where}: a request is a JSON object, not {body!r:.60}")
+        yield where, body
+
+
+def _check(where: str, body: dict[str, Any], signatures: Mapping[str, Signature]) -> Given:
+    """The request in `body`, its inputs those of the signature it names."""
+    name = body.get("signature_name", DEFAULT)
+    if name not in signatures:
+        raise ServableError(f"{where}: there is no signature {name!r}; the signatures are {_list(signatures)}")
+    signature = signatures[name]
+    try:
+        body = unpack(body)
+        outputs = body.pop("outputs", None)
+        if outputs is not None and not isinstance(outputs, dict):
+            raise ServableError(f"{where}: outputs is an object, the wanted value by the output's name")
+        if signature.method != "predict":
+            examples = read_examples(body.get("examples", ()), body.get("context"))
+            if examples.context is not None:
+                raise ServableError(f"{where}: a golden request has no context; put its features into the examples")
+            serialized = np.empty(len(examples.examples), np.object_)
+            serialized[:] = [example.SerializeToString(deterministic=True) for example in examples.examples]
+            return Given(where, name, {EXAMPLES: serialized}, outputs)
+        wanted = answers.Signature(
+            "", {key: answers.TensorInfo(spec.dtype, spec.shape) for key, spec in signature.inputs.items()}, {}
+        )
+        arrays = to_arrays(body_of(body).inputs, name, wanted)
+    except (InputError, ValueError) as error:
+        raise ServableError(f"{where}: {error}") from None
+    if wrong := mismatches(arrays, name, wanted):
+        raise ServableError(f"{where}: {wrong[0]}")
+    return Given(where, name, arrays, outputs)
+
+
+def _list(names: Mapping[str, object]) -> str:
+    return ", ".join(map(repr, names)) or "none"

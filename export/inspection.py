@@ -1,0 +1,174 @@
+"""What a version consists of, told without TensorFlow: of any SavedModel, and more of one that this toolkit exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clients.golden import MANIFEST, RECORDS, GoldenError, read_golden
+from clients.records import RecordError, read_records
+from clients.tensors import BY_NUMBER
+from export.check import check_files
+from export.errors import ExportError
+from export.golden import WARMUP, batch_of
+from export.graph import SAVED_MODEL, read_saved_model, serving_graph
+from export.manifest import Manifest, ServedSignature, read_manifest
+from export.savedmodel import read_signatures
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PARTS = (SAVED_MODEL, "variables", "assets", "assets.extra")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a SavedModel: its name, TensorFlow's name of its dtype, its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A version, looked at. `state` says whether it is as it was exported, `golden` has the batch sizes by signature."""
+
+    path: Path
+    signatures: Mapping[str, ServedSignature]
+    variables: tuple[Variable, ...]
+    sizes: Mapping[str, int]
+    golden: Mapping[str, tuple[int, ...]]
+    warmup: int
+    manifest: Manifest | None
+    state: str
+
+    @property
+    def total(self) -> int:
+        """All its bytes."""
+        return sum(self.sizes.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return {
+            "path": str(self.path),
+            "state": self.state,
+            "signatures": {name: signature.model_dump() for name, signature in self.signatures.items()},
+            "variables": [asdict(variable) for variable in self.variables],
+            "bytes": {**self.sizes, "total": self.total},
+            "golden_requests": {name: list(batches) for name, batches in self.golden.items()},
+            "warmup_requests": self.warmup,
+            "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
+        }
+
+    def tables(self) -> Iterator[Table]:
+        """All of it as tables to print."""
+        yield _table(str(self.path), ("", ""), self._facts())
+        tensors = [
+            (name, signature.method, f"{kind} {key}", str(spec))
+            for name, signature in self.signatures.items()
+            for kind, specs in (("in", signature.inputs), ("out", signature.outputs))
+            for key, spec in specs.items()
+        ]
+        yield _table("Signatures", ("signature", "method", "tensor", "dtype and shape"), tensors)
+        if self.variables:
+            rows = [(variable.name, f"{variable.dtype} {variable.shape}", variable.size) for variable in self.variables]
+            yield _table("Variables", ("variable", "dtype and shape", "numbers"), rows)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "state", self.state
+        if self.manifest:
+            versions = self.manifest.versions
+            yield "model", f"{self.manifest.model}, version {self.manifest.version}"
+            yield "exported", f"{self.manifest.created.isoformat()} by {self.manifest.builder}"
+            if self.manifest.checkpoint:
+                yield "checkpoint", self.manifest.checkpoint
+            if self.manifest.options:
+                yield "options", ", ".join(self.manifest.options)
+            yield "with", f"TensorFlow {versions.tensorflow}, Keras {versions.keras}, Python {versions.python}"
+            for name, value in self.manifest.metrics.items():
+                yield name, f"{value:.4g}"
+            for dtype, tolerance in self.manifest.tolerances.items():
+                yield f"tolerance {dtype}", f"{tolerance.absolute:g} + {tolerance.relative:g} of the value"
+        for part, size in self.sizes.items():
+            yield part, _bytes(size)
+        yield "total", _bytes(self.total)
+        for name, batches in self.golden.items():
+            yield f"golden, {name}", f"{len(batches)} requests, of {', '.join(map(str, batches))} rows"
+        yield "warm-up", f"{self.warmup} requests"
+
+
+def inspect_version(folder: Path) -> Inspection:
+    """Looks at the SavedModel in `folder`, whatever wrote it. Raises ExportError when there is none, or a damaged one."""
+    graph = serving_graph(read_saved_model(folder), folder)
+    manifest, state = None, "no manifest: something else wrote it, nothing can be verified"
+    if (folder / MANIFEST).exists():
+        try:
+            manifest = read_manifest(folder)
+            check_files(folder)
+            state = "every file is as it was exported"
+        except ExportError as error:
+            state = str(error)
+    return Inspection(
+        folder,
+        read_signatures(folder),
+        tuple(_variables(graph)),
+        {part: _size(folder / part) for part in PARTS},
+        _golden(folder),
+        _warmup(folder),
+        manifest,
+        state,
+    )
+
+
+def _variables(graph: Any) -> Iterator[Variable]:
+    for node in graph.object_graph_def.nodes:
+        if node.WhichOneof("kind") == "variable":
+            dtype = BY_NUMBER.get(node.variable.dtype)
+            shape = tuple(dim.size for dim in node.variable.shape.dim)
+            yield Variable(node.variable.name, dtype.name if dtype else f"type {node.variable.dtype}", shape)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _golden(folder: Path) -> dict[str, tuple[int, ...]]:
+    batches: dict[str, tuple[int, ...]] = {}
+    try:
+        requests = read_golden(folder).requests if (folder / RECORDS).exists() else ()
+    except GoldenError:
+        # The state says that its file is damaged.
+        return {}
+    for request in requests:
+        batches[request.signature] = (*batches.get(request.signature, ()), batch_of(request))
+    return batches
+
+
+def _warmup(folder: Path) -> int:
+    try:
+        return sum(1 for _ in read_records(folder / WARMUP))
+    except (OSError, RecordError):
+        return 0
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} bytes"
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Any) -> Table:
+    from export.console import table
+
+    return table(title, columns, rows)

@@ -1,0 +1,283 @@
+"""The rules that a version is held to before anybody serves it: docs/lint.md has a section for each.
+
+A rule looks at what a server and its clients will find: the signatures, the graph behind them, and the golden answers.
+It needs no TensorFlow, so it judges versions that something else wrote, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from clients.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
+from clients.tensors import BY_NAME, STRING, dtype_of
+from export.changes import signature_changes
+from export.errors import LintError
+from export.graph import CALLS, Graph, Node, read_graph
+from export.manifest import ServedSignature
+from export.savedmodel import read_signatures
+from export.servable import MADE_UP
+from serving.fleet import Rule
+
+# JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
+# 400 (tensorflow/serving, util/json_tensor.cc).
+NOT_IN_JSON = ("bfloat16", "complex64", "complex128", "float16")
+NOT_FROM_JSON = (*NOT_IN_JSON, "uint16")
+FLOATS = tuple(BY_NAME[name].number for name in ("bfloat16", "float16", "float32", "float64"))
+# Operations whose strings are bytes, not text.
+MAKE_BYTES = (
+    *("EncodeJpeg", "EncodeJpegVariableQuality", "EncodePng", "EncodeWav", "EncodeBase64Bytes"),
+    *("EncodeProto", "SerializeTensor", "SerializeSparse", "SerializeManySparse", "DecodeBase64", "DecodeCompressed"),
+)
+PYTHON_OPS = ("EagerPyFunc", "PyFunc", "PyFuncStateless")
+FILE_OPS = (
+    *("ReadFile", "WriteFile", "MatchingFiles", "Save", "SaveSlices", "SaveV2", "Restore", "RestoreSlice", "RestoreV2"),
+    *("MergeV2Checkpoints", "ImmutableConst", "InitializeTableFromTextFile", "InitializeTableFromTextFileV2"),
+    *("CreateSummaryFileWriter", "CreateSummaryDbWriter", "SaveDataset", "SaveDatasetV2", "LoadDataset"),
+    *("TextLineReader", "TextLineReaderV2", "WholeFileReader", "WholeFileReaderV2", "LMDBReader", "LMDBDataset"),
+    *("FixedLengthRecordReader", "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "SqlDataset"),
+    *("TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "CSVDataset"),
+    *("FixedLengthRecordDatasetV2", "CSVDatasetV2", "SnapshotDataset", "SnapshotDatasetV2", "CacheDatasetV2"),
+)
+# TensorFlow Serving registers these besides TensorFlow's own: some of TensorFlow Text's (release notes of 2.0.0,
+# https://github.com/tensorflow/serving/releases/tag/2.0.0) and TensorFlow Decision Forests' inference
+# (https://www.tensorflow.org/decision_forests/tensorflow_serving).
+SERVED_OPS = (
+    *("ConstrainedSequence", "SentenceFragments", "UnicodeScriptTokenizeWithOffsets", "WordpieceTokenizeWithOffsets"),
+    *("WhitespaceTokenizeWithOffsets", "WhitespaceTokenizeWithOffsetsV2", "SimpleMLCreateModelResource"),
+    *("SimpleMLLoadModelFromPath", "SimpleMLLoadModelFromPathWithHandle", "SimpleMLInferenceOp"),
+    *("SimpleMLInferenceOpWithHandle", "SimpleMLInferenceLeafIndexOpWithHandle"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that is broken: by what, and how to mend it."""
+
+    rule: Rule
+    where: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"[{self.rule}] {self.where}: {self.problem}; {self.remedy}"
+
+
+def lint_signatures(
+    signatures: Mapping[str, ServedSignature], previous: Mapping[str, ServedSignature] | None = None
+) -> list[Finding]:
+    """What is wrong with `signatures` by themselves, and against those of the version before."""
+    if not signatures:
+        return [
+            Finding(
+                "no-signature",
+                "the SavedModel",
+                "it has no signature, so there is nothing to ask it (a Keras model that was never called is saved so)",
+                "build the model, and export it with named signatures",
+            )
+        ]
+    found = [finding for name, signature in signatures.items() for finding in _tensors(name, signature)]
+    for change in signature_changes(previous, signatures) if previous is not None else ():
+        if change.breaking:
+            found.append(
+                Finding(
+                    "breaking-change",
+                    f"signature {change.signature!r}",
+                    change.what,
+                    "clients of the version before would fail; keep the signature as it was and add another, or say "
+                    "--breaking",
+                )
+            )
+    return found
+
+
+def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[Finding]:
+    """What is wrong with what the `signatures` of a SavedModel do."""
+    rules: tuple[Callable[[str, Graph, ServedSignature], Iterable[Finding]], ...] = (
+        _int_inputs,
+        _bytes_outputs,
+        _operations,
+        _unrestored,
+    )
+    return [
+        finding for name, signature in signatures.items() for rule in rules for finding in rule(name, graph, signature)
+    ]
+
+
+def lint_answers(requests: Iterable[GoldenRequest]) -> list[Finding]:
+    """What is wrong with golden answers: strings that are no text under a name that says they are."""
+    found: dict[tuple[str, str], Finding] = {}
+    for request in requests:
+        for name, array in request.outputs.items() if request.method == "predict" else ():
+            if dtype_of(array) is STRING and not name.endswith("_bytes"):
+                other = next((value for value in array.ravel().tolist() if not _is_text(value)), None)
+                if other is not None:
+                    found.setdefault(
+                        (request.signature, name),
+                        _bytes_suffix(request.signature, name, f"it answered {other[:20]!r}, which is not UTF-8"),
+                    )
+    return list(found.values())
+
+
+def lint_version(folder: Path) -> list[Finding]:
+    """Everything that is wrong with the SavedModel in `folder`, compared with the version before it beside it.
+
+    Raises ExportError when there is none that can be read, and GoldenError when its golden requests are damaged.
+    """
+    signatures = read_signatures(folder)
+    before = previous_version(folder)
+    return [
+        *lint_signatures(signatures, read_signatures(before) if before else None),
+        *lint_graph(read_graph(folder), signatures),
+        *lint_answers(read_golden(folder).requests if (folder / MANIFEST).exists() else ()),
+    ]
+
+
+def previous_version(folder: Path) -> Path | None:
+    """The version next below `folder`, a version's; None when `folder` is no version, or the first."""
+    if not folder.name.isdecimal():
+        return None
+    lower = [version for version in versions_on_disk(folder.parent) if version < int(folder.name)]
+    return folder.parent / str(max(lower)) if lower else None
+
+
+def require_clean(findings: Iterable[Finding], allowed: Collection[str]) -> None:
+    """Raises LintError with the findings of rules that are not `allowed`."""
+    if refused := [finding for finding in findings if finding.rule not in allowed]:
+        raise LintError(
+            "\n  ".join(
+                [
+                    *map(str, refused),
+                    "docs/lint.md says more of each rule; `allow: [...]` in models.yaml lets a model break one",
+                ]
+            )
+        )
+
+
+def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
+    """What is wrong with the names, dtypes and shapes of a signature."""
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for key, spec in specs.items():
+            where = f"signature {name!r}, {kind} {key!r}"
+            if MADE_UP.fullmatch(key):
+                yield Finding(
+                    "made-up-name",
+                    where,
+                    "this name was made up because nobody chose one",
+                    "choose one that says what it is",
+                )
+            if spec.dtype in (NOT_FROM_JSON if kind == "input" else NOT_IN_JSON):
+                yield Finding(
+                    "rest-dtype",
+                    where,
+                    f"JSON can't carry {spec.dtype}, REST requests fail",
+                    "cast it to float32 in the signature" if spec.dtype != "uint16" else "declare it int32",
+                )
+    fixed = False
+    for key, spec in signature.inputs.items():
+        if spec.shape and spec.shape[0] is not None:
+            fixed = True
+            yield Finding(
+                "fixed-batch",
+                f"signature {name!r}, input {key!r}",
+                f"its shape {spec.shape} fixes the batch, the first dimension",
+                f"{(None, *spec.shape[1:])} takes any",
+            )
+    for key, spec in signature.outputs.items() if not fixed else ():
+        if spec.shape is not None and spec.shape[:1] != (None,):
+            yield Finding(
+                "output-batch",
+                f"signature {name!r}, output {key!r}",
+                f"its shape {spec.shape} does not have the batch, None, as its first dimension",
+                "answer a row for each row (does the function reshape to a fixed size, or answer something that no row "
+                "has?)",
+            )
+
+
+def _int_inputs(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
+    for key, spec in signature.inputs.items():
+        if "int" not in spec.dtype:
+            continue
+        consumers = graph.consumers(graph.signatures[name].inputs[key].name)
+        if consumers and all(node.op == "Cast" and node.message.attr["DstT"].type in FLOATS for node in consumers):
+            yield Finding(
+                "int-input",
+                f"signature {name!r}, input {key!r}",
+                f"it is {spec.dtype}, the graph only makes a float of it, and REST refuses 1.5 or 1.0 for it",
+                "declare it float32",
+            )
+
+
+def _bytes_outputs(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
+    for key, spec in signature.outputs.items() if signature.method == "predict" else ():
+        if spec.dtype == "string" and not key.endswith("_bytes"):
+            node = graph.producer(graph.signatures[name].outputs[key].name)
+            if node is not None and node.op in MAKE_BYTES:
+                yield _bytes_suffix(name, key, f"{node} makes it")
+
+
+def _bytes_suffix(signature: str, output: str, why: str) -> Finding:
+    return Finding(
+        "bytes-suffix",
+        f"signature {signature!r}, output {output!r}",
+        f"it holds bytes, not text ({why}), and REST sends base64 only when the name ends in _bytes",
+        f"call it {output + '_bytes'!r}",
+    )
+
+
+def _operations(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:  # noqa: ARG001
+    where = f"signature {name!r}"
+    by_op: dict[str, Node] = {}
+    for node in graph.nodes(name):
+        by_op.setdefault(node.op, node)
+    for op, node in sorted(by_op.items()):
+        if op in PYTHON_OPS:
+            yield Finding(
+                "python-op", where, f"{node} calls Python, and a server has none", "write it with TensorFlow operations"
+            )
+        elif op in FILE_OPS:
+            yield Finding(
+                "file-op",
+                where,
+                f"{node} reads or writes files of the server's when it is asked",
+                "take the contents as an input, or keep them in a variable or table",
+            )
+        elif op not in CALLS and not op.startswith("_") and not graph.is_function(op) and not _is_served(op):
+            yield Finding(
+                "unregistered-op",
+                where,
+                f"{node} is an operation that TensorFlow Serving does not have",
+                "write it with TensorFlow operations, or serve it with a build that has it",
+            )
+
+
+def _unrestored(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:  # noqa: ARG001
+    if lost := graph.unrestored(name):
+        yield Finding(
+            "untracked-variable",
+            f"signature {name!r}",
+            f"it uses the variables {', '.join(lost)}, which get no value when the version is loaded",
+            "make them attributes of the module that is exported",
+        )
+
+
+def _is_served(op: str) -> bool:
+    return op in SERVED_OPS or op in _registered()
+
+
+@lru_cache
+def _registered() -> frozenset[str]:
+    """TensorFlow's own operations: those that its Python package has wrappers for."""
+    import tensorflow as tf
+
+    return frozenset(dir(tf.raw_ops))
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

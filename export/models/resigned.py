@@ -1,0 +1,81 @@
+"""A SavedModel as people find it, given signatures that can be served, without its source.
+
+The one found here is written by `tf.saved_model.save(model)` after a call with 32 rows, as many are: an input called
+`features`, an output called `output_0`, the batch fixed at 32, and a temperature that every caller must send.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_breast_cancer
+
+from export.existing import load_existing
+from export.servable import Servable, Signature, TensorSpec
+
+SEED = 31
+ROWS = 32
+WANTED_ACCURACY = 0.9
+MEASUREMENTS = 30
+
+
+def build() -> Servable:
+    """Loads the SavedModel and declares signatures with names, for any batch, with the temperature frozen.
+
+    `serving_default` takes `measurements` float32 (None, 30), of breast tumours in scikit-learn's order, and answers
+    `benign` float32 (None,), a probability. `logits` takes the same and answers `logit` float32 (None,). Raises
+    ValueError when it tells less than 90 % of the test tumours right.
+    """
+    data = load_breast_cancer()
+    shuffled = np.random.default_rng(SEED).permutation(len(data.target))
+    measurements, benign = data.data[shuffled].astype(np.float32), data.target[shuffled]
+    with tempfile.TemporaryDirectory() as folder:
+        write_as_found(Path(folder) / "found", measurements[:400], benign[:400])
+        found = load_existing(Path(folder) / "found", any_batch=True)
+    model = found.functions["serving_default"]
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def logit(measurements: tf.Tensor) -> tf.Tensor:
+        return model(features=measurements, temperature=tf.constant(1.0))["output_0"][:, 0]
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def probability(measurements: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"benign": tf.sigmoid(logit(measurements))}
+
+    inputs = {"measurements": TensorSpec("float32", (None, MEASUREMENTS))}
+    tested = measurements[400:]
+    accuracy = float(np.mean((logit(tf.constant(tested)).numpy() > 0) == benign[400:]))
+    if accuracy < WANTED_ACCURACY:
+        raise ValueError(f"it tells {accuracy:.1%} of the test tumours right, {WANTED_ACCURACY:.0%} are wanted")
+    return Servable(
+        module=found.module,
+        signatures={
+            "serving_default": Signature(probability, inputs, ("benign",)),
+            "logits": Signature(lambda measurements: {"logit": logit(measurements)}, inputs, ("logit",)),
+        },
+        examples={"serving_default": {"measurements": tested}, "logits": {"measurements": tested}},
+        metrics={"test_accuracy": accuracy},
+    )
+
+
+def write_as_found(folder: Path, measurements: np.ndarray, benign: np.ndarray) -> None:
+    """Trains a logistic regression and saves it without a thought for who is to serve it."""
+    keras.utils.set_random_seed(SEED)
+    scale = 1 / measurements.std(axis=0)
+    standardize = keras.layers.Rescaling(scale.tolist(), (-measurements.mean(axis=0) * scale).tolist())
+    model = keras.Sequential([keras.Input((MEASUREMENTS,)), standardize, keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.05), keras.losses.BinaryCrossentropy(from_logits=True))
+    model.fit(measurements, benign, batch_size=ROWS, epochs=30, verbose=0)
+    module = tf.Module()
+    module.values = [variable.value for variable in model.variables]
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def call(features: tf.Tensor, temperature: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"output_0": model(features, training=False) / temperature}
+
+    shapes = (tf.TensorSpec((ROWS, MEASUREMENTS), name="features"), tf.TensorSpec((), name="temperature"))
+    tf.saved_model.save(module, str(folder), signatures=call.get_concrete_function(*shapes))

@@ -1,0 +1,132 @@
+"""The digits' network again, trained in steps that can be killed at any moment and go on from the last checkpoint.
+
+    python -m export.models.resumed FOLDER --steps 60
+
+trains to step 60 and keeps the three latest checkpoints in FOLDER; said again, after a kill or with more steps, it goes
+on from the latest one and comes to the same weights as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from export.servable import Servable, Signature, TensorSpec
+
+SEED = 23
+BATCH = 64
+EVERY = 5
+STEPS = 60
+# The last images are for the golden requests and the test.
+TRAINING = 1400
+WANTED_ACCURACY = 0.85
+FOLDER = Path(".cache/training/resumed")
+
+
+class Training:
+    """A model, its optimizer and its step, and the checkpoints of all three in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Goes on where the latest checkpoint in `folder` left off, or begins."""
+        keras.utils.set_random_seed(SEED)
+        self.model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Rescaling(1 / 16),
+                keras.layers.Conv2D(16, 3, activation="relu"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10),
+            ]
+        )
+        self.optimizer = keras.optimizers.Adam(3e-3)
+        # Built before anything is restored: what doesn't exist yet would keep its initial value, without an error.
+        self.optimizer.build(self.model.trainable_variables)
+        self.step = tf.Variable(0, dtype=tf.int64)
+        checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer, step=self.step)
+        self.manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=3, step_counter=self.step)
+        if self.manager.latest_checkpoint:
+            checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
+
+    def train(self, steps: int) -> None:
+        """Trains to step `steps`, with a checkpoint every five and at the end."""
+        images, labels = _data()
+        while (step := int(self.step)) < steps:
+            # What a step learns from depends on its number alone, so a step that is done again is the same.
+            rows = np.random.default_rng((SEED, step)).choice(TRAINING, BATCH, replace=False)
+            self._learn(tf.constant(images[rows]), tf.constant(labels[rows]))
+            self.step.assign_add(1)
+            if (step + 1) % EVERY == 0 or step + 1 == steps:
+                # The manager saves; `checkpoint.save(manager.save())` would save twice, and one it never deletes.
+                self.manager.save(checkpoint_number=step + 1)
+                print(f"step {step + 1}", flush=True)
+
+    def _learn(self, images: tf.Tensor, labels: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self.model(images, training=True))
+            )
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(loss, self.model.trainable_variables), self.model.trainable_variables, strict=True)
+        )
+
+
+def build() -> Servable:
+    """Trains to step 60 in .cache/training/resumed, going on with what is there, and declares the signature.
+
+    Raises ValueError when it reads less than 85 % of the test images right.
+    """
+    training = Training(FOLDER)
+    training.train(STEPS)
+    images, labels = _data()
+    scores = training.model(images[TRAINING:], training=False).numpy()
+    accuracy = float(np.mean(scores.argmax(axis=1) == labels[TRAINING:]))
+    if accuracy < WANTED_ACCURACY:
+        raise ValueError(f"it reads {accuracy:.1%} of the test images right, {WANTED_ACCURACY:.0%} are wanted")
+    return _servable(training.model, {"test_accuracy": accuracy})
+
+
+def untrained() -> Servable:
+    """The model before any training, to be exported from a checkpoint.
+
+    `image` float32 (None, 8, 8, 1), values 0 to 16, in; `logits` float32 (None, 10) out.
+    """
+    return _servable(Training(Path("nowhere")).model, {})
+
+
+def _servable(model: keras.Model, metrics: dict[str, float]) -> Servable:
+    return Servable(
+        module=model,
+        signatures={
+            "serving_default": Signature(
+                lambda image: {"logits": model(image, training=False)},
+                {"image": TensorSpec("float32", (None, 8, 8, 1))},
+                ("logits",),
+            )
+        },
+        examples={"serving_default": {"image": _data()[0][TRAINING : TRAINING + 64]}},
+        metrics=metrics,
+        # What training names it in its checkpoints; its optimizer and step are not served.
+        checkpoint={"model": model},
+    )
+
+
+def _data() -> tuple[np.ndarray, np.ndarray]:
+    digits = load_digits()
+    return digits.images[..., np.newaxis].astype(np.float32), digits.target.astype(np.int64)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--steps", type=click.IntRange(min=1), default=STEPS, show_default=True, help="The step to train to.")
+def main(folder: Path, steps: int) -> None:
+    """Trains in FOLDER, going on from the latest checkpoint there."""
+    Training(folder).train(steps)
+
+
+if __name__ == "__main__":
+    main()

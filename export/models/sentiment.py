@@ -1,0 +1,150 @@
+"""How friendly a text is: a tf.Module with its vocabulary as an asset, and everything from text to score in the graph.
+
+vaderSentiment's lexicon (Hutto and Gilbert, ICWSM 2014) has some 7,500 words, emoticons and abbreviations, each rated by
+ten people from -4 to 4, and the English names of some 3,500 emoji. Known words have their rating; what others may mean
+is learned from the letters that they are made of.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from clients.tensors import Array
+from export.servable import Servable, Signature, TensorSpec
+
+SEED = 17
+BUCKETS = 4096
+PENALTY = 3.0
+WORST, BEST = -4.0, 4.0
+NEUTRAL = 0.05
+WANTED_ACCURACY = 0.7
+LETTERS = (3, 4, 5)
+
+
+class Sentiment(tf.Module):  # type: ignore[misc]
+    """Looks words up in the vocabulary, guesses what isn't there, and takes the mean."""
+
+    def __init__(self, vocabulary: Path, ratings: Array, weights: Array) -> None:
+        """`vocabulary` has a word a line, `ratings` float32 (words,), `weights` float32 (4096,), of groups of letters."""
+        super().__init__()
+        self.vocabulary = tf.saved_model.Asset(str(vocabulary))
+        self.ratings = tf.Variable(ratings, trainable=False)
+        self.weights = tf.Variable(weights)
+        initializer = tf.lookup.TextFileInitializer(
+            self.vocabulary, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+        )
+        self.table = tf.lookup.StaticHashTable(initializer, -1)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="text")])  # type: ignore[untyped-decorator]
+    def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Texts, string (batch,), to `score` float32 (batch,), -1 to 1, and `label`, string (batch,)."""
+        words = _words(text)
+        numbers = self.table.lookup(words.flat_values)
+        known = tf.gather(self.ratings, tf.maximum(numbers, 0))
+        ratings = tf.where(numbers >= 0, known, guess(words.flat_values, self.weights))
+        total = tf.reduce_sum(words.with_flat_values(ratings), axis=1)
+        score = tf.math.divide_no_nan(total, BEST * tf.cast(words.row_lengths(), tf.float32))
+        label = tf.where(score > NEUTRAL, "positive", tf.where(score < -NEUTRAL, "negative", "neutral"))
+        return {"score": score, "label": label}
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="text")])  # type: ignore[untyped-decorator]
+    def count(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Texts, string (batch,), to how many `words` they have, and how many are `known`, int64 (batch,)."""
+        words = _words(text)
+        known = tf.cast(self.table.lookup(words.flat_values) >= 0, tf.int64)
+        return {"words": words.row_lengths(), "known": tf.reduce_sum(words.with_flat_values(known), axis=1)}
+
+
+def guess(words: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Ratings, float32 (words,), of words by their letters alone."""
+    rows, buckets, values = _letters(words)
+    return tf.math.unsorted_segment_sum(tf.gather(weights, buckets) * values, rows, tf.shape(words)[0])
+
+
+def build() -> Servable:
+    """Learns what letters tell, and declares the signatures.
+
+    `serving_default` takes `text` string (None,) and answers `score` float32 (None,), -1 to 1, and `label` string
+    (None,); `words` takes `text` and answers `words` and `known`, int64 (None,). Raises ValueError when its guesses have
+    the right sign for less than 70 % of the words that it didn't learn from.
+    """
+    folder = _package()
+    words, ratings = _lexicon(folder / "vader_lexicon.txt")
+    shuffled = np.random.default_rng(SEED).permutation(len(words))
+    test, train = shuffled[: len(words) // 5], shuffled[len(words) // 5 :]
+    weights = _fit(words[train], ratings[train])
+    guesses = guess(tf.constant(words[test]), tf.constant(weights)).numpy()
+    accuracy = float(np.mean((guesses > 0) == (ratings[test] > 0)))
+    if accuracy < WANTED_ACCURACY:
+        raise ValueError(f"{accuracy:.1%} of its guesses have the right sign, {WANTED_ACCURACY:.0%} are wanted")
+    vocabulary = Path(tempfile.mkdtemp()) / "vocabulary.txt"
+    vocabulary.write_bytes(b"\n".join(words) + b"\n")
+    module = Sentiment(vocabulary, ratings, weights)
+    texts = {"text": _texts(folder / "emoji_utf8_lexicon.txt", words)}
+    text = {"text": TensorSpec("string", (None,))}
+    return Servable(
+        module=module,
+        signatures={
+            "serving_default": Signature(module.score, text, ("score", "label")),
+            "words": Signature(module.count, text, ("words", "known")),
+        },
+        examples={"serving_default": texts, "words": texts},
+        metrics={"test_accuracy": accuracy},
+    )
+
+
+def _words(text: tf.Tensor) -> tf.RaggedTensor:
+    """The words of each text, in small letters; emoticons and emoji are words, punctuation at a word's end goes."""
+    lower = tf.strings.lower(text, encoding="utf-8")
+    trimmed = tf.strings.regex_replace(lower, r"([\pL\pN])[.,;:!?]+(\s|$)", r"\1 ")
+    return tf.strings.split(trimmed)
+
+
+def _letters(words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Groups of three to five letters of each word, `^` and `$` at its ends: word numbers, buckets, and weights."""
+    letters = tf.strings.unicode_split(tf.strings.join(["^", words, "$"]), "UTF-8")
+    groups = tf.concat([tf.strings.ngrams(letters, width, separator="") for width in LETTERS], axis=1)
+    rows = groups.value_rowids()
+    values = tf.gather(1.0 / tf.sqrt(tf.cast(tf.maximum(groups.row_lengths(), 1), tf.float32)), rows)
+    return rows, tf.strings.to_hash_bucket_fast(groups.flat_values, BUCKETS), values
+
+
+def _fit(words: Array, ratings: Array) -> Array:
+    """The weights of groups of letters that guess the ratings best: ridge regression, in closed form."""
+    rows, buckets, values = (tensor.numpy() for tensor in _letters(tf.constant(words)))
+    matrix = np.zeros((len(words), BUCKETS), np.float32)
+    np.add.at(matrix, (rows, buckets), values)
+    weights = np.linalg.solve(matrix.T @ matrix + PENALTY * np.eye(BUCKETS, dtype=np.float32), matrix.T @ ratings)
+    return weights.astype(np.float32)
+
+
+def _package() -> Path:
+    """Where vaderSentiment's files are; importing it would take longer than reading them."""
+    spec = find_spec("vaderSentiment")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(os.path.dirname(spec.origin))  # noqa: PTH120
+
+
+def _lexicon(path: Path) -> tuple[Array, Array]:
+    """The words, in small letters as bytes, each once, and their mean ratings."""
+    rated: dict[bytes, float] = {}
+    for word, rating, *_ in csv.reader(path.read_text(encoding="utf-8").splitlines(), "excel-tab", quoting=csv.QUOTE_NONE):
+        if len(word.split()) == 1:
+            rated.setdefault(word.lower().encode(), float(rating))
+    return np.array(list(rated), np.object_), np.clip(np.array(list(rated.values()), np.float32), WORST, BEST)
+
+
+def _texts(path: Path, words: Array) -> Array:
+    """Names of emoji, some with the emoji, and some of the lexicon's words by themselves."""
+    lines = [line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [f"{name.capitalize()} {emoji if number % 2 else ''}".strip() for number, (emoji, _, name) in enumerate(lines)]
+    texts = [*(name.encode() for name in names[:48]), *words[:: len(words) // 16][:16]]
+    return np.array(texts, np.object_)

@@ -1,0 +1,141 @@
+"""What a table tips: a functional Keras model with inputs of four dtypes, one of which may be left out.
+
+The data are 244 bills that a waiter noted down in 1990 (Bryant and Smith, Practical Data Analysis, 1995), as Plotly's
+package has them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import sys
+from importlib.resources import files
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clients.tensors import Array
+from export.servable import Servable, Signature, TensorSpec
+from export.training import recipe_key, trained_weights
+
+SEED = 3
+EPOCHS = 40
+DAYS = ("Thur", "Fri", "Sat", "Sun")
+TIMES = ("Lunch", "Dinner")
+LARGEST_PARTY = 6
+GENEROUS = 0.15
+FLOOR = 1e-6
+
+
+def build() -> Servable:
+    """Trains the model, or takes it from the cache, and declares its signature.
+
+    `total_bill` float32 (None,), dollars, `party_size` int64 (None,), `day` string (None,), `smoker` bool (None,) and
+    `time` string (None,), which may be left out, in; `tip` float32 (None,), dollars, `share` float32 (None,), of the
+    bill, and `generous` bool (None,), 15 % or more, out. Raises ValueError when its tips for the test tables are further
+    off than those of everybody tipping the same share.
+    """
+    inputs, tips = _read()
+    shuffled = np.random.default_rng(SEED).permutation(len(tips))
+    train, test = shuffled[:180], shuffled[180:]
+    keras.utils.set_random_seed(SEED)
+    model = _model()
+
+    def fit() -> list[Array]:
+        model.compile(keras.optimizers.Adam(0.003), {"tip": "mae"})
+        rows = {name: array[train] for name, array in inputs.items()}
+        # Half of the tables twice: once without saying at what time, so that it learns to do without.
+        unsaid = rows | {"time": np.full(len(train), "", np.object_)}
+        both = {name: tf.constant(np.concatenate([rows[name], unsaid[name]])) for name in rows}
+        model.fit(both, {"tip": np.tile(tips[train], 2)}, batch_size=32, epochs=EPOCHS, verbose=0)
+        return model.get_weights()  # type: ignore[no-any-return]
+
+    key = recipe_key(sys.modules[__name__], ("keras", "numpy", "plotly", "tensorflow"))
+    model.set_weights(trained_weights(key, fit))
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def tip(
+        total_bill: tf.Tensor, party_size: tf.Tensor, day: tf.Tensor, smoker: tf.Tensor, time: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        rows = {"total_bill": total_bill, "party_size": party_size, "day": day, "smoker": smoker}
+        # One value stands for all rows when it is left out.
+        rows["time"] = tf.broadcast_to(time, tf.shape(total_bill))
+        tip = model(rows, training=False)["tip"]
+        share = tip / tf.maximum(total_bill, FLOOR)
+        return {"tip": tip, "share": share, "generous": share >= GENEROUS}
+
+    tested = {name: array[test] for name, array in inputs.items()}
+    error = float(np.mean(np.abs(tip(**{k: tf.constant(v) for k, v in tested.items()})["tip"].numpy() - tips[test])))
+    share = tips[train].sum() / inputs["total_bill"][train].sum()
+    same_share = float(np.mean(np.abs(inputs["total_bill"][test] * share - tips[test])))
+    if error >= same_share:
+        raise ValueError(f"it is {error:.2f} dollars off, and everybody tipping {share:.1%} would be {same_share:.2f} off")
+    return Servable(
+        module=model,
+        signatures={
+            "serving_default": Signature(
+                tip,
+                {
+                    "total_bill": TensorSpec("float32", (None,)),
+                    "party_size": TensorSpec("int64", (None,)),
+                    "day": TensorSpec("string", (None,)),
+                    "smoker": TensorSpec("bool", (None,)),
+                    "time": TensorSpec("string", (None,)),
+                },
+                ("tip", "share", "generous"),
+                defaults={"time": np.array([b""], np.object_)},
+            )
+        },
+        examples={"serving_default": tested},
+        metrics={"test_error_dollars": error, "same_share_error_dollars": same_share},
+    )
+
+
+def _model() -> keras.Model:
+    layers = keras.layers
+    inputs = {
+        "total_bill": keras.Input((), name="total_bill", dtype="float32"),
+        "party_size": keras.Input((), name="party_size", dtype="int64"),
+        "day": keras.Input((), name="day", dtype="string"),
+        "smoker": keras.Input((), name="smoker", dtype="bool"),
+        "time": keras.Input((), name="time", dtype="string"),
+    }
+    bill = layers.Reshape((1,))(inputs["total_bill"])
+    features = layers.Concatenate()(
+        [
+            layers.Rescaling(0.05)(bill),
+            layers.CategoryEncoding(LARGEST_PARTY + 1)(
+                layers.Lambda(lambda size: tf.clip_by_value(size, 0, LARGEST_PARTY)[:, None], output_shape=(1,))(
+                    inputs["party_size"]
+                )
+            ),
+            _one_of(inputs["day"], DAYS),
+            _one_of(inputs["time"], TIMES),
+            layers.Lambda(lambda smoker: tf.cast(smoker, tf.float32)[:, None], output_shape=(1,))(inputs["smoker"]),
+        ]
+    )
+    hidden = layers.Dense(16, activation="relu")(features)
+    share = layers.Dense(1, activation="sigmoid", bias_initializer=keras.initializers.Constant(-1.7))(hidden)
+    tip = layers.Flatten()(layers.Multiply()([share, bill]))
+    tip = layers.Lambda(lambda column: column[:, 0], output_shape=(), name="tip")(tip)
+    return keras.Model(inputs, {"tip": tip})
+
+
+def _one_of(text: keras.KerasTensor, words: tuple[str, ...]) -> keras.KerasTensor:
+    """Which of `words` the text is, the first column for none of them."""
+    return keras.layers.StringLookup(vocabulary=list(words), output_mode="one_hot")(keras.layers.Reshape((1,))(text))
+
+
+def _read() -> tuple[dict[str, Array], Array]:
+    """The tables' inputs by name, and their tips."""
+    packed = (files("plotly") / "package_data/datasets/tips.csv.gz").read_bytes()
+    rows = list(csv.DictReader(io.StringIO(gzip.decompress(packed).decode())))
+    return {
+        "total_bill": np.array([row["total_bill"] for row in rows], np.float32),
+        "party_size": np.array([row["size"] for row in rows], np.int64),
+        "day": np.array([row["day"] for row in rows], np.object_),
+        "smoker": np.array([row["smoker"] == "Yes" for row in rows]),
+        "time": np.array([row["time"] for row in rows], np.object_),
+    }, np.array([row["tip"] for row in rows], np.float32)
