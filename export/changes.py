@@ -35,22 +35,27 @@ def _changes(old: Mapping[str, ServedSignature], new: Mapping[str, ServedSignatu
             if old[name].method != new[name].method:
                 what = f"its method was {old[name].method}, now it is {new[name].method}"
                 yield SignatureChange(name, what, breaking=True)
-            for what, breaking in _input_changes(old[name].inputs, new[name].inputs):
+            for what, breaking in _input_changes(old[name], new[name]):
                 yield SignatureChange(name, what, breaking)
             for what, breaking in _output_changes(old[name].outputs, new[name].outputs):
                 yield SignatureChange(name, what, breaking)
 
 
-def _input_changes(old: Mapping[str, TensorSpec], new: Mapping[str, TensorSpec]) -> Iterator[tuple[str, bool]]:
+def _input_changes(before: ServedSignature, after: ServedSignature) -> Iterator[tuple[str, bool]]:
+    old, new = before.inputs, after.inputs
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
             yield f"input {name!r} is gone", True
         elif name not in old:
-            yield f"input {name!r} is new, and requests without it fail", True
+            optional = name in after.optional
+            yield f"input {name!r} is new, and {'optional' if optional else 'requests without it fail'}", not optional
         elif old[name] != new[name]:
             # Whatever was taken before must be taken now.
             breaking = old[name].dtype != new[name].dtype or not _covers(new[name], old[name])
             yield f"input {name!r} was {old[name]}, now it is {new[name]}", breaking
+        elif (name in before.optional) != (name in after.optional):
+            needed = name in before.optional
+            yield f"input {name!r} {'must now be sent' if needed else 'may now be left out'}", needed
 
 
 def _output_changes(old: Mapping[str, TensorSpec], new: Mapping[str, TensorSpec]) -> Iterator[tuple[str, bool]]:

@@ -102,9 +102,8 @@ def _differences(name: str, part: Any, graph: Any, root: int, reader: Any) -> It
             continue
         shape, dtype = tuple(matched[node].shape), tf.as_dtype(matched[node].dtype)
         if tuple(shapes[key]) != shape or dtypes[key] != dtype:
-            yield (
-                f"{path} is {dtypes[key].name} {tuple(shapes[key])} in the checkpoint, {dtype.name} {shape} in the model"
-            )
+            there = f"{dtypes[key].name} {tuple(shapes[key])}"
+            yield f"{path} is {there} in the checkpoint, {dtype.name} {shape} in the model"
 
 
 def _matched(part: Any, graph: Any, root: int) -> dict[int, Any]:

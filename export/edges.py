@@ -21,8 +21,8 @@ COUNTS = 4
 def edge_rows(signature: Signature, examples: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """Batches of one row: the first of the `examples` with all its values of a kind replaced.
 
-    Numbers by zeros, by the largest and by the smallest of their type (32- and 64-bit integers: of the examples), floats
-    by NaN, strings by empty ones and by all sorts of Unicode. In a tf.Example the features' values are.
+    Numbers by zeros, by the largest and by the smallest of their type (32- and 64-bit integers: of the examples),
+    floats by NaN, strings by empty ones and by all sorts of Unicode. In a tf.Example the features' values are.
     """
     for edge in EDGES:
         if signature.method != "predict":

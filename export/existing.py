@@ -83,11 +83,8 @@ def _with_any_batch(path: Path) -> Path:
             _free(node.attr["shape"].shape)
         _forget(node.attr)
     for function in graph.graph_def.library.function:
-        _forget(function.attr)
-        for arguments in function.arg_attr.values():
-            _forget(arguments.attr)
-        for node in function.node_def:
-            _forget(node.attr)
+        for one in (function, *function.arg_attr.values(), *function.node_def):
+            _forget(one.attr)
     for function in graph.object_graph_def.concrete_functions.values():
         for value in (function.canonicalized_input_signature, function.output_signature):
             for spec in _tensor_specs(value):

@@ -1,6 +1,6 @@
 """One export, from the builder to a proved version on disk.
 
-    build ──► trace ──► lint ──► write ──► lint the graph ──► ask the live model, and compare a fresh process ──► publish
+    build ──► trace ──► lint ──► write ──► lint the graph ──► ask the live model and a fresh process ──► publish
 
 Whatever fails on the way leaves the model's folder as it was.
 """
@@ -115,7 +115,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                 golden, proof = prove(fresh, staging.version_folder, signatures, requests, judge, refused)
             except ProofError as error:
                 raise ProofError(
-                    f"{error}\n  (a common reason is Python in the function that ran only once, when it was made a graph)"
+                    f"{error}\n  (a common reason: Python in the function that ran only once, when it was made a graph)"
                 ) from None
             savedmodel.check_built(servable, built)
             require_clean(lint_answers(golden), target.allow)

@@ -6,10 +6,10 @@ model of a few numbers, so that nothing is left to be set up when the first orde
 
 Orders come on stdin, answers go to stdout, in their order; a message is its length, 8 bytes, and then the message:
 
-    {"load": folder, "ways": […], "refused": […]}   loads a version in those ways, forgetting what was loaded before, and
-                                                    refuses more packages; the answer is the signatures as JSON,
-                                                    {signature: {"inputs" and "outputs": {name: [dtype, shape or null]}}}
-    a PredictionLog                                 asks its request; an answer for each way, a PredictResponse
+    {"load": folder, "ways": […], "refused": […]}  loads a version in those ways, forgetting what was loaded before, and
+                                                   refuses more packages; the answer is the signatures as JSON,
+                                                   {signature: {"inputs", "outputs": {name: [dtype, shape or null]}}}
+    a PredictionLog                                asks its request; an answer for each way, a PredictResponse
 
 An answer begins with a byte: "A" for an answer, "E" when what follows is the text of an error. When stdin ends the
 process does. DESCRIPTORS is a file with the descriptors of TensorFlow Serving's messages.
@@ -180,9 +180,8 @@ def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
 
 def _defaults(folder: str) -> dict[str, dict[str, Any]]:
     """By signature the values of inputs that a request may leave out."""
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
     import tensorflow as tf
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     saved = SavedModel.FromString(Path(folder, "saved_model.pb").read_bytes())
     return {
@@ -190,7 +189,6 @@ def _defaults(folder: str) -> dict[str, dict[str, Any]]:
         for graph in saved.meta_graphs
         for name, signature in graph.signature_def.items()
     }
-
 
 
 def _described(function: Any) -> dict[str, dict[str, Any]]:

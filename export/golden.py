@@ -48,9 +48,9 @@ def golden_requests(
 ) -> Iterator[GoldenRequest]:
     """Asks the live model for every signature, for batches of 1, 2, 7 and `batch_sizes` rows, and edge values.
 
-    The requests in `given` follow. `note` is told of edge values that are left out. Raises ServableError for a signature
-    that does not answer exactly its outputs, that answers the same request differently the second time, or a row
-    differently in another batch, and for an answer to a given request that is not the one given with it.
+    The requests in `given` follow. `note` is told of edge values that are left out. Raises ServableError for a
+    signature that does not answer exactly its outputs, that answers the same request differently the second time, or a
+    row differently in another batch, and for an answer to a given request that is not the one given with it.
     """
     judge = judge or Judge()
     for name, signature in servable.signatures.items():

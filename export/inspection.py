@@ -1,4 +1,4 @@
-"""What a version consists of, told without TensorFlow: of any SavedModel, and more of one that this toolkit exported."""
+"""What a version consists of, told without TensorFlow: of any SavedModel, and more of one with a manifest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A version, looked at. `state` says whether it is as it was exported, `golden` has the batch sizes by signature."""
+    """A version. `state` says whether it is as it was exported, `golden` has batch sizes by signature."""
 
     path: Path
     signatures: Mapping[str, ServedSignature]
@@ -73,7 +73,7 @@ class Inspection:
         """All of it as tables to print."""
         yield _table(str(self.path), ("", ""), self._facts())
         tensors = [
-            (name, signature.method, f"{kind} {key}", str(spec))
+            (name, signature.method, f"{kind} {key}", f"{spec}{', optional' if key in signature.optional else ''}")
             for name, signature in self.signatures.items()
             for kind, specs in (("in", signature.inputs), ("out", signature.outputs))
             for key, spec in specs.items()
@@ -107,7 +107,7 @@ class Inspection:
 
 
 def inspect_version(folder: Path) -> Inspection:
-    """Looks at the SavedModel in `folder`, whatever wrote it. Raises ExportError when there is none, or a damaged one."""
+    """Looks at the SavedModel in `folder`, whatever wrote it. Raises ExportError when none can be read there."""
     graph = serving_graph(read_saved_model(folder), folder)
     manifest, state = None, "no manifest: something else wrote it, nothing can be verified"
     if (folder / MANIFEST).exists():

@@ -79,18 +79,16 @@ def lint_signatures(
             )
         ]
     found = [finding for name, signature in signatures.items() for finding in _tensors(name, signature)]
-    for change in signature_changes(previous, signatures) if previous is not None else ():
-        if change.breaking:
-            found.append(
-                Finding(
-                    "breaking-change",
-                    f"signature {change.signature!r}",
-                    change.what,
-                    "clients of the version before would fail; keep the signature as it was and add another, or say "
-                    "--breaking",
-                )
-            )
-    return found
+    return found + [
+        Finding(
+            "breaking-change",
+            f"signature {change.signature!r}",
+            change.what,
+            "clients of the version before would fail; keep the signature as it was and add another, or say --breaking",
+        )
+        for change in signature_changes(previous or {}, signatures)
+        if change.breaking
+    ]
 
 
 def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[Finding]:

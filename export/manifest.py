@@ -28,6 +28,7 @@ class ServedSignature(_Strict):
 
     method: Method
     inputs: dict[str, TensorSpec]
+    optional: Annotated[tuple[str, ...], Field(description="Inputs that a request may leave out.")] = ()
     outputs: dict[str, TensorSpec]
 
 

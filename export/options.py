@@ -78,7 +78,7 @@ def improve(
         if option not in options:
             continue
         try:
-            changed = _apply(option, servable, current)
+            changed = {name: _apply(option, function) for name, function in current.items()}
             reason = _worst(changed, requests, judge)
             effect = Effect(
                 option,
@@ -89,7 +89,7 @@ def improve(
                 _seconds(current, changed, requests),
                 reason,
             )
-        except Exception as error:  # noqa: BLE001 - TensorFlow raises all kinds for graphs that it can't convert
+        except Exception as error:
             effect = Effect(
                 option, reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             )
@@ -99,9 +99,9 @@ def improve(
     return current, tuple(effects)
 
 
-def _apply(option: Option, servable: Servable, functions: Mapping[str, Any]) -> dict[str, Any]:
+def _apply(option: Option, function: Any) -> Any:
     apply: Callable[[Any], Any] = {"freeze": _freeze, "optimize": _optimize, "half": _half, "xla": _compile}[option]
-    return {name: apply(function) for name, function in functions.items()}
+    return apply(function)
 
 
 def _freeze(function: Any) -> Any:
@@ -109,11 +109,10 @@ def _freeze(function: Any) -> Any:
 
 
 def _optimize(function: Any) -> Any:
+    import tensorflow as tf
     from tensorflow.core.protobuf.config_pb2 import ConfigProto
     from tensorflow.core.protobuf.meta_graph_pb2 import CollectionDef
     from tensorflow.python.grappler import tf_optimizer
-
-    import tensorflow as tf
 
     constants = _Constants(function)
     with tf.Graph().as_default() as graph:
@@ -159,7 +158,11 @@ def _compile(function: Any) -> Any:
     import tensorflow as tf
 
     _, specs = function.structured_input_signature
-    return tf.function(lambda **inputs: function(**inputs), jit_compile=True).get_concrete_function(**specs)
+
+    def run(**inputs: Any) -> Any:
+        return function(**inputs)
+
+    return tf.function(run, jit_compile=True).get_concrete_function(**specs)
 
 
 class _Constants:

@@ -26,6 +26,8 @@ from export.manifest import FileEntry, Manifest, hash_files
 from export.staging import Staging
 
 CHUNK = 4 << 20
+# So many names are an error's text, not more.
+SOME = 5
 # By protocol what has to be installed besides fsspec; for others fsspec says it.
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 # A store that isn't there is told within a minute, not within botocore's ten.
@@ -49,7 +51,8 @@ class Published:
     def __str__(self) -> str:
         if not self.files_sent:
             return f"{self.url} is there already, all {self.files} files as they should be"
-        return f"{self.url}: {self.files_sent} of {self.files} files sent, {self.bytes_sent} bytes, in {self.seconds:.1f} s"
+        sent = f"{self.files_sent} of {self.files} files sent, {self.bytes_sent} bytes"
+        return f"{self.url}: {sent}, in {self.seconds:.1f} s"
 
 
 def publish(
@@ -174,9 +177,9 @@ def _require_same(
 ) -> None:
     differ = sorted(name for name in files.keys() | there.keys() if files.get(name) != there.get(name))
     if differ:
+        some = ", ".join(differ[:SOME]) + (" …" if len(differ) > SOME else "")
         raise PublishError(
-            f"{where}: {what} is another one ({', '.join(differ[:5])}{' …' if len(differ) > 5 else ''} differ); versions "  # noqa: PLR2004
-            "are never overwritten, publish a new number"
+            f"{where}: {what} is another one ({some} differ); versions are never overwritten, publish a new number"
         )
 
 

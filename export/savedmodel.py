@@ -58,6 +58,7 @@ def described(servable: Servable, functions: Mapping[str, Any]) -> dict[str, Ser
         name: ServedSignature(
             method=signature.method,
             inputs=dict(signature.inputs),
+            optional=tuple(sorted(signature.defaults)),
             outputs={key: _spec_of(functions[name].structured_outputs[key]) for key in signature.outputs},
         )
         for name, signature in servable.signatures.items()
@@ -99,8 +100,8 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
 def _complete_signatures(servable: Servable, folder: Path) -> None:
     """Writes what `tf.saved_model.save` leaves out of signatures: methods, defaults, and inputs in common.
 
-    It calls every method predict. It gives every signature a placeholder of its own for tf.Examples, and MultiInference,
-    which asks several signatures about the same examples, refuses signatures that don't share one
+    It calls every method predict. It gives every signature a placeholder of its own for tf.Examples, and
+    MultiInference, which asks several signatures about the same examples, refuses signatures that don't share one
     (tensorflow/serving, servables/tensorflow/multi_inference.cc).
     """
     methods = {method: long for long, method in METHODS.items()}
@@ -142,6 +143,7 @@ def read_signatures(folder: Path) -> dict[str, ServedSignature]:
         name: ServedSignature(
             method=METHODS[signature.method_name],
             inputs={key: _spec_of_info(info) for key, info in sorted(signature.inputs.items())},
+            optional=tuple(sorted(signature.defaults)),
             outputs={key: _spec_of_info(info) for key, info in sorted(signature.outputs.items())},
         )
         for name, signature in sorted(graph.signature_def.items())
@@ -205,8 +207,8 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
     untracked = [variable.name for variable in concrete.graph.variables if id(variable.handle) not in tracked]
     if untracked:
         raise LintError(
-            f"[untracked-variable] {where} uses the variables {', '.join(untracked)}, which {type(module).__name__} does "
-            "not track; make them attributes of it"
+            f"[untracked-variable] {where} uses the variables {', '.join(untracked)}, which {type(module).__name__} "
+            "does not track; make them attributes of it"
         )
     return concrete
 

@@ -81,8 +81,8 @@ class Servable:
 
     `module` is the Keras model or `tf.Module` that holds the variables, `examples` has real inputs for every
     signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them.
-    `metrics` goes into the manifest as it is. `checkpoint` is what training makes its `tf.train.Checkpoint` of, by name,
-    when that isn't `{"model": module}`: what of it is exported from a checkpoint.
+    `metrics` goes into the manifest as it is. `checkpoint` is what training makes its `tf.train.Checkpoint` of, by
+    name, when that isn't `{"model": module}`: what of it is exported from a checkpoint.
     """
 
     module: Any
@@ -111,6 +111,7 @@ class Servable:
             if signature.method not in get_args(Method):
                 yield f"{where}: method {signature.method!r} can't be exported; {' or '.join(get_args(Method))} can"
             yield from _declaration_problems(where, signature)
+            yield from _default_problems(where, signature)
             yield from _method_problems(where, signature)
             yield from _example_problems(where, signature, self.examples.get(name, {}))
 
@@ -130,6 +131,10 @@ def _declaration_problems(where: str, signature: Signature) -> Iterator[str]:
             yield f"{where}, input {name!r}: dtype {spec.dtype!r} can't be served; one of {', '.join(BY_NAME)} can"
         if spec.shape == ():
             yield f"{where}, input {name!r} is a single value; its first dimension, None, is to be the batch"
+
+
+def _default_problems(where: str, signature: Signature) -> Iterator[str]:
+    """What is wrong with the values of inputs that a request may leave out."""
     for name, value in signature.defaults.items():
         here = f"{where}: the default of input {name!r}"
         if name not in signature.inputs:

@@ -7,16 +7,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.commands.selection import ends_cleanly, fleet_option, folder_option, json_option, select, short
+from export.commands.selection import check_rules, ends_cleanly, fleet_option, folder_option, json_option, select, short
 
 if TYPE_CHECKING:
     from export.exporter import Exported, Target
     from export.options import Option
-    from serving.fleet import Fleet
 
 
 @click.command(
@@ -82,13 +81,9 @@ def build(
     from export.checkpoints import find_checkpoint
     from export.exporter import Target
     from export.staging import check_writable
-    from serving.fleet import Rule
 
     with ends_cleanly():
-        if unknown := [rule for rule in allow if rule not in get_args(Rule)]:
-            raise click.UsageError(
-                f"--allow {unknown[0]}: there is no such rule; there are {', '.join(get_args(Rule))}"
-            )
+        check_rules(allow)
         if checkpoint and not checkpoints:
             raise click.UsageError("--checkpoint says which; --from-checkpoint must say in what folder")
         selected = select(models, fleet, folder)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from export.commands.selection import (
+    check_rules,
     ends_cleanly,
     find_version,
     fleet_option,
@@ -46,14 +47,10 @@ def lint(
     a version.
     """
     from export.lint import lint_version
-    from serving.fleet import Rule
 
     results: list[dict[str, Any]] = []
     with ends_cleanly():
-        if unknown := [rule for rule in allow if rule not in get_args(Rule)]:
-            raise click.UsageError(
-                f"--allow {unknown[0]}: there is no such rule; there are {', '.join(get_args(Rule))}"
-            )
+        check_rules(allow)
         for path in _paths(versions, fleet, folder):
             allowed = {*allow, *_allowed(path, fleet, folder), *(("breaking-change",) if breaking else ())}
             found = [finding for finding in lint_version(path) if finding.rule not in allowed]

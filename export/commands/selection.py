@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -80,6 +80,15 @@ def find_version(text: str, file: Path, folder: Path | None) -> Path:
             return candidate / str(newest[-1])
     where = f"{path} and {folder / text}"
     raise click.UsageError(f"{text!r} is no version: neither {where} has a {SAVED_MODEL} or versions")
+
+
+def check_rules(names: Sequence[str]) -> None:
+    """Raises click.UsageError when one of `names`, an --allow, is no rule."""
+    from serving.fleet import Rule
+
+    for name in names:
+        if name not in get_args(Rule):
+            raise click.UsageError(f"--allow {name}: there is no such rule; there are {', '.join(get_args(Rule))}")
 
 
 def versions_in(model_folder: Path) -> list[int]:

@@ -43,7 +43,7 @@ class Standardize(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "mean": self.mean, "scale": self.scale}
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable(PACKAGE)  # type: ignore[untyped-decorator]
 def softsign_squared(values: tf.Tensor) -> tf.Tensor:
     """An activation: the square of softsign, with its sign."""
     soft = values / (1.0 + tf.abs(values))
@@ -73,8 +73,8 @@ class Tukey(keras.losses.Loss):  # type: ignore[misc]
 def build() -> Servable:
     """Loads the model from its `.keras` file, having trained it when there is none, and declares its signature.
 
-    `measures` float32 (None, 3), sepal length, sepal width and petal width in cm, in; `petal_length` float32 (None,), cm,
-    out. Raises ValueError when it is more than 0.35 cm off for the test flowers.
+    `measures` float32 (None, 3), sepal length, sepal width and petal width in cm, in; `petal_length` float32 (None,),
+    cm, out. Raises ValueError when it is more than 0.35 cm off for the test flowers.
     """
     data = load_iris().data.astype(np.float32)[np.random.default_rng(SEED).permutation(150)]
     measures, lengths = data[:, [0, 1, 3]], data[:, 2]

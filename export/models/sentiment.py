@@ -1,8 +1,8 @@
 """How friendly a text is: a tf.Module with its vocabulary as an asset, and everything from text to score in the graph.
 
-vaderSentiment's lexicon (Hutto and Gilbert, ICWSM 2014) has some 7,500 words, emoticons and abbreviations, each rated by
-ten people from -4 to 4, and the English names of some 3,500 emoji. Known words have their rating; what others may mean
-is learned from the letters that they are made of.
+vaderSentiment's lexicon (Hutto and Gilbert, ICWSM 2014) has some 7,500 words, emoticons and abbreviations, each rated
+by ten people from -4 to 4, and the English names of some 3,500 emoji. Known words have their rating; what others may
+mean is learned from the letters that they are made of.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ class Sentiment(tf.Module):  # type: ignore[misc]
     """Looks words up in the vocabulary, guesses what isn't there, and takes the mean."""
 
     def __init__(self, vocabulary: Path, ratings: Array, weights: Array) -> None:
-        """`vocabulary` has a word a line, `ratings` float32 (words,), `weights` float32 (4096,), of groups of letters."""
+        """`vocabulary` has a word a line, `ratings` float32 (words,), `weights`, of letters, float32 (4096,)."""
         super().__init__()
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
         self.ratings = tf.Variable(ratings, trainable=False)
         self.weights = tf.Variable(weights)
         initializer = tf.lookup.TextFileInitializer(
-            self.vocabulary, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+            self.vocabulary,
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
         )
         self.table = tf.lookup.StaticHashTable(initializer, -1)
 
@@ -72,8 +76,8 @@ def build() -> Servable:
     """Learns what letters tell, and declares the signatures.
 
     `serving_default` takes `text` string (None,) and answers `score` float32 (None,), -1 to 1, and `label` string
-    (None,); `words` takes `text` and answers `words` and `known`, int64 (None,). Raises ValueError when its guesses have
-    the right sign for less than 70 % of the words that it didn't learn from.
+    (None,); `words` takes `text` and answers `words` and `known`, int64 (None,). Raises ValueError when its guesses
+    have the right sign for less than 70 % of the words that it didn't learn from.
     """
     folder = _package()
     words, ratings = _lexicon(folder / "vader_lexicon.txt")
@@ -136,7 +140,9 @@ def _package() -> Path:
 def _lexicon(path: Path) -> tuple[Array, Array]:
     """The words, in small letters as bytes, each once, and their mean ratings."""
     rated: dict[bytes, float] = {}
-    for word, rating, *_ in csv.reader(path.read_text(encoding="utf-8").splitlines(), "excel-tab", quoting=csv.QUOTE_NONE):
+    for word, rating, *_ in csv.reader(
+        path.read_text(encoding="utf-8").splitlines(), "excel-tab", quoting=csv.QUOTE_NONE
+    ):
         if len(word.split()) == 1:
             rated.setdefault(word.lower().encode(), float(rating))
     return np.array(list(rated), np.object_), np.clip(np.array(list(rated.values()), np.float32), WORST, BEST)
@@ -145,6 +151,8 @@ def _lexicon(path: Path) -> tuple[Array, Array]:
 def _texts(path: Path, words: Array) -> Array:
     """Names of emoji, some with the emoji, and some of the lexicon's words by themselves."""
     lines = [line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    names = [f"{name.capitalize()} {emoji if number % 2 else ''}".strip() for number, (emoji, _, name) in enumerate(lines)]
+    names = [
+        f"{name.capitalize()} {emoji if number % 2 else ''}".strip() for number, (emoji, _, name) in enumerate(lines)
+    ]
     texts = [*(name.encode() for name in names[:48]), *words[:: len(words) // 16][:16]]
     return np.array(texts, np.object_)

@@ -34,8 +34,8 @@ def build() -> Servable:
 
     `total_bill` float32 (None,), dollars, `party_size` int64 (None,), `day` string (None,), `smoker` bool (None,) and
     `time` string (None,), which may be left out, in; `tip` float32 (None,), dollars, `share` float32 (None,), of the
-    bill, and `generous` bool (None,), 15 % or more, out. Raises ValueError when its tips for the test tables are further
-    off than those of everybody tipping the same share.
+    bill, and `generous` bool (None,), 15 % or more, out. Raises ValueError when its tips for the test tables are
+    further off than those of everybody tipping the same share.
     """
     inputs, tips = _read()
     shuffled = np.random.default_rng(SEED).permutation(len(tips))
@@ -71,7 +71,9 @@ def build() -> Servable:
     share = tips[train].sum() / inputs["total_bill"][train].sum()
     same_share = float(np.mean(np.abs(inputs["total_bill"][test] * share - tips[test])))
     if error >= same_share:
-        raise ValueError(f"it is {error:.2f} dollars off, and everybody tipping {share:.1%} would be {same_share:.2f} off")
+        raise ValueError(
+            f"it is {error:.2f} dollars off, and everybody tipping {share:.1%} would be {same_share:.2f} off"
+        )
     return Servable(
         module=model,
         signatures={
