@@ -257,7 +257,7 @@ class _Asker:
             outputs = signature.function(**tensors)
         except Exception as error:
             raise ServableError(
-                f"{where}: its function failed on {batch} rows of its examples: {type(error).__name__}: {error}"
+                f"{where}: its function failed on a batch of {batch}: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(outputs, Mapping):
             raise ServableError(

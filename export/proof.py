@@ -8,6 +8,7 @@ The fresh process works on one request while the live model is asked the next.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import signal
@@ -81,7 +82,9 @@ class FreshProcess:
         self._reader.join()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             assert stream is not None
-            stream.close()
+            # An order that it died before reading is still to be written.
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
     def load(self, version_folder: Path, ways: Sequence[str], refused: Iterable[str] = ()) -> None:
         """Lets it load the version in `version_folder`, from now on without the packages `refused`.

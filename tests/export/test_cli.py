@@ -28,13 +28,17 @@ def test_the_result_says_what_was_exported_and_how_it_was_proved(first_export: F
     result = first_export.results["scale"]
     assert result["version"] == 1
     assert Path(result["path"]) == first_export.version
-    assert (result["golden_requests"], result["identical"], result["largest_difference"]) == (4, True, 0.0)
+    assert (result["golden_requests"], result["identical"], result["largest_difference"]) == (5, True, 0.0)
     assert result["metrics"] == {"rows": 40}
 
 
 def test_progress_says_what_happens_now_and_tensorflow_keeps_quiet(first_export: FirstExport) -> None:
     lines = first_export.stderr.splitlines()
-    for step in ("importing TensorFlow", "scale: building with zoo:scale", "scale: comparing with a fresh process"):
+    for step in (
+        "importing TensorFlow",
+        "scale: building with zoo:scale",
+        "scale: asking the live model and a fresh process",
+    ):
         assert any(re.match(rf" *\d+\.\d s  {re.escape(step)}", line) for line in lines), lines
     talk = [line for line in lines if re.search(r"^[IWE]\d{4}|absl|oneDNN|cuda|AVX|Traceback", line, re.I)]
     assert not talk
@@ -44,7 +48,7 @@ def test_a_second_build_makes_version_2_and_does_not_touch_version_1(first_expor
     before = digest(first_export.version)
     done = first_export.project.run("build", "scale")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "scale: version 2 in models/scale/2, 4 golden requests verified equal\n"
+    assert done.stdout == "scale: version 2 in models/scale/2, 5 golden requests verified equal\n"
     assert digest(first_export.version) == before
     assert is_complete(first_export.version.parent / "2")
     assert read_manifest(first_export.version.parent / "2").version == 2
@@ -61,7 +65,7 @@ def test_a_builder_outside_the_fleet_needs_no_file(project: Project) -> None:
     (project.folder / "models.yaml").unlink()
     done = project.run("build", "mine=zoo:talking", "--folder", "elsewhere")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "mine: version 1 in elsewhere/mine/1, 4 golden requests verified equal\n"
+    assert done.stdout == "mine: version 1 in elsewhere/mine/1, 5 golden requests verified equal\n"
     assert "a builder that prints" in done.stderr
     assert is_complete(project.folder / "elsewhere" / "mine" / "1")
 

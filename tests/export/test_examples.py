@@ -74,18 +74,18 @@ def test_golden_requests_are_the_methods_own_with_the_live_models_answers(export
     assert [(request.signature, request.method, len(request.inputs["inputs"])) for request in requests] == [
         (signature, method, rows)
         for signature, method in (("serving_default", "classify"), ("labels", "classify"), ("length", "regress"))
-        for rows in (1, 2, 7, 32)
+        for rows in (1, 2, 7, 32, 5)
     ]
     assert requests[1].outputs["classes"].tolist() == [["flower 1"], ["flower 2"]]
     assert requests[1].outputs["scores"].tolist() == [[1.0], [2.0]]
-    assert requests[5].outputs["scores"].tolist() == [[0.0], [0.0]]
-    assert requests[9].outputs["outputs"].tolist() == [1.0, 2.0]
+    assert requests[6].outputs["scores"].tolist() == [[0.0], [0.0]]
+    assert requests[11].outputs["outputs"].tolist() == [1.0, 2.0]
 
 
 def test_warm_up_requests_are_the_golden_ones_without_answers(export_here: Callable[..., Exported]) -> None:
     logs = [PredictionLog.FromString(record) for record in read_records(export_here(flowers).path / WARMUP)]
 
-    assert [log.WhichOneof("log_type") for log in logs] == ["classify_log"] * 8 + ["regress_log"] * 4
+    assert [log.WhichOneof("log_type") for log in logs] == ["classify_log"] * 10 + ["regress_log"] * 5
     assert not any(log.classify_log.HasField("response") or log.regress_log.HasField("response") for log in logs)
 
 
@@ -174,7 +174,7 @@ def test_the_samples_are_served_as_they_were_computed(samples: tuple[Served, Pat
     done = subprocess.run(verify, cwd=clone, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout
-    assert "all 16 golden requests of 2 models equal" in done.stdout
+    assert "all 25 golden requests of 2 models equal" in done.stdout
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])

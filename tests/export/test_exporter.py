@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clients.golden import read_golden
-from export.errors import BuilderError, ExportError, ProofError, ServableError
+from export.errors import BuilderError, ExportError, LintError, ProofError, ServableError
 from export.exporter import Exported
 from export.servable import Servable
 from tests.export import zoo
@@ -21,8 +21,8 @@ def test_a_keras_model_becomes_a_version_that_answers_as_it_does(export_here: Ex
     exported = export_here(zoo.trained)
     assert (exported.version, exported.path.name) == (1, "1")
     assert exported.proof.identical
-    assert exported.proof.requests == len(read_golden(exported.path).requests) == 4
-    assert set(exported.seconds) == {"build", "ask", "write", "prove", "publish"}
+    assert exported.proof.requests == len(read_golden(exported.path).requests) == 5
+    assert set(exported.seconds) == {"build", "trace", "write", "prove", "publish"}
     assert is_complete(exported.path)
 
 
@@ -31,16 +31,17 @@ def test_a_keras_model_becomes_a_version_that_answers_as_it_does(export_here: Ex
     [
         (zoo.failing, BuilderError, "raised ValueError: no data in /data/train.csv"),
         (zoo.unbuilt, ServableError, "Stack was not built"),
-        (zoo.missing_output, ServableError, "answers the outputs 'scaled', declared are 'label', 'scaled'"),
-        (zoo.fixed_output_batch, ServableError, "fixes the batch"),
-        (zoo.untracked, ServableError, "does not track"),
+        (zoo.missing_output, ServableError, "signature 'serving_default': as a graph its function answers"),
+        (zoo.random, ServableError, "the same request is answered differently the second time"),
+        (zoo.fixed_output_batch, LintError, "[output-batch] signature 'serving_default', output 'scaled'"),
+        (zoo.untracked, LintError, "[untracked-variable] signature 'serving_default' uses the variables hidden"),
+        (zoo.python_op, LintError, "[python-op] signature 'serving_default': PyFunc"),
         (
             zoo.python_branch,
             ProofError,
-            "signature 'serving_default', output 'scaled': what was written, run as a function, answers a batch of 1 "
+            "signature 'serving_default', output 'scaled': the version, run as a function, answers a batch of 1 "
             "otherwise than the live model: largest difference",
         ),
-        (zoo.python_op, ProofError, "signature 'serving_default', golden request 0, as a function: "),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

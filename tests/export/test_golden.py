@@ -20,16 +20,35 @@ from tests.export import zoo
 
 
 def test_every_signature_is_asked_batches_of_1_2_an_odd_size_and_32() -> None:
-    requests = golden_requests(zoo.texts())
+    requests = list(golden_requests(zoo.texts()))
     for signature in ("serving_default", "loud"):
-        assert [batch_of(request) for request in requests if request.signature == signature] == [1, 2, 7, 32]
+        # The last one has the edge values.
+        assert [batch_of(request) for request in requests if request.signature == signature] == [1, 2, 7, 32, 2]
 
 
-def test_few_examples_make_a_last_batch_of_all_of_them() -> None:
+def test_the_batch_sizes_that_are_served_are_asked_too() -> None:
+    requests = list(golden_requests(zoo.scale(), batch_sizes=(4, 16, 64)))
+    assert [batch_of(request) for request in requests[:-1]] == [1, 2, 4, 7, 16, 64]
+
+
+def test_the_largest_batch_bounds_the_others() -> None:
+    assert [batch_of(request) for request in golden_requests(zoo.scale(), batch_sizes=(3,))][:-1] == [1, 2, 3]
+
+
+def test_fewer_examples_than_rows_are_repeated() -> None:
     servable = zoo.scale()
     examples = {"serving_default": {"rows": zoo.ROWS[:12]}}
     few = type(servable)(servable.module, servable.signatures, examples)
-    assert [batch_of(request) for request in golden_requests(few)] == [1, 2, 7, 12]
+    requests = list(golden_requests(few))
+    assert [batch_of(request) for request in requests[:-1]] == [1, 2, 7, 32]
+    np.testing.assert_array_equal(requests[3].inputs["rows"], np.resize(zoo.ROWS[:12], (32, 3)))
+
+
+def test_the_rows_of_the_small_batches_do_not_overlap_and_lie_in_the_large_one() -> None:
+    one, two, seven, large, _ = golden_requests(zoo.scale())
+    small = np.concatenate([request.inputs["rows"] for request in (one, two, seven)])
+    np.testing.assert_array_equal(small, zoo.ROWS[:10])
+    np.testing.assert_array_equal(large.inputs["rows"], zoo.ROWS[:32])
 
 
 def test_the_answers_are_what_the_live_model_answers() -> None:
@@ -47,8 +66,8 @@ def test_the_answers_are_what_the_live_model_answers() -> None:
         (zoo.no_dict, "returns a EagerTensor, a dict with 'scaled' is wanted"),
         (zoo.no_batch_output, "output 'scaled' has shape () for 32 rows; the batch must come first"),
         (zoo.ragged, "output 'scaled' is a RaggedTensor, only dense tensors can be served"),
-        (zoo.raising, "its function failed on 32 rows of its examples: InvalidArgumentError"),
-        (zoo.fixed_function_batch, "its function failed on 32 rows of its examples"),
+        (zoo.raising, "its function failed on a batch of 32: InvalidArgumentError"),
+        (zoo.fixed_function_batch, "its function failed on a batch of 32"),
         (zoo.random, "output 'scaled': the same request is answered differently the second time: largest difference "),
         (
             zoo.batch_dependent,
@@ -59,19 +78,19 @@ def test_the_answers_are_what_the_live_model_answers() -> None:
 )
 def test_a_signature_that_does_not_do_what_it_says_is_refused(builder: Callable[[], Any], problem: str) -> None:
     with pytest.raises(ServableError) as refused:
-        golden_requests(builder())
-    assert str(refused.value).startswith("signature 'serving_default'")
+        list(golden_requests(builder()))
+    assert str(refused.value).removeprefix("[output-batch] ").startswith("signature 'serving_default'")
     assert problem in str(refused.value)
 
 
 def test_golden_and_warmup_records_are_what_tensorflow_serving_reads(tmp_path: Path) -> None:
-    requests = golden_requests(zoo.texts())
+    requests = list(golden_requests(zoo.texts()))
     write_golden(requests, "texts", tmp_path)
     golden, warmup = (
         [PredictionLog.FromString(record).predict_log for record in read_records(tmp_path / name)]
         for name in (RECORDS, WARMUP)
     )
-    assert len(golden) == len(warmup) == len(requests) == 8
+    assert len(golden) == len(warmup) == len(requests) == 10
     for request, log, warm in zip(requests, golden, warmup, strict=True):
         assert log.request == warm.request
         assert not warm.HasField("response")

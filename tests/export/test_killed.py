@@ -19,7 +19,7 @@ MOMENTS = {
     "the manifest is written": f"{PREFIX}*/version/assets.extra/manifest.json",
     "some time went by": f"{PREFIX}*",
     "the SavedModel is written": f"{PREFIX}*/version/saved_model.pb",
-    "the fresh process answers": f"{PREFIX}*/answers/session",
+    "the golden answers are written": f"{PREFIX}*/version/assets.extra/golden.tfrecord",
     "the hidden folder is made": f"{PREFIX}*",
 }
 LANES = ("left", "right")

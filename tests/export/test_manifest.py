@@ -35,6 +35,7 @@ def test_the_manifest_says_what_can_be_asked_and_how_exactly_it_is_answered(firs
         "serving_default": {
             "method": "predict",
             "inputs": {"rows": {"dtype": "float32", "shape": [None, 3]}},
+            "optional": [],
             "outputs": {"scaled": {"dtype": "float32", "shape": [None, 3]}},
         }
     }
@@ -52,6 +53,17 @@ def test_every_other_file_has_its_size_and_hash(first_export: FirstExport) -> No
         content = (first_export.version / name).read_bytes()
         assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert is_complete(first_export.version)
+
+
+def test_a_manifest_that_was_changed_is_refused(first_export: FirstExport, tmp_path: Path) -> None:
+    path = tmp_path / "assets.extra/manifest.json"
+    path.parent.mkdir()
+    text = (first_export.version / "assets.extra/manifest.json").read_text()
+    for changed in (text.replace('"absolute": 0.00001', '"absolute": 0.1'), text.replace('"rows": 40', '"rows": 41')):
+        assert changed != text
+        path.write_text(changed)
+        with pytest.raises(ManifestError, match="was changed: its digest is not that of its contents"):
+            read_manifest(tmp_path)
 
 
 def test_a_changed_byte_changes_the_hash(tmp_path: Path) -> None:

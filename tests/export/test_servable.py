@@ -22,7 +22,7 @@ def problems(
     **other: Any,
 ) -> str:
     inputs = {"x": TensorSpec("float32", (None, 3))} if inputs is None else inputs
-    signature = Signature(lambda **_: {}, inputs, outputs, other.pop("method", "predict"))
+    signature = Signature(lambda **_: {}, inputs, outputs, other.pop("method", "predict"), other.pop("defaults", {}))
     given = {"x": ROWS} if examples is None else examples
     servable = Servable(None, {name: signature}, other.pop("all_examples", {name: given}), **other)
     try:
@@ -38,24 +38,25 @@ def test_a_right_declaration_passes() -> None:
     assert not problems({"x": TensorSpec("float32", (None, None))}, metrics={"accuracy": np.float64(0.5), "count": 3})
 
 
-def test_a_fixed_batch_is_refused_with_the_shape_that_takes_any() -> None:
-    assert problems({"x": TensorSpec("float32", (1, 3))}).startswith(
-        "signature 'serving_default', input 'x': its shape (1, 3) fixes the batch, the first dimension; "
-        "(None, 3) takes any"
-    )
-
-
 def test_an_input_without_a_batch_is_refused() -> None:
-    assert "input 'x': its shape () fixes the batch, the first dimension; (None,) takes any" in problems(
+    assert "input 'x' is a single value; its first dimension, None, is to be the batch" in problems(
         {"x": TensorSpec("float32", ())}
     )
 
 
-@pytest.mark.parametrize("name", ["args_0", "inputs_1", "output_0", "keras_tensor_12"])
-def test_names_that_keras_makes_up_are_refused(name: str) -> None:
-    spec = TensorSpec("float32", (None, 3))
-    assert f"input {name!r}: this name is one that Keras makes up" in problems({name: spec}, examples={name: ROWS})
-    assert f"output {name!r}: this name is one that Keras makes up" in problems(outputs=(name,))
+def test_an_input_that_may_be_left_out_has_a_value_that_fits() -> None:
+    inputs = {"x": TensorSpec("float32", (None, 3)), "z": TensorSpec("string", (None,))}
+    examples = {"x": ROWS, "z": np.full(len(ROWS), "a", np.object_)}
+
+    def with_default(**defaults: Any) -> str:
+        return problems(inputs, examples=examples, defaults=defaults)
+
+    assert not with_default(z=np.array([b""], np.object_))
+    assert "the default of input 'y': there is no such input; the inputs are 'x', 'z'" in with_default(y=ROWS)
+    assert "the default of input 'z' is 'a', a numpy array of string (None,) is needed" in with_default(z="a")
+    assert "the default of input 'x' is float32 (3,), the signature wants float32 (None, 3)" in with_default(x=ROWS[0])
+    both = with_default(x=ROWS[:1], z=np.array([b""], np.object_))
+    assert "the default of input 'x': one input at least must be sent, its rows are the batch" in both
 
 
 @pytest.mark.parametrize("name", ["", "a b", "1st", "_x", "x:0", "lambda"])
@@ -121,5 +122,5 @@ def test_a_metric_must_be_a_number(value: object) -> None:
 
 
 def test_every_problem_is_told_at_once() -> None:
-    told = problems({"args_0": TensorSpec("float32", (1, 3))}, outputs=("output_0",)).splitlines()
-    assert len(told) == 4, told
+    told = problems({"a b": TensorSpec("qint8", ())}, outputs=("1st",)).splitlines()
+    assert len(told) == 5, told
