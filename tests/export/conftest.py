@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,42 @@ def exported_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
     return ExportedFleet(models, done.stdout, done.stderr)
 
 
-@pytest.fixture
-def export_here(tmp_path: Path) -> Callable[[Callable[[], Any]], Exported]:
-    """Exports what a builder makes, in this process, below `tmp_path / "models"`."""
+class _FreshProcesses:
+    """A fresh process for one export after the other: it forgets a version when it loads the next."""
 
-    def run(builder: Callable[[], Any]) -> Exported:
-        target = Target("model", f"tests.export.zoo:{builder.__name__}", tmp_path / "models" / "model")
-        with FreshProcess() as fresh:
+    def __init__(self) -> None:
+        self._process: FreshProcess | None = None
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[FreshProcess]:
+        self._process = self._process or FreshProcess()
+        try:
+            yield self._process
+        except BaseException:
+            # There may be answers that nobody took.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.__exit__(None, None, None)
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def fresh_processes() -> Iterator[_FreshProcesses]:
+    processes = _FreshProcesses()
+    yield processes
+    processes.close()
+
+
+@pytest.fixture
+def export_here(tmp_path: Path, fresh_processes: _FreshProcesses) -> Callable[..., Exported]:
+    """Exports what a builder makes, in this process, below `tmp_path / "models"`; more is for the Target."""
+
+    def run(builder: Callable[[], Any], **more: Any) -> Exported:
+        target = Target("model", f"tests.export.zoo:{builder.__name__}", tmp_path / "models" / "model", **more)
+        with fresh_processes.one() as fresh:
             return export(target, builder, fresh, print)
 
     return run
