@@ -140,9 +140,7 @@ def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled
         done = run([sys.executable, "-m", "clients", "verify", *addresses, str(scaled.parent / "models")], clone)
     assert done.returncode == 1
     for protocol in ("gRPC", "REST"):
-        assert re.search(
-            rf"^scaled +1 +serving_default +{protocol} +sums +5 +\S+ +\d+ +different$", done.stdout, re.M
-        )
+        assert re.search(rf"^scaled +1 +serving_default +{protocol} +sums +5 +\S+ +\d+ +different$", done.stdout, re.M)
         reason = (
             rf"scaled version 1, signature 'serving_default', output 'sums' over {protocol}: request \d: at .* it is "
         )

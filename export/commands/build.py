@@ -119,7 +119,7 @@ def build(
                 results.append({"model": target.model, "status": "failed", "error": str(outcome)})
                 click.echo(f"Error: {target.model} was not exported: {outcome}", err=True)
             else:
-                results.append(_as_json(outcome))
+                results.append(_as_json(outcome, prefix.name if prefix else None))
                 for effect in outcome.effects:
                     click.echo(f"{outcome.model}: {effect}", err=as_json)
                 click.echo(
@@ -173,12 +173,13 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
             yield target, outcome
 
 
-def _as_json(exported: Exported) -> dict[str, Any]:
+def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
     return {
         "model": exported.model,
         "status": "exported",
         "version": exported.version,
         "path": str(exported.path),
+        "checkpoint": checkpoint,
         "golden_requests": exported.proof.requests,
         "identical": exported.proof.identical,
         "largest_difference": exported.proof.largest,

@@ -1,0 +1,259 @@
+"""Training that is killed and resumed, exports from checkpoints, and what goes wrong with them otherwise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clients.golden import read_golden
+from export.checkpoints import CheckpointError, find_checkpoint, restore
+from export.manifest import read_manifest
+from export.servable import Servable
+from tests.export import zoo
+from tests.export.conftest import ROOT
+from tests.servers import wait_for
+
+STEPS = 25
+VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
+
+
+def train(folder: Path, steps: int = STEPS) -> subprocess.Popen[str]:
+    """Starts the sample's training in `folder`."""
+    command = [sys.executable, "-m", "export.models.resumed", str(folder), "--steps", str(steps)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.index"))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Everything in the latest checkpoint of `folder`, by key."""
+    reader = tf.train.load_checkpoint(str(folder))
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    process = train(folder)
+    assert process.wait(120) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run that was killed half way and resumed, and the checkpoints it had when it was killed."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    process = train(folder)
+    # Killed at once when step 10 is written; steps that follow are lost.
+    wait_for(lambda: (folder / "ckpt-10.index").exists() or process.poll() is not None, what="step 10")
+    process.kill()
+    process.communicate(timeout=60)
+    left = checkpoints(folder)
+    resumed = train(folder)
+    assert resumed.wait(120) == 0
+    return folder, left
+
+
+def test_a_killed_training_comes_to_the_weights_slots_and_step_of_an_uninterrupted_one(
+    killed: tuple[Path, list[str]], uninterrupted: Path
+) -> None:
+    folder, left = killed
+    assert left, "it was killed before its first checkpoint"
+    assert f"ckpt-{STEPS}" not in left, "it was done before it was killed"
+    ours, wanted = contents(folder), contents(uninterrupted)
+    assert ours.keys() == wanted.keys()
+    # Adam keeps two slots for each of the four weights.
+    assert len([key for key in ours if key.startswith("optimizer/_variables/")]) == 8
+    assert ours[f"step/{VALUE}"] == STEPS
+    for key, value in wanted.items():
+        if key != "_CHECKPOINTABLE_OBJECT_GRAPH":
+            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+
+
+def test_the_three_latest_checkpoints_stay(killed: tuple[Path, list[str]], uninterrupted: Path) -> None:
+    for folder in (killed[0], uninterrupted):
+        assert checkpoints(folder) == ["ckpt-15", "ckpt-20", "ckpt-25"]
+
+
+def export(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export", "build", *arguments, "--folder", str(tmp_path / "models")]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=120)
+
+
+def test_any_checkpoint_is_exported_with_its_weights(uninterrupted: Path, tmp_path: Path) -> None:
+    for version, chosen in enumerate((["--checkpoint", "ckpt-15"], []), 1):
+        name = "ckpt-15" if chosen else "ckpt-25"
+        run = ["--from-checkpoint", str(uninterrupted), *chosen, "export.models.resumed:untrained", "--json"]
+        done = export(tmp_path, *run)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["models"][0]["checkpoint"] == name
+        folder = tmp_path / f"models/resumed/{version}"
+        assert read_manifest(folder).checkpoint == name
+        reader = tf.train.load_checkpoint(str(uninterrupted / name))
+        trained = [reader.get_tensor(f"optimizer/_trainable_variables/{number}/{VALUE}") for number in range(4)]
+        saved = tf.train.load_checkpoint(str(folder / "variables/variables"))
+        # The optimizer and the step are not served.
+        written = [saved.get_tensor(key) for key in saved.get_variable_to_shape_map() if key.endswith(VALUE)]
+        assert {weights.tobytes() for weights in written} == {weights.tobytes() for weights in trained}
+        assert len(written) == 4
+    first, second = (read_golden(tmp_path / f"models/resumed/{version}").requests[0] for version in (1, 2))
+    assert not np.array_equal(first.outputs["logits"], second.outputs["logits"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ["--from-checkpoint", "{run}", "--checkpoint", "ckpt-7", "export.models.resumed:untrained"],
+            "{run} has no checkpoint 'ckpt-7'; there are ckpt-15, ckpt-20, ckpt-25",
+        ),
+        (["--from-checkpoint", "{run}"], "a checkpoint is of one model; these are "),
+        (["--checkpoint", "ckpt-15", "digits"], "--checkpoint says which; --from-checkpoint must say in what folder"),
+        (["--from-checkpoint", "{run}/none", "digits"], "Directory '{run}/none' does not exist"),
+    ],
+    ids=["name", "many", "no folder", "missing folder"],
+)
+def test_a_checkpoint_that_cannot_be_meant_is_told_before_anything_starts(
+    uninterrupted: Path, tmp_path: Path, arguments: list[str], problem: str
+) -> None:
+    done = export(tmp_path, *(argument.format(run=uninterrupted) for argument in arguments))
+    assert done.returncode == 2
+    assert problem.format(run=uninterrupted) in done.stderr
+    assert "importing TensorFlow" not in done.stderr
+
+
+def test_another_models_checkpoint_lists_every_variable_that_does_not_fit(uninterrupted: Path, tmp_path: Path) -> None:
+    done = export(tmp_path, "--from-checkpoint", str(uninterrupted), "mine=tests.export.zoo:trained")
+    assert done.returncode == 1
+    assert "Error: mine was not exported: " in done.stderr
+    assert "ckpt-25 does not fit the model:" in done.stderr
+    assert "Traceback" not in done.stderr
+    for variable in ("first._kernel", "first.bias", "second._kernel", "second.bias"):
+        assert f"model.{variable} is in the model, not in the checkpoint" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "is in the checkpoint, not in the model" in line]) == 4
+    assert not (tmp_path / "models/mine").exists()
+
+
+def built(units: int = 2) -> keras.Model:
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(units)])
+
+
+def servable(model: keras.Model, **more: Any) -> Servable:
+    return Servable(model, zoo.servable(model, lambda rows: {"scaled": model(rows)}).signatures, {}, **more)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[keras.Model, Path]:
+    """A model and the prefix of its checkpoint."""
+    keras.utils.set_random_seed(5)
+    model = built()
+    prefix = tf.train.Checkpoint(model=model, optimizer=keras.optimizers.Adam()).save(str(tmp_path / "run/ckpt"))
+    return model, Path(prefix)
+
+
+def test_a_checkpoint_is_restored_to_the_last_bit(saved: tuple[keras.Model, Path]) -> None:
+    model, prefix = saved
+    other = built()
+    assert not np.array_equal(other.get_weights()[0], model.get_weights()[0])
+    restore(servable(other), prefix)
+    for restored, wanted in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(restored, wanted)
+
+
+@pytest.mark.parametrize(
+    ("model", "problems"),
+    [
+        (
+            lambda: built(units=3),
+            [
+                "._kernel is float32 (4, 2) in the checkpoint, float32 (4, 3) in the model",
+                "is float32 (2,) in the checkpoint, float32 (3,) in the model",
+            ],
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]),
+            ["is in the checkpoint, not in the model"],
+        ),
+        (
+            lambda: keras.Sequential([built(), keras.layers.Dense(1)]),
+            ["is in the model, not in the checkpoint"],
+        ),
+        (
+            lambda: keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(2)]),
+            ["'model' has no variables: build the model in its builder, before the checkpoint is restored"],
+        ),
+    ],
+    ids=["shape", "missing layer", "other layer", "unbuilt"],
+)
+def test_what_does_not_fit_is_listed_and_nothing_is_restored(
+    saved: tuple[keras.Model, Path], model: Callable[[], keras.Model], problems: list[str]
+) -> None:
+    other = model()
+    before = [weights.copy() for weights in other.get_weights()]
+    with pytest.raises(CheckpointError) as refused:
+        restore(servable(other), saved[1])
+    for problem in problems:
+        assert problem in str(refused.value)
+    for now, then in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_a_checkpoint_written_with_other_names_says_which(saved: tuple[keras.Model, Path]) -> None:
+    model = built()
+    with pytest.raises(
+        CheckpointError, match="it has no 'network'; it was written with 'model', 'optimizer', 'save_counter'"
+    ):
+        restore(servable(model, checkpoint={"network": model}), saved[1])
+
+
+def test_a_damaged_checkpoint_is_told(saved: tuple[keras.Model, Path]) -> None:
+    index = saved[1].with_name(f"{saved[1].name}.index")
+    index.write_bytes(index.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match="is no checkpoint that can be read"):
+        restore(servable(built()), saved[1])
+
+
+def test_a_folder_without_a_latest_checkpoint_is_told(saved: tuple[keras.Model, Path], tmp_path: Path) -> None:
+    assert find_checkpoint(saved[1].parent) == saved[1]
+    (saved[1].parent / "checkpoint").unlink()
+    with pytest.raises(CheckpointError, match=r"its file 'checkpoint' is missing or names none; there are ckpt-1; "):
+        find_checkpoint(saved[1].parent)
+    with pytest.raises(CheckpointError, match=r"there are none \(files called \*\.index\)"):
+        find_checkpoint(tmp_path / "models")
+
+
+def test_saving_what_the_manager_saved_leaves_checkpoints_that_nobody_deletes(tmp_path: Path) -> None:
+    # Why the sample lets the manager save, and nothing else.
+    checkpoint = tf.train.Checkpoint(weights=tf.Variable(1.0))
+    manager = tf.train.CheckpointManager(checkpoint, str(tmp_path / "twice"), max_to_keep=3)
+    for _ in range(9):
+        checkpoint.save(manager.save())
+    assert len(manager.checkpoints) == 3
+    assert len(checkpoints(tmp_path / "twice")) > 9
+    right = tf.train.CheckpointManager(checkpoint, str(tmp_path / "once"), max_to_keep=3)
+    for _ in range(9):
+        right.save()
+    assert len(checkpoints(tmp_path / "once")) == 3
+
+
+def test_a_restore_before_the_model_is_built_is_silent_and_wrong(tmp_path: Path) -> None:
+    # Why an unbuilt model is refused.
+    model, early = zoo.Stack(), zoo.Stack()
+    model(zoo.ROWS)
+    prefix = tf.train.Checkpoint(model=model).save(str(tmp_path / "ckpt"))
+    tf.train.Checkpoint(model=early).restore(prefix).assert_existing_objects_matched()
+    early(zoo.ROWS)
+    assert not np.array_equal(early.first.kernel.numpy(), model.first.kernel.numpy())
+    restore(servable(early), Path(prefix))
+    np.testing.assert_array_equal(early.first.kernel.numpy(), model.first.kernel.numpy())
