@@ -202,23 +202,31 @@ class _Asker:
                 raise
             except ServableError as error:
                 note(f"edge values left out, the model refuses them: {str(error).splitlines()[0]}")
-        while alone:
-            together = self._ask(
-                {name: np.concatenate([request.inputs[name] for request in alone]) for name in self._signature.inputs}
-            )
-            stable = [
-                request
-                for row, request in enumerate(alone)
-                if all(
-                    self._judge.judge(array, request.outputs[name]).verdict != "different"
-                    for name, array in _rows_of(together, slice(row, row + 1)).items()
-                )
-            ]
-            if len(stable) == len(alone):
-                yield together
-                return
-            note(f"edge values left out, a batch changes their answers: {len(alone) - len(stable)} of {len(alone)}")
-            alone = stable
+        together = self._together(alone)
+        if alone and together is None:
+            # Which of them changes the others' answers shows when they come one by one.
+            stable: list[GoldenRequest] = []
+            for request in alone:
+                if self._together([*stable, request]):
+                    stable.append(request)
+            note(f"edge values left out, they change other rows' answers: {len(alone) - len(stable)} of {len(alone)}")
+            together = self._together(stable)
+        if together:
+            yield together
+
+    def _together(self, alone: Sequence[GoldenRequest]) -> GoldenRequest | None:
+        """The requests, of a row each, as one; None when a row is answered otherwise there, or there are none."""
+        if not alone:
+            return None
+        together = self._ask(
+            {name: np.concatenate([request.inputs[name] for request in alone]) for name in self._signature.inputs}
+        )
+        same = all(
+            self._judge.judge(array, request.outputs[name]).verdict != "different"
+            for row, request in enumerate(alone)
+            for name, array in _rows_of(together, slice(row, row + 1)).items()
+        )
+        return together if same else None
 
     def _ask_rows(self, rows: slice) -> GoldenRequest:
         # Fewer examples than rows are repeated.

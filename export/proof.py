@@ -91,7 +91,9 @@ class FreshProcess:
 
         Its signatures, or the error, come with `signatures`.
         """
-        self._send(json.dumps({"load": str(version_folder), "ways": ways, "refused": list(refused)}).encode())
+        self._send(
+            json.dumps({"load": str(version_folder.absolute()), "ways": ways, "refused": list(refused)}).encode()
+        )
 
     def ask(self, request: GoldenRequest) -> None:
         """Lets it answer `request`, the answers come with `answer`, one for each way, in order."""
