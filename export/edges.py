@@ -18,8 +18,8 @@ UNICODE = "ﬁ Ünïcødé e\u0301 漢字 עברית 🙂\u200b"
 COUNTS = 4
 
 
-def edge_rows(signature: Signature, examples: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """Batches of one row: the first of the `examples` with all its values of a kind replaced.
+def edge_rows(signature: Signature, examples: Mapping[str, Array]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Batches of one row, and what they are called: the first of the `examples`, all its values of a kind replaced.
 
     Numbers by zeros, by the largest and by the smallest of their type (32- and 64-bit integers: of the examples),
     floats by NaN, strings by empty ones and by all sorts of Unicode. In a tf.Example the features' values are.
@@ -28,11 +28,11 @@ def edge_rows(signature: Signature, examples: Mapping[str, Array]) -> Iterator[d
         if signature.method != "predict":
             row = _example(examples[EXAMPLES], edge)
             if row is not None:
-                yield {EXAMPLES: row}
+                yield edge, {EXAMPLES: row}
             continue
         replaced = _replace(examples, edge)
         if any(row is not None for row in replaced.values()):
-            yield {name: examples[name][:1] if row is None else row for name, row in replaced.items()}
+            yield edge, {name: examples[name][:1] if row is None else row for name, row in replaced.items()}
 
 
 EDGES = ("zero", "largest", "smallest", "nan", "empty", "unicode")

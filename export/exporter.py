@@ -26,7 +26,7 @@ from export.golden import LARGEST, golden_requests, write_golden
 from export.graph import read_graph
 from export.lint import lint_answers, lint_graph, lint_signatures, require_clean
 from export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
-from export.options import Effect, Option, improve, tolerances_with
+from export.options import Effect, Option, improve, judge_with
 from export.proof import FreshProcess, Proof, prove
 from export.servable import Servable
 from export.staging import Staging
@@ -90,7 +90,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         if target.checkpoint:
             steps.say(f"restoring {target.checkpoint}")
             restore(servable, target.checkpoint)
-    judge = Judge(tolerances_with(target.options))
+    judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
         built = savedmodel.variables_of(servable.module)
         functions = savedmodel.trace(servable)
@@ -101,11 +101,14 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         servable, judge, target.batch_sizes, given, steps.say, target.allow
     )
     effects: tuple[Effect, ...] = ()
+    kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
         if target.options:
             with steps.step("options", f"trying {', '.join(target.options)}"):
                 requests = list(requests)
-                functions, effects = improve(servable, functions, requests, target.options, judge, staging.scratch)
+                functions, effects = improve(servable, functions, requests, target.options, staging.scratch)
+                if "half" in (kept := tuple(effect.option for effect in effects if effect.kept)):
+                    judge = judge_with(kept)
         with steps.step("write", "writing the SavedModel"):
             signatures = savedmodel.write_savedmodel(servable, functions, staging.version_folder)
             require_clean(lint_graph(read_graph(staging.version_folder), signatures), target.allow)
@@ -122,10 +125,9 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         with steps.step("publish", "flushing to disk"):
             write_golden(golden, target.model, staging.version_folder)
             files = hash_files(staging.version_folder)
-            options = tuple(effect.option for effect in effects if effect.kept)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, servable, signatures, judge, options, files).text()
+                    _manifest(target, version, servable, signatures, judge, kept, files).text()
                 )
             )
     return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), effects, steps.seconds)

@@ -194,14 +194,16 @@ class _Asker:
 
     def _edges(self, note: Callable[[str], None]) -> Iterator[GoldenRequest]:
         """One request with every edge value that the model answers, and answers alone as beside others."""
-        alone = []
-        for row in edge_rows(self._signature, self._examples):
+        alone, refused = [], []
+        for edge, row in edge_rows(self._signature, self._examples):
             try:
                 alone.append(self._ask(row))
             except LintError:
                 raise
-            except ServableError as error:
-                note(f"edge values left out, the model refuses them: {str(error).splitlines()[0]}")
+            except ServableError:
+                refused.append(edge)
+        if refused:
+            note(f"signature {self._name!r} fails on edge values, so no golden request has them: {', '.join(refused)}")
         together = self._together(alone)
         if alone and together is None:
             # Which of them changes the others' answers shows when they come one by one.
@@ -209,7 +211,10 @@ class _Asker:
             for request in alone:
                 if self._together([*stable, request]):
                     stable.append(request)
-            note(f"edge values left out, they change other rows' answers: {len(alone) - len(stable)} of {len(alone)}")
+            note(
+                f"signature {self._name!r}: {len(alone) - len(stable)} of {len(alone)} edge values change other rows' "
+                "answers, so no golden request has them"
+            )
             together = self._together(stable)
         if together:
             yield together

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clients.compare import Tolerance
+import numpy as np
+
 from clients.golden import GoldenRequest
 from export.errors import ServableError
 from export.savedmodel import write_savedmodel
@@ -56,9 +57,9 @@ class Effect:
         return f"{self.option}: {change}" if self.kept else f"{self.option} was not kept: {self.reason} ({change})"
 
 
-def tolerances_with(options: Sequence[Option]) -> Mapping[str, Tolerance]:
-    """The least tolerances when the `options` are wanted: with float16 weights, float32 answers are float16's."""
-    return {**TOLERANCES, "float32": TOLERANCES["float16"]} if "half" in options else TOLERANCES
+def judge_with(options: Collection[Option]) -> Judge:
+    """Judges answers of a graph with these `options`: with float16 weights, float32 answers are as exact as those."""
+    return Judge({**TOLERANCES, "float32": TOLERANCES["float16"]}, most=1.0) if "half" in options else Judge()
 
 
 def improve(
@@ -66,42 +67,65 @@ def improve(
     functions: Mapping[str, Any],
     requests: Sequence[GoldenRequest],
     options: Sequence[Option],
-    judge: Judge,
     scratch: Path,
 ) -> tuple[dict[str, Any], tuple[Effect, ...]]:
     """The traced `functions` with the `options` that keep every golden answer within tolerance, and what each came to.
 
     `scratch` is a folder for its files.
     """
-    current, effects = dict(functions), []
-    for option in OPTIONS:
-        if option not in options:
-            continue
+    current = _Graphs(servable, functions)
+    effects: list[Effect] = []
+    for option in (option for option in OPTIONS if option in options):
+        kept = [effect.option for effect in effects if effect.kept]
         try:
-            changed = {name: _apply(option, function) for name, function in current.items()}
-            reason = _worst(changed, requests, judge)
-            effect = Effect(
-                option,
-                (
-                    _size(servable, current, scratch / f"{option}-before"),
-                    _size(servable, changed, scratch / f"{option}-after"),
-                ),
-                _seconds(current, changed, requests),
-                reason,
-            )
+            changed = _Graphs(servable, {name: APPLY[option](function) for name, function in current.functions.items()})
+            reason = changed.worst(requests, judge_with([*kept, option]))
+            size = current.size(scratch / f"{option}-before"), changed.size(scratch / f"{option}-after")
+            effect = Effect(option, size, _seconds(current, changed, requests), reason)
         except Exception as error:
-            effect = Effect(
-                option, reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
+            effect = Effect(option, reason=f"{type(error).__name__}: {_said(error)}")
         effects.append(effect)
         if effect.kept:
             current = changed
-    return current, tuple(effects)
+    return dict(current.functions), tuple(effects)
 
 
-def _apply(option: Option, function: Any) -> Any:
-    apply: Callable[[Any], Any] = {"freeze": _freeze, "optimize": _optimize, "half": _half, "xla": _compile}[option]
-    return apply(function)
+@dataclass(frozen=True)
+class _Graphs:
+    """The traced `functions` of a servable, by signature."""
+
+    servable: Servable
+    functions: Mapping[str, Any]
+
+    def ask(self, request: GoldenRequest) -> dict[str, Any]:
+        import tensorflow as tf
+
+        function = self.functions[request.signature]
+        specs = _specs(function)
+        values = {**self.servable.signatures[request.signature].defaults, **request.inputs}
+        inputs = {name: tf.constant(array, specs[name].dtype) for name, array in values.items()}
+        return {name: tensor.numpy() for name, tensor in function(**inputs).items()}
+
+    def worst(self, requests: Sequence[GoldenRequest], judge: Judge) -> str:
+        """What is wrong with the first answer that is too far from the golden one; '' when none is."""
+        for request in requests:
+            answered = self.ask(request)
+            for name, golden in request.outputs.items():
+                difference = judge.judge(answered[name], golden)
+                if difference.verdict == "different":
+                    return f"signature {request.signature!r}, output {name!r}: {describe(difference)}"
+        return ""
+
+    def size(self, folder: Path) -> int:
+        """The bytes of a SavedModel of them, which is written to `folder`."""
+        write_savedmodel(self.servable, self.functions, folder)
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _said(error: Exception) -> str:
+    """The line of an error that says most: Python's errors in a function begin with where they came from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return lines[-1] if lines[0].startswith("in user code") else lines[0]
 
 
 def _freeze(function: Any) -> Any:
@@ -124,7 +148,20 @@ def _optimize(function: Any) -> Any:
     config = ConfigProto()
     config.graph_options.rewrite_options.min_graph_nodes = -1
     constants.graph_def = tf_optimizer.OptimizeGraph(config, meta_graph)
+    _rename_functions(constants.graph_def)
     return constants.function()
+
+
+def _rename_functions(graph_def: Any) -> None:
+    """Names the graph's functions anew: TensorFlow has the same names for what they were before they were changed."""
+    names = {function.signature.name: f"{function.signature.name}_optimized" for function in graph_def.library.function}
+    for function in graph_def.library.function:
+        function.signature.name = names[function.signature.name]
+    for node in (*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)):
+        node.op = names.get(node.op, node.op)
+        for value in node.attr.values():
+            for called in (value.func, *value.list.func) if value.HasField("func") or value.list.func else ():
+                called.name = names.get(called.name, called.name)
 
 
 def _half(function: Any) -> Any:
@@ -139,7 +176,9 @@ def _half(function: Any) -> Any:
             continue
         half = constants.graph_def.node.add(name=f"{node.name}/half", op="Const")
         half.attr["dtype"].type = tf.float16.as_datatype_enum
-        half.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.astype("float16")))
+        # What no float16 holds becomes infinite, and the answers tell.
+        with np.errstate(over="ignore"):
+            half.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.astype(np.float16)))
         node.Clear()
         node.MergeFrom(_cast(half.name, half.name.removesuffix("/half")))
     return constants.function()
@@ -157,12 +196,17 @@ def _cast(source: str, name: str) -> Any:
 def _compile(function: Any) -> Any:
     import tensorflow as tf
 
-    _, specs = function.structured_input_signature
-
     def run(**inputs: Any) -> Any:
         return function(**inputs)
 
-    return tf.function(run, jit_compile=True).get_concrete_function(**specs)
+    return tf.function(run, jit_compile=True).get_concrete_function(**_specs(function))
+
+
+def _specs(function: Any) -> dict[str, Any]:
+    """The inputs of a traced function by name, in the order of its graph's."""
+    import tensorflow as tf
+
+    return {spec.name: spec for spec in tf.nest.flatten(function.structured_input_signature)}
 
 
 class _Constants:
@@ -172,15 +216,19 @@ class _Constants:
         # The way TensorFlow Lite freezes models; there is no public name for it.
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2_as_graph
 
-        _, self._specs = function.structured_input_signature
+        self._specs = _specs(function)
         frozen, self.graph_def = convert_variables_to_constants_v2_as_graph(function)
-        names = sorted(self._specs)
         tensors = [tensor.name for tensor in frozen.inputs]
-        # Flat inputs are in the order of their names; what follows are tables and the like, captured in this order.
-        self.inputs = dict(zip(names, tensors, strict=False))
-        self.resources = tensors[len(names) :]
-        captured = {id(variable.handle) for variable in function.graph.variables}
-        self._handles = [handle for handle in function.captured_inputs if id(handle) not in captured]
+        # What follows the inputs are tables and the like, captured in this order.
+        self.inputs = dict(zip(self._specs, tensors, strict=False))
+        self.resources = tensors[len(self._specs) :]
+        variables = {id(variable.handle) for variable in function.graph.variables}
+        # Captured values that are no resources are constants by now, as the variables are.
+        self._handles = [
+            captured
+            for captured in function.captured_inputs
+            if captured.dtype.name == "resource" and id(captured) not in variables
+        ]
         if len(self._handles) != len(self.resources):
             raise ServableError("its graph has resources that can't be told apart")
         self.outputs = dict(
@@ -199,48 +247,29 @@ class _Constants:
             [graph.as_graph_element(name) for name in self.outputs.values()],
         )
         # The graph's resources hold no shapes; the answers keep those that were declared.
-        shapes, handles, outputs = self._shapes, self._handles, list(self.outputs)
+        shapes, handles, names, outputs = self._shapes, self._handles, list(self.inputs), list(self.outputs)
 
         def run(**inputs: Any) -> dict[str, Any]:
-            tensors = pruned(*(inputs[name] for name in sorted(inputs)), *handles)
+            tensors = pruned(*(inputs[name] for name in names), *handles)
             return {name: tf.ensure_shape(tensor, shapes[name]) for name, tensor in zip(outputs, tensors, strict=True)}
 
         return tf.function(run).get_concrete_function(**self._specs)
 
 
-def _worst(functions: Mapping[str, Any], requests: Sequence[GoldenRequest], judge: Judge) -> str:
-    """What is wrong with the first answer that is too far from the golden one; '' when none is."""
-    for request in requests:
-        answered = _ask(functions, request)
-        for name, golden in request.outputs.items():
-            difference = judge.judge(answered[name], golden)
-            if difference.verdict == "different":
-                return f"signature {request.signature!r}, output {name!r}: {describe(difference)}"
-    return ""
-
-
-def _ask(functions: Mapping[str, Any], request: GoldenRequest) -> dict[str, Any]:
-    import tensorflow as tf
-
-    function = functions[request.signature]
-    _, specs = function.structured_input_signature
-    inputs = {name: tf.constant(array, specs[name].dtype) for name, array in request.inputs.items()}
-    return {name: tensor.numpy() for name, tensor in function(**inputs).items()}
-
-
-def _size(servable: Servable, functions: Mapping[str, Any], folder: Path) -> int:
-    write_savedmodel(servable, functions, folder)
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _seconds(
-    before: Mapping[str, Any], after: Mapping[str, Any], requests: Sequence[GoldenRequest]
-) -> tuple[float, float]:
+def _seconds(before: _Graphs, after: _Graphs, requests: Sequence[GoldenRequest]) -> tuple[float, float]:
     """The median time of the first golden request, in turns, so that what else the machine does is in both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
-        for functions, measured in zip((before, after), times, strict=True):
+        for graphs, measured in zip((before, after), times, strict=True):
             start = time.perf_counter()
-            _ask(functions, requests[0])
+            graphs.ask(requests[0])
             measured.append(time.perf_counter() - start)
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+APPLY: Mapping[Option, Callable[[Any], Any]] = {
+    "freeze": _freeze,
+    "optimize": _optimize,
+    "half": _half,
+    "xla": _compile,
+}

@@ -178,8 +178,8 @@ def _example_problems(where: str, signature: Signature, examples: Mapping[str, A
             yield f"{here} are {type(array).__name__}, a numpy array of {spec} is needed"
             continue
         # However many examples there are, a batch is made of them.
-        rows = TensorSpec(spec.dtype, spec.shape and (None, *spec.shape[1:]))
-        if dtype != rows.dtype or not rows.admits(array.shape):
+        wanted = TensorSpec(spec.dtype, spec.shape and (None, *spec.shape[1:]))
+        if dtype != wanted.dtype or not wanted.admits(array.shape):
             yield f"{here} are {TensorSpec(dtype, array.shape)}, the signature wants {spec}"
     rows = {name: len(array) if array.ndim else 0 for name, array in examples.items() if hasattr(array, "ndim")}
     if len(set(rows.values())) > 1:

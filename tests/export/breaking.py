@@ -132,7 +132,7 @@ def writes_files() -> Servable:
     """Writes a file on the machine that serves it, in a branch of the graph."""
     module = Scale()
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def scaled(rows: Any) -> Any:
         if tf.reduce_max(rows) > 1e9:
             tf.io.write_file("largest.txt", "it was large")

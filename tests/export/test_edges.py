@@ -21,7 +21,7 @@ def edges(array: Any, method: Any = "predict") -> list[Any]:
     """The values that the edge rows of one input have."""
     name = "x" if method == "predict" else "inputs"
     signature = Signature(lambda **_: {}, {name: TensorSpec("float32", (None,))}, ("y",), method)
-    rows = [row[name] for row in edge_rows(signature, {name: array})]
+    rows = [row[name] for _, row in edge_rows(signature, {name: array})]
     assert all(row.shape == array[:1].shape and row.dtype == array.dtype for row in rows)
     return [row.ravel()[0] for row in rows]
 
@@ -74,12 +74,12 @@ def test_the_inputs_of_a_signature_are_replaced_together() -> None:
     signature = Signature(lambda **_: {}, {}, ("y",))
     examples = {"size": np.array([2, 7]), "text": np.array([b"a", b"b"], np.object_)}
     rows = list(edge_rows(signature, examples))
-    assert [(row["size"][0], row["text"][0]) for row in rows] == [
-        (0, b"a"),
-        (7, b"a"),
-        (2, b"a"),
-        (2, b""),
-        (2, UNICODE.encode()),
+    assert [(edge, row["size"][0], row["text"][0]) for edge, row in rows] == [
+        ("zero", 0, b"a"),
+        ("largest", 7, b"a"),
+        ("smallest", 2, b"a"),
+        ("empty", 2, b""),
+        ("unicode", 2, UNICODE.encode()),
     ]
 
 
@@ -106,8 +106,7 @@ def test_a_value_that_the_model_refuses_is_left_out_and_told() -> None:
     notes: list[str] = []
     *_, last = golden_requests(strict(None), note=notes.append)
     assert len(last.inputs["rows"]) == 3
-    assert len(notes) == 1
-    assert notes[0].startswith("edge values left out, the model refuses them: signature 'serving_default'")
+    assert notes == ["signature 'serving_default' fails on edge values, so no golden request has them: nan"]
 
 
 def test_a_value_that_changes_the_answers_beside_it_is_left_out_and_told() -> None:
@@ -117,4 +116,6 @@ def test_a_value_that_changes_the_answers_beside_it_is_left_out_and_told() -> No
     *_, last = golden_requests(servable, note=notes.append)
     assert np.isfinite(last.inputs["rows"]).all()
     assert len(last.inputs["rows"]) == 3
-    assert notes == ["edge values left out, they change other rows' answers: 1 of 4"]
+    assert notes == [
+        "signature 'serving_default': 1 of 4 edge values change other rows' answers, so no golden request has them"
+    ]
