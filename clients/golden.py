@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,13 @@ from google.protobuf.message import DecodeError
 
 from clients.compare import Tolerance
 from clients.examples import class_arrays
-from clients.messages import PredictionLog
+from clients.messages import PredictionLog, SavedModel
 from clients.records import RecordError, read_records
 from clients.tensors import Array, from_proto
 
 MANIFEST = "assets.extra/manifest.json"
 RECORDS = "assets.extra/golden.tfrecord"
+SAVED_MODEL = "saved_model.pb"
 _DEFAULT_SIGNATURE = "serving_default"
 Method = Literal["predict", "classify", "regress"]
 
@@ -44,10 +45,14 @@ class GoldenRequest:
 
 @dataclass(frozen=True)
 class Golden:
-    """The golden requests of one version, and by element type how far a served answer may be from them."""
+    """The golden requests of one version, and by element type how far a served answer may be from them.
+
+    `defaults` has by signature the values of inputs that some of the requests leave out.
+    """
 
     requests: tuple[GoldenRequest, ...]
     tolerances: Mapping[str, Tolerance]
+    defaults: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
 
 
 def versions_on_disk(model_folder: Path) -> dict[int, Path]:
@@ -81,7 +86,29 @@ def read_golden(version_folder: Path) -> Golden:
         raise GoldenError(str(error)) from None
     if not requests:
         raise GoldenError(f"{path} has no golden request in it")
-    return Golden(requests, manifest["tolerances"])
+    return Golden(requests, manifest["tolerances"], _defaults(version_folder / SAVED_MODEL, requests))
+
+
+def _defaults(path: Path, requests: Iterable[GoldenRequest]) -> dict[str, dict[str, Array]]:
+    """The defaults in the SavedModel at `path` of signatures that some of `requests` ask without all their inputs."""
+    names: dict[str, list[set[str]]] = {}
+    for request in requests:
+        names.setdefault(request.signature, []).append(set(request.inputs))
+    fewer = [signature for signature, inputs in names.items() if any(some != inputs[0] for some in inputs)]
+    if not fewer:
+        return {}
+    try:
+        graphs = SavedModel.FromString(path.read_bytes()).meta_graphs
+    except OSError as error:
+        raise GoldenError(f"{path}: {error.strerror}") from None
+    except DecodeError:
+        raise GoldenError(f"{path} is no SavedModel, or a damaged one") from None
+    return {
+        signature: {name: from_proto(value) for name, value in graph.signature_def[signature].defaults.items()}
+        for graph in graphs
+        for signature in fewer
+        if signature in graph.signature_def
+    }
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

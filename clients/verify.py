@@ -249,7 +249,7 @@ class _ModelRun:
         """Asks one golden request and adds to `outputs` how its outputs differ; a failed call is a row of its own."""
         signature = request.signature
         try:
-            served = self._ask(request, version)
+            served = self._ask(request, version, golden)
         except NotFound as error:
             raise _MovedError(error.text) from None
         except ServingError as error:
@@ -274,7 +274,7 @@ class _ModelRun:
                 found.worst = Difference(difference.verdict, reason=reason)
         return None
 
-    def _ask(self, request: GoldenRequest, version: int) -> Mapping[str, Array]:
+    def _ask(self, request: GoldenRequest, version: int, golden: Golden) -> Mapping[str, Array]:
         """What is served for `request`, by output."""
         options: dict[str, Any] = {"signature": request.signature, "version": version, "timeout": self._timeout}
         if request.method == "classify":
@@ -283,7 +283,11 @@ class _ModelRun:
         if request.method == "regress":
             regressed = self._client.regress(self.model, request.inputs["inputs"].tolist(), **options)
             return {"outputs": regressed.values}
-        return self._client.predict(self.model, request.inputs, **options).outputs
+        inputs = request.inputs
+        if self._client.protocol == "rest":
+            # TensorFlow Serving's JSON must name every input, also one that has a default (util/json_tensor.cc).
+            inputs = {**golden.defaults.get(request.signature, {}), **inputs}
+        return self._client.predict(self.model, inputs, **options).outputs
 
     def _row(self, version: int, signature: str, output: str, found: _Output) -> Row:
         return Row(

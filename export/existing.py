@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clients.golden import SAVED_MODEL
 from export.errors import BuilderError, ExportError
-from export.graph import SAVED_MODEL, read_saved_model, serving_graph
+from export.graph import read_saved_model, serving_graph
 from export.manifest import ServedSignature
 from export.savedmodel import read_signatures
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from clients.golden import SAVED_MODEL
 from clients.messages import SavedModel
 from export.errors import ExportError
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 # What hands a tensor on as it is.
 SAME = ("Identity", "StopGradient", "EnsureShape")
-SAVED_MODEL = "saved_model.pb"
 INIT = "__saved_model_init_op"
 
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.golden import MANIFEST
+from clients.golden import MANIFEST, SAVED_MODEL
 from export.check import check_files
 from export.errors import ExportError
-from export.graph import SAVED_MODEL
 from export.manifest import FileEntry, Manifest, hash_files
 from export.staging import Staging
 

@@ -42,6 +42,10 @@ class Served:
     output: str = ""
     env: dict[str, str] = field(default_factory=dict)
 
+    def url(self, protocol: str) -> str:
+        """Where it answers, over `grpc` or `rest`."""
+        return f"grpc://127.0.0.1:{self.grpc_port}" if protocol == "grpc" else f"http://127.0.0.1:{self.rest_port}"
+
 
 @contextlib.contextmanager
 def serve(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> Iterator[Served]:

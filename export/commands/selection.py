@@ -65,7 +65,7 @@ def find_version(text: str, file: Path, folder: Path | None) -> Path:
 
     Raises click.UsageError when there is none.
     """
-    from export.graph import SAVED_MODEL
+    from clients.golden import SAVED_MODEL
     from serving.fleet import read_fleet
 
     path = Path(text)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 from export.exporter import Exported, Target, export
 from export.manifest import hash_files, read_manifest
 from export.proof import FreshProcess
+from tests.servers import Served, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,8 +118,9 @@ def first_export(tmp_path_factory: pytest.TempPathFactory) -> FirstExport:
 
 @dataclass(frozen=True)
 class ExportedFleet:
-    """The sample fleet, exported by the command, and what it printed."""
+    """The samples, exported by the command, and what it printed; the fleet's file, and where their versions are."""
 
+    fleet: Path
     models: Path
     stdout: str
     stderr: str
@@ -126,9 +129,11 @@ class ExportedFleet:
 @pytest.fixture(scope="session")
 def exported_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedFleet:
     """The samples, really trained: `python -m export build` in a clone."""
-    models = tmp_path_factory.mktemp("fleet") / "models"
+    fleet = tmp_path_factory.mktemp("fleet") / "samples.yaml"
+    samples = (ROOT / "export/models/samples.yaml").read_text()
+    fleet.write_text(re.sub(r"^folder: .*$", "folder: models", samples, flags=re.M))
     done = subprocess.run(
-        [sys.executable, "-m", "export", "build", "--folder", str(models)],
+        [sys.executable, "-m", "export", "build", "--fleet", str(fleet)],
         cwd=clone,
         text=True,
         capture_output=True,
@@ -136,7 +141,16 @@ def exported_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    return ExportedFleet(models, done.stdout, done.stderr)
+    return ExportedFleet(fleet, fleet.parent / "models", done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def sample_server(exported_fleet: ExportedFleet, clone: Path) -> Iterator[Served]:
+    """The samples on the embedded server."""
+    ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
+    run = [sys.executable, "-m", "serving", "run", "--fleet", str(exported_fleet.fleet), "--engine", "embedded"]
+    with serve([*run, *ports], clone) as server:
+        yield server
 
 
 class _FreshProcesses:

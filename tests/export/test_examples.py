@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from export.examples import serialized_examples
 from export.exporter import Exported
 from export.golden import WARMUP, golden_requests, write_golden
 from export.servable import Servable, Signature, TensorSpec
-from tests.servers import Served, serve
+from tests.servers import Served
 
 INPUTS = {"inputs": TensorSpec("string", (None,))}
 ROWS = [{"length": 0.5 * number, "name": f"flower {number}"} for number in range(40)]
@@ -153,37 +151,11 @@ def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
         write_golden(golden_requests(servable), "model", tmp_path)
 
 
-@pytest.fixture(scope="module")
-def samples(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`wine` and `diabetes`, exported by the command and served."""
-    fleet = tmp_path_factory.mktemp("examples") / "models.yaml"
-    builders = "".join(f"  {name}: {{builder: 'export.models.{name}:build'}}\n" for name in ("wine", "diabetes"))
-    fleet.write_text(f"models:\n{builders}")
-    build = [sys.executable, "-m", "export", "build", "--fleet", str(fleet)]
-    done = subprocess.run(build, cwd=clone, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    with serve([sys.executable, "-m", "serving", "run", "--fleet", str(fleet), *ports], clone) as server:
-        yield server, fleet.parent / "models"
-
-
-def test_the_samples_are_served_as_they_were_computed(samples: tuple[Served, Path], clone: Path) -> None:
-    server, models = samples
-    addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
-    verify = [sys.executable, "-m", "clients", "verify", *addresses, str(models)]
-    done = subprocess.run(verify, cwd=clone, capture_output=True, text=True, check=False)
-
-    assert done.returncode == 0, done.stdout
-    assert "all 25 golden requests of 2 models equal" in done.stdout
-
-
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_real_wines_and_patients_are_told(samples: tuple[Served, Path], protocol: str) -> None:
-    server, _ = samples
-    url = f"grpc://127.0.0.1:{server.grpc_port}" if protocol == "grpc" else f"http://127.0.0.1:{server.rest_port}"
+def test_real_wines_and_patients_are_told(sample_server: Served, protocol: str) -> None:
     wine, diabetes = load_wine(), load_diabetes()
     names = [name.replace("/", "_") for name in wine.feature_names]
-    with connect(url) as client:
+    with connect(sample_server.url(protocol)) as client:
         wines = client.classify("wine", [dict(zip(names, row, strict=True)) for row in wine.data])
         told = wines.labels[np.arange(len(wine.data)), wines.scores.argmax(axis=1)]
         assert np.mean(told == np.array([str(wine.target_names[target]) for target in wine.target], object)) > 0.94

@@ -84,10 +84,8 @@ def test_a_layer_that_was_not_registered_says_what_it_needs(project: Project) ->
     assert "Traceback" not in done.stderr
     assert "double.keras can't be loaded: " in done.stderr
     assert "could not be deserialized properly" in done.stderr
-    assert (
-        "A layer, activation or loss of one's own needs get_config() and @keras.saving.register_keras_serializable(), and "
-        "its module imported before the file is loaded" in done.stderr
-    )
+    needs = "needs get_config() and @keras.saving.register_keras_serializable(), and its module imported before"
+    assert f"A layer, activation or loss of one's own {needs} the file is loaded" in done.stderr
 
 
 def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
@@ -108,9 +106,9 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
 def test_the_sample_has_a_layer_an_activation_and_a_loss_that_are_registered() -> None:
     code = (
         "import keras; names = ('Standardize', 'softsign_squared', 'Tukey');"
-        "before = [keras.saving.get_registered_object(f'samples>{name}') for name in names];"
-        "import export.models.custom as custom;"
-        "print(before, [keras.saving.get_registered_object(f'samples>{name}') is getattr(custom, name) for name in names])"
+        "known = lambda: [keras.saving.get_registered_object(f'samples>{name}') for name in names];"
+        "before = known(); import export.models.custom as custom;"
+        "print(before, [found is getattr(custom, name) for found, name in zip(known(), names)])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[None, None, None] [True, True, True]\n"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,14 @@ from sklearn.datasets import load_digits
 from clients.golden import read_golden
 from clients.records import read_records
 from export.golden import WARMUP, batch_of
+from export.lint import lint_version
 from export.manifest import read_manifest
 from export.models.dense import Dense
-from tests.export.conftest import ExportedFleet, is_complete
+from serving.fleet import read_fleet
+from tests.export.conftest import ROOT, ExportedFleet, is_complete
+from tests.servers import Served
+
+SAMPLES = tuple(read_fleet(ROOT / "export/models/samples.yaml").models)
 
 
 def served(fleet: ExportedFleet, model: str) -> Any:
@@ -23,10 +31,38 @@ def served(fleet: ExportedFleet, model: str) -> Any:
 
 
 def test_the_fleet_is_exported_and_every_version_is_complete(exported_fleet: ExportedFleet) -> None:
-    assert len(exported_fleet.stdout.splitlines()) == 2
-    assert all(line.endswith("5 golden requests verified equal") for line in exported_fleet.stdout.splitlines())
-    for model in ("digits", "dense"):
+    lines = exported_fleet.stdout.splitlines()
+    assert len(lines) == len(SAMPLES)
+    for model, line in zip(SAMPLES, lines, strict=True):
+        assert line.startswith(f"{model}: version 1 in ")
+        assert line.endswith(" golden requests verified equal")
         assert is_complete(exported_fleet.models / model / "1")
+
+
+def test_every_sample_is_in_the_fleet_and_lints_clean(exported_fleet: ExportedFleet) -> None:
+    modules = {path.stem for path in (ROOT / "export/models").glob("*.py")} - {"__init__"}
+    assert set(SAMPLES) == modules
+    for model in SAMPLES:
+        assert lint_version(exported_fleet.models / model / "1") == []
+
+
+def test_every_sample_is_served_equal_over_grpc_and_rest(
+    exported_fleet: ExportedFleet, sample_server: Served, clone: Path
+) -> None:
+    command = ["verify", "--grpc", f"127.0.0.1:{sample_server.grpc_port}", "--rest"]
+    command += [f"127.0.0.1:{sample_server.rest_port}", "--json", str(exported_fleet.models)]
+    done = subprocess.run(
+        [sys.executable, "-m", "clients", *command], cwd=clone, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    rows = json.loads(done.stdout)["rows"]
+    assert {(row["model"], row["protocol"]) for row in rows} == {
+        (model, protocol) for model in SAMPLES for protocol in ("grpc", "rest")
+    }
+    assert {row["verdict"] for row in rows} == {"equal"}
+    asked = {(row["model"], row["signature"], row["protocol"]): row["requests"] for row in rows}
+    golden = sum(len(read_golden(exported_fleet.models / model / "1").requests) for model in SAMPLES)
+    assert sum(asked.values()) == 2 * golden
 
 
 def test_digits_was_trained_for_this_and_showed_its_progress(exported_fleet: ExportedFleet) -> None:
