@@ -129,12 +129,16 @@ def _to_store(
     say: Callable[[str], None],
 ) -> list[str]:
     bucket = prefix.partition("/")[0]
-    if _is_object_store(system) and not system.exists(bucket):
-        raise PublishError(f"{url}: there is no bucket {bucket!r}, or it may not be listed; make it first")
     system.invalidate_cache()
+    try:
+        found = system.find(prefix, detail=True)
+    except FileNotFoundError:
+        if _is_object_store(system):
+            raise PublishError(f"{url}: there is no bucket {bucket!r}; make it first") from None
+        found = {}
     there = {
         name.removeprefix("/").removeprefix(f"{prefix.removeprefix('/')}/"): info["size"]
-        for name, info in system.find(prefix, detail=True).items()
+        for name, info in found.items()
     }
     if SAVED_MODEL in there:
         _require_same(url, files, {name: _read_back(system, f"{prefix}/{name}") for name in there})

@@ -1,0 +1,374 @@
+"""Publishing: whole or not at all, to folders and to object stores, the latter with a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import fsspec
+import numpy as np
+import pytest
+import s3fs
+import tensorflow as tf
+
+from export.check import CheckError, check_files
+from export.exporter import Target, export
+from export.publish import PublishError, publish
+from export.servable import Servable
+from tests.export import zoo
+from tests.export.conftest import FirstExport, Project
+from tests.servers import free_ports, wait_for
+
+KEY, SECRET = "a-key", "a-secret-that-no-log-may-have"
+# In parts from 100 MB on: https://s3fs.readthedocs.io/en/latest/api.html#s3fs.core.S3FileSystem
+MANY = 30 << 20
+FILES = 7
+
+
+@dataclass(frozen=True)
+class Store:
+    """An S3 server, and what a command needs to be told of it."""
+
+    url: str
+    env: dict[str, str]
+    system: Any
+
+    def files(self, bucket: str) -> set[str]:
+        """Every object in `bucket`."""
+        self.system.invalidate_cache()
+        return {name.removeprefix(f"{bucket}/") for name in self.system.find(bucket)}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """SeaweedFS, from its package."""
+    folder = tmp_path_factory.mktemp("weed")
+    who = {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [who]}))
+    names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
+    names += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    command = [str(Path(sys.executable).parent / "weed"), "server", f"-dir={folder}", "-filer", "-s3"]
+    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}", "-volume.max=30"]
+    command += ["-master.volumeSizeLimitMB=64", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += [*(f"-{name}={port}" for name, port in ports.items())]
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        system = s3fs.S3FileSystem(key=KEY, secret=SECRET, client_kwargs={"endpoint_url": url})
+
+        def ready() -> bool:
+            assert process.poll() is None, (folder / "log").read_text()[-1000:]
+            try:
+                if not system.exists("ready"):
+                    system.mkdir("ready")
+                system.pipe_file("ready/probe", b"1")
+            except (OSError, botocore.exceptions.BotoCoreError):
+                return False
+            return True
+
+        wait_for(ready, what="the S3 server")
+        env = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": url}
+        yield Store(url, env, system)
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+@pytest.fixture
+def bucket(store: Store, request: pytest.FixtureRequest) -> str:
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[-50:].strip("-")
+    store.system.mkdir(name)
+    return str(name)
+
+
+def heavy() -> Servable:
+    """A version that takes a while to send."""
+    module = tf.Module()
+    module.table = tf.Variable(np.arange(MANY, dtype=np.float32))
+    return zoo.servable(module, lambda rows: {"scaled": rows * module.table[1]})
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, fresh_processes: Any) -> Path:
+    """A folder with version 1 of `model`, of 126 MB."""
+    folder = tmp_path_factory.mktemp("large")
+    with fresh_processes.one() as fresh:
+        export(Target("model", "tests.export.test_publish:heavy", folder / "model"), heavy, fresh, print)
+    return folder
+
+
+def start(arguments: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Starts `python -m export publish ARGUMENTS`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "export", "publish", *arguments],
+        env={**os.environ, **(env or {})},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(arguments: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    process = start(arguments, env)
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+class Watcher:
+    """Looks at a destination all the time, as a server does, and notes what it found when there was a version."""
+
+    def __init__(self, look: Callable[[], set[str]]) -> None:
+        self._look = look
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.seen: set[frozenset[str]] = set()
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            if found := self._look():
+                self.seen.add(frozenset(found))
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def relative(folder: Path) -> set[str]:
+    """Every file below `folder`, which may vanish meanwhile."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_gets_the_version_whole_at_once(large: Path, tmp_path: Path) -> None:
+    target = tmp_path / "served/model/1"
+    with Watcher(lambda: relative(target) if target.exists() else set()) as watcher:
+        done = run(["model", "1", str(tmp_path / "served"), "--folder", str(large)])
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        rf"{tmp_path}/served/model/1: {FILES} of {FILES} files sent, \d+ bytes, in [\d.]+ s\n", done.stdout
+    )
+    assert f"1 of {FILES}: " in done.stderr
+    assert watcher.seen == {frozenset(relative(large / "model/1"))}
+    check_files(target)
+    assert {path.name for path in target.parent.iterdir()} == {"1"}
+
+
+def test_a_publish_to_a_folder_killed_half_way_leaves_nothing_to_load_and_is_cleaned_up(
+    large: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "served/model"
+    process = start(["model", "1", str(tmp_path / "served"), "--folder", str(large)])
+    wait_for(lambda: list(folder.glob(".tmp-*/version/variables/variables.data*")) or process.poll() is not None)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name[:5] for path in folder.iterdir()] == [".tmp-"]
+    done = run(["model", "1", str(tmp_path / "served"), "--folder", str(large)])
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == {"1"}
+    check_files(folder / "1")
+
+
+def test_an_object_store_gets_saved_model_pb_last(large: Path, store: Store, bucket: str, tmp_path: Path) -> None:
+    def look() -> set[str]:
+        found = {name.removeprefix("models/model/1/") for name in store.files(bucket)}
+        return found if "saved_model.pb" in found else set()
+
+    with Watcher(look) as watcher:
+        done = run(["model", "1", f"s3://{bucket}/models", "--folder", str(large), "--json"], store.env)
+    assert done.returncode == 0, done.stderr
+    published = json.loads(done.stdout)
+    assert (published["url"], published["files"], published["files_sent"]) == (
+        f"s3://{bucket}/models/model/1",
+        FILES,
+        FILES,
+    )
+    assert watcher.seen <= {frozenset(relative(large / "model/1"))}
+    assert f"{FILES} of {FILES}: saved_model.pb" in done.stderr
+    assert SECRET not in done.stderr + done.stdout
+    # What a server downloads is what was exported.
+    store.system.get(f"{bucket}/models/model/1", str(tmp_path / "copy"), recursive=True)
+    check_files(tmp_path / "copy")
+
+
+def test_a_publish_to_an_object_store_killed_half_way_has_no_version_and_goes_on(
+    large: Path, store: Store, bucket: str
+) -> None:
+    command = ["model", "1", f"s3://{bucket}/models", "--folder", str(large)]
+    process = start(command, store.env)
+    # The large file is sent in parts: it is killed when the first of them is there.
+    wait_for(lambda: store.system.list_multipart_uploads(bucket) or process.poll() is not None, what="an upload")
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    left = store.files(bucket)
+    assert left
+    assert not any(name.endswith("saved_model.pb") for name in left)
+    done = run(command, store.env)
+    assert done.returncode == 0, done.stderr
+    assert "there already" in done.stderr
+    sent = re.search(rf"(\d) of {FILES} files sent", done.stdout)
+    assert sent is not None
+    assert int(sent[1]) == FILES - len(left)
+    assert store.files(bucket) == {f"models/model/1/{name}" for name in relative(large / "model/1")}
+    # Nobody pays for parts of what was never finished.
+    assert not store.system.list_multipart_uploads(bucket)
+
+
+def test_ctrl_c_ends_a_publish_quietly_and_it_goes_on_later(large: Path, store: Store, bucket: str) -> None:
+    command = ["model", "1", f"s3://{bucket}", "--folder", str(large)]
+    process = start(command, store.env)
+    wait_for(lambda: store.system.list_multipart_uploads(bucket) or process.poll() is not None, what="an upload")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert run(command, store.env).returncode == 0
+    assert "model/1/saved_model.pb" in store.files(bucket)
+
+
+def test_what_is_there_already_is_left_and_another_is_never_overwritten(
+    first_export: FirstExport, store: Store, bucket: str
+) -> None:
+    version = first_export.version
+    first = publish_s3(version, bucket, store)
+    assert first.files_sent == first.files
+    again = publish_s3(version, bucket, store)
+    assert (again.files_sent, str(again)) == (
+        0,
+        f"s3://{bucket}/scale/1 is there already, all 7 files as they should be",
+    )
+    store.system.pipe_file(f"{bucket}/scale/1/assets.extra/golden.tfrecord", b"other")
+    with pytest.raises(
+        PublishError, match=r"the version there is another one \(assets\.extra/golden\.tfrecord differ\)"
+    ):
+        publish_s3(version, bucket, store)
+    assert store.system.cat(f"{bucket}/scale/1/assets.extra/golden.tfrecord") == b"other"
+
+
+def publish_s3(version: Path, bucket: str, store: Store) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.env.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        return publish(version, "scale", 1, f"s3://{bucket}")
+
+
+def test_a_folder_that_has_another_version_of_that_number_keeps_it(first_export: FirstExport, tmp_path: Path) -> None:
+    publish(first_export.version, "scale", 1, str(tmp_path))
+    assert publish(first_export.version, "scale", 1, str(tmp_path)).files_sent == 0
+    (tmp_path / "scale/1/notes.txt").write_text("mine")
+    with pytest.raises(PublishError, match="versions are never overwritten, publish a new number"):
+        publish(first_export.version, "scale", 1, str(tmp_path))
+    assert (tmp_path / "scale/1/notes.txt").read_text() == "mine"
+
+
+def test_any_store_that_fsspec_knows_will_do(first_export: FirstExport) -> None:
+    published = publish(first_export.version, "scale", 1, "memory://anywhere/models")
+    assert published.files_sent == FILES
+    system = fsspec.filesystem("memory")
+    found = {name.removeprefix("/anywhere/models/scale/1/") for name in system.find("/anywhere/models")}
+    assert found == relative(first_export.version)
+
+
+def test_what_is_read_back_otherwise_is_an_error_and_no_version(
+    first_export: FirstExport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A store that loses bits.
+    system = fsspec.filesystem("memory")
+    put = type(system).put_file
+
+    def lossy(self: Any, local: str, remote: str, **more: Any) -> None:
+        put(self, local, remote, **more)
+        if remote.endswith("golden.tfrecord"):
+            self.pipe_file(remote, self.cat_file(remote)[:-1] + b"?")
+
+    monkeypatch.setattr(type(system), "put_file", lossy)
+    with pytest.raises(PublishError, match=r"golden\.tfrecord has SHA-256 .* when it is read back, sent was"):
+        publish(first_export.version, "scale", 1, "memory://lossy")
+    assert not system.exists("/lossy/scale/1/saved_model.pb")
+
+
+def test_a_damaged_version_is_not_published(first_export: FirstExport, tmp_path: Path) -> None:
+    shutil.copytree(first_export.version, tmp_path / "models/scale/1")
+    (tmp_path / "models/scale/1/fingerprint.pb").write_bytes(b"")
+    with pytest.raises(CheckError, match=r"fingerprint\.pb has 0 bytes"):
+        publish(tmp_path / "models/scale/1", "scale", 1, str(tmp_path / "served"))
+    assert not (tmp_path / "served").exists()
+
+
+def test_the_newest_version_can_be_meant(first_export: FirstExport, tmp_path: Path) -> None:
+    done = first_export.project.run("publish", "scale", "latest", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "scale" / max(first_export.project.names("scale"))).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "returncode", "problem"),
+    [
+        (["scale", "9", "{tmp}"], {}, 2, "models/scale has no version '9'; its versions: 1"),
+        (["nobody", "1", "{tmp}"], {}, 2, "models/nobody has no version '1'; its versions: none"),
+        (["scale", "1", "s3://no-such-bucket/models"], {}, 1, "there is no bucket 'no-such-bucket'"),
+        (
+            ["scale", "1", "s3://ready/models"],
+            {"AWS_SECRET_ACCESS_KEY": "wrong"},
+            1,
+            "s3://ready/models/scale/1 can't be written to: ",
+        ),
+        (
+            ["scale", "1", "s3://ready/models"],
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            1,
+            "s3://ready/models/scale/1 can't be written to: ",
+        ),
+        (
+            ["scale", "1", "gs://bucket/models"],
+            {},
+            1,
+            "gs:// needs a package that isn't installed; install it with",
+        ),
+        (["scale", "1", "nonsense://bucket"], {}, 1, "nonsense"),
+        (["scale", "1", "/proc/nothing"], {}, 1, "/proc/nothing"),
+    ],
+    ids=["version", "model", "bucket", "secret", "unreachable", "package", "protocol", "folder"],
+)
+def test_what_cannot_be_published_is_told_in_a_line(
+    first_export: FirstExport,
+    store: Store,
+    tmp_path: Path,
+    arguments: list[str],
+    env: dict[str, str],
+    returncode: int,
+    problem: str,
+) -> None:
+    project: Project = first_export.project
+    command = project.command("publish", *(argument.format(tmp=tmp_path) for argument in arguments))
+    done = subprocess.run(
+        command,
+        cwd=project.folder,
+        env={**project.env, **store.env, **env},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == returncode, done.stderr
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stderr
