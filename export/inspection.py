@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
@@ -26,7 +27,7 @@ PARTS = (SAVED_MODEL, "variables", "assets", "assets.extra")
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a SavedModel: its name, TensorFlow's name of its dtype, its shape."""
+    """A variable of a SavedModel: its path in the model, TensorFlow's name of its dtype, its shape."""
 
     name: str
     dtype: str
@@ -130,11 +131,21 @@ def inspect_version(folder: Path) -> Inspection:
 
 
 def _variables(graph: Any) -> Iterator[Variable]:
-    for node in graph.object_graph_def.nodes:
+    nodes = graph.object_graph_def.nodes
+    paths, waiting = {0: ""}, deque([0] if nodes else [])
+    while waiting:
+        number = waiting.popleft()
+        node = nodes[number]
         if node.WhichOneof("kind") == "variable":
             dtype = BY_NUMBER.get(node.variable.dtype)
             shape = tuple(dim.size for dim in node.variable.shape.dim)
-            yield Variable(node.variable.name, dtype.name if dtype else f"type {node.variable.dtype}", shape)
+            # This toolkit's exports hold what the signatures use in `used`, by its path in the model.
+            path = paths[number].removeprefix("used.")
+            yield Variable(path, dtype.name if dtype else f"type {node.variable.dtype}", shape)
+        for child in node.children:
+            if child.node_id not in paths:
+                paths[child.node_id] = f"{paths[number]}.{child.local_name}".removeprefix(".")
+                waiting.append(child.node_id)
 
 
 def _size(path: Path) -> int:

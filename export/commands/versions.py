@@ -21,6 +21,7 @@ from export.commands.selection import (
 if TYPE_CHECKING:
     from serving.fleet import Fleet
 
+WIDTH = 1000
 SERVER = "grpc://127.0.0.1:8500"
 
 
@@ -199,7 +200,8 @@ def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
 def _print(tables: Any) -> None:
     from rich.console import Console
 
-    console = Console()
+    # Wide enough that nothing a user may search for is broken in two.
+    console = Console(highlight=False, width=WIDTH)
     for table in tables:
         console.print(table)
         console.print()

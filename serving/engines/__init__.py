@@ -91,9 +91,16 @@ def check(plan: Plan) -> None:
 
 
 def check_versions(fleet: Fleet, names: tuple[str, ...]) -> None:
-    """Raises EngineError when one of the models `names` has no version to serve."""
+    """Raises EngineError when one of the models `names` has no version to serve, or not one that has a label."""
     for name in names:
-        if not fleet.versions(name):
+        versions = fleet.versions(name)
+        for label, version in fleet.models[name].labels.items():
+            if versions and version not in versions:
+                raise EngineError(
+                    f"model {name!r}: label {label!r} is for version {version}, which is not in "
+                    f"{fleet.model_folder(name)}; its versions: {', '.join(map(str, versions))}"
+                )
+        if not versions:
             raise EngineError(
                 f"model {name!r} has no version in {fleet.model_folder(name)}; `make export MODEL={name}` or "
                 f"`python -m export build {name}` makes one"

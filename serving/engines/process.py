@@ -40,7 +40,8 @@ class ServerProcess:
         config = Path(self._folder.name, "models.config")
         config.write_text(model_config(plan.fleet, plan.names))
         self._process = subprocess.Popen(
-            [*command, f"--model_config_file={config}"],
+            # The labels' versions are on disk; a server that still loads them would refuse to start.
+            [*command, f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

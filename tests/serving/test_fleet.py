@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 
+from clients.messages import ModelServerConfig
+from serving.config import model_config
+from serving.engines import EngineError, check_versions
 from serving.fleet import FleetError, read_fleet
 
 GOOD = """\
@@ -79,3 +83,42 @@ def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str,
 def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match=r"models.yaml: No such file or directory; write one, or name another"):
         read_fleet(tmp_path / "models.yaml")
+
+
+def test_a_model_says_how_it_is_exported_and_served(tmp_path: Path) -> None:
+    more = "    allow: [int-input]\n    batch_sizes: [1, 8]\n    golden: [mine.json]\n    labels: {stable: 3}\n"
+    model = read_fleet(write(tmp_path, GOOD + more)).models["digits"]
+    assert (model.allow, model.batch_sizes, model.labels) == (("int-input",), (1, 8), {"stable": 3})
+    assert model.golden == (tmp_path / "mine.json",)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("allow: [speed]", "models.digits.allow.0: Input should be 'breaking-change', "),
+        ("batch_sizes: [8, 1]", "models.digits.batch_sizes: [8, 1] does not increase; [1, 8] does"),
+        ("batch_sizes: [0]", "models.digits.batch_sizes.0: Input should be greater than or equal to 1"),
+        ("batch_sizes: []", "models.digits.batch_sizes: Tuple should have at least 1 item"),
+        ("labels: {stable: 0}", "models.digits.labels.stable: Input should be greater than or equal to 1"),
+    ],
+)
+def test_what_a_model_cannot_say_is_told_with_its_line(tmp_path: Path, line: str, problem: str) -> None:
+    with pytest.raises(FleetError) as error:
+        read_fleet(write(tmp_path, f"{GOOD}    {line}\n"))
+    assert f"models.yaml:4: {problem}" in str(error.value)
+
+
+def test_labelled_versions_are_configured_beside_the_newest(tmp_path: Path) -> None:
+    fleet = read_fleet(write(tmp_path, f"{GOOD}    labels: {{stable: 1}}\n"))
+    for version in (1, 2, 3):
+        (tmp_path / f"models/digits/{version}").mkdir(parents=True)
+    config = text_format.Parse(model_config(fleet, ("digits",)), ModelServerConfig()).model_config_list.config[0]
+    assert list(config.model_version_policy.specific.versions) == [1, 3]
+    assert dict(config.version_labels) == {"stable": 1}
+
+
+def test_a_label_for_a_version_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    fleet = read_fleet(write(tmp_path, f"{GOOD}    labels: {{stable: 7}}\n"))
+    (tmp_path / "models/digits/2").mkdir(parents=True)
+    with pytest.raises(EngineError, match=r"label 'stable' is for version 7, which is not in .*; its versions: 2"):
+        check_versions(fleet, ("digits",))

@@ -1,0 +1,259 @@
+"""`inspect`, `diff` and `prune`: what versions consist of, how two differ, and which may go."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.differences import diff_versions
+from export.exporter import Exported
+from export.inspection import inspect_version
+from export.servable import Servable, Signature
+from tests.export import zoo
+from tests.export.conftest import ROOT, FirstExport, Project
+from tests.servers import Served, serve
+
+Export = Callable[..., Exported]
+
+
+def factor(value: float) -> Callable[[], Servable]:
+    """`scale` with another factor in its last column, and a signature more when that isn't 4."""
+
+    def build() -> Servable:
+        servable = zoo.scale()
+        servable.module.factor.assign([2.0, 3.0, value])
+        if value == 4:
+            return servable
+        module, only = servable.module, servable.signatures["serving_default"]
+        module.offset = tf.Variable(1.0)
+        more = Signature(lambda rows: {"shifted": rows + module.offset}, only.inputs, ("shifted",))
+        examples = servable.examples["serving_default"]
+        return Servable(
+            module,
+            {"serving_default": only, "shift": more},
+            {"serving_default": examples, "shift": examples},
+            {"rows": 40, "error": 0.5},
+        )
+
+    return build
+
+
+def test_a_version_is_shown_whole(first_export: FirstExport) -> None:
+    done = first_export.project.run("inspect", "scale/1")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        r"state +every file is as it was exported",
+        r"model +scale, version 1",
+        r"exported +\d{4}-.* by zoo:scale",
+        r"rows +40",
+        r"tolerance float32 +1e-05 \+ 1e-05 of the value",
+        r"saved_model.pb +[\d.]+ kB",
+        r"golden, serving_default +5 requests, of 1, 2, 7, 32, 4 rows",
+        r"warm-up +5 requests",
+        r"serving_default +predict +in rows +float32 \(None, 3\)",
+        r"serving_default +predict +out scaled +float32 \(None, 3\)",
+        r"factor\S* +float32 \(3,\) +3",
+    ):
+        assert re.search(rf"^ *{line} *$", done.stdout, re.M), (line, done.stdout)
+    assert "\x1b[" not in done.stdout
+
+
+def test_the_same_comes_as_json_without_tensorflow(first_export: FirstExport) -> None:
+    command = "main(['inspect', 'scale/1', '--json'])"
+    code = f"import sys; sys.modules['tensorflow'] = None; from export.cli import main; {command}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=first_export.project.folder,
+        env=first_export.project.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["signatures"]["serving_default"]["inputs"] == {"rows": {"dtype": "float32", "shape": [None, 3]}}
+    assert shown["golden_requests"] == {"serving_default": [1, 2, 7, 32, 4]}
+    assert shown["bytes"]["total"] == sum(size for part, size in shown["bytes"].items() if part != "total")
+    assert shown["manifest"]["builder"] == "zoo:scale"
+
+
+def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    module = zoo.Scale()
+    function = tf.function(lambda rows: {"scaled": rows * module.factor})
+    concrete = function.get_concrete_function(tf.TensorSpec((None, 3), tf.float32, name="rows"))
+    tf.saved_model.save(module, str(tmp_path / "foreign"), signatures=concrete)
+    shown = inspect_version(tmp_path / "foreign")
+    assert shown.state == "no manifest: something else wrote it, nothing can be verified"
+    assert list(shown.signatures) == ["serving_default"]
+    assert [(variable.dtype, variable.shape, variable.size) for variable in shown.variables] == [("float32", (3,), 3)]
+    assert (shown.golden, shown.warmup, shown.manifest) == ({}, 0, None)
+
+
+def test_a_damaged_version_says_so_in_its_state(first_export: FirstExport, tmp_path: Path) -> None:
+    shutil.copytree(first_export.version, tmp_path / "1")
+    (tmp_path / "1/assets.extra/golden.tfrecord").write_bytes(b"")
+    shown = inspect_version(tmp_path / "1")
+    assert shown.state.startswith("it is not what was exported:")
+    assert "assets.extra/golden.tfrecord has 0 bytes" in shown.state
+
+
+@pytest.fixture
+def versions(export_here: Export, tmp_path: Path) -> Path:
+    """Version 1, the same again as 2, and 3 with another weight, a signature and a metric more."""
+    for value in (4.0, 4.0, 5.0):
+        export_here(factor(value))
+    return tmp_path / "models/model"
+
+
+def test_two_exports_of_the_same_are_equal(versions: Path) -> None:
+    diff = diff_versions(versions / "1", versions / "2")
+    assert (diff.signatures, diff.weights, diff.weights_equal, diff.breaking) == ((), (), 1, False)
+    (answer,) = diff.answers
+    assert (answer.verdict, answer.requests, answer.rows, answer.rows_different) == ("equal", 5, 46, 0)
+
+
+def test_two_versions_differ_in_signatures_weights_metrics_and_answers(versions: Path) -> None:
+    diff = diff_versions(versions / "1", versions / "3")
+    assert [(change.signature, change.what, change.breaking) for change in diff.signatures] == [
+        ("shift", "it is new", False)
+    ]
+    added, changed = sorted(diff.weights, key=lambda change: change.what)
+    assert (added.variable, added.what) == ("offset", "added")
+    assert (changed.variable, changed.what, changed.largest) == ("factor", "changed", 1.0)
+    # The root mean square of (0, 0, 1) over that of (2, 3, 4).
+    assert changed.relative == pytest.approx(1 / np.sqrt(4 + 9 + 16))
+    assert diff.metrics == {"error": (None, 0.5), "rows": (40.0, 40.0)}
+    (answer,) = diff.answers
+    assert (answer.signature, answer.output, answer.verdict) == ("serving_default", "scaled", "different")
+    # Zeros and what isn't a number stay; the largest is infinite times anything.
+    assert answer.rows_different == 42
+    assert diff.requests_only_one_has == 5
+
+
+def test_the_difference_is_printed_and_comes_as_json(versions: Path, project: Project) -> None:
+    done = project.run("diff", str(versions / "1"), str(versions / "3"))
+    assert done.returncode == 0, done.stderr
+    for line in (
+        r"shift +it is new",
+        r"error +0\.5",
+        r"factor +changed +1 +0\.1857",
+        r"serving_default +scaled +different +\S+ +42 of 46",
+        r"5 requests +only one version has them",
+    ):
+        assert re.search(rf"^ *{line} *$", done.stdout, re.M), (line, done.stdout)
+    shown = json.loads(project.run("diff", str(versions / "3"), str(versions / "1"), "--json").stdout)
+    assert shown["breaking"] is True
+    assert shown["signatures"] == [{"signature": "shift", "what": "it is gone", "breaking": True}]
+
+
+@pytest.fixture
+def fleet(versions: Path, tmp_path: Path) -> Path:
+    """A fleet with those versions, of which the first is labelled; returns its file."""
+    file = tmp_path / "models.yaml"
+    file.write_text("models:\n  model:\n    builder: tests.export.zoo:scale\n    labels: {stable: 1}\n")
+    assert {path.name for path in versions.iterdir()} == {"1", "2", "3"}
+    return file
+
+
+def prune(fleet: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export", "prune", "--fleet", str(fleet), *arguments]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+
+
+def left(fleet: Path) -> set[str]:
+    return {path.name for path in (fleet.parent / "models/model").iterdir()}
+
+
+def test_prune_keeps_the_newest_and_what_has_a_label(fleet: Path) -> None:
+    dry = prune(fleet, "--keep", "1", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert dry.stdout.splitlines() == [
+        f"{fleet.parent}/models/model/1 stays: it is labelled stable",
+        f"{fleet.parent}/models/model/2 would be removed",
+    ]
+    assert left(fleet) == {"1", "2", "3"}
+    done = prune(fleet, "--keep", "1", "--json")
+    assert json.loads(done.stdout)["versions"] == [
+        {"model": "model", "version": 1, "removed": False, "kept": "is labelled stable"},
+        {"model": "model", "version": 2, "removed": True, "kept": ""},
+    ]
+    assert left(fleet) == {"1", "3"}
+    assert prune(fleet, "--keep", "5").stdout == ""
+
+
+@pytest.fixture
+def server(fleet: Path) -> Iterator[Served]:
+    ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", "embedded"]
+    with serve([sys.executable, "-m", "serving", "run", "--fleet", str(fleet), *ports], ROOT) as served:
+        yield served
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_prune_keeps_what_a_server_has(fleet: Path, server: Served, protocol: str) -> None:
+    # A label has its version loaded, beside the newest; without it in the file the server still has it.
+    fleet.write_text("models:\n  model:\n    builder: tests.export.zoo:scale\n")
+    done = prune(fleet, "--keep", "1", "--server", server.url(protocol))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{fleet.parent}/models/model/1 stays: it is served",
+        f"{fleet.parent}/models/model/2 removed",
+    ]
+    assert left(fleet) == {"1", "3"}
+
+
+def test_labels_are_what_the_server_gives_its_versions(server: Served) -> None:
+    from clients import connect
+
+    with connect(server.url("grpc")) as client:
+        stable = client.predict("model", [[1, 1, 1]], label="stable", signature="serving_default")
+        newest = client.predict("model", [[1, 1, 1]], signature="serving_default")
+    assert (stable.version, stable.outputs["scaled"].tolist()) == (1, [[2.0, 3.0, 4.0]])
+    assert (newest.version, newest.outputs["scaled"].tolist()) == (3, [[2.0, 3.0, 5.0]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "returncode", "problem"),
+    [
+        (["--keep", "0"], 2, "0 is not in the range x>=1"),
+        ([], 2, "Missing option '--keep'"),
+        (["--keep", "1", "nobody"], 2, "no model is called 'nobody'"),
+        (["--keep", "1", "--server", "localhost"], 2, "--server: "),
+        (["--keep", "1", "--server", "grpc://127.0.0.1:9"], 1, "does not say what it serves, so nothing is removed"),
+    ],
+    ids=["zero", "missing", "model", "address", "unreachable"],
+)
+def test_what_cannot_be_pruned_is_told_and_nothing_is_removed(
+    fleet: Path, arguments: list[str], returncode: int, problem: str
+) -> None:
+    done = prune(fleet, *arguments)
+    assert done.returncode == returncode
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left(fleet) == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "nowhere"], ["diff", "nowhere", "scale"], ["inspect", "scale/9"]], ids=" ".join
+)
+def test_a_version_that_is_not_there_is_wrong_usage(first_export: FirstExport, arguments: list[str]) -> None:
+    done = first_export.project.run(*arguments)
+    assert done.returncode == 2
+    assert f"{arguments[1]!r} is no version: neither " in done.stderr
+    assert "importing" not in done.stderr
+
+
+def test_list_shows_labels(fleet: Path) -> None:
+    command = [sys.executable, "-m", "export", "list", "--fleet", str(fleet), "--json"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["versions"]
+    assert [(row["version"], row["labels"]) for row in rows] == [(1, ["stable"]), (2, []), (3, [])]
