@@ -1,37 +1,82 @@
-"""docs/export.md, followed as a user follows it: the builder it shows is exported, listed, served and verified."""
+"""docs/export.md, followed as a user follows it: every source it shows is exported, served and verified."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from clients import connect
 from tests.servers import serve
 
-GUIDE = (Path(__file__).resolve().parents[1] / "docs/export.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.M | re.S)
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/export.md").read_text(), re.M | re.S)
+MODELS = {
+    *("mymodel", "fromkeras", "several", "training", "fromfile", "words", "flowers", "images", "found"),
+}
 
 
-def test_the_guide_leads_from_a_builder_to_a_verified_server(clone: Path) -> None:
-    (builder,) = (block for language, block in BLOCKS if language == "python")
-    (yaml,) = (block for language, block in BLOCKS if language == "yaml")
-    commands = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
-    (clone / "mymodel.py").write_text(builder)
-    # The guide adds the model to models.yaml; here it has a file and a folder of its own.
-    (clone / "mine.yaml").write_text(f"folder: mine\n{yaml}")
-    for command in commands:
-        done = subprocess.run(
-            ["sh", "-c", f"{command} --fleet mine.yaml"], cwd=clone, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "mymodel" in done.stdout
-    ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    run = [sys.executable, "-m", "serving", "run", "--fleet", "mine.yaml", *ports]
-    with serve(run, clone) as server:
-        with connect(f"http://127.0.0.1:{server.rest_port}") as client:
+def commands(language: str = "sh") -> list[str]:
+    return [line for kind, block in BLOCKS if kind == language for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def followed(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of one's own where the guide was followed: its modules written, its commands up to the server run."""
+    folder = tmp_path_factory.mktemp("guide") / "toolkit"
+    shutil.copytree(clone, folder, symlinks=True, ignore=shutil.ignore_patterns("models", ".cache", "tests"))
+    shutil.copytree(clone / "export/models", folder / "export/models")
+    for kind, block in BLOCKS:
+        if kind == "python":
+            (folder / block[3 : block.index(":")]).write_text(block)
+        elif kind == "json":
+            (folder / "mine.json").write_text(block)
+    (folder / "models.yaml").write_text("".join(block for kind, block in BLOCKS if kind == "yaml"))
+    return folder
+
+
+def type_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_every_command_of_the_guide_works_and_what_it_makes_is_served(followed: Path) -> None:
+    run = ".venv/bin/python -m serving run"
+    (verify,) = (command for command in commands() if " verify " in command)
+    missing = ".venv/bin/python -m export build --missing"
+    before = [command for command in commands() if "-c " in command or "training" in command]
+    # What the sections make comes first: the command for all of them stands above them.
+    for command in [*before, missing, *(command for command in commands() if command not in (*before, missing))]:
+        if command in (run, verify):
+            continue
+        done = type_in(followed, command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert done.stdout or "-c " in command or "training.py" in command, command
+    assert {path.name for path in (followed / "models").iterdir()} == MODELS
+    # The optimized version is the newest one, so that is the one served.
+    ports = [*run.replace(".venv/bin/python", sys.executable).split(), "--engine", "embedded"]
+    with serve([*ports, "--port", "{port}", "--rest-port", "{rest_port}"], followed) as server:
+        asked = verify.replace("8500", str(server.grpc_port)).replace("8501", str(server.rest_port))
+        done = type_in(followed, asked)
+        assert done.returncode == 0, done.stdout
+        assert re.search(rf"all \d+ golden requests of {len(MODELS)} models (equal|within tolerance)", done.stdout)
+        with connect(server.url("rest")) as client:
             assert client.predict("mymodel", [[1, 2, 3]]).outputs["doubled"].tolist() == [[2.0, 4.0, 6.0]]
-        addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
-        verify = [sys.executable, "-m", "clients", "verify", *addresses, "mine/mymodel"]
-        assert subprocess.run(verify, cwd=clone, check=False).returncode == 0
+        with connect(server.url("grpc")) as client:
+            answer = client.predict("several", {"price": [1.0, 2.0], "rooms": np.array([1, 0], np.int32)})
+            assert answer.outputs["rooms_told"].tolist() == [True, False]
+
+
+def test_the_rules_page_has_commands_that_work(followed: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/lint.md").read_text(), re.M | re.S)
+    for command in "".join(blocks).splitlines():
+        assert type_in(followed, command).returncode == 0, command
+
+
+def test_what_the_guide_shows_of_an_option_is_what_the_command_prints() -> None:
+    (shown,) = (line for line in commands("text") if "MB to" in line)
+    assert re.fullmatch(r"fromkeras: freeze: [\d.]+ MB to [\d.]+ MB, one row in \d+ µs to \d+ µs", shown)
