@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from export.fresh import SYSTEM_ALLOCATOR
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -52,6 +54,8 @@ def import_tensorflow() -> None:
     Its errors from then on are shown. When the import fails its talk is shown, too.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # What a builder needed on the way to its model is given back.
+    os.environ.setdefault(*SYSTEM_ALLOCATOR)
     with _hidden_stderr():
         import tensorflow as tf
 

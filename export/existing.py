@@ -49,12 +49,16 @@ def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
     if not signatures:
         raise BuilderError(f"{path} has no signature, so nothing says how to call it (was the model built when saved?)")
     source = path
+    folder = tempfile.TemporaryDirectory()
     if any_batch and any(_fixed(signature) for signature in signatures.values()):
-        source = _with_any_batch(path)
+        source = Path(folder.name) / "any_batch"
+        _copy_for_any_batch(path, source)
     try:
         module = tf.saved_model.load(str(source))
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise BuilderError(f"{path} can't be loaded: {type(error).__name__}: {error}") from None
+    # Its assets are read from there when it is saved again.
+    module.loaded_from = folder
     return Existing(module, read_signatures(source), {name: _call(module, name) for name in signatures})
 
 
@@ -70,8 +74,8 @@ def _fixed(signature: ServedSignature) -> bool:
     return any(spec.shape and spec.shape[0] is not None for spec in signature.inputs.values())
 
 
-def _with_any_batch(path: Path) -> Path:
-    """A copy of the SavedModel in `path`, in a temporary folder, whose inputs take any batch."""
+def _copy_for_any_batch(path: Path, copy: Path) -> None:
+    """Copies the SavedModel in `path` to the folder `copy`, with inputs that take any batch."""
     saved = read_saved_model(path)
     graph = serving_graph(saved, path)
     inputs: set[str] = set()
@@ -90,10 +94,8 @@ def _with_any_batch(path: Path) -> Path:
         for value in (function.canonicalized_input_signature, function.output_signature):
             for spec in _tensor_specs(value):
                 _free(spec.shape)
-    copy = Path(tempfile.mkdtemp()) / "any_batch"
     shutil.copytree(path, copy, ignore=shutil.ignore_patterns(SAVED_MODEL, "assets.extra", "fingerprint.pb"))
     (copy / SAVED_MODEL).write_bytes(saved.SerializeToString(deterministic=True))
-    return copy
 
 
 def _free(shape: Any) -> None:

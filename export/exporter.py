@@ -1,6 +1,7 @@
 """One export, from the builder to a proved version on disk.
 
-    build ──► trace ──► lint ──► write ──► lint the graph ──► ask the live model and a fresh process ──► publish
+    build ──► trace ──► lint ──► write ──┬──► lint the graph ──► ask the live model ──┬──► publish
+                                         └──► a fresh process loads it, and is asked ──┘
 
 Whatever fails on the way leaves the model's folder as it was.
 """
@@ -111,11 +112,18 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                     judge = judge_with(kept)
         with steps.step("write", "writing the SavedModel"):
             signatures = savedmodel.write_savedmodel(servable, functions, staging.version_folder)
-            require_clean(lint_graph(read_graph(staging.version_folder), signatures), target.allow)
         with steps.step("prove", "asking the live model and a fresh process the golden requests"):
+
+            def linted(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
+                # While the fresh process loads the version.
+                require_clean(lint_graph(read_graph(staging.version_folder), signatures), target.allow)
+                yield from requests
+
             refused = {target.builder.partition(".")[0].partition(":")[0]}
             try:
-                golden, proof = prove(fresh, staging.version_folder, signatures, requests, judge, refused)
+                golden, proof = prove(
+                    fresh, staging.version_folder, signatures, linted(requests), judge, refused, steps.say
+                )
             except ProofError as error:
                 raise ProofError(
                     f"{error}\n  (a common reason: Python in the function that ran only once, when it was made a graph)"

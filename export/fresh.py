@@ -2,12 +2,13 @@
 
 Run by path, `python -I fresh.py DESCRIPTORS`: the current folder and the environment's paths are not looked at for
 modules, and Keras and this toolkit, which may be installed, are refused. TensorFlow is imported at once and tried on a
-model of a few numbers, so that nothing is left to be set up when the first order comes.
+small model, so that nothing is left to be set up when the first order comes.
 
 Orders come on stdin, answers go to stdout, in their order; a message is its length, 8 bytes, and then the message:
 
     {"load": folder, "ways": […], "refused": […]}  loads a version in those ways, forgetting what was loaded before, and
-                                                   refuses more packages; the answer is the signatures as JSON,
+                                                   refuses more packages; for each way the answer is the
+                                                   signatures as JSON,
                                                    {signature: {"inputs", "outputs": {name: [dtype, shape or null]}}}
     a PredictionLog                                asks its request; an answer for each way, a PredictResponse
 
@@ -20,11 +21,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import queue
 import struct
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +35,8 @@ from typing import Any, BinaryIO
 
 # Answers a signature's inputs, by name, with its outputs.
 Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+# An answer's kind, and the answer.
+Message = tuple[bytes, bytes]
 # How a version can be run: through the functions that TensorFlow 2 restores, and through a session over the graph, as
 # TensorFlow Serving does. They read different parts of the SavedModel, and one can be right where the other is wrong.
 WAYS = ("function", "session")
@@ -40,6 +45,9 @@ REFUSED = ("clients", "export", "k8s", "keras", "serving", "tests", "tf_keras")
 ERROR_LINES = 8
 KINDS = ("inputs", "outputs")
 LENGTH = struct.Struct("<Q")
+# Where oneDNN is used TensorFlow keeps what was freed, a model's size of it, for the device that it was allocated for;
+# a second load, in a session, would not get it (tensorflow/core/util/onednn_env_vars.h).
+SYSTEM_ALLOCATOR = ("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 ANSWER, ERROR = b"A", b"E"
 
 
@@ -71,77 +79,90 @@ def main() -> None:
     # What anything prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    import tensorflow  # noqa: F401
+    os.environ.setdefault(*SYSTEM_ALLOCATOR)
+    import tensorflow as tf
 
+    # Functions run the graph as it was written, sessions as Grappler makes it, which is how it is served.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     prediction_log, response = _messages(Path(sys.argv[1]))
     _practise()
     # What is there now stays; looking through it for garbage takes longer than an answer.
     gc.collect()
     gc.freeze()
+    # Each way at its own pace: a function is loaded by Python, a session by C++, and most of the time that a first
+    # answer takes is not Python's either.
+    workers = {way: ThreadPoolExecutor(1) for way in WAYS}
     loaded: dict[str, Ask] = {}
+    ways: list[str] = []
+    pending: queue.SimpleQueue[list[Future[Message]] | None] = queue.SimpleQueue()
+    writer = threading.Thread(target=_write, args=(answers, pending))
+    writer.start()
     for order in _read_orders(sys.stdin.buffer):
-        if order.startswith(b"{"):
-            job = json.loads(order)
-            refusal.packages.update(job["refused"])
-            if loaded:
-                # A session's graph and its functions know each other; their variables go when both do.
-                loaded = {}
-                gc.collect()
-            try:
-                loaded, signatures = _load(job["load"], job["ways"])
-            except Exception as error:
-                _write(answers, ERROR, _shortened(error).encode())
-                continue
-            _write(answers, ANSWER, json.dumps(signatures).encode())
+        if not order.startswith(b"{"):
+            request = _read_request(prediction_log.FromString(order))
+            pending.put([workers[way].submit(_answer, way, loaded, request, response()) for way in ways])
             continue
-        for kind, answer in _answers(loaded, prediction_log.FromString(order), response):
-            _write(answers, kind, answer)
+        job = json.loads(order)
+        ways = job["ways"]
+        refusal.packages.update(job["refused"])
+        for worker in workers.values():
+            worker.submit(int).result()
+        if loaded:
+            # A session's graph and its functions know each other; their variables go when both do.
+            loaded.clear()
+            gc.collect()
+        loads = [workers[way].submit(_load_or_tell, way, job["load"], loaded) for way in ways]
+        pending.put(loads)
+    pending.put(None)
+    writer.join()
 
 
-def _answers(loaded: Mapping[str, Ask], log: Any, response: Any) -> Iterator[tuple[bytes, bytes]]:
-    """For each way that a version is loaded in, what it answers to the request in `log`."""
+def _load_or_tell(way: str, folder: str, loaded: dict[str, Ask]) -> Message:
+    try:
+        loaded[way], signatures = LOAD[way](folder)
+    except Exception as error:
+        return ERROR, _shortened(error).encode()
+    return ANSWER, json.dumps(signatures).encode()
+
+
+def _answer(way: str, loaded: Mapping[str, Ask], request: tuple[str, dict[str, Any]], response: Any) -> Message:
     import tensorflow as tf
 
-    signature, inputs = _read_request(log)
-
-    def answer(way: str) -> tuple[bytes, bytes]:
-        message = response()
-        try:
-            for name, tensor in loaded[way](signature, inputs).items():
-                message.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
-        except Exception as error:
-            return ERROR, f"as a {way}: {_shortened(error)}".encode()
-        return ANSWER, message.SerializeToString()
-
-    # At once: the first answer takes long in each of them, and most of that is not Python's time.
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(answer, loaded)
+    try:
+        for name, tensor in loaded[way](*request).items():
+            response.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
+    except Exception as error:
+        return ERROR, f"as a {way}: {_shortened(error)}".encode()
+    return ANSWER, response.SerializeToString()
 
 
 def _practise() -> None:
-    """Saves, loads and runs a model of a few numbers: TensorFlow does much of its setting up only then."""
+    """Saves, loads and runs a small model of the usual layers: TensorFlow does much of its setting up only then.
+
+    Its oneDNN kernels do some more when they are first given several rows.
+    """
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
         module = tf.Module()
-        module.weights = tf.Variable([[1.0]])
-        spec = tf.TensorSpec((None, 1), tf.float32, name="values")
-        function = tf.function(lambda values: {"product": tf.matmul(values, module.weights)}, input_signature=[spec])
+        module.kernel = tf.Variable(tf.ones((3, 3, 1, 4)))
+        module.weights = tf.Variable(tf.ones((16, 4)))
+        module.bias = tf.Variable(tf.ones(4))
+
+        def practice(image: Any) -> dict[str, Any]:
+            maps = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(image, module.kernel, 1, "SAME"), module.bias))
+            row = tf.reshape(tf.nn.max_pool2d(maps, 2, 2, "VALID"), (-1, 16))
+            scores = tf.nn.softmax(tf.nn.bias_add(tf.matmul(row, module.weights), module.bias))
+            return {"scores": scores, "label": tf.argmax(scores, axis=1)}
+
+        function = tf.function(practice, input_signature=[tf.TensorSpec((None, 4, 4, 1), tf.float32, name="image")])
         tf.saved_model.save(module, folder, signatures={"practice": function.get_concrete_function()})
-        loaded, _ = _load(folder, WAYS)
-        for ask in loaded.values():
-            for tensor in ask("practice", {"values": tf.constant([[1.0]])}).values():
-                tf.io.serialize_tensor(tensor).numpy()
-
-
-def _load(folder: str, ways: Iterable[str]) -> tuple[dict[str, Ask], dict[str, Any]]:
-    """By way what asks the version in `folder`, and its signatures."""
-    asks: dict[str, Ask] = {}
-    signatures: dict[str, Any] = {}
-    for way in ways:
-        load = {"function": _load_function, "session": _load_session}[way]
-        asks[way], signatures = load(folder)
-    return asks, signatures
+        # Python, too, is quicker at what it has done a few times.
+        for load in 3 * list(LOAD.values()):
+            ask, _ = load(folder)
+            for rows in (1, 2):
+                for tensor in ask("practice", {"image": tf.ones((rows, 4, 4, 1))}).values():
+                    tf.io.serialize_tensor(tensor).numpy()
 
 
 def _load_function(folder: str) -> tuple[Ask, dict[str, Any]]:
@@ -253,9 +274,15 @@ def _read_orders(stream: BinaryIO) -> Iterator[bytes]:
         yield stream.read(*LENGTH.unpack(length))
 
 
-def _write(stream: BinaryIO, kind: bytes, message: bytes) -> None:
-    stream.write(LENGTH.pack(len(message) + 1) + kind + message)
-    stream.flush()
+def _write(stream: BinaryIO, pending: queue.SimpleQueue[list[Future[Message]] | None]) -> None:
+    """Writes the answers in the order of their requests."""
+    while (answers := pending.get()) is not None:
+        for kind, message in (answer.result() for answer in answers):
+            stream.write(LENGTH.pack(len(message) + 1) + kind + message)
+            stream.flush()
+
+
+LOAD = {"function": _load_function, "session": _load_session}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from clients.messages import PredictResponse
 from clients.tensors import Array, from_proto
 from export import fresh
 from export.errors import ProofError
-from export.golden import batch_of, prediction_log
+from export.golden import EdgeRequest, batch_of, prediction_log
 from export.manifest import ServedSignature
 from export.servable import TensorSpec
 from export.tolerances import Judge, describe
@@ -89,7 +89,7 @@ class FreshProcess:
     def load(self, version_folder: Path, ways: Sequence[str], refused: Iterable[str] = ()) -> None:
         """Lets it load the version in `version_folder`, from now on without the packages `refused`.
 
-        Its signatures, or the error, come with `signatures`.
+        Its signatures, or the error, come with `signatures`, for each of the `ways`.
         """
         self._send(
             json.dumps({"load": str(version_folder.absolute()), "ways": ways, "refused": list(refused)}).encode()
@@ -100,7 +100,10 @@ class FreshProcess:
         self._send(prediction_log(request, "").SerializeToString())
 
     def signatures(self) -> dict[str, dict[str, dict[str, TensorSpec]]]:
-        """The signatures of the version that `load` began to load. Raises ProofError when it can't be loaded."""
+        """The signatures of the version that `load` began to load, in its first way, then in the next.
+
+        Raises ProofError when it can't be loaded so.
+        """
         return {
             name: {
                 kind: {
@@ -164,41 +167,76 @@ def prove(
     requests: Iterable[GoldenRequest],
     judge: Judge,
     refused: Iterable[str] = (),
+    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[GoldenRequest], Proof]:
     """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
 
-    The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list. Raises ProofError
-    naming the signature, the output and the largest difference.
+    The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list, without the edge
+    values that are disputed, of which `note` is told. Raises ProofError naming the signature, the output and the
+    largest difference.
     """
     one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
     rounds = [[way] for way in fresh.WAYS] if one_by_one else [list(fresh.WAYS)]
     comparison = _Comparison(judge)
+    golden: list[GoldenRequest] = []
     for ways in rounds:
         fresh_process.load(version_folder, ways, refused)
-        asked = []
-        for request in requests:
-            fresh_process.ask(request)
-            asked.append(request)
-        _check_signatures(fresh_process.signatures(), signatures)
-        for request in asked:
-            for way in ways:
-                comparison.compare(_as_recorded(request), _as_recorded(request, fresh_process.answer(request)), way)
-        requests = asked
-    return list(requests), Proof(len(asked), comparison.identical, comparison.largest)
+        asked = _ask(fresh_process, requests)
+        for _ in ways:
+            _check_signatures(fresh_process.signatures(), signatures)
+        golden = []
+        while asked:
+            settled, anew = _compare(fresh_process, asked, ways, comparison, note)
+            golden += settled
+            asked = _ask(fresh_process, anew)
+        requests = golden
+    return golden, Proof(len(golden), comparison.identical, comparison.largest)
+
+
+def _ask(fresh_process: FreshProcess, requests: Iterable[GoldenRequest]) -> list[GoldenRequest]:
+    asked = []
+    for request in requests:
+        fresh_process.ask(request)
+        asked.append(request)
+    return asked
+
+
+def _compare(
+    fresh_process: FreshProcess,
+    asked: Iterable[GoldenRequest],
+    ways: Sequence[str],
+    comparison: _Comparison,
+    note: Callable[[str], None],
+) -> tuple[list[GoldenRequest], list[GoldenRequest]]:
+    """Those of the requests that were `asked` that are answered as they should, and those to be asked anew."""
+    settled: list[GoldenRequest] = []
+    anew: list[GoldenRequest] = []
+    for request in asked:
+        answers = [fresh_process.answer(request) for _ in ways]
+        if isinstance(request, EdgeRequest):
+            disputed = {row for answer in answers for row in request.disputed(answer, comparison.judge)}
+            if disputed:
+                note(request.told(disputed))
+                anew.append(request.without(disputed))
+                continue
+        for way, answer in zip(ways, answers, strict=True):
+            comparison.compare(_as_recorded(request), _as_recorded(request, answer), way)
+        settled.append(request)
+    return settled, anew
 
 
 class _Comparison:
     """What all comparisons so far came to."""
 
     def __init__(self, judge: Judge) -> None:
-        self._judge = judge
+        self.judge = judge
         self.identical = True
         self.largest = 0.0
 
     def compare(self, golden: GoldenRequest, answered: GoldenRequest, way: str) -> None:
         """Raises ProofError when `answered` is not what `golden` has."""
         for output, expected in golden.outputs.items():
-            difference = self._judge.judge(answered.outputs[output], expected)
+            difference = self.judge.judge(answered.outputs[output], expected)
             if difference.verdict == "different":
                 raise ProofError(
                     f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers a batch "

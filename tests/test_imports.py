@@ -53,6 +53,9 @@ def test_importing_the_clients_takes_less_than_a_second() -> None:
     [
         ["export"],
         ["export", "build"],
+        ["export", "check"],
+        ["export", "lint"],
+        ["export", "publish"],
         ["serving"],
         ["serving", "run"],
         ["serving.embedded"],

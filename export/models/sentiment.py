@@ -88,9 +88,12 @@ def build() -> Servable:
     accuracy = float(np.mean((guesses > 0) == (ratings[test] > 0)))
     if accuracy < WANTED_ACCURACY:
         raise ValueError(f"{accuracy:.1%} of its guesses have the right sign, {WANTED_ACCURACY:.0%} are wanted")
-    vocabulary = Path(tempfile.mkdtemp()) / "vocabulary.txt"
+    temporary = tempfile.TemporaryDirectory()
+    vocabulary = Path(temporary.name) / "vocabulary.txt"
     vocabulary.write_bytes(b"\n".join(words) + b"\n")
     module = Sentiment(vocabulary, ratings, weights)
+    # The vocabulary is copied from there when the module is saved.
+    module.made_in = temporary
     texts = {"text": _texts(folder / "emoji_utf8_lexicon.txt", words)}
     text = {"text": TensorSpec("string", (None,))}
     return Servable(

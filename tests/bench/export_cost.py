@@ -1,0 +1,203 @@
+"""What an export costs more than saving and loading a model: time, with `digits`, and memory, with 500 MB of weights.
+
+python -m tests.bench.export_cost time    saves and loads, and exports, in turn, each in a process of its own
+python -m tests.bench.export_cost memory  the most that the export and its fresh process have in memory (on Linux)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from export.servable import Servable
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS, COLUMNS, BLOCK = 12_500, 10_000, 500
+MB = 1_000_000
+# How the samples can be saved with TensorFlow alone.
+WAYS = {"dense": ("model", "variables"), "digits": ("export", "variables")}
+
+
+def save_and_load(name: str, how: str) -> dict[str, float]:
+    """Seconds to save and load the sample `name` with TensorFlow alone, saving what `how` says.
+
+    `model`: tf.saved_model.save of the Keras model with the sample's signatures (it fails on models with random layers,
+    whose seeds it doesn't find), `export`: Keras' own export, `variables`: tf.saved_model.save of nothing but the
+    signatures and the variables that they use.
+    """
+    import tensorflow as tf
+
+    servable = _builder(name)()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        if how == "export":
+            servable.module.export(folder, format="tf_saved_model", verbose=False)
+        else:
+            signatures = {}
+            for key, signature in servable.signatures.items():
+                specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in signature.inputs.items()}
+                signatures[key] = tf.function(signature.function).get_concrete_function(**specs)
+            module = servable.module
+            if how == "variables":
+                module = tf.Module()
+                module.used = [variable for function in signatures.values() for variable in function.variables]
+            tf.saved_model.save(module, folder, signatures)
+        tf.saved_model.load(folder)
+        return {"seconds": time.perf_counter() - started}
+
+
+def export_sample(name: str) -> dict[str, float]:
+    """Seconds of an export of the sample `name`, and of its steps, without those of its training."""
+    from export.errors import ProofError
+    from export.exporter import Target, export
+    from export.proof import FreshProcess
+
+    build = _builder(name)
+    with tempfile.TemporaryDirectory() as folder, FreshProcess() as fresh:
+        # Training leaves it time to import TensorFlow, but here the weights may come from the cache.
+        fresh.load(Path(folder), ["function"])
+        with contextlib.suppress(ProofError):
+            fresh.signatures()
+        exported = export(Target(name, f"export.models.{name}:build", Path(folder)), build, fresh, lambda _: None)
+    steps = {name: seconds for name, seconds in exported.seconds.items() if name != "build"}
+    return {"seconds": sum(steps.values()), **steps}
+
+
+def _builder(name: str) -> Callable[[], Servable]:
+    from export.builders import find_builder
+
+    return find_builder(f"export.models.{name}:build")
+
+
+def export_large() -> dict[str, float]:
+    """The megabytes that a model of 500 MB takes in both processes when it is exported, and how many copies that is."""
+    from export.console import import_tensorflow
+    from export.exporter import Target, export
+    from export.proof import FreshProcess
+    from export.servable import Signature, TensorSpec
+
+    import_tensorflow()
+    import numpy as np
+    import tensorflow as tf
+
+    def build(rows: int = ROWS) -> Servable:
+        module = tf.Module()
+        module.weights = tf.Variable(tf.zeros((rows, COLUMNS)))
+        for start in range(0, rows, BLOCK):
+            block = module.weights[start : start + BLOCK]
+            block.assign(tf.random.stateless_uniform(block.shape, (1, start)))
+        return Servable(
+            module=module,
+            signatures={
+                "serving_default": Signature(
+                    lambda values: {"product": tf.matmul(values, module.weights)},
+                    {"values": TensorSpec("float32", (None, rows))},
+                    ("product",),
+                )
+            },
+            examples={"serving_default": {"values": np.random.default_rng(1).random((32, rows), np.float32)}},
+        )
+
+    with tempfile.TemporaryDirectory() as folder, FreshProcess() as fresh:
+        target = Target("large", "tests.bench.export_cost:build", Path(folder, "large"))
+        # What TensorFlow sets up on first use is no copy of the weights.
+        export(replace(target, folder=Path(folder, "small")), lambda: build(2), fresh, lambda _: None)
+        gc.collect()
+        servable = build()
+        processes = [psutil.Process(), *psutil.Process().children()]
+        for process in processes:
+            # From now on the kernel keeps the most that it has.
+            Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+        before = [process.memory_info().rss for process in processes]
+        started = time.perf_counter()
+        export(target, lambda: servable, fresh, lambda _: None)
+        seconds = time.perf_counter() - started
+        most = [_peak(process) for process in processes]
+    size = 4 * ROWS * COLUMNS
+    # The model, which was there before, is its first copy.
+    exporter, fresh_process = size + most[0] - before[0], most[1] - before[1]
+    return {
+        "model_mb": size / MB,
+        "exporter_mb": exporter / MB,
+        "fresh_process_mb": fresh_process / MB,
+        "copies": (exporter + fresh_process) / size,
+        "seconds": seconds,
+    }
+
+
+def _peak(process: psutil.Process) -> int:
+    """The most bytes that `process` had in memory, as the kernel counts them."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
+
+
+def in_a_process_of_its_own(*job: str) -> dict[str, float]:
+    """What this module prints for `job`."""
+    return json.loads(  # type: ignore[no-any-return]
+        subprocess.check_output(
+            [sys.executable, "-m", "tests.bench.export_cost", *job],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        )
+    )
+
+
+def compare_times(rounds: int) -> dict[str, Any]:
+    """Saves and loads the samples in every way that works, and exports them, in turn: median seconds, and ratios."""
+    result: dict[str, Any] = {}
+    for name, ways in WAYS.items():
+        times: dict[str, list[dict[str, float]]] = {way: [] for way in (*ways, "ours")}
+        for number in range(rounds):
+            for way in ways:
+                times[way].append(in_a_process_of_its_own("save-and-load", name, way))
+            times["ours"].append(in_a_process_of_its_own("export", name))
+            print(f"{name}: round {number + 1} of {rounds}", file=sys.stderr)
+        ours = {step: statistics.median(one[step] for one in times["ours"]) for step in times["ours"][0]}
+        bare = {way: statistics.median(one["seconds"] for one in times[way]) for way in ways}
+        result[name] = {
+            "export": ours,
+            "save_and_load": bare,
+            "ratio": {way: ours["seconds"] / seconds for way, seconds in bare.items()},
+        }
+    return result
+
+
+def main() -> None:
+    """Does what the module's docstring says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs: dict[str, Callable[..., dict[str, float]]] = {
+        "save-and-load": save_and_load,
+        "export": export_sample,
+        "large": export_large,
+    }
+    parser.add_argument("what", choices=["time", "memory", *jobs])
+    parser.add_argument("more", nargs="*")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    if arguments.what == "time":
+        result: dict[str, Any] = compare_times(arguments.rounds)
+    elif arguments.what == "memory":
+        result = in_a_process_of_its_own("large")
+    else:
+        with contextlib.redirect_stdout(sys.stderr):
+            result = jobs[arguments.what](*arguments.more)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
