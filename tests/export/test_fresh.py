@@ -25,6 +25,8 @@ from export.servable import Servable
 from export.tolerances import Judge
 from tests.export import zoo
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def write(servable: Servable, folder: Path) -> dict[str, ServedSignature]:
     return savedmodel.write_savedmodel(servable, savedmodel.trace(servable), folder)
@@ -85,7 +87,8 @@ def test_it_answers_every_golden_request_as_a_function_and_in_a_session(tmp_path
         process.load(tmp_path / "version", fresh.WAYS, {"zoo"})
         for request in requests:
             process.ask(request)
-        assert set(process.signatures()) == {"serving_default", "loud"}
+        for _ in fresh.WAYS:
+            assert set(process.signatures()) == {"serving_default", "loud"}
         for request in requests:
             for _ in fresh.WAYS:
                 for name, answered in process.answer(request).items():
@@ -185,3 +188,20 @@ def test_its_messages_are_tensorflow_servings() -> None:
     log, _ = fresh._messages(DESCRIPTORS)
     ours = clients.messages.PredictionLog.DESCRIPTOR
     assert [field.number for field in log.DESCRIPTOR.fields] == [field.number for field in ours.fields]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked how much memory they had, as Linux tells it")
+def test_a_model_of_500_mb_is_in_memory_twice_while_it_is_exported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.export_cost", "memory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    took = json.loads(done.stdout)
+    assert took["model_mb"] == 500
+    # The rest is what TensorFlow works with.
+    assert took["exporter_mb"] < 560
+    assert took["fresh_process_mb"] < 600

@@ -126,7 +126,7 @@ def test_models_yaml_and_the_command_line_name_files(project: Project) -> None:
     # 1, 2, 7 and 8 rows, edge values, and the two files.
     assert json.loads(done.stdout)["models"][0]["golden_requests"] == 7
     requests = read_golden(project.folder / "models/scale/1").requests
-    assert [len(request.inputs["rows"]) for request in requests] == [1, 2, 7, 8, 4, 1, 4]
+    assert [len(request.inputs["rows"]) for request in requests] == [1, 2, 7, 8, 5, 1, 4]
     (project.folder / "mine.json").write_text("{}")
     wrong = project.run("build")
     assert wrong.returncode == 1

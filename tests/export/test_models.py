@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ def test_the_fleet_is_exported_and_every_version_is_complete(exported_fleet: Exp
     assert len(lines) == len(SAMPLES)
     for model, line in zip(SAMPLES, lines, strict=True):
         assert line.startswith(f"{model}: version 1 in ")
-        assert line.endswith(" golden requests verified equal")
+        # On some processors a session's fused layers round otherwise.
+        assert re.search(r" golden requests verified (equal|within tolerance, largest difference \S+)$", line)
         assert is_complete(exported_fleet.models / model / "1")
 
 

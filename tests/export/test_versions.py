@@ -58,7 +58,7 @@ def test_a_version_is_shown_whole(first_export: FirstExport) -> None:
         r"rows +40",
         r"tolerance float32 +1e-05 \+ 1e-05 of the value",
         r"saved_model.pb +[\d.]+ kB",
-        r"golden, serving_default +5 requests, of 1, 2, 7, 32, 4 rows",
+        r"golden, serving_default +5 requests, of 1, 2, 7, 32, 5 rows",
         r"warm-up +5 requests",
         r"serving_default +predict +in rows +float32 \(None, 3\)",
         r"serving_default +predict +out scaled +float32 \(None, 3\)",
@@ -82,7 +82,7 @@ def test_the_same_comes_as_json_without_tensorflow(first_export: FirstExport) ->
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert shown["signatures"]["serving_default"]["inputs"] == {"rows": {"dtype": "float32", "shape": [None, 3]}}
-    assert shown["golden_requests"] == {"serving_default": [1, 2, 7, 32, 4]}
+    assert shown["golden_requests"] == {"serving_default": [1, 2, 7, 32, 5]}
     assert shown["bytes"]["total"] == sum(size for part, size in shown["bytes"].items() if part != "total")
     assert shown["manifest"]["builder"] == "zoo:scale"
 
@@ -119,7 +119,7 @@ def test_two_exports_of_the_same_are_equal(versions: Path) -> None:
     diff = diff_versions(versions / "1", versions / "2")
     assert (diff.signatures, diff.weights, diff.weights_equal, diff.breaking) == ((), (), 1, False)
     (answer,) = diff.answers
-    assert (answer.verdict, answer.requests, answer.rows, answer.rows_different) == ("equal", 5, 46, 0)
+    assert (answer.verdict, answer.requests, answer.rows, answer.rows_different) == ("equal", 5, 47, 0)
 
 
 def test_two_versions_differ_in_signatures_weights_metrics_and_answers(versions: Path) -> None:
@@ -136,7 +136,7 @@ def test_two_versions_differ_in_signatures_weights_metrics_and_answers(versions:
     (answer,) = diff.answers
     assert (answer.signature, answer.output, answer.verdict) == ("serving_default", "scaled", "different")
     # Zeros and what isn't a number stay; the largest is infinite times anything.
-    assert answer.rows_different == 42
+    assert answer.rows_different == 43
     assert diff.requests_only_one_has == 5
 
 
@@ -147,7 +147,7 @@ def test_the_difference_is_printed_and_comes_as_json(versions: Path, project: Pr
         r"shift +it is new",
         r"error +0\.5",
         r"factor +changed +1 +0\.1857",
-        r"serving_default +scaled +different +\S+ +42 of 46",
+        r"serving_default +scaled +different +\S+ +43 of 47",
         r"5 requests +only one version has them",
     ):
         assert re.search(rf"^ *{line} *$", done.stdout, re.M), (line, done.stdout)
