@@ -68,6 +68,9 @@ def make_task(servable: Servable, signature: Signature, method: str) -> Task:
 
     Raises RequestError INVALID_ARGUMENT for a signature that has other inputs and outputs than the method needs.
     """
+    if servable.check_methods and signature.method != method:
+        kind = {CLASSIFY: "classification", REGRESS: "regression"}[method]
+        raise _invalid(f"Expected {kind} signature method_name to be {method}. Was: {signature.method}")
     check = {CLASSIFY: _classify_outputs, REGRESS: _regress_outputs}[method]
     if len(signature.inputs) != 1:
         raise _invalid("Expected one input Tensor.")

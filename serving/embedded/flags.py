@@ -34,6 +34,9 @@ class Flags:
     model_config_file: Annotated[
         Path | None, _PATH, "Text ModelServerConfig; what it says overrides the two flags above."
     ] = None
+    model_config_file_poll_wait_seconds: Annotated[
+        float, _SECONDS, "How often that file is read and applied again; 0 or less: never."
+    ] = 0.0
     file_system_poll_wait_seconds: Annotated[
         float, _SECONDS, "How often base paths are looked at; 0 or less: only at the start."
     ] = 1.0
@@ -42,15 +45,43 @@ class Flags:
     ] = False
     max_num_load_retries: Annotated[int, _COUNT, "How often a load that failed is tried again."] = 5
     load_retry_interval_micros: Annotated[int, _MICROSECONDS, "Time between these tries, in microseconds."] = 60_000_000
+    saved_model_tags: Annotated[str, click.STRING, "Comma-separated tags of the graph that is loaded."] = "serve"
     enable_model_warmup: Annotated[bool, click.BOOL, "Play a version's warm-up requests before it is available."] = True
+    num_request_iterations_for_warmup: Annotated[int, _COUNT, "How often each warm-up request is played; 0: once."] = 0
     grpc_max_threads: Annotated[int, _THREADS, "Threads that answer gRPC."] = 4 * (os.cpu_count() or 1)
     rest_api_num_threads: Annotated[int, _THREADS, "Threads that answer REST."] = 4 * (os.cpu_count() or 1)
+    rest_api_enable_cors_support: Annotated[
+        bool, click.BOOL, "Let any web page's scripts read REST answers (CORS headers)."
+    ] = False
+    enable_grpc_healthcheck_service: Annotated[bool, click.BOOL, "Serve grpc.health.v1.Health."] = False
+    enable_signature_method_name_check: Annotated[
+        bool, click.BOOL, "Ask a signature only as the method that it says it is for."
+    ] = False
+    enable_serialization_as_tensor_content: Annotated[
+        bool, click.BOOL, "Answer gRPC predict in tensor_content instead of typed fields."
+    ] = False
+    tensorflow_session_parallelism: Annotated[int, _COUNT, "Whichever of the next two is not given."] = 0
     tensorflow_intra_op_parallelism: Annotated[int, _COUNT, "Threads inside one operation; 0: TensorFlow decides."] = 0
     tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations of a request that run at a time; 0: one."] = 0
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True
 
+
+# Flags of tensorflow_model_server that make no sense here: accepted, so that one command line fits both, and said.
+ELSEWHERE: dict[str, tuple[click.ParamType[Any], str]] = {
+    "num_load_threads": (click.INT, "loading is mostly Python's work, two threads do it"),
+    "num_unload_threads": (click.INT, "every version is unloaded in a thread of its own"),
+    "flush_filesystem_caches": (click.BOOL, "nothing is read that the operating system should forget"),
+    "remove_unused_fields_from_bundle_metagraph": (click.BOOL, "the graph's description is kept only by the session"),
+    "per_process_gpu_memory_fraction": (click.FLOAT, "this server runs on the CPU"),
+    "xla_gpu_compilation_enabled": (click.BOOL, "this server runs on the CPU"),
+    "enable_profiler": (click.BOOL, "there is no profiler service"),
+    "prefer_tflite_model": (click.BOOL, "there is no TensorFlow Lite here"),
+    "num_tflite_interpreters_per_pool": (click.INT, "there is no TensorFlow Lite here"),
+    "num_tflite_pools": (click.INT, "there is no TensorFlow Lite here"),
+    "skip_initialize_tpu": (click.BOOL, "there is no TPU here"),
+}
 
 EPILOG = """\b
 Examples:
@@ -69,6 +100,9 @@ def command(run: Callable[[Flags], int]) -> click.Command:
     """The command that reads the flags and exits with what `run` returns for them."""
 
     def callback(**values: Any) -> None:
+        for name, (_, why) in ELSEWHERE.items():
+            if values.pop(name) is not None:
+                click.echo(f"--{name} has no effect: {why}", err=True)
         flags = Flags(**values)
         _check(flags)
         raise SystemExit(run(flags))
@@ -85,21 +119,28 @@ def command(run: Callable[[Flags], int]) -> click.Command:
     return click.Command(
         "python -m serving.embedded",
         callback=callback,
-        params=[*(_option(field, *get_args(kinds[field.name])[1:]) for field in dataclasses.fields(Flags)), version],
+        params=[
+            *(
+                _option(field.name, field.default, *get_args(kinds[field.name])[1:])
+                for field in dataclasses.fields(Flags)
+            ),
+            *(_option(name, None, kind, f"No effect: {why}.") for name, (kind, why) in ELSEWHERE.items()),
+            version,
+        ],
         help="Serve SavedModels over gRPC and REST as TensorFlow Serving does, in a Python process.",
         epilog=EPILOG,
         context_settings={"help_option_names": ["--help"], "max_content_width": 120, "show_default": True},
     )
 
 
-def _option(field: dataclasses.Field[Any], kind: click.ParamType[Any], text: str) -> click.Option:
+def _option(name: str, default: Any, kind: click.ParamType[Any], text: str) -> click.Option:
     if kind is not click.BOOL:
-        return click.Option([f"--{field.name}"], type=kind, default=field.default, help=text)
+        return click.Option([f"--{name}"], type=kind, default=default, help=text)
     # `--flag` alone is `--flag=true`.
     return click.Option(
-        [f"--{field.name}"],
+        [f"--{name}"],
         type=kind,
-        default=field.default,
+        default=default,
         is_flag=False,
         flag_value="true",
         metavar="[=true|false]",
@@ -114,6 +155,14 @@ def _check(flags: Flags) -> None:
         raise click.UsageError("Neither gRPC nor REST has a port; give --port or --rest_api_port.")
     if flags.port == flags.rest_api_port:
         raise click.UsageError(f"gRPC and REST can't both have port {flags.port}; change --port or --rest_api_port.")
+    threads = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
+    if flags.tensorflow_session_parallelism and all(threads):
+        raise click.UsageError(
+            "--tensorflow_session_parallelism is for whichever of --tensorflow_intra_op_parallelism and "
+            "--tensorflow_inter_op_parallelism is not given; leave one of the three out."
+        )
+    if flags.model_config_file_poll_wait_seconds > 0 and flags.model_config_file is None:
+        raise click.UsageError("--model_config_file_poll_wait_seconds needs a --model_config_file to read.")
     if math.isnan(flags.file_system_poll_wait_seconds):
         raise click.UsageError("--file_system_poll_wait_seconds=nan is not a number of seconds.")
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, PredictResponse
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+
+from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, PredictResponse, ReloadConfigResponse
 from clients.tensors import Array, from_proto
+from serving.embedded.configuration import Configuration
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.inference import ModelSpec, acquire, predict
 from serving.embedded.manager import Manager
+from serving.embedded.model_config import models_of
 from serving.embedded.signature import DEFAULT_SIGNATURE
 from serving.embedded.tensor_proto import write_tensor
 
 METADATA_FIELD = "signature_def"
 
 
-def answer_predict(manager: Manager, request: Any) -> Any:
-    """A PredictResponse to a PredictRequest."""
+def answer_predict(manager: Manager, request: Any, *, tensor_content: bool = False) -> Any:
+    """A PredictResponse to a PredictRequest, its tensors in typed fields or as `tensor_content`."""
     spec = request.model_spec
     with acquire(manager, model_spec(request)) as servable:
         name = spec.signature_name or DEFAULT_SIGNATURE
@@ -29,7 +33,7 @@ def answer_predict(manager: Manager, request: Any) -> Any:
         response = PredictResponse()
         fill_spec(response.model_spec, servable.model, servable.version, name)
         for alias, array in outputs.items():
-            write_tensor(response.outputs[alias], array)
+            write_tensor(response.outputs[alias], array, content=tensor_content)
         return response
 
 
@@ -62,6 +66,34 @@ def answer_status(manager: Manager, request: Any, *, explain: bool) -> Any:
             entry.status.error_code = int(status.error.code)
             entry.status.error_message = status.error.say(explain=explain)
     return response
+
+
+def answer_reload(configuration: Configuration, request: Any) -> Any:
+    """A ReloadConfigResponse to a ReloadConfigRequest, when the models are served; errors are errors of the call."""
+    if request.config.WhichOneof("config") != "model_config_list":
+        text = (
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+            "supported"
+        )
+        raise RequestError(Code.INVALID_ARGUMENT, text)
+    configuration.apply(models_of(request.config.model_config_list))
+    response = ReloadConfigResponse()
+    response.status.SetInParent()
+    for name in sorted(set(request.metric_names)):
+        # TensorFlow Serving counts nothing either.
+        response.metric.add(name=name).int64_value_increase = 0
+    return response
+
+
+def answer_health(data: bytes) -> bytes:
+    """A HealthCheckResponse to a HealthCheckRequest: SERVING for the server as a whole, which is all that is known.
+
+    https://github.com/grpc/grpc/blob/master/doc/health-checking.md; a message with a string, and one with an enum, are
+    on the wire what these two wrappers are.
+    """
+    if StringValue.FromString(data).value:
+        raise RequestError(Code.NOT_FOUND, "service name unknown")
+    return Int32Value(value=1).SerializeToString()
 
 
 def model_spec(request: Any) -> ModelSpec:

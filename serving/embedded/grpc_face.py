@@ -23,9 +23,17 @@ from clients.messages import (
     MultiInferenceRequest,
     PredictRequest,
     RegressionRequest,
+    ReloadConfigRequest,
 )
+from serving.embedded.configuration import Configuration
 from serving.embedded.errors import Code, RequestError, StartError
-from serving.embedded.grpc_answers import answer_metadata, answer_predict, answer_status
+from serving.embedded.grpc_answers import (
+    answer_health,
+    answer_metadata,
+    answer_predict,
+    answer_reload,
+    answer_status,
+)
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.manager import Manager
 
@@ -33,6 +41,7 @@ log = logging.getLogger(__name__)
 
 PREDICTION = "tensorflow.serving.PredictionService"
 MODEL = "tensorflow.serving.ModelService"
+HEALTH = "/grpc.health.v1.Health/Check"
 LONGEST_DETAILS = 1024
 HAND_OVER_SECONDS = 0.1
 
@@ -41,26 +50,38 @@ Method = Callable[[bytes], bytes]
 Methods = dict[str, Method]
 
 
-def methods(manager: Manager, *, explain: bool) -> Methods:
-    """Every method that is served, by its full name; `explain` is for the errors in a status."""
+def methods(
+    manager: Manager,
+    configuration: Configuration,
+    *,
+    explain: bool = True,
+    tensor_content: bool = False,
+    health: bool = False,
+) -> Methods:
+    """Every method that is served, by its full name.
 
-    def method(request_class: Any, answer: Callable[..., Any], **options: bool) -> Method:
+    `explain` is for the errors in a status, `tensor_content` for predict's answers; `health` adds the health service.
+    """
+
+    def method(request_class: Any, answer: Callable[..., Any], of: object = manager, **options: bool) -> Method:
         def call(data: bytes) -> bytes:
             try:
                 request = request_class.FromString(data)
             except DecodeError:
                 raise RequestError(Code.INTERNAL, "") from None
-            return answer(manager, request, **options).SerializeToString()  # type: ignore[no-any-return]
+            return answer(of, request, **options).SerializeToString()  # type: ignore[no-any-return]
 
         return call
 
     return {
-        f"/{PREDICTION}/Predict": method(PredictRequest, answer_predict),
+        f"/{PREDICTION}/Predict": method(PredictRequest, answer_predict, tensor_content=tensor_content),
         f"/{PREDICTION}/Classify": method(ClassificationRequest, answer_classify),
         f"/{PREDICTION}/Regress": method(RegressionRequest, answer_regress),
         f"/{PREDICTION}/MultiInference": method(MultiInferenceRequest, answer_multi_inference),
         f"/{PREDICTION}/GetModelMetadata": method(GetModelMetadataRequest, answer_metadata),
         f"/{MODEL}/GetModelStatus": method(GetModelStatusRequest, answer_status, explain=explain),
+        f"/{MODEL}/HandleReloadConfigRequest": method(ReloadConfigRequest, answer_reload, configuration),
+        **({HEALTH: answer_health} if health else {}),
     }
 
 

@@ -14,6 +14,8 @@ from serving.embedded.signature import Signature, runtime_name
 
 T = TypeVar("T")
 
+# What predict can be asked, when methods are checked.
+METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
 # Errors that an input's shape can be the cause of.
 _OF_INPUTS = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.OUT_OF_RANGE)
 
@@ -51,6 +53,10 @@ def predict(
 
     Raises RequestError: INVALID_ARGUMENT for names, tensors and types that don't fit, else the runtime's own.
     """
+    if servable.check_methods and signature.method not in METHODS:
+        wanted = ", ".join(METHODS)
+        text = f"Expected prediction signature method_name to be one of {{{wanted}}}. Was: {signature.method}"
+        raise RequestError(Code.INTERNAL, text)
     _check_names(signature, sent)
     arrays: dict[str, Array] = {}
     for name in signature.inputs:

@@ -15,7 +15,7 @@ from serving.embedded.errors import Code, RequestError
 from serving.embedded.session_call import Call, make_call, translate
 from serving.embedded.signature import Signature, read_signature
 
-SERVING_TAG = "serve"
+SERVING_TAGS = ("serve",)
 # An output filter is the client's choice, so the number of distinct calls that a version keeps needs an end.
 CALLS_KEPT = 64
 
@@ -25,11 +25,15 @@ class Runtime:
     """How TensorFlow runs a version.
 
     `intra_op_threads` are those inside one operation, 0 leaves them to TensorFlow. `inter_op_threads` run operations at
-    the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU.
+    the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
+    `check_methods` a signature can only be asked as the method that it says it is for. `tags` name the graph that is
+    loaded.
     """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
+    check_methods: bool = False
+    tags: tuple[str, ...] = SERVING_TAGS
 
 
 class Servable:
@@ -38,10 +42,13 @@ class Servable:
     `definitions` is the SignatureDefMap they were read from.
     """
 
-    def __init__(self, model: str, version: int, session: Any, definitions: Any) -> None:
+    def __init__(
+        self, model: str, version: int, session: Any, definitions: Any, *, check_methods: bool = False
+    ) -> None:
         self.model = model
         self.version = version
         self.definitions = definitions
+        self.check_methods = check_methods
         self.signatures: Mapping[str, Signature] = {
             name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
         }
@@ -111,12 +118,12 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
     )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     try:
-        meta_graph = tf.compat.v1.saved_model.load(session, [SERVING_TAG], str(path))
+        meta_graph = tf.compat.v1.saved_model.load(session, list(runtime.tags), str(path))
         # The same bytes, read by the classes that the rest of the server uses.
         definitions = SignatureDefMap()
         for name, definition in meta_graph.signature_def.items():
             definitions.signature_def[name].MergeFromString(definition.SerializeToString())
-        return Servable(model, version, session, definitions)
+        return Servable(model, version, session, definitions, check_methods=runtime.check_methods)
     except Exception as error:
         session.close()
         raise _load_error(error) from error

@@ -18,7 +18,7 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,21 +92,15 @@ class Handle:
 class Manager:
     """Loads aspired versions with `load`, serves them, and unloads the others.
 
-    A load that fails is tried again `retries` times, `retry_seconds` apart. `labels` name versions, by model.
+    A load that fails is tried again `retries` times, `retry_seconds` apart.
     """
 
-    def __init__(
-        self,
-        load: Load,
-        *,
-        retries: int = 0,
-        retry_seconds: float = 0,
-        labels: Mapping[str, Mapping[str, int]] | None = None,
-    ) -> None:
+    def __init__(self, load: Load, *, retries: int = 0, retry_seconds: float = 0) -> None:
         self._load = load
         self._retries = retries
         self._retry_seconds = retry_seconds
-        self._labels = labels or {}
+        # By model, what its labels name.
+        self._labels: Mapping[str, Mapping[str, int]] = {}
         self._changed = threading.Condition(threading.Lock())
         self._models: dict[str, dict[int, _Version]] = {}
         self._loads = threading.BoundedSemaphore(PARALLEL_LOADS)
@@ -127,6 +121,28 @@ class Manager:
                 else:
                     had.aspired = True
             self._advance(model)
+
+    def assign_labels(self, labels: Mapping[str, Mapping[str, int]], *, allow_unavailable: bool) -> None:
+        """Says what the labels of each model name from now on, instead of all that was said before.
+
+        With `allow_unavailable` a new label may name a version that isn't available; one that there was may not be
+        moved to such a version. Raises RequestError FAILED_PRECONDITION, and then all labels stay as they are.
+        """
+        with self._changed:
+            for model, named in labels.items():
+                before = self._labels.get(model, {})
+                for label, number in sorted(named.items()):
+                    version = self._models.get(model, {}).get(number)
+                    available = version is not None and version.state is State.AVAILABLE
+                    if not available and not (allow_unavailable and before.get(label, number) == number):
+                        text = (
+                            f"Request to assign label to version {number} of model {model}, which is not currently "
+                            "available for inference"
+                        )
+                        raise RequestError(
+                            Code.FAILED_PRECONDITION, text, f"label {label!r}; {self._what_there_is(model)}"
+                        )
+            self._labels = {model: dict(named) for model, named in labels.items()}
 
     def handle(self, model: str, version: int | None = None, label: str | None = None) -> Handle:
         """A handle to an available version of `model`: the one called `label`, number `version`, or the highest.
@@ -174,6 +190,31 @@ class Manager:
             ):
                 # A signal handler can set `wake` but not notify.
                 self._changed.wait(0.1)
+
+    def wait_for_any(self, models: Collection[str]) -> list[str]:
+        """Waits until each of `models` has an available version, or has none that is still to come.
+
+        Answers, for each that has none available, which version failed and why.
+        """
+        with self._changed:
+            while not self._stopping.is_set() and any(self._is_underway(model) for model in models):
+                self._changed.wait(0.1)
+            return [failed for model in models for failed in self._failed(model)]
+
+    def _is_underway(self, model: str) -> bool:
+        states = [version.state for version in self._models.get(model, {}).values() if version.aspired]
+        return State.AVAILABLE not in states and any(state is not State.END for state in states)
+
+    def _failed(self, model: str) -> list[str]:
+        """What failed of a model that has no available version."""
+        versions = sorted(self._models.get(model, {}).values(), key=lambda version: version.number)
+        if any(version.state is State.AVAILABLE for version in versions):
+            return []
+        return [
+            f"{{{{name: {model} version: {version.number}}} due to error: {error.code.name}: {error.text}}}"
+            for version in versions
+            if (error := version.error)
+        ][:1]
 
     def failures(self) -> list[str]:
         """For each model that has no available version: which versions failed to load, from where, and why."""
@@ -262,6 +303,9 @@ class Manager:
         log.info("model %r version %d is unloaded", version.model, version.number)
         with self._changed:
             version.state = State.END
+            if version.aspired:
+                # It was wanted again meanwhile.
+                self._models[version.model][version.number] = _Version(version.model, version.number, version.path)
             self._advance(version.model)
 
     def _release(self, version: _Version) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from clients.messages import ModelServerConfig
-from serving.embedded.errors import StartError
+from serving.embedded.errors import Code, RequestError, StartError
 
 PLATFORM = "tensorflow"
 
@@ -45,8 +45,8 @@ class Model:
 def read_config(path: Path) -> tuple[Model, ...]:
     """The models of a text ModelServerConfig.
 
-    Raises StartError when the file can't be read or parsed, has no models, or says what can't be served; the text
-    names the file and the model.
+    Raises StartError when the file can't be read or parsed, has no list of models, or says what can't be served; the
+    text names the file and the model.
     """
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), ModelServerConfig())
@@ -56,11 +56,20 @@ def read_config(path: Path) -> tuple[Model, ...]:
         raise StartError(f"--model_config_file={path}: line {error}; it needs a text ModelServerConfig") from None
     if config.WhichOneof("config") != "model_config_list":
         raise StartError(f"--model_config_file={path}: it has no model_config_list")
-    models = tuple(_model(path, entry) for entry in config.model_config_list.config)
+    try:
+        return models_of(config.model_config_list)
+    except RequestError as error:
+        raise StartError(f"--model_config_file={path}: {error}") from None
+
+
+def models_of(listed: Any) -> tuple[Model, ...]:
+    """The models of a ModelConfigList. Raises RequestError for what can't be served, in TensorFlow Serving's words."""
+    models = tuple(_model(entry) for entry in listed.config)
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
-            raise StartError(f"--model_config_file={path}: two models are called {name!r}; names must differ")
+            text = f"Illegal to list model {name} multiple times in config list"
+            raise RequestError(Code.INVALID_ARGUMENT, text, f"two models are called {name!r}; names must differ")
     return models
 
 
@@ -73,27 +82,38 @@ def single_model(name: str, base_path: Path) -> Model:
     return Model(name, base_path)
 
 
-def _model(path: Path, entry: Any) -> Model:
-    where = f"--model_config_file={path}: model {entry.name!r}"
+def _model(entry: Any) -> Model:
     if not entry.base_path.startswith("/"):
-        raise StartError(f"{where}: base_path {entry.base_path!r} must be absolute")
+        text = f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+        raise RequestError(Code.INVALID_ARGUMENT, text)
+    if not entry.model_platform and not entry.model_type:
+        text = (
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
+        )
+        raise RequestError(Code.INVALID_ARGUMENT, text, f"model {entry.name!r} needs model_platform: {PLATFORM!r}")
     if entry.model_platform not in ("", PLATFORM):
-        raise StartError(f"{where}: model_platform {entry.model_platform!r} is not {PLATFORM!r}, the only one there is")
+        text = f"PlatformConfigMap has no entry for platform {entry.model_platform}"
+        raise RequestError(
+            Code.FAILED_PRECONDITION, text, f"model {entry.name!r}: {PLATFORM!r} is the only one there is"
+        )
     return Model(
         name=entry.name,
         base_path=Path(entry.base_path),
-        policy=_policy(where, entry.model_version_policy),
+        policy=_policy(entry),
         labels=dict(entry.version_labels),
     )
 
 
-def _policy(where: str, policy: Any) -> VersionPolicy:
+def _policy(entry: Any) -> VersionPolicy:
+    policy = entry.model_version_policy
     choice = policy.WhichOneof("policy_choice")
     if choice == "all":
         return VersionPolicy(latest=None)
     if choice == "specific":
         if not policy.specific.versions:
-            raise StartError(f"{where}: model_version_policy is specific but names no version")
+            # The real server would wait for it for ever.
+            text = f"model {entry.name!r}: model_version_policy is specific but names no version"
+            raise RequestError(Code.INVALID_ARGUMENT, text)
         return VersionPolicy(latest=None, specific=tuple(policy.specific.versions))
     # No number, and 0, mean one: https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/sources/storage_path
     return VersionPolicy(latest=max(1, policy.latest.num_versions))

@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 
 JSON = b"application/json"
 HTML = b"text/html"
+CORS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+)
 LARGEST_VERSION = 2**63 - 1
 # What a compressed body may come to; the real server's limit.
 MOST_UNPACKED = 100 * 2**20
@@ -84,8 +89,10 @@ class Response:
 class RestFace:
     """Answers HTTP requests. What may take time runs in a pool of `threads` threads, off the event loop."""
 
-    def __init__(self, manager: Manager, threads: int, *, explain: bool = True) -> None:
+    def __init__(self, manager: Manager, threads: int, *, explain: bool = True, cors: bool = False) -> None:
+        """`explain` is for errors; with `cors` scripts of any web page may read the answers."""
         self._manager = manager
+        self._cors = CORS if cors else ()
         self._explain = explain
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
 
@@ -104,6 +111,8 @@ class RestFace:
         request = Request(scope["method"], target, dict(scope["headers"]), b"".join(body))
         response = await asyncio.get_running_loop().run_in_executor(self._pool, self.answer, request)
         headers = [(b"content-type", response.kind), (b"content-length", b"%d" % len(response.body))]
+        if response.kind is not HTML:
+            headers += self._cors
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})
 

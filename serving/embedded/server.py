@@ -30,6 +30,7 @@ from serving.embedded.model_config import Model, read_config, single_model
 from serving.embedded.source import Source, list_versions
 
 if TYPE_CHECKING:
+    from serving.embedded.configuration import Configuration
     from serving.embedded.loader import Servable
     from serving.embedded.manager import Manager
 
@@ -85,8 +86,16 @@ class Server:
         grpc_socket = ports.claim(flags.host, flags.port, "port") if flags.port else None
         rest_socket = ports.claim(flags.host, flags.rest_api_port, "rest_api_port") if flags.rest_api_port else None
         manager, source = self._load()
+        from serving.embedded.configuration import Configuration
+
+        configuration = Configuration(
+            self._models, manager, source, allow_any_label=flags.allow_version_labels_for_unavailable_models
+        )
+        if flags.model_config_file is not None:
+            configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
         if not self._stopping.is_set():
-            self._serve(manager, grpc_socket, rest_socket)
+            self._serve(manager, configuration, grpc_socket, rest_socket)
+        configuration.stop()
         source.stop()
         manager.stop(DRAIN_SECONDS)
         return 0
@@ -101,8 +110,9 @@ class Server:
             self._load_version,
             retries=flags.max_num_load_retries,
             retry_seconds=flags.load_retry_interval_micros / 1e6,
-            labels={model.name: model.labels for model in self._models},
         )
+        # Nothing is loaded yet, so there are labels only where they may name anything.
+        manager.assign_labels({model.name: model.labels for model in self._models}, allow_unavailable=True)
         source = Source(self._models, manager.aspire)
         source.poll()
         manager.wait_until_settled(self._stopping)
@@ -117,21 +127,33 @@ class Server:
         from serving.embedded.loader import Runtime, load
 
         flags = self._flags
-        runtime = Runtime(flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
+        both = flags.tensorflow_session_parallelism
+        runtime = Runtime(
+            flags.tensorflow_intra_op_parallelism or both,
+            flags.tensorflow_inter_op_parallelism or both,
+            flags.enable_signature_method_name_check,
+            tuple(flags.saved_model_tags.split(",")),
+        )
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
             try:
-                warmup.play(servable, path)
+                warmup.play(servable, path, max(1, flags.num_request_iterations_for_warmup))
             except BaseException:
                 servable.close()
                 raise
         return servable
 
-    def _serve(self, manager: Manager, grpc_socket: socket.socket | None, rest_socket: socket.socket | None) -> None:
+    def _serve(
+        self,
+        manager: Manager,
+        configuration: Configuration,
+        grpc_socket: socket.socket | None,
+        rest_socket: socket.socket | None,
+    ) -> None:
         """Opens the ports, waits until it should stop, and drains."""
         faces: list[Face] = []
         if grpc_socket is not None:
-            faces.append(self._grpc(manager, grpc_socket))
+            faces.append(self._grpc(manager, configuration, grpc_socket))
         if rest_socket is not None:
             faces.append(self._rest(manager, rest_socket))
         for face in faces:
@@ -145,11 +167,17 @@ class Server:
         for thread in draining:
             thread.join()
 
-    def _grpc(self, manager: Manager, claimed: socket.socket) -> Face:
+    def _grpc(self, manager: Manager, configuration: Configuration, claimed: socket.socket) -> Face:
         from serving.embedded.grpc_face import GrpcTransport, methods
 
         flags = self._flags
-        answers = methods(manager, explain=flags.explain_errors)
+        answers = methods(
+            manager,
+            configuration,
+            explain=flags.explain_errors,
+            tensor_content=flags.enable_serialization_as_tensor_content,
+            health=flags.enable_grpc_healthcheck_service,
+        )
         transport = GrpcTransport(
             answers, *ports.address(claimed), threads=flags.grpc_max_threads, explain=flags.explain_errors
         )
@@ -162,7 +190,13 @@ class Server:
         from serving.embedded.rest_server import RestServer
 
         flags = self._flags
-        return RestServer(RestFace(manager, flags.rest_api_num_threads, explain=flags.explain_errors), claimed)
+        face = RestFace(
+            manager,
+            flags.rest_api_num_threads,
+            explain=flags.explain_errors,
+            cors=flags.rest_api_enable_cors_support,
+        )
+        return RestServer(face, claimed)
 
 
 def _models(flags: Flags) -> Sequence[Model]:

@@ -29,12 +29,27 @@ class Source:
     def __init__(self, models: Sequence[Model], aspire: Aspire) -> None:
         self._models = models
         self._aspire = aspire
+        # Whoever polls has it, so that nothing is aspired for a model that was just removed.
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._unreadable: dict[str, str] = {}
         self._thread: threading.Thread | None = None
 
+    def watch(self, models: Sequence[Model]) -> None:
+        """Looks at `models` from now on instead of those before, at once; of the others nothing is aspired any more."""
+        with self._lock:
+            gone = {model.name for model in self._models} - {model.name for model in models}
+            self._models = models
+            for name in gone:
+                self._aspire(name, {})
+        self.poll()
+
     def poll(self) -> None:
         """Looks at every base path once. One that can't be read leaves its model as it is, and is logged once."""
+        with self._lock:
+            self._poll()
+
+    def _poll(self) -> None:
         for model in self._models:
             try:
                 versions = list_versions(model.base_path)

@@ -14,11 +14,14 @@ from clients.tensors import Array, dtype_of, to_proto
 _PACKED_TAGS = {np.dtype(np.float32): b"\x2a", np.dtype(np.float64): b"\x32"}
 
 
-def write_tensor(proto: Any, array: Array) -> None:
-    """Writes `array`, of any shape, into the empty TensorProto `proto`, in its typed field.
+def write_tensor(proto: Any, array: Array, *, content: bool = False) -> None:
+    """Writes `array`, of any shape, into the empty TensorProto `proto`, in its typed field or as `tensor_content`.
 
     Raises TypeError for an element type that the wire cannot carry.
     """
+    if content:
+        proto.CopyFrom(to_proto(array))
+        return
     tag = _PACKED_TAGS.get(array.dtype)
     if tag is None or not array.size or sys.byteorder != "little":
         proto.CopyFrom(to_proto(array, typed=True))

@@ -26,8 +26,8 @@ FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MOST_RECORDS = 1000
 
 
-def play(servable: Servable, folder: Path) -> int:
-    """Plays the warm-up requests in the version's `folder`, if there are any; returns how many.
+def play(servable: Servable, folder: Path, times: int = 1) -> int:
+    """Plays the warm-up requests in the version's `folder`, if there are any, each so many `times`; returns how many.
 
     A record without a request is skipped, as TensorFlow Serving skips it. Raises RequestError when the file can't be
     read, has more than a thousand records, or one of them fails.
@@ -50,7 +50,8 @@ def play(servable: Servable, folder: Path) -> int:
             ) from None
         kind = entry.WhichOneof("log_type")
         if kind in _PLAYERS:
-            _PLAYERS[kind](servable, getattr(entry, kind).request)
+            for _ in range(times):
+                _PLAYERS[kind](servable, getattr(entry, kind).request)
             played += 1
         elif kind is not None:
             log.warning("%s: record %d is a %s, which this server can't play; it is skipped", file, number, kind)

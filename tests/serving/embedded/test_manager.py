@@ -34,7 +34,8 @@ def loader() -> Loader:
 
 @pytest.fixture
 def manager(loader: Loader) -> Iterator[Manager]:
-    manager = Manager(loader, retries=1, retry_seconds=0.01, labels={"m": {"stable": 1}})
+    manager = Manager(loader, retries=1, retry_seconds=0.01)
+    manager.assign_labels({"m": {"stable": 1}}, allow_unavailable=True)
     yield manager
     loader.gate.set()
     manager.stop(30)

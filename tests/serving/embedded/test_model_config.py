@@ -15,7 +15,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def one(folder: Path, more: str = "", name: str = "m", base_path: str = "/models/m") -> Path:
-    entry = f'config {{ name: "{name}" base_path: "{base_path}" {more} }}'
+    entry = f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tensorflow" {more} }}'
     return written(folder, f"model_config_list {{ {entry} }}")
 
 
@@ -43,7 +43,7 @@ def test_a_policy_says_which_versions_are_served(
 
 
 def test_labels_name_versions(tmp_path: Path) -> None:
-    (model,) = read_config(one(tmp_path, 'version_labels { key: "stable" value: 4 } model_platform: "tensorflow"'))
+    (model,) = read_config(one(tmp_path, 'version_labels { key: "stable" value: 4 }'))
 
     assert model == Model("m", Path("/models/m"), VersionPolicy(), {"stable": 4})
 
@@ -53,18 +53,24 @@ def test_labels_name_versions(tmp_path: Path) -> None:
     [
         ("model_config_list { config { nam", "line 1"),
         ("", "it has no model_config_list"),
-        ('model_config_list { config { name: "a" base_path: "a" } }', "model 'a': base_path 'a' must be absolute"),
-        ('model_config_list { config { name: "a" } }', "model 'a': base_path '' must be absolute"),
         (
-            'model_config_list { config { name: "a" base_path: "/a" } config { name: "a" base_path: "/b" } }',
+            'model_config_list { config { name: "a" base_path: "a" model_platform: "tensorflow" } }',
+            "Expected model a to have an absolute path or URI; got base_path()=a",
+        ),
+        ('model_config_list { config { name: "a" } }', "Expected model a to have an absolute path or URI"),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" } '
+            'config { name: "a" base_path: "/b" model_platform: "tensorflow" } }',
             "two models are called 'a'",
         ),
         (
             'model_config_list { config { name: "a" base_path: "/a" model_platform: "onnx" } }',
-            "model_platform 'onnx' is not 'tensorflow'",
+            "model 'a': 'tensorflow' is the only one there is",
         ),
+        ('model_config_list { config { name: "a" base_path: "/a" } }', "model 'a' needs model_platform: 'tensorflow'"),
         (
-            'model_config_list { config { name: "a" base_path: "/a" model_version_policy { specific {} } } }',
+            'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" '
+            "model_version_policy { specific {} } } }",
             "model_version_policy is specific but names no version",
         ),
     ],
