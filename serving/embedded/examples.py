@@ -15,12 +15,14 @@ from google.protobuf import text_format
 from clients.tensors import STRING, Array, dtype_of
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.loader import Servable
+from serving.embedded.metrics import count_run
 from serving.embedded.signature import Signature
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
 INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
 MOST_OUTPUTS = 2
+_APIS = {CLASSIFY: "Classify", REGRESS: "Regress"}
 _MATRIX = 2
 
 
@@ -86,11 +88,9 @@ def run(servable: Servable, tasks: Sequence[Task], examples: Sequence[bytes]) ->
         raise _invalid("Input is empty.")
     serialized = np.empty(len(examples), np.object_)
     serialized[:] = examples
-    answers = servable.run_tensors(
-        [tasks[0].feed],
-        [serialized],
-        [task.signature.outputs[output].tensor for task in tasks for output in task.outputs],
-    )
+    fetches = [task.signature.outputs[output].tensor for task in tasks for output in task.outputs]
+    api = _APIS[tasks[0].method] if len(tasks) == 1 else "MultiInference"
+    answers = count_run(servable.model, api, lambda: servable.run_tensors([tasks[0].feed], [serialized], fetches))
     results: list[Classifications | Array] = []
     for task in tasks:
         arrays = dict(zip(task.outputs, answers, strict=False))

@@ -50,6 +50,14 @@ class Flags:
     num_request_iterations_for_warmup: Annotated[int, _COUNT, "How often each warm-up request is played; 0: once."] = 0
     grpc_max_threads: Annotated[int, _THREADS, "Threads that answer gRPC."] = 4 * (os.cpu_count() or 1)
     rest_api_num_threads: Annotated[int, _THREADS, "Threads that answer REST."] = 4 * (os.cpu_count() or 1)
+    enable_batching: Annotated[bool, click.BOOL, "Run requests together that wait at the same time."] = False
+    batching_parameters_file: Annotated[Path | None, _PATH, "Text BatchingParameters; for --enable_batching."] = None
+    enable_per_model_batching_parameters: Annotated[
+        bool, click.BOOL, "A version's batching_params.pbtxt, where it has one, is for it instead."
+    ] = False
+    monitoring_config_file: Annotated[
+        Path | None, _PATH, "Text MonitoringConfig: whether REST has a page for Prometheus, and where."
+    ] = None
     rest_api_enable_cors_support: Annotated[
         bool, click.BOOL, "Let any web page's scripts read REST answers (CORS headers)."
     ] = False
@@ -163,6 +171,10 @@ def _check(flags: Flags) -> None:
         )
     if flags.model_config_file_poll_wait_seconds > 0 and flags.model_config_file is None:
         raise click.UsageError("--model_config_file_poll_wait_seconds needs a --model_config_file to read.")
+    if flags.batching_parameters_file is not None and not flags.enable_batching:
+        raise click.UsageError("--batching_parameters_file needs --enable_batching.")
+    if flags.enable_per_model_batching_parameters and not flags.enable_batching:
+        raise click.UsageError("--enable_per_model_batching_parameters needs --enable_batching.")
     if math.isnan(flags.file_system_poll_wait_seconds):
         raise click.UsageError("--file_system_poll_wait_seconds=nan is not a number of seconds.")
 

@@ -20,6 +20,7 @@ from clients.messages import (
     ClassificationRequest,
     GetModelMetadataRequest,
     GetModelStatusRequest,
+    ModelSpec,
     MultiInferenceRequest,
     PredictRequest,
     RegressionRequest,
@@ -36,6 +37,7 @@ from serving.embedded.grpc_answers import (
 )
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.manager import Manager
+from serving.embedded.metrics import count_request
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +75,19 @@ def methods(
 
         return call
 
+    def counted(api: str, request_class: Any, answer: Callable[..., Any], **options: bool) -> Method:
+        def call(counting: Manager, request: Any, **given: bool) -> Any:
+            spec = request.tasks[0].model_spec if api == "MultiInference" and request.tasks else None
+            name = (spec or getattr(request, "model_spec", None) or ModelSpec()).name
+            return count_request(name, api, "GRPC", lambda: answer(counting, request, **given))
+
+        return method(request_class, call, **options)
+
     return {
-        f"/{PREDICTION}/Predict": method(PredictRequest, answer_predict, tensor_content=tensor_content),
-        f"/{PREDICTION}/Classify": method(ClassificationRequest, answer_classify),
-        f"/{PREDICTION}/Regress": method(RegressionRequest, answer_regress),
-        f"/{PREDICTION}/MultiInference": method(MultiInferenceRequest, answer_multi_inference),
+        f"/{PREDICTION}/Predict": counted("Predict", PredictRequest, answer_predict, tensor_content=tensor_content),
+        f"/{PREDICTION}/Classify": counted("Classify", ClassificationRequest, answer_classify),
+        f"/{PREDICTION}/Regress": counted("Regress", RegressionRequest, answer_regress),
+        f"/{PREDICTION}/MultiInference": counted("MultiInference", MultiInferenceRequest, answer_multi_inference),
         f"/{PREDICTION}/GetModelMetadata": method(GetModelMetadataRequest, answer_metadata),
         f"/{MODEL}/GetModelStatus": method(GetModelStatusRequest, answer_status, explain=explain),
         f"/{MODEL}/HandleReloadConfigRequest": method(ReloadConfigRequest, answer_reload, configuration),

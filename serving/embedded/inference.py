@@ -10,6 +10,7 @@ from clients.tensors import Array, dtype_of
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.loader import Servable
 from serving.embedded.manager import Handle, Manager
+from serving.embedded.metrics import count_run
 from serving.embedded.signature import Signature, runtime_name
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ def predict(
     outputs = _outputs(signature, tuple(output_filter))
     _check_types(signature, arrays)
     try:
-        values = servable.run(signature, list(arrays.values()), outputs)
+        values = count_run(servable.model, "Predict", lambda: servable.run(signature, list(arrays.values()), outputs))
     except RequestError as error:
         if error.code in _OF_INPUTS:
             raise RequestError(error.code, error.text, explain_shapes(signature, arrays)) from None

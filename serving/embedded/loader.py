@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clients.messages import SignatureDefMap
 from clients.tensors import Array
+from serving.embedded import metrics
+from serving.embedded.batching import Parameters, Scheduler
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.session_call import Call, make_call, translate
 from serving.embedded.signature import Signature, read_signature
@@ -21,18 +24,27 @@ CALLS_KEPT = 64
 
 
 @dataclass(frozen=True)
+class Batching:
+    """Who puts requests together, and how."""
+
+    scheduler: Scheduler
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
 class Runtime:
     """How TensorFlow runs a version.
 
     `intra_op_threads` are those inside one operation, 0 leaves them to TensorFlow. `inter_op_threads` run operations at
     the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
-    `check_methods` a signature can only be asked as the method that it says it is for. `tags` name the graph that is
-    loaded.
+    `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
+    wait at the same time run as one. `tags` name the graph that is loaded.
     """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     check_methods: bool = False
+    batching: Batching | None = None
     tags: tuple[str, ...] = SERVING_TAGS
 
 
@@ -42,19 +54,26 @@ class Servable:
     `definitions` is the SignatureDefMap they were read from.
     """
 
-    def __init__(
-        self, model: str, version: int, session: Any, definitions: Any, *, check_methods: bool = False
-    ) -> None:
+    def __init__(self, model: str, version: int, session: Any, definitions: Any, runtime: Runtime) -> None:
         self.model = model
         self.version = version
         self.definitions = definitions
-        self.check_methods = check_methods
+        self.check_methods = runtime.check_methods
+        self._batching = runtime.batching
         self.signatures: Mapping[str, Signature] = {
             name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
         }
         self._session = session
         self._lock = threading.Lock()
         self._calls: dict[tuple[object, ...], Call] = {}
+        # What is put together with others: whole signatures, as in TensorFlow Serving's batching session.
+        self._batched = {
+            (
+                tuple(spec.tensor for spec in signature.inputs.values()),
+                frozenset(spec.tensor for spec in signature.outputs.values()),
+            )
+            for signature in self.signatures.values()
+        }
 
     def run(self, signature: Signature, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
         """Runs `signature` on one array for each of its inputs, in its order; returns the arrays called `outputs`.
@@ -91,11 +110,21 @@ class Servable:
 
     def _make(self, key: tuple[object, ...], feeds: Sequence[str], fetches: Sequence[str]) -> Call:
         call = make_call(self._session, feeds, fetches)
+        batching = self._batching
+        if batching and (tuple(feeds), frozenset(fetches)) in self._batched:
+            call = _batched(call, (id(self), tuple(feeds), tuple(fetches)), batching)
         with self._lock:
             if len(self._calls) >= CALLS_KEPT:
                 self._calls.pop(next(iter(self._calls)))
             self._calls[key] = call
         return call
+
+
+def _batched(call: Call, key: Hashable, batching: Batching) -> Call:
+    def batched(*arrays: Array) -> list[Array]:
+        return batching.scheduler.run(key, arrays, lambda merged: call(*merged), batching.parameters)
+
+    return batched
 
 
 def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
@@ -117,15 +146,21 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         inter_op_parallelism_threads=runtime.inter_op_threads or -1,
     )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    started = time.monotonic()
     try:
         meta_graph = tf.compat.v1.saved_model.load(session, list(runtime.tags), str(path))
         # The same bytes, read by the classes that the rest of the server uses.
         definitions = SignatureDefMap()
         for name, definition in meta_graph.signature_def.items():
             definitions.signature_def[name].MergeFromString(definition.SerializeToString())
-        return Servable(model, version, session, definitions, check_methods=runtime.check_methods)
+        took = (time.monotonic() - started) * 1e6
+        metrics.LOAD_ATTEMPTS.add(str(path), "success")
+        metrics.LOAD_LATENCY.add(str(path), by=int(took))
+        metrics.LOAD_STAGES.observe(took, str(path), "restore_graph")
+        return Servable(model, version, session, definitions, runtime)
     except Exception as error:
         session.close()
+        metrics.LOAD_ATTEMPTS.add(str(path), "fail")
         raise _load_error(error) from error
 
 

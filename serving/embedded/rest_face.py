@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from serving.embedded import rest_answer
+from serving.embedded import metrics, rest_answer
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from serving.embedded.inference import ModelSpec, acquire, predict
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 JSON = b"application/json"
 HTML = b"text/html"
+TEXT = b"text/plain"
 CORS = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"POST, GET"),
@@ -89,9 +90,21 @@ class Response:
 class RestFace:
     """Answers HTTP requests. What may take time runs in a pool of `threads` threads, off the event loop."""
 
-    def __init__(self, manager: Manager, threads: int, *, explain: bool = True, cors: bool = False) -> None:
-        """`explain` is for errors; with `cors` scripts of any web page may read the answers."""
+    def __init__(
+        self,
+        manager: Manager,
+        threads: int,
+        *,
+        explain: bool = True,
+        cors: bool = False,
+        metrics_path: bytes | None = None,
+    ) -> None:
+        """`explain` is for errors; with `cors` scripts of any web page may read the answers.
+
+        `metrics_path` is where Prometheus finds its page.
+        """
         self._manager = manager
+        self._metrics_path = metrics_path
         self._cors = CORS if cors else ()
         self._explain = explain
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
@@ -132,6 +145,8 @@ class RestFace:
             return page(501, "Not Implemented")
         if _BAD_ESCAPE.search(path.partition(b"?")[0]):
             return page(400, "Bad Request")
+        if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
+            return _metrics(path, self._metrics_path)
         if not _OURS.fullmatch(path):
             return page(404, "Not Found")
         if request.method == "OPTIONS":
@@ -152,10 +167,14 @@ class RestFace:
         spec = _model_spec(match)
         if spec is None:
             return Response(400, b"")
+        verb = match["verb"].decode()
+        return metrics.count_request(spec.name, verb, "REST", lambda: self._infer_model(spec, verb, request))
+
+    def _infer_model(self, spec: ModelSpec, verb: str, request: Request) -> Response:
         document = parse(_unpacked(request))
         name = signature_name(document)
-        if match["verb"] != b"predict":
-            return self._infer_examples(spec, name, match["verb"], read_examples(document))
+        if verb != "predict":
+            return self._infer_examples(spec, name, verb, read_examples(document))
         with acquire(self._manager, spec) as servable:
             signature = servable.signatures.get(name)
             if signature is None:
@@ -170,9 +189,9 @@ class RestFace:
             outputs = predict(servable, signature, arrays, lambda array: array)
         return Response(200, (rest_answer.rows if in_rows else rest_answer.columns)(outputs))
 
-    def _infer_examples(self, spec: ModelSpec, name: str, verb: bytes, examples: list[bytes]) -> Response:
+    def _infer_examples(self, spec: ModelSpec, name: str, verb: str, examples: list[bytes]) -> Response:
         with acquire(self._manager, spec) as servable:
-            task = make_task(servable, find_signature(servable, name), CLASSIFY if verb == b"classify" else REGRESS)
+            task = make_task(servable, find_signature(servable, name), CLASSIFY if verb == "classify" else REGRESS)
             (result,) = run(servable, [task], examples)
         if isinstance(result, Classifications):
             return Response(200, rest_answer.classifications(result))
@@ -191,6 +210,12 @@ class RestFace:
         return Response(
             200, rest_answer.statuses(self._manager.statuses(spec.name, spec.version), explain=self._explain)
         )
+
+
+def _metrics(path: bytes, wanted: bytes) -> Response:
+    if path != wanted:
+        return Response(400, b"Unexpected path: " + path + b". Should be " + wanted, TEXT)
+    return Response(200, metrics.page(), TEXT)
 
 
 def _model_spec(match: re.Match[bytes]) -> ModelSpec | None:

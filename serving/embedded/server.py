@@ -24,14 +24,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from serving.embedded import ports
-from serving.embedded.errors import StartError
+from serving.embedded.batching import Parameters, Scheduler, read_parameters
+from serving.embedded.config_messages import read_message
+from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.flags import Flags
 from serving.embedded.model_config import Model, read_config, single_model
 from serving.embedded.source import Source, list_versions
 
 if TYPE_CHECKING:
     from serving.embedded.configuration import Configuration
-    from serving.embedded.loader import Servable
+    from serving.embedded.loader import Batching, Servable
     from serving.embedded.manager import Manager
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class Face(Protocol):
 
 # Long enough for any request; who can't wait sends a second signal.
 DRAIN_SECONDS = 3600.0
+METRICS_PATH = "/monitoring/prometheus/metrics"
+OWN_PARAMETERS = "batching_params.pbtxt"
 
 
 def run(flags: Flags) -> int:
@@ -59,12 +63,14 @@ def run(flags: Flags) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         models = _models(flags)
+        batching = _batching(flags)
+        metrics_path = _metrics_path(flags)
     except StartError as error:
         _say(f"error: {error}")
         return 2
     stopping = _stop_on_signals()
     try:
-        return Server(flags, models, stopping).run()
+        return Server(flags, models, stopping, batching, metrics_path).run()
     except StartError as error:
         _say(f"error: {error}")
         return 1
@@ -73,8 +79,19 @@ def run(flags: Flags) -> int:
 class Server:
     """One embedded server; `stopping` is set when it should drain."""
 
-    def __init__(self, flags: Flags, models: Sequence[Model], stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        flags: Flags,
+        models: Sequence[Model],
+        stopping: threading.Event,
+        batching: tuple[Parameters, int] | None = None,
+        metrics_path: bytes | None = None,
+    ) -> None:
+        """`batching` is how requests are batched and by how many threads, `metrics_path` where Prometheus asks."""
         self._flags = flags
+        self._batching = batching
+        self._scheduler = Scheduler(batching[1]) if batching else None
+        self._metrics_path = metrics_path
         self._models = models
         self._stopping = stopping
 
@@ -132,6 +149,7 @@ class Server:
             flags.tensorflow_intra_op_parallelism or both,
             flags.tensorflow_inter_op_parallelism or both,
             flags.enable_signature_method_name_check,
+            self._batching_of(path),
             tuple(flags.saved_model_tags.split(",")),
         )
         servable = load(model, version, path, runtime)
@@ -142,6 +160,21 @@ class Server:
                 servable.close()
                 raise
         return servable
+
+    def _batching_of(self, path: Path) -> Batching | None:
+        """How the version in `path` is batched. Raises RequestError when its own parameters are wrong."""
+        from serving.embedded.loader import Batching
+
+        if self._batching is None or self._scheduler is None:
+            return None
+        parameters, _ = self._batching
+        own = path / OWN_PARAMETERS
+        if self._flags.enable_per_model_batching_parameters and own.is_file():
+            try:
+                parameters, _ = read_parameters(own, OWN_PARAMETERS)
+            except StartError as error:
+                raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
+        return Batching(self._scheduler, parameters)
 
     def _serve(
         self,
@@ -195,6 +228,7 @@ class Server:
             flags.rest_api_num_threads,
             explain=flags.explain_errors,
             cors=flags.rest_api_enable_cors_support,
+            metrics_path=self._metrics_path,
         )
         return RestServer(face, claimed)
 
@@ -213,6 +247,29 @@ def _models(flags: Flags) -> Sequence[Model]:
                 "--allow_version_labels_for_unavailable_models accepts that"
             )
     return models
+
+
+def _batching(flags: Flags) -> tuple[Parameters, int] | None:
+    """How requests are batched, and by how many threads. Raises StartError when the file says nonsense."""
+    if not flags.enable_batching:
+        return None
+    parameters, threads = Parameters(), None
+    if flags.batching_parameters_file is not None:
+        parameters, threads = read_parameters(flags.batching_parameters_file)
+    return parameters, threads or os.cpu_count() or 1
+
+
+def _metrics_path(flags: Flags) -> bytes | None:
+    """Where REST has the page for Prometheus. Raises StartError when the file says nonsense."""
+    if flags.monitoring_config_file is None:
+        return None
+    config = read_message("MonitoringConfig", flags.monitoring_config_file, "--monitoring_config_file")
+    if not config.prometheus_config.enable:
+        return None
+    path = config.prometheus_config.path or METRICS_PATH
+    if not path.startswith("/"):
+        raise StartError(f"--monitoring_config_file={flags.monitoring_config_file}: path {path!r} must begin with /")
+    return str(path).encode()
 
 
 def _check_base_path(model: Model) -> None:

@@ -6,12 +6,14 @@ https://www.tensorflow.org/tfx/serving/saved_model_warmup
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from clients.messages import PredictionLog
 from clients.tensors import from_proto
+from serving.embedded import metrics
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.examples import CLASSIFY, REGRESS
 from serving.embedded.grpc_examples import infer, infer_all
@@ -51,11 +53,24 @@ def play(servable: Servable, folder: Path, times: int = 1) -> int:
         kind = entry.WhichOneof("log_type")
         if kind in _PLAYERS:
             for _ in range(times):
-                _PLAYERS[kind](servable, getattr(entry, kind).request)
+                _play(servable, kind, getattr(entry, kind).request, str(folder))
             played += 1
+            metrics.WARMUP_RECORDS.add(str(folder), "OK")
         elif kind is not None:
             log.warning("%s: record %d is a %s, which this server can't play; it is skipped", file, number, kind)
     return played
+
+
+def _play(servable: Servable, kind: str, request: Any, path: str) -> None:
+    started = time.monotonic()
+    status = "OK"
+    try:
+        _PLAYERS[kind](servable, request)
+    except RequestError as error:
+        status = error.code.name
+        raise
+    finally:
+        metrics.WARMUP_LATENCY.observe((time.monotonic() - started) * 1e6, path, status)
 
 
 def _predict(servable: Servable, request: Any) -> None:

@@ -1,0 +1,166 @@
+"""What the server counts, and the page that Prometheus reads: TensorFlow Serving's families, labels and buckets.
+
+Names, labels and buckets are those of servables/tensorflow/util.cc, servables/tensorflow/saved_model_warmup_util.cc,
+batching/batching_session.cc and util/prometheus_exporter.cc of TensorFlow Serving r2.20.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from serving.embedded.errors import RequestError
+
+T = TypeVar("T")
+
+# Clients choose the names that they ask for, so what is kept of them needs an end; the rest counts as this.
+MOST_KEPT = 1000
+OTHER = "other"
+
+
+def exponential(first: float, factor: float, count: int) -> tuple[float, ...]:
+    """Upper limits of `count` buckets, each `factor` times the one before."""
+    limits = [first]
+    while len(limits) < count:
+        limits.append(limits[-1] * factor)
+    return tuple(limits)
+
+
+# Microseconds.
+LATENCIES = exponential(10, 1.8, 33)
+
+
+@dataclass
+class Counter:
+    """A number that only grows, for each value of its labels."""
+
+    name: str
+    labels: Sequence[str] = ()
+    _values: dict[tuple[str, ...], int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, *values: str, by: int = 1) -> None:
+        """Counts one more, or `by` more, for these values of the labels."""
+        with self._lock:
+            if values not in self._values and len(self._values) >= MOST_KEPT:
+                values = (OTHER,) * len(values)
+            self._values[values] = self._values.get(values, 0) + by
+
+    def lines(self) -> list[str]:
+        """Its part of the page."""
+        with self._lock:
+            values = sorted(self._values.items())
+        return [
+            f"# TYPE {self.name} counter",
+            *(f"{self.name}{_labels(self.labels, key)} {value}" for key, value in values),
+        ]
+
+
+@dataclass
+class _Cell:
+    counts: list[int]
+    total: float = 0.0
+
+
+@dataclass
+class Histogram:
+    """How many values were at most so large, for each value of its labels."""
+
+    name: str
+    labels: Sequence[str] = ()
+    limits: Sequence[float] = LATENCIES
+    _cells: dict[tuple[str, ...], _Cell] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def observe(self, value: float, *values: str) -> None:
+        """Counts `value` for these values of the labels."""
+        with self._lock:
+            cell = self._cells.get(values)
+            if cell is None:
+                if len(self._cells) >= MOST_KEPT:
+                    values = (OTHER,) * len(values)
+                cell = self._cells.setdefault(values, _Cell([0] * (len(self.limits) + 1)))
+            # TensorFlow's buckets don't have their upper limit, Prometheus' do: the page says what it means.
+            cell.counts[bisect_left(self.limits, value)] += 1
+            cell.total += value
+
+    def lines(self) -> list[str]:
+        """Its part of the page."""
+        written = [f"# TYPE {self.name} histogram"]
+        with self._lock:
+            cells = sorted((key, list(cell.counts), cell.total) for key, cell in self._cells.items())
+        for key, counts, total in cells:
+            so_far = 0
+            for limit, count in zip([*(f"{limit:g}" for limit in self.limits), "+Inf"], counts, strict=True):
+                so_far += count
+                labels = _labels((*self.labels, "le"), (*key, limit))
+                written.append(f"{self.name}_bucket{labels} {so_far}")
+            written.append(f"{self.name}_sum{_labels(self.labels, key)} {total:.15g}")
+            written.append(f"{self.name}_count{_labels(self.labels, key)} {so_far}")
+        return written
+
+
+SERVING = ":tensorflow:serving:"
+LOADING = ":tensorflow:cc:saved_model:"
+REQUESTS = Counter(SERVING + "request_count", ("model_name", "status"))
+REQUEST_LATENCY = Histogram(SERVING + "request_latency", ("model_name", "API", "entrypoint"))
+RUNTIME_LATENCY = Histogram(SERVING + "runtime_latency", ("model_name", "API", "runtime"))
+WARMUP_LATENCY = Histogram(SERVING + "model_warmup_latency", ("model_path", "status"))
+WARMUP_RECORDS = Counter(SERVING + "model_warmup_records_read", ("model_path", "status"))
+QUEUING_LATENCY = Histogram(SERVING + "batching_session:queuing_latency")
+WRAPPED_RUNS = Counter(SERVING + "batching_session:wrapped_run_count")
+LOAD_ATTEMPTS = Counter(LOADING + "load_attempt_count", ("model_path", "status"))
+LOAD_LATENCY = Counter(LOADING + "load_latency", ("model_path",))
+LOAD_STAGES = Histogram(LOADING + "load_latency_by_stage", ("model_path", "stage"))
+# Whatever the real server's page has and this one never counts stands there without a value on both.
+UNCOUNTED = (
+    f"# TYPE {SERVING}mlmd_map gauge",
+    f"# TYPE {SERVING}request_example_count_total counter",
+    f"# TYPE {SERVING}request_example_counts histogram",
+    f"# TYPE {SERVING}request_log_count counter",
+)
+FAMILIES = (
+    *(REQUESTS, REQUEST_LATENCY, RUNTIME_LATENCY, WARMUP_LATENCY, WARMUP_RECORDS),
+    *(QUEUING_LATENCY, WRAPPED_RUNS, LOAD_ATTEMPTS, LOAD_LATENCY, LOAD_STAGES),
+)
+
+
+def count_request(model: str, api: str, entrypoint: str, answer: Callable[[], T]) -> T:
+    """What `answer` answers, counted as a request to `model`: `api` is its method, `entrypoint` GRPC or REST."""
+    started = time.monotonic()
+    try:
+        answered = answer()
+    except RequestError as error:
+        REQUESTS.add(model, error.code.name)
+        raise
+    REQUESTS.add(model, "OK")
+    REQUEST_LATENCY.observe((time.monotonic() - started) * 1e6, model, api, entrypoint)
+    return answered
+
+
+def count_run(model: str, api: str, run: Callable[[], T]) -> T:
+    """What `run` answers, its time counted as that of TensorFlow's runtime."""
+    started = time.monotonic()
+    answered = run()
+    RUNTIME_LATENCY.observe((time.monotonic() - started) * 1e6, model, api, "TF1")
+    return answered
+
+
+def page() -> bytes:
+    """All families in Prometheus' text format."""
+    lines = [line for family in FAMILIES for line in family.lines()]
+    return "\n".join([*lines, *UNCOUNTED, ""]).encode("utf-8", "surrogateescape")
+
+
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
