@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import dataclass
 from typing import Any
 
 from clients.messages import ClassificationResponse, ModelSpec, MultiInferenceResponse, RegressionResponse
@@ -13,13 +15,17 @@ from serving.embedded.inference import acquire
 from serving.embedded.loader import Servable
 from serving.embedded.manager import Manager
 from serving.embedded.signature import DEFAULT_SIGNATURE, Signature
+from serving.embedded.tensor_proto import varint
 
 
 def answer_classify(manager: Manager, request: Any) -> Any:
     """A ClassificationResponse to a ClassificationRequest."""
     response = ClassificationResponse()
-    _answer(manager, request, CLASSIFY, response)
-    return response
+    result = _answer(manager, request, CLASSIFY, response)
+    assert isinstance(result, Classifications)
+    if result.labels is None or all(_is_text(label) for label in result.labels.ravel().tolist()):
+        return response
+    return _with_raw_labels(result, response)
 
 
 def answer_regress(manager: Manager, request: Any) -> Any:
@@ -68,12 +74,13 @@ def read_examples(sent: Any) -> list[bytes]:
     return [example.SerializeToString() for example in sent.example_list.examples]
 
 
-def _answer(manager: Manager, request: Any, method: str, response: Any) -> None:
-    """Answers a request of one signature on tf.Examples."""
+def _answer(manager: Manager, request: Any, method: str, response: Any) -> Classifications | Array:
+    """Answers a request of one signature on tf.Examples; returns what the signature answered."""
     with acquire(manager, model_spec(request)) as servable:
         signature, result = infer(servable, request, method)
         _write(response.result, result)
         fill_spec(response.model_spec, servable.model, servable.version, signature.name)
+        return result
 
 
 def _task(servable: Servable, asked: Any, model: str, before: list[Task]) -> Task:
@@ -110,5 +117,44 @@ def _write(message: Any, result: Classifications | Array) -> None:
     for classes in result.rows():
         entry = message.classifications.add()
         for label, score in classes:
-            # The real server sends a label that is not UTF-8 as it is, and Python's clients can't read the answer.
             entry.classes.add(label=label.decode(errors="replace"), score=score)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A message that is written already."""
+
+    data: bytes
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - as messages have it
+        return self.data
+
+
+def _with_raw_labels(result: Classifications, response: Any) -> _Written:
+    """The ClassificationResponse `response` with the labels of `result` as they are, whether they are UTF-8 or not.
+
+    So the real server sends them; protobuf's Python refuses to write and to read such strings, other languages' don't.
+    """
+    rows = (
+        b"".join(
+            _field(1, (_field(1, label) if label else b"") + (b"\x15" + struct.pack("<f", score) if score else b""))
+            for label, score in row
+        )
+        for row in result.rows()
+    )
+    return _Written(
+        _field(1, b"".join(_field(1, row) for row in rows)) + _field(2, response.model_spec.SerializeToString())
+    )
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field of bytes on the wire: https://protobuf.dev/programming-guides/encoding/."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def _is_text(label: bytes) -> bool:
+    try:
+        label.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

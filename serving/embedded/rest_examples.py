@@ -9,6 +9,7 @@ from typing import Any
 
 from clients.messages import Example
 from serving.embedded.errors import Code, RequestError
+from serving.embedded.rest_parse import members_of
 from serving.embedded.rest_tensor import is_base64, read_base64
 from serving.embedded.rest_text import show
 
@@ -35,7 +36,7 @@ def _serialized(value: Any) -> bytes:
     if not isinstance(value, dict):
         raise _invalid(f"Example must be JSON object but got JSON {_type_name(value)}")
     example = Example()
-    for name, feature in value.items():
+    for name, feature in members_of(value):
         _fill(example.features.feature, name, feature)
     return example.SerializeToString()  # type: ignore[no-any-return]
 
@@ -45,6 +46,8 @@ def _fill(features: Any, name: Any, value: Any) -> None:
     if isinstance(name, bytes):
         raise _invalid(f"Feature: {name!r} has a name that is not UTF-8")
     feature = features[name]
+    # Of two with one name the second counts.
+    feature.Clear()
     kind = ""
     for element in value if isinstance(value, list) else [value]:
         found, plain = _element(name, element)

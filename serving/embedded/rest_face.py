@@ -44,7 +44,10 @@ _INFERENCE = re.compile(
     rb"/v1/models/(?P<model>[^/:]+)" + _VERSION + rb":(?P<verb>predict|classify|regress)", re.IGNORECASE
 )
 _STATUS = re.compile(rb"/v1/models(?:/(?P<model>[^/:]+))?" + _VERSION + rb"(?:/(?P<metadata>metadata))?", re.IGNORECASE)
-_BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2})")
+# What RFC 3986 allows in a path, a query and a fragment; the real server's parser refuses the rest.
+_PLAIN = rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9a-fA-F]{2})*"
+_AUTHORITY = re.compile(rb"^https?://[^/?#]*", re.IGNORECASE)
+_URI = re.compile(_PLAIN + rb"(?:\?(?:" + _PLAIN[:-1] + rb"|\?)*)?(?:#(?:" + _PLAIN[:-1] + rb"|\?)*)?")
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
 
 _HTTP = {
@@ -119,8 +122,8 @@ class RestFace:
             body.append(event.get("body", b""))
             if not event.get("more_body"):
                 break
-        query = scope["query_string"]
-        target = scope["raw_path"] + (b"?" + query if query else b"")
+        # What a proxy would be sent, http://host/path, is answered too.
+        target = _AUTHORITY.sub(b"", scope["target"], 1)
         request = Request(scope["method"], target, dict(scope["headers"]), b"".join(body))
         response = await asyncio.get_running_loop().run_in_executor(self._pool, self.answer, request)
         headers = [(b"content-type", response.kind), (b"content-length", b"%d" % len(response.body))]
@@ -143,7 +146,7 @@ class RestFace:
         path = request.target
         if request.method not in _METHODS:
             return page(501, "Not Implemented")
-        if _BAD_ESCAPE.search(path.partition(b"?")[0]):
+        if not _URI.fullmatch(path):
             return page(400, "Bad Request")
         if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
             return _metrics(path, self._metrics_path)

@@ -4,13 +4,14 @@ It takes more than JSON (NaN, Infinity, anything after the first complete value,
 its own words and offsets for what it refuses. orjson reads what is plain JSON; everything else goes through `_Parser`,
 a table-driven parser like RapidJSON's iterative one: https://rapidjson.org/md_doc_internals.html
 
-A document is made of dict (of two equal names the first counts), list, str, int, float, bool and None, and of bytes
-for a string that is not Unicode. An integer that 64 bits can't hold is a float.
+A document is made of dict (Members, when a name may have come twice), list, str, int, float, bool and None, and of
+bytes for a string that is not Unicode. An integer that 64 bits can't hold is a float.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -61,6 +62,19 @@ def _members(document: Any) -> int:
     return count
 
 
+class Members(dict[Any, Any]):
+    """An object in which names may come twice: as a dict it has the first of them, `all` are all, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[tuple[Any, Any]] = []
+
+
+def members_of(value: dict[Any, Any]) -> Iterable[tuple[Any, Any]]:
+    """All members of a document's object, those whose name came before included."""
+    return value.all if isinstance(value, Members) else value.items()
+
+
 class _Parser:
     """Reads one value. What is open is a stack, not recursion, so nesting can be as deep as the body is long."""
 
@@ -103,7 +117,7 @@ class _Parser:
                 self._at += 1
                 return {}
             names.append(self._name())
-            opened.append({})
+            opened.append(Members())
             return _OPENED
         return self._scalar(token)
 
@@ -117,8 +131,11 @@ class _Parser:
     def _put(self, container: dict[Any, Any] | list[Any], names: list[Any], value: Any) -> None:
         if isinstance(container, list):
             container.append(value)
-        else:
-            container.setdefault(names.pop(), value)
+            return
+        name = names.pop()
+        if isinstance(container, Members):
+            container.all.append((name, value))
+        container.setdefault(name, value)
 
     def _closes(self, container: dict[Any, Any] | list[Any], names: list[Any]) -> bool:
         """Steps over what follows an element: True at the end of its container, False before another element."""

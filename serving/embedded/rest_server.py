@@ -37,6 +37,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        # As it was sent, with what uvicorn leaves out: a fragment.
+        self.scope["target"] = self.url  # type: ignore[typeddict-unknown-key]
         if self._draining:
             self.cycle.keep_alive = False
 

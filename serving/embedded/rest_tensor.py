@@ -16,6 +16,7 @@ import numpy as np
 
 from clients.tensors import STRING, Array, DType
 from serving.embedded.errors import Code, RequestError
+from serving.embedded.rest_parse import Members
 from serving.embedded.rest_text import flush_denormals, show
 from serving.embedded.signature import TensorSpec, runtime_name
 
@@ -57,7 +58,9 @@ def read_regular(value: Any, dtype: DType | None) -> Array | None:
 
 def is_base64(value: Any) -> bool:
     """Whether `value` is `{"b64": "..."}`, a string in disguise."""
-    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), (str, bytes))
+    if not isinstance(value, dict) or len(value) != 1 or not isinstance(value.get("b64"), (str, bytes)):
+        return False
+    return not isinstance(value, Members) or len(value.all) == 1
 
 
 def read_base64(value: dict[Any, Any]) -> bytes:

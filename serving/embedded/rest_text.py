@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clients.tensors import Array
+from serving.embedded.rest_parse import members_of
 
 # An error stops showing a value after the token that passes so many bytes.
 LONGEST_SHOWN = 256
@@ -81,7 +82,7 @@ def _tokens(value: Any) -> Iterator[bytes]:
                 continue
             waiting.append(_Text(b"}"))
             waiting.append(_Text(b"", -1, new_line=True))
-            for index, (name, member) in reversed(list(enumerate(item.items()))):
+            for index, (name, member) in reversed(list(enumerate(members_of(item)))):
                 waiting += (
                     member,
                     _Text(quote(name) + b": "),

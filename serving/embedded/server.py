@@ -98,8 +98,9 @@ class Server:
     def run(self) -> int:
         """Claims the ports, loads, serves and drains; returns 0. Raises StartError when it can't serve."""
         flags = self._flags
-        for model in self._models:
-            _check_base_path(model)
+        self._wait_for_versions()
+        if self._stopping.is_set():
+            return 0
         grpc_socket = ports.claim(flags.host, flags.port, "port") if flags.port else None
         rest_socket = ports.claim(flags.host, flags.rest_api_port, "rest_api_port") if flags.rest_api_port else None
         manager, source = self._load()
@@ -116,6 +117,27 @@ class Server:
         source.stop()
         manager.stop(DRAIN_SECONDS)
         return 0
+
+    def _wait_for_versions(self) -> None:
+        """Waits until every model has a version to load, as long as base paths are looked at again.
+
+        A volume may be mounted, or filled, later. Raises StartError when they are not looked at again.
+        """
+        seconds = self._flags.file_system_poll_wait_seconds
+        said = ""
+        while True:
+            try:
+                for model in self._models:
+                    _check_base_path(model)
+                return
+            except StartError as error:
+                if seconds <= 0:
+                    raise
+                if str(error) != said:
+                    said = str(error)
+                    _say(f"waiting: {said}")
+            if self._stopping.wait(min(seconds, 1)):
+                return
 
     def _load(self) -> tuple[Manager, Source]:
         """Loads the first versions. Raises StartError when a model has none that loads."""

@@ -33,12 +33,13 @@ def write_tensor(proto: Any, array: Array, *, content: bool = False) -> None:
     if not array.shape:
         shape.SetInParent()
     data = array.tobytes()
-    proto.MergeFromString(tag + _varint(len(data)) + data)
+    proto.MergeFromString(tag + varint(len(data)) + data)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number of the wire, seven bits a byte: https://protobuf.dev/programming-guides/encoding/#varints."""
     written = bytearray()
-    while value > 127:  # noqa: PLR2004 - seven bits a byte
+    while value > 127:  # noqa: PLR2004
         written.append(value & 127 | 128)
         value >>= 7
     written.append(value)

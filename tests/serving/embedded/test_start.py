@@ -111,12 +111,16 @@ def test_ports_open_only_when_the_models_are_there(start: Start, models: Path) -
         ([], 2, "No model to serve; give --model_base_path or --model_config_file."),
         (["--model_base_path=relative"], 2, "--model_base_path=relative: a base path must be absolute"),
         (
-            ["--model_base_path=/no/such/folder"],
+            ["--model_base_path=/no/such/folder", "--file_system_poll_wait_seconds=0"],
             1,
             "model 'default': base path /no/such/folder: No such file or directory",
         ),
         (["--model_config_file=/no/such/file"], 2, "--model_config_file=/no/such/file: No such file or directory"),
-        (["--model_base_path=/", "--model_name=m"], 1, "model 'm': base path / has no version"),
+        (
+            ["--model_base_path=/", "--model_name=m", "--file_system_poll_wait_seconds=0"],
+            1,
+            "model 'm': base path / has no version",
+        ),
     ],
 )
 def test_a_configuration_that_can_not_work_is_refused_before_anything_starts(
@@ -127,6 +131,16 @@ def test_a_configuration_that_can_not_work_is_refused_before_anything_starts(
     assert server.wait(10) == code
     assert text in server.output
     assert "Traceback" not in server.output
+
+
+def test_a_model_without_a_version_is_waited_for(start: Start, models: Path, tmp_path: Path) -> None:
+    server = start(f"--model_base_path={tmp_path}/later", "--file_system_poll_wait_seconds=0.1")
+    wait_until("it waits", lambda: server.says(f"waiting: model 'default': base path {tmp_path}/later: No such file"))
+    (tmp_path / "later").mkdir()
+    wait_until("it waits", lambda: server.says(f"waiting: model 'default': base path {tmp_path}/later has no version"))
+    (tmp_path / "later/1").symlink_to(models / "scale/1")
+
+    assert server.ready().output.count("waiting: ") == 2
 
 
 def test_a_host_that_is_no_address_of_this_machine(start: Start, models: Path) -> None:
