@@ -77,6 +77,15 @@ def test_the_rules_page_has_commands_that_work(followed: Path) -> None:
         assert type_in(followed, command).returncode == 0, command
 
 
+def test_the_page_on_compatibility_has_a_command_that_works(followed: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/compatibility.md").read_text(), re.M | re.S)
+    (command,) = "".join(blocks).splitlines()
+    shutil.copytree(ROOT / "tests/conformance", followed / "tests/conformance")
+    done = type_in(followed, command)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^exact 99\.\d\d %", done.stdout, re.M), done.stdout
+
+
 def test_what_the_guide_shows_of_an_option_is_what_the_command_prints() -> None:
     (shown,) = (line for line in commands("text") if "MB to" in line)
     assert re.fullmatch(r"fromkeras: freeze: [\d.]+ MB to [\d.]+ MB, one row in \d+ µs to \d+ µs", shown)

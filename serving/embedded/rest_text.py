@@ -31,20 +31,20 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 def float_texts(values: Array) -> list[bytes]:
-    """Every element of a float32 or float64 array, in order: the shorter of two precisions if it means the same number.
+    """Every element of a float32 or float64 array, in order: six digits if they mean the same number, else all of them.
 
     https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/util/json_tensor.cc
     """
     flat = flush_denormals(values.ravel())
     if not flat.size:
         return []
-    short, long = (6, 9) if flat.dtype == np.float32 else (15, 17)
+    digits = 9 if flat.dtype == np.float32 else 17
     numbers = flat.tolist()
-    texts = (f"%.{short}g " * len(numbers) % tuple(numbers)).split()
+    texts = ("%.6g " * len(numbers) % tuple(numbers)).split()
     with np.errstate(over="ignore"):
         differ = np.flatnonzero(np.array(texts, np.float64).astype(flat.dtype) != flat)
     for index in differ.tolist():
-        texts[index] = f"%.{long}g" % numbers[index]
+        texts[index] = f"%.{digits}g" % numbers[index]
     return [_NOT_FINITE.get(text) or (text if "." in text or "e" in text else text + ".0").encode() for text in texts]
 
 

@@ -39,6 +39,15 @@ def test_the_defaults_are_those_of_tensorflow_model_server() -> None:
     assert not flags.allow_version_labels_for_unavailable_models
 
 
+def test_a_flag_that_makes_no_sense_here_is_accepted_and_said() -> None:
+    result, (flags,) = invoke("--model_base_path=/models/m", "--num_load_threads=4", "--enable_profiler")
+
+    assert result.exit_code == 0
+    assert "--num_load_threads has no effect: loading is mostly Python's work, two threads do it" in result.output
+    assert "--enable_profiler has no effect: there is no profiler service" in result.output
+    assert flags.port == 8500
+
+
 def test_only_this_machine_can_connect_unless_told_otherwise() -> None:
     assert read().host == "127.0.0.1"
 
@@ -69,6 +78,17 @@ def test_a_poll_can_be_shorter_than_a_second() -> None:
         (["--port=8501", "--rest_api_port=8501"], "gRPC and REST can't both have port 8501"),
         (["--port=0"], "Neither gRPC nor REST has a port"),
         (["models"], "Got unexpected extra argument"),
+        (["--batching_parameters_file=batch.conf"], "--batching_parameters_file needs --enable_batching"),
+        (["--enable_per_model_batching_parameters"], "--enable_per_model_batching_parameters needs --enable_batching"),
+        (["--model_config_file_poll_wait_seconds=1"], "needs a --model_config_file to read"),
+        (
+            [
+                "--tensorflow_session_parallelism=2",
+                "--tensorflow_intra_op_parallelism=2",
+                "--tensorflow_inter_op_parallelism=2",
+            ],
+            "leave one of the three out",
+        ),
     ],
 )
 def test_a_wrong_flag_is_refused_with_exit_code_2(arguments: list[str], text: str) -> None:

@@ -1,0 +1,231 @@
+"""Batching: who runs with whom, and that nobody gets another's answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clients.tensors import Array
+from serving.embedded.batching import Parameters, Scheduler, read_parameters
+from serving.embedded.errors import Code, RequestError, StartError
+from serving.embedded.loader import Batching, Runtime, load
+
+FOUR = Parameters(max_batch_size=4, max_enqueued_batches=100)
+
+
+class Doubler:
+    """Doubles rows, notes how many it was given at a time, and can be made to wait."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = threading.Semaphore(0)
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        self.sizes.append(len(arrays[0]))
+        self.running.release()
+        assert self.gate.wait(30)
+        if (arrays[0] < 0).any():
+            raise RequestError(Code.INVALID_ARGUMENT, "negative")
+        return [arrays[0] * 2]
+
+
+def ask(scheduler: Scheduler, execute: Doubler, rows: Array, parameters: Parameters = FOUR, key: str = "m") -> Array:
+    return scheduler.run(key, [rows], execute, parameters)[0]
+
+
+def together(execute: Doubler, requests: Sequence[Array], parameters: Parameters = FOUR) -> list[Array | RequestError]:
+    """The answers to `requests` that all came while the only thread was busy with another one."""
+    scheduler = Scheduler(1)
+    execute.gate.clear()
+
+    def asked(rows: Array) -> Array | RequestError:
+        try:
+            return ask(scheduler, execute, rows, parameters)
+        except RequestError as error:
+            return error
+
+    with ThreadPoolExecutor(len(requests) + 1) as pool:
+        busy = pool.submit(ask, scheduler, execute, np.zeros(1), parameters)
+        execute.running.acquire()
+        answers = []
+        for number, rows in enumerate(requests, 1):
+            answers.append(pool.submit(asked, rows))
+            # One after the other, so that they wait in this order.
+            while sum(len(queue) for queue in list(scheduler._queues.values())) < number and not answers[-1].done():
+                pass
+        execute.gate.set()
+        busy.result()
+        return [answer.result() for answer in answers]
+
+
+def test_a_request_that_is_alone_runs_at_once_in_its_own_thread() -> None:
+    execute = Doubler()
+    threads: list[int] = []
+
+    def noted(arrays: Sequence[Array]) -> list[Array]:
+        threads.append(threading.get_ident())
+        return execute(arrays)
+
+    (answer,) = Scheduler(1).run("m", [np.arange(3)], noted, FOUR)
+    assert answer.tolist() == [0, 2, 4]
+    assert threads == [threading.get_ident()]
+
+
+def test_what_waits_together_runs_together_as_far_as_it_fits() -> None:
+    execute = Doubler()
+    answers = together(execute, [np.array([1.0]), np.array([2.0, 3.0]), np.array([4.0]), np.array([5.0, 6.0])])
+    assert [answer.tolist() for answer in answers if isinstance(answer, np.ndarray)] == [[2], [4, 6], [8], [10, 12]]
+    assert execute.sizes == [1, 4, 2]
+
+
+def test_a_bad_request_does_not_fail_those_it_was_put_together_with() -> None:
+    execute = Doubler()
+    one, bad, two = together(execute, [np.array([1.0]), np.array([-1.0]), np.array([2.0])])
+    assert isinstance(one, np.ndarray)
+    assert isinstance(two, np.ndarray)
+    assert (one.tolist(), two.tolist()) == ([2], [4])
+    assert isinstance(bad, RequestError)
+    assert bad.text == "negative"
+
+
+def test_other_shapes_run_by_themselves() -> None:
+    execute = Doubler()
+    one, two = together(execute, [np.ones((1, 2)), np.ones((1, 3))])
+    assert isinstance(one, np.ndarray)
+    assert isinstance(two, np.ndarray)
+    assert (one.shape, two.shape) == ((1, 2), (1, 3))
+    assert execute.sizes == [1, 1, 1]
+
+
+def test_other_shapes_are_padded_when_that_is_wanted() -> None:
+    execute = Doubler()
+    padding = Parameters(max_batch_size=4, pad_variable_length_inputs=True)
+    one, two = together(execute, [np.ones((1, 2)), np.ones((1, 3))], padding)
+    assert isinstance(one, np.ndarray)
+    assert isinstance(two, np.ndarray)
+    assert (one.tolist(), two.tolist()) == ([[2, 2, 0]], [[2, 2, 2]])
+    assert execute.sizes == [1, 2]
+
+
+def test_a_batch_is_filled_up_to_an_allowed_size() -> None:
+    execute = Doubler()
+    answer = ask(Scheduler(1), execute, np.array([1.0, 2.0, 3.0]), Parameters(8, allowed_batch_sizes=(2, 4, 8)))
+    assert answer.tolist() == [2, 4, 6]
+    assert execute.sizes == [4]
+
+
+def test_a_large_request_is_cut_when_that_is_allowed() -> None:
+    execute = Doubler()
+    answer = ask(Scheduler(1), execute, np.arange(7.0), Parameters(8, max_execution_batch_size=3))
+    assert answer.tolist() == [0, 2, 4, 6, 8, 10, 12]
+    assert execute.sizes == [3, 3, 1]
+
+
+def test_a_request_waits_for_others_no_longer_than_it_may() -> None:
+    execute = Doubler()
+    scheduler = Scheduler(1)
+    patient = Parameters(max_batch_size=2, batch_timeout_micros=20_000_000)
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(ask, scheduler, execute, np.array([value]), patient) for value in (1.0, 2.0)]
+        # Two of them fill the batch, so nobody waits 20 s.
+        assert [answer.result(10).tolist() for answer in answers] == [[2], [4]]
+    assert execute.sizes == [2]
+    assert ask(scheduler, execute, np.array([3.0]), Parameters(2, batch_timeout_micros=1000)).tolist() == [6]
+
+
+def test_too_much_waiting_is_refused() -> None:
+    execute = Doubler()
+    few = Parameters(max_batch_size=2, max_enqueued_batches=1)
+    *waiting, refused = together(execute, [np.ones(2), np.ones(1)], few)
+    assert all(isinstance(answer, np.ndarray) for answer in waiting)
+    assert isinstance(refused, RequestError)
+    assert refused.code is Code.UNAVAILABLE
+    assert "currently 1 batches enqueued and max_enqueued_batches is 1" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("arrays", "outputs", "text"),
+    [
+        ([np.ones(5)], None, "Task size 5 is larger than maximum input batch size 4"),
+        ([np.ones(2), np.ones(3)], None, "Batching Run() input tensors must have equal 0th-dimension size"),
+        ([np.array(1.0)], None, "Batching Run() input tensors must have at least one dimension"),
+        ([np.ones(2)], np.array(1.0), "Batched output tensor has 0 dimensions"),
+        ([np.ones(2)], np.ones(3), "Batched output tensor's 0th dimension does not equal the sum of"),
+    ],
+)
+def test_what_can_not_be_batched_is_refused(arrays: Sequence[Array], outputs: Array | None, text: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        Scheduler(1).run("m", arrays, lambda _: [outputs], FOUR)  # type: ignore[list-item]
+    assert text in refused.value.text
+
+
+def test_a_request_without_rows_is_answered() -> None:
+    assert ask(Scheduler(1), Doubler(), np.empty(0)).tolist() == []
+
+
+def test_under_load_every_answer_is_ones_own(models: Path) -> None:
+    """Two models, two versions of one, and mixed shapes, all through one scheduler."""
+    batching = Batching(Scheduler(2), Parameters(max_batch_size=16, max_enqueued_batches=10_000))
+    runtime = Runtime(batching=batching)
+    one, two = (load("scale", version, models / "scale" / str(version), runtime) for version in (1, 2))
+    other = load("other", 1, models / "scale" / "1", runtime)
+    plain = {name: load(name, 1, models / "scale" / path, Runtime()) for name, path in (("one", "1"), ("two", "2"))}
+    servables = [(one, plain["one"]), (two, plain["two"]), (other, plain["one"])]
+    random = np.random.default_rng(5)
+    asked = [
+        (servables[number % 3], random.normal(size=(int(random.integers(1, 6)), 3)).astype(np.float32))
+        for number in range(1500)
+    ]
+
+    def check(request: tuple[tuple[object, object], Array]) -> bool:
+        (batched, alone), rows = request
+        answers = []
+        for servable in (batched, alone):
+            signature = servable.signatures["serving_default"]  # type: ignore[attr-defined]
+            answers.append(servable.run(signature, [rows], list(signature.outputs)))  # type: ignore[attr-defined]
+        return all(np.array_equal(mine, wanted) for mine, wanted in zip(*answers, strict=True))
+
+    with ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(check, asked))
+    for servable in (one, two, other, *plain.values()):
+        servable.close()
+
+
+def parameters(folder: Path, text: str) -> Parameters:
+    (folder / "batch.conf").write_text(text)
+    return read_parameters(folder / "batch.conf")[0]
+
+
+def test_parameters_are_read_as_tensorflow_serving_reads_them(tmp_path: Path) -> None:
+    assert parameters(tmp_path, "") == Parameters()
+    (tmp_path / "batch.conf").write_text(
+        "max_batch_size { value: 8 } batch_timeout_micros { value: 5 } max_enqueued_batches { value: 3 }"
+        "num_batch_threads { value: 7 } allowed_batch_sizes: [2, 8] pad_variable_length_inputs: true"
+    )
+    assert read_parameters(tmp_path / "batch.conf") == (Parameters(8, 5, 3, (2, 8), True), 7)
+    splits = "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }"
+    assert parameters(tmp_path, splits).max_execution_batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("max_batch_size: 8", "line 1"),
+        ("max_batch_size { value: 0 }", "max_batch_size is 0, it must be at least 1"),
+        ("allowed_batch_sizes: [4, 2]", "allowed_batch_sizes [4, 2] must be increasing"),
+        ("max_batch_size { value: 8 } allowed_batch_sizes: [2, 4]", "[2, 4] must be max_batch_size, 8"),
+        ("max_batch_size { value: 8 } max_execution_batch_size { value: 9 }", "9 is larger than max_batch_size 8"),
+    ],
+)
+def test_parameters_that_can_not_work_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(StartError) as refused:
+        parameters(tmp_path, text)
+    assert problem in str(refused.value)
+    assert str(refused.value).startswith(f"--batching_parameters_file={tmp_path}/batch.conf: ")

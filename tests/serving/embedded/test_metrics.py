@@ -1,0 +1,76 @@
+"""The page that Prometheus reads: families, labels and buckets."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from serving.embedded import metrics
+from serving.embedded.errors import Code, RequestError
+from serving.embedded.metrics import Counter, Histogram, count_request
+
+
+def test_a_counter_counts_for_each_value_of_its_labels() -> None:
+    counter = Counter(":a:count", ("model_name", "status"))
+    counter.add("m", "OK")
+    counter.add("m", "OK")
+    counter.add('q"\n\\', "NOT_FOUND", by=3)
+    assert counter.lines() == [
+        "# TYPE :a:count counter",
+        ':a:count{model_name="m",status="OK"} 2',
+        ':a:count{model_name="q\\"\\n\\\\",status="NOT_FOUND"} 3',
+    ]
+
+
+def test_a_histogram_adds_up_from_bucket_to_bucket() -> None:
+    histogram = Histogram(":a:latency", ("API",), metrics.exponential(10, 1.8, 3))
+    for value in (1, 10, 11, 1000):
+        histogram.observe(value, "Predict")
+    assert histogram.lines() == [
+        "# TYPE :a:latency histogram",
+        ':a:latency_bucket{API="Predict",le="10"} 2',
+        ':a:latency_bucket{API="Predict",le="18"} 3',
+        ':a:latency_bucket{API="Predict",le="32.4"} 3',
+        ':a:latency_bucket{API="Predict",le="+Inf"} 4',
+        ':a:latency_sum{API="Predict"} 1022',
+        ':a:latency_count{API="Predict"} 4',
+    ]
+
+
+def test_latencies_have_33_buckets_from_10_microseconds_to_24_minutes() -> None:
+    assert len(metrics.LATENCIES) == 33
+    assert (metrics.LATENCIES[0], f"{metrics.LATENCIES[-1]:.3g}") == (10, "1.47e+09")
+
+
+def test_names_that_clients_make_up_do_not_grow_for_ever() -> None:
+    counter, histogram = Counter(":a:count", ("model_name",)), Histogram(":a:latency", ("model_name",))
+    for number in range(metrics.MOST_KEPT + 500):
+        counter.add(str(number))
+        histogram.observe(1, str(number))
+    assert ':a:count{model_name="other"} 500' in counter.lines()
+    assert len(counter.lines()) == metrics.MOST_KEPT + 2
+    assert ':a:latency_count{model_name="other"} 500' in histogram.lines()
+
+
+def test_requests_are_counted_by_status_and_only_answers_have_a_latency() -> None:
+    assert count_request("counted", "Predict", "GRPC", lambda: 7) == 7
+
+    def fail() -> None:
+        raise RequestError(Code.NOT_FOUND, "no")
+
+    with pytest.raises(RequestError):
+        count_request("counted", "predict", "REST", fail)
+    lines = metrics.page().decode().splitlines()
+    assert ':tensorflow:serving:request_count{model_name="counted",status="OK"} 1' in lines
+    assert ':tensorflow:serving:request_count{model_name="counted",status="NOT_FOUND"} 1' in lines
+    latency = ':tensorflow:serving:request_latency_count{model_name="counted",API="Predict",entrypoint="GRPC"} 1'
+    assert latency in lines
+    assert not any('model_name="counted",API="predict"' in line for line in lines)
+
+
+def test_no_count_is_lost_between_threads() -> None:
+    counter = Counter(":a:count", ("model_name",))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: counter.add("m"), range(4000)))
+    assert counter.lines()[-1] == ':a:count{model_name="m"} 4000'
