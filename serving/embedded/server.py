@@ -61,8 +61,6 @@ def run(flags: Flags) -> int:
     # TensorFlow has much to say about how it was built, and about loading as its own server does.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Where oneDNN is used TensorFlow keeps what unloaded versions had (tensorflow/core/util/onednn_env_vars.h).
-    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     try:
         models = _models(flags)
         batching = _batching(flags)
