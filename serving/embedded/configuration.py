@@ -36,6 +36,11 @@ class Configuration:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The models that are to be served."""
+        return frozenset(self._names)
+
     def apply(self, models: Sequence[Model]) -> None:
         """Serves `models` instead of those before; returns when each new one has an available version.
 

@@ -71,6 +71,19 @@ class Flags:
     tensorflow_session_parallelism: Annotated[int, _COUNT, "Whichever of the next two is not given."] = 0
     tensorflow_intra_op_parallelism: Annotated[int, _COUNT, "Threads inside one operation; 0: TensorFlow decides."] = 0
     tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations of a request that run at a time; 0: one."] = 0
+    ssl_config_file: Annotated[Path | None, _PATH, "Text SSLConfig: gRPC is answered over TLS."] = None
+    rest_api_enable_tls: Annotated[
+        bool, click.BOOL, "Answer REST over TLS too, as --ssl_config_file says. This server's own flag."
+    ] = False
+    enable_model_listing: Annotated[
+        bool, click.BOOL, "Answer GET /v1/models with all models. This server's own flag."
+    ] = False
+    max_requests_in_flight: Annotated[
+        int, _COUNT, "Refuse more requests than that at a time, of each protocol; 0: no limit. This server's own flag."
+    ] = 0
+    max_body_bytes: Annotated[
+        int, _COUNT, "Refuse larger REST bodies and gRPC messages; 0: no limit. This server's own flag."
+    ] = 0
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True
@@ -175,6 +188,8 @@ def _check(flags: Flags) -> None:
         raise click.UsageError("--batching_parameters_file needs --enable_batching.")
     if flags.enable_per_model_batching_parameters and not flags.enable_batching:
         raise click.UsageError("--enable_per_model_batching_parameters needs --enable_batching.")
+    if flags.rest_api_enable_tls and flags.ssl_config_file is None:
+        raise click.UsageError("--rest_api_enable_tls needs an --ssl_config_file.")
     if math.isnan(flags.file_system_poll_wait_seconds):
         raise click.UsageError("--file_system_poll_wait_seconds=nan is not a number of seconds.")
 

@@ -38,6 +38,7 @@ from serving.embedded.grpc_answers import (
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.manager import Manager
 from serving.embedded.metrics import count_request
+from serving.embedded.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -98,21 +99,38 @@ def methods(
 class GrpcTransport:
     """Methods over grpcio, in a pool of `threads` handler threads."""
 
-    def __init__(self, answers: Methods, host: str, port: int, threads: int, *, explain: bool = True) -> None:
+    def __init__(
+        self,
+        answers: Methods,
+        host: str,
+        port: int,
+        threads: int,
+        *,
+        explain: bool = True,
+        most_in_flight: int = 0,
+        largest_message: int = 0,
+        tls: Tls | None = None,
+    ) -> None:
+        """Beyond `most_in_flight` requests, and `largest_message` bytes, gRPC refuses requests; 0 is no limit."""
         self._open = threading.Event()
         self._open.set()
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             handlers=[_Handlers(answers, self._open, explain=explain)],
             options=(
-                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_receive_message_length", largest_message or -1),
                 ("grpc.max_send_message_length", -1),
                 # Two servers on one port would each get some of the requests.
                 ("grpc.so_reuseport", 0),
             ),
+            maximum_concurrent_rpcs=most_in_flight or None,
         )
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            if tls:
+                bound = self._server.add_secure_port(where, _credentials(tls))
+            else:
+                bound = self._server.add_insecure_port(where)
         except RuntimeError:
             bound = 0
         if not bound:
@@ -133,6 +151,14 @@ class GrpcTransport:
         stopped = self._server.stop(grace)
         self._open.set()
         stopped.wait()
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key.encode(), tls.certificate.encode())],
+        root_certificates=tls.ca.encode() or None,
+        require_client_auth=tls.verify_clients,
+    )
 
 
 class _Handlers(grpc.GenericRpcHandler):

@@ -87,6 +87,12 @@ def statuses(found: Iterable[Status], *, explain: bool) -> bytes:
     return _proto_json({"model_version_status": entries})
 
 
+def models(available: Mapping[str, list[int]]) -> bytes:
+    """Every model with its available versions, which TensorFlow Serving can't list."""
+    listed = [{"name": name, "versions": [str(number) for number in versions]} for name, versions in available.items()]
+    return _proto_json({"models": listed})
+
+
 def metadata(model: str, version: int, definitions: Any) -> bytes:
     """A version's signatures, a SignatureDefMap, as protobuf's JSON."""
     spec = {"name": model, "version": str(version), "signature_name": ""}

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +48,7 @@ _STATUS = re.compile(rb"/v1/models(?:/(?P<model>[^/:]+))?" + _VERSION + rb"(?:/(
 _PLAIN = rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9a-fA-F]{2})*"
 _AUTHORITY = re.compile(rb"^https?://[^/?#]*", re.IGNORECASE)
 _URI = re.compile(_PLAIN + rb"(?:\?(?:" + _PLAIN[:-1] + rb"|\?)*)?(?:#(?:" + _PLAIN[:-1] + rb"|\?)*)?")
+_PROBE = re.compile(rb"/(?:(?P<live>healthz)|readyz(?:/(?P<model>[^/]+))?)")
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
 
 _HTTP = {
@@ -101,12 +102,23 @@ class RestFace:
         explain: bool = True,
         cors: bool = False,
         metrics_path: bytes | None = None,
+        list_models: bool = False,
+        wanted: Callable[[], Collection[str]] | None = None,
+        most_in_flight: int = 0,
+        largest_body: int = 0,
     ) -> None:
         """`explain` is for errors; with `cors` scripts of any web page may read the answers.
 
-        `metrics_path` is where Prometheus finds its page.
+        `metrics_path` is where Prometheus finds its page. With `list_models` GET /v1/models lists them. `wanted` tells
+        the models that must be there to be ready. Beyond `most_in_flight` requests, and `largest_body` bytes, requests
+        are refused; 0 is no limit.
         """
         self._manager = manager
+        self._list_models = list_models
+        self._wanted = wanted or manager.available
+        self._most_in_flight = most_in_flight
+        self._largest_body = largest_body
+        self._in_flight = 0
         self._metrics_path = metrics_path
         self._cors = CORS if cors else ()
         self._explain = explain
@@ -114,23 +126,61 @@ class RestFace:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application, as https://asgi.readthedocs.io/en/latest/specs/www.html describes it."""
-        body = []
+        # Only the event loop's thread counts.
+        self._in_flight += 1
+        try:
+            await self._respond(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = self._refusal(scope) or await self._read(scope, receive)
+        if read is None:
+            return
+        refused = isinstance(read, Response)
+        if isinstance(read, Response):
+            response = read
+        else:
+            response = await asyncio.get_running_loop().run_in_executor(self._pool, self.answer, read)
+        headers = [(b"content-type", response.kind), (b"content-length", b"%d" % len(response.body))]
+        if response.kind is not HTML:
+            headers += self._cors
+        if refused:
+            # What is left of the body is not read.
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+    async def _read(self, scope: Scope, receive: Receive) -> Request | Response | None:
+        """The request, once all of it is here; None when its client is gone, the answer when it is too large."""
+        body: list[bytes] = []
+        size = 0
         while True:
             event = await receive()
             if event["type"] == "http.disconnect":
-                return
+                return None
             body.append(event.get("body", b""))
+            size += len(body[-1])
+            if self._largest_body and size > self._largest_body:
+                return self._too_large()
             if not event.get("more_body"):
                 break
         # What a proxy would be sent, http://host/path, is answered too.
         target = _AUTHORITY.sub(b"", scope["target"], 1)
-        request = Request(scope["method"], target, dict(scope["headers"]), b"".join(body))
-        response = await asyncio.get_running_loop().run_in_executor(self._pool, self.answer, request)
-        headers = [(b"content-type", response.kind), (b"content-length", b"%d" % len(response.body))]
-        if response.kind is not HTML:
-            headers += self._cors
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})
+        return Request(scope["method"], target, dict(scope["headers"]), b"".join(body))
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Why a request is not even read."""
+        if self._most_in_flight and self._in_flight > self._most_in_flight:
+            text = f"{self._most_in_flight} requests are in flight already, no more are taken; try again later"
+            return Response(429, rest_answer.error(text))
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if self._largest_body and length.isdigit() and int(length[:20]) > self._largest_body:
+            return self._too_large()
+        return None
+
+    def _too_large(self) -> Response:
+        return Response(413, rest_answer.error(f"The body is larger than {self._largest_body} bytes"))
 
     def answer(self, request: Request) -> Response:
         """The answer to `request`; never raises."""
@@ -148,8 +198,8 @@ class RestFace:
             return page(501, "Not Implemented")
         if not _URI.fullmatch(path):
             return page(400, "Bad Request")
-        if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
-            return _metrics(path, self._metrics_path)
+        if outside := self._outside(request):
+            return outside
         if not _OURS.fullmatch(path):
             return page(404, "Not Found")
         if request.method == "OPTIONS":
@@ -165,6 +215,27 @@ class RestFace:
                 return self._describe(match)
         malformed = f"Malformed request: {request.method} {path.decode('utf-8', 'surrogateescape')}"
         raise RequestError(Code.INVALID_ARGUMENT, malformed)
+
+    def _outside(self, request: Request) -> Response | None:
+        """Prometheus' page, and probes."""
+        path = request.target
+        if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
+            return _metrics(path, self._metrics_path)
+        if request.method == "GET" and (match := _PROBE.fullmatch(path)):
+            return self._probe(match)
+        return None
+
+    def _probe(self, match: re.Match[bytes]) -> Response:
+        """Whether the server lives, or whether its models, or one of them, can be asked."""
+        if match["live"]:
+            return Response(200, b"ok\n", TEXT)
+        available = self._manager.available()
+        model = _unescape(match["model"])
+        missing = sorted(name for name in ([model] if model else self._wanted()) if not available.get(name))
+        if missing:
+            text = f"not ready: no version available of {', '.join(map(repr, missing))}\n"
+            return Response(503, text.encode("utf-8", "surrogateescape"), TEXT)
+        return Response(200, b"ready\n", TEXT)
 
     def _infer(self, match: re.Match[bytes], request: Request) -> Response:
         spec = _model_spec(match)
@@ -201,6 +272,8 @@ class RestFace:
         return Response(200, rest_answer.regressions(result))
 
     def _describe(self, match: re.Match[bytes]) -> Response:
+        if match["model"] is None and match["version"] is None and match["label"] is None and self._list_models:
+            return Response(200, rest_answer.models(self._manager.available()))
         if match["model"] is None:
             raise RequestError(Code.INVALID_ARGUMENT, "Missing model name in request.")
         spec = _model_spec(match)

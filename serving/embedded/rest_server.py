@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.embedded.errors import StartError
 from serving.embedded.rest_face import page
+from serving.embedded.tls import Tls
 
 # Clients that keep connections in a pool should find them open.
 KEEP_ALIVE_SECONDS = 60
@@ -61,7 +62,9 @@ class _Protocol(HttpToolsProtocol):
 class RestServer:
     """Serves an ASGI application on a socket that is bound."""
 
-    def __init__(self, application: Any, claimed: socket.socket) -> None:
+    def __init__(self, application: Any, claimed: socket.socket, tls: Tls | None = None) -> None:
+        """With `tls` it speaks HTTPS."""
+        context = tls.context() if tls else None
         config = uvicorn.Config(
             application,
             http=_Protocol,
@@ -75,6 +78,7 @@ class RestServer:
             log_level="warning",
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            ssl_context_factory=(lambda *_: context) if context else None,
         )
         self._socket = claimed
         self._server = uvicorn.Server(config)

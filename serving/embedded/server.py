@@ -30,6 +30,7 @@ from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.flags import Flags
 from serving.embedded.model_config import Model, read_config, single_model
 from serving.embedded.source import Source, list_versions
+from serving.embedded.tls import Tls, read_tls
 
 if TYPE_CHECKING:
     from serving.embedded.configuration import Configuration
@@ -65,12 +66,13 @@ def run(flags: Flags) -> int:
         models = _models(flags)
         batching = _batching(flags)
         metrics_path = _metrics_path(flags)
+        tls = read_tls(flags.ssl_config_file) if flags.ssl_config_file is not None else None
     except StartError as error:
         _say(f"error: {error}")
         return 2
     stopping = _stop_on_signals()
     try:
-        return Server(flags, models, stopping, batching, metrics_path).run()
+        return Server(flags, models, stopping, batching, metrics_path, tls).run()
     except StartError as error:
         _say(f"error: {error}")
         return 1
@@ -86,8 +88,10 @@ class Server:
         stopping: threading.Event,
         batching: tuple[Parameters, int] | None = None,
         metrics_path: bytes | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """`batching` is how requests are batched and by how many threads, `metrics_path` where Prometheus asks."""
+        self._tls = tls
         self._flags = flags
         self._batching = batching
         self._scheduler = Scheduler(batching[1]) if batching else None
@@ -210,7 +214,7 @@ class Server:
         if grpc_socket is not None:
             faces.append(self._grpc(manager, configuration, grpc_socket))
         if rest_socket is not None:
-            faces.append(self._rest(manager, rest_socket))
+            faces.append(self._rest(manager, configuration, rest_socket))
         for face in faces:
             face.start()
         _say(_ready(self._flags, manager.available()))
@@ -234,13 +238,19 @@ class Server:
             health=flags.enable_grpc_healthcheck_service,
         )
         transport = GrpcTransport(
-            answers, *ports.address(claimed), threads=flags.grpc_max_threads, explain=flags.explain_errors
+            answers,
+            *ports.address(claimed),
+            threads=flags.grpc_max_threads,
+            explain=flags.explain_errors,
+            most_in_flight=flags.max_requests_in_flight,
+            largest_message=flags.max_body_bytes,
+            tls=self._tls,
         )
         # gRPC has a socket of its own on that port now.
         claimed.close()
         return transport
 
-    def _rest(self, manager: Manager, claimed: socket.socket) -> Face:
+    def _rest(self, manager: Manager, configuration: Configuration, claimed: socket.socket) -> Face:
         from serving.embedded.rest_face import RestFace
         from serving.embedded.rest_server import RestServer
 
@@ -251,8 +261,12 @@ class Server:
             explain=flags.explain_errors,
             cors=flags.rest_api_enable_cors_support,
             metrics_path=self._metrics_path,
+            list_models=flags.enable_model_listing,
+            wanted=lambda: configuration.names,
+            most_in_flight=flags.max_requests_in_flight,
+            largest_body=flags.max_body_bytes,
         )
-        return RestServer(face, claimed)
+        return RestServer(face, claimed, self._tls if flags.rest_api_enable_tls else None)
 
 
 def _models(flags: Flags) -> Sequence[Model]:

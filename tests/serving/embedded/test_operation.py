@@ -1,0 +1,205 @@
+"""What operators need and TensorFlow Serving lacks: probes, a list of models, limits, TLS on both ports."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import httpx2
+import numpy as np
+import pytest
+
+from clients.messages import PredictRequest, PredictResponse
+from clients.tensors import to_proto
+from serving.embedded.errors import StartError
+from serving.embedded.tls import read_tls
+from tests.serving.embedded import saved_models
+from tests.serving.embedded.processes import Asker, Process, Start, wait_until
+
+
+def get(server: Process, path: str) -> httpx2.Response:
+    return httpx2.get(f"http://127.0.0.1:{server.rest_port}{path}", trust_env=False)
+
+
+def config(folder: Path, **models: Path) -> str:
+    text = "".join(
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}' for name, path in models.items()
+    )
+    (folder / "models.config").write_text(f"model_config_list {{ {text} }}")
+    return f"--model_config_file={folder}/models.config"
+
+
+def test_probes_say_whether_the_server_lives_and_which_models_are_ready(
+    start: Start, models: Path, tmp_path: Path
+) -> None:
+    saved_models.scale(tmp_path / "live", 1, 1.0)
+    flags = config(tmp_path, scale=models / "scale", live=tmp_path / "live")
+    server = start(flags, "--file_system_poll_wait_seconds=0.05", "--enable_model_listing").ready()
+
+    assert (get(server, "/healthz").status_code, get(server, "/healthz").text) == (200, "ok\n")
+    assert (get(server, "/readyz").status_code, get(server, "/readyz/scale").text) == (200, "ready\n")
+    assert get(server, "/readyz/none").status_code == 503
+    assert get(server, "/v1/models").json() == {
+        "models": [{"name": "scale", "versions": ["2"]}, {"name": "live", "versions": ["1"]}]
+    }
+
+    (tmp_path / "live" / "1").rename(tmp_path / "away")
+    wait_until("it is not ready", lambda: get(server, "/readyz").status_code == 503)
+    assert get(server, "/readyz").text == "not ready: no version available of 'live'\n"
+    assert get(server, "/readyz/scale").status_code == 200
+    assert get(server, "/healthz").status_code == 200
+
+
+def test_models_are_not_listed_unless_that_is_wanted(server: Process) -> None:
+    assert get(server, "/v1/models").json() == {"error": "Missing model name in request."}
+
+
+def test_bodies_beyond_the_limit_are_refused_and_the_server_goes_on(start: Start, models: Path) -> None:
+    server = start(f"--model_base_path={models}/scale", "--max_body_bytes=1000").ready()
+    ask = Asker(server)
+    url = f"http://127.0.0.1:{server.rest_port}/v1/models/default:predict"
+    body = json.dumps({"instances": [[1.0, 2.0, 3.0]] * 1000}).encode()
+
+    for content in (body, iter([body[:700], body[700:]])):
+        refused = httpx2.post(url, content=content, trust_env=False)
+        assert (refused.status_code, refused.json()) == (413, {"error": "The body is larger than 1000 bytes"})
+    code, _ = ask.error("default", {"x": np.ones((1000, 3), np.float32)})
+    assert code == "RESOURCE_EXHAUSTED"
+    assert ask.predict("default", {"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[-2, -2, -2]]
+    ask.close()
+
+
+def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, models: Path) -> None:
+    server = start(f"--model_base_path={models}/slow", "--max_requests_in_flight=2").ready()
+    ask = Asker(server)
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def keep_busy(_: int) -> None:
+        while not done.is_set():
+            statuses.append(ask.post("default:predict", {"instances": [2000]})[0])
+
+    with ThreadPoolExecutor(8) as pool:
+        workers = [pool.submit(keep_busy, number) for number in range(8)]
+        try:
+            wait_until("both kinds of answer", lambda: {200, 429} <= set(statuses))
+        finally:
+            done.set()
+        for worker in workers:
+            worker.result()
+    assert set(statuses) == {200, 429}
+
+    def over_grpc(_: int) -> str:
+        try:
+            ask.predict("default", {"steps": np.array([20000], np.int32)})
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(over_grpc, range(8))) == {"OK", "RESOURCE_EXHAUSTED"}
+    ask.close()
+
+
+class Authority:
+    """A certificate authority, a server and a client with its certificates, all of localhost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=authority")
+        (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        for name in ("server", "client"):
+            self._openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", name=name, out="csr")
+            signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+            subprocess.run(
+                ["openssl", "x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem"],
+                cwd=folder,
+                check=True,
+                capture_output=True,
+            )
+
+    def _openssl(self, *arguments: str, name: str = "ca", out: str = "pem") -> None:
+        files = ("-keyout", f"{name}.key", "-out", f"{name}.{out}")
+        subprocess.run(["openssl", *arguments, *files], cwd=self.folder, check=True, capture_output=True)
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def text(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    def config(self, name: str, *more: str, key: str = "server.key") -> Path:
+        fields = {"server_key": self.text(key), "server_cert": self.text("server.pem")}
+        written = [f"{field}: {json.dumps(value)}" for field, value in fields.items()]
+        (self.folder / name).write_text("\n".join([*written, *more]))
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def over_tls(server: Process, authority: Authority, *, client: bool) -> tuple[list[float], int]:
+    """What both protocols answer, to a client with or without a certificate of its own."""
+    own = (authority.text("client.key").encode(), authority.text("client.pem").encode()) if client else (None, None)
+    credentials = grpc.ssl_channel_credentials(authority.text("ca.pem").encode(), *own)
+    request = PredictRequest()
+    request.model_spec.name = "default"
+    request.inputs["x"].CopyFrom(to_proto(np.ones((1, 3), np.float32)))
+    with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
+        call = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=PredictRequest.SerializeToString,
+            response_deserializer=PredictResponse.FromString,
+        )
+        answer = call(request, timeout=20)
+    context = ssl.create_default_context(cafile=authority.path("ca.pem"))
+    if client:
+        context.load_cert_chain(authority.path("client.pem"), authority.path("client.key"))
+    with httpx2.Client(verify=context, trust_env=False) as rest:
+        status = rest.get(f"https://localhost:{server.rest_port}/v1/models/default").status_code
+    return list(answer.outputs["y"].float_val), status
+
+
+def test_both_protocols_speak_tls(start: Start, models: Path, authority: Authority) -> None:
+    flags = (f"--model_base_path={models}/scale", f"--ssl_config_file={authority.config('tls.config')}")
+    server = start(*flags, "--rest_api_enable_tls").ready()
+
+    assert over_tls(server, authority, client=False) == ([-2, -2, -2], 200)
+    with pytest.raises(httpx2.HTTPError):
+        get(server, "/v1/models/default")
+
+
+def test_clients_without_a_certificate_are_refused_when_that_is_wanted(
+    start: Start, models: Path, authority: Authority
+) -> None:
+    verified = authority.config(
+        "mutual.config", f"custom_ca: {json.dumps(authority.text('ca.pem'))}", "client_verify: true"
+    )
+    flags = (f"--model_base_path={models}/scale", f"--ssl_config_file={verified}", "--rest_api_enable_tls")
+    server = start(*flags).ready()
+
+    assert over_tls(server, authority, client=True) == ([-2, -2, -2], 200)
+    with pytest.raises(grpc.RpcError):
+        over_tls(server, authority, client=False)
+    context = ssl.create_default_context(cafile=authority.path("ca.pem"))
+    with pytest.raises(httpx2.HTTPError), httpx2.Client(verify=context, trust_env=False) as rest:
+        rest.get(f"https://localhost:{server.rest_port}/v1/models/default")
+
+
+def test_a_configuration_of_tls_that_can_not_work_is_refused_and_not_shown(authority: Authority) -> None:
+    other = authority.config("other.config", key="client.key")
+    with pytest.raises(StartError, match="server_key, server_cert and custom_ca can't be used together") as refused:
+        read_tls(other)
+    assert "BEGIN" not in str(refused.value)
+    (authority.folder / "empty.config").write_text("")
+    with pytest.raises(StartError, match="it has no server_key, a PEM text"):
+        read_tls(authority.folder / "empty.config")
+    with pytest.raises(StartError, match="client_verify needs a custom_ca"):
+        read_tls(authority.config("lonely.config", "client_verify: true"))
