@@ -75,7 +75,8 @@ class RestServer:
             access_log=False,
             server_header=False,
             log_config=None,
-            log_level="warning",
+            # It would log every request that is none.
+            log_level="error",
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             ssl_context_factory=(lambda *_: context) if context else None,
