@@ -193,12 +193,9 @@ def _merge(batch: Sequence[_Ticket], padding: int) -> list[Array]:
         return list(batch[0].arrays)
     merged = []
     for arrays in zip(*(ticket.arrays for ticket in batch), strict=True):
+        parts = _padded(arrays)
         # Rows that nobody asked for are copies of one that somebody did.
-        parts = [*_padded(arrays), *[arrays[0][:1]] * padding]
-        if padding:
-            shape = parts[0].shape[1:]
-            parts = [part if part.shape[1:] == shape else _pad(part, shape) for part in parts]
-        merged.append(np.concatenate(parts))
+        merged.append(np.concatenate([*parts, *[parts[0][:1]] * padding]))
     return merged
 
 

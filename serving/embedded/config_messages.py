@@ -1,7 +1,7 @@
 """The small text protos that flags name: batching parameters, monitoring, TLS.
 
-tensorflow-serving-api doesn't have them, so they are declared here, as TensorFlow Serving declares them: util/
-net_http and servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto, config/ssl_config.proto.
+tensorflow-serving-api doesn't have them, so they are declared here, as TensorFlow Serving r2.20 declares them:
+servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto, config/ssl_config.proto.
 """
 
 from __future__ import annotations
