@@ -79,7 +79,9 @@ class EdgeRequest(GoldenRequest):
         rows = set()
         for row, edge in enumerate(self.edges):
             mine, other = (_rows_of(self, slice(row, row + 1), outputs) for outputs in (self.outputs, answered))
-            same = all(judge.judge(other[name], array).verdict != "different" for name, array in mine.items())
+            same = all(
+                name in other and judge.judge(other[name], array).verdict != "different" for name, array in mine.items()
+            )
             excused = edge == "nan" or not (_is_finite(mine) and _is_finite(other))
             if not same and edge != ORDINARY and excused:
                 rows.add(row)

@@ -29,6 +29,8 @@ class Flags:
     host: Annotated[
         str, click.STRING, "Address to listen on; any but loopback lets others in. This server's own flag."
     ] = "127.0.0.1"
+    grpc_socket_path: Annotated[str, click.STRING, "Path of a UNIX socket on which gRPC listens, too."] = ""
+    grpc_channel_arguments: Annotated[str, click.STRING, "gRPC's own settings: key=value,key=value."] = ""
     model_name: Annotated[str, click.STRING, "Name of the model that --model_base_path holds."] = "default"
     model_base_path: Annotated[Path | None, _PATH, "Absolute folder with the versions of one model."] = None
     model_config_file: Annotated[
@@ -58,6 +60,9 @@ class Flags:
     monitoring_config_file: Annotated[
         Path | None, _PATH, "Text MonitoringConfig: whether REST has a page for Prometheus, and where."
     ] = None
+    rest_api_timeout_in_ms: Annotated[
+        int, _COUNT, "How long a REST request may take, in milliseconds; 0: as long as it takes."
+    ] = 30_000
     rest_api_enable_cors_support: Annotated[
         bool, click.BOOL, "Let any web page's scripts read REST answers (CORS headers)."
     ] = False
@@ -68,6 +73,9 @@ class Flags:
     enable_serialization_as_tensor_content: Annotated[
         bool, click.BOOL, "Answer gRPC predict in tensor_content instead of typed fields."
     ] = False
+    tensorflow_session_config_file: Annotated[
+        Path | None, _PATH, "Text ConfigProto for TensorFlow's sessions; the next flags come on top."
+    ] = None
     tensorflow_session_parallelism: Annotated[int, _COUNT, "Whichever of the next two is not given."] = 0
     tensorflow_intra_op_parallelism: Annotated[int, _COUNT, "Threads inside one operation; 0: TensorFlow decides."] = 0
     tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations of a request that run at a time; 0: one."] = 0
@@ -102,6 +110,10 @@ ELSEWHERE: dict[str, tuple[click.ParamType[Any], str]] = {
     "num_tflite_interpreters_per_pool": (click.INT, "there is no TensorFlow Lite here"),
     "num_tflite_pools": (click.INT, "there is no TensorFlow Lite here"),
     "skip_initialize_tpu": (click.BOOL, "there is no TPU here"),
+    "mixed_precision": (click.STRING, "this server runs on the CPU"),
+    "xla_cpu_compilation_enabled": (click.BOOL, "export with --xla what XLA shall compile"),
+    "platform_config_file": (_PATH, "there is one platform; batching and the session have files of their own"),
+    "thread_pool_factory_config_file": (_PATH, "a request runs in the thread that answers it"),
 }
 
 EPILOG = """\b
@@ -170,28 +182,43 @@ def _option(name: str, default: Any, kind: click.ParamType[Any], text: str) -> c
 
 
 def _check(flags: Flags) -> None:
-    if flags.model_config_file is None and flags.model_base_path is None:
-        raise click.UsageError("No model to serve; give --model_base_path or --model_config_file.")
-    if not flags.port and not flags.rest_api_port:
-        raise click.UsageError("Neither gRPC nor REST has a port; give --port or --rest_api_port.")
-    if flags.port == flags.rest_api_port:
-        raise click.UsageError(f"gRPC and REST can't both have port {flags.port}; change --port or --rest_api_port.")
+    """Raises UsageError for the first of the things that flags can't say together."""
     threads = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
-    if flags.tensorflow_session_parallelism and all(threads):
-        raise click.UsageError(
-            "--tensorflow_session_parallelism is for whichever of --tensorflow_intra_op_parallelism and "
-            "--tensorflow_inter_op_parallelism is not given; leave one of the three out."
-        )
-    if flags.model_config_file_poll_wait_seconds > 0 and flags.model_config_file is None:
-        raise click.UsageError("--model_config_file_poll_wait_seconds needs a --model_config_file to read.")
-    if flags.batching_parameters_file is not None and not flags.enable_batching:
-        raise click.UsageError("--batching_parameters_file needs --enable_batching.")
-    if flags.enable_per_model_batching_parameters and not flags.enable_batching:
-        raise click.UsageError("--enable_per_model_batching_parameters needs --enable_batching.")
-    if flags.rest_api_enable_tls and flags.ssl_config_file is None:
-        raise click.UsageError("--rest_api_enable_tls needs an --ssl_config_file.")
-    if math.isnan(flags.file_system_poll_wait_seconds):
-        raise click.UsageError("--file_system_poll_wait_seconds=nan is not a number of seconds.")
+    settings = [one for one in flags.grpc_channel_arguments.split(",") if one and "=" not in one]
+    wrong = {
+        "No model to serve; give --model_base_path or --model_config_file.": (
+            flags.model_config_file is None and flags.model_base_path is None
+        ),
+        "Neither gRPC nor REST has a port; give --port or --rest_api_port.": (
+            not flags.port and not flags.rest_api_port
+        ),
+        f"gRPC and REST can't both have port {flags.port}; change --port or --rest_api_port.": (
+            flags.port == flags.rest_api_port
+        ),
+        "--tensorflow_session_parallelism is for whichever of --tensorflow_intra_op_parallelism and "
+        "--tensorflow_inter_op_parallelism is not given; leave one of the three out.": (
+            flags.tensorflow_session_parallelism and all(threads)
+        ),
+        "--model_config_file_poll_wait_seconds needs a --model_config_file to read.": (
+            flags.model_config_file_poll_wait_seconds > 0 and flags.model_config_file is None
+        ),
+        "--batching_parameters_file needs --enable_batching.": (
+            flags.batching_parameters_file is not None and not flags.enable_batching
+        ),
+        "--enable_per_model_batching_parameters needs --enable_batching.": (
+            flags.enable_per_model_batching_parameters and not flags.enable_batching
+        ),
+        "--rest_api_enable_tls needs an --ssl_config_file.": (
+            flags.rest_api_enable_tls and flags.ssl_config_file is None
+        ),
+        f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
+        "--file_system_poll_wait_seconds=nan is not a number of seconds.": (
+            math.isnan(flags.file_system_poll_wait_seconds)
+        ),
+    }
+    for problem, found in wrong.items():
+        if found:
+            raise click.UsageError(problem)
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, given: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -110,8 +110,13 @@ class GrpcTransport:
         most_in_flight: int = 0,
         largest_message: int = 0,
         tls: Tls | None = None,
+        socket_path: str = "",
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Beyond `most_in_flight` requests, and `largest_message` bytes, gRPC refuses requests; 0 is no limit."""
+        """Beyond `most_in_flight` requests, and `largest_message` bytes, gRPC refuses requests; 0 is no limit.
+
+        It listens on the UNIX socket `socket_path`, too; `settings` are gRPC's own, by their names.
+        """
         self._open = threading.Event()
         self._open.set()
         self._server = grpc.server(
@@ -122,6 +127,7 @@ class GrpcTransport:
                 ("grpc.max_send_message_length", -1),
                 # Two servers on one port would each get some of the requests.
                 ("grpc.so_reuseport", 0),
+                *((key, int(value) if value.isdecimal() else value) for key, value in (settings or {}).items()),
             ),
             maximum_concurrent_rpcs=most_in_flight or None,
         )
@@ -135,6 +141,16 @@ class GrpcTransport:
             bound = 0
         if not bound:
             raise StartError(f"--port={port}: gRPC can't listen on {host}:{port}")
+        if socket_path:
+            self._listen_on_socket(socket_path)
+
+    def _listen_on_socket(self, path: str) -> None:
+        try:
+            bound = self._server.add_insecure_port(f"unix:{path}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise StartError(f"--grpc_socket_path={path}: gRPC can't listen there")
 
     def start(self) -> None:
         """Begins to answer."""

@@ -14,7 +14,7 @@ from clients.messages import SignatureDefMap
 from clients.tensors import Array
 from serving.embedded import metrics
 from serving.embedded.batching import Parameters, Scheduler
-from serving.embedded.errors import Code, RequestError
+from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.session_call import Call, make_call, translate
 from serving.embedded.signature import Signature, read_signature
 
@@ -38,13 +38,15 @@ class Runtime:
     `intra_op_threads` are those inside one operation, 0 leaves them to TensorFlow. `inter_op_threads` run operations at
     the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
     `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
-    wait at the same time run as one. `tags` name the graph that is loaded.
+    wait at the same time run as one. `session_config` is a ConfigProto that all this comes on top of. `tags` name the
+    graph that is loaded.
     """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     check_methods: bool = False
     batching: Batching | None = None
+    session_config: bytes = b""
     tags: tuple[str, ...] = SERVING_TAGS
 
 
@@ -140,11 +142,12 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         )
     import tensorflow as tf
 
-    config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=runtime.intra_op_threads,
+    config = tf.compat.v1.ConfigProto.FromString(runtime.session_config)
+    if runtime.intra_op_threads:
+        config.intra_op_parallelism_threads = runtime.intra_op_threads
+    if runtime.inter_op_threads or not config.inter_op_parallelism_threads:
         # Less than none is TensorFlow's word for the caller's own thread.
-        inter_op_parallelism_threads=runtime.inter_op_threads or -1,
-    )
+        config.inter_op_parallelism_threads = runtime.inter_op_threads or -1
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     started = time.monotonic()
     try:
@@ -162,6 +165,21 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         session.close()
         metrics.LOAD_ATTEMPTS.add(str(path), "fail")
         raise _load_error(error) from error
+
+
+def read_session_config(path: Path) -> bytes:
+    """The text ConfigProto in `path`, serialized. Raises StartError when it is something else."""
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+
+    flag = f"--tensorflow_session_config_file={path}"
+    try:
+        config: bytes = text_format.Parse(path.read_text(encoding="utf-8"), ConfigProto()).SerializeToString()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{flag}: {getattr(error, 'strerror', None) or error}") from None
+    except text_format.ParseError as error:
+        raise StartError(f"{flag}: line {error}; it needs a text ConfigProto") from None
+    return config
 
 
 def _load_error(error: Exception) -> RequestError:

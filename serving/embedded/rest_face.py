@@ -106,13 +106,15 @@ class RestFace:
         wanted: Callable[[], Collection[str]] | None = None,
         most_in_flight: int = 0,
         largest_body: int = 0,
+        seconds: float | None = None,
     ) -> None:
         """`explain` is for errors; with `cors` scripts of any web page may read the answers.
 
         `metrics_path` is where Prometheus finds its page. With `list_models` GET /v1/models lists them. `wanted` tells
         the models that must be there to be ready. Beyond `most_in_flight` requests, and `largest_body` bytes, requests
-        are refused; 0 is no limit.
+        are refused; 0 is no limit. An answer that takes more than `seconds` is not waited for.
         """
+        self._seconds = seconds
         self._manager = manager
         self._list_models = list_models
         self._wanted = wanted or manager.available
@@ -141,7 +143,7 @@ class RestFace:
         if isinstance(read, Response):
             response = read
         else:
-            response = await asyncio.get_running_loop().run_in_executor(self._pool, self.answer, read)
+            response = await self._answer_in_time(read)
         headers = [(b"content-type", response.kind), (b"content-length", b"%d" % len(response.body))]
         if response.kind is not HTML:
             headers += self._cors
@@ -150,6 +152,14 @@ class RestFace:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+    async def _answer_in_time(self, request: Request) -> Response:
+        answering = asyncio.get_running_loop().run_in_executor(self._pool, self.answer, request)
+        try:
+            return await asyncio.wait_for(answering, self._seconds)
+        except asyncio.TimeoutError:
+            # TensorFlow's words. What runs can't be stopped, and ends by itself.
+            return Response(504, rest_answer.error("Timed out waiting for notification"))
 
     async def _read(self, scope: Scope, receive: Receive) -> Request | Response | None:
         """The request, once all of it is here; None when its client is gone, the answer when it is too large."""
@@ -174,9 +184,10 @@ class RestFace:
         if self._most_in_flight and self._in_flight > self._most_in_flight:
             text = f"{self._most_in_flight} requests are in flight already, no more are taken; try again later"
             return Response(429, rest_answer.error(text))
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if self._largest_body and length.isdigit() and int(length[:20]) > self._largest_body:
-            return self._too_large()
+        if self._largest_body:
+            length = dict(scope["headers"]).get(b"content-length", b"0")
+            if length.isdigit() and int(length[:20]) > self._largest_body:
+                return self._too_large()
         return None
 
     def _too_large(self) -> Response:

@@ -96,6 +96,7 @@ class Server:
         self._batching = batching
         self._scheduler = Scheduler(batching[1]) if batching else None
         self._metrics_path = metrics_path
+        self._session_config: bytes = b""
         self._models = models
         self._stopping = stopping
 
@@ -146,9 +147,12 @@ class Server:
     def _load(self) -> tuple[Manager, Source]:
         """Loads the first versions. Raises StartError when a model has none that loads."""
         # This imports TensorFlow, after everything that can be known without it.
+        from serving.embedded.loader import read_session_config
         from serving.embedded.manager import Manager
 
         flags = self._flags
+        if flags.tensorflow_session_config_file is not None:
+            self._session_config = read_session_config(flags.tensorflow_session_config_file)
         manager = Manager(
             self._load_version,
             retries=flags.max_num_load_retries,
@@ -176,6 +180,7 @@ class Server:
             flags.tensorflow_inter_op_parallelism or both,
             flags.enable_signature_method_name_check,
             self._batching_of(path),
+            self._session_config,
             tuple(flags.saved_model_tags.split(",")),
         )
         servable = load(model, version, path, runtime)
@@ -245,6 +250,10 @@ class Server:
             most_in_flight=flags.max_requests_in_flight,
             largest_message=flags.max_body_bytes,
             tls=self._tls,
+            socket_path=flags.grpc_socket_path,
+            settings=dict(
+                argument.partition("=")[::2] for argument in filter(None, flags.grpc_channel_arguments.split(","))
+            ),
         )
         # gRPC has a socket of its own on that port now.
         claimed.close()
@@ -265,6 +274,7 @@ class Server:
             wanted=lambda: configuration.names,
             most_in_flight=flags.max_requests_in_flight,
             largest_body=flags.max_body_bytes,
+            seconds=flags.rest_api_timeout_in_ms / 1000 or None,
         )
         return RestServer(face, claimed, self._tls if flags.rest_api_enable_tls else None)
 

@@ -80,6 +80,8 @@ def test_a_poll_can_be_shorter_than_a_second() -> None:
         (["models"], "Got unexpected extra argument"),
         (["--batching_parameters_file=batch.conf"], "--batching_parameters_file needs --enable_batching"),
         (["--enable_per_model_batching_parameters"], "--enable_per_model_batching_parameters needs --enable_batching"),
+        (["--grpc_channel_arguments=grpc.max_connection_age_ms"], "grpc.max_connection_age_ms is not key=value"),
+        (["--rest_api_enable_tls"], "--rest_api_enable_tls needs an --ssl_config_file"),
         (["--model_config_file_poll_wait_seconds=1"], "needs a --model_config_file to read"),
         (
             [

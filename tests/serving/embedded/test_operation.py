@@ -8,6 +8,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx2
@@ -104,6 +105,41 @@ def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, m
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(over_grpc, range(8))) == {"OK", "RESOURCE_EXHAUSTED"}
     ask.close()
+
+
+def test_a_rest_request_that_takes_too_long_is_told_so(start: Start, models: Path) -> None:
+    server = start(f"--model_base_path={models}/slow", "--rest_api_timeout_in_ms=200").ready()
+    ask = Asker(server)
+    assert ask.post("default:predict", {"instances": [200000]}) == (
+        504,
+        {"error": "Timed out waiting for notification"},
+    )
+    assert ask.post("default:predict", {"instances": [1]})[0] == 200
+    ask.close()
+    server.process.kill()
+
+
+def test_grpc_listens_on_a_unix_socket_too_with_settings_of_its_own(start: Start, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "session.config").write_text("inter_op_parallelism_threads: 1")
+    server = start(
+        f"--model_base_path={models}/scale",
+        f"--grpc_socket_path={tmp_path}/grpc.sock",
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=600000,grpc.primary_user_agent=mine",
+        f"--tensorflow_session_config_file={tmp_path}/session.config",
+    ).ready()
+    with grpc.insecure_channel(f"unix:{tmp_path}/grpc.sock") as channel:
+        call: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+        assert call(b"\n\t\n\x07default", timeout=20)
+    assert get(server, "/readyz").status_code == 200
+
+
+def test_a_session_configuration_that_is_none_is_refused(start: Start, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "session.config").write_text("threads: 1")
+    flag = f"--tensorflow_session_config_file={tmp_path}/session.config"
+    server = start(f"--model_base_path={models}/scale", flag)
+    assert server.wait() == 1
+    assert f"{flag}: line 1" in server.output
+    assert "it needs a text ConfigProto" in server.output
 
 
 class Authority:
