@@ -7,8 +7,9 @@ from typing import Any
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, PredictResponse, ReloadConfigResponse
-from clients.tensors import Array, from_proto
+from clients.tensors import Array
 from serving.embedded.configuration import Configuration
+from serving.embedded.deep import read_proto
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.inference import ModelSpec, acquire, predict
 from serving.embedded.manager import Manager
@@ -124,4 +125,5 @@ def _decode(proto: Any) -> Array:
     # To the real server a tensor of unknown rank is a scalar.
     if proto.tensor_shape.unknown_rank:
         proto.tensor_shape.Clear()
-    return from_proto(proto)
+    array: Array = read_proto(proto)
+    return array

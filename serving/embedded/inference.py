@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from clients.tensors import Array, dtype_of
+from serving.embedded.deep import MOST
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.loader import Servable
 from serving.embedded.manager import Handle, Manager
@@ -68,6 +69,9 @@ def predict(
                 raise RequestError(
                     Code.INVALID_ARGUMENT, f"tensor parsing error: {name}", f"{error}; {_wants(signature, name)}"
                 ) from None
+            if arrays[name].ndim > MOST:
+                why = f"it has {arrays[name].ndim} dimensions, {MOST} are the most; {_wants(signature, name)}"
+                raise RequestError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name}", why)
         else:
             arrays[name] = signature.defaults[name]
     outputs = _outputs(signature, tuple(output_filter))

@@ -14,8 +14,9 @@ from clients.messages import SignatureDefMap
 from clients.tensors import Array
 from serving.embedded import metrics
 from serving.embedded.batching import Parameters, Scheduler
+from serving.embedded.deep import Deep, make_deep_call
 from serving.embedded.errors import Code, RequestError, StartError
-from serving.embedded.session_call import Call, make_call, translate
+from serving.embedded.session_call import Call, guard, make_call, translate
 from serving.embedded.signature import Signature, read_signature
 
 SERVING_TAGS = ("serve",)
@@ -68,6 +69,7 @@ class Servable:
         self._session = session
         self._lock = threading.Lock()
         self._calls: dict[tuple[object, ...], Call] = {}
+        self._deep: dict[str, Call] = {}
         # What is put together with others: whole signatures, as in TensorFlow Serving's batching session.
         self._batched = {
             (
@@ -82,6 +84,9 @@ class Servable:
 
         Raises RequestError with the runtime's code and text.
         """
+        if any(isinstance(array, Deep) for array in inputs):
+            answers = dict(zip(signature.outputs, self._deep_call(signature)(*inputs), strict=True))
+            return [answers[name] for name in outputs]
         key = (signature.name, tuple(outputs))
         call = self._calls.get(key)
         if call is None:
@@ -105,10 +110,21 @@ class Servable:
     def close(self) -> None:
         """Frees what the version holds; nothing may run in it any more."""
         self._calls.clear()
+        self._deep.clear()
         self._session.close()
         self._session = None
         # The graph's Python objects refer to each other in circles, and hold the C++ graph.
         gc.collect()
+
+    def _deep_call(self, signature: Signature) -> Call:
+        # One for each signature, whatever outputs are asked for: each is a copy of the graph.
+        with self._lock:
+            if signature.name not in self._deep:
+                feeds, fetches = (
+                    [spec.tensor for spec in specs.values()] for specs in (signature.inputs, signature.outputs)
+                )
+                self._deep[signature.name] = guard(make_deep_call(self._session, feeds, fetches))
+            return self._deep[signature.name]
 
     def _make(self, key: tuple[object, ...], feeds: Sequence[str], fetches: Sequence[str]) -> Call:
         call = make_call(self._session, feeds, fetches)

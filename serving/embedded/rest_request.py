@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clients.tensors import Array
+from serving.embedded.deep import NUMPYS_MOST, Deep
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.rest_tensor import is_base64, read_regular, read_tensor, wants
 from serving.embedded.rest_text import show
@@ -106,7 +107,13 @@ def _read_each_row(rows: list[Any], inputs: Inputs, *, named: bool) -> dict[str,
         if row.keys() != inputs.keys():
             text = f"JSON object: {show(row)} keys must be equal to: {','.join(sorted(inputs))}"
             raise _invalid(f"{where} of 'instances' list. {text}", _all_wanted(inputs))
-    return {name: np.stack(arrays) for name, arrays in tensors.items()}
+    return {name: _stacked(arrays) for name, arrays in tensors.items()}
+
+
+def _stacked(rows: list[Array]) -> Any:
+    if rows[0].ndim < NUMPYS_MOST:
+        return np.stack(rows)
+    return Deep(np.concatenate([row.ravel() for row in rows]), (len(rows), *rows[0].shape))
 
 
 def _add_row(where: str, name: Any, value: Any, inputs: Inputs, tensors: dict[str, list[Array]]) -> None:

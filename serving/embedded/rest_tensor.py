@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clients.tensors import STRING, Array, DType
+from serving.embedded.deep import NUMPYS_MOST, Deep
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.rest_parse import Members
 from serving.embedded.rest_text import flush_denormals, show
@@ -25,7 +26,6 @@ _FLOATS = ("float32", "float64")
 _NARROW = ("int8", "int16", "uint8")
 _INTEGERS = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63), "uint32": (0, 2**32), "uint64": (0, 2**64)}
 _INTEGERS.update(dict.fromkeys(_NARROW, _INTEGERS["int32"]))
-_MOST_DIMENSIONS = 64  # numpy's; TensorFlow has 254
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _WHITE = re.compile(r"[ \t\n\v\f\r]")
@@ -101,20 +101,20 @@ def _has_booleans(value: list[Any]) -> bool:
     return any(element is True or element is False for element in value)
 
 
-def _read_each(name: str, value: Any, spec: TensorSpec) -> Array:
+def _read_each(name: str, value: Any, spec: TensorSpec) -> Any:
     shape: list[int] = []
     first = value
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
     values = [_element(name, item, spec) for item in _leaves(name, value, shape, spec)]
-    if len(shape) > _MOST_DIMENSIONS:
-        raise _invalid(f"tensor parsing error: {name}", f"it has {len(shape)} dimensions, {wants(name, spec)}")
     dtype = spec.dtype.numpy if spec.dtype else np.dtype(object)
     array = np.empty(len(values), dtype)
     with np.errstate(over="ignore"):
         # A narrow integer wraps, which numpy does from a wider array but not from a Python int.
         array[:] = np.array(values, np.int64) if spec.dtype and spec.dtype.name in _NARROW else values
+    if len(shape) > NUMPYS_MOST:
+        return Deep(flush_denormals(array), tuple(shape))
     return flush_denormals(array).reshape(shape)
 
 

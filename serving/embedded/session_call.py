@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clients.tensors import Array
+from serving.embedded.deep import Deep
 from serving.embedded.errors import Code, RequestError
 
 PUBLIC_ONLY = "EMBEDDED_PUBLIC_SESSION_CALL"
@@ -34,8 +35,8 @@ def make_call(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Cal
             raise RequestError(Code.INVALID_ARGUMENT, f"{name} is both fed and fetched.")
     private = getattr(session, "_make_callable_from_options", None)
     if private is None or os.environ.get(PUBLIC_ONLY) == "1":
-        return _guard(_public(session, feeds, fetches))
-    return _guard(_private(private, feeds, fetches))
+        return guard(_public(session, feeds, fetches))
+    return guard(_private(private, feeds, fetches))
 
 
 def _private(make: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
@@ -58,10 +59,12 @@ def _public(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
         raise translate(error) from None
 
 
-def _guard(call: Call) -> Call:
+def guard(call: Call) -> Call:
+    """`call`, with scalars as arrays, and RequestError for whatever it raises."""
+
     def guarded(*arrays: Array) -> list[Array]:
         try:
-            return [value if isinstance(value, np.ndarray) else _scalar(value) for value in call(*arrays)]
+            return [value if isinstance(value, (np.ndarray, Deep)) else _scalar(value) for value in call(*arrays)]
         except Exception as error:
             raise translate(error) from None
 

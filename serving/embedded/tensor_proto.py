@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 
 from clients.tensors import Array, dtype_of, to_proto
+from serving.embedded.deep import Deep, write_shape
 
 # A packed field of floats or doubles is, on the wire, its tag, its length and the numbers' little-endian bytes:
 # https://protobuf.dev/programming-guides/encoding/#packed
 _PACKED_TAGS = {np.dtype(np.float32): b"\x2a", np.dtype(np.float64): b"\x32"}
 
 
-def write_tensor(proto: Any, array: Array, *, content: bool = False) -> None:
+def write_tensor(proto: Any, array: Array | Deep, *, content: bool = False) -> None:
     """Writes `array`, of any shape, into the empty TensorProto `proto`, in its typed field or as `tensor_content`.
 
     Raises TypeError for an element type that the wire cannot carry.
     """
+    if isinstance(array, Deep):
+        write_tensor(proto, array.flat, content=content)
+        write_shape(proto, array.shape)
+        return
     if content:
         proto.CopyFrom(to_proto(array))
         return
