@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,20 @@ def test_a_wrong_shape_over_rest(ask: Asker) -> None:
 
 def test_a_shape_that_the_graph_takes_is_served_as_tensorflow_serving_does(ask: Asker) -> None:
     assert ask.predict("scale", {"x": np.ones((2, 5), np.float32)})["y"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("depth", [64, 65, 200])
+def test_a_tensor_is_as_deep_as_tensorflow_has_them(ask: Asker, depth: int) -> None:
+    value = json.loads("[" * depth + "1.5" + "]" * depth)
+    document = {"signature_name": "float32", "inputs": value}
+    assert ask.post("kinds:predict", document) == (200, {"outputs": value})
+
+
+def test_a_tensor_that_is_too_deep_is_refused(ask: Asker) -> None:
+    value = json.loads("[" * 255 + "1" + "]" * 255)
+    status, answer = ask.post("kinds:predict", {"signature_name": "float32", "inputs": value})
+    assert status == 400
+    assert answer["error"].startswith("tensor parsing error: x; it has 255 dimensions, 254 are the most; ")
 
 
 def test_a_wrong_type_over_grpc(ask: Asker) -> None:
