@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+from google.protobuf.wrappers_pb2 import Int32Value
 
 from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, PredictResponse, ReloadConfigResponse
 from clients.tensors import Array
@@ -86,15 +86,15 @@ def answer_reload(configuration: Configuration, request: Any) -> Any:
     return response
 
 
-def answer_health(data: bytes) -> bytes:
+def answer_health(_manager: Manager, request: Any) -> Any:
     """A HealthCheckResponse to a HealthCheckRequest: SERVING for the server as a whole, which is all that is known.
 
     https://github.com/grpc/grpc/blob/master/doc/health-checking.md; a message with a string, and one with an enum, are
     on the wire what these two wrappers are.
     """
-    if StringValue.FromString(data).value:
+    if request.value:
         raise RequestError(Code.NOT_FOUND, "service name unknown")
-    return Int32Value(value=1).SerializeToString()
+    return Int32Value(value=1)
 
 
 def model_spec(request: Any) -> ModelSpec:

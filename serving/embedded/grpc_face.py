@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import StringValue
 
 from clients.messages import (
     ClassificationRequest,
@@ -92,7 +93,7 @@ def methods(
         f"/{PREDICTION}/GetModelMetadata": method(GetModelMetadataRequest, answer_metadata),
         f"/{MODEL}/GetModelStatus": method(GetModelStatusRequest, answer_status, explain=explain),
         f"/{MODEL}/HandleReloadConfigRequest": method(ReloadConfigRequest, answer_reload, configuration),
-        **({HEALTH: answer_health} if health else {}),
+        **({HEALTH: method(StringValue, answer_health)} if health else {}),
     }
 
 
