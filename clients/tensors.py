@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -10,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from clients.messages import TensorProto
+from clients.messages import TensorProto, TensorShapeProto
 
 Array = npt.NDArray[Any]
 
@@ -59,6 +60,8 @@ DTYPES = tuple(
 BY_NUMBER = {dtype.number: dtype for dtype in DTYPES}
 BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 BY_WIRE_NAME = {dtype.wire_name: dtype for dtype in DTYPES}
+# The wire is little-endian, whatever the machine is.
+_WIRE = {dtype.number: dtype.numpy.newbyteorder("<") for dtype in DTYPES}
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
 STRING = BY_NAME["string"]
 UINT64 = BY_NAME["uint64"]
@@ -113,8 +116,7 @@ def to_proto(array: Array, *, typed: bool = False) -> Any:
     elif typed:
         getattr(proto, dtype.field).extend(_field_values(dtype, array))
     else:
-        # The wire is little-endian, whatever the machine is.
-        proto.tensor_content = np.ascontiguousarray(array, dtype.numpy.newbyteorder("<")).tobytes()
+        proto.tensor_content = np.ascontiguousarray(array, _WIRE[dtype.number]).tobytes()
     return proto
 
 
@@ -126,28 +128,44 @@ def from_proto(proto: Any) -> Array:
 
     Raises ValueError for an unknown type, a negative or unknown dimension, or content of another length.
     """
+    flat, shape = read_flat(proto)
+    return flat.reshape(shape)
+
+
+def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
+    """The elements of `proto` in one dimension, and its shape, which may have more than numpy's 64 dimensions.
+
+    Raises ValueError as `from_proto` does.
+    """
     if proto.dtype not in BY_NUMBER:
         raise ValueError(f"a tensor of type number {proto.dtype} is not one TensorFlow Serving's clients can send")
     dtype = BY_NUMBER[proto.dtype]
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
-        raise ValueError(f"a tensor needs a fully known shape, this one has {shape}")
-    if proto.tensor_content and dtype is not STRING:
-        wanted = prod(shape) * dtype.numpy.itemsize
-        if len(proto.tensor_content) != wanted:
-            raise ValueError(
-                f"tensor_content has {len(proto.tensor_content)} bytes, {dtype.name} of shape {shape} needs {wanted}"
-            )
-        return np.frombuffer(proto.tensor_content, dtype.numpy.newbyteorder("<")).reshape(shape)
-    values = _read_field(dtype, getattr(proto, dtype.field))
+    # Reading the shape costs as much as all the rest of a small tensor, and shapes come again.
+    shape = _read_shape(proto.tensor_shape.SerializeToString())
     count = prod(shape)
+    content = proto.tensor_content
+    if content and dtype is not STRING:
+        wanted = count * dtype.numpy.itemsize
+        if len(content) != wanted:
+            raise ValueError(f"tensor_content has {len(content)} bytes, {dtype.name} of shape {shape} needs {wanted}")
+        return np.frombuffer(content, _WIRE[dtype.number]), shape
+    values = _read_field(dtype, getattr(proto, dtype.field))
     if len(values) < count:
         fill = values[-1] if len(values) else (b"" if dtype is STRING else dtype.numpy.type(0))
         padded = np.empty(count, dtype.numpy)
         padded[: len(values)] = values
         padded[len(values) :] = fill
         values = padded
-    return values[:count].reshape(shape)
+    return values[:count], shape
+
+
+@lru_cache(1024)
+def _read_shape(data: bytes) -> tuple[int, ...]:
+    proto = TensorShapeProto.FromString(data)
+    shape = tuple(dim.size for dim in proto.dim)
+    if proto.unknown_rank or any(size < 0 for size in shape):
+        raise ValueError(f"a tensor needs a fully known shape, this one has {shape}")
+    return shape
 
 
 def _bytes(value: object) -> bytes:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from clients.messages import TensorProto
-from clients.tensors import Array, from_proto, to_proto
+from clients.tensors import Array, read_flat, to_proto
 
 NUMPYS_MOST = 64
 MOST = 254
@@ -46,16 +45,9 @@ class Deep:
         return self.flat
 
 
-def read_proto(proto: Any) -> Any:
-    """The array in the TensorProto `proto`, or a Deep. Raises ValueError as `from_proto` does."""
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if len(shape) <= NUMPYS_MOST or any(size < 0 for size in shape):
-        return from_proto(proto)
-    flat = TensorProto()
-    flat.CopyFrom(proto)
-    del flat.tensor_shape.dim[:]
-    flat.tensor_shape.dim.add(size=prod(shape))
-    return Deep(from_proto(flat), shape)
+def shaped(flat: Array, shape: tuple[int, ...]) -> Any:
+    """The elements `flat` in `shape`: an array, or a Deep."""
+    return flat.reshape(shape) if len(shape) <= NUMPYS_MOST else Deep(flat, shape)
 
 
 def write_shape(proto: Any, shape: Sequence[int]) -> None:
@@ -81,7 +73,7 @@ def make_deep_call(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -
 
     def call(*arrays: Any) -> list[Any]:
         given = {text: _serialized(array) for text, array in zip(serialized, arrays, strict=True)}
-        return [read_proto(TensorProto.FromString(answer)) for answer in session.run(answers, given)]
+        return [shaped(*read_flat(TensorProto.FromString(answer))) for answer in session.run(answers, given)]
 
     return call
 

@@ -1,4 +1,4 @@
-"""What the gRPC methods of predict, metadata and status answer: messages in, messages out."""
+"""What the gRPC methods of predict, metadata and status answer: messages in, bytes out."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from typing import Any
 
 from google.protobuf.wrappers_pb2 import Int32Value
 
-from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, PredictResponse, ReloadConfigResponse
-from clients.tensors import Array
+from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, ReloadConfigResponse
+from clients.tensors import Array, read_flat
 from serving.embedded.configuration import Configuration
-from serving.embedded.deep import read_proto
+from serving.embedded.deep import shaped
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.inference import ModelSpec, acquire, predict
 from serving.embedded.manager import Manager
 from serving.embedded.model_config import models_of
 from serving.embedded.signature import DEFAULT_SIGNATURE
-from serving.embedded.tensor_proto import write_tensor
+from serving.embedded.tensor_proto import write_response
 
 METADATA_FIELD = "signature_def"
 
 
-def answer_predict(manager: Manager, request: Any, *, tensor_content: bool = False) -> Any:
+def answer_predict(manager: Manager, request: Any, *, tensor_content: bool = False) -> bytes:
     """A PredictResponse to a PredictRequest, its tensors in typed fields or as `tensor_content`."""
     spec = request.model_spec
-    with acquire(manager, model_spec(request)) as servable:
+    latest = spec.name and spec.WhichOneof("version_choice") is None
+    with manager.handle(spec.name) if latest else acquire(manager, model_spec(request)) as servable:
         name = spec.signature_name or DEFAULT_SIGNATURE
         signature = servable.signatures.get(name)
         if signature is None:
@@ -31,14 +32,10 @@ def answer_predict(manager: Manager, request: Any, *, tensor_content: bool = Fal
                 Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.', servable.has_signatures()
             )
         outputs = predict(servable, signature, request.inputs, _decode, request.output_filter)
-        response = PredictResponse()
-        fill_spec(response.model_spec, servable.model, servable.version, name)
-        for alias, array in outputs.items():
-            write_tensor(response.outputs[alias], array, content=tensor_content)
-        return response
+        return write_response(servable.model, servable.version, name, outputs, content=tensor_content)
 
 
-def answer_metadata(manager: Manager, request: Any) -> Any:
+def answer_metadata(manager: Manager, request: Any) -> bytes:
     """A GetModelMetadataResponse to a GetModelMetadataRequest."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
@@ -51,10 +48,10 @@ def answer_metadata(manager: Manager, request: Any) -> Any:
         response = GetModelMetadataResponse()
         fill_spec(response.model_spec, servable.model, servable.version)
         response.metadata[METADATA_FIELD].Pack(servable.definitions)
-        return response
+        return _bytes(response)
 
 
-def answer_status(manager: Manager, request: Any, *, explain: bool) -> Any:
+def answer_status(manager: Manager, request: Any, *, explain: bool) -> bytes:
     """A GetModelStatusResponse to a GetModelStatusRequest; the label is ignored, as TensorFlow Serving ignores it."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
@@ -66,10 +63,10 @@ def answer_status(manager: Manager, request: Any, *, explain: bool) -> Any:
         if status.error is not None:
             entry.status.error_code = int(status.error.code)
             entry.status.error_message = status.error.say(explain=explain)
-    return response
+    return _bytes(response)
 
 
-def answer_reload(configuration: Configuration, request: Any) -> Any:
+def answer_reload(configuration: Configuration, request: Any) -> bytes:
     """A ReloadConfigResponse to a ReloadConfigRequest, when the models are served; errors are errors of the call."""
     if request.config.WhichOneof("config") != "model_config_list":
         text = (
@@ -83,10 +80,10 @@ def answer_reload(configuration: Configuration, request: Any) -> Any:
     for name in sorted(set(request.metric_names)):
         # TensorFlow Serving counts nothing either.
         response.metric.add(name=name).int64_value_increase = 0
-    return response
+    return _bytes(response)
 
 
-def answer_health(_manager: Manager, request: Any) -> Any:
+def answer_health(request: Any) -> bytes:
     """A HealthCheckResponse to a HealthCheckRequest: SERVING for the server as a whole, which is all that is known.
 
     https://github.com/grpc/grpc/blob/master/doc/health-checking.md; a message with a string, and one with an enum, are
@@ -94,7 +91,7 @@ def answer_health(_manager: Manager, request: Any) -> Any:
     """
     if request.value:
         raise RequestError(Code.NOT_FOUND, "service name unknown")
-    return Int32Value(value=1)
+    return _bytes(Int32Value(value=1))
 
 
 def model_spec(request: Any) -> ModelSpec:
@@ -121,9 +118,19 @@ def fill_spec(spec: Any, name: str, version: int, signature: str = "") -> None:
     spec.signature_name = signature
 
 
+def _bytes(message: Any) -> bytes:
+    written: bytes = message.SerializeToString()
+    return written
+
+
 def _decode(proto: Any) -> Array:
-    # To the real server a tensor of unknown rank is a scalar.
-    if proto.tensor_shape.unknown_rank:
+    try:
+        flat, shape = read_flat(proto)
+    except ValueError:
+        if not proto.tensor_shape.unknown_rank:
+            raise
+        # To the real server a tensor of unknown rank is a scalar.
         proto.tensor_shape.Clear()
-    array: Array = read_proto(proto)
+        flat, shape = read_flat(proto)
+    array: Array = shaped(flat, shape)
     return array

@@ -1,9 +1,8 @@
-"""What the gRPC methods of classify, regress and multi-inference answer: messages in, messages out."""
+"""What the gRPC methods of classify, regress and multi-inference answer: messages in, bytes out."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from clients.messages import ClassificationResponse, ModelSpec, MultiInferenceResponse, RegressionResponse
@@ -15,27 +14,27 @@ from serving.embedded.inference import acquire
 from serving.embedded.loader import Servable
 from serving.embedded.manager import Manager
 from serving.embedded.signature import DEFAULT_SIGNATURE, Signature
-from serving.embedded.tensor_proto import varint
+from serving.embedded.tensor_proto import field
 
 
-def answer_classify(manager: Manager, request: Any) -> Any:
+def answer_classify(manager: Manager, request: Any) -> bytes:
     """A ClassificationResponse to a ClassificationRequest."""
     response = ClassificationResponse()
     result = _answer(manager, request, CLASSIFY, response)
     assert isinstance(result, Classifications)
     if result.labels is None or all(_is_text(label) for label in result.labels.ravel().tolist()):
-        return response
+        return response.SerializeToString()  # type: ignore[no-any-return]
     return _with_raw_labels(result, response)
 
 
-def answer_regress(manager: Manager, request: Any) -> Any:
+def answer_regress(manager: Manager, request: Any) -> bytes:
     """A RegressionResponse to a RegressionRequest."""
     response = RegressionResponse()
     _answer(manager, request, REGRESS, response)
-    return response
+    return response.SerializeToString()  # type: ignore[no-any-return]
 
 
-def answer_multi_inference(manager: Manager, request: Any) -> Any:
+def answer_multi_inference(manager: Manager, request: Any) -> bytes:
     """A MultiInferenceResponse to a MultiInferenceRequest: several signatures of one model, on the same examples."""
     first = request.tasks[0].model_spec if request.tasks else ModelSpec()
     with acquire(manager, read_spec(first)) as servable:
@@ -44,7 +43,7 @@ def answer_multi_inference(manager: Manager, request: Any) -> Any:
             entry = response.results.add()
             fill_spec(entry.model_spec, servable.model, servable.version, task.signature.name)
             _write(entry.classification_result if task.method == CLASSIFY else entry.regression_result, result)
-        return response
+        return response.SerializeToString()  # type: ignore[no-any-return]
 
 
 def infer(servable: Servable, request: Any, method: str) -> tuple[Signature, Classifications | Array]:
@@ -120,36 +119,19 @@ def _write(message: Any, result: Classifications | Array) -> None:
             entry.classes.add(label=label.decode(errors="replace"), score=score)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A message that is written already."""
-
-    data: bytes
-
-    def SerializeToString(self) -> bytes:  # noqa: N802 - as messages have it
-        return self.data
-
-
-def _with_raw_labels(result: Classifications, response: Any) -> _Written:
+def _with_raw_labels(result: Classifications, response: Any) -> bytes:
     """The ClassificationResponse `response` with the labels of `result` as they are, whether they are UTF-8 or not.
 
     So the real server sends them; protobuf's Python refuses to write and to read such strings, other languages' don't.
     """
     rows = (
         b"".join(
-            _field(1, (_field(1, label) if label else b"") + (b"\x15" + struct.pack("<f", score) if score else b""))
+            field(1, (field(1, label) if label else b"") + (b"\x15" + struct.pack("<f", score) if score else b""))
             for label, score in row
         )
         for row in result.rows()
     )
-    return _Written(
-        _field(1, b"".join(_field(1, row) for row in rows)) + _field(2, response.model_spec.SerializeToString())
-    )
-
-
-def _field(number: int, data: bytes) -> bytes:
-    """A field of bytes on the wire: https://protobuf.dev/programming-guides/encoding/."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
+    return field(1, b"".join(field(1, row) for row in rows)) + field(2, response.model_spec.SerializeToString())
 
 
 def _is_text(label: bytes) -> bool:

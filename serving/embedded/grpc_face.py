@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -21,7 +23,6 @@ from clients.messages import (
     ClassificationRequest,
     GetModelMetadataRequest,
     GetModelStatusRequest,
-    ModelSpec,
     MultiInferenceRequest,
     PredictRequest,
     RegressionRequest,
@@ -38,7 +39,7 @@ from serving.embedded.grpc_answers import (
 )
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.manager import Manager
-from serving.embedded.metrics import count_request
+from serving.embedded.metrics import count_answer, count_failure
 from serving.embedded.tls import Tls
 
 log = logging.getLogger(__name__)
@@ -66,35 +67,59 @@ def methods(
 
     `explain` is for the errors in a status, `tensor_content` for predict's answers; `health` adds the health service.
     """
-
-    def method(request_class: Any, answer: Callable[..., Any], of: object = manager, **options: bool) -> Method:
-        def call(data: bytes) -> bytes:
-            try:
-                request = request_class.FromString(data)
-            except DecodeError:
-                raise RequestError(Code.INTERNAL, "") from None
-            return answer(of, request, **options).SerializeToString()  # type: ignore[no-any-return]
-
-        return call
-
-    def counted(api: str, request_class: Any, answer: Callable[..., Any], **options: bool) -> Method:
-        def call(counting: Manager, request: Any, **given: bool) -> Any:
-            spec = request.tasks[0].model_spec if api == "MultiInference" and request.tasks else None
-            name = (spec or getattr(request, "model_spec", None) or ModelSpec()).name
-            return count_request(name, api, "GRPC", lambda: answer(counting, request, **given))
-
-        return method(request_class, call, **options)
-
+    predict = partial(answer_predict, manager, tensor_content=tensor_content)
+    multi = _counted("MultiInference", MultiInferenceRequest, partial(answer_multi_inference, manager), _model_of_tasks)
     return {
-        f"/{PREDICTION}/Predict": counted("Predict", PredictRequest, answer_predict, tensor_content=tensor_content),
-        f"/{PREDICTION}/Classify": counted("Classify", ClassificationRequest, answer_classify),
-        f"/{PREDICTION}/Regress": counted("Regress", RegressionRequest, answer_regress),
-        f"/{PREDICTION}/MultiInference": counted("MultiInference", MultiInferenceRequest, answer_multi_inference),
-        f"/{PREDICTION}/GetModelMetadata": method(GetModelMetadataRequest, answer_metadata),
-        f"/{MODEL}/GetModelStatus": method(GetModelStatusRequest, answer_status, explain=explain),
-        f"/{MODEL}/HandleReloadConfigRequest": method(ReloadConfigRequest, answer_reload, configuration),
-        **({HEALTH: method(StringValue, answer_health)} if health else {}),
+        f"/{PREDICTION}/Predict": _counted("Predict", PredictRequest, predict),
+        f"/{PREDICTION}/Classify": _counted("Classify", ClassificationRequest, partial(answer_classify, manager)),
+        f"/{PREDICTION}/Regress": _counted("Regress", RegressionRequest, partial(answer_regress, manager)),
+        f"/{PREDICTION}/MultiInference": multi,
+        f"/{PREDICTION}/GetModelMetadata": _method(GetModelMetadataRequest, partial(answer_metadata, manager)),
+        f"/{MODEL}/GetModelStatus": _method(GetModelStatusRequest, partial(answer_status, manager, explain=explain)),
+        f"/{MODEL}/HandleReloadConfigRequest": _method(ReloadConfigRequest, partial(answer_reload, configuration)),
+        **({HEALTH: _method(StringValue, answer_health)} if health else {}),
     }
+
+
+def _method(request_class: Any, answer: Callable[[Any], bytes]) -> Method:
+    def call(data: bytes) -> bytes:
+        return answer(_parse(request_class, data))
+
+    return call
+
+
+def _parse(request_class: Any, data: bytes) -> Any:
+    try:
+        return request_class.FromString(data)
+    except DecodeError:
+        raise RequestError(Code.INTERNAL, "") from None
+
+
+def _counted(
+    api: str, request_class: Any, answer: Callable[[Any], bytes], model_of: Callable[[Any], str] | None = None
+) -> Method:
+    model_of = model_of or _model_of
+
+    def call(data: bytes) -> bytes:
+        request = _parse(request_class, data)
+        started = monotonic()
+        try:
+            answered = answer(request)
+        except RequestError as error:
+            count_failure(model_of(request), error)
+            raise
+        count_answer(model_of(request), api, "GRPC", started)
+        return answered
+
+    return call
+
+
+def _model_of(request: Any) -> str:
+    return request.model_spec.name  # type: ignore[no-any-return]
+
+
+def _model_of_tasks(request: Any) -> str:
+    return request.tasks[0].model_spec.name if request.tasks else ""
 
 
 class GrpcTransport:

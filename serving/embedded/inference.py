@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
+from typing import NamedTuple, TypeVar
 
 from clients.tensors import Array, dtype_of
 from serving.embedded.deep import MOST
@@ -22,8 +22,7 @@ METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorf
 _OF_INPUTS = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.OUT_OF_RANGE)
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(NamedTuple):
     """What a request asks for: a model, and its version by number or by label; neither means the highest."""
 
     name: str
@@ -46,7 +45,7 @@ def predict(
     signature: Signature,
     sent: Mapping[str, T],
     decode: Callable[[T], Array],
-    output_filter: Iterable[str] = (),
+    output_filter: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Runs `signature` on the inputs `sent`, decoded; returns its outputs by name, or those that a filter names.
 
@@ -59,29 +58,30 @@ def predict(
         wanted = ", ".join(METHODS)
         text = f"Expected prediction signature method_name to be one of {{{wanted}}}. Was: {signature.method}"
         raise RequestError(Code.INTERNAL, text)
-    _check_names(signature, sent)
-    arrays: dict[str, Array] = {}
-    for name in signature.inputs:
-        if name in sent:
-            try:
-                arrays[name] = decode(sent[name])
-            except ValueError as error:
-                raise RequestError(
-                    Code.INVALID_ARGUMENT, f"tensor parsing error: {name}", f"{error}; {_wants(signature, name)}"
-                ) from None
-            if arrays[name].ndim > MOST:
-                why = f"it has {arrays[name].ndim} dimensions, {MOST} are the most; {_wants(signature, name)}"
-                raise RequestError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name}", why)
-        else:
-            arrays[name] = signature.defaults[name]
-    outputs = _outputs(signature, tuple(output_filter))
-    _check_types(signature, arrays)
+    inputs = signature.inputs
+    if len(sent) != len(inputs) or not all(map(sent.__contains__, inputs)):
+        _check_names(signature, sent)
+    arrays: list[Array] = []
+    for name in inputs:
+        try:
+            array = decode(sent[name]) if name in sent else signature.defaults[name]
+        except ValueError as error:
+            raise _parsing_error(signature, name, str(error)) from None
+        if array.ndim > MOST:
+            raise _parsing_error(signature, name, f"it has {array.ndim} dimensions, {MOST} are the most")
+        arrays.append(array)
+    outputs = _outputs(signature, output_filter) if output_filter else signature.output_names
+    if [array.dtype for array in arrays] != signature.dtypes:
+        _check_types(signature, arrays)
+    started = monotonic()
     try:
-        values = count_run(servable.model, "Predict", lambda: servable.run(signature, list(arrays.values()), outputs))
+        values = servable.run(signature, arrays, outputs)
     except RequestError as error:
         if error.code in _OF_INPUTS:
-            raise RequestError(error.code, error.text, explain_shapes(signature, arrays)) from None
+            named = dict(zip(inputs, arrays, strict=True))
+            raise RequestError(error.code, error.text, explain_shapes(signature, named)) from None
         raise
+    count_run(servable.model, "Predict", started)
     return dict(zip(outputs, values, strict=True))
 
 
@@ -137,9 +137,9 @@ def _check_names(signature: Signature, sent: Mapping[str, object]) -> None:
     raise RequestError(Code.INVALID_ARGUMENT, text, explanation)
 
 
-def _check_types(signature: Signature, arrays: Mapping[str, Array]) -> None:
-    for index, (name, array) in enumerate(arrays.items()):
-        wanted = signature.inputs[name].dtype
+def _check_types(signature: Signature, arrays: Sequence[Array]) -> None:
+    for index, ((name, spec), array) in enumerate(zip(signature.inputs.items(), arrays, strict=True)):
+        wanted = spec.dtype
         if wanted is not None and array.dtype != wanted.numpy:
             raise RequestError(
                 Code.INVALID_ARGUMENT,
@@ -148,7 +148,12 @@ def _check_types(signature: Signature, arrays: Mapping[str, Array]) -> None:
             )
 
 
-def _outputs(signature: Signature, output_filter: tuple[str, ...]) -> list[str]:
+def _parsing_error(signature: Signature, name: str, why: str) -> RequestError:
+    text = f"tensor parsing error: {name}"
+    return RequestError(Code.INVALID_ARGUMENT, text, f"{why}; {_wants(signature, name)}")
+
+
+def _outputs(signature: Signature, output_filter: Iterable[str]) -> tuple[str, ...]:
     chosen: list[str] = []
     for name in output_filter:
         if name not in signature.outputs:
@@ -160,4 +165,4 @@ def _outputs(signature: Signature, output_filter: tuple[str, ...]) -> list[str]:
         if name in chosen:
             raise RequestError(Code.INVALID_ARGUMENT, f"duplicate output tensor alias: {name}")
         chosen.append(name)
-    return chosen or list(signature.outputs)
+    return tuple(chosen)

@@ -79,15 +79,15 @@ class Servable:
             for signature in self.signatures.values()
         }
 
-    def run(self, signature: Signature, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...]) -> list[Array]:
         """Runs `signature` on one array for each of its inputs, in its order; returns the arrays called `outputs`.
 
         Raises RequestError with the runtime's code and text.
         """
-        if any(isinstance(array, Deep) for array in inputs):
+        if Deep in map(type, inputs):
             answers = dict(zip(signature.outputs, self._deep_call(signature)(*inputs), strict=True))
             return [answers[name] for name in outputs]
-        key = (signature.name, tuple(outputs))
+        key = (signature.name, outputs)
         call = self._calls.get(key)
         if call is None:
             feeds = [spec.tensor for spec in signature.inputs.values()]

@@ -19,6 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +56,8 @@ class Status:
 
 @dataclass
 class _Version:
+    lock: threading.Lock
+    changed: threading.Condition
     model: str
     number: int
     path: Path
@@ -64,29 +67,27 @@ class _Version:
     servable: Servable | None = None
     handles: int = 0
 
+    # A version is its own handle: every request takes one, and nothing has to be made for it.
+    def __enter__(self) -> Servable:
+        assert self.servable is not None
+        return self.servable
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.lock:
+            self.handles -= 1
+            if self.state is State.UNLOADING:
+                self.changed.notify_all()
+
 
 def _failure(version: _Version) -> str:
     why = f"{version.error.code.name}: {version.error}" if version.error else f"is in state {version.state.name}"
     return f"version {version.number} in {version.path}: {why}"
 
 
-class Handle:
-    """Keeps a version alive while a request uses it; a context manager that gives the servable."""
-
-    __slots__ = ("_manager", "_version", "servable")
-
-    def __init__(self, manager: Manager, version: _Version, servable: Servable) -> None:
-        self._manager = manager
-        self._version = version
-        self.servable = servable
-
-    def __enter__(self) -> Servable:
-        return self.servable
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._manager._release(self._version)
+# Keeps a version alive while a request uses it.
+Handle = AbstractContextManager[Servable]
 
 
 class Manager:
@@ -101,8 +102,11 @@ class Manager:
         self._retry_seconds = retry_seconds
         # By model, what its labels name.
         self._labels: Mapping[str, Mapping[str, int]] = {}
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._models: dict[str, dict[int, _Version]] = {}
+        # By model, its highest available version.
+        self._latest: dict[str, _Version | None] = {}
         self._loads = threading.BoundedSemaphore(PARALLEL_LOADS)
         self._stopping = threading.Event()
 
@@ -117,7 +121,7 @@ class Manager:
             for number, path in versions.items():
                 had = known.get(number)
                 if had is None or (had.state is State.END and not had.aspired):
-                    known[number] = _Version(model, number, path)
+                    known[number] = self._new(model, number, path)
                 else:
                     had.aspired = True
             self._advance(model)
@@ -151,12 +155,12 @@ class Manager:
         """
         if label is not None:
             version = self._labelled(model, label)
-        with self._changed:
-            chosen = self._choose(model, version)
-            if chosen is None or chosen.servable is None:
+        with self._lock:
+            chosen = self._latest.get(model) if version is None else self._models.get(model, {}).get(version)
+            if chosen is None or chosen.state is not State.AVAILABLE:
                 raise self._not_found(model, version)
             chosen.handles += 1
-            return Handle(self, chosen, chosen.servable)
+            return chosen
 
     def statuses(self, model: str, version: int | None = None) -> list[Status]:
         """The status of every version of `model` that there ever was, highest first, or of number `version` alone.
@@ -259,6 +263,8 @@ class Manager:
                 if not version.aspired and version.state is State.AVAILABLE:
                     version.state = State.UNLOADING
                     threading.Thread(target=self._run_unload, args=(version,), name="unload", daemon=True).start()
+        available = [version for version in versions if version.state is State.AVAILABLE]
+        self._latest[model] = max(available, key=lambda version: version.number, default=None)
         self._changed.notify_all()
 
     def _run_load(self, version: _Version) -> None:
@@ -294,9 +300,9 @@ class Manager:
     def _run_unload(self, version: _Version) -> None:
         """UNLOADING → END, once no handle is left."""
         with self._changed:
-            servable, version.servable = version.servable, None
             while version.handles:
                 self._changed.wait()
+            servable, version.servable = version.servable, None
         if servable is not None:
             servable.close()
             del servable
@@ -305,22 +311,11 @@ class Manager:
             version.state = State.END
             if version.aspired:
                 # It was wanted again meanwhile.
-                self._models[version.model][version.number] = _Version(version.model, version.number, version.path)
+                self._models[version.model][version.number] = self._new(version.model, version.number, version.path)
             self._advance(version.model)
 
-    def _release(self, version: _Version) -> None:
-        with self._changed:
-            version.handles -= 1
-            if version.state is State.UNLOADING:
-                self._changed.notify_all()
-
-    def _choose(self, model: str, version: int | None) -> _Version | None:
-        known = self._models.get(model)
-        if not known:
-            return None
-        if version is not None:
-            return known.get(version)
-        return max((v for v in known.values() if v.state is State.AVAILABLE), key=lambda v: v.number, default=None)
+    def _new(self, model: str, number: int, path: Path) -> _Version:
+        return _Version(self._lock, self._changed, model, number, path)
 
     def _labelled(self, model: str, label: str) -> int:
         known = self._labels.get(model, {})

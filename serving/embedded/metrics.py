@@ -7,15 +7,14 @@ batching/batching_session.cc and util/prometheus_exporter.cc of TensorFlow Servi
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from time import monotonic
 
 from serving.embedded.errors import RequestError
-
-T = TypeVar("T")
 
 # Clients choose the names that they ask for, so what is kept of them needs an end; the rest counts as this.
 MOST_KEPT = 1000
@@ -46,9 +45,11 @@ class Counter:
     def add(self, *values: str, by: int = 1) -> None:
         """Counts one more, or `by` more, for these values of the labels."""
         with self._lock:
-            if values not in self._values and len(self._values) >= MOST_KEPT:
+            counted = self._values.get(values)
+            if counted is None and len(self._values) >= MOST_KEPT:
                 values = (OTHER,) * len(values)
-            self._values[values] = self._values.get(values, 0) + by
+                counted = self._values.get(values)
+            self._values[values] = (counted or 0) + by
 
     def lines(self) -> list[str]:
         """Its part of the page."""
@@ -129,29 +130,47 @@ FAMILIES = (
 )
 
 
-def count_request(model: str, api: str, entrypoint: str, answer: Callable[[], T]) -> T:
-    """What `answer` answers, counted as a request to `model`: `api` is its method, `entrypoint` GRPC or REST."""
-    started = time.monotonic()
-    try:
-        answered = answer()
-    except RequestError as error:
-        REQUESTS.add(model, error.code.name)
-        raise
-    REQUESTS.add(model, "OK")
-    REQUEST_LATENCY.observe((time.monotonic() - started) * 1e6, model, api, entrypoint)
-    return answered
+def count_answer(model: str, api: str, entrypoint: str, started: float) -> None:
+    """Counts a request to `model` that is answered: `api` is its method, `entrypoint` GRPC or REST.
+
+    `started` is when it began, in seconds of time.monotonic.
+    """
+    _note(REQUEST_LATENCY, (model, api, entrypoint), started)
 
 
-def count_run(model: str, api: str, run: Callable[[], T]) -> T:
-    """What `run` answers, its time counted as that of TensorFlow's runtime."""
-    started = time.monotonic()
-    answered = run()
-    RUNTIME_LATENCY.observe((time.monotonic() - started) * 1e6, model, api, "TF1")
-    return answered
+def count_failure(model: str, error: RequestError) -> None:
+    """Counts a request to `model` that is refused."""
+    REQUESTS.add(model, error.code.name)
+
+
+def count_run(model: str, api: str, started: float) -> None:
+    """Counts a run of TensorFlow's runtime, which began at `started`, in seconds of time.monotonic."""
+    _note(RUNTIME_LATENCY, (model, api, "TF1"), started)
+
+
+# What is noted is counted together: that costs a request much less than counting each for itself.
+_MOST_NOTED = 256
+_noted: deque[tuple[Histogram, tuple[str, ...], float]] = deque()
+
+
+def _note(family: Histogram, labels: tuple[str, ...], started: float) -> None:
+    _noted.append((family, labels, (monotonic() - started) * 1e6))
+    if len(_noted) > _MOST_NOTED:
+        _count_noted()
+
+
+def _count_noted() -> None:
+    with suppress(IndexError):
+        while True:
+            family, labels, micros = _noted.popleft()
+            family.observe(micros, *labels)
+            if family is REQUEST_LATENCY:
+                REQUESTS.add(labels[0], "OK")
 
 
 def page() -> bytes:
     """All families in Prometheus' text format."""
+    _count_noted()
     lines = [line for family in FAMILIES for line in family.lines()]
     return "\n".join([*lines, *UNCOUNTED, ""]).encode("utf-8", "surrogateescape")
 

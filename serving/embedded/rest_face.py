@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -253,7 +254,14 @@ class RestFace:
         if spec is None:
             return Response(400, b"")
         verb = match["verb"].decode()
-        return metrics.count_request(spec.name, verb, "REST", lambda: self._infer_model(spec, verb, request))
+        started = time.monotonic()
+        try:
+            response = self._infer_model(spec, verb, request)
+        except RequestError as error:
+            metrics.count_failure(spec.name, error)
+            raise
+        metrics.count_answer(spec.name, verb, "REST", started)
+        return response
 
     def _infer_model(self, spec: ModelSpec, verb: str, request: Request) -> Response:
         document = parse(_unpacked(request))

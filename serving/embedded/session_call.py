@@ -64,7 +64,11 @@ def guard(call: Call) -> Call:
 
     def guarded(*arrays: Array) -> list[Array]:
         try:
-            return [value if isinstance(value, (np.ndarray, Deep)) else _scalar(value) for value in call(*arrays)]
+            values = call(*arrays)
+            for index, value in enumerate(values):
+                if not isinstance(value, (np.ndarray, Deep)):
+                    values[index] = _scalar(value)
+            return values
         except Exception as error:
             raise translate(error) from None
 

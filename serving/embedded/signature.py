@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from clients.tensors import BY_NUMBER, Array, DType, from_proto
 
@@ -39,6 +42,16 @@ class Signature:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     defaults: Mapping[str, Array]
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs' names, in their order."""
+        return tuple(self.outputs)
+
+    @cached_property
+    def dtypes(self) -> list[np.dtype[Any] | None]:
+        """The inputs' element types, in their order."""
+        return [spec.dtype.numpy if spec.dtype else None for spec in self.inputs.values()]
 
 
 def read_signature(name: str, definition: Any) -> Signature:

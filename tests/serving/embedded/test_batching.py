@@ -189,7 +189,7 @@ def test_under_load_every_answer_is_ones_own(models: Path) -> None:
         answers = []
         for servable in (batched, alone):
             signature = servable.signatures["serving_default"]  # type: ignore[attr-defined]
-            answers.append(servable.run(signature, [rows], list(signature.outputs)))  # type: ignore[attr-defined]
+            answers.append(servable.run(signature, [rows], signature.output_names))  # type: ignore[attr-defined]
         return all(np.array_equal(mine, wanted) for mine, wanted in zip(*answers, strict=True))
 
     with ThreadPoolExecutor(24) as pool:

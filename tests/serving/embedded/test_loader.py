@@ -26,7 +26,7 @@ def test_a_loaded_version_knows_its_signatures(models: Path) -> None:
 @pytest.mark.parametrize("runtime", [Runtime(), Runtime(intra_op_threads=1, inter_op_threads=2)])
 def test_a_version_runs_with_any_number_of_threads(models: Path, runtime: Runtime) -> None:
     servable = load("scale", 1, models / "scale" / "1", runtime)
-    outputs = servable.run(servable.signatures["serving_default"], [rows(2)], ["y", "version"])
+    outputs = servable.run(servable.signatures["serving_default"], [rows(2)], ("y", "version"))
 
     assert np.array_equal(outputs[0], rows(2) * 2)
     assert outputs[1].tolist() == [1, 1]
@@ -39,7 +39,7 @@ def test_the_calls_that_are_kept_have_an_end(models: Path) -> None:
     inputs = [rows(1), np.ones(1, np.float32)]
     # Clients can make as many different filters as they like.
     for count in range(1, CALLS_KEPT + 10):
-        assert len(servable.run(signature, inputs, ["total"] * count)) == count
+        assert len(servable.run(signature, inputs, ("total",) * count)) == count
 
     assert len(servable._calls) == CALLS_KEPT
     servable.close()

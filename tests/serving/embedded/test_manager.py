@@ -96,7 +96,7 @@ def test_a_handle_keeps_its_version_alive(manager: Manager, versions: dict[int, 
             manager.handle("m", version=1)
 
         signature = servable.signatures["serving_default"]
-        assert servable.run(signature, [rows(1)], ["version"])[0].tolist() == [1]
+        assert servable.run(signature, [rows(1)], ("version",))[0].tolist() == [1]
         assert state(manager, 1) is State.UNLOADING
 
     reach(manager, 1, State.END)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
-
-import pytest
 
 from serving.embedded import metrics
 from serving.embedded.errors import Code, RequestError
-from serving.embedded.metrics import Counter, Histogram, count_request
+from serving.embedded.metrics import Counter, Histogram, count_answer, count_failure
 
 
 def test_a_counter_counts_for_each_value_of_its_labels() -> None:
@@ -54,13 +53,8 @@ def test_names_that_clients_make_up_do_not_grow_for_ever() -> None:
 
 
 def test_requests_are_counted_by_status_and_only_answers_have_a_latency() -> None:
-    assert count_request("counted", "Predict", "GRPC", lambda: 7) == 7
-
-    def fail() -> None:
-        raise RequestError(Code.NOT_FOUND, "no")
-
-    with pytest.raises(RequestError):
-        count_request("counted", "predict", "REST", fail)
+    count_answer("counted", "Predict", "GRPC", time.monotonic())
+    count_failure("counted", RequestError(Code.NOT_FOUND, "no"))
     lines = metrics.page().decode().splitlines()
     assert ':tensorflow:serving:request_count{model_name="counted",status="OK"} 1' in lines
     assert ':tensorflow:serving:request_count{model_name="counted",status="NOT_FOUND"} 1' in lines

@@ -63,7 +63,7 @@ def test_both_ways_answer_the_same(
     servable = opened(monkeypatch, way, models / "kinds")
     closing.append(servable)
 
-    (answer,) = servable.run(servable.signatures[signature], [array], ["y"])
+    (answer,) = servable.run(servable.signatures[signature], [array], ("y",))
 
     assert isinstance(answer, np.ndarray)
     assert (answer.dtype, answer.shape) == (array.dtype, array.shape)
@@ -78,7 +78,7 @@ def test_both_ways_read_the_models_assets(
 
     words = np.array([b"green", b"mauve"], object)
 
-    assert servable.run(servable.signatures["serving_default"], [words], ["id"])[0].tolist() == [1, -1]
+    assert servable.run(servable.signatures["serving_default"], [words], ("id",))[0].tolist() == [1, -1]
 
 
 def test_both_ways_name_a_wrong_shape(
@@ -116,6 +116,6 @@ def test_the_private_way_is_there_and_the_public_one_stands_in_when_it_is_not(
     closing.append(servable)
     monkeypatch.delattr(base, "_make_callable_from_options")
 
-    answer = servable.run(servable.signatures["serving_default"], [rows(2)], ["y"])
+    answer = servable.run(servable.signatures["serving_default"], [rows(2)], ("y",))
 
     assert np.array_equal(answer[0], rows(2) * 2)

@@ -3,30 +3,36 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clients.messages import TensorProto
+from clients.messages import PredictResponse
 from clients.tensors import DTYPES, STRING, Array, DType, to_proto
-from serving.embedded.tensor_proto import write_tensor
+from serving.embedded.tensor_proto import write_response
 
 
+@pytest.mark.parametrize("content", [False, True], ids=["typed", "content"])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3), (40, 100)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
-def test_a_tensor_is_written_as_its_typed_field_would_be(dtype: DType, shape: tuple[int, ...]) -> None:
+def test_answers_are_the_messages_that_protobuf_would_write(
+    dtype: DType, shape: tuple[int, ...], content: bool
+) -> None:
     numbers = np.random.default_rng(0).integers(0, 2, shape)
     array: Array = numbers.astype(dtype.numpy)
     if dtype is STRING:
         array = np.array(numbers.astype(str).astype("S"), object)
-    proto = TensorProto()
+    wanted = PredictResponse()
+    wanted.model_spec.name, wanted.model_spec.signature_name = "model", "signature"
+    wanted.model_spec.version.value = 3
+    for name in ("a", "b" * 200):
+        wanted.outputs[name].CopyFrom(to_proto(array, typed=not content))
 
-    write_tensor(proto, array)
+    written = write_response("model", 3, "signature", {"a": array, "b" * 200: array}, content=content)
 
-    assert proto.SerializeToString(deterministic=True) == to_proto(array, typed=True).SerializeToString(
-        deterministic=True
-    )
+    assert PredictResponse.FromString(written) == wanted
+    assert len(written) == wanted.ByteSize()
 
 
 def test_a_tensor_that_is_not_contiguous_keeps_its_order() -> None:
-    proto = TensorProto()
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
 
-    write_tensor(proto, np.arange(6, dtype=np.float32).reshape(2, 3).T)
+    written = PredictResponse.FromString(write_response("model", 1, "", {"y": turned}))
 
-    assert list(proto.float_val) == [0, 3, 1, 4, 2, 5]
+    assert list(written.outputs["y"].float_val) == [0, 3, 1, 4, 2, 5]
