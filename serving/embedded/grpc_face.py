@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -40,6 +39,7 @@ from serving.embedded.grpc_answers import (
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.manager import Manager
 from serving.embedded.metrics import count_answer, count_failure
+from serving.embedded.pool import Pool
 from serving.embedded.tls import Tls
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,8 @@ class GrpcTransport:
         self._open = threading.Event()
         self._open.set()
         self._server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            # Any executor will do, whatever the type says.
+            Pool(threads, "grpc"),  # type: ignore[arg-type]
             handlers=[_Handlers(answers, self._open, explain=explain)],
             options=(
                 ("grpc.max_receive_message_length", largest_message or -1),

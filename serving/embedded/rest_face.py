@@ -11,7 +11,6 @@ import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -21,6 +20,7 @@ from serving.embedded.errors import Code, RequestError
 from serving.embedded.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from serving.embedded.inference import ModelSpec, acquire, predict
 from serving.embedded.manager import Manager
+from serving.embedded.pool import Pool
 from serving.embedded.rest_examples import read_examples
 from serving.embedded.rest_parse import parse
 from serving.embedded.rest_request import read_inputs, signature_name
@@ -125,7 +125,7 @@ class RestFace:
         self._metrics_path = metrics_path
         self._cors = CORS if cors else ()
         self._explain = explain
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
+        self._pool = Pool(threads, "rest")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application, as https://asgi.readthedocs.io/en/latest/specs/www.html describes it."""

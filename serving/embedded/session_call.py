@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from clients.tensors import Array
 from serving.embedded.deep import Deep
 from serving.embedded.errors import Code, RequestError
+from serving.embedded.pool import call_took
 
 PUBLIC_ONLY = "EMBEDDED_PUBLIC_SESSION_CALL"
 
@@ -64,7 +66,9 @@ def guard(call: Call) -> Call:
 
     def guarded(*arrays: Array) -> list[Array]:
         try:
+            started = thread_time()
             values = call(*arrays)
+            call_took(thread_time() - started)
             for index, value in enumerate(values):
                 if not isinstance(value, (np.ndarray, Deep)):
                     values[index] = _scalar(value)

@@ -1,0 +1,165 @@
+"""The threads that answer requests: as few at a time as keep up, since Python runs one at a time anyway.
+
+Threads that want to run Python at the same time make each other wait and wake up, which costs more than a small model.
+So a thread needs a token to run tasks, and there is one as long as tasks are short. A task that is long in TensorFlow,
+where Python is free for others, is worth one more.
+
+                    a task was long, or takes longer than a tick
+    1 token  ──────────────────────────────────────────────────────►  2 tokens … as many as threads
+             ◄──────────────────────────────────────────────────────
+                    a task was short, and not all other tokens are held by long ones
+
+So a slow model has as many threads as it has requests, small models have one, and no request waits longer than a tick
+for a slow one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from time import monotonic, sleep
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# A call of TensorFlow that computes longer is long: a wake-up and a switch of threads are some 50 microseconds.
+LONG_SECONDS = 0.0003
+TICK_SECONDS = 0.005
+# When nothing ran for so many ticks the watch stops ticking.
+QUIET_TICKS = 20
+
+_here = threading.local()
+
+
+def call_took(seconds: float) -> None:
+    """Tells the pool whose thread this is, if it is a pool's, how long this thread computed in TensorFlow.
+
+    It is the thread's own time: what it waited for Python to be free must not count, else one more thread is a reason
+    for yet another.
+    """
+    if seconds > LONG_SECONDS:
+        task: _Task | None = getattr(_here, "task", None)
+        if task is not None:
+            task.long = True
+
+
+class _Task:
+    __slots__ = ("call", "future", "long", "rewarded", "started")
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.future: Future[Any] = Future()
+        self.started = 0.0
+        self.long = False
+        # Whether a token was made for it.
+        self.rewarded = False
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.call()
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+class Pool(Executor):
+    """At most `threads` threads, each started when it is needed first; their names begin with `name`."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._most = threads
+        self._name = name
+        self._lock = threading.Lock()
+        self._waiting: deque[_Task] = deque()
+        self._running: set[_Task] = set()
+        # The last one that had something to do is woken first: what it needs may still be in the processor's caches.
+        # Each sleeps on a lock of its own.
+        self._idle: list[threading.Lock] = []
+        self._threads = 0
+        self._tokens = 1
+        self._free = 1
+        self._ticking = threading.Event()
+        threading.Thread(target=self._watch, name=f"{name}-watch", daemon=True).start()
+
+    def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Runs `call` in one of the threads, after what was submitted before."""
+        task = _Task(lambda: call(*args, **kwargs))
+        with self._lock:
+            self._waiting.append(task)
+            self._use_free_token()
+        if not self._ticking.is_set():
+            self._ticking.set()
+        return task.future
+
+    def _use_free_token(self) -> bool:
+        """Gives a token that nobody has to a thread that has nothing to do, if there is a task; with the lock held."""
+        if not self._free or not self._waiting:
+            return False
+        if self._idle:
+            self._idle.pop().release()
+        elif self._threads < self._most:
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
+        else:
+            return False
+        self._free -= 1
+        return True
+
+    def _work(self) -> None:
+        """A thread's life; it has a token whenever it isn't idle."""
+        woken = threading.Lock()
+        woken.acquire()
+        while True:
+            with self._lock:
+                task = self._waiting.popleft() if self._waiting else None
+                if task is None:
+                    self._free += 1
+                    self._idle.append(woken)
+                else:
+                    task.started = monotonic()
+                    self._running.add(task)
+            if task is None:
+                woken.acquire()
+                continue
+            _here.task = task
+            task.run()
+            with self._lock:
+                self._running.discard(task)
+                if task.long:
+                    self._reward(task)
+                elif self._tokens - 1 > sum(running.long for running in self._running):
+                    self._tokens -= 1
+                    self._idle.append(woken)
+                    self._use_free_token()
+                    task = None
+            if task is None:
+                woken.acquire()
+
+    def _reward(self, task: _Task) -> None:
+        """Makes one more token for a long task, with the lock held."""
+        if not task.rewarded and self._tokens < self._most:
+            self._tokens += 1
+            self._free += 1
+        task.rewarded = True
+        while self._use_free_token():
+            pass
+
+    def _watch(self) -> None:
+        """Finds the tasks that take longer than a tick."""
+        quiet = 0
+        while True:
+            self._ticking.wait()
+            sleep(TICK_SECONDS)
+            with self._lock:
+                latest = monotonic() - TICK_SECONDS
+                for task in self._running:
+                    if task.started < latest and not task.rewarded:
+                        task.long = True
+                        self._reward(task)
+                quiet = 0 if self._running or self._waiting else quiet + 1
+                if quiet > QUIET_TICKS:
+                    self._ticking.clear()
