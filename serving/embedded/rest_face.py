@@ -23,6 +23,7 @@ from serving.embedded.manager import Manager
 from serving.embedded.pool import Pool
 from serving.embedded.rest_examples import read_examples
 from serving.embedded.rest_parse import parse
+from serving.embedded.rest_plain import Plain, read_plain
 from serving.embedded.rest_request import read_inputs, signature_name
 
 log = logging.getLogger(__name__)
@@ -155,12 +156,21 @@ class RestFace:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
     async def _answer_in_time(self, request: Request) -> Response:
-        answering = asyncio.get_running_loop().run_in_executor(self._pool, self.answer, request)
+        loop = asyncio.get_running_loop()
+        answering = loop.run_in_executor(self._pool, self.answer, request)
+        if self._seconds is None:
+            return await answering
+        # asyncio.wait_for does the same at a higher price.
+        timer = loop.call_later(self._seconds, answering.cancel)
         try:
-            return await asyncio.wait_for(answering, self._seconds)
-        except asyncio.TimeoutError:
+            return await answering
+        except asyncio.CancelledError:
+            if loop.time() < timer.when():
+                raise
             # TensorFlow's words. What runs can't be stopped, and ends by itself.
             return Response(504, rest_answer.error("Timed out waiting for notification"))
+        finally:
+            timer.cancel()
 
     async def _read(self, scope: Scope, receive: Receive) -> Request | Response | None:
         """The request, once all of it is here; None when its client is gone, the answer when it is too large."""
@@ -264,7 +274,10 @@ class RestFace:
         return response
 
     def _infer_model(self, spec: ModelSpec, verb: str, request: Request) -> Response:
-        document = parse(_unpacked(request))
+        body = _unpacked(request)
+        if verb == "predict" and (plain := read_plain(body)) and (answered := self._infer_plain(spec, plain)):
+            return answered
+        document = parse(body)
         name = signature_name(document)
         if verb != "predict":
             return self._infer_examples(spec, name, verb, read_examples(document))
@@ -281,6 +294,18 @@ class RestFace:
             arrays, in_rows = read_inputs(document, signature.inputs)
             outputs = predict(servable, signature, arrays, lambda array: array)
         return Response(200, (rest_answer.rows if in_rows else rest_answer.columns)(outputs))
+
+    def _infer_plain(self, spec: ModelSpec, plain: Plain) -> Response | None:
+        with acquire(self._manager, spec) as servable:
+            signature = servable.signatures.get(plain.signature)
+            if signature is None or len(signature.inputs) != 1:
+                return None
+            ((name, wanted),) = signature.inputs.items()
+            array = plain.read(wanted.dtype)
+            if array is None:
+                return None
+            outputs = predict(servable, signature, {name: array}, lambda array: array)
+        return Response(200, (rest_answer.rows if plain.in_rows else rest_answer.columns)(outputs))
 
     def _infer_examples(self, spec: ModelSpec, name: str, verb: str, examples: list[bytes]) -> Response:
         with acquire(self._manager, spec) as servable:

@@ -53,7 +53,7 @@ def read_regular(value: Any, dtype: DType | None) -> Array | None:
     # numpy makes numbers of booleans that stand among numbers.
     if array.dtype.kind not in "iuf" or _has_booleans(value):
         return None
-    return _convert(array, dtype)
+    return convert(array, dtype)
 
 
 def is_base64(value: Any) -> bool:
@@ -82,7 +82,8 @@ def wants(name: str, spec: TensorSpec) -> str:
     return f"inputs[{name!r}] has to be {spec}"
 
 
-def _convert(array: Array, dtype: DType) -> Array | None:
+def convert(array: Array, dtype: DType) -> Array | None:
+    """Numbers as they come from JSON in the type `dtype`; None when it hasn't all of them."""
     if dtype.name in _FLOATS:
         with np.errstate(over="ignore"):
             return flush_denormals(array.astype(dtype.numpy))
