@@ -45,10 +45,18 @@ def call_took(seconds: float) -> None:
             task.long = True
 
 
-class _Task:
-    __slots__ = ("call", "future", "long", "rewarded", "started")
+def call_may_wait() -> None:
+    """Tells the pool whose thread this is, if it is a pool's, that its task may wait for others now."""
+    task: _Task | None = getattr(_here, "task", None)
+    if task is not None:
+        task.pool.go_on_without(task)
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+
+class _Task:
+    __slots__ = ("call", "future", "long", "pool", "rewarded", "started")
+
+    def __init__(self, pool: Pool, call: Callable[[], Any]) -> None:
+        self.pool = pool
         self.call = call
         self.future: Future[Any] = Future()
         self.started = 0.0
@@ -87,13 +95,19 @@ class Pool(Executor):
 
     def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Runs `call` in one of the threads, after what was submitted before."""
-        task = _Task(lambda: call(*args, **kwargs))
+        task = _Task(self, lambda: call(*args, **kwargs))
         with self._lock:
             self._waiting.append(task)
             self._use_free_token()
         if not self._ticking.is_set():
             self._ticking.set()
         return task.future
+
+    def go_on_without(self, task: _Task) -> None:
+        """Makes a token for others, since `task` may take its time."""
+        with self._lock:
+            task.long = True
+            self._reward(task)
 
     def _use_free_token(self) -> bool:
         """Gives a token that nobody has to a thread that has nothing to do, if there is a task; with the lock held."""

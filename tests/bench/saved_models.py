@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 # What a row of each model's input is.
-SHAPES: dict[str, tuple[int, ...]] = {"tiny": (32,), "image": (224, 224, 3), "cnn": (224, 224, 3), "wide": (2048,)}
+SHAPES: dict[str, tuple[int, ...]] = {"tiny": (32,), "image": (224, 224, 3), "cnn": (64, 64, 3), "wide": (2048,)}
 
 
 def save(folder: Path, *names: str) -> None:
     """Saves version 1 of each of `names` under `folder`, with one float32 input `x` and one output `y`.
 
-    `tiny` is an MLP 32→64→10, `image` the mean of each channel, `cnn` four convolutions, and `wide` an MLP of three
+    `tiny` is an MLP 32→64→10, `image` the mean of each channel, `cnn` three convolutions, and `wide` an MLP of three
     layers of 2048: 50 MB of weights that every run reads.
     """
     import tensorflow as tf
@@ -34,12 +34,12 @@ def save(folder: Path, *names: str) -> None:
         return apply
 
     def cnn(module: Any) -> Callable[[Any], Any]:
-        channels = (3, 16, 32, 64, 64)
+        channels = (3, 32, 64, 64)
         module.kernels = [weights(3, 3, a, b) for a, b in pairwise(channels)]
 
         def apply(x: Any) -> Any:
             for kernel in module.kernels:
-                x = tf.nn.relu(tf.nn.conv2d(x, kernel, 2, "SAME"))
+                x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME"))
             return tf.reduce_mean(x, (1, 2))
 
         return apply

@@ -107,22 +107,22 @@ def running(**servers: Server) -> Iterator[Mapping[str, Server]]:
 
 
 class Bodies:
-    """Requests of `rows` rows to the model `name`, in files as h2load sends them."""
+    """Requests of one row to the model `name`, in files as h2load sends them."""
 
-    def __init__(self, folder: Path, name: str, rows: int = 1) -> None:
-        values = np.random.default_rng(1).random((rows, *SHAPES[name]), np.float32)
+    def __init__(self, folder: Path, name: str) -> None:
+        values = np.random.default_rng(1).random((1, *SHAPES[name]), np.float32)
         request = PredictRequest()
         request.model_spec.name = name
         request.inputs["x"].CopyFrom(to_proto(values))
         self.request: bytes = request.SerializeToString()
         self.name = name
         self.values = values
-        self.grpc = folder / f"{name}-{rows}.grpc"
+        self.grpc = folder / f"{name}.grpc"
         # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md: not compressed, and how long.
         self.grpc.write_bytes(struct.pack(">BI", 0, len(self.request)) + self.request)
-        self.rest = folder / f"{name}-{rows}.json"
+        self.rest = folder / f"{name}.json"
         self.rest.write_text(json.dumps({"instances": values.tolist()}))
-        self.answer = folder / f"{name}-{rows}.answer"
+        self.answer = folder / f"{name}.answer"
 
     def keep_answer(self, server: Server) -> Path:
         """What `server` answers over gRPC, in a file."""
@@ -271,18 +271,15 @@ def job_image(folder: Path, number: int) -> dict[str, Any]:
 def job_model(folder: Path, number: int) -> dict[str, Any]:
     """A model of more than 5 ms: throughput over gRPC against calling it in process, with as many threads."""
     save(folder, "cnn")
-    bodies = Bodies(folder, "cnn", rows=MODEL_ROWS)
+    bodies = Bodies(folder, "cnn")
     version = folder / "cnn/1"
     with running(ours=embedded(folder, "cnn", "--tensorflow_intra_op_parallelism=1", "--grpc_max_threads=2")) as there:
         found = rounds(
             number,
             ours=_asking(there["ours"], bodies, 4, seconds=6),
-            in_process=lambda: Figures(**in_process(version, "cnn", threads=2, rows=MODEL_ROWS)),
+            in_process=lambda: Figures(**in_process(version, "cnn", threads=2)),
         )
     return {**medians(found), "rate over in process": ratio(found["ours"], found["in_process"], "rate")}
-
-
-MODEL_ROWS = 2
 
 
 def job_workers(folder: Path, number: int) -> dict[str, Any]:
@@ -347,9 +344,9 @@ def job_handler(folder: Path, number: int) -> dict[str, Any]:
     return _child("handler", str(folder / "tiny/1"), str(number))
 
 
-def in_process(version: Path, name: str, threads: int, rows: int = 1) -> dict[str, float]:
+def in_process(version: Path, name: str, threads: int) -> dict[str, float]:
     """Figures of calling a model in a process of its own with so many threads."""
-    return _child("in-process", str(version), name, str(threads), str(rows))
+    return _child("in-process", str(version), name, str(threads))
 
 
 def _child(*job: str) -> dict[str, Any]:
