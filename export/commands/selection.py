@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -104,6 +105,10 @@ def short(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt itself, or Python ends by SIGINT when one went through an `exec`."""
+
+
 @contextlib.contextmanager
 def ends_cleanly() -> Iterator[None]:
     """What the user got wrong ends the command with one error and exit code 2; Ctrl-C and SIGTERM end it quietly."""
@@ -112,11 +117,15 @@ def ends_cleanly() -> Iterator[None]:
     from serving.fleet import FleetError
 
     stopped_by = 0
+    stderr = os.dup(2)
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal stopped_by
         stopped_by = number
-        raise KeyboardInterrupt
+        # TensorFlow prints the traceback of what is interrupted inside one of its calls; nobody wants to read that.
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        raise _Stopped
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -125,9 +134,13 @@ def ends_cleanly() -> Iterator[None]:
     except BaseException as error:
         # TensorFlow's import, interrupted, can fail with another error than the interruption.
         if stopped_by:
+            os.dup2(stderr, 2)
             click.echo("Stopped; nothing half done is left.", err=True)
             sys.exit(128 + stopped_by)
         if isinstance(error, FleetError | ExportError | GoldenError):
             click.echo(f"Error: {error}", err=True)
             sys.exit(2)
         raise
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
