@@ -12,9 +12,6 @@ def main() -> None:
 
 
 def _run(flags: Flags) -> int:
-    # TensorFlow imports Keras when there is one, and that takes longer than all the rest of TensorFlow. No SavedModel
-    # needs it.
-    sys.modules["keras"] = None  # type: ignore[assignment]
     from serving.embedded.server import run
 
     code = run(flags)

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.manager import Manager
@@ -21,6 +22,17 @@ from serving.embedded.model_config import Model, read_config
 from serving.embedded.source import Source, list_versions
 
 log = logging.getLogger(__name__)
+
+
+class Reloadable(Protocol):
+    """What those who answer requests know of the configuration."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The models that are to be served."""
+
+    def apply(self, models: Sequence[Model]) -> None:
+        """Serves `models` instead of those before. Raises RequestError."""
 
 
 class Configuration:

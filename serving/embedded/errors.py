@@ -8,6 +8,7 @@ EmbeddedError
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 
 class Code(enum.IntEnum):
@@ -53,6 +54,9 @@ class RequestError(EmbeddedError):
         self.code = code
         self.text = text
         self.explanation = explanation
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.text, self.explanation)
 
     def say(self, *, explain: bool) -> str:
         """The text for the client: with the explanation, or only what TensorFlow Serving says."""

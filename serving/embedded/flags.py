@@ -92,9 +92,20 @@ class Flags:
     max_body_bytes: Annotated[
         int, _COUNT, "Refuse larger REST bodies and gRPC messages; 0: no limit. This server's own flag."
     ] = 0
+    workers: Annotated[
+        int,
+        click.IntRange(1),
+        "Processes that share the ports, and change versions in the same moment. This server's own flag.",
+    ] = 1
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True
+
+    @property
+    def grpc_settings(self) -> dict[str, str]:
+        """What --grpc_channel_arguments sets."""
+        pairs = (part.partition("=") for part in _parts(self.grpc_channel_arguments))
+        return {key: value for key, _, value in pairs}
 
 
 # Flags of tensorflow_model_server that make no sense here: accepted, so that one command line fits both, and said.
@@ -127,6 +138,10 @@ Exit codes:
   1  it can't start: a port is taken, a model has no version or does not load
   2  the flags, or the configuration file they name, are wrong
 """
+
+
+def _parts(listed: str) -> list[str]:
+    return [part for part in listed.split(",") if part]
 
 
 def command(run: Callable[[Flags], int]) -> click.Command:
@@ -184,7 +199,7 @@ def _option(name: str, default: Any, kind: click.ParamType[Any], text: str) -> c
 def _check(flags: Flags) -> None:
     """Raises UsageError for the first of the things that flags can't say together."""
     threads = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
-    settings = [one for one in flags.grpc_channel_arguments.split(",") if one and "=" not in one]
+    settings = [one for one in _parts(flags.grpc_channel_arguments) if "=" not in one]
     wrong = {
         "No model to serve; give --model_base_path or --model_config_file.": (
             flags.model_config_file is None and flags.model_base_path is None
@@ -212,6 +227,9 @@ def _check(flags: Flags) -> None:
             flags.rest_api_enable_tls and flags.ssl_config_file is None
         ),
         f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
+        "--grpc_socket_path is one process's own; leave it, or --workers, out.": (
+            flags.workers > 1 and bool(flags.grpc_socket_path)
+        ),
         "--file_system_poll_wait_seconds=nan is not a number of seconds.": (
             math.isnan(flags.file_system_poll_wait_seconds)
         ),

@@ -8,23 +8,23 @@ from google.protobuf.wrappers_pb2 import Int32Value
 
 from clients.messages import GetModelMetadataResponse, GetModelStatusResponse, ReloadConfigResponse
 from clients.tensors import Array, read_flat
-from serving.embedded.configuration import Configuration
+from serving.embedded.configuration import Reloadable
 from serving.embedded.deep import shaped
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.inference import ModelSpec, acquire, predict
-from serving.embedded.manager import Manager
 from serving.embedded.model_config import models_of
+from serving.embedded.served import Served
 from serving.embedded.signature import DEFAULT_SIGNATURE
 from serving.embedded.tensor_proto import write_response
 
 METADATA_FIELD = "signature_def"
 
 
-def answer_predict(manager: Manager, request: Any, *, tensor_content: bool = False) -> bytes:
+def answer_predict(served: Served, request: Any, *, tensor_content: bool = False) -> bytes:
     """A PredictResponse to a PredictRequest, its tensors in typed fields or as `tensor_content`."""
     spec = request.model_spec
     latest = spec.name and spec.WhichOneof("version_choice") is None
-    with manager.handle(spec.name) if latest else acquire(manager, model_spec(request)) as servable:
+    with served.handle(spec.name) if latest else acquire(served, model_spec(request)) as servable:
         name = spec.signature_name or DEFAULT_SIGNATURE
         signature = servable.signatures.get(name)
         if signature is None:
@@ -35,7 +35,7 @@ def answer_predict(manager: Manager, request: Any, *, tensor_content: bool = Fal
         return write_response(servable.model, servable.version, name, outputs, content=tensor_content)
 
 
-def answer_metadata(manager: Manager, request: Any) -> bytes:
+def answer_metadata(served: Served, request: Any) -> bytes:
     """A GetModelMetadataResponse to a GetModelMetadataRequest."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
@@ -44,20 +44,20 @@ def answer_metadata(manager: Manager, request: Any) -> bytes:
     for field in request.metadata_field:
         if field != METADATA_FIELD:
             raise RequestError(Code.INVALID_ARGUMENT, f"Metadata field {field} is not supported")
-    with acquire(manager, model_spec(request)) as servable:
+    with acquire(served, model_spec(request)) as servable:
         response = GetModelMetadataResponse()
         fill_spec(response.model_spec, servable.model, servable.version)
         response.metadata[METADATA_FIELD].Pack(servable.definitions)
         return _bytes(response)
 
 
-def answer_status(manager: Manager, request: Any, *, explain: bool) -> bytes:
+def answer_status(served: Served, request: Any, *, explain: bool) -> bytes:
     """A GetModelStatusResponse to a GetModelStatusRequest; the label is ignored, as TensorFlow Serving ignores it."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
     spec = request.model_spec
     response = GetModelStatusResponse()
-    for status in manager.statuses(spec.name, spec.version.value if spec.HasField("version") else None):
+    for status in served.view.statuses(spec.name, spec.version.value if spec.HasField("version") else None):
         entry = response.model_version_status.add(version=status.version, state=status.state)
         entry.status.SetInParent()
         if status.error is not None:
@@ -66,7 +66,7 @@ def answer_status(manager: Manager, request: Any, *, explain: bool) -> bytes:
     return _bytes(response)
 
 
-def answer_reload(configuration: Configuration, request: Any) -> bytes:
+def answer_reload(configuration: Reloadable, request: Any) -> bytes:
     """A ReloadConfigResponse to a ReloadConfigRequest, when the models are served; errors are errors of the call."""
     if request.config.WhichOneof("config") != "model_config_list":
         text = (

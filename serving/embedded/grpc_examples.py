@@ -12,32 +12,32 @@ from serving.embedded.examples import CLASSIFY, REGRESS, Classifications, Task, 
 from serving.embedded.grpc_answers import fill_spec, model_spec, read_spec
 from serving.embedded.inference import acquire
 from serving.embedded.loader import Servable
-from serving.embedded.manager import Manager
+from serving.embedded.served import Served
 from serving.embedded.signature import DEFAULT_SIGNATURE, Signature
 from serving.embedded.tensor_proto import field
 
 
-def answer_classify(manager: Manager, request: Any) -> bytes:
+def answer_classify(served: Served, request: Any) -> bytes:
     """A ClassificationResponse to a ClassificationRequest."""
     response = ClassificationResponse()
-    result = _answer(manager, request, CLASSIFY, response)
+    result = _answer(served, request, CLASSIFY, response)
     assert isinstance(result, Classifications)
     if result.labels is None or all(_is_text(label) for label in result.labels.ravel().tolist()):
         return response.SerializeToString()  # type: ignore[no-any-return]
     return _with_raw_labels(result, response)
 
 
-def answer_regress(manager: Manager, request: Any) -> bytes:
+def answer_regress(served: Served, request: Any) -> bytes:
     """A RegressionResponse to a RegressionRequest."""
     response = RegressionResponse()
-    _answer(manager, request, REGRESS, response)
+    _answer(served, request, REGRESS, response)
     return response.SerializeToString()  # type: ignore[no-any-return]
 
 
-def answer_multi_inference(manager: Manager, request: Any) -> bytes:
+def answer_multi_inference(served: Served, request: Any) -> bytes:
     """A MultiInferenceResponse to a MultiInferenceRequest: several signatures of one model, on the same examples."""
     first = request.tasks[0].model_spec if request.tasks else ModelSpec()
-    with acquire(manager, read_spec(first)) as servable:
+    with acquire(served, read_spec(first)) as servable:
         response = MultiInferenceResponse()
         for task, result in infer_all(servable, request):
             entry = response.results.add()
@@ -73,9 +73,9 @@ def read_examples(sent: Any) -> list[bytes]:
     return [example.SerializeToString() for example in sent.example_list.examples]
 
 
-def _answer(manager: Manager, request: Any, method: str, response: Any) -> Classifications | Array:
+def _answer(served: Served, request: Any, method: str, response: Any) -> Classifications | Array:
     """Answers a request of one signature on tf.Examples; returns what the signature answered."""
-    with acquire(manager, model_spec(request)) as servable:
+    with acquire(served, model_spec(request)) as servable:
         signature, result = infer(servable, request, method)
         _write(response.result, result)
         fill_spec(response.model_spec, servable.model, servable.version, signature.name)

@@ -27,7 +27,7 @@ from clients.messages import (
     RegressionRequest,
     ReloadConfigRequest,
 )
-from serving.embedded.configuration import Configuration
+from serving.embedded.configuration import Reloadable
 from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.grpc_answers import (
     answer_health,
@@ -37,9 +37,9 @@ from serving.embedded.grpc_answers import (
     answer_status,
 )
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
-from serving.embedded.manager import Manager
 from serving.embedded.metrics import count_answer, count_failure
 from serving.embedded.pool import Pool
+from serving.embedded.served import Served
 from serving.embedded.tls import Tls
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ Methods = dict[str, Method]
 
 
 def methods(
-    manager: Manager,
-    configuration: Configuration,
+    served: Served,
+    configuration: Reloadable,
     *,
     explain: bool = True,
     tensor_content: bool = False,
@@ -67,15 +67,15 @@ def methods(
 
     `explain` is for the errors in a status, `tensor_content` for predict's answers; `health` adds the health service.
     """
-    predict = partial(answer_predict, manager, tensor_content=tensor_content)
-    multi = _counted("MultiInference", MultiInferenceRequest, partial(answer_multi_inference, manager), _model_of_tasks)
+    predict = partial(answer_predict, served, tensor_content=tensor_content)
+    multi = _counted("MultiInference", MultiInferenceRequest, partial(answer_multi_inference, served), _model_of_tasks)
     return {
         f"/{PREDICTION}/Predict": _counted("Predict", PredictRequest, predict),
-        f"/{PREDICTION}/Classify": _counted("Classify", ClassificationRequest, partial(answer_classify, manager)),
-        f"/{PREDICTION}/Regress": _counted("Regress", RegressionRequest, partial(answer_regress, manager)),
+        f"/{PREDICTION}/Classify": _counted("Classify", ClassificationRequest, partial(answer_classify, served)),
+        f"/{PREDICTION}/Regress": _counted("Regress", RegressionRequest, partial(answer_regress, served)),
         f"/{PREDICTION}/MultiInference": multi,
-        f"/{PREDICTION}/GetModelMetadata": _method(GetModelMetadataRequest, partial(answer_metadata, manager)),
-        f"/{MODEL}/GetModelStatus": _method(GetModelStatusRequest, partial(answer_status, manager, explain=explain)),
+        f"/{PREDICTION}/GetModelMetadata": _method(GetModelMetadataRequest, partial(answer_metadata, served)),
+        f"/{MODEL}/GetModelStatus": _method(GetModelStatusRequest, partial(answer_status, served, explain=explain)),
         f"/{MODEL}/HandleReloadConfigRequest": _method(ReloadConfigRequest, partial(answer_reload, configuration)),
         **({HEALTH: _method(StringValue, answer_health)} if health else {}),
     }
@@ -138,10 +138,12 @@ class GrpcTransport:
         tls: Tls | None = None,
         socket_path: str = "",
         settings: Mapping[str, str] | None = None,
+        shared: bool = False,
     ) -> None:
         """Beyond `most_in_flight` requests, and `largest_message` bytes, gRPC refuses requests; 0 is no limit.
 
-        It listens on the UNIX socket `socket_path`, too; `settings` are gRPC's own, by their names.
+        It listens on the UNIX socket `socket_path`, too; `settings` are gRPC's own, by their names. With `shared`
+        other processes may listen on the same port, and each connection is one's.
         """
         self._open = threading.Event()
         self._open.set()
@@ -152,8 +154,7 @@ class GrpcTransport:
             options=(
                 ("grpc.max_receive_message_length", largest_message or -1),
                 ("grpc.max_send_message_length", -1),
-                # Two servers on one port would each get some of the requests.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 *((key, int(value) if value.isdecimal() else value) for key, value in (settings or {}).items()),
             ),
             maximum_concurrent_rpcs=most_in_flight or None,

@@ -10,8 +10,8 @@ from clients.tensors import Array, dtype_of
 from serving.embedded.deep import MOST
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.loader import Servable
-from serving.embedded.manager import Handle, Manager
 from serving.embedded.metrics import count_run
+from serving.embedded.served import Handle, Served
 from serving.embedded.signature import Signature, runtime_name
 
 T = TypeVar("T")
@@ -30,14 +30,14 @@ class ModelSpec(NamedTuple):
     label: str | None = None
 
 
-def acquire(manager: Manager, spec: ModelSpec) -> Handle:
+def acquire(served: Served, spec: ModelSpec) -> Handle:
     """A handle to the version that `spec` asks for.
 
     Raises RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND for anything not available.
     """
     if not spec.name:
         raise RequestError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
-    return manager.handle(spec.name, spec.version, spec.label)
+    return served.handle(spec.name, spec.version, spec.label)
 
 
 def predict(

@@ -6,13 +6,15 @@ batching/batching_session.cc and util/prometheus_exporter.cc of TensorFlow Servi
 
 from __future__ import annotations
 
+import operator
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from serving.embedded.errors import RequestError
 
@@ -28,6 +30,11 @@ def exponential(first: float, factor: float, count: int) -> tuple[float, ...]:
         limits.append(limits[-1] * factor)
     return tuple(limits)
 
+
+# The values of a family's labels.
+Values = tuple[str, ...]
+# What a process counted, by the names of the families.
+Counted = Mapping[str, Any]
 
 # Microseconds.
 LATENCIES = exponential(10, 1.8, 33)
@@ -51,13 +58,20 @@ class Counter:
                 counted = self._values.get(values)
             self._values[values] = (counted or 0) + by
 
-    def lines(self) -> list[str]:
-        """Its part of the page."""
+    def counted(self) -> dict[Values, int]:
+        """The numbers as they are now."""
         with self._lock:
-            values = sorted(self._values.items())
+            return dict(self._values)
+
+    def lines(self, processes: Iterable[Mapping[Values, int]]) -> list[str]:
+        """Its part of the page, of what each of some processes counted."""
+        sums: dict[Values, int] = {}
+        for counted in processes:
+            for key, value in counted.items():
+                sums[key] = sums.get(key, 0) + value
         return [
             f"# TYPE {self.name} counter",
-            *(f"{self.name}{_labels(self.labels, key)} {value}" for key, value in values),
+            *(f"{self.name}{_labels(self.labels, key)} {value}" for key, value in sorted(sums.items())),
         ]
 
 
@@ -89,18 +103,27 @@ class Histogram:
             cell.counts[bisect_left(self.limits, value)] += 1
             cell.total += value
 
-    def lines(self) -> list[str]:
-        """Its part of the page."""
-        written = [f"# TYPE {self.name} histogram"]
+    def counted(self) -> dict[Values, tuple[list[int], float]]:
+        """The buckets, each for itself, and the sums as they are now."""
         with self._lock:
-            cells = sorted((key, list(cell.counts), cell.total) for key, cell in self._cells.items())
-        for key, counts, total in cells:
+            return {key: (list(cell.counts), cell.total) for key, cell in self._cells.items()}
+
+    def lines(self, processes: Iterable[Mapping[Values, tuple[list[int], float]]]) -> list[str]:
+        """Its part of the page, of what each of some processes counted."""
+        written = [f"# TYPE {self.name} histogram"]
+        cells: dict[Values, _Cell] = {}
+        for counted in processes:
+            for key, (counts, total) in counted.items():
+                cell = cells.setdefault(key, _Cell([0] * len(counts)))
+                cell.counts = list(map(operator.add, cell.counts, counts))
+                cell.total += total
+        for key, cell in sorted(cells.items(), key=lambda item: item[0]):
             so_far = 0
-            for limit, count in zip([*(f"{limit:g}" for limit in self.limits), "+Inf"], counts, strict=True):
+            for limit, count in zip([*(f"{limit:g}" for limit in self.limits), "+Inf"], cell.counts, strict=True):
                 so_far += count
                 labels = _labels((*self.labels, "le"), (*key, limit))
                 written.append(f"{self.name}_bucket{labels} {so_far}")
-            written.append(f"{self.name}_sum{_labels(self.labels, key)} {total:.15g}")
+            written.append(f"{self.name}_sum{_labels(self.labels, key)} {cell.total:.15g}")
             written.append(f"{self.name}_count{_labels(self.labels, key)} {so_far}")
         return written
 
@@ -168,10 +191,16 @@ def _count_noted() -> None:
                 REQUESTS.add(labels[0], "OK")
 
 
-def page() -> bytes:
-    """All families in Prometheus' text format."""
+def counted() -> Counted:
+    """All that this process counted, by family."""
     _count_noted()
-    lines = [line for family in FAMILIES for line in family.lines()]
+    return {family.name: family.counted() for family in FAMILIES}
+
+
+def page(processes: Iterable[Counted] | None = None) -> bytes:
+    """All families in Prometheus' text format: the sums of some processes, or of this one alone."""
+    processes = [counted()] if processes is None else list(processes)
+    lines = [line for family in FAMILIES for line in family.lines([process[family.name] for process in processes])]
     return "\n".join([*lines, *UNCOUNTED, ""]).encode("utf-8", "surrogateescape")
 
 

@@ -7,11 +7,12 @@ import socket
 from serving.embedded.errors import StartError
 
 
-def claim(host: str, port: int, flag: str) -> socket.socket:
+def claim(host: str, port: int, flag: str, *, shared: bool = False) -> socket.socket:
     """A socket bound to `port` of `host`, not listening yet.
 
     Binding fails when another process listens there. Nothing can connect before somebody listens, so that a port
-    that is open means a server that is ready. Raises StartError, which names the flag.
+    that is open means a server that is ready. When it is `shared` every process that says so may listen there.
+    Raises StartError, which names the flag.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -20,6 +21,8 @@ def claim(host: str, port: int, flag: str) -> socket.socket:
     claimed = socket.socket(family, socket.SOCK_STREAM)
     # Connections of a server that ended a minute ago don't matter; one that listens does, in spite of this.
     claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         claimed.bind(address)
     except OSError as error:

@@ -14,9 +14,9 @@ from google.protobuf.json_format import MessageToDict
 from clients.tensors import Array, dtype_of
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.examples import Classifications
-from serving.embedded.manager import Status
 from serving.embedded.rest_text import float_texts, quote
 from serving.embedded.signature import runtime_name
+from serving.embedded.view import Status
 
 # A string output with this at the end of its name is answered in base64.
 BASE64_SUFFIX = "_bytes"

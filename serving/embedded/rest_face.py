@@ -19,12 +19,12 @@ from serving.embedded import metrics, rest_answer
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from serving.embedded.inference import ModelSpec, acquire, predict
-from serving.embedded.manager import Manager
 from serving.embedded.pool import Pool
 from serving.embedded.rest_examples import read_examples
 from serving.embedded.rest_parse import parse
 from serving.embedded.rest_plain import Plain, read_plain
 from serving.embedded.rest_request import read_inputs, signature_name
+from serving.embedded.served import Served
 
 log = logging.getLogger(__name__)
 
@@ -98,32 +98,34 @@ class RestFace:
 
     def __init__(
         self,
-        manager: Manager,
+        served: Served,
         threads: int,
         *,
+        wanted: Callable[[], Collection[str]],
         explain: bool = True,
         cors: bool = False,
         metrics_path: bytes | None = None,
+        page: Callable[[], bytes] = metrics.page,
         list_models: bool = False,
-        wanted: Callable[[], Collection[str]] | None = None,
         most_in_flight: int = 0,
         largest_body: int = 0,
         seconds: float | None = None,
     ) -> None:
-        """`explain` is for errors; with `cors` scripts of any web page may read the answers.
+        """`wanted` tells the models that must be there to be ready. `explain` is for errors.
 
-        `metrics_path` is where Prometheus finds its page. With `list_models` GET /v1/models lists them. `wanted` tells
-        the models that must be there to be ready. Beyond `most_in_flight` requests, and `largest_body` bytes, requests
+        With `cors` scripts of any web page may read the answers. `metrics_path` is where Prometheus finds `page`. With
+        `list_models` GET /v1/models lists them. Beyond `most_in_flight` requests, and `largest_body` bytes, requests
         are refused; 0 is no limit. An answer that takes more than `seconds` is not waited for.
         """
         self._seconds = seconds
-        self._manager = manager
+        self._served = served
         self._list_models = list_models
-        self._wanted = wanted or manager.available
+        self._wanted = wanted
         self._most_in_flight = most_in_flight
         self._largest_body = largest_body
         self._in_flight = 0
         self._metrics_path = metrics_path
+        self._page = page
         self._cors = CORS if cors else ()
         self._explain = explain
         self._pool = Pool(threads, "rest")
@@ -242,16 +244,21 @@ class RestFace:
         """Prometheus' page, and probes."""
         path = request.target
         if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
-            return _metrics(path, self._metrics_path)
+            return self._metrics(path, self._metrics_path)
         if request.method == "GET" and (match := _PROBE.fullmatch(path)):
             return self._probe(match)
         return None
+
+    def _metrics(self, path: bytes, wanted: bytes) -> Response:
+        if path != wanted:
+            return Response(400, b"Unexpected path: " + path + b". Should be " + wanted, TEXT)
+        return Response(200, self._page(), TEXT)
 
     def _probe(self, match: re.Match[bytes]) -> Response:
         """Whether the server lives, or whether its models, or one of them, can be asked."""
         if match["live"]:
             return Response(200, b"ok\n", TEXT)
-        available = self._manager.available()
+        available = self._served.view.available()
         model = _unescape(match["model"])
         missing = sorted(name for name in ([model] if model else self._wanted()) if not available.get(name))
         if missing:
@@ -281,7 +288,7 @@ class RestFace:
         name = signature_name(document)
         if verb != "predict":
             return self._infer_examples(spec, name, verb, read_examples(document))
-        with acquire(self._manager, spec) as servable:
+        with acquire(self._served, spec) as servable:
             signature = servable.signatures.get(name)
             if signature is None:
                 raise RequestError(
@@ -296,7 +303,7 @@ class RestFace:
         return Response(200, (rest_answer.rows if in_rows else rest_answer.columns)(outputs))
 
     def _infer_plain(self, spec: ModelSpec, plain: Plain) -> Response | None:
-        with acquire(self._manager, spec) as servable:
+        with acquire(self._served, spec) as servable:
             signature = servable.signatures.get(plain.signature)
             if signature is None or len(signature.inputs) != 1:
                 return None
@@ -308,7 +315,7 @@ class RestFace:
         return Response(200, (rest_answer.rows if plain.in_rows else rest_answer.columns)(outputs))
 
     def _infer_examples(self, spec: ModelSpec, name: str, verb: str, examples: list[bytes]) -> Response:
-        with acquire(self._manager, spec) as servable:
+        with acquire(self._served, spec) as servable:
             task = make_task(servable, find_signature(servable, name), CLASSIFY if verb == "classify" else REGRESS)
             (result,) = run(servable, [task], examples)
         if isinstance(result, Classifications):
@@ -317,25 +324,19 @@ class RestFace:
 
     def _describe(self, match: re.Match[bytes]) -> Response:
         if match["model"] is None and match["version"] is None and match["label"] is None and self._list_models:
-            return Response(200, rest_answer.models(self._manager.available()))
+            return Response(200, rest_answer.models(self._served.view.available()))
         if match["model"] is None:
             raise RequestError(Code.INVALID_ARGUMENT, "Missing model name in request.")
         spec = _model_spec(match)
         if spec is None:
             return Response(400, b"")
         if match["metadata"] == b"metadata":
-            with acquire(self._manager, spec) as servable:
+            with acquire(self._served, spec) as servable:
                 return Response(200, rest_answer.metadata(servable.model, servable.version, servable.definitions))
         # The label is ignored, as TensorFlow Serving ignores it.
         return Response(
-            200, rest_answer.statuses(self._manager.statuses(spec.name, spec.version), explain=self._explain)
+            200, rest_answer.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
         )
-
-
-def _metrics(path: bytes, wanted: bytes) -> Response:
-    if path != wanted:
-        return Response(400, b"Unexpected path: " + path + b". Should be " + wanted, TEXT)
-    return Response(200, metrics.page(), TEXT)
 
 
 def _model_spec(match: re.Match[bytes]) -> ModelSpec | None:

@@ -59,8 +59,10 @@ def handler(version: str, rounds: int) -> dict[str, float]:
     from serving.embedded.grpc_face import methods
     from serving.embedded.loader import Runtime, load
     from serving.embedded.manager import Manager
+    from serving.embedded.served import Served
 
-    manager = Manager(lambda name, number, path: load(name, number, path, Runtime(intra_op_threads=1)))
+    served = Served(lambda name, number, path: load(name, number, path, Runtime(intra_op_threads=1)))
+    manager = Manager(served)
     manager.aspire("tiny", {1: Path(version)})
     manager.wait_until_settled(threading.Event())
     values = np.random.default_rng(1).random((1, 32), np.float32)
@@ -69,9 +71,9 @@ def handler(version: str, rounds: int) -> dict[str, float]:
     request.inputs["x"].CopyFrom(to_proto(values))
     data = request.SerializeToString()
     configuration: Any = None
-    answer = methods(manager, configuration)["/tensorflow.serving.PredictionService/Predict"]
+    answer = methods(served, configuration)["/tensorflow.serving.PredictionService/Predict"]
     answer(data)
-    with manager.handle("tiny") as servable:
+    with served.handle("tiny") as servable:
         ((key, guarded),) = servable._calls.items()
         (output,) = guarded(values)
         found: dict[str, list[float]] = {"handler": [], "tensorflow": [], "without": []}

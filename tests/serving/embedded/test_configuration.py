@@ -11,20 +11,23 @@ import pytest
 from serving.embedded.configuration import Configuration
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.loader import Runtime, load
-from serving.embedded.manager import Manager, State
+from serving.embedded.manager import Manager
 from serving.embedded.model_config import Model, VersionPolicy
+from serving.embedded.served import Served
 from serving.embedded.source import Source
+from serving.embedded.view import State
 from tests.serving.embedded.processes import wait_until
 
 ALL = VersionPolicy(latest=None)
 
 
-class Served:
+class Serving:
     """A manager, its source and its configuration, which begins with the model `scale`."""
 
     def __init__(self, models: Path, *, allow_any_label: bool = False) -> None:
         self.scale = Model("scale", models / "scale", ALL)
-        self.manager = Manager(lambda name, version, path: load(name, version, path, Runtime()))
+        self.served = Served(lambda name, version, path: load(name, version, path, Runtime()))
+        self.manager = Manager(self.served)
         self.source = Source([self.scale], self.manager.aspire)
         self.source.poll()
         self.manager.wait_until_settled(threading.Event())
@@ -42,80 +45,83 @@ class Served:
 
 
 @pytest.fixture
-def served(models: Path) -> Iterator[Served]:
-    served = Served(models)
-    yield served
-    served.manager.stop(30)
+def serving(models: Path) -> Iterator[Serving]:
+    serving = Serving(models)
+    yield serving
+    serving.manager.stop(30)
 
 
-def test_a_new_model_is_available_when_the_reload_returns(served: Served, models: Path) -> None:
-    served.configuration.apply([served.scale, Model("again", models / "scale")])
-    assert served.manager.available() == {"scale": [1, 2], "again": [2]}
+def test_a_new_model_is_available_when_the_reload_returns(serving: Serving, models: Path) -> None:
+    serving.configuration.apply([serving.scale, Model("again", models / "scale")])
+    assert serving.manager.available() == {"scale": [1, 2], "again": [2]}
 
 
-def test_a_model_that_is_no_longer_there_is_unloaded_and_comes_back(served: Served, models: Path) -> None:
-    served.configuration.apply([Model("again", models / "scale")])
-    wait_until("it is unloaded", lambda: not served.manager.available()["scale"])
-    assert [status.state for status in served.manager.statuses("scale")] == [State.END, State.END]
-    served.configuration.apply([served.scale])
-    assert served.manager.available()["scale"]
-    wait_until("the other is unloaded", lambda: not served.manager.available()["again"])
+def test_a_model_that_is_no_longer_there_is_unloaded_and_comes_back(serving: Serving, models: Path) -> None:
+    serving.configuration.apply([Model("again", models / "scale")])
+    wait_until("it is unloaded", lambda: not serving.manager.available()["scale"])
+    assert [status.state for status in serving.served.view.statuses("scale")] == [State.END, State.END]
+    serving.configuration.apply([serving.scale])
+    assert serving.manager.available()["scale"]
+    wait_until("the other is unloaded", lambda: not serving.manager.available()["again"])
 
 
-def test_a_model_that_is_wanted_again_while_it_is_unloaded_comes_back(served: Served) -> None:
-    with served.manager.handle("scale", 1):
-        served.configuration.apply([])
-        wait_until("it waits for the handle", lambda: served.manager.statuses("scale", 1)[0].state is State.UNLOADING)
-        served.configuration.apply([served.scale])
-    wait_until("both are there", lambda: served.manager.available()["scale"] == [1, 2])
+def test_a_model_that_is_wanted_again_while_it_is_unloaded_comes_back(serving: Serving) -> None:
+    with serving.served.handle("scale", 1):
+        serving.configuration.apply([])
+        wait_until(
+            "it waits for the handle", lambda: serving.served.view.statuses("scale", 1)[0].state is State.UNLOADING
+        )
+        serving.configuration.apply([serving.scale])
+    wait_until("both are there", lambda: serving.manager.available()["scale"] == [1, 2])
 
 
-def test_a_label_moves_at_once(served: Served) -> None:
+def test_a_label_moves_at_once(serving: Serving) -> None:
     for version in (1, 2, 1):
-        served.configuration.apply([served.labelled(stable=version)])
-        with served.manager.handle("scale", label="stable") as servable:
+        serving.configuration.apply([serving.labelled(stable=version)])
+        with serving.served.handle("scale", label="stable") as servable:
             assert servable.version == version
 
 
-def test_a_label_of_what_is_not_available_is_refused_and_nothing_changes(served: Served, models: Path) -> None:
-    served.configuration.apply([served.labelled(stable=1)])
-    error = served.refuses(served.labelled(stable=7), Model("again", models / "scale"))
+def test_a_label_of_what_is_not_available_is_refused_and_nothing_changes(serving: Serving, models: Path) -> None:
+    serving.configuration.apply([serving.labelled(stable=1)])
+    error = serving.refuses(serving.labelled(stable=7), Model("again", models / "scale"))
     assert error.code is Code.FAILED_PRECONDITION
     assert error.text == (
         "Request to assign label to version 7 of model scale, which is not currently available for inference"
     )
-    with served.manager.handle("scale", label="stable") as servable:
+    with serving.served.handle("scale", label="stable") as servable:
         assert servable.version == 1
 
 
 def test_only_a_new_label_may_name_what_is_not_available_when_that_is_allowed(models: Path) -> None:
-    served = Served(models, allow_any_label=True)
-    served.configuration.apply([served.labelled(ghost=44)])
+    serving = Serving(models, allow_any_label=True)
+    serving.configuration.apply([serving.labelled(ghost=44)])
     with pytest.raises(RequestError, match=r"Servable not found for request: Specific\(scale, 44\)"):
-        served.manager.handle("scale", label="ghost")
-    assert served.refuses(served.labelled(ghost=45)).code is Code.FAILED_PRECONDITION
-    served.manager.stop(30)
+        serving.served.handle("scale", label="ghost")
+    assert serving.refuses(serving.labelled(ghost=45)).code is Code.FAILED_PRECONDITION
+    serving.manager.stop(30)
 
 
-def test_a_model_without_versions_is_refused(served: Served, tmp_path: Path) -> None:
-    error = served.refuses(served.scale, Model("none", tmp_path / "none"))
+def test_a_model_without_versions_is_refused(serving: Serving, tmp_path: Path) -> None:
+    error = serving.refuses(serving.scale, Model("none", tmp_path / "none"))
     assert (error.code, error.text) == (
         Code.NOT_FOUND,
         f"Could not find base path {tmp_path}/none for servable none",
     )
     assert (
-        served.refuses(Model("none", tmp_path)).text == f"No versions of servable none found under base path {tmp_path}"
+        serving.refuses(Model("none", tmp_path)).text
+        == f"No versions of servable none found under base path {tmp_path}"
     )
 
 
-def test_a_model_that_does_not_load_is_told(served: Served, models: Path) -> None:
+def test_a_model_that_does_not_load_is_told(serving: Serving, models: Path) -> None:
     with pytest.raises(RequestError) as failed:
-        served.configuration.apply([served.scale, Model("broken", models / "broken", ALL)])
+        serving.configuration.apply([serving.scale, Model("broken", models / "broken", ALL)])
     assert failed.value.code is Code.UNKNOWN
     assert failed.value.text.startswith(
         "1 model(s) did not become available: {{{name: broken version: 1} due to error: "
     )
-    assert served.manager.available()["scale"] == [1, 2]
+    assert serving.manager.available()["scale"] == [1, 2]
 
 
 def config(path: Path, *models: tuple[str, Path]) -> None:
@@ -124,17 +130,17 @@ def config(path: Path, *models: tuple[str, Path]) -> None:
 
 
 def test_the_file_is_applied_when_it_changes_and_nonsense_is_left_alone(
-    served: Served, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serving: Serving, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "models.config"
     config(file, ("again", models / "scale"))
-    served.configuration.follow(file, 0.02)
-    wait_until("the new model", lambda: served.manager.available().get("again") == [2])
-    wait_until("the old one is gone", lambda: not served.manager.available()["scale"])
+    serving.configuration.follow(file, 0.02)
+    wait_until("the new model", lambda: serving.manager.available().get("again") == [2])
+    wait_until("the old one is gone", lambda: not serving.manager.available()["scale"])
     file.write_text("this is { not a config")
     wait_until("it is told", lambda: "models.config is not applied" in caplog.text)
-    assert served.manager.available()["again"] == [2]
+    assert serving.manager.available()["again"] == [2]
     config(file, ("scale", models / "scale"))
-    wait_until("it goes on", lambda: served.manager.available()["scale"] == [2])
-    served.configuration.stop()
+    wait_until("it goes on", lambda: serving.manager.available()["scale"] == [2])
+    serving.configuration.stop()
     assert caplog.text.count("is not applied") == 1

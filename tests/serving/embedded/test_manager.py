@@ -8,7 +8,9 @@ import pytest
 
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.loader import Runtime, Servable, load
-from serving.embedded.manager import Manager, State
+from serving.embedded.manager import Manager
+from serving.embedded.served import Served
+from serving.embedded.view import State
 from tests.serving.embedded.processes import wait_until
 from tests.serving.embedded.saved_models import rows
 
@@ -33,8 +35,13 @@ def loader() -> Loader:
 
 
 @pytest.fixture
-def manager(loader: Loader) -> Iterator[Manager]:
-    manager = Manager(loader, retries=1, retry_seconds=0.01)
+def served(loader: Loader) -> Served:
+    return Served(loader)
+
+
+@pytest.fixture
+def manager(served: Served, loader: Loader) -> Iterator[Manager]:
+    manager = Manager(served, retries=1, retry_seconds=0.01)
     manager.assign_labels({"m": {"stable": 1}}, allow_unavailable=True)
     yield manager
     loader.gate.set()
@@ -46,121 +53,126 @@ def versions(models: Path) -> dict[int, Path]:
     return {1: models / "scale" / "1", 2: models / "scale" / "2", 3: models / "broken" / "1"}
 
 
-def state(manager: Manager, version: int) -> State:
-    return manager.statuses("m", version)[0].state
+def state(served: Served, version: int) -> State:
+    return served.view.statuses("m", version)[0].state
 
 
-def reach(manager: Manager, version: int, wanted: State) -> None:
-    wait_until(f"version {version} {wanted.name}", lambda: state(manager, version) is wanted)
+def reach(served: Served, version: int, wanted: State) -> None:
+    wait_until(f"version {version} {wanted.name}", lambda: state(served, version) is wanted)
 
 
-def test_an_aspired_version_is_loaded_and_served(manager: Manager, versions: dict[int, Path], loader: Loader) -> None:
+def test_an_aspired_version_is_loaded_and_served(
+    manager: Manager, served: Served, versions: dict[int, Path], loader: Loader
+) -> None:
     loader.gate.clear()
     manager.aspire("m", {1: versions[1]})
-    assert state(manager, 1) is State.LOADING
+    assert state(served, 1) is State.LOADING
     with pytest.raises(RequestError, match=r"Servable not found for request: Latest\(m\)"):
-        manager.handle("m")
+        served.handle("m")
     loader.gate.set()
-    reach(manager, 1, State.AVAILABLE)
+    reach(served, 1, State.AVAILABLE)
 
-    with manager.handle("m") as servable:
+    with served.handle("m") as servable:
         assert servable.version == 1
 
 
 def test_the_old_version_serves_until_the_new_one_is_available(
-    manager: Manager, versions: dict[int, Path], loader: Loader
+    manager: Manager, served: Served, versions: dict[int, Path], loader: Loader
 ) -> None:
     manager.aspire("m", {1: versions[1]})
-    reach(manager, 1, State.AVAILABLE)
+    reach(served, 1, State.AVAILABLE)
     loader.gate.clear()
     manager.aspire("m", {2: versions[2]})
-    reach(manager, 2, State.LOADING)
-    with manager.handle("m") as servable:
+    reach(served, 2, State.LOADING)
+    with served.handle("m") as servable:
         assert servable.version == 1
 
     loader.gate.set()
-    reach(manager, 1, State.END)
-    with manager.handle("m") as servable:
+    reach(served, 1, State.END)
+    with served.handle("m") as servable:
         assert servable.version == 2
 
 
-def test_a_handle_keeps_its_version_alive(manager: Manager, versions: dict[int, Path]) -> None:
+def test_a_handle_keeps_its_version_alive(manager: Manager, served: Served, versions: dict[int, Path]) -> None:
     manager.aspire("m", {1: versions[1]})
-    reach(manager, 1, State.AVAILABLE)
-    with manager.handle("m") as servable:
+    reach(served, 1, State.AVAILABLE)
+    with served.handle("m") as servable:
         manager.aspire("m", {2: versions[2]})
-        reach(manager, 1, State.UNLOADING)
-        with manager.handle("m") as newer:
+        reach(served, 1, State.UNLOADING)
+        with served.handle("m") as newer:
             assert newer.version == 2
         with pytest.raises(RequestError, match=r"Specific\(m, 1\)"):
-            manager.handle("m", version=1)
+            served.handle("m", version=1)
 
         signature = servable.signatures["serving_default"]
         assert servable.run(signature, [rows(1)], ("version",))[0].tolist() == [1]
-        assert state(manager, 1) is State.UNLOADING
+        assert state(served, 1) is State.UNLOADING
 
-    reach(manager, 1, State.END)
+    reach(served, 1, State.END)
 
 
 def test_a_failed_version_is_tried_again_and_then_leaves_the_old_one_serving(
-    manager: Manager, versions: dict[int, Path], loader: Loader
+    manager: Manager, served: Served, versions: dict[int, Path], loader: Loader
 ) -> None:
     manager.aspire("m", {1: versions[1]})
-    reach(manager, 1, State.AVAILABLE)
+    reach(served, 1, State.AVAILABLE)
     manager.aspire("m", {3: versions[3]})
-    reach(manager, 3, State.END)
+    reach(served, 3, State.END)
 
     assert loader.tries == [1, 3, 3]
-    (status,) = manager.statuses("m", 3)
+    (status,) = served.view.statuses("m", 3)
     assert status.error is not None
     assert status.error.code is Code.OUT_OF_RANGE
-    assert state(manager, 1) is State.AVAILABLE
+    assert state(served, 1) is State.AVAILABLE
 
     manager.aspire("m", {3: versions[3]})
     assert loader.tries == [1, 3, 3], "a version that failed is not loaded again while it lies there"
 
 
 def test_a_version_that_is_not_wanted_any_more_is_not_tried_again(versions: dict[int, Path], loader: Loader) -> None:
-    manager = Manager(loader, retries=1000, retry_seconds=0.05)
+    served = Served(loader)
+    manager = Manager(served, retries=1000, retry_seconds=0.05)
     manager.aspire("m", {3: versions[3]})
     wait_until("a first try", lambda: len(loader.tries) > 0)
     manager.aspire("m", {})
 
-    reach(manager, 3, State.END)
+    reach(served, 3, State.END)
     assert len(loader.tries) < 20
 
 
-def test_with_no_version_aspired_all_are_unloaded(manager: Manager, versions: dict[int, Path]) -> None:
+def test_with_no_version_aspired_all_are_unloaded(manager: Manager, served: Served, versions: dict[int, Path]) -> None:
     manager.aspire("m", {1: versions[1], 2: versions[2]})
-    reach(manager, 1, State.AVAILABLE)
-    reach(manager, 2, State.AVAILABLE)
+    reach(served, 1, State.AVAILABLE)
+    reach(served, 2, State.AVAILABLE)
     manager.aspire("m", {})
 
-    reach(manager, 1, State.END)
-    reach(manager, 2, State.END)
-    assert [status.version for status in manager.statuses("m")] == [2, 1]
+    reach(served, 1, State.END)
+    reach(served, 2, State.END)
+    assert [status.version for status in served.view.statuses("m")] == [2, 1]
 
 
-def test_a_version_that_comes_back_is_loaded_again(manager: Manager, versions: dict[int, Path]) -> None:
+def test_a_version_that_comes_back_is_loaded_again(manager: Manager, served: Served, versions: dict[int, Path]) -> None:
     manager.aspire("m", {1: versions[1]})
-    reach(manager, 1, State.AVAILABLE)
+    reach(served, 1, State.AVAILABLE)
     manager.aspire("m", {})
-    reach(manager, 1, State.END)
+    reach(served, 1, State.END)
     manager.aspire("m", {1: versions[1]})
 
-    reach(manager, 1, State.AVAILABLE)
+    reach(served, 1, State.AVAILABLE)
 
 
-def test_the_highest_available_version_is_the_latest(manager: Manager, versions: dict[int, Path]) -> None:
+def test_the_highest_available_version_is_the_latest(
+    manager: Manager, served: Served, versions: dict[int, Path]
+) -> None:
     manager.aspire("m", versions)
     for number in (1, 2):
-        reach(manager, number, State.AVAILABLE)
-    reach(manager, 3, State.END)
+        reach(served, number, State.AVAILABLE)
+    reach(served, 3, State.END)
 
     with (
-        manager.handle("m") as latest,
-        manager.handle("m", version=1) as first,
-        manager.handle("m", label="stable") as stable,
+        served.handle("m") as latest,
+        served.handle("m", version=1) as first,
+        served.handle("m", label="stable") as stable,
     ):
         assert (latest.version, first.version, stable.version) == (2, 1, 1)
     assert manager.available() == {"m": [1, 2]}
@@ -175,21 +187,23 @@ def test_a_model_that_no_version_of_can_be_loaded_is_a_failure(manager: Manager,
     assert failure.startswith(f"model 'm' version 3 in {versions[3]}: OUT_OF_RANGE: Read less bytes than requested")
 
 
-def test_stopping_waits_for_handles_and_frees_everything(manager: Manager, versions: dict[int, Path]) -> None:
+def test_stopping_waits_for_handles_and_frees_everything(
+    manager: Manager, served: Served, versions: dict[int, Path]
+) -> None:
     manager.aspire("m", {1: versions[1]})
-    reach(manager, 1, State.AVAILABLE)
-    handle = manager.handle("m")
+    reach(served, 1, State.AVAILABLE)
+    handle = served.handle("m")
     assert not manager.stop(0.1)
     handle.__exit__(None, None, None)
 
     assert manager.stop(30)
-    assert state(manager, 1) is State.END
+    assert state(served, 1) is State.END
     manager.aspire("m", {2: versions[2]})
-    assert [status.version for status in manager.statuses("m")] == [1]
+    assert [status.version for status in served.view.statuses("m")] == [1]
 
 
-def test_a_status_of_what_there_never_was_is_not_found(manager: Manager) -> None:
+def test_a_status_of_what_there_never_was_is_not_found(served: Served) -> None:
     with pytest.raises(RequestError, match="Could not find any versions of model m; no model is called 'm'") as failure:
-        manager.statuses("m")
+        served.view.statuses("m")
 
     assert failure.value.code is Code.NOT_FOUND

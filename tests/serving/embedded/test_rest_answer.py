@@ -9,7 +9,7 @@ import pytest
 from clients.tensors import Array
 from serving.embedded import rest_answer
 from serving.embedded.errors import Code, RequestError
-from serving.embedded.manager import State, Status
+from serving.embedded.view import State, Status
 
 MATRIX = np.array([[1, 2], [3, 4]], np.int32)
 

@@ -12,6 +12,7 @@ import pytest
 from serving.embedded.loader import Runtime, load
 from serving.embedded.manager import Manager
 from serving.embedded.rest_face import Request, RestFace
+from serving.embedded.served import Served
 
 BODY = b'{"instances":[[1,2,3]]}'
 
@@ -20,10 +21,11 @@ BODY = b'{"instances":[[1,2,3]]}'
 def face(models: Path) -> Iterator[RestFace]:
     import threading
 
-    manager = Manager(lambda name, version, path: load(name, version, path, Runtime()))
+    served = Served(lambda name, version, path: load(name, version, path, Runtime()))
+    manager = Manager(served)
     manager.aspire("scale", {1: models / "scale" / "1"})
     manager.wait_until_settled(threading.Event())
-    yield RestFace(manager, threads=1)
+    yield RestFace(served, threads=1, wanted=lambda: ["scale"])
     manager.stop(30)
 
 
@@ -92,7 +94,7 @@ def test_a_body_that_inflates_without_end_is_not_kept(face: RestFace) -> None:
 
 
 def test_explanations_can_be_left_out(face: RestFace) -> None:
-    plain = RestFace(face._manager, threads=1, explain=False)
+    plain = RestFace(face._served, threads=1, wanted=list, explain=False)
     request = Request("POST", b"/v1/models/scales:predict", body=BODY)
 
     assert json.loads(plain.answer(request).body) == {"error": "Servable not found for request: Latest(scales)"}

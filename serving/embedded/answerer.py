@@ -1,0 +1,157 @@
+"""One process that loads versions and answers requests for them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from serving.embedded import metrics, ports, warmup
+from serving.embedded.batching import Scheduler, read_parameters
+from serving.embedded.configuration import Reloadable
+from serving.embedded.errors import Code, RequestError, StartError
+from serving.embedded.grpc_face import GrpcTransport, methods
+from serving.embedded.loader import Batching, Runtime, Servable, load, read_session_config
+from serving.embedded.plan import Plan
+from serving.embedded.rest_face import RestFace
+from serving.embedded.rest_server import RestServer
+from serving.embedded.served import Current, Served
+from serving.embedded.view import View
+
+OWN_PARAMETERS = "batching_params.pbtxt"
+
+
+class Face(Protocol):
+    """What answers one protocol."""
+
+    def start(self) -> None:
+        """Begins to answer."""
+
+    def stop(self, grace: float) -> None:
+        """Refuses new requests at once, and returns when those in flight are answered or `grace` seconds are over."""
+
+
+class Answerer:
+    """Loads versions as `plan` says, and answers requests for them."""
+
+    def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
+        """Processes that answer on the same ports share `current`, the number of the view that counts.
+
+        `page` is what Prometheus reads. Raises StartError when the session's configuration is wrong.
+        """
+        self._plan = plan
+        self._shared = current is not None
+        self._page = page
+        path = plan.flags.tensorflow_session_config_file
+        self._session_config = read_session_config(path) if path is not None else b""
+        self._scheduler = Scheduler(plan.batching[1]) if plan.batching else None
+        self._faces: list[Face] = []
+        self.served = Served(self._load, current)
+
+    def load(self, model: str, version: int, path: Path) -> None:
+        """Loads a version and plays its warm-up. Raises RequestError."""
+        self.served.load(model, version, path)
+
+    def unload(self, model: str, version: int) -> None:
+        """Frees a version that no view has any more, when its last handle is given back."""
+        self.served.unload(model, version)
+
+    def show(self, view: View) -> None:
+        """Makes `view` what requests see from now on."""
+        self.served.show(view)
+
+    def open(
+        self, configuration: Reloadable, grpc_socket: socket.socket | None, rest_socket: socket.socket | None
+    ) -> None:
+        """Answers on the sockets. Raises StartError when it can't."""
+        if grpc_socket is not None:
+            self._faces.append(self._grpc(configuration, grpc_socket))
+        if rest_socket is not None:
+            self._faces.append(self._rest(configuration, rest_socket))
+        for face in self._faces:
+            face.start()
+
+    def drain(self, seconds: float) -> None:
+        """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
+        draining = [threading.Thread(target=face.stop, args=(seconds,)) for face in self._faces]
+        for thread in draining:
+            thread.start()
+        for thread in draining:
+            thread.join()
+
+    def _load(self, model: str, version: int, path: Path) -> Servable:
+        flags = self._plan.flags
+        both = flags.tensorflow_session_parallelism
+        runtime = Runtime(
+            flags.tensorflow_intra_op_parallelism or both,
+            flags.tensorflow_inter_op_parallelism or both,
+            flags.enable_signature_method_name_check,
+            self._batching_of(path),
+            self._session_config,
+            tuple(flags.saved_model_tags.split(",")),
+        )
+        servable = load(model, version, path, runtime)
+        if flags.enable_model_warmup:
+            try:
+                warmup.play(servable, path, max(1, flags.num_request_iterations_for_warmup))
+            except BaseException:
+                servable.close()
+                raise
+        return servable
+
+    def _batching_of(self, path: Path) -> Batching | None:
+        """How the version in `path` is batched. Raises RequestError when its own parameters are wrong."""
+        if self._plan.batching is None or self._scheduler is None:
+            return None
+        parameters, _ = self._plan.batching
+        own = path / OWN_PARAMETERS
+        if self._plan.flags.enable_per_model_batching_parameters and own.is_file():
+            try:
+                parameters, _ = read_parameters(own, OWN_PARAMETERS)
+            except StartError as error:
+                raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
+        return Batching(self._scheduler, parameters)
+
+    def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
+        flags = self._plan.flags
+        answers = methods(
+            self.served,
+            configuration,
+            explain=flags.explain_errors,
+            tensor_content=flags.enable_serialization_as_tensor_content,
+            health=flags.enable_grpc_healthcheck_service,
+        )
+        transport = GrpcTransport(
+            answers,
+            *ports.address(claimed),
+            threads=flags.grpc_max_threads,
+            explain=flags.explain_errors,
+            most_in_flight=flags.max_requests_in_flight,
+            largest_message=flags.max_body_bytes,
+            tls=self._plan.tls,
+            socket_path=flags.grpc_socket_path,
+            settings=flags.grpc_settings,
+            shared=self._shared,
+        )
+        # gRPC has a socket of its own on that port now.
+        claimed.close()
+        return transport
+
+    def _rest(self, configuration: Reloadable, claimed: socket.socket) -> Face:
+        flags = self._plan.flags
+        face = RestFace(
+            self.served,
+            flags.rest_api_num_threads,
+            wanted=lambda: configuration.names,
+            explain=flags.explain_errors,
+            cors=flags.rest_api_enable_cors_support,
+            metrics_path=self._plan.metrics_path,
+            page=self._page,
+            list_models=flags.enable_model_listing,
+            most_in_flight=flags.max_requests_in_flight,
+            largest_body=flags.max_body_bytes,
+            seconds=flags.rest_api_timeout_in_ms / 1000 or None,
+        )
+        return RestServer(face, claimed, self._plan.tls if flags.rest_api_enable_tls else None)

@@ -1,0 +1,18 @@
+"""What every process of this server does first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+def prepare_process() -> None:
+    """Sets up logging, and keeps TensorFlow quiet and light. To be called before it is imported."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    # TensorFlow has much to say about how it was built, and about loading as its own server does.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow imports Keras when there is one, and that takes longer than all the rest of TensorFlow. No SavedModel
+    # needs it.
+    sys.modules["keras"] = None  # type: ignore[assignment]
