@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import httpx2
 import numpy as np
+import pytest
 
 from tests.serving.embedded.processes import Asker, Process, Start, wait_until
 from tests.serving.embedded.saved_models import rows
@@ -82,8 +83,9 @@ def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new(start: Start,
     assert server.wait() == 0, server.output
 
 
-def test_a_drain_under_load_loses_no_request(start: Start, models: Path) -> None:
-    server = start("--model_name=scale", f"--model_base_path={models}/scale").ready()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_drain_under_load_loses_no_request(start: Start, models: Path, workers: int) -> None:
+    server = start("--model_name=scale", f"--model_base_path={models}/scale", f"--workers={workers}").ready()
     x = rows(2)
     answered: list[str] = []
     lost: list[Exception] = []
