@@ -17,11 +17,12 @@ from clients.golden import MANIFEST, GoldenRequest, read_golden, versions_on_dis
 from clients.tensors import BY_NAME, STRING, dtype_of
 from export.changes import signature_changes
 from export.errors import LintError
-from export.graph import CALLS, Graph, Node, read_graph
+from export.graph import read_graph
 from export.manifest import ServedSignature
 from export.savedmodel import read_signatures
 from export.servable import MADE_UP
 from serving.fleet import Rule
+from serving.graph import CALLS, FILE_OPS, PYTHON_OPS, Graph, Node
 
 # JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
 # 400 (tensorflow/serving, util/json_tensor.cc).
@@ -32,16 +33,6 @@ FLOATS = tuple(BY_NAME[name].number for name in ("bfloat16", "float16", "float32
 MAKE_BYTES = (
     *("EncodeJpeg", "EncodeJpegVariableQuality", "EncodePng", "EncodeWav", "EncodeBase64Bytes"),
     *("EncodeProto", "SerializeTensor", "SerializeSparse", "SerializeManySparse", "DecodeBase64", "DecodeCompressed"),
-)
-PYTHON_OPS = ("EagerPyFunc", "PyFunc", "PyFuncStateless")
-FILE_OPS = (
-    *("ReadFile", "WriteFile", "MatchingFiles", "Save", "SaveSlices", "SaveV2", "Restore", "RestoreSlice", "RestoreV2"),
-    *("MergeV2Checkpoints", "ImmutableConst", "InitializeTableFromTextFile", "InitializeTableFromTextFileV2"),
-    *("CreateSummaryFileWriter", "CreateSummaryDbWriter", "SaveDataset", "SaveDatasetV2", "LoadDataset"),
-    *("TextLineReader", "TextLineReaderV2", "WholeFileReader", "WholeFileReaderV2", "LMDBReader", "LMDBDataset"),
-    *("FixedLengthRecordReader", "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "SqlDataset"),
-    *("TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "CSVDataset"),
-    *("FixedLengthRecordDatasetV2", "CSVDatasetV2", "SnapshotDataset", "SnapshotDatasetV2", "CacheDatasetV2"),
 )
 # TensorFlow Serving registers these besides TensorFlow's own: some of TensorFlow Text's (release notes of 2.0.0,
 # https://github.com/tensorflow/serving/releases/tag/2.0.0) and TensorFlow Decision Forests' inference

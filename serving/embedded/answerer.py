@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.embedded import metrics, ports, warmup
+from serving.embedded.access_log import AccessLog
 from serving.embedded.batching import Scheduler, read_parameters
 from serving.embedded.configuration import Reloadable
 from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.grpc_face import GrpcTransport, methods
 from serving.embedded.loader import Batching, Runtime, Servable, load, read_session_config
 from serving.embedded.plan import Plan
+from serving.embedded.request_log import RequestLog
 from serving.embedded.rest_face import RestFace
 from serving.embedded.rest_server import RestServer
 from serving.embedded.served import Current, Served
@@ -39,7 +41,8 @@ class Answerer:
     def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
         """Processes that answer on the same ports share `current`, the number of the view that counts.
 
-        `page` is what Prometheus reads. Raises StartError when the session's configuration is wrong.
+        `page` is what Prometheus reads. Raises StartError when the session's configuration is wrong, or no request can
+        be logged where they should be.
         """
         self._plan = plan
         self._shared = current is not None
@@ -47,6 +50,13 @@ class Answerer:
         path = plan.flags.tensorflow_session_config_file
         self._session_config = read_session_config(path) if path is not None else b""
         self._scheduler = Scheduler(plan.batching[1]) if plan.batching else None
+        flags = plan.flags
+        if flags.enable_version_metrics:
+            metrics.count_by_version()
+        self._access_log = AccessLog() if flags.access_log else None
+        self._request_log = (
+            RequestLog(flags.request_log, flags.request_log_sampling_rate) if flags.request_log is not None else None
+        )
         self._faces: list[Face] = []
         self.served = Served(self._load, current)
 
@@ -80,6 +90,8 @@ class Answerer:
             thread.start()
         for thread in draining:
             thread.join()
+        if self._request_log is not None:
+            self._request_log.close()
 
     def _load(self, model: str, version: int, path: Path) -> Servable:
         flags = self._plan.flags
@@ -91,6 +103,7 @@ class Answerer:
             self._batching_of(path),
             self._session_config,
             tuple(flags.saved_model_tags.split(",")),
+            flags.allow_file_and_python_ops,
         )
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
@@ -122,6 +135,7 @@ class Answerer:
             explain=flags.explain_errors,
             tensor_content=flags.enable_serialization_as_tensor_content,
             health=flags.enable_grpc_healthcheck_service,
+            request_log=self._request_log,
         )
         transport = GrpcTransport(
             answers,
@@ -134,6 +148,7 @@ class Answerer:
             socket_path=flags.grpc_socket_path,
             settings=flags.grpc_settings,
             shared=self._shared,
+            access_log=self._access_log,
         )
         # gRPC has a socket of its own on that port now.
         claimed.close()
@@ -153,5 +168,7 @@ class Answerer:
             most_in_flight=flags.max_requests_in_flight,
             largest_body=flags.max_body_bytes,
             seconds=flags.rest_api_timeout_in_ms / 1000 or None,
+            access_log=self._access_log,
+            request_log=self._request_log,
         )
         return RestServer(face, claimed, self._plan.tls if flags.rest_api_enable_tls else None)

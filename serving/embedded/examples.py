@@ -74,6 +74,7 @@ def make_task(servable: Servable, signature: Signature, method: str) -> Task:
     if servable.check_methods and signature.method != method:
         kind = {CLASSIFY: "classification", REGRESS: "regression"}[method]
         raise _invalid(f"Expected {kind} signature method_name to be {method}. Was: {signature.method}")
+    servable.check_allowed(signature)
     check = {CLASSIFY: _classify_outputs, REGRESS: _regress_outputs}[method]
     if len(signature.inputs) != 1:
         raise _invalid("Expected one input Tensor.")

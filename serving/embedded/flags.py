@@ -92,6 +92,24 @@ class Flags:
     max_body_bytes: Annotated[
         int, _COUNT, "Refuse larger REST bodies and gRPC messages; 0: no limit. This server's own flag."
     ] = 0
+    enable_version_metrics: Annotated[
+        bool, click.BOOL, "Count requests by the version that answered, too. This server's own flag."
+    ] = False
+    access_log: Annotated[
+        bool, click.BOOL, "Write a line of JSON for each request to the standard output. This server's own flag."
+    ] = False
+    request_log: Annotated[
+        Path | None,
+        click.Path(path_type=Path),
+        "Log requests and answers as PredictionLog records to this path and -TIME-PROCESS.tfrecord. "
+        "This server's own flag.",
+    ] = None
+    request_log_sampling_rate: Annotated[
+        float, click.FloatRange(0, 1), "How many of the requests are logged: 0.01 is every hundredth."
+    ] = 1.0
+    allow_file_and_python_ops: Annotated[
+        bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
+    ] = False
     workers: Annotated[
         int,
         click.IntRange(1),
@@ -225,6 +243,9 @@ def _check(flags: Flags) -> None:
         ),
         "--rest_api_enable_tls needs an --ssl_config_file.": (
             flags.rest_api_enable_tls and flags.ssl_config_file is None
+        ),
+        "--request_log_sampling_rate needs a --request_log.": (
+            flags.request_log_sampling_rate != 1 and flags.request_log is None
         ),
         f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
         "--grpc_socket_path is one process's own; leave it, or --workers, out.": (

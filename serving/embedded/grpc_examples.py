@@ -42,7 +42,7 @@ def answer_multi_inference(served: Served, request: Any) -> bytes:
         for task, result in infer_all(servable, request):
             entry = response.results.add()
             fill_spec(entry.model_spec, servable.model, servable.version, task.signature.name)
-            _write(entry.classification_result if task.method == CLASSIFY else entry.regression_result, result)
+            write_result(entry.classification_result if task.method == CLASSIFY else entry.regression_result, result)
         return response.SerializeToString()  # type: ignore[no-any-return]
 
 
@@ -77,7 +77,7 @@ def _answer(served: Served, request: Any, method: str, response: Any) -> Classif
     """Answers a request of one signature on tf.Examples; returns what the signature answered."""
     with acquire(served, model_spec(request)) as servable:
         signature, result = infer(servable, request, method)
-        _write(response.result, result)
+        write_result(response.result, result)
         fill_spec(response.model_spec, servable.model, servable.version, signature.name)
         return result
 
@@ -106,7 +106,7 @@ def _task(servable: Servable, asked: Any, model: str, before: list[Task]) -> Tas
     return task
 
 
-def _write(message: Any, result: Classifications | Array) -> None:
+def write_result(message: Any, result: Classifications | Array) -> None:
     """Writes `result` into a ClassificationResult or RegressionResult."""
     message.SetInParent()
     if not isinstance(result, Classifications):

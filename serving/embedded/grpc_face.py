@@ -27,6 +27,8 @@ from clients.messages import (
     RegressionRequest,
     ReloadConfigRequest,
 )
+from serving.embedded import reflection
+from serving.embedded.access_log import AccessLog
 from serving.embedded.configuration import Reloadable
 from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.grpc_answers import (
@@ -39,6 +41,8 @@ from serving.embedded.grpc_answers import (
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.metrics import count_answer, count_failure
 from serving.embedded.pool import Pool
+from serving.embedded.reflection import Reflection
+from serving.embedded.request_log import RequestLog
 from serving.embedded.served import Served
 from serving.embedded.tls import Tls
 
@@ -62,18 +66,23 @@ def methods(
     explain: bool = True,
     tensor_content: bool = False,
     health: bool = False,
+    request_log: RequestLog | None = None,
 ) -> Methods:
     """Every method that is served, by its full name.
 
     `explain` is for the errors in a status, `tensor_content` for predict's answers; `health` adds the health service.
     """
-    predict = partial(answer_predict, served, tensor_content=tensor_content)
-    multi = _counted("MultiInference", MultiInferenceRequest, partial(answer_multi_inference, served), _model_of_tasks)
+    inference: dict[str, tuple[Any, Callable[[Any], bytes]]] = {
+        "Predict": (PredictRequest, partial(answer_predict, served, tensor_content=tensor_content)),
+        "Classify": (ClassificationRequest, partial(answer_classify, served)),
+        "Regress": (RegressionRequest, partial(answer_regress, served)),
+        "MultiInference": (MultiInferenceRequest, partial(answer_multi_inference, served)),
+    }
+    counted = {api: _counted(api, *one) for api, one in inference.items()}
+    if request_log is not None:
+        counted = {api: _logged(one, _LOGS[api], request_log) for api, one in counted.items()}
     return {
-        f"/{PREDICTION}/Predict": _counted("Predict", PredictRequest, predict),
-        f"/{PREDICTION}/Classify": _counted("Classify", ClassificationRequest, partial(answer_classify, served)),
-        f"/{PREDICTION}/Regress": _counted("Regress", RegressionRequest, partial(answer_regress, served)),
-        f"/{PREDICTION}/MultiInference": multi,
+        **{f"/{PREDICTION}/{api}": one for api, one in counted.items()},
         f"/{PREDICTION}/GetModelMetadata": _method(GetModelMetadataRequest, partial(answer_metadata, served)),
         f"/{MODEL}/GetModelStatus": _method(GetModelStatusRequest, partial(answer_status, served, explain=explain)),
         f"/{MODEL}/HandleReloadConfigRequest": _method(ReloadConfigRequest, partial(answer_reload, configuration)),
@@ -95,10 +104,32 @@ def _parse(request_class: Any, data: bytes) -> Any:
         raise RequestError(Code.INTERNAL, "") from None
 
 
-def _counted(
-    api: str, request_class: Any, answer: Callable[[Any], bytes], model_of: Callable[[Any], str] | None = None
-) -> Method:
-    model_of = model_of or _model_of
+# The part of a PredictionLog for each method.
+_LOGS = {
+    "Predict": "predict_log",
+    "Classify": "classify_log",
+    "Regress": "regress_log",
+    "MultiInference": "multi_inference_log",
+}
+
+
+def _logged(method: Method, part: str, request_log: RequestLog) -> Method:
+    def call(data: bytes) -> bytes:
+        answered = method(data)
+        if request_log.wants():
+
+            def fill(record: Any) -> None:
+                getattr(record, part).request.MergeFromString(data)
+                getattr(record, part).response.MergeFromString(answered)
+
+            request_log.note(fill)
+        return answered
+
+    return call
+
+
+def _counted(api: str, request_class: Any, answer: Callable[[Any], bytes]) -> Method:
+    model_of = _model_of_tasks if api == "MultiInference" else _model_of
 
     def call(data: bytes) -> bytes:
         request = _parse(request_class, data)
@@ -139,6 +170,7 @@ class GrpcTransport:
         socket_path: str = "",
         settings: Mapping[str, str] | None = None,
         shared: bool = False,
+        access_log: AccessLog | None = None,
     ) -> None:
         """Beyond `most_in_flight` requests, and `largest_message` bytes, gRPC refuses requests; 0 is no limit.
 
@@ -147,10 +179,13 @@ class GrpcTransport:
         """
         self._open = threading.Event()
         self._open.set()
+        self._reflection = Reflection(PREDICTION, MODEL)
+        handlers = _Handlers(answers, self._open, explain=explain, access_log=access_log)
+        handlers.add(reflection.METHOD, self._reflection.handler())
         self._server = grpc.server(
             # Any executor will do, whatever the type says.
             Pool(threads, "grpc"),  # type: ignore[arg-type]
-            handlers=[_Handlers(answers, self._open, explain=explain)],
+            handlers=[handlers],
             options=(
                 ("grpc.max_receive_message_length", largest_message or -1),
                 ("grpc.max_send_message_length", -1),
@@ -193,6 +228,7 @@ class GrpcTransport:
         self._open.clear()
         time.sleep(HAND_OVER_SECONDS)
         stopped = self._server.stop(grace)
+        self._reflection.end()
         self._open.set()
         stopped.wait()
 
@@ -206,9 +242,20 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, answers: Methods, opened: threading.Event, *, explain: bool) -> None:
-        self._handlers = {name: _handler(answer, opened, explain=explain) for name, answer in answers.items()}
-        self._unknown = _handler(_unknown, opened, explain=explain)
+    def __init__(
+        self, answers: Methods, opened: threading.Event, *, explain: bool, access_log: AccessLog | None
+    ) -> None:
+        handlers = {
+            name: _handler(answer, opened, explain=explain) for name, answer in {**answers, "": _unknown}.items()
+        }
+        if access_log:
+            handlers = {name: _with_access_log(name, handler, access_log) for name, handler in handlers.items()}
+        self._unknown = handlers.pop("")
+        self._handlers = handlers
+
+    def add(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
+        """Adds a method that is no function of bytes."""
+        self._handlers[name] = handler
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         return self._handlers.get(details.method) or self._unknown
@@ -231,6 +278,30 @@ def _handler(answer: Method, opened: threading.Event, *, explain: bool) -> grpc.
         return b""
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _with_access_log(
+    method: str, handler: grpc.RpcMethodHandler[bytes, bytes], access_log: AccessLog
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    handle = handler.unary_unary
+    assert handle is not None
+
+    # The type says less than there is.
+    def logged(data: bytes, context: Any) -> bytes:
+        began = access_log.begin()
+        answered = handle(data, context)
+        access_log.write(
+            began,
+            "grpc",
+            method=method or "unknown",
+            client=context.peer(),
+            status=(context.code() or grpc.StatusCode.OK).name,
+            request_bytes=len(data),
+            response_bytes=len(answered),
+        )
+        return answered
+
+    return grpc.unary_unary_rpc_method_handler(logged)
 
 
 _STATUS = {Code(status.value[0]): status for status in grpc.StatusCode if status is not grpc.StatusCode.OK}

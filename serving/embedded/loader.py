@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,8 +18,11 @@ from serving.embedded.batching import Parameters, Scheduler
 from serving.embedded.deep import Deep, make_deep_call
 from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.pool import call_may_wait
+from serving.embedded.safety import check_operations
 from serving.embedded.session_call import Call, guard, make_call, translate
 from serving.embedded.signature import Signature, read_signature
+
+log = logging.getLogger(__name__)
 
 SERVING_TAGS = ("serve",)
 # An output filter is the client's choice, so the number of distinct calls that a version keeps needs an end.
@@ -41,7 +45,7 @@ class Runtime:
     the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
     `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
     wait at the same time run as one. `session_config` is a ConfigProto that all this comes on top of. `tags` name the
-    graph that is loaded.
+    graph that is loaded. Graphs that read or write files or call Python have to be allowed.
     """
 
     intra_op_threads: int = 0
@@ -50,6 +54,7 @@ class Runtime:
     batching: Batching | None = None
     session_config: bytes = b""
     tags: tuple[str, ...] = SERVING_TAGS
+    allow_file_and_python_ops: bool = False
 
 
 class Servable:
@@ -58,11 +63,21 @@ class Servable:
     `definitions` is the SignatureDefMap they were read from.
     """
 
-    def __init__(self, model: str, version: int, session: Any, definitions: Any, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        session: Any,
+        definitions: Any,
+        runtime: Runtime,
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        """`refused` says why some signatures must not be asked."""
         self.model = model
         self.version = version
         self.definitions = definitions
         self.check_methods = runtime.check_methods
+        self._refused = refused or {}
         self._batching = runtime.batching
         self.signatures: Mapping[str, Signature] = {
             name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
@@ -80,11 +95,18 @@ class Servable:
             for signature in self.signatures.values()
         }
 
+    def check_allowed(self, signature: Signature) -> None:
+        """Raises RequestError PERMISSION_DENIED when `signature` must not be asked."""
+        if signature.name in self._refused:
+            raise RequestError(Code.PERMISSION_DENIED, self._refused[signature.name])
+
     def run(self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...]) -> list[Array]:
         """Runs `signature` on one array for each of its inputs, in its order; returns the arrays called `outputs`.
 
         Raises RequestError with the runtime's code and text.
         """
+        if self._refused:
+            self.check_allowed(signature)
         if Deep in map(type, inputs):
             answers = dict(zip(signature.outputs, self._deep_call(signature)(*inputs), strict=True))
             return [answers[name] for name in outputs]
@@ -158,6 +180,9 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {path}",
         )
+    refused = {} if runtime.allow_file_and_python_ops else check_operations(path, runtime.tags)
+    for why in refused.values():
+        log.warning("model %r version %d: %s", model, version, why)
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto.FromString(runtime.session_config)
@@ -178,7 +203,7 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         metrics.LOAD_ATTEMPTS.add(str(path), "success")
         metrics.LOAD_LATENCY.add(str(path), by=int(took))
         metrics.LOAD_STAGES.observe(took, str(path), "restore_graph")
-        return Servable(model, version, session, definitions, runtime)
+        return Servable(model, version, session, definitions, runtime, refused)
     except Exception as error:
         session.close()
         metrics.LOAD_ATTEMPTS.add(str(path), "fail")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from serving.embedded.asked import asked
 from serving.embedded.errors import RequestError
 
 # Clients choose the names that they ask for, so what is kept of them needs an end; the rest counts as this.
@@ -140,17 +141,28 @@ WRAPPED_RUNS = Counter(SERVING + "batching_session:wrapped_run_count")
 LOAD_ATTEMPTS = Counter(LOADING + "load_attempt_count", ("model_path", "status"))
 LOAD_LATENCY = Counter(LOADING + "load_latency", ("model_path",))
 LOAD_STAGES = Histogram(LOADING + "load_latency_by_stage", ("model_path", "stage"))
+REQUEST_LOGS = Counter(SERVING + "request_log_count", ("model_name", "status"))
+# These the real server doesn't have.
+REQUESTS_BY_VERSION = Counter(SERVING + "request_count_by_version", ("model_name", "version", "status"))
+LATENCY_BY_VERSION = Histogram(SERVING + "request_latency_by_version", ("model_name", "version", "API", "entrypoint"))
 # Whatever the real server's page has and this one never counts stands there without a value on both.
 UNCOUNTED = (
     f"# TYPE {SERVING}mlmd_map gauge",
     f"# TYPE {SERVING}request_example_count_total counter",
     f"# TYPE {SERVING}request_example_counts histogram",
-    f"# TYPE {SERVING}request_log_count counter",
 )
 FAMILIES = (
     *(REQUESTS, REQUEST_LATENCY, RUNTIME_LATENCY, WARMUP_LATENCY, WARMUP_RECORDS),
-    *(QUEUING_LATENCY, WRAPPED_RUNS, LOAD_ATTEMPTS, LOAD_LATENCY, LOAD_STAGES),
+    *(QUEUING_LATENCY, WRAPPED_RUNS, LOAD_ATTEMPTS, LOAD_LATENCY, LOAD_STAGES, REQUEST_LOGS),
 )
+BY_VERSION = (REQUESTS_BY_VERSION, LATENCY_BY_VERSION)
+_families: tuple[Counter | Histogram, ...] = FAMILIES
+
+
+def count_by_version() -> None:
+    """Counts requests by version, too, from now on."""
+    global _families  # noqa: PLW0603 - what is counted is the process's
+    _families = (*FAMILIES, *BY_VERSION)
 
 
 def count_answer(model: str, api: str, entrypoint: str, started: float) -> None:
@@ -159,11 +171,15 @@ def count_answer(model: str, api: str, entrypoint: str, started: float) -> None:
     `started` is when it began, in seconds of time.monotonic.
     """
     _note(REQUEST_LATENCY, (model, api, entrypoint), started)
+    if _families is not FAMILIES:
+        _note(LATENCY_BY_VERSION, (model, str(asked.version), api, entrypoint), started)
 
 
 def count_failure(model: str, error: RequestError) -> None:
     """Counts a request to `model` that is refused."""
     REQUESTS.add(model, error.code.name)
+    if _families is not FAMILIES and asked.model == model and asked.version is not None:
+        REQUESTS_BY_VERSION.add(model, str(asked.version), error.code.name)
 
 
 def count_run(model: str, api: str, started: float) -> None:
@@ -189,18 +205,20 @@ def _count_noted() -> None:
             family.observe(micros, *labels)
             if family is REQUEST_LATENCY:
                 REQUESTS.add(labels[0], "OK")
+            elif family is LATENCY_BY_VERSION:
+                REQUESTS_BY_VERSION.add(*labels[:2], "OK")
 
 
 def counted() -> Counted:
     """All that this process counted, by family."""
     _count_noted()
-    return {family.name: family.counted() for family in FAMILIES}
+    return {family.name: family.counted() for family in _families}
 
 
 def page(processes: Iterable[Counted] | None = None) -> bytes:
     """All families in Prometheus' text format: the sums of some processes, or of this one alone."""
     processes = [counted()] if processes is None else list(processes)
-    lines = [line for family in FAMILIES for line in family.lines([process[family.name] for process in processes])]
+    lines = [line for family in _families for line in family.lines([process[family.name] for process in processes])]
     return "\n".join([*lines, *UNCOUNTED, ""]).encode("utf-8", "surrogateescape")
 
 

@@ -10,16 +10,20 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from clients.tensors import Array
 from serving.embedded import metrics, rest_answer
+from serving.embedded.access_log import AccessLog
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from serving.embedded.inference import ModelSpec, acquire, predict
 from serving.embedded.pool import Pool
+from serving.embedded.request_log import RequestLog, log_examples, log_predict
 from serving.embedded.rest_examples import read_examples
 from serving.embedded.rest_parse import parse
 from serving.embedded.rest_plain import Plain, read_plain
@@ -82,6 +86,7 @@ class Request:
     target: bytes
     headers: dict[bytes, bytes] = field(default_factory=dict)
     body: bytes = b""
+    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class RestFace:
         most_in_flight: int = 0,
         largest_body: int = 0,
         seconds: float | None = None,
+        access_log: AccessLog | None = None,
+        request_log: RequestLog | None = None,
     ) -> None:
         """`wanted` tells the models that must be there to be ready. `explain` is for errors.
 
@@ -118,6 +125,8 @@ class RestFace:
         are refused; 0 is no limit. An answer that takes more than `seconds` is not waited for.
         """
         self._seconds = seconds
+        self._access_log = access_log
+        self._request_log = request_log
         self._served = served
         self._list_models = list_models
         self._wanted = wanted
@@ -146,6 +155,7 @@ class RestFace:
         refused = isinstance(read, Response)
         if isinstance(read, Response):
             response = read
+            self._log_refusal(scope, response)
         else:
             response = await self._answer_in_time(read)
         headers = [(b"content-type", response.kind), (b"content-length", b"%d" % len(response.body))]
@@ -190,7 +200,14 @@ class RestFace:
                 break
         # What a proxy would be sent, http://host/path, is answered too.
         target = _AUTHORITY.sub(b"", scope["target"], 1)
-        return Request(scope["method"], target, dict(scope["headers"]), b"".join(body))
+        client = scope["client"]
+        return Request(
+            scope["method"],
+            target,
+            dict(scope["headers"]),
+            b"".join(body),
+            f"{client[0]}:{client[1]}" if client else "",
+        )
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Why a request is not even read."""
@@ -203,11 +220,41 @@ class RestFace:
                 return self._too_large()
         return None
 
+    def _log_refusal(self, scope: Scope, response: Response) -> None:
+        if self._access_log is not None:
+            self._access_log.write(
+                self._access_log.begin(),
+                "rest",
+                method=scope["method"],
+                path=scope["target"],
+                client=_client(scope),
+                status=response.status,
+                request_bytes=None,
+                response_bytes=len(response.body),
+            )
+
     def _too_large(self) -> Response:
         return Response(413, rest_answer.error(f"The body is larger than {self._largest_body} bytes"))
 
     def answer(self, request: Request) -> Response:
         """The answer to `request`; never raises."""
+        if self._access_log is None:
+            return self._answer(request)
+        began = self._access_log.begin()
+        response = self._answer(request)
+        self._access_log.write(
+            began,
+            "rest",
+            method=request.method,
+            path=request.target,
+            client=request.client,
+            status=response.status,
+            request_bytes=len(request.body),
+            response_bytes=len(response.body),
+        )
+        return response
+
+    def _answer(self, request: Request) -> Response:
         try:
             return self._route(request)
         except RequestError as error:
@@ -300,6 +347,7 @@ class RestFace:
                 raise RequestError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
             arrays, in_rows = read_inputs(document, signature.inputs)
             outputs = predict(servable, signature, arrays, lambda array: array)
+        self._log_predict(name, arrays, outputs)
         return Response(200, (rest_answer.rows if in_rows else rest_answer.columns)(outputs))
 
     def _infer_plain(self, spec: ModelSpec, plain: Plain) -> Response | None:
@@ -312,12 +360,19 @@ class RestFace:
             if array is None:
                 return None
             outputs = predict(servable, signature, {name: array}, lambda array: array)
+        self._log_predict(plain.signature, {name: array}, outputs)
         return Response(200, (rest_answer.rows if plain.in_rows else rest_answer.columns)(outputs))
+
+    def _log_predict(self, signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        if self._request_log is not None and self._request_log.wants():
+            self._request_log.note(partial(log_predict, signature, inputs, outputs))
 
     def _infer_examples(self, spec: ModelSpec, name: str, verb: str, examples: list[bytes]) -> Response:
         with acquire(self._served, spec) as servable:
             task = make_task(servable, find_signature(servable, name), CLASSIFY if verb == "classify" else REGRESS)
             (result,) = run(servable, [task], examples)
+        if self._request_log is not None and self._request_log.wants():
+            self._request_log.note(partial(log_examples, name, verb, examples, result))
         if isinstance(result, Classifications):
             return Response(200, rest_answer.classifications(result))
         return Response(200, rest_answer.regressions(result))
@@ -353,6 +408,10 @@ def _model_spec(match: re.Match[bytes]) -> ModelSpec | None:
 
 def _unescape(text: bytes | None) -> str | None:
     return None if text is None else unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def _client(scope: Scope) -> str:
+    return "{}:{}".format(*scope["client"]) if scope["client"] else ""
 
 
 def _unpacked(request: Request) -> bytes:

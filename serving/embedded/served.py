@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from serving.embedded.asked import asked
 from serving.embedded.loader import Servable
 from serving.embedded.view import View
 
@@ -77,10 +78,13 @@ class Served:
 
         Raises RequestError: NOT_FOUND when it is not available, INVALID_ARGUMENT for an unknown label.
         """
+        asked.model, asked.version = model, None
         with self._lock:
-            held = self._held[model, self._views[self._current[0]].find(model, version, label)]
+            number = self._views[self._current[0]].find(model, version, label)
+            held = self._held[model, number]
             held.handles += 1
-            return held
+        asked.version = number
+        return held
 
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version, which serves once a view says that it is available. Raises what `load` raises."""
