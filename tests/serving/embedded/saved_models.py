@@ -169,3 +169,34 @@ def examples(folder: Path) -> Path:
         setattr(module, name, signature)
         signatures[name] = signature
     return save(folder, 1, module, signatures)
+
+
+def unsafe(folder: Path, *names: str) -> Path:
+    """Those of these signatures: `read` answers what is in the file `path`, `python` calls it, `double` is harmless."""
+    module = tf.Module()
+    signatures = {
+        "read": function(lambda path: {"y": tf.map_fn(tf.io.read_file, path)}, path=(tf.string, [None])),
+        "python": function(
+            lambda x: {"y": tf.numpy_function(lambda array: array * 2, [x], tf.float32)}, x=(tf.float32, [None])
+        ),
+        "double": function(lambda x: {"y": x * 2}, x=(tf.float32, [None])),
+    }
+    chosen = {name: signatures[name] for name in names}
+    for name, signature in chosen.items():
+        setattr(module, name, signature)
+    return save(folder, 1, module, chosen)
+
+
+def writes_when_loaded(folder: Path, target: Path) -> Path:
+    """Writes the file `target` when it is loaded, as its initialisation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "1"
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None], "x")
+        signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": x * 2})
+        builder = tf.compat.v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session, ["serve"], {"serving_default": signature}, main_op=tf.io.write_file(str(target), "here")
+        )
+        builder.save()
+    return path

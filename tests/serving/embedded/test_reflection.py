@@ -1,0 +1,73 @@
+"""Server reflection, asked as grpcurl asks."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from tests.serving.embedded.processes import Asker, Start
+from tests.serving.embedded.saved_models import rows
+
+
+def reflect(ask: Asker, **asked: Any) -> Any:
+    (answer,) = ServerReflectionStub(ask.channel).ServerReflectionInfo(
+        iter([ServerReflectionRequest(**asked)]), timeout=30
+    )
+    return answer
+
+
+def test_the_services_are_listed(ask: Asker) -> None:
+    services = {service.name for service in reflect(ask, list_services="").list_services_response.service}
+    assert services == {
+        "grpc.reflection.v1alpha.ServerReflection",
+        "tensorflow.serving.ModelService",
+        "tensorflow.serving.PredictionService",
+    }
+
+
+def test_a_service_comes_with_all_that_its_messages_need(ask: Asker) -> None:
+    answer = reflect(ask, file_containing_symbol="tensorflow.serving.PredictionService").file_descriptor_response
+    files = [FileDescriptorProto.FromString(data) for data in answer.file_descriptor_proto]
+    names = {file.name for file in files}
+    assert {dependency for file in files for dependency in file.dependency} <= names
+    methods = {method.name for file in files for service in file.service for method in service.method}
+    assert methods == {"Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"}
+
+
+def test_what_there_is_not_is_not_found(ask: Asker) -> None:
+    assert reflect(ask, file_containing_symbol="no.such").error_response.error_code == 5
+
+
+def test_a_client_is_told_that_there_is_no_newer_reflection(ask: Asker) -> None:
+    call: Any = ask.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    with pytest.raises(grpc.RpcError) as error:
+        list(call(iter([b""]), timeout=30))
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_streams_that_never_end_keep_nobody_from_predicting_nor_the_server_from_ending(
+    start: Start, models: Path
+) -> None:
+    server = start("--model_name=scale", f"--model_base_path={models}/scale", "--grpc_max_threads=1").ready()
+    ask = Asker(server)
+    ended = threading.Event()
+
+    def never_end() -> Iterator[Any]:
+        yield ServerReflectionRequest(list_services="")
+        ended.wait()
+
+    streams = [ServerReflectionStub(ask.channel).ServerReflectionInfo(never_end()) for _ in range(10)]
+    next(streams[0])
+    assert ask.predict("scale", {"x": rows(1)})["version"].tolist() == [2]
+    server.signal(signal.SIGTERM)
+    assert server.wait(30) == 0
+    ended.set()
