@@ -132,6 +132,10 @@ def from_proto(proto: Any) -> Array:
     return flat.reshape(shape)
 
 
+# No message can have as much, so nobody means a tensor of that size; a few bytes could ask for it all the same.
+LARGEST_PADDED = 2**31
+
+
 def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
     """The elements of `proto` in one dimension, and its shape, which may have more than numpy's 64 dimensions.
 
@@ -151,6 +155,11 @@ def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
         return np.frombuffer(content, _WIRE[dtype.number]), shape
     values = _read_field(dtype, getattr(proto, dtype.field))
     if len(values) < count:
+        if count * dtype.numpy.itemsize >= LARGEST_PADDED:
+            raise ValueError(
+                f"{len(values)} values are given for shape {shape}: {dtype.name} of that shape would be "
+                f"{count * dtype.numpy.itemsize} bytes, {LARGEST_PADDED} can be made of fewer values than there are"
+            )
         fill = values[-1] if len(values) else (b"" if dtype is STRING else dtype.numpy.type(0))
         padded = np.empty(count, dtype.numpy)
         padded[: len(values)] = values

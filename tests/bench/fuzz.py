@@ -2,9 +2,10 @@
 
     python -m tests.bench.fuzz --requests 200000
 
-Over both protocols, from several threads. It fails, with the request, when one is not answered, when the server ends,
-and when an answer is this server's own mistake: an error that no code of its expects. It says how much memory, how many
-threads and how many descriptors the server had after a tenth of the requests, and at the end.
+Over both protocols, from several threads; a tenth of the requests are not mutations but made up by hypothesis of what
+requests are made of. It fails, with the request, when one is not answered, when the server ends, and when an answer is
+this server's own mistake: an error that no code of its expects. It says how much memory, how many threads and how many
+descriptors the server had after a fifth of the requests, and at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from typing import Any
 
 import grpc
 import psutil
+from hypothesis import HealthCheck, given, settings
+from hypothesis import seed as hypothesis_seed
+from hypothesis import strategies as st
 
+from tests.bench import structures
 from tests.serving.embedded.processes import ROOT, Process
 
 CORPUS = ROOT / "tests/conformance"
@@ -118,14 +123,15 @@ class Sender:
         """The status of the answer to `request`, mutated, and what is wrong with it, or nothing."""
         if not request.rest:
             change = overwritten if chance.random() < 0.8 else mutated
-            return self._over_grpc(request.method, change(request.body, chance))
+            return self.over_grpc(request.method, change(request.body, chance))
         body = mutated(request.body, chance)
         path = mutated(request.path.encode(), chance).decode("latin-1") if chance.random() < 0.2 else request.path
         # A request line that breaks the message's own frame is another test.
         path = "".join(character for character in path if "!" <= character <= "~") or "/"
-        return self._over_rest(request.method, path, body)
+        return self.over_rest(request.method, path, body)
 
-    def _over_rest(self, method: str, path: str, body: bytes) -> tuple[str, str]:
+    def over_rest(self, method: str, path: str, body: bytes) -> tuple[str, str]:
+        """The status of the answer to a REST request, and what is wrong with it, or nothing."""
         try:
             self._rest.request(method, path, body)
             answer = self._rest.getresponse()
@@ -143,7 +149,8 @@ class Sender:
         wrong = any(mistake in text for mistake in MISTAKES) and status.startswith("5")
         return status, f"{method} {path} {body!r}: {status} {text}" if wrong else ""
 
-    def _over_grpc(self, method: str, body: bytes) -> tuple[str, str]:
+    def over_grpc(self, method: str, body: bytes) -> tuple[str, str]:
+        """The status of the answer to a gRPC request, and what is wrong with it, or nothing."""
         try:
             self._channel.unary_unary(method)(body, timeout=SECONDS)  # type: ignore[arg-type]
         except grpc.RpcError as error:
@@ -202,7 +209,9 @@ def fuzz(requests: int, seed: int, only: list[int] | None = None) -> dict[str, A
             began = time.monotonic()
             first = requests // 10
             measures = []
-            for numbers in (only, []) if only else (range(first), range(first, requests)):
+            if not only:
+                send_structures(Sender(server), first, seed, statuses, wrong)
+            for numbers in (only, []) if only else (range(first), range(2 * first, requests)):
                 with ThreadPoolExecutor(THREADS) as pool:
                     for worker in [pool.submit(work, iter(numbers[part::THREADS])) for part in range(THREADS)]:
                         worker.result()
@@ -218,11 +227,29 @@ def fuzz(requests: int, seed: int, only: list[int] | None = None) -> dict[str, A
         "requests": statuses.total(),
         "seconds": seconds,
         "statuses": dict(statuses.most_common()),
-        "after_a_tenth": measures[0],
+        "after_a_fifth": measures[0],
         "at_the_end": measures[1],
         "wrong": wrong[:20],
         "wrong_in_all": len(wrong),
     }
+
+
+def send_structures(sender: Sender, requests: int, seed: int, statuses: Counter[str], wrong: list[str]) -> None:
+    """Sends requests that hypothesis makes up."""
+
+    @settings(max_examples=requests, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_seed(seed)
+    @given(st.one_of(structures.rest_requests(), structures.grpc_requests()))
+    def send(request: structures.Rest | structures.Grpc) -> None:
+        if isinstance(request, structures.Rest):
+            status, problem = sender.over_rest("POST", request.path, request.body)
+        else:
+            status, problem = sender.over_grpc(request.method, request.body)
+        statuses[status] += 1
+        if problem:
+            wrong.append(problem[:2000])
+
+    send()
 
 
 def main() -> int:

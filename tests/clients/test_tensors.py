@@ -96,6 +96,11 @@ def with_shape(*sizes: int, **fields: Any) -> Any:
     [
         (with_shape(2, tensor_content=b"1234567"), r"tensor_content has 7 bytes, float32 of shape \(2,\) needs 8"),
         (with_shape(-1), r"a tensor needs a fully known shape, this one has \(-1,\)"),
+        (
+            with_shape(2**31),
+            r"0 values are given for shape \(2147483648,\): float32 of that shape would be 8589934592 bytes",
+        ),
+        (with_shape(2**62, float_val=[1.0]), "1 values are given for shape"),
         (TensorProto(dtype=20), "a tensor of type number 20 is not one"),
         (TensorProto(dtype=99), "a tensor of type number 99 is not one"),
     ],

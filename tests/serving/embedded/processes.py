@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import httpx2
+import numpy as np
 
 from clients.messages import (
     GetModelMetadataRequest,
@@ -190,6 +191,32 @@ class Asker:
         """The status and the document of a REST request without a body."""
         response = self.rest.get(f"/v1/models/{path}")
         return response.status_code, json.loads(response.content)
+
+
+def ask_until_refused(server: Process, protocol: str, model: str, answered: list[str], lost: list[Exception]) -> None:
+    """Asks a model of `saved_models.scale` over `grpc` or `rest` until the server takes no more.
+
+    Adds the protocol to `answered` for each answer. What is refused before anybody took it is no loss; any other
+    failure is, and added to `lost`.
+    """
+    ask = Asker(server)
+    x = np.ones((2, 3), np.float32)
+    while True:
+        try:
+            if protocol == "grpc":
+                outputs = ask.predict(model, {"x": x})
+                assert outputs["y"].shape == x.shape
+            else:
+                status, document = ask.post(f"{model}:predict", {"inputs": x.tolist()})
+                assert status == 200, document
+            answered.append(protocol)
+        except httpx2.ConnectError:
+            return
+        except (grpc.RpcError, httpx2.TransportError, AssertionError) as error:
+            refused = isinstance(error, grpc.RpcError) and "Connection refused" in (error.details() or "")
+            if not refused:
+                lost.append(error)
+            return
 
 
 def _fill(spec: Any, *, signature: str = "", version: int | None = None, label: str | None = None) -> None:

@@ -13,8 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.serving.embedded.processes import Asker, Process, Start, wait_until
-from tests.serving.embedded.saved_models import rows
+from tests.serving.embedded.processes import Asker, Process, Start, ask_until_refused, wait_until
 
 SECONDS = 3.0
 
@@ -86,36 +85,13 @@ def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new(start: Start,
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_drain_under_load_loses_no_request(start: Start, models: Path, workers: int) -> None:
     server = start("--model_name=scale", f"--model_base_path={models}/scale", f"--workers={workers}").ready()
-    x = rows(2)
     answered: list[str] = []
     lost: list[Exception] = []
-
-    def over_grpc() -> None:
-        ask = Asker(server)
-        while True:
-            try:
-                assert np.array_equal(ask.predict("scale", {"x": x})["y"], x * -2)
-                answered.append("grpc")
-            except grpc.RpcError as error:
-                # Once it is refused, nobody took it: that is no loss.
-                if "Connection refused" not in (error.details() or ""):
-                    lost.append(error)
-                return
-
-    def over_rest() -> None:
-        ask = Asker(server)
-        while True:
-            try:
-                assert ask.post("scale:predict", {"inputs": x.tolist()})[0] == 200
-                answered.append("rest")
-            except httpx2.ConnectError:
-                return
-            except httpx2.TransportError as error:
-                lost.append(error)
-                return
-
     with ThreadPoolExecutor(16) as pool:
-        asking = [pool.submit(one) for one in (over_grpc, over_rest) * 8]
+        asking = [
+            pool.submit(ask_until_refused, server, protocol, "scale", answered, lost)
+            for protocol in ("grpc", "rest") * 8
+        ]
         wait_until("answers", lambda: answered.count("grpc") > 100 and answered.count("rest") > 100)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0, server.output
