@@ -81,6 +81,10 @@ def test_a_poll_can_be_shorter_than_a_second() -> None:
         (["--batching_parameters_file=batch.conf"], "--batching_parameters_file needs --enable_batching"),
         (["--enable_per_model_batching_parameters"], "--enable_per_model_batching_parameters needs --enable_batching"),
         (["--grpc_channel_arguments=grpc.max_connection_age_ms"], "grpc.max_connection_age_ms is not key=value"),
+        (["--workers=0"], "0 is not in the range"),
+        (["--workers=2", "--grpc_socket_path=/run/m"], "--grpc_socket_path is one process's own"),
+        (["--request_log_sampling_rate=0.1"], "--request_log_sampling_rate needs a --request_log"),
+        (["--request_log=r", "--request_log_sampling_rate=2"], "2.0 is not in the range"),
         (["--rest_api_enable_tls"], "--rest_api_enable_tls needs an --ssl_config_file"),
         (["--model_config_file_poll_wait_seconds=1"], "needs a --model_config_file to read"),
         (

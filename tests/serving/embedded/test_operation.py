@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from serving.embedded.errors import StartError
 from serving.embedded.tls import read_tls
 from tests.serving.embedded import saved_models
 from tests.serving.embedded.processes import Asker, Process, Start, wait_until
+from tests.serving.embedded.saved_models import rows
 
 
 def get(server: Process, path: str) -> httpx2.Response:
@@ -105,6 +109,29 @@ def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, m
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(over_grpc, range(8))) == {"OK", "RESOURCE_EXHAUSTED"}
     ask.close()
+
+
+def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Asker) -> None:
+    head = b"POST /v1/models/scale:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"
+    with contextlib.ExitStack() as stack:
+        for port in (server.rest_port, server.grpc_port):
+            for _ in range(200):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+                # The rest of it never comes; to gRPC it is nonsense, and half of that.
+                connection.sendall(head if port == server.rest_port else b"PRI * HTTP/2.0\r\n")
+        much = stack.enter_context(ThreadPoolExecutor(2))
+        # Texts take the slow way through the parser; they come to 10 MB.
+        body = json.dumps({"instances": [["not a number"] * 3] * 200_000}).encode()
+        huge = [much.submit(ask.post, "scale:predict", body) for _ in range(2)]
+        waited = []
+        while not all(one.done() for one in huge):
+            begun = time.monotonic()
+            assert ask.predict("scale", {"x": rows(1)})["version"].tolist() == [2]
+            assert ask.post("scale:predict", {"instances": rows(1).tolist()})[0] == 200
+            waited.append(time.monotonic() - begun)
+        assert [one.result()[0] for one in huge] == [400, 400]
+    assert waited
+    assert max(waited) < 3
 
 
 def test_a_rest_request_that_takes_too_long_is_told_so(start: Start, models: Path) -> None:
