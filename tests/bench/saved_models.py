@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # What a row of each model's input is.
-SHAPES: dict[str, tuple[int, ...]] = {"tiny": (32,), "image": (224, 224, 3), "cnn": (64, 64, 3), "wide": (2048,)}
+SHAPES: dict[str, tuple[int, ...]] = {"tiny": (32,), "image": (224, 224, 3), "cnn": (72, 72, 3), "wide": (2048,)}
 
 
 def save(folder: Path, *names: str) -> None:

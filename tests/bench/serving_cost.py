@@ -369,6 +369,7 @@ JOBS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "batching": job_batching,
     "start": job_start,
 }
+WITHOUT_LOAD = {"handler", "start"}
 
 
 def main() -> None:
@@ -381,10 +382,11 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{name:10}{job.__doc__}" for name, job in JOBS.items()))
         return
-    if shutil.which("h2load") is None:
+    jobs = arguments.jobs or JOBS
+    if shutil.which("h2load") is None and not set(jobs) <= WITHOUT_LOAD:
         raise SystemExit("h2load is needed; Debian has it in nghttp2-client")
     result = {}
-    for name in arguments.jobs or JOBS:
+    for name in jobs:
         _say(f"{name}: {JOBS[name].__doc__}")
         with tempfile.TemporaryDirectory() as folder:
             result[name] = JOBS[name](Path(folder), arguments.rounds)
