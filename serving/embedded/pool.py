@@ -53,26 +53,15 @@ def call_may_wait() -> None:
 
 
 class _Task:
-    __slots__ = ("call", "future", "long", "pool", "rewarded", "started")
+    __slots__ = ("call", "long", "pool", "rewarded", "started")
 
-    def __init__(self, pool: Pool, call: Callable[[], Any]) -> None:
+    def __init__(self, pool: Pool, call: Callable[[], None]) -> None:
         self.pool = pool
         self.call = call
-        self.future: Future[Any] = Future()
         self.started = 0.0
         self.long = False
         # Whether a token was made for it.
         self.rewarded = False
-
-    def run(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return
-        try:
-            result = self.call()
-        except BaseException as error:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
 
 
 class Pool(Executor):
@@ -95,13 +84,28 @@ class Pool(Executor):
 
     def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Runs `call` in one of the threads, after what was submitted before."""
-        task = _Task(self, lambda: call(*args, **kwargs))
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = call(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.post(run)
+        return future
+
+    def post(self, call: Callable[[], None]) -> None:
+        """As `submit`, for a call that raises nothing and whose end nobody waits for here: that costs half."""
         with self._lock:
-            self._waiting.append(task)
+            self._waiting.append(_Task(self, call))
             self._use_free_token()
         if not self._ticking.is_set():
             self._ticking.set()
-        return task.future
 
     def go_on_without(self, task: _Task) -> None:
         """Makes a token for others, since `task` may take its time."""
@@ -140,7 +144,7 @@ class Pool(Executor):
                 woken.acquire()
                 continue
             _here.task = task
-            task.run()
+            task.call()
             with self._lock:
                 self._running.discard(task)
                 if task.long:

@@ -11,6 +11,7 @@ import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -169,10 +170,24 @@ class RestFace:
 
     async def _answer_in_time(self, request: Request) -> Response:
         loop = asyncio.get_running_loop()
-        answering = loop.run_in_executor(self._pool, self.answer, request)
+        # loop.run_in_executor and asyncio.wait_for do the same at a higher price.
+        answering: asyncio.Future[Response] = loop.create_future()
+
+        def answer() -> None:
+            if answering.cancelled():
+                return
+            response = self.answer(request)
+            # Nobody waits for it any more when the loop is closed.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(finish, response)
+
+        def finish(response: Response) -> None:
+            if not answering.cancelled():
+                answering.set_result(response)
+
+        self._pool.post(answer)
         if self._seconds is None:
             return await answering
-        # asyncio.wait_for does the same at a higher price.
         timer = loop.call_later(self._seconds, answering.cancel)
         try:
             return await answering
