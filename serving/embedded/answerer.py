@@ -141,6 +141,7 @@ class Answerer:
             answers,
             *ports.address(claimed),
             threads=flags.grpc_max_threads,
+            eager=flags.enable_batching,
             explain=flags.explain_errors,
             most_in_flight=flags.max_requests_in_flight,
             largest_message=flags.max_body_bytes,
@@ -159,6 +160,7 @@ class Answerer:
         face = RestFace(
             self.served,
             flags.rest_api_num_threads,
+            eager=flags.enable_batching,
             wanted=lambda: configuration.names,
             explain=flags.explain_errors,
             cors=flags.rest_api_enable_cors_support,

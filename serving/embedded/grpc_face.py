@@ -40,7 +40,7 @@ from serving.embedded.grpc_answers import (
 )
 from serving.embedded.grpc_examples import answer_classify, answer_multi_inference, answer_regress
 from serving.embedded.metrics import count_answer, count_failure
-from serving.embedded.pool import Pool
+from serving.embedded.pool import EagerPool, Pool
 from serving.embedded.reflection import Reflection
 from serving.embedded.request_log import RequestLog
 from serving.embedded.served import Served
@@ -163,6 +163,7 @@ class GrpcTransport:
         port: int,
         threads: int,
         *,
+        eager: bool = False,
         explain: bool = True,
         most_in_flight: int = 0,
         largest_message: int = 0,
@@ -172,7 +173,9 @@ class GrpcTransport:
         shared: bool = False,
         access_log: AccessLog | None = None,
     ) -> None:
-        """Beyond `most_in_flight` requests, and `largest_message` bytes, gRPC refuses requests; 0 is no limit.
+        """Requests that are batched wait for each other, which needs an `eager` pool.
+
+        Beyond `most_in_flight` requests, and `largest_message` bytes, gRPC refuses requests; 0 is no limit.
 
         It listens on the UNIX socket `socket_path`, too; `settings` are gRPC's own, by their names. With `shared`
         other processes may listen on the same port, and each connection is one's.
@@ -184,7 +187,7 @@ class GrpcTransport:
         handlers.add(reflection.METHOD, self._reflection.handler())
         self._server = grpc.server(
             # Any executor will do, whatever the type says.
-            Pool(threads, "grpc"),  # type: ignore[arg-type]
+            (EagerPool if eager else Pool)(threads, "grpc"),  # type: ignore[arg-type]
             handlers=[handlers],
             options=(
                 ("grpc.max_receive_message_length", largest_message or -1),

@@ -17,7 +17,6 @@ from serving.embedded import metrics
 from serving.embedded.batching import Parameters, Scheduler
 from serving.embedded.deep import Deep, make_deep_call
 from serving.embedded.errors import Code, RequestError, StartError
-from serving.embedded.pool import call_may_wait
 from serving.embedded.safety import check_operations
 from serving.embedded.session_call import Call, guard, make_call, translate
 from serving.embedded.signature import Signature, read_signature
@@ -163,7 +162,6 @@ class Servable:
 
 def _batched(call: Call, key: Hashable, batching: Batching) -> Call:
     def batched(*arrays: Array) -> list[Array]:
-        call_may_wait()
         return batching.scheduler.run(key, arrays, lambda merged: call(*merged), batching.parameters)
 
     return batched

@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -45,23 +45,26 @@ def call_took(seconds: float) -> None:
             task.long = True
 
 
-def call_may_wait() -> None:
-    """Tells the pool whose thread this is, if it is a pool's, that its task may wait for others now."""
-    task: _Task | None = getattr(_here, "task", None)
-    if task is not None:
-        task.pool.go_on_without(task)
-
-
 class _Task:
-    __slots__ = ("call", "long", "pool", "rewarded", "started")
+    __slots__ = ("call", "long", "rewarded", "started")
 
-    def __init__(self, pool: Pool, call: Callable[[], None]) -> None:
-        self.pool = pool
+    def __init__(self, call: Callable[[], None]) -> None:
         self.call = call
         self.started = 0.0
         self.long = False
         # Whether a token was made for it.
         self.rewarded = False
+
+
+class EagerPool(ThreadPoolExecutor):
+    """A thread for every task, up to `threads`, for tasks that wait for each other: those that are batched."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        super().__init__(threads, name)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Runs `call`, which raises nothing, in one of the threads."""
+        self.submit(call)
 
 
 class Pool(Executor):
@@ -102,16 +105,10 @@ class Pool(Executor):
     def post(self, call: Callable[[], None]) -> None:
         """As `submit`, for a call that raises nothing and whose end nobody waits for here: that costs half."""
         with self._lock:
-            self._waiting.append(_Task(self, call))
+            self._waiting.append(_Task(call))
             self._use_free_token()
         if not self._ticking.is_set():
             self._ticking.set()
-
-    def go_on_without(self, task: _Task) -> None:
-        """Makes a token for others, since `task` may take its time."""
-        with self._lock:
-            task.long = True
-            self._reward(task)
 
     def _use_free_token(self) -> bool:
         """Gives a token that nobody has to a thread that has nothing to do, if there is a task; with the lock held."""

@@ -23,7 +23,7 @@ from serving.embedded.access_log import AccessLog
 from serving.embedded.errors import Code, RequestError
 from serving.embedded.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from serving.embedded.inference import ModelSpec, acquire, predict
-from serving.embedded.pool import Pool
+from serving.embedded.pool import EagerPool, Pool
 from serving.embedded.request_log import RequestLog, log_examples, log_predict
 from serving.embedded.rest_examples import read_examples
 from serving.embedded.rest_parse import parse
@@ -108,6 +108,7 @@ class RestFace:
         threads: int,
         *,
         wanted: Callable[[], Collection[str]],
+        eager: bool = False,
         explain: bool = True,
         cors: bool = False,
         metrics_path: bytes | None = None,
@@ -120,6 +121,8 @@ class RestFace:
         request_log: RequestLog | None = None,
     ) -> None:
         """`wanted` tells the models that must be there to be ready. `explain` is for errors.
+
+        Requests that are batched wait for each other, which needs an `eager` pool.
 
         With `cors` scripts of any web page may read the answers. `metrics_path` is where Prometheus finds `page`. With
         `list_models` GET /v1/models lists them. Beyond `most_in_flight` requests, and `largest_body` bytes, requests
@@ -138,7 +141,7 @@ class RestFace:
         self._page = page
         self._cors = CORS if cors else ()
         self._explain = explain
-        self._pool = Pool(threads, "rest")
+        self._pool = (EagerPool if eager else Pool)(threads, "rest")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application, as https://asgi.readthedocs.io/en/latest/specs/www.html describes it."""

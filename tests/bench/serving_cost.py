@@ -297,8 +297,10 @@ def job_batching(folder: Path, number: int) -> dict[str, Any]:
     save(folder, "wide")
     bodies = Bodies(folder, "wide")
     parameters = folder / "batching.txt"
+    # The weights pass through the memory for every run, so that runs side by side only make each other wait.
     parameters.write_text(
-        "max_batch_size { value: 64 } batch_timeout_micros { value: 0 } max_enqueued_batches { value: 100 }\n"
+        "max_batch_size { value: 64 } batch_timeout_micros { value: 0 } max_enqueued_batches { value: 100 } "
+        "num_batch_threads { value: 1 }\n"
     )
     flags = ("--tensorflow_intra_op_parallelism=1", "--grpc_max_threads=64")
     batched = embedded(folder, "wide", *flags, "--enable_batching", f"--batching_parameters_file={parameters}")

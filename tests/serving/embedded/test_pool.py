@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future, wait
 
 import pytest
 
-from serving.embedded.pool import LONG_SECONDS, Pool, call_may_wait, call_took
+from serving.embedded.pool import LONG_SECONDS, EagerPool, Pool, call_took
 
 
 def test_tasks_run_in_the_order_in_which_they_came() -> None:
@@ -74,19 +74,13 @@ def test_long_calls_run_side_by_side() -> None:
     assert [future.result() for future in [pool.submit(together.wait, 10) for _ in range(4)]]
 
 
-def test_tasks_that_wait_for_each_other_meet_without_waiting_for_a_tick() -> None:
-    pool = Pool(16, "meet")
+def test_in_an_eager_pool_tasks_that_wait_for_each_other_meet_at_once() -> None:
+    pool = EagerPool(16, "meet")
     together = threading.Barrier(16)
-
-    def call() -> None:
-        call_may_wait()
-        together.wait(10)
-
-    wait([pool.submit(call) for _ in range(16)])
     begun = time.monotonic()
-    for _ in range(20):
-        wait([pool.submit(call) for _ in range(16)])
-    assert time.monotonic() - begun < 5
+    for _ in range(50):
+        wait([pool.submit(together.wait, 10) for _ in range(16)])
+    assert time.monotonic() - begun < 5, "a tick for each thread of each round would take twenty"
 
 
 def test_short_tasks_come_back_to_one_thread_after_long_ones() -> None:
@@ -129,4 +123,3 @@ def test_many_threads_may_submit() -> None:
 
 def test_calls_outside_of_a_pool_are_nobodys() -> None:
     call_took(1.0)
-    call_may_wait()
