@@ -89,3 +89,25 @@ def test_the_page_on_compatibility_has_a_command_that_works(followed: Path) -> N
 def test_what_the_guide_shows_of_an_option_is_what_the_command_prints() -> None:
     (shown,) = (line for line in commands("text") if "MB to" in line)
     assert re.fullmatch(r"fromkeras: freeze: [\d.]+ MB to [\d.]+ MB, one row in \d+ µs to \d+ µs", shown)
+
+
+# What the page's commands do for minutes is done once here.
+SHORTER = {
+    "tests.bench.serving_cost": "tests.bench.serving_cost --rounds 1 handler",
+    "--requests 200000": "--requests 300",
+    "tests.bench.soak": "tests.bench.soak --seconds 5 --clients 4",
+    "docs/performance.png": "{folder}/performance.png",
+}
+
+
+def test_the_page_on_performance_has_commands_that_work(tmp_path: Path) -> None:
+    page = (ROOT / "docs/performance.md").read_text()
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        command = line.replace(".venv/bin/python", sys.executable).split(" > ")[0]
+        for whole, part in SHORTER.items():
+            command = command.replace(whole, part.format(folder=tmp_path))
+        done = type_in(ROOT, command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert (tmp_path / "performance.png").stat().st_size > 10_000

@@ -93,9 +93,11 @@ class Served:
             self._held[model, version] = _Held(self._changed, self._lock, servable)
 
     def unload(self, model: str, version: int) -> None:
-        """Frees a version that no view has any more, when its last handle is given back."""
+        """Frees a version that no view has any more, when its last handle is given back; none that isn't loaded."""
         with self._changed:
-            held = self._held[model, version]
+            held = self._held.get((model, version))
+            if held is None:
+                return
             held.leaving = True
             while held.handles:
                 self._changed.wait()

@@ -76,13 +76,11 @@ class Workers:
         with self._lock:
             self._loaded[model, version] = path
             members = list(self._members)
-        loading = [(member, member.channel.begin("load", model, version, path)) for member in members]
         try:
-            _results([future for _, future in loading])
+            _results([member.channel.begin("load", model, version, path) for member in members])
         except EmbeddedError:
-            with self._lock:
-                del self._loaded[model, version]
-            _results([m.channel.begin("unload", model, version) for m, future in loading if not future.exception()])
+            # One that has joined meanwhile may have it, too.
+            self.unload(model, version)
             raise
 
     def unload(self, model: str, version: int) -> None:
@@ -210,3 +208,4 @@ def _end(members: Sequence[_Member]) -> None:
             member.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             member.process.kill()
+            member.process.wait()

@@ -1,6 +1,6 @@
 """Calling a model, or the handler of a request to it, without a server: a process for `tests.bench.serving_cost`.
 
-python -m tests.bench.in_process in-process VERSION MODEL THREADS
+python -m tests.bench.in_process in-process VERSION MODEL THREADS INTRA_OP
 python -m tests.bench.in_process handler VERSION ROUNDS
 """
 
@@ -26,11 +26,11 @@ SECONDS = 4.0
 CALLS = 400
 
 
-def in_process(version: str, model: str, threads: int) -> dict[str, float]:
-    """Calls a second with so many threads, CPU and time of each."""
+def in_process(version: str, model: str, threads: int, intra_op: int) -> dict[str, float]:
+    """Calls a second with so many threads, CPU and time of each; each call may use `intra_op` threads, 0 for any."""
     from serving.embedded.loader import Runtime, load
 
-    servable = load(model, 1, Path(version), Runtime(intra_op_threads=1))
+    servable = load(model, 1, Path(version), Runtime(intra_op_threads=intra_op))
     signature = servable.signatures["serving_default"]
     values = np.random.default_rng(1).random((1, *SHAPES[model]), np.float32)
     counts = [0] * threads
@@ -108,4 +108,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "handler":
         print(json.dumps(handler(sys.argv[2], int(sys.argv[3]))))
     else:
-        print(json.dumps(in_process(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+        print(json.dumps(in_process(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))))

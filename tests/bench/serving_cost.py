@@ -249,7 +249,7 @@ def job_image(folder: Path, number: int) -> dict[str, Any]:
         ours_rest=embedded(folder, "image", rest=True),
         naive_rest=baseline("naive-rest", folder / "image/1"),
     )
-    model_us = in_process(folder / "image/1", "image", threads=1)["cpu_us"]
+    model_us = in_process(folder / "image/1", "image", threads=1, intra_op=1)["cpu_us"]
     with servers as there:
         asked = {
             name: _asking(server, bodies, 4, rest=name.endswith("rest"), seconds=6 if "rest" in name else SECONDS)
@@ -269,17 +269,22 @@ def job_image(folder: Path, number: int) -> dict[str, Any]:
 
 
 def job_model(folder: Path, number: int) -> dict[str, Any]:
-    """A model of more than 5 ms: throughput over gRPC against calling it in process, with as many threads."""
+    """A model of more than 5 ms: throughput over gRPC, 4 connections, against 1 or 4 callers in process."""
     save(folder, "cnn")
     bodies = Bodies(folder, "cnn")
     version = folder / "cnn/1"
-    with running(ours=embedded(folder, "cnn", "--tensorflow_intra_op_parallelism=1", "--grpc_max_threads=2")) as there:
+    with running(ours=embedded(folder, "cnn", "--grpc_max_threads=4")) as there:
         found = rounds(
             number,
-            ours=_asking(there["ours"], bodies, 4, seconds=6),
-            in_process=lambda: Figures(**in_process(version, "cnn", threads=2)),
+            ours=_asking(there["ours"], bodies, 4),
+            in_process=lambda: Figures(**in_process(version, "cnn", threads=1, intra_op=0)),
+            four_in_process=lambda: Figures(**in_process(version, "cnn", threads=4, intra_op=0)),
         )
-    return {**medians(found), "rate over in process": ratio(found["ours"], found["in_process"], "rate")}
+    return {
+        **medians(found),
+        "rate over in process": ratio(found["ours"], found["in_process"], "rate"),
+        "rate over 4 at a time in process": ratio(found["ours"], found["four_in_process"], "rate"),
+    }
 
 
 def job_workers(folder: Path, number: int) -> dict[str, Any]:
@@ -346,9 +351,9 @@ def job_handler(folder: Path, number: int) -> dict[str, Any]:
     return _child("handler", str(folder / "tiny/1"), str(number))
 
 
-def in_process(version: Path, name: str, threads: int) -> dict[str, float]:
-    """Figures of calling a model in a process of its own with so many threads."""
-    return _child("in-process", str(version), name, str(threads))
+def in_process(version: Path, name: str, threads: int, intra_op: int) -> dict[str, float]:
+    """Figures of calling a model in a process of its own with so many threads, each call with `intra_op` more."""
+    return _child("in-process", str(version), name, str(threads), str(intra_op))
 
 
 def _child(*job: str) -> dict[str, Any]:
