@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,9 @@ def _check(flags: Flags) -> None:
             flags.request_log_sampling_rate != 1 and flags.request_log is None
         ),
         f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
+        "--workers needs Linux, which shares a port's connections among processes.": (
+            flags.workers > 1 and platform.system() != "Linux"
+        ),
         "--grpc_socket_path is one process's own; leave it, or --workers, out.": (
             flags.workers > 1 and bool(flags.grpc_socket_path)
         ),
