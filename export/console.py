@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from export.fresh import SYSTEM_ALLOCATOR
+from serving.console import hidden_stderr
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,29 +54,10 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # What a builder needed on the way to its model is given back.
     os.environ.setdefault(*SYSTEM_ALLOCATOR)
-    with _hidden_stderr():
+    with hidden_stderr():
         import tensorflow as tf
 
         # The first look for a GPU complains when there is none; it changes no setting that a builder may want to make.
         tf.config.list_physical_devices()
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextmanager
-def _hidden_stderr() -> Iterator[None]:
-    """Keeps what is written to file descriptor 2, by C++ too, and shows it only when the block raises."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as hidden:
-        os.dup2(hidden.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            hidden.seek(0)
-            os.write(terminal, hidden.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)

@@ -16,6 +16,7 @@ from serving.embedded.errors import Code, RequestError, StartError
 from serving.embedded.grpc_face import GrpcTransport, methods
 from serving.embedded.loader import Batching, Runtime, Servable, load, read_session_config
 from serving.embedded.plan import Plan
+from serving.embedded.process import import_tensorflow
 from serving.embedded.request_log import RequestLog
 from serving.embedded.rest_face import RestFace
 from serving.embedded.rest_server import RestServer
@@ -44,6 +45,7 @@ class Answerer:
         `page` is what Prometheus reads. Raises StartError when the session's configuration is wrong, or no request can
         be logged where they should be.
         """
+        import_tensorflow()
         self._plan = plan
         self._shared = current is not None
         self._page = page

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from serving.console import hidden_stderr
+
 
 def prepare_process() -> None:
     """Sets up logging, and keeps TensorFlow quiet and light. To be called before it is imported."""
@@ -16,3 +18,12 @@ def prepare_process() -> None:
     # TensorFlow imports Keras when there is one, and that takes longer than all the rest of TensorFlow. No SavedModel
     # needs it.
     sys.modules["keras"] = None  # type: ignore[assignment]
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices, without what it says about CPUs and GPUs unless it fails."""
+    with hidden_stderr():
+        import tensorflow as tf
+
+        # The first look for a GPU complains when there is none.
+        tf.config.list_physical_devices()

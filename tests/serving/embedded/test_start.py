@@ -149,3 +149,18 @@ def test_a_host_that_is_no_address_of_this_machine(start: Start, models: Path) -
 
     assert server.wait(10) == 1
     assert f"--port={port}: can't listen on port {port} of 192.0.2.1" in server.output
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_says_what_it_serves_and_tensorflow_keeps_quiet(start: Start, models: Path, workers: int) -> None:
+    server = start("--model_name=scale", f"--model_base_path={models}/scale", f"--workers={workers}").ready()
+    server.signal(signal.SIGTERM)
+
+    assert server.wait() == 0
+    assert server.output.splitlines() == [
+        f"loading model 'scale' version 2 from {models}/scale/2",
+        "model 'scale' version 2 is available",
+        f"serving: gRPC on 127.0.0.1:{server.grpc_port}, REST on 127.0.0.1:{server.rest_port}; models: scale 2",
+        "draining: requests in flight are answered, new ones are refused",
+        "model 'scale' version 2 is unloaded",
+    ]
