@@ -8,9 +8,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from clients.golden import SAVED_MODEL
+from clients.graph import Graph
 from clients.messages import SavedModel
 from export.errors import ExportError
-from serving.graph import Graph
 
 
 def read_saved_model(folder: Path) -> Any:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from clients.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
+from clients.graph import CALLS, FILE_OPS, PYTHON_OPS, Graph, Node
 from clients.tensors import BY_NAME, STRING, dtype_of
 from export.changes import signature_changes
 from export.errors import LintError
@@ -22,7 +23,6 @@ from export.manifest import ServedSignature
 from export.savedmodel import read_signatures
 from export.servable import MADE_UP
 from serving.fleet import Rule
-from serving.graph import CALLS, FILE_OPS, PYTHON_OPS, Graph, Node
 
 # JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
 # 400 (tensorflow/serving, util/json_tensor.cc).

@@ -16,7 +16,7 @@ PARTS = ("clients", "export", "k8s", "serving", "tests")
 ALLOWED = {
     "clients": {"clients"},
     "serving": {"clients", "serving"},
-    "export": {"clients", "export", "serving.console", "serving.fleet", "serving.graph"},
+    "export": {"clients", "export", "serving.fleet"},
 }
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from serving.console import hidden_stderr
+from clients.stderr import hidden_stderr
 
 
 def prepare_process() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
+from clients.graph import FILE_OPS, PYTHON_OPS, Graph, Node
 from clients.messages import SavedModel
 from serving.embedded.errors import Code, RequestError
-from serving.graph import FILE_OPS, PYTHON_OPS, Graph, Node
 
 # Vocabularies are read from the version's own assets when it is loaded.
 _TABLES = ("InitializeTableFromTextFile", "InitializeTableFromTextFileV2")

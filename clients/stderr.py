@@ -1,4 +1,4 @@
-"""What the terminal sees."""
+"""Standard error, hidden while somebody talks too much."""
 
 from __future__ import annotations
 
