@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import socket
 import threading
@@ -12,7 +13,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from serving.embedded.errors import EmbeddedError
+from serving.embedded.errors import Code, EmbeddedError, RequestError
+
+log = logging.getLogger(__name__)
 
 Methods = Mapping[str, Callable[..., Any]]
 
@@ -38,7 +41,10 @@ class Channel:
         threading.Thread(target=self._read, name="channel", daemon=True).start()
 
     def call(self, method: str, *args: Any) -> Any:
-        """What the other end's `method` returns. Raises what it raises, and ClosedError."""
+        """What the other end's `method` returns.
+
+        Raises the errors of this server that it raises, RequestError INTERNAL for any other, and ClosedError.
+        """
         return self.begin(method, *args).result()
 
     def begin(self, method: str, *args: Any) -> Future[Any]:
@@ -87,7 +93,14 @@ class Channel:
         self._ended()
 
     def _answer(self, number: int, method: str, args: tuple[Any, ...]) -> None:
+        result: Any = None
+        failed: EmbeddedError | None = None
         try:
-            self._send("answer", number, self._methods[method](*args), None)
+            result = self._methods[method](*args)
+        except EmbeddedError as error:
+            failed = error
         except Exception as error:
-            self._send("answer", number, None, error)
+            # Another process may not know what it is.
+            log.exception("%s failed", method)
+            failed = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        self._send("answer", number, result, failed)
