@@ -218,7 +218,11 @@ def counted() -> Counted:
 def page(processes: Iterable[Counted] | None = None) -> bytes:
     """All families in Prometheus' text format: the sums of some processes, or of this one alone."""
     processes = [counted()] if processes is None else list(processes)
-    lines = [line for family in _families for line in family.lines([process[family.name] for process in processes])]
+    lines: list[str] = []
+    for family in (*FAMILIES, *BY_VERSION):
+        # Whether requests are counted by version is the same for all.
+        if all(family.name in process for process in processes):
+            lines += family.lines([process[family.name] for process in processes])
     return "\n".join([*lines, *UNCOUNTED, ""]).encode("utf-8", "surrogateescape")
 
 

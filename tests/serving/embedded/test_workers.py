@@ -77,6 +77,7 @@ def flags(folder: Path) -> tuple[str, ...]:
         "--workers=2",
         f"--model_config_file={folder}/models.config",
         f"--monitoring_config_file={folder}/monitoring",
+        "--enable_version_metrics",
         "--file_system_poll_wait_seconds=0.1",
         "--max_num_load_retries=0",
     )
@@ -182,10 +183,14 @@ def test_what_all_workers_counted_is_one_page(server: Process) -> None:
 
 
 def requests(ask: Asker, model: str) -> int:
-    """How many requests to a model were answered, as the page says."""
+    """How many requests to a model were answered, as the page says in all, and for its only version."""
     page = ask.rest.get("/monitoring/prometheus/metrics").text
-    found = re.search(rf'request_count{{model_name="{model}",status="OK"}} (\d+)', page)
-    return int(found[1]) if found else 0
+    in_all, by_version = (
+        re.findall(rf'{family}{{model_name="{model}",{version}status="OK"}} (\d+)', page)
+        for family, version in (("request_count", ""), ("request_count_by_version", 'version="1",'))
+    )
+    assert in_all == by_version
+    return int(in_all[0]) if in_all else 0
 
 
 def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(start: Start, folder: Path) -> None:
