@@ -17,6 +17,7 @@ import pytest
 from clients.messages import ClassificationRequest, ClassificationResponse, PredictionLog
 from clients.records import read_records
 from clients.tensors import from_proto
+from serving.embedded.asked import asked
 from serving.embedded.errors import StartError
 from serving.embedded.request_log import RequestLog
 from tests.serving.embedded.processes import Asker, Process, Start, wait_until
@@ -177,6 +178,7 @@ def test_what_waits_to_be_logged_has_an_end(tmp_path: Path, monkeypatch: pytest.
     from serving.embedded import metrics, request_log
 
     monkeypatch.setattr(request_log, "MOST_WAITING", 2)
+    monkeypatch.setattr(asked, "model", "busy")
     log = RequestLog(tmp_path / "r")
     gate: list[None] = []
     for _ in range(10):
@@ -187,7 +189,7 @@ def test_what_waits_to_be_logged_has_an_end(tmp_path: Path, monkeypatch: pytest.
     (file,) = tmp_path.glob("r-*.tfrecord")
     written = len(list(read_records(file)))
     assert 2 <= written <= 3
-    assert metrics.REQUEST_LOGS.counted()["", "RESOURCE_EXHAUSTED"] == 10 - written
+    assert metrics.REQUEST_LOGS.counted()["busy", "RESOURCE_EXHAUSTED"] == 10 - written
 
 
 def test_a_log_that_can_not_be_made_is_told_before_anything_starts(tmp_path: Path) -> None:
