@@ -55,7 +55,7 @@ def test_names_that_clients_make_up_do_not_grow_for_ever() -> None:
 def test_requests_are_counted_by_status_and_only_answers_have_a_latency() -> None:
     count_answer("counted", "Predict", "GRPC", time.monotonic())
     count_failure("counted", RequestError(Code.NOT_FOUND, "no"))
-    lines = metrics.page().decode().splitlines()
+    lines = metrics.page().decode(errors="surrogateescape").splitlines()
     assert ':tensorflow:serving:request_count{model_name="counted",status="OK"} 1' in lines
     assert ':tensorflow:serving:request_count{model_name="counted",status="NOT_FOUND"} 1' in lines
     latency = ':tensorflow:serving:request_latency_count{model_name="counted",API="Predict",entrypoint="GRPC"} 1'
