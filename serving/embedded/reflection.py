@@ -17,11 +17,11 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from clients.messages import POOL
 
 METHOD = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
-STREAMS = 2
+STREAMS = 8
 
 
 class Reflection:
-    """Answers what there is of `services`; at most two streams at a time, in threads of their own.
+    """Answers what there is of `services`, in threads of their own; RESOURCE_EXHAUSTED when 8 streams are open already.
 
     A stream may last as long as its client likes, which must keep nobody from predicting, nor the server from ending.
     """
@@ -29,7 +29,8 @@ class Reflection:
     def __init__(self, *services: str) -> None:
         self._servicer = reflection.ReflectionServicer((*services, reflection.SERVICE_NAME), POOL)
         # By this name grpcio finds who shall run a method.
-        self.experimental_thread_pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="reflection")
+        # One thread is left to refuse the stream that is one too many.
+        self.experimental_thread_pool = ThreadPoolExecutor(STREAMS + 1, thread_name_prefix="reflection")
         self._streams: set[grpc.ServicerContext] = set()
         self._ended = False
         self._lock = threading.Lock()
@@ -45,7 +46,13 @@ class Reflection:
         with self._lock:
             if self._ended:
                 return
-            self._streams.add(context)
+            full = len(self._streams) >= STREAMS
+            if not full:
+                self._streams.add(context)
+        if full:
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{STREAMS} reflection streams are open already; end one of them"
+            )
         try:
             yield from self._servicer.ServerReflectionInfo(requests, context)
         finally:

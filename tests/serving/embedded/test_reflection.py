@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
+from serving.embedded import reflection
 from tests.serving.embedded.processes import Asker, Start
 from tests.serving.embedded.saved_models import rows
 
@@ -65,8 +66,15 @@ def test_streams_that_never_end_keep_nobody_from_predicting_nor_the_server_from_
         yield ServerReflectionRequest(list_services="")
         ended.wait()
 
-    streams = [ServerReflectionStub(ask.channel).ServerReflectionInfo(never_end()) for _ in range(10)]
-    next(streams[0])
+    def stream() -> Any:
+        return ServerReflectionStub(ask.channel).ServerReflectionInfo(never_end())
+
+    streams = [stream() for _ in range(reflection.STREAMS)]
+    for open_one in streams:
+        next(open_one)
+    with pytest.raises(grpc.RpcError) as error:
+        next(stream())
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert ask.predict("scale", {"x": rows(1)})["version"].tolist() == [2]
     server.signal(signal.SIGTERM)
     assert server.wait(30) == 0
