@@ -5,6 +5,8 @@
     with connect("grpc://127.0.0.1:8500") as client:
         prediction = client.predict("digits", {"image": images})
 
+`connect_async` makes the same client for asyncio.
+
 Names are imported when they are first used, so that importing the package costs next to nothing.
 """
 
@@ -14,32 +16,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clients.address import Tls
     from clients.answers import Classification, Metadata, Prediction, Regression, Signature, TensorInfo, VersionStatus
+    from clients.async_client import AsyncClient, connect_async
     from clients.client import Client, connect
     from clients.errors import ServingError
-    from clients.grpc_client import GrpcClient
-    from clients.rest_client import RestClient
+    from clients.steps import Retries
 
 __all__ = [
+    "AsyncClient",
     "Classification",
     "Client",
-    "GrpcClient",
     "Metadata",
     "Prediction",
     "Regression",
-    "RestClient",
+    "Retries",
     "ServingError",
     "Signature",
     "TensorInfo",
+    "Tls",
     "VersionStatus",
     "connect",
+    "connect_async",
 ]
 _HOMES = {
+    "address": ("Tls",),
     "answers": ("Classification", "Metadata", "Prediction", "Regression", "Signature", "TensorInfo", "VersionStatus"),
+    "async_client": ("AsyncClient", "connect_async"),
     "client": ("Client", "connect"),
     "errors": ("ServingError",),
-    "grpc_client": ("GrpcClient",),
-    "rest_client": ("RestClient",),
+    "steps": ("Retries",),
 }
 
 

@@ -229,6 +229,9 @@ _TEXTS: tuple[tuple[re.Pattern[str], type[ServingError]], ...] = (
     (re.compile(r'^Serving signature name: ".*" not found in signature def', re.S), FailedPrecondition),
     (re.compile(r"^End of sequence"), OutOfRange),
 )
+_UNREACHABLE = re.compile("failed to connect|handshake", re.I)
+_UNTRUSTED = re.compile("certificate.verify.failed|hostname mismatch|Peer name .* is not in peer certificate", re.I)
+_TLS = re.compile(r"\bssl\b|handshake|\btls\b", re.I)
 _QUOTED_CODE = re.compile(r"\bError: ([A-Z_]+): ")
 
 
@@ -243,11 +246,22 @@ def from_grpc(error: grpc.RpcError, call: Call) -> ServingError:
     details = getattr(error, "details", None)
     text = str(details() or "") if details else str(error)
     made = from_code(code().name if code else "UNKNOWN", text or "the server says no more", call)
-    if isinstance(made, Unavailable) and "failed to connect" in text.lower():
-        made.hint = f"nobody answers gRPC on {call.server}; is the server running, and is this its gRPC port?"
+    if isinstance(made, Unavailable) and _UNREACHABLE.search(text):
+        made.hint = unreachable_hint(call, text)
     elif isinstance(made, Unimplemented) and not text:
         made.hint = f"{call.server} speaks gRPC, but has no TensorFlow Serving API"
     return made
+
+
+def unreachable_hint(call: Call, text: str) -> str:
+    """What keeps a client from connecting, as the text of the error tells."""
+    if _UNTRUSTED.search(text):
+        return f"{call.server} has a certificate that isn't trusted, or is for another name; Tls(ca=, server_name=) say"
+    if _TLS.search(text):
+        return f"is TLS what {call.server} speaks, and does it want a client's certificate?"
+    if call.protocol == "grpc":
+        return f"nobody answers gRPC on {call.server}; is the server running, and is this its gRPC port?"
+    return f"nobody answers HTTP on {call.server}; is the server running, with --rest_api_port set to this port?"
 
 
 def from_http(status: int, body: bytes, call: Call) -> ServingError:

@@ -60,8 +60,7 @@ DTYPES = tuple(
 BY_NUMBER = {dtype.number: dtype for dtype in DTYPES}
 BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 BY_WIRE_NAME = {dtype.wire_name: dtype for dtype in DTYPES}
-# The wire is little-endian, whatever the machine is.
-_WIRE = {dtype.number: dtype.numpy.newbyteorder("<") for dtype in DTYPES}
+_WIRE: dict[int, np.dtype[Any]] = {dtype.number: dtype.numpy.newbyteorder("<") for dtype in DTYPES}
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
 STRING = BY_NAME["string"]
 UINT64 = BY_NAME["uint64"]
@@ -80,6 +79,11 @@ def dtype_of(array: Array) -> DType:
         raise TypeError(
             f"an array of {array.dtype} has no tensor type; one of {', '.join(BY_NAME)} is needed"
         ) from None
+
+
+def wire_dtype(dtype: DType) -> np.dtype[Any]:
+    """How the numbers of `dtype` lie on the wire, which is little-endian whatever the machine is."""
+    return _WIRE[dtype.number]
 
 
 def from_numbers(value: object, wanted: DType | None = None) -> Array:

@@ -37,7 +37,7 @@ def test_imports_go_one_way(part: str) -> None:
 
 
 def test_the_clients_import_no_tensorflow() -> None:
-    modules = "clients.cli, clients.grpc_client, clients.rest_client, clients.verify"
+    modules = "clients.cli, clients.grpc_transport, clients.rest_transport, clients.verify"
     code = f"import sys, {modules}; print('tensorflow' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 

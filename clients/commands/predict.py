@@ -73,7 +73,7 @@ def predict(
     The inputs are checked against the server's metadata before they are sent. JSON's numbers take the element types
     that the signature wants; an array of a file must have them.
     """
-    from clients.client import DEFAULT_SIGNATURE
+    from clients.calls import DEFAULT_SIGNATURE
     from clients.commands import output_values
     from clients.commands.input_values import InputError, read_inputs
 

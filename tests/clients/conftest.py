@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import inspect
+import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from clients import Client, connect
+from clients import Client, Tls, connect, connect_async
 from clients.errors import DeadlineExceeded
+from tests.authority import Authority
 from tests.servers import free_ports, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +31,7 @@ config {{
 }}
 config {{ name: "words" base_path: "{folder}/words" model_platform: "tensorflow" }}
 config {{ name: "flowers" base_path: "{folder}/flowers" model_platform: "tensorflow" }}
+config {{ name: "shared" base_path: "{folder}/shared" model_platform: "tensorflow" }}
 config {{ name: "tampered" base_path: "{folder}/tampered" model_platform: "tensorflow" }}
 config {{ name: "moving" base_path: "{folder}/moving" model_platform: "tensorflow" }}
 config {{ name: "breaking" base_path: "{folder}/breaking" model_platform: "tensorflow" }}
@@ -32,14 +40,39 @@ config {{ name: "breaking" base_path: "{folder}/breaking" model_platform: "tenso
 
 @dataclass(frozen=True)
 class Server:
-    """The addresses of a running server, and the folder with its models."""
+    """A running server: its addresses, its models, the folder with its configuration, what its clients need for TLS."""
 
     grpc: str
     rest: str
     models: Path
+    folder: Path
+    tls: Tls | None = None
 
     def url(self, protocol: str) -> str:
-        return f"grpc://{self.grpc}" if protocol == "grpc" else f"http://{self.rest}"
+        secure = "s" if self.tls else ""
+        return f"grpc{secure}://{self.grpc}" if protocol == "grpc" else f"http{secure}://{self.rest}"
+
+
+class Awaiting:
+    """An AsyncClient whose calls are awaited on an event loop in a thread: what `Client` is, made of the other."""
+
+    def __init__(self, url: str, tls: Tls | None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._client = connect_async(url, tls=tls)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+        return lambda *given, **named: asyncio.run_coroutine_threadsafe(found(*given, **named), self._loop).result(90)
+
+    def end(self) -> None:
+        self.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 @pytest.fixture(scope="session")
@@ -54,16 +87,32 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded server over `models`, its error texts TensorFlow Serving's own without its explanations."""
+    with serving(models, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tls_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Another like `server`, that speaks TLS alone, with clients that have a certificate."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority(folder)
+    config = authority.config("tls.config", "client_verify: true", f"custom_ca: {json.dumps(authority.text('ca.pem'))}")
+    tls = Tls(authority.path("ca.pem"), authority.path("client.pem"), authority.path("client.key"))
+    with serving(models, folder, tls, f"--ssl_config_file={config}", "--rest_api_enable_tls") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(models: Path, folder: Path, tls: Tls | None = None, *flags: str) -> Iterator[Server]:
     grpc_port, rest_port = free_ports(2)
-    folder = tmp_path_factory.mktemp("server")
     config, log = folder / "models.config", folder / "log"
     config.write_text("model_config_list {" + CONFIG.format(folder=models) + "}")
     command = [sys.executable, "-m", "serving.embedded", f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
     command += [f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"]
-    command += ["--explain_errors=false", "--max_num_load_retries=0"]
+    command += ["--explain_errors=false", "--max_num_load_retries=0", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
-    running = Server(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{rest_port}", models)
+    running = Server(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{rest_port}", models, folder, tls)
     try:
         wait_for(lambda: process.poll() is not None or available(running), 120, "the server's start")
         assert process.poll() is None, f"the server ended with exit code {process.returncode}:\n{log.read_text()}"
@@ -77,7 +126,7 @@ def available(server: Server) -> bool:
     """Whether every model can be asked over both protocols."""
     try:
         for protocol in ("grpc", "rest"):
-            with connect(server.url(protocol)) as client:
+            with connect(server.url(protocol), tls=server.tls) as client:
                 for model in server.models.iterdir():
                     client.wait_until_available(model.name, timeout=0.5)
     except DeadlineExceeded:
@@ -90,8 +139,25 @@ def protocol(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=["blocking", "asyncio"])
+def style(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def served(request: pytest.FixtureRequest) -> Server:
+    """The server, without and with TLS."""
+    found: Server = request.getfixturevalue("server" if request.param == "plain" else "tls_server")
+    return found
+
+
 @pytest.fixture
-def client(server: Server, protocol: str) -> Iterator[Client]:
-    """A client of `server`, over gRPC and over REST."""
-    with connect(server.url(protocol)) as made:
-        yield made
+def client(served: Server, protocol: str, style: str) -> Iterator[Client]:
+    """A client of `served`: over gRPC and REST, blocking and on an event loop, with and without TLS."""
+    if style == "blocking":
+        with connect(served.url(protocol), tls=served.tls) as made:
+            yield made
+        return
+    awaiting = Awaiting(served.url(protocol), served.tls)
+    yield cast("Client", awaiting)
+    awaiting.end()

@@ -222,7 +222,7 @@ def test_a_server_that_is_not_there_is_code_3(protocol: str) -> None:
 def test_an_address_that_is_none_is_wrong_usage() -> None:
     result = run("status", "--model", "scale", "--server", "127.0.0.1:8500")
     assert result.exit_code == 2
-    assert "grpc://HOST:PORT or http://HOST:PORT is" in " ".join(result.stderr.split())
+    assert "http[s]://HOST:PORT, dns:///HOST:PORT or unix:///PATH is" in " ".join(result.stderr.split())
 
 
 def test_metadata_shows_every_signature(server: Server, protocol: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
 from clients import Client, Signature, TensorInfo, connect
 from clients.answers import VersionStatus
-from clients.client import available_version
+from clients.calls import available_version
 from clients.errors import (
     Call,
     DeadlineExceeded,
@@ -23,7 +24,9 @@ from clients.errors import (
     OutOfRange,
     ServingError,
     Unavailable,
+    Unimplemented,
 )
+from clients.messages import ModelServerConfig
 from tests.clients.conftest import Server
 from tests.servers import free_ports
 
@@ -225,19 +228,76 @@ def test_waiting_in_vain_says_what_was_last_seen(client: Client) -> None:
 
 
 def test_waiting_for_a_version_that_fails_to_load_raises_the_servers_error(
-    client: Client, server: Server, tmp_path: Path
+    client: Client, served: Server, tmp_path: Path
 ) -> None:
-    version = 7 if client.protocol == "grpc" else 8
+    version = max(int(path.name) for path in (served.models / "breaking").iterdir()) + 1
     broken = tmp_path / str(version)
-    shutil.copytree(server.models / "breaking" / "1", broken)
+    shutil.copytree(served.models / "breaking" / "1", broken)
     (broken / "saved_model.pb").write_bytes(b"no SavedModel")
-    shutil.move(broken, server.models / "breaking" / str(version))
+    shutil.move(broken, served.models / "breaking" / str(version))
     with pytest.raises(ServingError) as caught:
         client.wait_until_available("breaking", version=version, timeout=30)
     assert not isinstance(caught.value, DeadlineExceeded)
     assert f"version {version} of breaking failed to load" in str(caught.value)
     assert caught.value.text
     assert client.wait_until_available("breaking", timeout=5) == 1, "the version before it goes on"
+
+
+def test_a_call_can_be_checked_before_it_is_sent(client: Client) -> None:
+    assert client.predict("scale", {"x": ROWS}, check=True).outputs["total"].shape == (2,)
+    with pytest.raises(InvalidArgument) as caught:
+        client.predict("scale", {"x": ROWS[:, :2]}, check=True)
+    assert caught.value.text == (
+        "inputs['x'] has dtype float32 and shape (2, 2), signature 'serving_default' wants float32 (-1, 3)"
+    )
+    for call in (client.classify, client.regress):
+        with pytest.raises(InvalidArgument, match=r"takes no tf.Examples.*it wants 'x': float32"):
+            call("scale", [{}], check=True)
+    assert client.regress("flowers", [{"length": 2.0}], signature="length", check=True).values.tolist() == [6]
+
+
+def test_several_signatures_answer_the_same_examples(client: Client) -> None:
+    def ask() -> Any:
+        return client.multi_inference(
+            "shared", {"length": "regress", "serving_default": "classify"}, [{"name": "rose"}], context={"length": 2.0}
+        )
+
+    if client.protocol == "rest":
+        with pytest.raises(Unimplemented, match="gRPC has"):
+            ask()
+        return
+    answers = ask()
+    assert list(answers) == ["length", "serving_default"]
+    assert answers["length"].values.tolist() == [6]
+    assert answers["serving_default"].labels.tolist() == [["rose", "other"]]
+    assert answers["serving_default"].scores.tolist() == [[2, 0.5]]
+    assert {answer.version for answer in answers.values()} == {1}
+    with pytest.raises(InvalidArgument, match="'classify' or 'regress', not 'predict'"):
+        client.multi_inference("flowers", {"length": "predict"}, [{}])  # type: ignore[dict-item]
+    with pytest.raises(InvalidArgument, match="at least one signature"):
+        client.multi_inference("flowers", {}, [{}])
+
+
+def test_a_config_is_reloaded(client: Client, served: Server) -> None:
+    text = (served.folder / "models.config").read_text()
+    if client.protocol == "rest":
+        with pytest.raises(Unimplemented, match="gRPC can"):
+            client.reload_config(text)
+        return
+    try:
+        client.reload_config(text.replace('key: "stable" value: 1', 'key: "stable" value: 2'), timeout=30)
+        assert client.predict("scale", {"x": ROWS}, label="stable").version == 2
+    finally:
+        client.reload_config(text_format.Parse(text, ModelServerConfig()), timeout=30)
+    assert client.predict("scale", {"x": ROWS}, label="stable").version == 1
+    with pytest.raises(InvalidArgument, match="no ModelServerConfig in text form: 1:1"):
+        client.reload_config("models {}")
+
+
+def test_waiting_for_a_label_returns_the_version_that_it_means(client: Client) -> None:
+    assert client.wait_until_available("scale", label="stable", timeout=5) == 1
+    with pytest.raises(DeadlineExceeded, match=r"last seen of it: version 2 AVAILABLE, .*label: canary"):
+        client.wait_until_available("scale", label="canary", timeout=0.2)
 
 
 def test_nobody_listening_is_unavailable(protocol: str) -> None:
@@ -277,37 +337,6 @@ def test_threads_share_a_client(client: Client) -> None:
 def test_messages_may_be_larger_than_four_megabytes(client: Client) -> None:
     rows = np.ones((400_000, 3), np.float32)
     assert client.predict("scale", {"x": rows}, version=1, timeout=60).outputs["scaled"].shape == rows.shape
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "127.0.0.1:8500",
-        "https://127.0.0.1",
-        "grpc://",
-        "grpc://host:port",
-        "grpc://host/path",
-        "http://user@host",
-        "http://host?x=1",
-    ],
-)
-def test_only_addresses_of_model_servers_are_taken(url: str) -> None:
-    with pytest.raises(ValueError, match="is no address of a model server: grpc://HOST:PORT or http://HOST:PORT is"):
-        connect(url)
-
-
-@pytest.mark.parametrize(
-    ("url", "server"),
-    [
-        ("grpc://model.example", "model.example:8500"),
-        ("http://model.example", "http://model.example:8501"),
-        ("grpc://[::1]:9", "[::1]:9"),
-        ("http://[::1]:9/behind/", "http://[::1]:9/behind"),
-    ],
-)
-def test_ports_and_brackets_of_addresses(url: str, server: str) -> None:
-    with connect(url) as client:
-        assert client.server == server
 
 
 class TestAvailableVersion:

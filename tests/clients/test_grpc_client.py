@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from clients import GrpcClient
+from clients import connect
 from clients.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unimplemented
 from clients.messages import GetModelStatusResponse, PredictResponse, TensorProto
 from tests.servers import free_ports
@@ -60,7 +60,7 @@ def test_a_slow_server_is_given_up_at_the_deadline(serve: Callable[..., str]) ->
         release.wait(20)
         return b""
 
-    with GrpcClient(serve(Predict=hang)) as client:
+    with connect("grpc://" + serve(Predict=hang)) as client:
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded) as caught:
             client.predict("m", INPUTS, timeout=0.3)
@@ -74,13 +74,13 @@ def test_the_servers_own_text_and_code_arrive(serve: Callable[..., str]) -> None
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "OOM when allocating tensor")
         return b""
 
-    with GrpcClient(serve(Predict=full)) as client, pytest.raises(ResourceExhausted) as caught:
+    with connect("grpc://" + serve(Predict=full)) as client, pytest.raises(ResourceExhausted) as caught:
         client.predict("m", INPUTS)
     assert caught.value.text == "OOM when allocating tensor"
 
 
 def test_a_server_of_something_else_is_recognised(serve: Callable[..., str]) -> None:
-    with GrpcClient(serve()) as client, pytest.raises(Unimplemented):
+    with connect("grpc://" + serve()) as client, pytest.raises(Unimplemented):
         client.status("m")
 
 
@@ -88,12 +88,15 @@ def test_a_tensor_that_cannot_be_is_not_handed_on(serve: Callable[..., str]) -> 
     answer = PredictResponse()
     answer.outputs["y"].CopyFrom(TensorProto(dtype=1, tensor_content=b"123"))
     address = serve(Predict=answer.SerializeToString())
-    with GrpcClient(address) as client, pytest.raises(Internal, match="can't be read: tensor_content has 3 bytes"):
+    with (
+        connect(f"grpc://{address}") as client,
+        pytest.raises(Internal, match="can't be read: tensor_content has 3 bytes"),
+    ):
         client.predict("m", INPUTS)
 
 
 def test_bytes_that_are_no_message_are_an_error(serve: Callable[..., str]) -> None:
-    with GrpcClient(serve(Predict=b"\xff\xff")) as client, pytest.raises(Internal):
+    with connect("grpc://" + serve(Predict=b"\xff\xff")) as client, pytest.raises(Internal):
         client.predict("m", INPUTS)
 
 
@@ -105,7 +108,7 @@ def test_waiting_outlasts_a_server_that_is_not_up_yet(serve: Callable[..., str])
     found: list[int] = []
 
     def wait() -> None:
-        with GrpcClient(f"127.0.0.1:{port}") as client:
+        with connect(f"grpc://127.0.0.1:{port}") as client:
             with pytest.raises(DeadlineExceeded):
                 client.wait_until_available("m", timeout=0.2)
             waited.set()
@@ -127,7 +130,7 @@ def test_closing_cancels_what_is_in_flight(serve: Callable[..., str]) -> None:
         release.wait(20)
         return b""
 
-    client = GrpcClient(serve(Predict=hang))
+    client = connect("grpc://" + serve(Predict=hang))
 
     def close() -> None:
         assert asked.wait(10)
@@ -148,5 +151,5 @@ def test_the_environments_proxy_is_not_used(serve: Callable[..., str], monkeypat
     monkeypatch.delenv("NO_PROXY", raising=False)
     answer = GetModelStatusResponse()
     answer.model_version_status.add(version=4, state=30)
-    with GrpcClient(serve(GetModelStatus=answer.SerializeToString())) as client:
+    with connect("grpc://" + serve(GetModelStatus=answer.SerializeToString())) as client:
         assert client.status("m")[0].state == "AVAILABLE"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import RestClient
+from clients import Client, connect
 from clients.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -81,8 +81,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[RestClient]:
-    with RestClient(server.url) as made:
+def client(server: Server) -> Iterator[Client]:
+    with connect(server.url) as made:
         yield made
 
 
@@ -101,7 +101,7 @@ def metadata(version: int, **outputs: tuple[str, list[int]]) -> tuple[int, Any]:
     return 200, {"model_spec": {"name": "m", "version": str(version)}, "metadata": {"signature_def": definition}}
 
 
-def test_metadata_is_asked_once(server: Server, client: RestClient) -> None:
+def test_metadata_is_asked_once(server: Server, client: Client) -> None:
     server.paths = {
         "/v1/models/m/metadata": metadata(1, y=("DT_FLOAT", [-1])),
         "/v1/models/m:predict": (200, {"outputs": [1.0, 2.0]}),
@@ -125,7 +125,7 @@ def test_metadata_is_asked_once(server: Server, client: RestClient) -> None:
     ],
 )
 def test_a_new_version_with_another_signature_is_decoded_by_it(
-    server: Server, client: RestClient, outputs: Any, answer: Any
+    server: Server, client: Client, outputs: Any, answer: Any
 ) -> None:
     server.paths = {
         "/v1/models/m/metadata": metadata(1, y=("DT_FLOAT", [-1])),
@@ -141,7 +141,7 @@ def test_a_new_version_with_another_signature_is_decoded_by_it(
     assert server.counts("/v1/models/m:predict") == 2, "the request is not sent again for it"
 
 
-def test_a_new_version_that_wants_another_name_is_asked_with_it(server: Server, client: RestClient) -> None:
+def test_a_new_version_that_wants_another_name_is_asked_with_it(server: Server, client: Client) -> None:
     server.paths = {
         "/v1/models/m/metadata": metadata(1, y=("DT_FLOAT", [-1])),
         "/v1/models/m:predict": (200, {"outputs": [1.0, 2.0]}),
@@ -156,7 +156,7 @@ def test_a_new_version_that_wants_another_name_is_asked_with_it(server: Server, 
         client.predict("m", {"x": ROWS})
 
 
-def test_an_answer_that_fits_no_signature_is_an_error(server: Server, client: RestClient) -> None:
+def test_an_answer_that_fits_no_signature_is_an_error(server: Server, client: Client) -> None:
     server.paths = {
         "/v1/models/m/metadata": metadata(1, y=("DT_INT32", [-1])),
         "/v1/models/m:predict": (200, {"outputs": [1.5]}),
@@ -165,7 +165,7 @@ def test_an_answer_that_fits_no_signature_is_an_error(server: Server, client: Re
         client.predict("m", {"x": ROWS})
 
 
-def test_a_shape_the_signature_does_not_say_is_taken_as_it_is(server: Server, client: RestClient) -> None:
+def test_a_shape_the_signature_does_not_say_is_taken_as_it_is(server: Server, client: Client) -> None:
     server.paths = {
         "/v1/models/m/metadata": metadata(1, y=("DT_FLOAT", [-1, 3])),
         "/v1/models/m:predict": (200, {"outputs": [[1.0, 2.0]]}),
@@ -173,7 +173,7 @@ def test_a_shape_the_signature_does_not_say_is_taken_as_it_is(server: Server, cl
     assert client.predict("m", {"x": ROWS}).outputs["y"].shape == (1, 2)
 
 
-def test_types_that_json_cannot_carry_name_the_protocol_that_can(server: Server, client: RestClient) -> None:
+def test_types_that_json_cannot_carry_name_the_protocol_that_can(server: Server, client: Client) -> None:
     status, answer = metadata(1, y=("DT_FLOAT", [-1]))
     answer["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]["x"]["dtype"] = "DT_COMPLEX64"
     server.paths["/v1/models/m/metadata"] = status, answer
@@ -182,10 +182,10 @@ def test_types_that_json_cannot_carry_name_the_protocol_that_can(server: Server,
     server.paths["/v1/models/m/metadata"] = metadata(1, y=("DT_FLOAT", [-1]))
     server.paths["/v1/models/m:predict"] = 501, {"error": "Conversion of JSON Value: 1 to type: half"}
     with pytest.raises(Unimplemented, match="gRPC carries every element type"):
-        RestClient(server.url).predict("m", {"x": ROWS})
+        connect(server.url).predict("m", {"x": ROWS})
 
 
-def test_names_are_escaped_in_the_url(server: Server, client: RestClient) -> None:
+def test_names_are_escaped_in_the_url(server: Server, client: Client) -> None:
     with pytest.raises(NotFound):
         client.metadata("sub/model name?", label="ä:b")
     with pytest.raises(NotFound):
@@ -196,7 +196,7 @@ def test_names_are_escaped_in_the_url(server: Server, client: RestClient) -> Non
     ]
 
 
-def test_a_slow_server_is_given_up_at_the_deadline(server: Server, client: RestClient) -> None:
+def test_a_slow_server_is_given_up_at_the_deadline(server: Server, client: Client) -> None:
     release = threading.Event()
     server.paths["/v1/models/m"] = lambda _: release.wait(20)
     start = time.monotonic()
@@ -206,7 +206,7 @@ def test_a_slow_server_is_given_up_at_the_deadline(server: Server, client: RestC
     assert time.monotonic() - start < 5
 
 
-def test_an_answer_that_drips_is_given_up_at_the_deadline(server: Server, client: RestClient) -> None:
+def test_an_answer_that_drips_is_given_up_at_the_deadline(server: Server, client: Client) -> None:
     stop = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -224,7 +224,7 @@ def test_an_answer_that_drips_is_given_up_at_the_deadline(server: Server, client
     assert time.monotonic() - start < 5
 
 
-def test_a_connection_that_breaks_is_unavailable(server: Server, client: RestClient) -> None:
+def test_a_connection_that_breaks_is_unavailable(server: Server, client: Client) -> None:
     def cut(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("content-length", "1000")
@@ -248,14 +248,14 @@ def test_a_connection_that_breaks_is_unavailable(server: Server, client: RestCli
     ],
 )
 def test_answers_that_are_not_tensorflow_servings(
-    server: Server, client: RestClient, answer: Any, kind: type[Exception], said: str
+    server: Server, client: Client, answer: Any, kind: type[Exception], said: str
 ) -> None:
     server.paths["/v1/models/m"] = answer
     with pytest.raises(kind, match=said):
         client.status("m")
 
 
-def test_metadata_that_cannot_be_read_is_an_error(server: Server, client: RestClient) -> None:
+def test_metadata_that_cannot_be_read_is_an_error(server: Server, client: Client) -> None:
     server.paths["/v1/models/m/metadata"] = 200, {"model_spec": {"version": "1"}, "metadata": {}}
     with pytest.raises(Internal, match="the metadata can't be read"):
         client.metadata("m")
@@ -267,5 +267,5 @@ def test_the_environments_proxy_is_not_used(server: Server, monkeypatch: pytest.
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     server.paths["/v1/models/m"] = 200, {"model_version_status": []}
-    with RestClient(server.url) as client:
+    with connect(server.url) as client:
         assert client.status("m") == ()

@@ -137,17 +137,17 @@ def test_a_newer_version_is_verified_when_the_server_moves_on_to_it(server: Serv
 
 
 def test_a_version_that_failed_to_load_fails_though_the_one_before_it_serves(server: Server) -> None:
-    broken = server.models / "breaking" / "9"
-    shutil.copytree(server.models / "breaking" / "1", server.models / "breaking" / ".tmp-9")
-    (server.models / "breaking" / ".tmp-9" / "saved_model.pb").write_bytes(b"no SavedModel")
-    (server.models / "breaking" / ".tmp-9").rename(broken)
+    broken = server.models / "breaking" / "99"
+    shutil.copytree(server.models / "breaking" / "1", server.models / "breaking" / ".tmp-99")
+    (server.models / "breaking" / ".tmp-99" / "saved_model.pb").write_bytes(b"no SavedModel")
+    (server.models / "breaking" / ".tmp-99").rename(broken)
     with connect(server.url("grpc")) as client:
-        wait_for(lambda: any(status.version == 9 and status.failed for status in client.status("breaking")), 30)
+        wait_for(lambda: any(status.version == 99 and status.failed for status in client.status("breaking")), 30)
     report = verify([server.models / "breaking"], grpc=server.grpc)
     assert not report.ok
     rows = {row.version: row for row in report.rows}
     assert rows[1].ok
-    assert "it failed to load" in rows[9].reason
+    assert "it failed to load" in rows[99].reason
 
 
 def test_addresses_are_needed(server: Server) -> None:
@@ -161,7 +161,7 @@ def test_addresses_are_needed(server: Server) -> None:
 
 def test_a_folder_is_a_models_or_holds_models(models: Path, tmp_path: Path) -> None:
     assert model_folders([models / "scale"]) == {"scale": models / "scale"}
-    assert sorted(model_folders([models])) == ["breaking", "flowers", "moving", "scale", "tampered", "words"]
+    assert sorted(model_folders([models])) == ["breaking", "flowers", "moving", "scale", "shared", "tampered", "words"]
     (tmp_path / "a" / "1").mkdir(parents=True)
     (tmp_path / ".hidden" / "1").mkdir(parents=True)
     (tmp_path / "without a version").mkdir()

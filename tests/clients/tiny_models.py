@@ -145,6 +145,24 @@ def save_flowers(folder: Path) -> None:
     finish(folder, [classify.SerializeToString(), regress.SerializeToString()])
 
 
+def save_shared(folder: Path) -> None:
+    """Writes a version of Flowers whose signatures have one input tensor, as multi-inference needs it."""
+    v1 = tf.compat.v1
+    module = Flowers()
+    with tf.Graph().as_default(), v1.Session() as session:
+        inputs = v1.placeholder(tf.string, [None], "inputs")
+        classified, measured = module.classified(inputs), module.measured(inputs)
+        signatures = {
+            "serving_default": v1.saved_model.classification_signature_def(
+                inputs, classified["classes"], classified["scores"]
+            ),
+            "length": v1.saved_model.regression_signature_def(inputs, measured["outputs"]),
+        }
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+
 def finish(folder: Path, records: list[bytes]) -> None:
     """Writes golden requests and the manifest of the version in `folder`."""
     (folder / RECORDS).parent.mkdir(exist_ok=True)
@@ -166,6 +184,7 @@ def main(folder: Path) -> None:
         save(Scale(factor), folder / "scale" / str(version), golden)
     save(Length(), folder / "words" / "1", {"serving_default": [{"s": np.array([b"four", b""], np.object_)}]})
     save_flowers(folder / "flowers" / "1")
+    save_shared(folder / "shared" / "1")
     # The weights of one version, the golden requests of another.
     shutil.copytree(folder / "scale" / "1", folder / "tampered" / "1")
     shutil.rmtree(folder / "tampered" / "1" / "variables")

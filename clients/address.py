@@ -1,0 +1,95 @@
+"""Where a model server is, as a URL says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+PORTS = {"grpc": 8500, "rest": 8501}
+SCHEMES: dict[str, tuple[Literal["grpc", "rest"], bool]] = {
+    "grpc": ("grpc", False),
+    "grpcs": ("grpc", True),
+    "http": ("rest", False),
+    "https": ("rest", True),
+}
+FORMS = "grpc[s]://HOST:PORT, http[s]://HOST:PORT, dns:///HOST:PORT or unix:///PATH"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Whom a client trusts, and how it says who it is: PEM files.
+
+    `ca` holds the authorities that may vouch for the server (those that gRPC, or the system, knows without it).
+    `certificate` and `key` are the client's own, for a server that asks for them. `server_name` is the name that the
+    server's certificate must bear where that isn't the address's host.
+    """
+
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a client's certificate and its key belong together; give both or none")
+        for name in ("ca", "certificate", "key"):
+            path = getattr(self, name)
+            if path is not None:
+                try:
+                    Path(path).read_bytes()
+                except OSError as error:
+                    raise ValueError(f"the TLS file {path} ({name}) can't be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Address:
+    """A model server's address.
+
+    `target` is what the transport connects to: gRPC's name for it, or the start of every URL. With `every_address`
+    the host's addresses are all used in turn. `tls` is None on a connection that isn't encrypted.
+    """
+
+    protocol: Literal["grpc", "rest"]
+    target: str
+    tls: Tls | None = None
+    every_address: bool = False
+
+
+def read_address(url: str, tls: Tls | None = None) -> Address:
+    """The address that `url` says.
+
+    `grpc://HOST[:PORT]` and `http://HOST[:PORT][/PREFIX]`, with TLS `grpcs://` and `https://`; the ports are 8500 and
+    8501 unless the URL says otherwise, an IPv6 address stands in brackets. `dns:///HOST[:PORT]` is gRPC to all the
+    addresses of a name in turn (a headless service's pods, say), `unix:///PATH` gRPC to a socket of this machine; they
+    use TLS when `tls` is given.
+
+    Raises ValueError for any other URL, and for `tls` where the URL says that there is none.
+    """
+    wanted = f"{url!r} is no address of a model server: {FORMS} is"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{wanted} ({error})") from None
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(wanted)
+    if parts.scheme == "unix" and not parts.netloc and parts.path.strip("/"):
+        return Address("grpc", f"unix:{parts.path}", tls)
+    if parts.scheme == "dns" and not parts.netloc:
+        inner = read_address(f"grpc://{parts.path.removeprefix('/')}")
+        return Address("grpc", f"dns:///{inner.target}", tls, every_address=True)
+    if parts.scheme not in SCHEMES or not host:
+        raise ValueError(wanted)
+    protocol, secure = SCHEMES[parts.scheme]
+    if tls and not secure:
+        raise ValueError(f"{url!r} is an address without TLS; {parts.scheme}s:// is the one with it")
+    place = f"[{host}]" if ":" in host else host
+    address = f"{place}:{port or PORTS[protocol]}"
+    encryption = (tls or Tls()) if secure else None
+    if protocol == "rest":
+        return Address(protocol, f"{parts.scheme}://{address}{parts.path.rstrip('/')}", encryption)
+    if parts.path not in ("", "/"):
+        raise ValueError(f"{wanted}, and gRPC has no path {parts.path!r}")
+    return Address(protocol, address, encryption)

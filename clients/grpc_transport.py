@@ -1,0 +1,116 @@
+"""Sends what a call asks over gRPC, blocking or on an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from clients.address import Address, Tls
+from clients.errors import Call, Cancelled, from_grpc
+from clients.steps import Ask, remaining_seconds
+
+# The server takes messages of up to 2 GB; grpcio alone would refuse an answer above 4 MB.
+# https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    # A client of its own connection: another's failed attempts would keep this one waiting.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A server that starts is seen soon; by default grpcio tries again after up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+# A server that is gone without a word is noticed in this time plus 20 s. gRPC servers close the connection of a client
+# that asks them more often than every 5 minutes: https://github.com/grpc/grpc/blob/master/doc/keepalive.md
+KEEPALIVE = (("grpc.keepalive_time_ms", 300_000), ("grpc.keepalive_timeout_ms", 20_000))
+
+
+class GrpcTransport:
+    """Blocking."""
+
+    def __init__(self, address: Address, *, gzip: bool) -> None:
+        self._channel = _channel(grpc, address, gzip)
+        self._methods: dict[str, Any] = {}
+
+    def ask(self, ask: Ask) -> bytes:
+        """The answer to `ask`, serialized. Raises a ServingError."""
+        method = self._methods.get(ask.path)
+        if method is None:
+            method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
+        timeout = remaining_seconds(ask.deadline, ask.call)
+        try:
+            answer: bytes = method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+        except grpc.RpcError as error:
+            raise from_grpc(error, ask.call) from None
+        except ValueError as error:
+            raise _closed(error, ask.call) from None
+        return answer
+
+    def close(self) -> None:
+        """Closes the connections; calls in flight are cancelled."""
+        self._channel.close()
+
+
+class AsyncGrpcTransport:
+    """On the event loop that the first question is asked on."""
+
+    def __init__(self, address: Address, *, gzip: bool) -> None:
+        self._address, self._gzip = address, gzip
+        self._channel: Any = None
+        self._methods: dict[str, Any] = {}
+
+    async def ask(self, ask: Ask) -> bytes:
+        """The answer to `ask`, serialized. Raises a ServingError."""
+        if self._channel is None:
+            self._channel = _channel(grpc.aio, self._address, self._gzip)
+        method = self._methods.get(ask.path)
+        if method is None:
+            method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
+        timeout = remaining_seconds(ask.deadline, ask.call)
+        try:
+            answer: bytes = await method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+        except grpc.RpcError as error:
+            raise from_grpc(error, ask.call) from None
+        except grpc.aio.UsageError as error:
+            raise _closed(error, ask.call) from None
+        return answer
+
+    async def close(self) -> None:
+        """Closes the connections; calls in flight are cancelled."""
+        if self._channel is not None:
+            await self._channel.close()
+
+
+def _channel(made_by: Any, address: Address, gzip: bool) -> Any:
+    options = [*OPTIONS, *KEEPALIVE]
+    if address.every_address:
+        options.append(("grpc.lb_policy_name", "round_robin"))
+    compression = grpc.Compression.Gzip if gzip else None
+    if address.tls is None:
+        return made_by.insecure_channel(address.target, options=options, compression=compression)
+    if address.tls.server_name:
+        options.append(("grpc.ssl_target_name_override", address.tls.server_name))
+    return made_by.secure_channel(address.target, _credentials(address.tls), options=options, compression=compression)
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    def read(path: Path | str | None) -> bytes | None:
+        return None if path is None else Path(path).read_bytes()
+
+    made: grpc.ChannelCredentials = grpc.ssl_channel_credentials(
+        root_certificates=read(tls.ca), private_key=read(tls.key), certificate_chain=read(tls.certificate)
+    )
+    return made
+
+
+def _metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
+    return tuple((name.lower(), value) for name, value in metadata.items()) if metadata else None
+
+
+def _closed(error: Exception, call: Call) -> Cancelled:
+    return Cancelled(f"the client is closed ({error})", call)

@@ -1,0 +1,64 @@
+"""What addresses say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clients.address import Address, Tls, read_address
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("grpc://model.example", Address("grpc", "model.example:8500")),
+        ("grpcs://model.example", Address("grpc", "model.example:8500", Tls())),
+        ("http://model.example", Address("rest", "http://model.example:8501")),
+        ("https://model.example:443", Address("rest", "https://model.example:443", Tls())),
+        ("grpc://[::1]:9", Address("grpc", "[::1]:9")),
+        ("http://[::1]:9/behind/", Address("rest", "http://[::1]:9/behind")),
+        ("dns:///model.example", Address("grpc", "dns:///model.example:8500", every_address=True)),
+        ("dns:///model.example:9", Address("grpc", "dns:///model.example:9", every_address=True)),
+        ("unix:///run/model.sock", Address("grpc", "unix:/run/model.sock")),
+    ],
+)
+def test_schemes_ports_and_brackets(url: str, address: Address) -> None:
+    assert read_address(url) == address
+
+
+def test_tls_goes_with_addresses_that_can_have_it() -> None:
+    tls = Tls(server_name="model")
+    for url in ("grpcs://host", "https://host", "dns:///host", "unix:///socket"):
+        assert read_address(url, tls).tls == tls
+    for url in ("grpc://host", "http://host"):
+        with pytest.raises(ValueError, match=f"'{url}' is an address without TLS; {url[:4]}s:// is the one with it"):
+            read_address(url, tls)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8500",
+        "dns://host",
+        "dns:///",
+        "unix://path",
+        "unix:///",
+        "ftp://127.0.0.1",
+        "grpc://",
+        "grpc://host:port",
+        "grpc://host/path",
+        "http://user@host",
+        "http://host?x=1",
+    ],
+)
+def test_only_addresses_of_model_servers_are_taken(url: str) -> None:
+    with pytest.raises(ValueError, match=r"is no address of a model server: grpc\[s\]://HOST:PORT"):
+        read_address(url)
+
+
+def test_tls_files_are_looked_at_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"missing.pem \(ca\) can't be read: No such file"):
+        Tls(ca=tmp_path / "missing.pem")
+    with pytest.raises(ValueError, match="belong together"):
+        Tls(certificate=tmp_path / "client.pem")
