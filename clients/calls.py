@@ -9,8 +9,8 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from clients.answers import Classification, Metadata, Prediction, Regression, Signature, VersionStatus
 from clients.errors import (
@@ -41,17 +41,16 @@ _INTERNAL_SIGNATURE = "__saved_model_init_op"
 Task: TypeAlias = Literal["classify", "regress"]
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What one call asks, until when, and what goes along with everything it sends."""
 
     call: Call
     deadline: float
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] | None = None
 
     def without_signature(self) -> Asked:
         """The same, of the model as a whole."""
-        return replace(self, call=replace(self.call, signature=None))
+        return self._replace(call=self.call._replace(signature=None))
 
     @property
     def signature(self) -> str:
@@ -66,7 +65,7 @@ class Calls(ABC):
 
     def __init__(self, server: str, retries: Retries, metadata: Mapping[str, str]) -> None:
         self.server = server
-        self._every_calls_metadata = dict(metadata)
+        self._every_calls_metadata = dict(metadata) or None
         self._asking = Asking(retries)
         self._metadata: dict[tuple[str, int | None, str | None], Metadata] = {}
 
@@ -91,7 +90,7 @@ class Calls(ABC):
             raise InvalidArgument(f"version {version} and label {label!r} can't both be asked for, only one", call)
         if not timeout > 0:
             raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
-        along = {**self._every_calls_metadata, **metadata} if metadata else self._every_calls_metadata
+        along = {**(self._every_calls_metadata or {}), **metadata} if metadata else self._every_calls_metadata
         return Asked(call, time.monotonic() + timeout, along)
 
     def predict(
@@ -168,8 +167,8 @@ class Calls(ABC):
             remaining = asked.deadline - time.monotonic()
             try:
                 if remaining > 0:
-                    once = replace(asked, deadline=time.monotonic() + min(remaining, POLL_TIMEOUT))
-                    statuses = yield from self.status(replace(once, call=replace(asked.call, version=None, label=None)))
+                    once = asked._replace(deadline=time.monotonic() + min(remaining, POLL_TIMEOUT))
+                    statuses = yield from self.status(once._replace(call=asked.call._replace(version=None, label=None)))
                     seen = ", ".join(map(str, statuses)) or "it has no version"
                     available = available_version(statuses, asked.call)
                     if available is not None and asked.call.label is None:
@@ -273,7 +272,7 @@ class Calls(ABC):
             return ""
         try:
             if isinstance(error, NotFound):
-                every_version = replace(asked, call=Call(call.protocol, call.server, call.model))
+                every_version = asked._replace(call=Call(call.protocol, call.server, call.model))
                 known = ", ".join(map(str, (yield from self.status(every_version))))
                 return f"the server's versions of {call.model}: {known}"
             signature, _ = yield from self._signature(asked, fresh=True)

@@ -29,8 +29,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     import grpc
@@ -40,8 +39,7 @@ QUOTED_CHARACTERS = 200
 PROTOCOL_NAMES = {"grpc": "gRPC", "rest": "REST"}
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What was asked of whom, as far as it applies. `protocol` is `grpc` or `rest`, `server` its address."""
 
     protocol: str = ""

@@ -30,9 +30,9 @@ from clients.messages import (
     SignatureDefMap,
     TensorProto,
 )
-from clients.steps import Steps
+from clients.steps import Retries, Steps
 from clients.tensors import BY_NUMBER, Array
-from clients.wire import predict_request, read_predict_response, spec_of
+from clients.wire import Bodies, is_large, predict_request, read_predict_response, spec_of
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
@@ -60,6 +60,10 @@ class GrpcCalls(Calls):
 
     protocol = "grpc"
 
+    def __init__(self, server: str, retries: Retries, metadata: Mapping[str, str]) -> None:
+        super().__init__(server, retries, metadata)
+        self._bodies = Bodies()
+
     def reload_config(self, asked: Asked, config: Any) -> Steps[None]:
         """See `clients.client.Client.reload_config`."""
         request = ReloadConfigRequest(config=_config(asked, config))
@@ -70,7 +74,12 @@ class GrpcCalls(Calls):
 
     def _predict(self, asked: Asked, arrays: Mapping[str, Array], outputs: tuple[str, ...]) -> Steps[Prediction]:
         call = asked.call
-        data = yield from self._ask(asked, PREDICT, predict_request(call, arrays, outputs))
+        parts = predict_request(call, arrays, outputs)
+        if is_large(parts):
+            with self._bodies.body(parts) as body:
+                data = yield from self._ask(asked, PREDICT, body)
+        else:
+            data = yield from self._ask(asked, PREDICT, b"".join(parts))
         try:
             version, signature, decoded = read_predict_response(data)
         except (ValueError, DecodeError) as error:

@@ -108,7 +108,7 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
     return made
 
 
-def _metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
+def _metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...] | None:
     return tuple((name.lower(), value) for name, value in metadata.items()) if metadata else None
 
 

@@ -43,7 +43,7 @@ class _Exchange:
 
     def request(self, ask: Ask) -> dict[str, Any]:
         """The arguments of httpx's `stream`."""
-        headers, body = {**self._headers, **ask.metadata}, ask.body
+        headers, body = {**self._headers, **(ask.metadata or {})}, ask.body
         if self._gzip and body is not None and len(body) >= _SMALLEST_PACKED:
             headers["content-encoding"] = "gzip"
             body = gzip_format.compress(body, _LEVEL, mtime=0)

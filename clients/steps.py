@@ -10,16 +10,15 @@ import random
 import threading
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from clients.errors import Call, DeadlineExceeded, Unavailable
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """Send `body` to the server's method `path`, and answer with the bytes that it answers.
 
     `path` is gRPC's (`/package.Service/Method`) or HTTP's; over HTTP no `body` is a GET, any a POST. `deadline` is a
@@ -31,7 +30,7 @@ class Ask:
     body: bytes | None
     call: Call
     deadline: float
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] | None = None
     repeatable: bool = True
 
 

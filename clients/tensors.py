@@ -71,6 +71,9 @@ def dtype_of(array: Array) -> DType:
 
     Raises TypeError for an element type that TensorFlow Serving does not have (datetimes, structs).
     """
+    found = _BY_NUMPY.get(array.dtype)
+    if found is not None:
+        return found
     if array.dtype.kind in "SUO":
         return STRING
     try:

@@ -8,10 +8,12 @@ else the message is read again by protobuf.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -40,6 +42,9 @@ _KEY, _VALUE = 1 << 3 | _LENGTH, 2 << 3 | _LENGTH
 _INPUT_TAG, _CONTENT_TAG, _KEY_TAG, _VALUE_TAG = (bytes((tag,)) for tag in (_INPUTS, _CONTENT, _KEY, _VALUE))
 
 
+Part: TypeAlias = bytes | memoryview
+
+
 class _UnusualError(Exception):
     """A message that this module leaves to protobuf."""
 
@@ -56,14 +61,59 @@ def spec_of(call: Call) -> Any:
     return spec
 
 
-def predict_request(call: Call, arrays: Mapping[str, Array], outputs: tuple[str, ...] = ()) -> bytes:
-    """A serialized PredictRequest. Raises TypeError for an element type that the wire cannot carry."""
-    before, after = _around(call.model, call.signature, call.version, call.label, outputs)
-    parts: list[Any] = [before]
-    for name, array in arrays.items():
-        _write_input(parts, name, array)
-    parts.append(after)
-    return b"".join(parts)
+def is_large(parts: Sequence[Part]) -> bool:
+    """Whether a body of `parts` is worth memory of its own."""
+    return sum(map(len, parts)) > 64 * 1024
+
+
+def predict_request(call: Call, arrays: Mapping[str, Array], outputs: tuple[str, ...] = ()) -> list[Part]:
+    """A serialized PredictRequest, in parts. Raises TypeError for an element type that the wire cannot carry."""
+    kinds = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
+    frames = _frames(call.model, call.signature, call.version, call.label, outputs, kinds)
+    parts: list[Part] = []
+    for (name, array), (before, wire) in zip(arrays.items(), frames, strict=False):
+        parts.append(before)
+        if wire is None:
+            parts.append(_entry(name, to_proto(array).SerializeToString()))
+        elif array.nbytes < _SMALL:
+            parts.append(array.astype(wire, copy=False).tobytes())
+        else:
+            parts.append(np.ascontiguousarray(array, wire).reshape(-1).view(np.uint8).data)
+    parts.append(frames[-1][0])
+    return parts
+
+
+# What is smaller is copied faster than looked at in place.
+_SMALL = 4096
+
+
+class Bodies:
+    """Makes bodies of parts, large ones again and again in the same memory.
+
+    Memory that is new for every request costs several times the copying: the system hands it out page by page. A
+    BytesIO's value is its own buffer, which it writes into again as soon as nobody else has it, and else replaces.
+    """
+
+    KEPT = 4
+
+    def __init__(self) -> None:
+        self._free: list[io.BytesIO] = []
+
+    @contextlib.contextmanager
+    def body(self, parts: Sequence[Part]) -> Iterator[bytes]:
+        """The body of `parts`, to be let go of with the context."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = io.BytesIO()
+        buffer.seek(0)
+        buffer.writelines(parts)
+        buffer.truncate()
+        try:
+            yield buffer.getvalue()
+        finally:
+            if len(self._free) < self.KEPT:
+                self._free.append(buffer)
 
 
 def read_predict_response(data: bytes) -> tuple[int | None, str, dict[str, Array]]:
@@ -73,58 +123,97 @@ def read_predict_response(data: bytes) -> tuple[int | None, str, dict[str, Array
 
     Raises DecodeError when it is none, and ValueError for a tensor that can't be.
     """
-    try:
-        spec, outputs = _read_response(data)
-    except (_UnusualError, IndexError):
-        answer = PredictResponse.FromString(data)
-        spec = answer.model_spec.SerializeToString()
-        outputs = {name: from_proto(answer.outputs[name]) for name in answer.outputs}
-    version, signature = _read_spec(spec)
-    return version, signature, dict(sorted(outputs.items())) if len(outputs) > 1 else outputs
+    layout = _LAYOUTS.get(len(data))
+    if layout is None or not layout.fits(data):
+        try:
+            layout = _read_layout(data)
+        except (_UnusualError, IndexError):
+            return _read_by_protobuf(data)
+        if len(_LAYOUTS) >= _MOST_LAYOUTS:
+            _LAYOUTS.clear()
+        _LAYOUTS[len(data)] = layout
+    return layout.version, layout.signature, {view.name: view.array(data) for view in layout.views}
+
+
+class _View(NamedTuple):
+    """Where in an answer the numbers of the output `name` lie."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    def array(self, data: bytes) -> Array:
+        return np.frombuffer(data, self.dtype, prod(self.shape), self.start).reshape(self.shape)
+
+
+class _Layout(NamedTuple):
+    """An answer but for its numbers: `fixed` is all else, and where it stands."""
+
+    version: int | None
+    signature: str
+    views: tuple[_View, ...]
+    fixed: tuple[tuple[int, bytes], ...]
+
+    def fits(self, data: bytes) -> bool:
+        """Whether `data`, an answer of the same length, differs in its numbers alone."""
+        return all(data.startswith(fixed, start) for start, fixed in self.fixed)
+
+
+# By the length of the answer: those of one model differ in their numbers alone.
+_LAYOUTS: dict[int, _Layout] = {}
+_MOST_LAYOUTS = 1024
+
+
+def _read_by_protobuf(data: bytes) -> tuple[int | None, str, dict[str, Array]]:
+    answer = PredictResponse.FromString(data)
+    outputs = {name: from_proto(answer.outputs[name]) for name in sorted(answer.outputs)}
+    return *_read_spec(answer.model_spec), outputs
 
 
 @lru_cache(1024)
-def _around(
-    model: str, signature: str | None, version: int | None, label: str | None, outputs: tuple[str, ...]
-) -> tuple[bytes, bytes]:
-    """What of a request comes before its inputs, and after."""
-    call = Call(model=model, signature=signature, version=version, label=label)
-    before = PredictRequest(model_spec=spec_of(call)).SerializeToString()
-    return before, PredictRequest(output_filter=outputs).SerializeToString()
+def _frames(
+    model: str,
+    signature: str | None,
+    version: int | None,
+    label: str | None,
+    outputs: tuple[str, ...],
+    inputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
+) -> tuple[tuple[bytes, np.dtype[Any] | None], ...]:
+    """What a request has before each input's numbers, the type in which these follow, and what it ends with.
+
+    An input whose length is not known by its type and shape, strings, has None for a type.
+    """
+    before = PredictRequest(model_spec=spec_of(Call(model=model, signature=signature, version=version, label=label)))
+    head = bytes(before.SerializeToString())
+    frames: list[tuple[bytes, np.dtype[Any] | None]] = []
+    for name, kind, shape in inputs:
+        dtype = dtype_of(np.empty(0, kind))
+        if dtype is STRING:
+            frames.append((head, None))
+        else:
+            size = prod(shape) * kind.itemsize
+            tensor = TensorProto(dtype=dtype.number, tensor_shape=_shape(shape)).SerializeToString()
+            tensor += _CONTENT_TAG + _varint(size) if size else b""
+            frames.append((head + _entry(name, tensor, size), wire_dtype(dtype)))
+        head = b""
+    return *frames, (head + PredictRequest(output_filter=outputs).SerializeToString(), None)
 
 
-def _write_input(parts: list[Any], name: str, array: Array) -> None:
-    dtype = dtype_of(array)
-    if dtype is STRING or not array.size:
-        tensor, size = to_proto(array).SerializeToString(), 0
-        content: bytes | memoryview = b""
-    else:
-        raw = np.ascontiguousarray(array, wire_dtype(dtype)).reshape(-1).view(np.uint8)
-        content, size = raw.data, raw.size
-        tensor = _tensor_head(dtype.number, array.shape, size)
-    key = _key(name)
-    length = len(tensor) + size
-    value_length = _varint(length)
-    parts += (
-        *(_INPUT_TAG, _varint(len(key) + 1 + len(value_length) + length), key, _VALUE_TAG, value_length, tensor),
-        content,
-    )
+def _shape(shape: tuple[int, ...]) -> Any:
+    proto = TensorShapeProto()
+    for size in shape:
+        proto.dim.add(size=size)
+    return proto
 
 
-@lru_cache(1024)
-def _tensor_head(number: int, shape: tuple[int, ...], size: int) -> bytes:
-    """A TensorProto up to its content of `size` bytes."""
-    proto = TensorProto(dtype=number)
-    proto.tensor_shape.SetInParent()
-    for length in shape:
-        proto.tensor_shape.dim.add(size=length)
-    return bytes(proto.SerializeToString()) + _CONTENT_TAG + _varint(size)
-
-
-@lru_cache(1024)
-def _key(name: str) -> bytes:
-    encoded = name.encode()
-    return _KEY_TAG + _varint(len(encoded)) + encoded
+def _entry(name: str, tensor: bytes, more: int = 0) -> bytes:
+    """The entry of the input `name` in the map of inputs, whose tensor goes on for `more` bytes after `tensor`."""
+    key = name.encode()
+    length = len(tensor) + more
+    start = _KEY_TAG + _varint(len(key)) + key + _VALUE_TAG + _varint(length)
+    return _INPUT_TAG + _varint(len(start) + length) + start + tensor
 
 
 def _varint(number: int) -> bytes:
@@ -172,21 +261,24 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
         start = stop
 
 
-def _read_response(data: bytes) -> tuple[bytes, dict[str, Array]]:
-    spec, outputs = b"", {}
+def _read_layout(data: bytes) -> _Layout:
+    spec, views = b"", []
     for tag, start, end in _fields(data, 0, len(data)):
         if tag == _OUTPUTS:
-            name, value = _read_entry(data, start, end)
-            outputs[name] = _read_tensor(data, *value)
+            views.append(_read_view(data, *_read_entry(data, start, end)))
         elif tag == _SPEC and not spec:
             spec = data[start:end]
         else:
             raise _UnusualError
-    return spec, outputs
+    if len({view.name for view in views}) < len(views):
+        raise _UnusualError
+    gaps = zip([0, *(view.end for view in views)], [*(view.start for view in views), len(data)], strict=True)
+    fixed = tuple((end, data[end:start]) for end, start in gaps)
+    return _Layout(*_read_spec(ModelSpec.FromString(spec)), tuple(sorted(views)), fixed)
 
 
-def _read_entry(data: bytes, start: int, end: int) -> tuple[str, tuple[int, int]]:
-    """A map entry's key, and where its value lies."""
+def _read_entry(data: bytes, start: int, end: int) -> tuple[str, int, int]:
+    """The name in an entry of the map of outputs, and where its tensor lies."""
     key, value = b"", (0, 0)
     for tag, first, last in _fields(data, start, end):
         if tag == _KEY:
@@ -196,13 +288,13 @@ def _read_entry(data: bytes, start: int, end: int) -> tuple[str, tuple[int, int]
         else:
             raise _UnusualError
     try:
-        return key.decode(), value
+        return key.decode(), *value
     except UnicodeDecodeError:
         raise _UnusualError from None
 
 
-def _read_tensor(data: bytes, start: int, end: int) -> Array:
-    """The tensor between `start` and `end`: a view of its numbers, or what protobuf reads."""
+def _read_view(data: bytes, name: str, start: int, end: int) -> _View:
+    """Where the numbers of the tensor between `start` and `end` are."""
     number, shape, values = 0, b"", (0, 0, 0)
     for tag, first, last in _fields(data, start, end):
         if tag == _DTYPE:
@@ -213,19 +305,16 @@ def _read_tensor(data: bytes, start: int, end: int) -> Array:
             values = tag, first, last
         else:
             raise _UnusualError
-    dtype = BY_NUMBER.get(number)
+    dtype, sizes = BY_NUMBER.get(number), _read_sizes(shape)
     tag, first, last = values
     if dtype is None or dtype is STRING or tag not in (_CONTENT, _PACKED.get(dtype.field)):
-        return from_proto(TensorProto.FromString(data[start:end]))
-    sizes = _sizes(shape)
-    count = prod(sizes)
-    if last - first != count * dtype.numpy.itemsize:
-        return from_proto(TensorProto.FromString(data[start:end]))
-    return np.frombuffer(data, wire_dtype(dtype), count, first).reshape(sizes)
+        raise _UnusualError
+    if last - first != prod(sizes) * dtype.numpy.itemsize:
+        raise _UnusualError
+    return _View(name, wire_dtype(dtype), sizes, first, last)
 
 
-@lru_cache(1024)
-def _sizes(shape: bytes) -> tuple[int, ...]:
+def _read_sizes(shape: bytes) -> tuple[int, ...]:
     proto = TensorShapeProto.FromString(shape)
     sizes = tuple(int(dim.size) for dim in proto.dim)
     if proto.unknown_rank or any(size < 0 for size in sizes):
@@ -233,7 +322,5 @@ def _sizes(shape: bytes) -> tuple[int, ...]:
     return sizes
 
 
-@lru_cache(1024)
-def _read_spec(data: bytes) -> tuple[int | None, str]:
-    spec = ModelSpec.FromString(data)
+def _read_spec(spec: Any) -> tuple[int | None, str]:
     return int(spec.version.value) if spec.HasField("version") else None, str(spec.signature_name)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from clients.errors import Call
 from clients.messages import PredictRequest, PredictResponse, TensorProto
 from clients.tensors import DTYPES, Array, from_proto, to_proto
-from clients.wire import predict_request, read_predict_response
+from clients.wire import Bodies, predict_request, read_predict_response
 
 RNG = np.random.default_rng(5)
 SHAPES = [(), (0,), (0, 3), (1,), (2, 3), (1, 1, 300)]
@@ -37,14 +37,14 @@ def test_a_request_is_the_message_that_protobuf_writes(dtype: Any, shape: tuple[
     wanted.model_spec.name, wanted.model_spec.signature_name, wanted.model_spec.version.value = "m", "s", 3
     for name, array in arrays.items():
         wanted.inputs[name].CopyFrom(to_proto(array))
-    written = predict_request(call, arrays, ("y", "z"))
+    written = b"".join(predict_request(call, arrays, ("y", "z")))
     assert PredictRequest.FromString(written) == wanted
     assert len(written) == wanted.ByteSize()
 
 
 @pytest.mark.parametrize("array", [np.arange(12.0).reshape(3, 4).T, np.arange(6.0)[::2], np.arange(3, dtype=">f4")])
 def test_arrays_that_do_not_lie_in_order_go_out_in_order(array: Array) -> None:
-    request = PredictRequest.FromString(predict_request(Call(model="m"), {"x": array}))
+    request = PredictRequest.FromString(b"".join(predict_request(Call(model="m"), {"x": array})))
     np.testing.assert_array_equal(from_proto(request.inputs["x"]), array)
 
 
@@ -113,6 +113,25 @@ def test_a_message_that_says_a_thing_twice_is_read_as_protobuf_reads_it() -> Non
     assert read_predict_response(answer)[2]["y"].tolist() == [3.0, 4.0]
 
 
+def test_answers_of_one_length_are_told_apart() -> None:
+    def read(name: str, version: int, array: Array) -> tuple[int | None, dict[str, Any]]:
+        answer = PredictResponse()
+        answer.model_spec.version.value = version
+        answer.outputs[name].CopyFrom(to_proto(array))
+        answer.outputs["z"].CopyFrom(to_proto(-array))
+        version_read, _, outputs = read_predict_response(answer.SerializeToString())
+        return version_read, {name: (str(it.dtype), it.tolist()) for name, it in outputs.items()}
+
+    one, other = np.array([[1.0], [2.0]], np.float32), np.array([[3.0, 4.0]], np.float32)
+    for _ in range(2):
+        assert read("y", 1, one) == (1, {"y": ("float32", [[1], [2]]), "z": ("float32", [[-1], [-2]])})
+        assert read("x", 1, one) == (1, {"x": ("float32", [[1], [2]]), "z": ("float32", [[-1], [-2]])})
+        assert read("y", 2, one) == (2, {"y": ("float32", [[1], [2]]), "z": ("float32", [[-1], [-2]])})
+        assert read("y", 2, other) == (2, {"y": ("float32", [[3, 4]]), "z": ("float32", [[-3, -4]])})
+        as_ints = other.view(np.int32)
+        assert read("y", 2, as_ints) == (2, {"y": ("int32", as_ints.tolist()), "z": ("int32", (-as_ints).tolist())})
+
+
 def test_an_answer_without_a_version_or_outputs() -> None:
     assert read_predict_response(b"") == (None, "", {})
 
@@ -153,7 +172,23 @@ def read(reader: Any, data: bytes) -> Any:
     )
 
 
+def test_large_bodies_are_made_in_the_same_memory_unless_it_is_still_in_use() -> None:
+    bodies = Bodies()
+    with bodies.body([b"a" * 1000, b"b"]) as first:
+        address = id(first)
+    del first
+    with bodies.body([b"c" * 999, b"dd"]) as second:
+        assert id(second) == address
+        assert second == b"c" * 999 + b"dd"
+        with bodies.body([b"e"]) as third:
+            assert third == b"e"
+    with bodies.body([b"f" * 5]) as fourth:
+        assert fourth == b"fffff"
+    assert second == b"c" * 999 + b"dd"
+    assert third == b"e"
+
+
 def test_bfloat16_goes_out_as_it_is() -> None:
     array = np.array([1.5, -2], ml_dtypes.bfloat16)
-    request = PredictRequest.FromString(predict_request(Call(model="m"), {"x": array}))
+    request = PredictRequest.FromString(b"".join(predict_request(Call(model="m"), {"x": array})))
     assert request.inputs["x"].tensor_content == array.tobytes()
