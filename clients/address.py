@@ -62,8 +62,8 @@ def read_address(url: str, tls: Tls | None = None) -> Address:
 
     `grpc://HOST[:PORT]` and `http://HOST[:PORT][/PREFIX]`, with TLS `grpcs://` and `https://`; the ports are 8500 and
     8501 unless the URL says otherwise, an IPv6 address stands in brackets. `dns:///HOST[:PORT]` is gRPC to all the
-    addresses of a name in turn (a headless service's pods, say), `unix:///PATH` gRPC to a socket of this machine; they
-    use TLS when `tls` is given.
+    addresses of a name in turn, a headless service's pods, say; `dns://SERVER/HOST[:PORT]` asks that name server.
+    `unix:///PATH` is gRPC to a socket of this machine. These two use TLS when `tls` is given.
 
     Raises ValueError for any other URL, and for `tls` where the URL says that there is none.
     """
@@ -77,9 +77,12 @@ def read_address(url: str, tls: Tls | None = None) -> Address:
         raise ValueError(wanted)
     if parts.scheme == "unix" and not parts.netloc and parts.path.strip("/"):
         return Address("grpc", f"unix:{parts.path}", tls)
-    if parts.scheme == "dns" and not parts.netloc:
-        inner = read_address(f"grpc://{parts.path.removeprefix('/')}")
-        return Address("grpc", f"dns:///{inner.target}", tls, every_address=True)
+    if parts.scheme == "dns":
+        try:
+            inner = read_address(f"grpc://{parts.path.removeprefix('/')}")
+        except ValueError:
+            raise ValueError(wanted) from None
+        return Address("grpc", f"dns://{parts.netloc}/{inner.target}", tls, every_address=True)
     if parts.scheme not in SCHEMES or not host:
         raise ValueError(wanted)
     protocol, secure = SCHEMES[parts.scheme]

@@ -227,6 +227,24 @@ _TEXTS: tuple[tuple[re.Pattern[str], type[ServingError]], ...] = (
     (re.compile(r'^Serving signature name: ".*" not found in signature def', re.S), FailedPrecondition),
     (re.compile(r"^End of sequence"), OutOfRange),
 )
+# What the server's texts don't say of the cause.
+_HINTS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"Unrecognized servable version label"),
+        "no available version has this label: version_labels in the server's models.config give it, and the version "
+        "must be loaded first",
+    ),
+    (
+        re.compile(r"batch scheduling queue .* is full", re.S),
+        "more is asked than the server computes: ask fewer at a time, or raise max_enqueued_batches in its "
+        "batching_parameters_file",
+    ),
+    (
+        re.compile(r"message larger than max", re.S),
+        "this client sets no limit; the other side's is grpc.max_receive_message_length "
+        "(--grpc_channel_arguments of a model server, or a proxy's own)",
+    ),
+)
 _UNREACHABLE = re.compile("failed to connect|handshake", re.I)
 _UNTRUSTED = re.compile("certificate.verify.failed|hostname mismatch|Peer name .* is not in peer certificate", re.I)
 _TLS = re.compile(r"\bssl\b|handshake|\btls\b", re.I)
@@ -248,6 +266,7 @@ def from_grpc(error: grpc.RpcError, call: Call) -> ServingError:
         made.hint = unreachable_hint(call, text)
     elif isinstance(made, Unimplemented) and not text:
         made.hint = f"{call.server} speaks gRPC, but has no TensorFlow Serving API"
+    made.hint = made.hint or _known_hint(text)
     return made
 
 
@@ -278,9 +297,13 @@ def from_http(status: int, body: bytes, call: Call) -> ServingError:
         )
     for pattern, better in _TEXTS:
         if pattern.match(text):
-            return better(text, call)
+            return better(text, call, _known_hint(text))
     quoted_code = _QUOTED_CODE.search(text)
     if quoted_code and kind.http_status == InvalidArgument.http_status:
         kind = _BY_CODE.get(quoted_code[1], kind)
     carried = kind is Unimplemented and "Conversion of JSON" in text
-    return kind(text, call, "gRPC carries every element type" if carried else "")
+    return kind(text, call, "gRPC carries every element type" if carried else _known_hint(text))
+
+
+def _known_hint(text: str) -> str:
+    return next((hint for pattern, hint in _HINTS if pattern.search(text)), "")

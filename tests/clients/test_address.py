@@ -40,7 +40,6 @@ def test_tls_goes_with_addresses_that_can_have_it() -> None:
     "url",
     [
         "127.0.0.1:8500",
-        "dns://host",
         "dns:///",
         "unix://path",
         "unix:///",

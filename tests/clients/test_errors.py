@@ -115,3 +115,28 @@ def test_the_tree_at_the_top_of_the_module_shows_every_class() -> None:
     assert errors.__doc__ is not None
     assert all(kind.__name__ in errors.__doc__ for kind in CLASSES)
     assert all(kind.__base__ is ServingError for kind in CLASSES if kind is not ServingError)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "text", "said"),
+    [
+        ("INVALID_ARGUMENT", 400, "Unrecognized servable version label: canary", "the version must be loaded first"),
+        (
+            "UNAVAILABLE",
+            503,
+            "The batch scheduling queue to which this task was submitted is full; currently 2 batches enqueued",
+            "raise max_enqueued_batches",
+        ),
+        (
+            "RESOURCE_EXHAUSTED",
+            429,
+            "SERVER: Received message larger than max (20 vs. 10)",
+            "grpc.max_receive_message_length",
+        ),
+    ],
+)
+def test_known_errors_say_what_can_be_done(code: str, status: int, text: str, said: str) -> None:
+    for error in (from_grpc(Refused(grpc.StatusCode[code], text), CALL), from_http(status, body(text), CALL)):
+        assert error.code == code
+        assert said in error.hint
+        assert error.text == text

@@ -1,0 +1,251 @@
+"""How questions reach a server: addresses, TLS, what goes along, compression, another try."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from clients import Client, Retries, Tls, connect, connect_async
+from clients.errors import Cancelled, Unavailable
+from clients.messages import GetModelStatusResponse
+from tests.authority import Authority
+from tests.clients.conftest import Server
+
+AVAILABLE = GetModelStatusResponse(model_version_status=[{"version": 4, "state": 30}])
+ROWS = np.array([[1, 2, 3]], np.float32)
+
+
+@dataclass
+class Recorder(grpc.GenericRpcHandler):
+    """Answers every gRPC call with an available version, after as many failures as it is told; notes what comes."""
+
+    version: int = 4
+    failures: int = 0
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def service(self, details: Any) -> Any:
+        metadata = dict(details.invocation_metadata)
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            self.asked.append({"method": details.method, "metadata": metadata, "body": request})
+            if len(self.asked) <= self.failures:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+            AVAILABLE.model_version_status[0].version = self.version
+            return bytes(AVAILABLE.SerializeToString())
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@contextlib.contextmanager
+def grpc_server(handler: Recorder, *addresses: str) -> Iterator[int]:
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[handler])
+    ports = [server.add_insecure_port(address) for address in addresses]
+    server.start()
+    yield ports[0]
+    server.stop(0).wait()
+
+
+@contextlib.contextmanager
+def rest_server(failures: int = 0) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The URL of a server that notes what comes, and what came."""
+    asked: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            asked.append({"path": self.path, "headers": dict(self.headers), "body": body})
+            busy = len(asked) <= failures
+            answer = b'{"error": "busy"}' if busy else b'{"results": [1.5]}'
+            packed = "gzip" in self.headers.get("accept-encoding", "")
+            self.send_response(503 if busy else 200)
+            if packed:
+                answer = gzip.compress(answer)
+                self.send_header("content-encoding", "gzip")
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_GET = do_POST = answer  # noqa: N815 - http.server's names
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_metadata_goes_along_with_every_call_or_with_one() -> None:
+    recorder = Recorder()
+    with (
+        grpc_server(recorder, "127.0.0.1:0") as port,
+        connect(f"grpc://127.0.0.1:{port}", metadata={"X-Team": "a"}) as client,
+    ):
+        client.status("m")
+        client.status("m", metadata={"Authorization": "Bearer secret"})
+    assert [asked["metadata"].get("x-team") for asked in recorder.asked] == ["a", "a"]
+    assert [asked["metadata"].get("authorization") for asked in recorder.asked] == [None, "Bearer secret"]
+    with rest_server() as (url, asked), connect(url, metadata={"X-Team": "a"}) as client:
+        client.regress("m", [{}], metadata={"Authorization": "Bearer secret"})
+    assert (asked[0]["headers"]["X-Team"], asked[0]["headers"]["Authorization"]) == ("a", "Bearer secret")
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_busy_server_is_asked_again_over_both_protocols(failures: int) -> None:
+    recorder = Recorder(failures=failures)
+    quick = Retries(first_pause=0.01)
+    with grpc_server(recorder, "127.0.0.1:0") as port, connect(f"grpc://127.0.0.1:{port}", retries=quick) as client:
+        assert client.status("m")[0].version == 4
+    assert len(recorder.asked) == failures + 1
+    with rest_server(failures) as (url, asked), connect(url, retries=quick) as client:
+        assert client.regress("m", [{}]).values.tolist() == [1.5]
+    assert len(asked) == failures + 1
+
+
+def test_a_server_that_stays_busy_raises_its_error() -> None:
+    with rest_server(99) as (url, asked), connect(url, retries=Retries(attempts=2, first_pause=0.01)) as client:
+        with pytest.raises(Unavailable, match="busy"):
+            client.regress("m", [{}])
+        assert len(asked) == 2
+
+
+def test_a_reload_is_sent_once() -> None:
+    recorder = Recorder(failures=1)
+    with (
+        grpc_server(recorder, "127.0.0.1:0") as port,
+        connect(f"grpc://127.0.0.1:{port}") as client,
+        pytest.raises(Unavailable),
+    ):
+        client.reload_config("")
+    assert len(recorder.asked) == 1
+
+
+def test_requests_and_answers_are_compressed_when_asked_for() -> None:
+    with rest_server() as (url, asked), connect(url, compression="gzip") as client:
+        assert client.regress("m", [{"x": [0.0] * 1000}]).values.tolist() == [1.5]
+        client.regress("m", [{}])
+    assert asked[0]["headers"]["content-encoding"] == "gzip"
+    assert b'"examples"' in gzip.decompress(asked[0]["body"])
+    assert "content-encoding" not in asked[1]["headers"], "a few bytes are not worth it"
+    with rest_server() as (url, asked), connect(url) as client:
+        client.regress("m", [{"x": [0.0] * 1000}])
+    assert "content-encoding" not in asked[0]["headers"]
+    with pytest.raises(ValueError, match="compression is 'gzip' or None, not 'zip'"):
+        connect("grpc://127.0.0.1", compression="zip")  # type: ignore[arg-type]
+
+
+def test_a_real_server_takes_and_sends_compressed_messages(server: Server, protocol: str) -> None:
+    with connect(server.url(protocol), compression="gzip") as client:
+        rows = np.ones((5000, 3), np.float32)
+        np.testing.assert_array_equal(client.predict("scale", {"x": rows}, version=1).outputs["scaled"], rows * 2)
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    with grpc_server(Recorder(), f"unix:{tmp_path}/socket"), connect(f"unix://{tmp_path}/socket") as client:
+        assert client.status("m")[0].version == 4
+
+
+class Names(socketserver.BaseRequestHandler):
+    """A name server to which every name means 127.0.0.1 and 127.0.0.2."""
+
+    def handle(self) -> None:
+        data, sock = self.request
+        end = data.index(b"\0", 12) + 5
+        question, kind = data[12:end], struct.unpack(">H", data[end - 4 : end - 2])[0]
+        addresses = ["127.0.0.1", "127.0.0.2"] if kind == 1 else []
+        answers = [b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(address) for address in addresses]
+        counts = struct.pack(">HHHH", 1, len(answers), 0, 0)
+        sock.sendto(data[:2] + b"\x81\x80" + counts + question + b"".join(answers), self.client_address)
+
+
+def test_all_addresses_of_a_name_are_asked_in_turn() -> None:
+    one, other = Recorder(version=1), Recorder(version=2)
+    with socketserver.UDPServer(("127.0.0.1", 0), Names) as names:
+        threading.Thread(target=names.serve_forever, args=(0.01,), daemon=True).start()
+        with (
+            grpc_server(one, "127.0.0.1:0") as port,
+            grpc_server(other, f"127.0.0.2:{port}"),
+            connect(f"dns://127.0.0.1:{names.server_address[1]}/models.example:{port}") as client,
+        ):
+            client.wait_until_available("m", timeout=20)
+            seen = [client.status("m")[0].version for _ in range(40)]
+        names.shutdown()
+    assert seen.count(1) in range(15, 26)
+    assert seen.count(2) in range(15, 26)
+
+
+def test_a_server_that_is_not_trusted_is_not_asked(tls_server: Server, protocol: str, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path)
+    assert tls_server.tls is not None
+    for tls, said in (
+        (Tls(stranger.path("ca.pem")), "isn't trusted, or is for another name"),
+        (Tls(tls_server.tls.ca, server_name="another.example"), ""),
+        (Tls(tls_server.tls.ca), ""),
+    ):
+        with connect(tls_server.url(protocol), tls=tls, retries=Retries(attempts=1)) as client:
+            with pytest.raises(Unavailable) as caught:
+                client.status("scale")
+            assert said in caught.value.hint
+
+
+def test_the_certificate_may_be_for_another_name_that_is_said(tls_server: Server, protocol: str) -> None:
+    assert tls_server.tls is not None
+    url = tls_server.url(protocol).replace("127.0.0.1", "127.0.0.1.nowhere.invalid")
+    tls = Tls(tls_server.tls.ca, tls_server.tls.certificate, tls_server.tls.key, server_name="localhost")
+    with connect(tls_server.url(protocol), tls=tls) as client:
+        assert client.status("scale")[0].version == 2
+    with connect(url, tls=tls, retries=Retries(attempts=1)) as client, pytest.raises(Unavailable):
+        client.status("scale", timeout=5)
+
+
+@pytest.mark.parametrize("use", [lambda client: client.status("scale")])
+def test_a_closed_client_says_so(server: Server, protocol: str, use: Callable[[Client], object]) -> None:
+    client = connect(server.url(protocol))
+    use(client)
+    client.close()
+    with pytest.raises(Cancelled, match="the client is closed"):
+        use(client)
+
+
+def test_many_calls_wait_at_once_on_one_event_loop(server: Server, protocol: str) -> None:
+    async def ask(count: int) -> list[float]:
+        async with connect_async(server.url(protocol)) as client:
+            answers = await asyncio.gather(
+                *(client.predict("scale", {"x": ROWS * number}, version=1) for number in range(count))
+            )
+        return [float(answer.outputs["total"][0]) for answer in answers]
+
+    assert asyncio.run(ask(50)) == [12.0 * number for number in range(50)]
+
+
+def test_a_task_that_is_cancelled_leaves_the_client_as_it_was(server: Server, protocol: str) -> None:
+    async def ask() -> int:
+        async with connect_async(server.url(protocol)) as client:
+            waiting = asyncio.create_task(client.wait_until_available("scale", version=77, timeout=60))
+            await client.status("scale")
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            return (await client.status("scale"))[0].version
+
+    assert asyncio.run(ask()) == 2
