@@ -5,8 +5,11 @@ from __future__ import annotations
 import click
 
 from clients.commands.calls import EXIT_CODES, Commands
+from clients.commands.completion import completion
+from clients.commands.examples import classify, regress
 from clients.commands.predict import predict
-from clients.commands.show import metadata, status
+from clients.commands.reload import reload
+from clients.commands.show import labels, metadata, status
 from clients.commands.verify import verify
 
 
@@ -25,5 +28,5 @@ def main() -> None:
     """Asks a TensorFlow model server over gRPC or REST, and verifies that it serves what was exported."""
 
 
-for command in (predict, metadata, status, verify):
+for command in (predict, classify, regress, metadata, status, labels, reload, verify, completion):
     main.add_command(command)

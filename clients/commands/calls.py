@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from clients.client import Client
+    from clients.errors import ServingError
 
 FAILED, WRONG_USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 EXIT_CODES = """\b
@@ -32,9 +36,65 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
 
 
-def server_options(command: Function) -> Function:
-    """The options of a command that asks one server about one model."""
+@dataclass(frozen=True)
+class Target:
+    """Which server the options name, how it is reached, and how long an answer may take."""
+
+    url: str
+    timeout: float
+    tls: Mapping[str, Any]
+
+    @contextmanager
+    def asking(self) -> Iterator[Client]:
+        """A client; a call that fails inside ends the command with its error and an exit code."""
+        from clients.address import Tls
+        from clients.client import connect
+        from clients.errors import ServingError
+
+        try:
+            client = connect(self.url, tls=Tls(**self.tls) if self.tls else None, timeout=self.timeout)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        with client:
+            try:
+                yield client
+            except ServingError as error:
+                fail(error)
+
+
+def fail(error: ServingError) -> NoReturn:
+    """Ends the command with the error of a call."""
+    from clients.errors import DeadlineExceeded, Unavailable
+
+    click.echo(f"Error: {error}", err=True)
+    sys.exit(UNREACHABLE if isinstance(error, (Unavailable, DeadlineExceeded)) else FAILED)
+
+
+_FILE = click.Path(exists=True, dir_okay=False)
+TLS_OPTIONS = (
+    click.option("--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities that may vouch for the server."),
+    click.option("--tls-cert", "tls_certificate", type=_FILE, help="PEM file of this client's certificate."),
+    click.option("--tls-key", "tls_key", type=_FILE, help="PEM file of that certificate's key."),
+    click.option("--tls-server-name", help="The name in the server's certificate, if it isn't the address's."),
+)
+
+
+def tls_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes what `TLS_OPTIONS` gave out of `options`."""
+    names = [name for name in options if name.startswith("tls_")]
+    return {name.removeprefix("tls_"): value for name in names if (value := options.pop(name)) is not None}
+
+
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that asks one server; it gets them as `target`."""
+
+    @wraps(command)
+    def with_target(*, server: str, timeout: float, **options: Any) -> None:
+        command(target=Target(server, timeout, tls_of(options)), **options)
+
+    wrapped: Callable[..., None] = with_target
     for option in (
+        *reversed(TLS_OPTIONS),
         click.option(
             "--timeout",
             type=click.FloatRange(0, min_open=True),
@@ -47,12 +107,16 @@ def server_options(command: Function) -> Function:
             default="grpc://127.0.0.1:8500",
             show_default=True,
             metavar="URL",
-            help="The server: grpc://HOST:PORT or http://HOST:PORT.",
+            help="The server: grpc[s]://HOST:PORT, http[s]://HOST:PORT, dns:///HOST:PORT or unix:///PATH.",
         ),
-        click.option("--model", required=True, help="The model's name."),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def model_option(command: Function) -> Function:
+    """The model that is asked."""
+    return click.option("--model", required=True, help="The model's name.")(command)
 
 
 def version_options(command: Function) -> Function:
@@ -67,19 +131,22 @@ def check_pinned(version: int | None, label: str | None) -> None:
         raise click.UsageError("--version and --label can't be used together; give one of them")
 
 
-@contextmanager
-def asking(server: str) -> Iterator[Client]:
-    """A client for the URL `server`; a call that fails inside ends the command with its error and an exit code."""
-    from clients.client import connect
-    from clients.errors import DeadlineExceeded, ServingError, Unavailable
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 
-    try:
-        client = connect(server)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--server") from None
-    with client:
-        try:
-            yield client
-        except ServingError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(UNREACHABLE if isinstance(error, (Unavailable, DeadlineExceeded)) else FAILED)
+
+def _check_output(_context: click.Context, _option: click.Parameter, output: Path | None) -> Path | None:
+    """Refuses, before anything is asked, a file that can't be written."""
+    if output is not None and output.suffix != ".npz":
+        raise click.BadParameter(f"{output} does not end with .npz")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {output.parent}")
+    return output
+
+
+output_option = click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_check_output,
+    help="Write the outputs to this .npz file instead of showing them.",
+)
+signature_option = click.option("--signature", help="The signature to call.  [default: serving_default]")

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from clients.commands import images
 from clients.rest_json import unpack_bytes
 
-SUFFIXES = (".json", ".npy", ".npz")
+SUFFIXES = (".json", ".npy", ".npz", *images.SUFFIXES)
 
 
 class InputError(Exception):
@@ -31,8 +32,9 @@ class GivenInputs:
 def read_inputs(given: Sequence[str]) -> GivenInputs:
     """The inputs that the values of `--input` stand for.
 
-    A value is JSON, the name of a `.json`, `.npy` or `.npz` file, or `-` for JSON on standard input; `name=` in front
-    says which input it is. JSON that is a request's body (`{"inputs": ...}`, `{"instances": [...]}`) is read as one.
+    A value is JSON, the name of a `.json`, `.npy`, `.npz` or image file, or `-` for JSON on standard input; `name=` in
+    front says which input it is. JSON that is a request's body (`{"inputs": ...}`, `{"instances": [...]}`) is read as
+    one.
 
     Raises InputError.
     """
@@ -108,6 +110,8 @@ def _read_file(path: Path) -> Any:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
         raise InputError(f"{path} is no {path.suffix} file that can be read: {error}") from None
+    if path.suffix.lower() in images.SUFFIXES:
+        return images.ImageFile(path)
     raise InputError(f"{path} is no file of inputs: its name ends with none of {', '.join(SUFFIXES)}")
 
 

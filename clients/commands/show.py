@@ -1,15 +1,23 @@
-"""`status` and `metadata`: what a server says about a model."""
+"""`status`, `metadata` and `labels`: what a server says about a model."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 
 import click
 
-from clients.commands.calls import EXIT_CODES, asking, check_pinned, server_options, version_options
-
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+from clients.commands.calls import (
+    EXIT_CODES,
+    FAILED,
+    Target,
+    check_pinned,
+    json_option,
+    model_option,
+    server_options,
+    version_options,
+)
 
 
 @click.command(
@@ -21,11 +29,12 @@ Examples:
 {EXIT_CODES}"""
 )
 @server_options
+@model_option
 @json_option
-def status(model: str, server: str, timeout: float, as_json: bool) -> None:
+def status(*, target: Target, model: str, as_json: bool) -> None:
     """Shows the versions of a model that the server knows, newest first, and their states."""
-    with asking(server) as client:
-        versions = client.status(model, timeout=timeout)
+    with target.asking() as client:
+        versions = client.status(model)
     if as_json:
         click.echo(json.dumps({"model": model, "versions": [asdict(version) for version in versions]}, indent=2))
     else:
@@ -42,13 +51,14 @@ Examples:
 {EXIT_CODES}"""
 )
 @server_options
+@model_option
 @version_options
 @json_option
-def metadata(*, model: str, server: str, timeout: float, version: int | None, label: str | None, as_json: bool) -> None:
+def metadata(*, target: Target, model: str, version: int | None, label: str | None, as_json: bool) -> None:
     """Shows a model's signatures: the names, element types and shapes of inputs and outputs (-1 is any size)."""
     check_pinned(version, label)
-    with asking(server) as client:
-        found = client.metadata(model, version=version, label=label, timeout=timeout)
+    with target.asking() as client:
+        found = client.metadata(model, version=version, label=label)
     if as_json:
         shown = asdict(found)
         for signature in shown["signatures"].values():
@@ -64,3 +74,43 @@ def metadata(*, model: str, server: str, timeout: float, version: int | None, la
             click.echo(f"    input   {tensor:<{width}}  {info}{default}")
         for tensor, info in signature.outputs.items():
             click.echo(f"    output  {tensor:<{width}}  {info}")
+
+
+@click.command(
+    epilog=f"""\b
+Examples:
+  python -m clients labels --model digits
+  python -m clients labels --model digits stable canary shadow --json
+
+{EXIT_CODES}"""
+)
+@server_options
+@model_option
+@json_option
+@click.argument("labels", metavar="[LABEL]...", nargs=-1)
+def labels(*, target: Target, model: str, labels: tuple[str, ...], as_json: bool) -> None:
+    """Shows which version each LABEL of a model means, stable and canary unless others are named.
+
+    TensorFlow Serving doesn't list labels, so each is asked for. One that is named here and means no available version
+    is an error.
+    """
+    from clients.errors import FailedPrecondition, InvalidArgument, NotFound
+
+    found: dict[str, int | None] = {}
+    with target.asking() as client:
+        client.status(model)
+        for label in labels or ("stable", "canary"):
+            try:
+                found[label] = client.metadata(model, label=label).version
+            except (FailedPrecondition, InvalidArgument, NotFound):
+                found[label] = None
+    if as_json:
+        click.echo(json.dumps({"model": model, "labels": found}, indent=2))
+    else:
+        width = max(map(len, found))
+        for label, version in found.items():
+            click.echo(
+                f"{model} {label:<{width}}  {'no available version' if version is None else f'version {version}'}"
+            )
+    if labels and None in found.values():
+        sys.exit(FAILED)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE
-from clients.commands.show import json_option
+from clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE, json_option
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -20,11 +20,16 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
+from clients.answers import Signature, TensorInfo
 from clients.cli import main
+from clients.commands.images import ImageFile, Images
 from clients.commands.predict import predict
 from clients.commands.show import metadata, status
 from clients.commands.verify import verify
+from clients.examples import read_examples
+from clients.records import write_records
 from tests.clients.conftest import ROOT, Server
 from tests.servers import free_ports
 
@@ -367,3 +372,136 @@ def test_models_that_come_without_rest_are_verified_over_grpc(server: Server, tm
     result = run("verify", tmp_path, "--grpc", server.grpc, "--only", "grpc")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "the golden request of 1 model equal over gRPC"
+
+
+def test_examples_are_classified_and_regressed(server: Server, protocol: str, tmp_path: Path) -> None:
+    examples = [{"length": 2.0, "name": "rose"}, {"length": 0.5}]
+    (tmp_path / "examples.json").write_text(json.dumps({"examples": examples}))
+    write_records(tmp_path / "examples.tfrecord", [it.SerializeToString() for it in read_examples(examples).examples])
+    flowers = ("--model", "flowers", "--server", server.url(protocol))
+    for given in (json.dumps(examples), tmp_path / "examples.json", tmp_path / "examples.tfrecord"):
+        result = run("classify", *flowers, "--input", given, "--json")
+        assert result.exit_code == 0, result.output
+        outputs = json.loads(result.stdout)["outputs"]
+        assert outputs == {"classes": [["rose", "other"], ["?", "other"]], "scores": [[2.0, 0.5], [0.5, 2.0]]}
+    result = run("regress", *flowers, "--signature", "length", "--input", "-", stdin=json.dumps(examples[0]))
+    assert (
+        result.output
+        == f"flowers{' version 1' if protocol == 'grpc' else ''}, signature length\noutputs  float32 (1,)\n[6.]\n"
+    )
+    run("classify", *flowers, "--input", json.dumps(examples), "--output", tmp_path / "answer.npz")
+    with np.load(tmp_path / "answer.npz") as answer:
+        assert answer["classes"].tolist() == [[b"rose", b"other"], [b"?", b"other"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("[", "the value is not JSON"),
+        ("3", "no object of features"),
+        ('[{"a": [1, "b"]}]', "examples[0]['a'] mixes bytes and int64"),
+        ("[]", "examples is empty"),
+        ("missing.tfrecord", "No such file"),
+        ("missing.json", "No such file"),
+    ],
+)
+def test_examples_that_are_none_are_wrong_usage(given: str, said: str) -> None:
+    result = run("classify", "--model", "flowers", "--input", given)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_labels_are_shown_with_their_versions(server: Server, protocol: str) -> None:
+    asked = ("--server", server.url(protocol), "--model", "scale")
+    result = run("labels", *asked)
+    assert (result.exit_code, result.output) == (
+        0,
+        "scale stable  version 1\nscale canary  no available version\n",
+    )
+    result = run("labels", *asked, "stable", "--json")
+    assert json.loads(result.stdout) == {"model": "scale", "labels": {"stable": 1}}
+    assert run("labels", *asked, "stable", "canary").exit_code == 1
+    assert run("labels", "--server", server.url(protocol), "--model", "nope").exit_code == 1
+
+
+def test_a_config_is_reloaded(server: Server) -> None:
+    config = server.folder / "models.config"
+    result = run("reload", config, "--server", server.url("grpc"), "--timeout", 30)
+    assert (result.exit_code, result.output) == (0, f"grpc://{server.grpc} serves what {config} says\n")
+    assert run("reload", "-", "--server", server.url("grpc"), stdin="nonsense {}").exit_code == 1
+    result = run("reload", config, "--server", server.url("rest"))
+    assert result.exit_code == 1
+    assert "gRPC can" in result.stderr
+    assert run("reload", "missing.config").exit_code == 2
+
+
+def test_tls_options(tls_server: Server, server: Server, protocol: str) -> None:
+    tls = tls_server.tls
+    assert tls is not None
+    options = ("--tls-ca", tls.ca, "--tls-cert", tls.certificate, "--tls-key", tls.key)
+    asked = ("status", "--model", "words", "--server", tls_server.url(protocol))
+    assert run(*asked, *options).output == "words version 1 AVAILABLE\n"
+    assert run(*asked, *options[:2], "--timeout", 5).exit_code == 3
+    result = run("status", "--model", "words", "--server", server.url(protocol), *options)
+    assert result.exit_code == 2
+    assert "is the one with it" in " ".join(result.stderr.split())
+    assert run(*asked, *options[:4]).exit_code == 2
+    assert run(*asked, "--tls-ca", "missing.pem").exit_code == 2
+
+
+class TestImages:
+    """Images as inputs, as their signature wants them."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def image(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        path = tmp_path_factory.mktemp("images") / "red.png"
+        Image.new("RGB", (6, 4), (255, 0, 51)).save(path)
+        return path
+
+    def array(self, image: Path, info: TensorInfo, images: Images | None = None) -> Any:
+        signature = Signature("", {"image": info}, {})
+        return (images or Images()).fitted({"image": ImageFile(image)}, signature)["image"]
+
+    def test_pixels_have_the_type_and_the_channels_that_are_wanted(self, image: Path) -> None:
+        pixels = self.array(image, TensorInfo("uint8", (None, 4, 6, 3)))
+        assert (pixels.dtype, pixels.shape, pixels[0, 0, 0].tolist()) == (np.uint8, (1, 4, 6, 3), [255, 0, 51])
+        assert self.array(image, TensorInfo("float32", (None, None, None, 1))).shape == (1, 4, 6, 1)
+        scaled = self.array(image, TensorInfo("float32", (None, 4, 6, 3)), Images(scale=1 / 255))
+        np.testing.assert_allclose(scaled[0, 0, 0], [1, 0, 0.2], rtol=1e-6)
+
+    def test_another_size_is_refused_unless_it_may_be_changed(self, image: Path) -> None:
+        info = TensorInfo("float32", (None, 2, 3, 3))
+        with pytest.raises(ValueError, match="is 4 high and 6 wide, the signature wants 2 and 3; --resize makes it so"):
+            self.array(image, info)
+        assert self.array(image, info, Images(resize=True)).shape == (1, 2, 3, 3)
+
+    def test_strings_are_the_bytes_of_the_file(self, image: Path) -> None:
+        assert self.array(image, TensorInfo("string", (None,))).tolist() == [image.read_bytes()]
+
+    def test_what_is_no_image_or_holds_none_is_refused(self, image: Path, tmp_path: Path) -> None:
+        (tmp_path / "text.png").write_text("no image")
+        with pytest.raises(ValueError, match=r"text.png can't be read as an image"):
+            self.array(tmp_path / "text.png", TensorInfo("uint8", (None, 4, 6, 3)))
+        with pytest.raises(ValueError, match=r"float32 \(-1, 3\) holds none"):
+            self.array(image, TensorInfo("float32", (None, 3)))
+        with pytest.raises(ValueError, match="1, 3 or 4 channels, the signature wants 5"):
+            self.array(image, TensorInfo("uint8", (None, 4, 6, 5)))
+
+    def test_an_image_is_an_input_of_the_command(self, ask: Any, image: Path) -> None:
+        assert ask("--input", image, model="words")["length"] == [image.stat().st_size]
+        result = ask("--input", image, check=False)
+        assert result.exit_code == 2
+        assert "holds none" in result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_the_commands(shell: str) -> None:
+    assert "_SERVING_CLIENT_COMPLETE" in run("completion", shell).output
+    words = {"COMP_WORDS": "serving-client predict --sig", "COMP_CWORD": "2"}
+    if shell == "fish":
+        words = {"COMP_WORDS": "serving-client predict", "COMP_CWORD": "--sig"}
+    environment = {**os.environ, "_SERVING_CLIENT_COMPLETE": f"{shell}_complete", **words}
+    code = "from clients.cli import main; main(prog_name='serving-client')"
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True)
+    assert "--signature" in said
