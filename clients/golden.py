@@ -128,8 +128,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise GoldenError(f"{path} is no manifest: {error}") from None
 
 
-def request_of(log: Any) -> GoldenRequest:
-    """The request and the answer in the PredictionLog `log`.
+def request_of(log: Any, *, answered: bool = True) -> GoldenRequest:
+    """The request and the answer in the PredictionLog `log`; with `answered` False it may have none.
 
     Raises ValueError when it is no request to predict, classify or regress, or has no answer.
     """
@@ -139,7 +139,7 @@ def request_of(log: Any) -> GoldenRequest:
     method, read = _READERS[kind]
     asked = getattr(log, kind)
     inputs, outputs = read(asked)
-    if not outputs:
+    if not outputs and answered:
         raise ValueError(f"it is no {method} request with its answer")
     return GoldenRequest(asked.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
 

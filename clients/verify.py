@@ -1,195 +1,160 @@
-"""Verification: what is served, compared with what the models answered in process.
+"""Verification: what is served, compared with what the models answered in process, or with what another server answers.
 
-Every golden request of every served version is asked again, pinned to that version, over each protocol. What can't be
-compared (a model that isn't served, a version without golden requests, an error) is a failure with its reason: nothing
-is left out in silence.
+Every golden request of every served version is asked again, pinned to that version, over each protocol: one by one,
+many as one request, and many at the same time. What can't be compared (a model or a version that isn't served, a
+version without golden requests, an error) is a failure with its reason: nothing is left out in silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
+
+from clients.address import Tls
 from clients.client import Client, connect
-from clients.compare import Difference, Verdict, compare
-from clients.errors import PROTOCOL_NAMES, DeadlineExceeded, NotFound, ServingError, Unavailable
-from clients.golden import Golden, GoldenError, GoldenRequest, read_golden, versions_on_disk
+from clients.compare import Difference, Tolerance, compare
+from clients.errors import PROTOCOL_NAMES, NotFound, ServingError
+from clients.golden import Golden, GoldenError, GoldenRequest, read_golden
+from clients.proofs import Captured, Versions, subjects
 from clients.tensors import Array
-
-Number = TypeVar("Number", int, float)
+from clients.verdicts import WAY_NAMES, WAYS, Report, Row, Tally, Way, count, row_of
 
 DEFAULT_TIMEOUT = 30.0
 # How often a model may move on to newer versions while it is verified.
 MOVES = 5
-_BADNESS: dict[Verdict, int] = {"equal": 0, "within tolerance": 1, "different": 2, "failed": 3}
-
-
-class FolderError(Exception):
-    """A folder holds no models to verify; the text names it."""
+AT_A_TIME = 32
+MOST_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Row:
-    """What came of one output of a signature over one protocol: the worst over `requests` golden requests.
+class Settings:
+    """How a verification asks and judges.
 
-    In a row that failed before there were outputs to compare, what is not known is None. `code` is the status code of
-    the call that failed, if one did. `absolute`, `relative` and `ulp` are as in `clients.compare.Difference`.
+    `tolerance` replaces those of the golden requests, `timeout` is for each request, in seconds. `against` is a server
+    whose answers are wanted instead of the golden ones. `progress` is told what is being asked.
     """
 
-    model: str
-    protocol: str
-    version: int | None = None
-    signature: str | None = None
-    output: str | None = None
-    requests: int = 0
-    verdict: Verdict = "failed"
-    absolute: float | None = None
-    relative: float | None = None
-    ulp: int | None = None
-    reason: str = ""
-    code: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether what is served is what was computed, to the tolerance."""
-        return _BADNESS[self.verdict] <= 1
-
-    @property
-    def unreachable(self) -> bool:
-        """Whether no answer came at all."""
-        return self.code in (Unavailable.code, DeadlineExceeded.code)
-
-    def __str__(self) -> str:
-        said = [self.model + (f" version {self.version}" if self.version is not None else "")]
-        if self.signature is not None:
-            said.append(f"signature {self.signature!r}")
-        if self.output is not None:
-            said.append(f"output {self.output!r}")
-        return f"{', '.join(said)} over {PROTOCOL_NAMES[self.protocol]}: {self.reason or self.verdict}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """The rows of a verification; `requests` golden requests of `models` models were asked over `protocols`."""
-
-    rows: tuple[Row, ...]
-    models: int
-    requests: int
-    protocols: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything was asked, and everything is what it should be."""
-        return bool(self.rows) and all(row.ok for row in self.rows)
-
-    @property
-    def unreachable(self) -> bool:
-        """Whether nothing is wrong but that a server could not be reached."""
-        return not self.ok and all(row.ok or row.unreachable for row in self.rows)
-
-    def sentence(self) -> str:
-        """The outcome in one sentence."""
-        wrong = [row for row in self.rows if not row.ok]
-        if wrong:
-            return f"{len(wrong)} of {len(self.rows)} comparisons failed, the first: {wrong[0]}"
-        verdict = "equal" if all(row.verdict == "equal" for row in self.rows) else "equal or within tolerance"
-        over = " and ".join(PROTOCOL_NAMES[protocol] for protocol in self.protocols)
-        requests = "the golden request" if self.requests == 1 else f"all {self.requests} golden requests"
-        return f"{requests} of {_count(self.models, 'model')} {verdict} over {over}"
-
-
-def model_folders(paths: Iterable[Path]) -> dict[str, Path]:
-    """The model folders that `paths` are or hold, by the model's name, which is the folder's.
-
-    A folder with versions in it is a model's; any other is a folder of models, whose hidden entries don't count.
-
-    Raises FolderError for a path that is no folder, a folder without models, and two folders of one name.
-    """
-    found: dict[str, Path] = {}
-    for path in paths:
-        folder = path.resolve()
-        if not folder.is_dir():
-            raise FolderError(f"{path} is no folder")
-        models = [folder] if versions_on_disk(folder) else _children(folder)
-        if not any(versions_on_disk(model) for model in models):
-            raise FolderError(
-                f"{path} holds no model: a model is a folder with versions in it, folders named by a number"
-            )
-        for model in models:
-            if found.setdefault(model.name, model) != model:
-                raise FolderError(f"{found[model.name]} and {model} are both for a model called {model.name!r}")
-    return found
+    ways: Sequence[Way] = WAYS
+    tolerance: Tolerance | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    against: Client | None = None
+    progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to
 
 
 def verify(
-    folders: Iterable[Path],
+    sources: Iterable[str | Path],
     *,
     grpc: str | None = None,
     rest: str | None = None,
-    timeout: float = DEFAULT_TIMEOUT,
-    progress: Callable[[str], None] = lambda said: None,  # noqa: ARG005 - says nothing unless asked to
+    tls: Tls | None = None,
+    against: str | None = None,
+    settings: Settings | None = None,
 ) -> Report:
-    """Verifies the models in `folders`, model folders or folders of them, against the servers at `grpc` and `rest`.
+    """Verifies the models in `sources` against the servers at `grpc` and `rest`.
 
-    The addresses are `HOST:PORT` or URLs; a protocol without one is not asked. `timeout` is for each request, in
-    seconds. `progress` is told what is being asked.
+    `sources` are folders of models, of a model or of a version, URLs of such, and files of captured requests
+    (`clients.proofs.subjects`). The addresses are `HOST:PORT` or URLs; a protocol without one is not asked. `against`
+    is the URL of a server whose answers are wanted.
 
-    Raises FolderError as `model_folders` does, and ValueError for addresses that are none, or without any.
+    Raises SourceError for sources that are none, and ValueError for addresses that are none, or without any.
     """
-    models = model_folders(folders)
-    urls = [_url("grpc", grpc), _url("http", rest)]
+    settings = settings or Settings()
+    urls = [_url("grpc", grpc, tls), _url("http", rest, tls)]
     if not any(urls):
         raise ValueError("the address of a gRPC or a REST server is needed")
-    clients = [connect(url) for url in urls if url]
-    try:
-        runs = [
-            _ModelRun(client, name, folder, timeout, progress) for name, folder in models.items() for client in clients
-        ]
-        rows = [row for run in runs for row in run.rows()]
-    finally:
-        for client in clients:
-            client.close()
+    with subjects(sources) as found:
+        clients = [connect(url, tls=tls) for url in urls if url]
+        other = connect(against, tls=tls if "s://" in against else None) if against else None
+        try:
+            settings = replace(settings, against=other)
+            runs = [_run(client, name, subject, settings) for name, subject in found.items() for client in clients]
+            rows = [row for run in runs for row in run.rows()]
+        finally:
+            for client in (*clients, *([other] if other else ())):
+                client.close()
     asked = {(run.model, *request) for run in runs for request in run.asked}
-    return Report(tuple(rows), len(models), len(asked), tuple(client.protocol for client in clients))
+    return Report(tuple(rows), len(found), len(asked), tuple(client.protocol for client in clients), against or "")
 
 
 class _MovedError(Exception):
     """The version is not served any more."""
 
 
-@dataclass
-class _Output:
-    """What is known of one output so far."""
-
-    requests: int = 0
-    worst: Difference = field(default_factory=lambda: Difference("equal"))
-    absolute: float | None = None
-    relative: float | None = None
-    ulp: int | None = None
-
-
-class _ModelRun:
+class _Run:
     """The verification of one model over one protocol. `asked` are the golden requests that were compared."""
 
-    def __init__(
-        self, client: Client, model: str, folder: Path, timeout: float, progress: Callable[[str], None]
-    ) -> None:
+    def __init__(self, client: Client, model: str, settings: Settings) -> None:
         self.model = model
-        self.asked: set[tuple[int, int]] = set()
+        self.asked: set[tuple[int | None, int]] = set()
         self._client = client
-        self._folder = folder
-        self._timeout = timeout
-        self._progress = progress
+        self._settings = settings
 
     def rows(self) -> list[Row]:
-        """A row for each output of each version that is served, and for each reason why there is none."""
+        """A row for each output, and for each reason why there is none."""
+        raise NotImplementedError
+
+    def _compared(self, version: int | None, golden: Golden) -> list[Row]:
+        """The rows of one version. Raises _MovedError when it isn't served any more."""
+        said = f"{self.model} version {version}" if version is not None else self.model
+        asked = f"{said} over {PROTOCOL_NAMES[self._client.protocol]}: {count(len(golden.requests), 'golden request')}"
+        self._settings.progress(asked)
+        comparison = _Comparison(self._client, self.model, version, golden, self._settings)
+        for way in self._settings.ways:
+            comparison.go(way)
+            if any(row.unreachable for row in comparison.failures.values()):
+                # The others would only wait for the same.
+                break
+        self.asked |= {(version, number) for number in comparison.asked}
+        return comparison.rows()
+
+    def _failed(self, reason: str, *, version: int | None = None, code: str = "") -> Row:
+        return Row(self.model, self._client.protocol, version, reason=reason, code=code)
+
+
+class _RequestsRun(_Run):
+    """Of requests that are given by version; None is whatever version answers."""
+
+    def __init__(
+        self, client: Client, model: str, requests: Mapping[int | None, Golden | GoldenError], settings: Settings
+    ) -> None:
+        super().__init__(client, model, settings)
+        self._requests = requests
+
+    def rows(self) -> list[Row]:
+        """See `_Run.rows`."""
+        rows: list[Row] = []
+        for version, golden in self._requests.items():
+            if isinstance(golden, GoldenError):
+                rows.append(self._failed(str(golden), version=version))
+            elif self._settings.against is None and not all(request.outputs for request in golden.requests):
+                rows.append(self._failed("its captured requests have no answers: another server's are needed"))
+            else:
+                try:
+                    rows += self._compared(version, golden)
+                except _MovedError as error:
+                    rows.append(self._failed(f"it is not served: {error}", version=version, code=NotFound.code))
+        return rows
+
+
+class _VersionsRun(_Run):
+    """Of the versions in a model's folder."""
+
+    def __init__(self, client: Client, model: str, versions: Versions, settings: Settings) -> None:
+        super().__init__(client, model, settings)
+        self._versions = versions
+
+    def rows(self) -> list[Row]:
+        """See `_Run.rows`."""
         done: dict[int, list[Row]] = {}
         moved: _MovedError | None = None
         for _ in range(MOVES):
             try:
-                statuses = self._client.status(self.model, timeout=self._timeout)
+                statuses = self._client.status(self.model, timeout=self._settings.timeout)
             except NotFound as error:
                 return [self._failed(f"it is not served: {error.text}", code=error.code)]
             except ServingError as error:
@@ -197,134 +162,267 @@ class _ModelRun:
             available = [status.version for status in statuses if status.state == "AVAILABLE"]
             if not available:
                 return [self._failed(f"no version is available: {', '.join(map(str, statuses)) or 'it has none'}")]
+            asked = [version for version in available if version in (self._versions.wanted or available)]
             try:
-                for version in available:
+                for version in asked:
                     if version not in done:
                         done[version] = self._version(version)
             except _MovedError as error:
                 # The server went on to a newer version: that is the one to ask now.
                 moved = error
                 continue
-            failed = [
-                self._failed(f"it failed to load: {status.code}: {status.message}", version=status.version)
+            failed = {
+                status.version: self._failed(
+                    f"it failed to load: {status.code}: {status.message}", version=status.version
+                )
                 for status in statuses
-                if status.failed
+                if status.failed and status.version in (self._versions.wanted or {status.version})
+            }
+            missing = [
+                self._failed(f"it is not served; available are {available}", version=version, code=NotFound.code)
+                for version in self._needed()
+                if version not in asked and version not in failed
             ]
-            return [row for rows in done.values() for row in rows] + failed
+            return [row for rows in done.values() for row in rows] + [*failed.values(), *missing]
         return [self._failed(f"its versions come and go: {moved}")]
+
+    def _needed(self) -> list[int]:
+        """The versions that must be served: those that are wanted, else the newest on disk."""
+        return sorted(self._versions.wanted or [max(self._versions.on_disk(), default=0)])
 
     def _version(self, version: int) -> list[Row]:
         """The rows of one served version. Raises _MovedError when it isn't served any more."""
         try:
-            folder = versions_on_disk(self._folder).get(version)
+            folder = self._versions.on_disk().get(version)
             if folder is None:
-                return [self._failed(f"it is served, but {self._folder} has no such version", version=version)]
+                said = f"it is served, but {self._versions.folder} has no such version"
+                return [self._failed(said, version=version)]
             golden = read_golden(folder)
         except (GoldenError, OSError) as error:
             return [self._failed(str(error), version=version)]
-        count = _count(len(golden.requests), "golden request")
-        self._progress(f"{self.model} version {version} over {PROTOCOL_NAMES[self._client.protocol]}: {count}")
-        outputs: dict[tuple[str, str], _Output] = {}
-        failures: dict[str, Row] = {}
-        for number, request in enumerate(golden.requests):
-            failure = self._compare(version, number, request, golden, outputs)
-            if failure:
-                failures.setdefault(request.signature, failure)
-                if failure.unreachable:
-                    # The others would only wait for the same.
-                    break
-        return [
-            *(self._row(version, signature, output, found) for (signature, output), found in outputs.items()),
-            *failures.values(),
-        ]
+        return self._compared(version, golden)
 
-    def _compare(
-        self,
-        version: int,
-        number: int,
-        request: GoldenRequest,
-        golden: Golden,
-        outputs: dict[tuple[str, str], _Output],
-    ) -> Row | None:
-        """Asks one golden request and adds to `outputs` how its outputs differ; a failed call is a row of its own."""
-        signature = request.signature
+
+class _Comparison:
+    """The golden requests of one version, asked in several ways over one protocol.
+
+    `failures` has by signature the first call that failed, `asked` the requests that were answered.
+    """
+
+    def __init__(self, client: Client, model: str, version: int | None, golden: Golden, settings: Settings) -> None:
+        self.failures: dict[str, Row] = {}
+        self.asked: set[int] = set()
+        self._client = client
+        self._model = model
+        self._version = version
+        self._golden = golden
+        self._settings = settings
+        self._tallies: dict[tuple[str, str], dict[Way, Tally]] = {}
+        self._left_out: dict[str, dict[Way, str]] = {}
+
+    def go(self, way: Way) -> None:
+        """Asks every request in this way. Raises _MovedError when the version isn't served any more."""
+        {"alone": self._alone, "batch": self._batch, "concurrent": self._concurrent}[way]()
+
+    def rows(self) -> list[Row]:
+        """A row for each output, and for each signature that failed."""
+        empty = Row(self._model, self._client.protocol, self._version)
+        found = [
+            row_of(replace(empty, signature=signature, output=output), tallies, self._left_out.get(signature, {}))
+            for (signature, output), tallies in self._tallies.items()
+        ]
+        return [*found, *self.failures.values()]
+
+    def _alone(self) -> None:
+        for number, request in enumerate(self._golden.requests):
+            served = self._answer(request, f"request {number}")
+            if served is not None:
+                self._compare("alone", number, served, self._wanted(request), f"request {number}")
+            elif self.failures[request.signature].unreachable:
+                # The others would only wait for the same.
+                return
+
+    def _batch(self) -> None:
+        """Requests of one signature as one, and each one's part of the answer compared."""
+        for signature in dict.fromkeys(request.signature for request in self._golden.requests):
+            requests = [
+                (number, request)
+                for number, request in enumerate(self._golden.requests)
+                if request.signature == signature
+            ]
+            if signature in self.failures:
+                continue
+            groups = list(_groups(requests)) if self._takes_any_rows(signature) else []
+            if not groups:
+                reason = "its inputs and outputs don't go by rows, of which it takes any number"
+                self._left_out.setdefault(signature, {})["batch"] = reason
+            for group in groups:
+                self._compare_batch([number for number, _ in group], [request for _, request in group])
+
+    def _takes_any_rows(self, signature: str) -> bool:
         try:
-            served = self._ask(request, version, golden)
+            metadata = self._client.metadata(self._model, version=self._version, timeout=self._settings.timeout)
+        except ServingError:
+            return False
+        found = metadata.signatures.get(signature)
+        return found is not None and all(not info.shape or info.shape[0] is None for info in found.inputs.values())
+
+    def _compare_batch(self, numbers: list[int], requests: list[GoldenRequest]) -> None:
+        sizes = [_rows(request) or 0 for request in requests]
+        names = list(requests[0].inputs)
+        inputs = {name: np.concatenate([request.inputs[name] for request in requests]) for name in names}
+        batch = replace(requests[0], inputs=inputs)
+        where = f"requests {', '.join(map(str, dict.fromkeys(numbers)))} as one"
+        served, wanted = self._answer(batch, where), self._wanted(batch, alone=False)
+        if served is None:
+            return
+        total, start = sum(sizes), 0
+        for number, request, size in zip(numbers, requests, sizes, strict=True):
+            rows = slice(start, start + size)
+            start += size
+            part = {name: it[rows] if it.ndim and len(it) == total else it for name, it in served.items()}
+            its = request.outputs if self._settings.against is None else None
+            if wanted is not None:
+                its = {name: it[rows] if it.ndim and len(it) == total else it for name, it in wanted.items()}
+            self._compare("batch", number, part, its, f"request {number}, {where}")
+
+    def _concurrent(self) -> None:
+        """Requests of all signatures, over and over until there are enough of them, at the same time."""
+        working = [
+            (number, request)
+            for number, request in enumerate(self._golden.requests)
+            if request.signature not in self.failures
+        ]
+        rounds = -(-AT_A_TIME // len(working)) if working else 0
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            for (number, request), served in zip(
+                working * rounds, pool.map(lambda it: self._answer(it[1], ""), working * rounds), strict=True
+            ):
+                where = f"request {number}, {WAY_NAMES['concurrent']}"
+                if served is not None:
+                    self._compare("concurrent", number, served, self._wanted(request), where)
+
+    def _wanted(self, request: GoldenRequest, *, alone: bool = True) -> Mapping[str, Array] | None:
+        """The answer that is wanted: the golden one, or the other server's. None for a batch's golden one."""
+        other = self._settings.against
+        if other is None:
+            return request.outputs if alone else None
+        try:
+            return _ask(other, self._model, request, self._version, self._golden, self._settings.timeout)
+        except ServingError as error:
+            reason = f"{other.server} answers {error.code}: {error.text}"
+            self.failures.setdefault(request.signature, self._failure(request, reason, error))
+            return None
+
+    def _answer(self, request: GoldenRequest, where: str) -> Mapping[str, Array] | None:
+        """What is served for `request`; None, and a failure noted, for an error.
+
+        Raises _MovedError when the version isn't served any more.
+        """
+        try:
+            return _ask(self._client, self._model, request, self._version, self._golden, self._settings.timeout)
         except NotFound as error:
             raise _MovedError(error.text) from None
         except ServingError as error:
-            reason = f"request {number}: {error.code}: {error.text}"
-            return self._failed(reason, version=version, signature=signature, code=error.code)
-        self.asked.add((version, number))
-        for name in sorted({*served, *request.outputs}):
+            reason = f"{where or WAY_NAMES['concurrent']}: {error.code}: {error.text}"
+            self.failures.setdefault(request.signature, self._failure(request, reason, error))
+            return None
+
+    def _failure(self, request: GoldenRequest, reason: str, error: ServingError) -> Row:
+        return Row(self._model, self._client.protocol, self._version, request.signature, reason=reason, code=error.code)
+
+    def _compare(
+        self, way: Way, number: int, served: Mapping[str, Array], wanted: Mapping[str, Array] | None, where: str
+    ) -> None:
+        if wanted is None:
+            return
+        self.asked.add(number)
+        signature = self._golden.requests[number].signature
+        golden = "golden" if self._settings.against is None else "other server's"
+        for name in sorted({*served, *wanted}):
             if name not in served:
                 difference = Difference("different", reason="it is not in the answer")
-            elif name not in request.outputs:
-                difference = Difference("different", reason="it is in the answer, but not in the golden one")
+            elif name not in wanted:
+                difference = Difference("different", reason=f"it is in the answer, but not in the {golden} one")
             else:
-                wanted = request.outputs[name]
-                difference = compare(served[name], wanted, golden.tolerances.get(wanted.dtype.name))
-            found = outputs.setdefault((signature, name), _Output())
-            found.requests += 1
-            found.absolute = _larger(found.absolute, difference.absolute)
-            found.relative = _larger(found.relative, difference.relative)
-            found.ulp = _larger(found.ulp, difference.ulp)
-            if _BADNESS[difference.verdict] > _BADNESS[found.worst.verdict]:
-                reason = f"request {number}: {difference.reason}"
-                found.worst = Difference(difference.verdict, reason=reason)
-        return None
-
-    def _ask(self, request: GoldenRequest, version: int, golden: Golden) -> Mapping[str, Array]:
-        """What is served for `request`, by output."""
-        options: dict[str, Any] = {"signature": request.signature, "version": version, "timeout": self._timeout}
-        if request.method == "classify":
-            classified = self._client.classify(self.model, request.inputs["inputs"].tolist(), **options)
-            return {"classes": classified.labels, "scores": classified.scores}
-        if request.method == "regress":
-            regressed = self._client.regress(self.model, request.inputs["inputs"].tolist(), **options)
-            return {"outputs": regressed.values}
-        inputs = request.inputs
-        if self._client.protocol == "rest":
-            # TensorFlow Serving's JSON must name every input, also one that has a default (util/json_tensor.cc).
-            inputs = {**golden.defaults.get(request.signature, {}), **inputs}
-        return self._client.predict(self.model, inputs, **options).outputs
-
-    def _row(self, version: int, signature: str, output: str, found: _Output) -> Row:
-        return Row(
-            model=self.model,
-            protocol=self._client.protocol,
-            version=version,
-            signature=signature,
-            output=output,
-            requests=found.requests,
-            verdict=found.worst.verdict,
-            absolute=found.absolute,
-            relative=found.relative,
-            ulp=found.ulp,
-            reason=found.worst.reason,
-        )
-
-    def _failed(self, reason: str, *, version: int | None = None, signature: str | None = None, code: str = "") -> Row:
-        return Row(self.model, self._client.protocol, version, signature, reason=reason, code=code)
+                tolerance = self._settings.tolerance or self._golden.tolerances.get(wanted[name].dtype.name)
+                difference = compare(served[name], wanted[name], tolerance)
+            tallies = self._tallies.setdefault((signature, name), {})
+            tallies.setdefault(way, Tally()).add(difference, where)
 
 
-def _larger(first: Number | None, second: Number | None) -> Number | None:
-    return second if first is None else first if second is None else max(first, second)
+def _run(client: Client, model: str, subject: Versions | Captured, settings: Settings) -> _Run:
+    if isinstance(subject, Captured):
+        captured = {version: Golden(tuple(requests), {}) for version, requests in subject.requests.items()}
+        return _RequestsRun(client, model, captured, settings)
+    if settings.against is None:
+        return _VersionsRun(client, model, subject, settings)
+    # Two servers are compared as they answer, unless a version is named.
+    on_disk = subject.on_disk()
+    folders: dict[int | None, Path | None] = {version: on_disk.get(version) for version in subject.wanted or ()}
+    folders = folders or {None: on_disk[max(on_disk)]}
+    return _RequestsRun(client, model, {version: _golden(folder) for version, folder in folders.items()}, settings)
 
 
-def _children(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _golden(folder: Path | None) -> Golden | GoldenError:
+    try:
+        return read_golden(folder) if folder else GoldenError("there is no such version")
+    except GoldenError as error:
+        return error
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _ask(
+    client: Client, model: str, request: GoldenRequest, version: int | None, golden: Golden, timeout: float
+) -> Mapping[str, Array]:
+    """What `client` is answered to `request`, by output."""
+    options: dict[str, Any] = {"signature": request.signature, "version": version, "timeout": timeout}
+    if request.method == "classify":
+        classified = client.classify(model, request.inputs["inputs"].tolist(), **options)
+        return {"classes": classified.labels, "scores": classified.scores}
+    if request.method == "regress":
+        regressed = client.regress(model, request.inputs["inputs"].tolist(), **options)
+        return {"outputs": regressed.values}
+    inputs = request.inputs
+    if client.protocol == "rest":
+        # TensorFlow Serving's JSON must name every input, also one that has a default (util/json_tensor.cc).
+        inputs = {**golden.defaults.get(request.signature, {}), **inputs}
+    return client.predict(model, inputs, **options).outputs
 
 
-def _url(scheme: str, address: str | None) -> str | None:
+def _rows(request: GoldenRequest) -> int | None:
+    """How many rows a request has; None when its inputs and outputs don't all go by the same."""
+    arrays = [*request.inputs.values(), *request.outputs.values()]
+    sizes = {array.shape[0] if array.ndim else -1 for array in arrays}
+    return sizes.pop() if len(sizes) == 1 and min(sizes) > 0 else None
+
+
+def _groups(requests: list[tuple[int, GoldenRequest]]) -> Iterator[list[tuple[int, GoldenRequest]]]:
+    """Requests whose arrays differ in the number of rows alone, with at most so many rows; one that is alone is twice.
+
+    Nothing unless every request goes by rows, and their number varies: some signatures take a fixed number of them.
+    """
+    sizes = [_rows(request) for _, request in requests]
+    if None in sizes:
+        return
+    grouped: dict[Any, list[tuple[int, GoldenRequest]]] = {}
+    for number, request in requests:
+        kind = tuple((name, array.dtype, array.shape[1:]) for name, array in request.inputs.items())
+        grouped.setdefault(kind, []).append((number, request))
+    for group in grouped.values():
+        chosen: list[tuple[int, GoldenRequest]] = []
+        total = 0
+        for number, request in group if len(group) > 1 else group * 2:
+            total += _rows(request) or 0
+            if total <= MOST_ROWS or not chosen:
+                chosen.append((number, request))
+        yield chosen
+
+
+def _url(scheme: str, address: str | None, tls: Tls | None) -> str | None:
     if address is None:
         return None
     if "://" not in address:
-        return f"{scheme}://{address}"
-    if not address.startswith(f"{scheme}://"):
+        return f"{scheme}{'s' if tls else ''}://{address}"
+    if address.split("://")[0] not in (scheme, f"{scheme}s", *(("dns", "unix") if scheme == "grpc" else ())):
         raise ValueError(f"{address!r} is no address for {scheme}; HOST:PORT or {scheme}://HOST:PORT is")
     return address

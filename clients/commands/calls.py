@@ -85,16 +85,28 @@ def tls_of(options: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("tls_"): value for name in names if (value := options.pop(name)) is not None}
 
 
+def with_tls(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of TLS; the command gets what they say as `tls`."""
+
+    @wraps(command)
+    def with_options(**options: Any) -> None:
+        command(tls=tls_of(options), **options)
+
+    wrapped: Callable[..., None] = with_options
+    for option in reversed(TLS_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that asks one server; it gets them as `target`."""
 
     @wraps(command)
-    def with_target(*, server: str, timeout: float, **options: Any) -> None:
-        command(target=Target(server, timeout, tls_of(options)), **options)
+    def with_target(*, server: str, timeout: float, tls: dict[str, Any], **options: Any) -> None:
+        command(target=Target(server, timeout, tls), **options)
 
-    wrapped: Callable[..., None] = with_target
+    wrapped = with_tls(with_target)
     for option in (
-        *reversed(TLS_OPTIONS),
         click.option(
             "--timeout",
             type=click.FloatRange(0, min_open=True),
@@ -150,3 +162,20 @@ output_option = click.option(
     help="Write the outputs to this .npz file instead of showing them.",
 )
 signature_option = click.option("--signature", help="The signature to call.  [default: serving_default]")
+
+
+def _check_report(_context: click.Context, _option: click.Parameter, report: Path | None) -> Path | None:
+    """Refuses, before anything is asked, a file that can't be written."""
+    if report is not None and report.suffix != ".html":
+        raise click.BadParameter(f"{report} does not end with .html")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {report.parent}")
+    return report
+
+
+report_option = click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_check_report,
+    help="Write a report to this .html file, a page that needs no other file.",
+)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE, json_option
+from clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE, json_option, report_option, with_tls
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clients.verify import Report, Row
+    from clients.verdicts import Report, Row, Way
 
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
 # Wide enough for any row: a terminal that is narrower breaks a line at its end, rich would break every cell.
@@ -28,14 +28,33 @@ WIDTH = 1000
 Examples:
   python -m clients verify models
   python -m clients verify models/digits --grpc 10.0.0.7:8500 --only grpc
-  python -m clients verify models --json > report.json
+  python -m clients verify models/digits/3 --report report.html
+  python -m clients verify s3://models/digits --json > report.json
+  python -m clients verify models --against grpc://canary.example:8500 --only grpc
+  python -m clients verify captured.tfrecord --against http://canary.example:8501
 
 {EXIT_CODES}"""
 )
-@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--grpc", default="127.0.0.1:8500", show_default=True, metavar="HOST:PORT", help="The gRPC server.")
 @click.option("--rest", default="127.0.0.1:8501", show_default=True, metavar="HOST:PORT", help="The REST server.")
 @click.option("--only", type=click.Choice(["grpc", "rest"]), help="Ask over this protocol alone.")
+@click.option(
+    "--against", metavar="URL", help="Compare with what this server answers, instead of with the golden answers."
+)
+@click.option(
+    "--way",
+    "ways",
+    type=click.Choice(["alone", "batch", "concurrent"]),
+    multiple=True,
+    help="Ask one by one, many as one request, or 32 at a time; can be given several times.  [default: all three]",
+)
+@click.option("--absolute", type=click.FloatRange(0), help="Floats may be as far apart as this plus --relative.")
+@click.option(
+    "--relative",
+    type=click.FloatRange(0),
+    help="Floats may be as far apart as this times the wanted one.  [default: as the versions say, 0 for captured]",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -43,34 +62,70 @@ Examples:
     show_default=True,
     help="Seconds to wait for each answer.",
 )
+@with_tls
+@report_option
 @json_option
-def verify(*, folders: tuple[Path, ...], grpc: str, rest: str, only: str | None, timeout: float, as_json: bool) -> None:
-    """Verifies that a server serves what was exported.
+def verify(
+    *,
+    sources: tuple[str, ...],
+    grpc: str,
+    rest: str,
+    only: str | None,
+    against: str | None,
+    ways: tuple[Way, ...],
+    absolute: float | None,
+    relative: float | None,
+    timeout: float,
+    tls: dict[str, Any],
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Verifies that a server serves what was exported, or answers as another server does.
 
-    Each FOLDER is a model's (models/digits, with its versions in it) or holds several (models). Every version that the
-    server has available is asked its golden requests, over gRPC and over REST, and its answers are compared with those
-    the model gave in process. A model that isn't served, a version that isn't on disk or has no golden requests, and an
-    error are failures too.
+    A SOURCE is a model's folder (models/digits, with its versions in it), one with several (models), a version's
+    (models/digits/3), the URL of any of these in an object store, or a file of captured requests. Every version that
+    the server has available is asked its golden requests, over gRPC and over REST, and its answers are compared with
+    those the model gave in process. A model or a version that isn't served, the newest one of a folder among them, a
+    version that isn't on disk or has no golden requests, and an error are failures too.
     """
-    from clients.verify import FolderError
+    from clients.address import Tls
+    from clients.compare import Tolerance
+    from clients.proofs import SourceError
+    from clients.verdicts import WAYS
+    from clients.verify import Settings
     from clients.verify import verify as run
 
+    tolerance = None
+    if absolute is not None or relative is not None:
+        tolerance = Tolerance(absolute or 0.0, relative or 0.0)
+    settings = Settings(
+        ways=[way for way in WAYS if way in (ways or WAYS)],
+        tolerance=tolerance,
+        timeout=timeout,
+        progress=lambda said: click.echo(said, err=True) if sys.stderr.isatty() else None,
+    )
     try:
-        report = run(
-            folders,
+        found = run(
+            sources,
             grpc=None if only == "rest" else grpc,
             rest=None if only == "grpc" else rest,
-            timeout=timeout,
-            progress=lambda said: click.echo(said, err=True) if sys.stderr.isatty() else None,
+            tls=Tls(**tls) if tls else None,
+            against=against,
+            settings=settings,
         )
-    except (FolderError, ValueError) as error:
+    except (SourceError, ValueError) as error:
         raise click.UsageError(str(error)) from None
+    if report is not None:
+        from clients.reports.verification import write
+
+        write(report, found)
+        click.echo(f"{report}: the report", err=True)
     if as_json:
-        click.echo(_as_json(report))
+        click.echo(_as_json(found))
     else:
-        _show(report)
-    if not report.ok:
-        sys.exit(UNREACHABLE if report.unreachable else FAILED)
+        _show(found)
+    if not found.ok:
+        sys.exit(UNREACHABLE if found.unreachable else FAILED)
 
 
 def _as_json(report: Report) -> str:
@@ -81,6 +136,7 @@ def _as_json(report: Report) -> str:
             "models": report.models,
             "golden_requests": report.requests,
             "protocols": list(report.protocols),
+            "against": report.against or None,
             "rows": [_json_row(row) for row in report.rows],
         },
         indent=2,
@@ -90,6 +146,11 @@ def _as_json(report: Report) -> str:
 def _json_row(row: Row) -> dict[str, Any]:
     """The row as JSON has it, which has no infinity: null there, and the reason says it."""
     fields = {**asdict(row), "ok": row.ok}
+    fields["ways"] = {way: _finite(asdict(tally)) for way, tally in row.ways.items()}
+    return _finite(fields)
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: None if value == math.inf else value for key, value in fields.items()}
 
 
@@ -97,11 +158,18 @@ def _show(report: Report) -> None:
     """The table, then a line for each row that has a reason, then the outcome."""
     from rich.console import Console
 
+    from clients.verdicts import WAY_NAMES
+
     console = Console(highlight=False, width=WIDTH)
     with console.capture() as captured:
         console.print(_table(report))
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    click.echo("\n".join([*lines, "", *(str(row) for row in report.rows if row.reason)]))
+    left_out = {
+        f"{row.model} signature {row.signature!r}: not asked {WAY_NAMES[way]}: {reason}": None
+        for row in report.rows
+        for way, reason in row.left_out.items()
+    }
+    click.echo("\n".join([*lines, "", *left_out, *(str(row) for row in report.rows if row.reason)]))
     click.secho(report.sentence(), fg=None if report.ok else "red", bold=True)
 
 

@@ -31,6 +31,7 @@ config {{
 }}
 config {{ name: "words" base_path: "{folder}/words" model_platform: "tensorflow" }}
 config {{ name: "flowers" base_path: "{folder}/flowers" model_platform: "tensorflow" }}
+config {{ name: "centred" base_path: "{folder}/centred" model_platform: "tensorflow" }}
 config {{ name: "shared" base_path: "{folder}/shared" model_platform: "tensorflow" }}
 config {{ name: "tampered" base_path: "{folder}/tampered" model_platform: "tensorflow" }}
 config {{ name: "moving" base_path: "{folder}/moving" model_platform: "tensorflow" }}

@@ -230,7 +230,7 @@ def test_waiting_in_vain_says_what_was_last_seen(client: Client) -> None:
 def test_waiting_for_a_version_that_fails_to_load_raises_the_servers_error(
     client: Client, served: Server, tmp_path: Path
 ) -> None:
-    version = max(int(path.name) for path in (served.models / "breaking").iterdir()) + 1
+    version = max(status.version for status in client.status("breaking")) + 1
     broken = tmp_path / str(version)
     shutil.copytree(served.models / "breaking" / "1", broken)
     (broken / "saved_model.pb").write_bytes(b"no SavedModel")
@@ -241,6 +241,7 @@ def test_waiting_for_a_version_that_fails_to_load_raises_the_servers_error(
     assert f"version {version} of breaking failed to load" in str(caught.value)
     assert caught.value.text
     assert client.wait_until_available("breaking", timeout=5) == 1, "the version before it goes on"
+    shutil.rmtree(served.models / "breaking" / str(version))
 
 
 def test_a_call_can_be_checked_before_it_is_sent(client: Client) -> None:

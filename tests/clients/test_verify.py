@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from clients import connect
+from clients.compare import Tolerance
 from clients.golden import RECORDS
-from clients.verify import FolderError, Report, Row, model_folders, verify
+from clients.messages import PredictionLog
+from clients.proofs import SourceError, Versions, subjects
+from clients.records import write_records
+from clients.reports.verification import write
+from clients.tensors import to_proto
+from clients.verdicts import Report, Row
+from clients.verify import Settings, verify
 from tests.clients.conftest import Server
 from tests.servers import free_ports, wait_for
 
@@ -128,7 +139,7 @@ def test_a_newer_version_is_verified_when_the_server_moves_on_to_it(server: Serv
                 client.wait_until_available("moving", version=2, timeout=30)
                 wait_for(lambda: client.status("moving", version=1)[0].state == "END", 30)
 
-    report = verify([moving], grpc=server.grpc, rest=server.rest, progress=move)
+    report = verify([moving], grpc=server.grpc, rest=server.rest, settings=Settings(progress=move))
     assert report.ok
     assert {row.version for row in report.rows} == {2}
     assert said[0] == "moving version 1 over gRPC: 5 golden requests"
@@ -148,6 +159,7 @@ def test_a_version_that_failed_to_load_fails_though_the_one_before_it_serves(ser
     rows = {row.version: row for row in report.rows}
     assert rows[1].ok
     assert "it failed to load" in rows[99].reason
+    shutil.rmtree(broken)
 
 
 def test_addresses_are_needed(server: Server) -> None:
@@ -159,22 +171,146 @@ def test_addresses_are_needed(server: Server) -> None:
         verify([server.models], grpc=f"http://{server.rest}")
 
 
-def test_a_folder_is_a_models_or_holds_models(models: Path, tmp_path: Path) -> None:
-    assert model_folders([models / "scale"]) == {"scale": models / "scale"}
-    assert sorted(model_folders([models])) == ["breaking", "flowers", "moving", "scale", "shared", "tampered", "words"]
+def found(*sources: str | Path) -> dict[str, Any]:
+    with subjects(sources) as made:
+        return dict(made)
+
+
+def test_a_folder_is_a_models_or_a_versions_or_holds_models(models: Path, tmp_path: Path) -> None:
+    assert found(models / "scale") == {"scale": Versions(models / "scale")}
+    assert found(models / "scale" / "2") == {"scale": Versions(models / "scale", frozenset({2}))}
+    both = found(models / "scale" / "2", models / "scale" / "1")
+    assert both == {"scale": Versions(models / "scale", frozenset({1, 2}))}
+    assert found(models / "scale" / "2", models / "scale") == {"scale": Versions(models / "scale")}
+    assert sorted(found(models)) == sorted(folder.name for folder in models.iterdir())
     (tmp_path / "a" / "1").mkdir(parents=True)
     (tmp_path / ".hidden" / "1").mkdir(parents=True)
     (tmp_path / "without a version").mkdir()
     (tmp_path / "README").write_text("no folder")
-    assert sorted(model_folders([tmp_path])) == ["a", "without a version"]
+    assert sorted(found(tmp_path)) == ["a", "without a version"]
 
 
-def test_folders_without_models_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="nowhere is no folder"):
-        model_folders([tmp_path / "nowhere"])
-    with pytest.raises(FolderError, match="holds no model: a model is a folder with versions in it"):
-        model_folders([tmp_path])
+def test_sources_without_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nowhere is no folder, nor a file"):
+        found(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="holds no model: a model is a folder with versions in it"):
+        found(tmp_path)
     for parent in ("a", "b"):
         (tmp_path / parent / "same" / "1").mkdir(parents=True)
-    with pytest.raises(FolderError, match="are both for a model called 'same'"):
-        model_folders([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(SourceError, match="are both for a model called 'same'"):
+        found(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(SourceError, match="holds no published version"):
+        found(f"file://{tmp_path}")
+    with pytest.raises(SourceError, match="nosuch://bucket can't be read: ValueError: Protocol not known"):
+        found("nosuch://bucket")
+    (tmp_path / "text").write_text("no TFRecord")
+    with pytest.raises(SourceError, match=r"this is no TFRecord|the file ends within"):
+        found(tmp_path / "text")
+
+
+def test_what_is_published_is_verified_by_its_url(server: Server, tmp_path: Path) -> None:
+    for published, versions in (("models/scale", {1, 2}), ("models/scale/2", {2}), ("models", {1, 2})):
+        shutil.rmtree(tmp_path / "models", ignore_errors=True)
+        shutil.copytree(server.models / "scale", tmp_path / "models" / "scale")
+        report = verify([f"file://{tmp_path}/{published}"], grpc=server.grpc)
+        assert report.ok, report.sentence()
+        assert {row.version for row in report.rows} == versions
+
+
+def test_a_version_that_is_named_must_be_served(server: Server, tmp_path: Path) -> None:
+    report = verify([server.models / "scale" / "1"], grpc=server.grpc)
+    assert report.ok
+    assert {row.version for row in report.rows} == {1}
+    shutil.copytree(server.models / "scale", tmp_path / "scale")
+    (tmp_path / "scale" / "2").rename(tmp_path / "scale" / "7")
+    failed = verify([tmp_path / "scale" / "7"], grpc=server.grpc).rows[0]
+    assert (failed.version, failed.code, failed.reason) == (7, "NOT_FOUND", "it is not served; available are [2, 1]")
+
+
+def test_the_newest_version_on_disk_must_be_served(server: Server, tmp_path: Path) -> None:
+    shutil.copytree(server.models / "scale", tmp_path / "scale")
+    shutil.copytree(tmp_path / "scale" / "2", tmp_path / "scale" / "3")
+    report = verify([tmp_path / "scale"], grpc=server.grpc)
+    assert [row.version for row in report.rows if not row.ok] == [3]
+
+
+def test_requests_are_asked_one_by_one_in_a_batch_and_at_the_same_time(server: Server) -> None:
+    report = ask(server, server.models / "scale", server.models / "flowers")
+    assert report.ok
+    for row in report.rows:
+        in_a_batch = row.signature != "positive"
+        assert list(row.ways) == (["alone", "batch", "concurrent"] if in_a_batch else ["alone", "concurrent"])
+        assert ("batch" in row.left_out) == (not in_a_batch), "its outputs are fewer than its inputs"
+        assert {tally.verdict for tally in row.ways.values()} == {"equal"}
+        assert row.ways["concurrent"].requests >= 6
+        assert row.ways["alone"].requests == row.requests
+
+
+def test_an_answer_that_depends_on_what_else_is_in_the_batch_is_found(server: Server) -> None:
+    report = verify([server.models / "centred"], grpc=server.grpc)
+    (row,) = report.rows
+    verdicts = {way: tally.verdict for way, tally in row.ways.items()}
+    assert verdicts == {"alone": "equal", "batch": "different", "concurrent": "equal"}
+    assert row.verdict == "different"
+    assert row.reason.startswith("request 0, requests 0, 1 as one: at [0, ")
+    only_alone = verify([server.models / "centred"], grpc=server.grpc, settings=Settings(ways=["alone"]))
+    assert only_alone.ok
+
+
+def test_two_servers_are_compared_with_each_other(server: Server, tmp_path: Path) -> None:
+    report = verify([server.models / "scale"], grpc=server.grpc, rest=server.rest, against=f"grpc://{server.grpc}")
+    assert report.ok
+    assert report.sentence() == (
+        f"all 5 golden requests of 1 model equal over gRPC and REST to what grpc://{server.grpc} answers"
+    )
+    assert {row.version for row in report.rows} == {None}
+    # The proof of another model: what counts is what the other server answers.
+    shutil.copytree(server.models / "tampered", tmp_path / "tampered")
+    tampered = tmp_path / "tampered"
+    assert verify([tampered], grpc=server.grpc, against=f"http://{server.rest}").ok
+    (port,) = free_ports(1)
+    gone = verify([tampered / "1"], grpc=server.grpc, against=f"grpc://127.0.0.1:{port}")
+    assert not gone.ok
+    assert f"127.0.0.1:{port} answers UNAVAILABLE" in gone.rows[0].reason
+
+
+def capture(path: Path, server: Server, answered: bool = True, **spec: Any) -> Path:
+    """A file of a captured request to `scale` version 1."""
+    log = PredictionLog()
+    with connect(server.url("grpc")) as client:
+        rows = np.array([[1, 2, 3]], np.float32)
+        outputs = client.predict("scale", {"x": rows}, version=1).outputs
+    request = log.predict_log.request
+    request.model_spec.name = "scale"
+    request.inputs["x"].CopyFrom(to_proto(rows))
+    for name, array in outputs.items() if answered else ():
+        log.predict_log.response.outputs[name].CopyFrom(to_proto(array))
+    if "version" in spec:
+        request.model_spec.version.value = spec["version"]
+    write_records(path, [log.SerializeToString()])
+    return path
+
+
+def test_captured_requests_are_verified(server: Server, tmp_path: Path) -> None:
+    pinned = capture(tmp_path / "pinned.tfrecord", server, version=1)
+    assert ask(server, pinned).ok
+    newest = capture(tmp_path / "newest.tfrecord", server)
+    report = ask(server, newest)
+    assert not report.ok, "version 2 answers otherwise"
+    assert {row.output: row.absolute for row in report.rows if row.protocol == "grpc"} == {"scaled": 3, "total": 6}
+    far = Settings(tolerance=Tolerance(absolute=6, relative=0))
+    assert verify([newest], grpc=server.grpc, settings=far).rows[0].verdict == "within tolerance"
+    unanswered = capture(tmp_path / "unanswered.tfrecord", server, answered=False)
+    assert "its captured requests have no answers" in ask(server, unanswered).rows[0].reason
+    assert verify([unanswered], grpc=server.grpc, against=f"http://{server.rest}").ok
+
+
+def test_a_report_is_one_page_with_a_plot(server: Server, tmp_path: Path) -> None:
+    for model in ("scale", "tampered", "words", "shared"):
+        report = ask(server, server.models / model)
+        write(tmp_path / "report.html", report)
+        page = (tmp_path / "report.html").read_text()
+        assert html.escape(report.sentence()).replace("&#x27;", "&#39;") in page
+        assert not re.search(r"(src|href)=[\"']?http", page), "it needs nothing from elsewhere"
+        assert ("<svg" in page) == (model != "shared")
+        assert {path.name for path in tmp_path.iterdir()} == {"report.html"}

@@ -82,6 +82,18 @@ class Length(tf.Module):  # type: ignore[misc]
         }
 
 
+class Centred(tf.Module):  # type: ignore[misc]
+    """What a row has more than the mean of all in its batch: its answers can't be batched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions = {
+            "serving_default": tf.function(lambda x: {"y": x - tf.reduce_mean(x, 0)}).get_concrete_function(
+                x=tf.TensorSpec([None, 3], tf.float32, name="x")
+            )
+        }
+
+
 class Flowers(tf.Module):  # type: ignore[misc]
     """Signatures on serialized tf.Examples with the features `length` (1 by default) and `name`."""
 
@@ -183,6 +195,7 @@ def main(folder: Path) -> None:
     for version, factor in ((1, 2.0), (2, 3.0)):
         save(Scale(factor), folder / "scale" / str(version), golden)
     save(Length(), folder / "words" / "1", {"serving_default": [{"s": np.array([b"four", b""], np.object_)}]})
+    save(Centred(), folder / "centred" / "1", {"serving_default": [{"x": rows}, {"x": rows[:2]}]})
     save_flowers(folder / "flowers" / "1")
     save_shared(folder / "shared" / "1")
     # The weights of one version, the golden requests of another.

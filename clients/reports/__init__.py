@@ -1,0 +1,1 @@
+"""Reports: pages of HTML that need no other file."""

@@ -1,0 +1,59 @@
+"""A page of HTML with its plots inside."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PAGES = Environment(
+    loader=PackageLoader("clients.reports", "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+# Of the plots, which are told apart without colours, too.
+COLOURS = {"good": "#2a7f3f", "fair": "#b07d00", "bad": "#b3261e", "plain": "#1f4e8c", "other": "#7a4fa3"}
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Writes the page that `template` makes of `values` to `path`, whole or not at all."""
+    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    text = _PAGES.get_template(template).render(made=made, **values)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.absolute().parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches that needs no display, its text kept as text."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False})
+    mpl.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3})
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    text = drawn.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,80 @@
+"""The report of a verification: its outcome, every output, and a plot of how far answers are apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clients.errors import PROTOCOL_NAMES
+from clients.reports.page import COLOURS, new_figure, svg, write_page
+from clients.verdicts import WAY_NAMES, Report, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_CLASSES = {"equal": "good", "within tolerance": "fair", "different": "bad", "failed": "bad"}
+_MARKERS = {"grpc": "o", "rest": "D"}
+
+
+def write(path: Path, report: Report) -> None:
+    """Writes the page."""
+    left_out = {
+        f"{row.model}, signature {row.signature!r}: not asked {WAY_NAMES[way]}, since {reason}": None
+        for row in report.rows
+        for way, reason in row.left_out.items()
+    }
+    write_page(
+        path,
+        "verification.html",
+        title="Served against in-process answers" if not report.against else f"Two servers, the other {report.against}",
+        report=report,
+        plot=_plot(report),
+        reasons=[*(str(row) for row in report.rows if row.reason), *left_out],
+        protocols=PROTOCOL_NAMES,
+        ways=WAY_NAMES,
+        classes=_CLASSES,
+    )
+
+
+def _plot(report: Report) -> str:
+    """How far apart each float output is, at most, in ULPs, and relative to the wanted value."""
+    rows = [row for row in report.rows if row.absolute is not None]
+    if not rows:
+        return ""
+    names = list(dict.fromkeys(map(_name, rows)))
+    figure = new_figure(11, 1.6 + 0.34 * len(names))
+    ulps, relative = figure.subplots(1, 2, sharey=True)
+    for row in rows:
+        place = names.index(_name(row)) + (-0.13 if row.protocol == "grpc" else 0.13)
+        _mark(ulps, row, place, row.ulp)
+        _mark(relative, row, place, row.relative)
+    ulps.set_yticks(range(len(names)), names)
+    ulps.set_ylim(len(names) - 0.5, -0.5)
+    ulps.set_xscale("symlog", linthresh=1)
+    relative.set_xscale("symlog", linthresh=1e-8)
+    ulps.set_title("largest difference in ULPs")
+    ulps.set_xlabel("floats in between (ULP)")
+    relative.set_title("largest relative difference")
+    relative.set_xlabel("difference / wanted value")
+    for axes in (ulps, relative):
+        axes.set_xlim(left=0)
+        if axes.get_xlim()[1] < 1e-7:  # noqa: PLR2004 - all are equal
+            axes.set_xlim(0, 1e-6)
+    if ulps.get_xlim()[1] <= 1:
+        ulps.set_xlim(0, 10)
+    for protocol in report.protocols:
+        relative.plot([], [], _MARKERS[protocol], color="#555", label=PROTOCOL_NAMES[protocol])
+    for verdict in dict.fromkeys(row.verdict for row in rows):
+        relative.plot([], [], "s", color=COLOURS[_CLASSES[verdict]], label=verdict)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
+    return svg(figure)
+
+
+def _mark(axes: Axes, row: Row, place: float, value: float | None) -> None:
+    if value is not None and value != float("inf"):
+        axes.plot(value, place, _MARKERS[row.protocol], color=COLOURS[_CLASSES[row.verdict]], clip_on=False)
+
+
+def _name(row: Row) -> str:
+    version = "" if row.version is None else f" {row.version}"
+    return f"{row.model}{version} / {row.signature} / {row.output}"
