@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from clients.commands.bench import bench
 from clients.commands.calls import EXIT_CODES, Commands
 from clients.commands.completion import completion
 from clients.commands.examples import classify, regress
@@ -28,5 +29,5 @@ def main() -> None:
     """Asks a TensorFlow model server over gRPC or REST, and verifies that it serves what was exported."""
 
 
-for command in (predict, classify, regress, metadata, status, labels, reload, verify, completion):
+for command in (predict, classify, regress, metadata, status, labels, reload, verify, bench, completion):
     main.add_command(command)

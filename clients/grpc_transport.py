@@ -34,7 +34,7 @@ class GrpcTransport:
     """Blocking."""
 
     def __init__(self, address: Address, *, gzip: bool) -> None:
-        self._channel = _channel(grpc, address, gzip)
+        self._channel = new_channel(grpc, address, gzip=gzip)
         self._methods: dict[str, Any] = {}
 
     def ask(self, ask: Ask) -> bytes:
@@ -67,7 +67,7 @@ class AsyncGrpcTransport:
     async def ask(self, ask: Ask) -> bytes:
         """The answer to `ask`, serialized. Raises a ServingError."""
         if self._channel is None:
-            self._channel = _channel(grpc.aio, self._address, self._gzip)
+            self._channel = new_channel(grpc.aio, self._address, gzip=self._gzip)
         method = self._methods.get(ask.path)
         if method is None:
             method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
@@ -86,7 +86,8 @@ class AsyncGrpcTransport:
             await self._channel.close()
 
 
-def _channel(made_by: Any, address: Address, gzip: bool) -> Any:
+def new_channel(made_by: Any, address: Address, *, gzip: bool) -> Any:
+    """A channel to `address`, made by `grpc` or `grpc.aio`."""
     options = [*OPTIONS, *KEEPALIVE]
     if address.every_address:
         options.append(("grpc.lb_policy_name", "round_robin"))

@@ -41,7 +41,7 @@ class RestCalls(Calls):
             body = predict_request(name, arrays)
         except TypeError as error:
             raise Unimplemented(str(error), call) from None
-        answer = yield from self._json(asked, _path(call) + ":predict", body)
+        answer = yield from self._json(asked, model_path(call) + ":predict", body)
         try:
             decoded = outputs_of(answer, signature)
         except MisfitError:
@@ -79,13 +79,13 @@ class RestCalls(Calls):
 
     def _results(self, verb: str, asked: Asked, examples: Examples) -> Steps[Any]:
         body = examples_request(asked.signature, examples)
-        answer = yield from self._json(asked, f"{_path(asked.call)}:{verb}", body)
+        answer = yield from self._json(asked, f"{model_path(asked.call)}:{verb}", body)
         if not isinstance(answer, dict) or not isinstance(answer.get("results"), list):
             raise Internal("the answer has no list under 'results'", asked.call)
         return answer["results"]
 
     def _get_metadata(self, asked: Asked) -> Steps[Metadata]:
-        answer = yield from self._json(asked, _path(asked.call) + "/metadata")
+        answer = yield from self._json(asked, model_path(asked.call) + "/metadata")
         try:
             definitions = answer["metadata"]["signature_def"]["signature_def"]
             return Metadata(
@@ -97,7 +97,7 @@ class RestCalls(Calls):
             raise Internal(f"the metadata can't be read: {type(error).__name__}: {error}", asked.call) from None
 
     def _get_status(self, asked: Asked) -> Steps[list[VersionStatus]]:
-        answer = yield from self._json(asked, _path(asked.call))
+        answer = yield from self._json(asked, model_path(asked.call))
         try:
             return [
                 VersionStatus(
@@ -120,7 +120,8 @@ class RestCalls(Calls):
             raise Internal(f"the answer is no JSON: {error}", asked.call) from None
 
 
-def _path(call: Call) -> str:
+def model_path(call: Call) -> str:
+    """The path of the model, version or label that `call` asks."""
     path = f"/v1/models/{quote(call.model, safe='')}"
     if call.version is not None:
         return f"{path}/versions/{call.version}"

@@ -63,7 +63,7 @@ class RestTransport:
     def __init__(self, address: Address, *, gzip: bool) -> None:
         self._exchange = _Exchange(address, gzip)
         transport = httpx2.HTTPTransport(
-            verify=_context(address.tls), trust_env=False, limits=_LIMITS, socket_options=_SOCKET_OPTIONS
+            verify=tls_context(address.tls), trust_env=False, limits=_LIMITS, socket_options=_SOCKET_OPTIONS
         )
         self._http = httpx2.Client(transport=transport, trust_env=False)
 
@@ -92,7 +92,7 @@ class AsyncRestTransport:
     def __init__(self, address: Address, *, gzip: bool) -> None:
         self._exchange = _Exchange(address, gzip)
         transport = httpx2.AsyncHTTPTransport(
-            verify=_context(address.tls), trust_env=False, limits=_LIMITS, socket_options=_SOCKET_OPTIONS
+            verify=tls_context(address.tls), trust_env=False, limits=_LIMITS, socket_options=_SOCKET_OPTIONS
         )
         self._http = httpx2.AsyncClient(transport=transport, trust_env=False)
 
@@ -114,7 +114,7 @@ class AsyncRestTransport:
         await self._http.aclose()
 
 
-def _context(tls: Tls | None) -> ssl.SSLContext | bool:
+def tls_context(tls: Tls | None) -> ssl.SSLContext | bool:
     """How the server is verified; nothing to verify, and no time spent on it, without TLS."""
     if tls is None:
         return False

@@ -1,0 +1,70 @@
+"""The requests of a load: prepared once, of so many rows each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from clients import rest_json, wire
+from clients.address import Address
+from clients.answers import Signature, TensorInfo
+from clients.errors import Call
+from clients.tensors import BY_NAME, STRING, Array
+
+
+class BodiesError(Exception):
+    """There is nothing that could be sent; the text says why."""
+
+
+def made_up(name: str, signature: Signature) -> dict[str, Array]:
+    """Inputs of one row for the signature called `name`: random numbers from 0 to 1, ones for integers.
+
+    Raises BodiesError for inputs of strings, which nobody can make up, and of an unknown number of dimensions.
+    """
+    randomly = np.random.default_rng(0)
+
+    def array(key: str, info: TensorInfo) -> Array:
+        dtype = BY_NAME.get(info.dtype)
+        if dtype is None or dtype is STRING or info.shape is None:
+            raise BodiesError(
+                f"input {key!r} of signature {name!r} is {info}, for which no values can be made up; give some by "
+                "--input or --requests"
+            )
+        shape = [size or 1 for size in info.shape]
+        if dtype.numpy.kind in "iub":
+            return np.ones(shape, dtype.numpy)
+        return randomly.random(shape).astype(dtype.numpy)
+
+    return {key: array(key, info) for key, info in signature.inputs.items() if key not in signature.optional}
+
+
+def of_rows(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    """`inputs` with their rows repeated, or cut, until there are so many.
+
+    Raises BodiesError when they don't go by rows.
+    """
+    sizes = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise BodiesError("the inputs don't all have rows, as many in each: a batch can't be made of them")
+    return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
+
+
+def bodies_of(
+    address: Address, call: Call, requests: Sequence[Mapping[str, Array]], batch: int | None = None
+) -> tuple[bytes, ...]:
+    """The bodies that ask `requests`, as the address' protocol has them, each of `batch` rows if that is given.
+
+    Raises BodiesError for what the protocol can't carry.
+    """
+    bodies = []
+    for request in requests:
+        inputs = dict(request) if batch is None else of_rows(request, batch)
+        try:
+            if address.protocol == "grpc":
+                bodies.append(b"".join(wire.predict_request(call, inputs)))
+            else:
+                bodies.append(rest_json.predict_request(call.signature or "", inputs))
+        except TypeError as error:
+            raise BodiesError(str(error)) from None
+    return tuple(bodies)

@@ -1,0 +1,144 @@
+"""Sends prepared bodies, at as little cost as there is: what is measured is the server."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+import httptools
+
+from clients.address import Address
+from clients.grpc_calls import PREDICT
+from clients.grpc_transport import new_channel
+from clients.rest_transport import tls_context
+
+OK = ""
+TIMEOUT = "DEADLINE_EXCEEDED"
+
+
+class GrpcSender:
+    """Predict over gRPC, on one connection."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self._channel = new_channel(grpc.aio, address, gzip=False)
+        self._predict = self._channel.unary_unary(PREDICT)
+        self._timeout = timeout
+
+    async def send(self, body: bytes) -> str:
+        """Sends a PredictRequest; returns what went wrong, OK for nothing."""
+        try:
+            await self._predict(body, timeout=self._timeout)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return OK
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+
+class RestSender:
+    """Predict over REST, each request on a connection of its own until it is answered."""
+
+    def __init__(self, address: Address, path: str, timeout: float) -> None:
+        parts = urlsplit(address.target)
+        self._host, self._port = parts.hostname or "", parts.port or 0
+        context = tls_context(address.tls)
+        self._tls: dict[str, Any] = {}
+        if isinstance(context, ssl.SSLContext):
+            name = address.tls.server_name if address.tls else None
+            self._tls = {"ssl": context, "server_hostname": name or parts.hostname}
+        self._head = (
+            f"POST {parts.path}{path}:predict HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+            "content-type: application/json\r\ncontent-length: "
+        ).encode()
+        self._timeout = timeout
+        self._idle: list[_Connection] = []
+
+    async def send(self, body: bytes) -> str:
+        """Sends a predict request's body; returns what went wrong, OK for nothing."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[int] = loop.create_future()
+        timer = loop.call_later(self._timeout, _time_out, answered)
+        connection = None
+        try:
+            connection = self._idle.pop() if self._idle else await self._connect()
+            connection.ask(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), answered)
+            status = await answered
+        except (asyncio.TimeoutError, OSError) as error:
+            if connection is not None:
+                connection.close()
+            return TIMEOUT if isinstance(error, asyncio.TimeoutError) else "UNAVAILABLE"
+        finally:
+            timer.cancel()
+        if connection.open:
+            self._idle.append(connection)
+        return OK if status == 200 else f"HTTP {status}"  # noqa: PLR2004 - HTTP's success
+
+    async def _connect(self) -> _Connection:
+        connect = asyncio.get_running_loop().create_connection(_Connection, self._host, self._port, **self._tls)
+        _, connection = await asyncio.wait_for(connect, self._timeout)
+        return connection
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for connection in self._idle:
+            connection.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; a parser of httptools calls its `on_…` methods."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self._answered: asyncio.Future[int] | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport, self.open = transport, True  # type: ignore[assignment]
+
+    def ask(self, request: bytes, answered: asyncio.Future[int]) -> None:
+        """Sends `request`; `answered` gets the status of the answer, or an OSError."""
+        if not self.open or self._transport is None:
+            raise ConnectionError
+        self._answered = answered
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.close()
+
+    def on_message_complete(self) -> None:
+        self.open = self._parser.should_keep_alive()
+        self._finish(lambda answered: answered.set_result(self._parser.get_status_code()))
+        self._parser = httptools.HttpResponseParser(self)
+        if not self.open:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self.open = False
+        self._finish(lambda answered: answered.set_exception(ConnectionError()))
+
+    def close(self) -> None:
+        """Closes it; a question that is open fails."""
+        self.open = False
+        if self._transport is not None:
+            self._transport.close()
+
+    def _finish(self, do: Callable[[asyncio.Future[int]], None]) -> None:
+        answered, self._answered = self._answered, None
+        if answered is not None and not answered.done():
+            do(answered)
+
+
+def _time_out(answered: asyncio.Future[int]) -> None:
+    if not answered.done():
+        answered.set_exception(asyncio.TimeoutError())

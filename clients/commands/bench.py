@@ -1,0 +1,381 @@
+"""`bench`: load on a model server, and what it makes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from clients.commands.calls import (
+    EXIT_CODES,
+    FAILED,
+    Target,
+    check_pinned,
+    json_option,
+    model_option,
+    report_option,
+    server_options,
+    signature_option,
+    version_options,
+)
+
+if TYPE_CHECKING:
+    from clients.bench.generator import Bench
+    from clients.bench.load import Load, Step
+    from clients.tensors import Array
+
+Number = TypeVar("Number", int, float)
+_LIMIT = re.compile(r"(mean|max|p50|p90|p99|p99\.9)=([0-9.]+)(us|ms|s)")
+_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+
+
+def _numbers(text: str | None, kind: type[Number], option: str) -> list[Number]:
+    """The numbers above 0 in `text`, separated by commas."""
+    try:
+        found = [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        found = [kind(0)]
+    if any(number <= 0 for number in found):
+        raise click.BadParameter(f"{text!r} is no list of numbers above 0, as 1,2,4 is", param_hint=option)
+    return found
+
+
+def _limit(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, float] | None:
+    """A percentile's name, and milliseconds."""
+    if text is None:
+        return None
+    found = _LIMIT.fullmatch(text)
+    if found is None or not float(found[2]) > 0:
+        raise click.BadParameter(f"{text!r} is no limit on mean, max, p50, p90, p99 or p99.9, as p99=20ms is")
+    return found[1], float(found[2]) * _MS[found[3]]
+
+
+@click.command(
+    epilog=f"""\b
+Examples:
+  python -m clients bench --model digits
+  python -m clients bench --model digits --concurrency 1,2,4,8,16 --report bench.html
+  python -m clients bench --model digits --rate 100,200,400 --arrival poisson --json > bench.json
+  python -m clients bench --model digits --limit p99=20ms --server http://127.0.0.1:8501
+  python -m clients bench --model digits --batch 1,8,32 --requests models/digits --compare bench.json
+
+{EXIT_CODES}"""
+)
+@server_options
+@model_option
+@version_options
+@signature_option
+@click.option(
+    "--input",
+    "given",
+    multiple=True,
+    metavar="[NAME=]VALUE",
+    help="What is sent, as for `predict`.  [default: made-up numbers of the signature's shapes]",
+)
+@click.option(
+    "--requests", metavar="SOURCE", help="Send the golden requests of this folder, or a captured file's, in turn."
+)
+@click.option("--concurrency", metavar="N,…", help="Closed loop: so many requests at a time.  [default: 1,2,4,8]")
+@click.option("--rate", metavar="N,…", help="Open loop: so many requests a second, whatever the server does.")
+@click.option(
+    "--arrival",
+    type=click.Choice(["poisson", "uniform"]),
+    default="poisson",
+    show_default=True,
+    help="Whether an open loop's requests come at random or evenly.",
+)
+@click.option("--limit", callback=_limit, metavar="P=TIME", help="Find the highest rate that keeps this, as p99=20ms.")
+@click.option("--batch", metavar="N,…", help="Rows in each request.  [default: as given, 1 where made up]")
+@click.option(
+    "--warm-up",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds before it counts.",
+)
+@click.option(
+    "--window", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds of each of the three windows."
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(0),
+    default=0,
+    help="Processes that ask; more CPUs than the server leaves are no help.  [default: as many as are needed]",
+)
+@click.option("--metrics", metavar="URL", help="The server's Prometheus page.  [default: a REST server's own]")
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Show the differences to an earlier run's --json.",
+)
+@report_option
+@json_option
+def bench(
+    *,
+    target: Target,
+    model: str,
+    version: int | None,
+    label: str | None,
+    signature: str | None,
+    given: tuple[str, ...],
+    requests: str | None,
+    concurrency: str | None,
+    rate: str | None,
+    arrival: Any,
+    limit: tuple[str, float] | None,
+    batch: str | None,
+    warm_up: float,
+    window: float,
+    processes: int,
+    metrics: str | None,
+    compare: Path | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Loads a model server, and shows throughput and latencies.
+
+    Each load is kept up for three windows that agree within 10 %, nine at most. An open loop's latencies count from
+    when a request was meant to be sent, so that a server that stalls can't hide it. When the client is what can't do
+    more, that is said.
+    """
+    from clients.bench.generator import GeneratorError, highest_rate
+    from clients.bench.load import Durations, Load
+
+    check_pinned(version, label)
+    concurrencies, rates = _numbers(concurrency, int, "--concurrency"), _numbers(rate, float, "--rate")
+    batches = _numbers(batch, int, "--batch")
+    if limit and (concurrencies or rates):
+        raise click.UsageError("--limit finds a rate by itself; leave --concurrency and --rate out")
+    if given and requests:
+        raise click.UsageError("--input and --requests both say what is sent; give one of them")
+    earlier = _earlier(compare)
+    durations = Durations(warm_up=warm_up, window=window)
+    prepared = _prepared(
+        target,
+        (model, version, label, signature),
+        given=given,
+        requests=requests,
+        batches=batches,
+        durations=durations,
+        processes=processes,
+        metrics=metrics,
+    )
+    loads = [
+        load
+        for rows in batches or [1]
+        for load in [
+            *(Load(concurrency=many, batch=rows) for many in concurrencies or ([] if rates else [1, 2, 4, 8])),
+            *(Load(rate=fast, arrival=arrival, batch=rows) for fast in rates),
+        ]
+    ]
+    try:
+        if limit:
+            name, most = limit
+            steps = [
+                step
+                for rows in batches or [1]
+                for step in highest_rate(prepared, lambda step: step.latency(name) <= most, batch=rows)
+            ]
+        else:
+            steps = [prepared.measure(load) for load in loads]
+    except GeneratorError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(FAILED)
+    found = {"model": model, "server": target.url, "steps": [asdict(step) for step in steps]}
+    if report is not None:
+        from clients.reports.load import write
+
+        write(report, f"{model} on {target.url}", steps, earlier)
+        click.echo(f"{report}: the report", err=True)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _show(steps, earlier, limit)
+    if not any(step.requests for step in steps):
+        sys.exit(FAILED)
+
+
+def _prepared(
+    target: Target,
+    asked: tuple[str, int | None, str | None, str | None],
+    *,
+    given: tuple[str, ...],
+    requests: str | None,
+    batches: list[int],
+    durations: Any,
+    processes: int,
+    metrics: str | None,
+) -> Bench:
+    """What is needed to measure; what can't be asked ends the command before anything is."""
+    from clients.address import Tls, read_address
+    from clients.bench.bodies import BodiesError, bodies_of
+    from clients.bench.generator import Bench
+    from clients.bench.metrics import PATH, server_time
+    from clients.calls import DEFAULT_SIGNATURE
+    from clients.errors import Call
+    from clients.rest_calls import model_path
+
+    model, version, label, signature = asked
+    name = signature or DEFAULT_SIGNATURE
+    tls = Tls(**target.tls) if target.tls else None
+    with target.asking() as client:
+        sent = _requests(client, asked, given, requests)
+        address = read_address(target.url, tls)
+        call = Call(client.protocol, client.server, model, version, label, name)
+        for inputs in sent:
+            # One of each is asked first: a load of errors says nothing.
+            client.predict(model, inputs, signature=name, version=version, label=label, check=True)
+    try:
+        bodies = {rows: bodies_of(address, call, sent, rows) for rows in batches} or {1: bodies_of(address, call, sent)}
+    except BodiesError as error:
+        raise click.UsageError(str(error)) from None
+    if metrics is None and address.protocol == "rest":
+        parts = urlsplit(address.target)
+        metrics = f"{parts.scheme}://{parts.netloc}{PATH}"
+    return Bench(
+        address,
+        model_path(call),
+        bodies,
+        durations,
+        processes=processes,
+        timeout=target.timeout,
+        server_time=lambda: server_time(metrics, model, tls) if metrics else None,
+        progress=lambda said: click.echo(f"\r\033[K{said}", err=True, nl=False) if sys.stderr.isatty() else None,
+    )
+
+
+def _requests(
+    client: Any, asked: tuple[str, int | None, str | None, str | None], given: tuple[str, ...], requests: str | None
+) -> list[dict[str, Array]]:
+    """The inputs that are sent in turn."""
+    from clients.bench.bodies import BodiesError, made_up
+    from clients.calls import DEFAULT_SIGNATURE
+    from clients.commands.images import Images
+    from clients.commands.input_values import InputError, read_inputs
+    from clients.inputs import to_arrays
+    from clients.proofs import SourceError
+
+    model, version, label, signature = asked
+    name = signature or DEFAULT_SIGNATURE
+    known = client.metadata(model, version=version, label=label).signatures.get(name)
+    if known is None:
+        raise click.BadParameter(f"{model} has no signature {name!r}", param_hint="--signature")
+    try:
+        if requests:
+            return _recorded(requests, model, name)
+        if given:
+            return [to_arrays(Images().fitted(read_inputs(given).inputs, known), name, known)]
+        return [made_up(name, known)]
+    except (BodiesError, InputError, SourceError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _recorded(source: str, model: str, signature: str) -> list[dict[str, Array]]:
+    """The golden or captured requests of `source` to predict with the signature."""
+    from clients.golden import GoldenError, read_golden
+    from clients.proofs import Captured, SourceError, subjects
+
+    with subjects([source]) as found:
+        subject = found.get(model)
+        if subject is None:
+            raise SourceError(f"{source} has no requests to {model!r}; it has some to {', '.join(found)}")
+        try:
+            if isinstance(subject, Captured):
+                requests = [request for many in subject.requests.values() for request in many]
+            else:
+                requests = list(read_golden(subject.on_disk()[max(subject.wanted or subject.on_disk())]).requests)
+        except GoldenError as error:
+            raise SourceError(str(error)) from None
+    sent = [dict(it.inputs) for it in requests if it.signature == signature and it.method == "predict"]
+    if not sent:
+        raise SourceError(f"{source} has no request to predict with signature {signature!r}")
+    return sent
+
+
+def _earlier(path: Path | None) -> list[Step]:
+    """The steps of an earlier run."""
+    from clients.bench.load import Load, Step
+
+    if path is None:
+        return []
+    try:
+        steps = json.loads(path.read_bytes())["steps"]
+        return [Step(**{**step, "load": Load(**step["load"])}) for step in steps]
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.BadParameter(
+            f"{path} is not what bench --json wrote: {type(error).__name__}: {error}", param_hint="--compare"
+        ) from None
+
+
+def _show(steps: list[Step], earlier: list[Step], limit: tuple[str, float] | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from clients.commands.verify import WIDTH
+
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", err=True, nl=False)
+    before = {_load(step): step for step in earlier}
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("load")
+    for heading in ("req/s", "mean", "p50", "p90", "p99", "p99.9", "max ms", "server", "failed"):
+        table.add_column(heading, justify="right")
+    for step in steps:
+        table.add_row(*_cells(step))
+        if _load(step) in before:
+            table.add_row(*_changes(step, before[_load(step)]))
+    console = Console(highlight=False, width=WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    click.echo("\n".join([*lines, "", *_remarks(steps)]).rstrip())
+    if limit:
+        name, most = limit
+        kept = [step for step in steps if step.load.open and step.latency(name) <= most and not step.failed]
+        kept = [step for step in kept if step.throughput >= 0.95 * step.load.rate]
+        best = max((step.load.rate for step in kept), default=0)
+        click.secho(f"the highest rate with {name} at most {most:g} ms: {best:g} requests a second", bold=True)
+
+
+def _load(step: Step) -> Load:
+    return step.load
+
+
+def _cells(step: Step) -> list[str]:
+    server = "" if step.server_ms is None else f"{step.server_ms:.3g}"
+    times = [step.mean_ms, *step.percentiles.values(), step.max_ms]
+    return [str(step.load), f"{step.throughput:.1f}", *(f"{time:.3g}" for time in times), server, str(step.failed)]
+
+
+def _changes(step: Step, before: Step) -> list[str]:
+    def change(now: float, then: float) -> str:
+        return f"{100 * (now / then - 1):+.0f} %" if then else ""
+
+    pairs = [
+        (step.throughput, before.throughput),
+        (step.mean_ms, before.mean_ms),
+        *zip(step.percentiles.values(), before.percentiles.values(), strict=True),
+        (step.max_ms, before.max_ms),
+    ]
+    return ["  against before", *(change(*pair) for pair in pairs), "", ""]
+
+
+def _remarks(steps: list[Step]) -> list[str]:
+    said = []
+    for step in steps:
+        if step.client_bound:
+            said.append(f"{step.load}: the client is the bottleneck: its processes ({step.processes}) can't ask more")
+        if step.load.open and step.lag_p99_ms > max(1.0, 0.1 * step.percentiles["p50"]):
+            late = f"{step.lag_p99_ms:.3g} ms"
+            said.append(f"{step.load}: the client asked up to {late} late (p99), which the latencies have in them")
+        if not step.stable:
+            said.append(f"{step.load}: its windows differ by more than 10 %; something else is going on")
+        said += [f"{step.load}: {count} failed with {kind}" for kind, count in step.errors.items()]
+    return said
