@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clients.bench.load import Step
 
 _PERCENTILES = {"p50": "plain", "p90": "good", "p99": "bad"}
+_MARKERS = "osD^vP*X"
 
 
 def write(path: Path, title: str, steps: Sequence[Step], earlier: Sequence[Step] = ()) -> None:
@@ -33,24 +34,36 @@ def _throughput(steps: Sequence[Step], earlier: Sequence[Step]) -> str:
     """Latency percentiles over the throughput that was reached."""
     figure = new_figure(10, 4.5)
     axes = figure.subplots()
-    for runs, style, name in ((steps, "o-", ""), (earlier, "x:", ", before")):
-        answered = sorted((step for step in runs if step.requests), key=lambda step: step.throughput)
-        for percentile, colour in _PERCENTILES.items() if answered else ():
-            axes.plot(
-                [step.throughput for step in answered],
-                [step.percentiles[percentile] for step in answered],
-                style,
-                color=COLOURS[colour],
-                label=f"{percentile}{name}",
-            )
+    kinds = list(dict.fromkeys(_kind(step) for step in (*steps, *earlier)))
+    for runs, line, suffix in ((steps, "-", ""), (earlier, ":", ", before")):
+        for kind in kinds:
+            answered = sorted((step for step in runs if step.requests and _kind(step) == kind), key=_reached)
+            for percentile, colour in _PERCENTILES.items() if answered else ():
+                axes.plot(
+                    [step.throughput for step in answered],
+                    [step.percentiles[percentile] for step in answered],
+                    _MARKERS[kinds.index(kind) % len(_MARKERS)] + line,
+                    color=COLOURS[colour],
+                    label=f"{percentile}, {kind}{suffix}",
+                )
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_title("latency over throughput")
     axes.set_xlabel("requests answered a second")
     axes.set_ylabel("latency (ms)")
     if axes.lines:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return svg(figure)
+
+
+def _kind(step: Step) -> str:
+    """What the steps of one line have in common."""
+    loop = "open loop" if step.load.open else "closed loop"
+    return loop if step.load.batch == 1 else f"{loop}, batch {step.load.batch}"
+
+
+def _reached(step: Step) -> float:
+    return step.throughput
 
 
 def _distribution(steps: Sequence[Step], earlier: Sequence[Step]) -> str:

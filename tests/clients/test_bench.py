@@ -126,12 +126,12 @@ def test_the_highest_rate_that_keeps_a_limit_is_found() -> None:
     class Pretended(Bench):
         """Latency grows with the rate: 1 ms for every 10 requests a second."""
 
-        def measure(self, load: Load) -> Any:
+        def measure(self, load: Load, processes: int = 1) -> Any:
             window = Window(1.0)
             rate = load.rate or 1000.0
             for _ in range(round(rate)):
                 window.latencies.record_value(round(100 * rate))
-            return step_of(load, [window], processes=1, stable=True, server_ms=None)
+            return step_of(load, [window], processes=processes, stable=True, server_ms=None)
 
     steps = highest_rate(
         Pretended(Address("grpc", "nowhere"), "", {1: ()}), lambda step: step.latency("p99") <= 30, batch=1
@@ -215,9 +215,8 @@ class TestCommand:
         assert step["requests"] > 50
         assert set(step["percentiles"]) == {"p50", "p90", "p99", "p99.9"}
         (tmp_path / "before.json").write_text(result.stdout)
-        later = run(
-            *quick, "--concurrency", "2,4", "--compare", tmp_path / "before.json", "--report", tmp_path / "b.html"
-        )
+        before, page = tmp_path / "before.json", tmp_path / "b.html"
+        later = run(*quick, "--concurrency", "2,4", "--compare", before, "--report", page)
         assert later.exit_code == 0, later.output
         assert later.output.count("against before") == 1
         assert "2 at a time, before" in page.read_text()
@@ -240,7 +239,18 @@ class TestCommand:
         assert json.loads(result.stdout)["steps"][0]["errors"] == {}
 
     def test_the_highest_rate_is_said(self, server: Server) -> None:
-        options = ("--server", server.url("grpc"), "--model", "scale", "--window", "0.2", "--warm-up", "0.2")
+        options = (
+            "--server",
+            server.url("grpc"),
+            "--model",
+            "scale",
+            "--window",
+            "0.2",
+            "--warm-up",
+            "0.2",
+            "--processes",
+            "1",
+        )
         result = run(*options, "--limit", "p50=1s")
         assert result.exit_code == 0, result.output
         assert "the highest rate with p50 at most 1000 ms: " in result.output
