@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.serving.embedded.processes import Start, free_port, wait_until
+from tests.serving.embedded.processes import ROOT, Start, free_port, wait_until
 
 
 @pytest.fixture
@@ -164,3 +166,9 @@ def test_a_server_says_what_it_serves_and_tensorflow_keeps_quiet(start: Start, m
         "draining: requests in flight are answered, new ones are refused",
         "model 'scale' version 2 is unloaded",
     ]
+
+
+def test_the_garbage_collector_leaves_alone_what_was_imported() -> None:
+    code = "import gc; from serving.embedded.process import *; prepare_process(); import_tensorflow()"
+    command = [sys.executable, "-c", f"{code}; print(gc.get_freeze_count())"]
+    assert int(subprocess.check_output(command, cwd=ROOT, text=True)) > 100_000
