@@ -6,6 +6,7 @@ import click
 
 from clients.commands.bench import bench
 from clients.commands.calls import EXIT_CODES, Commands
+from clients.commands.capture import capture
 from clients.commands.completion import completion
 from clients.commands.examples import classify, regress
 from clients.commands.predict import predict
@@ -29,5 +30,5 @@ def main() -> None:
     """Asks a TensorFlow model server over gRPC or REST, and verifies that it serves what was exported."""
 
 
-for command in (predict, classify, regress, metadata, status, labels, reload, verify, bench, completion):
+for command in (predict, classify, regress, metadata, status, labels, reload, verify, bench, capture, completion):
     main.add_command(command)

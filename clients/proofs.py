@@ -7,13 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from clients.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, request_of, versions_on_disk
-from clients.messages import PredictionLog
-from clients.records import RecordError, read_records
+from clients.capture import CaptureError, read_requests
+from clients.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, versions_on_disk
 
 # What of a published version is needed to verify it; the last one only for inputs that have defaults.
 _FILES = (MANIFEST, RECORDS, SAVED_MODEL)
@@ -123,28 +119,13 @@ def _from_file(path: Path) -> Iterator[tuple[str, Captured]]:
     """The captured requests of the file `path`, by model."""
     found: dict[str, Captured] = {}
     try:
-        for number, data in enumerate(read_records(path)):
-            try:
-                log = PredictionLog.FromString(data)
-                request = request_of(log, answered=False)
-            except (DecodeError, ValueError) as error:
-                raise SourceError(f"{path}, record {number}: {error}") from None
-            spec = _spec(log)
-            if not spec.name:
-                raise SourceError(f"{path}, record {number}: it names no model")
-            version = int(spec.version.value) if spec.HasField("version") else None
-            found.setdefault(spec.name, Captured()).requests.setdefault(version, []).append(request)
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from None
-    except RecordError as error:
+        for asked in read_requests(path):
+            found.setdefault(asked.model, Captured()).requests.setdefault(asked.version, []).append(asked.request)
+    except CaptureError as error:
         raise SourceError(str(error)) from None
     if not found:
         raise SourceError(f"{path} has no request in it")
     yield from found.items()
-
-
-def _spec(log: Any) -> Any:
-    return getattr(log, log.WhichOneof("log_type")).request.model_spec
 
 
 def _is_number(name: str) -> bool:

@@ -1,0 +1,179 @@
+"""Real requests, captured: from a request log or files of requests, to golden and warm-up records.
+
+A golden record has its answer, a warm-up record needs none. Both are TensorFlow Serving's own PredictionLog, so one
+file feeds verification, a comparison of two servers, a load test, and a server's warm-up.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from clients.answers import Signature
+from clients.calls import DEFAULT_SIGNATURE
+from clients.client import Client
+from clients.commands.input_values import InputError, body_of, unpack
+from clients.examples import read_examples
+from clients.golden import GoldenRequest, request_of
+from clients.inputs import to_arrays
+from clients.messages import PredictionLog
+from clients.records import RecordError, read_records
+from clients.tensors import to_proto
+
+# What TensorFlow Serving plays, at most: https://www.tensorflow.org/tfx/serving/saved_model_warmup
+MOST_WARM_UP = 1000
+
+
+class CaptureError(Exception):
+    """A source of requests can't be used; the text names it, and where in it the trouble is."""
+
+
+@dataclass(frozen=True)
+class CapturedRequest:
+    """A request to `model`, of `version` if it is pinned, with its answer if there is one."""
+
+    model: str
+    version: int | None
+    request: GoldenRequest
+
+    @property
+    def key(self) -> bytes:
+        """The same for requests that ask the same."""
+        return bytes(replace(self, version=None, request=replace(self.request, outputs={})).record())
+
+    def record(self) -> bytes:
+        """As a serialized PredictionLog."""
+        log = PredictionLog()
+        kind = getattr(log, f"{self.request.method}_log")
+        spec = kind.request.model_spec
+        spec.name, spec.signature_name = self.model, self.request.signature
+        if self.version is not None:
+            spec.version.value = self.version
+        if self.request.method == "predict":
+            for name, array in sorted(self.request.inputs.items()):
+                kind.request.inputs[name].CopyFrom(to_proto(array))
+            for name, array in sorted(self.request.outputs.items()):
+                kind.response.outputs[name].CopyFrom(to_proto(array))
+        else:
+            read_examples(self.request.inputs["inputs"].tolist()).write(kind.request.input)
+            _write_result(kind.response.result, self.request.outputs)
+        if self.request.outputs:
+            kind.response.model_spec.CopyFrom(spec)
+        return bytes(log.SerializeToString(deterministic=True))
+
+
+def read_requests(source: Path, model: str | None = None, server: Client | None = None) -> Iterator[CapturedRequest]:
+    """The requests in `source`: a TFRecord of PredictionLog, or JSON lines of REST predict requests.
+
+    A line of JSON is a request's body and may have the `model` in it, too; `server` says what types its numbers are.
+    Only requests to `model` are read if it is given.
+
+    Raises CaptureError.
+    """
+    try:
+        read = _from_json(source, model, server) if source.suffix in (".json", ".jsonl") else captured(source)
+        yield from (request for request in read if model in (None, request.model))
+    except OSError as error:
+        raise CaptureError(f"{source}: {error.strerror}") from None
+    except RecordError as error:
+        raise CaptureError(str(error)) from None
+
+
+def distinct(requests: Iterable[CapturedRequest]) -> Iterator[CapturedRequest]:
+    """`requests` without those that ask what was asked before."""
+    seen: set[bytes] = set()
+    for request in requests:
+        key = request.key
+        if key not in seen:
+            seen.add(key)
+            yield request
+
+
+def sampled(requests: Iterable[CapturedRequest], most: int) -> list[CapturedRequest]:
+    """At most `most` of `requests`, each as likely as any other, in their order; always the same ones."""
+    randomly = random.Random(0)  # noqa: S311 - no secret
+    kept: list[tuple[int, CapturedRequest]] = []
+    for number, request in enumerate(requests):
+        if len(kept) < most:
+            kept.append((number, request))
+        elif (place := randomly.randrange(number + 1)) < most:
+            kept[place] = (number, request)
+    return [request for _, request in sorted(kept, key=lambda one: one[0])]
+
+
+def answered(asked: CapturedRequest, server: Client) -> CapturedRequest:
+    """The request with what `server` answers to it now. Raises a ServingError."""
+    request = asked.request
+    options: dict[str, Any] = {"signature": request.signature, "version": asked.version}
+    if request.method == "classify":
+        classified = server.classify(asked.model, request.inputs["inputs"].tolist(), **options)
+        outputs = {"classes": classified.labels, "scores": classified.scores}
+        return replace(asked, request=replace(request, outputs=outputs))
+    if request.method == "regress":
+        regressed = server.regress(asked.model, request.inputs["inputs"].tolist(), **options)
+        return replace(asked, request=replace(request, outputs={"outputs": regressed.values}))
+    predicted = server.predict(asked.model, dict(request.inputs), **options)
+    return replace(asked, request=replace(request, outputs=predicted.outputs))
+
+
+def _write_result(result: Any, outputs: Any) -> None:
+    if "classes" in outputs:
+        for labels, scores in zip(outputs["classes"].tolist(), outputs["scores"].tolist(), strict=True):
+            row = result.classifications.add()
+            for label, score in zip(labels, scores, strict=True):
+                row.classes.add(label=label, score=score)
+    elif "outputs" in outputs:
+        for value in outputs["outputs"].tolist():
+            result.regressions.add(value=value)
+
+
+def captured(source: Path) -> Iterator[CapturedRequest]:
+    """The requests in the TFRecord file `source`. Raises CaptureError, RecordError or OSError."""
+    for number, data in enumerate(read_records(source)):
+        try:
+            log = PredictionLog.FromString(data)
+            request = request_of(log, answered=False)
+        except (DecodeError, ValueError) as error:
+            raise CaptureError(f"{source}, record {number}: {error}") from None
+        spec = getattr(log, log.WhichOneof("log_type")).request.model_spec
+        if not spec.name:
+            raise CaptureError(f"{source}, record {number}: it names no model")
+        yield CapturedRequest(spec.name, int(spec.version.value) if spec.HasField("version") else None, request)
+
+
+def _from_json(source: Path, model: str | None, server: Client | None) -> Iterator[CapturedRequest]:
+    if server is None:
+        raise CaptureError(f"{source} is JSON, which has no element types: a server that knows them is needed")
+    known: dict[str, dict[str, Signature]] = {}
+    text = source.read_text()
+    lines = text.splitlines() if source.suffix == ".jsonl" else [text]
+    for number, line in enumerate(lines, 1):
+        where = f"{source}, line {number}" if source.suffix == ".jsonl" else str(source)
+        if not line.strip():
+            continue
+        try:
+            body = unpack(json.loads(line))
+            if not isinstance(body, dict):
+                raise ValueError("it is no object, as a request's body is")
+            name = body.get("model", model)
+            if not isinstance(name, str):
+                raise ValueError("it names no model, nor is one asked for")
+            if name not in known:
+                known[name] = dict(server.metadata(name).signatures)
+            yield CapturedRequest(name, None, _request(body, known[name]))
+        except (InputError, TypeError, ValueError) as error:
+            raise CaptureError(f"{where}: {error}") from None
+
+
+def _request(body: Any, signatures: dict[str, Signature]) -> GoldenRequest:
+    given = body_of({key: value for key, value in body.items() if key != "model"})
+    name = given.signature or DEFAULT_SIGNATURE
+    if name not in signatures:
+        raise ValueError(f"there is no signature {name!r}; there is {', '.join(signatures)}")
+    return GoldenRequest(name, to_arrays(given.inputs, name, signatures[name]), {})

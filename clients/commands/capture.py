@@ -1,0 +1,122 @@
+"""`capture`: real requests made into golden and warm-up records."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clients.commands.calls import EXIT_CODES, FAILED, Target, with_tls
+
+if TYPE_CHECKING:
+    from clients.capture import CapturedRequest
+    from clients.client import Client
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(
+    epilog=f"""\b
+Examples:
+  python -m clients capture requests-*.tfrecord --golden captured.tfrecord --most 500
+  python -m clients capture bodies.jsonl --model digits --server grpc://10.0.0.7:8500 --golden captured.tfrecord
+  python -m clients capture captured.tfrecord --warm-up models/digits/3/assets.extra/tf_serving_warmup_requests
+  python -m clients verify captured.tfrecord --against http://canary.example:8501
+  python -m clients bench --model digits --requests captured.tfrecord
+
+{EXIT_CODES}"""
+)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=_FILE)
+@click.option("--golden", type=_OUTPUT, help="Write requests with their answers to this TFRecord file.")
+@click.option("--warm-up", type=_OUTPUT, help="Write requests alone to this one, 1000 at most, as a server plays them.")
+@click.option("--model", help="Only requests to this model; JSON without a model is for it.")
+@click.option("--server", metavar="URL", help="Asked for the answers that are missing, and for the types of JSON.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds.")
+@click.option("--most", type=click.IntRange(1), help="Keep so many, as likely one as another.  [default: all]")
+@click.option("--duplicates", is_flag=True, help="Keep requests that ask the same, too.")
+@click.option("--any-version", is_flag=True, help="Forget which version answered: whichever is served is meant.")
+@with_tls
+def capture(
+    *,
+    sources: tuple[Path, ...],
+    golden: Path | None,
+    warm_up: Path | None,
+    model: str | None,
+    server: str | None,
+    timeout: float,
+    most: int | None,
+    duplicates: bool,
+    any_version: bool,
+    tls: dict[str, str],
+) -> None:
+    """Makes golden and warm-up records of real requests.
+
+    A SOURCE is a request log (a TFRecord of PredictionLog, as --request_log of the embedded server writes it, or what
+    this command wrote), a .json file with the body of a REST predict request, or a .jsonl file with one a line. One set
+    of real requests then feeds a server's warm-up, `verify`, `verify --against`, and `bench`.
+    """
+    if golden is None and warm_up is None:
+        raise click.UsageError("there is nothing to write; --golden or --warm-up says where to")
+    for output in (golden, warm_up):
+        if output is not None and not output.absolute().parent.is_dir():
+            raise click.UsageError(f"there is no folder {output.parent}")
+    if server is None:
+        requests = _read(sources, model, None, most, duplicates)
+        _write(requests, golden, warm_up, any_version)
+        return
+    with Target(server, timeout, tls).asking() as client:
+        requests = _read(sources, model, client, most, duplicates)
+        if golden is not None:
+            from clients.capture import answered
+
+            requests = [one if one.request.outputs else answered(one, client) for one in requests]
+        _write(requests, golden, warm_up, any_version)
+
+
+def _read(
+    sources: tuple[Path, ...], model: str | None, client: Client | None, most: int | None, duplicates: bool
+) -> list[CapturedRequest]:
+    from clients.capture import CaptureError, distinct, read_requests, sampled
+
+    try:
+        requests = (request for source in sources for request in read_requests(source, model, client))
+        wanted = requests if duplicates else distinct(requests)
+        found = list(wanted) if most is None else sampled(wanted, most)
+    except CaptureError as error:
+        raise click.UsageError(str(error)) from None
+    if not found:
+        raise click.UsageError(f"there is no request{f' to {model!r}' if model else ''} in what was given")
+    return found
+
+
+def _write(requests: list[CapturedRequest], golden: Path | None, warm_up: Path | None, any_version: bool) -> None:
+    from clients.capture import MOST_WARM_UP
+    from clients.records import write_records
+
+    if any_version:
+        requests = [replace(one, version=None) for one in requests]
+    unanswered = [one for one in requests if not one.request.outputs]
+    if golden is not None and unanswered:
+        raise click.UsageError(
+            f"{len(unanswered)} of {len(requests)} requests have no answer; --server says whom to ask"
+        )
+    try:
+        if golden is not None:
+            write_records(golden, (one.record() for one in requests))
+            click.echo(f"{golden}: {_count(len(requests))} with their answers")
+        if warm_up is not None:
+            played = requests[:MOST_WARM_UP]
+            bare = [replace(one, version=None, request=replace(one.request, outputs={})) for one in played]
+            write_records(warm_up, (one.record() for one in bare))
+            click.echo(f"{warm_up}: {_count(len(played))}")
+    except OSError as error:
+        click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(FAILED)
+
+
+def _count(number: int) -> str:
+    return f"{number} request{'' if number == 1 else 's'}"

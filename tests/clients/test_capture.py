@@ -1,0 +1,145 @@
+"""Real requests made into golden and warm-up records, and what these are good for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from clients import connect
+from clients.capture import CapturedRequest, distinct, read_requests, sampled
+from clients.cli import main
+from clients.golden import GoldenRequest
+from clients.messages import PredictionLog
+from clients.records import read_records, write_records
+from clients.verify import verify
+from tests.clients.conftest import Server, serving
+from tests.servers import wait_for
+
+ROWS = np.array([[1, 2, 3]], np.float32)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["capture", *map(str, arguments)])
+
+
+def request(number: int = 0, version: int | None = None, *, answered: bool = True) -> CapturedRequest:
+    outputs = {"scaled": ROWS * 3, "total": np.array([18], np.float32)} if answered else {}
+    inputs = {"x": ROWS + np.float32(number)}
+    return CapturedRequest("scale", version, GoldenRequest("serving_default", inputs, outputs))
+
+
+def test_a_request_log_becomes_golden_and_warm_up_records(models: Path, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "logged").mkdir()
+    with (
+        serving(models, tmp_path, None, f"--request_log={tmp_path}/logged/requests") as logging,
+        connect(logging.url("grpc")) as client,
+    ):
+        for number in range(3):
+            client.predict("scale", {"x": ROWS * number}, version=1)
+            client.predict("scale", {"x": ROWS * number}, version=1)
+        client.classify("flowers", [{"length": 2.0, "name": "rose"}])
+        client.regress("flowers", [{"length": 2.0}], signature="length")
+
+        def logged() -> int:
+            return sum(len(list(read_requests(path))) for path in (tmp_path / "logged").iterdir())
+
+        wait_for(lambda: logged() == 8, 10)
+    captured, played = tmp_path / "captured.tfrecord", tmp_path / "warm-up"
+    result = run(*(tmp_path / "logged").iterdir(), "--golden", captured, "--warm-up", played)
+    assert result.output == f"{captured}: 5 requests with their answers\n{played}: 5 requests\n"
+    report = verify([captured], grpc=server.grpc, rest=server.rest)
+    assert report.ok, report.sentence()
+    assert report.requests == 5
+    logs = [PredictionLog.FromString(data) for data in read_records(played)]
+    assert {log.WhichOneof("log_type") for log in logs} == {"predict_log", "classify_log", "regress_log"}
+    assert not any(getattr(log, log.WhichOneof("log_type")).HasField("response") for log in logs)
+
+
+def test_captured_warm_up_is_played_by_a_server(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    write_records(tmp_path / "captured.tfrecord", [request().record()])
+    folder = tmp_path / "models" / "scale" / "2" / "assets.extra"
+    assert run(tmp_path / "captured.tfrecord", "--warm-up", folder / "tf_serving_warmup_requests").exit_code == 0
+    (tmp_path / "monitoring").write_text('prometheus_config { enable: true, path: "/metrics" }')
+    flag = f"--monitoring_config_file={tmp_path}/monitoring"
+    with serving(tmp_path / "models", tmp_path, None, flag) as server:
+        page = httpx2.get(f"http://{server.rest}/metrics", trust_env=False).text
+    assert re.search(rf'warmup.*{folder.parent}.*"OK"\}} 1$', page, re.M), "one record was played"
+
+
+def test_bodies_of_rest_requests_become_records(server: Server, protocol: str, tmp_path: Path) -> None:
+    bodies = [
+        {"instances": ROWS.tolist()},
+        {"model": "words", "inputs": ["four", {"b64": "AP8="}]},
+        {"signature_name": "two", "instances": [{"a": 0.5, "n": 2}]},
+        {"instances": ROWS.tolist()},
+    ]
+    source, captured = tmp_path / "bodies.jsonl", tmp_path / "captured.tfrecord"
+    source.write_text("\n".join(map(json.dumps, bodies)) + "\n")
+    result = run(source, "--server", server.url(protocol), "--golden", captured, "--duplicates")
+    assert result.exit_code == 2
+    assert f"{source}, line 1: it names no model" in " ".join(result.stderr.split())
+    source.write_text("\n".join(json.dumps({"model": "scale", **body}) for body in bodies))
+    result = run(source, "--server", server.url(protocol), "--golden", captured)
+    assert result.output == f"{captured}: 3 requests with their answers\n"
+    assert verify([captured], grpc=server.grpc, rest=server.rest).ok
+    result = run(source, "--model", "words", "--server", server.url(protocol), "--golden", captured)
+    assert result.output == f"{captured}: 1 request with their answers\n"
+
+
+def test_requests_that_ask_the_same_are_kept_once_and_a_sample_of_them_is_fair() -> None:
+    requests = [request(number % 50, version=number) for number in range(200)]
+    assert len(list(distinct(requests))) == 50
+    kept = [sampled(requests, most) for most in (10, 10, 500)]
+    assert [len(some) for some in kept] == [10, 10, 200]
+    assert kept[0] == kept[1], "always the same ones"
+    versions = [one.version or 0 for one in kept[0]]
+    assert versions == sorted(versions)
+    assert max(versions) > 100
+
+
+def test_versions_can_be_forgotten(tmp_path: Path) -> None:
+    source, captured = tmp_path / "log.tfrecord", tmp_path / "captured.tfrecord"
+    write_records(source, [request(version=1).record(), request(version=2).record()])
+    assert run(source, "--golden", captured).exit_code == 0
+    assert [one.version for one in read_requests(captured)] == [1]
+    run(source, "--golden", captured, "--any-version", "--duplicates")
+    assert [one.version for one in read_requests(captured)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--golden or --warm-up says where to"),
+        (["--golden", "nowhere/captured"], "there is no folder nowhere"),
+        (["--golden", "{folder}/captured"], "1 of 1 requests have no answer; --server says whom to ask"),
+        (["--warm-up", "{folder}/warm-up", "--model", "nope"], "there is no request to 'nope'"),
+    ],
+)
+def test_what_can_not_be_captured_is_refused_and_nothing_written(tmp_path: Path, options: list[str], said: str) -> None:
+    source = tmp_path / "log.tfrecord"
+    write_records(source, [request(answered=False).record()])
+    result = run(source, *(option.format(folder=tmp_path) for option in options))
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
+    for name, content, said in (
+        ("a.json", b"{}", "is JSON, which has no element types"),
+        ("a.tfrecord", b"no TFRecord at all", "this is no TFRecord"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        result = run(tmp_path / name, "--golden", tmp_path / "captured")
+        assert result.exit_code == 2
+        assert said in " ".join(result.stderr.split())
+    write_records(tmp_path / "b.tfrecord", [b"\xff"])
+    assert "b.tfrecord, record 0: " in " ".join(run(tmp_path / "b.tfrecord", "--golden", tmp_path / "c").stderr.split())
