@@ -12,6 +12,7 @@ from clients.commands.examples import classify, regress
 from clients.commands.predict import predict
 from clients.commands.reload import reload
 from clients.commands.show import labels, metadata, status
+from clients.commands.tune import tune
 from clients.commands.verify import verify
 
 
@@ -30,5 +31,5 @@ def main() -> None:
     """Asks a TensorFlow model server over gRPC or REST, and verifies that it serves what was exported."""
 
 
-for command in (predict, classify, regress, metadata, status, labels, reload, verify, bench, capture, completion):
+for command in (predict, classify, regress, metadata, status, labels, reload, verify, bench, tune, capture, completion):
     main.add_command(command)

@@ -6,11 +6,11 @@ checksum is a masked CRC-32C: https://www.tensorflow.org/tutorials/load_data/tfr
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from clients.files import written_whole
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
@@ -54,22 +54,12 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
     """Writes `records` to the file `path`, which appears whole, flushed to disk, or not at all."""
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for data in records:
-                length = _LENGTH.pack(len(data))
-                file.write(length + _CHECKSUM.pack(masked_crc32c(length)))
-                file.write(data)
-                file.write(_CHECKSUM.pack(masked_crc32c(data)))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        for data in records:
+            length = _LENGTH.pack(len(data))
+            file.write(length + _CHECKSUM.pack(masked_crc32c(length)))
+            file.write(data)
+            file.write(_CHECKSUM.pack(masked_crc32c(data)))
 
 
 def masked_crc32c(data: bytes) -> int:

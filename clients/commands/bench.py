@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,36 +22,10 @@ from clients.commands.calls import (
     signature_option,
     version_options,
 )
+from clients.commands.loads import limit_option, numbers, prepared
 
 if TYPE_CHECKING:
-    from clients.bench.generator import Bench
     from clients.bench.load import Load, Step
-    from clients.tensors import Array
-
-Number = TypeVar("Number", int, float)
-_LIMIT = re.compile(r"(mean|max|p50|p90|p99|p99\.9)=([0-9.]+)(us|ms|s)")
-_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-
-
-def _numbers(text: str | None, kind: type[Number], option: str) -> list[Number]:
-    """The numbers above 0 in `text`, separated by commas."""
-    try:
-        found = [kind(part) for part in text.split(",")] if text else []
-    except ValueError:
-        found = [kind(0)]
-    if any(number <= 0 for number in found):
-        raise click.BadParameter(f"{text!r} is no list of numbers above 0, as 1,2,4 is", param_hint=option)
-    return found
-
-
-def _limit(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, float] | None:
-    """A percentile's name, and milliseconds."""
-    if text is None:
-        return None
-    found = _LIMIT.fullmatch(text)
-    if found is None or not float(found[2]) > 0:
-        raise click.BadParameter(f"{text!r} is no limit on mean, max, p50, p90, p99 or p99.9, as p99=20ms is")
-    return found[1], float(found[2]) * _MS[found[3]]
 
 
 @click.command(
@@ -90,7 +62,7 @@ Examples:
     show_default=True,
     help="Whether an open loop's requests come at random or evenly.",
 )
-@click.option("--limit", callback=_limit, metavar="P=TIME", help="Find the highest rate that keeps this, as p99=20ms.")
+@limit_option("Find the highest rate that keeps this, as p99=20ms.")
 @click.option("--batch", metavar="N,…", help="Rows in each request.  [default: as given, 1 where made up]")
 @click.option(
     "--warm-up",
@@ -148,15 +120,15 @@ def bench(
     from clients.bench.load import Durations, Load
 
     check_pinned(version, label)
-    concurrencies, rates = _numbers(concurrency, int, "--concurrency"), _numbers(rate, float, "--rate")
-    batches = _numbers(batch, int, "--batch")
+    concurrencies, rates = numbers(concurrency, int, "--concurrency"), numbers(rate, float, "--rate")
+    batches = numbers(batch, int, "--batch")
     if limit and (concurrencies or rates):
         raise click.UsageError("--limit finds a rate by itself; leave --concurrency and --rate out")
     if given and requests:
         raise click.UsageError("--input and --requests both say what is sent; give one of them")
     earlier = _earlier(compare)
     durations = Durations(warm_up=warm_up, window=window)
-    prepared = _prepared(
+    made = prepared(
         target,
         (model, version, label, signature),
         given=given,
@@ -180,10 +152,10 @@ def bench(
             steps = [
                 step
                 for rows in batches or [1]
-                for step in highest_rate(prepared, lambda step: step.latency(name) <= most, batch=rows)
+                for step in highest_rate(made, lambda step: step.latency(name) <= most, batch=rows)
             ]
         else:
-            steps = [prepared.measure(load) for load in loads]
+            steps = [made.measure(load) for load in loads]
     except GeneratorError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
@@ -199,103 +171,6 @@ def bench(
         _show(steps, earlier, limit)
     if not any(step.requests for step in steps):
         sys.exit(FAILED)
-
-
-def _prepared(
-    target: Target,
-    asked: tuple[str, int | None, str | None, str | None],
-    *,
-    given: tuple[str, ...],
-    requests: str | None,
-    batches: list[int],
-    durations: Any,
-    processes: int,
-    metrics: str | None,
-) -> Bench:
-    """What is needed to measure; what can't be asked ends the command before anything is."""
-    from clients.address import Tls, read_address
-    from clients.bench.bodies import BodiesError, bodies_of
-    from clients.bench.generator import Bench
-    from clients.bench.metrics import PATH, server_time
-    from clients.calls import DEFAULT_SIGNATURE
-    from clients.errors import Call
-    from clients.rest_calls import model_path
-
-    model, version, label, signature = asked
-    name = signature or DEFAULT_SIGNATURE
-    tls = Tls(**target.tls) if target.tls else None
-    with target.asking() as client:
-        sent = _requests(client, asked, given, requests)
-        address = read_address(target.url, tls)
-        call = Call(client.protocol, client.server, model, version, label, name)
-        for inputs in sent:
-            # One of each is asked first: a load of errors says nothing.
-            client.predict(model, inputs, signature=name, version=version, label=label, check=True)
-    try:
-        bodies = {rows: bodies_of(address, call, sent, rows) for rows in batches} or {1: bodies_of(address, call, sent)}
-    except BodiesError as error:
-        raise click.UsageError(str(error)) from None
-    if metrics is None and address.protocol == "rest":
-        parts = urlsplit(address.target)
-        metrics = f"{parts.scheme}://{parts.netloc}{PATH}"
-    return Bench(
-        address,
-        model_path(call),
-        bodies,
-        durations,
-        processes=processes,
-        timeout=target.timeout,
-        server_time=lambda: server_time(metrics, model, tls) if metrics else None,
-        progress=lambda said: click.echo(f"\r\033[K{said}", err=True, nl=False) if sys.stderr.isatty() else None,
-    )
-
-
-def _requests(
-    client: Any, asked: tuple[str, int | None, str | None, str | None], given: tuple[str, ...], requests: str | None
-) -> list[dict[str, Array]]:
-    """The inputs that are sent in turn."""
-    from clients.bench.bodies import BodiesError, made_up
-    from clients.calls import DEFAULT_SIGNATURE
-    from clients.commands.images import Images
-    from clients.commands.input_values import InputError, read_inputs
-    from clients.inputs import to_arrays
-    from clients.proofs import SourceError
-
-    model, version, label, signature = asked
-    name = signature or DEFAULT_SIGNATURE
-    known = client.metadata(model, version=version, label=label).signatures.get(name)
-    if known is None:
-        raise click.BadParameter(f"{model} has no signature {name!r}", param_hint="--signature")
-    try:
-        if requests:
-            return _recorded(requests, model, name)
-        if given:
-            return [to_arrays(Images().fitted(read_inputs(given).inputs, known), name, known)]
-        return [made_up(name, known)]
-    except (BodiesError, InputError, SourceError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _recorded(source: str, model: str, signature: str) -> list[dict[str, Array]]:
-    """The golden or captured requests of `source` to predict with the signature."""
-    from clients.golden import GoldenError, read_golden
-    from clients.proofs import Captured, SourceError, subjects
-
-    with subjects([source]) as found:
-        subject = found.get(model)
-        if subject is None:
-            raise SourceError(f"{source} has no requests to {model!r}; it has some to {', '.join(found)}")
-        try:
-            if isinstance(subject, Captured):
-                requests = [request for many in subject.requests.values() for request in many]
-            else:
-                requests = list(read_golden(subject.on_disk()[max(subject.wanted or subject.on_disk())]).requests)
-        except GoldenError as error:
-            raise SourceError(str(error)) from None
-    sent = [dict(it.inputs) for it in requests if it.signature == signature and it.method == "predict"]
-    if not sent:
-        raise SourceError(f"{source} has no request to predict with signature {signature!r}")
-    return sent
 
 
 def _earlier(path: Path | None) -> list[Step]:

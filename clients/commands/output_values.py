@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +14,7 @@ import numpy as np
 
 from clients.answers import Classification, Prediction, Regression
 from clients.commands.calls import FAILED
+from clients.files import written_whole
 from clients.tensors import STRING, Array, dtype_of
 
 Answer: TypeAlias = Classification | Prediction | Regression
@@ -69,15 +68,8 @@ def save(path: Path, outputs: Mapping[str, Array]) -> None:
     Raises ValueError for strings that end in NUL bytes, which numpy's byte strings lose.
     """
     arrays = {name: _storable(name, array) for name, array in outputs.items()}
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _storable(name: str, array: Array) -> Array:

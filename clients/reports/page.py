@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from clients.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,16 +29,8 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     """Writes the page that `template` makes of `values` to `path`, whole or not at all."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     text = _PAGES.get_template(template).render(made=made, **values)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.absolute().parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def new_figure(width: float, height: float) -> Figure:

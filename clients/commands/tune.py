@@ -1,0 +1,217 @@
+"""`tune`: the batching parameters that suit a model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clients.commands.calls import EXIT_CODES, FAILED, Target, json_option, report_option, signature_option
+from clients.commands.loads import limit_option, numbers, prepared
+from clients.files import written_whole
+
+if TYPE_CHECKING:
+    from clients.bench.generator import Bench
+    from clients.bench.load import Step
+    from clients.tune import Candidate, Parameters
+
+
+@click.command(
+    epilog=f"""\b
+Examples:
+  python -m clients tune models/digits --limit p99=20ms
+  python -m clients tune models/digits --concurrency 64 --output batching_parameters.txt --report tune.html
+  python -m clients tune models/digits --engine "docker-run.sh tensorflow_model_server" --max-batch-size 8,32
+
+{EXIT_CODES}"""
+)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@limit_option("Only what keeps this counts, as p99=20ms.  [default: no limit]")
+@click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="Requests at a time.")
+@signature_option
+@click.option("--input", "given", multiple=True, metavar="[NAME=]VALUE", help="What is sent, as for `predict`.")
+@click.option("--requests", metavar="SOURCE", help="Send these golden or captured requests, as for `bench`.")
+@click.option("--protocol", type=click.Choice(["grpc", "rest"]), default="grpc", show_default=True, help="How.")
+@click.option("--max-batch-size", metavar="N,…", help="Values to try.  [default: 4,16,64,128]")
+@click.option("--batch-timeout-micros", metavar="N,…", help="Values to try.  [default: 0,1000,5000]")
+@click.option("--num-batch-threads", metavar="N,…", help="Values to try.  [default: 1, 2 and one a core]")
+@click.option("--no-padding", is_flag=True, help="Don't try batch sizes in powers of two (allowed_batch_sizes).")
+@click.option(
+    "--engine",
+    help="The command of the model server; its flags are added.  [default: tensorflow_model_server if there is one, "
+    "else the embedded server]",
+)
+@click.option("--window", type=click.FloatRange(0.1), default=1.5, show_default=True, help="Seconds of each window.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("batching_parameters.txt"),
+    show_default=True,
+    help="Where the best parameters are written.",
+)
+@report_option
+@json_option
+def tune(
+    *,
+    folder: Path,
+    limit: tuple[str, float] | None,
+    concurrency: int,
+    signature: str | None,
+    given: tuple[str, ...],
+    requests: str | None,
+    protocol: str,
+    max_batch_size: str | None,
+    batch_timeout_micros: str | None,
+    num_batch_threads: str | None,
+    no_padding: bool,
+    engine: str | None,
+    window: float,
+    output: Path,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Finds the batching parameters with the most throughput under a limit, for the model in FOLDER.
+
+    A server is started for each candidate, loaded and stopped, some 10 s each, a dozen or two of them. Nothing else
+    should keep the machine busy. Without batching it is measured, too: if that is best, this is said, and no file is
+    written.
+    """
+    from clients.bench.generator import GeneratorError
+    from clients.tune import EngineError, Space, best, search
+
+    space = Space(
+        max_batch_size=numbers(max_batch_size, int, "--max-batch-size") or Space.max_batch_size,
+        batch_timeout_micros=_from_zero(batch_timeout_micros) or Space.batch_timeout_micros,
+        num_batch_threads=numbers(num_batch_threads, int, "--num-batch-threads") or Space.num_batch_threads,
+        padding=not no_padding,
+    )
+    if not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
+    measuring = _Measuring(folder, engine, protocol, (signature, given, requests), concurrency, window)
+    try:
+        candidates = search(measuring, space, limit)
+    except (EngineError, GeneratorError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(FAILED)
+    winner = best(candidates, limit)
+    if report is not None:
+        from clients.reports.tuning import write
+
+        write(report, measuring.model, candidates, winner, limit)
+        click.echo(f"{report}: the report", err=True)
+    if winner is not None and winner.parameters is not None:
+        with written_whole(output) as file:
+            file.write(winner.parameters.text().encode())
+    if as_json:
+        click.echo(json.dumps({"best": winner and _json(winner), "candidates": list(map(_json, candidates))}, indent=2))
+    else:
+        _show(candidates, winner, limit, output)
+    if winner is None:
+        sys.exit(FAILED)
+
+
+class _Measuring:
+    """Measures candidates, each on a server of its own; what is sent is prepared once."""
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: str | None,
+        protocol: str,
+        sent: tuple[str | None, tuple[str, ...], str | None],
+        concurrency: int,
+        window: float,
+    ) -> None:
+        from clients.bench.load import Durations, Load
+        from clients.tune import default_engine
+
+        self.model = folder.resolve().name
+        self._folder = folder
+        self._command = shlex.split(engine) if engine else default_engine()
+        self._protocol = protocol
+        self._sent = sent
+        self._load = Load(concurrency=concurrency)
+        self._durations = Durations(warm_up=1.0, window=window)
+        self._bench: Bench | None = None
+
+    def __call__(self, parameters: Parameters | None) -> Step:
+        from clients.address import read_address
+        from clients.tune import engine
+
+        said = "no batching" if parameters is None else str(parameters)
+        if sys.stderr.isatty():
+            click.echo(f"\r\033[K{said}", err=True, nl=False)
+        with engine(self._command, self.model, self._folder, parameters) as urls:
+            url = urls[self._protocol]
+            if self._bench is None:
+                signature, given, requests = self._sent
+                self._bench = prepared(
+                    Target(url, 30.0, {}),
+                    (self.model, None, None, signature),
+                    given=given,
+                    requests=requests,
+                    batches=[],
+                    durations=self._durations,
+                    processes=0,
+                    metrics=None,
+                )
+            bench = replace(self._bench, address=read_address(url), server_time=lambda: None, progress=lambda _: None)
+            return bench.measure(self._load)
+
+
+def _from_zero(text: str | None) -> list[int]:
+    """The numbers in `text`, of which 0 may be one."""
+    try:
+        found = [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        found = [-1]
+    if any(number < 0 for number in found):
+        raise click.BadParameter(
+            f"{text!r} is no list of numbers from 0, as 0,1000 is", param_hint="--batch-timeout-micros"
+        )
+    return found
+
+
+def _json(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "parameters": candidate.parameters and asdict(candidate.parameters),
+        **{key: value for key, value in asdict(candidate.step).items() if key != "curve"},
+    }
+
+
+def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[str, float] | None, output: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from clients.commands.verify import WIDTH
+
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", err=True, nl=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("batching")
+    for heading in ("req/s", "p50 ms", "p99 ms", "failed"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for candidate in sorted(candidates, key=lambda one: -one.step.throughput):
+        step = candidate.step
+        times = [f"{step.throughput:.1f}", f"{step.percentiles['p50']:.3g}", f"{step.percentiles['p99']:.3g}"]
+        remark = "" if candidate.keeps(limit) else "over the limit" if not step.failed else "failed"
+        remark = "best" if candidate is winner else remark
+        table.add_row(str(candidate.parameters or "none"), *times, str(step.failed), remark)
+    console = Console(highlight=False, width=WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n".join([*(line.rstrip() for line in captured.get().splitlines()), ""]))
+    if winner is None:
+        assert limit is not None or any(candidate.step.failed for candidate in candidates)
+        click.secho("nothing keeps the limit" if limit else "no candidate answered every request", fg="red", bold=True)
+    elif winner.parameters is None:
+        click.secho("without batching it is quickest; no file is written", bold=True)
+    else:
+        click.secho(f"{output}: {winner.parameters}", bold=True)

@@ -1,0 +1,63 @@
+"""The report of a tuning: every candidate, and throughput over latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clients.reports.page import COLOURS, new_figure, svg, write_page
+
+if TYPE_CHECKING:
+    from clients.tune import Candidate
+
+
+def write(
+    path: Path,
+    model: str,
+    candidates: Sequence[Candidate],
+    winner: Candidate | None,
+    limit: tuple[str, float] | None,
+) -> None:
+    """Writes the page."""
+    write_page(
+        path,
+        "tuning.html",
+        title=f"Batching parameters of {model}",
+        candidates=sorted(candidates, key=lambda one: -one.step.throughput),
+        winner=winner,
+        limit=limit,
+        plot=_plot(candidates, winner, limit),
+    )
+
+
+def _plot(candidates: Sequence[Candidate], winner: Candidate | None, limit: tuple[str, float] | None) -> str:
+    """Throughput over the latency that is limited."""
+    name = limit[0] if limit else "p99"
+    figure = new_figure(10, 4.8)
+    axes = figure.subplots()
+    groups = {
+        "without batching": ("s", "plain", [one for one in candidates if one.parameters is None]),
+        "over the limit, or failed": ("x", "bad", [one for one in candidates if not one.keeps(limit)]),
+        "tried": ("o", "other", [one for one in candidates if one.parameters is not None and one.keeps(limit)]),
+        "best": ("*", "good", [winner] if winner else []),
+    }
+    for label, (marker, colour, members) in groups.items():
+        if members:
+            axes.plot(
+                [one.step.latency(name) for one in members],
+                [one.step.throughput for one in members],
+                marker,
+                color=COLOURS[colour],
+                markersize=14 if marker == "*" else 7,
+                label=label,
+            )
+    if limit:
+        axes.axvline(limit[1], color=COLOURS["bad"], linestyle="--", linewidth=1, label=f"limit, {limit[1]:g} ms")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_title("throughput of every candidate over its latency")
+    axes.set_xlabel(f"latency, {name} (ms)")
+    axes.set_ylabel("requests answered a second")
+    axes.legend(frameon=False)
+    return svg(figure)

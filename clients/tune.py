@@ -1,0 +1,210 @@
+"""Tuning: which batching parameters give a model the most throughput under a limit on latency.
+
+    no batching ──► the first parameters ──► one of them changed, the better ones kept ──► … ──► nothing is better
+
+For each candidate a model server of its own is started, loaded, measured and stopped. The parameters and their meaning:
+https://github.com/tensorflow/serving/tree/master/tensorflow_serving/batching
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clients.bench.load import Step
+from clients.client import connect
+from clients.errors import ServingError
+
+LONGEST_START = 120.0
+LONGEST_STOP = 30.0
+# Far more than clients keep waiting: what is measured is the batching, not what is turned away.
+MOST_ENQUEUED = 1000
+# Another candidate must be better by more than what a measurement varies.
+BETTER = 1.03
+
+
+class EngineError(Exception):
+    """A model server could not be started; the text has the end of what it said."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What `--batching_parameters_file` says; `allowed_batch_sizes` empty is any up to `max_batch_size`."""
+
+    max_batch_size: int
+    batch_timeout_micros: int
+    num_batch_threads: int
+    allowed_batch_sizes: tuple[int, ...] = ()
+
+    def text(self) -> str:
+        """As a text BatchingParameters."""
+        values = {
+            "max_batch_size": self.max_batch_size,
+            "batch_timeout_micros": self.batch_timeout_micros,
+            "num_batch_threads": self.num_batch_threads,
+            "max_enqueued_batches": MOST_ENQUEUED,
+        }
+        lines = [f"{name} {{ value: {value} }}" for name, value in values.items()]
+        lines += [f"allowed_batch_sizes: {size}" for size in self.allowed_batch_sizes]
+        return "\n".join([*lines, ""])
+
+    def __str__(self) -> str:
+        sizes = f", sizes {'/'.join(map(str, self.allowed_batch_sizes))}" if self.allowed_batch_sizes else ""
+        return (
+            f"up to {self.max_batch_size} in {self.batch_timeout_micros} µs, {self.num_batch_threads} "
+            f"thread{'' if self.num_batch_threads == 1 else 's'}{sizes}"
+        )
+
+
+@dataclass(frozen=True)
+class Space:
+    """The values that are tried; with `padding` also batch sizes in powers of two."""
+
+    max_batch_size: Sequence[int] = (4, 16, 64, 128)
+    batch_timeout_micros: Sequence[int] = (0, 1000, 5000)
+    num_batch_threads: Sequence[int] = tuple(dict.fromkeys((1, 2, os.cpu_count() or 1)))
+    padding: bool = True
+
+    def first(self) -> Parameters:
+        """Where the search begins: in the middle."""
+
+        def middle(values: Sequence[int]) -> int:
+            return sorted(values)[len(values) // 2]
+
+        return Parameters(middle(self.max_batch_size), middle(self.batch_timeout_micros), min(self.num_batch_threads))
+
+    def changes(self, of: Parameters) -> list[list[Parameters]]:
+        """For each parameter, what `of` is with its other values."""
+        sizes = [_sized(replace(of, max_batch_size=size)) for size in self.max_batch_size]
+        timeouts = [replace(of, batch_timeout_micros=timeout) for timeout in self.batch_timeout_micros]
+        threads = [replace(of, num_batch_threads=number) for number in self.num_batch_threads]
+        padded = [of, _sized(replace(of, allowed_batch_sizes=(1,)))] if self.padding else []
+        return [sizes, timeouts, threads, padded]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Parameters, None for no batching, and what came of them."""
+
+    parameters: Parameters | None
+    step: Step
+
+    def keeps(self, limit: tuple[str, float] | None) -> bool:
+        """Whether every request was answered, and in time."""
+        return not self.step.failed and (limit is None or self.step.latency(limit[0]) <= limit[1])
+
+
+def search(
+    measure: Callable[[Parameters | None], Step], space: Space, limit: tuple[str, float] | None
+) -> list[Candidate]:
+    """All candidates that were measured; the best is `best` of them.
+
+    One parameter after the other takes the value that is best with the others as they are, until none changes.
+    """
+    found: dict[Parameters | None, Candidate] = {}
+
+    def tried(parameters: Parameters | None) -> Candidate:
+        if parameters not in found:
+            found[parameters] = Candidate(parameters, measure(parameters))
+        return found[parameters]
+
+    tried(None)
+    current = tried(space.first())
+    changed = True
+    while changed:
+        changed = False
+        for number in range(len(space.changes(space.first()))):
+            assert current.parameters is not None
+            for parameters in space.changes(current.parameters)[number]:
+                candidate = tried(parameters)
+                if _is_better(candidate, current, limit):
+                    current, changed = candidate, True
+    return list(found.values())
+
+
+def best(candidates: Sequence[Candidate], limit: tuple[str, float] | None) -> Candidate | None:
+    """The one with the most throughput of those that keep `limit`; None when none does."""
+    kept = [candidate for candidate in candidates if candidate.keeps(limit)]
+    return max(kept, key=lambda candidate: candidate.step.throughput, default=None)
+
+
+def _is_better(one: Candidate, other: Candidate, limit: tuple[str, float] | None) -> bool:
+    if one.keeps(limit) != other.keeps(limit):
+        return one.keeps(limit)
+    if limit is not None and not one.keeps(limit):
+        return one.step.latency(limit[0]) * BETTER < other.step.latency(limit[0])
+    return one.step.throughput > BETTER * other.step.throughput
+
+
+def _sized(parameters: Parameters) -> Parameters:
+    """With batch sizes up to the largest, in powers of two, if there are any."""
+    if not parameters.allowed_batch_sizes:
+        return parameters
+    sizes = [1 << power for power in range(parameters.max_batch_size.bit_length())]
+    sizes = [size for size in sizes if size < parameters.max_batch_size]
+    return replace(parameters, allowed_batch_sizes=(*sizes, parameters.max_batch_size))
+
+
+def default_engine() -> list[str]:
+    """The command of TensorFlow Serving, if this machine has it, else the embedded server's."""
+    native = shutil.which("tensorflow_model_server")
+    return [native] if native else [sys.executable, "-m", "serving.embedded"]
+
+
+@contextmanager
+def engine(
+    command: Sequence[str], model: str, folder: Path, parameters: Parameters | None
+) -> Iterator[Mapping[str, str]]:
+    """A model server over the model in `folder`; its URLs by protocol. Raises EngineError when it doesn't start."""
+    ports = {"grpc": _free_port(), "rest": _free_port()}
+    with tempfile.TemporaryDirectory(prefix="tune-") as temporary:
+        file, log = Path(temporary, "batching_parameters.txt"), Path(temporary, "log")
+        flags = [f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"]
+        flags += [f"--model_name={model}", f"--model_base_path={folder.resolve()}"]
+        if parameters is not None:
+            file.write_text(parameters.text())
+            flags += ["--enable_batching=true", f"--batching_parameters_file={file}"]
+        with log.open("w") as output:
+            process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, start_new_session=True)
+        try:
+            urls = {"grpc": f"grpc://127.0.0.1:{ports['grpc']}", "rest": f"http://127.0.0.1:{ports['rest']}"}
+            _wait(process, urls["grpc"], model, log)
+            yield urls
+        finally:
+            process.terminate()
+            try:
+                process.wait(LONGEST_STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, model: str, log: Path) -> None:
+    """Waits until the model is available, or the server has ended."""
+    with connect(url) as client:
+        for _ in range(int(LONGEST_START)):
+            try:
+                client.wait_until_available(model, timeout=1.0)
+            except ServingError as error:
+                if process.poll() is None:
+                    last = error
+                    continue
+                said = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+                raise EngineError(f"the model server ended with exit code {process.returncode}:\n{said}") from None
+            else:
+                return
+    raise EngineError(f"the model server is not ready after {LONGEST_START:g} s: {last}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

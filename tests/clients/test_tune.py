@@ -1,0 +1,135 @@
+"""Tuning batching parameters: the search, and the command with real servers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from clients.bench.load import Load, Step, Window, step_of
+from clients.cli import main
+from clients.tune import EngineError, Parameters, Space, best, default_engine, engine, search
+from serving.embedded.batching import read_parameters
+
+SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), num_batch_threads=(1, 4))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["tune", *map(str, arguments)])
+
+
+def step(throughput: float, milliseconds: float, failed: int = 0) -> Step:
+    window = Window(1.0)
+    for _ in range(round(throughput)):
+        window.latencies.record_value(round(1000 * milliseconds))
+    if failed:
+        window.errors["UNAVAILABLE"] = failed
+    return step_of(Load(concurrency=1), [window], processes=1, stable=True, server_ms=None)
+
+
+def pretended(parameters: Parameters | None) -> Step:
+    """Larger batches give more, and take longer; 1000 µs and four threads are best, padding is no use."""
+    if parameters is None:
+        return step(100, 2)
+    throughput = 100 + 5 * parameters.max_batch_size - abs(parameters.batch_timeout_micros - 1000) / 50
+    throughput += 10 * parameters.num_batch_threads - 20 * bool(parameters.allowed_batch_sizes)
+    return step(throughput, parameters.max_batch_size / 2)
+
+
+def test_the_search_finds_the_most_throughput() -> None:
+    candidates = search(pretended, SPACE, None)
+    winner = best(candidates, None)
+    assert winner is not None
+    assert winner.parameters == Parameters(64, 1000, 4)
+    assert len({candidate.parameters for candidate in candidates}) == len(candidates), "each is measured once"
+    assert len(candidates) < 3 * 3 * 2 * 2
+
+
+def test_the_search_keeps_a_limit() -> None:
+    limit = ("p99", 10.0)
+    winner = best(search(pretended, SPACE, limit), limit)
+    assert winner is not None
+    assert winner.parameters == Parameters(16, 1000, 4)
+    assert best(search(pretended, SPACE, ("p99", 1.0)), ("p99", 1.0)) is None
+
+
+def test_without_batching_may_be_best() -> None:
+    candidates = search(lambda parameters: step(200 if parameters is None else 100, 1), SPACE, None)
+    winner = best(candidates, None)
+    assert winner is not None
+    assert winner.parameters is None
+
+
+def test_a_candidate_that_fails_requests_is_not_best() -> None:
+    candidates = search(lambda parameters: step(100, 1) if parameters is None else step(900, 1, failed=1), SPACE, None)
+    winner = best(candidates, None)
+    assert winner is not None
+    assert winner.parameters is None
+
+
+def test_padded_sizes_end_with_the_largest() -> None:
+    padded = [one for many in SPACE.changes(Parameters(48, 0, 1)) for one in many if one.allowed_batch_sizes]
+    assert [one.allowed_batch_sizes for one in padded] == [(1, 2, 4, 8, 16, 32, 48)]
+    changed = SPACE.changes(padded[0])[0]
+    assert [one.allowed_batch_sizes[-1] for one in changed] == [4, 16, 64]
+
+
+def test_the_text_is_what_a_server_reads(tmp_path: Path) -> None:
+    (tmp_path / "batching").write_text(Parameters(48, 2000, 3, (16, 48)).text())
+    read, threads = read_parameters(tmp_path / "batching")
+    assert (read.max_batch_size, read.batch_timeout_micros, threads) == (48, 2000, 3)
+    assert list(read.allowed_batch_sizes) == [16, 48]
+
+
+def test_a_server_that_does_not_start_says_why(models: Path) -> None:
+    wrong = [*default_engine(), "--no_such_flag=1"]
+    said = r"ended with exit code [12]:\n(.*\n)*.*no_such_flag"
+    with pytest.raises(EngineError, match=said), engine(wrong, "scale", models / "scale", None):
+        pass
+
+
+class TestCommand:
+    """`python -m clients tune`."""
+
+    QUICK = ("--window", "0.2", "--concurrency", "8", "--max-batch-size", "8", "--batch-timeout-micros", "0")
+
+    def test_it_writes_the_best_parameters_and_a_report(self, models: Path, tmp_path: Path) -> None:
+        output, page = tmp_path / "batching_parameters.txt", tmp_path / "tune.html"
+        options = (*self.QUICK, "--num-batch-threads", "2", "--no-padding", "--output", output, "--report", page)
+        result = run(models / "scale", *options, "--json")
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        asked = [
+            candidate["parameters"] and candidate["parameters"]["max_batch_size"] for candidate in found["candidates"]
+        ]
+        assert asked == [None, 8]
+        assert all(candidate["requests"] > 10 and not candidate["errors"] for candidate in found["candidates"])
+        assert output.exists() == (found["best"]["parameters"] is not None)
+        if output.exists():
+            assert "max_batch_size { value: 8 }" in output.read_text()
+        assert page.read_text().count("<svg") == 1
+
+    def test_a_limit_that_nothing_keeps_is_code_1(self, models: Path, tmp_path: Path) -> None:
+        options = (*self.QUICK, "--num-batch-threads", "1", "--no-padding", "--output", tmp_path / "batching")
+        result = run(models / "scale", *options, "--limit", "p50=1us", "--protocol", "rest")
+        assert result.exit_code == 1, result.output
+        assert result.stdout.splitlines()[-1] == "nothing keeps the limit"
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--max-batch-size", "0"], "'0' is no list of numbers above 0"),
+            (["--batch-timeout-micros", "-1"], "'-1' is no list of numbers from 0"),
+            (["--output", "nowhere/batching"], "there is no folder nowhere"),
+            (["--limit", "soon"], "is no limit on"),
+            (["--engine", f"{sys.executable} -c pass"], "the model server ended with exit code 0"),
+        ],
+    )
+    def test_what_can_not_be_meant_is_refused(self, models: Path, options: list[str], said: str) -> None:
+        result = run(models / "scale", *options)
+        assert result.exit_code in (1, 2)
+        assert said in " ".join(result.stderr.split())
