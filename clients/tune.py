@@ -92,14 +92,22 @@ class Space:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Parameters, None for no batching, and what came of them."""
+    """Parameters, None for no batching, and what came of them; without a `step`, why they can't be served."""
 
     parameters: Parameters | None
-    step: Step
+    step: Step | None
+    trouble: str = ""
+
+    @property
+    def throughput(self) -> float:
+        """Requests answered a second."""
+        return self.step.throughput if self.step else 0.0
 
     def keeps(self, limit: tuple[str, float] | None) -> bool:
         """Whether every request was answered, and in time."""
-        return not self.step.failed and (limit is None or self.step.latency(limit[0]) <= limit[1])
+        if self.step is None or self.step.failed:
+            return False
+        return limit is None or self.step.latency(limit[0]) <= limit[1]
 
 
 def search(
@@ -113,7 +121,13 @@ def search(
 
     def tried(parameters: Parameters | None) -> Candidate:
         if parameters not in found:
-            found[parameters] = Candidate(parameters, measure(parameters))
+            try:
+                found[parameters] = Candidate(parameters, measure(parameters))
+            except EngineError as error:
+                if parameters is None:
+                    raise
+                # Its warm-up has more rows than a batch may have, say.
+                found[parameters] = Candidate(parameters, None, str(error))
         return found[parameters]
 
     tried(None)
@@ -133,15 +147,17 @@ def search(
 def best(candidates: Sequence[Candidate], limit: tuple[str, float] | None) -> Candidate | None:
     """The one with the most throughput of those that keep `limit`; None when none does."""
     kept = [candidate for candidate in candidates if candidate.keeps(limit)]
-    return max(kept, key=lambda candidate: candidate.step.throughput, default=None)
+    return max(kept, key=lambda candidate: candidate.throughput, default=None)
 
 
 def _is_better(one: Candidate, other: Candidate, limit: tuple[str, float] | None) -> bool:
     if one.keeps(limit) != other.keeps(limit):
         return one.keeps(limit)
+    if one.step is None or other.step is None:
+        return other.step is None and one.step is not None
     if limit is not None and not one.keeps(limit):
         return one.step.latency(limit[0]) * BETTER < other.step.latency(limit[0])
-    return one.step.throughput > BETTER * other.step.throughput
+    return one.throughput > BETTER * other.throughput
 
 
 def _sized(parameters: Parameters) -> Parameters:
@@ -164,11 +180,11 @@ def engine(
     command: Sequence[str], model: str, folder: Path, parameters: Parameters | None
 ) -> Iterator[Mapping[str, str]]:
     """A model server over the model in `folder`; its URLs by protocol. Raises EngineError when it doesn't start."""
-    ports = {"grpc": _free_port(), "rest": _free_port()}
+    ports = _free_ports()
     with tempfile.TemporaryDirectory(prefix="tune-") as temporary:
         file, log = Path(temporary, "batching_parameters.txt"), Path(temporary, "log")
         flags = [f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"]
-        flags += [f"--model_name={model}", f"--model_base_path={folder.resolve()}"]
+        flags += ["--max_num_load_retries=0", f"--model_name={model}", f"--model_base_path={folder.resolve()}"]
         if parameters is not None:
             file.write_text(parameters.text())
             flags += ["--enable_batching=true", f"--batching_parameters_file={file}"]
@@ -194,17 +210,18 @@ def _wait(process: subprocess.Popen[bytes], url: str, model: str, log: Path) -> 
             try:
                 client.wait_until_available(model, timeout=1.0)
             except ServingError as error:
-                if process.poll() is None:
-                    last = error
-                    continue
-                said = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-                raise EngineError(f"the model server ended with exit code {process.returncode}:\n{said}") from None
+                trouble = f"is not ready after {LONGEST_START:g} s ({error.text})"
+                if process.poll() is not None:
+                    trouble = f"ended with exit code {process.returncode}"
+                    break
             else:
                 return
-    raise EngineError(f"the model server is not ready after {LONGEST_START:g} s: {last}")
+    said = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+    raise EngineError(f"the model server {trouble}; its last words:\n{said}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports() -> dict[str, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return {"grpc": int(one.getsockname()[1]), "rest": int(other.getsockname()[1])}

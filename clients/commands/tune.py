@@ -178,10 +178,9 @@ def _from_zero(text: str | None) -> list[int]:
 
 
 def _json(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "parameters": candidate.parameters and asdict(candidate.parameters),
-        **{key: value for key, value in asdict(candidate.step).items() if key != "curve"},
-    }
+    step = asdict(candidate.step) if candidate.step else {"trouble": candidate.trouble}
+    step.pop("curve", None)
+    return {"parameters": candidate.parameters and asdict(candidate.parameters), **step}
 
 
 def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[str, float] | None, output: Path) -> None:
@@ -198,8 +197,11 @@ def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[st
     for heading in ("req/s", "p50 ms", "p99 ms", "failed"):
         table.add_column(heading, justify="right")
     table.add_column("")
-    for candidate in sorted(candidates, key=lambda one: -one.step.throughput):
+    for candidate in sorted(candidates, key=lambda one: -one.throughput):
         step = candidate.step
+        if step is None:
+            table.add_row(str(candidate.parameters), "", "", "", "", "can't be served")
+            continue
         times = [f"{step.throughput:.1f}", f"{step.percentiles['p50']:.3g}", f"{step.percentiles['p99']:.3g}"]
         remark = "" if candidate.keeps(limit) else "over the limit" if not step.failed else "failed"
         remark = "best" if candidate is winner else remark
@@ -208,8 +210,9 @@ def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[st
     with console.capture() as captured:
         console.print(table)
     click.echo("\n".join([*(line.rstrip() for line in captured.get().splitlines()), ""]))
+    for trouble in dict.fromkeys(candidate.trouble for candidate in candidates if candidate.trouble):
+        click.echo(f"can't be served: {trouble}\n", err=True)
     if winner is None:
-        assert limit is not None or any(candidate.step.failed for candidate in candidates)
         click.secho("nothing keeps the limit" if limit else "no candidate answered every request", fg="red", bold=True)
     elif winner.parameters is None:
         click.secho("without batching it is quickest; no file is written", bold=True)

@@ -24,7 +24,7 @@ def write(
         path,
         "tuning.html",
         title=f"Batching parameters of {model}",
-        candidates=sorted(candidates, key=lambda one: -one.step.throughput),
+        candidates=sorted(candidates, key=lambda one: -one.throughput),
         winner=winner,
         limit=limit,
         plot=_plot(candidates, winner, limit),
@@ -36,17 +36,19 @@ def _plot(candidates: Sequence[Candidate], winner: Candidate | None, limit: tupl
     name = limit[0] if limit else "p99"
     figure = new_figure(10, 4.8)
     axes = figure.subplots()
+    measured = [one for one in candidates if one.step is not None]
     groups = {
-        "without batching": ("s", "plain", [one for one in candidates if one.parameters is None]),
-        "over the limit, or failed": ("x", "bad", [one for one in candidates if not one.keeps(limit)]),
-        "tried": ("o", "other", [one for one in candidates if one.parameters is not None and one.keeps(limit)]),
+        "without batching": ("s", "plain", [one for one in measured if one.parameters is None]),
+        "over the limit, or failed": ("x", "bad", [one for one in measured if not one.keeps(limit)]),
+        "tried": ("o", "other", [one for one in measured if one.parameters is not None and one.keeps(limit)]),
         "best": ("*", "good", [winner] if winner else []),
     }
     for label, (marker, colour, members) in groups.items():
-        if members:
+        steps = [one.step for one in members if one.step is not None]
+        if steps:
             axes.plot(
-                [one.step.latency(name) for one in members],
-                [one.step.throughput for one in members],
+                [step.latency(name) for step in steps],
+                [step.throughput for step in steps],
                 marker,
                 color=COLOURS[colour],
                 markersize=14 if marker == "*" else 7,

@@ -70,6 +70,21 @@ def test_a_candidate_that_fails_requests_is_not_best() -> None:
     assert winner.parameters is None
 
 
+def test_a_candidate_that_can_not_be_served_is_not_best_and_ends_nothing() -> None:
+    def measure(parameters: Parameters | None) -> Step:
+        if parameters is not None and parameters.max_batch_size < 64:
+            raise EngineError("Task size 7 is larger than maximum input batch size")
+        return pretended(parameters)
+
+    candidates = search(measure, SPACE, None)
+    winner = best(candidates, None)
+    assert winner is not None
+    assert winner.parameters == Parameters(64, 1000, 4)
+    assert {one.trouble for one in candidates if one.step is None} == {
+        "Task size 7 is larger than maximum input batch size"
+    }
+
+
 def test_padded_sizes_end_with_the_largest() -> None:
     padded = [one for many in SPACE.changes(Parameters(48, 0, 1)) for one in many if one.allowed_batch_sizes]
     assert [one.allowed_batch_sizes for one in padded] == [(1, 2, 4, 8, 16, 32, 48)]
@@ -86,7 +101,7 @@ def test_the_text_is_what_a_server_reads(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_start_says_why(models: Path) -> None:
     wrong = [*default_engine(), "--no_such_flag=1"]
-    said = r"ended with exit code [12]:\n(.*\n)*.*no_such_flag"
+    said = r"ended with exit code [12]; its last words:\n(.*\n)*.*no_such_flag"
     with pytest.raises(EngineError, match=said), engine(wrong, "scale", models / "scale", None):
         pass
 
