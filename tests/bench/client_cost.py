@@ -156,13 +156,17 @@ def start() -> dict[str, float]:
 def main() -> None:
     """Runs all jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=1000, help="Calls of a small request in each round.")
     parser.add_argument("--json", type=Path, help="Write the results to this file.")
     options = parser.parse_args()
     rng = np.random.default_rng(1)
     results = [
-        *predict("32 floats", rng.random((1, 32), np.float32), rng.random((1, 10), np.float32), 1000),
+        *predict("32 floats", rng.random((1, 32), np.float32), rng.random((1, 10), np.float32), options.calls),
         *predict(
-            "224 x 224 x 3 floats", rng.random((1, 224, 224, 3), np.float32), rng.random((1, 1000), np.float32), 200
+            "224 x 224 x 3 floats",
+            rng.random((1, 224, 224, 3), np.float32),
+            rng.random((1, 1000), np.float32),
+            max(options.calls // 5, 1),
         ),
         decode(),
     ]

@@ -1,0 +1,82 @@
+"""docs/clients.md, followed as a user follows it: its commands and its Python, against the server that it starts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clients.cli import main
+from clients.client import Client
+from tests.servers import Served, serve
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs/clients.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
+BUILD, RUN, *COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+# What takes minutes is done once, or for less, here.
+SHORTER = {
+    " bench ": " bench --window 0.2 --warm-up 0.2 --processes 1 ",
+    " tune ": " tune --window 0.2 --concurrency 8 --batch-timeout-micros 0 --no-padding --output {folder}/batching ",
+    "tests.bench.client_cost": "tests.bench.client_cost --calls 8",
+}
+
+
+@pytest.fixture(scope="module")
+def guide(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The server of the page, in a clone of its own."""
+    folder = tmp_path_factory.mktemp("clients") / "toolkit"
+    shutil.copytree(clone, folder, symlinks=True, ignore=shutil.ignore_patterns("models", ".cache", "conformance"))
+    shutil.copytree(clone / "export/models", folder / "export/models")
+    subprocess.run(["sh", "-c", BUILD], cwd=folder, check=True, capture_output=True)
+    command = [*RUN.replace(".venv/bin/python", sys.executable).split(), "--engine", "embedded"]
+    with serve([*command, "--port", "{port}", "--rest-port", "{rest_port}"], folder) as server:
+        server.env["FOLDER"] = str(folder)
+        yield server
+
+
+def here(text: str, guide: Served) -> str:
+    return text.replace("8501", str(guide.rest_port)).replace("8500", str(guide.grpc_port))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[1:4]))
+def test_a_command_of_the_page_works(command: str, guide: Served, tmp_path: Path) -> None:
+    if re.search(r"-m clients (predict|classify|regress|metadata|status|labels|bench) ", command):
+        command += "" if "--server" in command else " --server grpc://127.0.0.1:8500"
+    if " verify " in command:
+        command += " --grpc 127.0.0.1:8500 --rest 127.0.0.1:8501"
+    for whole, part in SHORTER.items():
+        command = command.replace(whole, part.format(folder=tmp_path))
+    done = subprocess.run(
+        ["sh", "-c", here(command, guide)], cwd=guide.env["FOLDER"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout or ">" in command
+    if "--json" in command and ">" not in command:
+        assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("number", range(sum(kind == "python" for kind, _ in BLOCKS)))
+def test_the_python_of_the_page_works(number: int, guide: Served) -> None:
+    code = [block for kind, block in BLOCKS if kind == "python"][number]
+    done = subprocess.run(
+        [sys.executable, "-c", here(code, guide)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    if number == 0:
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) <= 11, "a quick start is quick"
+        assert "wants float32 (-1, 8, 8, 1)" in done.stdout
+
+
+def test_every_call_and_every_command_has_its_place_on_the_page() -> None:
+    calls = [name for name in vars(Client) if not name.startswith("_") and name not in ("protocol", "server", "close")]
+    for name in [*calls, *main.commands]:
+        assert re.search(rf"^## .*\b{name}\b|`{name}`|clients {name}\b", PAGE, re.M), name
