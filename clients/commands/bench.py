@@ -189,28 +189,17 @@ def _earlier(path: Path | None) -> list[Step]:
 
 
 def _show(steps: list[Step], earlier: list[Step], limit: tuple[str, float] | None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from clients.commands.verify import WIDTH
+    from clients.commands.tables import lines_of, new_table
 
     if sys.stderr.isatty():
         click.echo("\r\033[K", err=True, nl=False)
     before = {_load(step): step for step in earlier}
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("load")
-    for heading in ("req/s", "mean", "p50", "p90", "p99", "p99.9", "max ms", "server", "failed"):
-        table.add_column(heading, justify="right")
+    table = new_table(("load",), ("req/s", "mean", "p50", "p90", "p99", "p99.9", "max ms", "server", "failed"))
     for step in steps:
         table.add_row(*_cells(step))
         if _load(step) in before:
             table.add_row(*_changes(step, before[_load(step)]))
-    console = Console(highlight=False, width=WIDTH)
-    with console.capture() as captured:
-        console.print(table)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    click.echo("\n".join([*lines, "", *_remarks(steps)]).rstrip())
+    click.echo("\n".join([*lines_of(table), "", *_remarks(steps)]).rstrip())
     if limit:
         name, most = limit
         kept = [step for step in steps if step.load.open and step.latency(name) <= most and not step.failed]

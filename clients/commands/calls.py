@@ -146,36 +146,31 @@ def check_pinned(version: int | None, label: str | None) -> None:
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 
 
-def _check_output(_context: click.Context, _option: click.Parameter, output: Path | None) -> Path | None:
+def _writable(suffix: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
     """Refuses, before anything is asked, a file that can't be written."""
-    if output is not None and output.suffix != ".npz":
-        raise click.BadParameter(f"{output} does not end with .npz")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {output.parent}")
-    return output
+
+    def check(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+        if path is not None and path.suffix != suffix:
+            raise click.BadParameter(f"{path} does not end with {suffix}")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no folder {path.parent}")
+        return path
+
+    return check
 
 
 output_option = click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_check_output,
+    callback=_writable(".npz"),
     help="Write the outputs to this .npz file instead of showing them.",
 )
 signature_option = click.option("--signature", help="The signature to call.  [default: serving_default]")
 
 
-def _check_report(_context: click.Context, _option: click.Parameter, report: Path | None) -> Path | None:
-    """Refuses, before anything is asked, a file that can't be written."""
-    if report is not None and report.suffix != ".html":
-        raise click.BadParameter(f"{report} does not end with .html")
-    if report is not None and not report.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {report.parent}")
-    return report
-
-
 report_option = click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_check_report,
+    callback=_writable(".html"),
     help="Write a report to this .html file, a page that needs no other file.",
 )

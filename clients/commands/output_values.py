@@ -6,6 +6,7 @@ import base64
 import json
 import sys
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +19,9 @@ from clients.files import written_whole
 from clients.tensors import STRING, Array, dtype_of
 
 Answer: TypeAlias = Classification | Prediction | Regression
+
+# What is shown as a table: so many rows, with so many values of an output in each.
+MOST_ROWS, MOST_COLUMNS = 50, 16
 
 
 def show(answer: Answer, outputs: Mapping[str, Array], *, output: Path | None, as_json: bool) -> None:
@@ -39,13 +43,44 @@ def show(answer: Answer, outputs: Mapping[str, Array], *, output: Path | None, a
 
 
 def _as_text(answer: Answer, outputs: Mapping[str, Array]) -> str:
-    """What answered, then for each output its name, element type and shape over its values, long ones shortened."""
+    """What answered, each output's name, element type and shape, and the values: a row for each of the batch.
+
+    Where the outputs don't go by rows, or these are long, each output's values by themselves, shortened.
+    """
     version = "" if answer.version is None else f" version {answer.version}"
-    lines = [f"{answer.model}{version}, signature {answer.signature}"]
-    for name, array in outputs.items():
-        shown = np.array2string(_readable(array), max_line_width=110, threshold=200, precision=6, suppress_small=True)
-        lines += [f"{name}  {dtype_of(array).name} {array.shape}", shown]
-    return "\n".join(lines)
+    head = f"{answer.model}{version}, signature {answer.signature}"
+    kinds = {name: f"{name}  {dtype_of(array).name} {array.shape}" for name, array in outputs.items()}
+    if _goes_by_rows(outputs):
+        return "\n".join([head, *kinds.values(), "", *_table(outputs)])
+    values = [line for name, array in outputs.items() for line in (kinds[name], _shown(array))]
+    return "\n".join([head, *values])
+
+
+def _goes_by_rows(outputs: Mapping[str, Array]) -> bool:
+    sizes = {len(array) if array.ndim else 0 for array in outputs.values()}
+    if len(sizes) != 1 or not 0 < min(sizes) <= MOST_ROWS:
+        return False
+    return all(prod(array.shape[1:]) <= MOST_COLUMNS for array in outputs.values())
+
+
+def _table(outputs: Mapping[str, Array]) -> list[str]:
+    from rich.text import Text
+
+    from clients.commands.tables import lines_of, new_table
+
+    table = new_table(("row", *outputs))
+    for number in range(len(next(iter(outputs.values())))):
+        # A slice, not an element: of an array of strings that would be no array.
+        rows = (array[number : number + 1].reshape(array.shape[1:]) for array in outputs.values())
+        table.add_row(str(number), *(Text(_shown(row)) for row in rows))
+    return lines_of(table)
+
+
+def _shown(array: Array) -> str:
+    if not array.ndim:
+        # What a terminal would act on is written as its escape.
+        return "".join(it if it.isprintable() else repr(it)[1:-1] for it in str(_readable(array)[()]))
+    return np.array2string(_readable(array), max_line_width=110, threshold=200, precision=6, suppress_small=True)
 
 
 def _as_json(answer: Answer, outputs: Mapping[str, Array]) -> str:

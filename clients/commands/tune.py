@@ -184,19 +184,11 @@ def _json(candidate: Candidate) -> dict[str, Any]:
 
 
 def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[str, float] | None, output: Path) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from clients.commands.verify import WIDTH
+    from clients.commands.tables import lines_of, new_table
 
     if sys.stderr.isatty():
         click.echo("\r\033[K", err=True, nl=False)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("batching")
-    for heading in ("req/s", "p50 ms", "p99 ms", "failed"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    table = new_table(("batching",), ("req/s", "p50 ms", "p99 ms", "failed"), ("",))
     for candidate in sorted(candidates, key=lambda one: -one.throughput):
         step = candidate.step
         if step is None:
@@ -206,10 +198,7 @@ def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[st
         remark = "" if candidate.keeps(limit) else "over the limit" if not step.failed else "failed"
         remark = "best" if candidate is winner else remark
         table.add_row(str(candidate.parameters or "none"), *times, str(step.failed), remark)
-    console = Console(highlight=False, width=WIDTH)
-    with console.capture() as captured:
-        console.print(table)
-    click.echo("\n".join([*(line.rstrip() for line in captured.get().splitlines()), ""]))
+    click.echo("\n".join([*lines_of(table), ""]))
     for trouble in dict.fromkeys(candidate.trouble for candidate in candidates if candidate.trouble):
         click.echo(f"can't be served: {trouble}\n", err=True)
     if winner is None:

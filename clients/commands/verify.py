@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from clients.verdicts import Report, Row, Way
 
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
-# Wide enough for any row: a terminal that is narrower breaks a line at its end, rich would break every cell.
-WIDTH = 1000
 
 
 @click.command(
@@ -156,14 +154,10 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _show(report: Report) -> None:
     """The table, then a line for each row that has a reason, then the outcome."""
-    from rich.console import Console
-
+    from clients.commands.tables import lines_of
     from clients.verdicts import WAY_NAMES
 
-    console = Console(highlight=False, width=WIDTH)
-    with console.capture() as captured:
-        console.print(_table(report))
-    lines = [line.rstrip() for line in captured.get().splitlines()]
+    lines = lines_of(_table(report))
     left_out = {
         f"{row.model} signature {row.signature!r}: not asked {WAY_NAMES[way]}: {reason}": None
         for row in report.rows
@@ -174,16 +168,12 @@ def _show(report: Report) -> None:
 
 
 def _table(report: Report) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("model", "version", "signature", "protocol", "output"):
-        table.add_column(heading)
-    for heading in ("requests", "max abs", "max ULP"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    from clients.commands.tables import new_table
+
+    text = ("model", "version", "signature", "protocol", "output")
+    table = new_table(text, ("requests", "max abs", "max ULP"), ("verdict",))
     for row in report.rows:
         table.add_row(*map(Text, _cells(row)), Text(row.verdict, style=_STYLES[row.verdict]))
     return table

@@ -131,20 +131,33 @@ def test_outputs_that_a_file_cannot_hold_are_an_error(ask: Any, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_outputs_are_shown_with_their_types(server: Server) -> None:
-    shown = run("predict", "--model", "scale", "--server", server.url("grpc"), "--input", "[[1, 2, 3]]")
+def test_outputs_are_shown_as_a_table_with_their_types(server: Server) -> None:
+    asked = ("predict", "--model", "scale", "--server", server.url("grpc"))
+    shown = run(*asked, "--input", "[[1, 2, 3], [0, 0, 0.5]]")
     assert shown.stdout.splitlines() == [
         "scale version 2, signature serving_default",
-        "scaled  float32 (1, 3)",
-        "[[3. 6. 9.]]",
-        "total  float32 (1,)",
-        "[18.]",
+        "scaled  float32 (2, 3)",
+        "total  float32 (2,)",
+        "",
+        "row  scaled         total",
+        "──────────────────────────",
+        "0    [3. 6. 9.]     18.0",
+        "1    [0.  0.  1.5]  1.5",
     ]
-    shown = run(
-        *("predict", "--model", "scale", "--server", server.url("grpc")),
-        *("--signature", "upper", "--input", '["ä", {"b64": "/w=="}]'),
-    )
-    assert "text  string (2,)\n['ä' '\\\\xff']" in shown.stdout
+    shown = run(*asked, "--signature", "upper", "--input", '["ä", {"b64": "/w=="}]')
+    assert [line.split() for line in shown.stdout.splitlines()[-2:]] == [
+        ["0", r"ä\x00\xff", "ä"],
+        ["1", r"\xff\x00\xff", r"\xff"],
+    ], "nothing that a terminal acts on"
+
+
+def test_outputs_that_do_not_go_by_rows_or_are_long_are_shown_one_by_one(server: Server) -> None:
+    asked = ("predict", "--model", "scale", "--server", server.url("grpc"))
+    assert run(*asked, "--signature", "single", "--input", "1.5").stdout.splitlines()[1:] == ["y  float32 ()", "1.5"]
+    long = run(*asked, "--input", json.dumps([[1, 2, 3]] * 60)).stdout
+    assert "scaled  float32 (60, 3)\n[[3. 6. 9.]\n" in long
+    none = run(*asked, "--signature", "positive", "--input", "[[-1, 2, 3]]").stdout
+    assert none.endswith("rows  float32 (0, 3)\n[]\n")
 
 
 def test_bytes_that_are_no_text_are_base64_in_json(ask: Any) -> None:
@@ -385,10 +398,7 @@ def test_examples_are_classified_and_regressed(server: Server, protocol: str, tm
         outputs = json.loads(result.stdout)["outputs"]
         assert outputs == {"classes": [["rose", "other"], ["?", "other"]], "scores": [[2.0, 0.5], [0.5, 2.0]]}
     result = run("regress", *flowers, "--signature", "length", "--input", "-", stdin=json.dumps(examples[0]))
-    assert (
-        result.output
-        == f"flowers{' version 1' if protocol == 'grpc' else ''}, signature length\noutputs  float32 (1,)\n[6.]\n"
-    )
+    assert result.output.splitlines()[1:] == ["outputs  float32 (1,)", "", "row  outputs", "─────────────", "0    6.0"]
     run("classify", *flowers, "--input", json.dumps(examples), "--output", tmp_path / "answer.npz")
     with np.load(tmp_path / "answer.npz") as answer:
         assert answer["classes"].tolist() == [[b"rose", b"other"], [b"?", b"other"]]
