@@ -35,6 +35,7 @@ POLL_TIMEOUT = 5.0
 LONGEST_PAUSE = 0.5
 # Servers that explain themselves do it so: the embedded one, and this client where it refuses by itself.
 _EXPLAINED = re.compile(r"(^|; )(inputs\[|inputs sent|model '|no model)")
+_METADATA_NAME, _METADATA_VALUE = re.compile(r"[0-9A-Za-z_.-]+"), re.compile(r"[ -~]*")
 # The signatures in SavedModels that nobody can call.
 _INTERNAL_SIGNATURE = "__saved_model_init_op"
 
@@ -65,6 +66,9 @@ class Calls(ABC):
 
     def __init__(self, server: str, retries: Retries, metadata: Mapping[str, str]) -> None:
         self.server = server
+        wrong = unsendable(metadata)
+        if wrong:
+            raise ValueError(wrong)
         self._every_calls_metadata = dict(metadata) or None
         self._asking = Asking(retries)
         self._metadata: dict[tuple[str, int | None, str | None], Metadata] = {}
@@ -90,7 +94,12 @@ class Calls(ABC):
             raise InvalidArgument(f"version {version} and label {label!r} can't both be asked for, only one", call)
         if not timeout > 0:
             raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
-        along = {**(self._every_calls_metadata or {}), **metadata} if metadata else self._every_calls_metadata
+        along = self._every_calls_metadata
+        if metadata:
+            wrong = unsendable(metadata)
+            if wrong:
+                raise InvalidArgument(wrong, call)
+            along = {**(along or {}), **metadata}
         return Asked(call, time.monotonic() + timeout, along)
 
     def predict(
@@ -283,6 +292,19 @@ class Calls(ABC):
             return f"{call.server} serves no model called {call.model!r}" if isinstance(error, NotFound) else ""
         except (ServingError, ValueError):
             return ""
+
+
+def unsendable(metadata: Mapping[str, str]) -> str:
+    """What in `metadata` neither gRPC nor HTTP can carry; nothing if they can.
+
+    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests
+    """
+    for name, value in metadata.items():
+        if not _METADATA_NAME.fullmatch(name) or name.lower().endswith("-bin"):
+            return f"metadata can't be called {name!r}: letters, digits and _-. make its name, which -bin doesn't end"
+        if not (isinstance(value, str) and _METADATA_VALUE.fullmatch(value)):
+            return f"metadata {name!r} can't be sent: its value is printable ASCII"
+    return ""
 
 
 def available_version(statuses: Sequence[VersionStatus], call: Call) -> int | None:

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from clients.address import Address, Tls
-from clients.errors import Call, Cancelled, from_grpc
+from clients.errors import Call, Cancelled, InvalidArgument, ServingError, from_grpc
 from clients.steps import Ask, remaining_seconds
 
 # The server takes messages of up to 2 GB; grpcio alone would refuse an answer above 4 MB.
@@ -48,7 +48,7 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise from_grpc(error, ask.call) from None
         except ValueError as error:
-            raise _closed(error, ask.call) from None
+            raise _unsent(error, ask.call) from None
         return answer
 
     def close(self) -> None:
@@ -76,8 +76,8 @@ class AsyncGrpcTransport:
             answer: bytes = await method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
         except grpc.RpcError as error:
             raise from_grpc(error, ask.call) from None
-        except grpc.aio.UsageError as error:
-            raise _closed(error, ask.call) from None
+        except (grpc.aio.UsageError, ValueError, TypeError) as error:
+            raise _unsent(error, ask.call) from None
         return answer
 
     async def close(self) -> None:
@@ -113,5 +113,7 @@ def _metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]
     return tuple((name.lower(), value) for name, value in metadata.items()) if metadata else None
 
 
-def _closed(error: Exception, call: Call) -> Cancelled:
-    return Cancelled(f"the client is closed ({error})", call)
+def _unsent(error: Exception, call: Call) -> ServingError:
+    if "closed" in str(error):
+        return Cancelled(f"the client is closed ({error})", call)
+    return InvalidArgument(f"it can't be sent: {error}", call)

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from clients import Client, Retries, Tls, connect, connect_async
-from clients.errors import Cancelled, Unavailable
+from clients.errors import Cancelled, InvalidArgument, Unavailable
 from clients.messages import GetModelStatusResponse
 from tests.authority import Authority
 from tests.clients.conftest import Server
@@ -225,6 +225,20 @@ def test_a_closed_client_says_so(server: Server, protocol: str, use: Callable[[C
     client.close()
     with pytest.raises(Cancelled, match="the client is closed"):
         use(client)
+
+
+def test_metadata_that_can_not_be_sent_is_an_invalid_argument(client: Client) -> None:
+    for metadata, said in (
+        ({"a name": "value"}, "metadata can't be called 'a name'"),
+        ({"trace-bin": "value"}, "metadata can't be called 'trace-bin'"),
+        ({"secret": "two\nlines"}, "metadata 'secret' can't be sent: its value is printable ASCII"),
+    ):
+        with pytest.raises(InvalidArgument, match=said) as caught:
+            client.status("scale", metadata=metadata)
+        assert "two" not in str(caught.value), "values may be secret"
+    with pytest.raises(ValueError, match="can't be called"):
+        connect("grpc://127.0.0.1", metadata={"a name": "value"})
+    assert client.status("scale")[0].version == 2
 
 
 def test_many_calls_wait_at_once_on_one_event_loop(server: Server, protocol: str) -> None:
