@@ -22,6 +22,8 @@ import pytest
 import s3fs
 import tensorflow as tf
 
+from clients.golden import read_golden
+from clients.proofs import Versions, subjects
 from export.check import CheckError, check_files
 from export.exporter import Target, export
 from export.publish import PublishError, publish
@@ -259,6 +261,24 @@ def test_what_is_there_already_is_left_and_another_is_never_overwritten(
     ):
         publish_s3(version, bucket, store)
     assert store.system.cat(f"{bucket}/scale/1/assets.extra/golden.tfrecord") == b"other"
+
+
+def test_the_proof_of_what_is_published_can_be_fetched_for_verification(
+    first_export: FirstExport, store: Store, bucket: str
+) -> None:
+    publish_s3(first_export.version, bucket, store)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.env.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        for url, wanted in ((f"s3://{bucket}", None), (f"s3://{bucket}/scale/1", frozenset({1}))):
+            with subjects([url]) as found:
+                versions = found["scale"]
+                assert isinstance(versions, Versions)
+                assert versions.wanted == wanted
+                fetched = read_golden(versions.on_disk()[1])
+                assert len(fetched.requests) == len(read_golden(first_export.version).requests)
+                assert not (versions.on_disk()[1] / "variables").exists(), "the weights stay where they are"
 
 
 def publish_s3(version: Path, bucket: str, store: Store) -> Any:
