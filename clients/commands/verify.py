@@ -175,8 +175,19 @@ def _table(report: Report) -> Table:
     text = ("model", "version", "signature", "protocol", "output")
     table = new_table(text, ("requests", "max abs", "max ULP"), ("verdict",))
     for row in report.rows:
-        table.add_row(*map(Text, _cells(row)), Text(row.verdict, style=_STYLES[row.verdict]))
+        table.add_row(*map(Text, _cells(row)), Text(_verdict(row), style=_STYLES[row.verdict]))
     return table
+
+
+def _verdict(row: Row) -> str:
+    """The verdict, and where it is another way's, that."""
+    from clients.verdicts import WAY_NAMES
+
+    if not row.ways:
+        return row.verdict
+    first, *others = row.ways.items()
+    differing = [f"{WAY_NAMES[way]} {tally.verdict}" for way, tally in others if tally.verdict != first[1].verdict]
+    return ", ".join([first[1].verdict, *differing])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
