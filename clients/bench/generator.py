@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -100,8 +102,15 @@ class _Processes:
 
     def __enter__(self) -> _Processes:
         try:
-            for process in self._processes:
-                process.start()
+            # Ctrl-C reaches every process of a terminal, and is this one's to deal with: the others begin, and stay,
+            # with it blocked. (multiprocessing's own helper is begun first: its beginning ends with SIGINT unblocked.)
+            resource_tracker.ensure_running()
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                for process in self._processes:
+                    process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             for pipe in self._pipes:
                 self._receive(pipe, LONGEST_START)
             start = time.monotonic() + START
@@ -163,8 +172,14 @@ class _Processes:
 
 
 def _start(parent: Connection) -> None:
-    parent.send("started")
-    worker.run(parent.recv(), parent)
+    """What a process does: its work, unless the parent has ended, or has been stopped, in the meantime."""
+    try:
+        parent.send("started")
+        work = parent.recv()
+    except (EOFError, OSError):
+        return
+    if isinstance(work, worker.Work):
+        worker.run(work, parent)
 
 
 def _agree(windows: list[Window]) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import itertools
 import random
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -42,8 +41,6 @@ class Work:
 
 def run(work: Work, parent: Connection) -> None:
     """Asks until the parent says stop, or is gone."""
-    # Ctrl-C reaches every process of the terminal; the parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What one thread computes keeps the others waiting so long, by default 5 ms.
     sys.setswitchinterval(0.0002)
     asyncio.run(_Worker(work, parent).run())
