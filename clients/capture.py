@@ -19,12 +19,10 @@ from clients.answers import Signature
 from clients.calls import DEFAULT_SIGNATURE
 from clients.client import Client
 from clients.commands.input_values import InputError, body_of, unpack
-from clients.examples import read_examples
-from clients.golden import GoldenRequest, request_of
+from clients.golden import GoldenRequest, ask, log_of, request_of
 from clients.inputs import to_arrays
 from clients.messages import PredictionLog
 from clients.records import RecordError, read_records
-from clients.tensors import to_proto
 
 # What TensorFlow Serving plays, at most: https://www.tensorflow.org/tfx/serving/saved_model_warmup
 MOST_WARM_UP = 1000
@@ -49,23 +47,7 @@ class CapturedRequest:
 
     def record(self) -> bytes:
         """As a serialized PredictionLog."""
-        log = PredictionLog()
-        kind = getattr(log, f"{self.request.method}_log")
-        spec = kind.request.model_spec
-        spec.name, spec.signature_name = self.model, self.request.signature
-        if self.version is not None:
-            spec.version.value = self.version
-        if self.request.method == "predict":
-            for name, array in sorted(self.request.inputs.items()):
-                kind.request.inputs[name].CopyFrom(to_proto(array))
-            for name, array in sorted(self.request.outputs.items()):
-                kind.response.outputs[name].CopyFrom(to_proto(array))
-        else:
-            read_examples(self.request.inputs["inputs"].tolist()).write(kind.request.input)
-            _write_result(kind.response.result, self.request.outputs)
-        if self.request.outputs:
-            kind.response.model_spec.CopyFrom(spec)
-        return bytes(log.SerializeToString(deterministic=True))
+        return bytes(log_of(self.request, self.model, self.version).SerializeToString(deterministic=True))
 
 
 def read_requests(source: Path, model: str | None = None, server: Client | None = None) -> Iterator[CapturedRequest]:
@@ -109,28 +91,8 @@ def sampled(requests: Iterable[CapturedRequest], most: int) -> list[CapturedRequ
 
 def answered(asked: CapturedRequest, server: Client) -> CapturedRequest:
     """The request with what `server` answers to it now. Raises a ServingError."""
-    request = asked.request
-    options: dict[str, Any] = {"signature": request.signature, "version": asked.version}
-    if request.method == "classify":
-        classified = server.classify(asked.model, request.inputs["inputs"].tolist(), **options)
-        outputs = {"classes": classified.labels, "scores": classified.scores}
-        return replace(asked, request=replace(request, outputs=outputs))
-    if request.method == "regress":
-        regressed = server.regress(asked.model, request.inputs["inputs"].tolist(), **options)
-        return replace(asked, request=replace(request, outputs={"outputs": regressed.values}))
-    predicted = server.predict(asked.model, dict(request.inputs), **options)
-    return replace(asked, request=replace(request, outputs=predicted.outputs))
-
-
-def _write_result(result: Any, outputs: Any) -> None:
-    if "classes" in outputs:
-        for labels, scores in zip(outputs["classes"].tolist(), outputs["scores"].tolist(), strict=True):
-            row = result.classifications.add()
-            for label, score in zip(labels, scores, strict=True):
-                row.classes.add(label=label, score=score)
-    elif "outputs" in outputs:
-        for value in outputs["outputs"].tolist():
-            result.regressions.add(value=value)
+    outputs = ask(server, asked.model, asked.request, version=asked.version)
+    return replace(asked, request=replace(asked.request, outputs=outputs))
 
 
 def captured(source: Path) -> Iterator[CapturedRequest]:

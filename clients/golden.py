@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from clients.compare import Tolerance
-from clients.examples import class_arrays
+from clients.examples import class_arrays, read_examples
 from clients.messages import PredictionLog, SavedModel
 from clients.records import RecordError, read_records
-from clients.tensors import Array, from_proto
+from clients.tensors import Array, from_proto, to_proto
+
+if TYPE_CHECKING:
+    from clients.client import Client
 
 MANIFEST = "assets.extra/manifest.json"
 RECORDS = "assets.extra/golden.tfrecord"
@@ -142,6 +145,77 @@ def request_of(log: Any, *, answered: bool = True) -> GoldenRequest:
     if not outputs and answered:
         raise ValueError(f"it is no {method} request with its answer")
     return GoldenRequest(asked.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
+
+
+def log_of(request: GoldenRequest, model: str, version: int | None = None) -> Any:
+    """The PredictionLog of `request` to `model`, with its answer if it has one: what `request_of` reads.
+
+    Raises ValueError for a class label that is not UTF-8, which no client could read.
+    """
+    log = PredictionLog()
+    entry = getattr(log, f"{request.method}_log")
+    spec = entry.request.model_spec
+    spec.name, spec.signature_name = model, request.signature
+    if version is not None:
+        spec.version.value = version
+    if request.method == "predict":
+        for name, array in request.inputs.items():
+            entry.request.inputs[name].CopyFrom(to_proto(array))
+    else:
+        read_examples(request.inputs["inputs"].tolist()).write(entry.request.input)
+    if request.outputs:
+        entry.response.model_spec.CopyFrom(spec)
+        _write_outputs(entry.response, request)
+    return log
+
+
+def ask(
+    client: Client,
+    model: str,
+    request: GoldenRequest,
+    *,
+    version: int | None = None,
+    defaults: Mapping[str, Array] | None = None,
+    timeout: float | None = None,
+) -> Mapping[str, Array]:
+    """What `client` is answered to `request`, by output; `defaults` are those of its inputs. Raises a ServingError."""
+    options: dict[str, Any] = {"signature": request.signature, "version": version, "timeout": timeout}
+    if request.method == "classify":
+        classified = client.classify(model, request.inputs["inputs"].tolist(), **options)
+        return {"classes": classified.labels, "scores": classified.scores}
+    if request.method == "regress":
+        return {"outputs": client.regress(model, request.inputs["inputs"].tolist(), **options).values}
+    inputs = dict(request.inputs)
+    if client.protocol == "rest":
+        # TensorFlow Serving's JSON must name every input, also one that has a default (util/json_tensor.cc).
+        inputs = {**(defaults or {}), **inputs}
+    return client.predict(model, inputs, **options).outputs
+
+
+def _write_outputs(message: Any, request: GoldenRequest) -> None:
+    if request.method == "predict":
+        for name, array in request.outputs.items():
+            message.outputs[name].CopyFrom(to_proto(array))
+    elif request.method == "regress":
+        for value in request.outputs["outputs"].ravel().tolist():
+            message.result.regressions.add(value=value)
+    else:
+        rows, classes = next(iter(request.outputs.values())).shape
+        labels = request.outputs.get("classes", np.full((rows, classes), b"", np.object_))
+        scores = request.outputs.get("scores", np.zeros((rows, classes), np.float32))
+        for row_labels, row_scores in zip(labels.tolist(), scores.tolist(), strict=True):
+            row = message.result.classifications.add()
+            for label, score in zip(row_labels, row_scores, strict=True):
+                row.classes.add(label=_label(request.signature, label), score=score)
+
+
+def _label(signature: str, label: bytes | str) -> str:
+    try:
+        return label if isinstance(label, str) else label.decode()
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"signature {signature!r}, output 'classes' has the label {label!r}, not UTF-8: no client could read it"
+        ) from None
 
 
 def _request(path: Path, number: int, data: bytes) -> GoldenRequest:

@@ -19,7 +19,7 @@ from clients.address import Tls
 from clients.client import Client, connect
 from clients.compare import Difference, Tolerance, compare
 from clients.errors import PROTOCOL_NAMES, NotFound, ServingError
-from clients.golden import Golden, GoldenError, GoldenRequest, read_golden
+from clients.golden import Golden, GoldenError, GoldenRequest, ask, read_golden
 from clients.proofs import Captured, Versions, subjects
 from clients.tensors import Array
 from clients.verdicts import WAY_NAMES, WAYS, Report, Row, Tally, Way, count, row_of
@@ -308,7 +308,7 @@ class _Comparison:
         if other is None:
             return request.outputs if alone else None
         try:
-            return _ask(other, self._model, request, self._version, self._golden, self._settings.timeout)
+            return self._ask(other, request)
         except ServingError as error:
             reason = f"{other.server} answers {error.code}: {error.text}"
             self.failures.setdefault(request.signature, self._failure(request, reason, error))
@@ -320,13 +320,18 @@ class _Comparison:
         Raises _MovedError when the version isn't served any more.
         """
         try:
-            return _ask(self._client, self._model, request, self._version, self._golden, self._settings.timeout)
+            return self._ask(self._client, request)
         except NotFound as error:
             raise _MovedError(error.text) from None
         except ServingError as error:
             reason = f"{where or WAY_NAMES['concurrent']}: {error.code}: {error.text}"
             self.failures.setdefault(request.signature, self._failure(request, reason, error))
             return None
+
+    def _ask(self, client: Client, request: GoldenRequest) -> Mapping[str, Array]:
+        defaults = self._golden.defaults.get(request.signature)
+        timeout = self._settings.timeout
+        return ask(client, self._model, request, version=self._version, defaults=defaults, timeout=timeout)
 
     def _failure(self, request: GoldenRequest, reason: str, error: ServingError) -> Row:
         return Row(self._model, self._client.protocol, self._version, request.signature, reason=reason, code=error.code)
@@ -369,24 +374,6 @@ def _golden(folder: Path | None) -> Golden | GoldenError:
         return read_golden(folder) if folder else GoldenError("there is no such version")
     except GoldenError as error:
         return error
-
-
-def _ask(
-    client: Client, model: str, request: GoldenRequest, version: int | None, golden: Golden, timeout: float
-) -> Mapping[str, Array]:
-    """What `client` is answered to `request`, by output."""
-    options: dict[str, Any] = {"signature": request.signature, "version": version, "timeout": timeout}
-    if request.method == "classify":
-        classified = client.classify(model, request.inputs["inputs"].tolist(), **options)
-        return {"classes": classified.labels, "scores": classified.scores}
-    if request.method == "regress":
-        regressed = client.regress(model, request.inputs["inputs"].tolist(), **options)
-        return {"outputs": regressed.values}
-    inputs = request.inputs
-    if client.protocol == "rest":
-        # TensorFlow Serving's JSON must name every input, also one that has a default (util/json_tensor.cc).
-        inputs = {**golden.defaults.get(request.signature, {}), **inputs}
-    return client.predict(model, inputs, **options).outputs
 
 
 def _rows(request: GoldenRequest) -> int | None:

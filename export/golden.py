@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from clients.examples import read_examples
-from clients.golden import RECORDS, GoldenRequest
-from clients.messages import PredictionLog
-from clients.tensors import BY_NAME, Array, to_proto
+from clients.golden import RECORDS, GoldenRequest, log_of
+from clients.tensors import BY_NAME, Array
 from export.edges import edge_rows
 from export.errors import LintError, ServableError
 from export.given import Given
-from export.servable import EXAMPLES, Servable, Signature
+from export.servable import Servable, Signature
 from export.tolerances import Judge, describe
 
 # TensorFlow Serving looks for this name, and reads no more records than this.
@@ -126,48 +124,10 @@ def write_golden(requests: Iterable[GoldenRequest], model: str, version_folder: 
 
 def prediction_log(request: GoldenRequest, model: str) -> Any:
     """The PredictionLog of `request` to model `model`, its answer included."""
-    log = PredictionLog()
-    entry = getattr(log, f"{request.method}_log")
-    entry.request.model_spec.name = model
-    entry.request.model_spec.signature_name = request.signature
-    _write_inputs(entry.request, request)
-    entry.response.model_spec.CopyFrom(entry.request.model_spec)
-    _write_outputs(entry.response, request)
-    return log
-
-
-def _write_inputs(message: Any, request: GoldenRequest) -> None:
-    if request.method == "predict":
-        for name, array in request.inputs.items():
-            message.inputs[name].CopyFrom(to_proto(array))
-    else:
-        read_examples(request.inputs[EXAMPLES].tolist()).write(message.input)
-
-
-def _write_outputs(message: Any, request: GoldenRequest) -> None:
-    if request.method == "predict":
-        for name, array in request.outputs.items():
-            message.outputs[name].CopyFrom(to_proto(array))
-    elif request.method == "regress":
-        for value in request.outputs["outputs"].ravel().tolist():
-            message.result.regressions.add(value=value)
-    else:
-        rows, classes = next(iter(request.outputs.values())).shape
-        labels = request.outputs.get("classes", np.full((rows, classes), b"", np.object_))
-        scores = request.outputs.get("scores", np.zeros((rows, classes), np.float32))
-        for row_labels, row_scores in zip(labels.tolist(), scores.tolist(), strict=True):
-            row = message.result.classifications.add()
-            for label, score in zip(row_labels, row_scores, strict=True):
-                row.classes.add(label=_label(request.signature, label), score=score)
-
-
-def _label(signature: str, label: bytes | str) -> str:
     try:
-        return label if isinstance(label, str) else label.decode()
-    except UnicodeDecodeError:
-        raise ServableError(
-            f"signature {signature!r}, output 'classes' has the label {label!r}, not UTF-8: no client could read it"
-        ) from None
+        return log_of(request, model)
+    except ValueError as error:
+        raise ServableError(str(error)) from None
 
 
 class _Asker:

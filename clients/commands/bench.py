@@ -25,7 +25,7 @@ from clients.commands.calls import (
 from clients.commands.loads import limit_option, numbers, prepared
 
 if TYPE_CHECKING:
-    from clients.bench.load import Load, Step
+    from clients.bench.load import Step
 
 
 @click.command(
@@ -193,12 +193,12 @@ def _show(steps: list[Step], earlier: list[Step], limit: tuple[str, float] | Non
 
     if sys.stderr.isatty():
         click.echo("\r\033[K", err=True, nl=False)
-    before = {_load(step): step for step in earlier}
+    before = {step.load: step for step in earlier}
     table = new_table(("load",), ("req/s", "mean", "p50", "p90", "p99", "p99.9", "max ms", "server", "failed"))
     for step in steps:
         table.add_row(*_cells(step))
-        if _load(step) in before:
-            table.add_row(*_changes(step, before[_load(step)]))
+        if step.load in before:
+            table.add_row(*_changes(step, before[step.load]))
     click.echo("\n".join([*lines_of(table), "", *_remarks(steps)]).rstrip())
     if limit:
         name, most = limit
@@ -206,10 +206,6 @@ def _show(steps: list[Step], earlier: list[Step], limit: tuple[str, float] | Non
         kept = [step for step in kept if step.throughput >= 0.95 * step.load.rate]
         best = max((step.load.rate for step in kept), default=0)
         click.secho(f"the highest rate with {name} at most {most:g} ms: {best:g} requests a second", bold=True)
-
-
-def _load(step: Step) -> Load:
-    return step.load
 
 
 def _cells(step: Step) -> list[str]:
