@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "assets.extra/manifest.json"
 RECORDS = "assets.extra/golden.tfrecord"
+# https://www.tensorflow.org/tfx/serving/saved_model_warmup
+WARMUP = "assets.extra/tf_serving_warmup_requests"
 SAVED_MODEL = "saved_model.pb"
 _DEFAULT_SIGNATURE = "serving_default"
 Method = Literal["predict", "classify", "regress"]

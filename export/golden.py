@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clients.golden import RECORDS, GoldenRequest, log_of
+from clients.golden import RECORDS, WARMUP, GoldenRequest, log_of
 from clients.tensors import BY_NAME, Array
 from export.edges import edge_rows
 from export.errors import LintError, ServableError
@@ -24,7 +24,6 @@ from export.tolerances import Judge, describe
 
 # TensorFlow Serving looks for this name, and reads no more records than this.
 # https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/saved_model_warmup_util.h
-WARMUP = "assets.extra/tf_serving_warmup_requests"
 MOST_WARMUP = 1000
 
 # These batches are asked for whatever the sizes that are served: a single row, two, and an odd number.

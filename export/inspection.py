@@ -9,12 +9,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clients.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenError, read_golden
+from clients.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden
 from clients.records import RecordError, read_records
 from clients.tensors import BY_NUMBER
 from export.check import check_files
 from export.errors import ExportError
-from export.golden import WARMUP, batch_of
+from export.golden import batch_of
 from export.graph import read_saved_model, serving_graph
 from export.manifest import Manifest, ServedSignature, read_manifest
 from export.savedmodel import read_signatures

@@ -1,23 +1,213 @@
-"""The model server's configuration, made from the fleet with TensorFlow Serving's own messages."""
+"""The model server's configuration, made from models.yaml with TensorFlow Serving's own messages.
+
+models.yaml ──► server_config ──► models.config, batching_parameters.txt, monitoring.config, ssl.config,
+platform_config.pbtxt, health.sh: the files of one folder
+└──► flags of tensorflow_model_server, which name these files
+"""
 
 from __future__ import annotations
 
-from google.protobuf import text_format
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from clients.messages import ModelServerConfig
-from serving.fleet import Fleet
+from serving.config_messages import (
+    BatchingParameters,
+    MonitoringConfig,
+    PlatformConfigMap,
+    SavedModelBundleSourceAdapterConfig,
+    SSLConfig,
+    text,
+)
+from serving.fleet import Fleet, FleetError
+from serving.settings import Batching, ServerSettings, TlsFiles
+
+MODELS_CONFIG = "models.config"
+HEALTH = "health.sh"
+METRICS_PATH = "/monitoring/prometheus/metrics"
+# A change of models.config is noticed within that time.
+POLL_SECONDS = 1
 
 
-def model_config(fleet: Fleet, names: tuple[str, ...]) -> str:
-    """The text of `--model_config_file` for the models `names`: a ModelServerConfig, base paths absolute."""
+@dataclass(frozen=True)
+class Places:
+    """Where a server finds things: gRPC and REST ports, the folder of the files here, the folder of each model."""
+
+    grpc_port: int
+    rest_port: int
+    config: str
+    model: Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Files, text by name, and the flags that name them."""
+
+    files: Mapping[str, str]
+    flags: tuple[str, ...]
+
+
+def in_container(grpc_port: int = 8500, rest_port: int = 8501) -> Places:
+    """The places in a container: the image's own ports, `/config`, `/models/NAME`."""
+    return Places(grpc_port, rest_port, "/config", lambda name: f"/models/{name}")
+
+
+def on_host(fleet: Fleet, grpc_port: int, rest_port: int, config: Path) -> Places:
+    """The places of a process of this machine."""
+    return Places(grpc_port, rest_port, str(config), lambda name: str(fleet.model_folder(name)))
+
+
+def server_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> ServerConfig:
+    """All that a server of the models `names` is told.
+
+    Raises FleetError when a file of `server.tls` can't be read.
+    """
+    server = fleet.server
+    files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health_script(fleet, names, places)}
+    flags = {
+        "port": places.grpc_port,
+        "rest_api_port": places.rest_port,
+        "model_config_file": _place(places, MODELS_CONFIG),
+        "model_config_file_poll_wait_seconds": POLL_SECONDS,
+        "file_system_poll_wait_seconds": POLL_SECONDS,
+        # A version with a label is on disk; a server that still loads it would refuse to start.
+        "allow_version_labels_for_unavailable_models": True,
+        # A model that can't be loaded is an error to show at once, not in five minutes.
+        "max_num_load_retries": 0,
+    }
+    for name, flag, config in (
+        ("batching_parameters.txt", "batching_parameters_file", server.batching and batching_config(server.batching)),
+        ("monitoring.config", "monitoring_config_file", monitoring_config() if server.monitoring else None),
+        ("ssl.config", "ssl_config_file", server.tls and ssl_config(server.tls)),
+        ("platform_config.pbtxt", "platform_config_file", platform_config(server)),
+    ):
+        if config is not None:
+            files[name] = text(config)
+            flags[flag] = _place(places, name)
+    if server.batching:
+        flags["enable_batching"] = True
+    if server.gpu_memory_fraction:
+        flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
+    flags.update(server.flags)
+    return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()))
+
+
+def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:
+    """ModelServerConfig: for `--model_config_file`."""
     config = ModelServerConfig()
     for name in names:
-        model = config.model_config_list.config.add(
-            name=name, base_path=str(fleet.model_folder(name)), model_platform="tensorflow"
+        model = fleet.models[name]
+        added = config.model_config_list.config.add(
+            name=name, base_path=places.model(name), model_platform="tensorflow"
         )
-        for label, version in fleet.models[name].labels.items():
-            model.version_labels[label] = version
-        if labelled := set(fleet.models[name].labels.values()):
+        added.version_labels.update(model.labels)
+        policy = added.model_version_policy
+        if model.versions == "all":
+            policy.all.SetInParent()
+        elif isinstance(model.versions, int):
+            policy.latest.num_versions = model.versions
+        elif model.versions is not None:
+            policy.specific.versions.extend(sorted(set(model.versions)))
+        elif model.labels:
             # A label needs its version loaded, beside the newest.
-            model.model_version_policy.specific.versions.extend(sorted(labelled | set(fleet.versions(name)[-1:])))
-    return text_format.MessageToString(config)
+            policy.specific.versions.extend(sorted({*model.labels.values(), *fleet.versions(name)[-1:]}))
+    return config
+
+
+def batching_config(batching: Batching) -> Any:
+    """BatchingParameters: for `--batching_parameters_file`."""
+    config = BatchingParameters(
+        allowed_batch_sizes=batching.allowed_batch_sizes, pad_variable_length_inputs=batching.pad_variable_length_inputs
+    )
+    for name in (
+        "max_batch_size",
+        "batch_timeout_micros",
+        "max_enqueued_batches",
+        "num_batch_threads",
+        "enable_large_batch_splitting",
+        "max_execution_batch_size",
+    ):
+        if (value := getattr(batching, name)) is not None:
+            getattr(config, name).value = value
+    return config
+
+
+def monitoring_config() -> Any:
+    """MonitoringConfig: for `--monitoring_config_file`."""
+    return MonitoringConfig(prometheus_config={"enable": True, "path": METRICS_PATH})
+
+
+def ssl_config(tls: TlsFiles) -> Any:
+    """SSLConfig: for `--ssl_config_file`; the PEM texts are inside. Raises FleetError."""
+    config = SSLConfig(client_verify=tls.verify_clients)
+    for field, key in (("server_key", "key"), ("server_cert", "certificate"), ("custom_ca", "client_ca")):
+        path: Path | None = getattr(tls, key)
+        try:
+            setattr(config, field, path.read_text() if path else "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FleetError(f"server.tls.{key}: {path}: {getattr(error, 'strerror', None) or error}") from None
+    return config
+
+
+def platform_config(server: ServerSettings) -> Any | None:
+    """PlatformConfigMap: for `--platform_config_file`; None when flags can say all there is.
+
+    Memory growth has no flag. With this file the real server ignores the flags for batching and sessions, so it says
+    these as well (`main.cc` of https://github.com/tensorflow/serving).
+    """
+    if not server.gpu_memory_growth:
+        return None
+    adapter = SavedModelBundleSourceAdapterConfig()
+    bundle = adapter.legacy_config
+    bundle.saved_model_tags.append("serve")
+    bundle.enable_model_warmup = bool(server.flags.get("enable_model_warmup", True))
+    gpu = bundle.session_config.gpu_options
+    gpu.allow_growth = True
+    if server.gpu_memory_fraction:
+        gpu.per_process_gpu_memory_fraction = server.gpu_memory_fraction
+    threads = {name: int(server.flags.get(f"tensorflow_{name}_op_parallelism", 0)) for name in ("intra", "inter")}
+    both = int(server.flags.get("tensorflow_session_parallelism", 0))
+    bundle.session_config.intra_op_parallelism_threads = threads["intra"] or both
+    bundle.session_config.inter_op_parallelism_threads = threads["inter"] or both
+    if server.batching:
+        bundle.batching_parameters.CopyFrom(batching_config(server.batching))
+    config = PlatformConfigMap()
+    config.platform_configs["tensorflow"].source_adapter_config.Pack(adapter)
+    return config
+
+
+def health_script(fleet: Fleet, names: tuple[str, ...], places: Places) -> str:
+    """A bash script that exits with 0 when every model, and each of its labels, is available.
+
+    It is for inside of a container, where the tensorflow/serving image has neither curl nor Python. Metadata needs a
+    loaded version, unlike the status, which is 200 also for one that failed.
+    """
+    paths = []
+    for name in names:
+        paths += [f"/v1/models/{name}/labels/{label}/metadata" for label in fleet.models[name].labels]
+        paths.append(f"/v1/models/{name}/metadata")
+    return f"""\
+#!/bin/bash
+# Whether every model is available: asks the REST port for the metadata of each.
+for path in {" ".join(map(shlex.quote, paths))}; do
+    exec 3<>/dev/tcp/127.0.0.1/{places.rest_port} || exit 1
+    printf 'GET %s HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' "$path" >&3
+    read -r -t 5 line <&3 || exit 1
+    exec 3<&-
+    case $line in
+        *" 200 "*) ;;
+        *) echo "$path: $line"; exit 1 ;;
+    esac
+done
+"""
+
+
+def _place(places: Places, file: str) -> str:
+    return str(PurePosixPath(places.config) / file)
+
+
+def _flag(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

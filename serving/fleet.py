@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from clients.golden import versions_on_disk
+from serving.settings import ServerSettings, Strict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -36,11 +38,7 @@ class FleetError(Exception):
     """models.yaml can't be used; the text names the file, the line and the key."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Model(_Strict):
+class Model(Strict):
     """One model of the fleet."""
 
     builder: Annotated[
@@ -66,7 +64,23 @@ class Model(_Strict):
     ] = ()
     labels: Annotated[
         dict[str, Annotated[int, Field(ge=1)]], Field(description="Versions by label, as in `stable: 3`.")
-    ] = {}
+    ] = Field(default_factory=dict)
+    versions: Annotated[
+        int | Literal["all"] | tuple[Annotated[int, Field(ge=1)], ...] | None,
+        Field(
+            description="Which are served: the newest so many, `all`, or those listed. When not given: the newest, and "
+            "those that labels name."
+        ),
+    ] = None
+
+    @field_validator("versions", mode="before")
+    @classmethod
+    def _says_which(cls, said: object) -> object:
+        """One error for a wrong value, not one for each thing that it could have been."""
+        numbers = said if isinstance(said, list) and said else [said]
+        if said not in (None, "all") and any(type(number) is not int or number < 1 for number in numbers):
+            raise ValueError(f"{said!r} is not how many of the newest (1), 'all', or a list of versions ([3, 5])")
+        return said
 
     @field_validator("batch_sizes")
     @classmethod
@@ -76,7 +90,7 @@ class Model(_Strict):
         return sizes
 
 
-class Fleet(_Strict):
+class Fleet(Strict):
     """The models of one models.yaml, and where their versions lie."""
 
     folder: Annotated[
@@ -86,6 +100,8 @@ class Fleet(_Strict):
     models: Annotated[
         dict[str, Model], Field(min_length=1, description="The models, by the name they are served under.")
     ]
+    server: Annotated[ServerSettings, Field(description="How they are served.")] = ServerSettings()
+    _file: Path = PrivateAttr(default=Path("models.yaml"))
 
     @field_validator("models")
     @classmethod
@@ -97,6 +113,11 @@ class Fleet(_Strict):
                 )
         return models
 
+    @property
+    def file(self) -> Path:
+        """The models.yaml that says all this, absolute."""
+        return self._file
+
     def model_folder(self, name: str) -> Path:
         """The absolute folder with the versions of model `name`."""
         return (self.folder / name).absolute()
@@ -105,6 +126,22 @@ class Fleet(_Strict):
         """The versions of model `name` on disk, oldest first; none when it was never exported."""
         folder = self.model_folder(name)
         return sorted(versions_on_disk(folder)) if folder.is_dir() else []
+
+    def kept(self, name: str) -> list[int]:
+        """The versions of model `name` on disk that are served now, oldest first."""
+        model, found = self.models[name], self.versions(name)
+        if isinstance(model.versions, tuple):
+            return sorted(set(model.versions) & set(found))
+        if model.versions == "all":
+            return found
+        if isinstance(model.versions, int):
+            return found[-model.versions :]
+        return sorted({*found[-1:], *(set(model.labels.values()) & set(found))})
+
+    def with_labels(self, name: str, labels: Mapping[str, int]) -> Fleet:
+        """This fleet with other labels for the versions of model `name`."""
+        model = self.models[name].model_copy(update={"labels": dict(labels)})
+        return self.model_copy(update={"models": {**self.models, name: model}})
 
     def select(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """`names`, or every model when there are none. Raises FleetError for a name the fleet doesn't have."""
@@ -137,7 +174,15 @@ def read_fleet(path: Path) -> Fleet:
         name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})
         for name, model in fleet.models.items()
     }
-    return fleet.model_copy(update={"folder": here / fleet.folder, "models": models})
+    tls = fleet.server.tls
+    if tls:
+        files = {key: here / value for key, value in tls if isinstance(value, Path)}
+        fleet = fleet.model_copy(
+            update={"server": fleet.server.model_copy(update={"tls": tls.model_copy(update=files)})}
+        )
+    fleet = fleet.model_copy(update={"folder": here / fleet.folder, "models": models})
+    fleet._file = path.absolute()
+    return fleet
 
 
 def _refuse_duplicates(path: Path, node: yaml.Node | None, where: str = "") -> None:
@@ -163,7 +208,7 @@ def _explain(path: Path, root: yaml.Node | None, problem: Any) -> str:
             if key.value == part:
                 node, line = value, key.start_mark.line + 1
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "string_pattern_mismatch":
+    if problem["type"] == "string_pattern_mismatch" and location[-1] == "builder":
         message = f"{problem['input']!r} is not 'module:function'"
     elif problem["type"] == "extra_forbidden":
         message = "is not a key that models.yaml knows"

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from clients.tensors import STRING, Array, dtype_of
+from serving.config_messages import read_message
 from serving.embedded import metrics
-from serving.embedded.config_messages import read_message
 from serving.embedded.errors import Code, RequestError, StartError
 
 Execute = Callable[[Sequence[Array]], list[Array]]

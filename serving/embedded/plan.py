@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.config_messages import read_message
 from serving.embedded.batching import Parameters, read_parameters
-from serving.embedded.config_messages import read_message
 from serving.embedded.errors import StartError
 from serving.embedded.flags import Flags
 from serving.embedded.model_config import Model, read_config, single_model

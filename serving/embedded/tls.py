@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.embedded.config_messages import read_message
+from serving.config_messages import read_message
 from serving.embedded.errors import StartError
 
 

@@ -15,12 +15,14 @@ model has a version. A server that fails while STARTING is stopped, whatever the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from serving.embedded import ports
 from serving.embedded.errors import StartError
 from serving.fleet import Fleet
+from serving.lint import Problem
 
 
 class EngineError(Exception):
@@ -79,28 +81,32 @@ class Engine(Protocol):
         """Starts a server for `plan`, which has been checked; returns it STARTING."""
 
 
-def check(plan: Plan) -> None:
-    """Raises EngineError when a port of `plan` is taken."""
+def check(plan: Plan, taken: frozenset[int] = frozenset()) -> None:
+    """Raises EngineError when a port of `plan` is taken, by something other than what has the ports `taken`."""
     if plan.grpc_port == plan.rest_port:
         raise EngineError(f"gRPC and REST can't both have port {plan.grpc_port}; give --port and --rest-port")
     try:
         for flag, port in (("port", plan.grpc_port), ("rest-port", plan.rest_port)):
-            ports.claim(plan.host, port, flag).close()
+            if port not in taken:
+                ports.claim(plan.host, port, flag).close()
     except StartError as error:
         raise EngineError(f"{error}; give another") from None
 
 
+def refuse(problems: Iterable[Problem], say: Callable[[str], None]) -> None:
+    """Says the warnings among `problems`. Raises EngineError with the others, if there are."""
+    found = list(problems)
+    for problem in found:
+        if problem.warning:
+            say(str(problem))
+    if errors := [str(problem) for problem in found if not problem.warning]:
+        raise EngineError("\n".join(errors))
+
+
 def check_versions(fleet: Fleet, names: tuple[str, ...]) -> None:
-    """Raises EngineError when one of the models `names` has no version to serve, or not one that has a label."""
+    """Raises EngineError when one of the models `names` has no version."""
     for name in names:
-        versions = fleet.versions(name)
-        for label, version in fleet.models[name].labels.items():
-            if versions and version not in versions:
-                raise EngineError(
-                    f"model {name!r}: label {label!r} is for version {version}, which is not in "
-                    f"{fleet.model_folder(name)}; its versions: {', '.join(map(str, versions))}"
-                )
-        if not versions:
+        if not fleet.versions(name):
             raise EngineError(
                 f"model {name!r} has no version in {fleet.model_folder(name)}; `make export MODEL={name}` or "
                 f"`python -m export build {name}` makes one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.engines import Engine, EngineError
-from serving.engines.docker import Docker
+from serving.engines.docker import Docker, automatic
 from serving.engines.process import Embedded, Native
 
 # The real server before ours, and a container before a bare process.
@@ -16,7 +16,9 @@ def choose(name: str) -> Engine:
     Raises EngineError when it isn't usable, saying why.
     """
     if name == "auto":
-        return next(engine for engine in ENGINES if engine.unusable() is None)
+        return next(
+            engine for engine in ENGINES if not (engine.name == "docker" and automatic()) and engine.unusable() is None
+        )
     engine = next(engine for engine in ENGINES if engine.name == name)
     if reason := engine.unusable():
         raise EngineError(f"engine {name!r} can't be used: {reason}")

@@ -1,8 +1,14 @@
-"""The engine that runs the tensorflow/serving image. It is not built yet, and says so."""
+"""The engine that runs the tensorflow/serving image, or another with its ports, flags and folders."""
 
 from __future__ import annotations
 
-from serving.engines import EngineError, Plan, Server
+import platform
+
+import click
+
+from serving.docker import container, daemon, server
+from serving.engines import Plan, Server
+from serving.running import fleet_id
 
 
 class Docker:
@@ -11,9 +17,22 @@ class Docker:
     name = "docker"
 
     def unusable(self) -> str | None:
-        """That it is not built yet."""
-        return "this version of the toolkit can't run TensorFlow Serving in Docker yet; use native or embedded"
+        """Why there is no Docker Engine to use; None when there is one."""
+        return daemon.unusable()
 
-    def start(self, plan: Plan) -> Server:  # noqa: ARG002
-        """Raises EngineError."""
-        raise EngineError(str(self.unusable()))
+    def start(self, plan: Plan) -> Server:
+        """Starts a container that ends with this process."""
+        client = daemon.connect()
+        image, config = server.prepare(client, plan, lambda text: click.echo(text, err=True))
+        # One of that name was left by a process that was killed: its ports are free.
+        for left in container.find(client, fleet_id(plan.fleet), "run"):
+            if left.name == container.name_of(plan, "run"):
+                left.remove(force=True, v=True)
+        return server.start(client, plan, image, config, "run", wait=180)
+
+
+def automatic() -> str | None:
+    """Why the default doesn't take Docker, even where there is an engine; None when it does."""
+    if platform.machine() in ("arm64", "aarch64"):
+        return "TensorFlow Serving has no image for this machine's architecture"
+    return None

@@ -9,16 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clients import Client, connect
-from clients.errors import DeadlineExceeded, ServingError, Unavailable
-from serving.config import model_config
+from serving import running
+from serving.config import on_host, server_config
 from serving.engines import EngineError, Plan
+from serving.engines.readiness import await_models
 
 NATIVE = "tensorflow_model_server"
 DRAIN_SECONDS = 60.0
@@ -36,12 +34,11 @@ class ServerProcess:
         self._plan = plan
         self._ready = False
         self._lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
-        self._folder = tempfile.TemporaryDirectory(prefix="serving-")
-        config = Path(self._folder.name, "models.config")
-        config.write_text(model_config(plan.fleet, plan.names))
+        folder = running.config_folder(plan.fleet, name, plan.grpc_port)
+        config = server_config(plan.fleet, plan.names, on_host(plan.fleet, plan.grpc_port, plan.rest_port, folder))
+        running.write_config(folder, config)
         self._process = subprocess.Popen(
-            # The labels' versions are on disk; a server that still loads them would refuse to start.
-            [*command, f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"],
+            [*command, *config.flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -55,19 +52,14 @@ class ServerProcess:
         )
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
+        tls = plan.fleet.server.tls is not None
+        note = running.Running(name, plan.host, plan.grpc_port, plan.rest_port, plan.names, tls, pid=os.getpid())
+        running.note(plan.fleet, note)
 
     def wait_until_ready(self, seconds: float) -> dict[str, int]:
         """Waits until every model is available and returns their versions. See `serving.engines.Server`."""
-        deadline = time.monotonic() + seconds
-        versions: dict[str, int] = {}
         try:
-            with (
-                connect(f"grpc://{self._plan.grpc_address}") as grpc,
-                connect(f"http://{self._plan.rest_address}") as rest,
-            ):
-                for name in self._plan.names:
-                    for client in (grpc, rest):
-                        versions[name] = self._await(client, name, deadline)
+            versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines)
         except BaseException:
             self.stop()
             raise
@@ -94,27 +86,13 @@ class ServerProcess:
         """The last lines that the server printed, indented."""
         return "\n".join(f"    {line}" for line in self._lines)
 
-    def _await(self, client: Client, name: str, deadline: float) -> int:
-        """Waits for one model over one protocol, noticing meanwhile when the server exits."""
-        while True:
-            if self._process.poll() is not None:
-                self._clean()
-                raise EngineError(
-                    f"the {self._name} server ended with exit code {self._process.returncode} before every model was "
-                    f"available; its last lines:\n{self.last_lines()}"
-                )
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise EngineError(
-                    f"model {name!r} was not available in time on the {self._name} server (--wait says how long); "
-                    f"its last lines:\n{self.last_lines()}"
-                )
-            try:
-                return client.wait_until_available(name, timeout=min(0.5, remaining))
-            except (Unavailable, DeadlineExceeded):
-                continue
-            except ServingError as error:
-                raise EngineError(f"model {name!r} can't be served: {error}") from None
+    def _check_it_runs(self) -> None:
+        if self._process.poll() is not None:
+            self._clean()
+            raise EngineError(
+                f"the {self._name} server ended with exit code {self._process.returncode} before every model was "
+                f"available; its last lines:\n{self.last_lines()}"
+            )
 
     def _follow(self) -> None:
         """Keeps the server's last lines for an error, and shows what it prints once it is ready."""
@@ -126,7 +104,7 @@ class ServerProcess:
 
     def _clean(self) -> None:
         self._follower.join(timeout=5)
-        self._folder.cleanup()
+        running.forget(self._plan.fleet, self._name, self._plan.grpc_port)
 
 
 def _end_with_parent() -> None:
@@ -134,16 +112,6 @@ def _end_with_parent() -> None:
     if _PRCTL is not None:
         pr_set_pdeathsig = 1
         _PRCTL(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def _flags(plan: Plan) -> list[str]:
-    """The flags that both servers take. A load is not retried: here a model that fails is an error to show at once."""
-    return [
-        f"--port={plan.grpc_port}",
-        f"--rest_api_port={plan.rest_port}",
-        "--file_system_poll_wait_seconds=1",
-        "--max_num_load_retries=0",
-    ]
 
 
 class Embedded:
@@ -157,8 +125,7 @@ class Embedded:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""
-        command = [sys.executable, "-m", "serving.embedded", f"--host={plan.host}", *_flags(plan)]
-        return ServerProcess(self.name, command, plan)
+        return ServerProcess(self.name, [sys.executable, "-m", "serving.embedded", f"--host={plan.host}"], plan)
 
 
 class Native:
@@ -181,4 +148,4 @@ class Native:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""
-        return ServerProcess(self.name, [NATIVE, *_flags(plan)], plan)
+        return ServerProcess(self.name, [NATIVE], plan)

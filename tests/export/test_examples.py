@@ -13,14 +13,14 @@ import tensorflow as tf
 from sklearn.datasets import load_diabetes, load_wine
 
 from clients import connect
-from clients.golden import read_golden
+from clients.golden import WARMUP, read_golden
 from clients.messages import PredictionLog, SavedModel
 from clients.records import read_records
 from export import savedmodel
 from export.errors import ServableError
 from export.examples import serialized_examples
 from export.exporter import Exported
-from export.golden import WARMUP, golden_requests, write_golden
+from export.golden import golden_requests, write_golden
 from export.servable import Servable, Signature, TensorSpec
 from tests.servers import Served
 

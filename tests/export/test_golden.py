@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clients.golden import RECORDS
+from clients.golden import RECORDS, WARMUP
 from clients.messages import PredictionLog
 from clients.records import read_records
 from clients.tensors import from_proto
 from export.errors import ServableError
-from export.golden import WARMUP, batch_of, golden_requests, write_golden
+from export.golden import batch_of, golden_requests, write_golden
 from tests.export import zoo
 
 

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from clients.golden import read_golden
+from clients.golden import WARMUP, read_golden
 from clients.records import read_records
-from export.golden import WARMUP, batch_of
+from export.golden import batch_of
 from export.lint import lint_version
 from export.manifest import read_manifest
 from export.models.dense import Dense

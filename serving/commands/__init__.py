@@ -1,0 +1,1 @@
+"""The subcommands of `python -m serving`, one module for those that belong together."""

@@ -1,0 +1,197 @@
+"""`config`, `labels` and `reload`: what a server is told, and telling one that runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from serving.commands.options import Failures, Refusals, fleet_option, names_argument, say, wait_option
+
+if TYPE_CHECKING:
+    from serving.fleet import Fleet
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m serving config                   what a container would be told
+  python -m serving config --check           whether it is right, before anything starts
+  python -m serving config --local digits    what a process of this machine would be told about one model
+
+\b
+Exit codes: 0 nothing is wrong; 2 something is, each on a line. Warnings change nothing."""
+)
+@names_argument
+@fleet_option
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8500, show_default=True, help="With --local, gRPC's port."
+)
+@click.option(
+    "--rest-port", type=click.IntRange(1, 65535), default=8501, show_default=True, help="With --local, REST's port."
+)
+@click.option("--local", is_flag=True, help="For a process of this machine instead of a container.")
+@click.option("--check", "only_check", is_flag=True, help="Print what is wrong, and no configuration.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+def config(
+    names: tuple[str, ...],
+    fleet: Path,
+    port: int,
+    rest_port: int,
+    local: bool,
+    only_check: bool,
+    as_json: bool,
+) -> None:
+    """Prints the files and flags that models.yaml comes to, a private key left out; or checks them."""
+    from serving.config import in_container, on_host, server_config
+    from serving.fleet import read_fleet
+    from serving.lint import problems
+    from serving.running import config_folder
+
+    with Refusals():
+        read = read_fleet(fleet)
+        names = read.select(names)
+        found = problems(read, names, container=not local)
+        if only_check:
+            wrong = [problem for problem in found if not problem.warning]
+            if as_json:
+                said = [{"where": one.where, "problem": one.text, "warning": one.warning} for one in found]
+                click.echo(json.dumps({"problems": said}, indent=2))
+            else:
+                for problem in found:
+                    click.echo(str(problem))
+                if not wrong:
+                    say(f"{read.file} is right for {', '.join(names)}.")
+            sys.exit(2 if wrong else 0)
+        folder = config_folder(read, "native", port)
+        places = on_host(read, port, rest_port, folder) if local else in_container()
+        made = server_config(read, names, places)
+    files = {name: _without_key(text) for name, text in made.files.items()}
+    if as_json:
+        click.echo(json.dumps({"files": files, "flags": made.flags}, indent=2))
+        return
+    for name, text in files.items():
+        click.echo(f"# {name}\n{text}")
+    click.echo("# flags\n" + "\n".join(made.flags))
+
+
+@click.group()
+def labels() -> None:
+    """Sets labels, in models.yaml and on the servers that run."""
+
+
+@labels.command(
+    "set",
+    epilog="""\b
+Examples:
+  python -m serving labels set digits canary=3
+  python -m serving labels set digits stable=3 canary=4""",
+)
+@click.argument("name", metavar="MODEL")
+@click.argument("pairs", nargs=-1, required=True, metavar="LABEL=VERSION...")
+@fleet_option
+@wait_option
+def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> None:
+    """Gives versions of MODEL their labels, and returns when every server of the fleet that runs knows them.
+
+    The version is loaded first, so a label never means nothing. A label for a version that isn't there, or that can't
+    be loaded, changes nothing.
+    """
+    said: dict[str, int] = {}
+    for pair in pairs:
+        label, equals, version = pair.partition("=")
+        if not label or not equals or not version.isdecimal() or int(version) < 1:
+            raise click.UsageError(f"{pair!r} is not LABEL=VERSION, as in canary=3.")
+        said[label] = int(version)
+    with Refusals():
+        read = _read(fleet, name)
+    _label(read, name, {**read.models[name].labels, **said}, wait)
+
+
+@labels.command("remove")
+@click.argument("name", metavar="MODEL")
+@click.argument("gone", nargs=-1, required=True, metavar="LABEL...")
+@fleet_option
+@wait_option
+def remove_labels(name: str, gone: tuple[str, ...], fleet: Path, wait: float) -> None:
+    """Takes labels of MODEL away, and returns when every server of the fleet that runs has forgotten them."""
+    from serving.fleet import FleetError
+
+    with Refusals():
+        read = _read(fleet, name)
+        there = read.models[name].labels
+        for label in gone:
+            if label not in there:
+                raise FleetError(f"model {name!r} has no label {label!r}; it has {', '.join(there) or 'none'}")
+    _label(read, name, {label: version for label, version in there.items() if label not in gone}, wait)
+
+
+@click.command(
+    epilog="""\b
+Example:
+  python -m export build digits && python -m serving reload"""
+)
+@fleet_option
+@wait_option
+def reload(fleet: Path, wait: float) -> None:
+    """Has the servers that run take what models.yaml says of models, versions and labels, and returns when they have.
+
+    Without labels, a new version is taken without this. Anything else that models.yaml says is for the next start.
+    """
+    from serving.fleet import read_fleet
+
+    with Refusals():
+        read = read_fleet(fleet)
+    _apply(read, wait)
+
+
+def _read(path: Path, name: str) -> Fleet:
+    from serving.fleet import read_fleet
+
+    read = read_fleet(path)
+    read.select((name,))
+    return read
+
+
+def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:
+    """Applies a model's labels to the servers that run, and then writes them to models.yaml."""
+    from serving.fleet_file import write_labels
+
+    changed = fleet.with_labels(name, wanted)
+    _apply(changed, wait)
+    with Failures():
+        write_labels(fleet.file, name, wanted)
+    said = ", ".join(f"{label}={version}" for label, version in wanted.items()) or "none"
+    say(f"Labels of {name}: {said}.")
+
+
+def _apply(fleet: Fleet, wait: float) -> None:
+    from serving import live
+    from serving.docker import deployment
+    from serving.engines import refuse
+    from serving.lint import problems
+    from serving.running import running
+
+    with Refusals():
+        servers = running(fleet, deployment.exists)
+        for server in servers:
+            fleet.select(server.names)
+            refuse(problems(fleet, server.names, container=server.engine == "docker"), say)
+        if not servers:
+            refuse(problems(fleet, tuple(fleet.models), container=False), say)
+    with Failures():
+        for server in servers:
+            live.apply(fleet, server, wait)
+            say(f"The {server.engine} server on port {server.grpc_port} has it.")
+    if not servers:
+        say("No server runs; the next one starts with it.")
+
+
+def _without_key(text: str) -> str:
+    """`text` with the value of a private key left out."""
+    return "\n".join(
+        'server_key: "…"  # left out here' if line.startswith("server_key:") else line for line in text.splitlines()
+    )

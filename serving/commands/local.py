@@ -1,0 +1,141 @@
+"""`fleet`, `check`, `run` and `example`: the fleet, and a server that lives as long as its command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from serving.commands.options import (
+    Refusals,
+    banner,
+    fleet_option,
+    names_argument,
+    say,
+    server_options,
+    smallest_request,
+    wait_option,
+)
+
+
+@click.command("fleet")
+@names_argument
+@fleet_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+@click.option("--folders", is_flag=True, help="The models' folders alone, one a line; each must have a version.")
+def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool) -> None:
+    """Lists the fleet's models, or the MODELs named, and the versions that are on disk."""
+    from serving.engines import check_versions
+    from serving.fleet import read_fleet
+
+    with Refusals():
+        read = read_fleet(fleet)
+        if folders:
+            check_versions(read, read.select(names))
+        models: list[dict[str, Any]] = [
+            {"name": name, "folder": str(read.model_folder(name)), "versions": read.versions(name)}
+            for name in read.select(names)
+        ]
+    if as_json:
+        click.echo(json.dumps({"models": models}, indent=2))
+    elif folders:
+        for model in models:
+            click.echo(model["folder"])
+    else:
+        for model in models:
+            versions = ", ".join(map(str, model["versions"])) or "not exported yet"
+            click.echo(f"{model['name']}  {model['folder']}  {versions}")
+
+
+@click.command()
+@server_options
+def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, rest_port: int) -> None:
+    """Checks what `run` needs before anything is made: models.yaml, the engine and the ports."""
+    from serving import engines
+    from serving.engines.choice import choose
+    from serving.fleet import read_fleet
+    from serving.lint import settings_problems
+
+    with Refusals():
+        read = read_fleet(fleet)
+        engines.refuse(settings_problems(read), lambda _: None)
+        choose(engine)
+        engines.check(engines.Plan(read, read.select(names), host, port, rest_port))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m serving run                                     the whole fleet, gRPC on 8500 and REST on 8501
+  python -m serving run digits --engine embedded --port 9500 --rest-port 9501
+  python -m serving run --host 0.0.0.0                      let other machines in"""
+)
+@server_options
+@wait_option
+def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, rest_port: int, wait: float) -> None:
+    """Serves the fleet, or the MODELs named, until Ctrl-C or SIGTERM.
+
+    Starts a server, waits until every model is available over gRPC and REST, and says where it listens. A model that
+    fails to load, a port that is taken: an error, and nothing is left running.
+    """
+    from serving import engines
+    from serving.engines.choice import choose
+    from serving.fleet import read_fleet
+    from serving.lint import problems
+
+    with Refusals():
+        read = read_fleet(fleet)
+        chosen = choose(engine)
+        plan = engines.Plan(read, read.select(names), host, port, rest_port)
+        engines.check(plan)
+        engines.refuse(problems(read, plan.names, container=chosen.name == "docker"), say)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    server = None
+    try:
+        say(f"Starting the {chosen.name} server for {', '.join(plan.names)} …")
+        server = chosen.start(plan)
+        versions = server.wait_until_ready(wait)
+        click.echo(banner(plan, chosen.name, versions, "Ctrl-C stops it."))
+        code = server.wait()
+        click.echo(f"Error: the {chosen.name} server ended by itself, exit code {code}", err=True)
+        sys.exit(1)
+    except engines.EngineError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        click.echo("\nDraining …", err=True)
+        code = server.stop() if server else 0
+        click.echo("Stopped." if code in (0, -signal.SIGTERM) else f"Stopped; exit code {code}.", err=True)
+    finally:
+        if server:
+            server.stop()
+
+
+@click.command(
+    epilog="""\b
+Example:
+  python -m serving example digits > body.json
+  curl -s -d @body.json http://127.0.0.1:8501/v1/models/digits:predict"""
+)
+@click.argument("name", metavar="MODEL")
+@fleet_option
+def example(name: str, fleet: Path) -> None:
+    """Prints a request for MODEL: the first golden request of its newest version, as the body of a REST predict."""
+    from serving import engines
+    from serving.fleet import read_fleet
+
+    with Refusals():
+        read = read_fleet(fleet)
+        engines.check_versions(read, read.select((name,)))
+        click.echo(smallest_request(read, name, read.versions(name)[-1]))
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,121 @@
+"""What several commands share: options, errors, what is printed once a server is ready."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from serving.engines import Plan
+    from serving.fleet import Fleet
+
+# What is not click is imported by the commands that use it, so that help comes at once.
+
+ENGINE_NAMES = ("auto", "docker", "native", "embedded")
+# A query to paste should fit a screen; a model with larger inputs shows the command that makes one.
+LONGEST_QUERY = 2000
+
+fleet_option = click.option(
+    "--fleet",
+    type=click.Path(path_type=Path),
+    default=Path("models.yaml"),
+    show_default=True,
+    help="The file that says which models there are.",
+)
+names_argument = click.argument("names", nargs=-1, metavar="[MODEL]...")
+wait_option = click.option(
+    "--wait", type=click.FloatRange(min=1), default=180.0, show_default=True, help="Seconds for all models to load."
+)
+_engine_option = click.option(
+    "--engine",
+    type=click.Choice(ENGINE_NAMES),
+    default="auto",
+    show_default=True,
+    help="What runs the server; auto takes the first usable of docker, native and embedded.",
+)
+
+
+def port_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where a server listens."""
+    for option in reversed(
+        (
+            click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on."),
+            click.option("--port", type=click.IntRange(1, 65535), default=8500, show_default=True, help="gRPC's port."),
+            click.option(
+                "--rest-port", type=click.IntRange(1, 65535), default=8501, show_default=True, help="REST's port."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of the commands that start a server, or check that one could start."""
+    return names_argument(fleet_option(_engine_option(port_options(command))))
+
+
+def say(text: str) -> None:
+    """One line of progress, on stderr."""
+    click.echo(text, err=True)
+
+
+class Refusals:
+    """What a user got wrong, found before anything started, ends the command with its error and exit code 2."""
+
+    code = 2
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from clients.golden import GoldenError
+        from serving.engines import EngineError
+        from serving.fleet import FleetError
+
+        if isinstance(error, (FleetError, EngineError, GoldenError)):
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(self.code)
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("\nStopped.", err=True)
+            sys.exit(130)
+
+
+class Failures(Refusals):
+    """What went wrong on the way ends the command with its error and exit code 1."""
+
+    code = 1
+
+
+def banner(plan: Plan, engine: str, versions: dict[str, int], last: str) -> str:
+    """What is printed once every model is available; `last` says how it ends."""
+    width = max(map(len, versions))
+    name, version = next(iter(versions.items()))
+    body = smallest_request(plan.fleet, name, version)
+    if len(body) > LONGEST_QUERY:
+        body = f"$(python -m serving example {name})"
+    return "\n".join(
+        [
+            f"Serving {len(versions)} model{'s' * (len(versions) > 1)} with the {engine} server:",
+            *(f"  {name:<{width}}  version {version}" for name, version in versions.items()),
+            f"gRPC  {plan.grpc_address}",
+            f"REST  http://{plan.rest_address}",
+            "Ask it, in another shell:",
+            f"  make query MODEL={name} PORT={plan.grpc_port}",
+            f"  curl -s -d '{body}' http://{plan.rest_address}/v1/models/{name}:predict",
+            last,
+        ]
+    )
+
+
+def smallest_request(fleet: Fleet, name: str, version: int) -> str:
+    """The smallest golden request of a version's first signature, as the JSON of a REST predict."""
+    from clients.golden import read_golden
+    from clients.rest_json import predict_request
+
+    request = read_golden(fleet.model_folder(name) / str(version)).requests[0]
+    return predict_request(request.signature, request.inputs).decode()

@@ -1,0 +1,175 @@
+"""`up`, `down`, `status`, `logs` and `restart`: a server in a container that stays."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from serving.commands.options import (
+    Failures,
+    Refusals,
+    banner,
+    fleet_option,
+    names_argument,
+    port_options,
+    say,
+    wait_option,
+)
+
+if TYPE_CHECKING:
+    from serving.fleet import Fleet
+    from serving.running import Running
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m serving up                             the fleet of models.yaml, as `server:` there says
+  python -m serving up --fleet other/models.yaml --port 9500 --rest-port 9501
+
+\b
+Exit codes: 0 it is up; 1 it did not become ready, and nothing is left of it; 2 something was wrong before
+anything started."""
+)
+@names_argument
+@fleet_option
+@port_options
+@wait_option
+def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int, wait: float) -> None:
+    """Brings the fleet's server up in a container, and returns when every model is available.
+
+    The image, limits, GPUs and the rest are what `server:` in models.yaml says. A server that is up already stays when
+    nothing but models, labels and versions changed, which it takes while it runs; else it is replaced.
+    """
+    from serving import engines
+    from serving.docker import daemon, deployment
+    from serving.fleet import read_fleet
+    from serving.lint import problems
+
+    with Refusals():
+        read = read_fleet(fleet)
+        if reason := daemon.unusable():
+            raise engines.EngineError(f"docker can't be used: {reason}")
+        plan = engines.Plan(read, read.select(names), host, port, rest_port)
+        engines.refuse(problems(read, plan.names), say)
+        deployment.check_ports(plan)
+    with Failures():
+        versions = deployment.up(plan, wait, say)
+        click.echo(banner(plan, "docker", versions, "`python -m serving down` ends it."))
+
+
+@click.command()
+@fleet_option
+def down(fleet: Path) -> None:
+    """Drains the fleet's server and removes its container; nothing is left. Does nothing when none is up."""
+    from serving.docker import deployment
+
+    with Failures():
+        if not deployment.down(_read(fleet), say):
+            say("No server is up.")
+
+
+@click.command(
+    epilog="""\b
+Exit codes: 0 every model is available on every server of the fleet; 1 one isn't, or none runs; 2 wrong usage."""
+)
+@fleet_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+def status(fleet: Path, as_json: bool) -> None:
+    """Shows the fleet's servers that run, whatever engine runs them, and the state of every version there."""
+    from serving.docker import deployment
+    from serving.running import running
+
+    with Failures():
+        read = _read(fleet)
+        servers = [_describe(server) for server in running(read, deployment.exists)]
+    if as_json:
+        click.echo(json.dumps({"servers": servers}, indent=2))
+    else:
+        for server in servers:
+            _show(server)
+        if not servers:
+            say(f"No server of {read.file} runs.")
+    sys.exit(0 if servers and all(server["available"] for server in servers) else 1)
+
+
+@click.command()
+@fleet_option
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--tail", type=click.IntRange(min=0), help="The last so many lines alone.")
+def logs(fleet: Path, follow: bool, tail: int | None) -> None:
+    """Shows what the fleet's container printed."""
+    from serving.docker import deployment
+
+    with Failures():
+        for text in deployment.logs(_read(fleet), follow=follow, tail=tail):
+            click.echo(text, nl=False)
+
+
+@click.command()
+@fleet_option
+@wait_option
+def restart(fleet: Path, wait: float) -> None:
+    """Drains the fleet's container and starts it again, and returns when every model is available."""
+    from serving import engines
+    from serving.docker import deployment
+    from serving.lint import problems
+
+    with Refusals():
+        read = _read(fleet)
+        note = deployment.note_of(read)
+        plan = engines.Plan(read, read.select(note.names), note.host, note.grpc_port, note.rest_port)
+        engines.refuse(problems(read, plan.names), say)
+    with Failures():
+        versions = deployment.restart(plan, wait, say)
+        click.echo(banner(plan, "docker", versions, "`python -m serving down` ends it."))
+
+
+def _read(path: Path) -> Fleet:
+    from serving.fleet import read_fleet
+
+    with Refusals():
+        return read_fleet(path)
+
+
+def _describe(server: Running) -> dict[str, Any]:
+    """One server, its container if it has one, and its models."""
+    from clients import connect
+    from clients.errors import ServingError
+    from serving.docker import deployment
+    from serving.live import address
+
+    said: dict[str, Any] = {
+        "engine": server.engine,
+        "grpc": address(server.host, server.grpc_port),
+        "rest": f"http://{address(server.host, server.rest_port)}",
+    }
+    if server.container:
+        said |= deployment.describe(server.container)
+    models: dict[str, Any] = {}
+    with connect(said["rest"], timeout=5) as client:
+        for name in server.names:
+            try:
+                found = client.status(name)
+                models[name] = {"versions": {one.version: str(one) for one in found}}
+                models[name]["available"] = any(one.state == "AVAILABLE" for one in found)
+            except ServingError as error:
+                models[name] = {"available": False, "error": str(error)}
+    return said | {"models": models, "available": all(model["available"] for model in models.values())}
+
+
+def _show(server: dict[str, Any]) -> None:
+    if "container" in server:
+        state = f"{server['state']}, {server['health'] or 'no health check'}"
+        click.echo(f"{server['container']}  {server['image']}  {state}")
+        for reason in server["ended"]:
+            click.echo(f"  ended before: {reason}")
+    else:
+        click.echo(f"the {server['engine']} server")
+    click.echo(f"  gRPC  {server['grpc']}\n  REST  {server['rest']}")
+    for name, model in server["models"].items():
+        click.echo(f"  {name}: " + (model.get("error") or "; ".join(model["versions"].values())))

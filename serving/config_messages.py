@@ -1,0 +1,98 @@
+"""TensorFlow Serving's configuration messages that tensorflow-serving-api doesn't have.
+
+They are declared here as TensorFlow Serving r2.20 declares them, in the pool of the others:
+servables/tensorflow/session_bundle_config.proto, servables/tensorflow/saved_model_bundle_source_adapter.proto,
+config/monitoring_config.proto, config/ssl_config.proto.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+
+from clients.messages import POOL, message
+from serving.embedded.errors import StartError
+
+PACKAGE = "tensorflow.serving"
+_INT64 = "google.protobuf.Int64Value"
+_STRING = "google.protobuf.StringValue"
+_BOOL = "google.protobuf.BoolValue"
+# By message its fields: name, number, type, and whether it is repeated.
+_MESSAGES: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
+    "BatchingParameters": (
+        ("max_batch_size", 1, _INT64, False),
+        ("batch_timeout_micros", 2, _INT64, False),
+        ("max_enqueued_batches", 3, _INT64, False),
+        ("num_batch_threads", 4, _INT64, False),
+        ("thread_pool_name", 5, _STRING, False),
+        ("allowed_batch_sizes", 6, "int64", True),
+        ("pad_variable_length_inputs", 7, "bool", False),
+        ("enable_large_batch_splitting", 8, _BOOL, False),
+        ("max_execution_batch_size", 9, _INT64, False),
+    ),
+    "SessionBundleConfig": (
+        ("session_config", 2, "tensorflow.ConfigProto", False),
+        ("batching_parameters", 3, f"{PACKAGE}.BatchingParameters", False),
+        ("saved_model_tags", 6, "string", True),
+        ("enable_model_warmup", 779, "bool", False),
+    ),
+    "SavedModelBundleSourceAdapterConfig": (("legacy_config", 1000, f"{PACKAGE}.SessionBundleConfig", False),),
+    "PrometheusConfig": (("enable", 1, "bool", False), ("path", 2, "string", False)),
+    "MonitoringConfig": (("prometheus_config", 1, f"{PACKAGE}.PrometheusConfig", False),),
+    "SSLConfig": (
+        ("server_key", 1, "string", False),
+        ("server_cert", 2, "string", False),
+        ("custom_ca", 3, "string", False),
+        ("client_verify", 4, "bool", False),
+    ),
+}
+_TYPES = {
+    "int64": FieldDescriptorProto.TYPE_INT64,
+    "bool": FieldDescriptorProto.TYPE_BOOL,
+    "string": FieldDescriptorProto.TYPE_STRING,
+}
+
+
+def _declare() -> None:
+    others = [POOL.FindFileContainingSymbol(name).name for name in (_INT64, "tensorflow.ConfigProto")]
+    file = FileDescriptorProto(name="server_config.proto", package=PACKAGE, syntax="proto3", dependency=others)
+    for name, fields in _MESSAGES.items():
+        declared = file.message_type.add(name=name)
+        for field, number, kind, repeated in fields:
+            label = FieldDescriptorProto.LABEL_REPEATED if repeated else FieldDescriptorProto.LABEL_OPTIONAL
+            added = declared.field.add(name=field, number=number, label=label)
+            if kind in _TYPES:
+                added.type = _TYPES[kind]
+            else:
+                added.type, added.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{kind}"
+    POOL.Add(file)
+
+
+_declare()
+BatchingParameters = message(f"{PACKAGE}.BatchingParameters")
+MonitoringConfig = message(f"{PACKAGE}.MonitoringConfig")
+PlatformConfigMap = message(f"{PACKAGE}.PlatformConfigMap")
+SavedModelBundleSourceAdapterConfig = message(f"{PACKAGE}.SavedModelBundleSourceAdapterConfig")
+SSLConfig = message(f"{PACKAGE}.SSLConfig")
+
+
+def text(config: Any) -> str:
+    """A configuration message as the text proto that a flag's file holds."""
+    return str(text_format.MessageToString(config, descriptor_pool=POOL))
+
+
+def read_message(name: str, path: Path, where: str) -> Any:
+    """The text proto in the file `path` as the message `name`, BatchingParameters say.
+
+    Raises StartError, which begins with `where` and the path, when it can't be read or is something else.
+    """
+    read = message(f"{PACKAGE}.{name}")()
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), read)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{where}={path}: {getattr(error, 'strerror', None) or error}") from None
+    except text_format.ParseError as error:
+        raise StartError(f"{where}={path}: line {error}; it needs a text {name}") from None

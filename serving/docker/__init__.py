@@ -1,0 +1,1 @@
+"""TensorFlow Serving in containers: one server by the Docker SDK, images with a fleet inside."""

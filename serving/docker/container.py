@@ -1,0 +1,113 @@
+"""What a server's container is: hardened, limited, labelled, with its models and its configuration mounted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+from serving.config import HEALTH, MODELS_CONFIG, ServerConfig, in_container
+from serving.engines import Plan
+from serving.running import config_folder, fleet_id
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+    from docker.models.images import Image
+
+PREFIX = "tensorflow-serving-toolkit"
+# Whoever runs as root has the container run as nobody in particular; others as themselves, so that it reads what they
+# can read.
+NOBODY = 10001
+Role = Literal["up", "run"]
+_SECOND = 1_000_000_000
+
+
+def name_of(plan: Plan, role: Role) -> str:
+    """The container's name: the fleet's, and for `run`, of which there may be several, the port."""
+    return f"serving-{fleet_id(plan.fleet)}" + (f"-{plan.grpc_port}" if role == "run" else "")
+
+
+def find(client: DockerClient, plan_id: str, role: Role) -> list[Container]:
+    """The containers of the fleet `plan_id`, running or not."""
+    labels = [f"{PREFIX}.fleet={plan_id}", f"{PREFIX}.role={role}"]
+    found: list[Container] = client.containers.list(all=True, filters={"label": labels})
+    return found
+
+
+def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
+    """A hash of all that only a new container can change: what can be reloaded is left out."""
+    files = {name: text for name, text in config.files.items() if name not in (MODELS_CONFIG, HEALTH)}
+    server = plan.fleet.server.model_dump(mode="json")
+    parts = [image.id, config.flags, files, server, plan.host, plan.grpc_port, plan.rest_port, str(plan.fleet.folder)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def user() -> str:
+    """Whom the container runs as."""
+    uid, gid = os.getuid(), os.getgid()
+    return f"{uid}:{gid}" if uid else f"{NOBODY}:{NOBODY}"
+
+
+def arguments(plan: Plan, config: ServerConfig, image: Image, role: Role, wait: float) -> dict[str, Any]:
+    """The arguments of `docker run`, as the Docker SDK names them.
+
+    `wait` are the seconds that its models have to load before its health counts. The entry point is the server itself:
+    the image's own is a shell that signals don't pass (https://github.com/tensorflow/serving/issues/1853).
+    """
+    from docker.types import DeviceRequest, Healthcheck, LogConfig, Mount
+
+    server, inside = plan.fleet.server, in_container()
+    folder = config_folder(plan.fleet, "docker", plan.grpc_port)
+    requests = []
+    if isinstance(server.gpus, tuple):
+        requests = [DeviceRequest(device_ids=list(server.gpus), capabilities=[["gpu"]])]
+    elif server.gpus:
+        count = server.gpus if isinstance(server.gpus, int) else -1
+        requests = [DeviceRequest(count=count, capabilities=[["gpu"]])]
+    return {
+        "image": server.image_name,
+        "name": name_of(plan, role),
+        "entrypoint": ["tensorflow_model_server"],
+        "command": [*config.flags, "--enable_profiler=false"],
+        "detach": True,
+        "init": True,
+        "user": user(),
+        "read_only": True,
+        "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=64m"},  # noqa: S108 - the container's own
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "mem_limit": server.memory,
+        # No swap: what doesn't fit is told, not slow.
+        "memswap_limit": server.memory,
+        "nano_cpus": round(server.cpus * 1e9) if server.cpus else None,
+        "pids_limit": server.pids,
+        "restart_policy": {"Name": "no" if role == "run" else server.restart},
+        "device_requests": requests,
+        "mounts": [
+            # The folder of all models: one that is added needs no new container.
+            Mount("/models", str(plan.fleet.folder.resolve()), type="bind", read_only=True),
+            Mount(inside.config, str(folder), type="bind", read_only=True),
+        ],
+        "ports": {
+            f"{inside.grpc_port}/tcp": (plan.host, plan.grpc_port),
+            f"{inside.rest_port}/tcp": (plan.host, plan.rest_port),
+        },
+        "healthcheck": Healthcheck(
+            test=["CMD", "bash", f"{inside.config}/{HEALTH}"],
+            interval=2 * _SECOND,
+            timeout=10 * _SECOND,
+            retries=3,
+            start_period=round(wait) * _SECOND,
+        ),
+        "log_config": LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
+        "labels": {
+            PREFIX: "server",
+            f"{PREFIX}.fleet": fleet_id(plan.fleet),
+            f"{PREFIX}.file": str(plan.fleet.file),
+            f"{PREFIX}.image": server.image_name,
+            f"{PREFIX}.role": role,
+            f"{PREFIX}.fingerprint": fingerprint(plan, config, image),
+        },
+    }

@@ -1,0 +1,165 @@
+"""A model server in a container: started, watched, stopped.
+
+create, start              every model is available, and the health check says so
+(no container) ──────────► STARTING ────────────────────────────────────────────────────────► READY
+│  it ends, or time runs out                                   │     ▲
+▼                                                     it ends  ▼     │ its policy
+removed, with the reason                                      ENDED, or restarted
+▲                                                              │
+└──────────────────── stop, remove ◄───────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from serving import running
+from serving.config import ServerConfig, in_container, server_config
+from serving.docker import container as containers
+from serving.docker import ended
+from serving.docker.daemon import told
+from serving.docker.image import find_or_pull
+from serving.engines import EngineError, Plan
+from serving.engines.readiness import await_models
+from serving.image_names import version_in, version_of
+from serving.lint import version_problems
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+    from docker.models.images import Image
+
+DRAIN_SECONDS = 60
+LAST_LINES = 15
+_FROM_SIGNAL = 128
+_POLL_SECONDS = 0.2
+
+
+class ContainerServer:
+    """A server in a container that this process started or found. See `serving.engines.Server`."""
+
+    def __init__(self, client: DockerClient, container: Container, plan: Plan) -> None:
+        self._client = client
+        self._container = container
+        self._plan = plan
+        self._started = time.time()
+        self._restarts = int(container.attrs.get("RestartCount", 0))
+
+    def wait_until_ready(self, seconds: float) -> dict[str, int]:
+        """Waits until every model is available and the container is healthy; returns the versions."""
+        try:
+            return self.wait_until_settled(seconds)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_until_settled(self, seconds: float) -> dict[str, int]:
+        """As `wait_until_ready`, but a server that isn't ready in time is left as it is."""
+        deadline = time.monotonic() + seconds
+        versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines)
+        while self._health() != "healthy":
+            self._check_it_runs()
+            if time.monotonic() > deadline:
+                raise EngineError(f"every model is available, but the health check fails: {self._health_output()}")
+            time.sleep(_POLL_SECONDS)
+        return versions
+
+    def wait(self) -> int:
+        """Shows what the server prints, and waits until it exits by itself; returns its exit code."""
+        threading.Thread(target=self._follow, args=(int(time.time()),), daemon=True).start()
+        with told("the container can't be watched"):
+            code = int(self._container.wait(timeout=None)["StatusCode"])
+            self._container.reload()
+        print(f"The container ended: {ended.reason(self._container)}", file=sys.stderr, flush=True)
+        return code
+
+    def stop(self) -> int:
+        """Drains, ends and removes the container, and what was kept of it; its exit code, negative for a signal."""
+        from docker.errors import NotFound
+
+        code = 0
+        with contextlib.suppress(NotFound), told("the container can't be stopped"):
+            self._container.stop(timeout=DRAIN_SECONDS)
+            code = int(self._container.wait()["StatusCode"])
+            self._container.remove(force=True, v=True)
+        running.forget(self._plan.fleet, "docker", self._plan.grpc_port)
+        return _FROM_SIGNAL - code if code > _FROM_SIGNAL else code
+
+    def last_lines(self) -> str:
+        """The last lines that the server printed, indented."""
+        return last_lines(self._container)
+
+    def _check_it_runs(self) -> None:
+        with told("the container can't be looked at"):
+            self._container.reload()
+            state = self._container.attrs["State"]
+            if state["Status"] in ("created", "running") and self._container.attrs["RestartCount"] <= self._restarts:
+                return
+            reasons = ended.restarts(self._client, self._container, self._started, time.time())
+        raise EngineError(
+            f"the container ended before every model was available: {(reasons or [ended.reason(self._container)])[0]}; "
+            f"its last lines:\n{self.last_lines()}"
+        )
+
+    def _health(self) -> str:
+        self._container.reload()
+        return str(self._container.attrs["State"]["Health"]["Status"])
+
+    def _health_output(self) -> str:
+        log = self._container.attrs["State"]["Health"]["Log"]
+        return str(log[-1]["Output"]).strip() if log else "it hasn't run"
+
+    def _follow(self, since: int) -> None:
+        # The log ends with the container, and so may the connection.
+        with contextlib.suppress(Exception):
+            for chunk in self._container.logs(stream=True, follow=True, since=since):
+                sys.stderr.write(chunk.decode(errors="replace"))
+                sys.stderr.flush()
+
+
+def last_lines(container: Container) -> str:
+    """The last lines that a container printed, indented."""
+    with told("the container's log can't be read"):
+        text = container.logs(tail=LAST_LINES).decode(errors="replace")
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def prepare(client: DockerClient, plan: Plan, say: Callable[[str], None]) -> tuple[Image, ServerConfig]:
+    """The image, pulled if it isn't here, and the configuration; says what of the image may not fit."""
+    name = plan.fleet.server.image_name
+    image = find_or_pull(client, name, say)
+    # What the name says was checked with the rest.
+    version = None if version_in(name) else version_of(name, image.labels or {})
+    if version:
+        for problem in version_problems(name, version, plan.fleet, plan.names):
+            say(str(problem))
+    return image, server_config(plan.fleet, plan.names, in_container())
+
+
+def start(
+    client: DockerClient, plan: Plan, image: Image, config: ServerConfig, role: containers.Role, wait: float
+) -> ContainerServer:
+    """Starts a container; returns its server STARTING. Leaves nothing when it can't. Raises EngineError."""
+    folder = running.config_folder(plan.fleet, "docker", plan.grpc_port)
+    running.write_config(folder, config)
+    container = None
+    try:
+        with told("the container can't be started"):
+            container = client.containers.create(**containers.arguments(plan, config, image, role, wait))
+            container.start()
+    except EngineError:
+        if container is not None:
+            container.remove(force=True, v=True)
+        running.forget(plan.fleet, "docker", plan.grpc_port)
+        raise
+    tls = plan.fleet.server.tls is not None
+    note = running.Running(
+        "docker", plan.host, plan.grpc_port, plan.rest_port, plan.names, tls, container=str(container.id)
+    )
+    running.note(plan.fleet, note)
+    return ContainerServer(client, container, plan)

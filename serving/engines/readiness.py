@@ -1,0 +1,48 @@
+"""Waiting until a server that was started has every model available."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from clients import Client, connect
+from clients.errors import DeadlineExceeded, ServingError, Unavailable
+from serving.engines import EngineError, Plan
+
+
+def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: Callable[[], str]) -> dict[str, int]:
+    """Waits until every model of `plan` is available over gRPC and REST; returns their versions.
+
+    `check` raises what there is to say when the server has ended; `lines` are the last ones that it printed. gRPC with
+    TLS isn't asked: who the server is, is for its clients to verify, and REST opens after it.
+    Raises EngineError when `seconds` pass first or a model can't be served.
+    """
+    deadline = time.monotonic() + seconds
+    versions: dict[str, int] = {}
+    addresses = [f"http://{plan.rest_address}"]
+    if plan.fleet.server.tls is None:
+        addresses.insert(0, f"grpc://{plan.grpc_address}")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(address)) for address in addresses]
+        for name in plan.names:
+            for client in clients:
+                versions[name] = _await(client, name, deadline, check, lines)
+    return versions
+
+
+def _await(client: Client, name: str, deadline: float, check: Callable[[], None], lines: Callable[[], str]) -> int:
+    """Waits for one model over one protocol."""
+    while True:
+        check()
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise EngineError(
+                f"model {name!r} was not available in time (--wait says how long); the server's last lines:\n{lines()}"
+            )
+        try:
+            return client.wait_until_available(name, timeout=min(0.5, remaining))
+        except (Unavailable, DeadlineExceeded):
+            continue
+        except ServingError as error:
+            raise EngineError(f"model {name!r} can't be served: {error}") from None

@@ -1,0 +1,30 @@
+"""What an image's name and its labels say about the TensorFlow Serving inside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# tensorflow_serving/tools/docker/Dockerfile of https://github.com/tensorflow/serving has it as `r2.20` or `2.20.0`;
+# the embedded server's image has the TensorFlow that it runs.
+LABELS = ("tensorflow_serving_github_branchtag", "tensorflow.version")
+
+
+def version_in(image: str) -> str | None:
+    """The version that the tag of a tensorflow/serving image says, `2.20.0` of `tensorflow/serving:2.20.0-gpu`."""
+    found = re.search(r"(?:^|/)serving:(\d+\.\d+(?:\.\d+)?)", image)
+    return found[1] if found else None
+
+
+def version_of(image: str, labels: Mapping[str, str]) -> str | None:
+    """The version of the TensorFlow Serving in an image, from its labels or its tag; None when neither says it."""
+    for label in LABELS:
+        if found := re.search(r"(\d+\.\d+(?:\.\d+)?)", labels.get(label, "")):
+            return found[1]
+    return version_in(image)
+
+
+def minor(version: str) -> tuple[int, int]:
+    """(2, 20) of `2.20.1`."""
+    major, second = version.split(".")[:2]
+    return int(major), int(re.sub(r"\D.*", "", second))

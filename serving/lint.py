@@ -1,0 +1,236 @@
+"""What is wrong with a fleet's configuration, found before anything starts: `python -m serving config --check`."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clients.golden import MANIFEST, WARMUP
+from serving.config import in_container, models_config
+from serving.fleet import Fleet
+from serving.image_names import minor, version_in
+from serving.settings import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
+
+# What a server takes without any model: TensorFlow Serving and the embedded server, idle, have 100 and 300 MiB.
+SERVER_BYTES = 300 << 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, at which key of models.yaml; a server starts with a `warning`, and not without it."""
+
+    where: str
+    text: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return f"{'Warning: ' if self.warning else ''}{self.where}: {self.text}"
+
+
+def problems(fleet: Fleet, names: tuple[str, ...], *, container: bool = True) -> list[Problem]:
+    """All that is wrong with serving the models `names`; with `container`, also in a container."""
+    found = [*settings_problems(fleet), *(problem for name in names for problem in _model(fleet, name))]
+    found += models_config_problems(models_config(fleet, names, in_container()))
+    if container:
+        found += [*_memory(fleet, names), *_image(fleet, names), *_mounted(fleet, names)]
+    return found
+
+
+def settings_problems(fleet: Fleet) -> list[Problem]:
+    """What is wrong with `server:`, whatever versions there are."""
+    server = fleet.server
+    found = list(_threads(server))
+    if server.batching:
+        found += _batching(server.batching)
+    if server.tls:
+        found += _tls(server.tls)
+    return found
+
+
+def models_config_problems(config: Any) -> Iterator[Problem]:
+    """What is wrong with a ModelServerConfig, wherever it comes from: names that are twice, paths not absolute."""
+    seen: set[str] = set()
+    for model in config.model_config_list.config:
+        where = f"models.config: {model.name}"
+        if model.name in seen:
+            yield Problem(where, "is there twice; a server has one model of a name")
+        seen.add(model.name)
+        if not model.base_path.startswith("/"):
+            yield Problem(where, f"base_path {model.base_path!r} is not absolute; TensorFlow Serving takes no other")
+
+
+def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
+    model, folder, where = fleet.models[name], fleet.model_folder(name), f"models.{name}"
+    versions, kept = fleet.versions(name), fleet.kept(name)
+    listed = ", ".join(map(str, versions))
+    if not versions:
+        how = f"`make export MODEL={name}` or `python -m export build {name}` makes one"
+        yield Problem(where, f"model {name!r} has no version in {folder}; {how}")
+        return
+    missing = [v for v in (model.versions if isinstance(model.versions, tuple) else ()) if v not in versions]
+    if missing:
+        yield Problem(f"{where}.versions", f"{missing} {_are(missing)} not in {folder}; its versions: {listed}")
+    for label, version in model.labels.items():
+        if version not in versions:
+            yield Problem(
+                f"{where}.labels",
+                f"model {name!r}: label {label!r} is for version {version}, which is not in {folder}; "
+                f"its versions: {listed}",
+            )
+        elif version not in kept:
+            yield Problem(
+                f"{where}.labels",
+                f"label {label!r} is for version {version}, which `versions: {_yaml(model.versions)}` does not keep: "
+                f"it keeps {', '.join(map(str, kept))}",
+            )
+    for version in kept:
+        if not (folder / str(version) / WARMUP).is_file():
+            text = f"version {version} has no warm-up requests, so the first requests that it answers are slow"
+            yield Problem(where, f"{text}; an export has them", warning=True)
+
+
+def _batching(batching: Batching) -> Iterator[Problem]:
+    sizes, where = list(batching.allowed_batch_sizes), "server.batching"
+    largest = batching.max_batch_size
+    if batching.enable_large_batch_splitting and batching.max_execution_batch_size:
+        largest = batching.max_execution_batch_size
+        if largest > batching.max_batch_size:
+            yield Problem(
+                where, f"max_execution_batch_size {largest} is above max_batch_size {batching.max_batch_size}"
+            )
+    if sizes != sorted(set(sizes)):
+        yield Problem(where, f"allowed_batch_sizes {sizes} does not increase; {sorted(set(sizes))} does")
+    elif sizes and sizes[-1] != largest:
+        yield Problem(where, f"allowed_batch_sizes {sizes} ends in {sizes[-1]}; it must end in the maximum, {largest}")
+
+
+def _threads(server: ServerSettings) -> Iterator[Problem]:
+    names = [f"tensorflow_{name}_parallelism" for name in ("session", "intra_op", "inter_op")]
+    if all(int(server.flags.get(name, 0)) > 0 for name in names):
+        yield Problem("server.flags", f"{', '.join(names)} are all given; the first is for what the others don't say")
+
+
+def _tls(tls: TlsFiles) -> Iterator[Problem]:
+    where = "server.tls"
+    unreadable = False
+    for key, path in (("certificate", tls.certificate), ("key", tls.key), ("client_ca", tls.client_ca)):
+        if path is None:
+            continue
+        try:
+            path.read_bytes()
+        except OSError as error:
+            unreadable = True
+            yield Problem(f"{where}.{key}", f"{path}: {error.strerror}")
+    if tls.verify_clients and not tls.client_ca:
+        yield Problem(where, "verify_clients needs client_ca, the authorities that clients' certificates are from")
+    if unreadable:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        yield Problem(where, f"{tls.certificate} and {tls.key} don't belong together: {_ssl_text(error)}")
+    try:
+        if tls.client_ca:
+            context.load_verify_locations(tls.client_ca)
+    except (ssl.SSLError, OSError) as error:
+        yield Problem(f"{where}.client_ca", f"{tls.client_ca} has no certificates: {_ssl_text(error)}")
+
+
+def _memory(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
+    """Two versions of each model: while a new one loads, the old one answers."""
+    limit = fleet.server.memory
+    if limit is None:
+        return
+    models = {}
+    for name in names:
+        sizes = [_size(fleet.model_folder(name) / str(version)) for version in fleet.kept(name)]
+        models[name] = sum(sizes) + max(sizes, default=0)
+    needed = SERVER_BYTES + sum(models.values())
+    if needed > limit:
+        largest = max(models, key=lambda name: models[name])
+        yield Problem(
+            "server.memory",
+            f"{_mib(limit)} is too little: the server takes some {_mib(SERVER_BYTES)}, and its models, with a new "
+            f"version of each beside the old one, {_mib(sum(models.values()))}, {largest!r} {_mib(models[largest])} of "
+            f"it; {_mib(needed)} is the least",
+        )
+
+
+def _image(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
+    """Compares the image's version, when its tag says it, with the API's and with TensorFlow's at the export."""
+    image = fleet.server.image_name
+    tagged = version_in(image)
+    if fleet.server.gpus and image.startswith("tensorflow/serving:") and "-gpu" not in image:
+        yield Problem("server.image", f"{image} has no GPU support, and server.gpus asks for it; {image}-gpu has")
+    if tagged:
+        yield from version_problems(image, tagged, fleet, names)
+
+
+def _mounted(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
+    """What a container can't see or read, of the folder that is mounted there."""
+    for name in names:
+        for version in fleet.kept(name):
+            folder = fleet.model_folder(name) / str(version)
+            if not folder.resolve().is_relative_to(fleet.folder.resolve()):
+                text = f"{folder} is a link to {folder.resolve()}, out of {fleet.folder}, which is what a container has"
+                yield Problem(f"models.{name}", text)
+            if os.getuid() == 0 and (closed := [path for path in _tree(folder) if not _open(path)]):
+                text = f"{closed[0]} can't be read by the container's user, who isn't root; `chmod -R a+rX {folder}`"
+                yield Problem(f"models.{name}", text)
+
+
+def version_problems(image: str, version: str, fleet: Fleet, names: Iterable[str]) -> Iterator[Problem]:
+    """Warnings about an image that has TensorFlow Serving `version`, `2.20` say."""
+    if minor(version) != minor(TENSORFLOW_SERVING):
+        text = f"{image} is TensorFlow Serving {version}, and this toolkit's messages are those of {TENSORFLOW_SERVING}"
+        yield Problem("server.image", text, warning=True)
+    for name in names:
+        for served in fleet.kept(name)[-1:]:
+            exported = _exported_with(fleet.model_folder(name) / str(served))
+            if exported and minor(exported) > minor(version):
+                text = f"version {served} was exported with TensorFlow {exported}, which is newer than {image}"
+                yield Problem(f"models.{name}", f"{text}: operations may be unknown there", warning=True)
+
+
+def _exported_with(version_folder: Path) -> str | None:
+    try:
+        return str(json.loads((version_folder / MANIFEST).read_bytes())["versions"]["tensorflow"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _tree(folder: Path) -> Iterator[Path]:
+    yield from (folder.parent, folder)
+    yield from sorted(folder.rglob("*"))
+
+
+def _open(path: Path) -> bool:
+    needed = stat.S_IROTH | stat.S_IXOTH if path.is_dir() else stat.S_IROTH
+    return path.stat().st_mode & needed == needed
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size >> 20)} MiB"
+
+
+def _are(things: list[int]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _yaml(versions: object) -> str:
+    return str(list(versions) if isinstance(versions, tuple) else versions)
+
+
+def _ssl_text(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error).replace("_", " ").lower()

@@ -1,0 +1,159 @@
+"""Changing what a server serves while it runs, by the file that it reads: new versions, labels, models.
+
+    the configuration is checked ──► LOAD ──────────► LABEL ─────────► SETTLE
+                                     what is new,     labels move to   what nobody wants any more
+                                     labels as before loaded versions  is unloaded
+                                       └──────────────┴────────────────┴──► failed: the file is as it was before
+
+TensorFlow Serving assigns labels before it loads anything, so a label can only move to a version that is loaded
+already: a change takes up to three writes, each waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from clients import Client, connect
+from clients.errors import InvalidArgument, NotFound, ServingError
+from clients.files import written_whole
+from clients.messages import ModelServerConfig
+from serving.config import MODELS_CONFIG, models_config, server_config
+from serving.config_messages import text
+from serving.engines import EngineError
+from serving.fleet import Fleet
+from serving.running import Running, config_folder, write_config
+
+_POLL_SECONDS = 0.1
+
+
+def apply(fleet: Fleet, server: Running, wait: float) -> None:
+    """Has `server` serve its models as `fleet`, which was checked, says; returns when it does.
+
+    Raises EngineError when a version fails to load or `wait` seconds pass; the server's file is as it was then.
+    """
+    places, names = server.places(fleet), server.names
+    folder = config_folder(fleet, server.engine, server.grpc_port)
+    path = folder / MODELS_CONFIG
+    before = path.read_text()
+    wanted = models_config(fleet, names, places)
+    loading = _with_labels_of(text_format.Parse(before, ModelServerConfig()), wanted, fleet)
+    labelling = type(wanted)()
+    labelling.CopyFrom(loading)
+    for new, now in zip(labelling.model_config_list.config, wanted.model_config_list.config, strict=True):
+        new.ClearField("version_labels")
+        new.version_labels.update(now.version_labels)
+    url = f"http://{address(server.host, server.rest_port)}"
+    deadline = time.monotonic() + wait
+    try:
+        with connect(url, timeout=5) as client:
+            if labelling != loading:
+                _write(path, loading)
+                _wait(lambda: _loading(client, fleet, names), deadline)
+                _write(path, labelling)
+                _wait(lambda: _labelling(client, loading, wanted), deadline)
+            write_config(folder, server_config(fleet, names, places))
+            _wait(lambda: _loading(client, fleet, names) or _leaving(client, before, fleet, names), deadline)
+    except BaseException:
+        with written_whole(path) as file:
+            file.write(before.encode())
+        raise
+
+
+def address(host: str, port: int) -> str:
+    """Host and port of a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _with_labels_of(before: Any, wanted: Any, fleet: Fleet) -> Any:
+    """`wanted` with the labels of `before`, and the versions that these need beside those that are wanted."""
+    labels = {model.name: dict(model.version_labels) for model in before.model_config_list.config}
+    result = type(wanted)()
+    result.CopyFrom(wanted)
+    for model in result.model_config_list.config:
+        versions = fleet.versions(model.name)
+        old = {label: version for label, version in labels.get(model.name, {}).items() if version in versions}
+        if old == dict(model.version_labels):
+            continue
+        model.ClearField("version_labels")
+        model.version_labels.update(old)
+        model.ClearField("model_version_policy")
+        model.model_version_policy.specific.versions.extend(sorted({*fleet.kept(model.name), *old.values()}))
+    return result
+
+
+def _loading(client: Client, fleet: Fleet, names: tuple[str, ...]) -> str | None:
+    """Which wanted version isn't available yet. Raises EngineError for one that failed."""
+    for name in names:
+        states = _states(client, name)
+        for version in fleet.kept(name):
+            status = states.get(version)
+            if status is not None and status.failed:
+                raise EngineError(f"model {name!r}: {status}; the server serves what it did before")
+            if status is None or status.state != "AVAILABLE":
+                return f"model {name!r}: {status or f'version {version} is not known yet'}"
+    return None
+
+
+def _labelling(client: Client, before: Any, wanted: Any) -> str | None:
+    """Which label isn't yet what it should be."""
+    old = {model.name: dict(model.version_labels) for model in before.model_config_list.config}
+    for model in wanted.model_config_list.config:
+        for label in {*old.get(model.name, {}), *model.version_labels}:
+            target = model.version_labels.get(label)
+            found = label_version(client, model.name, label)
+            if found != target:
+                return f"model {model.name!r}: label {label!r} is at {found or 'no version'}, not at {target}"
+    return None
+
+
+def _leaving(client: Client, before: str, fleet: Fleet, names: tuple[str, ...]) -> str | None:
+    """Which version is still served that nobody wants any more."""
+    models = {
+        *names,
+        *(model.name for model in text_format.Parse(before, ModelServerConfig()).model_config_list.config),
+    }
+    for name in sorted(models):
+        kept = fleet.kept(name) if name in names else []
+        for version, status in _states(client, name).items():
+            if version not in kept and status.state != "END":
+                return f"model {name!r}: {status}, which is to be unloaded"
+    return None
+
+
+def label_version(client: Client, model: str, label: str) -> int | None:
+    """The version that a label means on a server; None when it has no such label."""
+    try:
+        return client.metadata(model, label=label).version
+    except (InvalidArgument, NotFound):
+        return None
+
+
+def _states(client: Client, name: str) -> dict[int, Any]:
+    try:
+        return {status.version: status for status in client.status(name)}
+    except NotFound:
+        return {}
+
+
+def _write(path: Path, config: Any) -> None:
+    with written_whole(path) as file:
+        file.write(text(config).encode())
+
+
+def _wait(missing: Callable[[], str | None], deadline: float) -> None:
+    """Waits until nothing is missing. Raises EngineError with what is, when time runs out."""
+    while True:
+        try:
+            said = missing()
+        except ServingError as error:
+            said = str(error)
+        if said is None:
+            return
+        if time.monotonic() > deadline:
+            raise EngineError(f"the server did not take the new configuration in time (--wait says how long): {said}")
+        time.sleep(_POLL_SECONDS)
