@@ -73,6 +73,9 @@ check: env ## Lint, check the format and the types.
 lock: env ## Pin the newest versions that pyproject.toml allows, with hashes.
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --extra dev --universal --python-version 3.10 --generate-hashes \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --no-deps --universal --python-version 3.11 --generate-hashes \
+		--constraint requirements.lock --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--output-file serving/docker/requirements.lock serving/docker/requirements.in
 
 generated: env ## Write what is generated: messages, JSON Schemas, the docs' command help.
 	@$(PY) clients/messages/generate.py

@@ -18,6 +18,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What the tests run is typed by a user, not by the `make test` that they may be part of.
 for _variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(_variable, None)
+# `auto` is to mean the same on every machine, so the tests find no Docker Engine but the one that they start.
+os.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the servers that tests start leave their configuration: not where this machine's user has it."""
+    folder = tmp_path_factory.mktemp("state")
+    os.environ["XDG_STATE_HOME"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -203,10 +203,10 @@ def test_a_port_that_is_taken_is_named_before_anything_is_exported(clone: Path) 
     assert "Traceback" not in done.stderr
 
 
-def test_docker_says_that_it_comes_later(clone: Path) -> None:
+def test_where_no_docker_engine_runs_that_is_said(clone: Path) -> None:
     done = run([sys.executable, "-m", "serving", "run", "--engine", "docker"], clone)
     assert done.returncode == 2
-    assert "can't run TensorFlow Serving in Docker yet; use native or embedded" in done.stderr
+    assert "engine 'docker' can't be used: no Docker Engine answers: its socket isn't there" in done.stderr
 
 
 def test_an_engine_that_is_not_there_is_an_error(clone: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
     from docker.models.images import Image
+    from docker.types import DeviceRequest
 
 PREFIX = "tensorflow-serving-toolkit"
 # Whoever runs as root has the container run as nobody in particular; others as themselves, so that it reads what they
@@ -50,22 +51,27 @@ def user() -> str:
     return f"{uid}:{gid}" if uid else f"{NOBODY}:{NOBODY}"
 
 
+def gpu_requests(gpus: str | int | tuple[str, ...] | None) -> list[DeviceRequest]:
+    """What `docker run --gpus` asks for: all, how many, or which; nothing for None."""
+    from docker.types import DeviceRequest
+
+    if gpus is None:
+        return []
+    if isinstance(gpus, tuple):
+        return [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
+    return [DeviceRequest(count=gpus if isinstance(gpus, int) else -1, capabilities=[["gpu"]])]
+
+
 def arguments(plan: Plan, config: ServerConfig, image: Image, role: Role, wait: float) -> dict[str, Any]:
     """The arguments of `docker run`, as the Docker SDK names them.
 
     `wait` are the seconds that its models have to load before its health counts. The entry point is the server itself:
     the image's own is a shell that signals don't pass (https://github.com/tensorflow/serving/issues/1853).
     """
-    from docker.types import DeviceRequest, Healthcheck, LogConfig, Mount
+    from docker.types import Healthcheck, LogConfig, Mount
 
     server, inside = plan.fleet.server, in_container()
     folder = config_folder(plan.fleet, "docker", plan.grpc_port)
-    requests = []
-    if isinstance(server.gpus, tuple):
-        requests = [DeviceRequest(device_ids=list(server.gpus), capabilities=[["gpu"]])]
-    elif server.gpus:
-        count = server.gpus if isinstance(server.gpus, int) else -1
-        requests = [DeviceRequest(count=count, capabilities=[["gpu"]])]
     return {
         "image": server.image_name,
         "name": name_of(plan, role),
@@ -84,7 +90,7 @@ def arguments(plan: Plan, config: ServerConfig, image: Image, role: Role, wait: 
         "nano_cpus": round(server.cpus * 1e9) if server.cpus else None,
         "pids_limit": server.pids,
         "restart_policy": {"Name": "no" if role == "run" else server.restart},
-        "device_requests": requests,
+        "device_requests": gpu_requests(server.gpus),
         "mounts": [
             # The folder of all models: one that is added needs no new container.
             Mount("/models", str(plan.fleet.folder.resolve()), type="bind", read_only=True),

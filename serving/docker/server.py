@@ -138,6 +138,18 @@ def prepare(client: DockerClient, plan: Plan, say: Callable[[str], None]) -> tup
     if version:
         for problem in version_problems(name, version, plan.fleet, plan.names):
             say(str(problem))
+    if requests := containers.gpu_requests(plan.fleet.server.gpus):
+        # Whether the engine has these GPUs shows only in a container, and none is stopped for one that can't start.
+        with told(f"{name} can't be started with server.gpus"):
+            client.containers.run(
+                image,
+                ["--version"],
+                entrypoint=["tensorflow_model_server"],
+                device_requests=requests,
+                user=containers.user(),
+                network_mode="none",
+                remove=True,
+            )
     return image, server_config(plan.fleet, plan.names, in_container())
 
 

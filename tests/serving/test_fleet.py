@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
 
-from clients.messages import ModelServerConfig
-from serving.config import model_config
-from serving.engines import EngineError, check_versions
+from serving.config import in_container, models_config
 from serving.fleet import FleetError, read_fleet
 
 GOOD = """\
@@ -112,13 +109,6 @@ def test_labelled_versions_are_configured_beside_the_newest(tmp_path: Path) -> N
     fleet = read_fleet(write(tmp_path, f"{GOOD}    labels: {{stable: 1}}\n"))
     for version in (1, 2, 3):
         (tmp_path / f"models/digits/{version}").mkdir(parents=True)
-    config = text_format.Parse(model_config(fleet, ("digits",)), ModelServerConfig()).model_config_list.config[0]
+    config = models_config(fleet, ("digits",), in_container()).model_config_list.config[0]
     assert list(config.model_version_policy.specific.versions) == [1, 3]
     assert dict(config.version_labels) == {"stable": 1}
-
-
-def test_a_label_for_a_version_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    fleet = read_fleet(write(tmp_path, f"{GOOD}    labels: {{stable: 7}}\n"))
-    (tmp_path / "models/digits/2").mkdir(parents=True)
-    with pytest.raises(EngineError, match=r"label 'stable' is for version 7, which is not in .*; its versions: 2"):
-        check_versions(fleet, ("digits",))

@@ -1,0 +1,41 @@
+"""`image`: the fleet inside an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from serving.commands.options import Failures, Refusals, fleet_option, names_argument, say
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m serving image --tag registry.example.com/digits:3
+  docker run --init --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 registry.example.com/digits:3"""
+)
+@names_argument
+@fleet_option
+@click.option("--tag", help="The image's name and tag; serving-FOLDER:latest when not given.")
+def image(names: tuple[str, ...], fleet: Path, tag: str | None) -> None:
+    """Builds an image with the fleet, or the MODELs named, inside: versions, configuration and flags.
+
+    Every version is compared with its manifest first, whose digest becomes a label.
+    """
+    from serving import engines
+    from serving.docker import bake, daemon
+    from serving.fleet import read_fleet
+    from serving.lint import problems
+    from serving.running import fleet_id
+
+    with Refusals():
+        read = read_fleet(fleet)
+        names = read.select(names)
+        if reason := daemon.unusable():
+            raise engines.EngineError(f"docker can't be used: {reason}")
+        engines.refuse(problems(read, names), say)
+    with Failures():
+        tag = tag or f"serving-{fleet_id(read).rpartition('-')[0]}:latest"
+        digest = bake.bake(read, names, tag, say)
+        click.echo(f"{tag}  {digest}")

@@ -1,0 +1,127 @@
+"""Baking a fleet into an image: `python -m serving image`.
+
+models.yaml ──► staged: models/NAME/VERSION, config/, serve-fleet, Dockerfile ──► the engine builds it ──► an image
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shlex
+import tarfile
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from clients.golden import MANIFEST
+from serving.config import in_container, server_config
+from serving.docker import daemon
+from serving.docker.container import PREFIX
+from serving.docker.image import find_or_pull
+from serving.engines import EngineError
+from serving.fleet import Fleet
+
+DOCKERFILE = Path(__file__).with_name("Dockerfile")
+
+
+def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], None]) -> str:
+    """Builds the image `tag` with the models `names`, which were checked, inside; returns its id.
+
+    It has the versions that are served now, each compared with its manifest first, and answers as `up` would. Its
+    labels are those of https://github.com/opencontainers/image-spec/blob/main/annotations.md, and the digest of every
+    version's manifest. Raises EngineError when a version isn't what its manifest says, or the build fails; a TLS key
+    is never put into an image.
+    """
+    if fleet.server.tls:
+        raise EngineError("server.tls: a private key doesn't belong into an image; mount /config where it runs instead")
+    with contextlib.closing(daemon.connect()) as client, tempfile.TemporaryFile() as staged:
+        base = find_or_pull(client, fleet.server.image_name, say)
+        versions = [(name, version) for name in names for version in fleet.kept(name)]
+        digests = {f"{name}/{version}": _proven(fleet.model_folder(name) / str(version)) for name, version in versions}
+        labels = {
+            "org.opencontainers.image.title": f"TensorFlow models: {', '.join(names)}",
+            "org.opencontainers.image.created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "org.opencontainers.image.base.name": fleet.server.image_name,
+            PREFIX: "fleet",
+            **{f"{PREFIX}.manifest.{name}": f"sha256:{digest}" for name, digest in digests.items()},
+        }
+        if pulled := base.attrs.get("RepoDigests"):
+            labels["org.opencontainers.image.base.digest"] = pulled[0].partition("@")[2]
+        say(f"Staging {', '.join(digests)} …")
+        _stage(fleet, names, staged)
+        staged.seek(0)
+        say(f"Building {tag} on {fleet.server.image_name} …")
+        with daemon.told(f"{tag} can't be built"):
+            built = client.api.build(
+                fileobj=staged,
+                custom_context=True,
+                tag=tag,
+                buildargs={"IMAGE": fleet.server.image_name},
+                labels=labels,
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for event in built:
+                if error := event.get("error"):
+                    raise EngineError(f"{tag} can't be built: {error}")
+            return str(client.images.get(tag).id)
+
+
+def _proven(version_folder: Path) -> str:
+    """The digest of a version's manifest, after all that it lists was compared. Raises EngineError."""
+    try:
+        manifest: Mapping[str, Any] = json.loads((version_folder / MANIFEST).read_bytes())
+        digest, files = str(manifest["digest"]), manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"{version_folder} has no manifest to prove it: {error}") from None
+    for name, said in files.items():
+        path = version_folder / name
+        try:
+            with path.open("rb") as file:
+                found = _sha256(file)
+        except OSError as error:
+            raise EngineError(f"{path}: {error.strerror}, and the manifest lists it") from None
+        if found != said["sha256"]:
+            raise EngineError(f"{path} is not what the manifest says: its SHA-256 is {found}, not {said['sha256']}")
+    return digest
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
+    """Writes the build's context, a tar, with nothing of this machine in it: no owners, modes or times."""
+    config = server_config(fleet, names, in_container())
+    # Nothing changes in an image, so there is nothing to poll for.
+    flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag]
+    flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
+    serve = f'#!/bin/sh\nexec tensorflow_model_server {" ".join(map(shlex.quote, flags))} "$@"\n'
+    texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve}
+    texts.update({f"config/{name}": text for name, text in config.files.items()})
+    with tarfile.open(fileobj=into, mode="w") as tar:
+        for name, text in texts.items():
+            data = text.encode()
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o755 if name == "serve-fleet" else 0o644
+            tar.addfile(info, io.BytesIO(data))
+        for name in names:
+            for version in fleet.kept(name):
+                folder = fleet.model_folder(name) / str(version)
+                tar.add(folder, f"models/{name}/{version}", filter=_anonymous)
+
+
+def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    info.mtime = 0
+    info.mode = 0o755 if info.isdir() else 0o644
+    return info
