@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from serving.commands.change import config, labels, reload
+from serving.commands.compose import compose
 from serving.commands.image import image
 from serving.commands.local import check, example, list_fleet, run
 from serving.commands.stay import down, logs, restart, status, up
@@ -28,5 +29,7 @@ def main() -> None:
     """Runs a TensorFlow model server over the models of models.yaml."""
 
 
-for _command in (run, up, down, status, logs, restart, config, labels, reload, image, list_fleet, check, example):
+_SERVERS = (run, up, down, status, logs, restart)
+_CONFIGURATION = (config, labels, reload)
+for _command in (*_SERVERS, *_CONFIGURATION, compose, image, list_fleet, check, example):
     main.add_command(_command)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from clients.golden import versions_on_disk
-from serving.settings import ServerSettings, Strict
+from serving.settings import Compose, ServerSettings, Strict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -101,6 +101,7 @@ class Fleet(Strict):
         dict[str, Model], Field(min_length=1, description="The models, by the name they are served under.")
     ]
     server: Annotated[ServerSettings, Field(description="How they are served.")] = ServerSettings()
+    compose: Annotated[Compose, Field(description="What Compose starts beside the server.")] = Compose()
     _file: Path = PrivateAttr(default=Path("models.yaml"))
 
     @field_validator("models")
@@ -174,15 +175,20 @@ def read_fleet(path: Path) -> Fleet:
         name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})
         for name, model in fleet.models.items()
     }
-    tls = fleet.server.tls
-    if tls:
-        files = {key: here / value for key, value in tls if isinstance(value, Path)}
-        fleet = fleet.model_copy(
-            update={"server": fleet.server.model_copy(update={"tls": tls.model_copy(update=files)})}
-        )
-    fleet = fleet.model_copy(update={"folder": here / fleet.folder, "models": models})
+    server = fleet.server.model_copy(update={"tls": _absolute(fleet.server.tls, here)})
+    compose = fleet.compose.model_copy(update={"envoy": _absolute(fleet.compose.envoy, here)})
+    fleet = fleet.model_copy(
+        update={"folder": here / fleet.folder, "models": models, "server": server, "compose": compose}
+    )
     fleet._file = path.absolute()
     return fleet
+
+
+def _absolute(settings: Strict | None, here: Path) -> Strict | None:
+    """`settings` with its files made absolute."""
+    if settings is None:
+        return None
+    return settings.model_copy(update={key: here / value for key, value in settings if isinstance(value, Path)})
 
 
 def _refuse_duplicates(path: Path, node: yaml.Node | None, where: str = "") -> None:

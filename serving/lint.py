@@ -49,7 +49,7 @@ def settings_problems(fleet: Fleet) -> list[Problem]:
     if server.batching:
         found += _batching(server.batching)
     if server.tls:
-        found += _tls(server.tls)
+        found += tls_problems(server.tls, "server.tls")
     return found
 
 
@@ -116,8 +116,8 @@ def _threads(server: ServerSettings) -> Iterator[Problem]:
         yield Problem("server.flags", f"{', '.join(names)} are all given; the first is for what the others don't say")
 
 
-def _tls(tls: TlsFiles) -> Iterator[Problem]:
-    where = "server.tls"
+def tls_problems(tls: TlsFiles, where: str) -> Iterator[Problem]:
+    """What is wrong with a certificate and its key, which the key `where` of models.yaml names."""
     unreadable = False
     for key, path in (("certificate", tls.certificate), ("key", tls.key), ("client_ca", tls.client_ca)):
         if path is None:

@@ -24,7 +24,7 @@ from clients.files import written_whole
 from clients.messages import ModelServerConfig
 from serving.config import MODELS_CONFIG, models_config, server_config
 from serving.config_messages import text
-from serving.engines import EngineError
+from serving.engines import EngineError, address
 from serving.fleet import Fleet
 from serving.running import Running, config_folder, write_config
 
@@ -56,17 +56,12 @@ def apply(fleet: Fleet, server: Running, wait: float) -> None:
                 _wait(lambda: _loading(client, fleet, names), deadline)
                 _write(path, labelling)
                 _wait(lambda: _labelling(client, loading, wanted), deadline)
-            write_config(folder, server_config(fleet, names, places))
+            write_config(folder, server_config(fleet, names, places).files)
             _wait(lambda: _loading(client, fleet, names) or _leaving(client, before, fleet, names), deadline)
     except BaseException:
         with written_whole(path) as file:
             file.write(before.encode())
         raise
-
-
-def address(host: str, port: int) -> str:
-    """Host and port of a URL."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _with_labels_of(before: Any, wanted: Any, fleet: Fleet) -> Any:

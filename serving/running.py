@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clients.files import written_whole
-from serving.config import Places, ServerConfig, in_container, on_host
+from serving.config import Places, in_container, on_host
 from serving.fleet import Fleet
 
 NOTE = "server.json"
@@ -41,7 +41,7 @@ class Running:
 
     def places(self, fleet: Fleet) -> Places:
         """Where this server finds things."""
-        if self.engine == "docker":
+        if self.engine in ("docker", "compose"):
             return in_container()
         return on_host(fleet, self.grpc_port, self.rest_port, config_folder(fleet, self.engine, self.grpc_port))
 
@@ -54,25 +54,29 @@ def fleet_id(fleet: Fleet) -> str:
 
 def config_folder(fleet: Fleet, engine: str, grpc_port: int) -> Path:
     """Where the configuration of a server lies."""
-    return _fleet_folder(fleet) / f"{engine}-{grpc_port}" / "config"
+    return fleet_folder(fleet) / f"{engine}-{grpc_port}" / "config"
 
 
-def write_config(folder: Path, config: ServerConfig) -> None:
-    """Writes the files of a server's configuration, each whole or not at all; what is no longer part of it goes."""
+def write_config(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes the files of a configuration, each whole or not at all; what is no longer part of it goes."""
     # A container's user isn't this one, so the files are open; others of this machine don't get to them.
     state = folder.parents[2]
     state.mkdir(parents=True, exist_ok=True)
     state.chmod(0o700)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
-    for name, text in config.files.items():
-        path = folder / name
-        if not path.is_file() or path.read_text() != text:
-            with written_whole(path) as file:
-                file.write(text.encode())
+    for name, text in files.items():
+        write_file(folder / name, text)
     for path in folder.iterdir():
-        if path.name not in config.files:
+        if path.name not in files:
             path.unlink()
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, and not when it says that already."""
+    if not path.is_file() or path.read_text() != text:
+        with written_whole(path) as file:
+            file.write(text.encode())
 
 
 def note(fleet: Fleet, server: Running) -> None:
@@ -84,7 +88,7 @@ def note(fleet: Fleet, server: Running) -> None:
 def forget(fleet: Fleet, engine: str, grpc_port: int) -> None:
     """Removes all that is kept of a server, and what has become empty by it."""
     shutil.rmtree(config_folder(fleet, engine, grpc_port).parent, ignore_errors=True)
-    for folder in (_fleet_folder(fleet), _fleet_folder(fleet).parent):
+    for folder in (fleet_folder(fleet), fleet_folder(fleet).parent):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
@@ -92,7 +96,7 @@ def forget(fleet: Fleet, engine: str, grpc_port: int) -> None:
 def running(fleet: Fleet, exists: Callable[[str], bool]) -> list[Running]:
     """The fleet's servers that run; `exists` says whether there is a container of that id. Forgets those that ended."""
     found = []
-    for path in sorted(_fleet_folder(fleet).glob(f"*/{NOTE}")):
+    for path in sorted(fleet_folder(fleet).glob(f"*/{NOTE}")):
         said: Mapping[str, object] = json.loads(path.read_text())
         server = Running(**{**said, "names": tuple(said["names"])})  # type: ignore[arg-type]
         if _alive(server.pid) if server.container is None else exists(server.container):
@@ -102,7 +106,8 @@ def running(fleet: Fleet, exists: Callable[[str], bool]) -> list[Running]:
     return found
 
 
-def _fleet_folder(fleet: Fleet) -> Path:
+def fleet_folder(fleet: Fleet) -> Path:
+    """Where all is kept of the fleet's servers that run."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(base, "tensorflow-serving-toolkit", fleet_id(fleet))
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 TENSORFLOW_SERVING = "2.21.0"
 IMAGE = f"tensorflow/serving:{TENSORFLOW_SERVING}"
 
+_IMAGE_NAME = r"^[\w][\w.:/@+-]*$"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -66,6 +67,48 @@ class TlsFiles(Strict):
     verify_clients: Annotated[bool, Field(description="Refuse clients that have none.")] = False
 
 
+class Envoy(Strict):
+    """A proxy before REST, which has no TLS in TensorFlow Serving. Files are relative to models.yaml."""
+
+    image: Annotated[str, Field(description="Its image, by tag or digest.", pattern=_IMAGE_NAME)] = (
+        "envoyproxy/envoy:v1.36.2"
+    )
+    port: Annotated[int, Field(ge=1, le=65535, description="Where it listens, with HTTPS.")] = 8443
+    certificate: Annotated[Path, Field(description="Its certificate, with its chain, PEM.")]
+    key: Annotated[Path, Field(description="The certificate's private key, PEM.")]
+    client_ca: Annotated[
+        Path | None, Field(description="The authorities that clients' certificates must be from; none are asked for.")
+    ] = None
+    split: Annotated[
+        dict[str, Annotated[int, Field(ge=0, le=100)]],
+        Field(
+            description="By model, how many of 100 requests that name no version go to label `canary`; the others go "
+            "to label `stable`."
+        ),
+    ] = {}
+
+
+class Compose(Strict):
+    """What `make up` starts beside the server."""
+
+    prometheus: Annotated[str, Field(description="The image of Prometheus.", pattern=_IMAGE_NAME)] = (
+        "prom/prometheus:v3.5.0"
+    )
+    prometheus_port: Annotated[int, Field(ge=1, le=65535, description="Where Prometheus listens.")] = 9090
+    memory_exporter: Annotated[
+        str | None,
+        Field(
+            description="The image of process-exporter, which tells Prometheus the server's memory; `null` for none.",
+            pattern=_IMAGE_NAME,
+        ),
+    ] = "ncabatoff/process-exporter:0.8.7"
+    grafana: Annotated[str | None, Field(description="The image of Grafana; `null` for none.", pattern=_IMAGE_NAME)] = (
+        "grafana/grafana:12.1.0"
+    )
+    grafana_port: Annotated[int, Field(ge=1, le=65535, description="Where Grafana listens.")] = 3000
+    envoy: Annotated[Envoy | None, Field(description="TLS and a traffic split for REST; none when not given.")] = None
+
+
 class ServerSettings(Strict):
     """How the fleet's server runs, whatever engine runs it; some settings are for containers alone."""
 
@@ -73,7 +116,7 @@ class ServerSettings(Strict):
         str | None,
         Field(
             description=f"The image, by tag or digest; {IMAGE}, or {IMAGE}-gpu with `gpus`, when not given.",
-            pattern=r"^[\w][\w.:/@+-]*$",
+            pattern=_IMAGE_NAME,
         ),
     ] = None
     memory: Annotated[

@@ -141,7 +141,7 @@ def _describe(server: Running) -> dict[str, Any]:
     from clients import connect
     from clients.errors import ServingError
     from serving.docker import deployment
-    from serving.live import address
+    from serving.engines import address
 
     said: dict[str, Any] = {
         "engine": server.engine,

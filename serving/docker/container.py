@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from serving.config import HEALTH, MODELS_CONFIG, ServerConfig, in_container
 from serving.engines import Plan
-from serving.running import config_folder, fleet_id
+from serving.running import fleet_id
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -21,7 +22,7 @@ PREFIX = "tensorflow-serving-toolkit"
 # Whoever runs as root has the container run as nobody in particular; others as themselves, so that it reads what they
 # can read.
 NOBODY = 10001
-Role = Literal["up", "run"]
+Role = Literal["up", "run", "compose"]
 _SECOND = 1_000_000_000
 
 
@@ -62,8 +63,8 @@ def gpu_requests(gpus: str | int | tuple[str, ...] | None) -> list[DeviceRequest
     return [DeviceRequest(count=gpus if isinstance(gpus, int) else -1, capabilities=[["gpu"]])]
 
 
-def arguments(plan: Plan, config: ServerConfig, image: Image, role: Role, wait: float) -> dict[str, Any]:
-    """The arguments of `docker run`, as the Docker SDK names them.
+def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder: Path) -> dict[str, Any]:
+    """The arguments of `docker run`, as the Docker SDK names them; `folder` has the configuration's files.
 
     `wait` are the seconds that its models have to load before its health counts. The entry point is the server itself:
     the image's own is a shell that signals don't pass (https://github.com/tensorflow/serving/issues/1853).
@@ -71,10 +72,8 @@ def arguments(plan: Plan, config: ServerConfig, image: Image, role: Role, wait: 
     from docker.types import Healthcheck, LogConfig, Mount
 
     server, inside = plan.fleet.server, in_container()
-    folder = config_folder(plan.fleet, "docker", plan.grpc_port)
     return {
         "image": server.image_name,
-        "name": name_of(plan, role),
         "entrypoint": ["tensorflow_model_server"],
         "command": [*config.flags, "--enable_profiler=false"],
         "detach": True,
@@ -114,6 +113,5 @@ def arguments(plan: Plan, config: ServerConfig, image: Image, role: Role, wait: 
             f"{PREFIX}.file": str(plan.fleet.file),
             f"{PREFIX}.image": server.image_name,
             f"{PREFIX}.role": role,
-            f"{PREFIX}.fingerprint": fingerprint(plan, config, image),
         },
     }

@@ -78,7 +78,7 @@ def restart(plan: Plan, wait: float, say: Say) -> dict[str, int]:
     with contextlib.closing(daemon.connect()) as client:
         old = _there(client, plan.fleet)
         folder = running.config_folder(plan.fleet, "docker", plan.grpc_port)
-        running.write_config(folder, server_config(plan.fleet, plan.names, in_container()))
+        running.write_config(folder, server_config(plan.fleet, plan.names, in_container()).files)
         say(f"Restarting {old.name} …")
         with daemon.told(f"{old.name} can't be restarted"):
             old.restart(timeout=server.DRAIN_SECONDS)

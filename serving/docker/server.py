@@ -158,11 +158,14 @@ def start(
 ) -> ContainerServer:
     """Starts a container; returns its server STARTING. Leaves nothing when it can't. Raises EngineError."""
     folder = running.config_folder(plan.fleet, "docker", plan.grpc_port)
-    running.write_config(folder, config)
+    running.write_config(folder, config.files)
     container = None
     try:
         with told("the container can't be started"):
-            container = client.containers.create(**containers.arguments(plan, config, image, role, wait))
+            arguments = containers.arguments(plan, config, role, wait, folder)
+            arguments["name"] = containers.name_of(plan, role)
+            arguments["labels"][f"{containers.PREFIX}.fingerprint"] = containers.fingerprint(plan, config, image)
+            container = client.containers.create(**arguments)
             container.start()
     except EngineError:
         if container is not None:

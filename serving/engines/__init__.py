@@ -50,7 +50,12 @@ class Plan:
         return self._address(self.rest_port)
 
     def _address(self, port: int) -> str:
-        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        return address(self.host, port)
+
+
+def address(host: str, port: int) -> str:
+    """Host and port of a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server(Protocol):

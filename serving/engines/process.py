@@ -36,7 +36,7 @@ class ServerProcess:
         self._lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
         folder = running.config_folder(plan.fleet, name, plan.grpc_port)
         config = server_config(plan.fleet, plan.names, on_host(plan.fleet, plan.grpc_port, plan.rest_port, folder))
-        running.write_config(folder, config)
+        running.write_config(folder, config.files)
         self._process = subprocess.Popen(
             [*command, *config.flags],
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,114 @@
+"""Envoy's configuration: HTTPS for REST, and the split of requests between the labels `canary` and `stable`.
+
+    https ──► Envoy ──┬─ /v1/models/NAME:predict, some of 100 ──► /v1/models/NAME/labels/canary:predict ──┬─► server
+                      ├─ /v1/models/NAME:predict, the others ───► /v1/models/NAME/labels/stable:predict ──┤
+                      └─ other paths of /v1/ ─────────────────────────────────────────────────────────────┘
+
+Names are those of https://www.envoyproxy.io/docs/envoy/latest/api-v3/api.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from serving.settings import Envoy
+
+FILE = "envoy.yaml"
+CERTIFICATE, KEY, CLIENT_CA = "certificate.pem", "key.pem", "client_ca.pem"
+# Which label answered, on responses to requests that were split.
+LABEL_HEADER = "x-served-label"
+_TYPES = "type.googleapis.com/envoy.extensions"
+# Longer than any model runs; a client has its own deadline.
+_TIMEOUT = "300s"
+
+
+def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tuple[str, int]) -> dict[str, Any]:
+    """The configuration as `envoy --config-path` reads it.
+
+    `folder` has the certificate and its key as Envoy sees it, `address` and `port` are where it listens, `server` is
+    the REST address that it forwards to.
+    """
+    routes = [route for model, canary in envoy.split.items() for route in _split(model, canary)]
+    # The metrics are for Prometheus, inside.
+    routes.append({"match": {"prefix": "/v1/"}, "route": _to_server()})
+    manager = {
+        "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "rest",
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "common_http_protocol_options": {"idle_timeout": "600s"},
+        "request_headers_timeout": "10s",
+        "route_config": {"virtual_hosts": [{"name": "rest", "domains": ["*"], "routes": routes}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}},
+        ],
+    }
+    listener = {
+        "name": "rest",
+        "address": _address(address, port),
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "filter_chains": [
+            {
+                "transport_socket": {"name": "tls", "typed_config": _tls(envoy, folder)},
+                "filters": [{"name": "http", "typed_config": manager}],
+            }
+        ],
+    }
+    cluster = {
+        "name": "server",
+        "type": "STRICT_DNS",
+        "connect_timeout": "2s",
+        "load_assignment": {
+            "cluster_name": "server",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*server)}}]}],
+        },
+    }
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def _split(model: str, canary: int) -> list[dict[str, Any]]:
+    """The routes of one model's requests that name no version: to the canary, and to what is stable."""
+    name = re.escape(model)
+    match = {"safe_regex": {"regex": f"/v1/models/{name}:(predict|classify|regress)"}}
+    some = {"default_value": {"numerator": canary, "denominator": "HUNDRED"}, "runtime_key": f"split.{model}"}
+    routes = []
+    for label, matched in (("canary", {**match, "runtime_fraction": some}), ("stable", match)):
+        rewrite = {
+            "pattern": {"regex": f"^/v1/models/{name}:"},
+            "substitution": f"/v1/models/{model}/labels/{label}:",
+        }
+        header = {"header": {"key": LABEL_HEADER, "value": label}}
+        routes.append(
+            {"match": matched, "route": {**_to_server(), "regex_rewrite": rewrite}, "response_headers_to_add": [header]}
+        )
+    return routes
+
+
+def _to_server() -> dict[str, Any]:
+    return {"cluster": "server", "timeout": _TIMEOUT}
+
+
+def _tls(envoy: Envoy, folder: str) -> dict[str, Any]:
+    def file(name: str) -> dict[str, str]:
+        return {"filename": f"{folder}/{name}"}
+
+    common: dict[str, Any] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "tls_certificates": [{"certificate_chain": file(CERTIFICATE), "private_key": file(KEY)}],
+        "alpn_protocols": ["h2", "http/1.1"],
+    }
+    context: dict[str, Any] = {
+        "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": common,
+    }
+    if envoy.client_ca:
+        common["validation_context"] = {"trusted_ca": file(CLIENT_CA)}
+        context["require_client_certificate"] = True
+    return context
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}

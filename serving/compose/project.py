@@ -1,0 +1,223 @@
+"""What Compose runs for a fleet, brought up and taken down with `docker compose`.
+
+everything is checked, images are here ──► files written ──► compose up ──► READY: models available, all services up
+│
+└─► failed, and nothing ran before: compose down
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serving import live, running
+from serving.compose.files import COMPOSE, files, images, ports, tls_files
+from serving.docker import container as containers
+from serving.docker import daemon
+from serving.docker.image import find_or_pull
+from serving.docker.server import DRAIN_SECONDS, ContainerServer
+from serving.embedded.errors import StartError
+from serving.embedded.ports import claim
+from serving.engines import EngineError, Plan, check
+from serving.fleet import Fleet
+from serving.lint import Problem, tls_problems
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+Say = Callable[[str], None]
+ENGINE = "compose"
+_PROJECT = "com.docker.compose.project"
+_POLL_SECONDS = 0.2
+
+
+def problems(plan: Plan) -> Iterator[Problem]:
+    """What is wrong with `compose:` in models.yaml."""
+    compose = plan.fleet.compose
+    taken: dict[int, str] = {plan.grpc_port: "gRPC", plan.rest_port: "REST"}
+    for key, port in ports(plan).items():
+        if port in taken:
+            yield Problem(key, f"port {port} is that of {taken[port]}; give another")
+        taken[port] = key
+    if not plan.fleet.server.monitoring:
+        yield Problem("server.monitoring", "Prometheus needs the page that `monitoring: false` turns off")
+    if compose.envoy:
+        yield from tls_problems(tls_files(compose.envoy), "compose.envoy")
+        for name in compose.envoy.split:
+            where = f"compose.envoy.split.{name}"
+            if name not in plan.names:
+                yield Problem(where, f"no model is called {name!r}; served are {', '.join(plan.names)}")
+                continue
+            for label in ("canary", "stable"):
+                if label not in plan.fleet.models[name].labels:
+                    text = f"model {name!r} has no label {label!r}; `models.{name}.labels` gives it"
+                    yield Problem(where, text)
+
+
+def command() -> list[str]:
+    """How Compose is called here: as Docker's plugin, or by its own name. Raises EngineError when there is none."""
+    for words in (["docker", "compose"], ["docker-compose"]):
+        with contextlib.suppress(OSError):
+            if subprocess.run([*words, "version"], capture_output=True, check=False).returncode == 0:
+                return words
+    raise EngineError("there is neither `docker compose` nor `docker-compose`; Docker's Compose plugin is needed")
+
+
+def check_ports(plan: Plan) -> None:
+    """Raises EngineError when a port is taken by something other than this fleet's services."""
+    with contextlib.closing(daemon.connect()) as client:
+        ours = {port for container in _containers(client, plan.fleet) for port in _ports(container)}
+    check(plan, taken=frozenset(ours))
+    for key, port in ports(plan).items():
+        if port not in ours:
+            try:
+                claim(plan.host, port, key).close()
+            except StartError as error:
+                raise EngineError(f"{error}; give another") from None
+
+
+def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
+    """Brings the services up, or to what `plan` says; returns the models' versions once all services are ready.
+
+    Raises EngineError when they can't be; when none ran before, none is left then.
+    """
+    compose = command()
+    fleet = plan.fleet
+    with contextlib.closing(daemon.connect()) as client:
+        for image in images(plan):
+            find_or_pull(client, image, say)
+        made = files(plan, wait)
+        folder = running.config_folder(fleet, ENGINE, plan.grpc_port).parent
+        was_up = [server for server in _noted(fleet) if server.grpc_port == plan.grpc_port]
+        if elsewhere := [server for server in _noted(fleet) if server not in was_up]:
+            raise EngineError(f"it is up with gRPC on port {elsewhere[0].grpc_port}; `compose down` ends that first")
+        if was_up:
+            live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait)
+        for name, texts in made.items():
+            if name != ".":
+                running.write_config(folder / name, texts)
+        running.write_file(folder / COMPOSE, made["."][COMPOSE])
+        say(f"Starting {', '.join(_services(folder))} …")
+        try:
+            _compose([*compose, *_project(fleet, folder), "up", "--detach", "--remove-orphans", "--no-build"])
+            return _ready(client, plan, wait)
+        except BaseException:
+            if not was_up:
+                _down(compose, fleet, folder)
+            raise
+
+
+def down(fleet: Fleet, say: Say) -> bool:
+    """Drains and removes all services, their network and volumes, and what was written; whether there were any."""
+    folders = sorted(running.fleet_folder(fleet).glob(f"{ENGINE}-*/{COMPOSE}"))
+    if not folders:
+        return False
+    compose = command()
+    for path in folders:
+        say(f"Ending {', '.join(_services(path.parent))} …")
+        _down(compose, fleet, path.parent)
+    return True
+
+
+def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
+    deadline = time.monotonic() + wait
+    found = containers.find(client, running.fleet_id(plan.fleet), "compose")
+    if not found:
+        raise EngineError("Compose started no server")
+    note = running.Running(
+        ENGINE,
+        plan.host,
+        plan.grpc_port,
+        plan.rest_port,
+        plan.names,
+        plan.fleet.server.tls is not None,
+        container=str(found[0].id),
+    )
+    running.note(plan.fleet, note)
+    versions = ContainerServer(client, found[0], plan).wait_until_settled(wait)
+    compose = plan.fleet.compose
+    for service, port, path in (
+        ("prometheus", compose.prometheus_port, "/-/ready"),
+        ("grafana", compose.grafana and compose.grafana_port, "/api/health"),
+        ("envoy", compose.envoy and compose.envoy.port, None),
+    ):
+        while port and not _answers(plan.host, int(port), path):
+            _check_it_runs(client, plan.fleet, service)
+            if time.monotonic() > deadline:
+                raise EngineError(f"{service} does not answer on port {port}; `docker logs` of its container says why")
+            time.sleep(_POLL_SECONDS)
+    return versions
+
+
+def _answers(host: str, port: int, path: str | None) -> bool:
+    """Whether something listens there, and, with a path, answers it with 200."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        if path is None:
+            socket.create_connection((host, port), 2).close()
+            return True
+        connection = http.client.HTTPConnection(host, port, timeout=2)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            return connection.getresponse().status == http.HTTPStatus.OK
+    return False
+
+
+def _check_it_runs(client: DockerClient, fleet: Fleet, service: str) -> None:
+    for container in _containers(client, fleet):
+        if container.labels.get("com.docker.compose.service") == service and container.attrs["RestartCount"]:
+            lines = container.logs(tail=5).decode(errors="replace").rstrip()
+            raise EngineError(f"{service} ends as soon as it starts; its last lines:\n{lines}")
+
+
+def _noted(fleet: Fleet) -> list[running.Running]:
+    from serving.docker.deployment import exists
+
+    return [server for server in running.running(fleet, exists) if server.engine == ENGINE]
+
+
+def _containers(client: DockerClient, fleet: Fleet) -> list[Container]:
+    with daemon.told("containers can't be listed"):
+        found: list[Container] = client.containers.list(all=True, filters={"label": f"{_PROJECT}={_name(fleet)}"})
+    return found
+
+
+def _ports(container: Container) -> Iterator[int]:
+    bound: dict[str, Any] = container.attrs["HostConfig"]["PortBindings"] or {}
+    for bindings in bound.values():
+        for binding in bindings:
+            yield int(binding["HostPort"])
+
+
+def _name(fleet: Fleet) -> str:
+    return f"serving-{running.fleet_id(fleet)}"
+
+
+def _project(fleet: Fleet, folder: Path) -> list[str]:
+    return ["--project-name", _name(fleet), "--file", str(folder / COMPOSE)]
+
+
+def _services(folder: Path) -> list[str]:
+    import yaml
+
+    return list(yaml.safe_load((folder / COMPOSE).read_text())["services"])
+
+
+def _down(compose: list[str], fleet: Fleet, folder: Path) -> None:
+    words = ["down", "--volumes", "--remove-orphans", "--timeout", str(DRAIN_SECONDS)]
+    _compose([*compose, *_project(fleet, folder), *words])
+    running.forget(fleet, ENGINE, int(folder.name.rpartition("-")[2]))
+
+
+def _compose(words: list[str]) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join(f"    {line}" for line in (done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise EngineError(f"Compose failed, with exit code {done.returncode}:\n{said}")

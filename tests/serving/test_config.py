@@ -1,0 +1,190 @@
+"""models.yaml as TensorFlow Serving's own configuration files and flags."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+
+from clients.messages import ModelServerConfig
+from serving.config import ServerConfig, in_container, on_host, server_config
+from serving.config_messages import (
+    POOL,
+    BatchingParameters,
+    MonitoringConfig,
+    PlatformConfigMap,
+    SavedModelBundleSourceAdapterConfig,
+    SSLConfig,
+)
+from serving.embedded.flags import Flags
+from serving.embedded.flags import command as embedded
+from tests.authority import Authority
+from tests.serving.fleets import GOOD, fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def configured(folder: Path, server: str = "", models: str = GOOD) -> ServerConfig:
+    read = fleet(folder, f"{models}server: {{{server}}}\n")
+    return server_config(read, read.select(()), in_container())
+
+
+def test_models_become_a_model_config_list(tmp_path: Path) -> None:
+    models = f"{GOOD}    labels: {{stable: 1}}\n  all:\n    builder: m:b\n    versions: all\n"
+    models += "  two:\n    builder: m:b\n    versions: 2\n  these:\n    builder: m:b\n    versions: [1, 3]\n"
+    text = configured(tmp_path, models=models).files["models.config"]
+    listed = {model.name: model for model in text_format.Parse(text, ModelServerConfig()).model_config_list.config}
+    assert {name: model.base_path for name, model in listed.items()} == {
+        name: f"/models/{name}" for name in ("digits", "all", "two", "these")
+    }
+    assert {model.model_platform for model in listed.values()} == {"tensorflow"}
+    assert dict(listed["digits"].version_labels) == {"stable": 1}
+    assert list(listed["digits"].model_version_policy.specific.versions) == [1, 3]
+    assert listed["all"].model_version_policy.WhichOneof("policy_choice") == "all"
+    assert listed["two"].model_version_policy.latest.num_versions == 2
+    assert list(listed["these"].model_version_policy.specific.versions) == [1, 3]
+
+
+def test_flags_name_the_files_and_the_ports(tmp_path: Path) -> None:
+    read = fleet(tmp_path)
+    container = server_config(read, ("digits",), in_container())
+    assert {"--port=8500", "--rest_api_port=8501", "--model_config_file=/config/models.config"} <= set(container.flags)
+    assert "--monitoring_config_file=/config/monitoring.config" in container.flags
+    host = server_config(read, ("digits",), on_host(read, 9500, 9501, tmp_path / "config"))
+    assert {"--port=9500", f"--model_config_file={tmp_path}/config/models.config"} <= set(host.flags)
+    assert f'base_path: "{tmp_path}/models/digits"' in host.files["models.config"]
+
+
+def test_batching_becomes_batching_parameters(tmp_path: Path) -> None:
+    made = configured(
+        tmp_path, "batching: {max_batch_size: 64, batch_timeout_micros: 500, allowed_batch_sizes: [8, 64]}"
+    )
+    parameters = text_format.Parse(made.files["batching_parameters.txt"], BatchingParameters())
+    assert parameters.max_batch_size.value == 64
+    assert parameters.batch_timeout_micros.value == 500
+    assert list(parameters.allowed_batch_sizes) == [8, 64]
+    assert not parameters.HasField("num_batch_threads")
+    assert {"--enable_batching=true", "--batching_parameters_file=/config/batching_parameters.txt"} <= set(made.flags)
+
+
+def test_monitoring_is_on_unless_told_otherwise(tmp_path: Path) -> None:
+    monitoring = text_format.Parse(configured(tmp_path).files["monitoring.config"], MonitoringConfig())
+    assert monitoring.prometheus_config.enable
+    assert monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"
+    without = configured(tmp_path, "monitoring: false")
+    assert "monitoring.config" not in without.files
+    assert not [flag for flag in without.flags if "monitoring" in flag]
+
+
+def test_tls_files_become_ssl_config(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    made = configured(
+        tmp_path, "tls: {certificate: server.pem, key: server.key, client_ca: ca.pem, verify_clients: true}"
+    )
+    config = text_format.Parse(made.files["ssl.config"], SSLConfig())
+    assert config.server_key == authority.text("server.key")
+    assert config.server_cert == authority.text("server.pem")
+    assert config.custom_ca == authority.text("ca.pem")
+    assert config.client_verify
+    assert "--ssl_config_file=/config/ssl.config" in made.flags
+
+
+def test_memory_growth_needs_a_platform_config_which_says_all_that_its_flags_would(tmp_path: Path) -> None:
+    made = configured(
+        tmp_path,
+        "gpu_memory_growth: true, gpu_memory_fraction: 0.5, batching: {max_batch_size: 8}, "
+        "flags: {tensorflow_session_parallelism: 2}",
+    )
+    config = text_format.Parse(made.files["platform_config.pbtxt"], PlatformConfigMap(), descriptor_pool=POOL)
+    adapter = SavedModelBundleSourceAdapterConfig()
+    assert config.platform_configs["tensorflow"].source_adapter_config.Unpack(adapter)
+    session = adapter.legacy_config.session_config
+    assert session.gpu_options.allow_growth
+    assert session.gpu_options.per_process_gpu_memory_fraction == 0.5
+    assert session.intra_op_parallelism_threads == session.inter_op_parallelism_threads == 2
+    assert adapter.legacy_config.batching_parameters.max_batch_size.value == 8
+    assert adapter.legacy_config.enable_model_warmup
+
+
+def test_the_fraction_alone_is_a_flag(tmp_path: Path) -> None:
+    made = configured(tmp_path, "gpu_memory_fraction: 0.25")
+    assert "--per_process_gpu_memory_fraction=0.25" in made.flags
+    assert "platform_config.pbtxt" not in made.files
+
+
+def test_more_flags_are_passed_on(tmp_path: Path) -> None:
+    flags = configured(tmp_path, "flags: {max_num_load_retries: 3, enable_model_warmup: false}").flags
+    assert "--max_num_load_retries=3" in flags
+    assert "--enable_model_warmup=false" in flags
+    assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
+
+
+@pytest.mark.parametrize(
+    ("server", "problem"),
+    [
+        ("flags: {port: 1}", "flags.port: the toolkit sets it; "),
+        ("flags: {rest_api_prt: 1}", "flags.rest_api_prt: "),
+        ("memory: lots", "server.memory: "),
+        ("memory: 1k", "server.memory: Input should be greater than or equal to 67108864"),
+        ("gpus: 0", "server.gpus: 0 is not 'all', how many (1), or a list of devices ([0, 1])"),
+        ("image: 'a b'", "server.image: "),
+        ("restart: sometimes", "server.restart: "),
+        ("batching: {max_batch_sise: 1}", "server.batching.max_batch_sise: is not a key"),
+    ],
+)
+def test_what_a_server_cannot_be_told_is_an_error_with_its_line(tmp_path: Path, server: str, problem: str) -> None:
+    (tmp_path / "models.yaml").write_text(f"{GOOD}server: {{{server}}}\n")
+    done = command(tmp_path, "config")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: {tmp_path}/models.yaml:4: server")
+    assert problem in done.stderr
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "serving", *words, "--fleet", str(folder / "models.yaml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_embedded_server_takes_what_is_made(tmp_path: Path) -> None:
+    Authority(tmp_path)
+    made = configured(tmp_path, "batching: {}, tls: {certificate: server.pem, key: server.key}")
+    taken: list[Flags] = []
+
+    def take(flags: Flags) -> int:
+        taken.append(flags)
+        return 0
+
+    with pytest.raises(SystemExit):
+        embedded(take).main(list(made.flags), standalone_mode=False)
+    assert taken[0].port == 8500
+    assert taken[0].ssl_config_file == Path("/config/ssl.config")
+
+
+def test_the_command_prints_files_and_flags_without_the_key(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    fleet(tmp_path, f"{GOOD}server: {{tls: {{certificate: server.pem, key: server.key}}}}\n")
+    done = command(tmp_path, "config")
+    assert done.returncode == 0, done.stderr
+    assert "# models.config\nmodel_config_list {" in done.stdout
+    assert "# flags\n--port=8500\n" in done.stdout
+    said = json.loads(command(tmp_path, "config", "--json").stdout)
+    assert list(said["files"]) == ["models.config", "health.sh", "monitoring.config", "ssl.config"]
+    for text in (done.stdout, said["files"]["ssl.config"]):
+        assert "server_cert" in text
+        assert authority.text("server.key").splitlines()[1] not in text
+
+
+def test_a_local_server_is_told_the_folders_of_this_machine(tmp_path: Path) -> None:
+    fleet(tmp_path)
+    done = command(tmp_path, "config", "--local", "--port", "9500")
+    assert f'base_path: "{tmp_path}/models/digits"' in done.stdout
+    assert "--port=9500" in done.stdout

@@ -1,0 +1,198 @@
+"""What `config --check` finds wrong with a fleet before anything starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.messages import ModelServerConfig
+from serving.lint import Problem, models_config_problems, problems
+from tests.authority import Authority
+from tests.serving.fleets import GOOD, fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def found(folder: Path, text: str, **how: Any) -> list[Problem]:
+    read = fleet(folder, text, **how)
+    return problems(read, read.select(()))
+
+
+def errors(folder: Path, text: str, **how: Any) -> str:
+    return "\n".join(str(problem) for problem in found(folder, text, **how) if not problem.warning)
+
+
+def test_nothing_is_wrong_with_a_fleet_that_is_right(tmp_path: Path) -> None:
+    assert found(tmp_path, GOOD) == []
+
+
+def test_a_model_without_versions_is_named_with_what_to_do(tmp_path: Path) -> None:
+    said = errors(tmp_path, GOOD, versions=0)
+    assert "models.digits: model 'digits' has no version in" in said
+    assert "`make export MODEL=digits`" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (
+            "labels: {stable: 7}",
+            "models.digits.labels: model 'digits': label 'stable' is for version 7, which is not in",
+        ),
+        (
+            "labels: {old: 1}\n    versions: 2",
+            "label 'old' is for version 1, which `versions: 2` does not keep: it keeps 2, 3",
+        ),
+        ("labels: {old: 1}\n    versions: [2, 3]", "`versions: [2, 3]` does not keep: it keeps 2, 3"),
+        ("versions: [2, 9]", "models.digits.versions: [9] is not in"),
+    ],
+)
+def test_labels_and_versions_must_be_ones_that_are_kept(tmp_path: Path, model: str, problem: str) -> None:
+    assert problem in errors(tmp_path, f"{GOOD}    {model}\n")
+
+
+@pytest.mark.parametrize(
+    ("batching", "problem"),
+    [
+        ("allowed_batch_sizes: [8, 4], max_batch_size: 8", "allowed_batch_sizes [8, 4] does not increase; [4, 8] does"),
+        (
+            "allowed_batch_sizes: [4, 8], max_batch_size: 16",
+            "allowed_batch_sizes [4, 8] ends in 8; it must end in the maximum, 16",
+        ),
+        (
+            "max_batch_size: 8, enable_large_batch_splitting: true, max_execution_batch_size: 16",
+            "max_execution_batch_size 16 is above max_batch_size 8",
+        ),
+    ],
+)
+def test_batching_parameters_must_fit_together(tmp_path: Path, batching: str, problem: str) -> None:
+    assert f"server.batching: {problem}" in errors(tmp_path, f"{GOOD}server: {{batching: {{{batching}}}}}\n")
+
+
+def test_batching_that_fits_is_right(tmp_path: Path) -> None:
+    batching = "{allowed_batch_sizes: [4, 16], max_batch_size: 64, enable_large_batch_splitting: true, "
+    assert found(tmp_path, f"{GOOD}server: {{batching: {batching}max_execution_batch_size: 16}}}}\n") == []
+
+
+def test_the_three_parallelism_flags_contradict_one_another(tmp_path: Path) -> None:
+    flags = ", ".join(f"tensorflow_{name}_parallelism: 2" for name in ("session", "intra_op", "inter_op"))
+    assert "are all given" in errors(tmp_path, f"{GOOD}server: {{flags: {{{flags}}}}}\n")
+
+
+def test_a_version_without_warm_up_is_a_warning(tmp_path: Path) -> None:
+    (warning,) = found(tmp_path, GOOD, warm=False)
+    assert warning.warning
+    assert str(warning).startswith("Warning: models.digits: version 3 has no warm-up requests")
+
+
+def test_two_versions_must_fit_the_memory_limit(tmp_path: Path) -> None:
+    text = f"{GOOD}server: {{memory: 400m}}\n"
+    read = fleet(tmp_path, text)
+    with (tmp_path / "models/digits/3/variables").open("wb") as file:
+        file.truncate(20 << 20)
+    assert problems(read, ("digits",)) == []
+    with (tmp_path / "models/digits/3/variables").open("wb") as file:
+        file.truncate(30 << 20)
+    (problem,) = problems(read, ("digits",))
+    assert str(problem).startswith("server.memory: 400 MiB is too little: the server takes some 350 MiB")
+    assert "'digits' 60 MiB of it; 410 MiB is the least" in str(problem)
+
+
+def test_tls_files_must_be_there_and_belong_together(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    (tmp_path / "empty.pem").touch()
+    for files, problem in (
+        ("certificate: server.pem, key: server.key, client_ca: ca.pem", ""),
+        ("certificate: server.pem, key: nothing.key", f"server.tls.key: {tmp_path}/nothing.key: No such file"),
+        ("certificate: server.pem, key: client.key", "don't belong together: key values mismatch"),
+        ("certificate: server.pem, key: server.key, client_ca: empty.pem", "empty.pem has no certificates"),
+        ("certificate: server.pem, key: server.key, verify_clients: true", "verify_clients needs client_ca"),
+    ):
+        said = errors(tmp_path, f"{GOOD}server: {{tls: {{{files}}}}}\n")
+        assert problem in said
+        assert bool(problem) == bool(said)
+        assert authority.text("server.key").splitlines()[1] not in said
+
+
+@pytest.mark.parametrize(
+    ("server", "warning"),
+    [
+        ("image: 'tensorflow/serving:2.19.1'", "tensorflow/serving:2.19.1 is TensorFlow Serving 2.19.1, and this"),
+        ("image: 'tensorflow/serving:2.21.0@sha256:abc'", ""),
+        ("image: 'registry:5000/mine'", ""),
+    ],
+)
+def test_an_image_of_another_release_is_a_warning(tmp_path: Path, server: str, warning: str) -> None:
+    said = "\n".join(map(str, found(tmp_path, f"{GOOD}server: {{{server}}}\n")))
+    assert warning in said
+    assert bool(warning) == bool(said)
+
+
+def test_an_export_by_a_newer_tensorflow_than_the_images_is_a_warning(tmp_path: Path) -> None:
+    fleet(tmp_path)
+    manifest = {"versions": {"tensorflow": "2.22.0"}}
+    (tmp_path / "models/digits/3/assets.extra/manifest.json").write_text(json.dumps(manifest))
+    (warning,) = found(tmp_path, GOOD)
+    text = "version 3 was exported with TensorFlow 2.22.0, which is newer than tensorflow/serving:2.21.0"
+    assert text in str(warning)
+    assert warning.warning
+
+
+def test_gpus_need_an_image_that_has_them(tmp_path: Path) -> None:
+    text = f"{GOOD}server: {{gpus: all, image: 'tensorflow/serving:2.21.0'}}\n"
+    assert "has no GPU support, and server.gpus asks for it; tensorflow/serving:2.21.0-gpu has" in errors(
+        tmp_path, text
+    )
+    assert found(tmp_path, f"{GOOD}server: {{gpus: all}}\n") == []
+
+
+def test_a_container_sees_only_what_lies_in_the_models_folder(tmp_path: Path) -> None:
+    fleet(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "models/digits/3", elsewhere)
+    (tmp_path / "models/digits/3").symlink_to(elsewhere)
+    assert f"models/digits/3 is a link to {elsewhere}, out of {tmp_path}/models" in errors(tmp_path, GOOD)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="whom a container runs as differs only where the tests run as root")
+def test_what_the_containers_user_cannot_read_is_named(tmp_path: Path) -> None:
+    fleet(tmp_path)
+    (tmp_path / "models/digits/3/assets.extra").chmod(0o700)
+    said = errors(tmp_path, GOOD)
+    assert "models/digits/3/assets.extra can't be read by the container's user" in said
+
+
+def test_a_model_config_list_has_a_name_once_and_absolute_paths() -> None:
+    config = ModelServerConfig()
+    for _ in range(2):
+        config.model_config_list.config.add(name="m", base_path="models/m")
+    said = [str(problem) for problem in models_config_problems(config)]
+    assert said[0] == "models.config: m: base_path 'models/m' is not absolute; TensorFlow Serving takes no other"
+    assert said[1] == "models.config: m: is there twice; a server has one model of a name"
+
+
+def test_the_command_exits_with_2_for_errors_and_0_for_warnings(tmp_path: Path) -> None:
+    def check(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serving", "config", "--check", "--fleet", str(tmp_path / "models.yaml")]
+        return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    fleet(tmp_path, warm=False)
+    done = check()
+    assert done.returncode == 0
+    assert done.stdout.startswith("Warning: ")
+    assert "models.yaml is right for digits." in done.stderr
+    fleet(tmp_path, f"{GOOD}    labels: {{stable: 9}}\n", warm=False)
+    done = check("--json")
+    assert done.returncode == 2
+    said = json.loads(done.stdout)["problems"]
+    assert [(one["where"], one["warning"]) for one in said] == [
+        ("models.digits.labels", False),
+        ("models.digits", True),
+    ]
