@@ -48,19 +48,29 @@ class Staging:
         return self._folder
 
     def __enter__(self) -> Staging:
-        while self._lock < 0:
-            self._folder = self._model_folder / f"{PREFIX}{secrets.token_hex(6)}"
-            self._folder.mkdir(parents=True)
-            self._lock = _lock(self._folder)
-        _remove_abandoned(self._model_folder)
-        self.version_folder.mkdir()
+        try:
+            while self._lock < 0:
+                self._folder = self._model_folder / f"{PREFIX}{secrets.token_hex(6)}"
+                self._folder.mkdir(parents=True)
+                self._lock = _lock(self._folder)
+            _remove_abandoned(self._model_folder)
+            self.version_folder.mkdir()
+        except BaseException:
+            # Ctrl-C comes at any time, and `with` doesn't end what it hasn't begun.
+            self._remove()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        os.close(self._lock)
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._folder != Path():
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
         # A model of which nothing was ever exported leaves no folder.
         with contextlib.suppress(OSError):
             self._model_folder.rmdir()

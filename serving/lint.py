@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from clients.golden import MANIFEST, WARMUP
+from clients.messages import PredictionLog
+from clients.records import RecordError, read_records
 from serving.config import in_container, models_config
 from serving.fleet import Fleet
 from serving.image_names import minor, version_in
@@ -90,9 +94,30 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
                 f"it keeps {', '.join(map(str, kept))}",
             )
     for version in kept:
-        if not (folder / str(version) / WARMUP).is_file():
+        warmup = folder / str(version) / WARMUP
+        if not warmup.is_file():
             text = f"version {version} has no warm-up requests, so the first requests that it answers are slow"
             yield Problem(where, f"{text}; an export has them", warning=True)
+        elif (batching := fleet.server.batching) and not batching.enable_large_batch_splitting:
+            yield from _warmup(where, version, warmup, batching.max_batch_size)
+
+
+def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Problem]:
+    """A version doesn't load when one of its warm-up requests is more than a batch."""
+    try:
+        logs = [PredictionLog.FromString(record) for record in read_records(path)]
+    except (RecordError, DecodeError) as error:
+        yield Problem(where, f"version {version}: its warm-up requests can't be read: {error}")
+        return
+    rows = [
+        tensor.tensor_shape.dim[0].size
+        for log in logs
+        for tensor in log.predict_log.request.inputs.values()
+        if tensor.tensor_shape.dim
+    ]
+    if rows and max(rows) > largest:
+        text = f"version {version} has a warm-up request of {max(rows)} rows, and server.batching.max_batch_size is"
+        yield Problem(where, f"{text} {largest}; raise it, or set enable_large_batch_splitting")
 
 
 def _batching(batching: Batching) -> Iterator[Problem]:

@@ -98,14 +98,16 @@ def banner(plan: Plan, engine: str, versions: dict[str, int], last: str) -> str:
     body = smallest_request(plan.fleet, name, version)
     if len(body) > LONGEST_QUERY:
         body = f"$(python -m serving example {name})"
+    tls = plan.fleet.server.tls is not None
+    query = () if tls else (f"  make query MODEL={name} PORT={plan.grpc_port}",)
     return "\n".join(
         [
             f"Serving {len(versions)} model{'s' * (len(versions) > 1)} with the {engine} server:",
             *(f"  {name:<{width}}  version {version}" for name, version in versions.items()),
-            f"gRPC  {plan.grpc_address}",
+            f"gRPC  {plan.grpc_address}{', with TLS' * tls}",
             f"REST  http://{plan.rest_address}",
             "Ask it, in another shell:",
-            f"  make query MODEL={name} PORT={plan.grpc_port}",
+            *query,
             f"  curl -s -d '{body}' http://{plan.rest_address}/v1/models/{name}:predict",
             last,
         ]

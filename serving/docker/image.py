@@ -22,7 +22,7 @@ def find_or_pull(client: DockerClient, name: str, say: Callable[[str], None]) ->
     """
     from docker.errors import ImageNotFound
 
-    with contextlib.suppress(ImageNotFound), told(f"image {name} can't be looked up"):
+    with told(f"image {name} can't be looked up"), contextlib.suppress(ImageNotFound):
         return client.images.get(name)
     say(f"Pulling {name} …")
     with told(f"image {name} can't be pulled"):

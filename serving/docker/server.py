@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
     from docker.models.images import Image
+    from docker.types import DeviceRequest
 
 DRAIN_SECONDS = 60
 LAST_LINES = 15
@@ -83,7 +84,7 @@ class ContainerServer:
         from docker.errors import NotFound
 
         code = 0
-        with contextlib.suppress(NotFound), told("the container can't be stopped"):
+        with told("the container can't be stopped"), contextlib.suppress(NotFound):
             self._container.stop(timeout=DRAIN_SECONDS)
             code = int(self._container.wait()["StatusCode"])
             self._container.remove(force=True, v=True)
@@ -139,18 +140,29 @@ def prepare(client: DockerClient, plan: Plan, say: Callable[[str], None]) -> tup
         for problem in version_problems(name, version, plan.fleet, plan.names):
             say(str(problem))
     if requests := containers.gpu_requests(plan.fleet.server.gpus):
-        # Whether the engine has these GPUs shows only in a container, and none is stopped for one that can't start.
-        with told(f"{name} can't be started with server.gpus"):
-            client.containers.run(
-                image,
-                ["--version"],
-                entrypoint=["tensorflow_model_server"],
-                device_requests=requests,
-                user=containers.user(),
-                network_mode="none",
-                remove=True,
-            )
+        _try_gpus(client, image, name, requests)
     return image, server_config(plan.fleet, plan.names, in_container())
+
+
+def _try_gpus(client: DockerClient, image: Image, name: str, requests: list[DeviceRequest]) -> None:
+    """Raises EngineError when the engine can't give a container these GPUs, which shows only when one starts.
+
+    So none is stopped for one that can't start.
+    """
+    with told(f"{name} can't be started with server.gpus"):
+        container = client.containers.create(
+            image,
+            ["--version"],
+            entrypoint=["tensorflow_model_server"],
+            device_requests=requests,
+            user=containers.user(),
+            network_mode="none",
+            labels={containers.PREFIX: "probe"},
+        )
+        try:
+            container.start()
+        finally:
+            container.remove(force=True, v=True)
 
 
 def start(

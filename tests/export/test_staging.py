@@ -63,6 +63,17 @@ def test_what_fails_leaves_the_other_versions(tmp_path: Path) -> None:
     assert [child.name for child in tmp_path.iterdir()] == ["1"]
 
 
+def test_ctrl_c_while_the_folder_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(folder: Path) -> None:
+        assert [child.name[: len(PREFIX)] for child in folder.iterdir()] == [PREFIX]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.staging._remove_abandoned", interrupted)
+    with pytest.raises(KeyboardInterrupt), Staging(tmp_path / "m"):
+        pytest.fail("it was interrupted before")
+    assert not (tmp_path / "m").exists()
+
+
 def test_the_folder_of_a_living_exporter_is_left_alone(tmp_path: Path) -> None:
     with Staging(tmp_path) as living:
         (living.version_folder / "file").write_text("first")

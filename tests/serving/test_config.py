@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from clients.messages import ModelServerConfig
+from clients.messages import POOL, ModelServerConfig
 from serving.config import ServerConfig, in_container, on_host, server_config
 from serving.config_messages import (
-    POOL,
     BatchingParameters,
     MonitoringConfig,
     PlatformConfigMap,

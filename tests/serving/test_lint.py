@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from clients.messages import ModelServerConfig
+from clients.messages import ModelServerConfig, PredictionLog
+from clients.records import write_records
 from serving.lint import Problem, models_config_problems, problems
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
@@ -90,6 +91,24 @@ def test_a_version_without_warm_up_is_a_warning(tmp_path: Path) -> None:
     (warning,) = found(tmp_path, GOOD, warm=False)
     assert warning.warning
     assert str(warning).startswith("Warning: models.digits: version 3 has no warm-up requests")
+
+
+def test_a_warm_up_request_must_fit_a_batch(tmp_path: Path) -> None:
+    text = f"{GOOD}server: {{batching: {{max_batch_size: 16}}}}\n"
+    read = fleet(tmp_path, text)
+    log = PredictionLog()
+    log.predict_log.request.inputs["x"].tensor_shape.dim.add(size=17)
+    warmup = tmp_path / "models/digits/3/assets.extra/tf_serving_warmup_requests"
+    write_records(warmup, [log.SerializeToString()])
+    (problem,) = problems(read, ("digits",))
+    assert str(problem) == (
+        "models.digits: version 3 has a warm-up request of 17 rows, and server.batching.max_batch_size is 16; raise it, "
+        "or set enable_large_batch_splitting"
+    )
+    assert errors(tmp_path, text.replace("}}", ", enable_large_batch_splitting: true}}")) == ""
+    assert errors(tmp_path, text.replace("16", "17")) == ""
+    warmup.write_bytes(warmup.read_bytes()[:-1])
+    assert "version 3: its warm-up requests can't be read: " in errors(tmp_path, text)
 
 
 def test_two_versions_must_fit_the_memory_limit(tmp_path: Path) -> None:

@@ -213,7 +213,8 @@ def ask_until_refused(server: Process, protocol: str, model: str, answered: list
         except httpx2.ConnectError:
             return
         except (grpc.RpcError, httpx2.TransportError, AssertionError) as error:
-            refused = isinstance(error, grpc.RpcError) and "Connection refused" in (error.details() or "")
+            # Nobody listens, or did no more before the connection was accepted.
+            refused = isinstance(error, grpc.RpcError) and "failed to connect" in (error.details() or "")
             if not refused:
                 lost.append(error)
             return
