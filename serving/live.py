@@ -25,6 +25,7 @@ from clients.messages import ModelServerConfig
 from serving.config import MODELS_CONFIG, models_config, server_config
 from serving.config_messages import text
 from serving.engines import EngineError, address
+from serving.engines.readiness import states_of, unavailable
 from serving.fleet import Fleet
 from serving.running import Running, config_folder, write_config
 
@@ -53,14 +54,16 @@ def apply(fleet: Fleet, server: Running, wait: float) -> None:
         with connect(url, timeout=5) as client:
             if labelling != loading:
                 _write(path, loading)
-                _wait(lambda: _loading(client, fleet, names), deadline)
+                _wait(lambda: unavailable(client, fleet, names), deadline)
                 _write(path, labelling)
                 _wait(lambda: _labelling(client, loading, wanted), deadline)
             write_config(folder, server_config(fleet, names, places).files)
-            _wait(lambda: _loading(client, fleet, names) or _leaving(client, before, fleet, names), deadline)
-    except BaseException:
+            _wait(lambda: unavailable(client, fleet, names) or _leaving(client, before, fleet, names), deadline)
+    except BaseException as error:
         with written_whole(path) as file:
             file.write(before.encode())
+        if isinstance(error, EngineError):
+            raise EngineError(f"{error}; the server serves what it did before") from None
         raise
 
 
@@ -79,19 +82,6 @@ def _with_labels_of(before: Any, wanted: Any, fleet: Fleet) -> Any:
         model.ClearField("model_version_policy")
         model.model_version_policy.specific.versions.extend(sorted({*fleet.kept(model.name), *old.values()}))
     return result
-
-
-def _loading(client: Client, fleet: Fleet, names: tuple[str, ...]) -> str | None:
-    """Which wanted version isn't available yet. Raises EngineError for one that failed."""
-    for name in names:
-        states = _states(client, name)
-        for version in fleet.kept(name):
-            status = states.get(version)
-            if status is not None and status.failed:
-                raise EngineError(f"model {name!r}: {status}; the server serves what it did before")
-            if status is None or status.state != "AVAILABLE":
-                return f"model {name!r}: {status or f'version {version} is not known yet'}"
-    return None
 
 
 def _labelling(client: Client, before: Any, wanted: Any) -> str | None:
@@ -114,7 +104,7 @@ def _leaving(client: Client, before: str, fleet: Fleet, names: tuple[str, ...]) 
     }
     for name in sorted(models):
         kept = fleet.kept(name) if name in names else []
-        for version, status in _states(client, name).items():
+        for version, status in states_of(client, name).items():
             if version not in kept and status.state != "END":
                 return f"model {name!r}: {status}, which is to be unloaded"
     return None
@@ -126,13 +116,6 @@ def label_version(client: Client, model: str, label: str) -> int | None:
         return client.metadata(model, label=label).version
     except (InvalidArgument, NotFound):
         return None
-
-
-def _states(client: Client, name: str) -> dict[int, Any]:
-    try:
-        return {status.version: status for status in client.status(name)}
-    except NotFound:
-        return {}
 
 
 def _write(path: Path, config: Any) -> None:

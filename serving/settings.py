@@ -71,7 +71,7 @@ class Envoy(Strict):
     """A proxy before REST, which has no TLS in TensorFlow Serving. Files are relative to models.yaml."""
 
     image: Annotated[str, Field(description="Its image, by tag or digest.", pattern=_IMAGE_NAME)] = (
-        "envoyproxy/envoy:v1.36.2"
+        "envoyproxy/envoy:v1.40.0"
     )
     port: Annotated[int, Field(ge=1, le=65535, description="Where it listens, with HTTPS.")] = 8443
     certificate: Annotated[Path, Field(description="Its certificate, with its chain, PEM.")]
@@ -92,7 +92,7 @@ class Compose(Strict):
     """What `make up` starts beside the server."""
 
     prometheus: Annotated[str, Field(description="The image of Prometheus.", pattern=_IMAGE_NAME)] = (
-        "prom/prometheus:v3.5.0"
+        "prom/prometheus:v3.16.0"
     )
     prometheus_port: Annotated[int, Field(ge=1, le=65535, description="Where Prometheus listens.")] = 9090
     memory_exporter: Annotated[
@@ -103,7 +103,7 @@ class Compose(Strict):
         ),
     ] = "ncabatoff/process-exporter:0.8.7"
     grafana: Annotated[str | None, Field(description="The image of Grafana; `null` for none.", pattern=_IMAGE_NAME)] = (
-        "grafana/grafana:12.1.0"
+        "grafana/grafana:13.2.3"
     )
     grafana_port: Annotated[int, Field(ge=1, le=65535, description="Where Grafana listens.")] = 3000
     envoy: Annotated[Envoy | None, Field(description="TLS and a traffic split for REST; none when not given.")] = None

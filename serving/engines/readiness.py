@@ -7,15 +7,20 @@ import time
 from collections.abc import Callable
 
 from clients import Client, connect
-from clients.errors import DeadlineExceeded, ServingError, Unavailable
+from clients.answers import VersionStatus
+from clients.errors import DeadlineExceeded, NotFound, ServingError, Unavailable
 from serving.engines import EngineError, Plan
+from serving.fleet import Fleet
+
+_POLL_SECONDS = 0.1
 
 
 def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: Callable[[], str]) -> dict[str, int]:
     """Waits until every model of `plan` is available over gRPC and REST; returns their versions.
 
-    `check` raises what there is to say when the server has ended; `lines` are the last ones that it printed. gRPC with
-    TLS isn't asked: who the server is, is for its clients to verify, and REST opens after it.
+    Versions that models.yaml wants beside the newest must be available too. `check` raises what there is to say when
+    the server has ended; `lines` are the last ones that it printed. gRPC with TLS isn't asked: who the server is, is
+    for its clients to verify, and REST opens after it.
     Raises EngineError when `seconds` pass first or a model can't be served.
     """
     deadline = time.monotonic() + seconds
@@ -28,7 +33,33 @@ def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: C
         for name in plan.names:
             for client in clients:
                 versions[name] = _await(client, name, deadline, check, lines)
+        while missing := unavailable(clients[-1], plan.fleet, plan.names):
+            check()
+            if time.monotonic() > deadline:
+                raise EngineError(f"{missing} in time (--wait says how long); the server's last lines:\n{lines()}")
+            time.sleep(_POLL_SECONDS)
     return versions
+
+
+def unavailable(client: Client, fleet: Fleet, names: tuple[str, ...]) -> str | None:
+    """Which version that is to be served isn't yet; None when all are. Raises EngineError for one that failed."""
+    for name in names:
+        states = states_of(client, name)
+        for version in fleet.kept(name):
+            status = states.get(version)
+            if status is not None and status.failed:
+                raise EngineError(f"model {name!r}: {status}")
+            if status is None or status.state != "AVAILABLE":
+                return f"model {name!r}: {status or f'version {version} was not known'}"
+    return None
+
+
+def states_of(client: Client, name: str) -> dict[int, VersionStatus]:
+    """The state of each version of a model that a server knows."""
+    try:
+        return {status.version: status for status in client.status(name)}
+    except NotFound:
+        return {}
 
 
 def _await(client: Client, name: str, deadline: float, check: Callable[[], None], lines: Callable[[], str]) -> int:

@@ -30,7 +30,7 @@ APT_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE, PYTHON = "base:raw", "python:local"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENVOY = "envoyproxy/envoy:v1.36.2"
+ENVOY = "envoyproxy/envoy:v1.40.0"
 
 
 def unusable() -> str | None:

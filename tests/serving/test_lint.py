@@ -102,8 +102,8 @@ def test_a_warm_up_request_must_fit_a_batch(tmp_path: Path) -> None:
     write_records(warmup, [log.SerializeToString()])
     (problem,) = problems(read, ("digits",))
     assert str(problem) == (
-        "models.digits: version 3 has a warm-up request of 17 rows, and server.batching.max_batch_size is 16; raise it, "
-        "or set enable_large_batch_splitting"
+        "models.digits: version 3 has a warm-up request of 17 rows, and server.batching.max_batch_size is 16; raise "
+        "it, or set enable_large_batch_splitting"
     )
     assert errors(tmp_path, text.replace("}}", ", enable_large_batch_splitting: true}}")) == ""
     assert errors(tmp_path, text.replace("16", "17")) == ""

@@ -1,0 +1,169 @@
+"""Compose on a real engine: the server, a real Prometheus that watches it, a real Envoy before it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from docker import DockerClient
+
+from clients import Tls, connect
+from serving.compose.files import DASHBOARD
+from tests.authority import Authority
+from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
+from tests.servers import free_ports, wait_for
+
+Left = Callable[[], dict[str, set[str]]]
+
+
+class Watched(Fleet):
+    """A fleet that Compose runs: Grafana, which no registry in reach has, left out."""
+
+    prometheus_port: int
+    envoy_port: int
+
+    def say_split(self, percent: int) -> None:
+        envoy = f"{{port: {self.envoy_port}, certificate: server.pem, key: server.key, split: {{scaled: {percent}}}}}"
+        self.say(
+            f"{SCALED}    labels: {{stable: 1, canary: 2}}\n"
+            f"compose: {{grafana: null, prometheus_port: {self.prometheus_port}, envoy: {envoy}}}\n"
+        )
+
+    def query(self, expression: str) -> list[Any]:
+        answer = httpx2.get(
+            f"http://127.0.0.1:{self.prometheus_port}/api/v1/query", params={"query": expression}
+        ).json()
+        assert answer["status"] == "success", (expression, answer)
+        return list(answer["data"]["result"])
+
+    def served_by(self, count: int) -> Counter[str]:
+        """Which label answered, of so many requests over HTTPS."""
+        url = f"https://localhost:{self.envoy_port}/v1/models/scaled:predict"
+        found: Counter[str] = Counter()
+        with httpx2.Client(verify=ssl.create_default_context(cafile=self.folder / "ca.pem")) as client:
+            for _ in range(count):
+                answer = client.post(url, json={"instances": [[1, 2, 3]]})
+                label = answer.headers["x-served-label"]
+                assert answer.json() == {"predictions": [{"stable": 6.0, "canary": 12.0}[label]]}
+                found[label] += 1
+        return found
+
+
+@pytest.fixture
+def watched(docker: DockerClient, docker_host: str, exported: Path, tmp_path: Path) -> Iterator[Watched]:
+    made = make_fleet(docker, docker_host, exported, tmp_path)
+    fleet = Watched(made.folder, made.host, made.state, made.docker, made.grpc_port, made.rest_port)
+    fleet.prometheus_port, fleet.envoy_port = free_ports(2)
+    Authority(fleet.folder)
+    fleet.version(2)
+    yield fleet
+    fleet.toolkit("compose", "down", code=None)
+    remove_all(fleet)
+
+
+def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
+    before = left()
+    watched.say_split(30)
+    done = watched.toolkit("compose", "up", *watched.ports)
+    assert "Starting server, prometheus, memory, envoy …" in done.stderr
+    assert f"Prometheus  http://127.0.0.1:{watched.prometheus_port}" in done.stdout
+    assert f"REST with TLS  https://127.0.0.1:{watched.envoy_port}" in done.stdout
+    server = watched.container
+
+    # TLS is verified, and the split is as it was said.
+    address = f"https://localhost:{watched.envoy_port}"
+    with connect(address, tls=Tls(watched.folder / "ca.pem")) as client:
+        assert client.predict("scaled", [[1, 2, 3]], version=2).outputs["sums"].tolist() == [12.0]
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{address}/v1/models/scaled")
+    found = watched.served_by(300)
+    assert 50 < found["canary"] < 130, found
+    with httpx2.Client(verify=ssl.create_default_context(cafile=watched.folder / "ca.pem")) as http:
+        assert http.get(f"{address}/monitoring/prometheus/metrics").status_code == 404
+        wrong = http.post(f"{address}/v1/models/scaled:predict", json={"instances": [["word"]]})
+        assert wrong.status_code == 400
+
+    # What the dashboard asks, a real Prometheus answers.
+    wait_for(lambda: watched.query(":tensorflow:serving:request_count"), what="the server's metrics")
+    wait_for(lambda: {one["metric"]["job"] for one in watched.query("up == 1")} == {"server", "memory"}, what="targets")
+    empty = []
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            expression = target["expr"].replace("$model", ".*").replace("$__rate_interval", "1m")
+            if not watched.query(expression):
+                empty.append(panel["title"])
+    # No batching and no GPU here; a rate comes with a second reading.
+    rates = {"Requests", "Errors", "Latency", "Latency in TensorFlow"}
+    assert set(empty) <= {*rates, "Batching: wait", "Batching: runs", "Memory"}
+    answered = 'sum(rate(:tensorflow:serving:request_count{status="OK"}[1m])) > 0'
+    wait_for(lambda: watched.served_by(1) and watched.query(answered), what="a rate")
+    wait_for(
+        lambda: watched.query('sum(namedprocess_namegroup_memory_bytes{groupname="server", memtype="resident"}) > 1e8'),
+        what="the server's memory",
+    )
+    (versions,) = (panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["title"] == "Versions")
+    rows = {(row["metric"]["model"], row["metric"]["version"]) for row in watched.query(versions["targets"][0]["expr"])}
+    assert rows == {("scaled", "1"), ("scaled", "2")}
+
+    # Another split starts Envoy anew and nothing else; labels move while the server runs.
+    watched.say_split(100)
+    watched.toolkit("compose", "up", *watched.ports)
+    assert watched.served_by(20) == {"canary": 20}
+    watched.toolkit("labels", "set", "scaled", "stable=2")
+    assert watched.container.id == server.id
+    status = json.loads(watched.toolkit("status", "--json").stdout)["servers"]
+    assert [(one["engine"], one["health"], one["available"]) for one in status] == [("compose", "healthy", True)]
+
+    done = watched.toolkit("compose", "down")
+    assert "Ending server, prometheus, memory, envoy …" in done.stderr
+    assert left() == before
+    assert not [path for path in watched.state.rglob("*") if path.is_file()]
+    assert "Nothing is up." in watched.toolkit("compose", "down").stderr
+
+
+def test_what_does_not_come_up_leaves_nothing(watched: Watched, left: Left) -> None:
+    before = left()
+    watched.say_split(10)
+    broken = watched.folder / "models/scaled/2/saved_model.pb"
+    broken.write_bytes(broken.read_bytes()[:100])
+    done = watched.toolkit("compose", "up", *watched.ports, code=1)
+    assert "Error: model 'scaled': version 2 END (" in done.stderr
+    assert left() == before
+    assert not [path for path in watched.state.rglob("*") if path.is_file()]
+
+
+def test_a_port_that_is_taken_is_named_by_its_setting(watched: Watched) -> None:
+    watched.say_split(10)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", watched.prometheus_port))
+        taken.listen()
+        done = watched.toolkit("compose", "up", *watched.ports, code=2)
+    assert f"compose.prometheus_port={watched.prometheus_port}: can't listen on port" in done.stderr
+    assert watched.containers == []
+
+
+def test_what_is_rendered_is_what_compose_takes(watched: Watched, tmp_path: Path) -> None:
+    """Grafana included."""
+    watched.say_split(10)
+    watched.say(watched.file.read_text().replace("grafana: null, ", ""))
+    there = tmp_path / "there"
+    watched.toolkit("compose", "render", str(there))
+    done = subprocess.run(
+        ["docker-compose", "--file", str(there / "compose.yaml"), "config", "--services"],
+        env=watched.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {"server", "prometheus", "memory", "grafana", "envoy"}
+    assert not re.search("unsupported|WARNING", done.stderr)

@@ -1,0 +1,179 @@
+"""Images: pulled by tag and digest, baked with a fleet inside, and the embedded server's own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import socket
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker import DockerClient
+
+from clients import connect
+from serving.settings import IMAGE
+from tests.authority import Authority
+from tests.docker.conftest import SCALED, Fleet
+from tests.servers import free_ports, wait_for
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real registry on loopback, Debian's; its address."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("docker-registry isn't installed (Debian: apt-get install docker-registry)")
+    folder = tmp_path_factory.mktemp("registry")
+    (port,) = free_ports(1)
+    config = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    (folder / "config.yml").write_text(json.dumps(config))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
+
+    def listens() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_for(listens, what="the registry")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def small_image(docker: DockerClient, name: str) -> str:
+    """An image with one file, in a registry and not here; its digest."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        data = b"FROM scratch\nCOPY Dockerfile /\nCMD nothing\n"
+        info = tarfile.TarInfo("Dockerfile")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    docker.images.build(fileobj=io.BytesIO(tar.getvalue()), custom_context=True, tag=name, rm=True)
+    said = [json.loads(line) for line in docker.images.push(name).splitlines()]
+    assert not [event for event in said if "error" in event], said
+    digest = next(event["aux"]["Digest"] for event in said if "aux" in event)
+    docker.images.remove(name)
+    return str(digest)
+
+
+def test_an_image_is_pulled_by_tag_and_by_digest(fleet: Fleet, registry: str) -> None:
+    name = f"{registry}/some/serving"
+    digest = small_image(fleet.docker, f"{name}:2.21.0")
+    for image in (f"{name}:2.21.0", f"{name}@{digest}", f"{name}:2.21.0@{digest}"):
+        fleet.say(f"{SCALED}server: {{image: '{image}'}}\n")
+        done = fleet.up(code=1)
+        assert f"Pulling {image} …" in done.stderr
+        # It is there now, and has no server.
+        assert "its command was not found; is the image one of TensorFlow Serving?" in done.stderr
+        assert fleet.containers == []
+        pulled = fleet.docker.images.get(f"{name}@{digest}")
+        assert pulled.attrs["RepoDigests"] == [f"{name}@{digest}"]
+        fleet.docker.images.remove(str(pulled.id), force=True)
+    fleet.say(f"{SCALED}server: {{image: '{name}:2.20.0'}}\n")
+    done = fleet.up(code=1)
+    assert f"image {name}:2.20.0 can't be pulled: " in done.stderr
+    assert "not found" in done.stderr
+
+
+def test_a_fleet_is_baked_into_an_image_that_serves_it(fleet: Fleet) -> None:
+    for version in (2, 3):
+        fleet.version(version)
+    fleet.say(f"{SCALED}    labels: {{stable: 1, canary: 2}}\n")
+    done = fleet.toolkit("image", "--tag", "baked:1")
+    assert "Staging scaled/1, scaled/2, scaled/3 …" in done.stderr
+    image = fleet.docker.images.get("baked:1")
+    assert done.stdout == f"baked:1  {image.id}\n"
+    assert image.attrs["Config"]["User"] == "10001:10001"
+    for version in (1, 2, 3):
+        manifest = json.loads((fleet.folder / f"models/scaled/{version}/assets.extra/manifest.json").read_text())
+        assert image.labels[f"tensorflow-serving-toolkit.manifest.scaled/{version}"] == f"sha256:{manifest['digest']}"
+    assert image.labels["org.opencontainers.image.base.name"] == IMAGE
+    with running(fleet, "baked:1") as container:
+        with connect(fleet.grpc) as client:
+            client.wait_until_available("scaled", timeout=60)
+            for label, scale in ((None, 3), ("stable", 1), ("canary", 2)):
+                assert client.predict("scaled", [[1, 2, 3]], label=label).outputs["sums"].tolist() == [6.0 * scale]
+
+        def healthy() -> bool:
+            container.reload()
+            return bool(container.attrs["State"]["Health"]["Status"] == "healthy")
+
+        wait_for(healthy, what="its health")
+    fleet.docker.images.remove("baked:1")
+
+
+SCRATCH = "/tmp"  # noqa: S108 - the container's own
+
+
+@contextlib.contextmanager
+def running(fleet: Fleet, image: str, **how: Any) -> Iterator[Any]:
+    """A container as docs/docker.md says that a baked image is run."""
+    ports = {"8500/tcp": ("127.0.0.1", fleet.grpc_port), "8501/tcp": ("127.0.0.1", fleet.rest_port)}
+    container = fleet.docker.containers.run(
+        image, detach=True, init=True, read_only=True, tmpfs={SCRATCH: ""}, cap_drop=["ALL"], ports=ports, **how
+    )
+    try:
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
+def test_what_is_not_what_its_manifest_says_is_not_baked(fleet: Fleet) -> None:
+    weights = next((fleet.folder / "models/scaled/1/variables").glob("*.data*"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    done = fleet.toolkit("image", "--tag", "baked:wrong", code=1)
+    assert f"{weights} is not what the manifest says: its SHA-256 is " in done.stderr
+    assert not fleet.docker.images.list("baked")
+
+
+def test_a_private_key_is_never_baked(fleet: Fleet) -> None:
+    Authority(fleet.folder)
+    fleet.say(f"{SCALED}server: {{tls: {{certificate: server.pem, key: server.key}}}}\n")
+    done = fleet.toolkit("image", "--tag", "baked:key", code=1)
+    assert "server.tls: a private key doesn't belong into an image" in done.stderr
+    assert not fleet.docker.images.list("baked")
+
+
+def test_the_embedded_image_serves_one_model_from_its_environment(fleet: Fleet) -> None:
+    """As the tensorflow/serving image does: https://www.tensorflow.org/tfx/serving/docker."""
+    image = fleet.docker.images.get(IMAGE)
+    assert image.attrs["Config"]["User"] == "10001:10001"
+    assert set(image.attrs["Config"]["ExposedPorts"]) == {"8500/tcp", "8501/tcp"}
+    mount = {str(fleet.folder / "models"): {"bind": "/models", "mode": "ro"}}
+    with running(fleet, IMAGE, environment={"MODEL_NAME": "scaled"}, volumes=mount), connect(fleet.rest) as client:
+        client.wait_until_available("scaled", timeout=60)
+        assert client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0]
+
+
+def test_the_embedded_image_has_no_more_than_it_needs(fleet: Fleet) -> None:
+    history = fleet.docker.images.get(IMAGE).history()
+    ours = sum(layer["Size"] for layer in history[:-1])
+    assert ours < 1000 << 20
+    listed = fleet.docker.containers.run(IMAGE, ["-c", "ls /opt/serving"], entrypoint=["sh"], remove=True).decode()
+    names = set(listed.split())
+    assert {"clients", "serving", "tensorflow", "grpc"} <= names
+    assert not names & {"keras", "matplotlib", "docker", "export", "tests", "pip"}
+
+
+def test_the_lock_of_the_embedded_image_is_the_environments() -> None:
+    root = Path(__file__).resolve().parents[2]
+
+    def pins(path: Path) -> set[str]:
+        return {line.split(" ")[0] for line in path.read_text().splitlines() if "==" in line and line[0].isalpha()}
+
+    ours = pins(root / "requirements.lock")
+    for pin in pins(root / "serving/docker/requirements.lock"):
+        assert pin in ours or pin.startswith("tensorflow-cpu=="), pin

@@ -1,0 +1,174 @@
+"""What Compose and its services are told, and what is wrong with it, found before anything starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.compose.files import files, write_new
+from serving.compose.project import problems
+from serving.engines import EngineError, Plan
+from tests.authority import Authority
+from tests.serving.fleets import GOOD, fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = "    labels: {stable: 1, canary: 2}\n"
+ENVOY = "{certificate: server.pem, key: server.key, split: {digits: 10}}"
+
+
+def plan(folder: Path, compose: str = "", server: str = "", models: str = GOOD + LABELS) -> Plan:
+    read = fleet(folder, f"{models}server: {{{server}}}\ncompose: {{{compose}}}\n")
+    return Plan(read, read.select(()), "127.0.0.1", 8500, 8501)
+
+
+def services(planned: Plan) -> dict[str, Any]:
+    said: dict[str, Any] = yaml.safe_load(files(planned, 180)["."]["compose.yaml"])["services"]
+    return said
+
+
+def test_every_service_is_hardened_and_on_loopback(tmp_path: Path) -> None:
+    Authority(tmp_path)
+    said = services(plan(tmp_path, f"envoy: {ENVOY}"))
+    assert list(said) == ["server", "prometheus", "memory", "grafana", "envoy"]
+    for name, service in said.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges"], name
+        assert not service["user"].startswith(("0:", "root")), name
+        assert service["pids_limit"], name
+        assert "privileged" not in service
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), name
+        for mount in service.get("volumes", []):
+            assert mount["type"] == "volume" or mount["read_only"] is True, name
+    assert said["memory"]["pid"] == "service:server"
+    assert "ports" not in said["memory"]
+
+
+def test_what_is_set_to_null_is_left_out(tmp_path: Path) -> None:
+    planned = plan(tmp_path, "grafana: null, memory_exporter: null")
+    assert list(services(planned)) == ["server", "prometheus"]
+    assert "processes.yaml" not in files(planned, 180)["prometheus"]
+
+
+def test_gpus_are_reserved(tmp_path: Path) -> None:
+    for gpus, device in (
+        ("all", {"count": "all"}),
+        ("2", {"count": 2}),
+        ("[0, 1]", {"device_ids": ["0", "1"]}),
+    ):
+        server = services(plan(tmp_path, server=f"gpus: {gpus}"))["server"]
+        (said,) = server["deploy"]["resources"]["reservations"]["devices"]
+        assert said == {"driver": "nvidia", "capabilities": ["gpu"], **device}
+        assert server["image"] == "tensorflow/serving:2.21.0-gpu"
+
+
+def test_a_service_starts_anew_when_a_file_that_it_reads_changes_and_only_then(tmp_path: Path) -> None:
+    Authority(tmp_path)
+
+    def digests(compose: str, server: str = "", models: str = GOOD + LABELS) -> dict[str, str]:
+        said = services(plan(tmp_path, compose, server, models))
+        return {name: service["labels"]["tensorflow-serving-toolkit.config"] for name, service in said.items()}
+
+    before = digests(f"envoy: {ENVOY}")
+    split = digests(f"envoy: {ENVOY.replace('10', '20')}")
+    assert {name for name in before if before[name] != split[name]} == {"envoy"}
+    batching = digests(f"envoy: {ENVOY}", "batching: {}")
+    assert {name for name in before if before[name] != batching[name]} == {"server"}
+    # Labels and versions are taken by the server as it runs.
+    assert digests(f"envoy: {ENVOY}", models=GOOD + LABELS.replace("stable: 1", "stable: 3")) == before
+
+
+def test_a_dollar_is_no_variable(tmp_path: Path) -> None:
+    planned = plan(tmp_path, server="flags: {tensorflow_session_config_file: '/a$b'}")
+    text = files(planned, 180)["."]["compose.yaml"]
+    assert "--tensorflow_session_config_file=/a$$b" in text
+
+
+@pytest.mark.parametrize("client_ca", ["", "client_ca: ca.pem, "])
+def test_envoy_takes_its_configuration(tmp_path: Path, client_ca: str) -> None:
+    Authority(tmp_path)
+    made = files(plan(tmp_path, f"envoy: {{{client_ca}{ENVOY[1:]}"), 180)["envoy"]
+    folder = tmp_path / "envoy"
+    folder.mkdir()
+    for name, text in made.items():
+        (folder / name).write_text(text.replace("/config/", f"{folder}/"))
+    program = str(package_files("envoy") / "_bin/envoy")
+    done = subprocess.run(
+        [program, "--mode", "validate", "--config-path", str(folder / "envoy.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("require_client_certificate" in made["envoy.yaml"]) == bool(client_ca)
+
+
+@pytest.mark.parametrize(
+    ("compose", "server", "problem"),
+    [
+        ("prometheus_port: 8500", "", "compose.prometheus_port: port 8500 is that of gRPC; give another"),
+        ("grafana_port: 9090", "", "compose.grafana_port: port 9090 is that of compose.prometheus_port"),
+        ("", "monitoring: false", "server.monitoring: Prometheus needs the page that `monitoring: false` turns off"),
+        ("envoy: {certificate: ca.pem, key: server.key}", "", "compose.envoy: "),
+        ("envoy: {certificate: none.pem, key: server.key}", "", "compose.envoy.certificate: "),
+        (
+            f"envoy: {ENVOY.replace('digits', 'digit')}",
+            "",
+            "compose.envoy.split.digit: no model is called 'digit'; served are digits",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_with_its_key(tmp_path: Path, compose: str, server: str, problem: str) -> None:
+    Authority(tmp_path)
+    (found,) = problems(plan(tmp_path, compose, server))
+    assert str(found).startswith(problem)
+
+
+def test_a_split_needs_both_labels(tmp_path: Path) -> None:
+    Authority(tmp_path)
+    found = list(problems(plan(tmp_path, f"envoy: {ENVOY}", models=f"{GOOD}    labels: {{stable: 1}}\n")))
+    assert [str(problem) for problem in found] == [
+        "compose.envoy.split.digits: model 'digits' has no label 'canary'; `models.digits.labels` gives it"
+    ]
+
+
+def render(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving", "compose", "render", *words, "--fleet", str(folder / "models.yaml")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_rendered_files_are_for_their_owner_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    Authority(tmp_path)
+    plan(tmp_path, f"envoy: {ENVOY}")
+    there = tmp_path / "there"
+    done = render(tmp_path, str(there))
+    assert (done.returncode, done.stdout) == (0, f"{there}/compose.yaml\n"), done.stderr
+    assert there.stat().st_mode & 0o777 == 0o700
+    assert {path.name for path in there.iterdir()} == {"compose.yaml", "config", "prometheus", "grafana", "envoy"}
+    assert json.loads((there / "grafana/dashboard.json").read_text())["title"] == "TensorFlow Serving"
+    done = render(tmp_path, str(there))
+    assert done.returncode == 2
+    assert f"{there} exists; name a folder that doesn't" in done.stderr
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no/where can't be written: No such file or directory"):
+        write_new(tmp_path / "no/where", {".": {"compose.yaml": ""}})
+    with pytest.raises(EngineError):
+        write_new(tmp_path / "there", {".": {"compose.yaml": ""}, "config": {"a/b": ""}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_examples() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "compose", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "python -m serving compose up" in done.stdout
