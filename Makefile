@@ -4,6 +4,7 @@ MODEL ?=
 ENGINE ?= auto
 PORT ?= 8500
 REST_PORT ?= 8501
+TAG ?=
 TESTS ?= tests
 
 VENV := .venv
@@ -12,7 +13,7 @@ PYTHON ?= python3
 SERVER := --engine $(ENGINE) --port $(PORT) --rest-port $(REST_PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help env environment lock generated export serve query verify test check clean
+.PHONY: help env environment lock generated export serve query verify up down image test check clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +62,17 @@ query: env ## Ask the running server for one prediction over gRPC.
 verify: env ## Compare what the running server answers with what the models answered in process.
 	@folders=$$($(PY) -m serving fleet --folders $(MODEL)) && \
 		$(PY) -m clients verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$folders
+
+up: env ## Run the server in Docker with Prometheus and Grafana, by Compose, until `make down`.
+	@$(PY) -m export build --missing $(MODEL)
+	@$(PY) -m serving compose up --port $(PORT) --rest-port $(REST_PORT) $(MODEL)
+
+down: env ## End and remove all that `make up` started.
+	@$(PY) -m serving compose down
+
+image: env ## Build an image with the fleet, or MODEL=, inside, called TAG=.
+	@$(PY) -m export build --missing $(MODEL)
+	@$(PY) -m serving image $(if $(TAG),--tag $(TAG)) $(MODEL)
 
 test: env ## Run the tests; TESTS=tests/clients runs a part.
 	@$(PY) -m pytest $(TESTS)

@@ -1,0 +1,122 @@
+"""docs/docker.md and the README's part on Docker, followed from top to bottom on a real engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docker import DockerClient
+
+from tests.servers import free_ports, serve
+from tests.test_readme import COMMANDS, DOCKER
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/docker.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+SECTIONS = {part.partition("\n")[0]: BLOCK.findall(part) for part in re.split(r"^## ", PAGE, flags=re.M)[1:]}
+# By the page's ports those of the test.
+PORTS = dict(zip(("8500", "8501", "9090", "9091", "8443"), map(str, free_ports(5)), strict=True))
+# The image of all these tests is built by it, with the base image as an argument.
+BUILD = "docker build --file serving/docker/embedded.Dockerfile --tag serving-embedded:2.21.0 ."
+
+
+class Project:
+    """A clone where the page is followed."""
+
+    def __init__(self, folder: Path, host: str, state: Path) -> None:
+        self.folder = folder
+        self.models = (folder / "models.yaml").read_text()
+        ports = {"PORT": PORTS["8500"], "REST_PORT": PORTS["8501"]}
+        self.env = {**os.environ, **ports, "DOCKER_HOST": host, "XDG_STATE_HOME": str(state)}
+
+    def say(self, text: str = "") -> None:
+        """Has models.yaml say `text` beside, or instead of, the models."""
+        for page, ours in PORTS.items():
+            text = text.replace(page, ours)
+        # There is no registry here that has Grafana.
+        if "compose:" not in text:
+            text += f"compose: {{grafana: null, prometheus_port: {PORTS['9090']}}}\n"
+        (self.folder / "models.yaml").write_text(text if "models:" in text else self.models + text)
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        for page, ours in PORTS.items():
+            line = line.replace(page, ours)
+        if line.endswith(("-m serving up", "compose render there")):
+            line += f" --port {PORTS['8500']} --rest-port {PORTS['8501']}"
+        if " clients " in line and "--server" not in line:
+            line += f" --server grpc://127.0.0.1:{PORTS['8500']}"
+        done = subprocess.run(
+            ["sh", "-c", line], cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        return done
+
+    def follow(self, section: str) -> None:
+        """Runs a section's commands, models.yaml being what its blocks say."""
+        self.say()
+        for kind, block in SECTIONS.pop(section):
+            if kind == "yaml":
+                self.say(block)
+                if "tls/" not in block:
+                    self.run(".venv/bin/python -m serving config --check")
+            else:
+                assert kind == "sh"
+                for line in block.splitlines():
+                    self.run(line)
+
+
+@pytest.fixture(scope="module")
+def project(
+    docker_host: str, docker: DockerClient, clone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("docs") / "toolkit"
+    # What other tests export into the clone isn't this one's.
+    shutil.copytree(clone, folder, symlinks=True, ignore=shutil.ignore_patterns("models", ".cache", "tests"))
+    shutil.copytree(clone / "export/models", folder / "export/models")
+    shutil.copy(ROOT / "models.yaml", folder)
+    made = Project(folder, docker_host, tmp_path_factory.mktemp("docs-state"))
+    yield made
+    for command in ("down", "compose down"):
+        subprocess.run([".venv/bin/python", "-m", "serving", *command.split()], cwd=folder, env=made.env, check=False)
+    for container in docker.containers.list(all=True, filters={"name": "baked"}):
+        container.remove(force=True)
+
+
+def test_the_page_followed_from_top_to_bottom(project: Project) -> None:
+    (build,) = (block for kind, block in SECTIONS["The image"] if kind == "sh")
+    assert build.splitlines() == [BUILD]
+    SECTIONS["The image"] = [block for block in SECTIONS["The image"] if block[0] == "yaml"]
+    assert SECTIONS["Start"].pop(0) == ("sh", "make serve ENGINE=docker\n")
+    project.say()
+    engine = {name: project.env[name] for name in ("DOCKER_HOST", "XDG_STATE_HOME")}
+    with serve(["make", "serve", "ENGINE=docker"], project.folder, engine) as server:
+        assert "Serving 2 models with the docker server:" in server.output
+        project.run(f"make verify PORT={server.grpc_port} REST_PORT={server.rest_port}")
+
+    project.follow("Start")
+    for section in ("The image", "Limits", "GPU"):
+        project.follow(section)
+    project.follow("TLS")
+    project.follow("Configuration")
+    project.say()
+    project.run(".venv/bin/python -m serving up")
+    project.follow("Changing it while it runs")
+    project.follow("Nothing left")
+    project.follow("An image with the fleet inside")
+    envoy = SECTIONS["Watched"].pop()
+    assert envoy[0] == "yaml"
+    project.follow("Watched")
+    assert (project.folder / "there/compose.yaml").is_file()
+    # Envoy, with the certificate that the page made.
+    project.say(envoy[1])
+    project.run(".venv/bin/python -m serving compose render envoy-there")
+    project.say()
+    for line in DOCKER:
+        assert line in COMMANDS
+        project.run(line)
+    assert [name for name, blocks in SECTIONS.items() if blocks] == []
