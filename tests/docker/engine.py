@@ -30,6 +30,8 @@ APT_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE, PYTHON = "base:raw", "python:local"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# dockerd and iptables are where only root looks.
+ENVIRONMENT = {**os.environ, "PATH": f"{os.environ['PATH']}:{PATH}"}
 ENVOY = "envoyproxy/envoy:v1.40.0"
 
 
@@ -38,7 +40,7 @@ def unusable() -> str | None:
     if os.getuid():
         return "a Docker Engine needs root to start"
     for program in ("dockerd", "mmdebstrap", "iptables"):
-        if not shutil.which(program):
+        if not shutil.which(program, path=ENVIRONMENT["PATH"]):
             return f"{program} isn't installed (Debian: apt-get install docker.io mmdebstrap iptables docker-compose)"
     if not APT_SOURCES.is_file():
         return f"images are built from Debian's packages, and {APT_SOURCES} isn't there"
@@ -52,7 +54,7 @@ def started() -> Iterator[str]:
     """Starts an engine with nothing in it; yields what DOCKER_HOST is to be. Leaves the machine as it was."""
     # Sockets have short names.
     folder = Path(tempfile.mkdtemp(prefix="engine-"))
-    rules = subprocess.run(["iptables-save"], check=True, capture_output=True).stdout
+    rules = subprocess.run(["iptables-save"], check=True, capture_output=True, env=ENVIRONMENT).stdout
     forward = Path("/proc/sys/net/ipv4/ip_forward")
     before = forward.read_text()
     host = f"unix://{folder}/docker.sock"
@@ -63,7 +65,7 @@ def started() -> Iterator[str]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PATH": f"{os.environ['PATH']}:{PATH}"},
+            env=ENVIRONMENT,
         )
     try:
         wait_for(lambda: _answers(host, process, folder / "log"), what="the engine's answer")
@@ -71,8 +73,8 @@ def started() -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
-        subprocess.run(["ip", "link", "delete", "docker0"], check=False, capture_output=True)
-        subprocess.run(["iptables-restore"], input=rules, check=True)
+        subprocess.run(["ip", "link", "delete", "docker0"], check=False, capture_output=True, env=ENVIRONMENT)
+        subprocess.run(["iptables-restore"], input=rules, check=True, env=ENVIRONMENT)
         forward.write_text(before)
         shutil.rmtree(folder, ignore_errors=True)
 

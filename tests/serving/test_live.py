@@ -1,0 +1,141 @@
+"""`labels` and `reload` on a server that runs, whatever engine runs it: here the embedded one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clients import connect
+from clients.errors import ServingError
+from tests.servers import Served, serve, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """models.yaml of a model whose versions 1, 2 and 3 have the scales 1, 2 and 3."""
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "models.yaml").write_text(SCALED)
+    for scale in (1, 2, 3):
+        command = [sys.executable, "-m", "export", "build", "--fleet", str(folder / "models.yaml")]
+        env = {**os.environ, "SCALE": str(scale)}
+        subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+    return folder / "models.yaml"
+
+
+@pytest.fixture
+def server(fleet: Path) -> Iterator[Served]:
+    fleet.write_text(SCALED)
+    ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
+    command = [sys.executable, "-m", "serving", "run", "--engine", "embedded", "--fleet", str(fleet), *ports]
+    with serve(command, ROOT) as running:
+        yield running
+
+
+def toolkit(fleet: Path, *words: str, code: int = 0) -> str:
+    """`python -m serving WORDS`, which must exit with `code`; what it said."""
+    command = [sys.executable, "-m", "serving", *words, "--fleet", str(fleet)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def scale(server: Served, label: str | None = None) -> float:
+    """Which version answers, by its scale, over both protocols."""
+    found = set()
+    for protocol in ("grpc", "rest"):
+        with connect(server.url(protocol)) as client:
+            found.add(float(client.predict("scaled", [[1, 0, 0]], label=label).outputs["sums"][0]))
+    (one,) = found
+    return one
+
+
+def test_labels_move_while_the_server_runs(server: Served, fleet: Path) -> None:
+    said = toolkit(fleet, "labels", "set", "scaled", "stable=1", "canary=3")
+    assert f"The embedded server on port {server.grpc_port} has it." in said
+    assert "Labels of scaled: stable=1, canary=3." in said
+    assert "builder: tests.scaled:build  # ours" in fleet.read_text()
+    assert [scale(server, label) for label in ("stable", "canary", None)] == [1, 3, 3]
+    toolkit(fleet, "labels", "set", "scaled", "canary=2")
+    assert [scale(server, label) for label in ("stable", "canary", None)] == [1, 2, 3]
+    # Roll the canary out, and the old version goes.
+    toolkit(fleet, "labels", "set", "scaled", "stable=2")
+    with connect(server.url("rest")) as client:
+        assert {one.version for one in client.status("scaled") if one.state == "AVAILABLE"} == {2, 3}
+    toolkit(fleet, "labels", "remove", "scaled", "canary", "stable")
+    with connect(server.url("rest")) as client:
+        assert [one.version for one in client.status("scaled") if one.state == "AVAILABLE"] == [3]
+        with pytest.raises(ServingError):
+            client.predict("scaled", [[1, 2, 3]], label="stable")
+
+
+def test_no_answer_is_lost_while_labels_move(server: Served, fleet: Path) -> None:
+    toolkit(fleet, "labels", "set", "scaled", "live=1")
+    command = [sys.executable, "-m", "serving", "labels", "set", "scaled", "live=3", "--fleet", str(fleet)]
+    answers: list[float] = []
+    with (
+        connect(server.url("grpc")) as client,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+    ):
+        while process.poll() is None or answers[-1] != 3:
+            answers.append(float(client.predict("scaled", [[1, 0, 0]], label="live").outputs["sums"][0]))
+    assert process.returncode == 0
+    assert answers == sorted(answers)
+    assert (answers[0], answers[-1]) == (1, 3)
+
+
+def test_reload_takes_what_models_yaml_says_of_versions(server: Served, fleet: Path) -> None:
+    fleet.write_text(f"{SCALED}    versions: [1, 2]\n    labels: {{old: 1}}\n")
+    toolkit(fleet, "reload")
+    assert [scale(server, label) for label in ("old", None)] == [1, 2]
+    fleet.write_text(f"{SCALED}    versions: all\n")
+    toolkit(fleet, "reload")
+    assert scale(server) == 3
+
+
+def test_what_does_not_check_is_never_written(server: Served, fleet: Path) -> None:
+    folder = Path(os.environ["XDG_STATE_HOME"])
+
+    def written() -> str:
+        (path,) = folder.rglob(f"embedded-{server.grpc_port}/config/models.config")
+        return path.read_text()
+
+    before = written()
+    assert "label 'live' is for version 9" in toolkit(fleet, "labels", "set", "scaled", "live=9", code=2)
+    assert "'live' is not LABEL=VERSION" in toolkit(fleet, "labels", "set", "scaled", "live", code=2)
+    assert "no model is called 'scald'" in toolkit(fleet, "labels", "set", "scald", "live=1", code=2)
+    assert "has no label 'live'; it has none" in toolkit(fleet, "labels", "remove", "scaled", "live", code=2)
+    fleet.write_text(f"{SCALED}    versions: [1, 9]\n")
+    assert "models.scaled.versions: [9] is not in" in toolkit(fleet, "reload", code=2)
+    assert written() == before
+    assert scale(server) == 3
+
+
+def test_status_shows_the_server_and_forgets_it_when_it_has_ended(server: Served, fleet: Path) -> None:
+    def status(code: int) -> str:
+        command = [sys.executable, "-m", "serving", "status", "--fleet", str(fleet)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        return done.stdout + done.stderr
+
+    shown = status(0)
+    assert f"the embedded server\n  gRPC  127.0.0.1:{server.grpc_port}\n" in shown
+    assert "  scaled: version 3 AVAILABLE" in shown
+    server.process.kill()
+    wait_for(lambda: "No server of" in status(1) if server.process.poll() is not None else False, what="its end")
+    assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"embedded-{server.grpc_port}"))
+
+
+def test_labels_for_no_server_are_for_the_next_start(fleet: Path) -> None:
+    fleet.write_text(SCALED)
+    said = toolkit(fleet, "labels", "set", "scaled", "stable=2")
+    assert "No server runs; the next one starts with it." in said
+    assert "stable: 2" in fleet.read_text()
