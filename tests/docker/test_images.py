@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from docker import DockerClient
 from clients import connect
 from serving.settings import IMAGE
 from tests.authority import Authority
-from tests.docker.conftest import SCALED, Fleet
+from tests.docker.conftest import ROOT, SCALED, Fleet
 from tests.servers import free_ports, wait_for
 
 
@@ -168,12 +170,27 @@ def test_the_embedded_image_has_no_more_than_it_needs(fleet: Fleet) -> None:
     assert not names & {"keras", "matplotlib", "docker", "export", "tests", "pip"}
 
 
-def test_the_lock_of_the_embedded_image_is_the_environments() -> None:
-    root = Path(__file__).resolve().parents[2]
+@pytest.mark.parametrize("platform", ["x86_64-manylinux_2_28", "aarch64-manylinux_2_28"])
+def test_the_embedded_image_can_be_built_for(platform: str, tmp_path: Path) -> None:
+    """Every package has a wheel for that platform, of those whose hashes are pinned."""
+    where = ["--python-platform", platform, "--python-version", "3.13", "--target", str(tmp_path / "there")]
+    command = ["uv", "pip", "install", "--dry-run", "--only-binary", ":all:", "--no-deps", "--require-hashes", *where]
+    lock = str(ROOT / "serving/docker/requirements.lock")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / command[0]), *command[1:], "-r", lock],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("tensorflow-cpu==" in done.stderr) == platform.startswith("x86_64")
+    assert re.search(r"^ \+ tensorflow(-cpu)?==2\.21", done.stderr, re.M)
 
+
+def test_the_lock_of_the_embedded_image_is_the_environments() -> None:
     def pins(path: Path) -> set[str]:
         return {line.split(" ")[0] for line in path.read_text().splitlines() if "==" in line and line[0].isalpha()}
 
-    ours = pins(root / "requirements.lock")
-    for pin in pins(root / "serving/docker/requirements.lock"):
+    ours = pins(ROOT / "requirements.lock")
+    for pin in pins(ROOT / "serving/docker/requirements.lock"):
         assert pin in ours or pin.startswith("tensorflow-cpu=="), pin

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 
 from clients.messages import ModelServerConfig, PredictionLog
 from clients.records import write_records
+from serving.image_names import minor
 from serving.lint import Problem, models_config_problems, problems
+from serving.settings import TENSORFLOW_SERVING
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
 
@@ -138,6 +141,10 @@ def test_tls_files_must_be_there_and_belong_together(tmp_path: Path) -> None:
         assert problem in said
         assert bool(problem) == bool(said)
         assert authority.text("server.key").splitlines()[1] not in said
+
+
+def test_the_image_is_the_release_whose_messages_the_toolkit_speaks() -> None:
+    assert minor(version("tensorflow-serving-api")) == minor(TENSORFLOW_SERVING)
 
 
 @pytest.mark.parametrize(
