@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def docker_host() -> Iterator[str]:
+def docker_host(request: pytest.FixtureRequest) -> Iterator[str]:
     """What DOCKER_HOST is for the engine of the tests, with all images.
 
     TEST_DOCKER_HOST names one that runs already and has them, for those who change these tests.
@@ -32,6 +33,7 @@ def docker_host() -> Iterator[str]:
         return
     if reason := engine.unusable():
         pytest.skip(f"no Docker Engine can run here: {reason}")
+    request.getfixturevalue("exporting")
     with engine.started() as host:
         engine.build_images(host)
         yield host
@@ -44,9 +46,19 @@ def docker(docker_host: str) -> Iterator[DockerClient]:
 
 
 @pytest.fixture(scope="session")
-def exported(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exporting(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The fleet `exported`, made while the images are built."""
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit(_export, clone, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="session")
+def exported(exporting: Future[Path]) -> Path:
     """A fleet of two models: `scaled`, whose version N has the scale N, and `hungry`, which takes what it is asked."""
-    folder = tmp_path_factory.mktemp("exported")
+    return exporting.result()
+
+
+def _export(clone: Path, folder: Path) -> Path:
     (folder / "models.yaml").write_text(
         "models:\n  scaled:\n    builder: tests.scaled:build\n  hungry:\n    builder: tests.docker.hungry:build\n"
         "    allow: [int-input]\n"

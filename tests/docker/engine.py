@@ -15,6 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -94,14 +95,22 @@ def build_images(host: str) -> None:
         folder = Path(name)
         _base(client, folder / "base.tar")
         _build(client, PYTHON, _python_dockerfile(), {"ca.crt": AUTHORITIES})
-        client.images.build(
-            path=str(ROOT),
-            dockerfile="serving/docker/embedded.Dockerfile",
-            tag=IMAGE,
-            buildargs={"PYTHON_IMAGE": PYTHON},
-            network_mode="host",
-            rm=True,
-        )
+        with ThreadPoolExecutor() as pool:
+            others = pool.submit(_build_others, host)
+            client.images.build(
+                path=str(ROOT),
+                dockerfile="serving/docker/embedded.Dockerfile",
+                tag=IMAGE,
+                buildargs={"PYTHON_IMAGE": PYTHON},
+                network_mode="host",
+                rm=True,
+            )
+            others.result()
+
+
+def _build_others(host: str) -> None:
+    """What Compose runs beside the server."""
+    with contextlib.closing(DockerClient(host, timeout=600)) as client:
         compose = Compose()
         _build(client, compose.prometheus, _watching_dockerfile())
         assert compose.memory_exporter
