@@ -99,7 +99,8 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
         was_up = [server for server in _noted(fleet) if server.grpc_port == plan.grpc_port]
         if elsewhere := [server for server in _noted(fleet) if server not in was_up]:
             raise EngineError(f"it is up with gRPC on port {elsewhere[0].grpc_port}; `compose down` ends that first")
-        if was_up:
+        found = containers.find(client, running.fleet_id(fleet), "compose")
+        if was_up and found and found[0].status == "running":
             live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait)
         for name, texts in made.items():
             if name != ".":

@@ -123,6 +123,11 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     status = json.loads(watched.toolkit("status", "--json").stdout)["servers"]
     assert [(one["engine"], one["health"], one["available"]) for one in status] == [("compose", "healthy", True)]
 
+    # One that was stopped by hand comes back.
+    watched.container.stop()
+    watched.toolkit("compose", "up", *watched.ports)
+    assert watched.served_by(1)
+
     done = watched.toolkit("compose", "down")
     assert "Ending server, prometheus, memory, envoy …" in done.stderr
     assert left() == before
