@@ -27,6 +27,9 @@ from serving.settings import Batching, ServerSettings, TlsFiles
 
 MODELS_CONFIG = "models.config"
 HEALTH = "health.sh"
+# Where the health check says, for a node exporter's textfile collector, what TensorFlow Serving's own page doesn't.
+METRICS_FOLDER = "/metrics"
+MEMORY_METRIC = "tensorflow_serving_resident_memory_bytes"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 # A change of models.config is noticed within that time.
 POLL_SECONDS = 1
@@ -191,6 +194,17 @@ def health_script(fleet: Fleet, names: tuple[str, ...], places: Places) -> str:
         paths.append(f"/v1/models/{name}/metadata")
     return f"""\
 #!/bin/bash
+# What the server has in memory, for the exporter that Compose runs beside it.
+if [ -w {METRICS_FOLDER} ]; then
+    kilobytes=0
+    for status in /proc/[0-9]*/status; do
+        while read -r key value _; do
+            if [ "$key" = VmRSS: ]; then kilobytes=$((kilobytes + value)); fi
+        done < "$status"
+    done 2>/dev/null
+    printf '# TYPE {MEMORY_METRIC} gauge\\n{MEMORY_METRIC} %s\\n' $((kilobytes * 1024)) > {METRICS_FOLDER}/memory.new
+    mv {METRICS_FOLDER}/memory.new {METRICS_FOLDER}/memory.prom
+fi
 # Whether every model is available: asks the REST port for the metadata of each.
 for path in {" ".join(map(shlex.quote, paths))}; do
     exec 3<>/dev/tcp/127.0.0.1/{places.rest_port} || exit 1

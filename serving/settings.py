@@ -98,10 +98,10 @@ class Compose(Strict):
     memory_exporter: Annotated[
         str | None,
         Field(
-            description="The image of process-exporter, which tells Prometheus the server's memory; `null` for none.",
+            description="The image of node-exporter, which tells Prometheus the server's memory; `null` for none.",
             pattern=_IMAGE_NAME,
         ),
-    ] = "ncabatoff/process-exporter:0.8.7"
+    ] = "prom/node-exporter:v1.12.1"
     grafana: Annotated[str | None, Field(description="The image of Grafana; `null` for none.", pattern=_IMAGE_NAME)] = (
         "grafana/grafana:13.2.3"
     )

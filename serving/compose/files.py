@@ -2,7 +2,7 @@
 
 models.yaml ──► compose.yaml
 config/       the server's configuration, as a lone container has it
-prometheus/   prometheus.yml, processes.yaml of the exporter that tells the server's memory
+prometheus/   prometheus.yml
 grafana/      the data source, the dashboard and who provides it
 envoy/        envoy.yaml, the certificate and its key
 """
@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from serving.compose import envoy as proxy
-from serving.config import HEALTH, METRICS_PATH, MODELS_CONFIG, in_container, server_config
+from serving.config import HEALTH, METRICS_FOLDER, METRICS_PATH, MODELS_CONFIG, in_container, server_config
 from serving.docker.container import PREFIX, arguments, user
 from serving.engines import EngineError, Plan
 from serving.fleet import FleetError
@@ -28,8 +28,6 @@ from serving.settings import Envoy, TlsFiles
 
 COMPOSE = "compose.yaml"
 DASHBOARD = Path(__file__).with_name("dashboard.json")
-# What an exporter's page calls the server, and a command line of its: TensorFlow Serving's or the embedded server's.
-_SERVER_PROCESSES = {"name": "server", "cmdline": [r"tensorflow_model_server|serving\.embedded"]}
 _NOBODY = "65534:65534"
 _GRAFANA = 472
 
@@ -48,19 +46,23 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
         made["envoy"] = _envoy(compose.envoy, inside.rest_port)
     server = _service(arguments(plan, config, "compose", wait, Path("config")))
     services = {"server": server, "prometheus": _prometheus_service(plan)}
+    volumes: dict[str, Any] = {"metrics": {}}
     if compose.memory_exporter:
         services["memory"] = _memory_service(compose.memory_exporter)
+        server["volumes"].append({"type": "volume", "source": "memory", "target": METRICS_FOLDER})
+        options = "size=1m,mode=1777,noexec,nosuid,nodev"
+        volumes["memory"] = {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": options}}
     if compose.grafana:
         services["grafana"] = _grafana_service(compose.grafana, _published(plan, compose.grafana_port, 3000))
     if compose.envoy:
         services["envoy"] = _envoy_service(compose.envoy, _published(plan, compose.envoy.port, 8443))
-    folders = {"server": "config", "memory": "prometheus"}
+    folders = {"server": "config"}
     for name, service in services.items():
         # Compose starts a service anew when its text changes, not when a file that it has mounted does.
-        said = made[folders.get(name, name)]
+        said = made.get(folders.get(name, name), {})
         reloaded = (MODELS_CONFIG, HEALTH)
         service["labels"] = {**service.get("labels", {PREFIX: name}), f"{PREFIX}.config": _digest(said, reloaded)}
-    whole = {"services": services, "volumes": {"metrics": {}}}
+    whole = {"services": services, "volumes": volumes}
     made["."] = {COMPOSE: _yaml(_literally(whole))}
     return made
 
@@ -165,12 +167,9 @@ def _hardened(image: str, user: str, memory: str) -> dict[str, Any]:
 def _prometheus(plan: Plan) -> dict[str, str]:
     rest = f"server:{in_container().rest_port}"
     jobs = [{"job_name": "server", "metrics_path": METRICS_PATH, "static_configs": [{"targets": [rest]}]}]
-    said = {}
     if plan.fleet.compose.memory_exporter:
-        jobs.append({"job_name": "memory", "static_configs": [{"targets": ["memory:9256"]}]})
-        said["processes.yaml"] = _yaml({"process_names": [_SERVER_PROCESSES]})
-    said["prometheus.yml"] = _yaml({"global": {"scrape_interval": "5s"}, "scrape_configs": jobs})
-    return said
+        jobs.append({"job_name": "memory", "static_configs": [{"targets": ["memory:9100"]}]})
+    return {"prometheus.yml": _yaml({"global": {"scrape_interval": "5s"}, "scrape_configs": jobs})}
 
 
 def _prometheus_service(plan: Plan) -> dict[str, Any]:
@@ -187,13 +186,13 @@ def _prometheus_service(plan: Plan) -> dict[str, Any]:
 
 
 def _memory_service(image: str) -> dict[str, Any]:
-    """It sees the server's processes, as a user who can do nothing to them."""
+    """It reads what the server's health check writes, and nothing else."""
+    collectors = ["--collector.disable-defaults", "--collector.textfile", "--web.disable-exporter-metrics"]
     return {
         **_hardened(image, _NOBODY, "64m"),
-        "entrypoint": ["process-exporter"],
-        "command": ["-procfs", "/proc", "-config.path", "/config/processes.yaml", "-threads=false"],
-        "pid": "service:server",
-        "volumes": [_mount("prometheus", "/config")],
+        "entrypoint": ["node_exporter"],
+        "command": [*collectors, f"--collector.textfile.directory={METRICS_FOLDER}"],
+        "volumes": [{"type": "volume", "source": "memory", "target": METRICS_FOLDER, "read_only": True}],
     }
 
 

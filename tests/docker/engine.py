@@ -1,7 +1,7 @@
 """A real Docker Engine for the tests, from Debian's packages, and the images that it needs, built on it.
 
 There is no registry to pull from, so the images that the toolkit names are built here under their names: the embedded
-server as `tensorflow/serving`, Debian's Prometheus and process-exporter, and Envoy from its wheel.
+server as `tensorflow/serving`, Debian's Prometheus and node-exporter, and Envoy from its wheel.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def _python_dockerfile() -> str:
 def _watching_dockerfile() -> str:
     return f"""\
 FROM {BASE}
-RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus prometheus-process-exporter \\
-    && ln -s prometheus-process-exporter /usr/bin/process-exporter && install -d -o 65534 /prometheus
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus prometheus-node-exporter \\
+    && ln -s prometheus-node-exporter /usr/bin/node_exporter && install -d -o 65534 /prometheus
 """
 
 

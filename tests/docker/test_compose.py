@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from docker import DockerClient
 
 from clients import Tls, connect
 from serving.compose.files import DASHBOARD
+from serving.config import MEMORY_METRIC
 from tests.authority import Authority
 from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
 from tests.servers import free_ports, wait_for
@@ -106,10 +108,7 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     assert set(empty) <= {*rates, "Batching: wait", "Batching: runs", "Memory"}
     answered = 'sum(rate(:tensorflow:serving:request_count{status="OK"}[1m])) > 0'
     wait_for(lambda: watched.served_by(1) and watched.query(answered), what="a rate")
-    wait_for(
-        lambda: watched.query('sum(namedprocess_namegroup_memory_bytes{groupname="server", memtype="resident"}) > 1e8'),
-        what="the server's memory",
-    )
+    wait_for(lambda: watched.query(f"{MEMORY_METRIC} > 1e8"), what="the server's memory")
     (versions,) = (panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["title"] == "Versions")
     rows = {(row["metric"]["model"], row["metric"]["version"]) for row in watched.query(versions["targets"][0]["expr"])}
     assert rows == {("scaled", "1"), ("scaled", "2")}
@@ -123,16 +122,27 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     status = json.loads(watched.toolkit("status", "--json").stdout)["servers"]
     assert [(one["engine"], one["health"], one["available"]) for one in status] == [("compose", "healthy", True)]
 
-    # One that was stopped by hand comes back.
-    watched.container.stop()
-    watched.toolkit("compose", "up", *watched.ports)
-    assert watched.served_by(1)
-
     done = watched.toolkit("compose", "down")
     assert "Ending server, prometheus, memory, envoy …" in done.stderr
     assert left() == before
     assert not [path for path in watched.state.rglob("*") if path.is_file()]
     assert "Nothing is up." in watched.toolkit("compose", "down").stderr
+
+
+def test_what_ends_comes_back(watched: Watched) -> None:
+    watched.say_split(50)
+    watched.toolkit("compose", "up", *watched.ports)
+    # Its memory is told again after a crash.
+    psutil.Process(watched.container.attrs["State"]["Pid"]).children()[0].kill()
+    wait_for(lambda: watched.container.attrs["RestartCount"] == 1, what="the restart")
+    started = f'time() - timestamp({MEMORY_METRIC}) < 5 and {MEMORY_METRIC} > 1e8 and on() up{{job="memory"}} == 1'
+    wait_for(lambda: watched.container.attrs["State"]["Health"]["Status"] == "healthy", what="its health")
+    wait_for(lambda: watched.query(started), what="the server's memory")
+
+    # One that was stopped by hand comes back.
+    watched.container.stop()
+    watched.toolkit("compose", "up", *watched.ports)
+    assert watched.served_by(1)
 
 
 def test_what_does_not_come_up_leaves_nothing(watched: Watched, left: Left) -> None:

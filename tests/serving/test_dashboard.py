@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from serving.compose.files import DASHBOARD
+from serving.config import MEMORY_METRIC
 
 ROOT = Path(__file__).resolve().parents[2]
 SAID = json.loads(DASHBOARD.read_text())
@@ -77,7 +78,7 @@ def test_every_metric_and_label_is_one_of_a_real_page() -> None:
         ("latency percentiles by model", "histogram_quantile(0.99, sum by (model_name, le)"),
         ("batching", ":tensorflow:serving:batching_session:queuing_latency_bucket"),
         ("versions", ":tensorflow:cc:saved_model:load_attempt_count"),
-        ("memory", "namedprocess_namegroup_memory_bytes"),
+        ("memory", MEMORY_METRIC),
     ],
 )
 def test_it_shows(what: str, metric: str) -> None:
