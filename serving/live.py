@@ -19,17 +19,15 @@ from typing import Any
 from google.protobuf import text_format
 
 from clients import Client, connect
-from clients.errors import InvalidArgument, NotFound, ServingError
+from clients.errors import InvalidArgument, NotFound
 from clients.files import written_whole
 from clients.messages import ModelServerConfig
 from serving.config import MODELS_CONFIG, models_config, server_config
 from serving.config_messages import text
 from serving.engines import EngineError, address
-from serving.engines.readiness import states_of, unavailable
+from serving.engines.readiness import states_of, unavailable, wait_for
 from serving.fleet import Fleet
 from serving.running import Running, config_folder, write_config
-
-_POLL_SECONDS = 0.1
 
 
 def apply(fleet: Fleet, server: Running, wait: float) -> None:
@@ -125,13 +123,8 @@ def _write(path: Path, config: Any) -> None:
 
 def _wait(missing: Callable[[], str | None], deadline: float) -> None:
     """Waits until nothing is missing. Raises EngineError with what is, when time runs out."""
-    while True:
-        try:
-            said = missing()
-        except ServingError as error:
-            said = str(error)
-        if said is None:
-            return
-        if time.monotonic() > deadline:
-            raise EngineError(f"the server did not take the new configuration in time (--wait says how long): {said}")
-        time.sleep(_POLL_SECONDS)
+    wait_for(
+        missing,
+        deadline,
+        lambda said: f"the server did not take the new configuration in time (--wait says how long): {said}",
+    )

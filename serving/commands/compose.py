@@ -50,8 +50,7 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
 
     with Refusals():
         read = read_fleet(fleet)
-        if reason := daemon.unusable():
-            raise engines.EngineError(f"docker can't be used: {reason}")
+        daemon.require()
         project.command()
         plan = engines.Plan(read, read.select(names), host, port, rest_port)
         engines.refuse([*problems(read, plan.names), *project.problems(plan)], say)
@@ -70,15 +69,13 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
 @fleet_option
 def down(fleet: Path) -> None:
     """Drains the server and removes all services with what they kept, metrics included; nothing is left."""
-    from serving import engines
     from serving.compose import project
     from serving.docker import daemon
     from serving.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
-        if reason := daemon.unusable():
-            raise engines.EngineError(f"docker can't be used: {reason}")
+        daemon.require()
     with Failures():
         if not project.down(read, say):
             say("Nothing is up.")

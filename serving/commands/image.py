@@ -32,8 +32,7 @@ def image(names: tuple[str, ...], fleet: Path, tag: str | None) -> None:
     with Refusals():
         read = read_fleet(fleet)
         names = read.select(names)
-        if reason := daemon.unusable():
-            raise engines.EngineError(f"docker can't be used: {reason}")
+        daemon.require()
         engines.refuse(problems(read, names), say)
     with Failures():
         tag = tag or f"serving-{fleet_id(read).rpartition('-')[0]}:latest"

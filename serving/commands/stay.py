@@ -52,8 +52,7 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
 
     with Refusals():
         read = read_fleet(fleet)
-        if reason := daemon.unusable():
-            raise engines.EngineError(f"docker can't be used: {reason}")
+        daemon.require()
         plan = engines.Plan(read, read.select(names), host, port, rest_port)
         engines.refuse(problems(read, plan.names), say)
         deployment.check_ports(plan)

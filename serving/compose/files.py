@@ -22,7 +22,7 @@ import yaml
 from serving.compose import envoy as proxy
 from serving.config import HEALTH, METRICS_FOLDER, METRICS_PATH, MODELS_CONFIG, in_container, server_config
 from serving.docker.container import PREFIX, arguments, user
-from serving.engines import EngineError, Plan
+from serving.engines import EngineError, Plan, address
 from serving.fleet import FleetError
 from serving.settings import Envoy, TlsFiles
 
@@ -118,8 +118,7 @@ def _service(run: Mapping[str, Any]) -> dict[str, Any]:
         "stop_grace_period": "60s",
         "volumes": [_mount(mount["Source"], mount["Target"]) for mount in run["mounts"]],
         "ports": [
-            f"{f'[{host}]' if ':' in host else host}:{port}:{inside.removesuffix('/tcp')}"
-            for inside, (host, port) in run["ports"].items()
+            f"{address(host, port)}:{inside.removesuffix('/tcp')}" for inside, (host, port) in run["ports"].items()
         ],
         "healthcheck": {
             "test": health["Test"],
@@ -272,8 +271,7 @@ def tls_files(envoy: Envoy) -> TlsFiles:
 
 
 def _published(plan: Plan, port: int, inside: int) -> list[str]:
-    host = f"[{plan.host}]" if ":" in plan.host else plan.host
-    return [f"{host}:{port}:{inside}"]
+    return [f"{address(plan.host, port)}:{inside}"]
 
 
 def _mount(source: str, target: str) -> dict[str, Any]:

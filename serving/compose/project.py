@@ -15,12 +15,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serving import live, running
 from serving.compose.files import COMPOSE, files, images, ports, tls_files
 from serving.docker import container as containers
 from serving.docker import daemon
+from serving.docker.deployment import exists
 from serving.docker.image import find_or_pull
 from serving.docker.server import DRAIN_SECONDS, ContainerServer
 from serving.embedded.errors import StartError
@@ -74,7 +75,7 @@ def command() -> list[str]:
 def check_ports(plan: Plan) -> None:
     """Raises EngineError when a port is taken by something other than this fleet's services."""
     with contextlib.closing(daemon.connect()) as client:
-        ours = {port for container in _containers(client, plan.fleet) for port in _ports(container)}
+        ours = {port for container in _containers(client, plan.fleet) for port in containers.ports_of(container)}
     check(plan, taken=frozenset(ours))
     for key, port in ports(plan).items():
         if port not in ours:
@@ -96,8 +97,9 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
             find_or_pull(client, image, say)
         made = files(plan, wait)
         folder = running.config_folder(fleet, ENGINE, plan.grpc_port).parent
-        was_up = [server for server in _noted(fleet) if server.grpc_port == plan.grpc_port]
-        if elsewhere := [server for server in _noted(fleet) if server not in was_up]:
+        noted = [server for server in running.running(fleet, exists) if server.engine == ENGINE]
+        was_up = [server for server in noted if server.grpc_port == plan.grpc_port]
+        if elsewhere := [server for server in noted if server not in was_up]:
             raise EngineError(f"it is up with gRPC on port {elsewhere[0].grpc_port}; `compose down` ends that first")
         found = containers.find(client, running.fleet_id(fleet), "compose")
         if was_up and found and found[0].status == "running":
@@ -178,23 +180,10 @@ def _check_it_runs(client: DockerClient, fleet: Fleet, service: str) -> None:
             raise EngineError(f"{service} ends as soon as it starts; its last lines:\n{lines}")
 
 
-def _noted(fleet: Fleet) -> list[running.Running]:
-    from serving.docker.deployment import exists
-
-    return [server for server in running.running(fleet, exists) if server.engine == ENGINE]
-
-
 def _containers(client: DockerClient, fleet: Fleet) -> list[Container]:
     with daemon.told("containers can't be listed"):
         found: list[Container] = client.containers.list(all=True, filters={"label": f"{_PROJECT}={_name(fleet)}"})
     return found
-
-
-def _ports(container: Container) -> Iterator[int]:
-    bound: dict[str, Any] = container.attrs["HostConfig"]["PortBindings"] or {}
-    for bindings in bound.values():
-        for binding in bindings:
-            yield int(binding["HostPort"])
 
 
 def _name(fleet: Fleet) -> str:

@@ -52,6 +52,12 @@ def user() -> str:
     return f"{uid}:{gid}" if uid else f"{NOBODY}:{NOBODY}"
 
 
+def ports_of(container: Container) -> frozenset[int]:
+    """The ports of this machine that a container has."""
+    bound: dict[str, Any] = container.attrs["HostConfig"]["PortBindings"] or {}
+    return frozenset(int(binding["HostPort"]) for bindings in bound.values() for binding in bindings)
+
+
 def gpu_requests(gpus: str | int | tuple[str, ...] | None) -> list[DeviceRequest]:
     """What `docker run --gpus` asks for: all, how many, or which; nothing for None."""
     from docker.types import DeviceRequest

@@ -45,6 +45,12 @@ def unusable() -> str | None:
     return None
 
 
+def require() -> None:
+    """Raises EngineError when containers with folders of this machine can't be run."""
+    if reason := unusable():
+        raise EngineError(f"docker can't be used: {reason}")
+
+
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
     """An error of the engine becomes an EngineError that begins with `what` could not be done."""

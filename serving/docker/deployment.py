@@ -60,7 +60,8 @@ def down(fleet: Fleet, say: Say) -> bool:
 def check_ports(plan: Plan) -> None:
     """Raises EngineError when a port is taken by something other than this fleet's server."""
     with contextlib.closing(daemon.connect()) as client:
-        check(plan, taken=_ports(_find(client, plan.fleet)))
+        old = _find(client, plan.fleet)
+    check(plan, taken=containers.ports_of(old) if old else frozenset())
 
 
 def note_of(fleet: Fleet) -> running.Running:
@@ -142,11 +143,3 @@ def _remove(fleet: Fleet, container: Container) -> None:
         container.remove(force=True, v=True)
     # Its note goes with it.
     running.running(fleet, lambda found: found != container.id)
-
-
-def _ports(container: Container | None) -> frozenset[int]:
-    """The ports of this machine that a container has."""
-    if container is None:
-        return frozenset()
-    bound = container.attrs["HostConfig"]["PortBindings"] or {}
-    return frozenset(int(binding["HostPort"]) for bindings in bound.values() for binding in bindings)

@@ -33,12 +33,33 @@ def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: C
         for name in plan.names:
             for client in clients:
                 versions[name] = _await(client, name, deadline, check, lines)
-        while missing := unavailable(clients[-1], plan.fleet, plan.names):
+
+        def missing() -> str | None:
             check()
-            if time.monotonic() > deadline:
-                raise EngineError(f"{missing} in time (--wait says how long); the server's last lines:\n{lines()}")
-            time.sleep(_POLL_SECONDS)
+            return unavailable(clients[-1], plan.fleet, plan.names)
+
+        def late(said: str) -> str:
+            return f"it was not ready in time (--wait says how long): {said}; the server's last lines:\n{lines()}"
+
+        wait_for(missing, deadline, late)
     return versions
+
+
+def wait_for(missing: Callable[[], str | None], deadline: float, late: Callable[[str], str]) -> None:
+    """Waits until nothing is missing, or `deadline`, of time.monotonic, has passed.
+
+    Raises EngineError then, with what `late` makes of what is missing still.
+    """
+    while True:
+        try:
+            said = missing()
+        except ServingError as error:
+            said = str(error)
+        if said is None:
+            return
+        if time.monotonic() > deadline:
+            raise EngineError(late(said))
+        time.sleep(_POLL_SECONDS)
 
 
 def unavailable(client: Client, fleet: Fleet, names: tuple[str, ...]) -> str | None:
