@@ -9,11 +9,13 @@ When the generator itself can't ask more, the load is tried again with twice as 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -105,12 +107,9 @@ class _Processes:
             # Ctrl-C reaches every process of a terminal, and is this one's to deal with: the others begin, and stay,
             # with it blocked. (multiprocessing's own helper is begun first: its beginning ends with SIGINT unblocked.)
             resource_tracker.ensure_running()
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
+            with _uninterrupted():
                 for process in self._processes:
                     process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             for pipe in self._pipes:
                 self._receive(pipe, LONGEST_START)
             start = time.monotonic() + START
@@ -169,6 +168,27 @@ class _Processes:
                 process.join()
         for pipe in self._pipes:
             pipe.close()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Blocks SIGINT, for what is begun within too; one that comes meanwhile is a KeyboardInterrupt at the end.
+
+    Blocking alone isn't enough: another thread of this process (gRPC has some) may take the signal, and Python then
+    interrupts the main thread, half way through telling a process what it is.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if main else None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _start(parent: Connection) -> None:
