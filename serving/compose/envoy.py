@@ -21,6 +21,8 @@ LABEL_HEADER = "x-served-label"
 _TYPES = "type.googleapis.com/envoy.extensions"
 # Longer than any model runs; a client has its own deadline.
 _TIMEOUT = "300s"
+# Where Envoy's own container asks whether the server is reached through it.
+HEALTH_PORT = 8081
 
 
 def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tuple[str, int]) -> dict[str, Any]:
@@ -32,41 +34,46 @@ def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tu
     routes = [route for model, canary in envoy.split.items() for route in _split(model, canary)]
     # The metrics are for Prometheus, inside.
     routes.append({"match": {"prefix": "/v1/"}, "route": _to_server()})
-    manager = {
-        "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "rest",
-        "use_remote_address": True,
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "common_http_protocol_options": {"idle_timeout": "600s"},
-        "request_headers_timeout": "10s",
-        "route_config": {"virtual_hosts": [{"name": "rest", "domains": ["*"], "routes": routes}]},
-        "http_filters": [
-            {"name": "router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}},
-        ],
-    }
-    listener = {
-        "name": "rest",
-        "address": _address(address, port),
-        "per_connection_buffer_limit_bytes": 1 << 20,
-        "filter_chains": [
-            {
-                "transport_socket": {"name": "tls", "typed_config": _tls(envoy, folder)},
-                "filters": [{"name": "http", "typed_config": manager}],
-            }
-        ],
-    }
+    listener = _listener("rest", _address(address, port), routes)
+    listener["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": _tls(envoy, folder)}
+    inside = [{"match": {"prefix": "/v1/"}, "route": _to_server()}]
+    health = _listener("health", _address("127.0.0.1", HEALTH_PORT), inside)
     cluster = {
         "name": "server",
         "type": "STRICT_DNS",
+        # A server that comes back may have another address.
+        "dns_refresh_rate": "1s",
         "connect_timeout": "2s",
         "load_assignment": {
             "cluster_name": "server",
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*server)}}]}],
         },
     }
-    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+    return {"static_resources": {"listeners": [listener, health], "clusters": [cluster]}}
+
+
+def _listener(name: str, address: dict[str, Any], routes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Plain HTTP at `address`, forwarded by `routes`."""
+    manager = {
+        "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "common_http_protocol_options": {"idle_timeout": "600s"},
+        "request_headers_timeout": "10s",
+        "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}},
+        ],
+    }
+    return {
+        "name": name,
+        "address": address,
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
 
 
 def _split(model: str, canary: int) -> list[dict[str, Any]]:

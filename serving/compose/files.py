@@ -9,6 +9,7 @@ envoy/        envoy.yaml, the certificate and its key
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -20,7 +21,15 @@ from typing import Any
 import yaml
 
 from serving.compose import envoy as proxy
-from serving.config import HEALTH, METRICS_FOLDER, METRICS_PATH, MODELS_CONFIG, in_container, server_config
+from serving.config import (
+    HEALTH,
+    METRICS_FOLDER,
+    METRICS_PATH,
+    MODELS_CONFIG,
+    health_script,
+    in_container,
+    server_config,
+)
 from serving.docker.container import PREFIX, arguments, user
 from serving.engines import EngineError, Plan, address
 from serving.fleet import FleetError
@@ -44,6 +53,8 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
         made["grafana"] = _grafana()
     if compose.envoy:
         made["envoy"] = _envoy(compose.envoy, inside.rest_port)
+        through = dataclasses.replace(inside, rest_port=proxy.HEALTH_PORT)
+        made["envoy"][HEALTH] = health_script(plan.fleet, plan.names, through)
     server = _service(arguments(plan, config, "compose", wait, Path("config")))
     services = {"server": server, "prometheus": _prometheus_service(plan)}
     volumes: dict[str, Any] = {"metrics": {}}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from serving import live, running
 from serving.compose.files import COMPOSE, files, images, ports, tls_files
+from serving.config import HEALTH
 from serving.docker import container as containers
 from serving.docker import daemon
 from serving.docker.deployment import exists
@@ -157,7 +158,22 @@ def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
             if time.monotonic() > deadline:
                 raise EngineError(f"{service} does not answer on port {port}; `docker logs` of its container says why")
             time.sleep(_POLL_SECONDS)
+    while compose.envoy and not _reached_through_envoy(client, plan.fleet):
+        if time.monotonic() > deadline:
+            raise EngineError("envoy does not reach the server; `docker logs` of its container says why")
+        time.sleep(_POLL_SECONDS)
     return versions
+
+
+def _reached_through_envoy(client: DockerClient, fleet: Fleet) -> bool:
+    """Whether Envoy forwards to the server that there is now; asked inside, where nobody's certificate is needed."""
+    for container in _containers(client, fleet):
+        if container.labels.get("com.docker.compose.service") == "envoy":
+            with daemon.told("envoy can't be asked"):
+                done = container.exec_run(["bash", f"/config/{HEALTH}"])
+            # An image without bash can't be asked; that Envoy listens has to do then.
+            return done.exit_code in (0, 126, 127)
+    return False
 
 
 def _answers(host: str, port: int, path: str | None) -> bool:
