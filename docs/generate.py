@@ -18,6 +18,7 @@ sys.path.insert(0, str(DOCS.parent))
 from clients.cli import main as clients  # noqa: E402
 from export.cli import main as export  # noqa: E402
 from export.manifest import Manifest  # noqa: E402
+from k8s.cli import main as k8s  # noqa: E402
 from serving.cli import main as serving  # noqa: E402
 from serving.embedded.flags import command as embedded  # noqa: E402
 from serving.fleet import Fleet  # noqa: E402
@@ -27,6 +28,7 @@ COMMANDS = {
     "python -m serving": serving,
     "python -m serving.embedded": embedded(lambda flags: 0),  # noqa: ARG005 - only its help is wanted
     "python -m clients": clients,
+    "python -m k8s": k8s,
 }
 INTRODUCTION = """\
 # The commands

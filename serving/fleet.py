@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from clients.golden import versions_on_disk
+from serving.rollout_settings import Rollout
 from serving.settings import Compose, ServerSettings, Strict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -102,6 +103,7 @@ class Fleet(Strict):
     ]
     server: Annotated[ServerSettings, Field(description="How they are served.")] = ServerSettings()
     compose: Annotated[Compose, Field(description="What Compose starts beside the server.")] = Compose()
+    rollout: Annotated[Rollout, Field(description="How a new version takes over.")] = Rollout()
     _file: Path = PrivateAttr(default=Path("models.yaml"))
 
     @field_validator("models")

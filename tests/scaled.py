@@ -1,4 +1,7 @@
-"""A model that tells which version answered: every output is its row's sum times the SCALE of its export."""
+"""A model that tells which version answered: every output is its row's sum times the SCALE of its export.
+
+With SLOW=1 it takes its time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,13 @@ def build() -> Servable:
     module.scale = tf.Variable(float(os.environ["SCALE"]))
 
     def scaled(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"sums": tf.reduce_sum(rows, axis=1) * module.scale}
+        sums = tf.reduce_sum(rows, axis=1) * module.scale
+        if os.environ.get("SLOW") == "1":
+            square = tf.zeros((700, 700)) + 0 * rows[0, 0]
+            for _ in range(20):
+                square = tf.linalg.matmul(square, square)
+            sums += square[0, 0]
+        return {"sums": sums}
 
     return Servable(
         module,

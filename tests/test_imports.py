@@ -17,6 +17,7 @@ ALLOWED = {
     "clients": {"clients"},
     "serving": {"clients", "serving"},
     "export": {"clients", "export", "serving.fleet"},
+    "k8s": {"clients", "k8s", "serving"},
 }
 
 
@@ -89,6 +90,8 @@ def test_an_application_needs_the_clients_extra_alone() -> None:
         ["clients", "tune"],
         ["clients", "capture"],
         ["clients", "completion"],
+        ["k8s"],
+        ["k8s", "rollout", "start"],
     ],
     ids=" ".join,
 )

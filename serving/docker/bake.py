@@ -6,24 +6,22 @@ models.yaml ──► staged: models/NAME/VERSION, config/, serve-fleet, Dockerf
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from clients.golden import MANIFEST
 from serving.config import in_container, server_config
 from serving.docker import daemon
 from serving.docker.container import PREFIX
 from serving.docker.image import find_or_pull
 from serving.engines import EngineError
 from serving.fleet import Fleet
+from serving.proven import ProofError, prove
 
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 
@@ -41,7 +39,12 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], No
     with contextlib.closing(daemon.connect()) as client, tempfile.TemporaryFile() as staged:
         base = find_or_pull(client, fleet.server.image_name, say)
         versions = [(name, version) for name in names for version in fleet.kept(name)]
-        digests = {f"{name}/{version}": _proven(fleet.model_folder(name) / str(version)) for name, version in versions}
+        try:
+            digests = {
+                f"{name}/{version}": prove(fleet.model_folder(name) / str(version)) for name, version in versions
+            }
+        except ProofError as problem:
+            raise EngineError(str(problem)) from None
         labels = {
             "org.opencontainers.image.title": f"TensorFlow models: {', '.join(names)}",
             "org.opencontainers.image.created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -70,32 +73,6 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], No
                 if error := event.get("error"):
                     raise EngineError(f"{tag} can't be built: {error}")
             return str(client.images.get(tag).id)
-
-
-def _proven(version_folder: Path) -> str:
-    """The digest of a version's manifest, after all that it lists was compared. Raises EngineError."""
-    try:
-        manifest: Mapping[str, Any] = json.loads((version_folder / MANIFEST).read_bytes())
-        digest, files = str(manifest["digest"]), manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise EngineError(f"{version_folder} has no manifest to prove it: {error}") from None
-    for name, said in files.items():
-        path = version_folder / name
-        try:
-            with path.open("rb") as file:
-                found = _sha256(file)
-        except OSError as error:
-            raise EngineError(f"{path}: {error.strerror}, and the manifest lists it") from None
-        if found != said["sha256"]:
-            raise EngineError(f"{path} is not what the manifest says: its SHA-256 is {found}, not {said['sha256']}")
-    return digest
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:

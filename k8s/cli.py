@@ -1,0 +1,25 @@
+"""The command `python -m k8s`: rolls new versions out and back."""
+
+from __future__ import annotations
+
+import click
+
+from k8s.commands.rollout import rollout
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  python -m k8s rollout start digits --dry-run    what a rollout to the newest version would do
+  python -m k8s rollout start digits              does it
+  python -m k8s rollout status digits             how far it is, from any shell
+
+\b
+Exit codes: 0 done; 1 the new version was rolled back, or something failed on the way; 2 something was wrong
+before anything changed; 130 interrupted, to be gone on with."""
+)
+def main() -> None:
+    """Rolls new model versions out, step by step, and back by itself."""
+
+
+main.add_command(rollout)

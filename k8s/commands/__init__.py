@@ -1,0 +1,1 @@
+"""The commands of `python -m k8s`."""

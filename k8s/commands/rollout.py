@@ -1,0 +1,263 @@
+"""`rollout`: a new version takes over on the servers that run, and goes back by itself when it is worse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from serving.commands.options import fleet_option, say
+
+if TYPE_CHECKING:
+    from k8s.rollout.controller import Controller
+    from k8s.rollout.local import LocalStore
+    from k8s.rollout.state import Request, State
+    from serving.fleet import Fleet
+
+_model = click.argument("model")
+_json = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+_wait = click.option(
+    "--wait", type=click.FloatRange(min=1), default=180.0, show_default=True, help="Seconds for a server to load it."
+)
+
+
+@click.group()
+def rollout() -> None:
+    """Rolls a new version of a model out over the servers of this machine: embedded, native, or Docker's.
+
+    Every server loads the version beside the old one and is asked its golden requests; label `canary` moves to it, then
+    `stable`, server by server, with gates in between; the old version is unloaded after a while. A gate that fails
+    takes everything back.
+    """
+
+
+@rollout.command(
+    epilog="""\b
+Examples:
+  python -m k8s rollout start digits --dry-run
+  python -m k8s rollout start digits 7 --bake 10
+  python -m k8s rollout start digits --manual      waits for `rollout promote digits`
+
+\b
+Exit codes: 0 the version is stable; 1 it was rolled back, for the reason that is printed; 2 something was wrong
+before anything changed; 130 interrupted, and `rollout start` goes on."""
+)
+@_model
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@fleet_option
+@click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
+@click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
+@click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which metrics are compared.")
+@click.option("--samples", type=click.IntRange(min=0), help="Requests that such a window must have.")
+@click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
+@_wait
+def start(
+    model: str,
+    version: int | None,
+    fleet: Path,
+    dry_run: bool,
+    manual: bool,
+    window: float | None,
+    samples: int | None,
+    bake: float | None,
+    wait: float,
+) -> None:
+    """Rolls MODEL out to VERSION, its newest when not given; or goes on with what was interrupted.
+
+    `rollout:` in models.yaml says what the gates allow; these options go before it.
+    """
+    from k8s.rollout.plan import described, plan
+
+    with _Refusals():
+        read = _read(fleet, model)
+        given = {"window": window, "samples": samples, "bake": bake}
+        settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
+        store = _store(read, model)
+        before = store.load()
+        if before and not before.over:
+            state = before
+            if version not in (None, before.new):
+                _refuse(f"{before} is not over; `rollout abort {model}` goes back, `rollout start {model}` goes on")
+        else:
+            state = plan(read, model, version, manual=manual or settings.manual)
+        if dry_run:
+            click.echo(described(state, settings))
+            return
+        controller = _controller(dataclasses.replace(_Setup(read, model, wait), settings=settings))
+    _run(controller, state)
+
+
+@rollout.command()
+@_model
+@fleet_option
+@_json
+def status(model: str, fleet: Path, as_json: bool) -> None:
+    """Shows how far the last rollout of MODEL is, and what its gates saw."""
+    with _Refusals():
+        store = _store(_read(fleet, model), model)
+        state = store.load()
+    if as_json:
+        said = {**dataclasses.asdict(state), "running": store.held()} if state else None
+        click.echo(json.dumps({"rollout": said}, indent=2))
+        return
+    if state is None:
+        click.echo(f"{model} was never rolled out.")
+        return
+    going = "" if state.over else (", a shell is at it" if store.held() else f"; `rollout start {model}` goes on")
+    click.echo(f"{state}{going}")
+    for figure in state.figures:
+        click.echo(f"  {figure}")
+
+
+@rollout.command()
+@_model
+@fleet_option
+def pause(model: str, fleet: Path) -> None:
+    """Holds the rollout of MODEL before its next phase, until `promote` or `abort`."""
+    _ask(model, fleet, "pause")
+
+
+@rollout.command()
+@_model
+@fleet_option
+@_wait
+def promote(model: str, fleet: Path, wait: float) -> None:
+    """Goes on with a rollout of MODEL that is paused, or waits to be promoted."""
+    _ask(model, fleet, "promote", wait)
+
+
+@rollout.command()
+@_model
+@fleet_option
+@_wait
+def abort(model: str, fleet: Path, wait: float) -> None:
+    """Takes the rollout of MODEL back."""
+    _ask(model, fleet, "abort", wait)
+
+
+@rollout.command()
+@_model
+@fleet_option
+@_wait
+def undo(model: str, fleet: Path, wait: float) -> None:
+    """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
+    from k8s.rollout.plan import plan
+
+    with _Refusals():
+        read = _read(fleet, model)
+        last = _store(read, model).load()
+        if last is None or last.phase != "done":
+            _refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
+        state = plan(read, model, last.old)
+        quick = read.rollout.model_copy(update={"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9})
+        controller = _controller(dataclasses.replace(_Setup(read, model, wait), settings=quick))
+    _run(controller, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What a controller is made of."""
+
+    fleet: Fleet
+    model: str
+    wait: float
+    settings: object = None
+
+
+class _Refusals:
+    """What was wrong before anything changed ends the command with its error and exit code 2."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from k8s.rollout.target import RolloutError
+        from serving.fleet import FleetError
+
+        if isinstance(error, (FleetError, RolloutError)):
+            _refuse(str(error))
+
+
+def _refuse(reason: str) -> NoReturn:
+    click.echo(f"Error: {reason}", err=True)
+    sys.exit(2)
+
+
+def _read(path: Path, model: str) -> Fleet:
+    from serving.fleet import read_fleet
+
+    read = read_fleet(path)
+    read.select((model,))
+    return read
+
+
+def _store(fleet: Fleet, model: str) -> LocalStore:
+    from k8s.rollout.local import LocalStore
+
+    return LocalStore(fleet, model)
+
+
+def _controller(setup: _Setup) -> Controller:
+    """A controller of servers that there are. Raises RolloutError when there are none."""
+    from k8s.rollout.controller import Controller
+    from k8s.rollout.local import LocalTarget
+    from serving.docker import deployment
+    from serving.rollout_settings import Rollout
+
+    fleet, model = setup.fleet, setup.model
+    settings = setup.settings if isinstance(setup.settings, Rollout) else fleet.rollout
+    target = LocalTarget(fleet, model, deployment.exists)
+    target.instances()
+    return Controller(target, _store(fleet, model), fleet.model_folder(model), settings, setup.wait, say)
+
+
+def _run(controller: Controller, state: State) -> None:
+    """Runs a rollout to its end, and exits with what came of it."""
+    from k8s.rollout.target import HeldError, RolloutError
+
+    try:
+        with controller.store.lease():
+            # What was asked of an earlier one is not meant for this.
+            controller.store.asked()
+            ended = controller.run(state)
+    except HeldError as error:
+        _refuse(str(error))
+    except RolloutError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted; `rollout start {state.model}` goes on, `rollout abort` goes back.", err=True)
+        sys.exit(130)
+    if ended.phase == "rolled-back":
+        click.echo(f"Error: rolled back: {ended.reason}", err=True)
+        sys.exit(1)
+
+
+def _ask(model: str, fleet: Path, request: Request, wait: float | None = None) -> None:
+    """Asks the shell that rolls out; where there is none any more, does it."""
+    with _Refusals():
+        read = _read(fleet, model)
+        store = _store(read, model)
+        state = store.load()
+        if state is None or state.over:
+            _refuse(f"no rollout of {model!r} is under way")
+        elif request == "abort" and not state.returnable:
+            _refuse(f"{state}: it is too late for that; `rollout undo {model}` rolls it back once it is done")
+        elif store.held():
+            store.ask(request)
+            say(f"Asked the shell that rolls {model} out.")
+            return
+        elif request == "pause":
+            store.save(dataclasses.replace(state, paused=True))
+            say(str(store.load()))
+            return
+        else:
+            controller = _controller(_Setup(read, model, wait or 180.0))
+            state = (
+                state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
+            )
+            _run(controller, state)

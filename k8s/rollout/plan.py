@@ -1,0 +1,55 @@
+"""What a rollout is going to be, checked before anything changes."""
+
+from __future__ import annotations
+
+from k8s.rollout.state import STABLE, State
+from k8s.rollout.target import RolloutError
+from serving.fleet import Fleet
+from serving.proven import ProofError, prove
+from serving.rollout_settings import Rollout
+
+
+def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False) -> State:
+    """The rollout of `model` to version `new`, the newest when not given, at its beginning.
+
+    Raises RolloutError when the version isn't what its manifest says, or is no change.
+    """
+    found = fleet.versions(model)
+    if not found:
+        raise RolloutError(f"model {model!r} has no version in {fleet.model_folder(model)}")
+    new = found[-1] if new is None else new
+    said = fleet.models[model]
+    if new not in found:
+        raise RolloutError(f"model {model!r} has no version {new}; its versions: {', '.join(map(str, found))}")
+    if STABLE not in said.labels:
+        raise RolloutError(
+            f"models.{model}.labels: there is no `stable`, so servers take a new version as soon as they see it; "
+            f"`python -m serving labels set {model} stable=VERSION` says which is to serve until it is rolled out"
+        )
+    old = said.labels[STABLE]
+    if old == new:
+        raise RolloutError(f"model {model!r} is at version {new} already")
+    for version in (old, new):
+        try:
+            prove(fleet.model_folder(model) / str(version))
+        except ProofError as error:
+            raise RolloutError(str(error)) from None
+    return State(model, old, new, dict(said.labels), tuple(sorted({*said.labels.values()})), manual=manual)
+
+
+def described(state: State, settings: Rollout) -> str:
+    """The steps, a line each."""
+    gate = f"at most {settings.latency:g} times the latency, {100 * settings.error_rate:g} % more failures"
+    steps = [
+        f"load version {state.new} of {state.model} beside {state.old} on every server",
+        "ask every server its golden requests, over gRPC and REST",
+        f"label canary → {state.new}; compare the latency of golden requests: at most {settings.latency:g} times",
+        *(f"run {' '.join(words)}" for words in settings.commands),
+        *(["wait for `rollout promote`"] if state.manual else []),
+        f"label stable → {state.new} on the first server; {settings.window:g} s with at least {settings.samples} "
+        f"requests: {gate}",
+        f"label stable → {state.new} on the others",
+        f"bake for {settings.bake:g} s, then ask the golden requests again",
+        f"unload version {state.old}",
+    ]
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))

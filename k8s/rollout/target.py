@@ -1,0 +1,97 @@
+"""What a rollout moves: servers behind small protocols, so that a laptop rehearses what a cluster does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from k8s.rollout.state import Request, State
+
+
+class RolloutError(Exception):
+    """A rollout can't be begun or go on; nothing was changed by what raised it."""
+
+
+class HeldError(RolloutError):
+    """Somebody else is rolling this model out."""
+
+
+class GateError(Exception):
+    """The new version is worse than the old one, or can't be judged; the text says so with figures."""
+
+
+@dataclass(frozen=True)
+class Serve:
+    """What servers are to serve of a model."""
+
+    model: str
+    versions: tuple[int, ...]
+    labels: Mapping[str, int]
+
+    def applied(self, config: Any) -> Any:
+        """`config`, a ModelServerConfig, with this in the place of what it said of the model."""
+        changed = type(config)()
+        changed.CopyFrom(config)
+        for model in changed.model_config_list.config:
+            if model.name == self.model:
+                model.ClearField("model_version_policy")
+                model.model_version_policy.specific.versions.extend(sorted(self.versions))
+                model.ClearField("version_labels")
+                model.version_labels.update(self.labels)
+        return changed
+
+
+class Instance(Protocol):
+    """One server."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in what is said of it."""
+
+    @property
+    def grpc(self) -> str | None:
+        """Where gRPC is, HOST:PORT; None where it has TLS, and REST is asked alone."""
+
+    @property
+    def rest(self) -> str:
+        """Where REST is, HOST:PORT."""
+
+    def tell(self, serve: Serve) -> None:
+        """Has it serve this; returns when it knows, which may be before it does."""
+
+
+class Target(Protocol):
+    """All servers of a fleet."""
+
+    def instances(self) -> list[Instance]:
+        """Those that there are now. Raises RolloutError when there are none."""
+
+    def keep(self, serve: Serve) -> None:
+        """Has servers that start from now on begin with this."""
+
+    def finish(self, serve: Serve) -> None:
+        """Notes in models.yaml what is served now for good."""
+
+
+class Store(Protocol):
+    """Where a rollout's state is kept, so that another shell sees it and can go on with it."""
+
+    def load(self) -> State | None:
+        """The state of the last rollout of the model; None when there was none."""
+
+    def save(self, state: State) -> None:
+        """Keeps `state`, whole or not at all."""
+
+    def ask(self, request: Request) -> None:
+        """Asks the one that rolls out for something."""
+
+    def asked(self) -> Request | None:
+        """What was asked for, which is forgotten by it."""
+
+    def lease(self) -> AbstractContextManager[None]:
+        """The right to roll this model out, which only one has at a time. Raises HeldError."""
+
+    def held(self) -> bool:
+        """Whether somebody has that right now."""
