@@ -13,10 +13,10 @@ PYTHON ?= python3
 SERVER := --engine $(ENGINE) --port $(PORT) --rest-port $(REST_PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help env environment lock generated export serve query verify up down image test check clean
+.PHONY: help env environment lock generated export serve query verify up down image cluster cluster-down test check clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables: MODEL=name (one model, else all)  ENGINE=auto|docker|native|embedded  PORT=$(PORT)  REST_PORT=$(REST_PORT)"
 
@@ -73,6 +73,12 @@ down: env ## End and remove all that `make up` started.
 image: env ## Build an image with the fleet, or MODEL=, inside, called TAG=.
 	@$(PY) -m export build --missing $(MODEL)
 	@$(PY) -m serving image $(if $(TAG),--tag $(TAG)) $(MODEL)
+
+cluster: env ## Start a real Kubernetes node on this machine, for the tests and to try things (Linux, root).
+	@$(PY) -m tests.cluster up
+
+cluster-down: env ## End it, and leave the machine as it was.
+	@$(PY) -m tests.cluster down
 
 test: env ## Run the tests; TESTS=tests/clients runs a part.
 	@$(PY) -m pytest $(TESTS)

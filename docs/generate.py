@@ -19,9 +19,10 @@ from clients.cli import main as clients  # noqa: E402
 from export.cli import main as export  # noqa: E402
 from export.manifest import Manifest  # noqa: E402
 from k8s.cli import main as k8s  # noqa: E402
+from k8s.configuration import files as cluster_files  # noqa: E402
 from serving.cli import main as serving  # noqa: E402
 from serving.embedded.flags import command as embedded  # noqa: E402
-from serving.fleet import Fleet  # noqa: E402
+from serving.fleet import Fleet, read_fleet  # noqa: E402
 
 COMMANDS = {
     "python -m export": export,
@@ -50,7 +51,12 @@ def _sections(name: str, command: click.Command, parent: click.Context | None = 
 def generated() -> dict[Path, str]:
     """The text of every generated file."""
     commands = [section for name, command in COMMANDS.items() for section in _sections(name, command)]
+    fleet = read_fleet(DOCS.parent / "models.yaml")
+    for name in fleet.models:
+        fleet = fleet.with_labels(name, {"stable": 1})
+    base = DOCS.parent / "k8s/base/config"
     return {
+        **{base / name: text for name, text in cluster_files(fleet, tuple(fleet.models)).items()},
         DOCS / "commands.md": "\n".join([INTRODUCTION, *commands]),
         DOCS / "models.schema.json": json.dumps(Fleet.model_json_schema(), indent=2) + "\n",
         DOCS / "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",

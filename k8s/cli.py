@@ -1,15 +1,17 @@
-"""The command `python -m k8s`: rolls new versions out and back."""
+"""The command `python -m k8s`: the fleet on a cluster, and rollouts, there and on this machine."""
 
 from __future__ import annotations
 
 import click
 
+from k8s.commands.cluster import apply, delete, render, status
 from k8s.commands.rollout import rollout
 
 
 @click.group(
     epilog="""\b
 Examples:
+  python -m k8s apply                             the fleet on a cluster
   python -m k8s rollout start digits --dry-run    what a rollout to the newest version would do
   python -m k8s rollout start digits              does it
   python -m k8s rollout status digits             how far it is, from any shell
@@ -19,7 +21,8 @@ Exit codes: 0 done; 1 the new version was rolled back, or something failed on th
 before anything changed; 130 interrupted, to be gone on with."""
 )
 def main() -> None:
-    """Rolls new model versions out, step by step, and back by itself."""
+    """Runs the fleet on Kubernetes, and rolls new model versions out, step by step, and back by itself."""
 
 
-main.add_command(rollout)
+for _command in (render, apply, delete, status, rollout):
+    main.add_command(_command)

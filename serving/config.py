@@ -182,8 +182,10 @@ def platform_config(server: ServerSettings) -> Any | None:
     return config
 
 
-def health_script(fleet: Fleet, names: tuple[str, ...], places: Places) -> str:
+def health_script(fleet: Fleet, names: tuple[str, ...], places: Places, *, newest: bool = True) -> str:
     """A bash script that exits with 0 when every model, and each of its labels, is available.
+
+    Without `newest` the labels have to do.
 
     It is for inside of a container, where the tensorflow/serving image has neither curl nor Python. Metadata needs a
     loaded version, unlike the status, which is 200 also for one that failed.
@@ -191,7 +193,8 @@ def health_script(fleet: Fleet, names: tuple[str, ...], places: Places) -> str:
     paths = []
     for name in names:
         paths += [f"/v1/models/{name}/labels/{label}/metadata" for label in fleet.models[name].labels]
-        paths.append(f"/v1/models/{name}/metadata")
+        if newest:
+            paths.append(f"/v1/models/{name}/metadata")
     return f"""\
 #!/bin/bash
 # What the server has in memory, for the exporter that Compose runs beside it.

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from clients.golden import versions_on_disk
+from serving.cluster_settings import Kubernetes
 from serving.rollout_settings import Rollout
 from serving.settings import Compose, ServerSettings, Strict
 
@@ -103,6 +104,7 @@ class Fleet(Strict):
     ]
     server: Annotated[ServerSettings, Field(description="How they are served.")] = ServerSettings()
     compose: Annotated[Compose, Field(description="What Compose starts beside the server.")] = Compose()
+    kubernetes: Annotated[Kubernetes, Field(description="How the fleet runs on a cluster.")] = Kubernetes()
     rollout: Annotated[Rollout, Field(description="How a new version takes over.")] = Rollout()
     _file: Path = PrivateAttr(default=Path("models.yaml"))
 

@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("export", "serve", "query", "verify", "up", "down", "image", "test", "check", "clean")
+TARGETS = (
+    "export",
+    "serve",
+    "query",
+    "verify",
+    "up",
+    "down",
+    "image",
+    "cluster",
+    "cluster-down",
+    "test",
+    "check",
+    "clean",
+)
 
 
 def make(folder: Path, *arguments: str, path: str) -> subprocess.CompletedProcess[str]:

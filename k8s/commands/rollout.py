@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,12 +15,48 @@ import click
 from serving.commands.options import fleet_option, say
 
 if TYPE_CHECKING:
+    from k8s.kubectl import Kubectl
     from k8s.rollout.controller import Controller
-    from k8s.rollout.local import LocalStore
     from k8s.rollout.state import Request, State
+    from k8s.rollout.target import Serve, Store, Target
     from serving.fleet import Fleet
+    from serving.rollout_settings import Rollout
 
 _model = click.argument("model")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where the servers are: on this machine, or in a namespace of a cluster."""
+
+    cluster: bool
+    namespace: str | None
+    context: str | None
+
+    def kubectl(self, fleet: Fleet) -> Kubectl:
+        from k8s.kubectl import Kubectl
+
+        return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context)
+
+
+def _place(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where the servers are, made into one argument `place`."""
+
+    @functools.wraps(command)
+    def placed(*, cluster: bool, namespace: str | None, context: str | None, **others: object) -> None:
+        return command(place=_Place(cluster, namespace, context), **others)
+
+    for option in reversed(
+        (
+            click.option("--cluster", is_flag=True, help="The pods of a cluster instead of this machine's servers."),
+            click.option("--namespace", help="With --cluster, the namespace; that of models.yaml when not given."),
+            click.option("--context", help="With --cluster, kubectl's context; the current one when not given."),
+        )
+    ):
+        placed = option(placed)
+    return placed
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 _wait = click.option(
     "--wait", type=click.FloatRange(min=1), default=180.0, show_default=True, help="Seconds for a server to load it."
@@ -27,7 +65,7 @@ _wait = click.option(
 
 @click.group()
 def rollout() -> None:
-    """Rolls a new version of a model out over the servers of this machine: embedded, native, or Docker's.
+    """Rolls a new version of a model out over this machine's servers, whatever engine runs them, or a cluster's pods.
 
     Every server loads the version beside the old one and is asked its golden requests; label `canary` moves to it, then
     `stable`, server by server, with gates in between; the old version is unloaded after a while. A gate that fails
@@ -41,6 +79,7 @@ Examples:
   python -m k8s rollout start digits --dry-run
   python -m k8s rollout start digits 7 --bake 10
   python -m k8s rollout start digits --manual      waits for `rollout promote digits`
+  python -m k8s rollout start digits --cluster --namespace models
 
 \b
 Exit codes: 0 the version is stable; 1 it was rolled back, for the reason that is printed; 2 something was wrong
@@ -49,6 +88,7 @@ before anything changed; 130 interrupted, and `rollout start` goes on."""
 @_model
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @fleet_option
+@_place
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
 @click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which metrics are compared.")
@@ -59,6 +99,7 @@ def start(
     model: str,
     version: int | None,
     fleet: Path,
+    place: _Place,
     dry_run: bool,
     manual: bool,
     window: float | None,
@@ -76,7 +117,7 @@ def start(
         read = _read(fleet, model)
         given = {"window": window, "samples": samples, "bake": bake}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
-        store = _store(read, model)
+        store = _store(read, model, place)
         before = store.load()
         if before and not before.over:
             state = before
@@ -87,18 +128,19 @@ def start(
         if dry_run:
             click.echo(described(state, settings))
             return
-        controller = _controller(dataclasses.replace(_Setup(read, model, wait), settings=settings))
+        controller = _controller(dataclasses.replace(_Setup(read, model, place, wait), settings=settings))
     _run(controller, state)
 
 
 @rollout.command()
 @_model
 @fleet_option
+@_place
 @_json
-def status(model: str, fleet: Path, as_json: bool) -> None:
+def status(model: str, fleet: Path, place: _Place, as_json: bool) -> None:
     """Shows how far the last rollout of MODEL is, and what its gates saw."""
     with _Refusals():
-        store = _store(_read(fleet, model), model)
+        store = _store(_read(fleet, model), model, place)
         state = store.load()
     if as_json:
         said = {**dataclasses.asdict(state), "running": store.held()} if state else None
@@ -116,45 +158,49 @@ def status(model: str, fleet: Path, as_json: bool) -> None:
 @rollout.command()
 @_model
 @fleet_option
-def pause(model: str, fleet: Path) -> None:
+@_place
+def pause(model: str, fleet: Path, place: _Place) -> None:
     """Holds the rollout of MODEL before its next phase, until `promote` or `abort`."""
-    _ask(model, fleet, "pause")
+    _ask(model, fleet, place, "pause")
 
 
 @rollout.command()
 @_model
 @fleet_option
+@_place
 @_wait
-def promote(model: str, fleet: Path, wait: float) -> None:
+def promote(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Goes on with a rollout of MODEL that is paused, or waits to be promoted."""
-    _ask(model, fleet, "promote", wait)
+    _ask(model, fleet, place, "promote", wait)
 
 
 @rollout.command()
 @_model
 @fleet_option
+@_place
 @_wait
-def abort(model: str, fleet: Path, wait: float) -> None:
+def abort(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Takes the rollout of MODEL back."""
-    _ask(model, fleet, "abort", wait)
+    _ask(model, fleet, place, "abort", wait)
 
 
 @rollout.command()
 @_model
 @fleet_option
+@_place
 @_wait
-def undo(model: str, fleet: Path, wait: float) -> None:
+def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
     from k8s.rollout.plan import plan
 
     with _Refusals():
         read = _read(fleet, model)
-        last = _store(read, model).load()
+        last = _store(read, model, place).load()
         if last is None or last.phase != "done":
             _refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
         state = plan(read, model, last.old)
         quick = read.rollout.model_copy(update={"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9})
-        controller = _controller(dataclasses.replace(_Setup(read, model, wait), settings=quick))
+        controller = _controller(dataclasses.replace(_Setup(read, model, place, wait), settings=quick))
     _run(controller, state)
 
 
@@ -164,8 +210,9 @@ class _Setup:
 
     fleet: Fleet
     model: str
+    place: _Place
     wait: float
-    settings: object = None
+    settings: Rollout | None = None
 
 
 class _Refusals:
@@ -175,10 +222,11 @@ class _Refusals:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from k8s.rollout.target import RolloutError
+        from k8s.kubectl import KubectlError
+        from k8s.rollout.target import GateError, RolloutError
         from serving.fleet import FleetError
 
-        if isinstance(error, (FleetError, RolloutError)):
+        if isinstance(error, (FleetError, GateError, KubectlError, RolloutError)):
             _refuse(str(error))
 
 
@@ -195,28 +243,48 @@ def _read(path: Path, model: str) -> Fleet:
     return read
 
 
-def _store(fleet: Fleet, model: str) -> LocalStore:
+def _store(fleet: Fleet, model: str, place: _Place) -> Store:
+    if place.cluster:
+        from k8s.rendering import NAME
+        from k8s.rollout.cluster import ClusterStore
+
+        return ClusterStore(place.kubectl(fleet), NAME, model)
     from k8s.rollout.local import LocalStore
 
     return LocalStore(fleet, model)
 
 
+def _target(setup: _Setup) -> Target:
+    fleet, place = setup.fleet, setup.place
+    if place.cluster:
+        from k8s.rendering import NAME
+        from k8s.rollout.cluster import ClusterTarget
+        from serving.fleet_file import write_labels
+
+        def finished(serve: Serve) -> None:
+            write_labels(fleet.file, serve.model, serve.labels)
+
+        return ClusterTarget(place.kubectl(fleet), NAME, setup.wait, finished)
+    from k8s.rollout.local import LocalTarget
+    from serving.docker import deployment
+
+    return LocalTarget(fleet, setup.model, deployment.exists)
+
+
 def _controller(setup: _Setup) -> Controller:
     """A controller of servers that there are. Raises RolloutError when there are none."""
     from k8s.rollout.controller import Controller
-    from k8s.rollout.local import LocalTarget
-    from serving.docker import deployment
-    from serving.rollout_settings import Rollout
 
     fleet, model = setup.fleet, setup.model
-    settings = setup.settings if isinstance(setup.settings, Rollout) else fleet.rollout
-    target = LocalTarget(fleet, model, deployment.exists)
+    target = _target(setup)
     target.instances()
-    return Controller(target, _store(fleet, model), fleet.model_folder(model), settings, setup.wait, say)
+    settings = setup.settings or fleet.rollout
+    return Controller(target, _store(fleet, model, setup.place), fleet.model_folder(model), settings, setup.wait, say)
 
 
 def _run(controller: Controller, state: State) -> None:
     """Runs a rollout to its end, and exits with what came of it."""
+    from k8s.kubectl import KubectlError
     from k8s.rollout.target import HeldError, RolloutError
 
     try:
@@ -226,22 +294,24 @@ def _run(controller: Controller, state: State) -> None:
             ended = controller.run(state)
     except HeldError as error:
         _refuse(str(error))
-    except RolloutError as error:
-        click.echo(f"Error: {error}", err=True)
+    except (KubectlError, RolloutError) as error:
+        click.echo(f"Error: {error}; `rollout start {state.model}` goes on", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; `rollout start {state.model}` goes on, `rollout abort` goes back.", err=True)
         sys.exit(130)
+    finally:
+        controller.target.close()
     if ended.phase == "rolled-back":
         click.echo(f"Error: rolled back: {ended.reason}", err=True)
         sys.exit(1)
 
 
-def _ask(model: str, fleet: Path, request: Request, wait: float | None = None) -> None:
+def _ask(model: str, fleet: Path, place: _Place, request: Request, wait: float | None = None) -> None:
     """Asks the shell that rolls out; where there is none any more, does it."""
     with _Refusals():
         read = _read(fleet, model)
-        store = _store(read, model)
+        store = _store(read, model, place)
         state = store.load()
         if state is None or state.over:
             _refuse(f"no rollout of {model!r} is under way")
@@ -256,7 +326,7 @@ def _ask(model: str, fleet: Path, request: Request, wait: float | None = None) -
             say(str(store.load()))
             return
         else:
-            controller = _controller(_Setup(read, model, wait or 180.0))
+            controller = _controller(_Setup(read, model, place, wait or 180.0))
             state = (
                 state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from clients import Client, connect
 from clients.errors import ServingError
 from k8s.rollout import gates
-from k8s.rollout.state import CANARY, STABLE, State
+from k8s.rollout.state import CANARY, STABLE, Request, State
 from k8s.rollout.target import GateError, Instance, RolloutError, Serve, Store, Target
 from serving.engines.readiness import states_of
 from serving.live import label_version
@@ -33,6 +33,7 @@ class Controller:
     settings: Rollout
     wait: float
     say: Callable[[str], None]
+    _pending: Request | None = None
 
     def run(self, state: State) -> State:
         """Goes on from `state` until the rollout is over, which the caller has the lease for; returns how it ended.
@@ -57,7 +58,7 @@ class Controller:
     def _turn(self, state: State, reason: str) -> State:
         """Turns back; where there is no way back any more, the failure is the caller's to deal with."""
         if not state.returnable:
-            raise RolloutError(f"{reason}; `rollout start` tries again")
+            raise RolloutError(f"{reason}; it is left where it is")
         self.say(f"Rolling back: {reason}")
         return state.back(reason)
 
@@ -66,7 +67,7 @@ class Controller:
         gate = state.manual and state.phase == "stable"
         told = False
         while True:
-            match self.store.asked():
+            match self._request():
                 case "abort" if state.returnable:
                     raise _AbortedError
                 case "pause" if state.returnable:
@@ -118,17 +119,13 @@ class Controller:
         return state
 
     def _stable(self, state: State) -> State:
-        """Moves the first server, compares, then the others. Alone it is compared with itself before."""
+        """Moves the first server, compares it with the others and with all of them before, then moves the others."""
         moved = self._loaded(state, {**state.labels, CANARY: state.new, STABLE: state.new})
         first, *others = self.target.instances()
-        if others:
-            self._one(first, moved, state)
-            pages = self._windows(state, [[first], others])
-            new, old = pages
-        else:
-            (old,) = self._windows(state, [[first]])
-            self._one(first, moved, state)
-            (new,) = self._windows(state, [[first]])
+        (old,) = self._windows(state, [[first, *others]])
+        self._one(first, moved, state)
+        new, same_time = self._windows(state, [[first], others])
+        old.add(same_time)
         state = self._saw(state, gates.compare(new, old, self.settings))
         for instance in others:
             self._one(instance, moved, state)
@@ -156,7 +153,7 @@ class Controller:
         try:
             self._everywhere(state, Serve(state.model, state.versions, state.labels), interruptible=False)
         except (GateError, ServingError) as error:
-            raise RolloutError(f"it can't go back: {error}; `rollout abort {state.model}` tries again") from None
+            raise RolloutError(f"it can't go back: {error}") from None
         return state.next()
 
     def final(self, state: State) -> Serve:
@@ -172,8 +169,11 @@ class Controller:
     def _everywhere(self, state: State, serve: Serve, *, interruptible: bool = True) -> State:
         """Has every server serve this, those too that start meanwhile."""
         self.target.keep(serve)
-        for instance in self.target.instances():
-            self._one(instance, serve, state, interruptible=interruptible)
+        told: set[str] = set()
+        while new := [instance for instance in self.target.instances() if instance.name not in told]:
+            for instance in new:
+                self._one(instance, serve, state, interruptible=interruptible)
+                told.add(instance.name)
         return state
 
     def _one(self, instance: Instance, serve: Serve, state: State, *, interruptible: bool = True) -> None:
@@ -211,6 +211,11 @@ class Controller:
         first = gates.window(lambda: pages(groups[0]), self.settings, self._pass, self.say)
         return [first, *(pages(group).since(was) for group, was in zip(groups[1:], before, strict=True))]
 
+    def _request(self) -> Request | None:
+        """What was asked for, now or during the last phase."""
+        request, self._pending = self.store.asked() or self._pending, None
+        return request
+
     def _pass(self, seconds: float) -> None:
         """Lets time pass in a phase that can be left. Raises _AbortedError when that is asked for."""
         until = time.monotonic() + seconds
@@ -218,9 +223,8 @@ class Controller:
             request = self.store.asked()
             if request == "abort":
                 raise _AbortedError
-            if request:
-                # It is for the end of this phase.
-                self.store.ask(request)
+            # Any other is for the end of this phase.
+            self._pending = request or self._pending
             left = until - time.monotonic()
             if left <= 0:
                 return

@@ -59,6 +59,9 @@ class LocalTarget:
         """See Target."""
         write_labels(self._fleet.file, serve.model, serve.labels)
 
+    def close(self) -> None:
+        """See Target."""
+
     def _instance(self, server: Running) -> LocalInstance:
         return LocalInstance(
             f"{server.engine} server on port {server.grpc_port}",

@@ -74,6 +74,9 @@ class Target(Protocol):
     def finish(self, serve: Serve) -> None:
         """Notes in models.yaml what is served now for good."""
 
+    def close(self) -> None:
+        """Gives up what it needed to reach the servers."""
+
 
 class Store(Protocol):
     """Where a rollout's state is kept, so that another shell sees it and can go on with it."""

@@ -1,0 +1,155 @@
+"""`render`, `apply`, `delete` and `status`: the fleet on a cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from serving.commands.options import fleet_option, names_argument, say, wait_option
+
+if TYPE_CHECKING:
+    from k8s.kubectl import Kubectl
+    from serving.fleet import Fleet
+
+_context = click.option("--context", help="kubectl's context; the current one when not given.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m k8s render                     the manifests of the fleet
+  python -m k8s render | kubectl diff -f - what applying them would change"""
+)
+@names_argument
+@fleet_option
+def render(names: tuple[str, ...], fleet: Path) -> None:
+    """Prints the manifests that models.yaml comes to; `kubernetes:` in it says how the fleet is to run."""
+    from k8s import rendering
+
+    with _Errors(2):
+        read, names, kubectl = _read(fleet, names, None)
+        click.echo(rendering.render(read, names, kubectl), nl=False)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m k8s apply --dry-run    the cluster checks all, and nothing changes
+  python -m k8s apply
+
+\b
+Exit codes: 0 every pod is ready; 1 one does not come up, for the reason that is printed; 2 something was wrong
+before anything changed."""
+)
+@names_argument
+@fleet_option
+@_context
+@click.option("--dry-run", is_flag=True, help="Have the cluster check the manifests, and change nothing.")
+@wait_option
+def apply(names: tuple[str, ...], fleet: Path, context: str | None, dry_run: bool, wait: float) -> None:
+    """Runs the fleet, or the MODELs named, on a cluster, and returns when every pod is ready."""
+    from k8s import deployment
+    from serving.engines import refuse
+    from serving.lint import problems
+
+    with _Errors(2):
+        read, names, kubectl = _read(fleet, names, context)
+        refuse(problems(read, names), say)
+    with _Errors(1):
+        click.echo(deployment.apply(read, names, kubectl, wait, say, dry=dry_run), nl=False)
+        if not dry_run:
+            say(f"Every pod serves {', '.join(names)}.")
+
+
+@click.command(
+    epilog="""\b
+Example:
+  python -m k8s delete"""
+)
+@fleet_option
+@_context
+def delete(fleet: Path, context: str | None) -> None:
+    """Removes all that `apply` made from the cluster; models and namespace stay."""
+    from k8s import deployment
+
+    with _Errors(1):
+        _, _, kubectl = _read(fleet, (), context)
+        click.echo(deployment.delete(kubectl) or "Nothing is there.\n", nl=False)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m k8s status
+  python -m k8s status --json"""
+)
+@fleet_option
+@_context
+@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+def status(fleet: Path, context: str | None, as_json: bool) -> None:
+    """Shows every pod, whether it is ready, and why not; and the last rollout of each model."""
+    from k8s import deployment
+    from k8s.pods import ready, trouble
+    from k8s.rendering import NAME
+    from k8s.rollout.state import State
+
+    with _Errors(1):
+        _, _, kubectl = _read(fleet, (), context)
+        pods = [
+            {
+                "pod": pod["metadata"]["name"],
+                "ready": ready(pod),
+                "restarts": sum(one["restartCount"] for one in pod["status"].get("containerStatuses", [])),
+                "trouble": None if ready(pod) else trouble(pod, kubectl),
+            }
+            for pod in kubectl.select("pods", f"app.kubernetes.io/instance={NAME}")
+        ]
+        rollouts = deployment.rollouts(kubectl)
+    if as_json:
+        click.echo(json.dumps({"pods": pods, "rollouts": rollouts}, indent=2))
+        return
+    for pod in pods:
+        state = "ready" if pod["ready"] else "not ready"
+        click.echo(f"{pod['pod']}  {state}, {pod['restarts']} restarts")
+        if pod["trouble"]:
+            click.echo(f"  {pod['trouble']}")
+    if not pods:
+        click.echo("No pods; `python -m k8s apply` makes them.")
+    for said in rollouts:
+        said.pop("name")
+        click.echo(f"rollout of {State(**said)}")
+
+
+class _Errors:
+    """What went wrong ends the command with its error and this exit code."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from k8s.kubectl import KubectlError
+        from k8s.rollout.target import RolloutError
+        from serving.engines import EngineError
+        from serving.fleet import FleetError
+
+        if isinstance(error, (EngineError, FleetError, KubectlError, RolloutError)):
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(self._code)
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("\nStopped; the cluster goes on with what it was told.", err=True)
+            sys.exit(130)
+
+
+def _read(path: Path, names: tuple[str, ...], context: str | None) -> tuple[Fleet, tuple[str, ...], Kubectl]:
+    from k8s.kubectl import Kubectl
+    from serving.fleet import read_fleet
+
+    read = read_fleet(path)
+    return read, read.select(names), Kubectl(read.kubernetes.namespace, context)

@@ -1,0 +1,51 @@
+"""What the servers of a cluster are told, made from models.yaml: the files of `k8s/base/config`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from k8s.rollout.state import STABLE
+from serving.config import HEALTH, MODELS_CONFIG, health_script, in_container, models_config, monitoring_config
+from serving.config_messages import text
+from serving.fleet import Fleet, FleetError
+
+
+def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
+    """`fleet` with the label `stable` on every model: where models.yaml says none, on the newest version.
+
+    Raises FleetError for a model that has no version.
+    """
+    for name in names:
+        if STABLE in fleet.models[name].labels:
+            continue
+        if not fleet.kept(name):
+            raise FleetError(f"model {name!r} has no version in {fleet.model_folder(name)}; `make export` makes one")
+        fleet = fleet.with_labels(name, {STABLE: fleet.kept(name)[-1], **fleet.models[name].labels})
+    return fleet
+
+
+def cluster_models_config(fleet: Fleet, names: tuple[str, ...]) -> Any:
+    """ModelServerConfig: the versions that have a label, and no others.
+
+    A newer version beside them isn't served until a rollout says so.
+    """
+    fleet = labelled(fleet, names)
+    config = models_config(fleet, names, in_container())
+    for model in config.model_config_list.config:
+        model.ClearField("model_version_policy")
+        model.model_version_policy.specific.versions.extend(sorted({*fleet.models[model.name].labels.values()}))
+    return config
+
+
+def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
+    """The text of each file by its path below `config`."""
+    stable = fleet
+    for name in names:
+        # Pods are ready by `stable` alone: other labels come and go with rollouts.
+        stable = stable.with_labels(name, {STABLE: 1})
+    health = health_script(stable, names, in_container(), newest=False)
+    return {
+        f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names)),
+        f"models/{HEALTH}": health,
+        "server/monitoring.config": text(monitoring_config()),
+    }

@@ -1,0 +1,107 @@
+"""kubectl, which knows every way to sign in to a cluster: objects read and written, and pods reached, through it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# An object as the API has it.
+Object = dict[str, Any]
+_FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
+_FORWARD_SECONDS = 20.0
+
+
+class KubectlError(Exception):
+    """A cluster can't be asked, or refuses; the text has kubectl's own words."""
+
+
+class ConflictError(KubectlError):
+    """Somebody else has changed the object, or made it, in the meantime."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl in one namespace of one context; the current ones when not given."""
+
+    namespace: str | None = None
+    context: str | None = None
+
+    def run(self, *words: str, input: str | None = None) -> str:  # noqa: A002 - as subprocess calls it
+        """What `kubectl WORDS` prints. Raises KubectlError."""
+        try:
+            done = subprocess.run([*self._command(), *words], input=input, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise KubectlError("kubectl isn't on PATH; Kubernetes' own pages say how to install it") from None
+        if done.returncode:
+            said = done.stderr.strip() or done.stdout.strip()
+            kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", said) else KubectlError
+            raise kind(f"kubectl {words[0]}: {said}")
+        return done.stdout
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """One object; None when there is none of that name. Raises KubectlError."""
+        text = self.run("get", kind, name, "--ignore-not-found", "--output=json")
+        return dict(json.loads(text)) if text.strip() else None
+
+    def select(self, kind: str, selector: str = "") -> list[Object]:
+        """The objects that have these labels. Raises KubectlError."""
+        text = self.run("get", kind, f"--selector={selector}", "--output=json")
+        return list(json.loads(text)["items"])
+
+    def create(self, made: Mapping[str, Any]) -> Object:
+        """Makes an object. Raises ConflictError when there is one of that name."""
+        return dict(json.loads(self.run("create", "--filename=-", "--output=json", input=json.dumps(made))))
+
+    def replace(self, changed: Mapping[str, Any]) -> Object:
+        """Replaces an object that was read before. Raises ConflictError when it was changed since."""
+        return dict(json.loads(self.run("replace", "--filename=-", "--output=json", input=json.dumps(changed))))
+
+    def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
+        """Merges `change` into an object. Raises KubectlError."""
+        self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}")
+
+    @contextlib.contextmanager
+    def forward(self, pod: str, *ports: int) -> Iterator[list[int]]:
+        """Ports of this machine's loopback address that lead to `ports` of a pod. Raises KubectlError."""
+        command = [
+            *self._command(),
+            "port-forward",
+            f"pod/{pod}",
+            "--address=127.0.0.1",
+            *(f":{port}" for port in ports),
+        ]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT)
+        try:
+            yield self._forwarded(process, pod, len(ports))
+        finally:
+            process.terminate()
+            process.communicate()
+
+    def _forwarded(self, process: subprocess.Popen[bytes], pod: str, count: int) -> list[int]:
+        assert process.stdout is not None
+        said, deadline = "", time.monotonic() + _FORWARD_SECONDS
+        while len(found := _FORWARDED.findall(said)) < count:
+            ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            # Not by lines: what is in a file's buffer, select doesn't know of.
+            data = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
+            if not data:
+                raise KubectlError(f"pod {pod} can't be reached: {said.strip() or 'kubectl port-forward says nothing'}")
+            said += data.decode(errors="replace")
+        return [int(port) for port in found]
+
+    def _command(self) -> list[str]:
+        words = ["kubectl"]
+        if self.context:
+            words.append(f"--context={self.context}")
+        if self.namespace:
+            words.append(f"--namespace={self.namespace}")
+        return words

@@ -1,0 +1,268 @@
+"""Rollouts over the pods of a cluster, told one by one what to serve; what new pods begin with is in a ConfigMap.
+
+    ConfigMap NAME-models ──► pods that start
+    HandleReloadConfigRequest, by a forwarded port ──► each pod that runs, in the order of the rollout
+
+The state is in the ConfigMap NAME-rollout-MODEL, the right to roll out is the Lease of that name
+(https://kubernetes.io/docs/concepts/architecture/leases/).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, cast, get_args
+
+from google.protobuf import text_format
+
+from clients import connect
+from clients.messages import ModelServerConfig
+from k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
+from k8s.pods import ready
+from k8s.rollout.state import Request, State, read_state
+from k8s.rollout.target import GateError, HeldError, Instance, RolloutError, Serve
+from serving.config import MODELS_CONFIG
+from serving.config_messages import text
+
+GRPC_PORT, REST_PORT = 8500, 8501
+INSTANCE = "app.kubernetes.io/instance"
+TRACK = "tensorflow-serving-toolkit/track"
+# The kubelet renews what a pod has mounted when the pod changes, and otherwise within a minute or two.
+REFRESH = "tensorflow-serving-toolkit/told"
+_RELOAD_SECONDS = 60.0
+_LEASE_SECONDS = 15
+_RENEW_SECONDS = 4.0
+_ASK_SECONDS = 2.0
+_POLL_SECONDS = 1.0
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod, by ports of this machine that lead to it."""
+
+    name: str
+    grpc: str
+    rest: str
+    config: Callable[[], Any]
+    kubectl: Kubectl
+
+    def tell(self, serve: Serve) -> None:
+        """Sends it the ConfigMap's configuration with this in it."""
+        with connect(f"grpc://{self.grpc}") as client:
+            client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
+        change = {"metadata": {"annotations": {REFRESH: datetime.now(timezone.utc).isoformat()}}}
+        with contextlib.suppress(KubectlError):
+            self.kubectl.patch("pod", self.name, change)
+
+
+class ClusterTarget:
+    """The pods of the server `name`; `finished` is told what is served for good. Close it to end the forwarding."""
+
+    def __init__(self, kubectl: Kubectl, name: str, wait: float, finished: Callable[[Serve], None]) -> None:
+        self._kubectl, self._name, self._wait, self._finished = kubectl, name, wait, finished
+        self._forwards: dict[str, tuple[contextlib.ExitStack, Pod]] = {}
+
+    def instances(self) -> list[Instance]:
+        """See Target. Waits until every pod that there is to be is ready."""
+        deadline = time.monotonic() + self._wait
+        while True:
+            pods = [pod for pod in self._pods() if "deletionTimestamp" not in pod["metadata"]]
+            waiting = [pod["metadata"]["name"] for pod in pods if not ready(pod)]
+            if pods and not waiting:
+                break
+            if time.monotonic() > deadline:
+                if not pods:
+                    raise RolloutError(
+                        f"no pod has the label {INSTANCE}={self._name}; `python -m k8s apply` makes some"
+                    )
+                raise GateError(f"pod {waiting[0]} isn't ready after {self._wait:g} s")
+            time.sleep(_POLL_SECONDS)
+        return [self._reached(pod["metadata"]["name"]) for pod in sorted(pods, key=lambda pod: pod["metadata"]["name"])]
+
+    def keep(self, serve: Serve) -> None:
+        """See Target: writes the ConfigMap."""
+        for tries in range(_TRIES):
+            found = self._config_map()
+            config = text(serve.applied(_parsed(found)))
+            if found["data"][MODELS_CONFIG] == config:
+                return
+            found["data"][MODELS_CONFIG] = config
+            try:
+                self._kubectl.replace(found)
+                return
+            except ConflictError:
+                if tries == _TRIES - 1:
+                    raise
+
+    def finish(self, serve: Serve) -> None:
+        """See Target."""
+        self._finished(serve)
+
+    def close(self) -> None:
+        """Ends the forwarding of ports."""
+        for stack, _ in self._forwards.values():
+            stack.close()
+        self._forwards.clear()
+
+    def _pods(self) -> list[Object]:
+        return self._kubectl.select("pods", f"{INSTANCE}={self._name},{TRACK}=stable")
+
+    def _reached(self, name: str) -> Pod:
+        if name in self._forwards:
+            stack, pod = self._forwards[name]
+            if _listens(pod.rest) and _listens(pod.grpc):
+                return pod
+            stack.close()
+        stack = contextlib.ExitStack()
+        grpc, rest = stack.enter_context(self._kubectl.forward(name, GRPC_PORT, REST_PORT))
+        made = Pod(name, f"127.0.0.1:{grpc}", f"127.0.0.1:{rest}", lambda: _parsed(self._config_map()), self._kubectl)
+        self._forwards[name] = (stack, made)
+        return made
+
+    def _config_map(self) -> Object:
+        found = self._kubectl.get("configmap", f"{self._name}-models")
+        if found is None:
+            raise RolloutError(f"there is no ConfigMap {self._name}-models; `python -m k8s apply` makes it")
+        return found
+
+
+class ClusterStore:
+    """The state of a model's rollouts in the cluster."""
+
+    def __init__(self, kubectl: Kubectl, name: str, model: str) -> None:
+        self._kubectl, self._model = kubectl, model
+        self._name = f"{name}-rollout-{re.sub('[^a-z0-9]+', '-', model.lower()).strip('-')}"
+        self._labels = {INSTANCE: name, "app.kubernetes.io/component": "rollout"}
+        self._me = f"{socket.gethostname()}-{uuid.uuid4()}"
+        self._lost = ""
+        self._next_ask = 0.0
+
+    def load(self) -> State | None:
+        """See Store."""
+        said = self._data().get("state")
+        return read_state(said) if said else None
+
+    def save(self, state: State) -> None:
+        """See Store."""
+        self._write({"state": state.text()})
+
+    def ask(self, request: Request) -> None:
+        """See Store."""
+        self._write({"request": request})
+
+    def asked(self) -> Request | None:
+        """See Store. Asks the cluster every other second. Raises HeldError when the lease was lost."""
+        if self._lost:
+            raise HeldError(self._lost)
+        if time.monotonic() < self._next_ask:
+            return None
+        self._next_ask = time.monotonic() + _ASK_SECONDS
+        request = self._data().get("request", "")
+        if request not in get_args(Request):
+            return None
+        self._write({"request": ""})
+        return cast(Request, request)
+
+    def held(self) -> bool:
+        """See Store."""
+        found = self._kubectl.get("lease", self._name)
+        return found is not None and not _expired(found)
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """See Store."""
+        self._take()
+        over = threading.Event()
+        thread = threading.Thread(target=self._renew, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            if not self._lost:
+                with contextlib.suppress(KubectlError):
+                    self._kubectl.run("delete", "lease", self._name, "--ignore-not-found")
+
+    def _take(self) -> None:
+        found = self._kubectl.get("lease", self._name)
+        try:
+            if found is None:
+                metadata = {"name": self._name, "labels": self._labels}
+                self._kubectl.create(
+                    {
+                        "apiVersion": "coordination.k8s.io/v1",
+                        "kind": "Lease",
+                        "metadata": metadata,
+                        "spec": self._spec(),
+                    }
+                )
+            elif _expired(found):
+                self._kubectl.replace({**found, "spec": self._spec()})
+            else:
+                raise HeldError(
+                    f"{self._model!r} is being rolled out by {found['spec']['holderIdentity']}; `rollout status` says "
+                    "how far"
+                )
+        except ConflictError:
+            raise HeldError(f"{self._model!r} is being rolled out by another, who was quicker") from None
+
+    def _renew(self, over: threading.Event) -> None:
+        renewed = time.monotonic()
+        while not over.wait(_RENEW_SECONDS):
+            try:
+                found = self._kubectl.get("lease", self._name)
+                if found is None or found["spec"].get("holderIdentity") != self._me:
+                    self._lost = f"the lease {self._name} was taken by another"
+                    return
+                self._kubectl.replace({**found, "spec": self._spec()})
+                renewed = time.monotonic()
+            except KubectlError as error:
+                if time.monotonic() - renewed > _LEASE_SECONDS:
+                    self._lost = f"the lease {self._name} can't be renewed: {error}"
+                    return
+
+    def _spec(self) -> dict[str, Any]:
+        now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return {"holderIdentity": self._me, "leaseDurationSeconds": _LEASE_SECONDS, "renewTime": now}
+
+    def _data(self) -> dict[str, str]:
+        found = self._kubectl.get("configmap", self._name)
+        return dict((found or {}).get("data") or {})
+
+    def _write(self, data: dict[str, str]) -> None:
+        try:
+            self._kubectl.patch("configmap", self._name, {"data": data})
+        except KubectlError:
+            if self._kubectl.get("configmap", self._name) is not None:
+                raise
+            metadata = {"name": self._name, "labels": self._labels}
+            self._kubectl.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+def _parsed(config_map: Object) -> Any:
+    return text_format.Parse(config_map["data"][MODELS_CONFIG], ModelServerConfig())
+
+
+def _expired(lease: Object) -> bool:
+    spec = lease.get("spec") or {}
+    if not spec.get("renewTime"):
+        return True
+    renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
+    return datetime.now(timezone.utc) > renewed + timedelta(seconds=spec.get("leaseDurationSeconds", _LEASE_SECONDS))
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, int(port)), 1).close()
+        return True
+    return False

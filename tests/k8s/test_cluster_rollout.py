@@ -1,0 +1,261 @@
+"""Rollouts over the pods of a real cluster, under load through its Service."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.golden import RECORDS
+from tests.cluster.node import Cluster
+from tests.k8s.load import Load
+from tests.k8s.test_rollout import MODELS, resealed
+from tests.servers import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLLOUT = "rollout: {window: 1, samples: 20, bake: 1, longest: 60, latency: 4, slack_ms: 100}\n"
+KUBERNETES = "kubernetes: {{namespace: {0}, components: [volume], cpu: 50m, memory: 1Gi, drain_seconds: 6}}\n"
+
+
+def volume(name: str, models: Path) -> str:
+    """A namespace with restricted Pod Security, and a volume in it that has the models."""
+    claim = {"accessModes": ["ReadOnlyMany"], "storageClassName": name}
+    metadata: dict[str, Any] = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    capacity = {"storage": "1Gi"}
+    items = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata},
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {**claim, "capacity": capacity, "hostPath": {"path": str(models), "type": "Directory"}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "models", "namespace": name},
+            "spec": {**claim, "resources": {"requests": capacity}},
+        },
+    ]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+
+
+@dataclass
+class Pods:
+    """A fleet of `scaled` in a namespace of its own, and the toolkit's rollouts of it."""
+
+    cluster: Cluster
+    namespace: str
+    folder: Path
+
+    def kubectl(self, *words: str) -> str:
+        return self.cluster.kubectl("--namespace", self.namespace, *words)
+
+    def settled(self) -> None:
+        self.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
+        wait_for(lambda: len(json.loads(self.kubectl("get", "pods", "--output=json"))["items"]) == 2, what="two pods")
+
+    def load(self) -> Load:
+        address = self.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
+        return Load((f"grpc://{address}:8500", f"http://{address}:8501"))
+
+    def have(self, version: int) -> Path:
+        target = self.folder / "models/scaled" / str(version)
+        shutil.copytree(self.folder / "later" / str(version), target)
+        subprocess.run(["chmod", "-R", "a+rX", str(target)], check=True)
+        return target
+
+    def command(self, *words: str) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "k8s",
+            "rollout",
+            *words,
+            "--cluster",
+            "--fleet",
+            str(self.folder / "models.yaml"),
+        ]
+
+    @property
+    def env(self) -> dict[str, str]:
+        path = f"{Path(self.cluster.program).parent}:{os.environ['PATH']}"
+        return {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "PATH": path}
+
+    def rollout(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        return self.run(self.command(*words), code)
+
+    def k8s(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """`python -m k8s WORDS` for this fleet; it must exit with `code`."""
+        return self.run([sys.executable, "-m", "k8s", *words, "--fleet", str(self.folder / "models.yaml")], code)
+
+    def say(self, kubernetes: str) -> None:
+        """Has models.yaml say this of the cluster."""
+        (self.folder / "models.yaml").write_text(MODELS + ROLLOUT + kubernetes.format(self.namespace))
+
+    def run(self, words: list[str], code: int) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(words, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads(self.rollout("status", "scaled", "--json").stdout)["rollout"])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions 1 to 3 of `scaled`, whose scales these are."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "models.yaml").write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
+    for scale in (1, 2, 3):
+        command = [sys.executable, "-m", "export", "build", "--fleet", str(folder / "models.yaml")]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "SCALE": str(scale)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def pods(cluster: Cluster, exported: Path, tmp_path: Path) -> Iterator[Pods]:
+    made = Pods(cluster, f"rollout-{uuid.uuid4().hex[:8]}", tmp_path / "fleet")
+    shutil.copytree(exported / "models/scaled", made.folder / "later")
+    (made.folder / "models/scaled").mkdir(parents=True)
+    made.say(KUBERNETES)
+    made.have(1)
+    try:
+        cluster.apply(volume(made.namespace, made.folder / "models"), made.namespace)
+        done = made.k8s("apply")
+        assert "Every pod serves scaled." in done.stderr, done.stderr
+        yield made
+    finally:
+        cluster.run("delete", "namespace", made.namespace, "--wait=false")
+        cluster.run("delete", "persistentvolume", made.namespace, "--wait=false")
+
+
+def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
+    found = pods.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
+    servers = ["--grpc", f"{found}:8500", "--rest", f"{found}:8501"]
+    verify = [sys.executable, "-m", "clients", "verify", str(pods.folder / "models/scaled/1"), *servers]
+    assert "all 5 golden requests of 1 model equal" in pods.run(verify, 0).stdout
+    status = json.loads(pods.k8s("status", "--json").stdout)["pods"]
+    assert [(pod["ready"], pod["restarts"], pod["trouble"]) for pod in status] == [(True, 0, None)] * 2
+
+    # A label that only a rollout may move, and pods that don't come up, are told; the old ones go on serving.
+    moved = (pods.folder / "models.yaml").read_text().replace("stable: 1", "stable: 2")
+    pods.have(2)
+    (pods.folder / "models.yaml").write_text(moved)
+    said = pods.k8s("apply", code=1).stderr
+    assert "`python -m k8s rollout start scaled VERSION --cluster` moves them" in said
+    for setting, reason in (
+        ("image: nowhere.invalid/none:1", "image nowhere.invalid/none:1 can't be had: "),
+        ("cpu: '4000'", "finds no node: 0/1 nodes are available: 1 Insufficient cpu"),
+        ("memory: 64Mi", "ran out of memory; `kubernetes.memory` gives it more"),
+    ):
+        key = setting.partition(":")[0]
+        kept = [part for part in KUBERNETES.strip().removesuffix("}}").split(", ") if not part.startswith(f"{key}:")]
+        pods.say(", ".join([*kept, setting]) + "}}\n")
+        assert reason in pods.k8s("apply", code=1).stderr, setting
+        with pods.load() as load:
+            wait_for(lambda load=load: load.answered > 10)  # type: ignore[misc]
+        assert load.failures == []
+
+    pods.k8s("delete")
+    assert pods.k8s("status").stdout == "No pods; `python -m k8s apply` makes them.\n"
+    kinds = "deployments,services,configmaps,serviceaccounts,hpa,pdb,networkpolicies"
+    left = pods.kubectl("get", kinds, "--output=name", "--selector=app.kubernetes.io/instance=serving")
+    assert left == ""
+
+
+@pytest.mark.parametrize("overlay", ["base", "overlays/embedded", "overlays/gpu", "overlays/volume"])
+def test_what_kustomize_makes_is_accepted(cluster: Cluster, overlay: str) -> None:
+    """By a real API server, which knows every field."""
+    made = cluster.kubectl("kustomize", str(ROOT / "k8s" / overlay))
+    said = cluster.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=made)
+    assert said.count("serverside-applied (server dry run)") == 9, said
+
+
+def test_a_version_takes_over_on_every_pod_under_load_and_goes_back(pods: Pods) -> None:
+    pods.have(2)
+    with pods.load() as load:
+        wait_for(lambda: load.answered > 50)
+        done = pods.rollout("start", "scaled")
+        assert done.stderr.count("golden requests of 1 model equal over gRPC and REST") == 4, done.stderr
+        assert "scaled version 2 is stable." in done.stderr
+        seen = load.versions[2]
+        wait_for(lambda: load.versions[2] > seen + 20)
+
+        # What pods start with is what is served.
+        pods.kubectl("rollout", "restart", "deployment/serving")
+        pods.settled()
+        one = load.versions[1]
+        seen = load.versions[2]
+        wait_for(lambda: load.versions[2] > seen + 20)
+        assert load.versions[1] == one
+
+        pods.rollout("undo", "scaled")
+        seen = load.versions[1]
+        wait_for(lambda: load.versions[1] > seen + 20)
+    assert load.failures == []
+    assert "stable: 1" in (pods.folder / "models.yaml").read_text()
+    assert pods.kubectl("get", "leases", "--output=name") == ""
+
+
+def test_a_version_that_answers_otherwise_is_stopped_and_pods_come_and_go(pods: Pods) -> None:
+    version = pods.have(2)
+    shutil.copy(pods.folder / "later/3" / RECORDS, version / RECORDS)
+    resealed(version, RECORDS)
+    with pods.load() as load:
+        done = pods.rollout("start", "scaled", code=1)
+        assert "Error: rolled back: proving: serving-" in done.stderr
+        pods.kubectl("scale", "deployment/serving", "--replicas=3")
+        pods.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
+        pods.kubectl("scale", "deployment/serving", "--replicas=2")
+        pods.settled()
+    assert load.failures == []
+    assert set(load.versions) == {1}
+    assert pods.state()["phase"] == "rolled-back"
+
+
+def test_one_that_is_killed_is_gone_on_with_by_another(pods: Pods) -> None:
+    pods.have(2)
+    with pods.load() as load:
+        command = pods.command("start", "scaled", "--manual")
+        with subprocess.Popen(command, cwd=ROOT, env=pods.env, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert any(line.startswith("Before stable:") for line in process.stderr)
+            # Nobody else may as long as it lives.
+            assert "is being rolled out by" in pods.rollout("start", "scaled", code=2).stderr
+            process.kill()
+        state = pods.state()
+        assert (state["phase"], state["manual"]) == ("stable", True)
+        wait_for(lambda: not pods.state()["running"], what="the end of its lease")
+        pods.rollout("promote", "scaled")
+    assert load.failures == []
+    assert pods.state()["phase"] == "done"
+
+
+def test_the_page_is_followed(pods: Pods) -> None:
+    """The toolkit's commands on it, from top to bottom, of another model, whose version 2 is exported meanwhile."""
+    page = (ROOT / "docs/kubernetes.md").read_text().replace("digits", "scaled")
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()
+    commands = [line.split()[3:] for line in lines if line.startswith("python -m k8s ")]
+    assert [words[0] for words in commands] == ["apply", "apply", "status", "rollout", "rollout", "delete"]
+    pods.have(2)
+    with pods.load() as load:
+        for words in commands[:-1]:
+            pods.k8s(*words)
+    assert load.failures == []
+    assert set(load.versions) == {1, 2}
+    pods.k8s(*commands[-1])
