@@ -13,6 +13,8 @@ import pytest
 
 from tests.servers import Served, serve
 
+# One Docker Engine and one cluster can run on a machine, whichever folders' tests need them.
+pytest_plugins = ["tests.docker.fixtures", "tests.cluster.fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What the tests run is typed by a user, not by the `make test` that they may be part of.
@@ -20,6 +22,11 @@ for _variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(_variable, None)
 # `auto` is to mean the same on every machine, so the tests find no Docker Engine but the one that they start.
 os.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the cluster comes last: its programs work all the time, and others' tests measure."""
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session", autouse=True)

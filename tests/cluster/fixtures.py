@@ -1,0 +1,33 @@
+"""The cluster that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from serving.settings import IMAGE
+from tests.cluster import node
+from tests.cluster.node import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A Kubernetes cluster that has the embedded server's image, under the name that manifests have it.
+
+    KUBECONFIG names one that runs already, for those who change these tests.
+    """
+    if given := node.given():
+        if not given.has_image(IMAGE):
+            given.load_image(request.getfixturevalue("docker_host"), IMAGE)
+        yield given
+        return
+    if reason := node.unusable():
+        pytest.skip(f"no cluster can run here: {reason}")
+    if node.unbuilt():
+        pytest.skip("Kubernetes isn't built yet: `python -m tests.cluster build` does it, once")
+    host = request.getfixturevalue("docker_host")
+    with node.started() as started:
+        started.load_image(host, IMAGE)
+        yield started
+    assert not node.left()

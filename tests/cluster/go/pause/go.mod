@@ -1,0 +1,3 @@
+module tests/cluster/pause
+
+go 1.24.0

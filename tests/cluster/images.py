@@ -1,0 +1,60 @@
+"""Images for the node's containerd: the pause image, and those of a Docker Engine."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+PAUSE = "localhost/pause:tests"
+
+
+def pause(program: Path) -> bytes:
+    """An image, as `docker save` writes them, of one static program."""
+    layer = _tar({"pause": program.read_bytes()}, mode=0o755)
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [PAUSE], "Layers": ["layer.tar"]}]
+    files = {"config.json": json.dumps(config), "manifest.json": json.dumps(manifest)}
+    return _tar({"layer.tar": layer, **{name: text.encode() for name, text in files.items()}}, mode=0o644)
+
+
+def _tar(files: dict[str, bytes], mode: int) -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), mode
+            tar.addfile(info, io.BytesIO(content))
+    return whole.getvalue()
+
+
+def has(containerd: Path, name: str) -> bool:
+    """Whether the node has an image of that name, as Docker writes it."""
+    command = ["ctr", "--address", str(containerd), "--namespace", "k8s.io", "images", "list", "-q"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return any(name == one.removeprefix("docker.io/").removeprefix("library/") for one in listed)
+
+
+def load(containerd: Path, image: bytes) -> None:
+    subprocess.run(_import(containerd), input=image, check=True, capture_output=True)
+
+
+def load_from_docker(containerd: Path, docker_host: str, name: str) -> None:
+    """Gives the node an image of a Docker Engine, under the same name as far as pods are concerned."""
+    save = subprocess.Popen(["docker", "-H", docker_host, "save", name], stdout=subprocess.PIPE)
+    with save:
+        done = subprocess.run(_import(containerd), stdin=save.stdout, check=False, capture_output=True, text=True)
+    if save.returncode or done.returncode:
+        raise RuntimeError(f"{name} can't be given to the node: {done.stderr}")
+
+
+def _import(containerd: Path) -> list[str]:
+    return ["ctr", "--address", str(containerd), "--namespace", "k8s.io", "images", "import", "-"]
