@@ -217,7 +217,7 @@ def asking(kind: str, gateway: str) -> Iterator[Callable[[], str]]:
     """Asks who answers, over one connection that stays open."""
     if kind == "GRPCRoute":
         with grpc.insecure_channel(f"{gateway}:80", [("grpc.default_authority", HOSTS[kind])]) as channel:
-            ask = channel.unary_unary("/who.Who/Ask")
+            ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/who.Who/Ask")
             yield lambda: bytes(ask(b"", timeout=10)).decode()
         return
     with contextlib.closing(http.client.HTTPConnection(gateway, 80, timeout=10)) as connection:
