@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 PAUSE = "localhost/pause:tests"
@@ -49,11 +50,15 @@ def load(containerd: Path, image: bytes) -> None:
 
 def load_from_docker(containerd: Path, docker_host: str, name: str) -> None:
     """Gives the node an image of a Docker Engine, under the same name as far as pods are concerned."""
-    save = subprocess.Popen(["docker", "-H", docker_host, "save", name], stdout=subprocess.PIPE)
-    with save:
-        done = subprocess.run(_import(containerd), stdin=save.stdout, check=False, capture_output=True, text=True)
-    if save.returncode or done.returncode:
-        raise RuntimeError(f"{name} can't be given to the node: {done.stderr}")
+    with tempfile.TemporaryFile() as said:
+        command = ["docker", "-H", docker_host, "save", name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as save:
+            done = subprocess.run(_import(containerd), stdin=save.stdout, check=False, capture_output=True, text=True)
+        said.seek(0)
+        if save.returncode:
+            raise RuntimeError(f"{name} can't be had from {docker_host}: {said.read().decode().strip()}")
+    if done.returncode:
+        raise RuntimeError(f"{name} can't be given to the node: {done.stderr.strip()}")
 
 
 def _import(containerd: Path) -> list[str]:

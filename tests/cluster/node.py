@@ -144,9 +144,10 @@ def up(tell: Callable[[str], object] = lambda _: None) -> Cluster:
 def _up(tell: Callable[[str], object]) -> Cluster:
     FOLDER.mkdir(mode=0o755)
     places = worker.places(FOLDER)
-    BEFORE.write_text(
-        json.dumps({"sysctls": network.sysctls(), "made": [str(place) for place in places if not place.exists()]})
-    )
+    before = {"sysctls": network.sysctls(), "made": [str(place) for place in places if not place.exists()]}
+    # What is there of it is whole, so that `down` can go by it.
+    BEFORE.with_suffix(".tmp").write_text(json.dumps(before))
+    BEFORE.with_suffix(".tmp").rename(BEFORE)
     for place, folder in places.items():
         place.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True)
