@@ -117,8 +117,6 @@ class Asker:
     def __init__(self, server: Process) -> None:
         options = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
         self.channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options)
-        # Whether the last POST had a connection made for it.
-        self.connecting: Callable[[], bool] = lambda: False
         self.rest = httpx2.Client(
             base_url=f"http://127.0.0.1:{server.rest_port}",
             timeout=60,
@@ -186,10 +184,7 @@ class Asker:
     def post(self, path: str, body: Any) -> tuple[int, Any]:
         """The status and the document of a REST request; `body` is bytes as they are sent, or a value."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        events: list[str] = []
-        self.connecting = lambda: "connection.connect_tcp.complete" in events
-        trace = {"trace": lambda event, _: events.append(event)}
-        response = self.rest.post(f"/v1/models/{path}", content=content, extensions=trace)
+        response = self.rest.post(f"/v1/models/{path}", content=content)
         return response.status_code, json.loads(response.content)
 
     def get(self, path: str) -> tuple[int, Any]:
@@ -219,11 +214,7 @@ def ask_until_refused(server: Process, protocol: str, model: str, answered: list
             return
         except (grpc.RpcError, httpx2.TransportError, AssertionError) as error:
             # Nobody listens, or did no more before the connection was accepted.
-            if isinstance(error, grpc.RpcError):
-                refused = "failed to connect" in (error.details() or "")
-            else:
-                # The kernel had the connection, made for this request, and a worker that closed its socket reset it.
-                refused = isinstance(error, httpx2.ReadError) and ask.connecting()
+            refused = isinstance(error, grpc.RpcError) and "failed to connect" in (error.details() or "")
             if not refused:
                 lost.append(error)
             return
