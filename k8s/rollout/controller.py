@@ -86,7 +86,8 @@ class Controller:
     def _do(self, state: State) -> State:
         """Does what the phase is for; returns the state after it."""
         if state.phase == "loading":
-            return self._everywhere(state, self._loaded(state, state.labels)).next()
+            self._everywhere(state, self._loaded(state, state.labels))
+            return state.next()
         if state.phase == "proving":
             return self._proving(state).next()
         if state.phase == "canary":
@@ -96,7 +97,7 @@ class Controller:
         if state.phase == "baking":
             return self._baking(state).next()
         if state.phase == "unloading":
-            final = self.final(state)
+            final = _final(state)
             self._everywhere(state, final)
             self.target.finish(final)
             return state.next()
@@ -120,7 +121,7 @@ class Controller:
 
     def _stable(self, state: State) -> State:
         """Moves the first server, compares it with the others and with all of them before, then moves the others."""
-        moved = self._loaded(state, {**state.labels, CANARY: state.new, STABLE: state.new})
+        moved = self._moved(state)
         first, *others = self.target.instances()
         (old,) = self._windows(state, [[first, *others]])
         self._one(first, moved, state)
@@ -129,16 +130,14 @@ class Controller:
         state = self._saw(state, gates.compare(new, old, self.settings))
         for instance in others:
             self._one(instance, moved, state)
-        return self._everywhere(state, moved)
+        self._everywhere(state, moved)
+        return state
 
     def _baking(self, state: State) -> State:
         """The old version stays for a while; then every server must still answer as it was proven to."""
-        moved = self._loaded(state, {**state.labels, CANARY: state.new, STABLE: state.new})
-        until = time.monotonic() + self.settings.bake
         before = {instance.name: gates.page(instance, state.model) for instance in self.target.instances()}
-        while time.monotonic() < until:
-            self._pass(min(1.0, max(0.0, until - time.monotonic())))
-        self._everywhere(state, moved)
+        self._pass(self.settings.bake)
+        self._everywhere(state, self._moved(state))
         total = gates.Page()
         for instance in self.target.instances():
             total.add(gates.page(instance, state.model).since(before.get(instance.name, gates.Page())))
@@ -151,32 +150,27 @@ class Controller:
     def _back(self, state: State) -> State:
         """Back to what was served before. A server that is gone has nothing to be told."""
         try:
-            self._everywhere(state, Serve(state.model, state.versions, state.labels), interruptible=False)
+            self._everywhere(state, Serve(state.model, state.versions, state.labels))
         except (GateError, ServingError) as error:
             raise RolloutError(f"it can't go back: {error}") from None
         return state.next()
 
-    def final(self, state: State) -> Serve:
-        """What is served when the rollout is done."""
-        labels = {label: version for label, version in state.labels.items() if label != CANARY}
-        labels = {label: state.new if version == state.old else version for label, version in labels.items()}
-        kept = {*state.versions, state.new, *labels.values()} - {state.old}
-        return Serve(state.model, tuple(sorted(kept | set(labels.values()))), {**labels, STABLE: state.new})
-
     def _loaded(self, state: State, labels: dict[str, int]) -> Serve:
         return Serve(state.model, tuple(sorted({*state.versions, state.old, state.new})), labels)
 
-    def _everywhere(self, state: State, serve: Serve, *, interruptible: bool = True) -> State:
+    def _moved(self, state: State) -> Serve:
+        return self._loaded(state, {**state.labels, CANARY: state.new, STABLE: state.new})
+
+    def _everywhere(self, state: State, serve: Serve) -> None:
         """Has every server serve this, those too that start meanwhile."""
         self.target.keep(serve)
         told: set[str] = set()
         while new := [instance for instance in self.target.instances() if instance.name not in told]:
             for instance in new:
-                self._one(instance, serve, state, interruptible=interruptible)
+                self._one(instance, serve, state)
                 told.add(instance.name)
-        return state
 
-    def _one(self, instance: Instance, serve: Serve, state: State, *, interruptible: bool = True) -> None:
+    def _one(self, instance: Instance, serve: Serve, state: State) -> None:
         """Has one server serve this, and waits until it does.
 
         Raises GateError when the version fails to load or time runs out.
@@ -187,7 +181,7 @@ class Controller:
                 return
             instance.tell(serve)
             while missing is not None:
-                if interruptible and state.returnable:
+                if state.returnable:
                     self._pass(_POLL_SECONDS)
                 else:
                     time.sleep(_POLL_SECONDS)
@@ -250,6 +244,14 @@ class Controller:
             "rolling-back": f"Back to {model} version {old} …",
             "rolled-back": f"{model} version {old} serves as before: {state.reason}",
         }[state.phase]
+
+
+def _final(state: State) -> Serve:
+    """What is served when the rollout is done."""
+    labels = {label: version for label, version in state.labels.items() if label != CANARY}
+    labels = {label: state.new if version == state.old else version for label, version in labels.items()}
+    versions = {*state.versions, state.new} - {state.old}
+    return Serve(state.model, tuple(sorted(versions)), labels)
 
 
 def _missing(client: Client, serve: Serve) -> str | None:

@@ -17,7 +17,7 @@ import httpx2
 from clients import Client, connect
 from clients.bench.metrics import PATH
 from clients.errors import ServingError
-from clients.golden import GoldenError, ask, read_golden
+from clients.golden import GoldenError, GoldenRequest, ask, read_golden
 from clients.verify import Settings, verify
 from k8s.rollout.state import State
 from k8s.rollout.target import GateError, Instance
@@ -58,16 +58,21 @@ def latency(instance: Instance, model: str, old: Path, new: Path, settings: Roll
                 times.append(_seconds(client, model, folder, requests[folder]))
     slow, fast = (1000 * statistics.median(found[folder]) for folder in (new, old))
     said = f"{instance.name}: golden requests take {slow:.1f} ms, those of version {old.name} {fast:.1f} ms"
-    if slow > settings.latency * fast and slow > fast + settings.slack_ms:
+    if _is_slower(slow, fast, settings):
         raise GateError(f"{said}: more than {settings.latency:g} times as long")
     return said
 
 
-def _seconds(client: Client, model: str, folder: Path, requests: Sequence[object]) -> float:
+def _is_slower(new: float, old: float, settings: Rollout) -> bool:
+    """Whether so many milliseconds are more than may be where there were so many."""
+    return new > settings.latency * old and new > old + settings.slack_ms
+
+
+def _seconds(client: Client, model: str, folder: Path, requests: Sequence[GoldenRequest]) -> float:
     """How long one of each golden request takes, one after the other, divided by their number."""
     started = time.perf_counter()
     for request in requests:
-        ask(client, model, request, version=int(folder.name), timeout=_ASK_SECONDS)  # type: ignore[arg-type]
+        ask(client, model, request, version=int(folder.name), timeout=_ASK_SECONDS)
     return (time.perf_counter() - started) / len(requests)
 
 
@@ -145,7 +150,7 @@ def compare(new: Page, old: Page, settings: Rollout) -> str:
     if new.error_rate > old.error_rate + settings.error_rate:
         raise GateError(f"{said}: {100 * settings.error_rate:g} % more failures are allowed")
     fast, slow = old.p99_ms(), new.p99_ms()
-    if fast and slow > settings.latency * fast and slow > fast + settings.slack_ms:
+    if fast and _is_slower(slow, fast, settings):
         raise GateError(f"{said}: {settings.latency:g} times the p99 is allowed")
     return said
 
