@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from serving.commands.options import fleet_option, say
+from serving.commands.options import fleet_option, read_with, say, wait_option
 
 if TYPE_CHECKING:
     from k8s.kubectl import Kubectl
@@ -58,9 +58,6 @@ def _place(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
-_wait = click.option(
-    "--wait", type=click.FloatRange(min=1), default=180.0, show_default=True, help="Seconds for a server to load it."
-)
 
 
 @click.group()
@@ -94,7 +91,7 @@ before anything changed; 130 interrupted, and `rollout start` goes on."""
 @click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which metrics are compared.")
 @click.option("--samples", type=click.IntRange(min=0), help="Requests that such a window must have.")
 @click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
-@_wait
+@wait_option
 def start(
     model: str,
     version: int | None,
@@ -114,7 +111,7 @@ def start(
     from k8s.rollout.plan import described, plan
 
     with _Refusals():
-        read = _read(fleet, model)
+        read = read_with(fleet, model)
         given = {"window": window, "samples": samples, "bake": bake}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
         store = _store(read, model, place)
@@ -128,7 +125,7 @@ def start(
         if dry_run:
             click.echo(described(state, settings))
             return
-        controller = _controller(dataclasses.replace(_Setup(read, model, place, wait), settings=settings))
+        controller = _controller(read, model, place, wait, settings)
     _run(controller, state)
 
 
@@ -140,7 +137,7 @@ def start(
 def status(model: str, fleet: Path, place: _Place, as_json: bool) -> None:
     """Shows how far the last rollout of MODEL is, and what its gates saw."""
     with _Refusals():
-        store = _store(_read(fleet, model), model, place)
+        store = _store(read_with(fleet, model), model, place)
         state = store.load()
     if as_json:
         said = {**dataclasses.asdict(state), "running": store.held()} if state else None
@@ -168,7 +165,7 @@ def pause(model: str, fleet: Path, place: _Place) -> None:
 @_model
 @fleet_option
 @_place
-@_wait
+@wait_option
 def promote(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Goes on with a rollout of MODEL that is paused, or waits to be promoted."""
     _ask(model, fleet, place, "promote", wait)
@@ -178,7 +175,7 @@ def promote(model: str, fleet: Path, place: _Place, wait: float) -> None:
 @_model
 @fleet_option
 @_place
-@_wait
+@wait_option
 def abort(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Takes the rollout of MODEL back."""
     _ask(model, fleet, place, "abort", wait)
@@ -188,31 +185,20 @@ def abort(model: str, fleet: Path, place: _Place, wait: float) -> None:
 @_model
 @fleet_option
 @_place
-@_wait
+@wait_option
 def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
     from k8s.rollout.plan import plan
 
     with _Refusals():
-        read = _read(fleet, model)
+        read = read_with(fleet, model)
         last = _store(read, model, place).load()
         if last is None or last.phase != "done":
             _refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
         state = plan(read, model, last.old)
         quick = read.rollout.model_copy(update={"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9})
-        controller = _controller(dataclasses.replace(_Setup(read, model, place, wait), settings=quick))
+        controller = _controller(read, model, place, wait, quick)
     _run(controller, state)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Setup:
-    """What a controller is made of."""
-
-    fleet: Fleet
-    model: str
-    place: _Place
-    wait: float
-    settings: Rollout | None = None
 
 
 class _Refusals:
@@ -235,14 +221,6 @@ def _refuse(reason: str) -> NoReturn:
     sys.exit(2)
 
 
-def _read(path: Path, model: str) -> Fleet:
-    from serving.fleet import read_fleet
-
-    read = read_fleet(path)
-    read.select((model,))
-    return read
-
-
 def _store(fleet: Fleet, model: str, place: _Place) -> Store:
     if place.cluster:
         from k8s.rendering import NAME
@@ -254,8 +232,7 @@ def _store(fleet: Fleet, model: str, place: _Place) -> Store:
     return LocalStore(fleet, model)
 
 
-def _target(setup: _Setup) -> Target:
-    fleet, place = setup.fleet, setup.place
+def _target(fleet: Fleet, model: str, place: _Place, wait: float) -> Target:
     if place.cluster:
         from k8s.rendering import NAME
         from k8s.rollout.cluster import ClusterTarget
@@ -264,22 +241,20 @@ def _target(setup: _Setup) -> Target:
         def finished(serve: Serve) -> None:
             write_labels(fleet.file, serve.model, serve.labels)
 
-        return ClusterTarget(place.kubectl(fleet), NAME, setup.wait, finished)
+        return ClusterTarget(place.kubectl(fleet), NAME, wait, finished)
     from k8s.rollout.local import LocalTarget
     from serving.docker import deployment
 
-    return LocalTarget(fleet, setup.model, deployment.exists)
+    return LocalTarget(fleet, model, deployment.exists)
 
 
-def _controller(setup: _Setup) -> Controller:
+def _controller(fleet: Fleet, model: str, place: _Place, wait: float, settings: Rollout) -> Controller:
     """A controller of servers that there are. Raises RolloutError when there are none."""
     from k8s.rollout.controller import Controller
 
-    fleet, model = setup.fleet, setup.model
-    target = _target(setup)
+    target = _target(fleet, model, place, wait)
     target.instances()
-    settings = setup.settings or fleet.rollout
-    return Controller(target, _store(fleet, model, setup.place), fleet.model_folder(model), settings, setup.wait, say)
+    return Controller(target, _store(fleet, model, place), fleet.model_folder(model), settings, wait, say)
 
 
 def _run(controller: Controller, state: State) -> None:
@@ -310,7 +285,7 @@ def _run(controller: Controller, state: State) -> None:
 def _ask(model: str, fleet: Path, place: _Place, request: Request, wait: float | None = None) -> None:
     """Asks the shell that rolls out; where there is none any more, does it."""
     with _Refusals():
-        read = _read(fleet, model)
+        read = read_with(fleet, model)
         store = _store(read, model, place)
         state = store.load()
         if state is None or state.over:
@@ -326,7 +301,7 @@ def _ask(model: str, fleet: Path, place: _Place, request: Request, wait: float |
             say(str(store.load()))
             return
         else:
-            controller = _controller(_Setup(read, model, place, wait or 180.0))
+            controller = _controller(read, model, place, wait or 180.0, read.rollout)
             state = (
                 state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.commands.options import Failures, Refusals, fleet_option, names_argument, say, wait_option
+from serving.commands.options import Failures, Refusals, fleet_option, names_argument, read_with, say, wait_option
 
 if TYPE_CHECKING:
     from serving.fleet import Fleet
@@ -107,7 +107,7 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
             raise click.UsageError(f"{pair!r} is not LABEL=VERSION, as in canary=3.")
         said[label] = int(version)
     with Refusals():
-        read = _read(fleet, name)
+        read = read_with(fleet, name)
     _label(read, name, {**read.models[name].labels, **said}, wait)
 
 
@@ -121,7 +121,7 @@ def remove_labels(name: str, gone: tuple[str, ...], fleet: Path, wait: float) ->
     from serving.fleet import FleetError
 
     with Refusals():
-        read = _read(fleet, name)
+        read = read_with(fleet, name)
         there = read.models[name].labels
         for label in gone:
             if label not in there:
@@ -146,14 +146,6 @@ def reload(fleet: Path, wait: float) -> None:
     with Refusals():
         read = read_fleet(fleet)
     _apply(read, wait)
-
-
-def _read(path: Path, name: str) -> Fleet:
-    from serving.fleet import read_fleet
-
-    read = read_fleet(path)
-    read.select((name,))
-    return read
 
 
 def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:

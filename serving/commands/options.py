@@ -64,6 +64,15 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def read_with(path: Path, name: str) -> Fleet:
+    """The fleet of a file, which must have model `name`. Raises FleetError."""
+    from serving.fleet import read_fleet
+
+    read = read_fleet(path)
+    read.select((name,))
+    return read
+
+
 class Refusals:
     """What a user got wrong, found before anything started, ends the command with its error and exit code 2."""
 
