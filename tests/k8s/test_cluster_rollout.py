@@ -18,6 +18,7 @@ import pytest
 
 from clients.golden import RECORDS
 from tests.cluster.node import Cluster
+from tests.exporting import export_scaled
 from tests.k8s.load import Load
 from tests.k8s.test_rollout import MODELS, resealed
 from tests.servers import wait_for
@@ -118,12 +119,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Versions 1 to 3 of `scaled`, whose scales these are."""
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "models.yaml").write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
-    for scale in (1, 2, 3):
-        command = [sys.executable, "-m", "export", "build", "--fleet", str(folder / "models.yaml")]
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "SCALE": str(scale)}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    export_scaled(folder / "models.yaml", (1, 2, 3))
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -22,6 +21,7 @@ from clients import connect
 from clients.errors import ServingError
 from clients.golden import MANIFEST, RECORDS
 from serving.rollout_settings import Rollout
+from tests.exporting import export_scaled
 from tests.k8s.load import Load
 from tests.servers import Served, serve, wait_for
 
@@ -35,11 +35,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Versions 1, 2 and 3 of `scaled`, whose scales these are; 4 is slow."""
     folder = tmp_path_factory.mktemp("rollout")
     (folder / "models.yaml").write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
-    for scale in (1, 2, 3, 4):
-        command = [sys.executable, "-m", "export", "build", "--fleet", str(folder / "models.yaml")]
-        env = {**os.environ, "SCALE": str(scale), "SLOW": str(int(scale == 4))}
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    export_scaled(folder / "models.yaml", (1, 2, 3, 4), slow=4)
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from clients import connect
 from clients.errors import ServingError
+from tests.exporting import export_scaled
 from tests.servers import Served, serve, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,10 +24,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models.yaml of a model whose versions 1, 2 and 3 have the scales 1, 2 and 3."""
     folder = tmp_path_factory.mktemp("live")
     (folder / "models.yaml").write_text(SCALED)
-    for scale in (1, 2, 3):
-        command = [sys.executable, "-m", "export", "build", "--fleet", str(folder / "models.yaml")]
-        env = {**os.environ, "SCALE": str(scale)}
-        subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+    export_scaled(folder / "models.yaml", (1, 2, 3))
     return folder / "models.yaml"
 
 
