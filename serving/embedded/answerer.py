@@ -32,8 +32,14 @@ class Face(Protocol):
     def start(self) -> None:
         """Begins to answer."""
 
-    def stop(self, grace: float) -> None:
-        """Refuses new requests at once, and returns when those in flight are answered or `grace` seconds are over."""
+    def hold(self) -> None:
+        """Keeps answers back for a moment, where clients would go on asking while `refuse` is under way."""
+
+    def refuse(self, grace: float) -> None:
+        """Takes no more connections and, where connections can be told so, no more requests."""
+
+    def finish(self, grace: float) -> None:
+        """Returns when the requests in flight are answered or `grace` seconds are over."""
 
 
 class Answerer:
@@ -87,10 +93,29 @@ class Answerer:
 
     def drain(self, seconds: float) -> None:
         """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
-        draining = [threading.Thread(target=face.stop, args=(seconds,)) for face in self._faces]
-        for thread in draining:
+        self.hold()
+        self.refuse(seconds)
+        self.finish(seconds)
+
+    def hold(self) -> None:
+        """The first step of a drain. Processes that share ports take each step when all have taken the one before.
+
+        Else clients of one that refuses would come to another that is about to.
+        """
+        for face in self._faces:
+            face.hold()
+
+    def refuse(self, seconds: float) -> None:
+        """The second step: no more requests are taken."""
+        for face in self._faces:
+            face.refuse(seconds)
+
+    def finish(self, seconds: float) -> None:
+        """The last step: returns when the requests in flight are answered or `seconds` are over."""
+        finishing = [threading.Thread(target=face.finish, args=(seconds,)) for face in self._faces]
+        for thread in finishing:
             thread.start()
-        for thread in draining:
+        for thread in finishing:
             thread.join()
         if self._request_log is not None:
             self._request_log.close()

@@ -182,6 +182,7 @@ class GrpcTransport:
         """
         self._open = threading.Event()
         self._open.set()
+        self._stopped = threading.Event()
         self._reflection = Reflection(PREDICTION, MODEL)
         handlers = _Handlers(answers, self._open, explain=explain, access_log=access_log)
         handlers.add(reflection.METHOD, self._reflection.handler())
@@ -222,18 +223,24 @@ class GrpcTransport:
         """Begins to answer."""
         self._server.start()
 
-    def stop(self, grace: float) -> None:
-        """Refuses new requests, and returns when those in flight are answered or `grace` seconds are over.
+    def hold(self) -> None:
+        """Has handlers pause until `finish`, and returns when gRPC has handed over all requests that there are.
 
-        gRPC cancels the requests that it has read but not yet handed over. So handlers pause for a moment, in which
-        it hands over all there are and clients that wait for an answer send no others; then the door closes.
+        `refuse` would cancel those that it has read but not handed over. Clients that wait for an answer send no
+        others meanwhile.
         """
         self._open.clear()
         time.sleep(HAND_OVER_SECONDS)
-        stopped = self._server.stop(grace)
+
+    def refuse(self, grace: float) -> None:
+        """Closes the door; requests in flight are cancelled when `grace` seconds are over."""
+        self._stopped = self._server.stop(grace)
+
+    def finish(self, grace: float) -> None:  # noqa: ARG002 - `refuse` was told
+        """Returns when requests in flight are answered, or cancelled."""
         self._reflection.end()
         self._open.set()
-        stopped.wait()
+        self._stopped.wait()
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

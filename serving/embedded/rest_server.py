@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 import httptools
@@ -20,6 +22,7 @@ KEEP_ALIVE_SECONDS = 60
 BACKLOG = 1024
 
 
+_POLL_SECONDS = 0.005
 # How long a drain leaves a connection open on which nothing is asked, for the request that may be on its way.
 LAST_CALL_SECONDS = 0.2
 
@@ -96,7 +99,23 @@ class RestServer:
             ) from None
         self._thread.start()
 
-    def stop(self, grace: float) -> None:
-        """Refuses new requests at once, and returns when those in flight are answered or `grace` seconds are over."""
+    def hold(self) -> None:
+        """Connections here are told one by one, with an answer: none has to be kept back."""
+
+    def refuse(self, grace: float) -> None:  # noqa: ARG002 - nothing ends by this
+        """Takes no more connections. Requests on those that there are go on."""
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(_POLL_SECONDS)
+
+        async def close() -> None:
+            for server in self._server.servers:
+                server.close()
+            self._socket.close()
+
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(close(), self._server.servers[0].get_loop()).result()
+
+    def finish(self, grace: float) -> None:
+        """Answers what is on its way with the last answer of its connection; returns then, or after `grace` seconds."""
         self._server.should_exit = True
         self._thread.join(grace)

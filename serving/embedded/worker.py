@@ -33,7 +33,17 @@ class Worker:
         # The main process prepares a worker before anything else.
         self._plan: Plan
         self._answerer: Answerer
-        methods = (self.prepare, self.load, self.unload, self.keep, self.open, self.counted, self.drain)
+        methods = (
+            self.prepare,
+            self.load,
+            self.unload,
+            self.keep,
+            self.open,
+            self.counted,
+            self.hold,
+            self.refuse,
+            self.finish,
+        )
         self._channel = Channel(
             connected,
             {method.__name__: method for method in methods},
@@ -71,9 +81,17 @@ class Worker:
         """All that was counted here."""
         return metrics.counted()
 
-    def drain(self, seconds: float) -> None:
-        """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
-        self._answerer.drain(seconds)
+    def hold(self) -> None:
+        """See Answerer."""
+        self._answerer.hold()
+
+    def refuse(self, seconds: float) -> None:
+        """See Answerer."""
+        self._answerer.refuse(seconds)
+
+    def finish(self, seconds: float) -> None:
+        """See Answerer."""
+        self._answerer.finish(seconds)
 
     def _ask(self, what: str) -> Any:
         return self._channel.call(what)

@@ -115,7 +115,10 @@ class Workers:
         self._ending.set()
         with self._lock:
             members = list(self._members)
-        _results([member.channel.begin("drain", seconds) for member in members])
+        # Each step is taken when all have taken the one before: see Answerer.
+        _results([member.channel.begin("hold") for member in members])
+        _results([member.channel.begin("refuse", seconds) for member in members])
+        _results([member.channel.begin("finish", seconds) for member in members])
 
     def _start(self) -> _Member:
         ours, theirs = socket.socketpair()
