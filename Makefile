@@ -94,6 +94,9 @@ lock: env ## Pin the newest versions that pyproject.toml allows, with hashes.
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --no-deps --universal --python-version 3.11 --generate-hashes \
 		--constraint requirements.lock --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 		--output-file serving/docker/requirements.lock serving/docker/requirements.in
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--constraint requirements.lock --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--output-file k8s/requirements.lock k8s/requirements.in
 
 generated: env ## Write what is generated: messages, JSON Schemas, the docs' command help.
 	@$(PY) clients/messages/generate.py

@@ -1,4 +1,4 @@
-"""Writes what the documentation takes from the code: the commands' help and the JSON Schemas of the two file formats.
+"""Writes what is taken from the code: the commands' help, the JSON Schemas of the two file formats, files of manifests.
 
 `python docs/generate.py` writes the files; with `--check` it only says which of them are not what the code says.
 """
@@ -21,6 +21,7 @@ from export.manifest import Manifest  # noqa: E402
 from k8s.cli import main as k8s  # noqa: E402
 from k8s.configuration import files as cluster_files  # noqa: E402
 from serving.cli import main as serving  # noqa: E402
+from serving.compose.files import DASHBOARD  # noqa: E402
 from serving.embedded.flags import command as embedded  # noqa: E402
 from serving.fleet import Fleet, read_fleet  # noqa: E402
 
@@ -56,6 +57,7 @@ def generated() -> dict[Path, str]:
         fleet = fleet.with_labels(name, {"stable": 1})
     base = DOCS.parent / "k8s/base/config"
     return {
+        DOCS.parent / "k8s/components/monitoring/dashboard.json": DASHBOARD.read_text(),
         **{base / name: text for name, text in cluster_files(fleet, tuple(fleet.models)).items()},
         DOCS / "commands.md": "\n".join([INTRODUCTION, *commands]),
         DOCS / "models.schema.json": json.dumps(Fleet.model_json_schema(), indent=2) + "\n",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from k8s.commands.cluster import apply, delete, render, status
+from k8s.commands.cluster import apply, delete, diff, render, status
 from k8s.commands.rollout import rollout
 
 
@@ -24,5 +24,5 @@ def main() -> None:
     """Runs the fleet on Kubernetes, and rolls new model versions out, step by step, and back by itself."""
 
 
-for _command in (render, apply, delete, status, rollout):
+for _command in (render, apply, diff, delete, status, rollout):
     main.add_command(_command)

@@ -17,6 +17,7 @@ from typing import Any
 Object = dict[str, Any]
 _FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
 _FORWARD_SECONDS = 20.0
+_LOGGED = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 
 
 class KubectlError(Exception):
@@ -34,14 +35,14 @@ class Kubectl:
     namespace: str | None = None
     context: str | None = None
 
-    def run(self, *words: str, input: str | None = None) -> str:  # noqa: A002 - as subprocess calls it
-        """What `kubectl WORDS` prints. Raises KubectlError."""
+    def run(self, *words: str, input: str | None = None, codes: tuple[int, ...] = (0,)) -> str:  # noqa: A002 - as subprocess calls it
+        """What `kubectl WORDS` prints. Raises KubectlError when its exit code is none of `codes`."""
         try:
             done = subprocess.run([*self._command(), *words], input=input, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise KubectlError("kubectl isn't on PATH; Kubernetes' own pages say how to install it") from None
-        if done.returncode:
-            said = done.stderr.strip() or done.stdout.strip()
+        if done.returncode not in codes:
+            said = _without_log(done.stderr.strip() or done.stdout.strip())
             kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", said) else KubectlError
             raise kind(f"kubectl {words[0]}: {said}")
         return done.stdout
@@ -51,9 +52,9 @@ class Kubectl:
         text = self.run("get", kind, name, "--ignore-not-found", "--output=json")
         return dict(json.loads(text)) if text.strip() else None
 
-    def select(self, kind: str, selector: str = "") -> list[Object]:
+    def select(self, kind: str, selector: str = "", *words: str) -> list[Object]:
         """The objects that have these labels. Raises KubectlError."""
-        text = self.run("get", kind, f"--selector={selector}", "--output=json")
+        text = self.run("get", kind, f"--selector={selector}", "--output=json", *words)
         return list(json.loads(text)["items"])
 
     def create(self, made: Mapping[str, Any]) -> Object:
@@ -105,3 +106,9 @@ class Kubectl:
         if self.namespace:
             words.append(f"--namespace={self.namespace}")
         return words
+
+
+def _without_log(said: str) -> str:
+    """What kubectl says, without the lines that its library logs before it (`E1125 08:56:10.1 …`)."""
+    lines = [line for line in said.splitlines() if not _LOGGED.match(line)]
+    return "\n".join(lines) or said

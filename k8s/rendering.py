@@ -1,7 +1,9 @@
 """The manifests of a fleet: `k8s/base`, its components, and what models.yaml says, put together by kustomize.
 
 models.yaml ──► config files, flags, settings ─┐
-k8s/base, k8s/components ──────────────────────┴──► a kustomization in a temporary folder ──► kubectl kustomize
+k8s/base, k8s/components ──────────────────────┴──► kustomizations in a temporary folder ──► kubectl kustomize
+
+    base ◄── fleet: the components on it, then what models.yaml says of them ◄── kserve, which puts another in its place
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from k8s import patches
 from k8s.configuration import cluster_models_config, files
 from k8s.kubectl import Kubectl
 from serving.config import MODELS_CONFIG, in_container, server_config
@@ -21,7 +25,7 @@ from serving.config_messages import text
 from serving.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
-NAME = "serving"
+NAME = patches.NAME
 _SERVER_CONFIG = "/config/server"
 # What the toolkit has in models.config of a container, and what isn't polled here (`k8s/base/deployment.yaml`).
 _FIXED = {
@@ -29,95 +33,100 @@ _FIXED = {
     "model_config_file_poll_wait_seconds": "0",
     "enable_profiler": "false",
 }
+_AGE = "grpc.max_connection_age_ms"
+_KSERVE = "kserve"
 
 
-def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
-    """The manifests of the models `names`, as YAML.
+def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int | None = None) -> str:
+    """The manifests of the models `names`, as YAML; with so many `replicas`, when it isn't for the settings to say.
 
     Raises FleetError for what models.yaml can't say here, and KubectlError when kustomize refuses.
     """
     if fleet.server.tls:
         raise FleetError("server.tls: a pod's files are in ConfigMaps, where no key belongs; end TLS before the pods")
+    if "monitoring" in fleet.kubernetes.components and not fleet.server.monitoring:
+        raise FleetError("server.monitoring: component 'monitoring' needs the page that `monitoring: false` turns off")
     with tempfile.TemporaryDirectory(prefix="kustomize-") as folder:
-        _write(Path(folder), fleet, names)
-        return kubectl.run("kustomize", folder)
-
-
-def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> None:
-    said = fleet.kubernetes
-    shutil.copytree(HERE / "base", folder / "base")
-    for component in said.components:
-        shutil.copytree(HERE / "components" / component, folder / "components" / component)
-    shutil.rmtree(folder / "base/config")
-    made = {**files(fleet, names)}
-    config = server_config(fleet, names, dataclasses.replace(in_container(), config=_SERVER_CONFIG))
-    made.update({f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in made})
-    for name, content in made.items():
-        path = folder / "base/config" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    base = yaml.safe_load((folder / "base/kustomization.yaml").read_text())
-    base["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
-    (folder / "base/kustomization.yaml").write_text(yaml.safe_dump(base))
-    top: dict[str, Any] = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": said.namespace,
-        "resources": ["base"],
-        "components": [f"components/{component}" for component in said.components],
-        "patches": [
-            {"target": {"kind": "Deployment", "name": NAME}, "patch": yaml.safe_dump(_deployment(fleet, config.flags))},
-            {
-                "target": {"kind": "HorizontalPodAutoscaler"},
-                "patch": yaml.safe_dump(
-                    [
-                        {"op": "replace", "path": "/spec/minReplicas", "value": said.replicas},
-                        {"op": "replace", "path": "/spec/maxReplicas", "value": said.max_replicas},
-                    ]
-                ),
-            },
-        ],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(top))
-
-
-def _deployment(fleet: Fleet, flags: tuple[str, ...]) -> list[dict[str, Any]]:
-    """What models.yaml changes in the Deployment, as JSON patches."""
-    said = fleet.kubernetes
-    container = "/spec/template/spec/containers/0"
-    values: dict[str, Any] = {
-        "/spec/replicas": said.replicas,
-        f"{container}/resources/requests": {"cpu": said.cpu, "memory": said.memory},
-        f"{container}/resources/limits/memory": said.memory,
-        f"{container}/lifecycle/preStop/sleep/seconds": said.drain_seconds,
-        "/spec/template/spec/terminationGracePeriodSeconds": said.drain_seconds + 30,
-        f"{container}/args": _flags(flags, said.drain_seconds),
-    }
-    if said.image:
-        values[f"{container}/image"] = said.image
-    changes = [{"op": "replace", "path": path, "value": value} for path, value in values.items()]
-    if "volume" in said.components:
-        # The component's volume is the last one of the pod.
-        path = "/spec/template/spec/volumes/3/persistentVolumeClaim/claimName"
-        changes.append({"op": "replace", "path": path, "value": said.claim})
-    if "gpu" in said.components:
-        fraction = fleet.server.gpu_memory_fraction or 0.9
-        changes.append(
-            {"op": "add", "path": f"{container}/args/-", "value": f"--per_process_gpu_memory_fraction={fraction}"}
-        )
-    return changes
-
-
-def _flags(flags: tuple[str, ...], drain: int) -> list[str]:
-    age = f"grpc.max_connection_age_ms={500 * drain},grpc.max_connection_age_grace_ms={250 * drain}"
-    said = {"grpc_channel_arguments": age}
-    for flag in flags:
-        name, _, value = flag.removeprefix("--").partition("=")
-        said[name] = value
-    said.pop("per_process_gpu_memory_fraction", None)
-    return [f"--{name}={value}" for name, value in {**said, **_FIXED}.items()]
+        return kubectl.run("kustomize", str(_write(Path(folder), fleet, names, replicas)))
 
 
 def served(fleet: Fleet, names: tuple[str, ...]) -> str:
     """The models.config that pods start with."""
     return text(cluster_models_config(fleet, names))
+
+
+def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | None) -> Path:
+    """Writes the kustomizations; returns the folder of the last one."""
+    said = fleet.kubernetes
+    shutil.copytree(HERE / "base", folder / "base")
+    for component in said.ordered:
+        shutil.copytree(HERE / "components" / component, folder / "components" / component)
+    flags = _config(folder / "base", fleet, names)
+    _kustomization(
+        folder / "fleet",
+        said.namespace,
+        resources=["../base"],
+        components=[f"../components/{component}" for component in said.ordered if component != _KSERVE],
+        patches=patches.patches(fleet, _flags(flags, said.drain_seconds), replicas),
+    )
+    if _KSERVE not in said.ordered:
+        return folder / "fleet"
+    _also_copied(folder / "components/kserve/pods/kustomization.yaml", said.components)
+    _kustomization(
+        folder / _KSERVE, said.namespace, resources=["../fleet"], components=["../components/kserve"], patches=[]
+    )
+    return folder / _KSERVE
+
+
+def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Writes the server's files in the place of those of `k8s/base`; returns the server's flags."""
+    shutil.rmtree(base / "config")
+    made = {**files(fleet, names)}
+    config = server_config(fleet, names, dataclasses.replace(in_container(), config=_SERVER_CONFIG))
+    if not fleet.server.monitoring:
+        made.pop("server/monitoring.config")
+    made.update({f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in made})
+    for name, content in made.items():
+        path = base / "config" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    said = yaml.safe_load((base / "kustomization.yaml").read_text())
+    said["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
+    (base / "kustomization.yaml").write_text(yaml.safe_dump(said))
+    return config.flags
+
+
+def _also_copied(path: Path, components: tuple[str, ...]) -> None:
+    """Has KServe's pods what only some components give a Deployment; kustomize refuses to copy what isn't there."""
+    said = yaml.safe_load(path.read_text())
+    fields: dict[str, tuple[str, ...]] = {"object-store": ("initContainers",), "gpu": ("nodeSelector", "tolerations")}
+    for field in (field for component in components for field in fields.get(component, ())):
+        source = {"kind": "Deployment", "name": NAME, "fieldPath": f"spec.template.spec.{field}"}
+        select, path_there = {"kind": "InferenceService"}, f"spec.predictor.{field}"
+        target = {"select": select, "fieldPaths": [path_there], "options": {"create": True}}
+        said["replacements"].append({"source": source, "targets": [target]})
+    path.write_text(yaml.safe_dump(said))
+
+
+def _kustomization(folder: Path, namespace: str, **said: list[Any]) -> None:
+    folder.mkdir()
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": namespace}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **said}))
+
+
+def _flags(flags: tuple[str, ...], drain: int) -> list[str]:
+    said: dict[str, str] = {"grpc_channel_arguments": ""}
+    for flag in flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        said[name] = value
+    # A GPU's memory is said by the component.
+    said.pop("per_process_gpu_memory_fraction", None)
+    said["grpc_channel_arguments"] = _channel(said["grpc_channel_arguments"], drain)
+    return [f"--{name}={value}" for name, value in {**said, **_FIXED}.items()]
+
+
+def _channel(said: str, drain: int) -> str:
+    """Arguments of gRPC: what models.yaml says of them, and how long a connection lives, when that isn't among it."""
+    arguments: Mapping[str, str] = dict(one.split("=", 1) for one in said.split(",") if "=" in one)
+    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(250 * drain)}
+    return ",".join(f"{name}={value}" for name, value in {**age, **arguments}.items())

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from serving.commands.options import fleet_option, names_argument, say, wait_option
 
 if TYPE_CHECKING:
-    from k8s.kubectl import Kubectl
+    from k8s.kubectl import Kubectl, Object
     from serving.fleet import Fleet
 
+_overlay = click.option(
+    "--overlay",
+    "overlays",
+    multiple=True,
+    metavar="NAME",
+    help="A component of k8s/components, in place of those that models.yaml names; several may be given.",
+)
 _context = click.option("--context", help="kubectl's context; the current one when not given.")
 
 
 @click.command(
     epilog="""\b
 Examples:
-  python -m k8s render                     the manifests of the fleet
-  python -m k8s render | kubectl diff -f - what applying them would change"""
+  python -m k8s render                                         the manifests of the fleet
+  python -m k8s render --overlay volume --overlay monitoring   with these components"""
 )
 @names_argument
 @fleet_option
-def render(names: tuple[str, ...], fleet: Path) -> None:
+@_overlay
+def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> None:
     """Prints the manifests that models.yaml comes to; `kubernetes:` in it says how the fleet is to run."""
     from k8s import rendering
 
     with _Errors(2):
-        read, names, kubectl = _read(fleet, names, None)
+        read, names, kubectl = _read(fleet, names, None, overlays)
         click.echo(rendering.render(read, names, kubectl), nl=False)
 
 
@@ -47,22 +56,48 @@ before anything changed."""
 )
 @names_argument
 @fleet_option
+@_overlay
 @_context
 @click.option("--dry-run", is_flag=True, help="Have the cluster check the manifests, and change nothing.")
 @wait_option
-def apply(names: tuple[str, ...], fleet: Path, context: str | None, dry_run: bool, wait: float) -> None:
+def apply(
+    names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None, dry_run: bool, wait: float
+) -> None:
     """Runs the fleet, or the MODELs named, on a cluster, and returns when every pod is ready."""
     from k8s import deployment
     from serving.engines import refuse
     from serving.lint import problems
 
     with _Errors(2):
-        read, names, kubectl = _read(fleet, names, context)
+        read, names, kubectl = _read(fleet, names, context, overlays)
         refuse(problems(read, names), say)
     with _Errors(1):
         click.echo(deployment.apply(read, names, kubectl, wait, say, dry=dry_run), nl=False)
         if not dry_run:
             say(f"Every pod serves {', '.join(names)}.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m k8s diff
+
+\b
+Exit codes: 0 it would change nothing; 1 it would change what is printed; 2 something was wrong."""
+)
+@names_argument
+@fleet_option
+@_overlay
+@_context
+def diff(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None) -> None:
+    """Shows what `apply` would change on the cluster."""
+    from k8s import deployment
+
+    with _Errors(2):
+        read, names, kubectl = _read(fleet, names, context, overlays)
+        said = deployment.difference(read, names, kubectl)
+    click.echo(said, nl=False)
+    sys.exit(1 if said else 0)
 
 
 @click.command(
@@ -91,30 +126,25 @@ Examples:
 @_context
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 def status(fleet: Path, context: str | None, as_json: bool) -> None:
-    """Shows every pod, whether it is ready, and why not; and the last rollout of each model."""
+    """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
     from k8s import deployment
-    from k8s.pods import ready, trouble
-    from k8s.rendering import NAME
+    from k8s.patches import NAME
     from k8s.rollout.state import State
 
     with _Errors(1):
         _, _, kubectl = _read(fleet, (), context)
-        pods = [
-            {
-                "pod": pod["metadata"]["name"],
-                "ready": ready(pod),
-                "restarts": sum(one["restartCount"] for one in pod["status"].get("containerStatuses", [])),
-                "trouble": None if ready(pod) else trouble(pod, kubectl),
-            }
-            for pod in kubectl.select("pods", f"app.kubernetes.io/instance={NAME}")
-        ]
+        labels = deployment.labels(kubectl)
+        pods = [_said(pod, labels, kubectl) for pod in kubectl.select("pods", f"app.kubernetes.io/instance={NAME}")]
         rollouts = deployment.rollouts(kubectl)
     if as_json:
         click.echo(json.dumps({"pods": pods, "rollouts": rollouts}, indent=2))
         return
     for pod in pods:
-        state = "ready" if pod["ready"] else "not ready"
+        state = "leaving" if pod["leaving"] else "ready" if pod["ready"] else "not ready"
         click.echo(f"{pod['pod']}  {state}, {pod['restarts']} restarts")
+        for name, model in pod["models"].items():
+            named = "".join(f", {label} → {version}" for label, version in model["labels"].items())
+            click.echo(f"  {name}: {', '.join(model['versions'])}{named}")
         if pod["trouble"]:
             click.echo(f"  {pod['trouble']}")
     if not pods:
@@ -122,6 +152,25 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
     for said in rollouts:
         said.pop("name")
         click.echo(f"rollout of {State(**said)}")
+
+
+def _said(pod: Object, labels: Mapping[str, Mapping[str, int]], kubectl: Kubectl) -> dict[str, Any]:
+    """What there is to say of a pod."""
+    from k8s.pods import ready, running, served, trouble, warned
+
+    leaving = "deletionTimestamp" in pod["metadata"]
+    models = served(pod, labels, kubectl) if running(pod) and not leaving else {}
+    return {
+        "pod": pod["metadata"]["name"],
+        "ready": ready(pod),
+        "leaving": leaving,
+        "restarts": sum(one["restartCount"] for one in pod["status"].get("containerStatuses", [])),
+        "models": {
+            name: {"versions": [str(version) for version in found.versions], "labels": dict(found.labels)}
+            for name, found in models.items()
+        },
+        "trouble": None if ready(pod) or leaving else trouble(pod, kubectl) or warned(pod, kubectl),
+    }
 
 
 class _Errors:
@@ -147,9 +196,25 @@ class _Errors:
             sys.exit(130)
 
 
-def _read(path: Path, names: tuple[str, ...], context: str | None) -> tuple[Fleet, tuple[str, ...], Kubectl]:
+def _read(
+    path: Path, names: tuple[str, ...], context: str | None, overlays: tuple[str, ...] = ()
+) -> tuple[Fleet, tuple[str, ...], Kubectl]:
+    from pydantic import ValidationError
+
     from k8s.kubectl import Kubectl
-    from serving.fleet import read_fleet
+    from serving.cluster_settings import Kubernetes
+    from serving.fleet import FleetError, read_fleet
 
     read = read_fleet(path)
+    if overlays:
+        try:
+            given = read.kubernetes.model_dump()
+            # What models.yaml says of others is for when they are named.
+            unused = {key for key in ("gateway", "object_store") if key.replace("_", "-") not in overlays}
+            kept = {key: value for key, value in given.items() if key not in unused}
+            said = Kubernetes.model_validate({**kept, "components": overlays})
+        except ValidationError as error:
+            reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+            raise FleetError(f"--overlay {', '.join(overlays)}: {reasons}") from None
+        read = read.model_copy(update={"kubernetes": said})
     return read, read.select(names), Kubectl(read.kubernetes.namespace, context)

@@ -1,0 +1,175 @@
+"""What the components come to on a real cluster; the base and its volume are in test_cluster_rollout.py."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from clients.messages import message
+from serving.cluster_settings import COMPONENTS
+from tests.cluster.node import Cluster
+from tests.k8s.test_cluster_rollout import volume
+from tests.servers import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
+VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4, replicas: 1"
+GATEWAY = ", gateway: {name: contour, namespace: projectcontour, hostname: models.test}"
+# The base has nine objects.
+MORE = {"monitoring": 3, "gateway": 4, "kserve": -1}
+
+
+@dataclass
+class Fleet:
+    """A fleet of `scaled` in a namespace of its own."""
+
+    cluster: Cluster
+    namespace: str
+    folder: Path
+
+    def say(self, components: str = "", more: str = "") -> None:
+        """Has models.yaml name these components beside the volume."""
+        said = VOLUME.format(self.namespace, components) + more
+        (self.folder / "models.yaml").write_text(f"{MODELS}kubernetes: {{{said}}}\n")
+
+    def k8s(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "k8s", *words, "--fleet", str(self.folder / "models.yaml")]
+        path = f"{Path(self.cluster.program).parent}:{os.environ['PATH']}"
+        env = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "PATH": path}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def kubectl(self, *words: str) -> str:
+        return self.cluster.kubectl("--namespace", self.namespace, *words)
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 of `scaled`."""
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "models.yaml").write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
+    command = [sys.executable, "-m", "export", "build", "scaled", "--fleet", str(folder / "models.yaml")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "SCALE": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    # pytest's folders are its user's alone, and pods are somebody else.
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    return folder / "models/scaled/1"
+
+
+@pytest.fixture
+def fleet(cluster: Cluster, version: Path, tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(cluster, f"k8s-{uuid.uuid4().hex[:8]}", tmp_path / "fleet")
+    shutil.copytree(version, made.folder / "models/scaled/1")
+    subprocess.run(["chmod", "-R", "a+rX", str(made.folder)], check=True)
+    made.say()
+    try:
+        cluster.apply(volume(made.namespace, made.folder / "models"), made.namespace)
+        yield made
+    finally:
+        cluster.run("delete", "namespace", made.namespace, "--wait=false")
+        cluster.run("delete", "persistentvolume", made.namespace, "--wait=false")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_overlay_is_accepted(cluster: Cluster, component: str) -> None:
+    """By a real API server, which knows every field, also of other projects' kinds."""
+    made = cluster.kubectl("kustomize", str(ROOT / "k8s/overlays" / component))
+    said = cluster.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=made)
+    assert said.count("serverside-applied (server dry run)") == 9 + MORE.get(component, 0), said
+
+
+def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(fleet: Fleet) -> None:
+    fleet.say(", gateway", GATEWAY)
+    fleet.k8s("apply")
+    status = "jsonpath={.status.addresses[0].value}"
+    gateway = fleet.cluster.kubectl("-n", "projectcontour", "get", "gateway", "contour", "-o", status)
+
+    def rest(path: str) -> int:
+        request = urllib.request.Request(f"http://{gateway}{path}", headers={"Host": "models.test"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    wait_for(lambda: rest("/v1/models/scaled/labels/stable/metadata") == 200, what="the route's first answer")
+    assert rest("/monitoring/prometheus/metrics") == 404
+
+    options = [("grpc.default_authority", "grpc.models.test")]
+    with grpc.insecure_channel(f"{gateway}:80", options=options) as channel:
+
+        def code(method: str, request: str) -> grpc.StatusCode:
+            asked = message(f"tensorflow.serving.{request}")()
+            if request != "ReloadConfigRequest":
+                asked.model_spec.name = "scaled"
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/tensorflow.serving.{method}")
+            try:
+                call(asked.SerializeToString(), timeout=10)
+            except grpc.RpcError as error:
+                found: grpc.StatusCode = error.code()
+                return found
+            return grpc.StatusCode.OK
+
+        wait_for(
+            lambda: code("ModelService/GetModelStatus", "GetModelStatusRequest") == grpc.StatusCode.OK,
+            what="the route's first answer",
+        )
+        # It gets to the server, which misses the inputs.
+        assert code("PredictionService/Predict", "PredictRequest") == grpc.StatusCode.INVALID_ARGUMENT
+        refused = code("ModelService/HandleReloadConfigRequest", "ReloadConfigRequest")
+        assert refused == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_what_is_not_said_any_more_is_removed_and_nothing_of_others(fleet: Fleet) -> None:
+    fleet.say(", monitoring")
+    fleet.k8s("apply")
+    assert fleet.k8s("diff").stdout == ""
+    fleet.kubectl("create", "configmap", "mine", "--from-literal=a=b")
+    fleet.kubectl("label", "configmap", "mine", "app.kubernetes.io/instance=serving")
+    fleet.say()
+    said = fleet.k8s("diff", code=1).stdout
+    assert "ServiceMonitor serving would be removed" in said
+    fleet.k8s("apply")
+    assert fleet.kubectl("get", "servicemonitors,prometheusrules", "--output=name") == ""
+    assert fleet.k8s("diff").stdout == ""
+    fleet.k8s("delete")
+    left = fleet.kubectl("get", "configmaps", "--output=name").split()
+    assert sorted(left) == ["configmap/kube-root-ca.crt", "configmap/mine"]
+
+
+def test_what_is_somebody_elses_is_not_taken(fleet: Fleet) -> None:
+    fleet.kubectl("create", "service", "clusterip", "serving", "--tcp=80:80")
+    said = fleet.k8s("apply", code=1).stderr
+    assert f"Service serving of namespace {fleet.namespace} isn't of this toolkit" in said
+    assert fleet.kubectl("get", "deployments", "--output=name") == ""
+
+
+def test_the_autoscalers_pods_stay(fleet: Fleet) -> None:
+    fleet.k8s("apply")
+    fleet.kubectl("scale", "deployment/serving", "--replicas=2")
+    fleet.k8s("apply")
+    assert fleet.kubectl("get", "deployment", "serving", "--output=jsonpath={.spec.replicas}") == "2"
+    assert fleet.k8s("status").stdout.count("  scaled: version 1 AVAILABLE, stable → 1\n") == 2
+
+
+def test_a_model_that_cannot_be_loaded_is_told_in_the_servers_words(fleet: Fleet) -> None:
+    (fleet.folder / "models/scaled/1/saved_model.pb").write_bytes(b"not a graph")
+    said = fleet.k8s("apply", code=1).stderr
+    assert "model 'scaled' version 1" in said
+    assert "saved_model.pb" in said

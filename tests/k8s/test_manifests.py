@@ -1,0 +1,334 @@
+"""The manifests: what every one of them has, what each component changes, and what models.yaml can't say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from k8s.kubectl import Kubectl, Object
+from k8s.patches import errors, slower
+from k8s.rendering import render
+from serving.cluster_settings import COMPONENTS
+from serving.compose.files import DASHBOARD
+from serving.fleet import FleetError
+from tests.serving.fleets import GOOD, fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+K8S = ROOT / "k8s"
+STORE = "object_store: {url: 's3://bucket/prefix'}"
+GATEWAY = "gateway: {name: contour, namespace: gateways, hostname: m.example.com}"
+NEEDED = {"object-store": STORE, "gateway": GATEWAY, "cpu": "cpu: '3'"}
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH")
+
+
+def parsed(text: str) -> list[Object]:
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def static(overlay: str) -> list[Object]:
+    """What kustomize makes of a folder, as it lies in the repository."""
+    return parsed(Kubectl().run("kustomize", str(K8S / overlay)))
+
+
+def made(folder: Path, kubernetes: str = "", server: str = "", models: str = GOOD) -> list[Object]:
+    """What `render` makes of models.yaml."""
+    read = fleet(folder, f"{models}server: {{{server}}}\nkubernetes: {{{kubernetes}}}\n")
+    return parsed(render(read, read.select(()), Kubectl()))
+
+
+def with_component(folder: Path, *components: str, more: str = "", server: str = "") -> list[Object]:
+    said = [f"components: [{', '.join(components)}]", *(NEEDED[one] for one in components if one in NEEDED), more]
+    return made(folder, ", ".join(filter(None, said)), server)
+
+
+def the(objects: list[Object], kind: str, name: str = "serving") -> Object:
+    (found,) = (one for one in objects if one["kind"] == kind and one["metadata"]["name"] == name)
+    return found
+
+
+def pod(objects: list[Object]) -> dict[str, Any]:
+    """The pods' spec, whoever makes them."""
+    for one in objects:
+        if one["kind"] == "Deployment":
+            return dict(one["spec"]["template"]["spec"])
+    return dict(the(objects, "InferenceService")["spec"]["predictor"])
+
+
+def server(objects: list[Object]) -> dict[str, Any]:
+    return dict(pod(objects)["containers"][0])
+
+
+OVERLAYS = ("base", *(f"overlays/{component}" for component in COMPONENTS))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
+    spec = pod(static(overlay))
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["shareProcessNamespace"] is True
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        assert container["resources"]["requests"]["cpu"]
+    container = spec["containers"][0]
+    assert container["command"] == ["/usr/bin/tensorflow_model_server"]
+    assert "--enable_profiler=false" in container["args"]
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe]["exec"]["command"] == ["bash", "/config/models/health.sh"]
+    assert container["livenessProbe"]["tcpSocket"] == {"port": "grpc"}
+    drain = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert drain < spec["terminationGracePeriodSeconds"]
+    (channel,) = (flag for flag in container["args"] if flag.startswith("--grpc_channel_arguments="))
+    ages = [int(age) for age in re.findall(r"_ms=(\d+)", channel)]
+    # A connection ends, with what is still asked over it, before its pod does.
+    assert len(ages) == 2
+    assert 1.1 * ages[0] + ages[1] < 1000 * drain
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_known_by_its_labels_and_every_name_leads_somewhere(overlay: str) -> None:
+    objects = static(overlay)
+    for one in objects:
+        assert one["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "tensorflow-serving-toolkit", one
+        assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "serving", one
+    configured = {volume["configMap"]["name"] for volume in pod(objects)["volumes"] if "configMap" in volume}
+    assert configured <= {one["metadata"]["name"] for one in objects if one["kind"] == "ConfigMap"}
+    services = {one["metadata"]["name"] for one in objects if one["kind"] == "Service"}
+    for route in (one for one in objects if one["kind"].endswith("Route")):
+        assert {backend["name"] for backend in route["spec"]["rules"][0]["backendRefs"]} <= services
+
+
+def test_the_base_is_what_models_yaml_comes_to(tmp_path: Path) -> None:
+    base, rendered = static("base"), made(tmp_path)
+    flags = {flag for flag in server(base)["args"] if "grpc_channel" not in flag}
+    assert flags == {flag for flag in server(rendered)["args"] if "grpc_channel" not in flag}
+    assert {one["kind"] for one in base} == {one["kind"] for one in rendered}
+
+
+def test_the_network_lets_in_the_two_ports_and_nothing_out() -> None:
+    spec = the(static("base"), "NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    (rule,) = spec["ingress"]
+    assert [port["port"] for port in rule["ports"]] == ["grpc", "rest"]
+    assert rule["from"]
+    assert not spec.get("egress")
+
+
+def test_cpus_are_a_pods_own_and_tensorflow_has_as_many_threads(tmp_path: Path) -> None:
+    found = server(with_component(tmp_path, "cpu"))
+    assert found["resources"]["requests"]["cpu"] == found["resources"]["limits"]["cpu"] == "3"
+    assert "--tensorflow_intra_op_parallelism=3" in found["args"]
+    assert not [flag for flag in found["args"] if flag.endswith("parallelism=2")]
+
+
+def test_a_gpu_is_asked_for_with_its_nodes_image_and_memory(tmp_path: Path) -> None:
+    more = "gpu: {count: 2, node_selector: {gpu: a100}}"
+    objects = with_component(tmp_path, "gpu", "volume", more=more, server="gpu_memory_fraction: 0.5")
+    spec, found = pod(objects), server(objects)
+    assert found["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert spec["nodeSelector"] == {"gpu": "a100"}
+    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert found["image"] == "tensorflow/serving:2.21.0-gpu"
+    assert [flag for flag in found["args"] if "memory_fraction" in flag] == ["--per_process_gpu_memory_fraction=0.5"]
+    # Nodes seldom have a GPU that is free.
+    assert the(objects, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    growing = server(with_component(tmp_path, "gpu", server="gpu_memory_growth: true"))["args"]
+    assert not [flag for flag in growing if "memory_fraction" in flag]
+
+
+def test_a_volume_is_mounted_for_reading(tmp_path: Path) -> None:
+    objects = with_component(tmp_path, "volume", more="claim: weights")
+    (volume,) = (one for one in pod(objects)["volumes"] if one["name"] == "models")
+    assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
+    (mount,) = (one for one in server(objects)["volumeMounts"] if one["name"] == "models")
+    assert mount == {"name": "models", "mountPath": "/models", "readOnly": True}
+    assert server(objects)["image"] == "tensorflow/serving:2.21.0"
+
+
+def test_embedded_is_another_image(tmp_path: Path) -> None:
+    for components in (("embedded",), ("volume", "embedded")):
+        assert server(with_component(tmp_path, *components))["image"] == "serving-embedded:2.21.0"
+    assert server(with_component(tmp_path, "embedded", more="image: mine:1"))["image"] == "mine:1"
+
+
+def test_an_object_store_is_read_before_and_beside_the_server(tmp_path: Path) -> None:
+    settings = STORE.replace("}", ", endpoint: 'http://minio:9000', secret: keys, interval: 7, newest: 4}")
+    objects = made(tmp_path, f"components: [object-store], {settings}")
+    first, beside = pod(objects)["initContainers"]
+    assert "--once" in first["args"]
+    assert beside["restartPolicy"] == "Always"
+    assert "--interval=7" in beside["args"]
+    for container in (first, beside):
+        assert container["args"][:2] == ["s3://bucket/prefix", "/models"]
+        assert "--newest=4" in container["args"]
+        assert container["env"] == [{"name": "AWS_ENDPOINT_URL", "value": "http://minio:9000"}]
+        assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    (mount,) = (one for one in server(objects)["volumeMounts"] if one["name"] == "models")
+    assert mount["readOnly"] is True
+    (rule,) = the(objects, "NetworkPolicy")["spec"]["egress"]
+    assert [port["port"] for port in rule["ports"]] == [53, 53, 9000]
+    # The server itself has no keys.
+    assert "envFrom" not in server(objects)
+
+
+def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None:
+    settings = "monitoring: {namespace: watch, labels: {release: p}, error_rate: 0.05, p99_ms: 20}"
+    objects = with_component(tmp_path, "monitoring", more=settings)
+    (endpoint,) = the(objects, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["path"] == "/monitoring/prometheus/metrics"
+    assert endpoint["port"] in {port["name"] for port in the(objects, "Service")["spec"]["ports"]}
+    assert the(objects, "ServiceMonitor")["metadata"]["labels"]["release"] == "p"
+    rules = the(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    assert [rule["expr"] for rule in rules] == [errors(0.05), slower(20)]
+    assert rules[0]["expr"].endswith("> 0.05")
+    assert rules[1]["expr"].endswith("> 20000")
+    dashboard = the(objects, "ConfigMap", "serving-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["dashboard.json"]) == json.loads(DASHBOARD.read_text())
+    watching = the(objects, "NetworkPolicy")["spec"]["ingress"][1]
+    assert watching["ports"] == [{"port": "rest"}]
+    assert watching["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "watch"}
+
+
+def test_the_rules_and_the_dashboard_in_the_repository_are_those_of_the_code() -> None:
+    rules = the(static("overlays/monitoring"), "PrometheusRule")["spec"]["groups"][0]["rules"]
+    assert [rule["expr"] for rule in rules] == [errors(0.01), slower(1000)]
+    assert (K8S / "components/monitoring/dashboard.json").read_bytes() == DASHBOARD.read_bytes()
+
+
+def test_routes_have_weights_and_a_host_each_and_no_way_to_reload(tmp_path: Path) -> None:
+    objects = with_component(tmp_path, "gateway")
+    for kind, host, port in (("HTTPRoute", "m.example.com", 8501), ("GRPCRoute", "grpc.m.example.com", 8500)):
+        spec = the(objects, kind)["spec"]
+        assert spec["parentRefs"] == [{"name": "contour", "namespace": "gateways"}]
+        assert spec["hostnames"] == [host]
+        assert spec["rules"][0]["backendRefs"] == [
+            {"name": "serving", "port": port, "weight": 100},
+            {"name": "serving-canary", "port": port, "weight": 0},
+        ]
+    (rule,) = the(objects, "HTTPRoute")["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/v1/models"}}]
+    methods = [match["method"] for match in the(objects, "GRPCRoute")["spec"]["rules"][0]["matches"]]
+    assert {method["service"] for method in methods} == {
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+    }
+    # Contour knows no services without their methods.
+    names = ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata", "GetModelStatus"]
+    assert [method["method"] for method in methods] == names
+    for name in ("serving-canary", "serving-canary-grpc"):
+        assert the(objects, "Service", name)["spec"]["selector"]["tensorflow-serving-toolkit/track"] == "canary"
+    peers = the(objects, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+    assert peers[-1] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
+
+
+def test_kserve_has_the_same_pods(tmp_path: Path) -> None:
+    components = ("gpu", "object-store")
+    before = pod(with_component(tmp_path, *components, more="replicas: 3"))
+    objects = with_component(tmp_path, "kserve", *components, more="replicas: 3")
+    assert not [one for one in objects if one["kind"] in ("Deployment", "HorizontalPodAutoscaler")]
+    spec = pod(objects)
+    assert (spec.pop("minReplicas"), spec.pop("maxReplicas")) == (3, 10)
+    labels = spec.pop("labels")
+    for service in (one for one in objects if one["kind"] == "Service"):
+        assert service["spec"]["selector"].items() <= labels.items()
+    before["containers"][0]["name"] = "kserve-container"
+    assert spec == before
+
+
+def test_all_that_can_go_together_does(tmp_path: Path) -> None:
+    objects = with_component(tmp_path, "kserve", "gateway", "monitoring", "object-store", "cpu")
+    kinds = {one["kind"] for one in objects}
+    assert {"InferenceService", "HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule"} <= kinds
+    for one in objects:
+        assert one["metadata"]["namespace"] == "default", one
+
+
+def test_settings_of_the_server_are_those_of_its_pods(tmp_path: Path) -> None:
+    objects = made(
+        tmp_path,
+        "drain_seconds: 10, memory: 3Gi, replicas: 4",
+        "batching: {max_batch_size: 8}, flags: {grpc_channel_arguments: grpc.max_concurrent_streams=7}",
+    )
+    args = server(objects)["args"]
+    assert "--enable_batching=true" in args
+    assert "--batching_parameters_file=/config/server/batching_parameters.txt" in args
+    channel = "grpc.max_connection_age_ms=5000,grpc.max_connection_age_grace_ms=2500,grpc.max_concurrent_streams=7"
+    assert f"--grpc_channel_arguments={channel}" in args
+    assert server(objects)["resources"]["limits"]["memory"] == "3Gi"
+    assert the(objects, "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 4
+    (config,) = (one for one in objects if one["metadata"]["name"].startswith("serving-config-"))
+    assert "max_batch_size" in config["data"]["batching_parameters.txt"]
+
+
+def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -> None:
+    models = GOOD + "    labels: {stable: 2}\n"
+    config = the(made(tmp_path, models=models), "ConfigMap", "serving-models")["data"]["models.config"]
+    assert re.findall(r"versions: (\d+)", config) == ["2"]
+    assert 'key: "stable"' in config
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "reason"),
+    [
+        ("namespace: No", "kubernetes.namespace: "),
+        ("components: [nothing]", "kubernetes.components.0: "),
+        ("image: 'a b'", "kubernetes.image: "),
+        ("cpu: lots", "kubernetes.cpu: "),
+        ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
+        ("components: [object-store]", "kubernetes: component 'object-store' needs the key object_store"),
+        (STORE, "kubernetes: object_store is for the component 'object-store', which components doesn't name"),
+        ("components: [gateway]", "kubernetes: component 'gateway' needs the key gateway"),
+        (f"components: [volume, object-store], {STORE}", "'volume' and 'object-store' exclude each other"),
+        ("components: [embedded, gpu]", "'embedded' and 'gpu' exclude each other"),
+        ("components: [cpu], cpu: 500m", "cpu '500m' is not whole"),
+        (f"components: [object-store], {STORE.replace('s3:', 'ftp:')}", "kubernetes.object_store.url: "),
+        (
+            f"components: [gateway], {GATEWAY[:-1]}, grpc_hostname: m.example.com}}",
+            "grpc_hostname m.example.com is that",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_with_its_key(tmp_path: Path, kubernetes: str, reason: str) -> None:
+    with pytest.raises(FleetError, match=re.escape(reason)) as error:
+        made(tmp_path, kubernetes)
+    assert str(error.value).startswith(f"{tmp_path / 'models.yaml'}:")
+
+
+def test_what_only_a_server_elsewhere_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="no key belongs"):
+        made(tmp_path, server="tls: {certificate: c, key: k}")
+    with pytest.raises(FleetError, match=r"server\.monitoring: component 'monitoring' needs the page"):
+        with_component(tmp_path, "monitoring", server="monitoring: false")
+
+
+def test_an_overlay_can_be_named_on_the_command_line(tmp_path: Path) -> None:
+    fleet(tmp_path)
+    command = [sys.executable, "-m", "k8s", "render", "--fleet", str(tmp_path / "models.yaml")]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = run("--overlay", "volume", "--overlay", "monitoring")
+    assert done.returncode == 0, done.stderr
+    assert "ServiceMonitor" in {one["kind"] for one in parsed(done.stdout)}
+    done = run("--overlay", "gateway")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "Error: --overlay gateway: component 'gateway' needs the key gateway\n",
+    )

@@ -1,0 +1,75 @@
+"""Why pods don't come up, in words: over what a real API server said of such pods (`pods/`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from k8s.kubectl import Object
+from k8s.pods import Trouble, found_in, ready, refused, running
+
+RECORDED = Path(__file__).with_name("pods")
+
+
+def recorded(name: str) -> Object:
+    return dict(json.loads((RECORDED / f"{name}.json").read_text()))
+
+
+def said(name: str) -> Trouble:
+    found = found_in(recorded(name))
+    assert found
+    return found
+
+
+def test_a_pod_that_serves_has_none() -> None:
+    pod = recorded("ready")
+    assert ready(pod)
+    assert running(pod)
+    assert found_in(pod) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("image", "image nowhere.invalid/none:1 can't be had: ErrImagePull: "),
+        ("memory", "ran out of memory; `kubernetes.memory` gives it more"),
+        ("secret", 'its container can\'t be made: secret "nokeys" not found'),
+    ],
+)
+def test_what_keeps_a_pod_from_starting_is_told(name: str, text: str) -> None:
+    assert text in said(name).text
+    assert said(name).text.startswith(f"pod {recorded(name)['metadata']['name']}")
+    assert not said(name).passing
+    assert not ready(recorded(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("unschedulable", "finds no node: 0/1 nodes are available: 1 Insufficient cpu."),
+        ("claim", 'finds no node: 0/1 nodes are available: persistentvolumeclaim "none" not found.'),
+    ],
+)
+def test_what_a_cluster_may_still_find_is_waited_for(name: str, text: str) -> None:
+    assert text in said(name).text
+    assert said(name).passing
+
+
+def test_a_server_that_ends_is_told_with_what_it_said_last() -> None:
+    assert said("crash").text.endswith(" ends with exit code 1")
+    assert said("crash").container == "server"
+
+
+def test_models_that_cannot_be_brought_are_told_by_who_brings_them() -> None:
+    assert said("store").text.endswith(", container sync-first, ends with exit code 1")
+    assert said("store").container == "sync-first"
+    assert not running(recorded("store"))
+
+
+def test_a_deployment_that_may_have_no_pods_is_told() -> None:
+    reason = refused(recorded("quota"))
+    assert reason
+    assert reason.startswith("no pod can be made: ")
+    assert "exceeded quota: none" in reason
