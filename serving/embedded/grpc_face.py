@@ -52,7 +52,8 @@ PREDICTION = "tensorflow.serving.PredictionService"
 MODEL = "tensorflow.serving.ModelService"
 HEALTH = "/grpc.health.v1.Health/Check"
 LONGEST_DETAILS = 1024
-HAND_OVER_SECONDS = 0.1
+# A drain holds answers back until for so many ticks nothing came, and at most so long.
+TICK_SECONDS, QUIET_TICKS, LONGEST_HOLD_SECONDS = 0.01, 10, 1.0
 
 # A method takes a request's bytes and returns the answer's; it raises RequestError.
 Method = Callable[[bytes], bytes]
@@ -184,7 +185,7 @@ class GrpcTransport:
         self._open.set()
         self._stopped = threading.Event()
         self._reflection = Reflection(PREDICTION, MODEL)
-        handlers = _Handlers(answers, self._open, explain=explain, access_log=access_log)
+        self._handlers = handlers = _Handlers(answers, self._open, explain=explain, access_log=access_log)
         handlers.add(reflection.METHOD, self._reflection.handler())
         self._server = grpc.server(
             # Any executor will do, whatever the type says.
@@ -224,13 +225,18 @@ class GrpcTransport:
         self._server.start()
 
     def hold(self) -> None:
-        """Has handlers pause until `finish`, and returns when gRPC has handed over all requests that there are.
+        """Has handlers pause until `finish`, and returns when no more requests come.
 
-        `refuse` would cancel those that it has read but not handed over. Clients that wait for an answer send no
-        others meanwhile.
+        `refuse` cancels what gRPC reads from then on. Clients that wait for an answer send no others, those that just
+        had one may be about to. A tick that comes late says that the machine is busy, and that they may be late, too.
         """
         self._open.clear()
-        time.sleep(HAND_OVER_SECONDS)
+        quiet, seen, until = 0, -1, monotonic() + LONGEST_HOLD_SECONDS
+        while quiet < QUIET_TICKS and (now := monotonic()) < until:
+            time.sleep(TICK_SECONDS)
+            late = monotonic() - now > 2 * TICK_SECONDS
+            quiet = 0 if late or self._handlers.asked != seen else quiet + 1
+            seen = self._handlers.asked
 
     def refuse(self, grace: float) -> None:
         """Closes the door; requests in flight are cancelled when `grace` seconds are over."""
@@ -262,12 +268,15 @@ class _Handlers(grpc.GenericRpcHandler):
             handlers = {name: _with_access_log(name, handler, access_log) for name, handler in handlers.items()}
         self._unknown = handlers.pop("")
         self._handlers = handlers
+        # How many requests were handed over, by the one thread that does.
+        self.asked = 0
 
     def add(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
         """Adds a method that is no function of bytes."""
         self._handlers[name] = handler
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        self.asked += 1
         return self._handlers.get(details.method) or self._unknown
 
 
