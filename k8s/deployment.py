@@ -14,7 +14,7 @@ from google.protobuf import text_format
 
 from clients.messages import ModelServerConfig
 from k8s.kubectl import Kubectl, Object
-from k8s.patches import NAME
+from k8s.names import INSTANCE, MANAGER, NAME, OURS, STABLE, config_map, pods
 from k8s.pods import not_loaded, ready, refused, running, trouble, warned
 from k8s.rendering import render, served
 from k8s.rollout.state import read_state
@@ -22,8 +22,6 @@ from k8s.rollout.target import RolloutError
 from serving.config import MODELS_CONFIG
 from serving.fleet import Fleet
 
-MANAGER = "tensorflow-serving-toolkit"
-OURS = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/managed-by={MANAGER}"
 # All that the base and its components are made of; a cluster has the kinds of others when these are installed.
 KINDS = (
     "deployments.apps",
@@ -61,7 +59,7 @@ def apply(
     _check_kinds(made, kubectl)
     _check_owner(manifests, kubectl)
     _check_rollouts(kubectl)
-    _check_labels(fleet, names, kubectl)
+    check_labels(fleet, names, kubectl)
     said = kubectl.run("apply", *_APPLY, "--validate=strict", *(["--dry-run=server"] if dry else []), input=manifests)
     if dry:
         return said
@@ -163,15 +161,16 @@ def _group(found: Object) -> str:
     return f"{version}.{group}" if slash else f"{version}."
 
 
-_PODS = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/name=tensorflow-serving"
-_ROLLOUTS = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component=rollout"
+_PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
+_ROLLOUTS = f"{INSTANCE}={NAME},app.kubernetes.io/component=rollout"
 
 
 class _Look:
     """Looks at pods that aren't ready, and asks one of them now and then what it could not load."""
 
-    def __init__(self, kubectl: Kubectl, names: tuple[str, ...]) -> None:
+    def __init__(self, kubectl: Kubectl, names: tuple[str, ...], track: str = STABLE) -> None:
         self._kubectl, self._names = kubectl, names
+        self._selector = pods(track)
         self._next_ask = time.monotonic() + _ASK_SECONDS
         self._seen: dict[str, float] = {}
 
@@ -196,17 +195,26 @@ class _Look:
         return ""
 
     def _waiting(self) -> list[Object]:
-        pods = self._kubectl.select("pods", f"app.kubernetes.io/instance={NAME}")
+        pods = self._kubectl.select("pods", self._selector)
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
 
 
-def wait_until_ready(kubectl: Kubectl, names: tuple[str, ...], wait: float, say: Callable[[str], None]) -> None:
-    """Waits until the Deployment is what it is to be. Raises RolloutError with the reason when it isn't in time."""
-    deadline, told, look = time.monotonic() + wait, "", _Look(kubectl, names)
+def wait_until_ready(
+    kubectl: Kubectl,
+    names: tuple[str, ...],
+    wait: float,
+    say: Callable[[str], None],
+    *,
+    name: str = NAME,
+    track: str = STABLE,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Waits until a Deployment is what it is to be. Raises RolloutError with the reason when it isn't in time."""
+    deadline, told, look = time.monotonic() + wait, "", _Look(kubectl, names, track)
     while True:
-        found = kubectl.get("deployment", NAME)
+        found = kubectl.get("deployment", name)
         if found is None:
-            raise RolloutError(f"there is no Deployment {NAME} any more")
+            raise RolloutError(f"there is no Deployment {name} any more")
         wanted, status = found["spec"]["replicas"], found.get("status", {})
         current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
         there = status.get("updatedReplicas", 0) if current else 0
@@ -223,7 +231,7 @@ def wait_until_ready(kubectl: Kubectl, names: tuple[str, ...], wait: float, say:
         look.at_pods()
         if time.monotonic() > deadline:
             raise RolloutError(f"after {wait:g} s {pods}{look.last()} (--wait says how long)")
-        time.sleep(_POLL_SECONDS)
+        pause(_POLL_SECONDS)
 
 
 def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, say: Callable[[str], None]) -> None:
@@ -258,7 +266,7 @@ def rollouts(kubectl: Kubectl) -> list[Object]:
 
 def labels(kubectl: Kubectl) -> dict[str, dict[str, int]]:
     """The labels of each model that pods start with; of none when nothing is applied."""
-    found = kubectl.get("configmap", f"{NAME}-models")
+    found = kubectl.get("configmap", config_map(STABLE))
     if found is None:
         return {}
     said = text_format.Parse(found["data"][MODELS_CONFIG], ModelServerConfig()).model_config_list.config
@@ -272,7 +280,7 @@ def _check_rollouts(kubectl: Kubectl) -> None:
             raise RolloutError(f"a rollout is under way: {state}; `rollout status {state.model}` says how far")
 
 
-def _check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None:
+def check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None:
     """What pods serve is moved by rollouts, which tell them; pods read the ConfigMap when they start."""
     before = labels(kubectl)
     if not before:

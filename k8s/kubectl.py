@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
 import select
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from typing import Any
 Object = dict[str, Any]
 _FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
 _FORWARD_SECONDS = 20.0
+_TRIES = 5
 _LOGGED = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 
 
@@ -64,6 +66,23 @@ class Kubectl:
     def replace(self, changed: Mapping[str, Any]) -> Object:
         """Replaces an object that was read before. Raises ConflictError when it was changed since."""
         return dict(json.loads(self.run("replace", "--filename=-", "--output=json", input=json.dumps(changed))))
+
+    def change(self, kind: str, name: str, change: Callable[[Object], Object]) -> None:
+        """Reads an object and writes what `change` makes of it, again when somebody else was quicker.
+
+        Raises ConflictError when that is so five times, KubectlError when there is no such object.
+        """
+        for tries in range(_TRIES):
+            found = dict(json.loads(self.run("get", kind, name, "--output=json")))
+            changed = change(copy.deepcopy(found))
+            if changed == found:
+                return
+            try:
+                self.replace(changed)
+                return
+            except ConflictError:
+                if tries == _TRIES - 1:
+                    raise
 
     def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
         """Merges `change` into an object. Raises KubectlError."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from k8s.names import NAME
 from serving.fleet import Fleet
 from serving.settings import IMAGE
 
-NAME = "serving"
 _CONTAINER = "/spec/template/spec/containers/0"
 _HTTPS = 443
 

@@ -20,12 +20,12 @@ import yaml
 from k8s import patches
 from k8s.configuration import cluster_models_config, files
 from k8s.kubectl import Kubectl
+from k8s.names import NAME
 from serving.config import MODELS_CONFIG, in_container, server_config
 from serving.config_messages import text
 from serving.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
-NAME = patches.NAME
 _SERVER_CONFIG = "/config/server"
 # What the toolkit has in models.config of a container, and what isn't polled here (`k8s/base/deployment.yaml`).
 _FIXED = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from serving.settings import Strict
 
@@ -25,8 +25,19 @@ class Rollout(Strict):
     bake: Annotated[
         float, Field(ge=0, description="Seconds for which the old version stays loaded once all requests have moved.")
     ] = 60
+    weights: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=100)], ...],
+        Field(description="By pods, how many percent of the requests the new ones get, step by step; 100 at last."),
+    ] = (5, 25, 50, 100)
     commands: Annotated[
         tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
         Field(description="Gates of your own, run before `stable` moves: a command passes when it exits with 0."),
     ] = ()
     manual: Annotated[bool, Field(description="Wait for `rollout promote` before `stable` moves.")] = False
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_grow(cls, weights: tuple[int, ...]) -> tuple[int, ...]:
+        if list(weights) != sorted({*weights}) or weights[-1:] != (100,):
+            raise ValueError(f"{list(weights)} don't grow to 100")
+        return weights

@@ -128,7 +128,7 @@ Examples:
 def status(fleet: Path, context: str | None, as_json: bool) -> None:
     """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
     from k8s import deployment
-    from k8s.patches import NAME
+    from k8s.names import NAME
     from k8s.rollout.state import State
 
     with _Errors(1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,8 +18,9 @@ from serving.commands.options import fleet_option, read_with, say, wait_option
 if TYPE_CHECKING:
     from k8s.kubectl import Kubectl
     from k8s.rollout.controller import Controller
-    from k8s.rollout.state import Request, State
-    from k8s.rollout.target import Serve, Store, Target
+    from k8s.rollout.state import Request, State, WayName
+    from k8s.rollout.target import Serve, Store
+    from k8s.rollout.way import Way
     from serving.fleet import Fleet
     from serving.rollout_settings import Rollout
 
@@ -37,6 +39,13 @@ class _Place:
         from k8s.kubectl import Kubectl
 
         return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context)
+
+    def there(self, fleet: Fleet) -> Fleet:
+        """The fleet as it is in the namespace."""
+        if self.namespace is None:
+            return fleet
+        said = fleet.kubernetes.model_copy(update={"namespace": self.namespace})
+        return fleet.model_copy(update={"kubernetes": said})
 
 
 def _place(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,8 +74,9 @@ def rollout() -> None:
     """Rolls a new version of a model out over this machine's servers, whatever engine runs them, or a cluster's pods.
 
     Every server loads the version beside the old one and is asked its golden requests; label `canary` moves to it, then
-    `stable`, server by server, with gates in between; the old version is unloaded after a while. A gate that fails
-    takes everything back.
+    `stable`, server by server, with gates in between; the old version is unloaded after a while. Or, by pods, a second
+    Deployment has the new version, and a Gateway gives it more and more of the requests. A gate that fails takes
+    everything back.
     """
 
 
@@ -77,6 +87,7 @@ Examples:
   python -m k8s rollout start digits 7 --bake 10
   python -m k8s rollout start digits --manual      waits for `rollout promote digits`
   python -m k8s rollout start digits --cluster --namespace models
+  python -m k8s rollout start digits --cluster --by-pods
 
 \b
 Exit codes: 0 the version is stable; 1 it was rolled back, for the reason that is printed; 2 something was wrong
@@ -86,6 +97,7 @@ before anything changed; 130 interrupted, and `rollout start` goes on."""
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @fleet_option
 @_place
+@click.option("--by-pods", is_flag=True, help="With --cluster: by a second Deployment and the Gateway's weights.")
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
 @click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which metrics are compared.")
@@ -97,6 +109,7 @@ def start(
     version: int | None,
     fleet: Path,
     place: _Place,
+    by_pods: bool,
     dry_run: bool,
     manual: bool,
     window: float | None,
@@ -110,6 +123,8 @@ def start(
     """
     from k8s.rollout.plan import described, plan
 
+    if by_pods and not place.cluster:
+        _refuse("--by-pods needs --cluster: a server of this machine has no pods")
     with _Refusals():
         read = read_with(fleet, model)
         given = {"window": window, "samples": samples, "bake": bake}
@@ -121,11 +136,12 @@ def start(
             if version not in (None, before.new):
                 _refuse(f"{before} is not over; `rollout abort {model}` goes back, `rollout start {model}` goes on")
         else:
-            state = plan(read, model, version, manual=manual or settings.manual)
+            way: WayName = "pods" if by_pods else "in-place"
+            state = plan(read, model, version, manual=manual or settings.manual, way=way)
         if dry_run:
             click.echo(described(state, settings))
             return
-        controller = _controller(read, model, place, wait, settings)
+        controller = _controller(read, state, place, wait, settings)
     _run(controller, state)
 
 
@@ -195,9 +211,9 @@ def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
         last = _store(read, model, place).load()
         if last is None or last.phase != "done":
             _refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
-        state = plan(read, model, last.old)
-        quick = read.rollout.model_copy(update={"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9})
-        controller = _controller(read, model, place, wait, quick)
+        state = plan(read, model, last.old, way=last.way)
+        gates = {"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9, "weights": (100,)}
+        controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates))
     _run(controller, state)
 
 
@@ -223,38 +239,49 @@ def _refuse(reason: str) -> NoReturn:
 
 def _store(fleet: Fleet, model: str, place: _Place) -> Store:
     if place.cluster:
-        from k8s.rendering import NAME
         from k8s.rollout.cluster import ClusterStore
 
-        return ClusterStore(place.kubectl(fleet), NAME, model)
+        return ClusterStore(place.kubectl(fleet), model)
     from k8s.rollout.local import LocalStore
 
     return LocalStore(fleet, model)
 
 
-def _target(fleet: Fleet, model: str, place: _Place, wait: float) -> Target:
-    if place.cluster:
-        from k8s.rendering import NAME
-        from k8s.rollout.cluster import ClusterTarget
-        from serving.fleet_file import write_labels
+def _way(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollout) -> Way:
+    from k8s.rollout.in_place import InPlace
 
-        def finished(serve: Serve) -> None:
-            write_labels(fleet.file, serve.model, serve.labels)
+    model, folder = state.model, fleet.model_folder(state.model)
+    if not place.cluster:
+        from k8s.rollout.local import LocalTarget
+        from serving.docker import deployment
 
-        return ClusterTarget(place.kubectl(fleet), NAME, wait, finished)
-    from k8s.rollout.local import LocalTarget
-    from serving.docker import deployment
+        return InPlace(folder, settings, wait, say, LocalTarget(fleet, model, deployment.exists))
+    from k8s.rollout.by_pods import ByPods
+    from k8s.rollout.cluster import ClusterTarget
+    from serving.fleet_file import write_labels
 
-    return LocalTarget(fleet, model, deployment.exists)
+    def finished(serve: Serve) -> None:
+        write_labels(fleet.file, serve.model, serve.labels)
+
+    kubectl = place.kubectl(fleet)
+    if state.way == "pods":
+        return ByPods(folder, settings, wait, say, place.there(fleet), kubectl, finished)
+    return InPlace(folder, settings, wait, say, ClusterTarget(kubectl, wait, finished))
 
 
-def _controller(fleet: Fleet, model: str, place: _Place, wait: float, settings: Rollout) -> Controller:
-    """A controller of servers that there are. Raises RolloutError when there are none."""
+def _controller(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollout) -> Controller:
+    """A controller of servers that there are. Raises RolloutError when there are none, or others are moving them."""
     from k8s.rollout.controller import Controller
+    from k8s.rollout.target import RolloutError
 
-    target = _target(fleet, model, place, wait)
-    target.instances()
-    return Controller(target, _store(fleet, model, place), fleet.model_folder(model), settings, wait, say)
+    store = _store(fleet, state.model, place)
+    for other in store.others():
+        # Pods of the second Deployment have one version of every model.
+        if not other.over and "pods" in (other.way, state.way):
+            raise RolloutError(f"a rollout of another model is under way: {other}; by pods there is one at a time")
+    way = _way(fleet, state, place, wait, settings)
+    way.check(state)
+    return Controller(way, store, say)
 
 
 def _run(controller: Controller, state: State) -> None:
@@ -263,12 +290,14 @@ def _run(controller: Controller, state: State) -> None:
     from k8s.rollout.target import HeldError, RolloutError
 
     try:
-        with controller.store.lease():
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(controller.store.lease())
+            except HeldError as error:
+                _refuse(str(error))
             # What was asked of an earlier one is not meant for this.
             controller.store.asked()
             ended = controller.run(state)
-    except HeldError as error:
-        _refuse(str(error))
     except (KubectlError, RolloutError) as error:
         click.echo(f"Error: {error}; `rollout start {state.model}` goes on", err=True)
         sys.exit(1)
@@ -276,7 +305,7 @@ def _run(controller: Controller, state: State) -> None:
         click.echo(f"\nInterrupted; `rollout start {state.model}` goes on, `rollout abort` goes back.", err=True)
         sys.exit(130)
     finally:
-        controller.target.close()
+        controller.way.close()
     if ended.phase == "rolled-back":
         click.echo(f"Error: rolled back: {ended.reason}", err=True)
         sys.exit(1)
@@ -301,7 +330,7 @@ def _ask(model: str, fleet: Path, place: _Place, request: Request, wait: float |
             say(str(store.load()))
             return
         else:
-            controller = _controller(read, model, place, wait or 180.0, read.rollout)
+            controller = _controller(read, state, place, wait or 180.0, read.rollout)
             state = (
                 state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
             )

@@ -24,6 +24,7 @@ from google.protobuf import text_format
 
 from clients import connect
 from clients.messages import ModelServerConfig
+from k8s import names
 from k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
 from k8s.pods import ready
 from k8s.rollout.state import Request, State, read_state
@@ -32,8 +33,6 @@ from serving.config import MODELS_CONFIG
 from serving.config_messages import text
 
 GRPC_PORT, REST_PORT = 8500, 8501
-INSTANCE = "app.kubernetes.io/instance"
-TRACK = "tensorflow-serving-toolkit/track"
 # The kubelet renews what a pod has mounted when the pod changes, and otherwise within a minute or two.
 REFRESH = "tensorflow-serving-toolkit/told"
 _RELOAD_SECONDS = 60.0
@@ -41,7 +40,6 @@ _LEASE_SECONDS = 15
 _RENEW_SECONDS = 4.0
 _ASK_SECONDS = 2.0
 _POLL_SECONDS = 1.0
-_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -64,43 +62,44 @@ class Pod:
 
 
 class ClusterTarget:
-    """The pods of the server `name`; `finished` is told what is served for good. Close it to end the forwarding."""
+    """The pods of a track; `finished` is told what is served for good. Close it to end the forwarding of ports."""
 
-    def __init__(self, kubectl: Kubectl, name: str, wait: float, finished: Callable[[Serve], None]) -> None:
-        self._kubectl, self._name, self._wait, self._finished = kubectl, name, wait, finished
+    def __init__(
+        self, kubectl: Kubectl, wait: float, finished: Callable[[Serve], None], track: str = names.STABLE
+    ) -> None:
+        self._kubectl, self._wait, self._finished, self._track = kubectl, wait, finished, track
         self._forwards: dict[str, tuple[contextlib.ExitStack, Pod]] = {}
 
     def instances(self) -> list[Instance]:
         """See Target. Waits until every pod that there is to be is ready."""
         deadline = time.monotonic() + self._wait
         while True:
-            pods = [pod for pod in self._pods() if "deletionTimestamp" not in pod["metadata"]]
+            pods = self._pods()
             waiting = [pod["metadata"]["name"] for pod in pods if not ready(pod)]
             if pods and not waiting:
                 break
             if time.monotonic() > deadline:
                 if not pods:
                     raise RolloutError(
-                        f"no pod has the label {INSTANCE}={self._name}; `python -m k8s apply` makes some"
+                        f"no pod has the labels {names.pods(self._track)}; `python -m k8s apply` makes some"
                     )
                 raise GateError(f"pod {waiting[0]} isn't ready after {self._wait:g} s")
             time.sleep(_POLL_SECONDS)
-        return [self._reached(pod["metadata"]["name"]) for pod in sorted(pods, key=lambda pod: pod["metadata"]["name"])]
+        return self._reach(pods)
+
+    def ready(self) -> list[Instance]:
+        """Those that are ready now."""
+        return self._reach([pod for pod in self._pods() if ready(pod)])
 
     def keep(self, serve: Serve) -> None:
         """See Target: writes the ConfigMap."""
-        for tries in range(_TRIES):
-            found = self._config_map()
-            config = text(serve.applied(_parsed(found)))
-            if found["data"][MODELS_CONFIG] == config:
-                return
-            found["data"][MODELS_CONFIG] = config
-            try:
-                self._kubectl.replace(found)
-                return
-            except ConflictError:
-                if tries == _TRIES - 1:
-                    raise
+
+        def applied(found: Object) -> Object:
+            found["data"][MODELS_CONFIG] = text(serve.applied(_parsed(found)))
+            return found
+
+        self._config_map()
+        self._kubectl.change("configmap", names.config_map(self._track), applied)
 
     def finish(self, serve: Serve) -> None:
         """See Target."""
@@ -113,7 +112,13 @@ class ClusterTarget:
         self._forwards.clear()
 
     def _pods(self) -> list[Object]:
-        return self._kubectl.select("pods", f"{INSTANCE}={self._name},{TRACK}=stable")
+        """Those that don't leave, by their names."""
+        pods = self._kubectl.select("pods", names.pods(self._track))
+        staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(staying, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def _reach(self, pods: list[Object]) -> list[Instance]:
+        return [self._reached(pod["metadata"]["name"]) for pod in pods]
 
     def _reached(self, name: str) -> Pod:
         if name in self._forwards:
@@ -128,19 +133,20 @@ class ClusterTarget:
         return made
 
     def _config_map(self) -> Object:
-        found = self._kubectl.get("configmap", f"{self._name}-models")
+        name = names.config_map(self._track)
+        found = self._kubectl.get("configmap", name)
         if found is None:
-            raise RolloutError(f"there is no ConfigMap {self._name}-models; `python -m k8s apply` makes it")
+            raise RolloutError(f"there is no ConfigMap {name}; `python -m k8s apply` makes it")
         return found
 
 
 class ClusterStore:
     """The state of a model's rollouts in the cluster."""
 
-    def __init__(self, kubectl: Kubectl, name: str, model: str) -> None:
+    def __init__(self, kubectl: Kubectl, model: str) -> None:
         self._kubectl, self._model = kubectl, model
-        self._name = f"{name}-rollout-{re.sub('[^a-z0-9]+', '-', model.lower()).strip('-')}"
-        self._labels = {INSTANCE: name, "app.kubernetes.io/component": "rollout"}
+        self._name = f"{names.NAME}-rollout-{re.sub('[^a-z0-9]+', '-', model.lower()).strip('-')}"
+        self._labels = {names.INSTANCE: names.NAME, "app.kubernetes.io/component": "rollout"}
         self._me = f"{socket.gethostname()}-{uuid.uuid4()}"
         self._lost = ""
         self._next_ask = 0.0
@@ -149,6 +155,13 @@ class ClusterStore:
         """See Store."""
         said = self._data().get("state")
         return read_state(said) if said else None
+
+    def others(self) -> list[State]:
+        """The last rollouts of other models."""
+        selector = ",".join(f"{label}={value}" for label, value in self._labels.items())
+        kept = [found.get("data", {}).get("state") for found in self._kubectl.select("configmaps", selector)]
+        states = [read_state(said) for said in kept if said]
+        return [state for state in states if state.model != self._model]
 
     def save(self, state: State) -> None:
         """See Store."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import statistics
@@ -44,20 +45,23 @@ def golden(instance: Instance, folder: Path) -> str:
     return f"{instance.name}: {report.sentence()}"
 
 
-def latency(instance: Instance, model: str, old: Path, new: Path, settings: Rollout) -> str:
-    """Asks one server the golden requests of both versions, in turns, and compares the medians.
+def latency(model: str, old: tuple[Instance, Path], new: tuple[Instance, Path], settings: Rollout) -> str:
+    """Asks a server of each version, which may be the same, its golden requests in turns, and compares the medians.
 
     Golden requests are asked by version, so this also tells versions apart in a server whose metrics don't. Raises
     GateError when the new one takes more than `settings.latency` times as long, and `settings.slack_ms` more.
     """
-    found: dict[Path, list[float]] = {old: [], new: []}
-    with connect(f"http://{instance.rest}" if instance.grpc is None else f"grpc://{instance.grpc}") as client:
-        requests = {folder: read_golden(folder).requests for folder in (old, new)}
+    found: dict[Path, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        asked = []
+        for instance, folder in (old, new):
+            url = f"http://{instance.rest}" if instance.grpc is None else f"grpc://{instance.grpc}"
+            asked.append((stack.enter_context(connect(url)), folder, read_golden(folder).requests))
         for _ in range(ROUNDS):
-            for folder, times in found.items():
-                times.append(_seconds(client, model, folder, requests[folder]))
-    slow, fast = (1000 * statistics.median(found[folder]) for folder in (new, old))
-    said = f"{instance.name}: golden requests take {slow:.1f} ms, those of version {old.name} {fast:.1f} ms"
+            for client, folder, requests in asked:
+                found.setdefault(folder, []).append(_seconds(client, model, folder, requests))
+    fast, slow = (1000 * statistics.median(found[folder]) for _, folder in (old, new))
+    said = f"{new[0].name}: golden requests take {slow:.1f} ms, those of version {old[1].name} {fast:.1f} ms"
     if _is_slower(slow, fast, settings):
         raise GateError(f"{said}: more than {settings.latency:g} times as long")
     return said
@@ -145,12 +149,15 @@ def page(instance: Instance, model: str) -> Page:
 
 
 def compare(new: Page, old: Page, settings: Rollout) -> str:
-    """Compares what was counted with the new version with what was counted with the old one. Raises GateError."""
+    """Compares what was counted with the new version with what was counted with the old one. Raises GateError.
+
+    The latency of too few requests is no measure.
+    """
     said = f"with the new version {new}; with the old one {old}"
     if new.error_rate > old.error_rate + settings.error_rate:
         raise GateError(f"{said}: {100 * settings.error_rate:g} % more failures are allowed")
     fast, slow = old.p99_ms(), new.p99_ms()
-    if fast and _is_slower(slow, fast, settings):
+    if fast and old.total >= settings.samples and _is_slower(slow, fast, settings):
         raise GateError(f"{said}: {settings.latency:g} times the p99 is allowed")
     return said
 

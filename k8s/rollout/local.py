@@ -84,6 +84,10 @@ class LocalStore:
             return read_state(self._path("json").read_text())
         return None
 
+    def others(self) -> list[State]:
+        """Servers of this machine take changes of several models at a time."""
+        return []
+
     def save(self, state: State) -> None:
         """See Store."""
         self._write("json", state.text())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from k8s.rollout.state import STABLE, State
+from k8s.rollout.state import STABLE, State, WayName
 from k8s.rollout.target import RolloutError
 from serving.fleet import Fleet
 from serving.proven import ProofError, prove
 from serving.rollout_settings import Rollout
 
 
-def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False) -> State:
+def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way: WayName = "in-place") -> State:
     """The rollout of `model` to version `new`, the newest when not given, at its beginning.
 
     Raises RolloutError when the version isn't what its manifest says, or is no change.
@@ -34,22 +34,46 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False) -> 
             prove(fleet.model_folder(model) / str(version))
         except ProofError as error:
             raise RolloutError(str(error)) from None
-    return State(model, old, new, dict(said.labels), tuple(sorted({*said.labels.values()})), manual=manual)
+    return State(model, old, new, dict(said.labels), tuple(sorted({*said.labels.values()})), way, manual=manual)
 
 
 def described(state: State, settings: Rollout) -> str:
     """The steps, a line each."""
-    gate = f"at most {settings.latency:g} times the latency, {100 * settings.error_rate:g} % more failures"
-    steps = [
+    gate = (
+        f"{settings.window:g} s with at least {settings.samples} requests: at most {settings.latency:g} times the "
+        f"latency, {100 * settings.error_rate:g} % more failures"
+    )
+    steps = _by_pods(state, settings, gate) if state.way == "pods" else _in_place(state, settings, gate)
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+
+
+def _own(state: State, settings: Rollout) -> list[str]:
+    """What comes before the first request moves."""
+    commands = [f"run {' '.join(words)}" for words in settings.commands]
+    return [*commands, *(["wait for `rollout promote`"] if state.manual else [])]
+
+
+def _by_pods(state: State, settings: Rollout, gate: str) -> list[str]:
+    return [
+        f"make as many pods with version {state.new} of {state.model} as there are with {state.old}",
+        "ask each of them its golden requests, over gRPC and REST",
+        f"compare the latency of golden requests: at most {settings.latency:g} times",
+        *_own(state, settings),
+        *(f"{weight} % of the requests → version {state.new}; {gate}" for weight in settings.weights),
+        f"bake for {settings.bake:g} s, then ask the golden requests again",
+        f"pods with version {state.new} in the place of those with {state.old}, proven as the others were",
+        "all requests → these; end the others",
+    ]
+
+
+def _in_place(state: State, settings: Rollout, gate: str) -> list[str]:
+    return [
         f"load version {state.new} of {state.model} beside {state.old} on every server",
         "ask every server its golden requests, over gRPC and REST",
         f"label canary → {state.new}; compare the latency of golden requests: at most {settings.latency:g} times",
-        *(f"run {' '.join(words)}" for words in settings.commands),
-        *(["wait for `rollout promote`"] if state.manual else []),
-        f"label stable → {state.new} on the first server; {settings.window:g} s with at least {settings.samples} "
-        f"requests: {gate}",
+        *_own(state, settings),
+        f"label stable → {state.new} on the first server; {gate}",
         f"label stable → {state.new} on the others",
         f"bake for {settings.bake:g} s, then ask the golden requests again",
         f"unload version {state.old}",
     ]
-    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))

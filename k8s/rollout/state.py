@@ -1,20 +1,26 @@
 """Where a rollout is: one state machine, whatever it moves and wherever the servers are.
 
     start ──► LOADING ──► PROVING ──► CANARY ──► STABLE ──► BAKING ──► UNLOADING ──► DONE
-                 │            │          │          │          │
+                 │            │          │        ▲ │          │
+                 │            │          │        └─┤ by pods, once for each weight
                  └────────────┴──────────┴──────────┴──────────┴──► ROLLING_BACK ──► ROLLED_BACK
                      a gate fails, a version doesn't load, or `abort`
 
-LOADING    every server loads the new version beside the old one
-PROVING    every server is asked its golden requests
-CANARY     the label `canary` means the new version everywhere; its latency is compared with the old one's.
-           A manual rollout waits here for `promote`
-STABLE     the label `stable` moves, server by server; after the first one their metrics are compared
-BAKING     all requests have gone to the new version for a while; the metrics are compared once more
-UNLOADING  the old version goes
+           in place                                          by pods
+LOADING    every server loads the new version beside         a second Deployment, whose pods serve the new
+           the old one                                       version; nobody asks them
+PROVING    every server is asked its golden requests         its pods are
+CANARY     the label `canary` means the new version;         the pods' latency is compared
+           its latency is compared with the old one's
+STABLE     the label `stable` moves, server by server;       routes give the second Deployment 5, 25, 50, 100 %
+           after the first one their metrics are compared    of the requests; each time metrics are compared
+BAKING     all requests have gone to the new version for a while; the metrics are looked at once more
+UNLOADING  the old version goes                              pods of the new version take the place of the old
+                                                             ones, requests go to them, the others go
 
-`pause` holds a rollout before its next phase until `promote`. From UNLOADING on there is no way back but `undo`. Every
-phase can be done again: whoever continues after a crash begins with the one that is noted.
+A manual rollout waits before STABLE for `promote`; `pause` holds one before its next phase until then. From UNLOADING
+on there is no way back but `undo`. Every phase can be done again: whoever continues after a crash begins with the one
+that is noted.
 """
 
 from __future__ import annotations
@@ -36,6 +42,8 @@ NEXT: dict[Phase, Phase] = {
     "unloading": "done",
     "rolling-back": "rolled-back",
 }
+# How: by what every server is told, or by other pods beside those that there are.
+WayName: TypeAlias = Literal["in-place", "pods"]
 # What another shell may ask of the one that rolls out.
 Request: TypeAlias = Literal["pause", "promote", "abort"]
 CANARY, STABLE = "canary", "stable"
@@ -46,6 +54,7 @@ class State:
     """A rollout of `model` from version `old` to `new`, as it is kept.
 
     `labels` and `versions` are what was served before it. `reason` says why it went back, `figures` what its gates saw.
+    By pods, `weight` is how many percent of the requests the new ones have got and passed with.
     """
 
     model: str
@@ -53,7 +62,9 @@ class State:
     new: int
     labels: dict[str, int]
     versions: tuple[int, ...]
+    way: WayName = "in-place"
     phase: Phase = "loading"
+    weight: int = 0
     paused: bool = False
     manual: bool = False
     reason: str = ""
@@ -77,10 +88,6 @@ class State:
     def back(self, reason: str) -> State:
         """The state after this phase has failed."""
         return replace(self, phase="rolling-back", reason=reason, paused=False)
-
-    def saw(self, figure: str) -> State:
-        """The state with one more line of what a gate saw."""
-        return replace(self, figures=(*self.figures, figure))
 
     def text(self) -> str:
         """As JSON."""

@@ -63,7 +63,7 @@ class Instance(Protocol):
 
 
 class Target(Protocol):
-    """All servers of a fleet."""
+    """Servers that serve the same."""
 
     def instances(self) -> list[Instance]:
         """Those that there are now. Raises RolloutError when there are none."""
@@ -83,6 +83,9 @@ class Store(Protocol):
 
     def load(self) -> State | None:
         """The state of the last rollout of the model; None when there was none."""
+
+    def others(self) -> list[State]:
+        """The last rollouts of other models, where one may be in the way of another."""
 
     def save(self, state: State) -> None:
         """Keeps `state`, whole or not at all."""

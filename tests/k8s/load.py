@@ -13,17 +13,24 @@ from clients.errors import ServingError
 
 @dataclass
 class Load:
-    """`rate` requests a second to label `stable` of `scaled`, whose version N answers N times the sum of a row."""
+    """`rate` requests a second to label `stable` of `scaled`, whose version N answers N times the sum of a row.
+
+    `host` is the name that REST is asked by, where it isn't the address.
+    """
 
     addresses: tuple[str, ...]
     rate: float = 50.0
     model: str = "scaled"
+    host: str | None = None
     versions: dict[int, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Load:
         self._over = threading.Event()
-        self._clients = [connect(address, timeout=20) for address in self.addresses]
+        self._clients = [
+            connect(address, timeout=20, metadata={"host": self.host} if self.host and "http" in address else None)
+            for address in self.addresses
+        ]
         self._pool = ThreadPoolExecutor(16)
         self._thread = threading.Thread(target=self._send)
         self._thread.start()

@@ -174,14 +174,6 @@ def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
     assert left == ""
 
 
-@pytest.mark.parametrize("overlay", ["base", "overlays/embedded", "overlays/gpu", "overlays/volume"])
-def test_what_kustomize_makes_is_accepted(cluster: Cluster, overlay: str) -> None:
-    """By a real API server, which knows every field."""
-    made = cluster.kubectl("kustomize", str(ROOT / "k8s" / overlay))
-    said = cluster.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=made)
-    assert said.count("serverside-applied (server dry run)") == 9, said
-
-
 def test_a_version_takes_over_on_every_pod_under_load_and_goes_back(pods: Pods) -> None:
     pods.have(2)
     with pods.load() as load:

@@ -1,0 +1,242 @@
+"""A rollout by pods: a second Deployment has the new version, and a Gateway gives it more and more of the requests.
+
+    Deployment serving ──────── Service serving ─────────┐ weight 100 - N
+                                                         ├── HTTPRoute, GRPCRoute ◄── clients
+    Deployment serving-canary ─ Service serving-canary ──┘ weight N
+
+The second one is made of what models.yaml says now, so an image, flags and resources that have changed are rolled out
+with the version. At the end it is `serving` that has them, as `python -m k8s apply` would have it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import yaml
+
+from k8s import deployment
+from k8s.kubectl import Kubectl, KubectlError, Object
+from k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
+from k8s.rendering import render
+from k8s.rollout import gates
+from k8s.rollout.cluster import ClusterTarget
+from k8s.rollout.state import State
+from k8s.rollout.target import GateError, RolloutError, Serve
+from k8s.rollout.way import Pause, Way, final
+from serving.fleet import Fleet
+
+SECOND = f"{NAME}-{CANARY}"
+ROUTES = ("httproute", "grpcroute")
+# Not that of `apply`, which would take the second Deployment for one that models.yaml has no more.
+_MANAGER = f"{MANAGER}-rollout"
+# A change of it has a Deployment make its pods anew.
+_ROLLED = "tensorflow-serving-toolkit/rolled-out"
+_QUIET_SECONDS = 2.0
+
+
+@dataclass
+class ByPods(Way):
+    """In the namespace of `kubectl`; `finished` is told what is served for good."""
+
+    fleet: Fleet
+    kubectl: Kubectl
+    finished: Callable[[Serve], None]
+    _stable: ClusterTarget = field(init=False)
+    _canary: ClusterTarget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stable, self._canary = (
+            ClusterTarget(self.kubectl, self.wait, self.finished, track) for track in (STABLE, CANARY)
+        )
+
+    def load(self, state: State, pause: Pause) -> State:
+        """Makes the second Deployment, with as many pods as the first one has."""
+        self._apply([_second(one) for one in self._made(state, self._replicas(NAME))], _MANAGER)
+        try:
+            deployment.wait_until_ready(
+                self.kubectl, self._names(), self.wait, self.say, name=SECOND, track=CANARY, pause=pause
+            )
+        except RolloutError as error:
+            raise GateError(str(error)) from None
+        self._everywhere(self._canary, final(state), pause)
+        return state
+
+    def prove(self, state: State) -> State:
+        """See Way."""
+        return self._proven(state, self._canary.instances())
+
+    def compare(self, state: State, pause: Pause) -> State:  # noqa: ARG002 - nothing is waited for
+        """Golden requests of both versions are timed in turns, each on pods of its own."""
+        old = self._stable.instances()[0], self._version(state.old)
+        for instance in self._canary.instances():
+            new = instance, self._version(state.new)
+            state = self._saw(state, gates.latency(state.model, old, new, self.settings))
+        return state
+
+    def move(self, state: State, pause: Pause) -> State:
+        """Gives the new pods the next weight, and compares what they count with what the others do meanwhile."""
+        weight = self._next_weight(state)
+        self._weigh(weight)
+        try:
+            new, old = self._windows(state, [self._canary.instances(), self._stable.instances()], pause)
+            state = self._saw(state, f"{weight} %: {gates.compare(new, old, self.settings)}")
+        except GateError as error:
+            raise GateError(f"at {weight} %: {error}") from None
+        state = replace(state, weight=weight)
+        return state if weight < self.settings.weights[-1] else state.next()
+
+    def bake(self, state: State, pause: Pause) -> State:
+        """See Way."""
+        return self._baked(state, self._canary, pause)
+
+    def unload(self, state: State) -> State:
+        """Has the first Deployment make its pods anew, and gives the requests back to it."""
+        before = self._deployment()["metadata"]["generation"]
+        # The autoscaler may have ended pods that had nothing to do.
+        replicas = max(self._replicas(NAME), self._replicas(SECOND))
+        self._apply(self._made(state, replicas), MANAGER)
+        if self._deployment()["metadata"]["generation"] == before:
+            rolled = {_ROLLED: f"{state.model} {state.new} {state.started}"}
+            change = {"spec": {"template": {"metadata": {"annotations": rolled}}}}
+            self.kubectl.patch("deployment", NAME, change)
+        deployment.wait_until_ready(self.kubectl, self._names(), self.wait, self.say)
+        self._everywhere(self._stable, final(state), time.sleep)
+        state = self._proven(state, self._stable.instances())
+        self._leave(state)
+        self.finished(final(state))
+        return state
+
+    def go_back(self, state: State) -> State:
+        """See Way."""
+        self._leave(state)
+        return state
+
+    def check(self, state: State) -> None:
+        """See Way."""
+        for kind in ROUTES:
+            try:
+                found = self.kubectl.get(kind, NAME)
+            except KubectlError as error:
+                raise RolloutError(f"a rollout by pods needs routes: {error}") from None
+            if found is None:
+                raise RolloutError(
+                    f"there is no {kind} {NAME}: a rollout by pods needs the component `gateway`, which "
+                    "`python -m k8s apply` brings"
+                )
+        self._deployment()
+        if state.phase == "loading":
+            deployment.check_labels(self.fleet, self._names(), self.kubectl)
+
+    def close(self) -> None:
+        """See Way."""
+        self._stable.close()
+        self._canary.close()
+
+    def sentence(self, state: State) -> str:
+        """See Way."""
+        model, old, new = state.model, state.old, state.new
+        match state.phase:
+            case "loading":
+                return f"Making pods with {model} version {new} …"
+            case "proving":
+                return f"Asking them the golden requests of {model} version {new} …"
+            case "canary":
+                return "Comparing latency …"
+            case "stable":
+                return f"{self._next_weight(state)} % of the requests → version {new} …"
+            case "baking":
+                return f"Baking for {self.settings.bake:g} s …"
+            case "unloading":
+                return f"Pods with version {new} in the place of those with version {old} …"
+        return f"All requests → version {old} …"
+
+    def _next_weight(self, state: State) -> int:
+        return next(weight for weight in self.settings.weights if weight > state.weight)
+
+    def _names(self) -> tuple[str, ...]:
+        """The models that the cluster serves."""
+        return tuple(deployment.labels(self.kubectl))
+
+    def _made(self, state: State, replicas: int) -> list[Object]:
+        """The Deployment and the ConfigMaps of its pods, once the rollout is done."""
+        fleet = self.fleet.with_labels(state.model, dict(final(state).labels))
+        made = [one for one in yaml.safe_load_all(render(fleet, self._names(), self.kubectl, replicas)) if one]
+        (pods,) = (one for one in made if one["kind"] == "Deployment")
+        volumes = pods["spec"]["template"]["spec"]["volumes"]
+        mounted = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
+        return [pods, *(one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] in mounted)]
+
+    def _apply(self, made: list[Object], manager: str) -> None:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
+        words = ("--server-side", f"--field-manager={manager}", "--force-conflicts", "--validate=strict")
+        self.kubectl.run("apply", *words, "--filename=-", input=text)
+
+    def _deployment(self) -> Object:
+        found = self.kubectl.get("deployment", NAME)
+        if found is None:
+            raise RolloutError(f"there is no Deployment {NAME}; `python -m k8s apply` makes it")
+        return found
+
+    def _replicas(self, name: str) -> int:
+        found = self.kubectl.get("deployment", name)
+        return int(found["spec"]["replicas"]) if found else 0
+
+    def _weigh(self, weight: int) -> None:
+        """Has both routes give the second Deployment so many percent of the requests."""
+        weights = {NAME: 100 - weight, SECOND: weight}
+
+        def weighed(route: Object) -> Object:
+            for rule in route["spec"]["rules"]:
+                for backend in rule["backendRefs"]:
+                    backend["weight"] = weights.get(backend["name"], backend.get("weight", 1))
+            return route
+
+        for kind in ROUTES:
+            self.kubectl.change(kind, NAME, weighed)
+
+    def _leave(self, state: State) -> None:
+        """Ends the second Deployment, once nobody asks it any more."""
+        self._weigh(0)
+        if self.kubectl.get("deployment", SECOND) is None:
+            return
+        self._wait_until_quiet(state)
+        self.say("Ending the other pods …")
+        # Returns when they have drained.
+        self.kubectl.run("delete", "deployment", SECOND, "--cascade=foreground", "--ignore-not-found")
+        self.kubectl.run("delete", "configmap", config_map(CANARY), "--ignore-not-found")
+
+    def _wait_until_quiet(self, state: State) -> None:
+        """Waits until the Gateway has heard of it; for as long as pods drain, at most, as others may ask them, too."""
+        until = time.monotonic() + self.fleet.kubernetes.drain_seconds
+        before: int | None = None
+        while time.monotonic() < until:
+            try:
+                found = sum(gates.page(instance, state.model).total for instance in self._canary.ready())
+            except (GateError, KubectlError):
+                return
+            if found == before:
+                return
+            before = found
+            time.sleep(_QUIET_SECONDS)
+
+
+def _second(made: Object) -> Object:
+    """The second Deployment's, of what is the first one's. A ConfigMap that never changes is both's."""
+    second = copy.deepcopy(made)
+    models = config_map(STABLE)
+    if made["kind"] == "ConfigMap":
+        if made["metadata"]["name"] == models:
+            second["metadata"]["name"] = config_map(CANARY)
+        return second
+    second["metadata"]["name"] = SECOND
+    template = second["spec"]["template"]
+    for labels in (second["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
+        labels[TRACK] = CANARY
+    for volume in template["spec"]["volumes"]:
+        if volume.get("configMap", {}).get("name") == models:
+            volume["configMap"]["name"] = config_map(CANARY)
+    return second

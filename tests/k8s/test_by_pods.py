@@ -1,0 +1,120 @@
+"""Rollouts by pods on a real cluster, under load through its Gateway."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from clients import grpc_transport
+from clients.golden import RECORDS
+from tests.k8s.load import Load
+from tests.k8s.test_cluster_rollout import ROOT, Pods, exported, pods  # noqa: F401 - fixtures
+from tests.k8s.test_rollout import resealed
+from tests.servers import wait_for
+
+HOST = "models.test"
+GATEWAY = f"gateway: {{{{name: contour, namespace: projectcontour, hostname: {HOST}}}}}"
+KUBERNETES = (
+    "kubernetes: {{namespace: {0}, components: [volume, gateway], cpu: 50m, memory: 1Gi, drain_seconds: 6, "
+    f"replicas: 1, {GATEWAY}}}}}\n"
+)
+
+
+@pytest.fixture
+def routed(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> Pods:  # noqa: F811 - the fixture
+    """Pods that a Gateway leads to."""
+    # The host by which a Gateway knows gRPC; users have it in their DNS.
+    options = (*grpc_transport.OPTIONS, ("grpc.default_authority", f"grpc.{HOST}"))
+    monkeypatch.setattr(grpc_transport, "OPTIONS", options)
+    pods.say(KUBERNETES)
+    pods.k8s("apply")
+    return pods
+
+
+def load(pods: Pods) -> Load:  # noqa: F811 - the fixture
+    status = "jsonpath={.status.addresses[0].value}"
+    gateway = pods.cluster.kubectl("-n", "projectcontour", "get", "gateway", "contour", "-o", status)
+    return Load((f"grpc://{gateway}:80", f"http://{gateway}:80"), host=HOST)
+
+
+def weights(pods: Pods) -> set[int]:  # noqa: F811 - the fixture
+    """What the routes give the second Deployment."""
+    found = json.loads(pods.kubectl("get", "httproute,grpcroute", "--output=json"))["items"]
+    return {
+        backend["weight"]
+        for route in found
+        for rule in route["spec"]["rules"]
+        for backend in rule["backendRefs"]
+        if backend["name"] == "serving-canary"
+    }
+
+
+def left(pods: Pods) -> list[str]:  # noqa: F811 - the fixture
+    """What there is of a second Deployment."""
+    names = pods.kubectl("get", "deployments,configmaps,pods", "--output=name").split()
+    return [name for name in names if "canary" in name]
+
+
+def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods) -> None:
+    routed.have(2)
+    assert "25 % of the requests → version 2" in routed.rollout("start", "scaled", "--by-pods", "--dry-run").stdout
+    with load(routed) as sent:
+        wait_for(lambda: sent.answered > 50)
+        done = routed.rollout("start", "scaled", "--by-pods")
+        assert [line for line in done.stderr.splitlines() if " of the requests → version 2" in line] == [
+            f"{weight} % of the requests → version 2 …" for weight in (5, 25, 50, 100)
+        ]
+        assert "scaled version 2 is stable." in done.stderr
+        one, two = sent.versions[1], sent.versions[2]
+        wait_for(lambda: sent.versions[2] > two + 20)
+        assert sent.versions[1] == one
+        assert (weights(routed), left(routed)) == ({0}, [])
+        assert "stable: 2" in (routed.folder / "models.yaml").read_text()
+        assert routed.k8s("diff").stdout == ""
+
+        routed.rollout("undo", "scaled")
+        one, two = sent.versions[1], sent.versions[2]
+        wait_for(lambda: sent.versions[1] > one + 20)
+        assert sent.versions[2] == two
+    assert sent.failures == []
+    assert (weights(routed), left(routed)) == ({0}, [])
+
+
+def test_what_is_worse_never_gets_all_requests(routed: Pods) -> None:
+    version = routed.have(2)
+    shutil.copy(routed.folder / "later/3" / RECORDS, version / RECORDS)
+    resealed(version, RECORDS)
+    (routed.have(3) / "saved_model.pb").write_bytes(b"\x08\x01broken")
+    resealed(routed.folder / "models/scaled/3", "saved_model.pb")
+    with load(routed) as sent:
+        for number, reason in ((2, "rolled back: proving: serving-canary-"), (3, "rolled back: loading: ")):
+            assert f"Error: {reason}" in routed.rollout("start", "scaled", str(number), "--by-pods", code=1).stderr
+            assert (weights(routed), left(routed)) == ({0}, [])
+    assert sent.failures == []
+    assert set(sent.versions) == {1}
+
+
+def test_one_that_is_killed_between_weights_is_gone_on_with_or_taken_back(routed: Pods) -> None:
+    routed.have(2)
+    command = routed.command("start", "scaled", "--by-pods")
+    with load(routed) as sent:
+        for weight, words, code, phase in ((25, ("abort",), 1, "rolled-back"), (50, ("start",), 0, "done")):
+            with subprocess.Popen(command, cwd=ROOT, env=routed.env, stderr=subprocess.PIPE, text=True) as process:
+                assert process.stderr is not None
+                assert any(line.startswith(f"{weight} %") for line in process.stderr)
+                process.kill()
+            wait_for(lambda: not routed.state()["running"], what="the end of its lease")
+            assert routed.state()["phase"] == "stable"
+            routed.rollout(*words, "scaled", code=code)
+            assert routed.state()["phase"] == phase
+            assert (weights(routed), left(routed)) == ({0}, [])
+    assert sent.failures == []
+
+
+def test_without_routes_there_is_no_rollout_by_pods(pods: Pods) -> None:  # noqa: F811 - the fixture
+    pods.have(2)
+    said = pods.rollout("start", "scaled", "--by-pods", code=2).stderr
+    assert "there is no httproute serving: a rollout by pods needs the component `gateway`" in said
