@@ -20,6 +20,7 @@ from clients import Tls, connect
 from clients.errors import ServingError
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet, make_fleet, remove_all
+from tests.k8s.load import Load
 from tests.servers import free_ports, wait_for
 
 
@@ -111,6 +112,23 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
     assert not [path for path in fleet.state.rglob("*") if path.is_file()]
     assert "No server is up." in fleet.toolkit("down").stderr
     fleet.toolkit("status", code=1)
+
+
+def test_a_version_is_rolled_out_and_back_under_load(fleet: Fleet) -> None:
+    gates = "rollout: {window: 1, samples: 20, bake: 1, latency: 4, slack_ms: 100}\n"
+    fleet.say(f"{SCALED}    labels: {{stable: 1}}\n{gates}")
+    fleet.up()
+    fleet.version(2)
+    with Load((fleet.grpc, fleet.rest)) as load:
+        for words, version in ((("start", "scaled"), 2), (("undo", "scaled"), 1)):
+            command = [sys.executable, "-m", "k8s", "rollout", *words, "--fleet", str(fleet.file)]
+            done = subprocess.run(command, cwd=ROOT, env=fleet.env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            assert f"docker server on port {fleet.grpc_port}: all 5 golden requests of 1 model equal" in done.stderr
+            assert sums(fleet.rest, label="stable") == 6 * version
+    assert load.failures == []
+    assert set(load.versions) == {1, 2}
+    assert "stable: 1" in fleet.file.read_text()
 
 
 def test_a_server_that_is_killed_comes_back_and_status_says_why(fleet: Fleet) -> None:

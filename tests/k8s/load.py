@@ -24,6 +24,7 @@ class Load:
     host: str | None = None
     versions: dict[int, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     def __enter__(self) -> Load:
         self._over = threading.Event()
@@ -47,6 +48,11 @@ class Load:
     def answered(self) -> int:
         return sum(self.versions.values())
 
+    def p99(self, since: int = 0) -> float:
+        """Of the answers after so many, in seconds."""
+        found = sorted(self.seconds[since:])
+        return found[int(0.99 * len(found))]
+
     def _send(self) -> None:
         started, sent = time.monotonic(), 0
         while not self._over.wait(max(0.0, started + sent / self.rate - time.monotonic())):
@@ -55,11 +61,13 @@ class Load:
 
     def _ask(self, number: int) -> None:
         client = self._clients[number % len(self._clients)]
+        started = time.monotonic()
         try:
             answer = client.predict(self.model, [[1.0, 2.0, float(number % 100)]], label="stable")
         except ServingError as error:
             self.failures.append(f"{client.protocol}: {error!r}")
             return
+        self.seconds.append(time.monotonic() - started)
         assert answer.version is not None
         wanted = answer.version * (3.0 + number % 100)
         if answer.outputs["sums"].tolist() != [wanted]:

@@ -19,6 +19,7 @@ import pytest
 from clients.messages import message
 from serving.cluster_settings import COMPONENTS
 from tests.cluster.node import Cluster
+from tests.exporting import export_scaled
 from tests.k8s.test_cluster_rollout import volume
 from tests.servers import wait_for
 
@@ -61,11 +62,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 1 of `scaled`."""
     folder = tmp_path_factory.mktemp("fleet")
     (folder / "models.yaml").write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
-    command = [sys.executable, "-m", "export", "build", "scaled", "--fleet", str(folder / "models.yaml")]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "SCALE": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    export_scaled(folder / "models.yaml", (1,))
     # pytest's folders are its user's alone, and pods are somebody else.
     for parent in (folder, *folder.parents[:2]):
         parent.chmod(0o755)
@@ -92,6 +89,32 @@ def test_what_kustomize_makes_is_accepted(cluster: Cluster, folder: str) -> None
     made = cluster.kubectl("kustomize", str(ROOT / "k8s" / folder))
     said = cluster.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=made)
     assert said.count("serverside-applied (server dry run)") == 9 + MORE.get(Path(folder).name, 0), said
+
+
+def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_host: str, tmp_path: Path) -> None:
+    """The base as it lies in the repository, but for the processors that its pods want: the node has no more of them."""
+    said = "".join(f"  {name}:\n    builder: tests.scaled:build\n" for name in ("digits", "dense"))
+    (tmp_path / "models.yaml").write_text(f"models:\n{said}")
+    export_scaled(tmp_path / "models.yaml", (1,))
+    words = ["serving", "image", "--tag", "serving-fleet:latest", "--fleet", str(tmp_path / "models.yaml")]
+    env = {**os.environ, "DOCKER_HOST": docker_host}
+    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=env, check=True, capture_output=True)
+    cluster.load_image(docker_host, "serving-fleet:latest")
+    namespace = f"base-{uuid.uuid4().hex[:8]}"
+    made = cluster.kubectl("kustomize", str(ROOT / "k8s/base")).replace('cpu: "1"', "cpu: 50m")
+    try:
+        cluster.apply(volume(namespace, tmp_path))
+        cluster.kubectl("-n", namespace, "apply", "--server-side", "--validate=strict", "-f", "-", stdin=made)
+        cluster.kubectl("-n", namespace, "rollout", "status", "deployment/serving", "--timeout=120s")
+        address = cluster.kubectl("-n", namespace, "get", "service", "serving", "-o", "jsonpath={.spec.clusterIP}")
+        servers = ["--grpc", f"{address}:8500", "--rest", f"{address}:8501"]
+        folders = [str(tmp_path / "models" / name / "1") for name in ("digits", "dense")]
+        verify = [sys.executable, "-m", "clients", "verify", *folders, *servers]
+        done = subprocess.run(verify, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "all 10 golden requests of 2 models equal" in done.stdout, done.stdout + done.stderr
+    finally:
+        cluster.run("delete", "namespace", namespace, "--wait=false")
+        cluster.run("delete", "persistentvolume", namespace, "--wait=false")
 
 
 def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(fleet: Fleet) -> None:

@@ -66,9 +66,9 @@ class Pods:
         self.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
         wait_for(lambda: len(json.loads(self.kubectl("get", "pods", "--output=json"))["items"]) == 2, what="two pods")
 
-    def load(self) -> Load:
+    def load(self, model: str = "scaled") -> Load:
         address = self.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
-        return Load((f"grpc://{address}:8500", f"http://{address}:8501"))
+        return Load((f"grpc://{address}:8500", f"http://{address}:8501"), model=model)
 
     def have(self, version: int) -> Path:
         target = self.folder / "models/scaled" / str(version)
@@ -100,9 +100,9 @@ class Pods:
         """`python -m k8s WORDS` for this fleet; it must exit with `code`."""
         return self.run([sys.executable, "-m", "k8s", *words, "--fleet", str(self.folder / "models.yaml")], code)
 
-    def say(self, kubernetes: str) -> None:
+    def say(self, kubernetes: str, models: str = MODELS) -> None:
         """Has models.yaml say this of the cluster."""
-        (self.folder / "models.yaml").write_text(MODELS + ROLLOUT + kubernetes.format(self.namespace))
+        (self.folder / "models.yaml").write_text(models + ROLLOUT + kubernetes.format(self.namespace))
 
     def run(self, words: list[str], code: int) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(words, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
@@ -214,6 +214,37 @@ def test_a_version_that_answers_otherwise_is_stopped_and_pods_come_and_go(pods: 
     assert load.failures == []
     assert set(load.versions) == {1}
     assert pods.state()["phase"] == "rolled-back"
+
+
+def test_another_model_is_answered_as_quickly_meanwhile(pods: Pods) -> None:
+    pods.k8s("delete")
+    models = f"{MODELS}  other:\n    builder: tests.scaled:build\n    labels: {{stable: 1}}\n"
+    pods.say(KUBERNETES, models)
+    export_scaled(pods.folder / "models.yaml", (1,), model="other")
+    subprocess.run(["chmod", "-R", "a+rX", str(pods.folder / "models")], check=True)
+    pods.k8s("apply")
+    pods.have(2)
+    with pods.load() as moved, pods.load("other") as other:
+        wait_for(lambda: other.answered > 300)
+        before, alone = len(other.seconds), other.p99()
+        pods.rollout("start", "scaled")
+        meanwhile = other.p99(before)
+    assert moved.failures == other.failures == []
+    assert set(other.versions) == {1}
+    # Both share two processors with the cluster and with who rolls out.
+    assert meanwhile < max(3 * alone, alone + 0.1), (alone, meanwhile)
+
+
+def test_clients_that_try_again_miss_no_pod_that_is_killed(pods: Pods) -> None:
+    with pods.load() as load:
+        wait_for(lambda: load.answered > 50)
+        pod = pods.kubectl("get", "pods", "--output=name").split()[0]
+        # At once, without leaving the Services first and without answering what it was asked.
+        pods.kubectl("delete", pod, "--grace-period=0", "--force")
+        pods.settled()
+        answered = load.answered
+        wait_for(lambda: load.answered > answered + 50)
+    assert load.failures == []
 
 
 def test_one_that_is_killed_is_gone_on_with_by_another(pods: Pods) -> None:

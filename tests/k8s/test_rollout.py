@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from clients import connect
 from clients.errors import ServingError
 from clients.golden import MANIFEST, RECORDS
+from k8s.rollout.plan import described
+from k8s.rollout.state import State
 from serving.rollout_settings import Rollout
 from tests.exporting import export_scaled
 from tests.k8s.load import Load
@@ -306,6 +309,18 @@ def test_the_page_is_followed(rolled: Rolled) -> None:
             assert done.stdout == said
     assert begun
     assert rolled.serves(stable=1, available={1})
+
+
+def test_the_page_shows_the_steps_by_pods() -> None:
+    (shown,) = (block for language, block in BLOCKS if language == "text" and "--by-pods" in block)
+    state = State("digits", 1, 2, {"stable": 1}, (1,), "pods")
+    assert shown.splitlines()[1:] == described(state, Rollout()).splitlines()
+
+
+@pytest.mark.parametrize("weights", [(5, 50), (50, 5, 100), (50, 50, 100), (0, 100), (101,), ()])
+def test_weights_grow_to_all_requests(weights: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="weights"):
+        Rollout(weights=weights)
 
 
 def test_the_page_has_every_setting_with_what_is_true_without_it() -> None:
