@@ -92,7 +92,7 @@ def test_what_kustomize_makes_is_accepted(cluster: Cluster, folder: str) -> None
 
 
 def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_host: str, tmp_path: Path) -> None:
-    """The base as it lies in the repository, but for the processors that its pods want: the node has no more of them."""
+    """The base as it lies in the repository, but for the processors that its pods want: the node has too few."""
     said = "".join(f"  {name}:\n    builder: tests.scaled:build\n" for name in ("digits", "dense"))
     (tmp_path / "models.yaml").write_text(f"models:\n{said}")
     export_scaled(tmp_path / "models.yaml", (1,))
