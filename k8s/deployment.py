@@ -13,10 +13,11 @@ import yaml
 from google.protobuf import text_format
 
 from clients.messages import ModelServerConfig
+from k8s.configuration import cluster_models_config
 from k8s.kubectl import Kubectl, Object
 from k8s.names import INSTANCE, MANAGER, NAME, OURS, STABLE, config_map, pods
 from k8s.pods import not_loaded, ready, refused, running, trouble, warned
-from k8s.rendering import render, served
+from k8s.rendering import render
 from k8s.rollout.state import read_state
 from k8s.rollout.target import RolloutError
 from serving.config import MODELS_CONFIG
@@ -285,7 +286,7 @@ def check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None
     before = labels(kubectl)
     if not before:
         return
-    wanted = text_format.Parse(served(fleet, names), ModelServerConfig()).model_config_list.config
+    wanted = cluster_models_config(fleet, names).model_config_list.config
     after = {model.name: dict(model.version_labels) for model in wanted}
     if before.keys() != after.keys():
         raise RolloutError(

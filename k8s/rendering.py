@@ -18,11 +18,10 @@ from typing import Any
 import yaml
 
 from k8s import patches
-from k8s.configuration import cluster_models_config, files
+from k8s.configuration import files
 from k8s.kubectl import Kubectl
 from k8s.names import NAME
 from serving.config import MODELS_CONFIG, in_container, server_config
-from serving.config_messages import text
 from serving.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
@@ -48,11 +47,6 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int
         raise FleetError("server.monitoring: component 'monitoring' needs the page that `monitoring: false` turns off")
     with tempfile.TemporaryDirectory(prefix="kustomize-") as folder:
         return kubectl.run("kustomize", str(_write(Path(folder), fleet, names, replicas)))
-
-
-def served(fleet: Fleet, names: tuple[str, ...]) -> str:
-    """The models.config that pods start with."""
-    return text(cluster_models_config(fleet, names))
 
 
 def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | None) -> Path:

@@ -1,4 +1,4 @@
-"""`render`, `apply`, `delete` and `status`: the fleet on a cluster."""
+"""`render`, `apply`, `diff`, `delete` and `status`: the fleet on a cluster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from k8s.commands.errors import Errors
 from serving.commands.options import fleet_option, names_argument, say, wait_option
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> No
     """Prints the manifests that models.yaml comes to; `kubernetes:` in it says how the fleet is to run."""
     from k8s import rendering
 
-    with _Errors(2):
+    with Errors(2):
         read, names, kubectl = _read(fleet, names, None, overlays)
         click.echo(rendering.render(read, names, kubectl), nl=False)
 
@@ -68,10 +69,10 @@ def apply(
     from serving.engines import refuse
     from serving.lint import problems
 
-    with _Errors(2):
+    with Errors(2):
         read, names, kubectl = _read(fleet, names, context, overlays)
         refuse(problems(read, names), say)
-    with _Errors(1):
+    with Errors(1):
         click.echo(deployment.apply(read, names, kubectl, wait, say, dry=dry_run), nl=False)
         if not dry_run:
             say(f"Every pod serves {', '.join(names)}.")
@@ -93,7 +94,7 @@ def diff(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context
     """Shows what `apply` would change on the cluster."""
     from k8s import deployment
 
-    with _Errors(2):
+    with Errors(2):
         read, names, kubectl = _read(fleet, names, context, overlays)
         said = deployment.difference(read, names, kubectl)
     click.echo(said, nl=False)
@@ -111,7 +112,7 @@ def delete(fleet: Path, context: str | None) -> None:
     """Removes all that `apply` made from the cluster; models and namespace stay."""
     from k8s import deployment
 
-    with _Errors(1):
+    with Errors(1):
         _, _, kubectl = _read(fleet, (), context)
         click.echo(deployment.delete(kubectl) or "Nothing is there.\n", nl=False)
 
@@ -131,7 +132,7 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
     from k8s.names import NAME
     from k8s.rollout.state import State
 
-    with _Errors(1):
+    with Errors(1):
         _, _, kubectl = _read(fleet, (), context)
         labels = deployment.labels(kubectl)
         pods = [_said(pod, labels, kubectl) for pod in kubectl.select("pods", f"app.kubernetes.io/instance={NAME}")]
@@ -171,29 +172,6 @@ def _said(pod: Object, labels: Mapping[str, Mapping[str, int]], kubectl: Kubectl
         },
         "trouble": None if ready(pod) or leaving else trouble(pod, kubectl) or warned(pod, kubectl),
     }
-
-
-class _Errors:
-    """What went wrong ends the command with its error and this exit code."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from k8s.kubectl import KubectlError
-        from k8s.rollout.target import RolloutError
-        from serving.engines import EngineError
-        from serving.fleet import FleetError
-
-        if isinstance(error, (EngineError, FleetError, KubectlError, RolloutError)):
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(self._code)
-        if isinstance(error, KeyboardInterrupt):
-            click.echo("\nStopped; the cluster goes on with what it was told.", err=True)
-            sys.exit(130)
 
 
 def _read(

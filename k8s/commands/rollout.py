@@ -9,10 +9,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
+from k8s.commands.errors import Errors, refuse
 from serving.commands.options import fleet_option, read_with, say, wait_option
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ def start(
     from k8s.rollout.plan import described, plan
 
     if by_pods and not place.cluster:
-        _refuse("--by-pods needs --cluster: a server of this machine has no pods")
-    with _Refusals():
+        refuse("--by-pods needs --cluster: a server of this machine has no pods")
+    with Errors(2):
         read = read_with(fleet, model)
         given = {"window": window, "samples": samples, "bake": bake}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
@@ -134,7 +135,7 @@ def start(
         if before and not before.over:
             state = before
             if version not in (None, before.new):
-                _refuse(f"{before} is not over; `rollout abort {model}` goes back, `rollout start {model}` goes on")
+                refuse(f"{before} is not over; `rollout abort {model}` goes back, `rollout start {model}` goes on")
         else:
             way: WayName = "pods" if by_pods else "in-place"
             state = plan(read, model, version, manual=manual or settings.manual, way=way)
@@ -152,7 +153,7 @@ def start(
 @_json
 def status(model: str, fleet: Path, place: _Place, as_json: bool) -> None:
     """Shows how far the last rollout of MODEL is, and what its gates saw."""
-    with _Refusals():
+    with Errors(2):
         store = _store(read_with(fleet, model), model, place)
         state = store.load()
     if as_json:
@@ -206,35 +207,15 @@ def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
     from k8s.rollout.plan import plan
 
-    with _Refusals():
+    with Errors(2):
         read = read_with(fleet, model)
         last = _store(read, model, place).load()
         if last is None or last.phase != "done":
-            _refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
+            refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
         state = plan(read, model, last.old, way=last.way)
         gates = {"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9, "weights": (100,)}
         controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates))
     _run(controller, state)
-
-
-class _Refusals:
-    """What was wrong before anything changed ends the command with its error and exit code 2."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from k8s.kubectl import KubectlError
-        from k8s.rollout.target import GateError, RolloutError
-        from serving.fleet import FleetError
-
-        if isinstance(error, (FleetError, GateError, KubectlError, RolloutError)):
-            _refuse(str(error))
-
-
-def _refuse(reason: str) -> NoReturn:
-    click.echo(f"Error: {reason}", err=True)
-    sys.exit(2)
 
 
 def _store(fleet: Fleet, model: str, place: _Place) -> Store:
@@ -294,7 +275,7 @@ def _run(controller: Controller, state: State) -> None:
             try:
                 stack.enter_context(controller.store.lease())
             except HeldError as error:
-                _refuse(str(error))
+                refuse(str(error))
             # What was asked of an earlier one is not meant for this.
             controller.store.asked()
             ended = controller.run(state)
@@ -313,14 +294,14 @@ def _run(controller: Controller, state: State) -> None:
 
 def _ask(model: str, fleet: Path, place: _Place, request: Request, wait: float | None = None) -> None:
     """Asks the shell that rolls out; where there is none any more, does it."""
-    with _Refusals():
+    with Errors(2):
         read = read_with(fleet, model)
         store = _store(read, model, place)
         state = store.load()
         if state is None or state.over:
-            _refuse(f"no rollout of {model!r} is under way")
+            refuse(f"no rollout of {model!r} is under way")
         elif request == "abort" and not state.returnable:
-            _refuse(f"{state}: it is too late for that; `rollout undo {model}` rolls it back once it is done")
+            refuse(f"{state}: it is too late for that; `rollout undo {model}` rolls it back once it is done")
         elif store.held():
             store.ask(request)
             say(f"Asked the shell that rolls {model} out.")

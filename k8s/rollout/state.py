@@ -94,8 +94,10 @@ class State:
         return json.dumps(asdict(self), indent=2)
 
     def __str__(self) -> str:
+        how = " by pods" if self.way == "pods" else ""
+        weight = f", {self.weight} % have moved" if self.weight and self.phase == "stable" else ""
         held = ", paused" if self.paused else ""
-        return f"{self.model} version {self.old} → {self.new}: {self.phase}{held}" + (
+        return f"{self.model} version {self.old} → {self.new}{how}: {self.phase}{weight}{held}" + (
             f" ({self.reason})" if self.reason else ""
         )
 

@@ -15,11 +15,10 @@ from tests.k8s.test_cluster_rollout import ROOT, Pods, exported, pods  # noqa: F
 from tests.k8s.test_rollout import resealed
 from tests.servers import wait_for
 
-HOST = "models.test"
-GATEWAY = f"gateway: {{{{name: contour, namespace: projectcontour, hostname: {HOST}}}}}"
+# Each namespace has a host of its own: the routes of one that ends may still be there.
 KUBERNETES = (
     "kubernetes: {{namespace: {0}, components: [volume, gateway], cpu: 50m, memory: 1Gi, drain_seconds: 6, "
-    f"replicas: 1, {GATEWAY}}}}}\n"
+    "replicas: 1, gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}}}\n"
 )
 
 
@@ -27,7 +26,7 @@ KUBERNETES = (
 def routed(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> Pods:  # noqa: F811 - the fixture
     """Pods that a Gateway leads to."""
     # The host by which a Gateway knows gRPC; users have it in their DNS.
-    options = (*grpc_transport.OPTIONS, ("grpc.default_authority", f"grpc.{HOST}"))
+    options = (*grpc_transport.OPTIONS, ("grpc.default_authority", f"grpc.{pods.namespace}.test"))
     monkeypatch.setattr(grpc_transport, "OPTIONS", options)
     pods.say(KUBERNETES)
     pods.k8s("apply")
@@ -37,7 +36,7 @@ def routed(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> Pods:  # noqa: F811 -
 def load(pods: Pods) -> Load:  # noqa: F811 - the fixture
     status = "jsonpath={.status.addresses[0].value}"
     gateway = pods.cluster.kubectl("-n", "projectcontour", "get", "gateway", "contour", "-o", status)
-    return Load((f"grpc://{gateway}:80", f"http://{gateway}:80"), host=HOST)
+    return Load((f"grpc://{gateway}:80", f"http://{gateway}:80"), host=f"{pods.namespace}.test")
 
 
 def weights(pods: Pods) -> set[int]:  # noqa: F811 - the fixture

@@ -26,7 +26,7 @@ from tests.servers import wait_for
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
 VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4, replicas: 1"
-GATEWAY = ", gateway: {name: contour, namespace: projectcontour, hostname: models.test}"
+GATEWAY = ", gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}"
 # The base has nine objects.
 MORE = {"monitoring": 3, "gateway": 4, "kserve": -1}
 
@@ -41,7 +41,7 @@ class Fleet:
 
     def say(self, components: str = "", more: str = "") -> None:
         """Has models.yaml name these components beside the volume."""
-        said = VOLUME.format(self.namespace, components) + more
+        said = VOLUME.format(self.namespace, components) + more.format(self.namespace)
         (self.folder / "models.yaml").write_text(f"{MODELS}kubernetes: {{{said}}}\n")
 
     def k8s(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -103,7 +103,7 @@ def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_h
     namespace = f"base-{uuid.uuid4().hex[:8]}"
     made = cluster.kubectl("kustomize", str(ROOT / "k8s/base")).replace('cpu: "1"', "cpu: 50m")
     try:
-        cluster.apply(volume(namespace, tmp_path))
+        cluster.apply(volume(namespace, tmp_path), namespace)
         cluster.kubectl("-n", namespace, "apply", "--server-side", "--validate=strict", "-f", "-", stdin=made)
         cluster.kubectl("-n", namespace, "rollout", "status", "deployment/serving", "--timeout=120s")
         address = cluster.kubectl("-n", namespace, "get", "service", "serving", "-o", "jsonpath={.spec.clusterIP}")
@@ -124,7 +124,7 @@ def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(fleet: Fleet) 
     gateway = fleet.cluster.kubectl("-n", "projectcontour", "get", "gateway", "contour", "-o", status)
 
     def rest(path: str) -> int:
-        request = urllib.request.Request(f"http://{gateway}{path}", headers={"Host": "models.test"})
+        request = urllib.request.Request(f"http://{gateway}{path}", headers={"Host": f"{fleet.namespace}.test"})
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
                 return int(answer.status)
@@ -134,7 +134,7 @@ def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(fleet: Fleet) 
     wait_for(lambda: rest("/v1/models/scaled/labels/stable/metadata") == 200, what="the route's first answer")
     assert rest("/monitoring/prometheus/metrics") == 404
 
-    options = [("grpc.default_authority", "grpc.models.test")]
+    options = [("grpc.default_authority", f"grpc.{fleet.namespace}.test")]
     with grpc.insecure_channel(f"{gateway}:80", options=options) as channel:
 
         def code(method: str, request: str) -> grpc.StatusCode:
