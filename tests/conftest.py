@@ -25,8 +25,14 @@ os.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the cluster comes last: its programs work all the time, and others' tests measure."""
+    """What needs the cluster comes last: its programs work all the time, and others' tests measure.
+
+    The first test that needs an engine or a cluster waits until images are built.
+    """
     items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    for item in items:
+        if {"cluster", "docker_host"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session", autouse=True)
