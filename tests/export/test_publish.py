@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -54,17 +55,22 @@ class Store:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with started(tmp_path_factory.mktemp("weed")) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def started(folder: Path, address: str = "127.0.0.1") -> Iterator[Store]:
     """SeaweedFS, from its package."""
-    folder = tmp_path_factory.mktemp("weed")
     who = {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [who]}))
     names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [str(Path(sys.executable).parent / "weed"), "server", f"-dir={folder}", "-filer", "-s3"]
-    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}", "-volume.max=30"]
+    command += [f"-ip={address}", f"-ip.bind={address}", f"-s3.config={folder / 's3.json'}", "-volume.max=30"]
     command += ["-master.volumeSizeLimitMB=64", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [*(f"-{name}={port}" for name, port in ports.items())]
-    url = f"http://127.0.0.1:{ports['s3.port']}"
+    url = f"http://{address}:{ports['s3.port']}"
     with (folder / "log").open("w") as log:
         # One volume for a bucket, not seven: the server has 30 in all.
         one_each = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 
 import pytest
 
 from clients import grpc_transport
 from clients.golden import RECORDS
 from tests.k8s.load import Load
-from tests.k8s.test_cluster_rollout import ROOT, Pods, exported, pods  # noqa: F401 - fixtures
+from tests.k8s.test_cluster_rollout import Pods, exported, pods  # noqa: F401 - fixtures
 from tests.k8s.test_rollout import resealed
 from tests.servers import wait_for
 
@@ -96,20 +95,19 @@ def test_what_is_worse_never_gets_all_requests(routed: Pods) -> None:
     assert set(sent.versions) == {1}
 
 
-def test_one_that_is_killed_between_weights_is_gone_on_with_or_taken_back(routed: Pods) -> None:
+def test_one_that_is_killed_at_every_step_is_gone_on_with_or_taken_back(routed: Pods) -> None:
     routed.have(2)
-    command = routed.command("start", "scaled", "--by-pods")
+    weighed = ("5 %", "25 %", "50 %", "100 %")
     with load(routed) as sent:
-        for weight, words, code, phase in ((25, ("abort",), 1, "rolled-back"), (50, ("start",), 0, "done")):
-            with subprocess.Popen(command, cwd=ROOT, env=routed.env, stderr=subprocess.PIPE, text=True) as process:
-                assert process.stderr is not None
-                assert any(line.startswith(f"{weight} %") for line in process.stderr)
-                process.kill()
-            wait_for(lambda: not routed.state()["running"], what="the end of its lease")
-            assert routed.state()["phase"] == "stable"
-            routed.rollout(*words, "scaled", code=code)
-            assert routed.state()["phase"] == phase
-            assert (weights(routed), left(routed)) == ({0}, [])
+        routed.killed_at("25 %", "--by-pods")
+        assert routed.state()["phase"] == "stable"
+        routed.rollout("abort", "scaled", code=1)
+        assert (routed.state()["phase"], weights(routed), left(routed)) == ("rolled-back", {0}, [])
+
+        for step in ("Making pods", "Asking", "Comparing", *weighed, "Baking", "Pods with", "Ending"):
+            routed.killed_at(step, "--by-pods")
+        routed.rollout("start", "scaled")
+        assert (routed.state()["phase"], weights(routed), left(routed)) == ("done", {0}, [])
     assert sent.failures == []
 
 

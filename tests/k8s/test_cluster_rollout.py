@@ -110,16 +110,34 @@ class Pods:
         assert "Traceback" not in done.stderr
         return done
 
+    def killed_at(self, step: str, *words: str, held: bool = False) -> None:
+        """Starts a rollout, or goes on with one, and kills it as soon as it says that it is at `step`."""
+        command = self.command("start", "scaled", *words)
+        with subprocess.Popen(command, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if line.startswith(step):
+                    break
+            else:
+                pytest.fail(f"it never came to {step!r}:\n{''.join(said)}")
+            if held:
+                # Nobody else may as long as it lives.
+                assert "is being rolled out by" in self.rollout("start", "scaled", code=2).stderr
+            process.kill()
+        wait_for(lambda: not self.state()["running"], what="the end of its lease")
+
     def state(self) -> dict[str, Any]:
         return dict(json.loads(self.rollout("status", "scaled", "--json").stdout)["rollout"])
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Versions 1 to 3 of `scaled`, whose scales these are."""
+    """Versions 1 to 4 of `scaled`, whose scales these are; 4 is slow."""
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "models.yaml").write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
-    export_scaled(folder / "models.yaml", (1, 2, 3))
+    export_scaled(folder / "models.yaml", (1, 2, 3, 4), slow=4)
     return folder
 
 
@@ -200,20 +218,30 @@ def test_a_version_takes_over_on_every_pod_under_load_and_goes_back(pods: Pods) 
     assert pods.kubectl("get", "leases", "--output=name") == ""
 
 
-def test_a_version_that_answers_otherwise_is_stopped_and_pods_come_and_go(pods: Pods) -> None:
-    version = pods.have(2)
-    shutil.copy(pods.folder / "later/3" / RECORDS, version / RECORDS)
-    resealed(version, RECORDS)
+def test_what_is_worse_is_stopped_and_pods_come_and_go(pods: Pods) -> None:
+    wrong = pods.have(2)
+    shutil.copy(pods.folder / "later/3" / RECORDS, wrong / RECORDS)
+    resealed(wrong, RECORDS)
+    broken = pods.have(3)
+    (broken / "saved_model.pb").write_bytes(b"\x08\x01broken")
+    resealed(broken, "saved_model.pb")
+    shutil.copytree(pods.have(4), half := pods.folder / "models/scaled/5")
+    next((half / "variables").glob("variables.data*")).unlink()
     with pods.load() as load:
-        done = pods.rollout("start", "scaled", code=1)
-        assert "Error: rolled back: proving: serving-" in done.stderr
+        for version, code, reason in (
+            (2, 1, "rolled back: proving: serving-"),
+            (3, 1, "rolled back: loading: model 'scaled': version 3 END"),
+            (4, 1, "rolled back: canary: serving-"),
+            (5, 2, "No such file or directory, and the manifest lists it"),
+        ):
+            assert reason in pods.rollout("start", "scaled", str(version), code=code).stderr, version
+        assert pods.state()["phase"] == "rolled-back"
         pods.kubectl("scale", "deployment/serving", "--replicas=3")
         pods.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
         pods.kubectl("scale", "deployment/serving", "--replicas=2")
         pods.settled()
     assert load.failures == []
     assert set(load.versions) == {1}
-    assert pods.state()["phase"] == "rolled-back"
 
 
 def test_another_model_is_answered_as_quickly_meanwhile(pods: Pods) -> None:
@@ -247,20 +275,14 @@ def test_clients_that_try_again_miss_no_pod_that_is_killed(pods: Pods) -> None:
     assert load.failures == []
 
 
-def test_one_that_is_killed_is_gone_on_with_by_another(pods: Pods) -> None:
+def test_one_that_is_killed_at_every_step_is_gone_on_with_by_another(pods: Pods) -> None:
     pods.have(2)
     with pods.load() as load:
-        command = pods.command("start", "scaled", "--manual")
-        with subprocess.Popen(command, cwd=ROOT, env=pods.env, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            assert any(line.startswith("Before stable:") for line in process.stderr)
-            # Nobody else may as long as it lives.
-            assert "is being rolled out by" in pods.rollout("start", "scaled", code=2).stderr
-            process.kill()
-        state = pods.state()
-        assert (state["phase"], state["manual"]) == ("stable", True)
-        wait_for(lambda: not pods.state()["running"], what="the end of its lease")
-        pods.rollout("promote", "scaled")
+        for step in ("Loading", "Asking", "Label canary", "Label stable", "Baking", "Unloading"):
+            pods.killed_at(step, held=step == "Label stable")
+        pods.rollout("start", "scaled")
+        seen = load.versions[2]
+        wait_for(lambda: load.versions[2] > seen + 20)
     assert load.failures == []
     assert pods.state()["phase"] == "done"
 
