@@ -9,15 +9,14 @@ import json
 import time
 from collections.abc import Callable
 
-import yaml
 from google.protobuf import text_format
 
 from clients.messages import ModelServerConfig
 from k8s.configuration import cluster_models_config
 from k8s.kubectl import Kubectl, Object
-from k8s.names import INSTANCE, MANAGER, NAME, OURS, STABLE, config_map, pods
+from k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map, pods
 from k8s.pods import not_loaded, ready, refused, running, trouble, warned
-from k8s.rendering import render
+from k8s.rendering import objects, render
 from k8s.rollout.state import read_state
 from k8s.rollout.target import RolloutError
 from serving.config import MODELS_CONFIG
@@ -42,8 +41,14 @@ _POLL_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 # A claim is bound within that time, where there is a volume for it.
 _PATIENCE_SECONDS = 20.0
-# Rollouts write their ConfigMap, too, and the autoscaler the replicas; what models.yaml says holds.
-_APPLY = ("--server-side", f"--field-manager={MANAGER}", "--force-conflicts", "--filename=-")
+
+
+def server_side(manager: str = MANAGER) -> tuple[str, ...]:
+    """How kubectl is to apply what it reads on stdin.
+
+    Rollouts write their ConfigMap, too, and the autoscaler the replicas; what models.yaml says holds.
+    """
+    return ("--server-side", f"--field-manager={manager}", "--force-conflicts", "--filename=-")
 
 
 def apply(
@@ -56,12 +61,14 @@ def apply(
     the reason when a pod does not come up.
     """
     manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
-    made = [one for one in yaml.safe_load_all(manifests) if one]
+    made = objects(manifests)
     _check_kinds(made, kubectl)
     _check_owner(manifests, kubectl)
     _check_rollouts(kubectl)
     check_labels(fleet, names, kubectl)
-    said = kubectl.run("apply", *_APPLY, "--validate=strict", *(["--dry-run=server"] if dry else []), input=manifests)
+    said = kubectl.run(
+        "apply", *server_side(), "--validate=strict", *(["--dry-run=server"] if dry else []), input=manifests
+    )
     if dry:
         return said
     wanted = _named(made)
@@ -75,12 +82,12 @@ def apply(
 def difference(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
     """What `apply` would change, as kubectl shows it; nothing when it would change nothing. Raises KubectlError."""
     manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
-    made = [one for one in yaml.safe_load_all(manifests) if one]
+    made = objects(manifests)
     _check_kinds(made, kubectl)
     removed = [
         f"{one['kind']} {one['metadata']['name']} would be removed\n" for one in _unwanted(_named(made), kubectl)
     ]
-    return kubectl.run("diff", *_APPLY, input=manifests, codes=(0, 1)) + "".join(removed)
+    return kubectl.run("diff", *server_side(), input=manifests, codes=(0, 1)) + "".join(removed)
 
 
 def _named(made: list[Object]) -> set[tuple[str, str]]:
@@ -90,7 +97,7 @@ def _named(made: list[Object]) -> set[tuple[str, str]]:
 def delete(kubectl: Kubectl) -> str:
     """Removes all that `apply` made and rollouts keep, and waits for pods to drain; returns what kubectl said."""
     said = kubectl.run("delete", _kinds(kubectl), f"--selector={OURS}", "--ignore-not-found")
-    said += kubectl.run("delete", "configmaps,leases", f"--selector={_ROLLOUTS}", "--ignore-not-found")
+    said += kubectl.run("delete", "configmaps,leases", f"--selector={ROLLOUTS}", "--ignore-not-found")
     # Pods go with their Deployment, but not at the same time.
     return said + kubectl.run("delete", "pods", f"--selector={_PODS}", "--ignore-not-found")
 
@@ -163,7 +170,6 @@ def _group(found: Object) -> str:
 
 
 _PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
-_ROLLOUTS = f"{INSTANCE}={NAME},app.kubernetes.io/component=rollout"
 
 
 class _Look:
@@ -260,7 +266,7 @@ def rollouts(kubectl: Kubectl) -> list[Object]:
     """The state of every model's last rollout."""
     return [
         {"name": found["metadata"]["name"], **json.loads(found["data"]["state"])}
-        for found in kubectl.select("configmaps", _ROLLOUTS)
+        for found in kubectl.select("configmaps", ROLLOUTS)
         if found.get("data", {}).get("state")
     ]
 
@@ -275,7 +281,7 @@ def labels(kubectl: Kubectl) -> dict[str, dict[str, int]]:
 
 
 def _check_rollouts(kubectl: Kubectl) -> None:
-    for found in kubectl.select("configmaps", _ROLLOUTS):
+    for found in kubectl.select("configmaps", ROLLOUTS):
         state = read_state(found["data"]["state"])
         if not state.over:
             raise RolloutError(f"a rollout is under way: {state}; `rollout status {state.model}` says how far")

@@ -10,6 +10,9 @@ TRACK = "tensorflow-serving-toolkit/track"
 STABLE, CANARY = "stable", "canary"
 # What all objects have that `apply` makes.
 OURS = f"{INSTANCE}={NAME},app.kubernetes.io/managed-by={MANAGER}"
+# What a rollout keeps of itself.
+ROLLOUT_LABELS = {INSTANCE: NAME, "app.kubernetes.io/component": "rollout"}
+ROLLOUTS = ",".join(f"{label}={value}" for label, value in ROLLOUT_LABELS.items())
 
 
 def config_map(track: str) -> str:

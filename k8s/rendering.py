@@ -19,7 +19,7 @@ import yaml
 
 from k8s import patches
 from k8s.configuration import files
-from k8s.kubectl import Kubectl
+from k8s.kubectl import Kubectl, Object
 from k8s.names import NAME
 from serving.config import MODELS_CONFIG, in_container, server_config
 from serving.fleet import Fleet, FleetError
@@ -47,6 +47,11 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int
         raise FleetError("server.monitoring: component 'monitoring' needs the page that `monitoring: false` turns off")
     with tempfile.TemporaryDirectory(prefix="kustomize-") as folder:
         return kubectl.run("kustomize", str(_write(Path(folder), fleet, names, replicas)))
+
+
+def objects(manifests: str) -> list[Object]:
+    """The objects of manifests in YAML."""
+    return [one for one in yaml.safe_load_all(manifests) if one]
 
 
 def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | None) -> Path:

@@ -129,13 +129,13 @@ Examples:
 def status(fleet: Path, context: str | None, as_json: bool) -> None:
     """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
     from k8s import deployment
-    from k8s.names import NAME
+    from k8s.names import INSTANCE, NAME
     from k8s.rollout.state import State
 
     with Errors(1):
         _, _, kubectl = _read(fleet, (), context)
         labels = deployment.labels(kubectl)
-        pods = [_said(pod, labels, kubectl) for pod in kubectl.select("pods", f"app.kubernetes.io/instance={NAME}")]
+        pods = [_said(pod, labels, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
         rollouts = deployment.rollouts(kubectl)
     if as_json:
         click.echo(json.dumps({"pods": pods, "rollouts": rollouts}, indent=2))

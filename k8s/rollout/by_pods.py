@@ -16,12 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import yaml
-
 from k8s import deployment
 from k8s.kubectl import Kubectl, KubectlError, Object
 from k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
-from k8s.rendering import render
+from k8s.rendering import objects, render
 from k8s.rollout import gates
 from k8s.rollout.cluster import ClusterTarget
 from k8s.rollout.state import State
@@ -107,7 +105,7 @@ class ByPods(Way):
         self._everywhere(self._stable, final(state), time.sleep)
         state = self._proven(state, self._stable.instances())
         self._leave(state)
-        self.finished(final(state))
+        self._stable.finish(final(state))
         return state
 
     def go_back(self, state: State) -> State:
@@ -164,7 +162,7 @@ class ByPods(Way):
     def _made(self, state: State, replicas: int) -> list[Object]:
         """The Deployment and the ConfigMaps of its pods, once the rollout is done."""
         fleet = self.fleet.with_labels(state.model, dict(final(state).labels))
-        made = [one for one in yaml.safe_load_all(render(fleet, self._names(), self.kubectl, replicas)) if one]
+        made = objects(render(fleet, self._names(), self.kubectl, replicas))
         (pods,) = (one for one in made if one["kind"] == "Deployment")
         volumes = pods["spec"]["template"]["spec"]["volumes"]
         mounted = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
@@ -172,8 +170,7 @@ class ByPods(Way):
 
     def _apply(self, made: list[Object], manager: str) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
-        words = ("--server-side", f"--field-manager={manager}", "--force-conflicts", "--validate=strict")
-        self.kubectl.run("apply", *words, "--filename=-", input=text)
+        self.kubectl.run("apply", *deployment.server_side(manager), "--validate=strict", input=text)
 
     def _deployment(self) -> Object:
         found = self.kubectl.get("deployment", NAME)

@@ -146,7 +146,6 @@ class ClusterStore:
     def __init__(self, kubectl: Kubectl, model: str) -> None:
         self._kubectl, self._model = kubectl, model
         self._name = f"{names.NAME}-rollout-{re.sub('[^a-z0-9]+', '-', model.lower()).strip('-')}"
-        self._labels = {names.INSTANCE: names.NAME, "app.kubernetes.io/component": "rollout"}
         self._me = f"{socket.gethostname()}-{uuid.uuid4()}"
         self._lost = ""
         self._next_ask = 0.0
@@ -158,8 +157,7 @@ class ClusterStore:
 
     def others(self) -> list[State]:
         """The last rollouts of other models."""
-        selector = ",".join(f"{label}={value}" for label, value in self._labels.items())
-        kept = [found.get("data", {}).get("state") for found in self._kubectl.select("configmaps", selector)]
+        kept = [found.get("data", {}).get("state") for found in self._kubectl.select("configmaps", names.ROLLOUTS)]
         states = [read_state(said) for said in kept if said]
         return [state for state in states if state.model != self._model]
 
@@ -209,7 +207,7 @@ class ClusterStore:
         found = self._kubectl.get("lease", self._name)
         try:
             if found is None:
-                metadata = {"name": self._name, "labels": self._labels}
+                metadata = {"name": self._name, "labels": names.ROLLOUT_LABELS}
                 self._kubectl.create(
                     {
                         "apiVersion": "coordination.k8s.io/v1",
@@ -257,7 +255,7 @@ class ClusterStore:
         except KubectlError:
             if self._kubectl.get("configmap", self._name) is not None:
                 raise
-            metadata = {"name": self._name, "labels": self._labels}
+            metadata = {"name": self._name, "labels": names.ROLLOUT_LABELS}
             self._kubectl.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 

@@ -97,15 +97,20 @@ def build_images(host: str) -> None:
         _build(client, PYTHON, _python_dockerfile(), {"ca.crt": AUTHORITIES})
         with ThreadPoolExecutor() as pool:
             others = pool.submit(_build_others, host)
-            client.images.build(
-                path=str(ROOT),
-                dockerfile="serving/docker/embedded.Dockerfile",
-                tag=IMAGE,
-                buildargs={"PYTHON_IMAGE": PYTHON},
-                network_mode="host",
-                rm=True,
-            )
+            build_ours(client, "serving/docker/embedded.Dockerfile", IMAGE)
             others.result()
+
+
+def build_ours(client: DockerClient, dockerfile: str, tag: str) -> None:
+    """Builds an image of the repository's own Dockerfiles, on Python as it is here."""
+    client.images.build(
+        path=str(ROOT),
+        dockerfile=dockerfile,
+        tag=tag,
+        buildargs={"PYTHON_IMAGE": PYTHON},
+        network_mode="host",
+        rm=True,
+    )
 
 
 def _build_others(host: str) -> None:

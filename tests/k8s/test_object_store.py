@@ -14,7 +14,7 @@ from docker import DockerClient
 
 from tests.cluster import network
 from tests.cluster.node import Cluster
-from tests.docker.engine import PYTHON
+from tests.docker.engine import build_ours
 from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
 from tests.k8s.test_cluster_rollout import Pods, volume
@@ -42,14 +42,7 @@ def store(cluster: Cluster, tmp_path: Path) -> Iterator[Store]:
 def test_what_is_published_is_served_and_rolled_out(
     cluster: Cluster, docker: DockerClient, docker_host: str, store: Store, tmp_path: Path
 ) -> None:
-    docker.images.build(
-        path=str(ROOT),
-        dockerfile="k8s/Dockerfile",
-        tag=SYNC,
-        buildargs={"PYTHON_IMAGE": PYTHON},
-        network_mode="host",
-        rm=True,
-    )
+    build_ours(docker, "k8s/Dockerfile", SYNC)
     cluster.load_image(docker_host, SYNC)
     pods = Pods(cluster, f"store-{uuid.uuid4().hex[:8]}", tmp_path / "fleet")
     pods.folder.mkdir()
