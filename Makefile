@@ -9,6 +9,7 @@ TESTS ?= tests
 
 VENV := .venv
 PY := $(VENV)/bin/python
+TFSERVING := $(VENV)/bin/tfserving
 PYTHON ?= python3
 SERVER := --engine $(ENGINE) --port $(PORT) --rest-port $(REST_PORT)
 
@@ -38,41 +39,43 @@ environment:
 	if command -v uv >/dev/null; then \
 		echo "Making $(VENV) from requirements.lock with uv …" >&2; \
 		uv venv --quiet --python "$$python" $(VENV); \
-		uv pip install --python $(PY) --require-hashes -r requirements.lock; \
+		uv pip install --compile-bytecode --python $(PY) --require-hashes -r requirements.lock; \
+		uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .; \
 	else \
 		echo "Making $(VENV) from requirements.lock with pip: some 650 MB to download, a few minutes …" >&2; \
 		"$$python" -m venv $(VENV) || { \
 			echo "Error: $$python can't make environments; install its venv package (Debian: python3-venv) or uv" >&2; exit 1; }; \
 		$(PY) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; \
+		$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .; \
 	fi; \
 	cp requirements.lock $(VENV)/requirements.lock
 
 export: env ## Export the fleet, or MODEL=, as new versions with their proof.
-	@$(PY) -m export build $(MODEL)
+	@$(TFSERVING) export build $(MODEL)
 
 serve: env ## Export what is missing, start a server, wait until every model is available.
-	@$(PY) -m serving check $(SERVER) $(MODEL)
-	@$(PY) -m export build --missing $(MODEL)
-	@exec $(PY) -m serving run $(SERVER) $(MODEL)
+	@$(TFSERVING) serve check $(SERVER) $(MODEL)
+	@$(TFSERVING) export build --missing $(MODEL)
+	@exec $(TFSERVING) serve run $(SERVER) $(MODEL)
 
 query: env ## Ask the running server for one prediction over gRPC.
-	@example=$$($(PY) -m serving example $(or $(MODEL),digits)) && \
-		$(PY) -m clients predict --server grpc://127.0.0.1:$(PORT) --model $(or $(MODEL),digits) --input "$$example"
+	@example=$$($(TFSERVING) serve example $(or $(MODEL),digits)) && \
+		$(TFSERVING) client predict --server grpc://127.0.0.1:$(PORT) --model $(or $(MODEL),digits) --input "$$example"
 
 verify: env ## Compare what the running server answers with what the models answered in process.
-	@folders=$$($(PY) -m serving fleet --folders $(MODEL)) && \
-		$(PY) -m clients verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$folders
+	@folders=$$($(TFSERVING) serve fleet --folders $(MODEL)) && \
+		$(TFSERVING) client verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$folders
 
 up: env ## Run the server in Docker with Prometheus and Grafana, by Compose, until `make down`.
-	@$(PY) -m export build --missing $(MODEL)
-	@$(PY) -m serving compose up --port $(PORT) --rest-port $(REST_PORT) $(MODEL)
+	@$(TFSERVING) export build --missing $(MODEL)
+	@$(TFSERVING) serve compose up --port $(PORT) --rest-port $(REST_PORT) $(MODEL)
 
 down: env ## End and remove all that `make up` started.
-	@$(PY) -m serving compose down
+	@$(TFSERVING) serve compose down
 
 image: env ## Build an image with the fleet, or MODEL=, inside, called TAG=.
-	@$(PY) -m export build --missing $(MODEL)
-	@$(PY) -m serving image $(if $(TAG),--tag $(TAG)) $(MODEL)
+	@$(TFSERVING) export build --missing $(MODEL)
+	@$(TFSERVING) serve image $(if $(TAG),--tag $(TAG)) $(MODEL)
 
 cluster: env ## Start a real Kubernetes node on this machine, for the tests and to try things (Linux, root).
 	@$(PY) -m tests.cluster up
@@ -99,7 +102,7 @@ lock: env ## Pin the newest versions that pyproject.toml allows, with hashes.
 		--output-file k8s/requirements.lock k8s/requirements.in
 
 generated: env ## Write what is generated: messages, JSON Schemas, the docs' command help.
-	@$(PY) clients/messages/generate.py
+	@$(PY) tfserving/foundation/messages/generate.py
 	@$(PY) docs/generate.py
 
 clean: ## Remove the environment and all caches; exported models stay.

@@ -16,11 +16,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clients.address import Tls
-    from clients.answers import Classification, Metadata, Prediction, Regression, Signature, TensorInfo, VersionStatus
-    from clients.async_client import AsyncClient, connect_async
-    from clients.client import Client, connect
-    from clients.errors import (
+    from tfserving.clients.address import Tls
+    from tfserving.clients.answers import (
+        Classification,
+        Metadata,
+        Prediction,
+        Regression,
+        Signature,
+        TensorInfo,
+        VersionStatus,
+    )
+    from tfserving.clients.async_client import AsyncClient, connect_async
+    from tfserving.clients.client import Client, connect
+    from tfserving.clients.errors import (
         Aborted,
         AlreadyExists,
         Cancelled,
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
         Unimplemented,
         Unknown,
     )
-    from clients.steps import Retries
+    from tfserving.clients.steps import Retries
 
 __all__ = [
     "Aborted",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clients.tensors import Array
+from tfserving.foundation.tensors import Array
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
-from clients.address import Tls, read_address
-from clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
-from clients.calls import DEFAULT_SIGNATURE, Calls, Task
-from clients.client import DEFAULT_TIMEOUT, Compression, check_compression, make_calls
-from clients.errors import ServingError
-from clients.examples import ExampleLike
-from clients.inputs import Inputs
-from clients.steps import Ask, Pause, Result, Retries, Steps
+from tfserving.clients.address import Tls, read_address
+from tfserving.clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
+from tfserving.clients.calls import DEFAULT_SIGNATURE, Calls, Task
+from tfserving.clients.client import DEFAULT_TIMEOUT, Compression, check_compression, make_calls
+from tfserving.clients.errors import ServingError
+from tfserving.clients.inputs import Inputs
+from tfserving.clients.steps import Ask, Pause, Result, Retries, Steps
+from tfserving.foundation.examples import ExampleLike
 
 
 class AsyncTransport(Protocol):
@@ -40,21 +40,21 @@ def connect_async(
     compression: Compression | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> AsyncClient:
-    """A client for asyncio of the server at `url`; the parameters are those of `clients.client.connect`."""
+    """A client for asyncio of the server at `url`; the parameters are those of `tfserving.clients.client.connect`."""
     address = read_address(url, tls)
     calls = make_calls(address, retries, metadata)
     gzip = check_compression(compression)
     if address.protocol == "grpc":
-        from clients.grpc_transport import AsyncGrpcTransport
+        from tfserving.clients.grpc_transport import AsyncGrpcTransport
 
         return AsyncClient(calls, AsyncGrpcTransport(address, gzip=gzip), timeout)
-    from clients.rest_transport import AsyncRestTransport
+    from tfserving.clients.rest_transport import AsyncRestTransport
 
     return AsyncClient(calls, AsyncRestTransport(address, gzip=gzip), timeout)
 
 
 class AsyncClient:
-    """Calls to one model server, made by `connect_async`: those of `clients.client.Client`, which documents them.
+    """Calls to one model server, made by `connect_async`: those of `Client`, which documents them.
 
     It belongs to the event loop that its first call is awaited on; many tasks of that can use it at once.
     """
@@ -87,7 +87,7 @@ class AsyncClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Prediction:
-        """See `clients.client.Client.predict`."""
+        """See `tfserving.clients.client.Client.predict`."""
         asked = self._calls.asked(
             model,
             version=version,
@@ -111,7 +111,7 @@ class AsyncClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Classification:
-        """See `clients.client.Client.classify`."""
+        """See `tfserving.clients.client.Client.classify`."""
         asked = self._calls.asked(
             model,
             version=version,
@@ -135,7 +135,7 @@ class AsyncClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Regression:
-        """See `clients.client.Client.regress`."""
+        """See `tfserving.clients.client.Client.regress`."""
         asked = self._calls.asked(
             model,
             version=version,
@@ -158,7 +158,7 @@ class AsyncClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> dict[str, Classification | Regression]:
-        """See `clients.client.Client.multi_inference`."""
+        """See `tfserving.clients.client.Client.multi_inference`."""
         asked = self._calls.asked(
             model, version=version, label=label, timeout=self._seconds(timeout), metadata=metadata
         )
@@ -173,7 +173,7 @@ class AsyncClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Metadata:
-        """See `clients.client.Client.metadata`."""
+        """See `tfserving.clients.client.Client.metadata`."""
         asked = self._calls.asked(
             model, version=version, label=label, timeout=self._seconds(timeout), metadata=metadata
         )
@@ -187,21 +187,21 @@ class AsyncClient:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> tuple[VersionStatus, ...]:
-        """See `clients.client.Client.status`."""
+        """See `tfserving.clients.client.Client.status`."""
         asked = self._calls.asked(model, version=version, timeout=self._seconds(timeout), metadata=metadata)
         return await self._run(self._calls.status(asked))
 
     async def wait_until_available(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float = 60.0
     ) -> int:
-        """See `clients.client.Client.wait_until_available`."""
+        """See `tfserving.clients.client.Client.wait_until_available`."""
         asked = self._calls.asked(model, version=version, label=label, timeout=timeout)
         return await self._run(self._calls.wait_until_available(asked, timeout))
 
     async def reload_config(
         self, config: Any, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
-        """See `clients.client.Client.reload_config`."""
+        """See `tfserving.clients.client.Client.reload_config`."""
         asked = self._calls.asked(None, timeout=self._seconds(timeout), metadata=metadata)
         return await self._run(self._calls.reload_config(asked, config))
 

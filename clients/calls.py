@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from clients.answers import Classification, Metadata, Prediction, Regression, Signature, VersionStatus
-from clients.errors import (
+from tfserving.clients.answers import Classification, Metadata, Prediction, Regression, Signature, VersionStatus
+from tfserving.clients.errors import (
     Call,
     DeadlineExceeded,
     FailedPrecondition,
@@ -24,10 +24,10 @@ from clients.errors import (
     Unavailable,
     from_code,
 )
-from clients.examples import ExampleLike, Examples, class_arrays, read_examples
-from clients.inputs import Inputs, mismatches, needs_signature, to_arrays
-from clients.steps import Ask, Asking, Pause, Retries, Steps
-from clients.tensors import STRING, Array
+from tfserving.clients.inputs import Inputs, mismatches, needs_signature, to_arrays
+from tfserving.clients.steps import Ask, Asking, Pause, Retries, Steps
+from tfserving.foundation.examples import ExampleLike, Examples, class_arrays, read_examples
+from tfserving.foundation.tensors import STRING, Array
 
 DEFAULT_SIGNATURE = "serving_default"
 # One question of `wait_until_available` may not use up all its time: the server behind an address can change.
@@ -105,7 +105,7 @@ class Calls(ABC):
     def predict(
         self, asked: Asked, inputs: Inputs, outputs: Sequence[str] = (), *, check: bool = False
     ) -> Steps[Prediction]:
-        """See `clients.client.Client.predict`."""
+        """See `tfserving.clients.client.Client.predict`."""
         if isinstance(outputs, str):
             raise TypeError(f"outputs is a sequence of names, not the str {outputs!r}")
         try:
@@ -120,7 +120,7 @@ class Calls(ABC):
     def classify(
         self, asked: Asked, examples: Iterable[ExampleLike], context: ExampleLike | None = None, *, check: bool = False
     ) -> Steps[Classification]:
-        """See `clients.client.Client.classify`."""
+        """See `tfserving.clients.client.Client.classify`."""
         read = _examples(asked, examples, context)
         if check:
             yield from self._check_takes_examples(asked)
@@ -129,7 +129,7 @@ class Calls(ABC):
     def regress(
         self, asked: Asked, examples: Iterable[ExampleLike], context: ExampleLike | None = None, *, check: bool = False
     ) -> Steps[Regression]:
-        """See `clients.client.Client.regress`."""
+        """See `tfserving.clients.client.Client.regress`."""
         read = _examples(asked, examples, context)
         if check:
             yield from self._check_takes_examples(asked)
@@ -142,7 +142,7 @@ class Calls(ABC):
         examples: Iterable[ExampleLike],
         context: ExampleLike | None = None,
     ) -> Steps[dict[str, Classification | Regression]]:
-        """See `clients.client.Client.multi_inference`."""
+        """See `tfserving.clients.client.Client.multi_inference`."""
         for signature, task in tasks.items():
             if task not in ("classify", "regress"):
                 raise InvalidArgument(f"tasks[{signature!r}] is 'classify' or 'regress', not {task!r}", asked.call)
@@ -151,7 +151,7 @@ class Calls(ABC):
         return (yield from self._multi_inference(asked, tasks, _examples(asked, examples, context)))
 
     def metadata(self, asked: Asked) -> Steps[Metadata]:
-        """See `clients.client.Client.metadata`."""
+        """See `tfserving.clients.client.Client.metadata`."""
         found = yield from self._get_metadata(asked.without_signature())
         callable_ones = {
             name: signature for name, signature in sorted(found.signatures.items()) if name != _INTERNAL_SIGNATURE
@@ -161,16 +161,16 @@ class Calls(ABC):
         return found
 
     def status(self, asked: Asked) -> Steps[tuple[VersionStatus, ...]]:
-        """See `clients.client.Client.status`."""
+        """See `tfserving.clients.client.Client.status`."""
         found = yield from self._get_status(asked)
         return tuple(sorted(found, key=lambda status: -status.version))
 
     @abstractmethod
     def reload_config(self, asked: Asked, config: Any) -> Steps[None]:
-        """See `clients.client.Client.reload_config`."""
+        """See `tfserving.clients.client.Client.reload_config`."""
 
     def wait_until_available(self, asked: Asked, timeout: float) -> Steps[int]:
-        """See `clients.client.Client.wait_until_available`."""
+        """See `tfserving.clients.client.Client.wait_until_available`."""
         seen, pause = "nothing was heard from it", 0.02
         while True:
             remaining = asked.deadline - time.monotonic()

@@ -15,14 +15,15 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from clients.answers import Signature
-from clients.calls import DEFAULT_SIGNATURE
-from clients.client import Client
-from clients.commands.input_values import InputError, body_of, unpack
-from clients.golden import GoldenRequest, ask, log_of, request_of
-from clients.inputs import to_arrays
-from clients.messages import PredictionLog
-from clients.records import RecordError, read_records
+from tfserving.clients.answers import Signature
+from tfserving.clients.calls import DEFAULT_SIGNATURE
+from tfserving.clients.client import Client
+from tfserving.clients.commands.input_values import InputError, body_of, unpack
+from tfserving.clients.golden import ask
+from tfserving.clients.inputs import to_arrays
+from tfserving.foundation.golden import GoldenRequest, log_of, request_of
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import RecordError, read_records
 
 # What TensorFlow Serving plays, at most: https://www.tensorflow.org/tfx/serving/saved_model_warmup
 MOST_WARM_UP = 1000

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from clients.address import Address, Tls, read_address
-from clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
-from clients.calls import DEFAULT_SIGNATURE, Calls, Task
-from clients.errors import ServingError
-from clients.examples import ExampleLike
-from clients.inputs import Inputs
-from clients.steps import Ask, Pause, Result, Retries, Steps
+from tfserving.clients.address import Address, Tls, read_address
+from tfserving.clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
+from tfserving.clients.calls import DEFAULT_SIGNATURE, Calls, Task
+from tfserving.clients.errors import ServingError
+from tfserving.clients.inputs import Inputs
+from tfserving.clients.steps import Ask, Pause, Result, Retries, Steps
+from tfserving.foundation.examples import ExampleLike
 
 DEFAULT_TIMEOUT = 10.0
 Compression = Literal["gzip"]
@@ -59,10 +59,10 @@ def connect(
     calls = make_calls(address, retries, metadata)
     gzip = check_compression(compression)
     if address.protocol == "grpc":
-        from clients.grpc_transport import GrpcTransport
+        from tfserving.clients.grpc_transport import GrpcTransport
 
         return Client(calls, GrpcTransport(address, gzip=gzip), timeout)
-    from clients.rest_transport import RestTransport
+    from tfserving.clients.rest_transport import RestTransport
 
     return Client(calls, RestTransport(address, gzip=gzip), timeout)
 
@@ -70,10 +70,10 @@ def connect(
 def make_calls(address: Address, retries: Retries | None, metadata: Mapping[str, str] | None) -> Calls:
     """The calls to `address` over its protocol."""
     if address.protocol == "grpc":
-        from clients.grpc_calls import GrpcCalls
+        from tfserving.clients.grpc_calls import GrpcCalls
 
         return GrpcCalls(address.target, retries or Retries(), metadata or {})
-    from clients.rest_calls import RestCalls
+    from tfserving.clients.rest_calls import RestCalls
 
     return RestCalls(address.target, retries or Retries(), metadata or {})
 
@@ -88,10 +88,10 @@ def check_compression(compression: str | None) -> bool:
 class Client:
     """Calls to one model server, made by `connect`. Several threads can use it at once; a context manager closes it.
 
-    Every method raises a `clients.errors.ServingError`. A `timeout` is in seconds and covers the whole call, retries
-    and questions for metadata included. `version` or `label` pins the version; without them the newest answers.
-    `metadata` goes along with this call. With `check`, a call is refused before it is sent, with InvalidArgument, when
-    it doesn't fit the signature, for which the server is asked once.
+    Every method raises a `tfserving.clients.errors.ServingError`. A `timeout` is in seconds and covers the whole call,
+    retries and questions for metadata included. `version` or `label` pins the version; without them the newest
+    answers. `metadata` goes along with this call. With `check`, a call is refused before it is sent, with
+    InvalidArgument, when it doesn't fit the signature, for which the server is asked once.
     """
 
     def __init__(self, calls: Calls, transport: Transport, timeout: float) -> None:

@@ -9,11 +9,21 @@ import numpy as np
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from clients.answers import Classification, Metadata, Prediction, Regression, Signature, TensorInfo, VersionStatus
-from clients.calls import DEFAULT_SIGNATURE, Asked, Calls, Task, classification
-from clients.errors import Internal, InvalidArgument, from_code
-from clients.examples import Examples
-from clients.messages import (
+from tfserving.clients.answers import (
+    Classification,
+    Metadata,
+    Prediction,
+    Regression,
+    Signature,
+    TensorInfo,
+    VersionStatus,
+)
+from tfserving.clients.calls import DEFAULT_SIGNATURE, Asked, Calls, Task, classification
+from tfserving.clients.errors import Internal, InvalidArgument, from_code
+from tfserving.clients.steps import Retries, Steps
+from tfserving.clients.wire import Bodies, is_large, predict_request, read_predict_response, spec_of
+from tfserving.foundation.examples import Examples
+from tfserving.foundation.messages import (
     ClassificationRequest,
     ClassificationResponse,
     GetModelMetadataRequest,
@@ -30,9 +40,7 @@ from clients.messages import (
     SignatureDefMap,
     TensorProto,
 )
-from clients.steps import Retries, Steps
-from clients.tensors import BY_NUMBER, Array
-from clients.wire import Bodies, is_large, predict_request, read_predict_response, spec_of
+from tfserving.foundation.tensors import BY_NUMBER, Array
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
@@ -65,7 +73,7 @@ class GrpcCalls(Calls):
         self._bodies = Bodies()
 
     def reload_config(self, asked: Asked, config: Any) -> Steps[None]:
-        """See `clients.client.Client.reload_config`."""
+        """See `tfserving.clients.client.Client.reload_config`."""
         request = ReloadConfigRequest(config=_config(asked, config))
         data = yield from self._ask(asked, RELOAD, request.SerializeToString(), repeatable=False)
         status = _read(ReloadConfigResponse, data, asked).status

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from clients.address import Address, Tls
-from clients.errors import Call, Cancelled, InvalidArgument, ServingError, from_grpc
-from clients.steps import Ask, remaining_seconds
+from tfserving.clients.address import Address, Tls
+from tfserving.clients.errors import Call, Cancelled, InvalidArgument, ServingError, from_grpc
+from tfserving.clients.steps import Ask, remaining_seconds
 
 # The server takes messages of up to 2 GB; grpcio alone would refuse an answer above 4 MB.
 # https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h

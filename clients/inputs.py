@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from clients.answers import Signature, TensorInfo
-from clients.tensors import BY_NAME, STRING, Array, DType, dtype_of, from_numbers
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.foundation.tensors import BY_NAME, STRING, Array, DType, dtype_of, from_numbers
 
 # An array, a number, bytes, a str, nested lists of them, or by input name a mapping of such. numpy's own ArrayLike is
 # narrower than what a caller may hand in (lists of bytes, other libraries' arrays).

@@ -13,13 +13,21 @@ from urllib.parse import quote
 
 import numpy as np
 
-from clients.answers import Classification, Metadata, Prediction, Regression, Signature, TensorInfo, VersionStatus
-from clients.calls import Asked, Calls, Task, classification
-from clients.errors import Call, Internal, InvalidArgument, Unimplemented
-from clients.examples import Examples
-from clients.rest_json import MisfitError, examples_request, outputs_of, parse, predict_request
-from clients.steps import Steps
-from clients.tensors import BY_WIRE_NAME, Array
+from tfserving.clients.answers import (
+    Classification,
+    Metadata,
+    Prediction,
+    Regression,
+    Signature,
+    TensorInfo,
+    VersionStatus,
+)
+from tfserving.clients.calls import Asked, Calls, Task, classification
+from tfserving.clients.errors import Call, Internal, InvalidArgument, Unimplemented
+from tfserving.clients.rest_json import MisfitError, examples_request, outputs_of, parse, predict_request
+from tfserving.clients.steps import Steps
+from tfserving.foundation.examples import Examples
+from tfserving.foundation.tensors import BY_WIRE_NAME, Array
 
 
 class RestCalls(Calls):

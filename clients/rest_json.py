@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from clients.answers import Signature, TensorInfo
-from clients.examples import Examples
-from clients.tensors import BY_NAME, STRING, Array, DType, dtype_of, from_numbers
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.foundation.examples import Examples
+from tfserving.foundation.tensors import BY_NAME, STRING, Array, DType, dtype_of, from_numbers
 
 
 class MisfitError(ValueError):

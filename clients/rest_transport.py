@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx2
 
-from clients.address import Address, Tls
-from clients.errors import (
+from tfserving.clients.address import Address, Tls
+from tfserving.clients.errors import (
     Call,
     Cancelled,
     DeadlineExceeded,
@@ -21,7 +21,7 @@ from clients.errors import (
     from_http,
     unreachable_hint,
 )
-from clients.steps import Ask, remaining_seconds
+from tfserving.clients.steps import Ask, remaining_seconds
 
 # What is smaller is hardly made smaller still.
 _SMALLEST_PACKED = 1024

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from clients.errors import Call, DeadlineExceeded, Unavailable
+from tfserving.clients.errors import Call, DeadlineExceeded, Unavailable
 
 Result = TypeVar("Result")
 

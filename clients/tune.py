@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clients.bench.load import Step
-from clients.client import connect
-from clients.errors import ServingError
+from tfserving.clients.bench.load import Step
+from tfserving.clients.client import connect
+from tfserving.clients.errors import ServingError
 
 LONGEST_START = 120.0
 LONGEST_STOP = 30.0
@@ -172,7 +172,7 @@ def _sized(parameters: Parameters) -> Parameters:
 def default_engine() -> list[str]:
     """The command of TensorFlow Serving, if this machine has it, else the embedded server's."""
     native = shutil.which("tensorflow_model_server")
-    return [native] if native else [sys.executable, "-m", "serving.embedded"]
+    return [native] if native else [sys.executable, "-m", "tfserving.serving.embedded"]
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from clients.errors import Call
-from clients.messages import ModelSpec, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
-from clients.tensors import BY_NUMBER, STRING, Array, dtype_of, from_proto, to_proto, wire_dtype
+from tfserving.clients.errors import Call
+from tfserving.foundation.messages import ModelSpec, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
+from tfserving.foundation.tensors import BY_NUMBER, STRING, Array, dtype_of, from_proto, to_proto, wire_dtype
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 

@@ -15,22 +15,22 @@ import click
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from clients.cli import main as clients  # noqa: E402
-from export.cli import main as export  # noqa: E402
-from export.manifest import Manifest  # noqa: E402
-from k8s.cli import main as k8s  # noqa: E402
-from k8s.configuration import files as cluster_files  # noqa: E402
-from serving.cli import main as serving  # noqa: E402
-from serving.compose.files import DASHBOARD  # noqa: E402
-from serving.embedded.flags import command as embedded  # noqa: E402
-from serving.fleet import Fleet, read_fleet  # noqa: E402
+from tfserving.clients.cli import main as clients  # noqa: E402
+from tfserving.export.cli import main as export  # noqa: E402
+from tfserving.export.manifest import Manifest  # noqa: E402
+from tfserving.k8s.cli import main as k8s  # noqa: E402
+from tfserving.k8s.configuration import files as cluster_files  # noqa: E402
+from tfserving.serving.cli import main as serving  # noqa: E402
+from tfserving.serving.compose.files import DASHBOARD  # noqa: E402
+from tfserving.serving.embedded.flags import command as embedded  # noqa: E402
+from tfserving.serving.models_yaml.fleet import Fleet, read_fleet  # noqa: E402
 
 COMMANDS = {
-    "python -m export": export,
-    "python -m serving": serving,
-    "python -m serving.embedded": embedded(lambda flags: 0),  # noqa: ARG005 - only its help is wanted
-    "python -m clients": clients,
-    "python -m k8s": k8s,
+    "tfserving export": export,
+    "tfserving serve": serving,
+    "python -m tfserving.serving.embedded": embedded(lambda flags: 0),  # noqa: ARG005 - only its help is wanted
+    "tfserving client": clients,
+    "tfserving k8s": k8s,
 }
 INTRODUCTION = """\
 # The commands

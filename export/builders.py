@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from export.errors import BuilderError
-from export.servable import Servable
+from tfserving.export.errors import BuilderError
+from tfserving.export.servable import Servable
 
 
 def find_builder(name: str) -> Callable[[], Any]:
@@ -54,7 +54,7 @@ def run_builder(name: str, builder: Callable[[], Any]) -> Servable:
         raise BuilderError(f"builder {name!r} raised {_describe(error)}") from error
     if not isinstance(servable, Servable):
         raise BuilderError(
-            f"builder {name!r} returned a {type(servable).__name__}, an export.servable.Servable is needed"
+            f"builder {name!r} returned a {type(servable).__name__}, a tfserving.export.servable.Servable is needed"
         )
     servable.check()
     return servable

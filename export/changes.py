@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from export.manifest import ServedSignature
-from export.servable import TensorSpec
+from tfserving.export.manifest import ServedSignature
+from tfserving.export.servable import TensorSpec
 
 
 @dataclass(frozen=True)

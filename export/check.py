@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clients.golden import GoldenError, read_golden
-from export.errors import ExportError
-from export.manifest import Manifest, hash_files, read_manifest
-from export.proof import FreshProcess, Proof, prove
-from export.savedmodel import read_signatures
-from export.tolerances import Judge
+from tfserving.export.errors import ExportError
+from tfserving.export.manifest import Manifest, hash_files, read_manifest
+from tfserving.export.proof import FreshProcess, Proof, prove
+from tfserving.export.savedmodel import read_signatures
+from tfserving.export.tolerances import Judge
+from tfserving.foundation.golden import GoldenError, read_golden
 
 
 class CheckError(ExportError):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from export.errors import ExportError
-from export.savedmodel import trackables
-from export.servable import Servable
+from tfserving.export.errors import ExportError
+from tfserving.export.savedmodel import trackables
+from tfserving.export.servable import Servable
 
 # Where TensorFlow keeps the tree of objects that a checkpoint was written from.
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"

@@ -1,27 +1,27 @@
-"""The command `python -m export`: makes versions of models, each with its proof inside, and looks after them."""
+"""The command `tfserving export`: makes versions of models, each with its proof inside, and looks after them."""
 
 from __future__ import annotations
 
 import click
 
-from export.commands.build import build
-from export.commands.judge import check, lint
-from export.commands.publish import publish
-from export.commands.versions import diff, inspect, list_versions, prune
+from tfserving.export.commands.build import build
+from tfserving.export.commands.judge import check, lint
+from tfserving.export.commands.publish import publish
+from tfserving.export.commands.versions import diff, inspect, list_versions, prune
 
 
 @click.group(
     epilog="""\b
 Examples:
-  python -m export build                             a new version of every model in models.yaml
-  python -m export build digits                      of one model
-  python -m export build spam=train.spam:build       a model that is not in models.yaml
-  python -m export lint some/saved_model             what would break when any SavedModel is served
-  python -m export check digits                      whether the newest version is whole, to the last bit
-  python -m export inspect digits/3                  its signatures, sizes, golden requests
-  python -m export diff digits/2 digits/3            what is different
-  python -m export publish digits 3 s3://bucket/models
-  python -m export prune --keep 3                    removes old versions
+  tfserving export build                             a new version of every model in models.yaml
+  tfserving export build digits                      of one model
+  tfserving export build spam=train.spam:build       a model that is not in models.yaml
+  tfserving export lint some/saved_model             what would break when any SavedModel is served
+  tfserving export check digits                      whether the newest version is whole, to the last bit
+  tfserving export inspect digits/3                  its signatures, sizes, golden requests
+  tfserving export diff digits/2 digits/3            what is different
+  tfserving export publish digits 3 s3://bucket/models
+  tfserving export prune --keep 3                    removes old versions
 
 \b
 Exit codes: 0 done; 1 an export failed, or something is wrong with a version; 2 wrong usage, a wrong models.yaml or a

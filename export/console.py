@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clients.stderr import hidden_stderr
-from export.fresh import SYSTEM_ALLOCATOR
+from tfserving.export.fresh import SYSTEM_ALLOCATOR
+from tfserving.foundation.stderr import hidden_stderr
 
 if TYPE_CHECKING:
     from rich.table import Table

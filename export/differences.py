@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clients.compare import Difference, compare
-from clients.golden import MANIFEST, GoldenRequest, read_golden
-from clients.tensors import Array
-from export.changes import SignatureChange, signature_changes
-from export.golden import batch_of
-from export.manifest import read_manifest
-from export.savedmodel import read_signatures
+from tfserving.export.changes import SignatureChange, signature_changes
+from tfserving.export.golden import batch_of
+from tfserving.export.manifest import read_manifest
+from tfserving.export.savedmodel import read_signatures
+from tfserving.foundation.compare import Difference, compare
+from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden
+from tfserving.foundation.tensors import Array
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,7 +86,7 @@ class VersionDiff:
 
     def tables(self) -> Iterator[Table]:
         """All of it as tables to print."""
-        from export.console import table
+        from tfserving.export.console import table
 
         changes = [(change.signature, change.what, "breaking" if change.breaking else "") for change in self.signatures]
         yield table("Signatures", ("signature", "change", ""), changes or [("all", "the same", "")])

@@ -8,9 +8,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clients.examples import read_examples
-from clients.tensors import STRING, Array, dtype_of
-from export.servable import EXAMPLES, Signature
+from tfserving.export.servable import EXAMPLES, Signature
+from tfserving.foundation.examples import read_examples
+from tfserving.foundation.tensors import STRING, Array, dtype_of
 
 # Decomposed and combining characters, right to left, beyond 16 bits, and a width of zero.
 UNICODE = "ﬁ Ünïcødé e\u0301 漢字 עברית 🙂\u200b"

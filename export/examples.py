@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from clients.examples import read_examples
-from clients.tensors import Array
+from tfserving.foundation.examples import read_examples
+from tfserving.foundation.tensors import Array
 
 
 def serialized_examples(rows: Iterable[Mapping[str, object]]) -> Array:

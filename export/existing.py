@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.golden import SAVED_MODEL
-from export.errors import BuilderError, ExportError
-from export.graph import read_saved_model, serving_graph
-from export.manifest import ServedSignature
-from export.savedmodel import read_signatures
+from tfserving.export.errors import BuilderError, ExportError
+from tfserving.export.graph import read_saved_model, serving_graph
+from tfserving.export.manifest import ServedSignature
+from tfserving.export.savedmodel import read_signatures
+from tfserving.foundation.golden import SAVED_MODEL
 
 # What TensorFlow notes about the sizes of tensors in a graph, and works out anew when it isn't there.
 NOTED = ("_output_shapes", "_input_shapes", "_shape")

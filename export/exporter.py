@@ -17,28 +17,28 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from clients.golden import MANIFEST, GoldenRequest, versions_on_disk
-from export import savedmodel
-from export.builders import run_builder
-from export.checkpoints import restore
-from export.errors import ExportError, ProofError
-from export.given import read_given
-from export.golden import LARGEST, golden_requests, write_golden
-from export.graph import read_graph
-from export.lint import lint_answers, lint_graph, lint_signatures, require_clean
-from export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
-from export.options import Effect, Option, improve, judge_with
-from export.proof import FreshProcess, Proof, prove
-from export.servable import Servable
-from export.staging import Staging
-from export.tolerances import Judge
+from tfserving.export import savedmodel
+from tfserving.export.builders import run_builder
+from tfserving.export.checkpoints import restore
+from tfserving.export.errors import ExportError, ProofError
+from tfserving.export.given import read_given
+from tfserving.export.golden import LARGEST, golden_requests, write_golden
+from tfserving.export.graph import read_graph
+from tfserving.export.lint import lint_answers, lint_graph, lint_signatures, require_clean
+from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
+from tfserving.export.options import Effect, Option, improve, judge_with
+from tfserving.export.proof import FreshProcess, Proof, prove
+from tfserving.export.servable import Servable
+from tfserving.export.staging import Staging
+from tfserving.export.tolerances import Judge
+from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 
 
 @dataclass(frozen=True)
 class Target:
     """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions.
 
-    The rest is as in models.yaml, and as the options of `python -m export build`.
+    The rest is as in models.yaml, and as the options of `tfserving export build`.
     """
 
     model: str

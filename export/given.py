@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from clients import answers
-from clients.commands.input_values import InputError, body_of, unpack
-from clients.examples import read_examples
-from clients.inputs import mismatches, to_arrays
-from clients.tensors import Array
-from export.errors import ServableError
-from export.servable import EXAMPLES, Signature, TensorSpec
+from tfserving.clients import answers
+from tfserving.clients.commands.input_values import InputError, body_of, unpack
+from tfserving.clients.inputs import mismatches, to_arrays
+from tfserving.export.errors import ServableError
+from tfserving.export.servable import EXAMPLES, Signature, TensorSpec
+from tfserving.foundation.examples import read_examples
+from tfserving.foundation.tensors import Array
 
 SUFFIXES = (".json", ".jsonl", ".npz")
 DEFAULT = "serving_default"

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from clients.golden import RECORDS, WARMUP, GoldenRequest, log_of
-from clients.tensors import BY_NAME, Array
-from export.edges import edge_rows
-from export.errors import LintError, ServableError
-from export.given import Given
-from export.servable import Servable, Signature
-from export.tolerances import Judge, describe
+from tfserving.export.edges import edge_rows
+from tfserving.export.errors import LintError, ServableError
+from tfserving.export.given import Given
+from tfserving.export.servable import Servable, Signature
+from tfserving.export.tolerances import Judge, describe
+from tfserving.foundation.golden import RECORDS, WARMUP, GoldenRequest, log_of
+from tfserving.foundation.tensors import BY_NAME, Array
 
 # TensorFlow Serving looks for this name, and reads no more records than this.
 # https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/saved_model_warmup_util.h

@@ -7,10 +7,10 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from clients.golden import SAVED_MODEL
-from clients.graph import Graph
-from clients.messages import SavedModel
-from export.errors import ExportError
+from tfserving.export.errors import ExportError
+from tfserving.foundation.golden import SAVED_MODEL
+from tfserving.foundation.graph import Graph
+from tfserving.foundation.messages import SavedModel
 
 
 def read_saved_model(folder: Path) -> Any:

@@ -9,15 +9,15 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clients.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden
-from clients.records import RecordError, read_records
-from clients.tensors import BY_NUMBER
-from export.check import check_files
-from export.errors import ExportError
-from export.golden import batch_of
-from export.graph import read_saved_model, serving_graph
-from export.manifest import Manifest, ServedSignature, read_manifest
-from export.savedmodel import read_signatures
+from tfserving.export.check import check_files
+from tfserving.export.errors import ExportError
+from tfserving.export.golden import batch_of
+from tfserving.export.graph import read_saved_model, serving_graph
+from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
+from tfserving.export.savedmodel import read_signatures
+from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden
+from tfserving.foundation.records import RecordError, read_records
+from tfserving.foundation.tensors import BY_NUMBER
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -180,6 +180,6 @@ def _bytes(size: int) -> str:
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Any) -> Table:
-    from export.console import table
+    from tfserving.export.console import table
 
     return table(title, columns, rows)

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from export.errors import BuilderError
+from tfserving.export.errors import BuilderError
 
 
 def load_keras(path: str | Path, **kwargs: Any) -> Any:

@@ -13,16 +13,16 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from clients.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
-from clients.graph import CALLS, FILE_OPS, PYTHON_OPS, Graph, Node
-from clients.tensors import BY_NAME, STRING, dtype_of
-from export.changes import signature_changes
-from export.errors import LintError
-from export.graph import read_graph
-from export.manifest import ServedSignature
-from export.savedmodel import read_signatures
-from export.servable import MADE_UP
-from serving.fleet import Rule
+from tfserving.export.changes import signature_changes
+from tfserving.export.errors import LintError
+from tfserving.export.graph import read_graph
+from tfserving.export.manifest import ServedSignature
+from tfserving.export.savedmodel import read_signatures
+from tfserving.export.servable import MADE_UP
+from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
+from tfserving.foundation.graph import CALLS, FILE_OPS, PYTHON_OPS, Graph, Node
+from tfserving.foundation.tensors import BY_NAME, STRING, dtype_of
+from tfserving.serving.models_yaml.fleet import Rule
 
 # JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
 # 400 (tensorflow/serving, util/json_tensor.cc).

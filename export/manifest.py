@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clients.compare import Tolerance
-from clients.golden import MANIFEST
-from export.errors import ExportError
-from export.servable import Method, TensorSpec
+from tfserving.export.errors import ExportError
+from tfserving.export.servable import Method, TensorSpec
+from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.golden import MANIFEST
 
 
 class ManifestError(ExportError):

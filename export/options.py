@@ -16,12 +16,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from clients.golden import GoldenRequest
-from export.errors import ServableError
-from export.golden import EdgeRequest
-from export.savedmodel import write_savedmodel
-from export.servable import Servable
-from export.tolerances import TOLERANCES, Judge, describe
+from tfserving.export.errors import ServableError
+from tfserving.export.golden import EdgeRequest
+from tfserving.export.savedmodel import write_savedmodel
+from tfserving.export.servable import Servable
+from tfserving.export.tolerances import TOLERANCES, Judge, describe
+from tfserving.foundation.golden import GoldenRequest
 
 Option = Literal["freeze", "optimize", "half", "xla"]
 OPTIONS: tuple[Option, ...] = get_args(Option)

@@ -21,18 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import clients.messages
-from clients.golden import GoldenRequest, request_of
-from clients.messages import PredictResponse
-from clients.tensors import Array, from_proto
-from export import fresh
-from export.errors import ProofError
-from export.golden import EdgeRequest, batch_of, prediction_log
-from export.manifest import ServedSignature
-from export.servable import TensorSpec
-from export.tolerances import Judge, describe
+from tfserving.export import fresh
+from tfserving.export.errors import ProofError
+from tfserving.export.golden import EdgeRequest, batch_of, prediction_log
+from tfserving.export.manifest import ServedSignature
+from tfserving.export.servable import TensorSpec
+from tfserving.export.tolerances import Judge, describe
+from tfserving.foundation import messages
+from tfserving.foundation.golden import GoldenRequest, request_of
+from tfserving.foundation.messages import PredictResponse
+from tfserving.foundation.tensors import Array, from_proto
 
-DESCRIPTORS = Path(clients.messages.__file__).with_name("descriptors.binpb")
+DESCRIPTORS = Path(messages.__file__).with_name("descriptors.binpb")
 STDERR_LINES = 12
 # From this size of its variables a version is loaded in one way after the other, so that there are never more than two
 # copies of them: the live model's and one in the fresh process. Below it, loading in both ways at once saves time.

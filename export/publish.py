@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.golden import MANIFEST, SAVED_MODEL
-from export.check import check_files
-from export.errors import ExportError
-from export.manifest import FileEntry, Manifest, hash_files
-from export.staging import Staging
+from tfserving.export.check import check_files
+from tfserving.export.errors import ExportError
+from tfserving.export.manifest import FileEntry, Manifest, hash_files
+from tfserving.export.staging import Staging
+from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
 
 CHUNK = 4 << 20
 # So many names are an error's text, not more.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from clients.tensors import BY_NUMBER, to_proto
-from export.errors import LintError, ServableError
-from export.graph import read_saved_model, serving_graph
-from export.manifest import ServedSignature
-from export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
+from tfserving.export.errors import LintError, ServableError
+from tfserving.export.graph import read_saved_model, serving_graph
+from tfserving.export.manifest import ServedSignature
+from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
+from tfserving.foundation.tensors import BY_NUMBER, to_proto
 
 METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
 # What TensorFlow Serving requires of the outputs of these methods: dtype, and the possible shapes.

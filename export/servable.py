@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from clients.tensors import BY_NAME, Array, dtype_of
-from export.errors import ServableError
+from tfserving.export.errors import ServableError
+from tfserving.foundation.tensors import BY_NAME, Array, dtype_of
 
 # Names that Keras and TensorFlow make up when nobody chose one: a client can't know what they mean.
 MADE_UP = re.compile(r"(args|inputs|output|keras_tensor)_?\d+")

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from export.errors import ExportError
+from tfserving.export.errors import ExportError
 
 PREFIX = ".tmp-"
 # What rename says when there is something at the target already.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clients.compare import Difference, Tolerance, compare
-from clients.tensors import Array, dtype_of
+from tfserving.foundation.compare import Difference, Tolerance, compare
+from tfserving.foundation.tensors import Array, dtype_of
 
 # Room for another processor or another build to round differently. The same machine gives the same bits; a row padded
 # to another batch was seen to move by 1.4e-6 in a float32 layer 512 wide. A dtype that is not here must be equal.

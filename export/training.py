@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from clients.tensors import Array
+from tfserving.foundation.tensors import Array
 
 # In the current folder, where models.yaml is. Deleting it costs a training, nothing else.
 CACHE = Path(".cache/training")

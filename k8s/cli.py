@@ -1,20 +1,20 @@
-"""The command `python -m k8s`: the fleet on a cluster, and rollouts, there and on this machine."""
+"""The command `tfserving k8s`: the fleet on a cluster, and rollouts, there and on this machine."""
 
 from __future__ import annotations
 
 import click
 
-from k8s.commands.cluster import apply, delete, diff, render, status
-from k8s.commands.rollout import rollout
+from tfserving.k8s.commands.cluster import apply, delete, diff, render, status
+from tfserving.k8s.commands.rollout import rollout
 
 
 @click.group(
     epilog="""\b
 Examples:
-  python -m k8s apply                             the fleet on a cluster
-  python -m k8s rollout start digits --dry-run    what a rollout to the newest version would do
-  python -m k8s rollout start digits              does it
-  python -m k8s rollout status digits             how far it is, from any shell
+  tfserving k8s apply                             the fleet on a cluster
+  tfserving k8s rollout start digits --dry-run    what a rollout to the newest version would do
+  tfserving k8s rollout start digits              does it
+  tfserving k8s rollout status digits             how far it is, from any shell
 
 \b
 Exit codes: 0 done; 1 the new version was rolled back, or something failed on the way; 2 something was wrong

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from k8s.rollout.state import STABLE
-from serving.config import HEALTH, MODELS_CONFIG, health_script, in_container, models_config, monitoring_config
-from serving.config_messages import text
-from serving.fleet import Fleet, FleetError
+from tfserving.k8s.rollout.state import STABLE
+from tfserving.serving.config import (
+    HEALTH,
+    MODELS_CONFIG,
+    health_script,
+    in_container,
+    models_config,
+    monitoring_config,
+)
+from tfserving.serving.config_messages import text
+from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 
 def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:

@@ -11,16 +11,16 @@ from collections.abc import Callable
 
 from google.protobuf import text_format
 
-from clients.messages import ModelServerConfig
-from k8s.configuration import cluster_models_config
-from k8s.kubectl import Kubectl, Object
-from k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map, pods
-from k8s.pods import not_loaded, ready, refused, running, trouble, warned
-from k8s.rendering import objects, render
-from k8s.rollout.state import read_state
-from k8s.rollout.target import RolloutError
-from serving.config import MODELS_CONFIG
-from serving.fleet import Fleet
+from tfserving.foundation.messages import ModelServerConfig
+from tfserving.k8s.configuration import cluster_models_config
+from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map, pods
+from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
+from tfserving.k8s.rendering import objects, render
+from tfserving.k8s.rollout.state import read_state
+from tfserving.k8s.rollout.target import RolloutError
+from tfserving.serving.config import MODELS_CONFIG
+from tfserving.serving.models_yaml.fleet import Fleet
 
 # All that the base and its components are made of; a cluster has the kinds of others when these are installed.
 KINDS = (
@@ -297,11 +297,11 @@ def check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None
     if before.keys() != after.keys():
         raise RolloutError(
             f"the cluster serves {', '.join(sorted(before))}, models.yaml has {', '.join(sorted(after))}: pods that "
-            "run would not know; `python -m k8s delete` and `apply` start them anew"
+            "run would not know; `tfserving k8s delete` and `apply` start them anew"
         )
     for name, said in after.items():
         if said != before[name]:
             raise RolloutError(
                 f"the cluster has {name} with the labels {before[name]}, models.yaml says {said}: "
-                f"`python -m k8s rollout start {name} VERSION --cluster` moves them"
+                f"`tfserving k8s rollout start {name} VERSION --cluster` moves them"
             )

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from k8s.names import NAME
-from serving.fleet import Fleet
-from serving.settings import IMAGE
+from tfserving.k8s.names import NAME
+from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.server import IMAGE
 
 _CONTAINER = "/spec/template/spec/containers/0"
 _HTTPS = 443

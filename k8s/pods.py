@@ -9,10 +9,10 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from clients import connect
-from clients.answers import VersionStatus
-from clients.errors import ServingError
-from k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.clients import connect
+from tfserving.clients.answers import VersionStatus
+from tfserving.clients.errors import ServingError
+from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 
 REST_PORT = 8501
 _LAST_LINES = 5

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from k8s import patches
-from k8s.configuration import files
-from k8s.kubectl import Kubectl, Object
-from k8s.names import NAME
-from serving.config import MODELS_CONFIG, in_container, server_config
-from serving.fleet import Fleet, FleetError
+from tfserving.k8s import patches
+from tfserving.k8s.configuration import files
+from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import NAME
+from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
+from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
 _SERVER_CONFIG = "/config/server"

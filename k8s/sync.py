@@ -1,8 +1,8 @@
-"""`python -m k8s.sync URL FOLDER`: brings versions from an object store to where a server looks, whole ones only.
+"""`python -m tfserving.k8s.sync URL FOLDER`: whole versions from an object store, to where a server looks.
 
     URL/MODEL/VERSION, complete ──► FOLDER/MODEL/.tmp-… ──► compared with its manifest ──► FOLDER/MODEL/VERSION
 
-`python -m export publish` writes saved_model.pb last, so a version without it isn't complete. What is brought are the
+`tfserving export publish` writes saved_model.pb last, so a version without it isn't complete. What is brought are the
 versions that the server's configuration names, and the newest ones, so that a rollout finds them on every pod. This
 runs in an image of its own (k8s/Dockerfile), without TensorFlow.
 """
@@ -23,9 +23,9 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from clients.golden import MANIFEST, SAVED_MODEL
-from clients.messages import ModelServerConfig
-from serving.proven import ProofError, prove
+from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
+from tfserving.foundation.messages import ModelServerConfig
+from tfserving.serving.proven import ProofError, prove
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TEMPORARY = ".tmp-"
@@ -199,7 +199,7 @@ def _say(text: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Does it once, or again and again; returns the exit code: 1 when it was to be once and something is missing."""
     parser = argparse.ArgumentParser(
-        prog="python -m k8s.sync", description="Brings whole versions from an object store."
+        prog="python -m tfserving.k8s.sync", description="Brings whole versions from an object store."
     )
     parser.add_argument("url", help="Where MODEL/VERSION is: s3://bucket/prefix, gs://…, or what else fsspec knows.")
     parser.add_argument("folder", type=Path, help="Where a server looks.")

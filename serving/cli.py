@@ -1,25 +1,25 @@
-"""The command `python -m serving`: runs model servers over the fleet, and changes what they serve."""
+"""The command `tfserving serve`: runs model servers over the fleet, and changes what they serve."""
 
 from __future__ import annotations
 
 import click
 
-from serving.commands.change import config, labels, reload
-from serving.commands.compose import compose
-from serving.commands.image import image
-from serving.commands.local import check, example, list_fleet, run
-from serving.commands.stay import down, logs, restart, status, up
+from tfserving.serving.commands.change import config, labels, reload
+from tfserving.serving.commands.compose import compose
+from tfserving.serving.commands.image import image
+from tfserving.serving.commands.local import check, example, list_fleet, run
+from tfserving.serving.commands.stay import down, logs, restart, status, up
 
 
 @click.group(
     epilog="""\b
 Examples:
-  python -m serving run                       the whole fleet, on the best engine there is
-  python -m serving run digits --port 9500    one model, gRPC on another port
-  python -m serving up                        the fleet in a container that stays
-  python -m serving labels set digits canary=2
-  python -m serving config --check            what is wrong with models.yaml
-  python -m serving fleet --json              what models.yaml comes to
+  tfserving serve run                       the whole fleet, on the best engine there is
+  tfserving serve run digits --port 9500    one model, gRPC on another port
+  tfserving serve up                        the fleet in a container that stays
+  tfserving serve labels set digits canary=2
+  tfserving serve config --check            what is wrong with models.yaml
+  tfserving serve fleet --json              what models.yaml comes to
 
 \b
 Exit codes: 0 done, or a server stopped by Ctrl-C or SIGTERM; 1 a server did not become ready, or ended by

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clients.messages import ModelServerConfig
-from serving.config_messages import (
+from tfserving.foundation.messages import ModelServerConfig
+from tfserving.serving.config_messages import (
     BatchingParameters,
     MonitoringConfig,
     PlatformConfigMap,
@@ -22,8 +22,8 @@ from serving.config_messages import (
     SSLConfig,
     text,
 )
-from serving.fleet import Fleet, FleetError
-from serving.settings import Batching, ServerSettings, TlsFiles
+from tfserving.serving.models_yaml.fleet import Fleet, FleetError
+from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFiles
 
 MODELS_CONFIG = "models.config"
 HEALTH = "health.sh"

@@ -13,8 +13,8 @@ from typing import Any
 from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
-from clients.messages import POOL, message
-from serving.embedded.errors import StartError
+from tfserving.foundation.messages import POOL, message
+from tfserving.serving.embedded.errors import StartError
 
 PACKAGE = "tensorflow.serving"
 _INT64 = "google.protobuf.Int64Value"

@@ -1,4 +1,4 @@
-"""What is wrong with a fleet's configuration, found before anything starts: `python -m serving config --check`."""
+"""What is wrong with a fleet's configuration, found before anything starts: `tfserving serve config --check`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from clients.golden import MANIFEST, WARMUP
-from clients.messages import PredictionLog
-from clients.records import RecordError, read_records
-from serving.config import in_container, models_config
-from serving.fleet import Fleet
-from serving.image_names import minor, version_in
-from serving.settings import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
+from tfserving.foundation.golden import MANIFEST, WARMUP
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import RecordError, read_records
+from tfserving.serving.config import in_container, models_config
+from tfserving.serving.docker.image_names import minor, version_in
+from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
 
 # What the embedded server's container takes with a small model, idle; TensorFlow Serving's takes less.
 SERVER_BYTES = 350 << 20
@@ -74,7 +74,7 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
     versions, kept = fleet.versions(name), fleet.kept(name)
     listed = ", ".join(map(str, versions))
     if not versions:
-        how = f"`make export MODEL={name}` or `python -m export build {name}` makes one"
+        how = f"`make export MODEL={name}` or `tfserving export build {name}` makes one"
         yield Problem(where, f"model {name!r} has no version in {folder}; {how}")
         return
     missing = [v for v in (model.versions if isinstance(model.versions, tuple) else ()) if v not in versions]

@@ -18,16 +18,16 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from clients import Client, connect
-from clients.errors import InvalidArgument, NotFound
-from clients.files import written_whole
-from clients.messages import ModelServerConfig
-from serving.config import MODELS_CONFIG, models_config, server_config
-from serving.config_messages import text
-from serving.engines import EngineError, address
-from serving.engines.readiness import states_of, unavailable, wait_for
-from serving.fleet import Fleet
-from serving.running import Running, config_folder, write_config
+from tfserving.clients import Client, connect
+from tfserving.clients.errors import InvalidArgument, NotFound
+from tfserving.foundation.files import written_whole
+from tfserving.foundation.messages import ModelServerConfig
+from tfserving.serving.config import MODELS_CONFIG, models_config, server_config
+from tfserving.serving.config_messages import text
+from tfserving.serving.engines import EngineError, address
+from tfserving.serving.engines.readiness import states_of, unavailable, wait_for
+from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.running import Running, config_folder, write_config
 
 
 def apply(fleet: Fleet, server: Running, wait: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clients.golden import MANIFEST
+from tfserving.foundation.golden import MANIFEST
 
 
 class ProofError(Exception):

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clients.files import written_whole
-from serving.config import Places, in_container, on_host
-from serving.fleet import Fleet
+from tfserving.foundation.files import written_whole
+from tfserving.serving.config import Places, in_container, on_host
+from tfserving.serving.models_yaml.fleet import Fleet
 
 NOTE = "server.json"
 

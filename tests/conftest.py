@@ -17,6 +17,8 @@ from tests.servers import Served, serve
 pytest_plugins = ["tests.docker.fixtures", "tests.cluster.fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Modules are compiled once, not by each of the hundreds of processes that tests start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # What the tests run is typed by a user, not by the `make test` that they may be part of.
 for _variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(_variable, None)

@@ -18,7 +18,7 @@ def export_scaled(fleet: Path, scales: Iterable[int], slow: int | None = None, m
     """
     for scale in scales:
         done = subprocess.run(
-            [sys.executable, "-m", "export", "build", *filter(None, [model]), "--fleet", str(fleet)],
+            [sys.executable, "-m", "tfserving", "export", "build", *filter(None, [model]), "--fleet", str(fleet)],
             cwd=ROOT,
             env={**os.environ, "SCALE": str(scale), "SLOW": str(int(scale == slow))},
             capture_output=True,

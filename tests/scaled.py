@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 
 def build() -> Servable:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli import main
-from clients.client import Client
 from tests.servers import Served, serve
+from tfserving.clients.cli import main
+from tfserving.clients.client import Client
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/clients.md").read_text()

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients import connect
 from tests.servers import serve
+from tfserving.clients import connect
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/export.md").read_text(), re.M | re.S)
@@ -45,9 +45,9 @@ def type_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_command_of_the_guide_works_and_what_it_makes_is_served(followed: Path) -> None:
-    run = ".venv/bin/python -m serving run"
+    run = ".venv/bin/tfserving serve run"
     (verify,) = (command for command in commands() if " verify " in command)
-    missing = ".venv/bin/python -m export build --missing"
+    missing = ".venv/bin/tfserving export build --missing"
     before = [command for command in commands() if "-c " in command or "training" in command]
     # What the sections make comes first: the command for all of them stands above them.
     for command in [*before, missing, *(command for command in commands() if command not in (*before, missing))]:

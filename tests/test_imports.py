@@ -1,4 +1,4 @@
-"""Which part may import which, and what importing and asking for help may cost."""
+"""Which room may import which, and what importing and showing help may cost."""
 
 from __future__ import annotations
 
@@ -7,21 +7,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from tfserving.cli import ROOMS
+from tfserving.foundation.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("clients", "export", "k8s", "serving", "tests")
+PACKAGE = ROOT / "tfserving"
 ALLOWED = {
-    "clients": {"clients"},
-    "serving": {"clients", "serving"},
-    "export": {"clients", "export", "serving.fleet"},
-    "k8s": {"clients", "k8s", "serving"},
+    "foundation": ("foundation",),
+    "clients": ("foundation", "clients"),
+    "serving": ("foundation", "clients", "serving"),
+    "export": ("foundation", "clients", "export", "serving.models_yaml"),
+    "k8s": ("foundation", "clients", "k8s", "serving"),
 }
+# The embedded server's rooms and files, from the ground up: each imports what stands before it, and itself.
+EMBEDDED = ("errors", "flags", "tls", "observability", "core", "grpc", "rest", "processes", "server", "__main__")
+# What is called otherwise on PyPI.
+PACKAGES = {"PIL": "pillow", "hdrh": "hdrhistogram", "grpc": "grpcio", "simdjson": "pysimdjson", "yaml": "pyyaml"}
+PACKAGES |= {"google": "protobuf", "ruamel": "ruamel-yaml", "grpc_reflection": "grpcio-reflection"}
 
 
 def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -29,78 +41,134 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_imports_go_one_way(part: str) -> None:
-    for path in (ROOT / part).rglob("*.py"):
+def files(room: str) -> list[Path]:
+    found = sorted(Path(f"{PACKAGE}/{room}/").rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_go_one_way(room: str) -> None:
+    allowed = tuple(f"tfserving.{name}." for name in ALLOWED[room])
+    for path in files(room):
         for name in imported(path):
-            if name.split(".")[0] in PARTS:
-                assert any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[part]), f"{path} imports {name}"
+            assert name.split(".")[0] != "tests", path
+            if name.startswith("tfserving."):
+                assert f"{name}.".startswith(allowed), f"{path} imports {name}"
+
+
+def test_imports_between_the_rooms_of_the_embedded_server_go_one_way() -> None:
+    embedded, prefix = PACKAGE / "serving/embedded", "tfserving.serving.embedded."
+    there = {path.stem for path in embedded.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert there == {*EMBEDDED, "__init__"}
+    for number, room in enumerate(EMBEDDED):
+        single = embedded / f"{room}.py"
+        for path in [single] if single.is_file() else sorted((embedded / room).rglob("*.py")):
+            for name in imported(path):
+                if name.startswith(prefix):
+                    assert name.removeprefix(prefix).split(".")[0] in EMBEDDED[: number + 1], f"{path} imports {name}"
+
+
+def test_the_embedded_server_needs_the_foundation_and_two_of_its_neighbours_alone() -> None:
+    """Its image has no more of the toolkit."""
+    allowed = ("tfserving.foundation.", "tfserving.serving.embedded.", "tfserving.serving.config_messages.")
+    for path in files("serving/embedded"):
+        for name in imported(path):
+            assert not name.startswith("tfserving.") or f"{name}.".startswith(allowed), f"{path} imports {name}"
+
+
+def installed_with(extra: str | None) -> set[str]:
+    """What `pip install tfserving[EXTRA]` brings, by the names of packages."""
+    found: set[str] = set()
+    for wanted in map(Requirement, requires("tfserving") or ()):
+        if wanted.marker is None or (extra and wanted.marker.evaluate({"extra": extra})):
+            found.add(wanted.name)
+            for inner in wanted.extras if wanted.name == "tfserving" else ():
+                found |= installed_with(inner)
+    return found
+
+
+@pytest.mark.parametrize("room", ["foundation", *(room.name for room in ROOMS.values())])
+def test_a_rooms_extra_brings_what_it_imports(room: str) -> None:
+    """The extra installs it, and what names the extra when a module is missing knows the module."""
+    extra = next((one.extra for one in ROOMS.values() if one.name == room), None)
+    base, brought = installed_with(None), installed_with(extra)
+    used = {name.split(".")[0] for path in files(room) for name in imported(path) if "models" not in path.parts}
+    for module in used - set(sys.stdlib_module_names) - {"tfserving", "tensorflow_serving"}:
+        package = PACKAGES.get(module, module.replace("_", "-"))
+        assert package in brought, f"{room} imports {module}"
+        assert package in base or module in EXTRAS[str(extra)], f"{room} imports {module}"
+
+
+def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
+    """What the library imports is numpy, grpcio, protobuf, an HTTP and a JSON library, and the element types."""
+    allowed = {"tfserving", "google", "grpc", "httpx2", "ml_dtypes", "numpy", "orjson", *sys.stdlib_module_names}
+    library = {"async_client", "client", "inputs", "answers", "errors", "calls", "steps", "wire", "address"}
+    library |= {"grpc_calls", "grpc_transport", "rest_calls", "rest_transport", "rest_json"}
+    paths = [*files("foundation"), *(PACKAGE / f"clients/{module}.py" for module in library)]
+    for path in paths:
+        if path.name != "generate.py":
+            assert {name.split(".")[0] for name in imported(path)} <= allowed, path
 
 
 def test_the_clients_import_no_tensorflow() -> None:
-    modules = "clients.cli, clients.grpc_transport, clients.rest_transport, clients.verify"
-    code = f"import sys, {modules}; print('tensorflow' in sys.modules)"
+    modules = ("cli", "grpc_transport", "rest_transport", "verification.verify")
+    code = (
+        f"import sys, {', '.join(f'tfserving.clients.{name}' for name in modules)}; print('tensorflow' in sys.modules)"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
 def test_importing_the_clients_is_quick_and_small() -> None:
     """At most 0.6 s and 60 MB, with all that both protocols need, blocking and on an event loop."""
-    modules = "clients.grpc_calls, clients.grpc_transport, clients.rest_calls, clients.rest_transport"
+    modules = ("grpc_calls", "grpc_transport", "rest_calls", "rest_transport")
     code = (
-        "import time; started = time.perf_counter(); import clients; clients.connect; clients.connect_async; "
-        f"import {modules}; print(time.perf_counter() - started); import psutil; "
-        "print(psutil.Process().memory_info().rss / 2**20)"
+        "import time; started = time.perf_counter(); from tfserving import clients; "
+        f"clients.connect; clients.connect_async; import {', '.join(f'tfserving.clients.{name}' for name in modules)}; "
+        "print(time.perf_counter() - started); import psutil; print(psutil.Process().memory_info().rss / 2**20)"
     )
     runs = [subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split() for _ in range(3)]
     assert min(float(seconds) for seconds, _ in runs) < 0.6
     assert min(float(megabytes) for _, megabytes in runs) < 60
 
 
-def test_an_application_needs_the_clients_extra_alone() -> None:
-    """What the library imports is numpy, grpcio, protobuf, an HTTP and a JSON library, and the element types."""
-    allowed = {"clients", "google", "grpc", "httpx2", "ml_dtypes", "numpy", "orjson", *sys.stdlib_module_names}
-    library = {"async_client", "client", "examples", "inputs", "answers", "errors", "calls", "steps", "wire", "address"}
-    library |= {"grpc_calls", "grpc_transport", "rest_calls", "rest_transport", "rest_json", "tensors"}
-    for module in library:
-        names = {name.split(".")[0] for name in imported(ROOT / f"clients/{module}.py")}
-        assert names <= allowed, module
-
-
 @pytest.mark.parametrize(
     "command",
     [
-        ["export"],
-        ["export", "build"],
-        ["export", "check"],
-        ["export", "lint"],
-        ["export", "publish"],
-        ["serving"],
-        ["serving", "run"],
-        ["serving", "up"],
-        ["serving", "config"],
-        ["serving", "image"],
-        ["serving.embedded"],
-        ["clients"],
-        ["clients", "predict"],
-        ["clients", "classify"],
-        ["clients", "labels"],
-        ["clients", "reload"],
-        ["clients", "verify"],
-        ["clients", "bench"],
-        ["clients", "tune"],
-        ["clients", "capture"],
-        ["clients", "completion"],
-        ["k8s"],
-        ["k8s", "rollout", "start"],
+        ["tfserving"],
+        ["tfserving", "export"],
+        ["tfserving", "export", "build"],
+        ["tfserving", "export", "check"],
+        ["tfserving", "export", "lint"],
+        ["tfserving", "export", "publish"],
+        ["tfserving", "serve"],
+        ["tfserving", "serve", "run"],
+        ["tfserving", "serve", "up"],
+        ["tfserving", "serve", "config"],
+        ["tfserving", "serve", "image"],
+        ["tfserving.serving.embedded"],
+        ["tfserving", "client"],
+        ["tfserving", "client", "predict"],
+        ["tfserving", "client", "classify"],
+        ["tfserving", "client", "labels"],
+        ["tfserving", "client", "reload"],
+        ["tfserving", "client", "verify"],
+        ["tfserving", "client", "bench"],
+        ["tfserving", "client", "tune"],
+        ["tfserving", "client", "capture"],
+        ["tfserving", "completion"],
+        ["tfserving", "k8s"],
+        ["tfserving", "k8s", "rollout", "start"],
     ],
     ids=" ".join,
 )
 def test_help_comes_at_once_and_shows_examples(command: list[str]) -> None:
-    times = []
-    for _ in range(3):
+    times: list[float] = []
+    # A busy machine is slow now and then.
+    while not times or (min(times) >= 0.5 and len(times) < 3):
         started = time.monotonic()
         shown = subprocess.check_output([sys.executable, "-m", *command, "--help"], cwd=ROOT, text=True)
         times.append(time.monotonic() - started)
     assert min(times) < 0.5
-    assert f"python -m {command[0]}" in shown
+    assert (f"{command[0]} {' '.join(command[1:2])}" if len(command) > 1 else command[0]) in shown
     assert "Example" in shown

@@ -18,8 +18,8 @@ import numpy as np
 import psutil
 import pytest
 
-from clients import connect
 from tests.servers import Served, free_ports, serve, wait_for
+from tfserving.clients import connect
 
 
 def run(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ def servers_with(text: str) -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "serving.embedded" in (process.info["cmdline"] or []) and text in " ".join(process.info["cmdline"])
+        if "tfserving.serving.embedded" in (process.info["cmdline"] or []) and text in " ".join(process.info["cmdline"])
     ]
 
 
@@ -56,13 +56,15 @@ def scaled(scaled_fleet: Path, tmp_path: Path) -> Path:
 
 
 def export_scaled(clone: Path, fleet: Path, scale: float) -> None:
-    done = run([sys.executable, "-m", "export", "build", "--fleet", str(fleet)], clone, {"SCALE": str(scale)})
+    done = run(
+        [sys.executable, "-m", "tfserving", "export", "build", "--fleet", str(fleet)], clone, {"SCALE": str(scale)}
+    )
     assert done.returncode == 0, done.stderr
 
 
 def serving_run(fleet: Path, *options: str) -> list[str]:
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    return [sys.executable, "-m", "serving", "run", "--fleet", str(fleet), *ports, *options]
+    return [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(fleet), *ports, *options]
 
 
 def test_the_first_command_exports_serves_and_says_where_it_listens(served: Served, clone: Path) -> None:
@@ -90,7 +92,7 @@ def test_make_verify_finds_every_golden_request_equal(served: Served, clone: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     report = run(
         [
-            *(sys.executable, "-m", "clients", "verify", "models", "--json"),
+            *(sys.executable, "-m", "tfserving", "client", "verify", "models", "--json"),
             *("--grpc", f"127.0.0.1:{served.grpc_port}", "--rest", f"127.0.0.1:{served.rest_port}"),
         ],
         clone,
@@ -140,7 +142,9 @@ def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled
     assert run([sys.executable, "-c", change, str(variables)], clone).returncode == 0
     with serve(serving_run(scaled), clone) as server:
         addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
-        done = run([sys.executable, "-m", "clients", "verify", *addresses, str(scaled.parent / "models")], clone)
+        done = run(
+            [sys.executable, "-m", "tfserving", "client", "verify", *addresses, str(scaled.parent / "models")], clone
+        )
     assert done.returncode == 1
     for protocol in ("gRPC", "REST"):
         assert re.search(rf"^scaled +1 +serving_default +{protocol} +sums +5 +\S+ +\d+ +different$", done.stdout, re.M)
@@ -182,7 +186,7 @@ def test_the_native_engine_runs_the_binary_on_the_path(clone: Path, scaled: Path
     # A tensorflow_model_server can't be had from a package; what the engine hands it is what the embedded server takes.
     binary = tmp_path / "bin" / "tensorflow_model_server"
     binary.parent.mkdir()
-    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m serving.embedded "$@"\n')
+    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tfserving.serving.embedded "$@"\n')
     binary.chmod(0o755)
     path = {"PATH": f"{binary.parent}:{os.environ['PATH']}"}
     with serve(serving_run(scaled), clone, path) as server:
@@ -204,14 +208,14 @@ def test_a_port_that_is_taken_is_named_before_anything_is_exported(clone: Path) 
 
 
 def test_where_no_docker_engine_runs_that_is_said(clone: Path) -> None:
-    done = run([sys.executable, "-m", "serving", "run", "--engine", "docker"], clone)
+    done = run([sys.executable, "-m", "tfserving", "serve", "run", "--engine", "docker"], clone)
     assert done.returncode == 2
     assert "engine 'docker' can't be used: no Docker Engine answers: its socket isn't there" in done.stderr
 
 
 def test_an_engine_that_is_not_there_is_an_error(clone: Path) -> None:
     env = {"PATH": str(clone)}
-    done = run([sys.executable, "-m", "serving", "run", "--engine", "native"], clone, env)
+    done = run([sys.executable, "-m", "tfserving", "serve", "run", "--engine", "native"], clone, env)
     assert done.returncode == 2
     assert "no tensorflow_model_server is on PATH" in done.stderr
 
@@ -224,6 +228,6 @@ def test_a_model_that_was_never_exported_is_named_with_what_to_do(
     fleet.write_text("models:\n  scaled:\n    builder: tests.scaled:build\n")
     port, rest_port = free_ports(2)
     ports = ["--port", str(port), "--rest-port", str(rest_port)] if command == ["run"] else []
-    done = run([sys.executable, "-m", "serving", *command, "--fleet", str(fleet), *ports], clone)
+    done = run([sys.executable, "-m", "tfserving", "serve", *command, "--fleet", str(fleet), *ports], clone)
     assert done.returncode == 2
     assert f"model 'scaled' has no version in {tmp_path}/models/scaled; `make export MODEL=scaled`" in done.stderr

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clients import rest_json, wire
-from clients.address import Address
-from clients.answers import Signature, TensorInfo
-from clients.errors import Call
-from clients.tensors import BY_NAME, STRING, Array
+from tfserving.clients import rest_json, wire
+from tfserving.clients.address import Address
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.errors import Call
+from tfserving.foundation.tensors import BY_NAME, STRING, Array
 
 
 class BodiesError(Exception):

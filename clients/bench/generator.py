@@ -22,10 +22,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from clients.address import Address
-from clients.bench import worker
-from clients.bench.load import Durations, Load, Step, Window, step_of
-from clients.bench.metrics import ServerTime
+from tfserving.clients.address import Address
+from tfserving.clients.bench import worker
+from tfserving.clients.bench.load import Durations, Load, Step, Window, step_of
+from tfserving.clients.bench.metrics import ServerTime
 
 # Windows agree when throughput and median are within this part of their means.
 AGREEMENT = 0.1

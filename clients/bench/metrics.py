@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import httpx2
 
-from clients.address import Tls
-from clients.rest_transport import tls_context
+from tfserving.clients.address import Tls
+from tfserving.clients.rest_transport import tls_context
 
 PATH = "/monitoring/prometheus/metrics"
 _LINE = re.compile(r"^:tensorflow:serving:request_latency_(sum|count)\{(.*)\} ([0-9.e+]+)$", re.M)

@@ -12,10 +12,10 @@ import grpc
 import grpc.aio
 import httptools
 
-from clients.address import Address
-from clients.grpc_calls import PREDICT
-from clients.grpc_transport import new_channel
-from clients.rest_transport import tls_context
+from tfserving.clients.address import Address
+from tfserving.clients.grpc_calls import PREDICT
+from tfserving.clients.grpc_transport import new_channel
+from tfserving.clients.rest_transport import tls_context
 
 OK = ""
 TIMEOUT = "DEADLINE_EXCEEDED"

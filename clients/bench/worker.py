@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from clients.address import Address
-from clients.bench.load import LONGEST_US, Load, Window
-from clients.bench.senders import OK, GrpcSender, RestSender
+from tfserving.clients.address import Address
+from tfserving.clients.bench.load import LONGEST_US, Load, Window
+from tfserving.clients.bench.senders import OK, GrpcSender, RestSender
 
 # The event loop wakes up to a millisecond late; what is left is waited out awake.
 _AWAKE = 0.0015

@@ -1,1 +1,1 @@
-"""The commands of `python -m clients`, one module for each job. They import what they need when they run."""
+"""The commands of `tfserving client`, one module for each job. They import what they need when they run."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clients.commands.calls import (
+from tfserving.clients.commands.calls import (
     EXIT_CODES,
     FAILED,
     Target,
@@ -22,20 +22,20 @@ from clients.commands.calls import (
     signature_option,
     version_options,
 )
-from clients.commands.loads import limit_option, numbers, prepared
+from tfserving.clients.commands.loads import limit_option, numbers, prepared
 
 if TYPE_CHECKING:
-    from clients.bench.load import Step
+    from tfserving.clients.bench.load import Step
 
 
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients bench --model digits
-  python -m clients bench --model digits --concurrency 1,2,4,8,16 --report bench.html
-  python -m clients bench --model digits --rate 100,200,400 --arrival poisson --json > bench.json
-  python -m clients bench --model digits --limit p99=20ms --server http://127.0.0.1:8501
-  python -m clients bench --model digits --batch 1,8,32 --requests models/digits --compare bench.json
+  tfserving client bench --model digits
+  tfserving client bench --model digits --concurrency 1,2,4,8,16 --report bench.html
+  tfserving client bench --model digits --rate 100,200,400 --arrival poisson --json > bench.json
+  tfserving client bench --model digits --limit p99=20ms --server http://127.0.0.1:8501
+  tfserving client bench --model digits --batch 1,8,32 --requests models/digits --compare bench.json
 
 {EXIT_CODES}"""
 )
@@ -116,8 +116,8 @@ def bench(
     when a request was meant to be sent, so that a server that stalls can't hide it. When the client is what can't do
     more, that is said.
     """
-    from clients.bench.generator import GeneratorError, highest_rate
-    from clients.bench.load import Durations, Load
+    from tfserving.clients.bench.generator import GeneratorError, highest_rate
+    from tfserving.clients.bench.load import Durations, Load
 
     check_pinned(version, label)
     concurrencies, rates = numbers(concurrency, int, "--concurrency"), numbers(rate, float, "--rate")
@@ -161,7 +161,7 @@ def bench(
         sys.exit(FAILED)
     found = {"model": model, "server": target.url, "steps": [asdict(step) for step in steps]}
     if report is not None:
-        from clients.reports.load import write
+        from tfserving.clients.reports.load import write
 
         write(report, f"{model} on {target.url}", steps, earlier)
         click.echo(f"{report}: the report", err=True)
@@ -175,7 +175,7 @@ def bench(
 
 def _earlier(path: Path | None) -> list[Step]:
     """The steps of an earlier run."""
-    from clients.bench.load import Load, Step
+    from tfserving.clients.bench.load import Load, Step
 
     if path is None:
         return []
@@ -189,7 +189,7 @@ def _earlier(path: Path | None) -> list[Step]:
 
 
 def _show(steps: list[Step], earlier: list[Step], limit: tuple[str, float] | None) -> None:
-    from clients.commands.tables import lines_of, new_table
+    from tfserving.clients.commands.tables import lines_of, new_table
 
     if sys.stderr.isatty():
         click.echo("\r\033[K", err=True, nl=False)

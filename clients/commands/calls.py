@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from clients.client import Client
-    from clients.errors import ServingError
+    from tfserving.clients.client import Client
+    from tfserving.clients.errors import ServingError
 
 FAILED, WRONG_USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 EXIT_CODES = """\b
@@ -47,9 +47,9 @@ class Target:
     @contextmanager
     def asking(self) -> Iterator[Client]:
         """A client; a call that fails inside ends the command with its error and an exit code."""
-        from clients.address import Tls
-        from clients.client import connect
-        from clients.errors import ServingError
+        from tfserving.clients.address import Tls
+        from tfserving.clients.client import connect
+        from tfserving.clients.errors import ServingError
 
         try:
             client = connect(self.url, tls=Tls(**self.tls) if self.tls else None, timeout=self.timeout)
@@ -64,7 +64,7 @@ class Target:
 
 def fail(error: ServingError) -> NoReturn:
     """Ends the command with the error of a call."""
-    from clients.errors import DeadlineExceeded, Unavailable
+    from tfserving.clients.errors import DeadlineExceeded, Unavailable
 
     click.echo(f"Error: {error}", err=True)
     sys.exit(UNREACHABLE if isinstance(error, (Unavailable, DeadlineExceeded)) else FAILED)

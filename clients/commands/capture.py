@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clients.commands.calls import EXIT_CODES, FAILED, Target, with_tls
+from tfserving.clients.commands.calls import EXIT_CODES, FAILED, Target, with_tls
 
 if TYPE_CHECKING:
-    from clients.capture import CapturedRequest
-    from clients.client import Client
+    from tfserving.clients.capture import CapturedRequest
+    from tfserving.clients.client import Client
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUTPUT = click.Path(dir_okay=False, path_type=Path)
@@ -22,11 +22,11 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients capture requests-*.tfrecord --golden captured.tfrecord --most 500
-  python -m clients capture bodies.jsonl --model digits --server grpc://10.0.0.7:8500 --golden captured.tfrecord
-  python -m clients capture captured.tfrecord --warm-up models/digits/3/assets.extra/tf_serving_warmup_requests
-  python -m clients verify captured.tfrecord --against http://canary.example:8501
-  python -m clients bench --model digits --requests captured.tfrecord
+  tfserving client capture requests-*.tfrecord --golden captured.tfrecord --most 500
+  tfserving client capture bodies.jsonl --model digits --server grpc://10.0.0.7:8500 --golden captured.tfrecord
+  tfserving client capture captured.tfrecord --warm-up models/digits/3/assets.extra/tf_serving_warmup_requests
+  tfserving client verify captured.tfrecord --against http://canary.example:8501
+  tfserving client bench --model digits --requests captured.tfrecord
 
 {EXIT_CODES}"""
 )
@@ -71,7 +71,7 @@ def capture(
     with Target(server, timeout, tls).asking() as client:
         requests = _read(sources, model, client, most, duplicates)
         if golden is not None:
-            from clients.capture import answered
+            from tfserving.clients.capture import answered
 
             requests = [one if one.request.outputs else answered(one, client) for one in requests]
         _write(requests, golden, warm_up, any_version)
@@ -80,7 +80,7 @@ def capture(
 def _read(
     sources: tuple[Path, ...], model: str | None, client: Client | None, most: int | None, duplicates: bool
 ) -> list[CapturedRequest]:
-    from clients.capture import CaptureError, distinct, read_requests, sampled
+    from tfserving.clients.capture import CaptureError, distinct, read_requests, sampled
 
     try:
         requests = (request for source in sources for request in read_requests(source, model, client))
@@ -94,8 +94,8 @@ def _read(
 
 
 def _write(requests: list[CapturedRequest], golden: Path | None, warm_up: Path | None, any_version: bool) -> None:
-    from clients.capture import MOST_WARM_UP
-    from clients.records import write_records
+    from tfserving.clients.capture import MOST_WARM_UP
+    from tfserving.foundation.records import write_records
 
     if any_version:
         requests = [replace(one, version=None) for one in requests]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from clients.commands.calls import (
+from tfserving.clients.commands.calls import (
     EXIT_CODES,
     Target,
     check_pinned,
@@ -34,9 +34,9 @@ input_option = click.option(
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients classify --model flowers --input '[{{"length": 1.5, "name": "rose"}}]'
-  python -m clients classify --model flowers --input examples.tfrecord --json
-  python -m clients classify --model flowers --input request.json --server http://127.0.0.1:8501
+  tfserving client classify --model flowers --input '[{{"length": 1.5, "name": "rose"}}]'
+  tfserving client classify --model flowers --input examples.tfrecord --json
+  tfserving client classify --model flowers --input request.json --server http://127.0.0.1:8501
 
 {EXIT_CODES}"""
 )
@@ -49,7 +49,7 @@ Examples:
 @output_option
 def classify(*, target: Target, given: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     """Classifies tf.Examples and shows their classes and scores."""
-    from clients.commands.output_values import show
+    from tfserving.clients.commands.output_values import show
 
     request = _request(given, asked)
     with target.asking() as client:
@@ -60,8 +60,8 @@ def classify(*, target: Target, given: str, output: Path | None, as_json: bool, 
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients regress --model prices --input '[{{"rooms": 3, "city": "Turin"}}]'
-  python -m clients regress --model prices --input examples.tfrecord --output values.npz
+  tfserving client regress --model prices --input '[{{"rooms": 3, "city": "Turin"}}]'
+  tfserving client regress --model prices --input examples.tfrecord --output values.npz
 
 {EXIT_CODES}"""
 )
@@ -74,7 +74,7 @@ Examples:
 @output_option
 def regress(*, target: Target, given: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     """Shows the value that a model finds for each tf.Example."""
-    from clients.commands.output_values import show
+    from tfserving.clients.commands.output_values import show
 
     request = _request(given, asked)
     with target.asking() as client:
@@ -84,7 +84,7 @@ def regress(*, target: Target, given: str, output: Path | None, as_json: bool, *
 
 def _request(given: str, asked: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the call: those in `asked`, and the examples that `given` stands for."""
-    from clients.examples import read_examples
+    from tfserving.foundation.examples import read_examples
 
     check_pinned(asked["version"], asked["label"])
     signature = asked.pop("signature")
@@ -101,8 +101,8 @@ def _request(given: str, asked: dict[str, Any]) -> dict[str, Any]:
 
 def _read(given: str) -> dict[str, Any]:
     """What a request has under `examples`, and maybe under `context` and `signature_name`."""
-    from clients.commands.input_values import unpack
-    from clients.records import RecordError, read_records
+    from tfserving.clients.commands.input_values import unpack
+    from tfserving.foundation.records import RecordError, read_records
 
     if given.endswith(".tfrecord"):
         try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clients.answers import Signature, TensorInfo
-from clients.tensors import BY_NAME, STRING, Array
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.foundation.tensors import BY_NAME, STRING, Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from clients.commands import images
-from clients.rest_json import unpack_bytes
+from tfserving.clients.commands import images
+from tfserving.clients.rest_json import unpack_bytes
 
 SUFFIXES = (".json", ".npy", ".npz", *images.SUFFIXES)
 

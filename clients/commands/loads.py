@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from clients.commands.calls import Function, Target
+from tfserving.clients.commands.calls import Function, Target
 
 if TYPE_CHECKING:
-    from clients.bench.generator import Bench
-    from clients.tensors import Array
+    from tfserving.clients.bench.generator import Bench
+    from tfserving.foundation.tensors import Array
 
 Number = TypeVar("Number", int, float)
 _LIMIT = re.compile(r"(mean|max|p50|p90|p99|p99\.9)=([0-9.]+)(us|ms|s)")
@@ -59,13 +59,13 @@ def prepared(
     metrics: str | None,
 ) -> Bench:
     """What is needed to measure; what can't be asked ends the command before anything is."""
-    from clients.address import Tls, read_address
-    from clients.bench.bodies import BodiesError, bodies_of
-    from clients.bench.generator import Bench
-    from clients.bench.metrics import PATH, server_time
-    from clients.calls import DEFAULT_SIGNATURE
-    from clients.errors import Call
-    from clients.rest_calls import model_path
+    from tfserving.clients.address import Tls, read_address
+    from tfserving.clients.bench.bodies import BodiesError, bodies_of
+    from tfserving.clients.bench.generator import Bench
+    from tfserving.clients.bench.metrics import PATH, server_time
+    from tfserving.clients.calls import DEFAULT_SIGNATURE
+    from tfserving.clients.errors import Call
+    from tfserving.clients.rest_calls import model_path
 
     model, version, label, signature = asked
     name = signature or DEFAULT_SIGNATURE
@@ -100,12 +100,12 @@ def _requests(
     client: Any, asked: tuple[str, int | None, str | None, str | None], given: tuple[str, ...], requests: str | None
 ) -> list[dict[str, Array]]:
     """The inputs that are sent in turn."""
-    from clients.bench.bodies import BodiesError, made_up
-    from clients.calls import DEFAULT_SIGNATURE
-    from clients.commands.images import Images
-    from clients.commands.input_values import InputError, read_inputs
-    from clients.inputs import to_arrays
-    from clients.proofs import SourceError
+    from tfserving.clients.bench.bodies import BodiesError, made_up
+    from tfserving.clients.calls import DEFAULT_SIGNATURE
+    from tfserving.clients.commands.images import Images
+    from tfserving.clients.commands.input_values import InputError, read_inputs
+    from tfserving.clients.inputs import to_arrays
+    from tfserving.clients.verification.proofs import SourceError
 
     model, version, label, signature = asked
     name = signature or DEFAULT_SIGNATURE
@@ -124,8 +124,8 @@ def _requests(
 
 def _recorded(source: str, model: str, signature: str) -> list[dict[str, Array]]:
     """The golden or captured requests of `source` to predict with the signature."""
-    from clients.golden import GoldenError, read_golden
-    from clients.proofs import Captured, SourceError, subjects
+    from tfserving.clients.verification.proofs import Captured, SourceError, subjects
+    from tfserving.foundation.golden import GoldenError, read_golden
 
     with subjects([source]) as found:
         subject = found.get(model)

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import click
 import numpy as np
 
-from clients.answers import Classification, Prediction, Regression
-from clients.commands.calls import FAILED
-from clients.files import written_whole
-from clients.tensors import STRING, Array, dtype_of
+from tfserving.clients.answers import Classification, Prediction, Regression
+from tfserving.clients.commands.calls import FAILED
+from tfserving.foundation.files import written_whole
+from tfserving.foundation.tensors import STRING, Array, dtype_of
 
 Answer: TypeAlias = Classification | Prediction | Regression
 
@@ -66,7 +66,7 @@ def _goes_by_rows(outputs: Mapping[str, Array]) -> bool:
 def _table(outputs: Mapping[str, Array]) -> list[str]:
     from rich.text import Text
 
-    from clients.commands.tables import lines_of, new_table
+    from tfserving.clients.commands.tables import lines_of, new_table
 
     table = new_table(("row", *outputs))
     for number in range(len(next(iter(outputs.values())))):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clients.commands.calls import (
+from tfserving.clients.commands.calls import (
     EXIT_CODES,
     WRONG_USAGE,
     Target,
@@ -23,21 +23,21 @@ from clients.commands.calls import (
 )
 
 if TYPE_CHECKING:
-    from clients.client import Client
-    from clients.commands.images import Images
-    from clients.commands.input_values import GivenInputs
-    from clients.tensors import Array
+    from tfserving.clients.client import Client
+    from tfserving.clients.commands.images import Images
+    from tfserving.clients.commands.input_values import GivenInputs
+    from tfserving.foundation.tensors import Array
 
 
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients predict --model dense --input '[[0.5, 1.5, 2.5]]'
-  python -m clients predict --model digits --input image=images.npy --output answer.npz
-  python -m clients predict --model digits --input request.json --server http://127.0.0.1:8501
-  python -m clients predict --model photos --input image=cat.png --resize --scale 0.003921569
-  python -m clients predict --model pair --input 'a=[1, 2]' --input b=columns.npy --json
-  curl -s https://example.com/request.json | python -m clients predict --model digits --input -
+  tfserving client predict --model dense --input '[[0.5, 1.5, 2.5]]'
+  tfserving client predict --model digits --input image=images.npy --output answer.npz
+  tfserving client predict --model digits --input request.json --server http://127.0.0.1:8501
+  tfserving client predict --model photos --input image=cat.png --resize --scale 0.003921569
+  tfserving client predict --model pair --input 'a=[1, 2]' --input b=columns.npy --json
+  curl -s https://example.com/request.json | tfserving client predict --model digits --input -
 
 {EXIT_CODES}"""
 )
@@ -80,10 +80,10 @@ def predict(
     that the signature wants; an array of a file must have them. An image becomes a batch of one: of its file's bytes
     where the signature wants strings, else of its pixels.
     """
-    from clients.calls import DEFAULT_SIGNATURE
-    from clients.commands.images import Images
-    from clients.commands.input_values import InputError, read_inputs
-    from clients.commands.output_values import show
+    from tfserving.clients.calls import DEFAULT_SIGNATURE
+    from tfserving.clients.commands.images import Images
+    from tfserving.clients.commands.input_values import InputError, read_inputs
+    from tfserving.clients.commands.output_values import show
 
     check_pinned(version, label)
     try:
@@ -111,7 +111,7 @@ def _checked(
     images: Images,
 ) -> dict[str, Array]:
     """The arrays to send; what doesn't fit the signature ends the command before anything is sent."""
-    from clients.inputs import mismatches, to_arrays
+    from tfserving.clients.inputs import mismatches, to_arrays
 
     metadata = client.metadata(model, version=version, label=label)
     where = f"{model} version {metadata.version}"

@@ -6,14 +6,14 @@ from typing import TextIO
 
 import click
 
-from clients.commands.calls import EXIT_CODES, Target, server_options
+from tfserving.clients.commands.calls import EXIT_CODES, Target, server_options
 
 
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients reload models.config
-  python -m clients reload models.config --server grpc://10.0.0.7:8500 --timeout 120
+  tfserving client reload models.config
+  tfserving client reload models.config --server grpc://10.0.0.7:8500 --timeout 120
 
 {EXIT_CODES}"""
 )

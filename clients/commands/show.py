@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from clients.commands.calls import (
+from tfserving.clients.commands.calls import (
     EXIT_CODES,
     FAILED,
     Target,
@@ -23,8 +23,8 @@ from clients.commands.calls import (
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients status --model digits
-  python -m clients status --model digits --server http://127.0.0.1:8501 --json
+  tfserving client status --model digits
+  tfserving client status --model digits --server http://127.0.0.1:8501 --json
 
 {EXIT_CODES}"""
 )
@@ -45,8 +45,8 @@ def status(*, target: Target, model: str, as_json: bool) -> None:
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients metadata --model digits
-  python -m clients metadata --model digits --version 2 --json
+  tfserving client metadata --model digits
+  tfserving client metadata --model digits --version 2 --json
 
 {EXIT_CODES}"""
 )
@@ -79,8 +79,8 @@ def metadata(*, target: Target, model: str, version: int | None, label: str | No
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients labels --model digits
-  python -m clients labels --model digits stable canary shadow --json
+  tfserving client labels --model digits
+  tfserving client labels --model digits stable canary shadow --json
 
 {EXIT_CODES}"""
 )
@@ -94,7 +94,7 @@ def labels(*, target: Target, model: str, labels: tuple[str, ...], as_json: bool
     TensorFlow Serving doesn't list labels, so each is asked for. One that is named here and means no available version
     is an error.
     """
-    from clients.errors import FailedPrecondition, InvalidArgument, NotFound
+    from tfserving.clients.errors import FailedPrecondition, InvalidArgument, NotFound
 
     found: dict[str, int | None] = {}
     with target.asking() as client:

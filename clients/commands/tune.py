@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clients.commands.calls import EXIT_CODES, FAILED, Target, json_option, report_option, signature_option
-from clients.commands.loads import limit_option, numbers, prepared
-from clients.files import written_whole
+from tfserving.clients.commands.calls import EXIT_CODES, FAILED, Target, json_option, report_option, signature_option
+from tfserving.clients.commands.loads import limit_option, numbers, prepared
+from tfserving.foundation.files import written_whole
 
 if TYPE_CHECKING:
-    from clients.bench.generator import Bench
-    from clients.bench.load import Step
-    from clients.tune import Candidate, Parameters
+    from tfserving.clients.bench.generator import Bench
+    from tfserving.clients.bench.load import Step
+    from tfserving.clients.tune import Candidate, Parameters
 
 
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients tune models/digits --limit p99=20ms
-  python -m clients tune models/digits --concurrency 64 --output batching_parameters.txt --report tune.html
-  python -m clients tune models/digits --engine "docker-run.sh tensorflow_model_server" --max-batch-size 8,32
+  tfserving client tune models/digits --limit p99=20ms
+  tfserving client tune models/digits --concurrency 64 --output batching_parameters.txt --report tune.html
+  tfserving client tune models/digits --engine "docker-run.sh tensorflow_model_server" --max-batch-size 8,32
 
 {EXIT_CODES}"""
 )
@@ -81,8 +81,8 @@ def tune(
     should keep the machine busy. Without batching it is measured, too: if that is best, this is said, and no file is
     written.
     """
-    from clients.bench.generator import GeneratorError
-    from clients.tune import EngineError, Space, best, search
+    from tfserving.clients.bench.generator import GeneratorError
+    from tfserving.clients.tune import EngineError, Space, best, search
 
     space = Space(
         max_batch_size=numbers(max_batch_size, int, "--max-batch-size") or Space.max_batch_size,
@@ -100,7 +100,7 @@ def tune(
         sys.exit(FAILED)
     winner = best(candidates, limit)
     if report is not None:
-        from clients.reports.tuning import write
+        from tfserving.clients.reports.tuning import write
 
         write(report, measuring.model, candidates, winner, limit)
         click.echo(f"{report}: the report", err=True)
@@ -127,8 +127,8 @@ class _Measuring:
         concurrency: int,
         window: float,
     ) -> None:
-        from clients.bench.load import Durations, Load
-        from clients.tune import default_engine
+        from tfserving.clients.bench.load import Durations, Load
+        from tfserving.clients.tune import default_engine
 
         self.model = folder.resolve().name
         self._folder = folder
@@ -140,8 +140,8 @@ class _Measuring:
         self._bench: Bench | None = None
 
     def __call__(self, parameters: Parameters | None) -> Step:
-        from clients.address import read_address
-        from clients.tune import engine
+        from tfserving.clients.address import read_address
+        from tfserving.clients.tune import engine
 
         said = "no batching" if parameters is None else str(parameters)
         if sys.stderr.isatty():
@@ -184,7 +184,7 @@ def _json(candidate: Candidate) -> dict[str, Any]:
 
 
 def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[str, float] | None, output: Path) -> None:
-    from clients.commands.tables import lines_of, new_table
+    from tfserving.clients.commands.tables import lines_of, new_table
 
     if sys.stderr.isatty():
         click.echo("\r\033[K", err=True, nl=False)

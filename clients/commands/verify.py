@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE, json_option, report_option, with_tls
+from tfserving.clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE, json_option, report_option, with_tls
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clients.verdicts import Report, Row, Way
+    from tfserving.clients.verification.verdicts import Report, Row, Way
 
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
 
@@ -24,12 +24,12 @@ _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold re
 @click.command(
     epilog=f"""\b
 Examples:
-  python -m clients verify models
-  python -m clients verify models/digits --grpc 10.0.0.7:8500 --only grpc
-  python -m clients verify models/digits/3 --report report.html
-  python -m clients verify s3://models/digits --json > report.json
-  python -m clients verify models --against grpc://canary.example:8500 --only grpc
-  python -m clients verify captured.tfrecord --against http://canary.example:8501
+  tfserving client verify models
+  tfserving client verify models/digits --grpc 10.0.0.7:8500 --only grpc
+  tfserving client verify models/digits/3 --report report.html
+  tfserving client verify s3://models/digits --json > report.json
+  tfserving client verify models --against grpc://canary.example:8500 --only grpc
+  tfserving client verify captured.tfrecord --against http://canary.example:8501
 
 {EXIT_CODES}"""
 )
@@ -86,12 +86,12 @@ def verify(
     those the model gave in process. A model or a version that isn't served, the newest one of a folder among them, a
     version that isn't on disk or has no golden requests, and an error are failures too.
     """
-    from clients.address import Tls
-    from clients.compare import Tolerance
-    from clients.proofs import SourceError
-    from clients.verdicts import WAYS
-    from clients.verify import Settings
-    from clients.verify import verify as run
+    from tfserving.clients.address import Tls
+    from tfserving.clients.verification.proofs import SourceError
+    from tfserving.clients.verification.verdicts import WAYS
+    from tfserving.clients.verification.verify import Settings
+    from tfserving.clients.verification.verify import verify as run
+    from tfserving.foundation.compare import Tolerance
 
     tolerance = None
     if absolute is not None or relative is not None:
@@ -114,7 +114,7 @@ def verify(
     except (SourceError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     if report is not None:
-        from clients.reports.verification import write
+        from tfserving.clients.reports.verification import write
 
         write(report, found)
         click.echo(f"{report}: the report", err=True)
@@ -154,8 +154,8 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _show(report: Report) -> None:
     """The table, then a line for each row that has a reason, then the outcome."""
-    from clients.commands.tables import lines_of
-    from clients.verdicts import WAY_NAMES
+    from tfserving.clients.commands.tables import lines_of
+    from tfserving.clients.verification.verdicts import WAY_NAMES
 
     lines = lines_of(_table(report))
     left_out = {
@@ -170,7 +170,7 @@ def _show(report: Report) -> None:
 def _table(report: Report) -> Table:
     from rich.text import Text
 
-    from clients.commands.tables import new_table
+    from tfserving.clients.commands.tables import new_table
 
     text = ("model", "version", "signature", "protocol", "output")
     table = new_table(text, ("requests", "max abs", "max ULP"), ("verdict",))
@@ -181,7 +181,7 @@ def _table(report: Report) -> Table:
 
 def _verdict(row: Row) -> str:
     """The verdict, and where it is another way's, that."""
-    from clients.verdicts import WAY_NAMES
+    from tfserving.clients.verification.verdicts import WAY_NAMES
 
     if not row.ways:
         return row.verdict
@@ -191,7 +191,7 @@ def _verdict(row: Row) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    from clients.errors import PROTOCOL_NAMES
+    from tfserving.clients.errors import PROTOCOL_NAMES
 
     def shown(value: object) -> str:
         return "" if value is None else str(value)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.reports.page import COLOURS, new_figure, svg, write_page
+from tfserving.clients.reports.page import COLOURS, new_figure, svg, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from clients.bench.load import Step
+    from tfserving.clients.bench.load import Step
 
 _PERCENTILES = {"p50": "plain", "p90": "good", "p99": "bad"}
 _MARKERS = "osD^vP*X"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from clients.files import written_whole
+from tfserving.foundation.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PAGES = Environment(
-    loader=PackageLoader("clients.reports", "templates"),
+    loader=PackageLoader("tfserving.clients.reports", "templates"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.reports.page import COLOURS, new_figure, svg, write_page
+from tfserving.clients.reports.page import COLOURS, new_figure, svg, write_page
 
 if TYPE_CHECKING:
-    from clients.tune import Candidate
+    from tfserving.clients.tune import Candidate
 
 
 def write(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.errors import PROTOCOL_NAMES
-from clients.reports.page import COLOURS, new_figure, svg, write_page
-from clients.verdicts import WAY_NAMES, Report, Row
+from tfserving.clients.errors import PROTOCOL_NAMES
+from tfserving.clients.reports.page import COLOURS, new_figure, svg, write_page
+from tfserving.clients.verification.verdicts import WAY_NAMES, Report, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

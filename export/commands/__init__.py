@@ -1,1 +1,1 @@
-"""The commands of `python -m export`, a module for each job."""
+"""The commands of `tfserving export`, a module for each job."""

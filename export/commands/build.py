@@ -1,4 +1,4 @@
-"""`python -m export build`."""
+"""`tfserving export build`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.commands.selection import check_rules, ends_cleanly, fleet_option, folder_option, json_option, select, short
+from tfserving.export.commands.selection import (
+    check_rules,
+    ends_cleanly,
+    fleet_option,
+    folder_option,
+    json_option,
+    select,
+    short,
+)
 
 if TYPE_CHECKING:
-    from export.exporter import Exported, Target
-    from export.options import Option
+    from tfserving.export.exporter import Exported, Target
+    from tfserving.export.options import Option
 
 
 @click.command(
     epilog="""\b
 Examples:
-  python -m export build                                         every model in models.yaml
-  python -m export build --missing --json                        those without a version, the result as JSON
-  python -m export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
-  python -m export build --from-checkpoint runs/7 train.spam:untrained
+  tfserving export build                                         every model in models.yaml
+  tfserving export build --missing --json                        those without a version, the result as JSON
+  tfserving export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
+  tfserving export build --from-checkpoint runs/7 train.spam:untrained
                                                                  the latest checkpoint in runs/7
-  python -m export build digits --freeze --half                  weights as constants, of half the size"""
+  tfserving export build digits --freeze --half                  weights as constants, of half the size"""
 )
 @click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION]...")
 @fleet_option
@@ -72,15 +80,15 @@ def build(
     """Exports the fleet, or the MODELs named, each as a new version.
 
     NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
-    returns an export.servable.Servable. A version that exists is never touched. When one model fails the others are
-    exported all the same, and the exit code is 1.
+    returns a tfserving.export.servable.Servable. A version that exists is never touched. When one model fails the
+    others are exported all the same, and the exit code is 1.
 
     --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
     the time of a call before and after are printed.
     """
-    from export.checkpoints import find_checkpoint
-    from export.exporter import Target
-    from export.staging import check_writable
+    from tfserving.export.checkpoints import find_checkpoint
+    from tfserving.export.exporter import Target
+    from tfserving.export.staging import check_writable
 
     with ends_cleanly():
         check_rules(allow)
@@ -134,7 +142,7 @@ def build(
 
 
 def _options(**wanted: bool) -> tuple[Option, ...]:
-    from export.options import OPTIONS
+    from tfserving.export.options import OPTIONS
 
     chosen: list[Option] = [option for option in OPTIONS if wanted[option]]
     if "freeze" not in chosen and {"optimize", "half"} & set(chosen):
@@ -144,11 +152,11 @@ def _options(**wanted: bool) -> tuple[Option, ...]:
 
 def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
     """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed."""
-    from export.builders import find_builder
-    from export.console import Progress, import_tensorflow
-    from export.errors import ExportError
-    from export.exporter import export
-    from export.proof import FreshProcess
+    from tfserving.export.builders import find_builder
+    from tfserving.export.console import Progress, import_tensorflow
+    from tfserving.export.errors import ExportError
+    from tfserving.export.exporter import export
+    from tfserving.export.proof import FreshProcess
 
     if not targets:
         return

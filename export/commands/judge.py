@@ -1,4 +1,4 @@
-"""`python -m export lint` and `check`: whether versions on disk are as they should be."""
+"""`tfserving export lint` and `check`: whether versions on disk are as they should be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from export.commands.selection import (
+from tfserving.export.commands.selection import (
     check_rules,
     ends_cleanly,
     find_version,
@@ -24,10 +24,10 @@ from export.commands.selection import (
 @click.command(
     epilog="""\b
 Examples:
-  python -m export lint                            the newest version of every model in models.yaml
-  python -m export lint digits                     of one model
-  python -m export lint some/saved_model           any SavedModel, whatever wrote it
-  python -m export lint digits/3 --breaking        signatures may differ from version 2's
+  tfserving export lint                            the newest version of every model in models.yaml
+  tfserving export lint digits                     of one model
+  tfserving export lint some/saved_model           any SavedModel, whatever wrote it
+  tfserving export lint digits/3 --breaking        signatures may differ from version 2's
 
 \b
 Exit codes: 0 nothing is wrong; 1 a rule is broken; 2 wrong usage, or a folder that is no SavedModel."""
@@ -46,7 +46,7 @@ def lint(
     docs/lint.md says what each rule is about and how to mend what breaks it. A build does the same before it publishes
     a version.
     """
-    from export.lint import lint_version
+    from tfserving.export.lint import lint_version
 
     results: list[dict[str, Any]] = []
     with ends_cleanly():
@@ -81,9 +81,9 @@ def lint(
 @click.command(
     epilog="""\b
 Examples:
-  python -m export check models/digits/3      one version
-  python -m export check digits/3             the same
-  python -m export check                      the newest version of every model in models.yaml
+  tfserving export check models/digits/3      one version
+  tfserving export check digits/3             the same
+  tfserving export check                      the newest version of every model in models.yaml
 
 \b
 Exit codes: 0 every version is whole; 1 one is not; 2 wrong usage."""
@@ -98,9 +98,9 @@ def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: 
     Every file is compared with its SHA-256 in the manifest, the manifest with its own, the signatures in the SavedModel
     with those in the manifest; then a fresh process answers the golden requests.
     """
-    from export.check import check_files, check_golden
-    from export.console import Progress
-    from export.errors import ExportError
+    from tfserving.export.check import check_files, check_golden
+    from tfserving.export.console import Progress
+    from tfserving.export.errors import ExportError
 
     results: list[dict[str, Any]] = []
     progress = Progress()
@@ -141,7 +141,7 @@ def _paths(versions: tuple[str, ...], fleet: Path, folder: Path | None) -> list[
 
 def _allowed(path: Path, file: Path, folder: Path | None) -> tuple[str, ...]:
     """The rules that the fleet lets the version in `path` break."""
-    from serving.fleet import read_fleet
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     if not file.exists():
         return ()

@@ -1,4 +1,4 @@
-"""`python -m export publish`."""
+"""`tfserving export publish`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import click
 
-from export.commands.selection import ends_cleanly, fleet_option, folder_option, json_option, versions_in
+from tfserving.export.commands.selection import ends_cleanly, fleet_option, folder_option, json_option, versions_in
 
 
 @click.command(
     epilog="""\b
 Examples:
-  python -m export publish digits 3 /srv/models              /srv/models/digits/3
-  python -m export publish digits latest s3://bucket/models  keys and endpoint as for any AWS tool
-  python -m export publish digits 3 gs://bucket/models       pip install gcsfs
+  tfserving export publish digits 3 /srv/models              /srv/models/digits/3
+  tfserving export publish digits latest s3://bucket/models  keys and endpoint as for any AWS tool
+  tfserving export publish digits 3 gs://bucket/models       pip install gcsfs
 
 \b
 Exit codes: 0 it is there; 1 it could not be published; 2 wrong usage."""
@@ -35,10 +35,10 @@ def publish(name: str, version: str, destination: str, fleet: Path, folder: Path
     checked against its manifest first and read back after. A server never sees half of it: in a folder it is renamed
     into place, in an object store saved_model.pb comes last. What was interrupted goes on when it is said again.
     """
-    from export.console import Progress
-    from export.errors import ExportError
-    from export.publish import publish as run
-    from serving.fleet import read_fleet
+    from tfserving.export.console import Progress
+    from tfserving.export.errors import ExportError
+    from tfserving.export.publish import publish as run
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with ends_cleanly():
         models = folder or (read_fleet(fleet).folder if fleet.exists() else Path("models"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 if TYPE_CHECKING:
-    from serving.fleet import Fleet
+    from tfserving.serving.models_yaml.fleet import Fleet
 
 # What is not click is imported where it is used, so that help comes at once.
 
@@ -35,7 +35,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="The result a
 
 def select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:
     """A fleet of just what `models` names: all of `file` when nothing is, its models, and [NAME=]MODULE:FUNCTION."""
-    from serving.fleet import BUILDER, NAME, Fleet, Model, read_fleet
+    from tfserving.serving.models_yaml.fleet import BUILDER, NAME, Fleet, Model, read_fleet
 
     strangers: dict[str, Model] = {}
     for text in (model for model in models if "=" in model or ":" in model):
@@ -66,8 +66,8 @@ def find_version(text: str, file: Path, folder: Path | None) -> Path:
 
     Raises click.UsageError when there is none.
     """
-    from clients.golden import SAVED_MODEL
-    from serving.fleet import read_fleet
+    from tfserving.foundation.golden import SAVED_MODEL
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     path = Path(text)
     if (path / SAVED_MODEL).exists():
@@ -85,7 +85,7 @@ def find_version(text: str, file: Path, folder: Path | None) -> Path:
 
 def check_rules(names: Sequence[str]) -> None:
     """Raises click.UsageError when one of `names`, an --allow, is no rule."""
-    from serving.fleet import Rule
+    from tfserving.serving.models_yaml.fleet import Rule
 
     for name in names:
         if name not in get_args(Rule):
@@ -94,7 +94,7 @@ def check_rules(names: Sequence[str]) -> None:
 
 def versions_in(model_folder: Path) -> list[int]:
     """The versions in `model_folder`, oldest first."""
-    from clients.golden import versions_on_disk
+    from tfserving.foundation.golden import versions_on_disk
 
     return sorted(versions_on_disk(model_folder)) if model_folder.is_dir() else []
 
@@ -112,9 +112,9 @@ class _Stopped(KeyboardInterrupt):
 @contextlib.contextmanager
 def ends_cleanly() -> Iterator[None]:
     """What the user got wrong ends the command with one error and exit code 2; Ctrl-C and SIGTERM end it quietly."""
-    from clients.golden import GoldenError
-    from export.errors import ExportError
-    from serving.fleet import FleetError
+    from tfserving.export.errors import ExportError
+    from tfserving.foundation.golden import GoldenError
+    from tfserving.serving.models_yaml.fleet import FleetError
 
     stopped_by = 0
     stderr = os.dup(2)

@@ -1,4 +1,4 @@
-"""`python -m export list`, `inspect`, `diff` and `prune`: the versions there are."""
+"""`tfserving export list`, `inspect`, `diff` and `prune`: the versions there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.commands.selection import (
+from tfserving.export.commands.selection import (
     ends_cleanly,
     find_version,
     fleet_option,
@@ -19,7 +19,7 @@ from export.commands.selection import (
 )
 
 if TYPE_CHECKING:
-    from serving.fleet import Fleet
+    from tfserving.serving.models_yaml.fleet import Fleet
 
 WIDTH = 1000
 SERVER = "grpc://127.0.0.1:8500"
@@ -29,8 +29,8 @@ SERVER = "grpc://127.0.0.1:8500"
     "list",
     epilog="""\b
 Examples:
-  python -m export list
-  python -m export list digits --json""",
+  tfserving export list
+  tfserving export list digits --json""",
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @fleet_option
@@ -38,7 +38,7 @@ Examples:
 @json_option
 def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Lists the versions of the fleet, or of the MODELs named: when they were made, and what was measured."""
-    from export.manifest import ManifestError, read_manifest
+    from tfserving.export.manifest import ManifestError, read_manifest
 
     rows: list[dict[str, Any]] = []
     with ends_cleanly():
@@ -69,9 +69,9 @@ def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_
 @click.command(
     epilog="""\b
 Examples:
-  python -m export inspect digits                    the newest version
-  python -m export inspect digits/3 --json
-  python -m export inspect some/saved_model          any SavedModel, whatever wrote it"""
+  tfserving export inspect digits                    the newest version
+  tfserving export inspect digits/3 --json
+  tfserving export inspect some/saved_model          any SavedModel, whatever wrote it"""
 )
 @click.argument("version", metavar="FOLDER | NAME[/VERSION]")
 @fleet_option
@@ -79,7 +79,7 @@ Examples:
 @json_option
 def inspect(version: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Shows a version: its signatures, variables, sizes, golden requests and manifest."""
-    from export.inspection import inspect_version
+    from tfserving.export.inspection import inspect_version
 
     with ends_cleanly():
         inspection = inspect_version(find_version(version, fleet, folder))
@@ -92,8 +92,8 @@ def inspect(version: str, fleet: Path, folder: Path | None, as_json: bool) -> No
 @click.command(
     epilog="""\b
 Examples:
-  python -m export diff digits/2 digits/3
-  python -m export diff models/digits/2 elsewhere/digits/7 --json"""
+  tfserving export diff digits/2 digits/3
+  tfserving export diff models/digits/2 elsewhere/digits/7 --json"""
 )
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
@@ -105,8 +105,8 @@ def diff(old: str, new: str, fleet: Path, folder: Path | None, as_json: bool) ->
 
     OLD and NEW are folders, or NAME/VERSION. A change that would break clients of OLD is called breaking.
     """
-    from export.console import import_tensorflow
-    from export.differences import diff_versions
+    from tfserving.export.console import import_tensorflow
+    from tfserving.export.differences import diff_versions
 
     with ends_cleanly():
         paths = [find_version(text, fleet, folder) for text in (old, new)]
@@ -121,8 +121,8 @@ def diff(old: str, new: str, fleet: Path, folder: Path | None, as_json: bool) ->
 @click.command(
     epilog="""\b
 Examples:
-  python -m export prune --keep 3 --dry-run          what would be removed
-  python -m export prune digits --keep 1"""
+  tfserving export prune --keep 3 --dry-run          what would be removed
+  tfserving export prune digits --keep 1"""
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="How many of the newest versions stay.")
@@ -148,7 +148,7 @@ def prune(
 
     The newest ones stay, so does a version that models.yaml gives a label, and one that the server has not unloaded.
     """
-    from export.staging import remove_version
+    from tfserving.export.staging import remove_version
 
     rows: list[dict[str, Any]] = []
     with ends_cleanly():
@@ -174,7 +174,7 @@ def prune(
 
 def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
     """By model the versions that `server` has, or the one at the usual address when it isn't named."""
-    from clients import ServingError, connect
+    from tfserving.clients import ServingError, connect
 
     served: dict[str, set[int]] = {name: set() for name in fleet.models}
     try:

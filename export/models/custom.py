@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_iris
 
-from export.keras_file import load_keras
-from export.servable import Servable, Signature, TensorSpec
-from export.training import CACHE, recipe_key
+from tfserving.export.keras_file import load_keras
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.training import CACHE, recipe_key
 
 SEED = 29
 WANTED_ERROR = 0.35

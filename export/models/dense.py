@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 FEATURES = 32
 LOGITS = 10

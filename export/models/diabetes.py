@@ -10,8 +10,8 @@ import tensorflow as tf
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import train_test_split
 
-from export.examples import serialized_examples
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.examples import serialized_examples
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 SEED = 5
 WANTED_R2 = 0.4

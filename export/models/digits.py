@@ -10,9 +10,9 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from clients.tensors import Array
-from export.servable import Servable, Signature, TensorSpec
-from export.training import recipe_key, trained_weights
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.training import recipe_key, trained_weights
+from tfserving.foundation.tensors import Array
 
 SEED = 7
 EPOCHS = 20

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clients.tensors import Array
-from export.servable import Servable, Signature, TensorSpec
-from export.training import recipe_key, trained_weights
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.training import recipe_key, trained_weights
+from tfserving.foundation.tensors import Array
 
 SEED = 13
 SIDE = 32

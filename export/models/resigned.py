@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_breast_cancer
 
-from export.existing import load_existing
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.existing import load_existing
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 SEED = 31
 ROWS = 32

@@ -1,6 +1,6 @@
 """The digits' network again, trained in steps that can be killed at any moment and go on from the last checkpoint.
 
-    python -m export.models.resumed FOLDER --steps 60
+    python -m tfserving.export.models.resumed FOLDER --steps 60
 
 trains to step 60 and keeps the three latest checkpoints in FOLDER; said again, after a kill or with more steps, it goes
 on from the latest one and comes to the same weights as if nothing had happened.
@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 SEED = 23
 BATCH = 64

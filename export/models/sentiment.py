@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from clients.tensors import Array
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.foundation.tensors import Array
 
 SEED = 17
 BUCKETS = 4096

@@ -11,8 +11,8 @@ import tensorflow as tf
 from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
-from export.examples import serialized_examples
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.examples import serialized_examples
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 SEED = 11
 WANTED_ACCURACY = 0.94

@@ -1,1 +1,1 @@
-"""The commands of `python -m k8s`."""
+"""The commands of `tfserving k8s`."""

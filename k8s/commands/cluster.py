@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from k8s.commands.errors import Errors
-from serving.commands.options import fleet_option, names_argument, say, wait_option
+from tfserving.k8s.commands.errors import Errors
+from tfserving.serving.commands.options import fleet_option, names_argument, say, wait_option
 
 if TYPE_CHECKING:
-    from k8s.kubectl import Kubectl, Object
-    from serving.fleet import Fleet
+    from tfserving.k8s.kubectl import Kubectl, Object
+    from tfserving.serving.models_yaml.fleet import Fleet
 
 _overlay = click.option(
     "--overlay",
@@ -30,15 +30,15 @@ _context = click.option("--context", help="kubectl's context; the current one wh
 @click.command(
     epilog="""\b
 Examples:
-  python -m k8s render                                         the manifests of the fleet
-  python -m k8s render --overlay volume --overlay monitoring   with these components"""
+  tfserving k8s render                                         the manifests of the fleet
+  tfserving k8s render --overlay volume --overlay monitoring   with these components"""
 )
 @names_argument
 @fleet_option
 @_overlay
 def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> None:
     """Prints the manifests that models.yaml comes to; `kubernetes:` in it says how the fleet is to run."""
-    from k8s import rendering
+    from tfserving.k8s import rendering
 
     with Errors(2):
         read, names, kubectl = _read(fleet, names, None, overlays)
@@ -48,8 +48,8 @@ def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> No
 @click.command(
     epilog="""\b
 Examples:
-  python -m k8s apply --dry-run    the cluster checks all, and nothing changes
-  python -m k8s apply
+  tfserving k8s apply --dry-run    the cluster checks all, and nothing changes
+  tfserving k8s apply
 
 \b
 Exit codes: 0 every pod is ready; 1 one does not come up, for the reason that is printed; 2 something was wrong
@@ -65,9 +65,9 @@ def apply(
     names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None, dry_run: bool, wait: float
 ) -> None:
     """Runs the fleet, or the MODELs named, on a cluster, and returns when every pod is ready."""
-    from k8s import deployment
-    from serving.engines import refuse
-    from serving.lint import problems
+    from tfserving.k8s import deployment
+    from tfserving.serving.engines import refuse
+    from tfserving.serving.lint import problems
 
     with Errors(2):
         read, names, kubectl = _read(fleet, names, context, overlays)
@@ -81,7 +81,7 @@ def apply(
 @click.command(
     epilog="""\b
 Examples:
-  python -m k8s diff
+  tfserving k8s diff
 
 \b
 Exit codes: 0 it would change nothing; 1 it would change what is printed; 2 something was wrong."""
@@ -92,7 +92,7 @@ Exit codes: 0 it would change nothing; 1 it would change what is printed; 2 some
 @_context
 def diff(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None) -> None:
     """Shows what `apply` would change on the cluster."""
-    from k8s import deployment
+    from tfserving.k8s import deployment
 
     with Errors(2):
         read, names, kubectl = _read(fleet, names, context, overlays)
@@ -104,13 +104,13 @@ def diff(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context
 @click.command(
     epilog="""\b
 Example:
-  python -m k8s delete"""
+  tfserving k8s delete"""
 )
 @fleet_option
 @_context
 def delete(fleet: Path, context: str | None) -> None:
     """Removes all that `apply` made from the cluster; models and namespace stay."""
-    from k8s import deployment
+    from tfserving.k8s import deployment
 
     with Errors(1):
         _, _, kubectl = _read(fleet, (), context)
@@ -120,17 +120,17 @@ def delete(fleet: Path, context: str | None) -> None:
 @click.command(
     epilog="""\b
 Examples:
-  python -m k8s status
-  python -m k8s status --json"""
+  tfserving k8s status
+  tfserving k8s status --json"""
 )
 @fleet_option
 @_context
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 def status(fleet: Path, context: str | None, as_json: bool) -> None:
     """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
-    from k8s import deployment
-    from k8s.names import INSTANCE, NAME
-    from k8s.rollout.state import State
+    from tfserving.k8s import deployment
+    from tfserving.k8s.names import INSTANCE, NAME
+    from tfserving.k8s.rollout.state import State
 
     with Errors(1):
         _, _, kubectl = _read(fleet, (), context)
@@ -149,7 +149,7 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
         if pod["trouble"]:
             click.echo(f"  {pod['trouble']}")
     if not pods:
-        click.echo("No pods; `python -m k8s apply` makes them.")
+        click.echo("No pods; `tfserving k8s apply` makes them.")
     for said in rollouts:
         said.pop("name")
         click.echo(f"rollout of {State(**said)}")
@@ -157,7 +157,7 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
 
 def _said(pod: Object, labels: Mapping[str, Mapping[str, int]], kubectl: Kubectl) -> dict[str, Any]:
     """What there is to say of a pod."""
-    from k8s.pods import ready, running, served, trouble, warned
+    from tfserving.k8s.pods import ready, running, served, trouble, warned
 
     leaving = "deletionTimestamp" in pod["metadata"]
     models = served(pod, labels, kubectl) if running(pod) and not leaving else {}
@@ -179,9 +179,9 @@ def _read(
 ) -> tuple[Fleet, tuple[str, ...], Kubectl]:
     from pydantic import ValidationError
 
-    from k8s.kubectl import Kubectl
-    from serving.cluster_settings import Kubernetes
-    from serving.fleet import FleetError, read_fleet
+    from tfserving.k8s.kubectl import Kubectl
+    from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
+    from tfserving.serving.models_yaml.kubernetes import Kubernetes
 
     read = read_fleet(path)
     if overlays:

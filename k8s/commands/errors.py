@@ -21,10 +21,10 @@ class Errors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from k8s.kubectl import KubectlError
-        from k8s.rollout.target import GateError, RolloutError
-        from serving.engines import EngineError
-        from serving.fleet import FleetError
+        from tfserving.k8s.kubectl import KubectlError
+        from tfserving.k8s.rollout.target import GateError, RolloutError
+        from tfserving.serving.engines import EngineError
+        from tfserving.serving.models_yaml.fleet import FleetError
 
         if isinstance(error, (EngineError, FleetError, GateError, KubectlError, RolloutError)):
             click.echo(f"Error: {error}", err=True)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s.commands.errors import Errors, refuse
-from serving.commands.options import fleet_option, read_with, say, wait_option
+from tfserving.k8s.commands.errors import Errors, refuse
+from tfserving.serving.commands.options import fleet_option, read_with, say, wait_option
 
 if TYPE_CHECKING:
-    from k8s.kubectl import Kubectl
-    from k8s.rollout.controller import Controller
-    from k8s.rollout.state import Request, State, WayName
-    from k8s.rollout.target import Serve, Store
-    from k8s.rollout.way import Way
-    from serving.fleet import Fleet
-    from serving.rollout_settings import Rollout
+    from tfserving.k8s.kubectl import Kubectl
+    from tfserving.k8s.rollout.controller import Controller
+    from tfserving.k8s.rollout.state import Request, State, WayName
+    from tfserving.k8s.rollout.target import Serve, Store
+    from tfserving.k8s.rollout.way import Way
+    from tfserving.serving.models_yaml.fleet import Fleet
+    from tfserving.serving.models_yaml.rollout import Rollout
 
 _model = click.argument("model")
 
@@ -37,7 +37,7 @@ class _Place:
     context: str | None
 
     def kubectl(self, fleet: Fleet) -> Kubectl:
-        from k8s.kubectl import Kubectl
+        from tfserving.k8s.kubectl import Kubectl
 
         return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context)
 
@@ -84,11 +84,11 @@ def rollout() -> None:
 @rollout.command(
     epilog="""\b
 Examples:
-  python -m k8s rollout start digits --dry-run
-  python -m k8s rollout start digits 7 --bake 10
-  python -m k8s rollout start digits --manual      waits for `rollout promote digits`
-  python -m k8s rollout start digits --cluster --namespace models
-  python -m k8s rollout start digits --cluster --by-pods
+  tfserving k8s rollout start digits --dry-run
+  tfserving k8s rollout start digits 7 --bake 10
+  tfserving k8s rollout start digits --manual      waits for `rollout promote digits`
+  tfserving k8s rollout start digits --cluster --namespace models
+  tfserving k8s rollout start digits --cluster --by-pods
 
 \b
 Exit codes: 0 the version is stable; 1 it was rolled back, for the reason that is printed; 2 something was wrong
@@ -122,7 +122,7 @@ def start(
 
     `rollout:` in models.yaml says what the gates allow; these options go before it.
     """
-    from k8s.rollout.plan import described, plan
+    from tfserving.k8s.rollout.plan import described, plan
 
     if by_pods and not place.cluster:
         refuse("--by-pods needs --cluster: a server of this machine has no pods")
@@ -205,7 +205,7 @@ def abort(model: str, fleet: Path, place: _Place, wait: float) -> None:
 @wait_option
 def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
     """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
-    from k8s.rollout.plan import plan
+    from tfserving.k8s.rollout.plan import plan
 
     with Errors(2):
         read = read_with(fleet, model)
@@ -220,26 +220,26 @@ def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
 
 def _store(fleet: Fleet, model: str, place: _Place) -> Store:
     if place.cluster:
-        from k8s.rollout.cluster import ClusterStore
+        from tfserving.k8s.rollout.cluster import ClusterStore
 
         return ClusterStore(place.kubectl(fleet), model)
-    from k8s.rollout.local import LocalStore
+    from tfserving.k8s.rollout.local import LocalStore
 
     return LocalStore(fleet, model)
 
 
 def _way(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollout) -> Way:
-    from k8s.rollout.in_place import InPlace
+    from tfserving.k8s.rollout.in_place import InPlace
 
     model, folder = state.model, fleet.model_folder(state.model)
     if not place.cluster:
-        from k8s.rollout.local import LocalTarget
-        from serving.docker import deployment
+        from tfserving.k8s.rollout.local import LocalTarget
+        from tfserving.serving.docker import deployment
 
         return InPlace(folder, settings, wait, say, LocalTarget(fleet, model, deployment.exists))
-    from k8s.rollout.by_pods import ByPods
-    from k8s.rollout.cluster import ClusterTarget
-    from serving.fleet_file import write_labels
+    from tfserving.k8s.rollout.by_pods import ByPods
+    from tfserving.k8s.rollout.cluster import ClusterTarget
+    from tfserving.serving.models_yaml.file import write_labels
 
     def finished(serve: Serve) -> None:
         write_labels(fleet.file, serve.model, serve.labels)
@@ -252,8 +252,8 @@ def _way(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollo
 
 def _controller(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollout) -> Controller:
     """A controller of servers that there are. Raises RolloutError when there are none, or others are moving them."""
-    from k8s.rollout.controller import Controller
-    from k8s.rollout.target import RolloutError
+    from tfserving.k8s.rollout.controller import Controller
+    from tfserving.k8s.rollout.target import RolloutError
 
     store = _store(fleet, state.model, place)
     for other in store.others():
@@ -267,8 +267,8 @@ def _controller(fleet: Fleet, state: State, place: _Place, wait: float, settings
 
 def _run(controller: Controller, state: State) -> None:
     """Runs a rollout to its end, and exits with what came of it."""
-    from k8s.kubectl import KubectlError
-    from k8s.rollout.target import HeldError, RolloutError
+    from tfserving.k8s.kubectl import KubectlError
+    from tfserving.k8s.rollout.target import HeldError, RolloutError
 
     try:
         with contextlib.ExitStack() as stack:

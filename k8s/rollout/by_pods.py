@@ -5,7 +5,7 @@
     Deployment serving-canary ─ Service serving-canary ──┘ weight N
 
 The second one is made of what models.yaml says now, so an image, flags and resources that have changed are rolled out
-with the version. At the end it is `serving` that has them, as `python -m k8s apply` would have it.
+with the version. At the end it is `serving` that has them, as `tfserving k8s apply` would have it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from k8s import deployment
-from k8s.kubectl import Kubectl, KubectlError, Object
-from k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
-from k8s.rendering import objects, render
-from k8s.rollout import gates
-from k8s.rollout.cluster import ClusterTarget
-from k8s.rollout.state import State
-from k8s.rollout.target import GateError, RolloutError, Serve
-from k8s.rollout.way import Pause, Way, final
-from serving.fleet import Fleet
+from tfserving.k8s import deployment
+from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
+from tfserving.k8s.rendering import objects, render
+from tfserving.k8s.rollout import gates
+from tfserving.k8s.rollout.cluster import ClusterTarget
+from tfserving.k8s.rollout.state import State
+from tfserving.k8s.rollout.target import GateError, RolloutError, Serve
+from tfserving.k8s.rollout.way import Pause, Way, final
+from tfserving.serving.models_yaml.fleet import Fleet
 
 SECOND = f"{NAME}-{CANARY}"
 ROUTES = ("httproute", "grpcroute")
@@ -123,7 +123,7 @@ class ByPods(Way):
             if found is None:
                 raise RolloutError(
                     f"there is no {kind} {NAME}: a rollout by pods needs the component `gateway`, which "
-                    "`python -m k8s apply` brings"
+                    "`tfserving k8s apply` brings"
                 )
         self._deployment()
         if state.phase == "loading":
@@ -175,7 +175,7 @@ class ByPods(Way):
     def _deployment(self) -> Object:
         found = self.kubectl.get("deployment", NAME)
         if found is None:
-            raise RolloutError(f"there is no Deployment {NAME}; `python -m k8s apply` makes it")
+            raise RolloutError(f"there is no Deployment {NAME}; `tfserving k8s apply` makes it")
         return found
 
     def _replicas(self, name: str) -> int:

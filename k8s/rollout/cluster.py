@@ -22,15 +22,15 @@ from typing import Any, cast, get_args
 
 from google.protobuf import text_format
 
-from clients import connect
-from clients.messages import ModelServerConfig
-from k8s import names
-from k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
-from k8s.pods import ready
-from k8s.rollout.state import Request, State, read_state
-from k8s.rollout.target import GateError, HeldError, Instance, RolloutError, Serve
-from serving.config import MODELS_CONFIG
-from serving.config_messages import text
+from tfserving.clients import connect
+from tfserving.foundation.messages import ModelServerConfig
+from tfserving.k8s import names
+from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
+from tfserving.k8s.pods import ready
+from tfserving.k8s.rollout.state import Request, State, read_state
+from tfserving.k8s.rollout.target import GateError, HeldError, Instance, RolloutError, Serve
+from tfserving.serving.config import MODELS_CONFIG
+from tfserving.serving.config_messages import text
 
 GRPC_PORT, REST_PORT = 8500, 8501
 # The kubelet renews what a pod has mounted when the pod changes, and otherwise within a minute or two.
@@ -81,7 +81,7 @@ class ClusterTarget:
             if time.monotonic() > deadline:
                 if not pods:
                     raise RolloutError(
-                        f"no pod has the labels {names.pods(self._track)}; `python -m k8s apply` makes some"
+                        f"no pod has the labels {names.pods(self._track)}; `tfserving k8s apply` makes some"
                     )
                 raise GateError(f"pod {waiting[0]} isn't ready after {self._wait:g} s")
             time.sleep(_POLL_SECONDS)
@@ -136,7 +136,7 @@ class ClusterTarget:
         name = names.config_map(self._track)
         found = self._kubectl.get("configmap", name)
         if found is None:
-            raise RolloutError(f"there is no ConfigMap {name}; `python -m k8s apply` makes it")
+            raise RolloutError(f"there is no ConfigMap {name}; `tfserving k8s apply` makes it")
         return found
 
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from clients.errors import ServingError
-from k8s.rollout.state import Request, State
-from k8s.rollout.target import GateError, RolloutError, Store
-from k8s.rollout.way import Way
+from tfserving.clients.errors import ServingError
+from tfserving.k8s.rollout.state import Request, State
+from tfserving.k8s.rollout.target import GateError, RolloutError, Store
+from tfserving.k8s.rollout.way import Way
 
 _POLL_SECONDS = 0.2
 

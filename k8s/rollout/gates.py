@@ -15,14 +15,15 @@ from pathlib import Path
 
 import httpx2
 
-from clients import Client, connect
-from clients.bench.metrics import PATH
-from clients.errors import ServingError
-from clients.golden import GoldenError, GoldenRequest, ask, read_golden
-from clients.verify import Settings, verify
-from k8s.rollout.state import State
-from k8s.rollout.target import GateError, Instance
-from serving.rollout_settings import Rollout
+from tfserving.clients import Client, connect
+from tfserving.clients.bench.metrics import PATH
+from tfserving.clients.errors import ServingError
+from tfserving.clients.golden import ask
+from tfserving.clients.verification.verify import Settings, verify
+from tfserving.foundation.golden import GoldenError, GoldenRequest, read_golden
+from tfserving.k8s.rollout.state import State
+from tfserving.k8s.rollout.target import GateError, Instance
+from tfserving.serving.models_yaml.rollout import Rollout
 
 # The latency of one request says little; these many, alternating between the versions, say which is slower.
 ROUNDS = 30

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from clients.errors import ServingError
-from k8s.rollout import gates
-from k8s.rollout.state import CANARY, STABLE, State
-from k8s.rollout.target import GateError, RolloutError, Serve, Target
-from k8s.rollout.way import Pause, Way, final
+from tfserving.clients.errors import ServingError
+from tfserving.k8s.rollout import gates
+from tfserving.k8s.rollout.state import CANARY, STABLE, State
+from tfserving.k8s.rollout.target import GateError, RolloutError, Serve, Target
+from tfserving.k8s.rollout.way import Pause, Way, final
 
 
 @dataclass

@@ -11,16 +11,16 @@ from typing import IO, cast, get_args
 
 from google.protobuf import text_format
 
-from clients.files import written_whole
-from clients.messages import ModelServerConfig
-from k8s.rollout.state import Request, State, read_state
-from k8s.rollout.target import HeldError, Instance, RolloutError, Serve
-from serving.config import MODELS_CONFIG
-from serving.config_messages import text
-from serving.engines import address
-from serving.fleet import Fleet
-from serving.fleet_file import write_labels
-from serving.running import Running, config_folder, fleet_folder, running
+from tfserving.foundation.files import written_whole
+from tfserving.foundation.messages import ModelServerConfig
+from tfserving.k8s.rollout.state import Request, State, read_state
+from tfserving.k8s.rollout.target import HeldError, Instance, RolloutError, Serve
+from tfserving.serving.config import MODELS_CONFIG
+from tfserving.serving.config_messages import text
+from tfserving.serving.engines import address
+from tfserving.serving.models_yaml.file import write_labels
+from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.running import Running, config_folder, fleet_folder, running
 
 
 @dataclass(frozen=True)

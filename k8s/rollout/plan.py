@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from k8s.rollout.state import STABLE, State, WayName
-from k8s.rollout.target import RolloutError
-from serving.fleet import Fleet
-from serving.proven import ProofError, prove
-from serving.rollout_settings import Rollout
+from tfserving.k8s.rollout.state import STABLE, State, WayName
+from tfserving.k8s.rollout.target import RolloutError
+from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.rollout import Rollout
+from tfserving.serving.proven import ProofError, prove
 
 
 def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way: WayName = "in-place") -> State:
@@ -24,7 +24,7 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way
     if STABLE not in said.labels:
         raise RolloutError(
             f"models.{model}.labels: there is no `stable`, so servers take a new version as soon as they see it; "
-            f"`python -m serving labels set {model} stable=VERSION` says which is to serve until it is rolled out"
+            f"`tfserving serve labels set {model} stable=VERSION` says which is to serve until it is rolled out"
         )
     old = said.labels[STABLE]
     if old == new:

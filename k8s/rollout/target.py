@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from k8s.rollout.state import Request, State
+from tfserving.k8s.rollout.state import Request, State
 
 
 class RolloutError(Exception):

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from clients import Client, connect
-from clients.errors import ServingError
-from k8s.rollout import gates
-from k8s.rollout.state import CANARY, State
-from k8s.rollout.target import GateError, Instance, Serve, Target
-from serving.engines.readiness import states_of
-from serving.live import label_version
-from serving.rollout_settings import Rollout
+from tfserving.clients import Client, connect
+from tfserving.clients.errors import ServingError
+from tfserving.k8s.rollout import gates
+from tfserving.k8s.rollout.state import CANARY, State
+from tfserving.k8s.rollout.target import GateError, Instance, Serve, Target
+from tfserving.serving.engines.readiness import states_of
+from tfserving.serving.live import label_version
+from tfserving.serving.models_yaml.rollout import Rollout
 
 # Lets so many seconds pass; raises when somebody wants the rollout taken back.
 Pause: TypeAlias = Callable[[float], None]

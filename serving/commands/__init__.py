@@ -1,1 +1,1 @@
-"""The subcommands of `python -m serving`, one module for those that belong together."""
+"""The subcommands of `tfserving serve`, one module for those that belong together."""

@@ -9,18 +9,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.commands.options import Failures, Refusals, fleet_option, names_argument, read_with, say, wait_option
+from tfserving.serving.commands.options import (
+    Failures,
+    Refusals,
+    fleet_option,
+    names_argument,
+    read_with,
+    say,
+    wait_option,
+)
 
 if TYPE_CHECKING:
-    from serving.fleet import Fleet
+    from tfserving.serving.models_yaml.fleet import Fleet
 
 
 @click.command(
     epilog="""\b
 Examples:
-  python -m serving config                   what a container would be told
-  python -m serving config --check           whether it is right, before anything starts
-  python -m serving config --local digits    what a process of this machine would be told about one model
+  tfserving serve config                   what a container would be told
+  tfserving serve config --check           whether it is right, before anything starts
+  tfserving serve config --local digits    what a process of this machine would be told about one model
 
 \b
 Exit codes: 0 nothing is wrong; 2 something is, each on a line. Warnings change nothing."""
@@ -46,10 +54,10 @@ def config(
     as_json: bool,
 ) -> None:
     """Prints the files and flags that models.yaml comes to, a private key left out; or checks them."""
-    from serving.config import in_container, on_host, server_config
-    from serving.fleet import read_fleet
-    from serving.lint import problems
-    from serving.running import config_folder
+    from tfserving.serving.config import in_container, on_host, server_config
+    from tfserving.serving.lint import problems
+    from tfserving.serving.models_yaml.fleet import read_fleet
+    from tfserving.serving.running import config_folder
 
     with Refusals():
         read = read_fleet(fleet)
@@ -87,8 +95,8 @@ def labels() -> None:
     "set",
     epilog="""\b
 Examples:
-  python -m serving labels set digits canary=3
-  python -m serving labels set digits stable=3 canary=4""",
+  tfserving serve labels set digits canary=3
+  tfserving serve labels set digits stable=3 canary=4""",
 )
 @click.argument("name", metavar="MODEL")
 @click.argument("pairs", nargs=-1, required=True, metavar="LABEL=VERSION...")
@@ -118,7 +126,7 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
 @wait_option
 def remove_labels(name: str, gone: tuple[str, ...], fleet: Path, wait: float) -> None:
     """Takes labels of MODEL away, and returns when every server of the fleet that runs has forgotten them."""
-    from serving.fleet import FleetError
+    from tfserving.serving.models_yaml.fleet import FleetError
 
     with Refusals():
         read = read_with(fleet, name)
@@ -132,7 +140,7 @@ def remove_labels(name: str, gone: tuple[str, ...], fleet: Path, wait: float) ->
 @click.command(
     epilog="""\b
 Example:
-  python -m export build digits && python -m serving reload"""
+  tfserving export build digits && tfserving serve reload"""
 )
 @fleet_option
 @wait_option
@@ -141,7 +149,7 @@ def reload(fleet: Path, wait: float) -> None:
 
     Without labels, a new version is taken without this. Anything else that models.yaml says is for the next start.
     """
-    from serving.fleet import read_fleet
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
@@ -150,7 +158,7 @@ def reload(fleet: Path, wait: float) -> None:
 
 def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:
     """Applies a model's labels to the servers that run, and then writes them to models.yaml."""
-    from serving.fleet_file import write_labels
+    from tfserving.serving.models_yaml.file import write_labels
 
     changed = fleet.with_labels(name, wanted)
     _apply(changed, wait)
@@ -161,11 +169,11 @@ def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None
 
 
 def _apply(fleet: Fleet, wait: float) -> None:
-    from serving import live
-    from serving.docker import deployment
-    from serving.engines import refuse
-    from serving.lint import problems
-    from serving.running import running
+    from tfserving.serving import live
+    from tfserving.serving.docker import deployment
+    from tfserving.serving.engines import refuse
+    from tfserving.serving.lint import problems
+    from tfserving.serving.running import running
 
     with Refusals():
         servers = running(fleet, deployment.exists)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.commands.options import (
+from tfserving.serving.commands.options import (
     Failures,
     Refusals,
     banner,
@@ -21,9 +21,9 @@ from serving.commands.options import (
 @click.group(
     epilog="""\b
 Examples:
-  python -m serving compose up              the fleet of models.yaml, watched
-  python -m serving compose down
-  python -m serving compose render there    the files alone, for a machine that has no toolkit"""
+  tfserving serve compose up              the fleet of models.yaml, watched
+  tfserving serve compose down
+  tfserving serve compose render there    the files alone, for a machine that has no toolkit"""
 )
 def compose() -> None:
     """Runs the server with what watches it: Prometheus, Grafana, and a proxy for TLS and traffic splits.
@@ -42,11 +42,11 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
 
     What runs already stays, but for services whose settings changed.
     """
-    from serving import engines
-    from serving.compose import project
-    from serving.docker import daemon
-    from serving.fleet import read_fleet
-    from serving.lint import problems
+    from tfserving.serving import engines
+    from tfserving.serving.compose import project
+    from tfserving.serving.docker import daemon
+    from tfserving.serving.lint import problems
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
@@ -62,16 +62,16 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
             more.append(f"Grafana  http://{engines.address(host, read.compose.grafana_port)}")
         if read.compose.envoy:
             more.append(f"REST with TLS  https://{engines.address(host, read.compose.envoy.port)}")
-        click.echo(banner(plan, "compose", versions, "\n".join([*more, "`python -m serving compose down` ends it."])))
+        click.echo(banner(plan, "compose", versions, "\n".join([*more, "`tfserving serve compose down` ends it."])))
 
 
 @compose.command()
 @fleet_option
 def down(fleet: Path) -> None:
     """Drains the server and removes all services with what they kept, metrics included; nothing is left."""
-    from serving.compose import project
-    from serving.docker import daemon
-    from serving.fleet import read_fleet
+    from tfserving.serving.compose import project
+    from tfserving.serving.docker import daemon
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
@@ -91,10 +91,10 @@ def render(folder: Path, fleet: Path, host: str, port: int, rest_port: int, wait
 
     A private key that models.yaml names is among it, so others can't look into FOLDER.
     """
-    from serving import engines
-    from serving.compose import files, project
-    from serving.fleet import read_fleet
-    from serving.lint import problems
+    from tfserving.serving import engines
+    from tfserving.serving.compose import files, project
+    from tfserving.serving.lint import problems
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from serving.commands.options import Failures, Refusals, fleet_option, names_argument, say
+from tfserving.serving.commands.options import Failures, Refusals, fleet_option, names_argument, say
 
 
 @click.command(
     epilog="""\b
 Examples:
-  python -m serving image --tag registry.example.com/digits:3
+  tfserving serve image --tag registry.example.com/digits:3
   docker run --init --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 registry.example.com/digits:3"""
 )
 @names_argument
@@ -23,11 +23,11 @@ def image(names: tuple[str, ...], fleet: Path, tag: str | None) -> None:
 
     Every version is compared with its manifest first, whose digest becomes a label.
     """
-    from serving import engines
-    from serving.docker import bake, daemon
-    from serving.fleet import read_fleet
-    from serving.lint import problems
-    from serving.running import fleet_id
+    from tfserving.serving import engines
+    from tfserving.serving.docker import bake, daemon
+    from tfserving.serving.lint import problems
+    from tfserving.serving.models_yaml.fleet import read_fleet
+    from tfserving.serving.running import fleet_id
 
     with Refusals():
         read = read_fleet(fleet)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from serving.commands.options import (
+from tfserving.serving.commands.options import (
     Refusals,
     banner,
     fleet_option,
@@ -30,8 +30,8 @@ from serving.commands.options import (
 @click.option("--folders", is_flag=True, help="The models' folders alone, one a line; each must have a version.")
 def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool) -> None:
     """Lists the fleet's models, or the MODELs named, and the versions that are on disk."""
-    from serving.engines import check_versions
-    from serving.fleet import read_fleet
+    from tfserving.serving.engines import check_versions
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
@@ -56,10 +56,10 @@ def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool
 @server_options
 def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, rest_port: int) -> None:
     """Checks what `run` needs before anything is made: models.yaml, the engine and the ports."""
-    from serving import engines
-    from serving.engines.choice import choose
-    from serving.fleet import read_fleet
-    from serving.lint import settings_problems
+    from tfserving.serving import engines
+    from tfserving.serving.engines.choice import choose
+    from tfserving.serving.lint import settings_problems
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
@@ -71,9 +71,9 @@ def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int
 @click.command(
     epilog="""\b
 Examples:
-  python -m serving run                                     the whole fleet, gRPC on 8500 and REST on 8501
-  python -m serving run digits --engine embedded --port 9500 --rest-port 9501
-  python -m serving run --host 0.0.0.0                      let other machines in"""
+  tfserving serve run                                     the whole fleet, gRPC on 8500 and REST on 8501
+  tfserving serve run digits --engine embedded --port 9500 --rest-port 9501
+  tfserving serve run --host 0.0.0.0                      let other machines in"""
 )
 @server_options
 @wait_option
@@ -83,10 +83,10 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
     Starts a server, waits until every model is available over gRPC and REST, and says where it listens. A model that
     fails to load, a port that is taken: an error, and nothing is left running.
     """
-    from serving import engines
-    from serving.engines.choice import choose
-    from serving.fleet import read_fleet
-    from serving.lint import problems
+    from tfserving.serving import engines
+    from tfserving.serving.engines.choice import choose
+    from tfserving.serving.lint import problems
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
@@ -121,15 +121,15 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
 @click.command(
     epilog="""\b
 Example:
-  python -m serving example digits > body.json
+  tfserving serve example digits > body.json
   curl -s -d @body.json http://127.0.0.1:8501/v1/models/digits:predict"""
 )
 @click.argument("name", metavar="MODEL")
 @fleet_option
 def example(name: str, fleet: Path) -> None:
     """Prints a request for MODEL: the first golden request of its newest version, as the body of a REST predict."""
-    from serving import engines
-    from serving.fleet import read_fleet
+    from tfserving.serving import engines
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)

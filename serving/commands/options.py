@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from serving.engines import Plan
-    from serving.fleet import Fleet
+    from tfserving.serving.engines import Plan
+    from tfserving.serving.models_yaml.fleet import Fleet
 
 # What is not click is imported by the commands that use it, so that help comes at once.
 
@@ -66,7 +66,7 @@ def say(text: str) -> None:
 
 def read_with(path: Path, name: str) -> Fleet:
     """The fleet of a file, which must have model `name`. Raises FleetError."""
-    from serving.fleet import read_fleet
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     read = read_fleet(path)
     read.select((name,))
@@ -82,9 +82,9 @@ class Refusals:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from clients.golden import GoldenError
-        from serving.engines import EngineError
-        from serving.fleet import FleetError
+        from tfserving.foundation.golden import GoldenError
+        from tfserving.serving.engines import EngineError
+        from tfserving.serving.models_yaml.fleet import FleetError
 
         if isinstance(error, (FleetError, EngineError, GoldenError)):
             click.echo(f"Error: {error}", err=True)
@@ -106,7 +106,7 @@ def banner(plan: Plan, engine: str, versions: dict[str, int], last: str) -> str:
     name, version = next(iter(versions.items()))
     body = smallest_request(plan.fleet, name, version)
     if len(body) > LONGEST_QUERY:
-        body = f"$(python -m serving example {name})"
+        body = f"$(tfserving serve example {name})"
     tls = plan.fleet.server.tls is not None
     query = () if tls else (f"  make query MODEL={name} PORT={plan.grpc_port}",)
     return "\n".join(
@@ -125,8 +125,8 @@ def banner(plan: Plan, engine: str, versions: dict[str, int], last: str) -> str:
 
 def smallest_request(fleet: Fleet, name: str, version: int) -> str:
     """The smallest golden request of a version's first signature, as the JSON of a REST predict."""
-    from clients.golden import read_golden
-    from clients.rest_json import predict_request
+    from tfserving.clients.rest_json import predict_request
+    from tfserving.foundation.golden import read_golden
 
     request = read_golden(fleet.model_folder(name) / str(version)).requests[0]
     return predict_request(request.signature, request.inputs).decode()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from serving.commands.options import (
+from tfserving.serving.commands.options import (
     Failures,
     Refusals,
     banner,
@@ -21,15 +21,15 @@ from serving.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from serving.fleet import Fleet
-    from serving.running import Running
+    from tfserving.serving.models_yaml.fleet import Fleet
+    from tfserving.serving.running import Running
 
 
 @click.command(
     epilog="""\b
 Examples:
-  python -m serving up                             the fleet of models.yaml, as `server:` there says
-  python -m serving up --fleet other/models.yaml --port 9500 --rest-port 9501
+  tfserving serve up                             the fleet of models.yaml, as `server:` there says
+  tfserving serve up --fleet other/models.yaml --port 9500 --rest-port 9501
 
 \b
 Exit codes: 0 it is up; 1 it did not become ready, and nothing is left of it; 2 something was wrong before
@@ -45,10 +45,10 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
     The image, limits, GPUs and the rest are what `server:` in models.yaml says. A server that is up already stays when
     nothing but models, labels and versions changed, which it takes while it runs; else it is replaced.
     """
-    from serving import engines
-    from serving.docker import daemon, deployment
-    from serving.fleet import read_fleet
-    from serving.lint import problems
+    from tfserving.serving import engines
+    from tfserving.serving.docker import daemon, deployment
+    from tfserving.serving.lint import problems
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
@@ -58,14 +58,14 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
         deployment.check_ports(plan)
     with Failures():
         versions = deployment.up(plan, wait, say)
-        click.echo(banner(plan, "docker", versions, "`python -m serving down` ends it."))
+        click.echo(banner(plan, "docker", versions, "`tfserving serve down` ends it."))
 
 
 @click.command()
 @fleet_option
 def down(fleet: Path) -> None:
     """Drains the fleet's server and removes its container; nothing is left. Does nothing when none is up."""
-    from serving.docker import deployment
+    from tfserving.serving.docker import deployment
 
     with Failures():
         if not deployment.down(_read(fleet), say):
@@ -80,8 +80,8 @@ Exit codes: 0 every model is available on every server of the fleet; 1 one isn't
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 def status(fleet: Path, as_json: bool) -> None:
     """Shows the fleet's servers that run, whatever engine runs them, and the state of every version there."""
-    from serving.docker import deployment
-    from serving.running import running
+    from tfserving.serving.docker import deployment
+    from tfserving.serving.running import running
 
     with Failures():
         read = _read(fleet)
@@ -102,7 +102,7 @@ def status(fleet: Path, as_json: bool) -> None:
 @click.option("--tail", type=click.IntRange(min=0), help="The last so many lines alone.")
 def logs(fleet: Path, follow: bool, tail: int | None) -> None:
     """Shows what the fleet's container printed."""
-    from serving.docker import deployment
+    from tfserving.serving.docker import deployment
 
     with Failures():
         for text in deployment.logs(_read(fleet), follow=follow, tail=tail):
@@ -114,9 +114,9 @@ def logs(fleet: Path, follow: bool, tail: int | None) -> None:
 @wait_option
 def restart(fleet: Path, wait: float) -> None:
     """Drains the fleet's container and starts it again, and returns when every model is available."""
-    from serving import engines
-    from serving.docker import deployment
-    from serving.lint import problems
+    from tfserving.serving import engines
+    from tfserving.serving.docker import deployment
+    from tfserving.serving.lint import problems
 
     with Refusals():
         read = _read(fleet)
@@ -125,11 +125,11 @@ def restart(fleet: Path, wait: float) -> None:
         engines.refuse(problems(read, plan.names), say)
     with Failures():
         versions = deployment.restart(plan, wait, say)
-        click.echo(banner(plan, "docker", versions, "`python -m serving down` ends it."))
+        click.echo(banner(plan, "docker", versions, "`tfserving serve down` ends it."))
 
 
 def _read(path: Path) -> Fleet:
-    from serving.fleet import read_fleet
+    from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         return read_fleet(path)
@@ -137,10 +137,10 @@ def _read(path: Path) -> Fleet:
 
 def _describe(server: Running) -> dict[str, Any]:
     """One server, its container if it has one, and its models."""
-    from clients import connect
-    from clients.errors import ServingError
-    from serving.docker import deployment
-    from serving.engines import address
+    from tfserving.clients import connect
+    from tfserving.clients.errors import ServingError
+    from tfserving.serving.docker import deployment
+    from tfserving.serving.engines import address
 
     said: dict[str, Any] = {
         "engine": server.engine,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from serving.settings import Envoy
+from tfserving.serving.models_yaml.server import Envoy
 
 FILE = "envoy.yaml"
 CERTIFICATE, KEY, CLIENT_CA = "certificate.pem", "key.pem", "client_ca.pem"

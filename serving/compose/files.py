@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
-from serving.compose import envoy as proxy
-from serving.config import (
+from tfserving.serving.compose import envoy as proxy
+from tfserving.serving.config import (
     HEALTH,
     METRICS_FOLDER,
     METRICS_PATH,
@@ -30,10 +30,10 @@ from serving.config import (
     in_container,
     server_config,
 )
-from serving.docker.container import PREFIX, arguments, user
-from serving.engines import EngineError, Plan, address
-from serving.fleet import FleetError
-from serving.settings import Envoy, TlsFiles
+from tfserving.serving.docker.container import PREFIX, arguments, user
+from tfserving.serving.engines import EngineError, Plan, address
+from tfserving.serving.models_yaml.fleet import FleetError
+from tfserving.serving.models_yaml.server import Envoy, TlsFiles
 
 COMPOSE = "compose.yaml"
 DASHBOARD = Path(__file__).with_name("dashboard.json")

@@ -17,19 +17,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving import live, running
-from serving.compose.files import COMPOSE, files, images, ports, tls_files
-from serving.config import HEALTH
-from serving.docker import container as containers
-from serving.docker import daemon
-from serving.docker.deployment import exists
-from serving.docker.image import find_or_pull
-from serving.docker.server import DRAIN_SECONDS, ContainerServer
-from serving.embedded.errors import StartError
-from serving.embedded.ports import claim
-from serving.engines import EngineError, Plan, check
-from serving.fleet import Fleet
-from serving.lint import Problem, tls_problems
+from tfserving.serving import live, running
+from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
+from tfserving.serving.config import HEALTH
+from tfserving.serving.docker import container as containers
+from tfserving.serving.docker import daemon
+from tfserving.serving.docker.deployment import exists
+from tfserving.serving.docker.image import find_or_pull
+from tfserving.serving.docker.server import DRAIN_SECONDS, ContainerServer
+from tfserving.serving.embedded.errors import StartError
+from tfserving.serving.embedded.processes.ports import claim
+from tfserving.serving.engines import EngineError, Plan, check
+from tfserving.serving.lint import Problem, tls_problems
+from tfserving.serving.models_yaml.fleet import Fleet
 
 if TYPE_CHECKING:
     from docker import DockerClient

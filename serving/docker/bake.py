@@ -1,4 +1,4 @@
-"""Baking a fleet into an image: `python -m serving image`.
+"""Baking a fleet into an image: `tfserving serve image`.
 
 models.yaml ──► staged: models/NAME/VERSION, config/, serve-fleet, Dockerfile ──► the engine builds it ──► an image
 """
@@ -15,13 +15,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from serving.config import in_container, server_config
-from serving.docker import daemon
-from serving.docker.container import PREFIX
-from serving.docker.image import find_or_pull
-from serving.engines import EngineError
-from serving.fleet import Fleet
-from serving.proven import ProofError, prove
+from tfserving.serving.config import in_container, server_config
+from tfserving.serving.docker import daemon
+from tfserving.serving.docker.container import PREFIX
+from tfserving.serving.docker.image import find_or_pull
+from tfserving.serving.engines import EngineError
+from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.proven import ProofError, prove
 
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from serving.config import HEALTH, MODELS_CONFIG, ServerConfig, in_container
-from serving.engines import Plan
-from serving.running import fleet_id
+from tfserving.serving.config import HEALTH, MODELS_CONFIG, ServerConfig, in_container
+from tfserving.serving.engines import Plan
+from tfserving.serving.running import fleet_id
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from serving.engines import EngineError
+from tfserving.serving.engines import EngineError
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from serving import live, running
-from serving.config import in_container, server_config
-from serving.docker import container as containers
-from serving.docker import daemon, ended, server
-from serving.engines import EngineError, Plan, check
-from serving.fleet import Fleet
+from tfserving.serving import live, running
+from tfserving.serving.config import in_container, server_config
+from tfserving.serving.docker import container as containers
+from tfserving.serving.docker import daemon, ended, server
+from tfserving.serving.engines import EngineError, Plan, check
+from tfserving.serving.models_yaml.fleet import Fleet
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -133,7 +133,7 @@ def _find(client: DockerClient, fleet: Fleet) -> Container | None:
 def _there(client: DockerClient, fleet: Fleet) -> Container:
     found = _find(client, fleet)
     if found is None:
-        raise EngineError(f"no server of {fleet.file} is up; `python -m serving up` starts one")
+        raise EngineError(f"no server of {fleet.file} is up; `tfserving serve up` starts one")
     return found
 
 

@@ -9,10 +9,11 @@ COPY serving/docker/requirements.lock /requirements.lock
 RUN python3 -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes --target /opt/serving -r /requirements.lock \
     && rm -rf /opt/serving/tensorflow/include \
     && find /opt/serving/tensorflow -name '*.so*' -exec strip --strip-unneeded {} +
-COPY clients /opt/serving/clients
-COPY serving/__init__.py serving/config_messages.py /opt/serving/serving/
-COPY serving/embedded /opt/serving/serving/embedded
-RUN python3 -m compileall -q /opt/serving/clients /opt/serving/serving
+COPY tfserving/__init__.py /opt/serving/tfserving/
+COPY tfserving/foundation /opt/serving/tfserving/foundation
+COPY serving/__init__.py serving/config_messages.py /opt/serving/tfserving/serving/
+COPY serving/embedded /opt/serving/tfserving/serving/embedded
+RUN python3 -m compileall -q /opt/serving/tfserving
 
 FROM ${PYTHON_IMAGE}
 ENV PYTHONPATH=/opt/serving PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=1 \

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from serving.docker.daemon import told
-from serving.engines import EngineError
+from tfserving.serving.docker.daemon import told
+from tfserving.serving.engines import EngineError
 
 if TYPE_CHECKING:
     from docker import DockerClient

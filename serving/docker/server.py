@@ -18,16 +18,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from serving import running
-from serving.config import ServerConfig, in_container, server_config
-from serving.docker import container as containers
-from serving.docker import ended
-from serving.docker.daemon import told
-from serving.docker.image import find_or_pull
-from serving.engines import EngineError, Plan
-from serving.engines.readiness import await_models
-from serving.image_names import version_in, version_of
-from serving.lint import version_problems
+from tfserving.serving import running
+from tfserving.serving.config import ServerConfig, in_container, server_config
+from tfserving.serving.docker import container as containers
+from tfserving.serving.docker import ended
+from tfserving.serving.docker.daemon import told
+from tfserving.serving.docker.image import find_or_pull
+from tfserving.serving.docker.image_names import version_in, version_of
+from tfserving.serving.engines import EngineError, Plan
+from tfserving.serving.engines.readiness import await_models
+from tfserving.serving.lint import version_problems
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -42,7 +42,7 @@ _POLL_SECONDS = 0.2
 
 
 class ContainerServer:
-    """A server in a container that this process started or found. See `serving.engines.Server`."""
+    """A server in a container that this process started or found. See `tfserving.serving.engines.Server`."""
 
     def __init__(self, client: DockerClient, container: Container, plan: Plan) -> None:
         self._client = client

@@ -1,18 +1,18 @@
-"""`python -m serving.embedded`."""
+"""`python -m tfserving.serving.embedded`."""
 
 import os
 import sys
 
-from serving.embedded.flags import Flags, command
+from tfserving.serving.embedded.flags import Flags, command
 
 
 def main() -> None:
     """Reads the flags, serves, and exits."""
-    command(_run).main(prog_name="python -m serving.embedded")
+    command(_run).main(prog_name="python -m tfserving.serving.embedded")
 
 
 def _run(flags: Flags) -> int:
-    from serving.embedded.server import run
+    from tfserving.serving.embedded.server import run
 
     code = run(flags)
     sys.stdout.flush()

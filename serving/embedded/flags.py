@@ -148,8 +148,8 @@ ELSEWHERE: dict[str, tuple[click.ParamType[Any], str]] = {
 
 EPILOG = """\b
 Examples:
-  python -m serving.embedded --model_name=digits --model_base_path=$PWD/models/digits --rest_api_port=8501
-  python -m serving.embedded --port=9000 --model_config_file=models.config
+  python -m tfserving.serving.embedded --model_name=digits --model_base_path=$PWD/models/digits --rest_api_port=8501
+  python -m tfserving.serving.embedded --port=9000 --model_config_file=models.config
 
 \b
 Exit codes:
@@ -184,7 +184,7 @@ def command(run: Callable[[Flags], int]) -> click.Command:
         help="Show the version and exit.",
     )
     return click.Command(
-        "python -m serving.embedded",
+        "python -m tfserving.serving.embedded",
         callback=callback,
         params=[
             *(
@@ -268,5 +268,5 @@ def _print_version(context: click.Context, _parameter: click.Parameter, given: b
     if given:
         from importlib.metadata import version
 
-        click.echo(f"serving.embedded, TensorFlow {version('tensorflow')}")
+        click.echo(f"tfserving.serving.embedded, TensorFlow {version('tensorflow')}")
         context.exit()

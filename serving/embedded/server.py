@@ -20,17 +20,17 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from serving.embedded import ports
-from serving.embedded.errors import StartError
-from serving.embedded.flags import Flags
-from serving.embedded.model_config import Model
-from serving.embedded.plan import Plan, read_plan
-from serving.embedded.process import prepare_process
-from serving.embedded.source import Source, list_versions
+from tfserving.serving.embedded.core.model_config import Model
+from tfserving.serving.embedded.core.source import Source, list_versions
+from tfserving.serving.embedded.errors import StartError
+from tfserving.serving.embedded.flags import Flags
+from tfserving.serving.embedded.processes import ports
+from tfserving.serving.embedded.processes.plan import Plan, read_plan
+from tfserving.serving.embedded.processes.process import prepare_process
 
 if TYPE_CHECKING:
-    from serving.embedded.configuration import Reloadable
-    from serving.embedded.manager import Manager, Plane
+    from tfserving.serving.embedded.core.configuration import Reloadable
+    from tfserving.serving.embedded.core.manager import Manager, Plane
 
     class Answering(Plane, Protocol):
         """What loads versions and answers requests: this process, or several."""
@@ -80,7 +80,7 @@ class Server:
         sockets = self._claim("port"), self._claim("rest_api_port")
         answering = self._answering()
         manager, source = self._load(answering)
-        from serving.embedded.configuration import Configuration
+        from tfserving.serving.embedded.core.configuration import Configuration
 
         flags = self._flags
         configuration = Configuration(
@@ -113,10 +113,10 @@ class Server:
     def _answering(self) -> Answering:
         # This imports TensorFlow, here or in the workers, after everything that can be known without it.
         if self._flags.workers > 1:
-            from serving.embedded.workers import Workers
+            from tfserving.serving.embedded.processes.workers import Workers
 
             return Workers(self._plan)
-        from serving.embedded.answerer import Answerer
+        from tfserving.serving.embedded.processes.answerer import Answerer
 
         return Answerer(self._plan)
 
@@ -143,7 +143,7 @@ class Server:
 
     def _load(self, answering: Answering) -> tuple[Manager, Source]:
         """Loads the first versions. Raises StartError when a model has none that loads."""
-        from serving.embedded.manager import Manager
+        from tfserving.serving.embedded.core.manager import Manager
 
         flags, models = self._flags, self._plan.models
         manager = Manager(

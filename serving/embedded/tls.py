@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.config_messages import read_message
-from serving.embedded.errors import StartError
+from tfserving.serving.config_messages import read_message
+from tfserving.serving.embedded.errors import StartError
 
 
 @dataclass(frozen=True)

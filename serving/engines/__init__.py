@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.embedded import ports
-from serving.embedded.errors import StartError
-from serving.fleet import Fleet
-from serving.lint import Problem
+from tfserving.serving.embedded.errors import StartError
+from tfserving.serving.embedded.processes import ports
+from tfserving.serving.lint import Problem
+from tfserving.serving.models_yaml.fleet import Fleet
 
 
 class EngineError(Exception):
@@ -114,5 +114,5 @@ def check_versions(fleet: Fleet, names: tuple[str, ...]) -> None:
         if not fleet.versions(name):
             raise EngineError(
                 f"model {name!r} has no version in {fleet.model_folder(name)}; `make export MODEL={name}` or "
-                f"`python -m export build {name}` makes one"
+                f"`tfserving export build {name}` makes one"
             )

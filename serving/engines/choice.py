@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serving.engines import Engine, EngineError
-from serving.engines.docker import Docker, automatic
-from serving.engines.process import Embedded, Native
+from tfserving.serving.engines import Engine, EngineError
+from tfserving.serving.engines.docker import Docker, automatic
+from tfserving.serving.engines.process import Embedded, Native
 
 # The real server before ours, and a container before a bare process.
 ENGINES: tuple[Engine, ...] = (Docker(), Native(), Embedded())

@@ -6,9 +6,9 @@ import platform
 
 import click
 
-from serving.docker import container, daemon, server
-from serving.engines import Plan, Server
-from serving.running import fleet_id
+from tfserving.serving.docker import container, daemon, server
+from tfserving.serving.engines import Plan, Server
+from tfserving.serving.running import fleet_id
 
 
 class Docker:

@@ -13,15 +13,16 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving import running
-from serving.config import on_host, server_config
-from serving.engines import EngineError, Plan
-from serving.engines.readiness import await_models
+from tfserving.serving import running
+from tfserving.serving.config import on_host, server_config
+from tfserving.serving.engines import EngineError, Plan
+from tfserving.serving.engines.readiness import await_models
 
 NATIVE = "tensorflow_model_server"
 DRAIN_SECONDS = 60.0
 LAST_LINES = 15
-ROOT = Path(__file__).resolve().parents[2]
+# Where the package `tfserving` lies: a clone, or site-packages.
+ROOT = Path(__file__).absolute().parents[3]
 # Looked up before any fork: a child between fork and exec should do as little as it can.
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
@@ -57,7 +58,7 @@ class ServerProcess:
         running.note(plan.fleet, note)
 
     def wait_until_ready(self, seconds: float) -> dict[str, int]:
-        """Waits until every model is available and returns their versions. See `serving.engines.Server`."""
+        """Waits until every model is available and returns their versions. See `tfserving.serving.engines.Server`."""
         try:
             versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines)
         except BaseException:
@@ -115,7 +116,7 @@ def _end_with_parent() -> None:
 
 
 class Embedded:
-    """The server of this project, `python -m serving.embedded`: no installation, any architecture."""
+    """The server of this project, `python -m tfserving.serving.embedded`: no installation, any architecture."""
 
     name = "embedded"
 
@@ -125,7 +126,9 @@ class Embedded:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""
-        return ServerProcess(self.name, [sys.executable, "-m", "serving.embedded", f"--host={plan.host}"], plan)
+        return ServerProcess(
+            self.name, [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"], plan
+        )
 
 
 class Native:

@@ -6,11 +6,11 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from clients import Client, connect
-from clients.answers import VersionStatus
-from clients.errors import DeadlineExceeded, NotFound, ServingError, Unavailable
-from serving.engines import EngineError, Plan
-from serving.fleet import Fleet
+from tfserving.clients import Client, connect
+from tfserving.clients.answers import VersionStatus
+from tfserving.clients.errors import DeadlineExceeded, NotFound, ServingError, Unavailable
+from tfserving.serving.engines import EngineError, Plan
+from tfserving.serving.models_yaml.fleet import Fleet
 
 _POLL_SECONDS = 0.1
 

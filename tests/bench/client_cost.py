@@ -25,19 +25,20 @@ from typing import Any
 import grpc
 import numpy as np
 
-from clients import connect, connect_async
-from clients.errors import Call
-from clients.grpc_calls import PREDICT
-from clients.grpc_transport import OPTIONS
-from clients.messages import PredictResponse
-from clients.tensors import Array, to_proto
-from clients.wire import predict_request, read_predict_response
 from tests.bench.serving_cost import Server
 from tests.serving.embedded.processes import ROOT, free_port
+from tfserving.clients import connect, connect_async
+from tfserving.clients.errors import Call
+from tfserving.clients.grpc_calls import PREDICT
+from tfserving.clients.grpc_transport import OPTIONS
+from tfserving.clients.wire import predict_request, read_predict_response
+from tfserving.foundation.messages import PredictResponse
+from tfserving.foundation.tensors import Array, to_proto
 
 ROUNDS = 9
 START = (
-    "import resource, sys, time; started = time.perf_counter(); import clients; clients.connect; clients.connect_async"
+    "import resource, sys, time; started = time.perf_counter(); "
+    "from tfserving import clients; clients.connect; clients.connect_async"
 )
 MEASURE = "print(time.perf_counter() - started, psutil.Process().memory_info().rss / 2**20)"
 

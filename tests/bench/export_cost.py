@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from export.servable import Servable
+from tfserving.export.servable import Servable
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, COLUMNS, BLOCK = 12_500, 10_000, 500
@@ -62,9 +62,9 @@ def save_and_load(name: str, how: str) -> dict[str, float]:
 
 def export_sample(name: str) -> dict[str, float]:
     """Seconds of an export of the sample `name`, and of its steps, without those of its training."""
-    from export.errors import ProofError
-    from export.exporter import Target, export
-    from export.proof import FreshProcess
+    from tfserving.export.errors import ProofError
+    from tfserving.export.exporter import Target, export
+    from tfserving.export.proof import FreshProcess
 
     build = _builder(name)
     with tempfile.TemporaryDirectory() as folder, FreshProcess() as fresh:
@@ -72,23 +72,25 @@ def export_sample(name: str) -> dict[str, float]:
         fresh.load(Path(folder), ["function"])
         with contextlib.suppress(ProofError):
             fresh.signatures()
-        exported = export(Target(name, f"export.models.{name}:build", Path(folder)), build, fresh, lambda _: None)
+        exported = export(
+            Target(name, f"tfserving.export.models.{name}:build", Path(folder)), build, fresh, lambda _: None
+        )
     steps = {name: seconds for name, seconds in exported.seconds.items() if name != "build"}
     return {"seconds": sum(steps.values()), **steps}
 
 
 def _builder(name: str) -> Callable[[], Servable]:
-    from export.builders import find_builder
+    from tfserving.export.builders import find_builder
 
-    return find_builder(f"export.models.{name}:build")
+    return find_builder(f"tfserving.export.models.{name}:build")
 
 
 def export_large() -> dict[str, float]:
     """The megabytes that a model of 500 MB takes in both processes when it is exported, and how many copies that is."""
-    from export.console import import_tensorflow
-    from export.exporter import Target, export
-    from export.proof import FreshProcess
-    from export.servable import Signature, TensorSpec
+    from tfserving.export.console import import_tensorflow
+    from tfserving.export.exporter import Target, export
+    from tfserving.export.proof import FreshProcess
+    from tfserving.export.servable import Signature, TensorSpec
 
     import_tensorflow()
     import numpy as np

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from clients.messages import PredictRequest
-from clients.tensors import to_proto
 from tests.bench.saved_models import SHAPES
+from tfserving.foundation.messages import PredictRequest
+from tfserving.foundation.tensors import to_proto
 
 SECONDS = 4.0
 CALLS = 400
@@ -28,7 +28,7 @@ CALLS = 400
 
 def in_process(version: str, model: str, threads: int, intra_op: int) -> dict[str, float]:
     """Calls a second with so many threads, CPU and time of each; each call may use `intra_op` threads, 0 for any."""
-    from serving.embedded.loader import Runtime, load
+    from tfserving.serving.embedded.core.loader import Runtime, load
 
     servable = load(model, 1, Path(version), Runtime(intra_op_threads=intra_op))
     signature = servable.signatures["serving_default"]
@@ -56,10 +56,10 @@ def in_process(version: str, model: str, threads: int, intra_op: int) -> dict[st
 
 def handler(version: str, rounds: int) -> dict[str, float]:
     """Microseconds of CPU of the handler, of TensorFlow's call in it, and of the handler without that call."""
-    from serving.embedded.grpc_face import methods
-    from serving.embedded.loader import Runtime, load
-    from serving.embedded.manager import Manager
-    from serving.embedded.served import Served
+    from tfserving.serving.embedded.core.loader import Runtime, load
+    from tfserving.serving.embedded.core.manager import Manager
+    from tfserving.serving.embedded.core.served import Served
+    from tfserving.serving.embedded.grpc.face import methods
 
     served = Served(lambda name, number, path: load(name, number, path, Runtime(intra_op_threads=1)))
     manager = Manager(served)

@@ -32,10 +32,10 @@ import grpc
 import numpy as np
 import psutil
 
-from clients.messages import PredictRequest
-from clients.tensors import to_proto
 from tests.bench.saved_models import SHAPES, save
 from tests.serving.embedded.processes import ROOT, free_port, wait_until
+from tfserving.foundation.messages import PredictRequest
+from tfserving.foundation.tensors import to_proto
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 SECONDS = 4.0
@@ -87,7 +87,7 @@ def embedded(models: Path, name: str, *flags: str, rest: bool = False) -> Server
     port = free_port()
     ports = ("--port=0", f"--rest_api_port={port}") if rest else (f"--port={port}",)
     where = (f"--model_name={name}", f"--model_base_path={models / name}")
-    return Server(port, "serving.embedded", *ports, *where, *(flags or ONE_THREAD))
+    return Server(port, "tfserving.serving.embedded", *ports, *where, *(flags or ONE_THREAD))
 
 
 def baseline(kind: str, argument: Path) -> Server:

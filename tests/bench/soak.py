@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from clients.messages import ClassificationRequest, ClassificationResponse
 from tests.serving.embedded import saved_models
 from tests.serving.embedded.processes import Asker, Process, ask_until_refused, free_port, wait_until
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.messages import ClassificationRequest, ClassificationResponse
 
 FACTOR = 2.0
 VERSIONS = (1, 2, 3)

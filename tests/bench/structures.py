@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from clients.messages import ClassificationRequest, MultiInferenceRequest, PredictRequest
 from tests.serving.embedded.processes import ROOT
+from tfserving.foundation.messages import ClassificationRequest, MultiInferenceRequest, PredictRequest
 
 MODELS = sorted(folder.name for folder in (ROOT / "tests/conformance/models").iterdir() if folder.is_dir())
 SIGNATURES = ("serving_default", "classify", "regress", "both", "float32", "string", "int64", "double", "none", "")

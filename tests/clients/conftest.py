@@ -17,10 +17,10 @@ from typing import Any, cast
 
 import pytest
 
-from clients import Client, Tls, connect, connect_async
-from clients.errors import DeadlineExceeded
 from tests.authority import Authority
 from tests.servers import free_ports, wait_for
+from tfserving.clients import Client, Tls, connect, connect_async
+from tfserving.clients.errors import DeadlineExceeded
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
@@ -108,7 +108,13 @@ def serving(models: Path, folder: Path, tls: Tls | None = None, *flags: str) -> 
     grpc_port, rest_port = free_ports(2)
     config, log = folder / "models.config", folder / "log"
     config.write_text("model_config_list {" + CONFIG.format(folder=models) + "}")
-    command = [sys.executable, "-m", "serving.embedded", f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tfserving.serving.embedded",
+        f"--port={grpc_port}",
+        f"--rest_api_port={rest_port}",
+    ]
     command += [f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"]
     command += ["--explain_errors=false", "--max_num_load_retries=0", *flags]
     with log.open("w") as output:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.address import Address, Tls, read_address
+from tfserving.clients.address import Address, Tls, read_address
 
 
 @pytest.mark.parametrize(

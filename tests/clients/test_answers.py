@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clients.answers import TensorInfo, VersionStatus
+from tfserving.clients.answers import TensorInfo, VersionStatus
 
 
 @pytest.mark.parametrize(

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from clients.address import Address, read_address
-from clients.answers import Signature, TensorInfo
-from clients.bench import load
-from clients.bench.bodies import BodiesError, bodies_of, made_up, of_rows
-from clients.bench.generator import Bench, GeneratorError, highest_rate
-from clients.bench.load import Durations, Load, Window, step_of
-from clients.bench.metrics import ServerTime
-from clients.cli import main
-from clients.errors import Call
 from tests.clients.conftest import ENVIRONMENT, ROOT, Server, serving
 from tests.servers import free_ports, wait_for
+from tfserving.clients.address import Address, read_address
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.bench import load
+from tfserving.clients.bench.bodies import BodiesError, bodies_of, made_up, of_rows
+from tfserving.clients.bench.generator import Bench, GeneratorError, highest_rate
+from tfserving.clients.bench.load import Durations, Load, Window, step_of
+from tfserving.clients.bench.metrics import ServerTime
+from tfserving.clients.cli import main
+from tfserving.clients.errors import Call
 
 DELAY = 0.1
 SHORT = Durations(warm_up=0.3, window=0.5, windows=2, most=4)
@@ -195,7 +195,7 @@ def run(*arguments: object) -> Result:
 
 
 class TestCommand:
-    """`python -m clients bench`."""
+    """`tfserving client bench`."""
 
     @pytest.fixture
     def quick(self, server: Server, protocol: str) -> list[str]:
@@ -281,7 +281,7 @@ class TestCommand:
         assert said in " ".join(result.stderr.split())
 
     def test_ctrl_c_ends_it_and_its_processes(self, quick: list[str]) -> None:
-        command = [sys.executable, "-m", "clients", "bench", *quick, "--concurrency", "1", "--window", "60"]
+        command = [sys.executable, "-m", "tfserving", "client", "bench", *quick, "--concurrency", "1", "--window", "60"]
         process = subprocess.Popen(
             command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

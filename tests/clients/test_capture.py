@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from clients import connect
-from clients.capture import CapturedRequest, distinct, read_requests, sampled
-from clients.cli import main
-from clients.golden import GoldenRequest
-from clients.messages import PredictionLog
-from clients.records import read_records, write_records
-from clients.verify import verify
 from tests.clients.conftest import Server, serving
 from tests.servers import wait_for
+from tfserving.clients import connect
+from tfserving.clients.capture import CapturedRequest, distinct, read_requests, sampled
+from tfserving.clients.cli import main
+from tfserving.clients.verification.verify import verify
+from tfserving.foundation.golden import GoldenRequest
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import read_records, write_records
 
 ROWS = np.array([[1, 2, 3]], np.float32)
 

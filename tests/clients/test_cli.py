@@ -1,4 +1,4 @@
-"""The command `python -m clients`."""
+"""The command `tfserving client`."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from clients.answers import Signature, TensorInfo
-from clients.cli import main
-from clients.commands.images import ImageFile, Images
-from clients.commands.predict import predict
-from clients.commands.show import metadata, status
-from clients.commands.verify import verify
-from clients.examples import read_examples
-from clients.records import write_records
 from tests.clients.conftest import ROOT, Server
 from tests.servers import free_ports
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.cli import main
+from tfserving.clients.commands.images import ImageFile, Images
+from tfserving.clients.commands.predict import predict
+from tfserving.clients.commands.show import metadata, status
+from tfserving.clients.commands.verify import verify
+from tfserving.foundation.examples import read_examples
+from tfserving.foundation.records import write_records
 
 ROWS = [[1.0, 2.0, 3.0]]
-COMMAND = [sys.executable, "-m", "clients"]
+COMMAND = [sys.executable, "-m", "tfserving", "client"]
 
 
 def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
@@ -512,6 +512,6 @@ def test_shells_complete_the_commands(shell: str) -> None:
     if shell == "fish":
         words = {"COMP_WORDS": "serving-client predict", "COMP_CWORD": "--sig"}
     environment = {**os.environ, "_SERVING_CLIENT_COMPLETE": f"{shell}_complete", **words}
-    code = "from clients.cli import main; main(prog_name='serving-client')"
+    code = "from tfserving.clients.cli import main; main(prog_name='serving-client')"
     said = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True)
     assert "--signature" in said

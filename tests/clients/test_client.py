@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from clients import Client, Signature, TensorInfo, connect
-from clients.answers import VersionStatus
-from clients.calls import available_version
-from clients.errors import (
+from tests.clients.conftest import Server
+from tests.servers import free_ports
+from tfserving.clients import Client, Signature, TensorInfo, connect
+from tfserving.clients.answers import VersionStatus
+from tfserving.clients.calls import available_version
+from tfserving.clients.errors import (
     Call,
     DeadlineExceeded,
     FailedPrecondition,
@@ -26,9 +28,7 @@ from clients.errors import (
     Unavailable,
     Unimplemented,
 )
-from clients.messages import ModelServerConfig
-from tests.clients.conftest import Server
-from tests.servers import free_ports
+from tfserving.foundation.messages import ModelServerConfig
 
 ROWS = np.array([[1, 2, 3], [0.1, -0.0, 1e-3]], np.float32)
 
@@ -370,7 +370,7 @@ class TestAvailableVersion:
 
 
 def test_bfloat16_lists_are_rounded_to_it() -> None:
-    from clients.inputs import to_arrays
+    from tfserving.clients.inputs import to_arrays
 
     signature = Signature("", {"x": TensorInfo("bfloat16", (None,))}, {})
     assert to_arrays([1.5, 2], "s", signature)["x"].dtype == ml_dtypes.bfloat16

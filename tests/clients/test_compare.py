@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clients.compare import Difference, Tolerance, compare, ulps
+from tfserving.foundation.compare import Difference, Tolerance, compare, ulps
 
 FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 NAN, INF = float("nan"), float("inf")

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from clients import Client, Retries
-from clients.calls import Calls
-from clients.errors import Internal, ServingError, from_grpc, from_http
-from clients.grpc_calls import GrpcCalls
-from clients.messages import message
-from clients.rest_calls import RestCalls
-from clients.steps import Ask
-from clients.tensors import BY_WIRE_NAME, Array, from_proto
 from tests.clients.test_errors import Refused
+from tfserving.clients import Client, Retries
+from tfserving.clients.calls import Calls
+from tfserving.clients.errors import Internal, ServingError, from_grpc, from_http
+from tfserving.clients.grpc_calls import GrpcCalls
+from tfserving.clients.rest_calls import RestCalls
+from tfserving.clients.steps import Ask
+from tfserving.foundation.messages import message
+from tfserving.foundation.tensors import BY_WIRE_NAME, Array, from_proto
 
 PUBLIC = Path(__file__).parents[1] / "conformance/public"
 ONCE = Retries(attempts=1)

@@ -6,8 +6,8 @@ import pickle
 import grpc
 import pytest
 
-from clients import errors
-from clients.errors import Call, ServingError, from_code, from_grpc, from_http
+from tfserving.clients import errors
+from tfserving.clients.errors import Call, ServingError, from_code, from_grpc, from_http
 
 CALL = Call("rest", "http://127.0.0.1:8501", "digits", 3, None, "serving_default")
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServingError)]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import Client
-from clients.errors import InvalidArgument, NotFound
-from clients.examples import read_examples
-from clients.messages import Example
-from clients.verify import verify
 from tests.clients.conftest import Server
+from tfserving.clients import Client
+from tfserving.clients.errors import InvalidArgument, NotFound
+from tfserving.clients.verification.verify import verify
+from tfserving.foundation.examples import read_examples
+from tfserving.foundation.messages import Example
 
 ROSE = {"length": 0.25, "name": "rose"}
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.compare import Tolerance
-from clients.golden import MANIFEST, RECORDS, GoldenError, read_golden, versions_on_disk
+from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.golden import MANIFEST, RECORDS, GoldenError, read_golden, versions_on_disk
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import grpc
 import numpy as np
 import pytest
 
-from clients import connect
-from clients.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unimplemented
-from clients.messages import GetModelStatusResponse, PredictResponse, TensorProto
 from tests.servers import free_ports
+from tfserving.clients import connect
+from tfserving.clients.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unimplemented
+from tfserving.foundation.messages import GetModelStatusResponse, PredictResponse, TensorProto
 
 INPUTS = {"x": np.zeros(1, np.float32)}
 Handler = bytes | Callable[[grpc.ServicerContext], bytes]

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.answers import Signature, TensorInfo
-from clients.inputs import mismatches, needs_signature, to_arrays
-from clients.tensors import Array
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.inputs import mismatches, needs_signature, to_arrays
+from tfserving.foundation.tensors import Array
 
 
 def signature(**inputs: TensorInfo) -> Signature:

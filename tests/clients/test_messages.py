@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from clients.messages import message
 from tests.clients.conftest import ENVIRONMENT, ROOT
+from tfserving.foundation.messages import message
 
 BESIDE_TENSORFLOW = """
 import json, sys
@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest as Theirs
 
-from clients.messages import PredictRequest, generate
-from clients.records import read_records, write_records
-from clients.tensors import DTYPES, STRING, from_proto, to_proto
+from tfserving.foundation.messages import PredictRequest, generate
+from tfserving.foundation.records import read_records, write_records
+from tfserving.foundation.tensors import DTYPES, STRING, from_proto, to_proto
 
 folder = Path(sys.argv[1])
 ours = PredictRequest()
@@ -98,7 +98,7 @@ def test_every_module_of_the_clients_does_without_tensorflow() -> None:
 
 
 def test_importing_the_package_costs_next_to_nothing() -> None:
-    code = "import time; start = time.perf_counter(); import clients; print(time.perf_counter() - start)"
+    code = "import time; start = time.perf_counter(); import tfserving.clients; print(time.perf_counter() - start)"
     seconds = min(
         float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
         for _ in range(3)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.records import RecordError, crc32c, masked_crc32c, read_records, write_records
+from tfserving.foundation.records import RecordError, crc32c, masked_crc32c, read_records, write_records
 
 RECORDS = [b"first", b"", bytes(range(256)) * 40]
 

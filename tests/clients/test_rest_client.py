@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import Client, connect
-from clients.errors import (
+from tfserving.clients import Client, connect
+from tfserving.clients.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     Internal,

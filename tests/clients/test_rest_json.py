@@ -7,9 +7,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clients.answers import Signature, TensorInfo
-from clients.rest_json import MisfitError, outputs_of, parse, predict_request, unpack_bytes
-from clients.tensors import Array
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.rest_json import MisfitError, outputs_of, parse, predict_request, unpack_bytes
+from tfserving.foundation.tensors import Array
 
 
 def one(dtype: str, *shape: int | None, name: str = "y") -> Signature:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from clients.errors import Call, InvalidArgument, ServingError, Unavailable
-from clients.steps import Ask, Asking, Pause, Retries
+from tfserving.clients.errors import Call, InvalidArgument, ServingError, Unavailable
+from tfserving.clients.steps import Ask, Asking, Pause, Retries
 
 
 def ask(*, seconds: float = 60.0, repeatable: bool = True) -> Ask:

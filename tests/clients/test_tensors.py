@@ -6,8 +6,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clients.messages import TensorProto
-from clients.tensors import BY_NAME, BY_WIRE_NAME, DTYPES, Array, dtype_of, from_numbers, from_proto, to_proto
+from tfserving.foundation.messages import TensorProto
+from tfserving.foundation.tensors import (
+    BY_NAME,
+    BY_WIRE_NAME,
+    DTYPES,
+    Array,
+    dtype_of,
+    from_numbers,
+    from_proto,
+    to_proto,
+)
 
 
 def example(name: str) -> Array:

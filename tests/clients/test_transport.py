@@ -20,11 +20,11 @@ import grpc
 import numpy as np
 import pytest
 
-from clients import Client, Retries, Tls, connect, connect_async
-from clients.errors import Cancelled, InvalidArgument, Unavailable
-from clients.messages import GetModelStatusResponse
 from tests.authority import Authority
 from tests.clients.conftest import Server
+from tfserving.clients import Client, Retries, Tls, connect, connect_async
+from tfserving.clients.errors import Cancelled, InvalidArgument, Unavailable
+from tfserving.foundation.messages import GetModelStatusResponse
 
 AVAILABLE = GetModelStatusResponse(model_version_status=[{"version": 4, "state": 30}])
 ROWS = np.array([[1, 2, 3]], np.float32)

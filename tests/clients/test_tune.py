@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from clients.bench.load import Load, Step, Window, step_of
-from clients.cli import main
-from clients.tune import EngineError, Parameters, Space, best, default_engine, engine, search
-from serving.embedded.batching import read_parameters
+from tfserving.clients.bench.load import Load, Step, Window, step_of
+from tfserving.clients.cli import main
+from tfserving.clients.tune import EngineError, Parameters, Space, best, default_engine, engine, search
+from tfserving.serving.embedded.core.batching import read_parameters
 
 SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), num_batch_threads=(1, 4))
 
@@ -107,7 +107,7 @@ def test_a_server_that_does_not_start_says_why(models: Path) -> None:
 
 
 class TestCommand:
-    """`python -m clients tune`."""
+    """`tfserving client tune`."""
 
     QUICK = ("--window", "0.2", "--concurrency", "8", "--max-batch-size", "8", "--batch-timeout-micros", "0")
 

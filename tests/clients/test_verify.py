@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import connect
-from clients.compare import Tolerance
-from clients.golden import RECORDS
-from clients.messages import PredictionLog
-from clients.proofs import SourceError, Versions, subjects
-from clients.records import write_records
-from clients.reports.verification import write
-from clients.tensors import to_proto
-from clients.verdicts import Report, Row
-from clients.verify import Settings, verify
 from tests.clients.conftest import Server
 from tests.servers import free_ports, wait_for
+from tfserving.clients import connect
+from tfserving.clients.reports.verification import write
+from tfserving.clients.verification.proofs import SourceError, Versions, subjects
+from tfserving.clients.verification.verdicts import Report, Row
+from tfserving.clients.verification.verify import Settings, verify
+from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.golden import RECORDS
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import write_records
+from tfserving.foundation.tensors import to_proto
 
 
 def ask(server: Server, *folders: Path) -> Report:

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.errors import Call
-from clients.messages import PredictRequest, PredictResponse, TensorProto
-from clients.tensors import DTYPES, Array, from_proto, to_proto
-from clients.wire import Bodies, predict_request, read_predict_response
+from tfserving.clients.errors import Call
+from tfserving.clients.wire import Bodies, predict_request, read_predict_response
+from tfserving.foundation.messages import PredictRequest, PredictResponse, TensorProto
+from tfserving.foundation.tensors import DTYPES, Array, from_proto, to_proto
 
 RNG = np.random.default_rng(5)
 SHAPES = [(), (0,), (0, 3), (1,), (2, 3), (1, 1, 300)]

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from clients.examples import read_examples
-from clients.golden import MANIFEST, RECORDS
-from clients.messages import PredictionLog
-from clients.records import write_records
-from clients.tensors import Array, to_proto
+from tfserving.foundation.examples import read_examples
+from tfserving.foundation.golden import MANIFEST, RECORDS
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import write_records
+from tfserving.foundation.tensors import Array, to_proto
 
 
 def spec(dtype: Any, *shape: int | None) -> Any:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.settings import IMAGE
 from tests.cluster import node
 from tests.cluster.node import Cluster
+from tfserving.serving.models_yaml.server import IMAGE
 
 
 @pytest.fixture(scope="session")

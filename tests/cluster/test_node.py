@@ -16,9 +16,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from serving.settings import IMAGE
 from tests.cluster.node import Cluster
 from tests.servers import wait_for
+from tfserving.serving.models_yaml.server import IMAGE
 
 # Answers with who it is, over HTTP and gRPC, or with a file's text.
 SERVER = """\

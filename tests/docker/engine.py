@@ -22,8 +22,8 @@ from pathlib import Path
 import docker
 from docker import DockerClient
 
-from serving.settings import IMAGE, Compose
 from tests.servers import wait_for
+from tfserving.serving.models_yaml.server import IMAGE, Compose
 
 ROOT = Path(__file__).resolve().parents[2]
 # The mirror that this machine uses, and what it trusts.

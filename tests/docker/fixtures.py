@@ -58,7 +58,7 @@ def _export(clone: Path, folder: Path) -> Path:
         "    allow: [int-input]\n"
     )
     for scale, names in ((1, ()), (2, ("scaled",)), (3, ("scaled",))):
-        command = [sys.executable, "-m", "export", "build", "--fleet", str(folder / "models.yaml"), *names]
+        command = [sys.executable, "-m", "tfserving", "export", "build", "--fleet", str(folder / "models.yaml"), *names]
         env = {**os.environ, "SCALE": str(scale)}
         done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

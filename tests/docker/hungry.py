@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 
 def build() -> Servable:

@@ -17,12 +17,12 @@ import psutil
 import pytest
 from docker import DockerClient
 
-from clients import Tls, connect
-from serving.compose.files import DASHBOARD
-from serving.config import MEMORY_METRIC
 from tests.authority import Authority
 from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
 from tests.servers import free_ports, wait_for
+from tfserving.clients import Tls, connect
+from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.config import MEMORY_METRIC
 
 Left = Callable[[], dict[str, set[str]]]
 

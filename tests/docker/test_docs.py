@@ -63,7 +63,7 @@ class Project:
             if kind == "yaml":
                 self.say(block)
                 if "tls/" not in block:
-                    self.run(".venv/bin/python -m serving config --check")
+                    self.run(".venv/bin/tfserving serve config --check")
             else:
                 assert kind == "sh"
                 for line in block.splitlines():
@@ -82,7 +82,9 @@ def project(
     made = Project(folder, docker_host, tmp_path_factory.mktemp("docs-state"))
     yield made
     for command in ("down", "compose down"):
-        subprocess.run([".venv/bin/python", "-m", "serving", *command.split()], cwd=folder, env=made.env, check=False)
+        subprocess.run(
+            [".venv/bin/python", "-m", "tfserving", "serve", *command.split()], cwd=folder, env=made.env, check=False
+        )
     for container in docker.containers.list(all=True, filters={"name": "baked"}):
         container.remove(force=True)
 
@@ -112,7 +114,7 @@ def test_the_page_followed_from_top_to_bottom(project: Project) -> None:
     project.follow("TLS")
     project.follow("Configuration")
     project.say()
-    project.run(".venv/bin/python -m serving up")
+    project.run(".venv/bin/tfserving serve up")
     project.follow("Changing it while it runs")
     project.follow("Nothing left")
     project.follow("An image with the fleet inside")
@@ -122,5 +124,5 @@ def test_the_page_followed_from_top_to_bottom(project: Project) -> None:
     assert (project.folder / "there/compose.yaml").is_file()
     # Envoy, with the certificate that the page made.
     project.say(envoy[1])
-    project.run(".venv/bin/python -m serving compose render envoy-there")
+    project.run(".venv/bin/tfserving serve compose render envoy-there")
     assert [name for name, blocks in SECTIONS.items() if blocks] == []

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from docker import DockerClient
 
-from clients import connect
-from serving.settings import IMAGE
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet
 from tests.servers import free_ports, wait_for
+from tfserving.clients import connect
+from tfserving.serving.models_yaml.server import IMAGE
 
 
 @pytest.fixture(scope="module")

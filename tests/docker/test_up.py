@@ -16,12 +16,12 @@ import numpy as np
 import psutil
 import pytest
 
-from clients import Tls, connect
-from clients.errors import ServingError
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet, make_fleet, remove_all
 from tests.k8s.load import Load
 from tests.servers import free_ports, wait_for
+from tfserving.clients import Tls, connect
+from tfserving.clients.errors import ServingError
 
 
 def await_line(process: subprocess.Popen[str], start: str) -> None:
@@ -45,7 +45,7 @@ def sums(address: str, **which: Any) -> float:
 def verified(fleet: Fleet) -> str:
     addresses = ["--grpc", f"127.0.0.1:{fleet.grpc_port}", "--rest", f"127.0.0.1:{fleet.rest_port}"]
     done = subprocess.run(
-        [sys.executable, "-m", "clients", "verify", *addresses, str(fleet.folder / "models/scaled")],
+        [sys.executable, "-m", "tfserving", "client", "verify", *addresses, str(fleet.folder / "models/scaled")],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -121,7 +121,7 @@ def test_a_version_is_rolled_out_and_back_under_load(fleet: Fleet) -> None:
     fleet.version(2)
     with Load((fleet.grpc, fleet.rest)) as load:
         for words, version in ((("start", "scaled"), 2), (("undo", "scaled"), 1)):
-            command = [sys.executable, "-m", "k8s", "rollout", *words, "--fleet", str(fleet.file)]
+            command = [sys.executable, "-m", "tfserving", "k8s", "rollout", *words, "--fleet", str(fleet.file)]
             done = subprocess.run(command, cwd=ROOT, env=fleet.env, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             assert f"docker server on port {fleet.grpc_port}: all 5 golden requests of 1 model equal" in done.stderr
@@ -270,7 +270,7 @@ def test_commands_for_a_server_that_is_not_up_say_so(fleet: Fleet) -> None:
     for command in ("logs", "restart"):
         done = fleet.toolkit(command, code=None)
         assert done.returncode in (1, 2)
-        assert f"no server of {fleet.file} is up; `python -m serving up` starts one" in done.stderr
+        assert f"no server of {fleet.file} is up; `tfserving serve up` starts one" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -317,7 +317,7 @@ def test_what_is_wrong_is_found_before_anything_starts(fleet: Fleet) -> None:
     done = fleet.toolkit("up", "--port", "9500", "--rest-port", "9500", code=2)
     assert "gRPC and REST can't both have port 9500" in done.stderr
     done = subprocess.run(
-        [sys.executable, "-m", "serving", "up", "--fleet", str(fleet.file)],
+        [sys.executable, "-m", "tfserving", "serve", "up", "--fleet", str(fleet.file)],
         cwd=ROOT,
         env={**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"},
         capture_output=True,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from export.servable import Servable, Signature, TensorSpec
 from tests.export.zoo import ROWS, Scale, servable, untracked
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 
 def made_up_name() -> Servable:

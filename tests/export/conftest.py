@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from export.exporter import Exported, Target, export
-from export.manifest import hash_files, read_manifest
-from export.proof import FreshProcess
 from tests.servers import Served, serve
+from tfserving.export.exporter import Exported, Target, export
+from tfserving.export.manifest import hash_files, read_manifest
+from tfserving.export.proof import FreshProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ class Project:
     folder: Path
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "export", *arguments]
+        return [sys.executable, "-m", "tfserving", "export", *arguments]
 
     @property
     def env(self) -> dict[str, str]:
@@ -40,7 +40,7 @@ class Project:
         return env | {"PYTHONPATH": str(ROOT)}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs `python -m export ARGUMENTS` to its end."""
+        """Runs `tfserving export ARGUMENTS` to its end."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -52,7 +52,7 @@ class Project:
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Starts `python -m export ARGUMENTS`."""
+        """Starts `tfserving export ARGUMENTS`."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
@@ -99,7 +99,7 @@ def project(tmp_path: Path) -> Project:
 
 @dataclass(frozen=True)
 class FirstExport:
-    """What `python -m export build --json` did in a new project where one of two models can't be exported."""
+    """What `tfserving export build --json` did in a new project where one of two models can't be exported."""
 
     project: Project
     returncode: int
@@ -128,12 +128,12 @@ class ExportedFleet:
 
 @pytest.fixture(scope="session")
 def exported_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedFleet:
-    """The samples, really trained: `python -m export build` in a clone."""
+    """The samples, really trained: `tfserving export build` in a clone."""
     fleet = tmp_path_factory.mktemp("fleet") / "samples.yaml"
     samples = (ROOT / "export/models/samples.yaml").read_text()
     fleet.write_text(re.sub(r"^folder: .*$", "folder: models", samples, flags=re.M))
     done = subprocess.run(
-        [sys.executable, "-m", "export", "build", "--fleet", str(fleet)],
+        [sys.executable, "-m", "tfserving", "export", "build", "--fleet", str(fleet)],
         cwd=clone,
         text=True,
         capture_output=True,
@@ -148,7 +148,17 @@ def exported_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 def sample_server(exported_fleet: ExportedFleet, clone: Path) -> Iterator[Served]:
     """The samples on the embedded server."""
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    run = [sys.executable, "-m", "serving", "run", "--fleet", str(exported_fleet.fleet), "--engine", "embedded"]
+    run = [
+        sys.executable,
+        "-m",
+        "tfserving",
+        "serve",
+        "run",
+        "--fleet",
+        str(exported_fleet.fleet),
+        "--engine",
+        "embedded",
+    ]
     with serve([*run, *ports], clone) as server:
         yield server
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from export.builders import find_builder, run_builder
-from export.errors import BuilderError, ServableError
 from tests.export import zoo
+from tfserving.export.builders import find_builder, run_builder
+from tfserving.export.errors import BuilderError, ServableError
 
 
 def write_module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from clients.golden import MANIFEST
-from export.check import CheckError, check_files
-from export.errors import ExportError
-from export.manifest import hash_files, read_manifest
 from tests.export.conftest import FirstExport, Project
+from tfserving.export.check import CheckError, check_files
+from tfserving.export.errors import ExportError
+from tfserving.export.manifest import hash_files, read_manifest
+from tfserving.foundation.golden import MANIFEST
 
 FLIPS = 25
 

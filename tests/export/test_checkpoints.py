@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clients.golden import read_golden
-from export.checkpoints import CheckpointError, find_checkpoint, restore
-from export.manifest import read_manifest
-from export.servable import Servable
 from tests.export import zoo
 from tests.export.conftest import ROOT
 from tests.servers import wait_for
+from tfserving.export.checkpoints import CheckpointError, find_checkpoint, restore
+from tfserving.export.manifest import read_manifest
+from tfserving.export.servable import Servable
+from tfserving.foundation.golden import read_golden
 
 STEPS = 25
 VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
@@ -28,7 +28,7 @@ VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 
 def train(folder: Path, steps: int = STEPS) -> subprocess.Popen[str]:
     """Starts the sample's training in `folder`."""
-    command = [sys.executable, "-m", "export.models.resumed", str(folder), "--steps", str(steps)]
+    command = [sys.executable, "-m", "tfserving.export.models.resumed", str(folder), "--steps", str(steps)]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
@@ -87,14 +87,14 @@ def test_the_three_latest_checkpoints_stay(killed: tuple[Path, list[str]], unint
 
 
 def export(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", "build", *arguments, "--folder", str(tmp_path / "models")]
+    command = [sys.executable, "-m", "tfserving", "export", "build", *arguments, "--folder", str(tmp_path / "models")]
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=120)
 
 
 def test_any_checkpoint_is_exported_with_its_weights(uninterrupted: Path, tmp_path: Path) -> None:
     for version, chosen in enumerate((["--checkpoint", "ckpt-15"], []), 1):
         name = "ckpt-15" if chosen else "ckpt-25"
-        run = ["--from-checkpoint", str(uninterrupted), *chosen, "export.models.resumed:untrained", "--json"]
+        run = ["--from-checkpoint", str(uninterrupted), *chosen, "tfserving.export.models.resumed:untrained", "--json"]
         done = export(tmp_path, *run)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["models"][0]["checkpoint"] == name
@@ -115,7 +115,7 @@ def test_any_checkpoint_is_exported_with_its_weights(uninterrupted: Path, tmp_pa
     ("arguments", "problem"),
     [
         (
-            ["--from-checkpoint", "{run}", "--checkpoint", "ckpt-7", "export.models.resumed:untrained"],
+            ["--from-checkpoint", "{run}", "--checkpoint", "ckpt-7", "tfserving.export.models.resumed:untrained"],
             "{run} has no checkpoint 'ckpt-7'; there are ckpt-15, ckpt-20, ckpt-25",
         ),
         (["--from-checkpoint", "{run}"], "a checkpoint is of one model; these are "),

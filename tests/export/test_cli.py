@@ -1,4 +1,4 @@
-"""`python -m export`, as a user types it."""
+"""`tfserving export`, as a user types it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from export.manifest import read_manifest
 from tests.export.conftest import FirstExport, Project, digest, is_complete
 from tests.servers import wait_for
+from tfserving.export.manifest import read_manifest
 
 
 def test_one_model_that_fails_does_not_keep_the_others_from_being_exported(first_export: FirstExport) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clients.golden import read_golden
-from clients.messages import Example
-from export.edges import UNICODE, edge_rows
-from export.errors import ProofError
-from export.examples import serialized_examples
-from export.exporter import Exported
-from export.golden import golden_requests
-from export.servable import Servable, Signature, TensorSpec
 from tests.export import zoo
+from tfserving.export.edges import UNICODE, edge_rows
+from tfserving.export.errors import ProofError
+from tfserving.export.examples import serialized_examples
+from tfserving.export.exporter import Exported
+from tfserving.export.golden import golden_requests
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.foundation.golden import read_golden
+from tfserving.foundation.messages import Example
 
 
 def edges(array: Any, method: Any = "predict") -> list[Any]:

@@ -12,17 +12,17 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_diabetes, load_wine
 
-from clients import connect
-from clients.golden import WARMUP, read_golden
-from clients.messages import PredictionLog, SavedModel
-from clients.records import read_records
-from export import savedmodel
-from export.errors import ServableError
-from export.examples import serialized_examples
-from export.exporter import Exported
-from export.golden import golden_requests, write_golden
-from export.servable import Servable, Signature, TensorSpec
 from tests.servers import Served
+from tfserving.clients import connect
+from tfserving.export import savedmodel
+from tfserving.export.errors import ServableError
+from tfserving.export.examples import serialized_examples
+from tfserving.export.exporter import Exported
+from tfserving.export.golden import golden_requests, write_golden
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.foundation.golden import WARMUP, read_golden
+from tfserving.foundation.messages import PredictionLog, SavedModel
+from tfserving.foundation.records import read_records
 
 INPUTS = {"inputs": TensorSpec("string", (None,))}
 ROWS = [{"length": 0.5 * number, "name": f"flower {number}"} for number in range(40)]

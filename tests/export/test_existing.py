@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.errors import BuilderError, ServableError
-from export.existing import load_existing
-from export.exporter import Exported
-from export.lint import lint_version
-from export.models.resigned import write_as_found
-from export.servable import Servable, Signature, TensorSpec
 from tests.export import zoo
+from tfserving.export.errors import BuilderError, ServableError
+from tfserving.export.existing import load_existing
+from tfserving.export.exporter import Exported
+from tfserving.export.lint import lint_version
+from tfserving.export.models.resigned import write_as_found
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 MEASUREMENTS = np.random.default_rng(2).normal(size=(64, 30)).astype(np.float32)
 

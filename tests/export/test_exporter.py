@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from clients.golden import read_golden
-from export.errors import BuilderError, ExportError, LintError, ProofError, ServableError
-from export.exporter import Exported
-from export.servable import Servable
 from tests.export import zoo
 from tests.export.conftest import is_complete
+from tfserving.export.errors import BuilderError, ExportError, LintError, ProofError, ServableError
+from tfserving.export.exporter import Exported
+from tfserving.export.servable import Servable
+from tfserving.foundation.golden import read_golden
 
 Export = Callable[[Callable[[], Servable]], Exported]
 

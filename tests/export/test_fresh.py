@@ -14,16 +14,16 @@ import psutil
 import pytest
 import tensorflow as tf
 
-import clients.messages
-from clients.golden import GoldenRequest
-from export import fresh, proof, savedmodel
-from export.errors import ProofError
-from export.golden import golden_requests
-from export.manifest import ServedSignature
-from export.proof import DESCRIPTORS, FreshProcess, Proof, prove
-from export.servable import Servable
-from export.tolerances import Judge
 from tests.export import zoo
+from tfserving.export import fresh, proof, savedmodel
+from tfserving.export.errors import ProofError
+from tfserving.export.golden import golden_requests
+from tfserving.export.manifest import ServedSignature
+from tfserving.export.proof import DESCRIPTORS, FreshProcess, Proof, prove
+from tfserving.export.servable import Servable
+from tfserving.export.tolerances import Judge
+from tfserving.foundation.golden import GoldenRequest
+from tfserving.foundation.messages import PredictionLog
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +53,7 @@ script["main"]()
 (refusal,) = (hook for hook in sys.meta_path if type(hook).__name__ == "Refusal")
 refusal.packages.add("theirs")
 refused = {{}}
-for name in ("theirs", "theirs.layers", "export.models.dense", "clients", "serving", "keras", "keras.layers"):
+for name in ("theirs", "theirs.layers", "tfserving.export.models.dense", "clients", "serving", "keras", "keras.layers"):
     try:
         importlib.import_module(name)
     except ImportError as error:
@@ -186,7 +186,7 @@ def test_leaving_it_leaves_no_process() -> None:
 
 def test_its_messages_are_tensorflow_servings() -> None:
     log, _ = fresh._messages(DESCRIPTORS)
-    ours = clients.messages.PredictionLog.DESCRIPTOR
+    ours = PredictionLog.DESCRIPTOR
     assert [field.number for field in log.DESCRIPTOR.fields] == [field.number for field in ours.fields]
 
 

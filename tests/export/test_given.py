@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.golden import read_golden
-from export.errors import ServableError
-from export.exporter import Exported
-from export.given import read_given
 from tests.export import zoo
 from tests.export.conftest import Project
 from tests.export.test_examples import flowers
+from tfserving.export.errors import ServableError
+from tfserving.export.exporter import Exported
+from tfserving.export.given import read_given
+from tfserving.foundation.golden import read_golden
 
 SIGNATURES = zoo.scale().signatures
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clients.golden import RECORDS, WARMUP
-from clients.messages import PredictionLog
-from clients.records import read_records
-from clients.tensors import from_proto
-from export.errors import ServableError
-from export.golden import batch_of, golden_requests, write_golden
 from tests.export import zoo
+from tfserving.export.errors import ServableError
+from tfserving.export.golden import batch_of, golden_requests, write_golden
+from tfserving.foundation.golden import RECORDS, WARMUP
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import read_records
+from tfserving.foundation.tensors import from_proto
 
 
 def test_every_signature_is_asked_batches_of_1_2_an_odd_size_and_32() -> None:

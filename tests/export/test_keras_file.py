@@ -9,16 +9,16 @@ from pathlib import Path
 import keras
 import pytest
 
-from export.errors import BuilderError
-from export.keras_file import load_keras
 from tests.export.conftest import ROOT, Project
+from tfserving.export.errors import BuilderError
+from tfserving.export.keras_file import load_keras
 
 MODULE = """
 import keras
 import numpy as np
 
-from export.keras_file import load_keras
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.keras_file import load_keras
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 
 {register}
@@ -77,7 +77,7 @@ def test_a_file_becomes_a_version_that_needs_none_of_its_code(project: Project, 
 def test_a_layer_that_was_not_registered_says_what_it_needs(project: Project) -> None:
     write(project, "# Not registered: it loads where it was made by luck.")
     (project.folder / "elsewhere.py").write_text(
-        "from export.keras_file import load_keras\n\ndef build():\n    return load_keras('double.keras')\n"
+        "from tfserving.export.keras_file import load_keras\n\ndef build():\n    return load_keras('double.keras')\n"
     )
     done = project.run("build", "elsewhere:build")
     assert done.returncode == 1
@@ -107,7 +107,7 @@ def test_the_sample_has_a_layer_an_activation_and_a_loss_that_are_registered() -
     code = (
         "import keras; names = ('Standardize', 'softsign_squared', 'Tukey');"
         "known = lambda: [keras.saving.get_registered_object(f'samples>{name}') for name in names];"
-        "before = known(); import export.models.custom as custom;"
+        "before = known(); import tfserving.export.models.custom as custom;"
         "print(before, [found is getattr(custom, name) for found, name in zip(known(), names)])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from export.staging import PREFIX
 from tests.export.conftest import Project, is_complete, make_project
+from tfserving.export.staging import PREFIX
 
 # What is new in the model's folder when the moment has come. The last two surely leave a hidden folder behind.
 MOMENTS = {

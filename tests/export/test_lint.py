@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clients.messages import SavedModel
-from export import savedmodel
-from export.errors import LintError
-from export.exporter import Exported
-from export.lint import lint_version
-from export.servable import Servable, Signature, TensorSpec
-from serving.fleet import Rule
 from tests.export import zoo
 from tests.export.breaking import BREAKING
 from tests.export.conftest import ROOT, FirstExport, Project
+from tfserving.export import savedmodel
+from tfserving.export.errors import LintError
+from tfserving.export.exporter import Exported
+from tfserving.export.lint import lint_version
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.foundation.messages import SavedModel
+from tfserving.serving.models_yaml.fleet import Rule
 
 Export = Callable[..., Exported]
 CASES = [

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from export.manifest import Manifest, ManifestError, hash_files, read_manifest
 from tests.export.conftest import ROOT, FirstExport, is_complete
+from tfserving.export.manifest import Manifest, ManifestError, hash_files, read_manifest
 
 
 def test_the_published_schema_is_current() -> None:

@@ -14,15 +14,15 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from clients.golden import WARMUP, read_golden
-from clients.records import read_records
-from export.golden import batch_of
-from export.lint import lint_version
-from export.manifest import read_manifest
-from export.models.dense import Dense
-from serving.fleet import read_fleet
 from tests.export.conftest import ROOT, ExportedFleet, is_complete
 from tests.servers import Served
+from tfserving.export.golden import batch_of
+from tfserving.export.lint import lint_version
+from tfserving.export.manifest import read_manifest
+from tfserving.export.models.dense import Dense
+from tfserving.foundation.golden import WARMUP, read_golden
+from tfserving.foundation.records import read_records
+from tfserving.serving.models_yaml.fleet import read_fleet
 
 SAMPLES = tuple(read_fleet(ROOT / "export/models/samples.yaml").models)
 
@@ -54,7 +54,7 @@ def test_every_sample_is_served_equal_over_grpc_and_rest(
     command = ["verify", "--grpc", f"127.0.0.1:{sample_server.grpc_port}", "--rest"]
     command += [f"127.0.0.1:{sample_server.rest_port}", "--json", str(exported_fleet.models)]
     done = subprocess.run(
-        [sys.executable, "-m", "clients", *command], cwd=clone, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tfserving", "client", *command], cwd=clone, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
     rows = json.loads(done.stdout)["rows"]
@@ -137,4 +137,4 @@ def test_warmup_requests_cover_the_same_batches_as_the_golden_ones(exported_flee
 
 def test_the_manifest_names_the_samples_builder(exported_fleet: ExportedFleet) -> None:
     manifest = json.loads((exported_fleet.models / "digits/1/assets.extra/manifest.json").read_text())
-    assert manifest["builder"] == "export.models.digits:build"
+    assert manifest["builder"] == "tfserving.export.models.digits:build"

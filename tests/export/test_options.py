@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clients.compare import Tolerance
-from clients.golden import read_golden
-from export import savedmodel
-from export.exporter import Exported
-from export.golden import golden_requests
-from export.graph import read_graph
-from export.manifest import read_manifest
-from export.options import improve
-from export.servable import Servable, Signature, TensorSpec
 from tests.export import zoo
 from tests.export.conftest import Project
+from tfserving.export import savedmodel
+from tfserving.export.exporter import Exported
+from tfserving.export.golden import golden_requests
+from tfserving.export.graph import read_graph
+from tfserving.export.manifest import read_manifest
+from tfserving.export.options import improve
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.golden import read_golden
 
 Export = Callable[..., Exported]
 

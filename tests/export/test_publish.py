@@ -23,15 +23,15 @@ import pytest
 import s3fs
 import tensorflow as tf
 
-from clients.golden import read_golden
-from clients.proofs import Versions, subjects
-from export.check import CheckError, check_files
-from export.exporter import Target, export
-from export.publish import PublishError, publish
-from export.servable import Servable
 from tests.export import zoo
 from tests.export.conftest import FirstExport, Project
 from tests.servers import free_ports, wait_for
+from tfserving.clients.verification.proofs import Versions, subjects
+from tfserving.export.check import CheckError, check_files
+from tfserving.export.exporter import Target, export
+from tfserving.export.publish import PublishError, publish
+from tfserving.export.servable import Servable
+from tfserving.foundation.golden import read_golden
 
 KEY, SECRET = "a-key", "a-secret-that-no-log-may-have"
 # In parts from 100 MB on: https://s3fs.readthedocs.io/en/latest/api.html#s3fs.core.S3FileSystem
@@ -120,9 +120,9 @@ def large(tmp_path_factory: pytest.TempPathFactory, fresh_processes: Any) -> Pat
 
 
 def start(arguments: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Starts `python -m export publish ARGUMENTS`."""
+    """Starts `tfserving export publish ARGUMENTS`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "export", "publish", *arguments],
+        [sys.executable, "-m", "tfserving", "export", "publish", *arguments],
         env={**os.environ, **(env or {})},
         text=True,
         stdout=subprocess.PIPE,

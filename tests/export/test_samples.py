@@ -18,14 +18,14 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 
-from clients import connect
-from clients.errors import InvalidArgument
-from clients.golden import read_golden
-from clients.messages import MultiInferenceRequest, MultiInferenceResponse
-from export.examples import serialized_examples
-from export.manifest import read_manifest
 from tests.export.conftest import ExportedFleet
 from tests.servers import Served
+from tfserving.clients import connect
+from tfserving.clients.errors import InvalidArgument
+from tfserving.export.examples import serialized_examples
+from tfserving.export.manifest import read_manifest
+from tfserving.foundation.golden import read_golden
+from tfserving.foundation.messages import MultiInferenceRequest, MultiInferenceResponse
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 TABLE = {"total_bill": [20.0, 50.0], "party_size": [2, 5], "day": ["Sun", "Fri"], "smoker": [False, True]}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import savedmodel
-from export.errors import ServableError
-from export.golden import EdgeRequest, golden_requests
-from export.servable import Servable, TensorSpec
 from tests.export import zoo
+from tfserving.export import savedmodel
+from tfserving.export.errors import ServableError
+from tfserving.export.golden import EdgeRequest, golden_requests
+from tfserving.export.servable import Servable, TensorSpec
 
 
 def write(servable: Servable, folder: Path) -> Any:

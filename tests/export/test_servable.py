@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.errors import ServableError
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.errors import ServableError
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 ROWS = np.zeros((32, 3), np.float32)
 

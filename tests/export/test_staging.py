@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from export.staging import PREFIX, Staging
+from tfserving.export.staging import PREFIX, Staging
 
 
 def stage(folder: Path, text: str = "new") -> Path:
@@ -68,7 +68,7 @@ def test_ctrl_c_while_the_folder_is_made_leaves_nothing(tmp_path: Path, monkeypa
         assert [child.name[: len(PREFIX)] for child in folder.iterdir()] == [PREFIX]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("export.staging._remove_abandoned", interrupted)
+    monkeypatch.setattr("tfserving.export.staging._remove_abandoned", interrupted)
     with pytest.raises(KeyboardInterrupt), Staging(tmp_path / "m"):
         pytest.fail("it was interrupted before")
     assert not (tmp_path / "m").exists()

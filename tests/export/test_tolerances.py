@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clients.compare import Tolerance
-from export.tolerances import MOST, TOLERANCES, Judge, describe
+from tfserving.export.tolerances import MOST, TOLERANCES, Judge, describe
+from tfserving.foundation.compare import Tolerance
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.tensors import Array
-from export import training
+from tfserving.export import training
+from tfserving.foundation.tensors import Array
 
 WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7)]
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.differences import diff_versions
-from export.exporter import Exported
-from export.inspection import inspect_version
-from export.servable import Servable, Signature
 from tests.export import zoo
 from tests.export.conftest import ROOT, FirstExport, Project
 from tests.servers import Served, serve
+from tfserving.export.differences import diff_versions
+from tfserving.export.exporter import Exported
+from tfserving.export.inspection import inspect_version
+from tfserving.export.servable import Servable, Signature
 
 Export = Callable[..., Exported]
 
@@ -70,7 +70,7 @@ def test_a_version_is_shown_whole(first_export: FirstExport) -> None:
 
 def test_the_same_comes_as_json_without_tensorflow(first_export: FirstExport) -> None:
     command = "main(['inspect', 'scale/1', '--json'])"
-    code = f"import sys; sys.modules['tensorflow'] = None; from export.cli import main; {command}"
+    code = f"import sys; sys.modules['tensorflow'] = None; from tfserving.export.cli import main; {command}"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=first_export.project.folder,
@@ -166,7 +166,7 @@ def fleet(versions: Path, tmp_path: Path) -> Path:
 
 
 def prune(fleet: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", "prune", "--fleet", str(fleet), *arguments]
+    command = [sys.executable, "-m", "tfserving", "export", "prune", "--fleet", str(fleet), *arguments]
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
 
 
@@ -194,7 +194,7 @@ def test_prune_keeps_the_newest_and_what_has_a_label(fleet: Path) -> None:
 @pytest.fixture
 def server(fleet: Path) -> Iterator[Served]:
     ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", "embedded"]
-    with serve([sys.executable, "-m", "serving", "run", "--fleet", str(fleet), *ports], ROOT) as served:
+    with serve([sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(fleet), *ports], ROOT) as served:
         yield served
 
 
@@ -212,7 +212,7 @@ def test_prune_keeps_what_a_server_has(fleet: Path, server: Served, protocol: st
 
 
 def test_labels_are_what_the_server_gives_its_versions(server: Served) -> None:
-    from clients import connect
+    from tfserving.clients import connect
 
     with connect(server.url("grpc")) as client:
         stable = client.predict("model", [[1, 1, 1]], label="stable", signature="serving_default")
@@ -253,7 +253,7 @@ def test_a_version_that_is_not_there_is_wrong_usage(first_export: FirstExport, a
 
 
 def test_list_shows_labels(fleet: Path) -> None:
-    command = [sys.executable, "-m", "export", "list", "--fleet", str(fleet), "--json"]
+    command = [sys.executable, "-m", "tfserving", "export", "list", "--fleet", str(fleet), "--json"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
     rows: list[dict[str, Any]] = json.loads(done.stdout)["versions"]
     assert [(row["version"], row["labels"]) for row in rows] == [(1, ["stable"]), (2, []), (3, [])]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Servable, Signature, TensorSpec
 
 ROWS = np.random.default_rng(3).standard_normal((40, 3)).astype(np.float32)
 

@@ -7,8 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from clients import connect
-from clients.errors import ServingError
+from tfserving.clients import connect
+from tfserving.clients.errors import ServingError
 
 
 @dataclass

@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-from clients import grpc_transport
-from clients.golden import RECORDS
 from tests.k8s.load import Load
 from tests.k8s.test_cluster_rollout import Pods, exported, pods  # noqa: F401 - fixtures
 from tests.k8s.test_rollout import resealed
 from tests.servers import wait_for
+from tfserving.clients import grpc_transport
+from tfserving.foundation.golden import RECORDS
 
 # Each namespace has a host of its own: the routes of one that ends may still be there.
 KUBERNETES = (

@@ -16,12 +16,12 @@ from pathlib import Path
 import grpc
 import pytest
 
-from clients.messages import message
-from serving.cluster_settings import COMPONENTS
 from tests.cluster.node import Cluster
 from tests.exporting import export_scaled
 from tests.k8s.test_cluster_rollout import volume
 from tests.servers import wait_for
+from tfserving.foundation.messages import message
+from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
@@ -45,7 +45,7 @@ class Fleet:
         (self.folder / "models.yaml").write_text(f"{MODELS}kubernetes: {{{said}}}\n")
 
     def k8s(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "k8s", *words, "--fleet", str(self.folder / "models.yaml")]
+        command = [sys.executable, "-m", "tfserving", "k8s", *words, "--fleet", str(self.folder / "models.yaml")]
         path = f"{Path(self.cluster.program).parent}:{os.environ['PATH']}"
         env = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "PATH": path}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -109,7 +109,7 @@ def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_h
         address = cluster.kubectl("-n", namespace, "get", "service", "serving", "-o", "jsonpath={.spec.clusterIP}")
         servers = ["--grpc", f"{address}:8500", "--rest", f"{address}:8501"]
         folders = [str(tmp_path / "models" / name / "1") for name in ("digits", "dense")]
-        verify = [sys.executable, "-m", "clients", "verify", *folders, *servers]
+        verify = [sys.executable, "-m", "tfserving", "client", "verify", *folders, *servers]
         done = subprocess.run(verify, cwd=ROOT, capture_output=True, text=True, check=False)
         assert "all 10 golden requests of 2 models equal" in done.stdout, done.stdout + done.stderr
     finally:

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from clients.golden import RECORDS
 from tests.cluster.node import Cluster
 from tests.exporting import export_scaled
 from tests.k8s.load import Load
 from tests.k8s.test_rollout import MODELS, resealed
 from tests.servers import wait_for
+from tfserving.foundation.golden import RECORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLLOUT = "rollout: {window: 1, samples: 20, bake: 1, longest: 60, latency: 4, slack_ms: 100}\n"
@@ -97,8 +97,10 @@ class Pods:
         return self.run(self.command(*words), code)
 
     def k8s(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """`python -m k8s WORDS` for this fleet; it must exit with `code`."""
-        return self.run([sys.executable, "-m", "k8s", *words, "--fleet", str(self.folder / "models.yaml")], code)
+        """`tfserving k8s WORDS` for this fleet; it must exit with `code`."""
+        return self.run(
+            [sys.executable, "-m", "tfserving", "k8s", *words, "--fleet", str(self.folder / "models.yaml")], code
+        )
 
     def say(self, kubernetes: str, models: str = MODELS) -> None:
         """Has models.yaml say this of the cluster."""
@@ -161,7 +163,7 @@ def pods(cluster: Cluster, exported: Path, tmp_path: Path) -> Iterator[Pods]:
 def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
     found = pods.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
     servers = ["--grpc", f"{found}:8500", "--rest", f"{found}:8501"]
-    verify = [sys.executable, "-m", "clients", "verify", str(pods.folder / "models/scaled/1"), *servers]
+    verify = [sys.executable, "-m", "tfserving", "client", "verify", str(pods.folder / "models/scaled/1"), *servers]
     assert "all 5 golden requests of 1 model equal" in pods.run(verify, 0).stdout
     status = json.loads(pods.k8s("status", "--json").stdout)["pods"]
     assert [(pod["ready"], pod["restarts"], pod["trouble"]) for pod in status] == [(True, 0, None)] * 2
@@ -171,7 +173,7 @@ def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
     pods.have(2)
     (pods.folder / "models.yaml").write_text(moved)
     said = pods.k8s("apply", code=1).stderr
-    assert "`python -m k8s rollout start scaled VERSION --cluster` moves them" in said
+    assert "`tfserving k8s rollout start scaled VERSION --cluster` moves them" in said
     for setting, reason in (
         ("image: nowhere.invalid/none:1", "image nowhere.invalid/none:1 can't be had: "),
         ("cpu: '4000'", "finds no node: 0/1 nodes are available: 1 Insufficient cpu"),
@@ -186,7 +188,7 @@ def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
         assert load.failures == []
 
     pods.k8s("delete")
-    assert pods.k8s("status").stdout == "No pods; `python -m k8s apply` makes them.\n"
+    assert pods.k8s("status").stdout == "No pods; `tfserving k8s apply` makes them.\n"
     kinds = "deployments,services,configmaps,serviceaccounts,hpa,pdb,networkpolicies"
     left = pods.kubectl("get", kinds, "--output=name", "--selector=app.kubernetes.io/instance=serving")
     assert left == ""
@@ -291,7 +293,7 @@ def test_the_page_is_followed(pods: Pods) -> None:
     """The toolkit's commands on it, from top to bottom, of another model, whose version 2 is exported meanwhile."""
     page = (ROOT / "docs/kubernetes.md").read_text().replace("digits", "scaled")
     lines = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()
-    commands = [line.split()[3:] for line in lines if line.startswith("python -m k8s ")]
+    commands = [line.split()[3:] for line in lines if line.startswith("tfserving k8s ")]
     assert [words[0] for words in commands] == ["apply", "apply", "status", "rollout", "rollout", "delete"]
     pods.have(2)
     with pods.load() as load:

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s.kubectl import Kubectl, Object
-from k8s.patches import errors, slower
-from k8s.rendering import render
-from serving.cluster_settings import COMPONENTS
-from serving.compose.files import DASHBOARD
-from serving.fleet import FleetError
 from tests.serving.fleets import GOOD, fleet
+from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.patches import errors, slower
+from tfserving.k8s.rendering import render
+from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.models_yaml.fleet import FleetError
+from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
@@ -319,7 +319,7 @@ def test_what_only_a_server_elsewhere_can_have_is_refused(tmp_path: Path) -> Non
 
 def test_an_overlay_can_be_named_on_the_command_line(tmp_path: Path) -> None:
     fleet(tmp_path)
-    command = [sys.executable, "-m", "k8s", "render", "--fleet", str(tmp_path / "models.yaml")]
+    command = [sys.executable, "-m", "tfserving", "k8s", "render", "--fleet", str(tmp_path / "models.yaml")]
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)

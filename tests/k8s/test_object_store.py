@@ -59,7 +59,7 @@ def test_what_is_published_is_served_and_rolled_out(
             "--fleet",
             str(pods.folder / "models.yaml"),
         ]
-        command = [sys.executable, "-m", "export", *words]
+        command = [sys.executable, "-m", "tfserving", "export", *words]
         subprocess.run(command, cwd=ROOT, env={**os.environ, **store.env}, check=True, capture_output=True)
 
     try:

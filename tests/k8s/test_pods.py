@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from k8s.kubectl import Object
-from k8s.pods import Trouble, found_in, ready, refused, running
+from tfserving.k8s.kubectl import Object
+from tfserving.k8s.pods import Trouble, found_in, ready, refused, running
 
 RECORDED = Path(__file__).with_name("pods")
 

@@ -18,15 +18,15 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from clients import connect
-from clients.errors import ServingError
-from clients.golden import MANIFEST, RECORDS
-from k8s.rollout.plan import described
-from k8s.rollout.state import State
-from serving.rollout_settings import Rollout
 from tests.exporting import export_scaled
 from tests.k8s.load import Load
 from tests.servers import Served, serve, wait_for
+from tfserving.clients import connect
+from tfserving.clients.errors import ServingError
+from tfserving.foundation.golden import MANIFEST, RECORDS
+from tfserving.k8s.rollout.plan import described
+from tfserving.k8s.rollout.state import State
+from tfserving.serving.models_yaml.rollout import Rollout
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLLOUT = "rollout: {window: 1, samples: 20, bake: 1, longest: 30, latency: 4, slack_ms: 60}\n"
@@ -60,7 +60,7 @@ class Rolled:
         return target
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "k8s", "rollout", *words, "--fleet", str(self.file)]
+        return [sys.executable, "-m", "tfserving", "k8s", "rollout", *words, "--fleet", str(self.file)]
 
     def rollout(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(self.command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
@@ -105,7 +105,17 @@ def rolled(exported: Path, tmp_path: Path) -> Iterator[Rolled]:
     shutil.copytree(exported / "models/scaled", folder / "later")
     (folder / "models.yaml").write_text(MODELS + ROLLOUT)
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    command = [sys.executable, "-m", "serving", "run", "--engine", "embedded", "--fleet", str(folder / "models.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "tfserving",
+        "serve",
+        "run",
+        "--engine",
+        "embedded",
+        "--fleet",
+        str(folder / "models.yaml"),
+    ]
     with serve([*command, *ports], ROOT) as server:
         yield Rolled(folder, server)
 
@@ -274,7 +284,7 @@ def test_without_a_stable_label_there_is_nothing_to_roll_out(rolled: Rolled) -> 
     rolled.have(2)
     rolled.file.write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
     said = rolled.rollout("start", "scaled", code=2).stderr
-    assert "`python -m serving labels set scaled stable=VERSION` says which is to serve" in said
+    assert "`tfserving serve labels set scaled stable=VERSION` says which is to serve" in said
 
 
 PAGE = (ROOT / "docs/rollouts.md").read_text()

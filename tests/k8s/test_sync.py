@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from clients.golden import MANIFEST, SAVED_MODEL
-from k8s.sync import Store, SyncError, Wanted, main, sync
 from tests.export import test_publish as publishing
 from tests.export.test_publish import store  # noqa: F401 - a fixture
 from tests.servers import wait_for
+from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
+from tfserving.k8s.sync import Store, SyncError, Wanted, main, sync
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -200,7 +200,7 @@ def test_a_process_brings_what_is_published_to_s3_later(
     version(places.remote)
     store.system.mkdir("synced")
     store.system.put(f"{places.remote}/digits/", "synced/published/digits/", recursive=True)
-    command = [sys.executable, "-m", "k8s.sync", "s3://synced/published", str(places.local), "--interval=0.2"]
+    command = [sys.executable, "-m", "tfserving.k8s.sync", "s3://synced/published", str(places.local), "--interval=0.2"]
     command.append(f"--alive={tmp_path / 'alive'}")
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **store.env}, stderr=subprocess.PIPE) as process:
         try:
@@ -221,8 +221,7 @@ def test_a_process_brings_what_is_published_to_s3_later(
 
 
 def test_tensorflow_is_not_needed() -> None:
-    code = (
-        "import sys, k8s.sync; print(sorted({'tensorflow', 'pydantic', 'docker', 'grpc', 'click'} & set(sys.modules)))"
-    )
+    heavy = {"tensorflow", "pydantic", "docker", "grpc", "click"}
+    code = f"import sys, tfserving.k8s.sync; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

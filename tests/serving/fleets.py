@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.fleet import Fleet, read_fleet
+from tfserving.serving.models_yaml.fleet import Fleet, read_fleet
 
 GOOD = "models:\n  digits:\n    builder: m:build\n"
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.compose.files import files, write_new
-from serving.compose.project import problems
-from serving.engines import EngineError, Plan
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
+from tfserving.serving.compose.files import files, write_new
+from tfserving.serving.compose.project import problems
+from tfserving.serving.engines import EngineError, Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = "    labels: {stable: 1, canary: 2}\n"
@@ -141,7 +141,17 @@ def test_a_split_needs_both_labels(tmp_path: Path) -> None:
 
 
 def render(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "serving", "compose", "render", *words, "--fleet", str(folder / "models.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "tfserving",
+        "serve",
+        "compose",
+        "render",
+        *words,
+        "--fleet",
+        str(folder / "models.yaml"),
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -169,6 +179,10 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_help_shows_examples() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "serving", "compose", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "tfserving", "serve", "compose", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert "python -m serving compose up" in done.stdout
+    assert "tfserving serve compose up" in done.stdout

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from clients.messages import POOL, ModelServerConfig
-from serving.config import ServerConfig, in_container, on_host, server_config
-from serving.config_messages import (
+from tests.authority import Authority
+from tests.serving.fleets import GOOD, fleet
+from tfserving.foundation.messages import POOL, ModelServerConfig
+from tfserving.serving.config import ServerConfig, in_container, on_host, server_config
+from tfserving.serving.config_messages import (
     BatchingParameters,
     MonitoringConfig,
     PlatformConfigMap,
     SavedModelBundleSourceAdapterConfig,
     SSLConfig,
 )
-from serving.embedded.flags import Flags
-from serving.embedded.flags import command as embedded
-from tests.authority import Authority
-from tests.serving.fleets import GOOD, fleet
+from tfserving.serving.embedded.flags import Flags
+from tfserving.serving.embedded.flags import command as embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,7 +145,7 @@ def test_what_a_server_cannot_be_told_is_an_error_with_its_line(tmp_path: Path, 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "serving", *words, "--fleet", str(folder / "models.yaml")],
+        [sys.executable, "-m", "tfserving", "serve", *words, "--fleet", str(folder / "models.yaml")],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from serving.compose.files import DASHBOARD
-from serving.config import MEMORY_METRIC
+from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.config import MEMORY_METRIC
 
 ROOT = Path(__file__).resolve().parents[2]
 SAID = json.loads(DASHBOARD.read_text())

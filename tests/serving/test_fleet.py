@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import in_container, models_config
-from serving.fleet import FleetError, read_fleet
+from tfserving.serving.config import in_container, models_config
+from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
 
 GOOD = """\
 models:
   digits:
-    builder: export.models.digits:build
+    builder: tfserving.export.models.digits:build
 """
 
 
@@ -25,7 +25,7 @@ def write(folder: Path, text: str) -> Path:
 def test_a_fleet_names_its_models_and_where_their_versions_lie(tmp_path: Path) -> None:
     fleet = read_fleet(write(tmp_path, GOOD))
     assert list(fleet.models) == ["digits"]
-    assert fleet.models["digits"].builder == "export.models.digits:build"
+    assert fleet.models["digits"].builder == "tfserving.export.models.digits:build"
     assert fleet.model_folder("digits") == tmp_path / "models" / "digits"
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from clients.messages import ModelServerConfig, PredictionLog
-from clients.records import write_records
-from serving.image_names import minor
-from serving.lint import Problem, models_config_problems, problems
-from serving.settings import TENSORFLOW_SERVING
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
+from tfserving.foundation.messages import ModelServerConfig, PredictionLog
+from tfserving.foundation.records import write_records
+from tfserving.serving.docker.image_names import minor
+from tfserving.serving.lint import Problem, models_config_problems, problems
+from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -206,7 +206,16 @@ def test_a_model_config_list_has_a_name_once_and_absolute_paths() -> None:
 
 def test_the_command_exits_with_2_for_errors_and_0_for_warnings(tmp_path: Path) -> None:
     def check(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "serving", "config", "--check", "--fleet", str(tmp_path / "models.yaml")]
+        command = [
+            sys.executable,
+            "-m",
+            "tfserving",
+            "serve",
+            "config",
+            "--check",
+            "--fleet",
+            str(tmp_path / "models.yaml"),
+        ]
         return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
     fleet(tmp_path, warm=False)

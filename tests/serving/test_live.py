@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clients import connect
-from clients.errors import ServingError
 from tests.exporting import export_scaled
 from tests.servers import Served, serve, wait_for
+from tfserving.clients import connect
+from tfserving.clients.errors import ServingError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
@@ -32,14 +32,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(fleet: Path) -> Iterator[Served]:
     fleet.write_text(SCALED)
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    command = [sys.executable, "-m", "serving", "run", "--engine", "embedded", "--fleet", str(fleet), *ports]
+    command = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded", "--fleet", str(fleet), *ports]
     with serve(command, ROOT) as running:
         yield running
 
 
 def toolkit(fleet: Path, *words: str, code: int = 0) -> str:
-    """`python -m serving WORDS`, which must exit with `code`; what it said."""
-    command = [sys.executable, "-m", "serving", *words, "--fleet", str(fleet)]
+    """`tfserving serve WORDS`, which must exit with `code`; what it said."""
+    command = [sys.executable, "-m", "tfserving", "serve", *words, "--fleet", str(fleet)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -77,7 +77,7 @@ def test_labels_move_while_the_server_runs(server: Served, fleet: Path) -> None:
 
 def test_no_answer_is_lost_while_labels_move(server: Served, fleet: Path) -> None:
     toolkit(fleet, "labels", "set", "scaled", "live=1")
-    command = [sys.executable, "-m", "serving", "labels", "set", "scaled", "live=3", "--fleet", str(fleet)]
+    command = [sys.executable, "-m", "tfserving", "serve", "labels", "set", "scaled", "live=3", "--fleet", str(fleet)]
     answers: list[float] = []
     with (
         connect(server.url("grpc")) as client,
@@ -119,7 +119,7 @@ def test_what_does_not_check_is_never_written(server: Served, fleet: Path) -> No
 
 def test_status_shows_the_server_and_forgets_it_when_it_has_ended(server: Served, fleet: Path) -> None:
     def status(code: int) -> str:
-        command = [sys.executable, "-m", "serving", "status", "--fleet", str(fleet)]
+        command = [sys.executable, "-m", "tfserving", "serve", "status", "--fleet", str(fleet)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == code
         return done.stdout + done.stderr

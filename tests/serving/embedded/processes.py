@@ -18,7 +18,7 @@ import grpc
 import httpx2
 import numpy as np
 
-from clients.messages import (
+from tfserving.foundation.messages import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
@@ -26,7 +26,7 @@ from clients.messages import (
     PredictRequest,
     PredictResponse,
 )
-from clients.tensors import Array, from_proto, to_proto
+from tfserving.foundation.tensors import Array, from_proto, to_proto
 
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS = 120.0
@@ -50,7 +50,7 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float = 30.0) 
 
 
 class Process:
-    """`python -m serving.embedded` with the given flags, its output kept."""
+    """`python -m tfserving.serving.embedded` with the given flags, its output kept."""
 
     def __init__(self, *flags: str, grpc_port: int | None = None, rest_port: int | None = None) -> None:
         self.grpc_port = grpc_port or free_port()
@@ -58,7 +58,7 @@ class Process:
         self.lines: list[str] = []
         ports = (f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port}")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.embedded", *ports, *flags],
+            [sys.executable, "-m", "tfserving.serving.embedded", *ports, *flags],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

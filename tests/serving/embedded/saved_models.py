@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from clients.messages import PredictionLog
-from clients.tensors import Array, to_proto
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.tensors import Array, to_proto
 
 Signatures = dict[str, Any]
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from clients.messages import SignatureDefMap
 from tests.serving.embedded.processes import Asker
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.messages import SignatureDefMap
 
 
 def test_grpc_predict_echoes_model_version_and_signature(ask: Asker) -> None:
@@ -37,8 +37,8 @@ def test_a_version_is_chosen_by_number_or_by_label(ask: Asker) -> None:
 
 
 def test_an_output_filter_gives_only_what_it_names(ask: Asker) -> None:
-    from clients.messages import PredictRequest, PredictResponse
-    from clients.tensors import to_proto
+    from tfserving.foundation.messages import PredictRequest, PredictResponse
+    from tfserving.foundation.tensors import to_proto
 
     request = PredictRequest(output_filter=["version"])
     request.model_spec.name = "scale"

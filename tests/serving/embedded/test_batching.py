@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.tensors import Array
-from serving.embedded.batching import Parameters, Scheduler, read_parameters
-from serving.embedded.errors import Code, RequestError, StartError
-from serving.embedded.loader import Batching, Runtime, load
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.batching import Parameters, Scheduler, read_parameters
+from tfserving.serving.embedded.core.loader import Batching, Runtime, load
+from tfserving.serving.embedded.errors import Code, RequestError, StartError
 
 FOUR = Parameters(max_batch_size=4, max_enqueued_batches=100)
 

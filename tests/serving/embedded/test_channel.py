@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.embedded.channel import Channel, ClosedError
-from serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.processes.channel import Channel, ClosedError
 
 
 class OddError(Exception):

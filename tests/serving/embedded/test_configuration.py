@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from serving.embedded.configuration import Configuration
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.loader import Runtime, load
-from serving.embedded.manager import Manager
-from serving.embedded.model_config import Model, VersionPolicy
-from serving.embedded.served import Served
-from serving.embedded.source import Source
-from serving.embedded.view import State
 from tests.serving.embedded.processes import wait_until
+from tfserving.serving.embedded.core.configuration import Configuration
+from tfserving.serving.embedded.core.loader import Runtime, load
+from tfserving.serving.embedded.core.manager import Manager
+from tfserving.serving.embedded.core.model_config import Model, VersionPolicy
+from tfserving.serving.embedded.core.served import Served
+from tfserving.serving.embedded.core.source import Source
+from tfserving.serving.embedded.core.view import State
+from tfserving.serving.embedded.errors import Code, RequestError
 
 ALL = VersionPolicy(latest=None)
 

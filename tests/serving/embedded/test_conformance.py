@@ -21,7 +21,7 @@ CORPUS = ROOT / "tests/conformance"
 DOCUMENTED = set(re.findall(r"`([a-z_]+-[a-z0-9-]+-[0-9]{4})`", (ROOT / "docs/compatibility.md").read_text()))
 # They wait for files to be polled more than they work.
 AT_A_TIME = 3
-SERVER = f"{sys.executable} -m serving.embedded --explain_errors=false --allow_file_and_python_ops"
+SERVER = f"{sys.executable} -m tfserving.serving.embedded --explain_errors=false --allow_file_and_python_ops"
 
 
 def play(transcript: Path, folder: Path) -> list[dict[str, Any]]:

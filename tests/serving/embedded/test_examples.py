@@ -9,7 +9,8 @@ import grpc
 import numpy as np
 import pytest
 
-from clients.messages import (
+from tests.serving.embedded.processes import Asker
+from tfserving.foundation.messages import (
     ClassificationRequest,
     ClassificationResponse,
     Example,
@@ -19,11 +20,10 @@ from clients.messages import (
     RegressionRequest,
     RegressionResponse,
 )
-from clients.records import write_records
-from serving.embedded import warmup
-from serving.embedded.errors import RequestError
-from serving.embedded.loader import Runtime, load
-from tests.serving.embedded.processes import Asker
+from tfserving.foundation.records import write_records
+from tfserving.serving.embedded.core import warmup
+from tfserving.serving.embedded.core.loader import Runtime, load
+from tfserving.serving.embedded.errors import RequestError
 
 KINDS = {float: "float_list", bytes: "bytes_list", int: "int64_list"}
 METHODS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from serving.embedded.flags import Flags, command
 from tests.serving.embedded.processes import ROOT
+from tfserving.serving.embedded.flags import Flags, command
 
 
 def invoke(*arguments: str) -> tuple[Result, list[Flags]]:
@@ -122,7 +122,7 @@ def test_every_flag_is_in_the_help_with_examples_and_exit_codes() -> None:
     assert result.exit_code == 0
     for name in Flags.__dataclass_fields__:
         assert f"--{name} " in result.output
-    assert "python -m serving.embedded --model_name=digits" in result.output
+    assert "python -m tfserving.serving.embedded --model_name=digits" in result.output
     assert "Exit codes:" in result.output
 
 
@@ -130,7 +130,7 @@ def test_every_flag_is_in_the_help_with_examples_and_exit_codes() -> None:
 def test_help_comes_without_tensorflow_and_at_once(flag: str) -> None:
     code = (
         "import sys; sys.argv = ['x', sys.argv[1]]\n"
-        "from serving.embedded.__main__ import main\n"
+        "from tfserving.serving.embedded.__main__ import main\n"
         "try: main()\n"
         "finally: assert not {'tensorflow', 'grpc', 'uvicorn', 'numpy'} & set(sys.modules), 'too much is imported'"
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.tensors import Array
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.inference import predict
-from serving.embedded.loader import Runtime, Servable, load
-from serving.embedded.signature import Signature
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.inference import predict
+from tfserving.serving.embedded.core.loader import Runtime, Servable, load
+from tfserving.serving.embedded.core.signature import Signature
+from tfserving.serving.embedded.errors import Code, RequestError
 
 GOOD: dict[str, Array] = {"features": rows(2), "weight": np.ones(2, np.float32)}
 

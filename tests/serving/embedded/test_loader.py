@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.loader import CALLS_KEPT, Runtime, load
 from tests.serving.embedded.saved_models import rows
+from tfserving.serving.embedded.core.loader import CALLS_KEPT, Runtime, load
+from tfserving.serving.embedded.errors import Code, RequestError
 
 
 def test_a_loaded_version_knows_its_signatures(models: Path) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.messages import ClassificationRequest, ClassificationResponse, PredictionLog
-from clients.records import read_records
-from clients.tensors import from_proto
-from serving.embedded.asked import asked
-from serving.embedded.errors import StartError
-from serving.embedded.request_log import RequestLog
 from tests.serving.embedded.processes import Asker, Process, Start, wait_until
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.messages import ClassificationRequest, ClassificationResponse, PredictionLog
+from tfserving.foundation.records import read_records
+from tfserving.foundation.tensors import from_proto
+from tfserving.serving.embedded.errors import StartError
+from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.request_log import RequestLog
 
 EXAMPLES = [{"f": 1.5, "s": "one"}, {"f": 2.5}]
 
@@ -175,7 +175,7 @@ def test_a_sample_is_logged(tmp_path: Path) -> None:
 
 
 def test_what_waits_to_be_logged_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.embedded import metrics, request_log
+    from tfserving.serving.embedded.observability import metrics, request_log
 
     monkeypatch.setattr(request_log, "MOST_WAITING", 2)
     monkeypatch.setattr(asked, "model", "busy")

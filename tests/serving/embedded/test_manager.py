@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.loader import Runtime, Servable, load
-from serving.embedded.manager import Manager
-from serving.embedded.served import Served
-from serving.embedded.view import State
 from tests.serving.embedded.processes import wait_until
 from tests.serving.embedded.saved_models import rows
+from tfserving.serving.embedded.core.loader import Runtime, Servable, load
+from tfserving.serving.embedded.core.manager import Manager
+from tfserving.serving.embedded.core.served import Served
+from tfserving.serving.embedded.core.view import State
+from tfserving.serving.embedded.errors import Code, RequestError
 
 
 class Loader:

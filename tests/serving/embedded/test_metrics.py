@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from serving.embedded import metrics
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.metrics import Counter, Histogram, count_answer, count_failure
+from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.observability import metrics
+from tfserving.serving.embedded.observability.metrics import Counter, Histogram, count_answer, count_failure
 
 
 def test_a_counter_counts_for_each_value_of_its_labels() -> None:

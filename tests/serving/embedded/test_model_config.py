@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.embedded.errors import StartError
-from serving.embedded.model_config import Model, VersionPolicy, read_config, single_model
+from tfserving.serving.embedded.core.model_config import Model, VersionPolicy, read_config, single_model
+from tfserving.serving.embedded.errors import StartError
 
 
 def written(folder: Path, text: str) -> Path:

@@ -17,14 +17,14 @@ import httpx2
 import numpy as np
 import pytest
 
-from clients.messages import PredictRequest, PredictResponse
-from clients.tensors import to_proto
-from serving.embedded.errors import StartError
-from serving.embedded.tls import read_tls
 from tests.authority import Authority
 from tests.serving.embedded import saved_models
 from tests.serving.embedded.processes import Asker, Process, Start, wait_until
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.messages import PredictRequest, PredictResponse
+from tfserving.foundation.tensors import to_proto
+from tfserving.serving.embedded.errors import StartError
+from tfserving.serving.embedded.tls import read_tls
 
 
 def get(server: Process, path: str) -> httpx2.Response:

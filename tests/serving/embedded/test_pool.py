@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future, wait
 
 import pytest
 
-from serving.embedded.pool import LONG_SECONDS, EagerPool, Pool, call_took
+from tfserving.serving.embedded.core.pool import LONG_SECONDS, EagerPool, Pool, call_took
 
 
 def test_tasks_run_in_the_order_in_which_they_came() -> None:

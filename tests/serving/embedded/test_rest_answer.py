@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from clients.tensors import Array
-from serving.embedded import rest_answer
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.view import State, Status
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.view import State, Status
+from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest import answers as rest_answer
 
 MATRIX = np.array([[1, 2], [3, 4]], np.int32)
 

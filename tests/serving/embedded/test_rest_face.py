@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.embedded.loader import Runtime, load
-from serving.embedded.manager import Manager
-from serving.embedded.rest_face import Request, RestFace
-from serving.embedded.served import Served
+from tfserving.serving.embedded.core.loader import Runtime, load
+from tfserving.serving.embedded.core.manager import Manager
+from tfserving.serving.embedded.core.served import Served
+from tfserving.serving.embedded.rest.face import RestFace
+from tfserving.serving.embedded.rest.http import Request
 
 BODY = b'{"instances":[[1,2,3]]}'
 
@@ -25,7 +26,7 @@ def face(models: Path) -> Iterator[RestFace]:
     manager = Manager(served)
     manager.aspire("scale", {1: models / "scale" / "1"})
     manager.wait_until_settled(threading.Event())
-    yield RestFace(served, threads=1, wanted=lambda: ["scale"])
+    yield RestFace(served, wanted=lambda: ["scale"])
     manager.stop(30)
 
 
@@ -94,7 +95,7 @@ def test_a_body_that_inflates_without_end_is_not_kept(face: RestFace) -> None:
 
 
 def test_explanations_can_be_left_out(face: RestFace) -> None:
-    plain = RestFace(face._served, threads=1, wanted=list, explain=False)
+    plain = RestFace(face._served, wanted=list, explain=False)
     request = Request("POST", b"/v1/models/scales:predict", body=BODY)
 
     assert json.loads(plain.answer(request).body) == {"error": "Servable not found for request: Latest(scales)"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.rest_parse import _Parser, parse
+from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest.json_parser import _Parser, parse
 
 
 @pytest.mark.parametrize(

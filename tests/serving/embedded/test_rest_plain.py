@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.tensors import BY_NAME, Array
-from serving.embedded.errors import RequestError
-from serving.embedded.rest_parse import parse
-from serving.embedded.rest_plain import read_plain
-from serving.embedded.rest_request import read_inputs, signature_name
-from serving.embedded.signature import TensorSpec
+from tfserving.foundation.tensors import BY_NAME, Array
+from tfserving.serving.embedded.core.signature import TensorSpec
+from tfserving.serving.embedded.errors import RequestError
+from tfserving.serving.embedded.rest.json_parser import parse
+from tfserving.serving.embedded.rest.plain_predict import read_plain
+from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
 
 NUMERIC = [dtype for dtype in BY_NAME.values() if dtype.numpy.kind in "fiu"]
 

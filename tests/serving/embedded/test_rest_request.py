@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.tensors import BY_NAME
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.rest_request import read_inputs, signature_name
-from serving.embedded.signature import TensorSpec
+from tfserving.foundation.tensors import BY_NAME
+from tfserving.serving.embedded.core.signature import TensorSpec
+from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
 
 
 def spec(dtype: str, *shape: int) -> TensorSpec:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from serving.embedded.rest_text import LONGEST_SHOWN, float_texts, flush_denormals, quote, show
+from tfserving.serving.embedded.rest.json_text import LONGEST_SHOWN, float_texts, flush_denormals, quote, show
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.loader import Runtime, load
 from tests.serving.embedded import saved_models
+from tfserving.serving.embedded.core.loader import Runtime, load
+from tfserving.serving.embedded.errors import Code, RequestError
 
 VALUES = np.array([1, 2], np.float32)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.tensors import Array
-from serving.embedded import session_call
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.inference import predict
-from serving.embedded.loader import Runtime, Servable, load
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core import session_call
+from tfserving.serving.embedded.core.inference import predict
+from tfserving.serving.embedded.core.loader import Runtime, Servable, load
+from tfserving.serving.embedded.errors import Code, RequestError
 
 WAYS = ("private", "public")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.embedded.model_config import Model, VersionPolicy
-from serving.embedded.source import Source, list_versions
 from tests.serving.embedded.processes import wait_until
+from tfserving.serving.embedded.core.model_config import Model, VersionPolicy
+from tfserving.serving.embedded.core.source import Source, list_versions
 
 ALL = VersionPolicy(latest=None)
 

@@ -169,6 +169,8 @@ def test_a_server_says_what_it_serves_and_tensorflow_keeps_quiet(start: Start, m
 
 
 def test_the_garbage_collector_leaves_alone_what_was_imported() -> None:
-    code = "import gc; from serving.embedded.process import *; prepare_process(); import_tensorflow()"
+    code = (
+        "import gc; from tfserving.serving.embedded.processes.process import *; prepare_process(); import_tensorflow()"
+    )
     command = [sys.executable, "-c", f"{code}; print(gc.get_freeze_count())"]
     assert int(subprocess.check_output(command, cwd=ROOT, text=True)) > 100_000

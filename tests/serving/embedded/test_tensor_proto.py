@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clients.messages import PredictResponse
-from clients.tensors import DTYPES, STRING, Array, DType, to_proto
-from serving.embedded.tensor_proto import write_response
+from tfserving.foundation.messages import PredictResponse
+from tfserving.foundation.tensors import DTYPES, STRING, Array, DType, to_proto
+from tfserving.serving.embedded.grpc.tensor_proto import write_response
 
 
 @pytest.mark.parametrize("content", [False, True], ids=["typed", "content"])

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from clients.messages import PredictionLog
-from clients.records import write_records
-from serving.embedded import warmup
-from serving.embedded.errors import Code, RequestError
-from serving.embedded.loader import Runtime, Servable, load
 from tests.serving.embedded import saved_models
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import write_records
+from tfserving.serving.embedded.core import warmup
+from tfserving.serving.embedded.core.loader import Runtime, Servable, load
+from tfserving.serving.embedded.errors import Code, RequestError
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from clients.messages import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 from tests.serving.embedded import saved_models
 from tests.serving.embedded.processes import Asker, Process, Start, free_port, wait_until
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.messages import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 
 # The kernel gives each connection to one of the workers; of so many, both get some.
 CONNECTIONS = 16

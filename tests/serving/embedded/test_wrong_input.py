@@ -156,8 +156,8 @@ def test_a_wrong_signature(ask: Asker) -> None:
 def test_a_tensor_that_does_not_hold_what_its_shape_says(ask: Asker) -> None:
     import grpc
 
-    from clients.messages import PredictRequest, PredictResponse
-    from clients.tensors import to_proto
+    from tfserving.foundation.messages import PredictRequest, PredictResponse
+    from tfserving.foundation.tensors import to_proto
 
     request = PredictRequest()
     request.model_spec.name = "scale"

@@ -1,6 +1,0 @@
-"""`python -m clients`."""
-
-from clients.cli import main
-
-if __name__ == "__main__":
-    main(prog_name="python -m clients")

@@ -1,0 +1,1 @@
+"""Verification: what is served, compared with the golden requests or with another server."""

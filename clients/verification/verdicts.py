@@ -1,0 +1,151 @@
+"""What a verification found: a row for each output of a signature over a protocol, and the outcome of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypeVar
+
+from tfserving.clients.errors import PROTOCOL_NAMES, DeadlineExceeded, Unavailable
+from tfserving.foundation.compare import Difference, Verdict
+
+# How requests are asked: one after the other, many as one request, many at the same time.
+Way: TypeAlias = Literal["alone", "batch", "concurrent"]
+WAYS: tuple[Way, ...] = ("alone", "batch", "concurrent")
+WAY_NAMES: Mapping[Way, str] = {"alone": "one by one", "batch": "in a batch", "concurrent": "32 at a time"}
+_BADNESS: dict[Verdict, int] = {"equal": 0, "within tolerance": 1, "different": 2, "failed": 3}
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass
+class Tally:
+    """The worst of the differences that were added, how many there were, and where they were."""
+
+    requests: int = 0
+    verdict: Verdict = "equal"
+    absolute: float | None = None
+    relative: float | None = None
+    ulp: int | None = None
+    reason: str = ""
+
+    def add(self, difference: Difference, where: str) -> None:
+        """Adds the difference of one request."""
+        self.requests += 1
+        self.absolute = _larger(self.absolute, difference.absolute)
+        self.relative = _larger(self.relative, difference.relative)
+        self.ulp = _larger(self.ulp, difference.ulp)
+        if _BADNESS[difference.verdict] > _BADNESS[self.verdict]:
+            self.verdict, self.reason = difference.verdict, f"{where}: {difference.reason}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one output of a signature over one protocol: the worst of all ways in which it was asked.
+
+    `requests` are the golden requests that were asked one by one, `ways` what came of each way, `left_out` why one
+    could not be gone. In a row that failed before there were outputs to compare, what is not known is None. `code` is
+    the status code of the call that failed, if one did. `absolute`, `relative` and `ulp` are as in
+    `tfserving.foundation.compare.Difference`.
+    """
+
+    model: str
+    protocol: str
+    version: int | None = None
+    signature: str | None = None
+    output: str | None = None
+    requests: int = 0
+    verdict: Verdict = "failed"
+    absolute: float | None = None
+    relative: float | None = None
+    ulp: int | None = None
+    reason: str = ""
+    code: str = ""
+    ways: Mapping[Way, Tally] = field(default_factory=dict)
+    left_out: Mapping[Way, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether what is served is what was computed, to the tolerance."""
+        return _BADNESS[self.verdict] <= 1
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether no answer came at all."""
+        return self.code in (Unavailable.code, DeadlineExceeded.code)
+
+    def __str__(self) -> str:
+        said = [self.model + (f" version {self.version}" if self.version is not None else "")]
+        if self.signature is not None:
+            said.append(f"signature {self.signature!r}")
+        if self.output is not None:
+            said.append(f"output {self.output!r}")
+        return f"{', '.join(said)} over {PROTOCOL_NAMES[self.protocol]}: {self.reason or self.verdict}"
+
+
+def row_of(row: Row, ways: Mapping[Way, Tally], left_out: Mapping[Way, str]) -> Row:
+    """`row` with what came of its ways."""
+    worst = max(ways.values(), key=lambda tally: _BADNESS[tally.verdict])
+    numbers: dict[str, float | int | None] = {"absolute": None, "relative": None, "ulp": None}
+    for tally in ways.values():
+        numbers = {name: _larger(known, getattr(tally, name)) for name, known in numbers.items()}
+    ulp = numbers["ulp"]
+    return Row(
+        model=row.model,
+        protocol=row.protocol,
+        version=row.version,
+        signature=row.signature,
+        output=row.output,
+        requests=next(iter(ways.values())).requests,
+        verdict=worst.verdict,
+        absolute=numbers["absolute"],
+        relative=numbers["relative"],
+        ulp=None if ulp is None else int(ulp),
+        reason=worst.reason,
+        ways=ways,
+        left_out=left_out,
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows of a verification; `requests` requests to `models` models were asked over `protocols`.
+
+    `against` is the server whose answers were wanted, empty where those of the golden requests were.
+    """
+
+    rows: tuple[Row, ...]
+    models: int
+    requests: int
+    protocols: tuple[str, ...]
+    against: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was asked, and everything is what it should be."""
+        return bool(self.rows) and all(row.ok for row in self.rows)
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether nothing is wrong but that a server could not be reached."""
+        return not self.ok and all(row.ok or row.unreachable for row in self.rows)
+
+    def sentence(self) -> str:
+        """The outcome in one sentence."""
+        wrong = [row for row in self.rows if not row.ok]
+        if wrong:
+            return f"{len(wrong)} of {len(self.rows)} comparisons failed, the first: {wrong[0]}"
+        verdict = "equal" if all(row.verdict == "equal" for row in self.rows) else "equal or within tolerance"
+        over = " and ".join(PROTOCOL_NAMES[protocol] for protocol in self.protocols)
+        requests = "the golden request" if self.requests == 1 else f"all {self.requests} golden requests"
+        to = f" to what {self.against} answers" if self.against else ""
+        return f"{requests} of {count(self.models, 'model')} {verdict} over {over}{to}"
+
+
+def count(number: int, noun: str) -> str:
+    """For example `1 model`, `2 models`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _larger(first: Number | None, second: Number | None) -> Number | None:
+    return second if first is None else first if second is None else max(first, second)

@@ -1,0 +1,281 @@
+"""Batching: requests that wait at the same time run as one.
+
+    request ──► its queue ──► a thread is free: the request leads, takes what waits with it, runs it, hands the thread
+                    │         to the next queue that has something, and gives everybody their rows
+                    └───────► none is free: it waits until it has its answer, or is to lead
+
+A request that is alone leads at once, in its own thread, and pays for nothing. A queue is of one version, one signature
+and one set of shapes, so that what is put together can be put together; when a batch fails, every request of it runs
+once more alone, so that nobody is told of another's mistake. What TensorFlow Serving refuses is refused in its words.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from tfserving.foundation.tensors import STRING, Array, dtype_of
+from tfserving.serving.config_messages import read_message
+from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.observability import metrics
+
+Execute = Callable[[Sequence[Array]], list[Array]]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How requests are put together, named as in BatchingParameters.
+
+    https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/batching/README.md
+    """
+
+    max_batch_size: int = 1000
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 10
+    allowed_batch_sizes: tuple[int, ...] = ()
+    pad_variable_length_inputs: bool = False
+    # Rows that run at once, when a request may be larger than that: it is cut. None: it may not.
+    max_execution_batch_size: int | None = None
+
+
+@dataclass
+class _Ticket:
+    """A request that waits: `event` says that it has its answer, or is to lead."""
+
+    arrays: Sequence[Array]
+    rows: int
+    execute: Execute
+    since: float = field(default_factory=time.monotonic)
+    event: threading.Event = field(default_factory=threading.Event)
+    outputs: list[Array] | None = None
+    error: RequestError | None = None
+
+
+class Scheduler:
+    """Runs batches in as many threads at a time as `threads` says."""
+
+    def __init__(self, threads: int) -> None:
+        self._free = threads
+        self._changed = threading.Condition()
+        self._queues: dict[Hashable, deque[_Ticket]] = {}
+        # The queues that nobody leads, in turn.
+        self._waiting: deque[Hashable] = deque()
+
+    def run(self, key: Hashable, arrays: Sequence[Array], execute: Execute, parameters: Parameters) -> list[Array]:
+        """What `execute` answers to `arrays`, perhaps asked together with others of the same `key` and shapes.
+
+        Raises RequestError: what `execute` raises; INVALID_ARGUMENT for arrays that can't be batched, UNAVAILABLE when
+        too much is waiting, FAILED_PRECONDITION for outputs that have no row for each row.
+        """
+        rows = _rows(arrays)
+        if rows > parameters.max_batch_size:
+            text = f"Task size {rows} is larger than maximum input batch size {parameters.max_batch_size}"
+            raise RequestError(Code.INVALID_ARGUMENT, text)
+        metrics.WRAPPED_RUNS.add()
+        if not rows:
+            # It would wait for somebody to join it.
+            return execute(arrays)
+        most = parameters.max_execution_batch_size
+        if most is not None and rows > most:
+            parts = [
+                self.run(key, [array[start : start + most] for array in arrays], execute, parameters)
+                for start in range(0, rows, most)
+            ]
+            return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        key = (key, _shapes(arrays, padded=parameters.pad_variable_length_inputs))
+        ticket = _Ticket(arrays, rows, execute)
+        if not self._enter(key, ticket, parameters):
+            ticket.event.wait()
+        if ticket.outputs is None and ticket.error is None:
+            self._lead(key, ticket, parameters)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.outputs is not None
+        return ticket.outputs
+
+    def _enter(self, key: Hashable, ticket: _Ticket, parameters: Parameters) -> bool:
+        """Puts `ticket` into its queue; whether it leads. Raises RequestError UNAVAILABLE when the queue is full."""
+        with self._changed:
+            queue = self._queues.setdefault(key, deque())
+            batches = -(-sum(other.rows for other in queue) // parameters.max_batch_size)
+            if batches >= parameters.max_enqueued_batches and queue:
+                text = (
+                    "The batch scheduling queue to which this task was submitted is full; currently "
+                    f"{batches} batches enqueued and max_enqueued_batches is {parameters.max_enqueued_batches}"
+                )
+                raise RequestError(Code.UNAVAILABLE, text)
+            queue.append(ticket)
+            self._changed.notify_all()
+            if self._free and len(queue) == 1:
+                self._free -= 1
+                return True
+            if len(queue) == 1:
+                self._waiting.append(key)
+            return False
+
+    def _lead(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> None:
+        """Runs what waits in the queue `key`, `leader` first, and hands the thread on."""
+        batch = [leader]
+        try:
+            batch = self._take(key, leader, parameters)
+            _run(batch, parameters)
+        finally:
+            self._hand_on()
+            for ticket in batch:
+                if ticket.outputs is None and ticket.error is None:
+                    ticket.error = RequestError(Code.INTERNAL, "the batch that this request was in did not end")
+                ticket.event.set()
+
+    def _take(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> list[_Ticket]:
+        """The tickets of the next batch: when there are enough, or the leader has waited long enough."""
+        most = min(parameters.max_batch_size, parameters.max_execution_batch_size or parameters.max_batch_size)
+        until = leader.since + parameters.batch_timeout_micros / 1e6
+        with self._changed:
+            queue = self._queues[key]
+            while sum(ticket.rows for ticket in queue) < most and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+            batch: list[_Ticket] = []
+            rows = 0
+            while queue and rows + queue[0].rows <= most:
+                rows += queue[0].rows
+                batch.append(queue.popleft())
+            if queue:
+                # Whoever is first now leads, at once or when it is this queue's turn.
+                if self._free:
+                    self._free -= 1
+                    queue[0].event.set()
+                else:
+                    self._waiting.append(key)
+            else:
+                del self._queues[key]
+        for ticket in batch:
+            metrics.QUEUING_LATENCY.observe((time.monotonic() - ticket.since) * 1e6)
+        return batch
+
+    def _hand_on(self) -> None:
+        with self._changed:
+            if self._waiting:
+                self._queues[self._waiting.popleft()][0].event.set()
+            else:
+                self._free += 1
+
+
+def _run(batch: Sequence[_Ticket], parameters: Parameters) -> None:
+    """Runs the tickets together, and each alone when that fails."""
+    rows = sum(ticket.rows for ticket in batch)
+    size = next((allowed for allowed in parameters.allowed_batch_sizes if allowed >= rows), rows)
+    try:
+        outputs = batch[0].execute(_merge(batch, size - rows))
+        for output in outputs:
+            _check_output(output, size)
+    except RequestError as error:
+        if len(batch) == 1:
+            batch[0].error = error
+        else:
+            for ticket in batch:
+                _run([ticket], parameters)
+        return
+    start = 0
+    for ticket in batch:
+        ticket.outputs = [output[start : start + ticket.rows] for output in outputs]
+        start += ticket.rows
+
+
+def _merge(batch: Sequence[_Ticket], padding: int) -> list[Array]:
+    if len(batch) == 1 and not padding:
+        return list(batch[0].arrays)
+    merged = []
+    for arrays in zip(*(ticket.arrays for ticket in batch), strict=True):
+        parts = _padded(arrays)
+        # Rows that nobody asked for are copies of one that somebody did.
+        merged.append(np.concatenate([*parts, *[parts[0][:1]] * padding]))
+    return merged
+
+
+def _padded(arrays: Sequence[Array]) -> list[Array]:
+    """`arrays` with all dimensions but the first as large as in the largest."""
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) == 1:
+        return list(arrays)
+    largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    return [_pad(array, largest) for array in arrays]
+
+
+def _pad(array: Array, shape: Sequence[int]) -> Array:
+    widths = [(0, 0), *((0, size - there) for size, there in zip(shape, array.shape[1:], strict=True))]
+    if dtype_of(array) is not STRING:
+        return np.pad(array, widths)
+    padded = np.full((array.shape[0], *shape), b"", object)
+    padded[tuple(slice(size) for size in array.shape)] = array
+    return padded
+
+
+def _rows(arrays: Sequence[Array]) -> int:
+    for array in arrays:
+        if not array.shape:
+            text = "Batching Run() input tensors must have at least one dimension"
+            raise RequestError(Code.INVALID_ARGUMENT, text)
+        if array.shape[0] != arrays[0].shape[0]:
+            text = "Batching Run() input tensors must have equal 0th-dimension size"
+            raise RequestError(Code.INVALID_ARGUMENT, text)
+    return arrays[0].shape[0] if arrays else 0
+
+
+def _shapes(arrays: Sequence[Array], *, padded: bool) -> Hashable:
+    """What arrays that are put together have in common: their shapes, or their ranks when they may be padded."""
+    return tuple((array.dtype.str, array.ndim if padded else array.shape[1:]) for array in arrays)
+
+
+def _check_output(output: Array, rows: int) -> None:
+    if not output.shape:
+        raise RequestError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+    if output.shape[0] != rows:
+        text = (
+            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
+            "tensors"
+        )
+        raise RequestError(Code.FAILED_PRECONDITION, text)
+
+
+def read_parameters(path: Path, flag: str = "--batching_parameters_file") -> tuple[Parameters, int | None]:
+    """The parameters in a text BatchingParameters, and how many batches may run at a time, if it says.
+
+    Raises StartError when it can't be read, or says what can't be.
+    """
+    message = read_message("BatchingParameters", path, flag)
+
+    def number(name: str, default: int, least: int) -> int:
+        value = getattr(message, name).value if message.HasField(name) else default
+        if value < least:
+            raise StartError(f"{flag}={path}: {name} is {value}, it must be at least {least}")
+        return int(value)
+
+    most = number("max_batch_size", Parameters.max_batch_size, 1)
+    execution = number("max_execution_batch_size", most, 1)
+    allowed = tuple(message.allowed_batch_sizes)
+    splits = message.enable_large_batch_splitting.value
+    largest = execution if splits else most
+    if any(one >= other for one, other in pairwise(allowed)) or (allowed and allowed[0] < 1):
+        raise StartError(f"{flag}={path}: allowed_batch_sizes {list(allowed)} must be increasing, from 1 on")
+    if allowed and allowed[-1] != largest:
+        what = "max_execution_batch_size" if splits else "max_batch_size"
+        raise StartError(f"{flag}={path}: the last of allowed_batch_sizes {list(allowed)} must be {what}, {largest}")
+    if execution > most:
+        raise StartError(f"{flag}={path}: max_execution_batch_size {execution} is larger than max_batch_size {most}")
+    parameters = Parameters(
+        max_batch_size=most,
+        batch_timeout_micros=number("batch_timeout_micros", 0, 0),
+        max_enqueued_batches=number("max_enqueued_batches", Parameters.max_enqueued_batches, 1),
+        allowed_batch_sizes=allowed,
+        pad_variable_length_inputs=message.pad_variable_length_inputs,
+        max_execution_batch_size=execution if splits else None,
+    )
+    threads = number("num_batch_threads", 0, 0) if message.HasField("num_batch_threads") else None
+    return parameters, threads or None

@@ -1,0 +1,231 @@
+"""The loader: a version's folder becomes a servable, ready to run."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfserving.foundation.messages import SignatureDefMap
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.batching import Parameters, Scheduler
+from tfserving.serving.embedded.core.deep import Deep, make_deep_call
+from tfserving.serving.embedded.core.safety import check_operations
+from tfserving.serving.embedded.core.session_call import Call, guard, make_call, translate
+from tfserving.serving.embedded.core.signature import Signature, read_signature
+from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.observability import metrics
+
+log = logging.getLogger(__name__)
+
+SERVING_TAGS = ("serve",)
+# An output filter is the client's choice, so the number of distinct calls that a version keeps needs an end.
+CALLS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Who puts requests together, and how."""
+
+    scheduler: Scheduler
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How TensorFlow runs a version.
+
+    `intra_op_threads` are those inside one operation, 0 leaves them to TensorFlow. `inter_op_threads` run operations at
+    the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
+    `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
+    wait at the same time run as one. `session_config` is a ConfigProto that all this comes on top of. `tags` name the
+    graph that is loaded. Graphs that read or write files or call Python have to be allowed.
+    """
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    check_methods: bool = False
+    batching: Batching | None = None
+    session_config: bytes = b""
+    tags: tuple[str, ...] = SERVING_TAGS
+    allow_file_and_python_ops: bool = False
+
+
+class Servable:
+    """One loaded version of a model: its signatures, and a session to run them.
+
+    `definitions` is the SignatureDefMap they were read from.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        session: Any,
+        definitions: Any,
+        runtime: Runtime,
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        """`refused` says why some signatures must not be asked."""
+        self.model = model
+        self.version = version
+        self.definitions = definitions
+        self.check_methods = runtime.check_methods
+        self._refused = refused or {}
+        self._batching = runtime.batching
+        self.signatures: Mapping[str, Signature] = {
+            name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
+        }
+        self._session = session
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[object, ...], Call] = {}
+        self._deep: dict[str, Call] = {}
+        # What is put together with others: whole signatures, as in TensorFlow Serving's batching session.
+        self._batched = {
+            (
+                tuple(spec.tensor for spec in signature.inputs.values()),
+                frozenset(spec.tensor for spec in signature.outputs.values()),
+            )
+            for signature in self.signatures.values()
+        }
+
+    def check_allowed(self, signature: Signature) -> None:
+        """Raises RequestError PERMISSION_DENIED when `signature` must not be asked."""
+        if signature.name in self._refused:
+            raise RequestError(Code.PERMISSION_DENIED, self._refused[signature.name])
+
+    def run(self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...]) -> list[Array]:
+        """Runs `signature` on one array for each of its inputs, in its order; returns the arrays called `outputs`.
+
+        Raises RequestError with the runtime's code and text.
+        """
+        if self._refused:
+            self.check_allowed(signature)
+        if Deep in map(type, inputs):
+            answers = dict(zip(signature.outputs, self._deep_call(signature)(*inputs), strict=True))
+            return [answers[name] for name in outputs]
+        key = (signature.name, outputs)
+        call = self._calls.get(key)
+        if call is None:
+            feeds = [spec.tensor for spec in signature.inputs.values()]
+            call = self._make(key, feeds, [signature.outputs[name].tensor for name in outputs])
+        return call(*inputs)
+
+    def run_tensors(self, feeds: Sequence[str], inputs: Sequence[Array], fetches: Sequence[str]) -> list[Array]:
+        """Runs the graph on `inputs`, an array for each tensor of `feeds`; returns the tensors called `fetches`.
+
+        Raises RequestError with the runtime's code and text.
+        """
+        key = (tuple(feeds), tuple(fetches))
+        return (self._calls.get(key) or self._make(key, feeds, fetches))(*inputs)
+
+    def has_signatures(self) -> str:
+        """Which signatures could have been asked for, for an error."""
+        names = ", ".join(map(repr, sorted(self.signatures))) or "no signatures"
+        return f"model {self.model!r} version {self.version} has {names}"
+
+    def close(self) -> None:
+        """Frees what the version holds; nothing may run in it any more."""
+        self._calls.clear()
+        self._deep.clear()
+        self._session.close()
+        self._session = None
+        # The graph's Python objects refer to each other in circles, and hold the C++ graph.
+        gc.collect()
+
+    def _deep_call(self, signature: Signature) -> Call:
+        # One for each signature, whatever outputs are asked for: each is a copy of the graph.
+        with self._lock:
+            if signature.name not in self._deep:
+                feeds, fetches = (
+                    [spec.tensor for spec in specs.values()] for specs in (signature.inputs, signature.outputs)
+                )
+                self._deep[signature.name] = guard(make_deep_call(self._session, feeds, fetches))
+            return self._deep[signature.name]
+
+    def _make(self, key: tuple[object, ...], feeds: Sequence[str], fetches: Sequence[str]) -> Call:
+        call = make_call(self._session, feeds, fetches)
+        batching = self._batching
+        if batching and (tuple(feeds), frozenset(fetches)) in self._batched:
+            call = _batched(call, (id(self), tuple(feeds), tuple(fetches)), batching)
+        with self._lock:
+            if len(self._calls) >= CALLS_KEPT:
+                self._calls.pop(next(iter(self._calls)))
+            self._calls[key] = call
+        return call
+
+
+def _batched(call: Call, key: Hashable, batching: Batching) -> Call:
+    def batched(*arrays: Array) -> list[Array]:
+        return batching.scheduler.run(key, arrays, lambda merged: call(*merged), batching.parameters)
+
+    return batched
+
+
+def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
+    """Loads the SavedModel in `path`, its tables and assets initialised.
+
+    Raises RequestError with the code and text that TensorFlow gives, NOT_FOUND when there is no SavedModel.
+    """
+    if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        raise RequestError(
+            Code.NOT_FOUND,
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}",
+        )
+    refused = {} if runtime.allow_file_and_python_ops else check_operations(path, runtime.tags)
+    for why in refused.values():
+        log.warning("model %r version %d: %s", model, version, why)
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto.FromString(runtime.session_config)
+    if runtime.intra_op_threads:
+        config.intra_op_parallelism_threads = runtime.intra_op_threads
+    if runtime.inter_op_threads or not config.inter_op_parallelism_threads:
+        # Less than none is TensorFlow's word for the caller's own thread.
+        config.inter_op_parallelism_threads = runtime.inter_op_threads or -1
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    started = time.monotonic()
+    try:
+        meta_graph = tf.compat.v1.saved_model.load(session, list(runtime.tags), str(path))
+        # The same bytes, read by the classes that the rest of the server uses.
+        definitions = SignatureDefMap()
+        for name, definition in meta_graph.signature_def.items():
+            definitions.signature_def[name].MergeFromString(definition.SerializeToString())
+        took = (time.monotonic() - started) * 1e6
+        metrics.LOAD_ATTEMPTS.add(str(path), "success")
+        metrics.LOAD_LATENCY.add(str(path), by=int(took))
+        metrics.LOAD_STAGES.observe(took, str(path), "restore_graph")
+        return Servable(model, version, session, definitions, runtime, refused)
+    except Exception as error:
+        session.close()
+        metrics.LOAD_ATTEMPTS.add(str(path), "fail")
+        raise _load_error(error) from error
+
+
+def read_session_config(path: Path) -> bytes:
+    """The text ConfigProto in `path`, serialized. Raises StartError when it is something else."""
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+
+    flag = f"--tensorflow_session_config_file={path}"
+    try:
+        config: bytes = text_format.Parse(path.read_text(encoding="utf-8"), ConfigProto()).SerializeToString()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{flag}: {getattr(error, 'strerror', None) or error}") from None
+    except text_format.ParseError as error:
+        raise StartError(f"{flag}: line {error}; it needs a text ConfigProto") from None
+    return config
+
+
+def _load_error(error: Exception) -> RequestError:
+    if isinstance(error, OSError):
+        return RequestError(Code.OUT_OF_RANGE, "Read less bytes than requested", str(error))
+    if isinstance(error, RuntimeError):
+        return RequestError(Code.NOT_FOUND, str(error))
+    return translate(error)

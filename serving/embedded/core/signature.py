@@ -1,0 +1,75 @@
+"""A SavedModel's signatures, as the server reads them: names, element types and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tfserving.foundation.tensors import BY_NUMBER, Array, DType, from_proto
+
+DEFAULT_SIGNATURE = "serving_default"
+Shape = tuple[int, ...]
+
+# What the runtime calls its element types in error texts, where that is not the name its users know.
+_RUNTIME_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: its name in the graph, element type and shape.
+
+    In the shape an unknown size is -1; None is a shape of any rank.
+    """
+
+    tensor: str
+    dtype: DType | None
+    shape: Shape | None
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name if self.dtype else 'no'} {'of any shape' if self.shape is None else self.shape}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A named function of a SavedModel. `defaults` has values for inputs that a request may leave out."""
+
+    name: str
+    method: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    defaults: Mapping[str, Array]
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs' names, in their order."""
+        return tuple(self.outputs)
+
+    @cached_property
+    def dtypes(self) -> list[np.dtype[Any] | None]:
+        """The inputs' element types, in their order."""
+        return [spec.dtype.numpy if spec.dtype else None for spec in self.inputs.values()]
+
+
+def read_signature(name: str, definition: Any) -> Signature:
+    """The signature that a SignatureDef describes; its inputs and outputs in the order of their names."""
+    return Signature(
+        name=name,
+        method=definition.method_name,
+        inputs={key: _spec(definition.inputs[key]) for key in sorted(definition.inputs)},
+        outputs={key: _spec(definition.outputs[key]) for key in sorted(definition.outputs)},
+        defaults={key: from_proto(definition.defaults[key]) for key in sorted(definition.defaults)},
+    )
+
+
+def runtime_name(dtype: DType | None) -> str:
+    """What TensorFlow's C++ runtime calls `dtype`: float, double and half for the floats."""
+    return _RUNTIME_NAMES.get(dtype.name, dtype.name) if dtype else "invalid"
+
+
+def _spec(info: Any) -> TensorSpec:
+    shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
+    return TensorSpec(tensor=info.name, dtype=BY_NUMBER.get(info.dtype), shape=shape)

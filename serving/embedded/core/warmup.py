@@ -1,0 +1,98 @@
+"""Warm-up: the requests that a version carries, played before it is available.
+
+https://www.tensorflow.org/tfx/serving/saved_model_warmup
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.tensors import from_proto
+from tfserving.serving.embedded.core.example_messages import infer, infer_all
+from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS
+from tfserving.serving.embedded.core.inference import predict
+from tfserving.serving.embedded.core.loader import Servable
+from tfserving.serving.embedded.core.session_call import translate
+from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
+from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.observability import metrics
+
+log = logging.getLogger(__name__)
+
+FILE = Path("assets.extra", "tf_serving_warmup_requests")
+MOST_RECORDS = 1000
+
+
+def play(servable: Servable, folder: Path, times: int = 1) -> int:
+    """Plays the warm-up requests in the version's `folder`, if there are any, each so many `times`; returns how many.
+
+    A record without a request is skipped, as TensorFlow Serving skips it. Raises RequestError when the file can't be
+    read, has more than a thousand records, or one of them fails.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return 0
+    played = 0
+    for number, record in enumerate(_records(file)):
+        if number >= MOST_RECORDS:
+            raise RequestError(
+                Code.INVALID_ARGUMENT,
+                f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {file}",
+            )
+        try:
+            entry = PredictionLog.FromString(record)
+        except Exception as error:
+            raise RequestError(
+                Code.INVALID_ARGUMENT, f"Failed to parse warmup record: {number} from {file}: {error}"
+            ) from None
+        kind = entry.WhichOneof("log_type")
+        if kind in _PLAYERS:
+            for _ in range(times):
+                _play(servable, kind, getattr(entry, kind).request, str(folder))
+            played += 1
+            metrics.WARMUP_RECORDS.add(str(folder), "OK")
+        elif kind is not None:
+            log.warning("%s: record %d is a %s, which this server can't play; it is skipped", file, number, kind)
+    return played
+
+
+def _play(servable: Servable, kind: str, request: Any, path: str) -> None:
+    started = time.monotonic()
+    status = "OK"
+    try:
+        _PLAYERS[kind](servable, request)
+    except RequestError as error:
+        status = error.code.name
+        raise
+    finally:
+        metrics.WARMUP_LATENCY.observe((time.monotonic() - started) * 1e6, path, status)
+
+
+def _predict(servable: Servable, request: Any) -> None:
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise RequestError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    predict(servable, signature, request.inputs, from_proto, request.output_filter)
+
+
+_PLAYERS: dict[str, Callable[[Servable, Any], object]] = {
+    "predict_log": _predict,
+    "classify_log": lambda servable, request: infer(servable, request, CLASSIFY),
+    "regress_log": lambda servable, request: infer(servable, request, REGRESS),
+    "multi_inference_log": infer_all,
+}
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    import tensorflow as tf
+
+    try:
+        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise translate(error) from None

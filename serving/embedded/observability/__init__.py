@@ -1,0 +1,1 @@
+"""What watches the server: metrics, the access log, the request log."""

@@ -1,0 +1,33 @@
+"""What every process of this server does first."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+
+from tfserving.foundation.stderr import hidden_stderr
+
+
+def prepare_process() -> None:
+    """Sets up logging, and keeps TensorFlow quiet and light. To be called before it is imported."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    # TensorFlow has much to say about how it was built, and about loading as its own server does.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow imports Keras when there is one, and that takes longer than all the rest of TensorFlow. No SavedModel
+    # needs it.
+    sys.modules["keras"] = None  # type: ignore[assignment]
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices, without what it says about CPUs and GPUs unless it fails."""
+    with hidden_stderr():
+        import tensorflow as tf
+
+        # The first look for a GPU complains when there is none.
+        tf.config.list_physical_devices()
+    # What was imported stays. Looking through it takes a tenth of a second, which the garbage collector would do while
+    # a request waits: bodies of JSON make it run often. What is loaded later, and unloaded, it goes on looking through.
+    gc.freeze()

@@ -1,0 +1,1 @@
+"""The REST face: TensorFlow Serving's URLs and JSON over the core."""

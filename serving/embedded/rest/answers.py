@@ -1,0 +1,176 @@
+"""REST answers, laid out as TensorFlow Serving lays them out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+
+from tfserving.foundation.tensors import Array, dtype_of
+from tfserving.serving.embedded.core.examples import Classifications
+from tfserving.serving.embedded.core.signature import runtime_name
+from tfserving.serving.embedded.core.view import Status
+from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest.json_text import float_texts, quote
+
+# A string output with this at the end of its name is answered in base64.
+BASE64_SUFFIX = "_bytes"
+INDENT = b"    "
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def error(text: str) -> bytes:
+    """The body of every error."""
+    return b'{\n    "error": ' + quote(text) + b"\n}"
+
+
+def columns(outputs: Mapping[str, Array]) -> bytes:
+    """Columnar format: one value under `outputs`, or an object that names several."""
+    if len(outputs) == 1:
+        ((name, array),) = outputs.items()
+        return b'{\n    "outputs": ' + _indented(name, array, 1) + b"\n}"
+    members = [quote(name) + b": " + _indented(name, array, 2) for name, array in outputs.items()]
+    inner = b"\n" + INDENT * 2
+    return b'{\n    "outputs": {' + inner + (b"," + inner).join(members) + b"\n    }\n}"
+
+
+def rows(outputs: Mapping[str, Array]) -> bytes:
+    """Row format: a list under `predictions`, of plain values or of objects that name several outputs.
+
+    Raises RequestError for an output without a batch dimension, or with another size of it than the others.
+    """
+    batch = _batch_size(outputs)
+    if not batch:
+        return b'{\n    "predictions": []\n}'
+    if len(outputs) == 1:
+        ((name, array),) = outputs.items()
+        return b'{\n    "predictions": [' + b", ".join(_row_texts(name, array, 2)) + b"\n    ]\n}"
+    texts = [[quote(name) + b": " + text for text in _row_texts(name, array, 3)] for name, array in outputs.items()]
+    inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
+    objects = [b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True)]
+    return b'{\n    "predictions": [' + outer + (b"," + outer).join(objects) + b"\n    ]\n}"
+
+
+def classifications(answered: Classifications) -> bytes:
+    """What classify answers: for each example a list of its classes, label and score."""
+    scores = iter(float_texts(np.array([score for row in answered.rows() for _, score in row], np.float32)))
+    texts = (
+        b"[" + b", ".join(b"[" + quote(label) + b", " + next(scores) + b"]" for label, _ in row) + b"]"
+        for row in answered.rows()
+    )
+    return b'{\n    "results": [' + b", ".join(texts) + b"\n    ]\n}"
+
+
+def regressions(answered: Array) -> bytes:
+    """What regress answers: a value for each example."""
+    return b'{\n    "results": [' + b", ".join(float_texts(answered)) + b"]\n}"
+
+
+def statuses(found: Iterable[Status], *, explain: bool) -> bytes:
+    """The status of versions, as protobuf's JSON."""
+    entries = [
+        {
+            "version": str(status.version),
+            "state": status.state.name,
+            "status": {
+                "error_code": status.error.code.name if status.error else "OK",
+                "error_message": status.error.say(explain=explain) if status.error else "",
+            },
+        }
+        for status in found
+    ]
+    return _proto_json({"model_version_status": entries})
+
+
+def models(available: Mapping[str, list[int]]) -> bytes:
+    """Every model with its available versions, which TensorFlow Serving can't list."""
+    listed = [{"name": name, "versions": [str(number) for number in versions]} for name, versions in available.items()]
+    return _proto_json({"models": listed})
+
+
+def metadata(model: str, version: int, definitions: Any) -> bytes:
+    """A version's signatures, a SignatureDefMap, as protobuf's JSON."""
+    spec = {"name": model, "version": str(version), "signature_name": ""}
+    signatures = MessageToDict(definitions, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return (
+        b'{\n"model_spec":'
+        + _proto_json(spec)
+        + b',\n"metadata": {"signature_def": '
+        + _proto_json(signatures)
+        + b"}\n}\n"
+    )
+
+
+def _proto_json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def _batch_size(outputs: Mapping[str, Array]) -> int:
+    batch: int | None = None
+    for name, array in outputs.items():
+        if not array.shape:
+            raise RequestError(Code.INVALID_ARGUMENT, f"Tensor name: {name} has no shape information ")
+        if batch is None:
+            batch = array.shape[0]
+        elif array.shape[0] != batch:
+            raise RequestError(
+                Code.INVALID_ARGUMENT,
+                f"Tensor name: {name} has inconsistent batch size: {array.shape[0]} expecting: {batch}",
+            )
+    return batch or 0
+
+
+def _row_texts(name: str, array: Array, level: int) -> list[bytes]:
+    """The text of each row, arrays on one line. `level` is how deep the rows stand."""
+    texts = _element_texts(name, array, level + array.ndim - 1)
+    for depth in range(array.ndim - 1, 0, -1):
+        texts = [b"[" + b", ".join(group) + b"]" for group in _groups(texts, array.shape, depth)]
+    return texts
+
+
+def _indented(name: str, array: Array, level: int) -> bytes:
+    """The text of a whole tensor that stands `level` deep, one element a line."""
+    texts = _element_texts(name, array, level + array.ndim)
+    for depth in range(array.ndim - 1, -1, -1):
+        inner, outer = b"\n" + INDENT * (level + depth + 1), b"\n" + INDENT * (level + depth)
+        texts = [
+            b"[" + inner + (b"," + inner).join(group) + outer + b"]" if group else b"[]"
+            for group in _groups(texts, array.shape, depth)
+        ]
+    return texts[0]
+
+
+def _groups(texts: list[bytes], shape: tuple[int, ...], depth: int) -> Iterable[list[bytes]]:
+    """`texts` in groups that are the arrays of dimension `depth`."""
+    size = shape[depth]
+    return (texts[index * size : (index + 1) * size] for index in range(prod(shape[:depth])))
+
+
+def _element_texts(name: str, array: Array, level: int) -> list[bytes]:
+    if array.dtype in _FLOATS:
+        return float_texts(array)
+    if array.dtype.kind == "O":
+        return [_string(name, value, level) for value in array.ravel().tolist()]
+    if array.dtype.kind == "b":
+        return [b"true" if value else b"false" for value in array.ravel().tolist()]
+    if array.dtype.kind in "iu":
+        return [b"%d" % value for value in array.ravel().tolist()]
+    if not array.size:
+        return []
+    raise RequestError(
+        Code.INVALID_ARGUMENT,
+        f"Serializing value of type: {runtime_name(dtype_of(array))} is not supported",
+        f"output {name!r} has a type that JSON can't carry; ask for it over gRPC",
+    )
+
+
+def _string(name: str, value: bytes, level: int) -> bytes:
+    if not name.endswith(BASE64_SUFFIX):
+        return quote(value)
+    inner, outer = b"\n" + INDENT * (level + 1), b"\n" + INDENT * level
+    return b"{" + inner + b'"b64": "' + base64.b64encode(value) + b'"' + outer + b"}"

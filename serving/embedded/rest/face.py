@@ -1,0 +1,216 @@
+"""The REST face: TensorFlow Serving's URLs over the core, a request in and an answer out.
+
+https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
+from tfserving.serving.embedded.core.inference import ModelSpec, acquire, predict
+from tfserving.serving.embedded.core.served import Served
+from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.observability import metrics
+from tfserving.serving.embedded.observability.request_log import RequestLog
+from tfserving.serving.embedded.rest import answers
+from tfserving.serving.embedded.rest.examples_request import read_examples
+from tfserving.serving.embedded.rest.http import TEXT, Request, Response, page, unpacked
+from tfserving.serving.embedded.rest.json_parser import parse
+from tfserving.serving.embedded.rest.plain_predict import Plain, read_plain
+from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
+from tfserving.serving.embedded.rest.records import log_examples, log_predict
+from tfserving.serving.embedded.rest.urls import INFERENCE, OURS, PROBE, STATUS, URI, model_spec, unescape
+
+log = logging.getLogger(__name__)
+
+_METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
+
+
+_HTTP = {
+    Code.CANCELLED: 499,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.UNAUTHENTICATED: 401,
+}
+
+
+class RestFace:
+    """Answers HTTP requests."""
+
+    def __init__(
+        self,
+        served: Served,
+        *,
+        wanted: Callable[[], Collection[str]],
+        explain: bool = True,
+        metrics_path: bytes | None = None,
+        metrics_page: Callable[[], bytes] = metrics.page,
+        list_models: bool = False,
+        request_log: RequestLog | None = None,
+    ) -> None:
+        """`wanted` tells the models that must be there to be ready. `explain` is for errors.
+
+        `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them.
+        """
+        self._served = served
+        self._wanted = wanted
+        self._explain = explain
+        self._metrics_path = metrics_path
+        self._page = metrics_page
+        self._list_models = list_models
+        self._request_log = request_log
+
+    def answer(self, request: Request) -> Response:
+        """The answer to `request`; never raises."""
+        try:
+            return self._route(request)
+        except RequestError as error:
+            return Response(_HTTP.get(error.code, 500), answers.error(error.say(explain=self._explain)))
+        except Exception as error:
+            log.exception("a REST request failed")
+            return Response(500, answers.error(f"{type(error).__name__}: {error}"))
+
+    def _route(self, request: Request) -> Response:
+        path = request.target
+        if request.method not in _METHODS:
+            return page(501, "Not Implemented")
+        if not URI.fullmatch(path):
+            return page(400, "Bad Request")
+        if outside := self._outside(request):
+            return outside
+        if not OURS.fullmatch(path):
+            return page(404, "Not Found")
+        if request.method == "OPTIONS":
+            allowed = re.search(rb"https?://", request.headers.get(b"origin", b""))
+            return Response(200 if allowed else 400, b"", b"text/html; charset=ISO-8859-1")
+        if request.method == "POST":
+            match = INFERENCE.fullmatch(path)
+            if match and match["verb"] in (b"predict", b"classify", b"regress"):
+                return self._infer(match, request)
+        elif request.method == "GET":
+            match = STATUS.fullmatch(path)
+            if match:
+                return self._describe(match)
+        malformed = f"Malformed request: {request.method} {path.decode('utf-8', 'surrogateescape')}"
+        raise RequestError(Code.INVALID_ARGUMENT, malformed)
+
+    def _outside(self, request: Request) -> Response | None:
+        """Prometheus' page, and probes."""
+        path = request.target
+        if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
+            return self._metrics(path, self._metrics_path)
+        if request.method == "GET" and (match := PROBE.fullmatch(path)):
+            return self._probe(match)
+        return None
+
+    def _metrics(self, path: bytes, wanted: bytes) -> Response:
+        if path != wanted:
+            return Response(400, b"Unexpected path: " + path + b". Should be " + wanted, TEXT)
+        return Response(200, self._page(), TEXT)
+
+    def _probe(self, match: re.Match[bytes]) -> Response:
+        """Whether the server lives, or whether its models, or one of them, can be asked."""
+        if match["live"]:
+            return Response(200, b"ok\n", TEXT)
+        available = self._served.view.available()
+        model = unescape(match["model"])
+        missing = sorted(name for name in ([model] if model else self._wanted()) if not available.get(name))
+        if missing:
+            text = f"not ready: no version available of {', '.join(map(repr, missing))}\n"
+            return Response(503, text.encode("utf-8", "surrogateescape"), TEXT)
+        return Response(200, b"ready\n", TEXT)
+
+    def _infer(self, match: re.Match[bytes], request: Request) -> Response:
+        spec = model_spec(match)
+        if spec is None:
+            return Response(400, b"")
+        verb = match["verb"].decode()
+        started = time.monotonic()
+        try:
+            response = self._infer_model(spec, verb, request)
+        except RequestError as error:
+            metrics.count_failure(spec.name, error)
+            raise
+        metrics.count_answer(spec.name, verb, "REST", started)
+        return response
+
+    def _infer_model(self, spec: ModelSpec, verb: str, request: Request) -> Response:
+        body = unpacked(request)
+        if verb == "predict" and (plain := read_plain(body)) and (answered := self._infer_plain(spec, plain)):
+            return answered
+        document = parse(body)
+        name = signature_name(document)
+        if verb != "predict":
+            return self._infer_examples(spec, name, verb, read_examples(document))
+        with acquire(self._served, spec) as servable:
+            signature = servable.signatures.get(name)
+            if signature is None:
+                raise RequestError(
+                    Code.INVALID_ARGUMENT,
+                    f'Serving signature name: "{name}" not found in signature def',
+                    servable.has_signatures(),
+                )
+            if not signature.inputs:
+                raise RequestError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
+            arrays, in_rows = read_inputs(document, signature.inputs)
+            outputs = predict(servable, signature, arrays, lambda array: array)
+        self._log_predict(name, arrays, outputs)
+        return Response(200, (answers.rows if in_rows else answers.columns)(outputs))
+
+    def _infer_plain(self, spec: ModelSpec, plain: Plain) -> Response | None:
+        with acquire(self._served, spec) as servable:
+            signature = servable.signatures.get(plain.signature)
+            if signature is None or len(signature.inputs) != 1:
+                return None
+            ((name, wanted),) = signature.inputs.items()
+            array = plain.read(wanted.dtype)
+            if array is None:
+                return None
+            outputs = predict(servable, signature, {name: array}, lambda array: array)
+        self._log_predict(plain.signature, {name: array}, outputs)
+        return Response(200, (answers.rows if plain.in_rows else answers.columns)(outputs))
+
+    def _log_predict(self, signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        if self._request_log is not None and self._request_log.wants():
+            self._request_log.note(partial(log_predict, signature, inputs, outputs))
+
+    def _infer_examples(self, spec: ModelSpec, name: str, verb: str, examples: list[bytes]) -> Response:
+        with acquire(self._served, spec) as servable:
+            task = make_task(servable, find_signature(servable, name), CLASSIFY if verb == "classify" else REGRESS)
+            (result,) = run(servable, [task], examples)
+        if self._request_log is not None and self._request_log.wants():
+            self._request_log.note(partial(log_examples, name, verb, examples, result))
+        if isinstance(result, Classifications):
+            return Response(200, answers.classifications(result))
+        return Response(200, answers.regressions(result))
+
+    def _describe(self, match: re.Match[bytes]) -> Response:
+        if match["model"] is None and match["version"] is None and match["label"] is None and self._list_models:
+            return Response(200, answers.models(self._served.view.available()))
+        if match["model"] is None:
+            raise RequestError(Code.INVALID_ARGUMENT, "Missing model name in request.")
+        spec = model_spec(match)
+        if spec is None:
+            return Response(400, b"")
+        if match["metadata"] == b"metadata":
+            with acquire(self._served, spec) as servable:
+                return Response(200, answers.metadata(servable.model, servable.version, servable.definitions))
+        # The label is ignored, as TensorFlow Serving ignores it.
+        return Response(
+            200, answers.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
+        )

@@ -1,0 +1,139 @@
+"""JSON text as TensorFlow Serving writes it: numbers, strings, and values that an error shows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.rest.json_parser import members_of
+
+# An error stops showing a value after the token that passes so many bytes.
+LONGEST_SHOWN = 256
+
+_SPECIAL = re.compile(rb'[\x00-\x1f"\\]')
+_SHORT = {b'"': b'\\"', b"\\": b"\\\\", b"\b": b"\\b", b"\f": b"\\f", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t"}
+_NOT_FINITE = {"nan": b"NaN", "-nan": b"NaN", "inf": b"Infinity", "-inf": b"-Infinity"}
+
+
+def quote(text: str | bytes) -> bytes:
+    """`text` as a JSON string; bytes that are not UTF-8 pass through as they are."""
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return b'"' + _SPECIAL.sub(_escape, data) + b'"'
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return _SHORT.get(match[0]) or b"\\u%04X" % ord(match[0])
+
+
+def float_texts(values: Array) -> list[bytes]:
+    """Every element of a float32 or float64 array, in order: six digits if they mean the same number, else all of them.
+
+    https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/util/json_tensor.cc
+    """
+    flat = flush_denormals(values.ravel())
+    if not flat.size:
+        return []
+    digits = 9 if flat.dtype == np.float32 else 17
+    numbers = flat.tolist()
+    texts = ("%.6g " * len(numbers) % tuple(numbers)).split()
+    with np.errstate(over="ignore"):
+        differ = np.flatnonzero(np.array(texts, np.float64).astype(flat.dtype) != flat)
+    for index in differ.tolist():
+        texts[index] = f"%.{digits}g" % numbers[index]
+    return [_NOT_FINITE.get(text) or (text if "." in text or "e" in text else text + ".0").encode() for text in texts]
+
+
+def flush_denormals(values: Array) -> Array:
+    """`values` with denormal floats made zero, of the same sign; its threads for REST run that way."""
+    if values.dtype.kind != "f" or not values.size:
+        return values
+    tiny = np.abs(values) < np.finfo(values.dtype).tiny
+    tiny &= values != 0
+    return np.where(tiny, np.copysign(values.dtype.type(0), values), values) if tiny.any() else values
+
+
+def show(value: Any) -> str:
+    """`value` as an error shows it: indented objects, arrays on one line, cut after LONGEST_SHOWN bytes."""
+    shown = bytearray()
+    for token in _tokens(value):
+        shown += token
+        if len(shown) > LONGEST_SHOWN:
+            break
+    return shown.decode("utf-8", "surrogateescape")
+
+
+def _tokens(value: Any) -> Iterator[bytes]:
+    """The text of `value`, token by token; nothing follows a number that JSON has no text for."""
+    waiting: list[Any] = [value]
+    level = 0
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, _Text):
+            level += item.deeper
+            yield item.text + (b"\n" + b"    " * level if item.new_line else b"")
+        elif isinstance(item, dict):
+            if not item:
+                yield b"{}"
+                continue
+            waiting.append(_Text(b"}"))
+            waiting.append(_Text(b"", -1, new_line=True))
+            for index, (name, member) in reversed(list(enumerate(members_of(item)))):
+                waiting += (
+                    member,
+                    _Text(quote(name) + b": "),
+                    _Text(b"," if index else b"{", 0 if index else 1, new_line=True),
+                )
+        elif isinstance(item, list):
+            # Arrays count as a level for the objects in them.
+            waiting.append(_Text(b"]", -1))
+            shown = item[: LONGEST_SHOWN + 1]
+            for index, element in reversed(list(enumerate(shown))):
+                waiting += (element, _Text(b", ")) if index else (element,)
+            waiting.append(_Text(b"[", 1))
+        elif isinstance(item, float) and not math.isfinite(item):
+            return
+        else:
+            yield _scalar(item)
+
+
+class _Text:
+    def __init__(self, text: bytes, deeper: int = 0, *, new_line: bool = False) -> None:
+        self.text = text
+        self.deeper = deeper
+        self.new_line = new_line
+
+
+def _scalar(value: Any) -> bytes:
+    if value is None:
+        return b"null"
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    if isinstance(value, (str, bytes)):
+        return quote(value)
+    return str(value).encode() if isinstance(value, int) else _shortest(value)
+
+
+def _shortest(value: float) -> bytes:
+    """The fewest digits that mean `value`, placed as RapidJSON places them: 100.0, 0.00001, 1e39, 1.5e-7."""
+    sign = "-" if math.copysign(1, value) < 0 else ""
+    mantissa, _, exponent = f"{abs(value)!r}".partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    digits = (whole + fraction).lstrip("0")
+    point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len(digits))
+    digits = digits.rstrip("0")
+    if not digits:
+        return f"{sign}0.0".encode()
+    if len(digits) <= point <= 21:  # noqa: PLR2004 - RapidJSON's own limit
+        text = digits.ljust(point, "0") + ".0"
+    elif 0 < point <= 21:  # noqa: PLR2004
+        text = f"{digits[:point]}.{digits[point:]}"
+    elif -6 < point <= 0:  # noqa: PLR2004
+        text = "0." + "0" * -point + digits
+    else:
+        text = digits[0] + ("." + digits[1:] if digits[1:] else "") + f"e{point - 1}"
+    return (sign + text).encode()

@@ -1,0 +1,35 @@
+"""REST requests and their answers as PredictionLog records, for the request log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfserving.foundation.tensors import Array, to_proto
+from tfserving.serving.embedded.core.example_messages import write_result
+from tfserving.serving.embedded.core.examples import Classifications
+
+
+def log_predict(signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array], record: Any) -> None:
+    """Fills a record for a predict request that came over REST."""
+    part = record.predict_log
+    for spec in (part.request.model_spec, part.response.model_spec):
+        spec.CopyFrom(record.log_metadata.model_spec)
+        spec.signature_name = signature
+    part.request.model_spec.ClearField("version")
+    for message, arrays in ((part.request.inputs, inputs), (part.response.outputs, outputs)):
+        for name, array in arrays.items():
+            message[name].CopyFrom(to_proto(array))
+
+
+def log_examples(
+    signature: str, verb: str, examples: Sequence[bytes], result: Classifications | Array, record: Any
+) -> None:
+    """Fills a record for a classify or regress request that came over REST."""
+    part = record.classify_log if verb == "classify" else record.regress_log
+    part.request.model_spec.name = part.response.model_spec.name = record.log_metadata.model_spec.name
+    part.request.model_spec.signature_name = part.response.model_spec.signature_name = signature
+    part.response.model_spec.version.CopyFrom(record.log_metadata.model_spec.version)
+    for example in examples:
+        part.request.input.example_list.examples.add().MergeFromString(example)
+    write_result(part.response.result, result)

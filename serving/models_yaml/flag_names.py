@@ -1,0 +1,46 @@
+"""Which flags models.yaml may name under `server.flags`.
+
+The flags are those of tensorflow_model_server 2.20, `main.cc` of https://github.com/tensorflow/serving, and what the
+embedded server has of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import click
+
+from tfserving.serving.embedded.flags import ELSEWHERE, Flags
+
+# Flags that the toolkit sets itself, and what says it.
+GENERATED = {
+    "port": "--port",
+    "rest_api_port": "--rest-port",
+    "host": "--host",
+    "model_name": "`models`",
+    "model_base_path": "`models` and `folder`",
+    "model_config_file": "`models`",
+    "enable_batching": "`server.batching`",
+    "batching_parameters_file": "`server.batching`",
+    "monitoring_config_file": "`server.monitoring`",
+    "ssl_config_file": "`server.tls`",
+    "platform_config_file": "`server.gpu_memory_growth`",
+    "per_process_gpu_memory_fraction": "`server.gpu_memory_fraction`",
+    "model_config_file_poll_wait_seconds": "`tfserving serve reload`",
+}
+_HINTS = {name: get_args(hint) for name, hint in get_type_hints(Flags, include_extras=True).items()}
+_KINDS: dict[str, Any] = {
+    **{name: kind for name, (kind, _) in ELSEWHERE.items()},
+    **{name: hint[1] for name, hint in _HINTS.items() if hint},
+}
+
+
+def wrong(name: str, value: object) -> str | None:
+    """What is wrong with a flag; None when nothing is."""
+    if name not in _KINDS:
+        return "is no flag of tensorflow_model_server 2.20, nor of the embedded server"
+    try:
+        _KINDS[name].convert(str(value), None, None)
+    except click.BadParameter as error:
+        return error.message
+    return None

@@ -1,0 +1,225 @@
+"""The fleet: what models.yaml says is exported and served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
+
+from tfserving.foundation.golden import versions_on_disk
+from tfserving.serving.models_yaml.kubernetes import Kubernetes
+from tfserving.serving.models_yaml.rollout import Rollout
+from tfserving.serving.models_yaml.server import Compose, ServerSettings, Strict
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+# What `tfserving export lint` looks for; docs/lint.md explains each.
+Rule = Literal[
+    "breaking-change",
+    "bytes-suffix",
+    "file-op",
+    "fixed-batch",
+    "int-input",
+    "made-up-name",
+    "no-signature",
+    "output-batch",
+    "python-op",
+    "rest-dtype",
+    "unregistered-op",
+    "untracked-variable",
+]
+
+
+class FleetError(Exception):
+    """models.yaml can't be used; the text names the file, the line and the key."""
+
+
+class Model(Strict):
+    """One model of the fleet."""
+
+    builder: Annotated[
+        str,
+        Field(
+            description="The function that makes the servable, as 'module:function'.", pattern=f"^{BUILDER.pattern}$"
+        ),
+    ]
+    allow: Annotated[
+        tuple[Rule, ...], Field(description="Rules of docs/lint.md that this model may break.", validate_default=True)
+    ] = ()
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=65536)], ...],
+        Field(
+            min_length=1,
+            description="The batch sizes it is served at, the last one the largest that is allowed; golden and warm-up "
+            "requests have them all, and 1, 2 and 7 rows.",
+        ),
+    ] = (32,)
+    golden: Annotated[
+        tuple[Path, ...],
+        Field(description="Files with more golden requests, .json, .jsonl or .npz. Relative to the file that says it."),
+    ] = ()
+    labels: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]], Field(description="Versions by label, as in `stable: 3`.")
+    ] = Field(default_factory=dict)
+    versions: Annotated[
+        int | Literal["all"] | tuple[Annotated[int, Field(ge=1)], ...] | None,
+        Field(
+            description="Which are served: the newest so many, `all`, or those listed. When not given: the newest, and "
+            "those that labels name."
+        ),
+    ] = None
+
+    @field_validator("versions", mode="before")
+    @classmethod
+    def _says_which(cls, said: object) -> object:
+        """One error for a wrong value, not one for each thing that it could have been."""
+        numbers = said if isinstance(said, list) and said else [said]
+        if said not in (None, "all") and any(type(number) is not int or number < 1 for number in numbers):
+            raise ValueError(f"{said!r} is not how many of the newest (1), 'all', or a list of versions ([3, 5])")
+        return said
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _increasing(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"{list(sizes)} does not increase; {sorted(set(sizes))} does")
+        return sizes
+
+
+class Fleet(Strict):
+    """The models of one models.yaml, and where their versions lie."""
+
+    folder: Annotated[
+        Path,
+        Field(description="Where versions are written: FOLDER/NAME/VERSION. Relative to the file that says it."),
+    ] = Path("models")
+    models: Annotated[
+        dict[str, Model], Field(min_length=1, description="The models, by the name they are served under.")
+    ]
+    server: Annotated[ServerSettings, Field(description="How they are served.")] = ServerSettings()
+    compose: Annotated[Compose, Field(description="What Compose starts beside the server.")] = Compose()
+    kubernetes: Annotated[Kubernetes, Field(description="How the fleet runs on a cluster.")] = Kubernetes()
+    rollout: Annotated[Rollout, Field(description="How a new version takes over.")] = Rollout()
+    _file: Path = PrivateAttr(default=Path("models.yaml"))
+
+    @field_validator("models")
+    @classmethod
+    def _names(cls, models: dict[str, Model]) -> dict[str, Model]:
+        for name in models:
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} can't name a model: letters, digits, '_', '.' and '-' only, no '.' or '-' first"
+                )
+        return models
+
+    @property
+    def file(self) -> Path:
+        """The models.yaml that says all this, absolute."""
+        return self._file
+
+    def model_folder(self, name: str) -> Path:
+        """The absolute folder with the versions of model `name`."""
+        return (self.folder / name).absolute()
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of model `name` on disk, oldest first; none when it was never exported."""
+        folder = self.model_folder(name)
+        return sorted(versions_on_disk(folder)) if folder.is_dir() else []
+
+    def kept(self, name: str) -> list[int]:
+        """The versions of model `name` on disk that are served now, oldest first."""
+        model, found = self.models[name], self.versions(name)
+        if isinstance(model.versions, tuple):
+            return sorted(set(model.versions) & set(found))
+        if model.versions == "all":
+            return found
+        if isinstance(model.versions, int):
+            return found[-model.versions :]
+        return sorted({*found[-1:], *(set(model.labels.values()) & set(found))})
+
+    def with_labels(self, name: str, labels: Mapping[str, int]) -> Fleet:
+        """This fleet with other labels for the versions of model `name`."""
+        model = self.models[name].model_copy(update={"labels": dict(labels)})
+        return self.model_copy(update={"models": {**self.models, name: model}})
+
+    def select(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """`names`, or every model when there are none. Raises FleetError for a name the fleet doesn't have."""
+        for name in names:
+            if name not in self.models:
+                raise FleetError(f"no model is called {name!r}; the fleet has {', '.join(self.models)}")
+        return names or tuple(self.models)
+
+
+def read_fleet(path: Path) -> Fleet:
+    """The fleet that the YAML file `path` describes, its folder made absolute.
+
+    Raises FleetError when the file is missing, is not YAML, or says something it can't.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise FleetError(f"{path}: {error.strerror}; write one, or name another with --fleet") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_duplicates(path, root)
+        fleet = Fleet.model_validate(yaml.safe_load(text))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise FleetError(f"{path}:{line}: {error.problem}") from None
+    except ValidationError as error:
+        raise FleetError("\n".join(_explain(path, root, problem) for problem in error.errors())) from None
+    here = path.absolute().parent
+    models = {
+        name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})
+        for name, model in fleet.models.items()
+    }
+    server = fleet.server.model_copy(update={"tls": _absolute(fleet.server.tls, here)})
+    compose = fleet.compose.model_copy(update={"envoy": _absolute(fleet.compose.envoy, here)})
+    fleet = fleet.model_copy(
+        update={"folder": here / fleet.folder, "models": models, "server": server, "compose": compose}
+    )
+    fleet._file = path.absolute()
+    return fleet
+
+
+def _absolute(settings: Strict | None, here: Path) -> Strict | None:
+    """`settings` with its files made absolute."""
+    if settings is None:
+        return None
+    return settings.model_copy(update={key: here / value for key, value in settings if isinstance(value, Path)})
+
+
+def _refuse_duplicates(path: Path, node: yaml.Node | None, where: str = "") -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        here = f"{where}.{key.value}" if where else str(key.value)
+        if key.value in seen:
+            raise FleetError(f"{path}:{key.start_mark.line + 1}: {here}: is there twice")
+        seen.add(key.value)
+        _refuse_duplicates(path, value, here)
+
+
+def _explain(path: Path, root: yaml.Node | None, problem: Any) -> str:
+    """One pydantic problem as `file:line: key: what is wrong`."""
+    location = [str(part) for part in problem["loc"]]
+    node, line = root, 1
+    for part in location:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key, value in node.value:
+            if key.value == part:
+                node, line = value, key.start_mark.line + 1
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch" and location[-1] == "builder":
+        message = f"{problem['input']!r} is not 'module:function'"
+    elif problem["type"] == "extra_forbidden":
+        message = "is not a key that models.yaml knows"
+    return f"{path}:{line}: {'.'.join(location) or 'the file'}: {message}"

@@ -1,0 +1,43 @@
+"""How a new version takes over: what `rollout:` in models.yaml may say."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from tfserving.serving.models_yaml.server import Strict
+
+
+class Rollout(Strict):
+    """The gates between the steps of a rollout, and how long they look."""
+
+    window: Annotated[float, Field(gt=0, description="Seconds for which metrics are compared.")] = 30
+    samples: Annotated[
+        int, Field(ge=0, description="Requests that such a window must have; it is longer when they don't come.")
+    ] = 100
+    longest: Annotated[float, Field(gt=0, description="Seconds after which too few requests are a failure.")] = 600
+    latency: Annotated[
+        float, Field(ge=1, description="How many times as long as the old version the new one may take.")
+    ] = 1.5
+    slack_ms: Annotated[float, Field(ge=0, description="Milliseconds more that are never too many.")] = 5
+    error_rate: Annotated[float, Field(ge=0, le=1, description="How much more may fail, as a part of all.")] = 0.01
+    bake: Annotated[
+        float, Field(ge=0, description="Seconds for which the old version stays loaded once all requests have moved.")
+    ] = 60
+    weights: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=100)], ...],
+        Field(description="By pods, how many percent of the requests the new ones get, step by step; 100 at last."),
+    ] = (5, 25, 50, 100)
+    commands: Annotated[
+        tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
+        Field(description="Gates of your own, run before `stable` moves: a command passes when it exits with 0."),
+    ] = ()
+    manual: Annotated[bool, Field(description="Wait for `rollout promote` before `stable` moves.")] = False
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_grow(cls, weights: tuple[int, ...]) -> tuple[int, ...]:
+        if list(weights) != sorted({*weights}) or weights[-1:] != (100,):
+            raise ValueError(f"{list(weights)} don't grow to 100")
+        return weights

@@ -1,0 +1,216 @@
+"""numpy arrays to TensorProto and back, as TensorFlow Serving reads and writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from tfserving.foundation.messages import TensorProto, TensorShapeProto
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class DType:
+    """One of the wire's element types.
+
+    `number` is its value in `tensorflow.DataType`, `name` TensorFlow's name for it, `numpy` the array type that holds
+    it (object, holding bytes, for strings), `field` the repeated field of TensorProto that carries it.
+    """
+
+    number: int
+    name: str
+    numpy: np.dtype[Any]
+    field: str
+
+    @property
+    def wire_name(self) -> str:
+        """The enum's name, as REST metadata spells it: `DT_FLOAT`."""
+        return str(TensorProto.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number[self.number].name)
+
+
+# https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/framework/types.proto and tensor.proto
+DTYPES = tuple(
+    DType(number, name, np.dtype(numpy), field)
+    for number, name, numpy, field in (
+        (1, "float32", np.float32, "float_val"),
+        (2, "float64", np.float64, "double_val"),
+        (3, "int32", np.int32, "int_val"),
+        (4, "uint8", np.uint8, "int_val"),
+        (5, "int16", np.int16, "int_val"),
+        (6, "int8", np.int8, "int_val"),
+        (7, "string", np.object_, "string_val"),
+        (8, "complex64", np.complex64, "scomplex_val"),
+        (9, "int64", np.int64, "int64_val"),
+        (10, "bool", np.bool_, "bool_val"),
+        (14, "bfloat16", ml_dtypes.bfloat16, "half_val"),
+        (17, "uint16", np.uint16, "int_val"),
+        (18, "complex128", np.complex128, "dcomplex_val"),
+        (19, "float16", np.float16, "half_val"),
+        (22, "uint32", np.uint32, "uint32_val"),
+        (23, "uint64", np.uint64, "uint64_val"),
+    )
+)
+BY_NUMBER = {dtype.number: dtype for dtype in DTYPES}
+BY_NAME = {dtype.name: dtype for dtype in DTYPES}
+BY_WIRE_NAME = {dtype.wire_name: dtype for dtype in DTYPES}
+_WIRE: dict[int, np.dtype[Any]] = {dtype.number: dtype.numpy.newbyteorder("<") for dtype in DTYPES}
+_BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
+STRING = BY_NAME["string"]
+UINT64 = BY_NAME["uint64"]
+
+
+def dtype_of(array: Array) -> DType:
+    """The wire's type for `array`; bytes, str and object arrays are strings.
+
+    Raises TypeError for an element type that TensorFlow Serving does not have (datetimes, structs).
+    """
+    found = _BY_NUMPY.get(array.dtype)
+    if found is not None:
+        return found
+    if array.dtype.kind in "SUO":
+        return STRING
+    try:
+        return _BY_NUMPY[array.dtype.newbyteorder("=")]
+    except KeyError:
+        raise TypeError(
+            f"an array of {array.dtype} has no tensor type; one of {', '.join(BY_NAME)} is needed"
+        ) from None
+
+
+def wire_dtype(dtype: DType) -> np.dtype[Any]:
+    """How the numbers of `dtype` lie on the wire, which is little-endian whatever the machine is."""
+    return _WIRE[dtype.number]
+
+
+def from_numbers(value: object, wanted: DType | None = None) -> Array:
+    """The array of `value`, Python's numbers in nested lists, in the type that numpy finds for them.
+
+    numpy makes floats of a mixture of integers above and below 2**63; when `wanted` is uint64 they stay integers.
+
+    Raises ValueError for lists of different lengths.
+    """
+    array = np.asarray(value)
+    if wanted is UINT64 and array.dtype.kind == "f":
+        exact = np.array(value, np.object_)
+        if all(type(number) is int and 0 <= number < 1 << 64 for number in exact.flat):
+            return exact.astype(np.uint64)
+    return array
+
+
+def to_proto(array: Array, *, typed: bool = False) -> Any:
+    """A TensorProto of `array`, any shape.
+
+    Numbers go as `tensor_content` (one copy, no boxing) or, with `typed`, in the typed field (`float_val`, ...) that
+    TensorFlow Serving answers with. Strings always go in `string_val`; str is encoded as UTF-8.
+
+    Raises TypeError for an element type that the wire cannot carry.
+    """
+    dtype = dtype_of(array)
+    proto = TensorProto(dtype=dtype.number)
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if not array.shape:
+        proto.tensor_shape.SetInParent()
+    if dtype is STRING:
+        proto.string_val.extend(_bytes(value) for value in array.ravel().tolist())
+    elif typed:
+        getattr(proto, dtype.field).extend(_field_values(dtype, array))
+    else:
+        proto.tensor_content = np.ascontiguousarray(array, _WIRE[dtype.number]).tobytes()
+    return proto
+
+
+def from_proto(proto: Any) -> Array:
+    """The array in `proto`: strings as an object array of bytes, everything else in its own type.
+
+    A typed field with fewer values than the shape has elements repeats its last one (zeros when it is empty), one
+    with more is cut, and `tensor_content` must have the exact length: what TensorFlow Serving does with such tensors.
+
+    Raises ValueError for an unknown type, a negative or unknown dimension, or content of another length.
+    """
+    flat, shape = read_flat(proto)
+    return flat.reshape(shape)
+
+
+# No message can have as much, so nobody means a tensor of that size; a few bytes could ask for it all the same.
+LARGEST_PADDED = 2**31
+
+
+def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
+    """The elements of `proto` in one dimension, and its shape, which may have more than numpy's 64 dimensions.
+
+    Raises ValueError as `from_proto` does.
+    """
+    if proto.dtype not in BY_NUMBER:
+        raise ValueError(f"a tensor of type number {proto.dtype} is not one TensorFlow Serving's clients can send")
+    dtype = BY_NUMBER[proto.dtype]
+    # Reading the shape costs as much as all the rest of a small tensor, and shapes come again.
+    shape = _read_shape(proto.tensor_shape.SerializeToString())
+    count = prod(shape)
+    content = proto.tensor_content
+    if content and dtype is not STRING:
+        wanted = count * dtype.numpy.itemsize
+        if len(content) != wanted:
+            raise ValueError(f"tensor_content has {len(content)} bytes, {dtype.name} of shape {shape} needs {wanted}")
+        return np.frombuffer(content, _WIRE[dtype.number]), shape
+    values = _read_field(dtype, getattr(proto, dtype.field))
+    if len(values) < count:
+        if count * dtype.numpy.itemsize >= LARGEST_PADDED:
+            raise ValueError(
+                f"{len(values)} values are given for shape {shape}: {dtype.name} of that shape would be "
+                f"{count * dtype.numpy.itemsize} bytes, {LARGEST_PADDED} can be made of fewer values than there are"
+            )
+        fill = values[-1] if len(values) else (b"" if dtype is STRING else dtype.numpy.type(0))
+        padded = np.empty(count, dtype.numpy)
+        padded[: len(values)] = values
+        padded[len(values) :] = fill
+        values = padded
+    return values[:count], shape
+
+
+@lru_cache(1024)
+def _read_shape(data: bytes) -> tuple[int, ...]:
+    proto = TensorShapeProto.FromString(data)
+    shape = tuple(dim.size for dim in proto.dim)
+    if proto.unknown_rank or any(size < 0 for size in shape):
+        raise ValueError(f"a tensor needs a fully known shape, this one has {shape}")
+    return shape
+
+
+def _bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    raise TypeError(f"a string tensor holds bytes or str, not {type(value).__name__}: {value!r}")
+
+
+def _field_values(dtype: DType, array: Array) -> list[Any]:
+    """The Python values with which `dtype`'s typed field carries `array`."""
+    flat = np.ascontiguousarray(array).ravel()
+    if dtype.field == "half_val":
+        flat = flat.view(np.uint16)
+    elif dtype.numpy.kind == "c":
+        flat = flat.view(flat.real.dtype)
+    return list(flat.tolist())
+
+
+def _read_field(dtype: DType, field: Any) -> Array:
+    if dtype is STRING:
+        strings = np.empty(len(field), np.object_)
+        strings[:] = field
+        return strings
+    if dtype.field == "half_val":
+        return np.array(field, np.uint16).view(dtype.numpy)
+    if dtype.numpy.kind == "c":
+        part = np.float32 if dtype.name == "complex64" else np.float64
+        return np.array(field, part).view(dtype.numpy)
+    # int_val carries any int32 for the small integer types, which wrap as the real server's do.
+    return np.array(field, np.int64 if dtype.field == "int_val" else dtype.numpy).astype(dtype.numpy, copy=False)
