@@ -15,22 +15,16 @@ import click
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from tfserving.clients.cli import main as clients  # noqa: E402
-from tfserving.export.cli import main as export  # noqa: E402
+from tfserving.cli import tfserving  # noqa: E402
 from tfserving.export.manifest import Manifest  # noqa: E402
-from tfserving.k8s.cli import main as k8s  # noqa: E402
 from tfserving.k8s.configuration import files as cluster_files  # noqa: E402
-from tfserving.serving.cli import main as serving  # noqa: E402
 from tfserving.serving.compose.files import DASHBOARD  # noqa: E402
 from tfserving.serving.embedded.flags import command as embedded  # noqa: E402
 from tfserving.serving.models_yaml.fleet import Fleet, read_fleet  # noqa: E402
 
 COMMANDS = {
-    "tfserving export": export,
-    "tfserving serve": serving,
+    "tfserving": tfserving,
     "python -m tfserving.serving.embedded": embedded(lambda flags: 0),  # noqa: ARG005 - only its help is wanted
-    "tfserving client": clients,
-    "tfserving k8s": k8s,
 }
 INTRODUCTION = """\
 # The commands

@@ -26,7 +26,7 @@ import grpc
 import numpy as np
 
 from tests.bench.serving_cost import Server
-from tests.serving.embedded.processes import ROOT, free_port
+from tests.serving.embedded.running import ROOT, free_port
 from tfserving.clients import connect, connect_async
 from tfserving.clients.errors import Call
 from tfserving.clients.grpc_calls import PREDICT

@@ -33,7 +33,7 @@ from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
 from tests.bench import structures
-from tests.serving.embedded.processes import ROOT, Process
+from tests.serving.embedded.running import ROOT, Process
 
 CORPUS = ROOT / "tests/conformance"
 THREADS = 8

@@ -33,7 +33,7 @@ import numpy as np
 import psutil
 
 from tests.bench.saved_models import SHAPES, save
-from tests.serving.embedded.processes import ROOT, free_port, wait_until
+from tests.serving.embedded.running import ROOT, free_port, wait_until
 from tfserving.foundation.messages import PredictRequest
 from tfserving.foundation.tensors import to_proto
 

@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.processes import Asker, Process, ask_until_refused, free_port, wait_until
+from tests.serving.embedded.running import Asker, Process, ask_until_refused, free_port, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ClassificationRequest, ClassificationResponse
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.serving.embedded.processes import ROOT
+from tests.serving.embedded.running import ROOT
 from tfserving.foundation.messages import ClassificationRequest, MultiInferenceRequest, PredictRequest
 
 MODELS = sorted(folder.name for folder in (ROOT / "tests/conformance/models").iterdir() if folder.is_dir())

@@ -503,15 +503,3 @@ class TestImages:
         result = ask("--input", image, check=False)
         assert result.exit_code == 2
         assert "holds none" in result.stderr
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_complete_the_commands(shell: str) -> None:
-    assert "_SERVING_CLIENT_COMPLETE" in run("completion", shell).output
-    words = {"COMP_WORDS": "serving-client predict --sig", "COMP_CWORD": "2"}
-    if shell == "fish":
-        words = {"COMP_WORDS": "serving-client predict", "COMP_CWORD": "--sig"}
-    environment = {**os.environ, "_SERVING_CLIENT_COMPLETE": f"{shell}_complete", **words}
-    code = "from tfserving.clients.cli import main; main(prog_name='serving-client')"
-    said = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True)
-    assert "--signature" in said

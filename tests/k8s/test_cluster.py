@@ -96,7 +96,7 @@ def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_h
     said = "".join(f"  {name}:\n    builder: tests.scaled:build\n" for name in ("digits", "dense"))
     (tmp_path / "models.yaml").write_text(f"models:\n{said}")
     export_scaled(tmp_path / "models.yaml", (1,))
-    words = ["serving", "image", "--tag", "serving-fleet:latest", "--fleet", str(tmp_path / "models.yaml")]
+    words = ["tfserving", "serve", "image", "--tag", "serving-fleet:latest", "--fleet", str(tmp_path / "models.yaml")]
     env = {**os.environ, "DOCKER_HOST": docker_host}
     subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=env, check=True, capture_output=True)
     cluster.load_image(docker_host, "serving-fleet:latest")

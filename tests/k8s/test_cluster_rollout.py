@@ -80,6 +80,7 @@ class Pods:
         return [
             sys.executable,
             "-m",
+            "tfserving",
             "k8s",
             "rollout",
             *words,

@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.processes import Asker, Process, Start
+from tests.serving.embedded.running import Asker, Process, Start
 
 # Models of the shared server, each with a first version that tests may add others to.
 LIVE = ("swapped", "halfway", "outlived", "badly-warmed", "removed", "returned")

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.serving.embedded.processes import Asker
+from tests.serving.embedded.running import Asker
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import SignatureDefMap
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.embedded.processes import ROOT
+from tests.serving.embedded.running import ROOT
 
 CORPUS = ROOT / "tests/conformance"
 # What is documented about an exchange that is not answered exactly: its identifier stands in a table of that page.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.serving.embedded.processes import ROOT
+from tests.serving.embedded.running import ROOT
 from tfserving.serving.embedded.flags import Flags, command
 
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.processes import Asker, Start, wait_until
+from tests.serving.embedded.running import Asker, Start, wait_until
 
 ROWS, COLUMNS = 1250, 10_000
 SWAPS = 100

@@ -19,7 +19,7 @@ import pytest
 
 from tests.authority import Authority
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.processes import Asker, Process, Start, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import PredictRequest, PredictResponse
 from tfserving.foundation.tensors import to_proto

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.embedded.processes import ROOT, Start, free_port, wait_until
+from tests.serving.embedded.running import ROOT, Start, free_port, wait_until
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_taken_port_is_named_with_its_flag(start: Start, models: Path, taken: 
 
 
 def test_a_second_server_on_the_same_ports_does_not_start(start: Start, models: Path, server: object) -> None:
-    from tests.serving.embedded.processes import Process
+    from tests.serving.embedded.running import Process
 
     assert isinstance(server, Process)
     second = start("--model_name=scale", f"--model_base_path={models}/scale", grpc_port=server.grpc_port)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.processes import Asker, Process, wait_until
+from tests.serving.embedded.running import Asker, Process, wait_until
 from tests.serving.embedded.saved_models import rows
 
 CONCURRENT = 200

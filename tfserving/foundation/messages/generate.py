@@ -1,6 +1,6 @@
 """Writes `descriptors.binpb`: every message of TensorFlow Serving's API, taken from tensorflow-serving-api.
 
-Needs the development environment (tensorflow-serving-api imports TensorFlow): `make messages`.
+Needs the development environment (tensorflow-serving-api imports TensorFlow): `make generated`.
 """
 
 from __future__ import annotations

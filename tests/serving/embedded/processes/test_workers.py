@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import text_format
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.processes import Asker, Process, Start, free_port, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, free_port, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 

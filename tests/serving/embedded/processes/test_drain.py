@@ -13,7 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.serving.embedded.processes import Asker, Process, Start, ask_until_refused, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, ask_until_refused, wait_until
 
 SECONDS = 3.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.embedded.processes import wait_until
+from tests.serving.embedded.running import wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.serving.embedded.core.loader import Runtime, Servable, load
 from tfserving.serving.embedded.core.manager import Manager

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.serving.embedded.processes import Asker
+from tests.serving.embedded.running import Asker
 from tfserving.foundation.messages import (
     ClassificationRequest,
     ClassificationResponse,

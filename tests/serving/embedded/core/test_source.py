@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.embedded.processes import wait_until
+from tests.serving.embedded.running import wait_until
 from tfserving.serving.embedded.core.model_config import Model, VersionPolicy
 from tfserving.serving.embedded.core.source import Source, list_versions
 

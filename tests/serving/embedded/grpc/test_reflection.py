@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from tests.serving.embedded.processes import Asker, Start
+from tests.serving.embedded.running import Asker, Start
 from tests.serving.embedded.saved_models import rows
 from tfserving.serving.embedded.grpc import reflection
 

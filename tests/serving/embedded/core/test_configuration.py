@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.embedded.processes import wait_until
+from tests.serving.embedded.running import wait_until
 from tfserving.serving.embedded.core.configuration import Configuration
 from tfserving.serving.embedded.core.loader import Runtime, load
 from tfserving.serving.embedded.core.manager import Manager

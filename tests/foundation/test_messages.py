@@ -66,7 +66,7 @@ def beside_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 
 def test_the_descriptors_are_those_of_the_installed_tensorflow_serving_api(beside_tensorflow: dict[str, Any]) -> None:
-    assert beside_tensorflow["descriptors"], "clients/messages/descriptors.binpb is stale: make messages"
+    assert beside_tensorflow["descriptors"], "foundation/messages/descriptors.binpb is stale: make generated"
 
 
 def test_tensorflow_reads_and_writes_the_same_tensors(beside_tensorflow: dict[str, Any]) -> None:
@@ -85,8 +85,9 @@ def test_a_message_that_is_not_there_is_a_key_error() -> None:
 def test_every_module_of_the_clients_does_without_tensorflow() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in sorted(Path(ROOT, "clients").rglob("*.py"))
-        if path.name not in ("__main__.py", "generate.py")
+        for room in ("tfserving/foundation/", "tfserving/clients/")
+        for path in sorted(Path(f"{ROOT}/{room}/").rglob("*.py"))
+        if path.name != "generate.py"
     ]
     assert len(modules) > 10
     code = (
@@ -94,7 +95,7 @@ def test_every_module_of_the_clients_does_without_tensorflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.split())
-    assert not imported & {"tensorflow", "keras", "serving", "export", "k8s", "pydantic", "yaml"}
+    assert not imported & {"tensorflow", "keras", "pydantic", "yaml"}
 
 
 def test_importing_the_package_costs_next_to_nothing() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.serving.embedded.processes import Asker, Process, Start, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ClassificationRequest, ClassificationResponse, PredictionLog
 from tfserving.foundation.records import read_records
