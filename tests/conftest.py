@@ -27,14 +27,19 @@ os.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the cluster comes last: its programs work all the time, and others' tests measure.
+    """Marks the tests that need an engine or the cluster, and keeps the tests of a file together.
 
-    The first test that needs an engine or a cluster waits until images are built.
+    The first of those tests waits until images are built. What needs the cluster comes last: its programs work all the
+    time.
     """
-    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
     for item in items:
-        if {"cluster", "docker_host"} & {*getattr(item, "fixturenames", ())}:
+        names = {*getattr(item, "fixturenames", ())}
+        if {"cluster", "docker_host"} & names:
             item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.cluster if "cluster" in names else pytest.mark.docker)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
 
 
 @pytest.fixture(scope="session", autouse=True)
