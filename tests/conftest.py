@@ -26,6 +26,8 @@ for _variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
 os.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
 
 
+# Before pytest-xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests that need an engine or the cluster, and keeps the tests of a file together.
 
