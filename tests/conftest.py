@@ -64,9 +64,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
     )
     for name in listed.stdout.split("\0"):
-        if name and (ROOT / name).is_file():
+        if name and ((ROOT / name).is_file() or (ROOT / name).is_symlink()):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     (folder / ".venv").symlink_to(Path(sys.prefix))
     return folder
 

@@ -35,7 +35,7 @@ def guide(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     shutil.copytree(clone, folder, symlinks=True, ignore=shutil.ignore_patterns("models", ".cache", "conformance"))
     shutil.copytree(clone / "export/models", folder / "export/models")
     subprocess.run(["sh", "-c", BUILD], cwd=folder, check=True, capture_output=True)
-    command = [*RUN.replace(".venv/bin/python", sys.executable).split(), "--engine", "embedded"]
+    command = [*RUN.split(), "--engine", "embedded"]
     with serve([*command, "--port", "{port}", "--rest-port", "{rest_port}"], folder) as server:
         server.env["FOLDER"] = str(folder)
         yield server
@@ -47,7 +47,7 @@ def here(text: str, guide: Served) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[1:4]))
 def test_a_command_of_the_page_works(command: str, guide: Served, tmp_path: Path) -> None:
-    if re.search(r"-m clients (predict|classify|regress|metadata|status|labels|bench) ", command):
+    if re.search(r"tfserving client (predict|classify|regress|metadata|status|labels|bench) ", command):
         command += "" if "--server" in command else " --server grpc://127.0.0.1:8500"
     if " verify " in command:
         command += " --grpc 127.0.0.1:8500 --rest 127.0.0.1:8501"
@@ -79,4 +79,4 @@ def test_the_python_of_the_page_works(number: int, guide: Served) -> None:
 def test_every_call_and_every_command_has_its_place_on_the_page() -> None:
     calls = [name for name in vars(Client) if not name.startswith("_") and name not in ("protocol", "server", "close")]
     for name in [*calls, *main.commands]:
-        assert re.search(rf"^## .*\b{name}\b|`{name}`|clients {name}\b", PAGE, re.M), name
+        assert re.search(rf"^## .*\b{name}\b|`{name}`|client {name}\b", PAGE, re.M), name

@@ -58,7 +58,7 @@ def test_every_command_of_the_guide_works_and_what_it_makes_is_served(followed: 
         assert done.stdout or "-c " in command or "training.py" in command, command
     assert {path.name for path in (followed / "models").iterdir()} == MODELS
     # The optimized version is the newest one, so that is the one served.
-    ports = [*run.replace(".venv/bin/python", sys.executable).split(), "--engine", "embedded"]
+    ports = [*run.split(), "--engine", "embedded"]
     with serve([*ports, "--port", "{port}", "--rest-port", "{rest_port}"], followed) as server:
         asked = verify.replace("8500", str(server.grpc_port)).replace("8501", str(server.rest_port))
         done = type_in(followed, asked)

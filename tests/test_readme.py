@@ -34,7 +34,7 @@ def test_ci_runs_the_readmes_test_command_and_its_checks() -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
 def test_a_command_of_the_readme_works(command: str, served: Served, clone: Path) -> None:
     command = command.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
-    if "-m clients" in command and "--server" not in command:
+    if "tfserving client" in command and "--server" not in command:
         command += f" --server grpc://127.0.0.1:{served.grpc_port}"
     done = subprocess.run(["sh", "-c", command], cwd=clone, env=served.env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -146,7 +146,7 @@ def decode() -> Result:
 def start() -> dict[str, float]:
     """Seconds to import the clients, with what both kinds of client need, and megabytes resident then."""
     modules = ("grpc_calls", "grpc_transport", "rest_calls", "rest_transport")
-    code = f"{START}; import {', '.join(f'clients.{module}' for module in modules)}; import psutil; "
+    code = f"{START}; import {', '.join(f'tfserving.clients.{module}' for module in modules)}; import psutil; "
     runs = [
         [float(part) for part in subprocess.check_output([sys.executable, "-c", code + MEASURE], cwd=ROOT).split()]
         for _ in range(5)
