@@ -16,7 +16,7 @@ from tests.clients.conftest import Server
 from tests.servers import free_ports
 from tfserving.clients import Client, Signature, TensorInfo, connect
 from tfserving.clients.answers import VersionStatus
-from tfserving.clients.calls import available_version
+from tfserving.clients.availability import available_version
 from tfserving.clients.errors import (
     Call,
     DeadlineExceeded,
