@@ -33,7 +33,8 @@ def wait_until_available(
 
     Raises DeadlineExceeded after `timeout` seconds, and what `available_version` raises.
     """
-    seen, pause = "nothing was heard from it", 0.02
+    # The label's refusal is kept apart: a last question may end with the time after the versions were told again.
+    seen, refusal, pause = "nothing was heard from it", "", 0.02
     while True:
         remaining = asked.deadline - time.monotonic()
         try:
@@ -44,21 +45,23 @@ def wait_until_available(
                 available = available_version(statuses, asked.call)
                 if available is not None and asked.call.label is None:
                     return available
-                if available is not None:
+                if available is None:
+                    refusal = ""
+                else:
                     # What a label means, only a request that uses it tells.
                     return (yield from metadata(once)).version
         except DeadlineExceeded:
             # Says less than what was seen before.
             pass
         except (Unavailable, NotFound) as error:
-            seen = f"{error.code}: {error.text}"
+            seen, refusal = f"{error.code}: {error.text}", ""
         except (InvalidArgument, FailedPrecondition) as error:
             if asked.call.label is None:
                 raise
-            seen = f"{seen}; {error.code}: {error.text}"
+            refusal = f"; {error.code}: {error.text}"
         remaining = asked.deadline - time.monotonic()
         if remaining <= 0:
-            raise DeadlineExceeded(f"not available after {timeout:g} s; last seen of it: {seen}", asked.call)
+            raise DeadlineExceeded(f"not available after {timeout:g} s; last seen of it: {seen}{refusal}", asked.call)
         yield Pause(min(pause, remaining))
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
