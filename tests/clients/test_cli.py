@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.clients.conftest import ROOT, Server
+from tests.clients.conftest import ON_SERVERS, ROOT, Server
 from tests.servers import free_ports
 from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.cli import main
@@ -33,6 +33,7 @@ from tfserving.clients.commands.verify import verify
 from tfserving.foundation.examples import read_examples
 from tfserving.foundation.records import write_records
 
+pytestmark = ON_SERVERS
 ROWS = [[1.0, 2.0, 3.0]]
 COMMAND = [sys.executable, "-m", "tfserving", "client"]
 

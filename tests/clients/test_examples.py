@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.clients.conftest import Server
+from tests.clients.conftest import ON_SERVERS, Server
 from tfserving.clients import Client
 from tfserving.clients.errors import InvalidArgument, NotFound
 from tfserving.clients.verification.verify import verify
 from tfserving.foundation.examples import read_examples
 from tfserving.foundation.messages import Example
 
+pytestmark = ON_SERVERS
 ROSE = {"length": 0.25, "name": "rose"}
 
 

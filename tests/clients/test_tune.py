@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.clients.conftest import ON_SERVERS
 from tfserving.clients.bench.load import Load, Step, Window, step_of
 from tfserving.clients.cli import main
 from tfserving.clients.tune import EngineError, Parameters, Space, best, default_engine, engine, search
 from tfserving.serving.embedded.core.batching import read_parameters
 
+pytestmark = ON_SERVERS
 SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), num_batch_threads=(1, 4))
 
 
@@ -23,8 +25,7 @@ def run(*arguments: object) -> Result:
 
 def step(throughput: float, milliseconds: float, failed: int = 0) -> Step:
     window = Window(1.0)
-    for _ in range(round(throughput)):
-        window.latencies.record_value(round(1000 * milliseconds))
+    window.latencies.record_value(round(1000 * milliseconds), round(throughput))
     if failed:
         window.errors["UNAVAILABLE"] = failed
     return step_of(Load(concurrency=1), [window], processes=1, stable=True, server_ms=None)
