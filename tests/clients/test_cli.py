@@ -363,14 +363,15 @@ def test_a_reader_that_leaves_is_no_error(server: Server) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [(), ("predict",), ("metadata",), ("status",), ("verify",)])
 def test_help_is_quick_and_has_examples_and_exit_codes(command: tuple[str, ...]) -> None:
-    best = 60.0
-    for _ in range(3):
+    times: list[float] = []
+    while not times or (min(times) >= 0.5 and len(times) < 3):
         start = time.perf_counter()
         done = subprocess.run([*COMMAND, *command, "--help"], cwd=ROOT, text=True, capture_output=True, check=True)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.5
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
     assert "Examples:\n" in done.stdout
     assert "130 Ctrl-C" in done.stdout
 

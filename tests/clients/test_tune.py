@@ -129,8 +129,10 @@ class TestCommand:
         assert page.read_text().count("<svg") == 1
 
     def test_a_limit_that_nothing_keeps_is_code_1(self, models: Path, tmp_path: Path) -> None:
-        options = (*self.QUICK, "--num-batch-threads", "1", "--no-padding", "--output", tmp_path / "batching")
-        result = run(models / "scale", *options, "--limit", "p50=1us", "--protocol", "rest")
+        options = (*self.QUICK, "--concurrency", "1", "--num-batch-threads", "1", "--no-padding")
+        result = run(
+            models / "scale", *options, "--output", tmp_path / "batching", "--limit", "p50=1us", "--protocol", "rest"
+        )
         assert result.exit_code == 1, result.output
         assert result.stdout.splitlines()[-1] == "nothing keeps the limit"
         assert list(tmp_path.iterdir()) == []
