@@ -1,6 +1,7 @@
 """What the clients' tests share: tiny models on disk, servers over them, and a client per protocol.
 
-The files whose tests use these servers are one group, so that they are started once: `pytestmark = ON_SERVERS`.
+The files whose tests use these servers are one group each, so that they are started once: `pytestmark = ON_SERVERS`, or
+`UNDER_LOAD` for those that keep all processors busy.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from tfserving.clients.errors import DeadlineExceeded
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
-ON_SERVERS = pytest.mark.xdist_group("clients of servers")
+ON_SERVERS, UNDER_LOAD = pytest.mark.xdist_group("clients of servers"), pytest.mark.xdist_group("servers under load")
 # The model servers of this machine. Tests of what a server answers run on each of them.
 ENGINES = {"embedded": [sys.executable, "-m", "tfserving.serving.embedded", "--explain_errors=false"]}
 ENGINES["embedded"] += ["--file_system_poll_wait_seconds=0.1"]
 if NATIVE := shutil.which("tensorflow_model_server"):
-    # By default it refuses the fifth call at a time; REST's metadata waits behind as many predictions.
+    # By default it has so few threads that it refuses calls that come at the same time.
     ENGINES["native"] = [NATIVE, "--grpc_max_threads=256", "--rest_api_num_threads=256"]
 MONITORING = 'prometheus_config { enable: true, path: "/monitoring/prometheus/metrics" }'
 CONFIG = """

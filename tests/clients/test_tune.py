@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.clients.conftest import ON_SERVERS
+from tests.clients.conftest import UNDER_LOAD
 from tfserving.clients.bench.load import Load, Step, Window, step_of
 from tfserving.clients.cli import main
 from tfserving.clients.tune import EngineError, Parameters, Space, best, default_engine, engine, search
 from tfserving.serving.embedded.core.batching import read_parameters
 
-pytestmark = ON_SERVERS
+pytestmark = UNDER_LOAD
 SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), num_batch_threads=(1, 4))
 
 
@@ -110,7 +110,7 @@ def test_a_server_that_does_not_start_says_why(models: Path) -> None:
 class TestCommand:
     """`tfserving client tune`."""
 
-    QUICK = ("--window", "0.2", "--concurrency", "8", "--max-batch-size", "8", "--batch-timeout-micros", "0")
+    QUICK = ("--window", "0.2", "--concurrency", "2", "--max-batch-size", "8", "--batch-timeout-micros", "0")
 
     def test_it_writes_the_best_parameters_and_a_report(self, models: Path, tmp_path: Path) -> None:
         output, page = tmp_path / "batching_parameters.txt", tmp_path / "tune.html"

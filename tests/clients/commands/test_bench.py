@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.clients.conftest import ENVIRONMENT, ON_SERVERS, ROOT, Server
+from tests.clients.conftest import ENVIRONMENT, ROOT, UNDER_LOAD, Server
 from tests.servers import wait_for
 from tfserving.clients.bench import generator
 from tfserving.clients.cli import main
 
-pytestmark = ON_SERVERS
+pytestmark = UNDER_LOAD
 SHORTEST = ("--window", "0.1", "--warm-up", "0.1")
 
 
