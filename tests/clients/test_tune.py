@@ -110,7 +110,7 @@ def test_a_server_that_does_not_start_says_why(models: Path) -> None:
 class TestCommand:
     """`tfserving client tune`."""
 
-    QUICK = ("--window", "0.2", "--concurrency", "2", "--max-batch-size", "8", "--batch-timeout-micros", "0")
+    QUICK = ("--window", "0.1", "--concurrency", "2", "--max-batch-size", "8", "--batch-timeout-micros", "0")
 
     def test_it_writes_the_best_parameters_and_a_report(self, models: Path, tmp_path: Path) -> None:
         output, page = tmp_path / "batching_parameters.txt", tmp_path / "tune.html"

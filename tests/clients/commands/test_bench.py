@@ -28,7 +28,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture
 def quick(server: Server, protocol: str) -> list[str]:
-    return ["--server", server.url(protocol), "--model", "scale", "--window", "0.3", "--warm-up", "0.3"]
+    return ["--server", server.url(protocol), "--model", "scale", "--window", "0.2", "--warm-up", "0.2"]
 
 
 def test_it_shows_a_row_for_each_load(quick: list[str], tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_highest_rate_is_said(server: Server, monkeypatch: pytest.MonkeyPatc
     # The search is shorter, and otherwise what it is.
     monkeypatch.setattr(generator, "highest_rate", partial(generator.highest_rate, steps=2))
     asked = ("--server", server.url("grpc"), "--model", "scale", "--processes", "1")
-    result = run(*asked, "--window", "0.2", "--warm-up", "0.2", "--limit", "p50=1s")
+    result = run(*asked, *SHORTEST, "--limit", "p50=1s")
     assert result.exit_code == 0, result.output
     assert "the highest rate with p50 at most 1000 ms: " in result.output
 
