@@ -22,6 +22,8 @@ TARGETS = (
     "cluster",
     "cluster-down",
     "test",
+    "test-engines",
+    "test-all",
     "check",
     "clean",
 )
