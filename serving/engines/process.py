@@ -110,7 +110,7 @@ class ServerProcess:
 
 
 def _end_with_parent() -> None:
-    """Has Linux send this process SIGTERM when its parent dies, so that a killed `serving run` leaves no server."""
+    """Has Linux send this process SIGTERM when its parent dies, so that a killed `serve run` leaves no server."""
     if _PRCTL is not None:
         pr_set_pdeathsig = 1
         _PRCTL(pr_set_pdeathsig, signal.SIGTERM)
