@@ -21,6 +21,9 @@ DOCKER = ["make up", "make down", "make image TAG=digits:1"]
 ELSEWHERE = ["make serve", "make test", "make check", *DOCKER]
 
 
+pytestmark = pytest.mark.xdist_group("served")
+
+
 def test_the_readme_has_the_two_commands_first() -> None:
     assert COMMANDS[:2] == ["make serve", "make test"]
 
