@@ -21,7 +21,6 @@ import pytest
 from tests.servers import Served, free_ports, serve, wait_for
 from tfserving.clients import connect
 
-
 # What uses the server of the first command stays with the README's tests, which use it, too.
 beside_the_readme = pytest.mark.xdist_group("served")
 
