@@ -22,9 +22,11 @@ from pathlib import Path
 from types import TracebackType
 
 from tfserving.export import fresh
+from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ProofError
-from tfserving.export.golden import EdgeRequest, batch_of, prediction_log
 from tfserving.export.manifest import ServedSignature
+from tfserving.export.records import prediction_log
+from tfserving.export.rows import batch_of
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
 from tfserving.foundation import messages

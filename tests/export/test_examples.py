@@ -18,7 +18,8 @@ from tfserving.export import savedmodel
 from tfserving.export.errors import ServableError
 from tfserving.export.examples import serialized_examples
 from tfserving.export.exporter import Exported
-from tfserving.export.golden import golden_requests, write_golden
+from tfserving.export.golden import golden_requests
+from tfserving.export.records import write_golden
 from tfserving.export.servable import Servable, Signature, TensorSpec
 from tfserving.foundation.golden import WARMUP, read_golden
 from tfserving.foundation.messages import PredictionLog, SavedModel

@@ -16,10 +16,10 @@ from sklearn.datasets import load_digits
 
 from tests.export.conftest import ROOT, ExportedFleet, is_complete
 from tests.servers import Served
-from tfserving.export.golden import batch_of
 from tfserving.export.lint import lint_version
 from tfserving.export.manifest import read_manifest
 from tfserving.export.models.dense import Dense
+from tfserving.export.rows import batch_of
 from tfserving.foundation.golden import WARMUP, read_golden
 from tfserving.foundation.records import read_records
 from tfserving.serving.models_yaml.fleet import read_fleet
