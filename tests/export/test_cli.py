@@ -7,13 +7,34 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.export.conftest import FirstExport, Project, digest, is_complete
+from tests.export.conftest import Project, digest, is_complete, make_project
 from tests.servers import wait_for
 from tfserving.export.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class FirstExport:
+    """What `tfserving export build --json` did in a new project where one of two models can't be exported."""
+
+    project: Project
+    returncode: int
+    stderr: str
+    results: dict[str, Any]
+    version: Path
+
+
+@pytest.fixture(scope="module")
+def first_export(tmp_path_factory: pytest.TempPathFactory) -> FirstExport:
+    project = make_project(tmp_path_factory.mktemp("project"))
+    done = project.run_alone("build", "--json")
+    results = {result["model"]: result for result in json.loads(done.stdout)["models"]}
+    return FirstExport(project, done.returncode, done.stderr, results, project.folder / "models" / "scale" / "1")
 
 
 def test_one_model_that_fails_does_not_keep_the_others_from_being_exported(first_export: FirstExport) -> None:
@@ -72,7 +93,7 @@ def test_a_builder_outside_the_fleet_needs_no_file(project: Project) -> None:
 
 def test_two_exports_at_the_same_time_get_different_versions(project: Project) -> None:
     with ThreadPoolExecutor() as pool:
-        runs = list(pool.map(lambda _: project.run("build", "scale", "--json"), range(2)))
+        runs = list(pool.map(lambda _: project.run_alone("build", "scale", "--json"), range(2)))
     assert [run.returncode for run in runs] == [0, 0], runs
     assert {json.loads(run.stdout)["models"][0]["version"] for run in runs} == {1, 2}
     assert project.names("scale") == {"1", "2"}
