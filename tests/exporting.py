@@ -6,6 +6,7 @@ and what it imports are tested in tests/export.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -26,6 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 class _KeptProcess(proof.FreshProcess):
     """A fresh process that lives on when its `with` statement ends; it ends with this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        atexit.register(super().__exit__, None, None, None)
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -48,7 +53,7 @@ def run_export(
     folder: Path, *arguments: str, env: Mapping[str, str | None] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs `tfserving export ARGUMENTS` in this process, as if it were typed in `folder`."""
-    with _as_typed_in(folder), pytest.MonkeyPatch.context() as patch:
+    with typed_in(folder), pytest.MonkeyPatch.context() as patch:
         for module in (check, proof):
             patch.setattr(module, "FreshProcess", fresh_process)
         result = CliRunner(env=env).invoke(tfserving, ["export", *arguments], prog_name="tfserving")
@@ -58,11 +63,13 @@ def run_export(
 
 
 @contextlib.contextmanager
-def _as_typed_in(folder: Path) -> Iterator[None]:
+def typed_in(folder: Path) -> Iterator[None]:
     """Goes to `folder`, whose modules are found meanwhile and forgotten then, and puts back what a command changes."""
     here, path, modules = Path.cwd(), [*sys.path], {*sys.modules}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     os.chdir(folder)
+    if str(folder) not in path:
+        sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
         yield

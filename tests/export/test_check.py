@@ -65,9 +65,7 @@ def test_whole_versions_pass_and_are_asked_again(exported: Project) -> None:
     assert "models/scale/1: asking a fresh process the golden requests" in done.stderr
 
 
-def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(
-    exported: Project, copied: Path
-) -> None:
+def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(exported: Project, copied: Path) -> None:
     flip(copied / "variables/variables.data-00000-of-00001", 12)
     done = exported.run("check", str(copied), "scale/1")
     assert done.returncode == 1
