@@ -152,6 +152,7 @@ def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
         write_golden(golden_requests(servable), "model", tmp_path)
 
 
+@pytest.mark.xdist_group("samples")
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_real_wines_and_patients_are_told(sample_server: Served, protocol: str) -> None:
     wine, diabetes = load_wine(), load_diabetes()
