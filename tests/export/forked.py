@@ -19,16 +19,22 @@ _CONTEXT.set_forkserver_preload(["tensorflow", "keras", "tfserving.export.comman
 
 
 def start(folder: Path, *arguments: str) -> ForkServerProcess:
-    """Starts `tfserving export ARGUMENTS` in `folder`."""
+    """Starts `tfserving export ARGUMENTS` in `folder`, where two files get what it prints."""
     process = _CONTEXT.Process(target=_run, args=(folder, arguments))
     process.start()
     return process
 
 
+def printed(folder: Path, process: ForkServerProcess) -> tuple[str, str]:
+    """What that export has printed so far, on stdout and on stderr."""
+    out, err = ((folder / f"{process.pid}.{stream}").read_text() for stream in ("out", "err"))
+    return out, err
+
+
 def _run(folder: Path, arguments: tuple[str, ...]) -> None:
     os.chdir(folder)
     sys.path.insert(0, str(folder))
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (1, 2):
-        os.dup2(nothing, descriptor)
+    for descriptor, stream in ((1, "out"), (2, "err")):
+        file = os.open(f"{os.getpid()}.{stream}", os.O_WRONLY | os.O_CREAT, 0o644)
+        os.dup2(file, descriptor)
     tfserving.main(["export", *arguments], prog_name="tfserving")

@@ -26,6 +26,8 @@ MOMENTS = {
     "the hidden folder is made": f"{PREFIX}*",
 }
 LANES = ("left", "right")
+# They fork exports from one process.
+pytestmark = pytest.mark.xdist_group("export processes")
 
 
 @dataclass(frozen=True)
