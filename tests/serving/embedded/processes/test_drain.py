@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT."""
+"""SIGTERM and SIGINT: the embedded server drains. A real TensorFlow Serving ends at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.serving.embedded.running import Asker, Process, Start, ask_until_refused, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, ask_until_refused, embedded_only, wait_until
 
 SECONDS = 3.0
+pytestmark = embedded_only
 
 
 def steps_for(ask: Asker, seconds: float) -> int:
@@ -30,12 +31,14 @@ def steps_for(ask: Asker, seconds: float) -> int:
         steps *= 2
 
 
-def serve_slow(start: Start, models: Path) -> Process:
-    return start("--model_name=slow", f"--model_base_path={models}/slow", "--file_system_poll_wait_seconds=0").ready()
+def serve_slow(start_command: Start, models: Path) -> Process:
+    return start_command(
+        "--model_name=slow", f"--model_base_path={models}/slow", "--file_system_poll_wait_seconds=0"
+    ).ready()
 
 
-def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new(start: Start, models: Path) -> None:
-    server = serve_slow(start, models)
+def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new(start_command: Start, models: Path) -> None:
+    server = serve_slow(start_command, models)
     ask = Asker(server)
     steps = steps_for(ask, SECONDS)
     answers: dict[str, object] = {}
@@ -83,8 +86,11 @@ def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new(start: Start,
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_drain_under_load_loses_no_request(start: Start, models: Path, workers: int) -> None:
-    server = start("--model_name=scale", f"--model_base_path={models}/scale", f"--workers={workers}").ready()
+def test_a_drain_under_load_loses_no_request_and_the_server_says_what_it_does(
+    start_command: Start, models: Path, workers: int
+) -> None:
+    flags = ("--model_name=scale", f"--model_base_path={models}/scale", f"--workers={workers}")
+    server = start_command(*flags).ready()
     answered: list[str] = []
     lost: list[Exception] = []
     with ThreadPoolExecutor(16) as pool:
@@ -99,10 +105,18 @@ def test_a_drain_under_load_loses_no_request(start: Start, models: Path, workers
             future.result()
 
     assert not lost
+    # And nothing of TensorFlow's.
+    assert server.output.splitlines() == [
+        f"loading model 'scale' version 2 from {models}/scale/2",
+        "model 'scale' version 2 is available",
+        f"serving: gRPC on 127.0.0.1:{server.grpc_port}, REST on 127.0.0.1:{server.rest_port}; models: scale 2",
+        "draining: requests in flight are answered, new ones are refused",
+        "model 'scale' version 2 is unloaded",
+    ]
 
 
-def test_a_second_signal_ends_at_once(start: Start, models: Path) -> None:
-    server = serve_slow(start, models)
+def test_a_second_signal_ends_at_once(start_command: Start, models: Path) -> None:
+    server = serve_slow(start_command, models)
     ask = Asker(server)
     threading.Thread(target=ask.error, args=("slow", {"steps": np.array([2**31 - 1], np.int32)}), daemon=True).start()
     ask.post("slow:predict", {"inputs": [1]})

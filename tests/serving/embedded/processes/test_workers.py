@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import text_format
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Process, Start, free_port, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, embedded_only, free_port, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 
@@ -193,13 +193,14 @@ def requests(ask: Asker, model: str) -> int:
     return int(in_all[0]) if in_all else 0
 
 
-def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(start: Start, folder: Path) -> None:
+@embedded_only
+def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(start_command: Start, folder: Path) -> None:
     grpc_port, rest_port = free_port(), free_port()
-    server = start(*flags(folder), grpc_port=grpc_port, rest_port=rest_port).ready()
+    server = start_command(*flags(folder), grpc_port=grpc_port, rest_port=rest_port).ready()
     workers = workers_of(server)
     assert len(workers) == 2
     server.signal(signal.SIGKILL)
-    again = start(*flags(folder), grpc_port=grpc_port, rest_port=rest_port).ready()
+    again = start_command(*flags(folder), grpc_port=grpc_port, rest_port=rest_port).ready()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert len(versions_answered(connect(again), "latest")) == 1
     ending = workers_of(again)
@@ -208,15 +209,17 @@ def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(start
     wait_until("its workers' end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in ending))
 
 
-def test_a_port_is_not_shared_with_another_server(server: Process, start: Start, folder: Path) -> None:
-    other = start(*flags(folder), grpc_port=server.grpc_port)
+@embedded_only
+def test_a_port_is_not_shared_with_another_server(server: Process, start_command: Start, folder: Path) -> None:
+    other = start_command(*flags(folder), grpc_port=server.grpc_port)
     assert other.wait() == 1
     assert other.says(f"error: --port={server.grpc_port}: can't listen on port {server.grpc_port}")
 
 
-def test_what_keeps_a_worker_from_starting_ends_the_server(start: Start, folder: Path) -> None:
+@embedded_only
+def test_what_keeps_a_worker_from_starting_ends_the_server(start_command: Start, folder: Path) -> None:
     session = folder / "session"
     session.write_text("nonsense")
-    server = start(*flags(folder), f"--tensorflow_session_config_file={session}")
+    server = start_command(*flags(folder), f"--tensorflow_session_config_file={session}")
     assert server.wait() == 1
     assert re.search(r"^error: a worker can't start: --tensorflow_session_config_file=.*session", server.output, re.M)
