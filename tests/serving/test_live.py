@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from tests.exporting import export_scaled
 from tests.servers import ModelServer, Served, serve, wait_for
+from tests.serving.embedded import saved_models
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
 from tfserving.serving.cli import main
@@ -25,10 +26,15 @@ SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models.yaml of a model whose versions 1, 2 and 3 have the scales 1, 2 and 3."""
+    """models.yaml of a model whose versions 1, 2 and 3 have the scales 1, 2 and 3.
+
+    Only the newest has a proof, of which a query is printed.
+    """
     folder = tmp_path_factory.mktemp("live")
     (folder / "models.yaml").write_text(SCALED)
-    export_scaled(folder / "models.yaml", (1, 2, 3))
+    for version in (1, 2):
+        saved_models.sums(folder / "models" / "scaled", version, float(version))
+    export_scaled(folder / "models.yaml", [3])
     return folder / "models.yaml"
 
 

@@ -157,6 +157,35 @@ class Process:
 Start = Callable[..., Process]
 
 
+class Gate:
+    """A file that requests to the model `saved_models.gated` wait for; they answer OPEN."""
+
+    OPEN = "open"
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "gate"
+        self._path.touch()
+
+    def open(self) -> None:
+        """Has the requests answered."""
+        part = self._path.with_suffix(".part")
+        part.write_text(self.OPEN)
+        part.rename(self._path)
+
+    def over_grpc(self, ask: Asker, model: str = "default") -> str:
+        """Sends a request that waits; what it answers, or the code of its error."""
+        try:
+            outputs = ask.predict(model, {"path": np.array([str(self._path).encode()], object)})
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return bytes(outputs["contents"][0]).decode()
+
+    def over_rest(self, ask: Asker, model: str = "default") -> str:
+        """Sends a request that waits; what it answers, or the status of its error."""
+        status, document = ask.post(f"{model}:predict", {"inputs": [str(self._path)]})
+        return str(document["outputs"][0]) if status == 200 else str(status)
+
+
 class Asker:
     """Asks a server over both protocols, from any number of threads."""
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from tests.authority import Authority
 from tests.servers import ModelServer
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Process, Start, embedded_only, wait_until
+from tests.serving.embedded.running import Asker, Gate, Process, Start, embedded_only, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import PredictRequest, PredictResponse
 from tfserving.foundation.tensors import to_proto
@@ -83,35 +82,20 @@ def test_bodies_beyond_the_limit_are_refused_and_the_server_goes_on(start: Start
 
 
 @embedded_only
-def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, models: Path) -> None:
-    server = start(f"--model_base_path={models}/slow", "--max_requests_in_flight=2").ready()
-    ask = Asker(server)
-    statuses: list[int] = []
-    done = threading.Event()
-
-    def keep_busy(_: int) -> None:
-        while not done.is_set():
-            statuses.append(ask.post("default:predict", {"instances": [2000]})[0])
-
-    with ThreadPoolExecutor(8) as pool:
-        workers = [pool.submit(keep_busy, number) for number in range(8)]
-        try:
-            wait_until("both kinds of answer", lambda: {200, 429} <= set(statuses))
-        finally:
-            done.set()
-        for worker in workers:
-            worker.result()
-    assert set(statuses) == {200, 429}
-
-    def over_grpc(_: int) -> str:
-        try:
-            ask.predict("default", {"steps": np.array([20000], np.int32)})
-        except grpc.RpcError as error:
-            return str(error.code().name)
-        return "OK"
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(over_grpc, range(8))) == {"OK", "RESOURCE_EXHAUSTED"}
+def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, models: Path, tmp_path: Path) -> None:
+    flags = ("--max_requests_in_flight=2", "--allow_file_and_python_ops")
+    ask = Asker(start(f"--model_base_path={models}/gated", *flags).ready())
+    for folder, send, refused in (("grpc", Gate.over_grpc, "RESOURCE_EXHAUSTED"), ("rest", Gate.over_rest, "429")):
+        (tmp_path / folder).mkdir()
+        gate = Gate(tmp_path / folder)
+        with ThreadPoolExecutor(8) as pool:
+            sent = [pool.submit(send, gate, ask) for _ in range(8)]
+            try:
+                wait_until("six answers", lambda sent=sent: sum(one.done() for one in sent) == 6)  # type: ignore[misc]
+                assert [one.result() for one in sent if one.done()] == [refused] * 6
+            finally:
+                gate.open()
+        assert sorted(one.result() for one in sent) == sorted([gate.OPEN] * 2 + [refused] * 6)
     ask.close()
 
 
