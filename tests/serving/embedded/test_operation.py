@@ -166,11 +166,6 @@ def test_a_session_configuration_that_is_none_is_refused(
         assert f"Invalid protobuf file: '{tmp_path}/session.config'" in server.output
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
 def over_tls(server: Process, authority: Authority, *, client: bool) -> list[float]:
     """What gRPC answers to a client with or without a certificate of its own."""
     own = (authority.text("client.key").encode(), authority.text("client.pem").encode()) if client else (None, None)
