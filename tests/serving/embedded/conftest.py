@@ -90,8 +90,8 @@ def live(engine: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(quick: ModelServer, models: Path, live: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """One server of all models, with which tests don't do anything that others could notice."""
+def configured(models: Path, live: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration files of the server of all models."""
     entries = [
         CONFIG.format(
             name="scale",
@@ -110,11 +110,17 @@ def server(quick: ModelServer, models: Path, live: Path, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("config")
     (folder / "models.config").write_text("model_config_list {" + "".join(entries) + "}")
     (folder / "monitoring.config").write_text("prometheus_config { enable: true }")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(quick: ModelServer, configured: Path) -> Iterator[Process]:
+    """One server of all models, with which tests don't do anything that others could notice."""
     # The real server refuses what exceeds its threads.
     threads = () if quick.embedded else ("--grpc_max_threads=256", "--rest_api_num_threads=256")
     process = Process(
-        f"--model_config_file={folder}/models.config",
-        f"--monitoring_config_file={folder}/monitoring.config",
+        f"--model_config_file={configured}/models.config",
+        f"--monitoring_config_file={configured}/monitoring.config",
         quick.polls(0.1),
         "--max_num_load_retries=0",
         "--allow_version_labels_for_unavailable_models",

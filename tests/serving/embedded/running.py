@@ -39,6 +39,8 @@ STOP_SECONDS = 60.0
 PREPARED = Path(__file__).with_name("prepared.py")
 # Tests of what the real server lacks or does otherwise, and of what is said in words of this project.
 embedded_only = pytest.mark.parametrize("engine", [EMBEDDED], indirect=True, ids=["embedded"])
+# Tests that ask the shared server, or have servers forked off the one that imported TensorFlow.
+together = pytest.mark.xdist_group("servers")
 
 
 def free_port() -> int:

@@ -19,12 +19,14 @@ import pytest
 from tests.authority import Authority
 from tests.servers import ModelServer
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Gate, Process, Start, embedded_only, wait_until
+from tests.serving.embedded.running import Asker, Gate, Process, Start, embedded_only, together, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import PredictRequest, PredictResponse
 from tfserving.foundation.tensors import to_proto
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.tls import read_tls
+
+pytestmark = together
 
 
 def get(server: Process, path: str) -> httpx2.Response:

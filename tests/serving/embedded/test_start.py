@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.servers import ModelServer
-from tests.serving.embedded.running import ROOT, Asker, Process, Start, embedded_only, free_port, wait_until
+from tests.serving.embedded.running import ROOT, Asker, Process, Start, embedded_only, free_port, together, wait_until
+
+pytestmark = together
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Process, wait_until
+from tests.serving.embedded.running import Asker, Process, together, wait_until
 from tests.serving.embedded.saved_models import rows
+
+pytestmark = together
 
 CONCURRENT = 200
 

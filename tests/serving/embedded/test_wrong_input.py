@@ -10,8 +10,10 @@ import json
 import numpy as np
 import pytest
 
-from tests.serving.embedded.running import Asker
+from tests.serving.embedded.running import Asker, together
 from tests.serving.embedded.saved_models import rows
+
+pytestmark = together
 
 GOOD = {"features": rows(2), "weight": np.ones(2, np.float32)}
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.servers import ModelServer
-from tests.serving.embedded.running import Asker, Process, Start, embedded_only, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, embedded_only, together, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ClassificationRequest, ClassificationResponse, PredictionLog
 from tfserving.foundation.records import read_records
@@ -23,6 +23,8 @@ from tfserving.foundation.tensors import from_proto
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.observability.asked import asked
 from tfserving.serving.embedded.observability.request_log import RequestLog
+
+pytestmark = together
 
 EXAMPLES = [{"f": 1.5, "s": "one"}, {"f": 2.5}]
 
