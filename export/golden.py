@@ -53,9 +53,7 @@ def _requests(
     note: Callable[[str], None],
 ) -> Iterator[GoldenRequest]:
     """Those of one signature, made of its `examples`."""
-    sizes = _fixed_sizes(live.signature) or sorted(
-        {*batch_sizes, *(size for size in ALWAYS if size <= max(batch_sizes))}
-    )
+    sizes = _fixed_sizes(live.signature) or _sizes(batch_sizes)
     large = _ask_rows(live, examples, slice(0, sizes[-1]))
     if len(sizes) == 1:
         _require_steady(live, judge, large)

@@ -34,9 +34,9 @@ def test_every_room_is_on_the_page() -> None:
     for command, room in ROOMS.items():
         assert f"| [{room.name}](../{room.name}) | `tfserving {command}` |" in TEXT
         assert (ROOT / "tfserving" / room.name).resolve() == ROOT / room.name
-    for room in EMBEDDED.iterdir():
-        if room.is_dir() and any(room.glob("*.py")):
-            assert f"| `{room.name}/` |" in TEXT
+    for folder in EMBEDDED.iterdir():
+        if folder.is_dir() and any(folder.glob("*.py")):
+            assert f"| `{folder.name}/` |" in TEXT
 
 
 def test_every_node_of_the_requests_way_is_a_module() -> None:
