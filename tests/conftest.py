@@ -78,5 +78,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served(clone: Path) -> Iterator[Served]:
     """`make serve`, the first command typed in a new clone, and its server."""
-    with serve(["make", "serve"], clone) as server:
+    # The engine of the tests' own, whichever others this machine has.
+    with serve(["make", "serve"], clone, {"ENGINE": "embedded"}) as server:
         yield server

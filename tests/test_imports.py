@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -55,6 +56,17 @@ def test_imports_go_one_way(room: str) -> None:
             assert name.split(".")[0] != "tests", path
             if name.startswith("tfserving."):
                 assert f"{name}.".startswith(allowed), f"{path} imports {name}"
+
+
+def test_nothing_imports_a_room_by_its_folders_name() -> None:
+    """A clone's own folders can be imported, an installed package's can't."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [*sorted((ROOT / "tests").rglob("*.py")), *sorted(PACKAGE.rglob("*.py")), *pages]:
+        for line in path.read_text().splitlines():
+            assert not re.match(r"\s*(from|import) (clients|export|serving|k8s)\b", line), f"{path}: {line}"
+    for room in ALLOWED:
+        for path in files(room):
+            assert not re.search(r"import_module\(f?.(clients|export|serving|k8s)\.", path.read_text()), path
 
 
 def test_imports_between_the_rooms_of_the_embedded_server_go_one_way() -> None:
@@ -120,6 +132,7 @@ def test_the_clients_import_no_tensorflow() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
+@pytest.mark.alone
 def test_importing_the_clients_is_quick_and_small() -> None:
     """At most 0.6 s and 40 MB, with all that both protocols need, blocking and on an event loop.
 
@@ -137,6 +150,7 @@ def test_importing_the_clients_is_quick_and_small() -> None:
     assert min(float(megabytes) for _, megabytes in runs) < 40
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "command",
     [

@@ -18,8 +18,12 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.servers import Served, free_ports, serve, wait_for
+from tests.exporting import export_scaled
+from tests.servers import EMBEDDED, ModelServer, Served, free_ports, model_servers, serve, wait_for
 from tfserving.clients import connect
+
+# What uses the server of the first command stays with the README's tests, which use it, too.
+beside_the_readme = pytest.mark.xdist_group("served")
 
 
 def run(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -30,43 +34,46 @@ def run(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> sub
 
 
 def servers_with(text: str) -> list[psutil.Process]:
-    """The embedded servers that have `text` in their command line."""
+    """The model servers that have `text` in their command line."""
+    servers = ("tfserving.serving.embedded", "tensorflow_model_server")
+    commands = {process: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
     return [
         process
-        for process in psutil.process_iter(["cmdline"])
-        if "tfserving.serving.embedded" in (process.info["cmdline"] or []) and text in " ".join(process.info["cmdline"])
+        for process, words in commands.items()
+        if text in words and any(word.endswith(server) for server in servers for word in words)
     ]
 
 
-@pytest.fixture(scope="session")
-def scaled_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a fleet of one model, `scaled`, whose version 1 has the scale 1."""
+@pytest.fixture(params=model_servers(), ids=lambda engine: engine.name)
+def engine(request: pytest.FixtureRequest) -> ModelServer:
+    """Every engine of this machine that runs a process."""
+    found: ModelServer = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def scaled_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fleet of one model, `scaled`, whose versions 1 and 2 have the scales 1 and 2."""
     folder = tmp_path_factory.mktemp("scaled")
     fleet = folder / "models.yaml"
     fleet.write_text("models:\n  scaled:\n    builder: tests.scaled:build\n")
-    export_scaled(clone, fleet, 1.0)
+    export_scaled(fleet, (1, 2))
     return folder
 
 
 @pytest.fixture
 def scaled(scaled_fleet: Path, tmp_path: Path) -> Path:
-    """A copy of that fleet for one test to change; returns its models.yaml."""
-    shutil.copytree(scaled_fleet, tmp_path, dirs_exist_ok=True)
+    """A copy of version 1 of that fleet for one test to change; returns its models.yaml."""
+    shutil.copytree(scaled_fleet, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("2"))
     return tmp_path / "models.yaml"
 
 
-def export_scaled(clone: Path, fleet: Path, scale: float) -> None:
-    done = run(
-        [sys.executable, "-m", "tfserving", "export", "build", "--fleet", str(fleet)], clone, {"SCALE": str(scale)}
-    )
-    assert done.returncode == 0, done.stderr
+def serving_run(fleet: Path, engine: ModelServer = EMBEDDED) -> list[str]:
+    ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", engine.name]
+    return [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(fleet), *ports]
 
 
-def serving_run(fleet: Path, *options: str) -> list[str]:
-    ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    return [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(fleet), *ports, *options]
-
-
+@beside_the_readme
 def test_the_first_command_exports_serves_and_says_where_it_listens(served: Served, clone: Path) -> None:
     assert "Serving 2 models with the embedded server:" in served.output
     assert re.search(r"^  digits +version 1$", served.output, re.M)
@@ -77,6 +84,7 @@ def test_the_first_command_exports_serves_and_says_where_it_listens(served: Serv
     assert manifest["metrics"]["test_accuracy"] >= 0.97
 
 
+@beside_the_readme
 def test_every_printed_query_can_be_pasted(served: Served, clone: Path) -> None:
     queries = [line for line in served.output.splitlines() if line.startswith(("  curl ", "  make query "))]
     assert len(queries) == 2, served.output
@@ -87,6 +95,7 @@ def test_every_printed_query_can_be_pasted(served: Served, clone: Path) -> None:
         assert "label" in done.stdout
 
 
+@beside_the_readme
 def test_make_verify_finds_every_golden_request_equal(served: Served, clone: Path) -> None:
     done = run(["make", "verify"], clone, served.env)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -109,12 +118,14 @@ def test_make_verify_finds_every_golden_request_equal(served: Served, clone: Pat
     assert verdicts == {"equal"}
 
 
-def test_predictions_during_a_version_swap_are_wholly_of_one_version(clone: Path, scaled: Path) -> None:
+def test_predictions_during_a_version_swap_are_wholly_of_one_version(
+    clone: Path, scaled_fleet: Path, scaled: Path, engine: ModelServer
+) -> None:
     rows = np.arange(24, dtype=np.float32).reshape(8, 3)
-    with serve(serving_run(scaled), clone) as server, ThreadPoolExecutor(16) as pool:
+    newer = Path(shutil.copytree(scaled_fleet / "models/scaled/2", scaled.parent / "models/scaled/.tmp-newer"))
+    with serve(serving_run(scaled, engine), clone) as server, ThreadPoolExecutor(16) as pool:
         urls = (f"grpc://127.0.0.1:{server.grpc_port}", f"http://127.0.0.1:{server.rest_port}")
         with connect(urls[0]) as grpc, connect(urls[1]) as rest:
-            export = pool.submit(export_scaled, clone, scaled, 2.0)
             answers: list[float] = []
 
             def predict(number: int) -> float:
@@ -126,21 +137,26 @@ def test_predictions_during_a_version_swap_are_wholly_of_one_version(clone: Path
             # At least 200, and on until the new version has answered.
             while len(answers) < 200 or answers[-1] != 2.0:
                 answers += pool.map(predict, range(40))
-            export.result()
+                if len(answers) == 120:
+                    # As an export does when all of the version is written.
+                    newer.rename(scaled.parent / "models/scaled/2")
     assert set(answers) == {1.0, 2.0}
     assert len(answers) >= 200
 
 
-def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled: Path) -> None:
-    change = (
-        "import sys, tensorflow as tf; v = sys.argv[1]; names = [n for n, _ in tf.train.list_variables(v)];"
-        "values = [tf.train.load_variable(v, n) for n in names];"
-        "values = [x * 1.001 if getattr(x, 'dtype', None) == 'float32' else x for x in values];"
-        "tf.raw_ops.SaveV2(prefix=v, tensor_names=names, shape_and_slices=[''] * len(names), tensors=values)"
+def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled: Path, engine: ModelServer) -> None:
+    import tensorflow as tf
+
+    variables = str(scaled.parent / "models/scaled/1/variables/variables")
+    values = {name: tf.train.load_variable(variables, name) for name, _ in tf.train.list_variables(variables)}
+    changed = [value * 1.001 if getattr(value, "dtype", None) == "float32" else value for value in values.values()]
+    tf.raw_ops.SaveV2(
+        prefix=variables,
+        tensor_names=[*values],
+        shape_and_slices=[""] * len(values),
+        tensors=[*map(tf.constant, changed)],
     )
-    variables = scaled.parent / "models/scaled/1/variables/variables"
-    assert run([sys.executable, "-c", change, str(variables)], clone).returncode == 0
-    with serve(serving_run(scaled), clone) as server:
+    with serve(serving_run(scaled, engine), clone) as server:
         addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
         done = run(
             [sys.executable, "-m", "tfserving", "client", "verify", *addresses, str(scaled.parent / "models")], clone
@@ -155,41 +171,48 @@ def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled
     assert "2 of 2 comparisons failed, the first: scaled version 1, signature 'serving_default', output" in done.stdout
 
 
-def test_a_version_that_does_not_load_is_named_and_nothing_is_left_running(clone: Path, scaled: Path) -> None:
+def test_a_version_that_does_not_load_is_named_and_nothing_is_left_running(
+    clone: Path, scaled: Path, engine: ModelServer
+) -> None:
     model = scaled.parent / "models/scaled/1/saved_model.pb"
     model.write_bytes(model.read_bytes()[:100])
     port, rest_port = free_ports(2)
-    command = [part.format(port=port, rest_port=rest_port) for part in serving_run(scaled)]
+    command = [part.format(port=port, rest_port=rest_port) for part in serving_run(scaled, engine)]
     done = run(command, clone)
     assert done.returncode == 1
-    assert "the embedded server ended with exit code 1 before every model was available" in done.stderr
-    assert re.search(r"model 'scaled' version 1 in .*/scaled/1: ", done.stderr)
+    ended = f"the {engine.name} server ended with exit code {engine.refused(1)} before every model was available"
+    assert ended in done.stderr
+    # The last lines of the server name the version: each server in its own words.
+    assert re.search(
+        r"/scaled/1\b" if not engine.embedded else r"model 'scaled' version 1 in .*/scaled/1: ", done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert servers_with(f"--port={port}") == []
 
 
-def test_ctrl_c_drains_the_server_and_ends_with_0(clone: Path, scaled: Path) -> None:
-    with serve(serving_run(scaled), clone) as server:
+def test_ctrl_c_stops_the_server_and_ends_with_0(clone: Path, scaled: Path, engine: ModelServer) -> None:
+    with serve(serving_run(scaled, engine), clone) as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
         assert servers_with(f"--port={server.grpc_port}") == []
 
 
-def test_a_killed_command_leaves_no_server(clone: Path, scaled: Path) -> None:
-    with serve(serving_run(scaled), clone) as server:
+def test_a_killed_command_leaves_no_server(clone: Path, scaled: Path, engine: ModelServer) -> None:
+    with serve(serving_run(scaled, engine), clone) as server:
         assert len(servers_with(f"--port={server.grpc_port}")) == 1
         server.process.kill()
         wait_for(lambda: not servers_with(f"--port={server.grpc_port}"), what="the end of the server")
 
 
 def test_the_native_engine_runs_the_binary_on_the_path(clone: Path, scaled: Path, tmp_path: Path) -> None:
-    # A tensorflow_model_server can't be had from a package; what the engine hands it is what the embedded server takes.
+    # Where the real one isn't: what the engine hands to a binary of its name, and that `auto` prefers it.
     binary = tmp_path / "bin" / "tensorflow_model_server"
     binary.parent.mkdir()
     binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tfserving.serving.embedded "$@"\n')
     binary.chmod(0o755)
     path = {"PATH": f"{binary.parent}:{os.environ['PATH']}"}
-    with serve(serving_run(scaled), clone, path) as server:
+    command = serving_run(scaled)
+    with serve(command[: command.index("--engine")], clone, path) as server:
         assert "with the native server:" in server.output
         with connect(f"grpc://127.0.0.1:{server.grpc_port}") as client:
             assert client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0]
