@@ -24,7 +24,7 @@ MOMENTS = {
 }
 LANES = ("left", "right")
 # They fork exports from one process.
-pytestmark = pytest.mark.xdist_group("export processes")
+pytestmark = pytest.mark.xdist_group("export-processes")
 
 
 @dataclass(frozen=True)
