@@ -18,7 +18,7 @@ from tests.servers import wait_for
 from tfserving.export.manifest import read_manifest
 
 # They fork exports from one process.
-pytestmark = pytest.mark.xdist_group("export processes")
+pytestmark = pytest.mark.xdist_group("export-processes")
 
 
 @dataclass(frozen=True)

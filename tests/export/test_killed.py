@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import psutil
 import pytest
 
 from tests.export.conftest import Project, is_complete, make_project
-from tests.export.forked import start
+from tests.export.forked import Moment, start
 from tfserving.export.staging import PREFIX
 
 # What is new in the model's folder when the moment has come. The last two surely leave a hidden folder behind.
@@ -27,7 +24,7 @@ MOMENTS = {
 }
 LANES = ("left", "right")
 # They fork exports from one process.
-pytestmark = pytest.mark.xdist_group("export processes")
+pytestmark = pytest.mark.xdist_group("export-processes")
 
 
 @dataclass(frozen=True)
@@ -58,30 +55,14 @@ def killed(project: Project) -> dict[str, Killed]:
 
 def kill_at(project: Project, model: str, moment: str) -> Killed:
     folder = project.folder / "models" / model
-    before = set(folder.glob(MOMENTS[moment]))
-    process = start(project.folder, "build", f"{model}=zoo:scale")
+    seconds = random.Random(moment).uniform(0, 0.5) if moment == "some time went by" else 0.0  # noqa: S311
+    process = start(project.folder, "build", f"{model}=zoo:scale", killed=Moment(folder, MOMENTS[moment], seconds))
     try:
-        deadline = time.monotonic() + 120
-        while not set(folder.glob(MOMENTS[moment])) - before and process.is_alive():
-            assert time.monotonic() < deadline, moment
-            time.sleep(0.0005)
-        if moment == "some time went by":
-            time.sleep(random.Random(moment).uniform(0, 0.5))  # noqa: S311
+        process.join(120)
+        assert not process.is_alive(), moment
     finally:
-        # Its fresh process ends when it finds that it is alone, having imported TensorFlow.
-        alone = children(process.pid)
         process.kill()
-        process.join(60)
-        for fresh in alone:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                fresh.kill()
     return Killed(process.exitcode, [path.name for path in folder.glob("[0-9]*") if not is_complete(path)])
-
-
-def children(pid: int | None) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children()
-    return []
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
