@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 
 LONGEST = 1 << 20
 
@@ -86,6 +87,8 @@ def become_server(flags: list[str], descriptors: list[int]) -> None:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -67,7 +67,8 @@ def prepared(**env: str) -> Iterator[ModelServer]:
         forking = subprocess.Popen(
             [sys.executable, "-m", "tests.serving.embedded.prepared", str(path)],
             cwd=ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **env},
+            # A process can be forked safely while it has one thread.
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "OPENBLAS_NUM_THREADS": "1", **env},
             # Ctrl-C is for the tests, which then end their servers.
             start_new_session=True,
         )

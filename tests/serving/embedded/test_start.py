@@ -48,7 +48,7 @@ def test_a_second_server_on_the_same_ports_does_not_start(start_command: Start, 
 
 
 def test_models_that_do_not_load_are_named_with_version_path_and_cause(
-    start_command: Start, models: Path, tmp_path: Path, engine: ModelServer
+    start: Start, models: Path, tmp_path: Path, engine: ModelServer
 ) -> None:
     config = tmp_path / "models.config"
     config.write_text(
@@ -59,9 +59,7 @@ def test_models_that_do_not_load_are_named_with_version_path_and_cause(
         )
         + "}"
     )
-    server = start_command(
-        f"--model_config_file={config}", "--max_num_load_retries=1", "--load_retry_interval_micros=1000"
-    )
+    server = start(f"--model_config_file={config}", "--max_num_load_retries=1", "--load_retry_interval_micros=1000")
 
     assert server.wait() == engine.refused(1)
     assert "2 servable(s) did not become available:" in server.output
@@ -90,8 +88,8 @@ def test_a_warm_up_can_be_left_out(start: Start, models: Path) -> None:
     server.ready()
 
 
-def test_ports_open_only_when_the_models_are_there(start_command: Start, models: Path, engine: ModelServer) -> None:
-    server = start_command("--model_name=scale", f"--model_base_path={models}/scale")
+def test_ports_open_only_when_the_models_are_there(start: Start, models: Path, engine: ModelServer) -> None:
+    server = start("--model_name=scale", f"--model_base_path={models}/scale")
     if not engine.embedded:
         # What the real one says is its own; that it answers says enough.
         wait_until("gRPC", lambda: server.opened(server.grpc_port), 120)

@@ -109,9 +109,14 @@ def test_multi_inference_runs_several_signatures_on_the_same_examples(ask: Asker
         ("examples", "regress", "tensorflow/serving/regress"),
         examples=[example(f=2.0)],
     )
-    # Each signature of this model has a placeholder of its own, which TensorFlow Serving refuses to feed at once.
-    code, text = refusal(lambda: ask.call("PredictionService/MultiInference", request, MultiInferenceResponse))
-    assert (code, text.split(".")[0]) == ("INVALID_ARGUMENT", "Input tensor must be the same for all Signatures")
+    # Each signature of this model has a placeholder of its own. A real TensorFlow Serving was seen to feed all of them.
+    if ask.engine.embedded:
+        code, text = refusal(lambda: ask.call("PredictionService/MultiInference", request, MultiInferenceResponse))
+        assert (code, text.split(".")[0]) == ("INVALID_ARGUMENT", "Input tensor must be the same for all Signatures")
+    else:
+        several = ask.call("PredictionService/MultiInference", request, MultiInferenceResponse).results
+        assert classes(several[0].classification_result) == [[("none", 2.0), ("other", -2.0)]]
+        assert [entry.value for entry in several[1].regression_result.regressions] == [4.0]
 
     request = multi(("examples", "regress", "tensorflow/serving/regress"), examples=[example(f=2.0), example()])
     response = ask.call("PredictionService/MultiInference", request, MultiInferenceResponse)
@@ -134,7 +139,7 @@ def test_the_same_requests_over_rest(ask: Asker) -> None:
 @pytest.mark.parametrize(
     ("method", "signature", "examples", "text"),
     [
-        ("Classify", "nope", [{}], "No signature was found with the name: nope; model 'examples' version 1 has"),
+        ("Classify", "nope", [{}], "No signature was found with the name: nope"),
         ("Classify", "regress", [{}], 'Expected classification signature outputs to contain at least one of "classes"'),
         ("Classify", "classify", [], "Input is empty."),
         (
@@ -154,6 +159,8 @@ def test_what_can_not_be_answered_is_refused_and_the_server_goes_on(
 
     assert code == "INVALID_ARGUMENT"
     assert text in details
+    if signature == "nope" and ask.engine.embedded:
+        assert details.startswith(f"{text}; model 'examples' version 1 has")
     assert ask_grpc(ask, "Regress", "regress", [example()]).result.regressions[0].value == 2.0
 
 
