@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 
-from tests.docker import engine
+from tests.docker import engine, machine
+
+
+@pytest.fixture(autouse=True)
+def null_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test of Docker or Kubernetes /dev/null is the null device still: made anew, and an error, where not."""
+    yield
+    if {"cluster", "docker_host"} & {*request.fixturenames} and (found := machine.restore_null()):
+        pytest.fail(f"{request.node.nodeid} left /dev/null as {found}; it is the null device again", pytrace=False)
 
 
 @pytest.fixture(scope="session")
