@@ -16,7 +16,7 @@ from tests.cluster.node import Cluster
 from tests.docker.engine import SYNC
 from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
-from tests.k8s.test_cluster_rollout import Pods, volume
+from tests.k8s.deployed import Pods, volume
 from tests.k8s.test_rollout import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
