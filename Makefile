@@ -6,6 +6,8 @@ PORT ?= 8500
 REST_PORT ?= 8501
 TAG ?=
 TESTS ?= tests
+# How many tests that failed are run once more, alone.
+AGAIN ?= 0
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,7 +16,7 @@ PYTHON ?= python3
 SERVER := --engine $(ENGINE) --port $(PORT) --rest-port $(REST_PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help env environment lock generated export serve query verify up down image cluster cluster-down test check clean
+.PHONY: help env environment lock generated export serve query verify up down image cluster cluster-down test test-engines test-all check clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -83,8 +85,13 @@ cluster: env ## Start a real Kubernetes node on this machine, for the tests and 
 cluster-down: env ## End it, and leave the machine as it was.
 	@$(PY) -m tests.cluster down
 
-test: env ## Run the tests; TESTS=tests/clients runs a part.
-	@$(PY) -m pytest $(TESTS)
+test: env ## Run the tests that need no Docker Engine and no cluster; TESTS=tests/clients runs a part.
+	@$(PY) -m tests --again $(AGAIN) $(TESTS)
+
+test-engines: env ## Run the tests of Docker and Kubernetes (Linux, root).
+	@$(PY) -m tests --again $(AGAIN) --engines $(TESTS)
+
+test-all: test test-engines ## Run all tests.
 
 check: env ## Lint, check the format and the types.
 	@$(VENV)/bin/ruff check

@@ -1,6 +1,6 @@
 """Clients of a TensorFlow model server: gRPC and REST, numpy in and out, no TensorFlow needed.
 
-    from clients import connect
+    from tfserving.clients import connect
 
     with connect("grpc://127.0.0.1:8500") as client:
         prediction = client.predict("digits", {"image": images})

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from tfserving.clients.address import Tls, read_address
 from tfserving.clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
-from tfserving.clients.calls import DEFAULT_SIGNATURE, Calls, Task
+from tfserving.clients.asked import DEFAULT_SIGNATURE
+from tfserving.clients.calls import Calls, Task
 from tfserving.clients.client import DEFAULT_TIMEOUT, Compression, check_compression, make_calls
 from tfserving.clients.errors import ServingError
 from tfserving.clients.inputs import Inputs

@@ -16,7 +16,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from tfserving.clients.answers import Signature
-from tfserving.clients.calls import DEFAULT_SIGNATURE
+from tfserving.clients.asked import DEFAULT_SIGNATURE
 from tfserving.clients.client import Client
 from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.golden import ask

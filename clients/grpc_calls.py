@@ -18,7 +18,8 @@ from tfserving.clients.answers import (
     TensorInfo,
     VersionStatus,
 )
-from tfserving.clients.calls import DEFAULT_SIGNATURE, Asked, Calls, Task, classification
+from tfserving.clients.asked import DEFAULT_SIGNATURE, Asked
+from tfserving.clients.calls import Calls, Task, classification
 from tfserving.clients.errors import Internal, InvalidArgument, from_code
 from tfserving.clients.steps import Retries, Steps
 from tfserving.clients.wire import Bodies, is_large, predict_request, read_predict_response, spec_of

@@ -22,7 +22,8 @@ from tfserving.clients.answers import (
     TensorInfo,
     VersionStatus,
 )
-from tfserving.clients.calls import Asked, Calls, Task, classification
+from tfserving.clients.asked import Asked
+from tfserving.clients.calls import Calls, Task, classification
 from tfserving.clients.errors import Call, Internal, InvalidArgument, Unimplemented
 from tfserving.clients.rest_json import MisfitError, examples_request, outputs_of, parse, predict_request
 from tfserving.clients.steps import Steps
@@ -42,7 +43,7 @@ class RestCalls(Calls):
     def _predict(self, asked: Asked, arrays: Mapping[str, Array], outputs: tuple[str, ...]) -> Steps[Prediction]:
         # Names and element types are compared here because JSON would hide them: the server ignores names it doesn't
         # know, and can't see what type a number had. Shapes it checks by itself.
-        signature = yield from self._check(asked, arrays, shapes=False)
+        signature = yield from self._signatures.check(asked, arrays, shapes=False)
         call, name = asked.call, asked.signature
         _check_outputs(outputs, signature, call)
         try:
@@ -53,7 +54,7 @@ class RestCalls(Calls):
         try:
             decoded = outputs_of(answer, signature)
         except MisfitError:
-            signature, _ = yield from self._signature(asked, fresh=True)
+            signature, _ = yield from self._signatures.find(asked, fresh=True)
             try:
                 decoded = outputs_of(answer, signature, shapes=False)
             except MisfitError as error:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfserving.export.changes import SignatureChange, signature_changes
-from tfserving.export.golden import batch_of
 from tfserving.export.manifest import read_manifest
+from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.foundation.compare import Difference, compare
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden

@@ -22,12 +22,13 @@ from tfserving.export.builders import run_builder
 from tfserving.export.checkpoints import restore
 from tfserving.export.errors import ExportError, ProofError
 from tfserving.export.given import read_given
-from tfserving.export.golden import LARGEST, golden_requests, write_golden
+from tfserving.export.golden import LARGEST, golden_requests
 from tfserving.export.graph import read_graph
 from tfserving.export.lint import lint_answers, lint_graph, lint_signatures, require_clean
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
 from tfserving.export.options import Effect, Option, improve, judge_with
 from tfserving.export.proof import FreshProcess, Proof, prove
+from tfserving.export.records import write_golden
 from tfserving.export.servable import Servable
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge

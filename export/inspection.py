@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from tfserving.export.check import check_files
 from tfserving.export.errors import ExportError
-from tfserving.export.golden import batch_of
 from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
+from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden
 from tfserving.foundation.records import RecordError, read_records

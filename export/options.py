@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ServableError
-from tfserving.export.golden import EdgeRequest
 from tfserving.export.savedmodel import write_savedmodel
 from tfserving.export.servable import Servable
 from tfserving.export.tolerances import TOLERANCES, Judge, describe

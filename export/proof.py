@@ -22,9 +22,11 @@ from pathlib import Path
 from types import TracebackType
 
 from tfserving.export import fresh
+from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ProofError
-from tfserving.export.golden import EdgeRequest, batch_of, prediction_log
 from tfserving.export.manifest import ServedSignature
+from tfserving.export.records import prediction_log
+from tfserving.export.rows import batch_of
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
 from tfserving.foundation import messages
@@ -68,6 +70,9 @@ class FreshProcess:
         )
         # Answers are taken as they come, or both processes could wait for each other, their pipes full.
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        # How many answers an order has, and how many were ordered and not taken.
+        self._ways = 0
+        self._due = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -89,15 +94,22 @@ class FreshProcess:
     def load(self, version_folder: Path, ways: Sequence[str], refused: Iterable[str] = ()) -> None:
         """Lets it load the version in `version_folder`, from now on without the packages `refused`.
 
-        Its signatures, or the error, come with `signatures`, for each of the `ways`.
+        Its signatures, or the error, come with `signatures`, for each of the `ways`. Answers about the version before
+        that nobody took are forgotten.
         """
+        while self._due:
+            self._take()
+        self._ways = len(ways)
+        self._due = self._ways
         self._send(
             json.dumps({"load": str(version_folder.absolute()), "ways": ways, "refused": list(refused)}).encode()
         )
 
     def ask(self, request: GoldenRequest) -> None:
         """Lets it answer `request`, the answers come with `answer`, one for each way, in order."""
-        self._send(prediction_log(request, "").SerializeToString())
+        order = prediction_log(request, "").SerializeToString()
+        self._due += self._ways
+        self._send(order)
 
     def signatures(self) -> dict[str, dict[str, dict[str, TensorSpec]]]:
         """The signatures of the version that `load` began to load, in its first way, then in the next.
@@ -131,14 +143,22 @@ class FreshProcess:
             return
 
     def _answer(self, failed: str) -> bytes:
-        message = self._answers.get()
+        message = self._take()
         if message is None:
-            # Whoever asks again is told the same.
-            self._answers.put(None)
             raise ProofError(f"a process without the model's code {self._end()}")
         if message.startswith(fresh.ERROR):
             raise ProofError(f"a process without the model's code {failed}, {message[1:].decode(errors='replace')}")
         return message[1:]
+
+    def _take(self) -> bytes | None:
+        """The next answer; None, from then on, when the process has ended."""
+        message = self._answers.get()
+        self._due -= 1
+        if message is None:
+            # Whoever asks again is told the same.
+            self._answers.put(None)
+            self._due = 0
+        return message
 
     def _read(self) -> None:
         stream = self._process.stdout

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +32,40 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0, what: str =
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
         time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """A program that is a model server: this project's own or TensorFlow Serving's, and how their ways differ."""
+
+    name: str
+    command: tuple[str, ...]
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is this project's own."""
+        return self.name == "embedded"
+
+    def says(self, text: str, explanation: str) -> str:
+        """An error text: the real server doesn't explain what was sent and what is wanted."""
+        return f"{text}; {explanation}" if self.embedded else text
+
+    def polls(self, seconds: float) -> str:
+        """The flag that has base paths looked at every `seconds`; the real server counts whole seconds."""
+        return f"--file_system_poll_wait_seconds={seconds if self.embedded else max(1, round(seconds))}"
+
+    def refused(self, code: int) -> int:
+        """The exit code of a start that the embedded server ends with `code`; the real one knows no other than 255."""
+        return code if self.embedded else 255
+
+
+EMBEDDED = ModelServer("embedded", (sys.executable, "-m", "tfserving.serving.embedded"))
+
+
+def model_servers() -> list[ModelServer]:
+    """The model servers that this machine has: what a test says of a server holds for each."""
+    native = shutil.which("tensorflow_model_server")
+    return [EMBEDDED, ModelServer("native", (native,))] if native else [EMBEDDED]
 
 
 @dataclass

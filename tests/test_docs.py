@@ -100,6 +100,7 @@ SHORTER = {
 }
 
 
+@pytest.mark.xdist_group("performance")
 def test_the_page_on_performance_has_commands_that_work(tmp_path: Path) -> None:
     page = (ROOT / "docs/performance.md").read_text()
     lines = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()

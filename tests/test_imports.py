@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -57,6 +58,17 @@ def test_imports_go_one_way(room: str) -> None:
                 assert f"{name}.".startswith(allowed), f"{path} imports {name}"
 
 
+def test_nothing_imports_a_room_by_its_folders_name() -> None:
+    """A clone's own folders can be imported, an installed package's can't."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [*sorted((ROOT / "tests").rglob("*.py")), *sorted(PACKAGE.rglob("*.py")), *pages]:
+        for line in path.read_text().splitlines():
+            assert not re.match(r"\s*(from|import) (clients|export|serving|k8s)\b", line), f"{path}: {line}"
+    for room in ALLOWED:
+        for path in files(room):
+            assert not re.search(r"import_module\(f?.(clients|export|serving|k8s)\.", path.read_text()), path
+
+
 def test_imports_between_the_rooms_of_the_embedded_server_go_one_way() -> None:
     embedded, prefix = PACKAGE / "serving/embedded", "tfserving.serving.embedded."
     there = {path.stem for path in embedded.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
@@ -105,6 +117,7 @@ def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
     allowed = {"tfserving", "google", "grpc", "httpx2", "ml_dtypes", "numpy", "orjson", *sys.stdlib_module_names}
     library = {"async_client", "client", "inputs", "answers", "errors", "calls", "steps", "wire", "address"}
     library |= {"grpc_calls", "grpc_transport", "rest_calls", "rest_transport", "rest_json"}
+    library |= {"asked", "availability", "hints", "signatures"}
     paths = [*files("foundation"), *(PACKAGE / f"clients/{module}.py" for module in library)]
     for path in paths:
         if path.name != "generate.py":
@@ -119,6 +132,7 @@ def test_the_clients_import_no_tensorflow() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
+@pytest.mark.alone
 def test_importing_the_clients_is_quick_and_small() -> None:
     """At most 0.6 s and 40 MB, with all that both protocols need, blocking and on an event loop.
 
@@ -136,6 +150,7 @@ def test_importing_the_clients_is_quick_and_small() -> None:
     assert min(float(megabytes) for _, megabytes in runs) < 40
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "command",
     [

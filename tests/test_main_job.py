@@ -21,6 +21,9 @@ import pytest
 from tests.servers import Served, free_ports, serve, wait_for
 from tfserving.clients import connect
 
+# What uses the server of the first command stays with the README's tests, which use it, too.
+beside_the_readme = pytest.mark.xdist_group("served")
+
 
 def run(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs `command` to its end, keeping what it prints."""
@@ -67,6 +70,7 @@ def serving_run(fleet: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(fleet), *ports, *options]
 
 
+@beside_the_readme
 def test_the_first_command_exports_serves_and_says_where_it_listens(served: Served, clone: Path) -> None:
     assert "Serving 2 models with the embedded server:" in served.output
     assert re.search(r"^  digits +version 1$", served.output, re.M)
@@ -77,6 +81,7 @@ def test_the_first_command_exports_serves_and_says_where_it_listens(served: Serv
     assert manifest["metrics"]["test_accuracy"] >= 0.97
 
 
+@beside_the_readme
 def test_every_printed_query_can_be_pasted(served: Served, clone: Path) -> None:
     queries = [line for line in served.output.splitlines() if line.startswith(("  curl ", "  make query "))]
     assert len(queries) == 2, served.output
@@ -87,6 +92,7 @@ def test_every_printed_query_can_be_pasted(served: Served, clone: Path) -> None:
         assert "label" in done.stdout
 
 
+@beside_the_readme
 def test_make_verify_finds_every_golden_request_equal(served: Served, clone: Path) -> None:
     done = run(["make", "verify"], clone, served.env)
     assert done.returncode == 0, done.stdout + done.stderr

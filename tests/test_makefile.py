@@ -22,6 +22,8 @@ TARGETS = (
     "cluster",
     "cluster-down",
     "test",
+    "test-engines",
+    "test-all",
     "check",
     "clean",
 )
@@ -48,13 +50,38 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
+# What builds the package; an environment of it alone takes no time.
+BUILDING = ("editables", "hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers")
+PACKAGE = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "tfserving"
+version = "1"
+scripts = { tfserving = "tfserving:main" }
+"""
+
+
+def entries() -> list[str]:
+    """What requirements.lock pins, one by one."""
+    lock = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    return [entry for entry in lock.splitlines() if entry and not entry.startswith("#")]
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The Makefile over a lock that pins nothing, so that an environment takes no time."""
+    """The Makefile over a small package, and of the lock only what builds it."""
     folder = tmp_path / "project"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
-    (folder / "requirements.lock").write_text("# nothing\n")
+    (folder / "pyproject.toml").write_text(PACKAGE)
+    (folder / "tfserving").mkdir()
+    (folder / "tfserving/__init__.py").write_text("def main():\n    print('installed')\n")
+    pinned = [entry for entry in entries() if entry.split("==")[0] in BUILDING]
+    assert len(pinned) == len(BUILDING)
+    (folder / "requirements.lock").write_text("\n".join(pinned) + "\n")
     return folder
 
 
@@ -74,21 +101,25 @@ def test_the_environment_is_made_again_only_when_the_lock_changed(project: Path,
     assert f"Making .venv from requirements.lock with {installer}" in first.stderr
     python = project / ".venv/bin/python"
     assert python.exists()
+    assert subprocess.check_output([str(python.with_name("tfserving"))], text=True) == "installed\n"
     made = python.lstat().st_mtime_ns
     (project / "requirements.lock").touch()
     again = make(project, "env", path=str(tools))
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     assert python.lstat().st_mtime_ns == made
-    (project / "requirements.lock").write_text("# still nothing, but other\n")
+    with (project / "requirements.lock").open("a") as lock:
+        lock.write("# another lock\n")
     assert "Making .venv" in make(project, "env", path=str(tools)).stderr
     assert python.lstat().st_mtime_ns != made
 
 
 def test_an_environment_that_was_not_finished_is_made_again(project: Path, tools: Path) -> None:
-    (project / "requirements.lock").write_text("no-such-package-anywhere==1.0\n")
+    (tools / "uv").symlink_to(Path(sys.executable).parent / "uv")
+    lock = (project / "requirements.lock").read_text()
+    (project / "requirements.lock").write_text("this is no requirement\n")
     failed = make(project, "env", path=str(tools))
     assert failed.returncode != 0
-    (project / "requirements.lock").write_text("# nothing\n")
+    (project / "requirements.lock").write_text(lock)
     done = make(project, "env", path=str(tools))
     assert done.returncode == 0
     assert "Making .venv" in done.stderr
@@ -102,10 +133,8 @@ def test_a_machine_without_a_fitting_python_is_told_what_is_needed(project: Path
 
 
 def test_the_lock_pins_every_package_with_hashes_and_names_no_address() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    assert "://" not in lock
-    entries = [entry for entry in lock.replace("\\\n", " ").splitlines() if entry and not entry.startswith("#")]
-    assert entries
-    for entry in entries:
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+    assert entries()
+    for entry in entries():
         assert "==" in entry.split()[0], entry
         assert "--hash=sha256:" in entry, entry

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfserving.foundation.extras import missing_for_embedded
 from tfserving.serving import running
 from tfserving.serving.config import on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
@@ -109,7 +110,7 @@ class ServerProcess:
 
 
 def _end_with_parent() -> None:
-    """Has Linux send this process SIGTERM when its parent dies, so that a killed `serving run` leaves no server."""
+    """Has Linux send this process SIGTERM when its parent dies, so that a killed `serve run` leaves no server."""
     if _PRCTL is not None:
         pr_set_pdeathsig = 1
         _PRCTL(pr_set_pdeathsig, signal.SIGTERM)
@@ -121,8 +122,8 @@ class Embedded:
     name = "embedded"
 
     def unusable(self) -> str | None:
-        """None: it needs nothing but this environment."""
-        return None
+        """Why it can't be used: this environment lacks a module; None when it has all."""
+        return missing_for_embedded("python -m tfserving.serving.embedded")
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""

@@ -229,8 +229,8 @@ def drain(server: Process, clients: int) -> tuple[int, list[str]]:
 def kill_and_restart(folder: Path, workers: int) -> float:
     """Kills a server under load and starts another one on its ports; the seconds until that one answers."""
     flags = (f"--model_config_file={folder}/models.config", "--allow_version_labels_for_unavailable_models")
-    ports = {"grpc_port": free_port(), "rest_port": free_port()}
-    server = Process(*flags, f"--workers={workers}", **ports).ready()
+    grpc_port, rest_port = free_port(), free_port()
+    server = Process(*flags, f"--workers={workers}", grpc_port=grpc_port, rest_port=rest_port).ready()
     load = Clients(server)
     with ThreadPoolExecutor(8) as pool:
         for number in range(8):
@@ -240,7 +240,7 @@ def kill_and_restart(folder: Path, workers: int) -> float:
         server.wait()
         load.ended.set()
     began = time.monotonic()
-    again = Process(*flags, f"--workers={workers}", **ports).ready()
+    again = Process(*flags, f"--workers={workers}", grpc_port=grpc_port, rest_port=rest_port).ready()
     Asker(again).predict("fixed", {"x": rows(1)})
     took = time.monotonic() - began
     again.stop()

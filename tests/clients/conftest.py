@@ -1,4 +1,8 @@
-"""What the clients' tests share: tiny models on disk, the embedded server over them, and a client per protocol."""
+"""What the clients' tests share: tiny models on disk, servers over them, and a client per protocol.
+
+The files whose tests use these servers are one group each, so that they are started once: `pytestmark = ON_SERVERS`, or
+`UNDER_LOAD` for those that keep all processors busy.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import contextlib
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,6 +29,14 @@ from tfserving.clients.errors import DeadlineExceeded
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
+ON_SERVERS, UNDER_LOAD = pytest.mark.xdist_group("clients of servers"), pytest.mark.xdist_group("servers under load")
+# The model servers of this machine. Tests of what a server answers run on each of them.
+ENGINES = {"embedded": [sys.executable, "-m", "tfserving.serving.embedded", "--explain_errors=false"]}
+ENGINES["embedded"] += ["--file_system_poll_wait_seconds=0.1"]
+if NATIVE := shutil.which("tensorflow_model_server"):
+    # By default it has so few threads that it refuses calls that come at the same time.
+    ENGINES["native"] = [NATIVE, "--grpc_max_threads=256", "--rest_api_num_threads=256"]
+MONITORING = 'prometheus_config { enable: true, path: "/monitoring/prometheus/metrics" }'
 CONFIG = """
 config {{
   name: "scale" base_path: "{folder}/scale" model_platform: "tensorflow"
@@ -79,44 +92,59 @@ class Awaiting:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the models of `tiny_models.py`."""
+    # Here, not above: most tests of the clients need no TensorFlow.
+    from tests.clients import tiny_models
+
     folder = tmp_path_factory.mktemp("tiny") / "models"
-    script = Path(__file__).with_name("tiny_models.py")
-    subprocess.run([sys.executable, script, folder], env=ENVIRONMENT, check=True, timeout=120)
+    tiny_models.write(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def embedded_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded server over `models`, its error texts TensorFlow Serving's own without its explanations."""
     with serving(models, tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
+def native_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """TensorFlow Serving itself, over models of its own: tests change them."""
+    folder = tmp_path_factory.mktemp("native")
+    shutil.copytree(models, folder / "models")
+    with serving(folder / "models", folder, engine="native") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def tls_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Another like `server`, that speaks TLS alone, with clients that have a certificate."""
+    """An embedded server that speaks TLS alone, with clients that have a certificate."""
     folder = tmp_path_factory.mktemp("tls")
     authority = Authority(folder)
     config = authority.config("tls.config", "client_verify: true", f"custom_ca: {json.dumps(authority.text('ca.pem'))}")
     tls = Tls(authority.path("ca.pem"), authority.path("client.pem"), authority.path("client.key"))
-    with serving(models, folder, tls, f"--ssl_config_file={config}", "--rest_api_enable_tls") as running:
+    with serving(models, folder, f"--ssl_config_file={config}", "--rest_api_enable_tls", tls=tls) as running:
         yield running
 
 
+@pytest.fixture
+def server(embedded_server: Server) -> Server:
+    """The server of tests that are about the client."""
+    return embedded_server
+
+
 @contextlib.contextmanager
-def serving(models: Path, folder: Path, tls: Tls | None = None, *flags: str) -> Iterator[Server]:
+def serving(
+    models: Path, folder: Path, *flags: str, engine: str = "embedded", tls: Tls | None = None
+) -> Iterator[Server]:
+    """A server over `models`, with the configuration and the log in `folder`."""
     grpc_port, rest_port = free_ports(2)
-    config, log = folder / "models.config", folder / "log"
+    config, monitoring, log = folder / "models.config", folder / "monitoring.config", folder / "log"
     config.write_text("model_config_list {" + CONFIG.format(folder=models) + "}")
-    command = [
-        sys.executable,
-        "-m",
-        "tfserving.serving.embedded",
-        f"--port={grpc_port}",
-        f"--rest_api_port={rest_port}",
-    ]
-    command += [f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"]
-    command += ["--explain_errors=false", "--max_num_load_retries=0", *flags]
+    monitoring.write_text(MONITORING)
+    command = [*ENGINES[engine], f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
+    command += [f"--model_config_file={config}", f"--monitoring_config_file={monitoring}"]
+    command += ["--allow_version_labels_for_unavailable_models=true", "--max_num_load_retries=0", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
     running = Server(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{rest_port}", models, folder, tls)
@@ -151,16 +179,17 @@ def style(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["plain", "TLS"])
+@pytest.fixture(params=["plain", "TLS", *(["native"] if NATIVE else [])])
 def served(request: pytest.FixtureRequest) -> Server:
-    """The server, without and with TLS."""
-    found: Server = request.getfixturevalue("server" if request.param == "plain" else "tls_server")
+    """The server: the embedded one without and with TLS, and TensorFlow Serving, which has no TLS for REST."""
+    fixture = {"plain": "embedded_server", "TLS": "tls_server", "native": "native_server"}[request.param]
+    found: Server = request.getfixturevalue(fixture)
     return found
 
 
 @pytest.fixture
 def client(served: Server, protocol: str, style: str) -> Iterator[Client]:
-    """A client of `served`: over gRPC and REST, blocking and on an event loop, with and without TLS."""
+    """A client of `served`, over gRPC and REST, blocking and on an event loop."""
     if style == "blocking":
         with connect(served.url(protocol), tls=served.tls) as made:
             yield made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.clients.conftest import Server, serving
+from tests.clients.conftest import ON_SERVERS, Server, serving
 from tests.servers import wait_for
 from tfserving.clients import connect
 from tfserving.clients.capture import CapturedRequest, distinct, read_requests, sampled
@@ -22,6 +23,7 @@ from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import read_records, write_records
 
+pytestmark = ON_SERVERS
 ROWS = np.array([[1, 2, 3]], np.float32)
 
 
@@ -35,12 +37,22 @@ def request(number: int = 0, version: int | None = None, *, answered: bool = Tru
     return CapturedRequest("scale", version, GoldenRequest("serving_default", inputs, outputs))
 
 
-def test_a_request_log_becomes_golden_and_warm_up_records(models: Path, server: Server, tmp_path: Path) -> None:
-    (tmp_path / "logged").mkdir()
-    with (
-        serving(models, tmp_path, None, f"--request_log={tmp_path}/logged/requests") as logging,
-        connect(logging.url("grpc")) as client,
-    ):
+@pytest.fixture(scope="module")
+def logging(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that logs requests to its folder `logged`; version 2 of `scale` has a captured warm-up request."""
+    folder = tmp_path_factory.mktemp("logging")
+    (folder / "logged").mkdir()
+    shutil.copytree(models, folder / "models")
+    write_records(folder / "captured.tfrecord", [request().record()])
+    warm_up = folder / "models/scale/2/assets.extra/tf_serving_warmup_requests"
+    assert run(folder / "captured.tfrecord", "--warm-up", warm_up).exit_code == 0
+    with serving(folder / "models", folder, f"--request_log={folder}/logged/requests") as running:
+        yield running
+
+
+def test_a_request_log_becomes_golden_and_warm_up_records(server: Server, logging: Server, tmp_path: Path) -> None:
+    folder = logging.folder / "logged"
+    with connect(logging.url("grpc")) as client:
         for number in range(3):
             client.predict("scale", {"x": ROWS * number}, version=1)
             client.predict("scale", {"x": ROWS * number}, version=1)
@@ -48,11 +60,11 @@ def test_a_request_log_becomes_golden_and_warm_up_records(models: Path, server: 
         client.regress("flowers", [{"length": 2.0}], signature="length")
 
         def logged() -> int:
-            return sum(len(list(read_requests(path))) for path in (tmp_path / "logged").iterdir())
+            return sum(len(list(read_requests(path))) for path in folder.iterdir())
 
         wait_for(lambda: logged() == 8, 10)
     captured, played = tmp_path / "captured.tfrecord", tmp_path / "warm-up"
-    result = run(*(tmp_path / "logged").iterdir(), "--golden", captured, "--warm-up", played)
+    result = run(*folder.iterdir(), "--golden", captured, "--warm-up", played)
     assert result.output == f"{captured}: 5 requests with their answers\n{played}: 5 requests\n"
     report = verify([captured], grpc=server.grpc, rest=server.rest)
     assert report.ok, report.sentence()
@@ -62,16 +74,10 @@ def test_a_request_log_becomes_golden_and_warm_up_records(models: Path, server: 
     assert not any(getattr(log, log.WhichOneof("log_type")).HasField("response") for log in logs)
 
 
-def test_captured_warm_up_is_played_by_a_server(models: Path, tmp_path: Path) -> None:
-    shutil.copytree(models, tmp_path / "models")
-    write_records(tmp_path / "captured.tfrecord", [request().record()])
-    folder = tmp_path / "models" / "scale" / "2" / "assets.extra"
-    assert run(tmp_path / "captured.tfrecord", "--warm-up", folder / "tf_serving_warmup_requests").exit_code == 0
-    (tmp_path / "monitoring").write_text('prometheus_config { enable: true, path: "/metrics" }')
-    flag = f"--monitoring_config_file={tmp_path}/monitoring"
-    with serving(tmp_path / "models", tmp_path, None, flag) as server:
-        page = httpx2.get(f"http://{server.rest}/metrics", trust_env=False).text
-    assert re.search(rf'warmup.*{folder.parent}.*"OK"\}} 1$', page, re.M), "one record was played"
+def test_captured_warm_up_is_played_by_a_server(logging: Server) -> None:
+    page = httpx2.get(f"http://{logging.rest}/monitoring/prometheus/metrics", trust_env=False).text
+    version = logging.models / "scale" / "2"
+    assert re.search(rf'warmup.*{version}.*"OK"\}} 1$', page, re.M), "one record was played"
 
 
 def test_bodies_of_rest_requests_become_records(server: Server, protocol: str, tmp_path: Path) -> None:

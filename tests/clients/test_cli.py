@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.clients.conftest import ROOT, Server
+from tests.clients.conftest import ON_SERVERS, ROOT, Server
 from tests.servers import free_ports
 from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.cli import main
@@ -33,6 +33,7 @@ from tfserving.clients.commands.verify import verify
 from tfserving.foundation.examples import read_examples
 from tfserving.foundation.records import write_records
 
+pytestmark = ON_SERVERS
 ROWS = [[1.0, 2.0, 3.0]]
 COMMAND = [sys.executable, "-m", "tfserving", "client"]
 
@@ -362,14 +363,15 @@ def test_a_reader_that_leaves_is_no_error(server: Server) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [(), ("predict",), ("metadata",), ("status",), ("verify",)])
 def test_help_is_quick_and_has_examples_and_exit_codes(command: tuple[str, ...]) -> None:
-    best = 60.0
-    for _ in range(3):
+    times: list[float] = []
+    while not times or (min(times) >= 0.5 and len(times) < 3):
         start = time.perf_counter()
         done = subprocess.run([*COMMAND, *command, "--help"], cwd=ROOT, text=True, capture_output=True, check=True)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.5
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
     assert "Examples:\n" in done.stdout
     assert "130 Ctrl-C" in done.stdout
 

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.clients.conftest import ON_SERVERS
 from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.golden import MANIFEST, RECORDS, GoldenError, read_golden, versions_on_disk
+
+pytestmark = ON_SERVERS
 
 
 @pytest.fixture

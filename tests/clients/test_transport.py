@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 from tests.authority import Authority
-from tests.clients.conftest import Server
+from tests.clients.conftest import ON_SERVERS, Server
 from tfserving.clients import Client, Retries, Tls, connect, connect_async
 from tfserving.clients.errors import Cancelled, InvalidArgument, Unavailable
 from tfserving.foundation.messages import GetModelStatusResponse
 
+pytestmark = ON_SERVERS
 AVAILABLE = GetModelStatusResponse(model_version_status=[{"version": 4, "state": 30}])
 ROWS = np.array([[1, 2, 3]], np.float32)
 

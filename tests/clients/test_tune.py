@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.clients.conftest import UNDER_LOAD
 from tfserving.clients.bench.load import Load, Step, Window, step_of
 from tfserving.clients.cli import main
 from tfserving.clients.tune import EngineError, Parameters, Space, best, default_engine, engine, search
 from tfserving.serving.embedded.core.batching import read_parameters
 
+pytestmark = UNDER_LOAD
 SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), num_batch_threads=(1, 4))
 
 
@@ -23,8 +25,7 @@ def run(*arguments: object) -> Result:
 
 def step(throughput: float, milliseconds: float, failed: int = 0) -> Step:
     window = Window(1.0)
-    for _ in range(round(throughput)):
-        window.latencies.record_value(round(1000 * milliseconds))
+    window.latencies.record_value(round(1000 * milliseconds), round(throughput))
     if failed:
         window.errors["UNAVAILABLE"] = failed
     return step_of(Load(concurrency=1), [window], processes=1, stable=True, server_ms=None)
@@ -109,7 +110,7 @@ def test_a_server_that_does_not_start_says_why(models: Path) -> None:
 class TestCommand:
     """`tfserving client tune`."""
 
-    QUICK = ("--window", "0.2", "--concurrency", "8", "--max-batch-size", "8", "--batch-timeout-micros", "0")
+    QUICK = ("--window", "0.2", "--concurrency", "2", "--max-batch-size", "8", "--batch-timeout-micros", "0")
 
     def test_it_writes_the_best_parameters_and_a_report(self, models: Path, tmp_path: Path) -> None:
         output, page = tmp_path / "batching_parameters.txt", tmp_path / "tune.html"
@@ -128,8 +129,10 @@ class TestCommand:
         assert page.read_text().count("<svg") == 1
 
     def test_a_limit_that_nothing_keeps_is_code_1(self, models: Path, tmp_path: Path) -> None:
-        options = (*self.QUICK, "--num-batch-threads", "1", "--no-padding", "--output", tmp_path / "batching")
-        result = run(models / "scale", *options, "--limit", "p50=1us", "--protocol", "rest")
+        options = (*self.QUICK, "--concurrency", "1", "--num-batch-threads", "1", "--no-padding")
+        result = run(
+            models / "scale", *options, "--output", tmp_path / "batching", "--limit", "p50=1us", "--protocol", "rest"
+        )
         assert result.exit_code == 1, result.output
         assert result.stdout.splitlines()[-1] == "nothing keeps the limit"
         assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
-"""Writes the models that the clients' tests serve: `python tiny_models.py FOLDER`.
+"""Writes the models that the clients' tests serve.
 
-Each version carries golden requests, answered by the module that was saved, and a manifest. Run on its own, so that the
-tests' process never imports TensorFlow.
+Each version carries golden requests, answered by the module that was saved, and a manifest.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -184,7 +182,8 @@ def finish(folder: Path, records: list[bytes]) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-def main(folder: Path) -> None:
+def write(folder: Path) -> None:
+    """Writes all models into `folder`."""
     rows = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
     golden: dict[str, list[dict[str, Array]]] = {
         "serving_default": [{"x": rows}, {"x": rows[:1]}],
@@ -205,7 +204,3 @@ def main(folder: Path) -> None:
     # Models to which tests add versions.
     shutil.copytree(folder / "scale" / "1", folder / "moving" / "1")
     shutil.copytree(folder / "words" / "1", folder / "breaking" / "1")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.exporting import fresh_process, run_export
 from tests.servers import Served, serve
 from tfserving.export.exporter import Exported, Target, export
 from tfserving.export.manifest import hash_files, read_manifest
-from tfserving.export.proof import FreshProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,17 +29,12 @@ class Project:
 
     folder: Path
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "tfserving", "export", *arguments]
+    def run(self, *arguments: str, env: Mapping[str, str | None] | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs `tfserving export ARGUMENTS` to its end, in this process."""
+        return run_export(self.folder, *arguments, env=env)
 
-    @property
-    def env(self) -> dict[str, str]:
-        # A user's shell sets no log level.
-        env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-        return env | {"PYTHONPATH": str(ROOT)}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs `tfserving export ARGUMENTS` to its end."""
+    def run_alone(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs it in a process of its own, as a user does."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -50,6 +44,15 @@ class Project:
             check=False,
             timeout=280,
         )
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "tfserving", "export", *arguments]
+
+    @property
+    def env(self) -> dict[str, str]:
+        # A user's shell sets no log level.
+        env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        return env | {"PYTHONPATH": str(ROOT)}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts `tfserving export ARGUMENTS`."""
@@ -97,108 +100,73 @@ def project(tmp_path: Path) -> Project:
     return make_project(tmp_path)
 
 
-@dataclass(frozen=True)
-class FirstExport:
-    """What `tfserving export build --json` did in a new project where one of two models can't be exported."""
-
-    project: Project
-    returncode: int
-    stderr: str
-    results: dict[str, Any]
-    version: Path
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project that has version 1 of `scale`, to be read."""
+    project = make_project(tmp_path_factory.mktemp("exported"))
+    done = project.run("build", "scale")
+    assert done.returncode == 0, done.stderr
+    return project
 
 
 @pytest.fixture(scope="session")
-def first_export(tmp_path_factory: pytest.TempPathFactory) -> FirstExport:
-    project = make_project(tmp_path_factory.mktemp("project"))
-    done = project.run("build", "--json")
-    results = {result["model"]: result for result in json.loads(done.stdout)["models"]}
-    return FirstExport(project, done.returncode, done.stderr, results, project.folder / "models" / "scale" / "1")
+def version(exported: Project) -> Path:
+    """That version, to be read."""
+    return exported.folder / "models/scale/1"
+
+
+@pytest.fixture
+def copied(version: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(version, tmp_path / "copied/scale/1"))
 
 
 @dataclass(frozen=True)
 class ExportedFleet:
-    """The samples, exported by the command, and what it printed; the fleet's file, and where their versions are."""
+    """The samples, exported by the command, and what it printed; the fleet's file, and where their versions are.
+
+    `cache` is where the trainings left what they learned.
+    """
 
     fleet: Path
     models: Path
+    cache: Path
     stdout: str
     stderr: str
 
 
 @pytest.fixture(scope="session")
-def exported_fleet(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedFleet:
-    """The samples, really trained: `tfserving export build` in a clone."""
-    fleet = tmp_path_factory.mktemp("fleet") / "samples.yaml"
+def exported_fleet(tmp_path_factory: pytest.TempPathFactory) -> ExportedFleet:
+    """The samples, really trained: `tfserving export build` in an empty folder."""
+    folder = tmp_path_factory.mktemp("fleet")
+    fleet = folder / "samples.yaml"
     samples = (ROOT / "export/models/samples.yaml").read_text()
     fleet.write_text(re.sub(r"^folder: .*$", "folder: models", samples, flags=re.M))
-    done = subprocess.run(
-        [sys.executable, "-m", "tfserving", "export", "build", "--fleet", str(fleet)],
-        cwd=clone,
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=280,
-    )
+    done = run_export(folder, "build", "--fleet", str(fleet))
     assert done.returncode == 0, done.stderr
-    return ExportedFleet(fleet, fleet.parent / "models", done.stdout, done.stderr)
+    return ExportedFleet(fleet, folder / "models", folder / ".cache/training", done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
-def sample_server(exported_fleet: ExportedFleet, clone: Path) -> Iterator[Served]:
+def sample_server(exported_fleet: ExportedFleet) -> Iterator[Served]:
     """The samples on the embedded server."""
+    run = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded"]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    run = [
-        sys.executable,
-        "-m",
-        "tfserving",
-        "serve",
-        "run",
-        "--fleet",
-        str(exported_fleet.fleet),
-        "--engine",
-        "embedded",
-    ]
-    with serve([*run, *ports], clone) as server:
+    with serve([*run, "--fleet", str(exported_fleet.fleet), *ports], ROOT) as server:
         yield server
 
 
-class _FreshProcesses:
-    """A fresh process for one export after the other: it forgets a version when it loads the next."""
-
-    def __init__(self) -> None:
-        self._process: FreshProcess | None = None
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[FreshProcess]:
-        self._process = self._process or FreshProcess()
-        try:
-            yield self._process
-        except BaseException:
-            # There may be answers that nobody took.
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.__exit__(None, None, None)
-            self._process = None
-
-
-@pytest.fixture(scope="session")
-def fresh_processes() -> Iterator[_FreshProcesses]:
-    processes = _FreshProcesses()
-    yield processes
-    processes.close()
-
-
 @pytest.fixture
-def export_here(tmp_path: Path, fresh_processes: _FreshProcesses) -> Callable[..., Exported]:
+def export_here(tmp_path: Path) -> Callable[..., Exported]:
     """Exports what a builder makes, in this process, below `tmp_path / "models"`; more is for the Target."""
 
     def run(builder: Callable[[], Any], **more: Any) -> Exported:
-        target = Target("model", f"tests.export.zoo:{builder.__name__}", tmp_path / "models" / "model", **more)
-        with fresh_processes.one() as fresh:
-            return export(target, builder, fresh, print)
+        return export_to(tmp_path / "models/model", builder, **more)
 
     return run
+
+
+def export_to(folder: Path, builder: Callable[[], Any], **more: Any) -> Exported:
+    """Exports what a builder makes, in this process, to the model's `folder`; more is for the Target."""
+    target = Target("model", f"tests.export.zoo:{builder.__name__}", folder, **more)
+    return export(target, builder, fresh_process(), print)

@@ -80,7 +80,7 @@ def test_a_builder_that_raises_is_told_with_its_line() -> None:
 
 
 def test_a_builder_that_returns_something_else_is_refused() -> None:
-    with pytest.raises(BuilderError, match=r"returned a dict, an export\.servable\.Servable is needed"):
+    with pytest.raises(BuilderError, match=r"returned a dict, a tfserving\.export\.servable\.Servable is needed"):
         run_builder("zoo:not_a_servable", zoo.not_a_servable)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from tests.export.conftest import FirstExport, Project
+from tests.export.conftest import Project
 from tfserving.export.check import CheckError, check_files
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import hash_files, read_manifest
@@ -19,43 +18,36 @@ from tfserving.foundation.golden import MANIFEST
 FLIPS = 25
 
 
-@pytest.fixture
-def version(first_export: FirstExport, tmp_path: Path) -> Path:
-    """A copy of a version, to be damaged."""
-    shutil.copytree(first_export.version, tmp_path / "models/scale/1")
-    return tmp_path / "models/scale/1"
-
-
 def flip(path: Path, bit: int) -> None:
     data = bytearray(path.read_bytes())
     data[bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
 
 
-def test_every_single_flipped_bit_is_found_in_every_file(version: Path) -> None:
-    check_files(version)
+def test_every_single_flipped_bit_is_found_in_every_file(copied: Path) -> None:
+    check_files(copied)
     chosen = random.Random(41)  # noqa: S311
-    files = [path for path in sorted(version.rglob("*")) if path.is_file()]
-    assert version / MANIFEST in files
+    files = [path for path in sorted(copied.rglob("*")) if path.is_file()]
+    assert copied / MANIFEST in files
     for path in files:
         size = 8 * path.stat().st_size
         bits = range(size) if size < FLIPS else sorted(chosen.sample(range(size), FLIPS))
         for bit in bits:
             flip(path, bit)
             with pytest.raises(ExportError) as found:
-                check_files(version)
-            assert str(path.relative_to(version)) in str(found.value)
+                check_files(copied)
+            assert str(path.relative_to(copied)) in str(found.value)
             flip(path, bit)
-    check_files(version)
+    check_files(copied)
 
 
-def test_a_file_more_or_less_or_cut_short_is_found(version: Path) -> None:
-    golden = version / "assets.extra/golden.tfrecord"
-    (version / "notes.txt").write_text("more")
-    (version / "fingerprint.pb").unlink()
+def test_a_file_more_or_less_or_cut_short_is_found(copied: Path) -> None:
+    golden = copied / "assets.extra/golden.tfrecord"
+    (copied / "notes.txt").write_text("more")
+    (copied / "fingerprint.pb").unlink()
     golden.write_bytes(golden.read_bytes()[:-1])
     with pytest.raises(CheckError) as found:
-        check_files(version)
+        check_files(copied)
     size = golden.stat().st_size
     assert str(found.value).splitlines() == [
         "it is not what was exported:",
@@ -65,42 +57,40 @@ def test_a_file_more_or_less_or_cut_short_is_found(version: Path) -> None:
     ]
 
 
-def test_whole_versions_pass_and_are_asked_again(first_export: FirstExport) -> None:
-    done = first_export.project.run("check", "scale/1", "models/scale/1", "--json")
+def test_whole_versions_pass_and_are_asked_again(exported: Project) -> None:
+    done = exported.run("check", "scale/1", "models/scale/1", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["versions"]
     assert [(one["whole"], one["golden_requests"]) for one in found] == [(True, 5), (True, 5)]
     assert "models/scale/1: asking a fresh process the golden requests" in done.stderr
 
 
-def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(
-    first_export: FirstExport, version: Path
-) -> None:
-    flip(version / "variables/variables.data-00000-of-00001", 12)
-    done = first_export.project.run("check", str(version), "scale/1")
+def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(exported: Project, copied: Path) -> None:
+    flip(copied / "variables/variables.data-00000-of-00001", 12)
+    done = exported.run("check", str(copied), "scale/1")
     assert done.returncode == 1
-    assert f"Error: {version}: it is not what was exported:" in done.stderr
+    assert f"Error: {copied}: it is not what was exported:" in done.stderr
     assert "  variables/variables.data-00000-of-00001 has SHA-256 " in done.stderr
     assert "models/scale/1: 6 files as exported, 5 golden requests answered equal" in done.stdout
     assert "Traceback" not in done.stderr
 
 
-def test_files_whose_hashes_were_made_to_fit_are_still_asked(version: Path, project: Project) -> None:
+def test_files_whose_hashes_were_made_to_fit_are_still_asked(copied: Path, project: Project) -> None:
     # Somebody who changes a weight and the manifest with it has a whole version of another model.
-    saved = tf.train.load_checkpoint(str(version / "variables/variables"))
+    saved = tf.train.load_checkpoint(str(copied / "variables/variables"))
     tensors = {name: saved.get_tensor(name) for name in saved.get_variable_to_shape_map()}
     (factor,) = (name for name in tensors if "factor" in name)
     tensors[factor] *= 2
     tf.raw_ops.SaveV2(
-        prefix=str(version / "variables/variables"),
+        prefix=str(copied / "variables/variables"),
         tensor_names=list(tensors),
         shape_and_slices=[""] * len(tensors),
         tensors=list(tensors.values()),
     )
-    manifest = read_manifest(version).model_copy(update={"files": hash_files(version)})
-    (version / MANIFEST).write_text(manifest.text())
-    check_files(version)
-    done = project.run("check", str(version))
+    manifest = read_manifest(copied).model_copy(update={"files": hash_files(copied)})
+    (copied / MANIFEST).write_text(manifest.text())
+    check_files(copied)
+    done = project.run("check", str(copied))
     assert done.returncode == 1
     assert (
         "signature 'serving_default', output 'scaled': the version, run as a function, answers a batch" in done.stderr

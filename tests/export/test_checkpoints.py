@@ -16,9 +16,11 @@ import tensorflow as tf
 
 from tests.export import zoo
 from tests.export.conftest import ROOT
+from tests.exporting import run_export
 from tests.servers import wait_for
 from tfserving.export.checkpoints import CheckpointError, find_checkpoint, restore
 from tfserving.export.manifest import read_manifest
+from tfserving.export.models import resumed
 from tfserving.export.servable import Servable
 from tfserving.foundation.golden import read_golden
 
@@ -26,9 +28,14 @@ STEPS = 25
 VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 
 
-def train(folder: Path, steps: int = STEPS) -> subprocess.Popen[str]:
+def train(folder: Path) -> None:
+    """Trains the sample in `folder`, in this process."""
+    resumed.main([str(folder), "--steps", str(STEPS)], standalone_mode=False)
+
+
+def start_training(folder: Path) -> subprocess.Popen[str]:
     """Starts the sample's training in `folder`."""
-    command = [sys.executable, "-m", "tfserving.export.models.resumed", str(folder), "--steps", str(steps)]
+    command = [sys.executable, "-m", "tfserving.export.models.resumed", str(folder), "--steps", str(STEPS)]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
@@ -45,8 +52,7 @@ def contents(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    process = train(folder)
-    assert process.wait(120) == 0
+    train(folder)
     return folder
 
 
@@ -54,14 +60,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A run that was killed half way and resumed, and the checkpoints it had when it was killed."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    process = train(folder)
+    process = start_training(folder)
     # Killed at once when step 10 is written; steps that follow are lost.
     wait_for(lambda: (folder / "ckpt-10.index").exists() or process.poll() is not None, what="step 10")
     process.kill()
     process.communicate(timeout=60)
     left = checkpoints(folder)
-    resumed = train(folder)
-    assert resumed.wait(120) == 0
+    train(folder)
     return folder, left
 
 
@@ -87,8 +92,7 @@ def test_the_three_latest_checkpoints_stay(killed: tuple[Path, list[str]], unint
 
 
 def export(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tfserving", "export", "build", *arguments, "--folder", str(tmp_path / "models")]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=120)
+    return run_export(ROOT, "build", *arguments, "--folder", str(tmp_path / "models"))
 
 
 def test_any_checkpoint_is_exported_with_its_weights(uninterrupted: Path, tmp_path: Path) -> None:

@@ -6,14 +6,38 @@ import json
 import os
 import re
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.export.conftest import FirstExport, Project, digest, is_complete
+from tests.export.conftest import Project, digest, is_complete, make_project
+from tests.export.forked import printed, start
 from tests.servers import wait_for
 from tfserving.export.manifest import read_manifest
+
+# They fork exports from one process.
+pytestmark = pytest.mark.xdist_group("export processes")
+
+
+@dataclass(frozen=True)
+class FirstExport:
+    """What `tfserving export build --json` did in a new project where one of two models can't be exported."""
+
+    project: Project
+    returncode: int
+    stderr: str
+    results: dict[str, Any]
+    version: Path
+
+
+@pytest.fixture(scope="module")
+def first_export(tmp_path_factory: pytest.TempPathFactory) -> FirstExport:
+    project = make_project(tmp_path_factory.mktemp("project"))
+    done = project.run_alone("build", "--json")
+    results = {result["model"]: result for result in json.loads(done.stdout)["models"]}
+    return FirstExport(project, done.returncode, done.stderr, results, project.folder / "models" / "scale" / "1")
 
 
 def test_one_model_that_fails_does_not_keep_the_others_from_being_exported(first_export: FirstExport) -> None:
@@ -71,10 +95,12 @@ def test_a_builder_outside_the_fleet_needs_no_file(project: Project) -> None:
 
 
 def test_two_exports_at_the_same_time_get_different_versions(project: Project) -> None:
-    with ThreadPoolExecutor() as pool:
-        runs = list(pool.map(lambda _: project.run("build", "scale", "--json"), range(2)))
-    assert [run.returncode for run in runs] == [0, 0], runs
-    assert {json.loads(run.stdout)["models"][0]["version"] for run in runs} == {1, 2}
+    exports = [start(project.folder, "build", "scale", "--json") for _ in range(2)]
+    for export in exports:
+        export.join(120)
+    outputs = [printed(project.folder, export) for export in exports]
+    assert [export.exitcode for export in exports] == [0, 0], outputs
+    assert {json.loads(out)["models"][0]["version"] for out, _ in outputs} == {1, 2}
     assert project.names("scale") == {"1", "2"}
     for version in (1, 2):
         assert read_manifest(project.folder / f"models/scale/{version}").version == version
@@ -159,13 +185,14 @@ def test_ctrl_c_in_a_builder_ends_the_export_without_a_traceback(project: Projec
 
 
 def test_sigterm_while_the_version_is_written_removes_it(project: Project) -> None:
-    process = project.start("build", "scale")
+    process = start(project.folder, "build", "scale")
     try:
         wait_for(lambda: project.names("scale"), 120, "the hidden folder")
-        os.kill(process.pid, signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        process.terminate()
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode == 143, output
-    assert "Traceback" not in output
+    out, err = printed(project.folder, process)
+    assert process.exitcode == 143, err
+    assert "Traceback" not in out + err
     assert project.names("scale") == set()

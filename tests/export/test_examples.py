@@ -18,7 +18,8 @@ from tfserving.export import savedmodel
 from tfserving.export.errors import ServableError
 from tfserving.export.examples import serialized_examples
 from tfserving.export.exporter import Exported
-from tfserving.export.golden import golden_requests, write_golden
+from tfserving.export.golden import golden_requests
+from tfserving.export.records import write_golden
 from tfserving.export.servable import Servable, Signature, TensorSpec
 from tfserving.foundation.golden import WARMUP, read_golden
 from tfserving.foundation.messages import PredictionLog, SavedModel
@@ -151,6 +152,7 @@ def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
         write_golden(golden_requests(servable), "model", tmp_path)
 
 
+@pytest.mark.xdist_group("samples")
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_real_wines_and_patients_are_told(sample_server: Served, protocol: str) -> None:
     wine, diabetes = load_wine(), load_diabetes()

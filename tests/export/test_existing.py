@@ -22,11 +22,12 @@ from tfserving.export.servable import Servable, Signature, TensorSpec
 MEASUREMENTS = np.random.default_rng(2).normal(size=(64, 30)).astype(np.float32)
 
 
-@pytest.fixture
-def found(tmp_path: Path) -> Path:
-    """A SavedModel as people find them: `features` of 32 rows and `temperature` in, `output_0` out."""
-    write_as_found(tmp_path / "found", MEASUREMENTS, (MEASUREMENTS[:, 0] > 0).astype(np.int64))
-    return tmp_path / "found"
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel as people find them: `features` of 32 rows and `temperature` in, `output_0` out; to be read."""
+    folder = tmp_path_factory.mktemp("existing") / "found"
+    write_as_found(folder, MEASUREMENTS, (MEASUREMENTS[:, 0] > 0).astype(np.int64))
+    return folder
 
 
 def test_its_signatures_are_told_as_they_are(found: Path) -> None:

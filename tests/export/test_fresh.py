@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.export import zoo
+from tests.exporting import fresh_process
 from tfserving.export import fresh, proof, savedmodel
 from tfserving.export.errors import ProofError
 from tfserving.export.golden import golden_requests
@@ -35,8 +36,7 @@ def write(servable: Servable, folder: Path) -> dict[str, ServedSignature]:
 def prove_fresh(
     folder: Path, signatures: dict[str, ServedSignature], requests: Iterable[GoldenRequest]
 ) -> tuple[list[GoldenRequest], Proof]:
-    with FreshProcess() as process:
-        return prove(process, folder, signatures, requests, Judge(), {"zoo"})
+    return prove(fresh_process(), folder, signatures, requests, Judge(), {"zoo"})
 
 
 def test_it_cannot_import_the_models_code_nor_keras_nor_this_toolkit(tmp_path: Path) -> None:
@@ -83,16 +83,33 @@ def test_it_answers_every_golden_request_as_a_function_and_in_a_session(tmp_path
     servable = zoo.texts()
     write(servable, tmp_path / "version")
     requests = list(golden_requests(servable))
-    with FreshProcess() as process:
-        process.load(tmp_path / "version", fresh.WAYS, {"zoo"})
+    process = fresh_process()
+    process.load(tmp_path / "version", fresh.WAYS, {"zoo"})
+    for request in requests:
+        process.ask(request)
+    for _ in fresh.WAYS:
+        assert set(process.signatures()) == {"serving_default", "loud"}
+    for request in requests:
+        for _ in fresh.WAYS:
+            for name, answered in process.answer(request).items():
+                np.testing.assert_array_equal(answered, request.outputs[name])
+
+
+def test_what_nobody_wanted_to_know_of_a_version_is_no_answer_about_the_next(tmp_path: Path) -> None:
+    process = fresh_process()
+    for name, servable, taken in (("texts", zoo.texts(), 0), ("trained", zoo.trained(), 1), ("scale", zoo.scale(), 5)):
+        write(servable, tmp_path / name)
+        requests = list(golden_requests(servable))
+        process.load(tmp_path / name, fresh.WAYS)
         for request in requests:
             process.ask(request)
-        for _ in fresh.WAYS:
-            assert set(process.signatures()) == {"serving_default", "loud"}
-        for request in requests:
+        # An export that fails leaves the rest.
+        for _ in fresh.WAYS[: 2 * taken]:
+            assert set(process.signatures()) == set(servable.signatures)
+        for request in requests[:taken]:
             for _ in fresh.WAYS:
-                for name, answered in process.answer(request).items():
-                    np.testing.assert_array_equal(answered, request.outputs[name])
+                for output, answered in process.answer(request).items():
+                    np.testing.assert_array_equal(answered, request.outputs[output])
 
 
 def test_a_version_that_answers_as_the_live_model_is_proven_equal(tmp_path: Path) -> None:
@@ -153,10 +170,10 @@ def test_another_signature_than_the_declared_one_is_refused(tmp_path: Path) -> N
 
 def test_a_folder_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     (tmp_path / "version").mkdir()
-    with FreshProcess() as process:
-        process.load(tmp_path / "version", fresh.WAYS)
-        with pytest.raises(ProofError) as error:
-            process.signatures()
+    process = fresh_process()
+    process.load(tmp_path / "version", fresh.WAYS)
+    with pytest.raises(ProofError) as error:
+        process.signatures()
     assert "a process without the model's code could not load it, " in str(error.value)
     assert "SavedModel file does not exist at" in str(error.value)
 
@@ -190,6 +207,7 @@ def test_its_messages_are_tensorflow_servings() -> None:
     assert [field.number for field in log.DESCRIPTOR.fields] == [field.number for field in ours.fields]
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked how much memory they had, as Linux tells it")
 def test_a_model_of_500_mb_is_in_memory_twice_while_it_is_exported() -> None:
     done = subprocess.run(

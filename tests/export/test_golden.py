@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from tests.export import zoo
 from tfserving.export.errors import ServableError
-from tfserving.export.golden import batch_of, golden_requests, write_golden
+from tfserving.export.golden import golden_requests
+from tfserving.export.records import write_golden
+from tfserving.export.rows import batch_of
 from tfserving.foundation.golden import RECORDS, WARMUP
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import read_records

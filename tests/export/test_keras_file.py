@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import keras
 import pytest
 
-from tests.export.conftest import ROOT, Project
+from tests.export.conftest import Project
+from tests.exporting import typed_in
 from tfserving.export.errors import BuilderError
 from tfserving.export.keras_file import load_keras
 
@@ -51,9 +53,8 @@ def build():
 
 def write(project: Project, register: str) -> None:
     (project.folder / "doubling.py").write_text(MODULE.format(register=register))
-    save = [sys.executable, "-c", "import doubling; doubling.save()"]
-    done = subprocess.run(save, cwd=project.folder, env=project.env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with typed_in(project.folder):
+        importlib.import_module("doubling").save()
 
 
 def test_a_file_becomes_a_version_that_needs_none_of_its_code(project: Project, tmp_path: Path) -> None:
@@ -103,12 +104,16 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
     assert load_keras(tmp_path / "right.keras").count_params() == 8
 
 
-def test_the_sample_has_a_layer_an_activation_and_a_loss_that_are_registered() -> None:
-    code = (
-        "import keras; names = ('Standardize', 'softsign_squared', 'Tukey');"
-        "known = lambda: [keras.saving.get_registered_object(f'samples>{name}') for name in names];"
-        "before = known(); import tfserving.export.models.custom as custom;"
-        "print(before, [found is getattr(custom, name) for found, name in zip(known(), names)])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[None, None, None] [True, True, True]\n"
+def test_the_sample_has_a_layer_an_activation_and_a_loss_that_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("Standardize", "softsign_squared", "Tukey")
+    for name in names:
+        monkeypatch.delitem(keras.saving.get_custom_objects(), f"samples>{name}", raising=False)
+    assert [keras.saving.get_registered_object(f"samples>{name}") for name in names] == [None] * 3
+    spec = importlib.util.find_spec("tfserving.export.models.custom")
+    assert spec is not None
+    assert spec.loader is not None
+    # Imported as if for the first time, beside the one that other tests may have.
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in names:
+        assert keras.saving.get_registered_object(f"samples>{name}") is getattr(module, name)

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tests.export import zoo
 from tests.export.breaking import BREAKING
-from tests.export.conftest import ROOT, FirstExport, Project
+from tests.export.conftest import ROOT, Project
 from tfserving.export import savedmodel
 from tfserving.export.errors import LintError
 from tfserving.export.exporter import Exported
@@ -257,8 +257,8 @@ def test_models_yaml_allows_a_model_to_break_a_rule(project: Project) -> None:
     assert re.search(r"models\.yaml:4: models\.prices\.allow\.0: Input should be 'breaking-change', ", wrong.stderr)
 
 
-def test_the_newest_version_of_every_model_is_judged(first_export: FirstExport) -> None:
-    done = first_export.project.run("lint")
+def test_the_newest_version_of_every_model_is_judged(exported: Project) -> None:
+    done = exported.run("lint")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"models/scale/\d+: nothing is wrong\n", done.stdout)
 

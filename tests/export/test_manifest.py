@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tests.export.conftest import ROOT, FirstExport, is_complete
+from tests.export.conftest import ROOT, is_complete
 from tfserving.export.manifest import Manifest, ManifestError, hash_files, read_manifest
 
 
@@ -20,8 +20,8 @@ def test_the_published_schema_is_current() -> None:
     assert published == Manifest.model_json_schema(), "run `make generated`"
 
 
-def test_the_manifest_says_what_made_the_version(first_export: FirstExport) -> None:
-    manifest = read_manifest(first_export.version)
+def test_the_manifest_says_what_made_the_version(version: Path) -> None:
+    manifest = read_manifest(version)
     assert (manifest.format, manifest.model, manifest.version) == (1, "scale", 1)
     assert manifest.builder == "zoo:scale"
     assert manifest.metrics == {"rows": 40}
@@ -29,8 +29,8 @@ def test_the_manifest_says_what_made_the_version(first_export: FirstExport) -> N
     assert timedelta(0) <= datetime.now(timezone.utc) - manifest.created < timedelta(hours=1)
 
 
-def test_the_manifest_says_what_can_be_asked_and_how_exactly_it_is_answered(first_export: FirstExport) -> None:
-    manifest = json.loads((first_export.version / "assets.extra/manifest.json").read_text())
+def test_the_manifest_says_what_can_be_asked_and_how_exactly_it_is_answered(version: Path) -> None:
+    manifest = json.loads((version / "assets.extra/manifest.json").read_text())
     assert manifest["signatures"] == {
         "serving_default": {
             "method": "predict",
@@ -42,23 +42,23 @@ def test_the_manifest_says_what_can_be_asked_and_how_exactly_it_is_answered(firs
     assert manifest["tolerances"] == {"float32": {"absolute": 1e-5, "relative": 1e-5}}
 
 
-def test_every_other_file_has_its_size_and_hash(first_export: FirstExport) -> None:
-    files = read_manifest(first_export.version).files
-    there = {str(path.relative_to(first_export.version)) for path in first_export.version.rglob("*") if path.is_file()}
+def test_every_other_file_has_its_size_and_hash(version: Path) -> None:
+    files = read_manifest(version).files
+    there = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()}
     assert there == {*files, "assets.extra/manifest.json"}
     assert {"saved_model.pb", "fingerprint.pb", "assets.extra/golden.tfrecord", "variables/variables.index"} < set(
         files
     )
     for name, entry in files.items():
-        content = (first_export.version / name).read_bytes()
+        content = (version / name).read_bytes()
         assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert is_complete(first_export.version)
+    assert is_complete(version)
 
 
-def test_a_manifest_that_was_changed_is_refused(first_export: FirstExport, tmp_path: Path) -> None:
+def test_a_manifest_that_was_changed_is_refused(version: Path, tmp_path: Path) -> None:
     path = tmp_path / "assets.extra/manifest.json"
     path.parent.mkdir()
-    text = (first_export.version / "assets.extra/manifest.json").read_text()
+    text = (version / "assets.extra/manifest.json").read_text()
     for changed in (text.replace('"absolute": 0.00001', '"absolute": 0.1'), text.replace('"rows": 40', '"rows": 41')):
         assert changed != text
         path.write_text(changed)

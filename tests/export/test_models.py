@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,16 @@ from sklearn.datasets import load_digits
 
 from tests.export.conftest import ROOT, ExportedFleet, is_complete
 from tests.servers import Served
-from tfserving.export.golden import batch_of
 from tfserving.export.lint import lint_version
 from tfserving.export.manifest import read_manifest
 from tfserving.export.models.dense import Dense
+from tfserving.export.rows import batch_of
 from tfserving.foundation.golden import WARMUP, read_golden
 from tfserving.foundation.records import read_records
 from tfserving.serving.models_yaml.fleet import read_fleet
 
+# The samples are trained once.
+pytestmark = pytest.mark.xdist_group("samples")
 SAMPLES = tuple(read_fleet(ROOT / "export/models/samples.yaml").models)
 
 
@@ -48,13 +49,11 @@ def test_every_sample_is_in_the_fleet_and_lints_clean(exported_fleet: ExportedFl
         assert lint_version(exported_fleet.models / model / "1") == []
 
 
-def test_every_sample_is_served_equal_over_grpc_and_rest(
-    exported_fleet: ExportedFleet, sample_server: Served, clone: Path
-) -> None:
+def test_every_sample_is_served_equal_over_grpc_and_rest(exported_fleet: ExportedFleet, sample_server: Served) -> None:
     command = ["verify", "--grpc", f"127.0.0.1:{sample_server.grpc_port}", "--rest"]
     command += [f"127.0.0.1:{sample_server.rest_port}", "--json", str(exported_fleet.models)]
     done = subprocess.run(
-        [sys.executable, "-m", "tfserving", "client", *command], cwd=clone, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tfserving", "client", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
     rows = json.loads(done.stdout)["rows"]
@@ -128,7 +127,7 @@ def test_warmup_requests_cover_the_same_batches_as_the_golden_ones(exported_flee
         *sizes, edges = [batch_of(request) for request in read_golden(folder).requests]
         assert sizes == [1, 2, 7, 32]
         # An ordinary row, and every edge value of floats but those that the export said it left out: trainings differ.
-        told = re.findall(rf"^{model}: .* has these edge values: (.*)$", exported_fleet.stderr, re.M)
+        told = re.findall(rf"^ *[\d.]+ s  {model}: .* has these edge values: (.*)$", exported_fleet.stderr, re.M)
         left_out = [edge for line in told for edge in line.split(", ")]
         assert set(left_out) <= {"largest", "smallest", "nan"}
         assert edges == 5 - len(left_out)

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from tests.export import zoo
-from tests.export.conftest import Project
+from tests.export.conftest import Project, export_to
 from tfserving.export import savedmodel
 from tfserving.export.exporter import Exported
 from tfserving.export.golden import golden_requests
@@ -54,6 +54,12 @@ def sums() -> Servable:
     return Servable(module, {"serving_default": signature}, {"serving_default": {"rows": zoo.ROWS, "key": keys}})
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """`wide` without any option, to be read."""
+    return export_to(tmp_path_factory.mktemp("plain"), wide)
+
+
 def variables(version: Path) -> int:
     return len(
         [name for name, _ in tf.train.list_variables(str(version / "variables/variables")) if "_CHECK" not in name]
@@ -64,8 +70,8 @@ def ops(version: Path) -> set[str]:
     return {node.op for node in read_graph(version).nodes("serving_default")}
 
 
-def test_freezing_leaves_no_variables_and_the_same_answers(export_here: Export) -> None:
-    plain, frozen = export_here(wide), export_here(wide, options=("freeze",))
+def test_freezing_leaves_no_variables_and_the_same_answers(plain: Exported, export_here: Export) -> None:
+    frozen = export_here(wide, options=("freeze",))
     assert (variables(plain.path), variables(frozen.path)) == (4, 0)
     (effect,) = frozen.effects
     assert (effect.option, effect.kept) == ("freeze", True)
@@ -87,15 +93,15 @@ def test_tables_functions_and_optional_inputs_survive(export_here: Export, optio
     assert exported.proof.largest < 1e-5
 
 
-def test_optimizing_folds_what_is_constant(export_here: Export) -> None:
-    plain, better = export_here(wide), export_here(wide, options=("freeze", "optimize"))
+def test_optimizing_folds_what_is_constant(plain: Exported, export_here: Export) -> None:
+    better = export_here(wide, options=("freeze", "optimize"))
     assert {"MatMul", "BiasAdd", "Relu"} < ops(plain.path)
     assert "_FusedMatMul" in ops(better.path) or len(ops(better.path)) < len(ops(plain.path))
     assert better.proof.largest <= 1e-5
 
 
-def test_halving_halves_the_weights_and_keeps_the_signature(export_here: Export) -> None:
-    plain, half = export_here(wide), export_here(wide, options=("freeze", "half"))
+def test_halving_halves_the_weights_and_keeps_the_signature(plain: Exported, export_here: Export) -> None:
+    half = export_here(wide, options=("freeze", "half"))
     assert read_manifest(half.path).signatures == read_manifest(plain.path).signatures
     size = half.effects[-1].size
     assert size is not None

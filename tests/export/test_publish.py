@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,11 +23,11 @@ import s3fs
 import tensorflow as tf
 
 from tests.export import zoo
-from tests.export.conftest import FirstExport, Project
+from tests.export.conftest import ROOT, Project, export_to
+from tests.exporting import run_export
 from tests.servers import free_ports, wait_for
 from tfserving.clients.verification.proofs import Versions, subjects
 from tfserving.export.check import CheckError, check_files
-from tfserving.export.exporter import Target, export
 from tfserving.export.publish import PublishError, publish
 from tfserving.export.servable import Servable
 from tfserving.foundation.golden import read_golden
@@ -111,11 +110,10 @@ def heavy() -> Servable:
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory, fresh_processes: Any) -> Path:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with version 1 of `model`, of 126 MB."""
     folder = tmp_path_factory.mktemp("large")
-    with fresh_processes.one() as fresh:
-        export(Target("model", "tests.export.test_publish:heavy", folder / "model"), heavy, fresh, print)
+    export_to(folder / "model", heavy)
     return folder
 
 
@@ -131,6 +129,12 @@ def start(arguments: list[str], env: dict[str, str] | None = None) -> subprocess
 
 
 def run(arguments: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs it to its end, in this process."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    return run_export(ROOT, "publish", *arguments, env=env)
+
+
+def run_alone(arguments: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     process = start(arguments, env)
     out, err = process.communicate(timeout=200)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
@@ -200,7 +204,7 @@ def test_an_object_store_gets_saved_model_pb_last(large: Path, store: Store, buc
         return found if "saved_model.pb" in found else set()
 
     with Watcher(look) as watcher:
-        done = run(["model", "1", f"s3://{bucket}/models", "--folder", str(large), "--json"], store.env)
+        done = run_alone(["model", "1", f"s3://{bucket}/models", "--folder", str(large), "--json"], store.env)
     assert done.returncode == 0, done.stderr
     published = json.loads(done.stdout)
     assert (published["url"], published["files"], published["files_sent"]) == (
@@ -253,9 +257,8 @@ def test_ctrl_c_ends_a_publish_quietly_and_it_goes_on_later(large: Path, store: 
 
 
 def test_what_is_there_already_is_left_and_another_is_never_overwritten(
-    first_export: FirstExport, store: Store, bucket: str
+    version: Path, store: Store, bucket: str
 ) -> None:
-    version = first_export.version
     first = publish_s3(version, bucket, store)
     assert first.files_sent == first.files
     again = publish_s3(version, bucket, store)
@@ -272,9 +275,9 @@ def test_what_is_there_already_is_left_and_another_is_never_overwritten(
 
 
 def test_the_proof_of_what_is_published_can_be_fetched_for_verification(
-    first_export: FirstExport, store: Store, bucket: str
+    version: Path, store: Store, bucket: str
 ) -> None:
-    publish_s3(first_export.version, bucket, store)
+    publish_s3(version, bucket, store)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.env.items():
             patch.setenv(name, value)
@@ -285,7 +288,7 @@ def test_the_proof_of_what_is_published_can_be_fetched_for_verification(
                 assert isinstance(versions, Versions)
                 assert versions.wanted == wanted
                 fetched = read_golden(versions.on_disk()[1])
-                assert len(fetched.requests) == len(read_golden(first_export.version).requests)
+                assert len(fetched.requests) == len(read_golden(version).requests)
                 assert not (versions.on_disk()[1] / "variables").exists(), "the weights stay where they are"
 
 
@@ -297,26 +300,24 @@ def publish_s3(version: Path, bucket: str, store: Store) -> Any:
         return publish(version, "scale", 1, f"s3://{bucket}")
 
 
-def test_a_folder_that_has_another_version_of_that_number_keeps_it(first_export: FirstExport, tmp_path: Path) -> None:
-    publish(first_export.version, "scale", 1, str(tmp_path))
-    assert publish(first_export.version, "scale", 1, str(tmp_path)).files_sent == 0
+def test_a_folder_that_has_another_version_of_that_number_keeps_it(version: Path, tmp_path: Path) -> None:
+    publish(version, "scale", 1, str(tmp_path))
+    assert publish(version, "scale", 1, str(tmp_path)).files_sent == 0
     (tmp_path / "scale/1/notes.txt").write_text("mine")
     with pytest.raises(PublishError, match="versions are never overwritten, publish a new number"):
-        publish(first_export.version, "scale", 1, str(tmp_path))
+        publish(version, "scale", 1, str(tmp_path))
     assert (tmp_path / "scale/1/notes.txt").read_text() == "mine"
 
 
-def test_any_store_that_fsspec_knows_will_do(first_export: FirstExport) -> None:
-    published = publish(first_export.version, "scale", 1, "memory://anywhere/models")
+def test_any_store_that_fsspec_knows_will_do(version: Path) -> None:
+    published = publish(version, "scale", 1, "memory://anywhere/models")
     assert published.files_sent == FILES
     system = fsspec.filesystem("memory")
     found = {name.removeprefix("/anywhere/models/scale/1/") for name in system.find("/anywhere/models")}
-    assert found == relative(first_export.version)
+    assert found == relative(version)
 
 
-def test_what_is_read_back_otherwise_is_an_error_and_no_version(
-    first_export: FirstExport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_read_back_otherwise_is_an_error_and_no_version(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A store that loses bits.
     system = fsspec.filesystem("memory")
     put = type(system).put_file
@@ -328,74 +329,58 @@ def test_what_is_read_back_otherwise_is_an_error_and_no_version(
 
     monkeypatch.setattr(type(system), "put_file", lossy)
     with pytest.raises(PublishError, match=r"golden\.tfrecord has SHA-256 .* when it is read back, sent was"):
-        publish(first_export.version, "scale", 1, "memory://lossy")
+        publish(version, "scale", 1, "memory://lossy")
     assert not system.exists("/lossy/scale/1/saved_model.pb")
 
 
-def test_a_damaged_version_is_not_published(first_export: FirstExport, tmp_path: Path) -> None:
-    shutil.copytree(first_export.version, tmp_path / "models/scale/1")
-    (tmp_path / "models/scale/1/fingerprint.pb").write_bytes(b"")
+def test_a_damaged_version_is_not_published(copied: Path, tmp_path: Path) -> None:
+    (copied / "fingerprint.pb").write_bytes(b"")
     with pytest.raises(CheckError, match=r"fingerprint\.pb has 0 bytes"):
-        publish(tmp_path / "models/scale/1", "scale", 1, str(tmp_path / "served"))
+        publish(copied, "scale", 1, str(tmp_path / "served"))
     assert not (tmp_path / "served").exists()
 
 
-def test_the_newest_version_can_be_meant(first_export: FirstExport, tmp_path: Path) -> None:
-    done = first_export.project.run("publish", "scale", "latest", str(tmp_path))
+def test_the_newest_version_can_be_meant(exported: Project, tmp_path: Path) -> None:
+    done = exported.run("publish", "scale", "latest", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "scale" / max(first_export.project.names("scale"))).is_dir()
+    assert (tmp_path / "scale" / max(exported.names("scale"))).is_dir()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env", "returncode", "problem"),
+    ("arguments", "returncode", "problem"),
     [
-        (["scale", "9", "{tmp}"], {}, 2, "models/scale has no version '9'; its versions: 1"),
-        (["nobody", "1", "{tmp}"], {}, 2, "models/nobody has no version '1'; its versions: none"),
-        (["scale", "1", "s3://no-such-bucket/models"], {}, 1, "there is no bucket 'no-such-bucket'"),
-        (
-            ["scale", "1", "s3://ready/models"],
-            {"AWS_SECRET_ACCESS_KEY": "wrong"},
-            1,
-            "s3://ready/models/scale/1 can't be written to: ",
-        ),
-        (
-            ["scale", "1", "s3://ready/models"],
-            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
-            1,
-            "s3://ready/models/scale/1 can't be written to: ",
-        ),
-        (
-            ["scale", "1", "gs://bucket/models"],
-            {},
-            1,
-            "gs:// needs a package that isn't installed; install it with",
-        ),
-        (["scale", "1", "nonsense://bucket"], {}, 1, "nonsense"),
-        (["scale", "1", "/proc/nothing"], {}, 1, "/proc/nothing"),
+        (["scale", "9", "{tmp}"], 2, "models/scale has no version '9'; its versions: 1"),
+        (["nobody", "1", "{tmp}"], 2, "models/nobody has no version '1'; its versions: none"),
+        (["scale", "1", "gs://bucket/models"], 1, "gs:// needs a package that isn't installed; install it with"),
+        (["scale", "1", "nonsense://bucket"], 1, "nonsense"),
+        (["scale", "1", "/proc/nothing"], 1, "/proc/nothing"),
     ],
-    ids=["version", "model", "bucket", "secret", "unreachable", "package", "protocol", "folder"],
+    ids=["version", "model", "package", "protocol", "folder"],
 )
 def test_what_cannot_be_published_is_told_in_a_line(
-    first_export: FirstExport,
-    store: Store,
-    tmp_path: Path,
-    arguments: list[str],
-    env: dict[str, str],
-    returncode: int,
-    problem: str,
+    exported: Project, tmp_path: Path, arguments: list[str], returncode: int, problem: str
 ) -> None:
-    project: Project = first_export.project
-    command = project.command("publish", *(argument.format(tmp=tmp_path) for argument in arguments))
-    done = subprocess.run(
-        command,
-        cwd=project.folder,
-        env={**project.env, **store.env, **env},
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=100,
-    )
+    done = exported.run("publish", *(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == returncode, done.stderr
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("bucket", "env", "problem"),
+    [
+        ("no-such-bucket", {}, "there is no bucket 'no-such-bucket'"),
+        ("ready", {"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://ready/models/scale/1 can't be written to: "),
+        ("ready", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://ready/models/scale/1 can't be written to: "),
+    ],
+    ids=["bucket", "secret", "unreachable"],
+)
+def test_a_store_that_takes_nothing_is_told_in_a_line_and_no_secret(
+    version: Path, store: Store, bucket: str, env: dict[str, str], problem: str
+) -> None:
+    arguments = ["scale", "1", f"s3://{bucket}/models", "--folder", str(version.parents[1])]
+    done = run_alone(arguments, {**store.env, **env})
+    assert done.returncode == 1, done.stderr
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
     assert SECRET not in done.stderr

@@ -27,6 +27,8 @@ from tfserving.export.manifest import read_manifest
 from tfserving.foundation.golden import read_golden
 from tfserving.foundation.messages import MultiInferenceRequest, MultiInferenceResponse
 
+# The samples are trained once.
+pytestmark = pytest.mark.xdist_group("samples")
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 TABLE = {"total_bill": [20.0, 50.0], "party_size": [2, 5], "day": ["Sun", "Fri"], "smoker": [False, True]}
 
@@ -158,8 +160,10 @@ def test_customs_answers_are_near_the_flowers(sample_server: Served) -> None:
     assert np.mean(np.abs(lengths - data[:, 2])) < 0.35
 
 
-def test_resumed_answers_as_the_checkpoint_that_it_was_trained_to(sample_server: Served, clone: Path) -> None:
-    assert {path.stem for path in (clone / ".cache/training/resumed").glob("*.index")} == {
+def test_resumed_answers_as_the_checkpoint_that_it_was_trained_to(
+    sample_server: Served, exported_fleet: ExportedFleet
+) -> None:
+    assert {path.stem for path in (exported_fleet.cache / "resumed").glob("*.index")} == {
         "ckpt-50",
         "ckpt-55",
         "ckpt-60",

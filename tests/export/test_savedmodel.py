@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from tests.export import zoo
 from tfserving.export import savedmodel
+from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ServableError
-from tfserving.export.golden import EdgeRequest, golden_requests
+from tfserving.export.golden import golden_requests
 from tfserving.export.servable import Servable, TensorSpec
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ import pytest
 import tensorflow as tf
 
 from tests.export import zoo
-from tests.export.conftest import ROOT, FirstExport, Project
+from tests.export.conftest import ROOT, Project, export_to
+from tests.exporting import run_export
 from tests.servers import Served, serve
 from tfserving.export.differences import diff_versions
-from tfserving.export.exporter import Exported
 from tfserving.export.inspection import inspect_version
 from tfserving.export.servable import Servable, Signature
 
-Export = Callable[..., Exported]
+BUILDER = "builder: tests.export.zoo:scale"
+PROTOCOLS = ("grpc", "rest")
 
 
 def factor(value: float) -> Callable[[], Servable]:
@@ -48,8 +50,8 @@ def factor(value: float) -> Callable[[], Servable]:
     return build
 
 
-def test_a_version_is_shown_whole(first_export: FirstExport) -> None:
-    done = first_export.project.run("inspect", "scale/1")
+def test_a_version_is_shown_whole(exported: Project) -> None:
+    done = exported.run("inspect", "scale/1")
     assert done.returncode == 0, done.stderr
     for line in (
         r"state +every file is as it was exported",
@@ -68,13 +70,13 @@ def test_a_version_is_shown_whole(first_export: FirstExport) -> None:
     assert "\x1b[" not in done.stdout
 
 
-def test_the_same_comes_as_json_without_tensorflow(first_export: FirstExport) -> None:
+def test_the_same_comes_as_json_without_tensorflow(exported: Project) -> None:
     command = "main(['inspect', 'scale/1', '--json'])"
     code = f"import sys; sys.modules['tensorflow'] = None; from tfserving.export.cli import main; {command}"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=first_export.project.folder,
-        env=first_export.project.env,
+        cwd=exported.folder,
+        env=exported.env,
         capture_output=True,
         text=True,
         check=False,
@@ -99,20 +101,20 @@ def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) ->
     assert (shown.golden, shown.warmup, shown.manifest) == ({}, 0, None)
 
 
-def test_a_damaged_version_says_so_in_its_state(first_export: FirstExport, tmp_path: Path) -> None:
-    shutil.copytree(first_export.version, tmp_path / "1")
-    (tmp_path / "1/assets.extra/golden.tfrecord").write_bytes(b"")
-    shown = inspect_version(tmp_path / "1")
+def test_a_damaged_version_says_so_in_its_state(copied: Path) -> None:
+    (copied / "assets.extra/golden.tfrecord").write_bytes(b"")
+    shown = inspect_version(copied)
     assert shown.state.startswith("it is not what was exported:")
     assert "assets.extra/golden.tfrecord has 0 bytes" in shown.state
 
 
-@pytest.fixture
-def versions(export_here: Export, tmp_path: Path) -> Path:
-    """Version 1, the same again as 2, and 3 with another weight, a signature and a metric more."""
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1, the same again as 2, and 3 with another weight, a signature and a metric more; to be read."""
+    folder = tmp_path_factory.mktemp("versions")
     for value in (4.0, 4.0, 5.0):
-        export_here(factor(value))
-    return tmp_path / "models/model"
+        export_to(folder, factor(value))
+    return folder
 
 
 def test_two_exports_of_the_same_are_equal(versions: Path) -> None:
@@ -158,20 +160,20 @@ def test_the_difference_is_printed_and_comes_as_json(versions: Path, project: Pr
 
 @pytest.fixture
 def fleet(versions: Path, tmp_path: Path) -> Path:
-    """A fleet with those versions, of which the first is labelled; returns its file."""
+    """A fleet with copies of those versions, of which the first is labelled; returns its file."""
     file = tmp_path / "models.yaml"
-    file.write_text("models:\n  model:\n    builder: tests.export.zoo:scale\n    labels: {stable: 1}\n")
-    assert {path.name for path in versions.iterdir()} == {"1", "2", "3"}
+    file.write_text(f"models:\n  model:\n    {BUILDER}\n    labels: {{stable: 1}}\n")
+    shutil.copytree(versions, tmp_path / "models/model")
+    assert left(file) == {"1", "2", "3"}
     return file
 
 
 def prune(fleet: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tfserving", "export", "prune", "--fleet", str(fleet), *arguments]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    return run_export(ROOT, "prune", "--fleet", str(fleet), *arguments)
 
 
-def left(fleet: Path) -> set[str]:
-    return {path.name for path in (fleet.parent / "models/model").iterdir()}
+def left(fleet: Path, model: str = "model") -> set[str]:
+    return {path.name for path in (fleet.parent / "models" / model).iterdir()}
 
 
 def test_prune_keeps_the_newest_and_what_has_a_label(fleet: Path) -> None:
@@ -191,32 +193,48 @@ def test_prune_keeps_the_newest_and_what_has_a_label(fleet: Path) -> None:
     assert prune(fleet, "--keep", "5").stdout == ""
 
 
-@pytest.fixture
-def server(fleet: Path) -> Iterator[Served]:
+@dataclass(frozen=True)
+class ServedFleet:
+    """A server and its fleet: a copy of the versions for each protocol, whose first version is labelled."""
+
+    file: Path
+    server: Served
+
+
+@pytest.fixture(scope="module")
+def served_fleet(versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedFleet]:
+    folder = tmp_path_factory.mktemp("served")
+    for name in PROTOCOLS:
+        shutil.copytree(versions, folder / "models" / name)
+    models = "".join(f"  {name}:\n    {BUILDER}\n    labels: {{stable: 1}}\n" for name in PROTOCOLS)
+    (folder / "models.yaml").write_text(f"models:\n{models}")
+    run = [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(folder / "models.yaml")]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", "embedded"]
-    with serve([sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(fleet), *ports], ROOT) as served:
-        yield served
+    with serve([*run, *ports], ROOT) as server:
+        yield ServedFleet(folder / "models.yaml", server)
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_prune_keeps_what_a_server_has(fleet: Path, server: Served, protocol: str) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_prune_keeps_what_a_server_has(served_fleet: ServedFleet, tmp_path: Path, protocol: str) -> None:
     # A label has its version loaded, beside the newest; without it in the file the server still has it.
-    fleet.write_text("models:\n  model:\n    builder: tests.export.zoo:scale\n")
-    done = prune(fleet, "--keep", "1", "--server", server.url(protocol))
+    models = served_fleet.file.parent / "models"
+    assert left(served_fleet.file, protocol) == {"1", "2", "3"}
+    (tmp_path / "models.yaml").write_text(f"folder: {models}\nmodels:\n  {protocol}:\n    {BUILDER}\n")
+    done = prune(tmp_path / "models.yaml", "--keep", "1", "--server", served_fleet.server.url(protocol))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"{fleet.parent}/models/model/1 stays: it is served",
-        f"{fleet.parent}/models/model/2 removed",
+        f"{models}/{protocol}/1 stays: it is served",
+        f"{models}/{protocol}/2 removed",
     ]
-    assert left(fleet) == {"1", "3"}
+    assert left(served_fleet.file, protocol) == {"1", "3"}
 
 
-def test_labels_are_what_the_server_gives_its_versions(server: Served) -> None:
+def test_labels_are_what_the_server_gives_its_versions(served_fleet: ServedFleet) -> None:
     from tfserving.clients import connect
 
-    with connect(server.url("grpc")) as client:
-        stable = client.predict("model", [[1, 1, 1]], label="stable", signature="serving_default")
-        newest = client.predict("model", [[1, 1, 1]], signature="serving_default")
+    with connect(served_fleet.server.url("grpc")) as client:
+        stable = client.predict("rest", [[1, 1, 1]], label="stable", signature="serving_default")
+        newest = client.predict("rest", [[1, 1, 1]], signature="serving_default")
     assert (stable.version, stable.outputs["scaled"].tolist()) == (1, [[2.0, 3.0, 4.0]])
     assert (newest.version, newest.outputs["scaled"].tolist()) == (3, [[2.0, 3.0, 5.0]])
 
@@ -245,15 +263,14 @@ def test_what_cannot_be_pruned_is_told_and_nothing_is_removed(
 @pytest.mark.parametrize(
     "arguments", [["inspect", "nowhere"], ["diff", "nowhere", "scale"], ["inspect", "scale/9"]], ids=" ".join
 )
-def test_a_version_that_is_not_there_is_wrong_usage(first_export: FirstExport, arguments: list[str]) -> None:
-    done = first_export.project.run(*arguments)
+def test_a_version_that_is_not_there_is_wrong_usage(exported: Project, arguments: list[str]) -> None:
+    done = exported.run(*arguments)
     assert done.returncode == 2
     assert f"{arguments[1]!r} is no version: neither " in done.stderr
     assert "importing" not in done.stderr
 
 
 def test_list_shows_labels(fleet: Path) -> None:
-    command = [sys.executable, "-m", "tfserving", "export", "list", "--fleet", str(fleet), "--json"]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    done = run_export(ROOT, "list", "--fleet", str(fleet), "--json")
     rows: list[dict[str, Any]] = json.loads(done.stdout)["versions"]
     assert [(row["version"], row["labels"]) for row in rows] == [(1, ["stable"]), (2, []), (3, [])]

@@ -1,80 +1,61 @@
-"""The messages and files that are made without TensorFlow, against TensorFlow's own, in a process that imports both."""
+"""The messages and files that are made without TensorFlow, against TensorFlow's own, in this process that has both."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.clients.conftest import ENVIRONMENT, ROOT
-from tfserving.foundation.messages import message
-
-BESIDE_TENSORFLOW = """
-import json, sys
-from pathlib import Path
-
-import numpy as np
-import tensorflow as tf
-from tensorflow_serving.apis.predict_pb2 import PredictRequest as Theirs
-
-from tfserving.foundation.messages import PredictRequest, generate
+from tests.clients.conftest import ON_SERVERS, ROOT
+from tfserving.foundation.messages import PredictRequest, message
 from tfserving.foundation.records import read_records, write_records
-from tfserving.foundation.tensors import DTYPES, STRING, from_proto, to_proto
+from tfserving.foundation.tensors import DTYPES, STRING, DType, from_proto, to_proto
 
-folder = Path(sys.argv[1])
-ours = PredictRequest()
-wrong = []
-for dtype in DTYPES:
-    numbers = np.array([1, 0, 1]).astype(dtype.numpy)
-    array = np.array([b"a", b"", b"c"], object) if dtype is STRING else numbers
+# The tests of that group need TensorFlow in this process, too: it is imported once.
+pytestmark = ON_SERVERS
+
+
+def array_of(dtype: DType) -> Any:
+    return np.array([b"a", b"", b"c"], object) if dtype is STRING else np.array([1, 0, 1]).astype(dtype.numpy)
+
+
+def test_the_descriptors_are_those_of_the_installed_tensorflow_serving_api() -> None:
+    from tfserving.foundation.messages import generate
+
+    stale = "foundation/messages/descriptors.binpb is stale: make generated"
+    assert generate.descriptors() == generate.DESTINATION.read_bytes(), stale
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+def test_tensorflow_reads_and_writes_the_same_tensors(dtype: DType) -> None:
+    import tensorflow as tf
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest as Theirs
+
+    array = array_of(dtype)
     for typed in (False, True):
-        ours.inputs[f"{dtype.name} {typed}"].CopyFrom(to_proto(array, typed=typed))
-        theirs = Theirs.FromString(ours.SerializeToString()).inputs[f"{dtype.name} {typed}"]
-        if tf.make_ndarray(theirs).tolist() != array.tolist() or tf.as_dtype(theirs.dtype).name != dtype.name:
-            wrong.append(f"TensorFlow reads {dtype.name} otherwise, typed={typed}")
+        ours = PredictRequest()
+        ours.inputs["x"].CopyFrom(to_proto(array, typed=typed))
+        theirs = Theirs.FromString(ours.SerializeToString()).inputs["x"]
+        assert tf.make_ndarray(theirs).tolist() == array.tolist(), f"typed={typed}"
+        assert tf.as_dtype(theirs.dtype).name == dtype.name
     sent = Theirs(inputs={"x": tf.make_tensor_proto(array, dtype=dtype.name)})
-    if from_proto(PredictRequest.FromString(sent.SerializeToString()).inputs["x"]).tolist() != array.tolist():
-        wrong.append(f"TensorFlow writes {dtype.name} otherwise")
-
-records = [b"one", b"", bytes(range(256))]
-with tf.io.TFRecordWriter(str(folder / "theirs")) as writer:
-    for record in records:
-        writer.write(record)
-write_records(folder / "ours", records)
-print(json.dumps({
-    "descriptors": generate.descriptors() == generate.DESTINATION.read_bytes(),
-    "tensors": wrong,
-    "records": (folder / "ours").read_bytes() == (folder / "theirs").read_bytes()
-    and list(read_records(folder / "theirs")) == records,
-}))
-"""
+    assert from_proto(PredictRequest.FromString(sent.SerializeToString()).inputs["x"]).tolist() == array.tolist()
 
 
-@pytest.fixture(scope="module")
-def beside_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process found that uses our messages and TensorFlow's at once."""
-    folder = tmp_path_factory.mktemp("beside")
-    command = [sys.executable, "-c", BESIDE_TENSORFLOW, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+def test_tensorflow_reads_and_writes_the_same_records(tmp_path: Path) -> None:
+    import tensorflow as tf
 
-
-def test_the_descriptors_are_those_of_the_installed_tensorflow_serving_api(beside_tensorflow: dict[str, Any]) -> None:
-    assert beside_tensorflow["descriptors"], "foundation/messages/descriptors.binpb is stale: make generated"
-
-
-def test_tensorflow_reads_and_writes_the_same_tensors(beside_tensorflow: dict[str, Any]) -> None:
-    assert beside_tensorflow["tensors"] == []
-
-
-def test_tensorflow_reads_and_writes_the_same_records(beside_tensorflow: dict[str, Any]) -> None:
-    assert beside_tensorflow["records"]
+    records = [b"one", b"", bytes(range(256))]
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
+        for record in records:
+            writer.write(record)
+    write_records(tmp_path / "ours", records)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    assert list(read_records(tmp_path / "theirs")) == records
 
 
 def test_a_message_that_is_not_there_is_a_key_error() -> None:
@@ -98,6 +79,7 @@ def test_every_module_of_the_clients_does_without_tensorflow() -> None:
     assert not imported & {"tensorflow", "keras", "pydantic", "yaml"}
 
 
+@pytest.mark.alone
 def test_importing_the_package_costs_next_to_nothing() -> None:
     code = "import time; start = time.perf_counter(); import tfserving.clients; print(time.perf_counter() - start)"
     seconds = min(

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
-from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
+from tfserving.serving.cli import main
 from tfserving.serving.compose.files import files, write_new
 from tfserving.serving.compose.project import problems
 from tfserving.serving.engines import EngineError, Plan
 
-ROOT = Path(__file__).resolve().parents[2]
 LABELS = "    labels: {stable: 1, canary: 2}\n"
 ENVOY = "{certificate: server.pem, key: server.key, split: {digits: 10}}"
 
@@ -33,8 +32,8 @@ def services(planned: Plan) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.usefixtures("authority")
 def test_every_service_is_hardened_and_on_loopback(tmp_path: Path) -> None:
-    Authority(tmp_path)
     said = services(plan(tmp_path, f"envoy: {ENVOY}"))
     assert list(said) == ["server", "prometheus", "memory", "grafana", "envoy"]
     for name, service in said.items():
@@ -70,8 +69,8 @@ def test_gpus_are_reserved(tmp_path: Path) -> None:
         assert server["image"] == "tensorflow/serving:2.21.0-gpu"
 
 
+@pytest.mark.usefixtures("authority")
 def test_a_service_starts_anew_when_a_file_that_it_reads_changes_and_only_then(tmp_path: Path) -> None:
-    Authority(tmp_path)
 
     def digests(compose: str, server: str = "", models: str = GOOD + LABELS) -> dict[str, str]:
         said = services(plan(tmp_path, compose, server, models))
@@ -92,9 +91,9 @@ def test_a_dollar_is_no_variable(tmp_path: Path) -> None:
     assert "--tensorflow_session_config_file=/a$$b" in text
 
 
+@pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize("client_ca", ["", "client_ca: ca.pem, "])
 def test_envoy_takes_its_configuration(tmp_path: Path, client_ca: str) -> None:
-    Authority(tmp_path)
     made = files(plan(tmp_path, f"envoy: {{{client_ca}{ENVOY[1:]}"), 180)["envoy"]
     folder = tmp_path / "envoy"
     folder.mkdir()
@@ -111,6 +110,7 @@ def test_envoy_takes_its_configuration(tmp_path: Path, client_ca: str) -> None:
     assert ("require_client_certificate" in made["envoy.yaml"]) == bool(client_ca)
 
 
+@pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize(
     ("compose", "server", "problem"),
     [
@@ -127,45 +127,33 @@ def test_envoy_takes_its_configuration(tmp_path: Path, client_ca: str) -> None:
     ],
 )
 def test_what_cannot_be_is_told_with_its_key(tmp_path: Path, compose: str, server: str, problem: str) -> None:
-    Authority(tmp_path)
     (found,) = problems(plan(tmp_path, compose, server))
     assert str(found).startswith(problem)
 
 
+@pytest.mark.usefixtures("authority")
 def test_a_split_needs_both_labels(tmp_path: Path) -> None:
-    Authority(tmp_path)
     found = list(problems(plan(tmp_path, f"envoy: {ENVOY}", models=f"{GOOD}    labels: {{stable: 1}}\n")))
     assert [str(problem) for problem in found] == [
         "compose.envoy.split.digits: model 'digits' has no label 'canary'; `models.digits.labels` gives it"
     ]
 
 
-def render(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "tfserving",
-        "serve",
-        "compose",
-        "render",
-        *words,
-        "--fleet",
-        str(folder / "models.yaml"),
-    ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def render(folder: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["compose", "render", *words, "--fleet", str(folder / "models.yaml")])
 
 
+@pytest.mark.usefixtures("authority")
 def test_rendered_files_are_for_their_owner_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    Authority(tmp_path)
     plan(tmp_path, f"envoy: {ENVOY}")
     there = tmp_path / "there"
     done = render(tmp_path, str(there))
-    assert (done.returncode, done.stdout) == (0, f"{there}/compose.yaml\n"), done.stderr
+    assert (done.exit_code, done.stdout) == (0, f"{there}/compose.yaml\n"), done.stderr
     assert there.stat().st_mode & 0o777 == 0o700
     assert {path.name for path in there.iterdir()} == {"compose.yaml", "config", "prometheus", "grafana", "envoy"}
     assert json.loads((there / "grafana/dashboard.json").read_text())["title"] == "TensorFlow Serving"
     done = render(tmp_path, str(there))
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert f"{there} exists; name a folder that doesn't" in done.stderr
 
 
@@ -178,11 +166,6 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_help_shows_examples() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tfserving", "serve", "compose", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = CliRunner().invoke(main, ["compose", "--help"])
+    assert done.exit_code == 0
     assert "tfserving serve compose up" in done.stdout

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from google.protobuf import text_format
 
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
 from tfserving.foundation.messages import POOL, ModelServerConfig
+from tfserving.serving.cli import main
 from tfserving.serving.config import ServerConfig, in_container, on_host, server_config
 from tfserving.serving.config_messages import (
     BatchingParameters,
@@ -23,8 +23,6 @@ from tfserving.serving.config_messages import (
 )
 from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.flags import command as embedded
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def configured(folder: Path, server: str = "", models: str = GOOD) -> ServerConfig:
@@ -79,8 +77,7 @@ def test_monitoring_is_on_unless_told_otherwise(tmp_path: Path) -> None:
     assert not [flag for flag in without.flags if "monitoring" in flag]
 
 
-def test_tls_files_become_ssl_config(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+def test_tls_files_become_ssl_config(tmp_path: Path, authority: Authority) -> None:
     made = configured(
         tmp_path, "tls: {certificate: server.pem, key: server.key, client_ca: ca.pem, verify_clients: true}"
     )
@@ -138,23 +135,17 @@ def test_more_flags_are_passed_on(tmp_path: Path) -> None:
 def test_what_a_server_cannot_be_told_is_an_error_with_its_line(tmp_path: Path, server: str, problem: str) -> None:
     (tmp_path / "models.yaml").write_text(f"{GOOD}server: {{{server}}}\n")
     done = command(tmp_path, "config")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stderr.startswith(f"Error: {tmp_path}/models.yaml:4: server")
     assert problem in done.stderr
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tfserving", "serve", *words, "--fleet", str(folder / "models.yaml")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def command(folder: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, [*words, "--fleet", str(folder / "models.yaml")])
 
 
+@pytest.mark.usefixtures("authority")
 def test_the_embedded_server_takes_what_is_made(tmp_path: Path) -> None:
-    Authority(tmp_path)
     made = configured(tmp_path, "batching: {}, tls: {certificate: server.pem, key: server.key}")
     taken: list[Flags] = []
 
@@ -168,11 +159,10 @@ def test_the_embedded_server_takes_what_is_made(tmp_path: Path) -> None:
     assert taken[0].ssl_config_file == Path("/config/ssl.config")
 
 
-def test_the_command_prints_files_and_flags_without_the_key(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+def test_the_command_prints_files_and_flags_without_the_key(tmp_path: Path, authority: Authority) -> None:
     fleet(tmp_path, f"{GOOD}server: {{tls: {{certificate: server.pem, key: server.key}}}}\n")
     done = command(tmp_path, "config")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "# models.config\nmodel_config_list {" in done.stdout
     assert "# flags\n--port=8500\n" in done.stdout
     said = json.loads(command(tmp_path, "config", "--json").stdout)

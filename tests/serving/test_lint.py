@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
 from tfserving.foundation.messages import ModelServerConfig, PredictionLog
 from tfserving.foundation.records import write_records
+from tfserving.serving.cli import main
 from tfserving.serving.docker.image_names import minor
 from tfserving.serving.lint import Problem, models_config_problems, problems
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def found(folder: Path, text: str, **how: Any) -> list[Problem]:
@@ -127,8 +125,7 @@ def test_two_versions_must_fit_the_memory_limit(tmp_path: Path) -> None:
     assert "'digits' 60 MiB of it; 410 MiB is the least" in str(problem)
 
 
-def test_tls_files_must_be_there_and_belong_together(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+def test_tls_files_must_be_there_and_belong_together(tmp_path: Path, authority: Authority) -> None:
     (tmp_path / "empty.pem").touch()
     for files, problem in (
         ("certificate: server.pem, key: server.key, client_ca: ca.pem", ""),
@@ -205,27 +202,17 @@ def test_a_model_config_list_has_a_name_once_and_absolute_paths() -> None:
 
 
 def test_the_command_exits_with_2_for_errors_and_0_for_warnings(tmp_path: Path) -> None:
-    def check(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "tfserving",
-            "serve",
-            "config",
-            "--check",
-            "--fleet",
-            str(tmp_path / "models.yaml"),
-        ]
-        return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    def check(*words: str) -> Result:
+        return CliRunner().invoke(main, ["config", "--check", "--fleet", str(tmp_path / "models.yaml"), *words])
 
     fleet(tmp_path, warm=False)
     done = check()
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert done.stdout.startswith("Warning: ")
     assert "models.yaml is right for digits." in done.stderr
     fleet(tmp_path, f"{GOOD}    labels: {{stable: 9}}\n", warm=False)
     done = check("--json")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     said = json.loads(done.stdout)["problems"]
     assert [(one["where"], one["warning"]) for one in said] == [
         ("models.digits.labels", False),

@@ -1,19 +1,24 @@
-"""`labels` and `reload` on a server that runs, whatever engine runs it: here the embedded one."""
+"""`labels` and `reload` on a server that runs, whatever engine runs it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from tests.exporting import export_scaled
-from tests.servers import Served, serve, wait_for
+from tests.servers import ModelServer, Served, serve, wait_for
+from tests.serving.embedded import saved_models
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
+from tfserving.serving.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
@@ -21,28 +26,53 @@ SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models.yaml of a model whose versions 1, 2 and 3 have the scales 1, 2 and 3."""
+    """models.yaml of a model whose versions 1, 2 and 3 have the scales 1, 2 and 3.
+
+    Only the newest has a proof, of which a query is printed.
+    """
     folder = tmp_path_factory.mktemp("live")
     (folder / "models.yaml").write_text(SCALED)
-    export_scaled(folder / "models.yaml", (1, 2, 3))
+    for version in (1, 2):
+        saved_models.sums(folder / "models" / "scaled", version, float(version))
+    export_scaled(folder / "models.yaml", [3])
     return folder / "models.yaml"
 
 
-@pytest.fixture
-def server(fleet: Path) -> Iterator[Served]:
-    fleet.write_text(SCALED)
+@pytest.fixture(scope="module")
+def running(engine: ModelServer, fleet: Path) -> Iterator[Callable[[], Served]]:
+    """Gives the server of the fleet that runs, or starts another one when it was ended."""
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    command = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded", "--fleet", str(fleet), *ports]
-    with serve(command, ROOT) as running:
-        yield running
+    words = ["serve", "run", "--engine", engine.name, "--fleet", str(fleet), *ports]
+    servers: list[Served] = []
+    with contextlib.ExitStack() as stack:
+
+        def give() -> Served:
+            if not servers or servers[-1].process.poll() is not None:
+                servers.append(stack.enter_context(serve([sys.executable, "-m", "tfserving", *words], ROOT)))
+            return servers[-1]
+
+        yield give
+
+
+@pytest.fixture
+def server(running: Callable[[], Served], fleet: Path) -> Served:
+    """A server of version 3, without labels."""
+    fleet.write_text(SCALED)
+    served = running()
+    toolkit(fleet, "reload")
+    return served
+
+
+def run(fleet: Path, *words: str) -> Result:
+    """Does what `tfserving serve WORDS` does."""
+    return CliRunner().invoke(main, [*words, "--fleet", str(fleet)])
 
 
 def toolkit(fleet: Path, *words: str, code: int = 0) -> str:
     """`tfserving serve WORDS`, which must exit with `code`; what it said."""
-    command = [sys.executable, "-m", "tfserving", "serve", *words, "--fleet", str(fleet)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    done = run(fleet, *words)
+    assert done.exit_code == code, done.output
+    assert isinstance(done.exception, SystemExit | None)
     return done.stderr
 
 
@@ -56,9 +86,9 @@ def scale(server: Served, label: str | None = None) -> float:
     return one
 
 
-def test_labels_move_while_the_server_runs(server: Served, fleet: Path) -> None:
+def test_labels_move_while_the_server_runs(server: Served, fleet: Path, engine: ModelServer) -> None:
     said = toolkit(fleet, "labels", "set", "scaled", "stable=1", "canary=3")
-    assert f"The embedded server on port {server.grpc_port} has it." in said
+    assert f"The {engine.name} server on port {server.grpc_port} has it." in said
     assert "Labels of scaled: stable=1, canary=3." in said
     assert "builder: tests.scaled:build  # ours" in fleet.read_text()
     assert [scale(server, label) for label in ("stable", "canary", None)] == [1, 3, 3]
@@ -99,11 +129,11 @@ def test_reload_takes_what_models_yaml_says_of_versions(server: Served, fleet: P
     assert scale(server) == 3
 
 
-def test_what_does_not_check_is_never_written(server: Served, fleet: Path) -> None:
+def test_what_does_not_check_is_never_written(server: Served, fleet: Path, engine: ModelServer) -> None:
     folder = Path(os.environ["XDG_STATE_HOME"])
 
     def written() -> str:
-        (path,) = folder.rglob(f"embedded-{server.grpc_port}/config/models.config")
+        (path,) = folder.rglob(f"{engine.name}-{server.grpc_port}/config/models.config")
         return path.read_text()
 
     before = written()
@@ -117,23 +147,25 @@ def test_what_does_not_check_is_never_written(server: Served, fleet: Path) -> No
     assert scale(server) == 3
 
 
-def test_status_shows_the_server_and_forgets_it_when_it_has_ended(server: Served, fleet: Path) -> None:
+def test_status_shows_the_server_and_forgets_it_when_it_has_ended(
+    server: Served, fleet: Path, engine: ModelServer
+) -> None:
     def status(code: int) -> str:
-        command = [sys.executable, "-m", "tfserving", "serve", "status", "--fleet", str(fleet)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == code
-        return done.stdout + done.stderr
+        done = run(fleet, "status")
+        assert done.exit_code == code
+        return done.output
 
     shown = status(0)
-    assert f"the embedded server\n  gRPC  127.0.0.1:{server.grpc_port}\n" in shown
+    assert f"the {engine.name} server\n  gRPC  127.0.0.1:{server.grpc_port}\n" in shown
     assert "  scaled: version 3 AVAILABLE" in shown
     server.process.kill()
     wait_for(lambda: "No server of" in status(1) if server.process.poll() is not None else False, what="its end")
-    assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"embedded-{server.grpc_port}"))
+    assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}"))
 
 
-def test_labels_for_no_server_are_for_the_next_start(fleet: Path) -> None:
-    fleet.write_text(SCALED)
-    said = toolkit(fleet, "labels", "set", "scaled", "stable=2")
+def test_labels_for_no_server_are_for_the_next_start(fleet: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(fleet.parent, tmp_path / "alone")) / "models.yaml"
+    alone.write_text(SCALED)
+    said = toolkit(alone, "labels", "set", "scaled", "stable=2")
     assert "No server runs; the next one starts with it." in said
-    assert "stable: 2" in fleet.read_text()
+    assert "stable: 2" in alone.read_text()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-# By extra the modules that its rooms import and that `pip install tfserving` alone doesn't bring.
+from importlib.util import find_spec
+
 _REPORTS = ("PIL", "fsspec", "hdrh", "httptools", "jinja2", "matplotlib")
 _FLEET = ("docker", "pydantic", "ruamel", "yaml")
+# What the embedded server imports, which may be installed without the rest of its extra, in an image.
+EMBEDDED = ("grpc_reflection", "httptools", "simdjson", "tensorflow", "uvicorn", "uvloop")
+# By extra the modules that its rooms import and that `pip install tfserving` alone doesn't bring.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "clients": _REPORTS,
     "export": (*_REPORTS, "keras", "pydantic", "ruamel", "tensorflow", "yaml"),
-    "serving": (*_FLEET, "grpc_reflection", "httptools", "simdjson", "tensorflow", "uvicorn", "uvloop"),
+    "serving": (*_FLEET, *EMBEDDED),
     "k8s": (*_REPORTS, *_FLEET),
 }
 
@@ -19,8 +23,16 @@ def missing_extra(error: ModuleNotFoundError, extra: str, command: str) -> str |
     A module of the user's own that is missing is no extra's.
     """
     module = (error.name or "").partition(".")[0]
-    if module not in EXTRAS[extra]:
-        return None
+    return _install(command, module, extra) if module in EXTRAS[extra] else None
+
+
+def missing_for_embedded(command: str) -> str | None:
+    """The line that says what `command` lacks to run the embedded server; None when it lacks nothing."""
+    module = next((name for name in EMBEDDED if find_spec(name) is None), None)
+    return None if module is None else _install(command, module, "serving")
+
+
+def _install(command: str, module: str, extra: str) -> str:
     return (
         f"`{command}` needs the Python module {module!r}. Install the extra {extra!r}: "
         f"pip install 'tfserving[{extra}]' (in a clone: pip install '.[{extra}]')"

@@ -1,4 +1,4 @@
-"""Verification against the embedded server: what passes, and each way in which it must not."""
+"""Verification of what servers answer: what passes, and each way in which it must not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.clients.conftest import Server
+from tests.clients.conftest import ENGINES, ON_SERVERS, Server
 from tests.servers import free_ports, wait_for
 from tfserving.clients import connect
 from tfserving.clients.reports.verification import write
@@ -23,6 +23,15 @@ from tfserving.foundation.golden import RECORDS
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import write_records
 from tfserving.foundation.tensors import to_proto
+
+pytestmark = ON_SERVERS
+
+
+@pytest.fixture(params=ENGINES)
+def server(request: pytest.FixtureRequest) -> Server:
+    """The server of each engine that this machine has: what they answer is what is verified."""
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
 
 
 def ask(server: Server, *folders: Path) -> Report:

@@ -1,23 +1,28 @@
-"""An embedded server in a process of its own, and what tests ask of it."""
+"""A model server in a process of its own, and what tests ask of it."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx2
 import numpy as np
+import pytest
 
+from tests.servers import EMBEDDED, ModelServer
 from tfserving.foundation.messages import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -31,6 +36,11 @@ from tfserving.foundation.tensors import Array, from_proto, to_proto
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
+PREPARED = Path(__file__).with_name("prepared.py")
+# Tests of what the real server lacks or does otherwise, and of what is said in words of this project.
+embedded_only = pytest.mark.parametrize("engine", [EMBEDDED], indirect=True, ids=["embedded"])
+# Tests that ask the shared server, or have servers forked off the one that imported TensorFlow.
+together = pytest.mark.xdist_group("servers")
 
 
 def free_port() -> int:
@@ -49,16 +59,44 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float = 30.0) 
         time.sleep(0.02)
 
 
-class Process:
-    """`python -m tfserving.serving.embedded` with the given flags, its output kept."""
+@contextlib.contextmanager
+def prepared(**env: str) -> Iterator[ModelServer]:
+    """The embedded server, forked off a process that has imported TensorFlow in this environment."""
+    with tempfile.TemporaryDirectory(prefix="prepared-") as folder:
+        path = Path(folder) / "socket"
+        forking = subprocess.Popen(
+            [sys.executable, "-m", "tests.serving.embedded.prepared", str(path)],
+            cwd=ROOT,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **env},
+            # Ctrl-C is for the tests, which then end their servers.
+            start_new_session=True,
+        )
+        try:
+            wait_until("TensorFlow's import", lambda: path.exists() or forking.poll() is not None, START_SECONDS)
+            assert forking.poll() is None
+            yield dataclasses.replace(EMBEDDED, command=(sys.executable, str(PREPARED), str(path)))
+        finally:
+            forking.terminate()
+            forking.wait()
 
-    def __init__(self, *flags: str, grpc_port: int | None = None, rest_port: int | None = None) -> None:
+
+class Process:
+    """A model server with the given flags, its output kept."""
+
+    def __init__(
+        self,
+        *flags: str,
+        grpc_port: int | None = None,
+        rest_port: int | None = None,
+        engine: ModelServer = EMBEDDED,
+    ) -> None:
+        self.engine = engine
         self.grpc_port = grpc_port or free_port()
         self.rest_port = rest_port or free_port()
         self.lines: list[str] = []
         ports = (f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port}")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tfserving.serving.embedded", *ports, *flags],
+            [*engine.command, *ports, *flags],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,10 +116,15 @@ class Process:
         return text in self.output
 
     def ready(self) -> Process:
-        """Waits until it serves."""
-        wait_until("serving", lambda: self.says("serving: ") or self.process.poll() is not None, START_SECONDS)
+        """Waits until it serves: the embedded one says so, the real one opens its ports when its models are there."""
+        wait_until("serving", lambda: self._serves() or self.process.poll() is not None, START_SECONDS)
         assert self.process.poll() is None, self.output
         return self
+
+    def opened(self, port: int) -> bool:
+        """Whether it listens on `port`."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal."""
@@ -103,6 +146,11 @@ class Process:
                 self.process.kill()
         self.wait()
 
+    def _serves(self) -> bool:
+        if self.engine.embedded:
+            return self.says("serving: ")
+        return self.opened(self.grpc_port) and self.opened(self.rest_port)
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         self.lines.extend(iter(self.process.stdout.readline, ""))
@@ -111,10 +159,40 @@ class Process:
 Start = Callable[..., Process]
 
 
+class Gate:
+    """A file that requests to the model `saved_models.gated` wait for; they answer OPEN."""
+
+    OPEN = "open"
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "gate"
+        self._path.touch()
+
+    def open(self) -> None:
+        """Has the requests answered."""
+        part = self._path.with_suffix(".part")
+        part.write_text(self.OPEN)
+        part.rename(self._path)
+
+    def over_grpc(self, ask: Asker, model: str = "default") -> str:
+        """Sends a request that waits; what it answers, or the code of its error."""
+        try:
+            outputs = ask.predict(model, {"path": np.array([str(self._path).encode()], object)})
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return bytes(outputs["contents"][0]).decode()
+
+    def over_rest(self, ask: Asker, model: str = "default") -> str:
+        """Sends a request that waits; what it answers, or the status of its error."""
+        status, document = ask.post(f"{model}:predict", {"inputs": [str(self._path)]})
+        return str(document["outputs"][0]) if status == 200 else str(status)
+
+
 class Asker:
     """Asks a server over both protocols, from any number of threads."""
 
     def __init__(self, server: Process) -> None:
+        self.engine = server.engine
         options = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
         self.channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options)
         self.rest = httpx2.Client(

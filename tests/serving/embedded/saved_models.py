@@ -48,6 +48,16 @@ def scale(folder: Path, version: int, factor: float) -> Path:
     return save(folder, version, module, {"serving_default": module.run})
 
 
+def sums(folder: Path, version: int, scale: float) -> Path:
+    """What `tests.scaled` exports, without a proof: `sums` are the sums of `rows` times `scale`."""
+    module = tf.Module()
+    module.scale = tf.Variable(scale)
+    module.run = function(
+        lambda rows: {"sums": tf.reduce_sum(rows, axis=1) * module.scale}, rows=(tf.float32, [None, 3])
+    )
+    return save(folder, version, module, {"serving_default": module.run})
+
+
 def kinds(folder: Path) -> Path:
     """One signature for each of several element types, that answers its input `x` of any shape as `y`."""
     module = tf.Module()
@@ -108,6 +118,18 @@ def slow(folder: Path) -> Path:
         return {"done": tf.reshape(count, [1]) + tf.cast(product[0, 0] * 0, tf.int32)}
 
     module.run = function(run, steps=(tf.int32, [1]))
+    return save(folder, 1, module, {"serving_default": module.run})
+
+
+def gated(folder: Path) -> Path:
+    """Answers the contents of the file `path` as `contents`, but not before there are any."""
+    module = tf.Module()
+
+    def run(path: Any) -> dict[str, Any]:
+        contents = tf.while_loop(lambda read: tf.equal(read, ""), lambda _: [tf.io.read_file(path[0])], [""])
+        return {"contents": tf.reshape(contents, [1])}
+
+    module.run = function(run, path=(tf.string, [1]))
     return save(folder, 1, module, {"serving_default": module.run})
 
 

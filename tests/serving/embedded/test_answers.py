@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from tests.serving.embedded.running import Asker
+from tests.serving.embedded.running import Asker, together
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import SignatureDefMap
+
+pytestmark = together
 
 
 def test_grpc_predict_echoes_model_version_and_signature(ask: Asker) -> None:

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Start, wait_until
+from tests.serving.embedded.running import Asker, Start, embedded_only, wait_until
 
 ROWS, COLUMNS = 1250, 10_000
 SWAPS = 100
@@ -27,12 +27,14 @@ def large(folder: Path) -> Path:
     return saved_models.save(folder, 1, module, {"serving_default": run})
 
 
+@embedded_only
+@pytest.mark.alone
 @pytest.mark.timeout(600)
-def test_a_hundred_swaps_of_a_50_mb_model_do_not_grow_the_process(start: Start, tmp_path: Path) -> None:
+def test_a_hundred_swaps_of_a_50_mb_model_do_not_grow_the_process(start_command: Start, tmp_path: Path) -> None:
     first = large(tmp_path / "large")
     assert ROWS * COLUMNS * 4 == 50 * MB
     original = shutil.copytree(first, tmp_path / "original")
-    server = start(f"--model_base_path={tmp_path}/large", "--file_system_poll_wait_seconds=0.02").ready()
+    server = start_command(f"--model_base_path={tmp_path}/large", "--file_system_poll_wait_seconds=0.02").ready()
     process = psutil.Process(server.process.pid)
     ask = Asker(server)
     one = {"x": np.ones((1, ROWS), np.float32)}

@@ -1,4 +1,4 @@
-"""What operators need and TensorFlow Serving lacks: probes, a list of models, limits, TLS on both ports."""
+"""What operators need: sockets, TLS; and what TensorFlow Serving lacks: probes, a list of models, limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +17,16 @@ import numpy as np
 import pytest
 
 from tests.authority import Authority
+from tests.servers import ModelServer
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Process, Start, wait_until
+from tests.serving.embedded.running import Asker, Gate, Process, Start, embedded_only, together, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import PredictRequest, PredictResponse
 from tfserving.foundation.tensors import to_proto
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.tls import read_tls
+
+pytestmark = together
 
 
 def get(server: Process, path: str) -> httpx2.Response:
@@ -39,6 +41,7 @@ def config(folder: Path, **models: Path) -> str:
     return f"--model_config_file={folder}/models.config"
 
 
+@embedded_only
 def test_probes_say_whether_the_server_lives_and_which_models_are_ready(
     start: Start, models: Path, tmp_path: Path
 ) -> None:
@@ -64,6 +67,7 @@ def test_models_are_not_listed_unless_that_is_wanted(server: Process) -> None:
     assert get(server, "/v1/models").json() == {"error": "Missing model name in request."}
 
 
+@embedded_only
 def test_bodies_beyond_the_limit_are_refused_and_the_server_goes_on(start: Start, models: Path) -> None:
     server = start(f"--model_base_path={models}/scale", "--max_body_bytes=1000").ready()
     ask = Asker(server)
@@ -79,38 +83,25 @@ def test_bodies_beyond_the_limit_are_refused_and_the_server_goes_on(start: Start
     ask.close()
 
 
-def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, models: Path) -> None:
-    server = start(f"--model_base_path={models}/slow", "--max_requests_in_flight=2").ready()
-    ask = Asker(server)
-    statuses: list[int] = []
-    done = threading.Event()
-
-    def keep_busy(_: int) -> None:
-        while not done.is_set():
-            statuses.append(ask.post("default:predict", {"instances": [2000]})[0])
-
-    with ThreadPoolExecutor(8) as pool:
-        workers = [pool.submit(keep_busy, number) for number in range(8)]
-        try:
-            wait_until("both kinds of answer", lambda: {200, 429} <= set(statuses))
-        finally:
-            done.set()
-        for worker in workers:
-            worker.result()
-    assert set(statuses) == {200, 429}
-
-    def over_grpc(_: int) -> str:
-        try:
-            ask.predict("default", {"steps": np.array([20000], np.int32)})
-        except grpc.RpcError as error:
-            return str(error.code().name)
-        return "OK"
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(over_grpc, range(8))) == {"OK", "RESOURCE_EXHAUSTED"}
+@embedded_only
+def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, models: Path, tmp_path: Path) -> None:
+    flags = ("--max_requests_in_flight=2", "--allow_file_and_python_ops")
+    ask = Asker(start(f"--model_base_path={models}/gated", *flags).ready())
+    for folder, send, refused in (("grpc", Gate.over_grpc, "RESOURCE_EXHAUSTED"), ("rest", Gate.over_rest, "429")):
+        (tmp_path / folder).mkdir()
+        gate = Gate(tmp_path / folder)
+        with ThreadPoolExecutor(8) as pool:
+            sent = [pool.submit(send, gate, ask) for _ in range(8)]
+            try:
+                wait_until("six answers", lambda sent=sent: sum(one.done() for one in sent) == 6)  # type: ignore[misc]
+                assert [one.result() for one in sent if one.done()] == [refused] * 6
+            finally:
+                gate.open()
+        assert sorted(one.result() for one in sent) == sorted([gate.OPEN] * 2 + [refused] * 6)
     ask.close()
 
 
+@embedded_only
 def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Asker) -> None:
     head = b"POST /v1/models/scale:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"
     with contextlib.ExitStack() as stack:
@@ -137,13 +128,16 @@ def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Ask
 def test_a_rest_request_that_takes_too_long_is_told_so(start: Start, models: Path) -> None:
     server = start(f"--model_base_path={models}/slow", "--rest_api_timeout_in_ms=200").ready()
     ask = Asker(server)
-    assert ask.post("default:predict", {"instances": [200000]}) == (
-        504,
-        {"error": "Timed out waiting for notification"},
-    )
-    assert ask.post("default:predict", {"instances": [1]})[0] == 200
-    ask.close()
-    server.process.kill()
+    try:
+        assert ask.post("default:predict", {"instances": [200000]}) == (
+            504,
+            {"error": "Timed out waiting for notification"},
+        )
+        # Beside the one that still computes.
+        wait_until("an answer", lambda: ask.post("default:predict", {"instances": [1]})[0] == 200)
+    finally:
+        ask.close()
+        server.process.kill()
 
 
 def test_grpc_listens_on_a_unix_socket_too_with_settings_of_its_own(start: Start, models: Path, tmp_path: Path) -> None:
@@ -157,25 +151,25 @@ def test_grpc_listens_on_a_unix_socket_too_with_settings_of_its_own(start: Start
     with grpc.insecure_channel(f"unix:{tmp_path}/grpc.sock") as channel:
         call: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
         assert call(b"\n\t\n\x07default", timeout=20)
-    assert get(server, "/readyz").status_code == 200
+    assert get(server, "/v1/models/default").status_code == 200
 
 
-def test_a_session_configuration_that_is_none_is_refused(start: Start, models: Path, tmp_path: Path) -> None:
+def test_a_session_configuration_that_is_none_is_refused(
+    start: Start, models: Path, tmp_path: Path, engine: ModelServer
+) -> None:
     (tmp_path / "session.config").write_text("threads: 1")
     flag = f"--tensorflow_session_config_file={tmp_path}/session.config"
     server = start(f"--model_base_path={models}/scale", flag)
-    assert server.wait() == 1
-    assert f"{flag}: line 1" in server.output
-    assert "it needs a text ConfigProto" in server.output
+    assert server.wait() == engine.refused(1)
+    if engine.embedded:
+        assert f"{flag}: line 1" in server.output
+        assert "it needs a text ConfigProto" in server.output
+    else:
+        assert f"Invalid protobuf file: '{tmp_path}/session.config'" in server.output
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-def over_tls(server: Process, authority: Authority, *, client: bool) -> tuple[list[float], int]:
-    """What both protocols answer, to a client with or without a certificate of its own."""
+def over_tls(server: Process, authority: Authority, *, client: bool) -> list[float]:
+    """What gRPC answers to a client with or without a certificate of its own."""
     own = (authority.text("client.key").encode(), authority.text("client.pem").encode()) if client else (None, None)
     credentials = grpc.ssl_channel_credentials(authority.text("ca.pem").encode(), *own)
     request = PredictRequest()
@@ -187,39 +181,51 @@ def over_tls(server: Process, authority: Authority, *, client: bool) -> tuple[li
             request_serializer=PredictRequest.SerializeToString,
             response_deserializer=PredictResponse.FromString,
         )
-        answer = call(request, timeout=20)
+        return list(call(request, timeout=20).outputs["y"].float_val)
+
+
+def rest_over_tls(server: Process, authority: Authority, *, client: bool) -> int:
+    """The status of REST, to such a client."""
     context = ssl.create_default_context(cafile=authority.path("ca.pem"))
     if client:
         context.load_cert_chain(authority.path("client.pem"), authority.path("client.key"))
     with httpx2.Client(verify=context, trust_env=False) as rest:
-        status = rest.get(f"https://localhost:{server.rest_port}/v1/models/default").status_code
-    return list(answer.outputs["y"].float_val), status
+        status: int = rest.get(f"https://localhost:{server.rest_port}/v1/models/default").status_code
+        return status
 
 
-def test_both_protocols_speak_tls(start: Start, models: Path, authority: Authority) -> None:
+def rest_tls(engine: ModelServer) -> tuple[str, ...]:
+    """The flag that has REST speak TLS, too; the real server's can't."""
+    return ("--rest_api_enable_tls",) if engine.embedded else ()
+
+
+def test_both_protocols_speak_tls(start: Start, models: Path, authority: Authority, engine: ModelServer) -> None:
     flags = (f"--model_base_path={models}/scale", f"--ssl_config_file={authority.config('tls.config')}")
-    server = start(*flags, "--rest_api_enable_tls").ready()
+    server = start(*flags, *rest_tls(engine)).ready()
 
-    assert over_tls(server, authority, client=False) == ([-2, -2, -2], 200)
-    with pytest.raises(httpx2.HTTPError):
-        get(server, "/v1/models/default")
+    assert over_tls(server, authority, client=False) == [-2, -2, -2]
+    if engine.embedded:
+        assert rest_over_tls(server, authority, client=False) == 200
+        with pytest.raises(httpx2.HTTPError):
+            get(server, "/v1/models/default")
 
 
 def test_clients_without_a_certificate_are_refused_when_that_is_wanted(
-    start: Start, models: Path, authority: Authority
+    start: Start, models: Path, authority: Authority, engine: ModelServer
 ) -> None:
     verified = authority.config(
         "mutual.config", f"custom_ca: {json.dumps(authority.text('ca.pem'))}", "client_verify: true"
     )
-    flags = (f"--model_base_path={models}/scale", f"--ssl_config_file={verified}", "--rest_api_enable_tls")
-    server = start(*flags).ready()
+    flags = (f"--model_base_path={models}/scale", f"--ssl_config_file={verified}")
+    server = start(*flags, *rest_tls(engine)).ready()
 
-    assert over_tls(server, authority, client=True) == ([-2, -2, -2], 200)
+    assert over_tls(server, authority, client=True) == [-2, -2, -2]
     with pytest.raises(grpc.RpcError):
         over_tls(server, authority, client=False)
-    context = ssl.create_default_context(cafile=authority.path("ca.pem"))
-    with pytest.raises(httpx2.HTTPError), httpx2.Client(verify=context, trust_env=False) as rest:
-        rest.get(f"https://localhost:{server.rest_port}/v1/models/default")
+    if engine.embedded:
+        assert rest_over_tls(server, authority, client=True) == 200
+        with pytest.raises(httpx2.HTTPError):
+            rest_over_tls(server, authority, client=False)
 
 
 def test_a_configuration_of_tls_that_can_not_work_is_refused_and_not_shown(authority: Authority) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Process, wait_until
+from tests.serving.embedded.running import Asker, Process, together, wait_until
 from tests.serving.embedded.saved_models import rows
+
+pytestmark = together
 
 CONCURRENT = 200
 
@@ -81,8 +83,11 @@ def test_a_broken_version_leaves_the_old_one_serving_and_says_why(ask: Asker, li
 
     state, error = ask.status("outlived")[2]
     assert (state, ask.state("outlived", 1)) == ("END", "AVAILABLE")
-    assert error.startswith("Read less bytes than requested; ")
-    assert "saved_model.pb" in error
+    if ask.engine.embedded:
+        assert error.startswith("Read less bytes than requested; ")
+        assert "saved_model.pb" in error
+    else:
+        assert error == "Read less bytes than requested"
     assert ask.predict("outlived", {"x": rows(1)})["version"].tolist() == [1]
     status, document = ask.get("outlived/versions/2")
     assert status == 200
@@ -99,7 +104,10 @@ def test_a_version_whose_warm_up_fails_never_becomes_available(ask: Asker, live:
     staged.rename(live / "badly-warmed" / "2")
     wait_until("version 2's end", lambda: ask.state("badly-warmed", 2) == "END")
 
-    assert "wants 'x': float32 (-1, 3)" in ask.status("badly-warmed")[2][1]
+    error = ask.status("badly-warmed")[2][1]
+    assert error.startswith("Signature input alias: x(feed name: serving_default_x:0) not found in request")
+    # The real server explains nothing.
+    assert ("wants 'x': float32 (-1, 3)" in error) == ask.engine.embedded
     assert ask.predict("badly-warmed", {"x": rows(1)})["version"].tolist() == [1]
 
 

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.serving.embedded.running import Asker
+from tests.serving.embedded.running import Asker, together
 from tfserving.foundation.messages import (
     ClassificationRequest,
     ClassificationResponse,
@@ -24,6 +24,8 @@ from tfserving.foundation.records import write_records
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.loader import Runtime, load
 from tfserving.serving.embedded.errors import RequestError
+
+pytestmark = together
 
 KINDS = {float: "float_list", bytes: "bytes_list", int: "int64_list"}
 METHODS = {

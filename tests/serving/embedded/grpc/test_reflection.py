@@ -1,4 +1,4 @@
-"""Server reflection, asked as grpcurl asks."""
+"""Server reflection, asked as grpcurl asks. TensorFlow Serving has none."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from tests.serving.embedded.running import Asker, Start
+from tests.serving.embedded.running import Asker, Start, embedded_only, together
 from tests.serving.embedded.saved_models import rows
 from tfserving.serving.embedded.grpc import reflection
+
+pytestmark = [embedded_only, together]
 
 
 def reflect(ask: Asker, **asked: Any) -> Any:

@@ -1,33 +1,33 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
-import pytest
 
 from tfserving.foundation.messages import PredictResponse
-from tfserving.foundation.tensors import DTYPES, STRING, Array, DType, to_proto
+from tfserving.foundation.tensors import DTYPES, STRING, Array, to_proto
 from tfserving.serving.embedded.grpc.tensor_proto import write_response
 
+SHAPES: tuple[tuple[int, ...], ...] = ((), (0,), (3,), (2, 0, 4), (2, 3), (40, 100))
 
-@pytest.mark.parametrize("content", [False, True], ids=["typed", "content"])
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3), (40, 100)])
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
-def test_answers_are_the_messages_that_protobuf_would_write(
-    dtype: DType, shape: tuple[int, ...], content: bool
-) -> None:
-    numbers = np.random.default_rng(0).integers(0, 2, shape)
-    array: Array = numbers.astype(dtype.numpy)
-    if dtype is STRING:
-        array = np.array(numbers.astype(str).astype("S"), object)
-    wanted = PredictResponse()
-    wanted.model_spec.name, wanted.model_spec.signature_name = "model", "signature"
-    wanted.model_spec.version.value = 3
-    for name in ("a", "b" * 200):
-        wanted.outputs[name].CopyFrom(to_proto(array, typed=not content))
 
-    written = write_response("model", 3, "signature", {"a": array, "b" * 200: array}, content=content)
+def test_answers_are_the_messages_that_protobuf_would_write() -> None:
+    for dtype, shape, content in itertools.product(DTYPES, SHAPES, (False, True)):
+        case = f"{dtype.name} {shape} in {'tensor_content' if content else 'typed fields'}"
+        numbers = np.random.default_rng(0).integers(0, 2, shape)
+        array: Array = numbers.astype(dtype.numpy)
+        if dtype is STRING:
+            array = np.array(numbers.astype(str).astype("S"), object)
+        wanted = PredictResponse()
+        wanted.model_spec.name, wanted.model_spec.signature_name = "model", "signature"
+        wanted.model_spec.version.value = 3
+        for name in ("a", "b" * 200):
+            wanted.outputs[name].CopyFrom(to_proto(array, typed=not content))
 
-    assert PredictResponse.FromString(written) == wanted
-    assert len(written) == wanted.ByteSize()
+        written = write_response("model", 3, "signature", {"a": array, "b" * 200: array}, content=content)
+
+        assert PredictResponse.FromString(written) == wanted, case
+        assert len(written) == wanted.ByteSize(), case
 
 
 def test_a_tensor_that_is_not_contiguous_keeps_its_order() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.serving.embedded.running import Asker, Process, Start, wait_until
+from tests.servers import ModelServer
+from tests.serving.embedded.running import Asker, Process, Start, embedded_only, together, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ClassificationRequest, ClassificationResponse, PredictionLog
 from tfserving.foundation.records import read_records
@@ -22,6 +23,8 @@ from tfserving.foundation.tensors import from_proto
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.observability.asked import asked
 from tfserving.serving.embedded.observability.request_log import RequestLog
+
+pytestmark = together
 
 EXAMPLES = [{"f": 1.5, "s": "one"}, {"f": 2.5}]
 
@@ -32,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(models: Path, folder: Path) -> Iterator[Process]:
+def server(models: Path, folder: Path, prepared: ModelServer) -> Iterator[Process]:
     """A server that has answered one request of each kind, and refused some."""
     (folder / "monitoring").write_text("prometheus_config { enable: true }")
     (folder / "models").write_text(f"""model_config_list {{
@@ -46,6 +49,7 @@ def server(models: Path, folder: Path) -> Iterator[Process]:
         "--access_log",
         "--enable_version_metrics",
         "--max_body_bytes=10000",
+        engine=prepared,
     )
     ask = Asker(process.ready())
     ask.predict("scale", {"x": rows(2)})
@@ -148,6 +152,7 @@ def test_the_request_log_has_what_was_answered_whoever_asked(server: Process, fo
     assert not example.features.feature
 
 
+@embedded_only
 def test_the_request_log_can_be_played_as_warm_up(start: Start, models: Path, tmp_path: Path) -> None:
     server = start(
         "--model_name=scale", f"--model_base_path={models}/scale", f"--request_log={tmp_path}/r", "--workers=2"

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
+from tests.servers import ModelServer
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Process, Start, free_port, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, embedded_only, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 
+pytestmark = embedded_only
 # The kernel gives each connection to one of the workers; of so many, both get some.
 CONNECTIONS = 16
 
@@ -31,9 +33,18 @@ def workers_of(server: Process) -> set[int]:
     return {int(pid) for listed in children for pid in listed.read_text().split()}
 
 
+def stage(folder: Path, model: str, versions: Iterable[int]) -> None:
+    """Writes versions where no server looks, for `add`: what is asked meanwhile is asked of a server that changes."""
+    for version in versions:
+        saved_models.scale(folder / "staged" / model, version, float(version))
+
+
 def add(ask: Asker, folder: Path, model: str, version: int) -> None:
     """Adds a version to a model, and waits until it is served."""
-    saved_models.scale(folder / model, version, float(version))
+    staged = folder / "staged" / model / str(version)
+    if not staged.exists():
+        stage(folder, model, [version])
+    staged.rename(folder / model / str(version))
     wait_until(f"version {version}", lambda: ask.state(model, version) == "AVAILABLE")
 
 
@@ -84,10 +95,23 @@ def flags(folder: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Process]:
-    process = Process(*flags(folder))
-    yield process.ready()
-    process.stop()
+def running(engine: ModelServer, folder: Path) -> Iterator[Callable[[], Process]]:
+    """Gives the server that runs, or starts another one when it was killed."""
+    servers: list[Process] = []
+
+    def give() -> Process:
+        if not servers or servers[-1].process.poll() is not None:
+            servers.append(Process(*flags(folder), engine=engine).ready())
+        return servers[-1]
+
+    yield give
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def server(running: Callable[[], Process]) -> Process:
+    return running()
 
 
 def test_versions_change_for_all_workers_in_one_moment(server: Process, folder: Path) -> None:
@@ -109,6 +133,8 @@ def test_versions_change_for_all_workers_in_one_moment(server: Process, folder: 
             assert answer["version"].tolist() == [number], "a worker lacks what another one answers with"
             asked += 1
 
+    for model in ("latest", "all"):
+        stage(folder, model, range(2, 8))
     asks = connect(server)
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(keep_asking, 4 * number) for number in range(4)]
@@ -193,30 +219,30 @@ def requests(ask: Asker, model: str) -> int:
     return int(in_all[0]) if in_all else 0
 
 
-def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(start: Start, folder: Path) -> None:
-    grpc_port, rest_port = free_port(), free_port()
-    server = start(*flags(folder), grpc_port=grpc_port, rest_port=rest_port).ready()
+def test_a_port_is_not_shared_with_another_server(server: Process, start_command: Start, folder: Path) -> None:
+    other = start_command(*flags(folder), grpc_port=server.grpc_port)
+    assert other.wait() == 1
+    assert other.says(f"error: --port={server.grpc_port}: can't listen on port {server.grpc_port}")
+
+
+def test_what_keeps_a_worker_from_starting_ends_the_server(start_command: Start, folder: Path) -> None:
+    session = folder / "session"
+    session.write_text("nonsense")
+    server = start_command(*flags(folder), f"--tensorflow_session_config_file={session}")
+    assert server.wait() == 1
+    assert re.search(r"^error: a worker can't start: --tensorflow_session_config_file=.*session", server.output, re.M)
+
+
+def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(
+    server: Process, start_command: Start, folder: Path
+) -> None:
     workers = workers_of(server)
     assert len(workers) == 2
     server.signal(signal.SIGKILL)
-    again = start(*flags(folder), grpc_port=grpc_port, rest_port=rest_port).ready()
+    again = start_command(*flags(folder), grpc_port=server.grpc_port, rest_port=server.rest_port).ready()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert len(versions_answered(connect(again), "latest")) == 1
     ending = workers_of(again)
     again.signal(signal.SIGTERM)
     assert again.wait() == 0
     wait_until("its workers' end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in ending))
-
-
-def test_a_port_is_not_shared_with_another_server(server: Process, start: Start, folder: Path) -> None:
-    other = start(*flags(folder), grpc_port=server.grpc_port)
-    assert other.wait() == 1
-    assert other.says(f"error: --port={server.grpc_port}: can't listen on port {server.grpc_port}")
-
-
-def test_what_keeps_a_worker_from_starting_ends_the_server(start: Start, folder: Path) -> None:
-    session = folder / "session"
-    session.write_text("nonsense")
-    server = start(*flags(folder), f"--tensorflow_session_config_file={session}")
-    assert server.wait() == 1
-    assert re.search(r"^error: a worker can't start: --tensorflow_session_config_file=.*session", server.output, re.M)

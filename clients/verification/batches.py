@@ -1,0 +1,40 @@
+"""Which golden requests can be sent together, as the rows of one request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tfserving.foundation.golden import GoldenRequest
+
+MOST_ROWS = 1024
+
+
+def row_count(request: GoldenRequest) -> int | None:
+    """How many rows a request has; None when its inputs and outputs don't all go by the same."""
+    arrays = [*request.inputs.values(), *request.outputs.values()]
+    sizes = {array.shape[0] if array.ndim else -1 for array in arrays}
+    return sizes.pop() if len(sizes) == 1 and min(sizes) > 0 else None
+
+
+def batches(requests: list[tuple[int, GoldenRequest]]) -> Iterator[list[tuple[int, GoldenRequest]]]:
+    """Groups of numbered requests that can be sent as one: their arrays differ in the number of rows alone.
+
+    A group has at most MOST_ROWS rows. A request that is alone stands twice in its group. There is no group unless
+    every request goes by rows, and their number may vary: some signatures take a fixed number of them.
+    """
+    sizes = [row_count(request) for _, request in requests]
+    if None in sizes:
+        return
+    grouped: dict[Any, list[tuple[int, GoldenRequest]]] = {}
+    for number, request in requests:
+        kind = tuple((name, array.dtype, array.shape[1:]) for name, array in request.inputs.items())
+        grouped.setdefault(kind, []).append((number, request))
+    for group in grouped.values():
+        chosen: list[tuple[int, GoldenRequest]] = []
+        total = 0
+        for number, request in group if len(group) > 1 else group * 2:
+            total += row_count(request) or 0
+            if total <= MOST_ROWS or not chosen:
+                chosen.append((number, request))
+        yield chosen

@@ -1,0 +1,156 @@
+"""The verification of one model over one protocol: of the versions in its folder, or of requests that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tfserving.clients.client import Client
+from tfserving.clients.errors import PROTOCOL_NAMES, NotFound, ServingError
+from tfserving.clients.verification.comparison import Comparison, MovedError
+from tfserving.clients.verification.proofs import Captured, Versions
+from tfserving.clients.verification.settings import Settings
+from tfserving.clients.verification.verdicts import Row, count
+from tfserving.foundation.golden import Golden, GoldenError, read_golden
+
+# How often a model may move on to newer versions while it is verified.
+MOVES = 5
+
+
+def run_of(client: Client, model: str, subject: Versions | Captured, settings: Settings) -> Run:
+    """The verification of `model`, whose requests come from `subject`."""
+    if isinstance(subject, Captured):
+        captured = {version: Golden(tuple(requests), {}) for version, requests in subject.requests.items()}
+        return RequestsRun(client, model, captured, settings)
+    if settings.against is None:
+        return VersionsRun(client, model, subject, settings)
+    # Two servers are compared as they answer, unless a version is named.
+    on_disk = subject.on_disk()
+    folders: dict[int | None, Path | None] = {version: on_disk.get(version) for version in subject.wanted or ()}
+    folders = folders or {None: on_disk[max(on_disk)]}
+    return RequestsRun(client, model, {version: _golden(folder) for version, folder in folders.items()}, settings)
+
+
+class Run:
+    """The verification of one model over one protocol. `asked` are the golden requests that were compared."""
+
+    def __init__(self, client: Client, model: str, settings: Settings) -> None:
+        self.model = model
+        self.asked: set[tuple[int | None, int]] = set()
+        self._client = client
+        self._settings = settings
+
+    def rows(self) -> list[Row]:
+        """A row for each output, and for each reason why there is none."""
+        raise NotImplementedError
+
+    def _compared(self, version: int | None, golden: Golden) -> list[Row]:
+        """The rows of one version. Raises MovedError when it isn't served any more."""
+        said = f"{self.model} version {version}" if version is not None else self.model
+        asked = f"{said} over {PROTOCOL_NAMES[self._client.protocol]}: {count(len(golden.requests), 'golden request')}"
+        self._settings.progress(asked)
+        comparison = Comparison(self._client, self.model, version, golden, self._settings)
+        for way in self._settings.ways:
+            comparison.go(way)
+            if any(row.unreachable for row in comparison.failures.values()):
+                # The others would only wait for the same.
+                break
+        self.asked |= {(version, number) for number in comparison.asked}
+        return comparison.rows()
+
+    def _failed(self, reason: str, *, version: int | None = None, code: str = "") -> Row:
+        return Row(self.model, self._client.protocol, version, reason=reason, code=code)
+
+
+class RequestsRun(Run):
+    """Of requests that are given by version; None is whatever version answers."""
+
+    def __init__(
+        self, client: Client, model: str, requests: Mapping[int | None, Golden | GoldenError], settings: Settings
+    ) -> None:
+        super().__init__(client, model, settings)
+        self._requests = requests
+
+    def rows(self) -> list[Row]:
+        """See `Run.rows`."""
+        rows: list[Row] = []
+        for version, golden in self._requests.items():
+            if isinstance(golden, GoldenError):
+                rows.append(self._failed(str(golden), version=version))
+            elif self._settings.against is None and not all(request.outputs for request in golden.requests):
+                rows.append(self._failed("its captured requests have no answers: another server's are needed"))
+            else:
+                try:
+                    rows += self._compared(version, golden)
+                except MovedError as error:
+                    rows.append(self._failed(f"it is not served: {error}", version=version, code=NotFound.code))
+        return rows
+
+
+class VersionsRun(Run):
+    """Of the versions in a model's folder."""
+
+    def __init__(self, client: Client, model: str, versions: Versions, settings: Settings) -> None:
+        super().__init__(client, model, settings)
+        self._versions = versions
+
+    def rows(self) -> list[Row]:
+        """See `Run.rows`."""
+        done: dict[int, list[Row]] = {}
+        moved: MovedError | None = None
+        for _ in range(MOVES):
+            try:
+                statuses = self._client.status(self.model, timeout=self._settings.timeout)
+            except NotFound as error:
+                return [self._failed(f"it is not served: {error.text}", code=error.code)]
+            except ServingError as error:
+                return [self._failed(f"{error.code}: {error.text}", code=error.code)]
+            available = [status.version for status in statuses if status.state == "AVAILABLE"]
+            if not available:
+                return [self._failed(f"no version is available: {', '.join(map(str, statuses)) or 'it has none'}")]
+            asked = [version for version in available if version in (self._versions.wanted or available)]
+            try:
+                for version in asked:
+                    if version not in done:
+                        done[version] = self._version(version)
+            except MovedError as error:
+                # The server went on to a newer version: that is the one to ask now.
+                moved = error
+                continue
+            failed = {
+                status.version: self._failed(
+                    f"it failed to load: {status.code}: {status.message}", version=status.version
+                )
+                for status in statuses
+                if status.failed and status.version in (self._versions.wanted or {status.version})
+            }
+            missing = [
+                self._failed(f"it is not served; available are {available}", version=version, code=NotFound.code)
+                for version in self._needed()
+                if version not in asked and version not in failed
+            ]
+            return [row for rows in done.values() for row in rows] + [*failed.values(), *missing]
+        return [self._failed(f"its versions come and go: {moved}")]
+
+    def _needed(self) -> list[int]:
+        """The versions that must be served: those that are wanted, else the newest on disk."""
+        return sorted(self._versions.wanted or [max(self._versions.on_disk(), default=0)])
+
+    def _version(self, version: int) -> list[Row]:
+        """The rows of one served version. Raises MovedError when it isn't served any more."""
+        try:
+            folder = self._versions.on_disk().get(version)
+            if folder is None:
+                said = f"it is served, but {self._versions.folder} has no such version"
+                return [self._failed(said, version=version)]
+            golden = read_golden(folder)
+        except (GoldenError, OSError) as error:
+            return [self._failed(str(error), version=version)]
+        return self._compared(version, golden)
+
+
+def _golden(folder: Path | None) -> Golden | GoldenError:
+    try:
+        return read_golden(folder) if folder else GoldenError("there is no such version")
+    except GoldenError as error:
+        return error

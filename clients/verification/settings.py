@@ -1,0 +1,27 @@
+"""How a verification asks and judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tfserving.clients.client import Client
+from tfserving.clients.verification.verdicts import WAYS, Way
+from tfserving.foundation.compare import Tolerance
+
+DEFAULT_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a verification asks and judges.
+
+    `tolerance` replaces those of the golden requests, `timeout` is for each request, in seconds. `against` is a server
+    whose answers are wanted instead of the golden ones. `progress` is told what is being asked.
+    """
+
+    ways: Sequence[Way] = WAYS
+    tolerance: Tolerance | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    against: Client | None = None
+    progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to

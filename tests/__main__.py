@@ -1,0 +1,76 @@
+"""Runs the tests in parts: what bears company beside each other, what measures alone, what needs an engine last.
+
+python -m tests                      what needs no Docker Engine and no cluster: `make test`
+python -m tests --engines            the rest
+python -m tests --again 5            runs up to 5 tests that failed once more, alone, and passes when they do
+python -m tests tests/clients -x     a part, with pytest's options
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Most tests wait for processes now and then: two workers would leave two cores idle, four make tests wait too long.
+WORKERS = 3
+NOTHING_COLLECTED = 5
+ENGINES = "docker or cluster"
+# What each part is, the marker of its tests, and how they run.
+WITHOUT_ENGINES = (
+    ("that run beside each other", f"not alone and not ({ENGINES})", ("-n", str(WORKERS), "--dist=loadgroup")),
+    ("that measure, one after the other", f"alone and not ({ENGINES})", ()),
+)
+WITH_ENGINES = (("of Docker and Kubernetes", ENGINES, ()),)
+LAST_FAILED = Path(__file__).resolve().parents[1] / ".pytest_cache/v/cache/lastfailed"
+MORE = """\
+What else there is:
+  make test-engines    the tests of Docker and Kubernetes; they start an engine and a node of their own, where these
+                       are installed and they run as root, and say why when they are skipped
+  make test-all        both, one after the other
+  make check           lint, format and types"""
+
+
+def main() -> int:
+    """Runs the parts that the arguments name; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests", description="Runs the tests; other options are pytest's.")
+    parser.add_argument("--engines", action="store_true", help="the tests of Docker and Kubernetes, not the others")
+    parser.add_argument("--again", type=int, default=0, metavar="N", help="run up to N that failed once more, alone")
+    arguments, options = parser.parse_known_args()
+    started = time.monotonic()
+    LAST_FAILED.unlink(missing_ok=True)
+    codes = []
+    for what, marker, how in WITH_ENGINES if arguments.engines else WITHOUT_ENGINES:
+        print(f"Running the tests {what} …", flush=True)
+        codes.append(pytest("-m", marker, *how, *options))
+    code = max((code for code in codes if code != NOTHING_COLLECTED), default=NOTHING_COLLECTED)
+    if code == 1 and 1 <= len(failed := last_failed()) <= arguments.again:
+        print(f"Running the {len(failed)} that failed once more, alone …", flush=True)
+        code = pytest(*failed)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f"{'Failed' if code else 'Passed'} after {minutes} min {seconds} s.", flush=True)
+    if not arguments.engines:
+        print(MORE, flush=True)
+    return code
+
+
+def pytest(*arguments: str) -> int:
+    """Runs pytest in a process of its own; returns its exit code."""
+    return subprocess.call([sys.executable, "-m", "pytest", *arguments])
+
+
+def last_failed() -> list[str]:
+    """The tests that failed, without the groups that pytest-xdist adds to their names."""
+    found = json.loads(LAST_FAILED.read_text()) if LAST_FAILED.is_file() else {}
+    names = []
+    for test in found:
+        name, at, group = test.rpartition("@")
+        names.append(name if at and "]" not in group else test)
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""`tfserving client bench` against the embedded server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.clients.conftest import ENVIRONMENT, ROOT, UNDER_LOAD, Server
+from tests.servers import wait_for
+from tfserving.clients.bench import generator
+from tfserving.clients.cli import main
+
+pytestmark = UNDER_LOAD
+SHORTEST = ("--window", "0.1", "--warm-up", "0.1")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+@pytest.fixture
+def quick(server: Server, protocol: str) -> list[str]:
+    return ["--server", server.url(protocol), "--model", "scale", "--window", "0.3", "--warm-up", "0.3"]
+
+
+def test_it_shows_a_row_for_each_load(quick: list[str], tmp_path: Path) -> None:
+    loads = ["--concurrency", "4", "--rate", "50", "--batch", "1,8", "--processes", "1"]
+    result = run(*quick, *SHORTEST, *loads, "--report", tmp_path / "b.html")
+    assert result.exit_code == 0, result.output
+    shown = ["4 at a time", "50/s", "4 at a time, batch 8", "50/s, batch 8"]
+    rows = result.stdout.splitlines()[2:6]
+    assert [row.startswith(f"{load}  ") for row, load in zip(rows, shown, strict=True)] == [True] * 4, rows
+    page = (tmp_path / "b.html").read_text()
+    assert page.count("<svg") == 2
+    assert "4 at a time, batch 8" in page
+
+
+def test_json_can_be_compared_with_a_later_run(quick: list[str], tmp_path: Path) -> None:
+    result = run(*quick, "--concurrency", "2", "--json")
+    assert result.exit_code == 0, result.output
+    (step,) = json.loads(result.stdout)["steps"]
+    assert step["requests"] > 50
+    assert set(step["percentiles"]) == {"p50", "p90", "p99", "p99.9"}
+    (tmp_path / "before.json").write_text(result.stdout)
+    before, page = tmp_path / "before.json", tmp_path / "b.html"
+    later = run(*quick, *SHORTEST, "--concurrency", "2,4", "--compare", before, "--report", page)
+    assert later.exit_code == 0, later.output
+    assert later.output.count("against before") == 1
+    assert "2 at a time, before" in page.read_text()
+
+
+def test_the_servers_own_time_is_shown(server: Server, quick: list[str], protocol: str) -> None:
+    # REST's page is found by itself.
+    metrics = () if protocol == "rest" else (f"--metrics=http://{server.rest}/monitoring/prometheus/metrics",)
+    (step,) = json.loads(run(*quick, *metrics, "--concurrency", "1", "--json").stdout)["steps"]
+    assert 0 < step["server_ms"] < step["mean_ms"]
+
+
+def test_golden_requests_are_sent_in_turn(server: Server, quick: list[str]) -> None:
+    result = run(*quick, "--requests", server.models / "scale" / "2", "--concurrency", "1", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["steps"][0]["errors"] == {}
+
+
+def test_the_highest_rate_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The search is shorter, and otherwise what it is.
+    monkeypatch.setattr(generator, "highest_rate", partial(generator.highest_rate, steps=2))
+    asked = ("--server", server.url("grpc"), "--model", "scale", "--processes", "1")
+    result = run(*asked, "--window", "0.2", "--warm-up", "0.2", "--limit", "p50=1s")
+    assert result.exit_code == 0, result.output
+    assert "the highest rate with p50 at most 1000 ms: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--concurrency", "0"], "'0' is no list of numbers above 0"),
+        (["--rate", "fast"], "'fast' is no list of numbers above 0"),
+        (["--limit", "20ms"], "is no limit on"),
+        (["--limit", "p99=1s", "--rate", "5"], "finds a rate by itself"),
+        (["--input", "[[1, 2, 3]]", "--requests", "x"], "give one of them"),
+        (["--input", "[[1, 2]]"], "wants float32 (-1, 3)"),
+        (["--signature", "nope"], "scale has no signature 'nope'"),
+        (["--signature", "upper"], "no values can be made up"),
+        (["--signature", "single", "--batch", "2"], "don't all have rows"),
+        (["--requests", "nowhere"], "is no folder"),
+        (["--compare", __file__], "is not what bench --json wrote"),
+        (["--report", "report.pdf"], "does not end with .html"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_at_once(quick: list[str], options: list[str], said: str) -> None:
+    result = run(*quick, *options)
+    assert result.exit_code in (1, 2), result.output
+    assert said in " ".join(result.stderr.split())
+
+
+def test_ctrl_c_ends_it_and_its_processes(quick: list[str]) -> None:
+    command = [sys.executable, "-m", "tfserving", "client", "bench", *quick, "--concurrency", "1", "--window", "60"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    children: list[str] = []
+
+    def has_children() -> bool:
+        children[:] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return bool(children)
+
+    wait_for(has_children, 30)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors.strip() == "Interrupted."
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10)

@@ -1,0 +1,47 @@
+"""docs/architecture.md names what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tfserving.cli import ROOMS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/architecture.md"
+TEXT = PAGE.read_text()
+EMBEDDED = ROOT / "serving/embedded"
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "k8s/README.md"]), ids=str
+)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+def test_every_file_that_the_page_names_is_there() -> None:
+    named = re.findall(r"`([a-z_0-9/]+\.py)`", TEXT)
+    assert len(named) > 10
+    for name in named:
+        assert any((folder / name).is_file() for folder in (ROOT, EMBEDDED, ROOT / "clients")), name
+
+
+def test_every_room_is_on_the_page() -> None:
+    for command, room in ROOMS.items():
+        assert f"| [{room.name}](../{room.name}) | `tfserving {command}` |" in TEXT
+        assert (ROOT / "tfserving" / room.name).resolve() == ROOT / room.name
+    for room in EMBEDDED.iterdir():
+        if room.is_dir() and any(room.glob("*.py")):
+            assert f"| `{room.name}/` |" in TEXT
+
+
+def test_every_node_of_the_requests_way_is_a_module() -> None:
+    (diagram,) = (block for block in re.findall(r"^```mermaid\n(.*?)^```$", TEXT, re.M | re.S) if "grpcio" in block)
+    named = re.findall(r"\b((?:core|grpc|rest)/[a-z_]+)", diagram)
+    assert len(named) > 8
+    for name in named:
+        assert (EMBEDDED / f"{name}.py").is_file(), name
