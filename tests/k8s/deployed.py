@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,11 @@ class Pods:
         return done
 
     def killed_at(self, step: str, *words: str, held: bool = False) -> None:
-        """Starts a rollout, or goes on with one, and kills it as soon as it says that it is at `step`."""
+        """Starts a rollout, or goes on with one, and kills it as soon as it says that it is at `step`.
+
+        With `held` nobody else may roll out as long as it lives, and then until nobody has renewed its lease for the
+        time that this says. Without, the lease is made as old as that.
+        """
         command = self.command("start", "scaled", *words)
         with subprocess.Popen(command, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
@@ -125,10 +130,18 @@ class Pods:
             else:
                 pytest.fail(f"it never came to {step!r}:\n{''.join(said)}")
             if held:
-                # Nobody else may as long as it lives.
                 assert "is being rolled out by" in self.rollout("start", "scaled", code=2).stderr
             process.kill()
-        wait_for(lambda: not self.state()["running"], what="the end of its lease")
+        (lease,) = json.loads(self.kubectl("get", "leases", "--output=json"))["items"]
+        seconds = timedelta(seconds=lease["spec"]["leaseDurationSeconds"])
+        if held:
+            renewed = datetime.fromisoformat(lease["spec"]["renewTime"].replace("Z", "+00:00"))
+            wait_for(lambda: datetime.now(timezone.utc) > renewed + seconds, what="the end of its lease")
+        else:
+            before = (datetime.now(timezone.utc) - seconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            renewed_before = json.dumps({"spec": {"renewTime": before}})
+            self.kubectl("patch", "lease", lease["metadata"]["name"], "--type=merge", f"--patch={renewed_before}")
+        assert not self.state()["running"]
 
     def is_back(self, kubernetes: str) -> bool:
         """Takes away what a test has brought; whether the pods are then as they were before it."""

@@ -107,7 +107,7 @@ def test_one_that_is_killed_at_every_step_is_gone_on_with_or_taken_back(routed: 
     # 25 % was above.
     weighed = ("5 %", "100 %")
     with load(routed) as sent:
-        routed.killed_at("25 %", "--by-pods")
+        routed.killed_at("25 %", "--by-pods", held=True)
         assert routed.state()["phase"] == "stable"
         routed.rollout("abort", "scaled", code=1)
         assert (routed.state()["phase"], weights(routed), left(routed)) == ("rolled-back", {0}, [])
