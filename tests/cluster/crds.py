@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.binaries import cache
+from tests.servers import wait_for
 
 
 @dataclass(frozen=True)
@@ -85,4 +86,15 @@ def apply(kubectl: Callable[..., str]) -> None:
     """Installs the kinds. Some are too large for what a client's apply notes on them."""
     folders = [word for source in SOURCES for word in ("-f", str(source.folder))]
     kubectl("apply", "--server-side", *folders)
-    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    wait_until_established(kubectl)
+
+
+def wait_until_established(kubectl: Callable[..., str]) -> None:
+    """Waits until objects of all kinds can be made. `kubectl wait` fails for a kind that has no conditions yet."""
+
+    def established() -> bool:
+        kinds = json.loads(kubectl("get", "crd", "--output=json"))["items"]
+        conditions = [kind.get("status", {}).get("conditions") or [] for kind in kinds]
+        return all(any(one["type"] == "Established" and one["status"] == "True" for one in of) for of in conditions)
+
+    wait_for(established, what="the kinds")

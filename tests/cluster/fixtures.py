@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster import node
 from tests.cluster.node import Cluster
+from tests.docker.machine import Machine
 from tfserving.serving.models_yaml.server import IMAGE
 
 
@@ -27,7 +28,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if node.unbuilt():
         pytest.skip("Kubernetes isn't built yet: `python -m tests.cluster build` does it, once")
     host = request.getfixturevalue("docker_host")
+    before = Machine.now()
     with node.started() as started:
         started.load_image(host, IMAGE)
         yield started
-    assert not node.left()
+    assert not (left := node.left() or before.left(node.FOLDER)), f"the cluster left {left}"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+from tests.cluster import crds
 from tests.cluster.binaries import GATEWAY
 from tests.cluster.certificates import Authority
 from tests.cluster.control_plane import SERVER
@@ -62,9 +63,9 @@ endpoints: [{{addresses: [{NODE}], conditions: {{ready: true}}}}]
 
 
 def start(daemons: Daemons, authority: Authority, kubectl: Callable[..., str], folder: Path) -> None:
-    crds = (GATEWAY.required(CRDS), GATEWAY.required(CONTOUR) / "01-crds.yaml")
-    kubectl("apply", "--server-side", *(word for path in crds for word in ("-f", str(path))))
-    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    kinds = (GATEWAY.required(CRDS), GATEWAY.required(CONTOUR) / "01-crds.yaml")
+    kubectl("apply", "--server-side", *(word for path in kinds for word in ("-f", str(path))))
+    crds.wait_until_established(kubectl)
     kubectl("apply", "-f", "-", stdin=MANIFESTS)
     (xds,) = free_ports(1)
     _start_contour(daemons, authority, kubectl, folder, xds)

@@ -2,11 +2,16 @@
 
 There is no registry to pull from, so the images that the toolkit names are built here under their names: the embedded
 server as `tensorflow/serving`, Debian's Prometheus and node-exporter, and Envoy from its wheel.
+
+The engine's data outlives it, outside of the repository. Every run builds every image, but of a Dockerfile's steps only
+those whose text or files have changed, and those after them: that is how an engine builds. What no image needs any
+more is removed, so what is kept doesn't grow.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
@@ -22,7 +27,9 @@ from pathlib import Path
 import docker
 from docker import DockerClient
 
+from tests.docker.machine import ENVIRONMENT, Machine
 from tests.servers import wait_for
+from tfserving.serving.models_yaml.kubernetes import ObjectStore
 from tfserving.serving.models_yaml.server import IMAGE, Compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +37,12 @@ ROOT = Path(__file__).resolve().parents[2]
 APT_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE, PYTHON = "base:raw", "python:local"
+DEBIAN = ("mmdebstrap", "--quiet", "--variant=apt", "--include=python3,python3-pip,binutils", "bookworm")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# dockerd and iptables are where only root looks.
-ENVIRONMENT = {**os.environ, "PATH": f"{os.environ['PATH']}:{PATH}"}
 ENVOY = "envoyproxy/envoy:v1.40.0"
+SYNC = str(ObjectStore.model_fields["image"].default)
+# The repository's own images and their Dockerfiles.
+OURS = {IMAGE: "serving/docker/embedded.Dockerfile", SYNC: "k8s/Dockerfile"}
 
 
 def unusable() -> str | None:
@@ -50,38 +59,60 @@ def unusable() -> str | None:
     return None
 
 
+def kept() -> Path:
+    """Where the engine's data stays from one run to the next."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tensorflow-serving-toolkit/engine"
+
+
 @contextlib.contextmanager
 def started() -> Iterator[str]:
-    """Starts an engine with nothing in it; yields what DOCKER_HOST is to be. Leaves the machine as it was."""
+    """Starts an engine with images of earlier runs and nothing else; yields what DOCKER_HOST is to be.
+
+    Leaves the machine as it was, and fails when that isn't so.
+    """
     # Sockets have short names.
     folder = Path(tempfile.mkdtemp(prefix="engine-"))
-    rules = subprocess.run(["iptables-save"], check=True, capture_output=True, env=ENVIRONMENT).stdout
-    forward = Path("/proc/sys/net/ipv4/ip_forward")
-    before = forward.read_text()
+    before = Machine.now()
     host = f"unix://{folder}/docker.sock"
-    with (folder / "log").open("wb") as log:
-        places = ("--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid")
-        process = subprocess.Popen(
+    process = _start(host, folder)
+    try:
+        if not _comes_up(host, process):
+            # What an engine was killed at may be of no use to another.
+            shutil.rmtree(kept(), ignore_errors=True)
+            process = _start(host, folder)
+            assert _comes_up(host, process), f"the engine doesn't start:\n{(folder / 'log').read_text()}"
+        _remove_all_but_images(host)
+        yield host
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        subprocess.run(["ip", "link", "delete", "docker0"], check=False, capture_output=True, env=ENVIRONMENT)
+        before.restore()
+        before.unmount(folder, kept())
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not (left := before.left(folder)), f"the engine left {left}"
+
+
+def _start(host: str, folder: Path) -> subprocess.Popen[bytes]:
+    kept().mkdir(parents=True, exist_ok=True)
+    places = ("--data-root", kept(), "--exec-root", folder / "exec", "--pidfile", folder / "pid")
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
             ["dockerd", "-H", host, *map(str, places), "--mtu", "1400", "--log-level", "warn"],
             stdout=log,
             stderr=log,
             start_new_session=True,
             env=ENVIRONMENT,
         )
-    try:
-        wait_for(lambda: _answers(host, process, folder / "log"), what="the engine's answer")
-        yield host
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        subprocess.run(["ip", "link", "delete", "docker0"], check=False, capture_output=True, env=ENVIRONMENT)
-        subprocess.run(["iptables-restore"], input=rules, check=True, env=ENVIRONMENT)
-        forward.write_text(before)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _answers(host: str, process: subprocess.Popen[bytes], log: Path) -> bool:
-    assert process.poll() is None, log.read_text()
+def _comes_up(host: str, process: subprocess.Popen[bytes]) -> bool:
+    """Waits until the engine answers, or has ended."""
+    wait_for(lambda: process.poll() is not None or _answers(host), what="the engine's answer")
+    return process.poll() is None
+
+
+def _answers(host: str) -> bool:
     try:
         with contextlib.closing(DockerClient(host)) as client:
             return bool(client.ping())
@@ -89,32 +120,51 @@ def _answers(host: str, process: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
+def _remove_all_but_images(host: str) -> None:
+    """An engine that was killed leaves these."""
+    with contextlib.closing(DockerClient(host)) as client:
+        for container in client.containers.list(all=True):
+            container.remove(force=True, v=True)
+        client.networks.prune()
+        client.volumes.prune()
+
+
 def build_images(host: str) -> None:
-    """Builds all images; a minute or two."""
-    with contextlib.closing(DockerClient(host, timeout=600)) as client, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _base(client, folder / "base.tar")
+    """Builds all images: some minutes the first time, then what has changed. Removes all others."""
+    with contextlib.closing(DockerClient(host, timeout=600)) as client:
+        tags = {BASE, PYTHON, _base(client)}
         _build(client, PYTHON, _python_dockerfile(), {"ca.crt": AUTHORITIES})
         with ThreadPoolExecutor() as pool:
             others = pool.submit(_build_others, host)
-            build_ours(client, "serving/docker/embedded.Dockerfile", IMAGE)
-            others.result()
+            for tag, dockerfile in OURS.items():
+                tags |= {tag, _build_ours(client, dockerfile, tag)}
+            tags |= others.result()
+        for tag in {tag for image in client.images.list() for tag in image.tags} - tags:
+            client.images.remove(tag, force=True)
+        client.images.prune()
 
 
-def build_ours(client: DockerClient, dockerfile: str, tag: str) -> None:
-    """Builds an image of the repository's own Dockerfiles, on Python as it is here."""
-    client.images.build(
-        path=str(ROOT),
-        dockerfile=dockerfile,
-        tag=tag,
-        buildargs={"PYTHON_IMAGE": PYTHON},
-        network_mode="host",
-        rm=True,
-    )
+def _build_ours(client: DockerClient, dockerfile: str, tag: str) -> str:
+    """Builds an image of the repository's own Dockerfiles, on Python as it is here.
+
+    Returns a tag of its packages, without which these would be nothing that an image needs.
+    """
+    packages = f"packages:{tag.partition(':')[0].replace('/', '-')}"
+    for target, name in (("packages", packages), (None, tag)):
+        client.images.build(
+            path=str(ROOT),
+            dockerfile=dockerfile,
+            target=target,
+            tag=name,
+            buildargs={"PYTHON_IMAGE": PYTHON},
+            network_mode="host",
+            rm=True,
+        )
+    return packages
 
 
-def _build_others(host: str) -> None:
-    """What Compose runs beside the server."""
+def _build_others(host: str) -> set[str]:
+    """What Compose runs beside the server; returns the tags."""
     with contextlib.closing(DockerClient(host, timeout=600)) as client:
         compose = Compose()
         _build(client, compose.prometheus, _watching_dockerfile())
@@ -122,21 +172,23 @@ def _build_others(host: str) -> None:
         client.images.get(compose.prometheus).tag(compose.memory_exporter)
         envoy = Path(str(files("envoy") / "_bin/envoy"))
         _build(client, ENVOY, f"FROM {BASE}\nCOPY envoy /usr/local/bin/envoy\n", {"envoy": envoy})
+        return {compose.prometheus, compose.memory_exporter, ENVOY}
 
 
-def _base(client: DockerClient, tar: Path) -> None:
-    """Debian with Python and apt, as `debian:bookworm` has it."""
-    include = "--include=python3,python3-pip,binutils"
-    done = subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=apt", include, "bookworm", str(tar), str(APT_SOURCES)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def _base(client: DockerClient) -> str:
+    """Debian with Python and apt, as `debian:bookworm` has it; returns a tag that says what it is made of."""
     repository, _, tag = BASE.partition(":")
-    client.api.import_image_from_file(str(tar), repository=repository, tag=tag, changes=[f"ENV PATH={PATH}"])
-    assert client.images.get(BASE)
+    made_of = "\n".join((*DEBIAN, PATH, APT_SOURCES.read_text()))
+    name = f"{repository}:{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
+    if not client.images.list(name):
+        with tempfile.TemporaryDirectory() as folder:
+            tar = Path(folder) / "base.tar"
+            done = subprocess.run([*DEBIAN, str(tar), str(APT_SOURCES)], check=False, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            tagged = {"repository": repository, "tag": name.partition(":")[2]}
+            client.api.import_image_from_file(str(tar), **tagged, changes=[f"ENV PATH={PATH}"])
+    client.images.get(name).tag(repository, tag)
+    return name
 
 
 def _python_dockerfile() -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from tests.cluster.node import Cluster
+from tests.k8s.deployed import Pods, at_version_1
 from tests.k8s.load import Load
-from tests.k8s.test_cluster_rollout import Pods, exported, pods  # noqa: F401 - fixtures
 from tests.k8s.test_rollout import resealed
 from tests.servers import wait_for
 from tfserving.clients import grpc_transport
@@ -22,23 +24,28 @@ KUBERNETES = (
 
 
 @pytest.fixture
-def routed(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> Pods:  # noqa: F811 - the fixture
+def routed(
+    cluster: Cluster,
+    scaled_versions: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    deployed: dict[str, Pods],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Pods:
     """Pods that a Gateway leads to."""
+    made = at_version_1(cluster, scaled_versions, tmp_path_factory.mktemp("pods"), deployed, KUBERNETES)
     # The host by which a Gateway knows gRPC; users have it in their DNS.
-    options = (*grpc_transport.OPTIONS, ("grpc.default_authority", f"grpc.{pods.namespace}.test"))
+    options = (*grpc_transport.OPTIONS, ("grpc.default_authority", f"grpc.{made.namespace}.test"))
     monkeypatch.setattr(grpc_transport, "OPTIONS", options)
-    pods.say(KUBERNETES)
-    pods.k8s("apply")
-    return pods
+    return made
 
 
-def load(pods: Pods) -> Load:  # noqa: F811 - the fixture
+def load(pods: Pods) -> Load:
     status = "jsonpath={.status.addresses[0].value}"
     gateway = pods.cluster.kubectl("-n", "projectcontour", "get", "gateway", "contour", "-o", status)
     return Load((f"grpc://{gateway}:80", f"http://{gateway}:80"), host=f"{pods.namespace}.test")
 
 
-def weights(pods: Pods) -> set[int]:  # noqa: F811 - the fixture
+def weights(pods: Pods) -> set[int]:
     """What the routes give the second Deployment."""
     found = json.loads(pods.kubectl("get", "httproute,grpcroute", "--output=json"))["items"]
     return {
@@ -50,7 +57,7 @@ def weights(pods: Pods) -> set[int]:  # noqa: F811 - the fixture
     }
 
 
-def left(pods: Pods) -> list[str]:  # noqa: F811 - the fixture
+def left(pods: Pods) -> list[str]:
     """What there is of a second Deployment."""
     names = pods.kubectl("get", "deployments,configmaps,pods", "--output=name").split()
     return [name for name in names if "canary" in name]
@@ -100,7 +107,7 @@ def test_one_that_is_killed_at_every_step_is_gone_on_with_or_taken_back(routed: 
     # 25 % was above.
     weighed = ("5 %", "100 %")
     with load(routed) as sent:
-        routed.killed_at("25 %", "--by-pods")
+        routed.killed_at("25 %", "--by-pods", held=True)
         assert routed.state()["phase"] == "stable"
         routed.rollout("abort", "scaled", code=1)
         assert (routed.state()["phase"], weights(routed), left(routed)) == ("rolled-back", {0}, [])
@@ -112,7 +119,7 @@ def test_one_that_is_killed_at_every_step_is_gone_on_with_or_taken_back(routed: 
     assert sent.failures == []
 
 
-def test_without_routes_there_is_no_rollout_by_pods(pods: Pods) -> None:  # noqa: F811 - the fixture
+def test_without_routes_there_is_no_rollout_by_pods(pods: Pods) -> None:
     pods.have(2)
     said = pods.rollout("start", "scaled", "--by-pods", code=2).stderr
     assert "there is no httproute serving: a rollout by pods needs the component `gateway`" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 
 from tests.cluster.node import Cluster
 from tests.exporting import export_scaled
-from tests.k8s.test_cluster_rollout import volume
+from tests.k8s.deployed import volume
 from tests.servers import wait_for
 from tfserving.foundation.messages import message
 from tfserving.serving.models_yaml.kubernetes import COMPONENTS
@@ -57,30 +58,40 @@ class Fleet:
         return self.cluster.kubectl("--namespace", self.namespace, *words)
 
 
-@pytest.fixture(scope="module")
-def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 1 of `scaled`."""
-    folder = tmp_path_factory.mktemp("fleet")
-    (folder / "models.yaml").write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
-    export_scaled(folder / "models.yaml", (1,))
-    # pytest's folders are its user's alone, and pods are somebody else.
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    return folder / "models/scaled/1"
+@contextlib.contextmanager
+def made(cluster: Cluster, versions: Path, folder: Path) -> Iterator[Fleet]:
+    """A fleet that has version 1, and whose namespace has nothing but the volume."""
+    fleet = Fleet(cluster, f"k8s-{uuid.uuid4().hex[:8]}", folder / "fleet")
+    shutil.copytree(versions / "1", fleet.folder / "models/scaled/1")
+    subprocess.run(["chmod", "-R", "a+rX", str(fleet.folder)], check=True)
+    fleet.say()
+    try:
+        cluster.apply(volume(fleet.namespace, fleet.folder / "models"), fleet.namespace)
+        yield fleet
+    finally:
+        cluster.run("delete", "namespace", fleet.namespace, "--wait=false")
+        cluster.run("delete", "persistentvolume", fleet.namespace, "--wait=false")
 
 
 @pytest.fixture
-def fleet(cluster: Cluster, version: Path, tmp_path: Path) -> Iterator[Fleet]:
-    made = Fleet(cluster, f"k8s-{uuid.uuid4().hex[:8]}", tmp_path / "fleet")
-    shutil.copytree(version, made.folder / "models/scaled/1")
-    subprocess.run(["chmod", "-R", "a+rX", str(made.folder)], check=True)
-    made.say()
-    try:
-        cluster.apply(volume(made.namespace, made.folder / "models"), made.namespace)
-        yield made
-    finally:
-        cluster.run("delete", "namespace", made.namespace, "--wait=false")
-        cluster.run("delete", "persistentvolume", made.namespace, "--wait=false")
+def fleet(cluster: Cluster, scaled_versions: Path, tmp_path: Path) -> Iterator[Fleet]:
+    with made(cluster, scaled_versions, tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def applied(
+    cluster: Cluster, scaled_versions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Fleet]]:
+    """Applies components to a fleet that the tests of this file share: those of an earlier test go, its pods stay."""
+    with made(cluster, scaled_versions, tmp_path_factory.mktemp("applied")) as fleet:
+
+        def apply(components: str = "", more: str = "") -> Fleet:
+            fleet.say(components, more)
+            fleet.k8s("apply")
+            return fleet
+
+        yield apply
 
 
 @pytest.mark.parametrize("folder", ["base", *(f"overlays/{component}" for component in COMPONENTS)])
@@ -117,9 +128,8 @@ def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_h
         cluster.run("delete", "persistentvolume", namespace, "--wait=false")
 
 
-def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(fleet: Fleet) -> None:
-    fleet.say(", gateway", GATEWAY)
-    fleet.k8s("apply")
+def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(applied: Callable[..., Fleet]) -> None:
+    fleet = applied(", gateway", GATEWAY)
     status = "jsonpath={.status.addresses[0].value}"
     gateway = fleet.cluster.kubectl("-n", "projectcontour", "get", "gateway", "contour", "-o", status)
 
@@ -159,9 +169,16 @@ def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(fleet: Fleet) 
         assert refused == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_what_is_not_said_any_more_is_removed_and_nothing_of_others(fleet: Fleet) -> None:
-    fleet.say(", monitoring")
+def test_the_autoscalers_pods_stay(applied: Callable[..., Fleet]) -> None:
+    fleet = applied()
+    fleet.kubectl("scale", "deployment/serving", "--replicas=2")
     fleet.k8s("apply")
+    assert fleet.kubectl("get", "deployment", "serving", "--output=jsonpath={.spec.replicas}") == "2"
+    assert fleet.k8s("status").stdout.count("  scaled: version 1 AVAILABLE, stable → 1\n") == 2
+
+
+def test_what_is_not_said_any_more_is_removed_and_nothing_of_others(applied: Callable[..., Fleet]) -> None:
+    fleet = applied(", monitoring")
     assert fleet.k8s("diff").stdout == ""
     fleet.kubectl("create", "configmap", "mine", "--from-literal=a=b")
     fleet.kubectl("label", "configmap", "mine", "app.kubernetes.io/instance=serving")
@@ -181,14 +198,6 @@ def test_what_is_somebody_elses_is_not_taken(fleet: Fleet) -> None:
     said = fleet.k8s("apply", code=1).stderr
     assert f"Service serving of namespace {fleet.namespace} isn't of this toolkit" in said
     assert fleet.kubectl("get", "deployments", "--output=name") == ""
-
-
-def test_the_autoscalers_pods_stay(fleet: Fleet) -> None:
-    fleet.k8s("apply")
-    fleet.kubectl("scale", "deployment/serving", "--replicas=2")
-    fleet.k8s("apply")
-    assert fleet.kubectl("get", "deployment", "serving", "--output=jsonpath={.spec.replicas}") == "2"
-    assert fleet.k8s("status").stdout.count("  scaled: version 1 AVAILABLE, stable → 1\n") == 2
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_the_servers_words(fleet: Fleet) -> None:

@@ -10,18 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docker import DockerClient
 
 from tests.cluster import network
 from tests.cluster.node import Cluster
-from tests.docker.engine import build_ours
+from tests.docker.engine import SYNC
 from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
-from tests.k8s.test_cluster_rollout import Pods, volume
+from tests.k8s.deployed import Pods, volume
 from tests.k8s.test_rollout import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-SYNC = "serving-sync:1"
 KUBERNETES = (
     "kubernetes: {{namespace: {0}, components: [object-store], cpu: 50m, memory: 1Gi, drain_seconds: 6, replicas: 1, "
     "object_store: {{url: 's3://models/published', endpoint: '%s', secret: keys, interval: 1}}}}\n"
@@ -40,9 +38,8 @@ def store(cluster: Cluster, tmp_path: Path) -> Iterator[Store]:
 
 
 def test_what_is_published_is_served_and_rolled_out(
-    cluster: Cluster, docker: DockerClient, docker_host: str, store: Store, tmp_path: Path
+    cluster: Cluster, docker_host: str, store: Store, tmp_path: Path
 ) -> None:
-    build_ours(docker, "k8s/Dockerfile", SYNC)
     cluster.load_image(docker_host, SYNC)
     pods = Pods(cluster, f"store-{uuid.uuid4().hex[:8]}", tmp_path / "fleet")
     pods.folder.mkdir()
