@@ -102,8 +102,12 @@ def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, m
 
 
 @embedded_only
+@pytest.mark.alone
 def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Asker) -> None:
     head = b"POST /v1/models/scale:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"
+    # A first request finds its connection made.
+    assert ask.predict("scale", {"x": rows(1)})["version"].tolist() == [2]
+    assert ask.post("scale:predict", {"instances": rows(1).tolist()})[0] == 200
     with contextlib.ExitStack() as stack:
         for port in (server.rest_port, server.grpc_port):
             for _ in range(200):
@@ -113,6 +117,7 @@ def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Ask
         much = stack.enter_context(ThreadPoolExecutor(2))
         # Texts take the slow way through the parser; they come to 10 MB.
         body = json.dumps({"instances": [["not a number"] * 3] * 200_000}).encode()
+        sent = time.monotonic()
         huge = [much.submit(ask.post, "scale:predict", body) for _ in range(2)]
         waited = []
         while not all(one.done() for one in huge):
@@ -120,9 +125,10 @@ def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Ask
             assert ask.predict("scale", {"x": rows(1)})["version"].tolist() == [2]
             assert ask.post("scale:predict", {"instances": rows(1).tolist()})[0] == 200
             waited.append(time.monotonic() - begun)
+        took = time.monotonic() - sent
         assert [one.result()[0] for one in huge] == [400, 400]
     assert waited
-    assert max(waited) < 3
+    assert max(waited) < took / 2, "others waited as if the two were all that the server did"
 
 
 def test_a_rest_request_that_takes_too_long_is_told_so(start: Start, models: Path) -> None:
