@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.exporting import run_export
 from tests.servers import Served, serve
 from tfserving.clients.cli import main
 from tfserving.clients.client import Client
@@ -34,7 +35,8 @@ def guide(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     folder = tmp_path_factory.mktemp("clients") / "toolkit"
     shutil.copytree(clone, folder, symlinks=True, ignore=shutil.ignore_patterns("models", ".cache", "conformance"))
     shutil.copytree(clone / "export/models", folder / "export/models")
-    subprocess.run(["sh", "-c", BUILD], cwd=folder, check=True, capture_output=True)
+    built = run_export(folder, *BUILD.split()[2:])
+    assert built.returncode == 0, built.stderr
     command = [*RUN.split(), "--engine", "embedded"]
     with serve([*command, "--port", "{port}", "--rest-port", "{rest_port}"], folder) as server:
         server.env["FOLDER"] = str(folder)

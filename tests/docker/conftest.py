@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from docker import DockerClient
 
-from tests.servers import free_ports
+from tests.servers import EMBEDDED, ModelServer, free_ports
+from tfserving.serving.models_yaml.server import IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +30,12 @@ class Fleet:
     docker: DockerClient
     grpc_port: int
     rest_port: int
+
+    @property
+    def engine(self) -> ModelServer:
+        """What the image `tensorflow/serving` has inside: the embedded server, unless the engine has the real one."""
+        environment = self.docker.images.get(IMAGE).attrs["Config"]["Env"]
+        return EMBEDDED if "PYTHONPATH=/opt/serving" in environment else ModelServer("real", ())
 
     @property
     def file(self) -> Path:

@@ -12,8 +12,17 @@ from typing import BinaryIO
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which is at `path` when the context ends, flushed to disk, and nowhere when it fails."""
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.absolute().parent)
+    """A file to write to, which is at `path` when the context ends, flushed to disk, and nowhere when it fails.
+
+    A device or a pipe is written to as it is: as root, a file renamed to /dev/null would replace the device. Of a link,
+    the file that it leads to is replaced.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            yield device
+        return
+    path = path.resolve()
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
