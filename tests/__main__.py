@@ -15,13 +15,17 @@ import sys
 import time
 from pathlib import Path
 
-# Most tests wait for processes now and then: two workers would leave two cores idle, four make tests wait too long.
-WORKERS = 3
+# Most tests wait for processes now and then: as many workers as a small machine has cores would leave cores idle.
+WORKERS = 4
 NOTHING_COLLECTED = 5
 ENGINES = "docker or cluster"
 # What each part is, the marker of its tests, and how they run.
 WITHOUT_ENGINES = (
-    ("that run beside each other", f"not alone and not ({ENGINES})", ("-n", str(WORKERS), "--dist=loadgroup")),
+    (
+        "that run beside each other",
+        f"not alone and not ({ENGINES})",
+        ("-n", str(WORKERS), "--dist=loadgroup", "--no-loadscope-reorder"),
+    ),
     ("that measure, one after the other", f"alone and not ({ENGINES})", ()),
 )
 WITH_ENGINES = (("of Docker and Kubernetes", ENGINES, ()),)

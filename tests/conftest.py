@@ -30,6 +30,16 @@ for _variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
 os.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
 
 
+# The groups of tests that take longest, which begin first: one that begins last keeps a single worker busy.
+LONGEST = (
+    *("samples", "servers under load", "served", "tests/k8s/test_rollout.py", "export-processes", "tests/test_docs.py"),
+    *("servers", "tests/test_clients_docs.py", "clients of servers", "tests/test_main_job.py", "performance"),
+    *("tests/export/test_publish.py", "tests/test_install.py", "tests/export/test_fresh.py", "tests/test_makefile.py"),
+    *("tests/serving/embedded/test_conformance.py", "tests/serving/embedded/processes/test_workers.py"),
+    *("tests/serving/embedded/test_memory.py", "tests/serving/embedded/test_fuzz.py"),
+)
+
+
 # Before pytest-xdist reads the groups.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,7 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster if "cluster" in names else pytest.mark.docker)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
+    items.sort(key=lambda item: (item.get_closest_marker("cluster") is not None, _rank(item)))
+
+
+def _rank(item: pytest.Item) -> int:
+    """Where the group of a test stands among those that take long."""
+    group = item.get_closest_marker("xdist_group")
+    return LONGEST.index(group.args[0]) if group and group.args[0] in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

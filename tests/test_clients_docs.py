@@ -23,8 +23,8 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
 BUILD, RUN, *COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 # What takes minutes is done once, or for less, here.
 SHORTER = {
-    " bench ": " bench --window 0.2 --warm-up 0.2 --processes 1 ",
-    " tune ": " tune --window 0.2 --concurrency 8 --batch-timeout-micros 0 --no-padding --output {folder}/batching ",
+    " bench ": " bench --window 0.1 --warm-up 0.1 --processes 1 ",
+    " tune ": " tune --window 0.1 --concurrency 8 --batch-timeout-micros 0 --no-padding --output {folder}/batching ",
     "tests.bench.client_cost": "tests.bench.client_cost --calls 8",
 }
 

@@ -168,6 +168,8 @@ def test_importing_the_clients_is_quick_and_small() -> None:
         ["tfserving.serving.embedded"],
         ["tfserving", "client"],
         ["tfserving", "client", "predict"],
+        ["tfserving", "client", "metadata"],
+        ["tfserving", "client", "status"],
         ["tfserving", "client", "classify"],
         ["tfserving", "client", "labels"],
         ["tfserving", "client", "reload"],

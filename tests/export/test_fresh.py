@@ -207,7 +207,6 @@ def test_its_messages_are_tensorflow_servings() -> None:
     assert [field.number for field in log.DESCRIPTOR.fields] == [field.number for field in ours.fields]
 
 
-@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked how much memory they had, as Linux tells it")
 def test_a_model_of_500_mb_is_in_memory_twice_while_it_is_exported() -> None:
     done = subprocess.run(

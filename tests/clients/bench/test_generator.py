@@ -78,12 +78,9 @@ def bench_of(address: Address, durations: Durations = SHORT, **more: Any) -> Ben
     ids=str,
 )
 def test_a_known_delay_is_reported_within_5_percent(slow: Delayed, protocol: str, load: Load) -> None:
-    # What keeps the machine busy makes the generator late now and then, but not always.
-    for _ in range(3):
-        step = bench_of(slow.address(protocol), processes=1).measure(load)
-        delay = slow.median()
-        if step.percentiles["p50"] == pytest.approx(1000 * delay, rel=0.05):
-            break
+    step = bench_of(slow.address(protocol), processes=1).measure(load)
+    # What the server itself measured meanwhile: a busy machine is late to wake it.
+    delay = slow.median()
     assert step.percentiles["p50"] == pytest.approx(1000 * delay, rel=0.05)
     assert not step.errors
     assert not step.client_bound

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.bench.fuzz import fuzz
 
 
 # It measures the server's memory.
-@pytest.mark.alone
 def test_mutated_requests_are_answered_and_leave_the_server_as_it_was() -> None:
     result = fuzz(5000, seed=7)
 

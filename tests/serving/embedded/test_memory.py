@@ -28,7 +28,6 @@ def large(folder: Path) -> Path:
 
 
 @embedded_only
-@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_a_hundred_swaps_of_a_50_mb_model_do_not_grow_the_process(start_command: Start, tmp_path: Path) -> None:
     first = large(tmp_path / "large")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.embedded.running import wait_until
+from tfserving.foundation.files import written_whole
 from tfserving.serving.embedded.core.configuration import Configuration
 from tfserving.serving.embedded.core.loader import Runtime, load
 from tfserving.serving.embedded.core.manager import Manager
@@ -126,7 +127,8 @@ def test_a_model_that_does_not_load_is_told(serving: Serving, models: Path) -> N
 
 def config(path: Path, *models: tuple[str, Path]) -> None:
     entries = (f'config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" }}' for name, base in models)
-    path.write_text("model_config_list {" + " ".join(entries) + "}")
+    with written_whole(path) as file:
+        file.write(f"model_config_list {{{' '.join(entries)}}}".encode())
 
 
 def test_the_file_is_applied_when_it_changes_and_nonsense_is_left_alone(
