@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tfserving.serving.engines.readiness import await_models
 NATIVE = "tensorflow_model_server"
 DRAIN_SECONDS = 60.0
 LAST_LINES = 15
+WAIT_SECONDS = 0.1
 # Where the package `tfserving` lies: a clone, or site-packages.
 ROOT = Path(__file__).absolute().parents[3]
 # Looked up before any fork: a child between fork and exec should do as little as it can.
@@ -70,7 +72,9 @@ class ServerProcess:
 
     def wait(self) -> int:
         """Waits until the server exits by itself; returns its exit code."""
-        code = self._process.wait()
+        # One wait without an end would miss a signal that comes just before it begins.
+        while (code := self._process.poll()) is None:
+            time.sleep(WAIT_SECONDS)
         self._clean()
         return code
 
