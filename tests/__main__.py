@@ -44,12 +44,15 @@ def main() -> int:
     parser.add_argument("--engines", action="store_true", help="the tests of Docker and Kubernetes, not the others")
     parser.add_argument("--again", type=int, default=0, metavar="N", help="run up to N that failed once more, alone")
     arguments, options = parser.parse_known_args()
+    if not any(Path(option.partition("::")[0]).exists() for option in options):
+        options.append("tests")
     started = time.monotonic()
     LAST_FAILED.unlink(missing_ok=True)
     codes = []
     for what, marker, how in WITH_ENGINES if arguments.engines else WITHOUT_ENGINES:
         print(f"Running the tests {what} …", flush=True)
-        codes.append(pytest("-m", marker, *how, *options))
+        chosen = measuring(options) if marker.startswith("alone") else options
+        codes.append(pytest("-m", marker, *how, *chosen) if chosen else NOTHING_COLLECTED)
     code = max((code for code in codes if code != NOTHING_COLLECTED), default=NOTHING_COLLECTED)
     if code == 1 and 1 <= len(failed := last_failed()) <= arguments.again:
         print(f"Running the {len(failed)} that failed once more, alone …", flush=True)
@@ -59,6 +62,19 @@ def main() -> int:
     if not arguments.engines:
         print(MORE, flush=True)
     return code
+
+
+def measuring(options: list[str]) -> list[str]:
+    """`options` with the folders among them replaced by their files that measure: the others needn't be imported.
+
+    Nothing when there is no such file.
+    """
+    folders = [Path(option) for option in options if Path(option).is_dir()]
+    if not folders:
+        return options
+    tests = sorted(path for folder in folders for path in folder.rglob("test_*.py"))
+    found = [str(path) for path in tests if "mark.alone" in path.read_text()]
+    return [*found, *(option for option in options if not Path(option).is_dir())] if found else []
 
 
 def pytest(*arguments: str) -> int:
