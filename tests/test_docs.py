@@ -101,7 +101,7 @@ def test_what_the_guide_shows_of_an_option_is_what_the_command_prints() -> None:
 SHORTER = {
     "tests.bench.serving_cost": "tests.bench.serving_cost --rounds 1 handler",
     "--requests 200000": "--requests 300",
-    "tests.bench.soak": "tests.bench.soak --seconds 3 --clients 4",
+    "tests.bench.soak": "tests.bench.soak --seconds 1 --clients 4",
     "docs/performance.png": "{folder}/performance.png",
 }
 
