@@ -84,12 +84,14 @@ def typed_in(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def export_scaled(fleet: Path, scales: Iterable[int], slow: int | None = None, model: str = "") -> None:
+def export_scaled(
+    fleet: Path, scales: Iterable[int], slow: int | None = None, model: str = "", slowness: int = 1
+) -> None:
     """A version of `tests.scaled` for each scale, in the fleet of that file; that of `slow` takes its time.
 
-    Of `model`, or of every model of the fleet.
+    Of `model`, or of every model of the fleet. `slowness` says how much time.
     """
     for scale in scales:
-        env = {"SCALE": str(scale), "SLOW": str(int(scale == slow))}
+        env = {"SCALE": str(scale), "SLOW": str(slowness if scale == slow else 0)}
         done = run_export(ROOT, "build", *filter(None, [model]), "--fleet", str(fleet), env=env)
         assert done.returncode == 0, done.stderr

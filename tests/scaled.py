@@ -1,6 +1,6 @@
 """A model that tells which version answered: every output is its row's sum times the SCALE of its export.
 
-With SLOW=1 it takes its time.
+With SLOW=N it takes its time, N times as long as with SLOW=1.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ def build() -> Servable:
     """Builds it with the SCALE of the environment."""
     import tensorflow as tf
 
+    slowness = int(os.environ.get("SLOW", "0"))
     module = tf.Module()
     module.scale = tf.Variable(float(os.environ["SCALE"]))
 
     def scaled(rows: tf.Tensor) -> dict[str, tf.Tensor]:
         sums = tf.reduce_sum(rows, axis=1) * module.scale
-        if os.environ.get("SLOW") == "1":
+        if slowness:
             square = tf.zeros((700, 700)) + 0 * rows[0, 0]
-            for _ in range(20):
+            for _ in range(20 * slowness):
                 square = tf.linalg.matmul(square, square)
             sums += square[0, 0]
         return {"sums": sums}

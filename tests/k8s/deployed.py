@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import uuid
@@ -69,6 +71,13 @@ class Pods:
     def load(self, model: str = "scaled") -> Load:
         address = self.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
         return Load((f"grpc://{address}:8500", f"http://{address}:8501"), model=model)
+
+    def reachable(self) -> bool:
+        """Whether the Service leads to a server, over both protocols."""
+        address = self.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
+        with contextlib.ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket()) for _ in range(2)]
+            return all(probe.connect_ex((address, port)) == 0 for probe, port in zip(probes, (8500, 8501), strict=True))
 
     def have(self, version: int) -> Path:
         target = self.folder / "models/scaled" / str(version)
@@ -189,4 +198,6 @@ def at_version_1(cluster: Cluster, versions: Path, folder: Path, deployed: dict[
     deployed[kubernetes] = made = unapplied(cluster, versions, folder, kubernetes)
     done = made.k8s("apply")
     assert "Every pod serves scaled." in done.stderr, done.stderr
+    # The node's rules follow the pods' readiness after a moment.
+    wait_for(made.reachable, what="the Service's address")
     return made
