@@ -100,7 +100,7 @@ def test_what_the_guide_shows_of_an_option_is_what_the_command_prints() -> None:
 # What the page's commands do for minutes is done once here.
 SHORTER = {
     "tests.bench.serving_cost": "tests.bench.serving_cost --rounds 1 handler",
-    "--requests 200000": "--requests 300",
+    "--requests 200000": "--requests 100",
     "tests.bench.soak": "tests.bench.soak --seconds 1 --clients 4",
     "docs/performance.png": "{folder}/performance.png",
 }
