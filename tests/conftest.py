@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Served, serve
+from tests.servers import ModelServer, Served, model_servers, serve
 
 # One Docker Engine and one cluster can run on a machine, whichever folders' tests need them.
 pytest_plugins = ["tests.docker.fixtures", "tests.cluster.fixtures"]
@@ -70,6 +70,13 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("state")
     os.environ["XDG_STATE_HOME"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", params=model_servers(), ids=lambda engine: engine.name)
+def engine(request: pytest.FixtureRequest) -> ModelServer:
+    """A model server that this machine has. A test of what only the embedded one has is `embedded_only`."""
+    server: ModelServer = request.param
+    return server
 
 
 @pytest.fixture(scope="session")

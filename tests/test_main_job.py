@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.exporting import export_scaled
-from tests.servers import EMBEDDED, ModelServer, Served, free_ports, model_servers, serve, wait_for
+from tests.servers import EMBEDDED, ModelServer, Served, free_ports, serve, wait_for
 from tfserving.clients import connect
 
 # What uses the server of the first command stays with the README's tests, which use it, too.
@@ -42,13 +42,6 @@ def servers_with(text: str) -> list[psutil.Process]:
         for process, words in commands.items()
         if text in words and any(word.endswith(server) for server in servers for word in words)
     ]
-
-
-@pytest.fixture(params=model_servers(), ids=lambda engine: engine.name)
-def engine(request: pytest.FixtureRequest) -> ModelServer:
-    """Every engine of this machine that runs a process."""
-    found: ModelServer = request.param
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, cast
 import pytest
 
 from tests.authority import Authority
-from tests.servers import free_ports, wait_for
+from tests.servers import free_ports, model_servers, wait_for
 from tfserving.clients import Client, Tls, connect, connect_async
 from tfserving.clients.errors import DeadlineExceeded
 
@@ -31,11 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
 ON_SERVERS, UNDER_LOAD = pytest.mark.xdist_group("clients of servers"), pytest.mark.xdist_group("servers under load")
 # The model servers of this machine. Tests of what a server answers run on each of them.
-ENGINES = {"embedded": [sys.executable, "-m", "tfserving.serving.embedded", "--explain_errors=false"]}
-ENGINES["embedded"] += ["--file_system_poll_wait_seconds=0.1"]
-if NATIVE := shutil.which("tensorflow_model_server"):
+FLAGS = {
+    "embedded": ("--explain_errors=false", "--file_system_poll_wait_seconds=0.1"),
     # By default it has so few threads that it refuses calls that come at the same time.
-    ENGINES["native"] = [NATIVE, "--grpc_max_threads=256", "--rest_api_num_threads=256"]
+    "native": ("--grpc_max_threads=256", "--rest_api_num_threads=256"),
+}
+ENGINES = {engine.name: [*engine.command, *FLAGS[engine.name]] for engine in model_servers()}
 MONITORING = 'prometheus_config { enable: true, path: "/monitoring/prometheus/metrics" }'
 CONFIG = """
 config {{
@@ -179,7 +179,7 @@ def style(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["plain", "TLS", *(["native"] if NATIVE else [])])
+@pytest.fixture(params=["plain", "TLS", *(["native"] if "native" in ENGINES else [])])
 def served(request: pytest.FixtureRequest) -> Server:
     """The server: the embedded one without and with TLS, and TensorFlow Serving, which has no TLS for REST."""
     fixture = {"plain": "embedded_server", "TLS": "tls_server", "native": "native_server"}[request.param]

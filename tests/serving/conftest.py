@@ -1,4 +1,4 @@
-"""What the tests of `serving` share: the model servers that this machine has, and certificates."""
+"""What the tests of `serving` share: certificates."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.authority import Authority
-from tests.servers import ModelServer, model_servers
-
-
-@pytest.fixture(scope="session", params=model_servers(), ids=lambda engine: engine.name)
-def engine(request: pytest.FixtureRequest) -> ModelServer:
-    """A model server that this machine has. A test of what only the embedded one has is `embedded_only`."""
-    server: ModelServer = request.param
-    return server
 
 
 @pytest.fixture(scope="session")

@@ -137,14 +137,7 @@ class Application:
                 break
         # What a proxy would be sent, http://host/path, is answered too.
         target = AUTHORITY.sub(b"", scope["target"], 1)
-        client = scope["client"]
-        return Request(
-            scope["method"],
-            target,
-            dict(scope["headers"]),
-            b"".join(body),
-            f"{client[0]}:{client[1]}" if client else "",
-        )
+        return Request(scope["method"], target, dict(scope["headers"]), b"".join(body), _client(scope))
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Why a request is not even read."""
