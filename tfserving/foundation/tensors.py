@@ -127,23 +127,29 @@ def to_proto(array: Array, *, typed: bool = False) -> Any:
     return proto
 
 
-def from_proto(proto: Any) -> Array:
+# TensorFlow's own limit: https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/framework/tensor_shape.h
+MOST_DIMENSIONS = 254
+# No message is larger, so no sender means a larger tensor; a few bytes can declare one all the same.
+LARGEST_DECLARED = 2**31
+# A string of TensorFlow takes 24 bytes even when it is empty (tensorflow/tsl, platform/ctstring_internal.h).
+STRING_BYTES = 24
+
+
+def from_proto(proto: Any, largest: int = LARGEST_DECLARED) -> Array:
     """The array in `proto`: strings as an object array of bytes, everything else in its own type.
 
     A typed field with fewer values than the shape has elements repeats its last one (zeros when it is empty), one
     with more is cut, and `tensor_content` must have the exact length: what TensorFlow Serving does with such tensors.
+    A tensor that repeats a value may take at most `largest` bytes.
 
-    Raises ValueError for an unknown type, a negative or unknown dimension, or content of another length.
+    Raises ValueError for an unknown type, a negative or unknown dimension, content of another length, or a larger
+    tensor.
     """
-    flat, shape = read_flat(proto)
+    flat, shape = read_flat(proto, largest)
     return flat.reshape(shape)
 
 
-# No message can have as much, so nobody means a tensor of that size; a few bytes could ask for it all the same.
-LARGEST_PADDED = 2**31
-
-
-def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
+def read_flat(proto: Any, largest: int = LARGEST_DECLARED) -> tuple[Array, tuple[int, ...]]:
     """The elements of `proto` in one dimension, and its shape, which may have more than numpy's 64 dimensions.
 
     Raises ValueError as `from_proto` does.
@@ -152,7 +158,8 @@ def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
         raise ValueError(f"a tensor of type number {proto.dtype} is not one TensorFlow Serving's clients can send")
     dtype = BY_NUMBER[proto.dtype]
     # Reading the shape costs as much as all the rest of a small tensor, and shapes come again.
-    shape = _read_shape(proto.tensor_shape.SerializeToString())
+    described = proto.tensor_shape.SerializeToString()
+    shape = _read_shape(described) if len(described) <= _KEPT_BYTES else _shape_of(described)
     count = prod(shape)
     content = proto.tensor_content
     if content and dtype is not STRING:
@@ -160,13 +167,17 @@ def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
         if len(content) != wanted:
             raise ValueError(f"tensor_content has {len(content)} bytes, {dtype.name} of shape {shape} needs {wanted}")
         return np.frombuffer(content, _WIRE[dtype.number]), shape
+    given = len(getattr(proto, dtype.field)) // (2 if dtype.numpy.kind == "c" else 1)
+    if given < count:
+        # Checked before anything is made of the values.
+        size = count * (STRING_BYTES if dtype is STRING else dtype.numpy.itemsize)
+        if size > largest:
+            raise ValueError(
+                f"{given} values are given for shape {shape}: {dtype.name} of that shape is {size} bytes, and {largest} "
+                "is the most for a tensor that repeats its last value"
+            )
     values = _read_field(dtype, getattr(proto, dtype.field))
     if len(values) < count:
-        if count * dtype.numpy.itemsize >= LARGEST_PADDED:
-            raise ValueError(
-                f"{len(values)} values are given for shape {shape}: {dtype.name} of that shape would be "
-                f"{count * dtype.numpy.itemsize} bytes, {LARGEST_PADDED} can be made of fewer values than there are"
-            )
         fill = values[-1] if len(values) else (b"" if dtype is STRING else dtype.numpy.type(0))
         padded = np.empty(count, dtype.numpy)
         padded[: len(values)] = values
@@ -175,9 +186,19 @@ def read_flat(proto: Any) -> tuple[Array, tuple[int, ...]]:
     return values[:count], shape
 
 
+# A described shape of more bytes has more dimensions than a tensor may have, or longer names than anybody needs.
+_KEPT_BYTES = 1024
+
+
 @lru_cache(1024)
 def _read_shape(data: bytes) -> tuple[int, ...]:
+    return _shape_of(data)
+
+
+def _shape_of(data: bytes) -> tuple[int, ...]:
     proto = TensorShapeProto.FromString(data)
+    if len(proto.dim) > MOST_DIMENSIONS:
+        raise ValueError(f"it has {len(proto.dim)} dimensions, {MOST_DIMENSIONS} are the most")
     shape = tuple(dim.size for dim in proto.dim)
     if proto.unknown_rank or any(size < 0 for size in shape):
         raise ValueError(f"a tensor needs a fully known shape, this one has {shape}")

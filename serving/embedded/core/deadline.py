@@ -1,0 +1,19 @@
+"""Until when the request that a thread runs may run: what a transport knows, and TensorFlow is told."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+
+
+class Deadline(threading.local):
+    """The moment, in seconds of `time.monotonic`, after which nobody waits for this thread's request; None: no limit."""
+
+    until: float | None = None
+
+    def left(self) -> float | None:
+        """How many seconds are left, not less than 0; None: no limit."""
+        return None if self.until is None else max(0.0, self.until - monotonic())
+
+
+deadline = Deadline()
