@@ -173,8 +173,8 @@ def read_flat(proto: Any, largest: int = LARGEST_DECLARED) -> tuple[Array, tuple
         size = count * (STRING_BYTES if dtype is STRING else dtype.numpy.itemsize)
         if size > largest:
             raise ValueError(
-                f"{given} values are given for shape {shape}: {dtype.name} of that shape is {size} bytes, and {largest} "
-                "is the most for a tensor that repeats its last value"
+                f"{given} values are given for shape {shape}: {dtype.name} of that shape would be {size} "
+                f"bytes, {largest} are the most for a tensor that repeats its last value"
             )
     values = _read_field(dtype, getattr(proto, dtype.field))
     if len(values) < count:

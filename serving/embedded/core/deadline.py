@@ -7,7 +7,7 @@ from time import monotonic
 
 
 class Deadline(threading.local):
-    """The moment, in seconds of `time.monotonic`, after which nobody waits for this thread's request; None: no limit."""
+    """After which moment of `time.monotonic` nobody waits for this thread's request; None: no limit."""
 
     until: float | None = None
 
