@@ -111,6 +111,21 @@ class Flags:
     allow_file_and_python_ops: Annotated[
         bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
     ] = False
+    check_shapes: Annotated[
+        bool,
+        click.BOOL,
+        "Refuse a tensor whose rank or known sizes are not the signature's, which TensorFlow Serving lets the graph "
+        "decide. This server's own flag.",
+    ] = True
+    enable_reload_config: Annotated[
+        bool, click.BOOL, "Serve HandleReloadConfigRequest, which changes what is served. This server's own flag."
+    ] = True
+    reload_base_paths: Annotated[
+        str,
+        click.STRING,
+        "Comma-separated folders; HandleReloadConfigRequest may name base paths in them alone. Empty: any. "
+        "This server's own flag.",
+    ] = ""
     workers: Annotated[
         int,
         click.IntRange(1),

@@ -44,7 +44,8 @@ class Runtime:
     the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
     `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
     wait at the same time run as one. `session_config` is a ConfigProto that all this comes on top of. `tags` name the
-    graph that is loaded. Graphs that read or write files or call Python have to be allowed.
+    graph that is loaded. Graphs that read or write files or call Python have to be allowed. With `check_shapes` a tensor
+    has to have the rank and the known sizes that the signature gives it.
     """
 
     intra_op_threads: int = 0
@@ -54,6 +55,7 @@ class Runtime:
     session_config: bytes = b""
     tags: tuple[str, ...] = SERVING_TAGS
     allow_file_and_python_ops: bool = False
+    check_shapes: bool = True
 
 
 class Servable:
@@ -76,6 +78,7 @@ class Servable:
         self.version = version
         self.definitions = definitions
         self.check_methods = runtime.check_methods
+        self.check_shapes = runtime.check_shapes
         self._refused = refused or {}
         self._batching = runtime.batching
         self.signatures: Mapping[str, Signature] = {

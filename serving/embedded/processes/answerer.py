@@ -134,6 +134,7 @@ class Answerer:
             self._session_config,
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
+            flags.check_shapes,
         )
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
