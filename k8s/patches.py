@@ -99,6 +99,8 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
     if store.secret:
         common["envFrom"] = [{"secretRef": {"name": store.secret}}]
     args = [store.url.rstrip("/"), "/models", "--config=/config/models/models.config", f"--newest={store.newest}"]
+    # A pod whose volume has more than its size is evicted, so the versions don't get to it.
+    args.append(f"--max-bytes={_bytes(store.size) * 95 // 100}")
     later = [*args, f"--interval={store.interval}", "--alive=/tmp/alive"]
     yield _pod(
         {
@@ -157,6 +159,11 @@ def slower(milliseconds: float) -> str:
     """When one in a hundred of a model's requests takes longer, in PromQL. The histogram is in microseconds."""
     rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}{{{_JOBS}}}[5m]))"
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
+
+
+def _bytes(size: str) -> int:
+    """The bytes of `10Gi`, as `kubernetes.object_store.size` has it."""
+    return int(size[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[size[-2:]]
 
 
 def _changes(kind: str, values: dict[str, Any]) -> Patch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import ssl
 import stat
@@ -14,6 +13,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from tfserving.foundation.golden import MANIFEST, WARMUP
+from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.serving.config import in_container, models_config
@@ -226,8 +226,8 @@ def version_problems(image: str, version: str, fleet: Fleet, names: Iterable[str
 
 def _exported_with(version_folder: Path) -> str | None:
     try:
-        return str(json.loads((version_folder / MANIFEST).read_bytes())["versions"]["tensorflow"])
-    except (OSError, ValueError, KeyError):
+        return read_manifest_file(version_folder / MANIFEST).tensorflow()
+    except ManifestError:
         return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfserving.clients.capture import CaptureError, read_requests
-from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, versions_on_disk
+from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, is_version, versions_on_disk
 
 # What of a published version is needed to verify it; the last one only for inputs that have defaults.
 _FILES = (MANIFEST, RECORDS, SAVED_MODEL)
@@ -76,7 +76,7 @@ def _joined(model: str, known: Versions | Captured, other: Versions | Captured) 
 def _from_folder(folder: Path, source: str) -> dict[str, Versions]:
     if not folder.is_dir():
         raise SourceError(f"{source} is no folder, nor a file of captured requests")
-    if _is_number(folder.name) and (folder / SAVED_MODEL).is_file():
+    if is_version(folder.name) and (folder / SAVED_MODEL).is_file():
         return {folder.parent.name: Versions(folder.parent, frozenset({int(folder.name)}))}
     models = [folder] if versions_on_disk(folder) else _children(folder)
     if not any(versions_on_disk(model) for model in models):
@@ -100,7 +100,7 @@ def _fetch(url: str, folder: Path) -> dict[str, Versions]:
         for manifest in store.glob(f"{root.rstrip('/')}/**/{MANIFEST}"):
             version = manifest.removesuffix(f"/{MANIFEST}")
             *_, model, number = version.split("/")
-            if not _is_number(number) or model.startswith("."):
+            if not is_version(number) or model.startswith("."):
                 continue
             for file in _FILES:
                 if store.exists(f"{version}/{file}"):
@@ -126,10 +126,6 @@ def _from_file(path: Path) -> Iterator[tuple[str, Captured]]:
     if not found:
         raise SourceError(f"{path} has no request in it")
     yield from found.items()
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
 
 
 def _children(folder: Path) -> list[Path]:

@@ -176,6 +176,9 @@ def test_an_object_store_is_read_before_and_beside_the_server(tmp_path: Path) ->
     for container in (first, beside):
         assert container["args"][:2] == ["s3://bucket/prefix", "/models"]
         assert "--newest=4" in container["args"]
+        # Below the size of the volume, above which the pod is evicted.
+        (most,) = (flag for flag in container["args"] if flag.startswith("--max-bytes="))
+        assert int(most.partition("=")[2]) < 10 << 30
         assert container["env"] == [{"name": "AWS_ENDPOINT_URL", "value": "http://minio:9000"}]
         assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
     (mount,) = (one for one in server(objects)["volumeMounts"] if one["name"] == "models")

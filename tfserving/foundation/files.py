@@ -1,11 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that are read as far as they may be large."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,3 +35,38 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+
+
+def read_bounded(path: Path, largest: int) -> bytes:
+    """The bytes of the file at `path`.
+
+    Raises OSError when it can't be read, and ValueError when it is a folder, a pipe or a device, which may never end,
+    or has more than `largest` bytes.
+    """
+    # Without O_NONBLOCK a pipe that nobody writes to would not even open.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is not a file")
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"it has more than {largest} bytes")
+    return data
+
+
+def read_text(path: Path, largest: int) -> str:
+    """The text of the file at `path`, in UTF-8. Raises OSError and ValueError as `read_bounded` does."""
+    try:
+        return read_bounded(path, largest).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Has the disk know the folder's new entry. Where a folder can't be flushed, the file system does it by itself."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
