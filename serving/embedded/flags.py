@@ -117,6 +117,12 @@ class Flags:
         "Refuse a tensor whose rank or known sizes are not the signature's, which TensorFlow Serving lets the graph "
         "decide. This server's own flag.",
     ] = True
+    max_run_time_in_ms: Annotated[
+        int,
+        _COUNT,
+        "How long a model with loops may compute a request that has no deadline, in milliseconds; 0: no limit. "
+        "This server's own flag.",
+    ] = 300_000
     enable_reload_config: Annotated[
         bool, click.BOOL, "Serve HandleReloadConfigRequest, which changes what is served. This server's own flag."
     ] = True
