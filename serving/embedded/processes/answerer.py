@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batching import Scheduler, read_parameters
 from tfserving.serving.embedded.core.configuration import Reloadable
@@ -16,7 +17,9 @@ from tfserving.serving.embedded.core.served import Current, Served
 from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
-from tfserving.serving.embedded.grpc.face import GrpcTransport, methods
+from tfserving.serving.embedded.grpc.answers import Reload
+from tfserving.serving.embedded.grpc.face import methods
+from tfserving.serving.embedded.grpc.transport import GrpcTransport
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.access_log import AccessLog
 from tfserving.serving.embedded.observability.request_log import RequestLog
@@ -173,6 +176,8 @@ class Answerer:
             tensor_content=flags.enable_serialization_as_tensor_content,
             health=flags.enable_grpc_healthcheck_service,
             request_log=self._request_log,
+            largest=flags.max_body_bytes or LARGEST_DECLARED,
+            reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
         transport = GrpcTransport(
             answers,
@@ -182,6 +187,7 @@ class Answerer:
             explain=flags.explain_errors,
             most_in_flight=flags.max_requests_in_flight,
             largest_message=flags.max_body_bytes,
+            receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,
             tls=self._plan.tls,
             socket_path=flags.grpc_socket_path,
             settings=flags.grpc_settings,
