@@ -87,6 +87,7 @@ class GrpcTransport:
             },
             pool,
             most_in_flight or MOST_CALLS,
+            explain=explain,
         )
         for name in reflection.METHODS:
             self._handlers.add(name, self._reflection.handler())
@@ -245,7 +246,7 @@ class _Beside(ThreadPoolExecutor):
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, behaviours: Mapping[str, _Behaviour], predictions: Pool, most: int) -> None:
+    def __init__(self, behaviours: Mapping[str, _Behaviour], predictions: Pool, most: int, *, explain: bool) -> None:
         control, reload = _Beside(CONTROL_THREADS, "grpc-control"), _Beside(1, "grpc-reload")
         self._handlers: dict[str, Any] = {}
         for name, behaviour in behaviours.items():
@@ -257,7 +258,8 @@ class _Handlers(grpc.GenericRpcHandler):
         full = f"{most} requests are in flight already, no more are taken; try again later"
         self._full = _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, full, beside)
         # grpcio has words for this; TensorFlow Serving has none.
-        self._unknown = _refusal(grpc.StatusCode.UNIMPLEMENTED, "this server has no such method", beside)
+        unknown = "this server has no such method" if explain else ""
+        self._unknown = _refusal(grpc.StatusCode.UNIMPLEMENTED, unknown, beside)
         self._predictions = predictions
         self._most = most
         # How many calls came, counted by the one thread that hands them over.
