@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,9 +50,24 @@ def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]
         f"{_CONTAINER}/resources/requests": {"cpu": said.cpu, "memory": said.memory},
         f"{_CONTAINER}/resources/limits/memory": said.memory,
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": said.drain_seconds,
-        "/spec/template/spec/terminationGracePeriodSeconds": said.drain_seconds + 30,
+        "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
     }
+
+
+def grace_seconds(fleet: Fleet) -> int:
+    """How long a pod may take to end.
+
+    It serves for `drain_seconds` more after it has left the Services. Then the embedded server lets requests in flight
+    end, for as long again.
+    """
+    drain = fleet.kubernetes.drain_seconds
+    return drain + max(30, embedded_drain(fleet) + 10 if "embedded" in fleet.kubernetes.components else 0)
+
+
+def embedded_drain(fleet: Fleet) -> int:
+    """The embedded server's --drain_seconds."""
+    return math.ceil(float(fleet.server.flags.get("drain_seconds", fleet.kubernetes.drain_seconds)))
 
 
 def _image(fleet: Fleet) -> str | None:

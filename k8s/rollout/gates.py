@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import statistics
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from tfserving.clients.bench.metrics import PATH
 from tfserving.clients.errors import ServingError
 from tfserving.clients.golden import ask
 from tfserving.clients.verification.verify import Settings, verify
+from tfserving.foundation import programs
 from tfserving.foundation.golden import GoldenError, GoldenRequest, read_golden
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, Instance
@@ -28,6 +28,8 @@ from tfserving.serving.models_yaml.rollout import Rollout
 # The latency of one request says little; these many, alternating between the versions, say which is slower.
 ROUNDS = 30
 _ASK_SECONDS = 10.0
+# Of what a command prints its last line is kept.
+_MOST_PRINTED, _LONGEST_LINE = 1 << 16, 500
 _COUNT = re.compile(r"^:tensorflow:serving:request_count\{(.*)\} ([0-9.e+]+)$", re.M)
 _BUCKET = re.compile(r'^:tensorflow:serving:request_latency_bucket\{(.*),le="([^"]+)"\} ([0-9.e+]+)$', re.M)
 
@@ -163,8 +165,11 @@ def compare(new: Page, old: Page, settings: Rollout) -> str:
     return said
 
 
-def command(words: Sequence[str], state: State) -> str:
-    """Runs a gate of the user's own, which passes when it exits with 0. Raises GateError with its last line."""
+def command(words: Sequence[str], state: State, settings: Rollout) -> str:
+    """Runs a gate of the user's own, which passes when it exits with 0. Raises GateError with its last line.
+
+    One that takes longer than `settings.command_seconds` is ended, with all that it started.
+    """
     told: Mapping[str, str] = {
         "ROLLOUT_MODEL": state.model,
         "ROLLOUT_VERSION": str(state.new),
@@ -172,12 +177,14 @@ def command(words: Sequence[str], state: State) -> str:
         "ROLLOUT_PHASE": state.phase,
     }
     try:
-        done = subprocess.run(words, env={**os.environ, **told}, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise GateError(f"{words[0]} can't be run: {error.strerror}") from None
-    last = next(iter((done.stderr or done.stdout).strip().splitlines()[-1:]), "")
-    if done.returncode:
-        raise GateError(f"{' '.join(words)} exits with {done.returncode}: {last}")
+        done = programs.run(words, settings.command_seconds, env={**os.environ, **told}, most=_MOST_PRINTED)
+    except (OSError, ValueError) as error:
+        raise GateError(f"{words[0]} can't be run: {getattr(error, 'strerror', None) or error}") from None
+    except programs.OverTimeError as error:
+        raise GateError(f"{' '.join(words)}: {error}; `rollout.command_seconds` gives it more time") from None
+    last = next(iter((done.stderr or done.stdout).strip().splitlines()[-1:]), "")[:_LONGEST_LINE]
+    if done.code:
+        raise GateError(f"{' '.join(words)} exits with {done.code}: {last}")
     return f"{' '.join(words)} passes" + (f": {last}" if last else "")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import shlex
 import socket
 import subprocess
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfserving.serving import live, running
+from tfserving.serving import kept, live, running
 from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
 from tfserving.serving.config import HEALTH
 from tfserving.serving.docker import container as containers
@@ -213,7 +214,15 @@ def _project(fleet: Fleet, folder: Path) -> list[str]:
 def _services(folder: Path) -> list[str]:
     import yaml
 
-    return list(yaml.safe_load((folder / COMPOSE).read_text())["services"])
+    path = folder / COMPOSE
+    try:
+        return list(yaml.safe_load(kept.read(path))["services"])
+    except (yaml.YAMLError, kept.KeptError, LookupError, TypeError, RecursionError) as error:
+        raise EngineError(
+            f"{path} is not what Compose was given: {type(error).__name__}; `docker compose --project-name "
+            f"serving-{folder.parent.name} down --volumes` ends its services, and "
+            f"`rm -r {shlex.quote(str(folder))}` forgets them"
+        ) from None
 
 
 def _down(compose: list[str], fleet: Fleet, folder: Path) -> None:

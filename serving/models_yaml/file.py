@@ -6,20 +6,26 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfserving.foundation.files import written_whole
-from tfserving.serving.models_yaml.fleet import FleetError
+from tfserving.foundation.files import read_text, written_whole
+from tfserving.serving.models_yaml.fleet import LARGEST_BYTES, FleetError
 
 
-def write_labels(path: Path, name: str, labels: Mapping[str, int]) -> None:
-    """Writes the labels of model `name` into the file `path`. Raises FleetError when it can't be written."""
+def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mapping[str, int] | None = None) -> None:
+    """Writes the labels of model `name` into the file `path`.
+
+    Raises FleetError when it can't be written, or `before` are given and the file has other labels by now.
+    """
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 1 << 16
     try:
-        said = yaml.load(path.read_text())
+        said = yaml.load(read_text(path, LARGEST_BYTES))
         model = said["models"][name]
+        if before is not None and dict(model.get("labels") or {}) != dict(before):
+            raise FleetError(f"{path}: somebody else has changed the labels of {name} meanwhile; run the command again")
         if labels:
             model["labels"] = dict(labels)
         else:
@@ -30,3 +36,7 @@ def write_labels(path: Path, name: str, labels: Mapping[str, int]) -> None:
             file.write(text.getvalue().encode())
     except OSError as error:
         raise FleetError(f"{path}: the labels can't be written: {error.strerror}") from None
+    except (YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise FleetError(
+            f"{path}: the labels can't be written: the file was changed meanwhile, and has no model {name!r} any more"
+        ) from None

@@ -258,8 +258,8 @@ def test_a_file_that_grows_while_it_is_read_is_refused(places: Places, monkeypat
 
 
 def test_only_versions_that_a_server_has_push_others_out(places: Places) -> None:
-    for number in ("99999999999999999999", "9223372036854775808", "0", "007", "-1", "1" * 200):
-        shutil.copytree(version(places.remote, 1), places.remote / "digits" / number)
+    for name in ("99999999999999999999", "9223372036854775808", "0", "007", "-1", "1" * 200):
+        shutil.copytree(version(places.remote, 1), places.remote / "digits" / name)
     version(places.remote, 3)
     version(places.remote, 7)
     assert places.sync() == []
