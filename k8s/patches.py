@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tfserving.k8s.names import NAME
+from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.server import IMAGE
 
@@ -62,12 +63,13 @@ def grace_seconds(fleet: Fleet) -> int:
     end, for as long again.
     """
     drain = fleet.kubernetes.drain_seconds
-    return drain + max(30, embedded_drain(fleet) + 10 if "embedded" in fleet.kubernetes.components else 0)
+    then = fleet.server.flags.get("drain_seconds", drain) if has_embedded(fleet) else 0
+    return drain + max(30, math.ceil(float(then)) + 10)
 
 
-def embedded_drain(fleet: Fleet) -> int:
-    """The embedded server's --drain_seconds."""
-    return math.ceil(float(fleet.server.flags.get("drain_seconds", fleet.kubernetes.drain_seconds)))
+def has_embedded(fleet: Fleet) -> bool:
+    """Whether pods have the embedded server."""
+    return "embedded" in fleet.kubernetes.components or is_embedded(_image(fleet) or "")
 
 
 def _image(fleet: Fleet) -> str | None:

@@ -147,9 +147,10 @@ class LocalStore:
                 file.write(said.encode())
 
     def _unknown(self, path: Path, what: str) -> str:
+        remove = "rm -r" if path.is_dir() else "rm"
         return (
-            f"{path} {what}; `rm {shlex.quote(str(path))}` forgets the rollout, and `tfserving serve reload` then has "
-            "the servers serve what models.yaml says"
+            f"{path} {what}; `{remove} {shlex.quote(str(path))}` forgets the rollout, and `tfserving serve reload` "
+            "then has the servers serve what models.yaml says"
         )
 
 

@@ -40,6 +40,18 @@ _engine_option = click.option(
 )
 
 
+class Commands(click.Group):
+    """Commands that end in one line when they are interrupted before, or after, they look after that themselves."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            sys.exit(130)
+
+
 def port_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say where a server listens."""
     for option in reversed(

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from tfserving.serving import kept, live, running
 from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
-from tfserving.serving.config import HEALTH
+from tfserving.serving.config import HEALTH, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon
 from tfserving.serving.docker.deployment import exists
 from tfserving.serving.docker.image import find_or_pull
-from tfserving.serving.docker.server import DRAIN_SECONDS, ContainerServer
+from tfserving.serving.docker.server import ContainerServer
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.processes.ports import claim
 from tfserving.serving.engines import EngineError, Plan, check
@@ -226,7 +226,7 @@ def _services(folder: Path) -> list[str]:
 
 
 def _down(compose: list[str], fleet: Fleet, folder: Path) -> None:
-    words = ["down", "--volumes", "--remove-orphans", "--timeout", str(DRAIN_SECONDS)]
+    words = ["down", "--volumes", "--remove-orphans", "--timeout", str(grace_seconds(fleet.server))]
     _compose([*compose, *_project(fleet, folder), *words])
     running.forget(fleet, ENGINE, int(folder.name.rpartition("-")[2]))
 

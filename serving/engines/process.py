@@ -17,12 +17,11 @@ from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.serving import running
-from tfserving.serving.config import on_host, server_config
+from tfserving.serving.config import embedded_flags, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.readiness import await_models
 
 NATIVE = "tensorflow_model_server"
-DRAIN_SECONDS = 60.0
 LAST_LINES = 15
 WAIT_SECONDS = 0.1
 # Where the package `tfserving` lies: a clone, or site-packages.
@@ -93,11 +92,11 @@ class ServerProcess:
         return code
 
     def stop(self) -> int:
-        """Drains and ends the server: SIGTERM, and SIGKILL for one that hasn't ended in a minute."""
+        """Drains and ends the server: SIGTERM, and SIGKILL for one that hasn't ended in its time."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(DRAIN_SECONDS)
+                self._process.wait(grace_seconds(self._plan.fleet.server))
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self.wait()
@@ -147,9 +146,8 @@ class Embedded:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""
-        return ServerProcess(
-            self.name, [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"], plan
-        )
+        words = [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"]
+        return ServerProcess(self.name, [*words, *embedded_flags(str(plan.fleet.folder.absolute()))], plan)
 
 
 class Native:

@@ -174,9 +174,10 @@ def read_fleet(path: Path) -> Fleet:
     try:
         fleet = Fleet.model_validate(said)
     except ValidationError as error:
-        found = [_explain(path, root, problem) for problem in error.errors()]
+        found = error.errors()
         more = [f"{path}: and {len(found) - _MOST_ERRORS} more"] if len(found) > _MOST_ERRORS else []
-        raise FleetError("\n".join([*found[:_MOST_ERRORS], *more])) from None
+        shown = [_explain(path, root, problem) for problem in found[:_MOST_ERRORS]]
+        raise FleetError("\n".join([*shown, *more])) from None
     here = path.absolute().parent
     models = {
         name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})
