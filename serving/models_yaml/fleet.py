@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from yaml.composer import ComposerError
 
 from tfserving.foundation.files import read_text
 from tfserving.foundation.golden import LARGEST_VERSION, versions_on_disk
@@ -18,6 +19,7 @@ from tfserving.serving.models_yaml.server import Compose, ServerSettings, Strict
 
 # A fleet of thousands of models.
 LARGEST_BYTES, MOST_VALUES = 1 << 20, 100_000
+_LONGEST_VALUE = 10_000
 _MOST_ERRORS = 20
 # What TensorFlow Serving's configuration has room for.
 _MOST_VERSIONS = (1 << 32) - 1
@@ -207,7 +209,8 @@ def _parsed(path: Path) -> tuple[yaml.Node | None, object]:
                 f"{path}: it has more than {MOST_VALUES} values, each counted wherever an alias repeats it"
             )
         _refuse_duplicates(path, root)
-        return root, yaml.safe_load(text)
+        # What `yaml.safe_load` does with the nodes, which takes as long as the file is large.
+        return root, None if root is None else yaml.SafeLoader("").construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise FleetError(f"{path}:{line}: {error.problem}") from None
@@ -224,6 +227,8 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node has, those of aliases counted as often as they stand there; `known` by node."""
     if (found := known.get(id(node))) is not None:
         return found
+    if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_VALUE:
+        raise ComposerError(None, None, f"a value has more than {_LONGEST_VALUE} characters", node.start_mark)
     # One that is part of itself has no end.
     known[id(node)] = MOST_VALUES + 1
     parts = node.value if isinstance(node, yaml.CollectionNode) else []

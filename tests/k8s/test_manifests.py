@@ -166,6 +166,35 @@ def test_embedded_is_another_image(tmp_path: Path) -> None:
     assert server(with_component(tmp_path, "embedded", more="image: mine:1"))["image"] == "mine:1"
 
 
+def reloads(objects: list[Object]) -> dict[str, str]:
+    """Who may change what a server serves, and how long it drains, by the flags that TensorFlow Serving hasn't."""
+    flags = (flag.removeprefix("--").split("=", 1) for flag in server(objects)["args"])
+    return {name: value for name, value in flags if "reload" in name or name == "drain_seconds"}
+
+
+def test_only_the_embedded_server_has_flags_of_its_own(tmp_path: Path) -> None:
+    """A rollout tells pods what to serve, of the models' folder alone. Requests end before their pod is killed."""
+    usual = {"enable_reload_config": "true", "reload_base_paths": "/models", "drain_seconds": "30"}
+    for objects in (static("base"), static("overlays/volume"), with_component(tmp_path, "volume")):
+        assert reloads(objects) == {}
+        assert pod(objects)["terminationGracePeriodSeconds"] == 60
+    embedded = (
+        static("overlays/embedded"),
+        with_component(tmp_path, "embedded"),
+        with_component(tmp_path, "kserve", "volume", "embedded"),
+        made(tmp_path, "image: 'registry.example:5000/serving-embedded:1'"),
+    )
+    for objects in embedded:
+        assert reloads(objects) == usual
+        assert pod(objects)["terminationGracePeriodSeconds"] == 70
+    objects = with_component(tmp_path, "embedded", more="drain_seconds: 100")
+    assert reloads(objects)["drain_seconds"] == "100"
+    assert pod(objects)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] == 100
+    assert pod(objects)["terminationGracePeriodSeconds"] == 210
+    off = with_component(tmp_path, "embedded", server="flags: {enable_reload_config: false}")
+    assert reloads(off)["enable_reload_config"] == "false"
+
+
 def test_an_object_store_is_read_before_and_beside_the_server(tmp_path: Path) -> None:
     settings = STORE.replace("}", ", endpoint: 'http://minio:9000', secret: keys, interval: 7, newest: 4}")
     objects = made(tmp_path, f"components: [object-store], {settings}")

@@ -80,7 +80,7 @@ def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str,
 
 PAIRS = zip("abcdefghijklmnop", "bcdefghijklmnopq", strict=True)
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{after}: &{after} [*{one}, *{one}, *{one}]\n" for one, after in PAIRS)
-CHAIN = "k0: &k0 [x]\n" + "".join(f"k{number + 1}: &k{number + 1} [*k{number}]\n" for number in range(20_000))
+CHAIN = "k0: &k0 [x]\n" + "".join(f"k{number + 1}: &k{number + 1} [*k{number}]\n" for number in range(500))
 WRONG: dict[str, tuple[bytes | str, str]] = {
     "UTF-16": (GOOD.encode("utf-16"), "it is not UTF-8: byte 0 is 0xff"),
     "Latin-1": (GOOD.encode() + b"# \xe4", "it is not UTF-8: byte"),
@@ -101,6 +101,7 @@ WRONG: dict[str, tuple[bytes | str, str]] = {
     "many versions": ("models: {d: {builder: a:b, versions: 4294967296}}", "4294967296 is more than 4294967295"),
     "a key that is a list": ("? [models]\n: x", "a key is not a word"),
     "a key that is a mapping": ("models: {? {a: b} : x}", "a key is not a word"),
+    "a long value": ("models: 1" + ":1" * 10_000, ":1: a value has more than 10000 characters"),
     "Python": ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
     "thousands of errors": ("".join(f"k{number}: 1\n" for number in range(5000)), "and 4981 more"),
 }
