@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from tfserving.k8s.names import NAME
+from tfserving.serving.config import drain_seconds
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.server import IMAGE
@@ -63,8 +63,8 @@ def grace_seconds(fleet: Fleet) -> int:
     end, for as long again.
     """
     drain = fleet.kubernetes.drain_seconds
-    then = fleet.server.flags.get("drain_seconds", drain) if has_embedded(fleet) else 0
-    return drain + max(30, math.ceil(float(then)) + 10)
+    then = drain_seconds(fleet.server, drain) if has_embedded(fleet) else 0
+    return drain + max(30, then + 10)
 
 
 def has_embedded(fleet: Fleet) -> bool:

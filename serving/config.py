@@ -36,6 +36,7 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 POLL_SECONDS = 1
 # The embedded server's --drain_seconds, where models.yaml doesn't say it.
 DRAIN_SECONDS = 60
+_LONGEST_DRAIN = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,14 @@ def embedded_flags(models: str, *, reload: bool = False) -> tuple[str, ...]:
 
 
 def grace_seconds(server: ServerSettings) -> int:
-    """How long a server has to end by itself: the embedded one drains for --drain_seconds."""
-    return math.ceil(float(server.flags.get("drain_seconds", DRAIN_SECONDS))) + 10
+    """How long a server has to end by itself: longer than the embedded one drains."""
+    return drain_seconds(server, DRAIN_SECONDS) + 10
+
+
+def drain_seconds(server: ServerSettings, default: int) -> int:
+    """How long the embedded server drains, by the flag in models.yaml or, without one, by `default`."""
+    said = float(server.flags.get("drain_seconds", default))
+    return math.ceil(said) if 0 <= said <= _LONGEST_DRAIN else _LONGEST_DRAIN
 
 
 def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:

@@ -110,6 +110,7 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
     be loaded, changes nothing.
     """
     from tfserving.foundation.golden import is_version
+    from tfserving.serving.models_yaml.file import check_writable
 
     said: dict[str, int] = {}
     for pair in pairs:
@@ -120,6 +121,7 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
     with changing_fleet(fleet, wait):
         with Refusals():
             read = read_with(fleet, name)
+            check_writable(read.file)
         _label(read, name, {**read.models[name].labels, **said}, wait)
 
 
@@ -130,11 +132,13 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
 @wait_option
 def remove_labels(name: str, gone: tuple[str, ...], fleet: Path, wait: float) -> None:
     """Takes labels of MODEL away, and returns when every server of the fleet that runs has forgotten them."""
+    from tfserving.serving.models_yaml.file import check_writable
     from tfserving.serving.models_yaml.fleet import FleetError
 
     with changing_fleet(fleet, wait):
         with Refusals():
             read = read_with(fleet, name)
+            check_writable(read.file)
             there = read.models[name].labels
             for label in gone:
                 if label not in there:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tfserving.foundation.files import read_text, written_whole
 from tfserving.serving.models_yaml.fleet import LARGEST_BYTES, FleetError
+
+
+def check_writable(path: Path) -> None:
+    """Raises FleetError when the file `path` can't be replaced by another."""
+    folder = path.resolve().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FleetError(f"{path}: the labels can't be written: nothing can be written to {folder}")
 
 
 def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mapping[str, int] | None = None) -> None:

@@ -99,6 +99,12 @@ WRONG: dict[str, tuple[bytes | str, str]] = {
         "less than or equal to 9223",
     ),
     "many versions": ("models: {d: {builder: a:b, versions: 4294967296}}", "4294967296 is more than 4294967295"),
+    "memory beyond numbers": (GOOD + "server: {memory: " + "9" * 400 + "g}", "server.memory: Input should be a valid"),
+    "infinite": (GOOD + "rollout: {window: .inf}", "rollout.window: Input should be a finite number"),
+    "a batch beyond numbers": (
+        GOOD + "server: {batching: {max_batch_size: 99999999999}}",
+        "less than or equal to 2147",
+    ),
     "a key that is a list": ("? [models]\n: x", "a key is not a word"),
     "a key that is a mapping": ("models: {? {a: b} : x}", "a key is not a word"),
     "a long value": ("models: 1" + ":1" * 10_000, ":1: a value has more than 10000 characters"),
