@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tfserving.foundation.interrupts import between_imports
+
 if TYPE_CHECKING:
     from tfserving.serving.engines import Plan
     from tfserving.serving.models_yaml.fleet import Fleet
@@ -46,7 +48,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command that was named."""
         try:
-            return super().invoke(ctx)
+            with between_imports():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("\nStopped.", err=True)
             sys.exit(130)

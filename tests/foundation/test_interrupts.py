@@ -1,0 +1,44 @@
+"""Ctrl-C in the midst of an import is heard once the import is over."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+IMPORTER = """
+from tfserving.foundation.interrupts import between_imports
+try:
+    with between_imports():
+        import slow
+        __import__("time").sleep(60)
+except KeyboardInterrupt:
+    print("whole" if "slow" in __import__("sys").modules else "half")
+"""
+# What a compiled module does when its initialisation is interrupted: it has an error of its own.
+SLOW = """
+import time
+print("importing", flush=True)
+try:
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        pass
+except KeyboardInterrupt:
+    raise ImportError("failed to import") from None
+print("imported", flush=True)
+"""
+
+
+def test_an_import_is_never_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-c", IMPORTER]
+    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read().split()
+    assert said == ["imported", "whole"]
+    assert process.returncode == 0

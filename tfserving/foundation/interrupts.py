@@ -1,0 +1,43 @@
+"""Ctrl-C while modules are imported: a module that is half imported turns it into an error of its own."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_POLL_SECONDS = 0.02
+_IMPORTING = "<frozen importlib._bootstrap>"
+
+
+@contextmanager
+def between_imports() -> Iterator[None]:
+    """Has a Ctrl-C raise KeyboardInterrupt once no import is under way, instead of in the midst of one."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        # What is done is done, interrupted or not.
+        if signal.getsignal(signal.SIGALRM) is _interrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTING:
+            # Looked at again soon. Nothing else here has a timer.
+            signal.signal(signal.SIGALRM, _interrupt)
+            signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
