@@ -242,11 +242,12 @@ class GrpcTransport:
         """Closes the door; requests in flight are cancelled when `grace` seconds are over."""
         self._stopped = self._server.stop(grace)
 
-    def finish(self, grace: float) -> None:  # noqa: ARG002 - `refuse` was told
-        """Returns when requests in flight are answered, or cancelled."""
+    def finish(self, grace: float) -> int:  # noqa: ARG002 - `refuse` was told
+        """Returns when requests in flight are answered, or cancelled, which are not counted."""
         self._reflection.end()
         self._open.set()
         self._stopped.wait()
+        return 0
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
