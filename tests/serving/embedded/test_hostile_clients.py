@@ -1,4 +1,4 @@
-"""A slow client and a body that inflates to a thousand times its size end, fill and lock no model server that is here."""
+"""A slow client, and a body that inflates to a thousand times its size: they end, fill and lock no model server."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_a_body_that_inflates_to_a_thousand_times_its_size_ends_and_fills_nothin
     before = process.memory_info().rss
     ask = Asker(server)
     with contextlib.closing(ask):
-        for unit in (b"{},", b"[],", b'"",', b"1,"):
-            bomb = gzip.compress(b'{"instances":[' + unit * (120_000_000 // len(unit)) + b"1]}", 9)
-            assert len(bomb) < 200_000
+        for unit in (b"[],", b"1,"):
+            bomb = gzip.compress(b'{"instances":[' + unit * (120_000_000 // len(unit)) + b"1]}", 6)
+            assert len(bomb) < 300_000
             response = ask.rest.post(
                 "/v1/models/scale:predict", content=bomb, headers={"content-encoding": "gzip"}, timeout=60
             )
