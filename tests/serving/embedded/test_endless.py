@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import psutil
 import pytest
 
-from tests.serving.embedded.running import Asker, Process, Start, embedded_only, together, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, embedded_only, listener, together, wait_until
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import PredictRequest, PredictResponse
 from tfserving.foundation.tensors import to_proto
@@ -61,12 +62,14 @@ def never(ask: Asker, seconds: float) -> str:
     request.inputs["x"].CopyFrom(to_proto(np.ones(1, np.float32)))
     with pytest.raises(grpc.RpcError) as error:
         ask.call("PredictionService/Predict", request, PredictResponse, seconds)
-    return str(error.value.code().name)
+    code = error.value.code()
+    return "DEADLINE_EXCEEDED" if code is grpc.StatusCode.DEADLINE_EXCEEDED else f"{code.name}: {error.value.details()}"
 
 
 def busy(server: Process) -> float:
-    """How many processors the server keeps busy."""
-    return psutil.Process(server.process.pid).cpu_percent(0.5) / 100
+    """How many processors the server keeps busy; it may be forked off another process than the one that was started."""
+    process = psutil.Process(listener(server.rest_port))
+    return process.cpu_percent(0.3) / 100
 
 
 def others(ask: Asker) -> None:
@@ -74,7 +77,8 @@ def others(ask: Asker) -> None:
     begun = time.monotonic()
     assert ask.predict("scale", {"x": rows(1)})["version"].tolist() == [2]
     assert ask.post("scale:predict", {"instances": rows(1).tolist()})[0] == 200
-    assert ask.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=3) == b"\x08\x01"
+    health: Any = ask.channel.unary_unary("/grpc.health.v1.Health/Check")
+    assert health(b"", timeout=3) == b"\x08\x01"
     assert ask.state("scale", 2) == "AVAILABLE"
     assert time.monotonic() - begun < 3
 
@@ -83,12 +87,12 @@ def test_others_are_served_and_the_deadlines_end_it(server: Process, pool: Threa
     ask = Asker(server)
     over_grpc = [pool.submit(never, ask, 4) for _ in range(MANY)]
     over_rest = [pool.submit(ask.post, "endless:predict", {"inputs": [1.0]}) for _ in range(MANY)]
-    wait_until("the model's running", lambda: busy(server) > 0.5)
+    wait_until("the model's running", lambda: busy(server) > 0.2)
     for _ in range(3):
         others(ask)
     assert {future.result() for future in over_grpc} == {"DEADLINE_EXCEEDED"}
     assert {future.result()[0] for future in over_rest} == {504}
-    wait_until("rest", lambda: busy(server) < 0.2)
+    wait_until("rest", lambda: busy(server) < 0.1)
     others(ask)
 
 
@@ -97,7 +101,7 @@ def test_a_request_without_a_deadline_ends_too(start: Start, models: Path, tmp_p
     request = PredictRequest()
     request.model_spec.name = "endless"
     request.inputs["x"].CopyFrom(to_proto(np.ones(1, np.float32)))
-    call = ask.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    call: Any = ask.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     with pytest.raises(grpc.RpcError) as error:
         call(request.SerializeToString())
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -108,11 +112,11 @@ def test_batched_it_is_the_same(start: Start, models: Path, tmp_path: Path, pool
     server = serve(start, models, tmp_path, "--enable_batching")
     ask = Asker(server)
     waiting = [pool.submit(never, ask, 4) for _ in range(MANY)]
-    wait_until("the model's running", lambda: busy(server) > 0.5)
+    wait_until("the model's running", lambda: busy(server) > 0.2)
     for _ in range(3):
         others(ask)
     assert {future.result() for future in waiting} == {"DEADLINE_EXCEEDED"}
-    wait_until("rest", lambda: busy(server) < 0.2)
+    wait_until("rest", lambda: busy(server) < 0.1)
 
 
 def test_a_slow_model_answers_all_whatever_their_number(server: Process, pool: ThreadPoolExecutor) -> None:
@@ -125,9 +129,9 @@ def test_a_slow_model_answers_all_whatever_their_number(server: Process, pool: T
 def test_a_signal_ends_the_server_in_time(server: Process, pool: ThreadPoolExecutor) -> None:
     ask = Asker(server)
     over_grpc = [pool.submit(never, ask, 60) for _ in range(3)]
-    wait_until("the model's running", lambda: busy(server) > 0.5)
+    wait_until("the model's running", lambda: busy(server) > 0.2)
     begun = time.monotonic()
     server.signal(signal.SIGTERM)
     assert server.wait(30) == 0
     assert time.monotonic() - begun < 15
-    assert {future.result() for future in over_grpc} <= {"CANCELLED", "UNAVAILABLE"}
+    assert {future.result().partition(":")[0] for future in over_grpc} <= {"CANCELLED", "UNAVAILABLE"}

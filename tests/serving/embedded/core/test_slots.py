@@ -99,22 +99,16 @@ def test_who_waits_for_a_slot_gives_its_thread_to_others(monkeypatch: pytest.Mon
 
 
 def test_loops_are_seen_wherever_they_are() -> None:
-    @tf.function
-    def plain(x: tf.Tensor) -> tf.Tensor:
-        return x * 2
-
-    @tf.function
-    def loop(x: tf.Tensor) -> tf.Tensor:
-        return tf.while_loop(lambda x: x < 10, lambda x: (x + 1,), [x])[0]
-
-    @tf.function
-    def calls(x: tf.Tensor) -> tf.Tensor:
-        return loop(x) + 1
-
-    spec = tf.TensorSpec([], tf.int32)
-    assert not has_loops(plain.get_concrete_function(spec).graph.as_graph_def())
-    assert has_loops(loop.get_concrete_function(spec).graph.as_graph_def())
-    assert has_loops(calls.get_concrete_function(spec).graph.as_graph_def())
+    plain, loop = (
+        tf.function(run, input_signature=[tf.TensorSpec([], tf.int32)])
+        for run in (lambda x: x * 2, lambda x: tf.while_loop(lambda x: x < 10, lambda x: (x + 1,), [x])[0])
+    )
+    calls = tf.function(lambda x: loop(x) + 1, input_signature=[tf.TensorSpec([], tf.int32)])
+    assert [has_loops(one.get_concrete_function().graph.as_graph_def()) for one in (plain, loop, calls)] == [
+        False,
+        True,
+        True,
+    ]
     with tf.Graph().as_default() as graph:
         tf.raw_ops.LoopCond(input=True)
     assert has_loops(graph.as_graph_def())
