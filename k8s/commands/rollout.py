@@ -268,6 +268,7 @@ def _controller(fleet: Fleet, state: State, place: _Place, wait: float, settings
 
 def _run(controller: Controller, state: State) -> None:
     """Runs a rollout to its end, and exits with what came of it."""
+    from tfserving.foundation.interrupts import ended_as_by_ctrl_c
     from tfserving.k8s.kubectl import KubectlError
     from tfserving.k8s.rollout.target import HeldError, RolloutError
     from tfserving.serving.engines import EngineError
@@ -275,6 +276,8 @@ def _run(controller: Controller, state: State) -> None:
 
     try:
         with contextlib.ExitStack() as stack:
+            # Ports that kubectl forwards are closed, and the lease is given back.
+            stack.enter_context(ended_as_by_ctrl_c())
             try:
                 stack.enter_context(controller.store.lease())
             except HeldError as error:

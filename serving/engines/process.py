@@ -70,8 +70,9 @@ class ServerProcess:
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls prctl and no more
                 env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
             )
-        except OSError as error:
-            raise EngineError(f"{command[0]} can't be started: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise EngineError(f"{command[0]} can't be started: {reason}") from None
 
     def wait_until_ready(self, seconds: float) -> dict[str, int]:
         """Waits until every model is available and returns their versions. See `tfserving.serving.engines.Server`."""

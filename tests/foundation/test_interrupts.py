@@ -42,3 +42,29 @@ def test_an_import_is_never_interrupted(tmp_path: Path) -> None:
         said = process.stdout.read().split()
     assert said == ["imported", "whole"]
     assert process.returncode == 0
+
+
+ENDED = """
+import signal, time
+from tfserving.foundation.interrupts import ended_as_by_ctrl_c
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+try:
+    with ended_as_by_ctrl_c():
+        print("ready", flush=True)
+        time.sleep(60)
+finally:
+    print("cleaned up", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ENDED]
+    env = {"PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        # Ignored, as under `nohup`.
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "cleaned up True\n"

@@ -18,6 +18,7 @@ from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
 from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.embedded.flags import Flags, command
 from tfserving.serving.models_yaml.fleet import FleetError
 from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 
@@ -184,9 +185,19 @@ def test_only_the_embedded_server_has_flags_of_its_own(tmp_path: Path) -> None:
         with_component(tmp_path, "kserve", "volume", "embedded"),
         made(tmp_path, "image: 'registry.example:5000/serving-embedded:1'"),
     )
+    taken: list[Flags] = []
+
+    def take(flags: Flags) -> int:
+        taken.append(flags)
+        return 0
+
     for objects in embedded:
         assert reloads(objects) == usual
         assert pod(objects)["terminationGracePeriodSeconds"] == 70
+        with pytest.raises(SystemExit):
+            command(take).main(list(server(objects)["args"]), standalone_mode=False)
+        assert taken[-1].reload_folders == (Path("/models"),)
+        assert taken[-1].enable_reload_config
     objects = with_component(tmp_path, "embedded", more="drain_seconds: 100")
     assert reloads(objects)["drain_seconds"] == "100"
     assert pod(objects)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] == 100

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tfserving.serving.changing import changing
 from tfserving.serving.cli import main
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.file import write_labels
-from tfserving.serving.models_yaml.fleet import Fleet, FleetError
+from tfserving.serving.models_yaml.fleet import Fleet, FleetError, read_fleet
 from tfserving.serving.running import Running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +115,21 @@ def test_labels_are_not_written_over_those_of_somebody_else(fleet: Fleet) -> Non
     fleet.file.write_bytes(b"\xff\xfe")
     with pytest.raises(FleetError, match="the file was changed meanwhile"):
         write_labels(fleet.file, "digits", {"stable": 1})
+
+
+def test_rollouts_of_two_models_that_end_at_once_are_both_written(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path, "models:\n  one: {builder: 'm:build'}\n  two: {builder: 'm:build'}\n")
+
+    def write(model: str) -> None:
+        for version in range(1, 31):
+            write_labels(fleet.file, model, {"stable": version})
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, ("one", "two"))) == [None, None]
+    read = read_fleet(fleet.file)
+    assert {name: dict(model.labels) for name, model in read.models.items()} == {
+        name: {"stable": 30} for name in ("one", "two")
+    }
 
 
 def test_shells_that_change_labels_at_once_all_do(fleet: Fleet) -> None:

@@ -1,4 +1,7 @@
-"""Ctrl-C while modules are imported: a module that is half imported turns it into an error of its own."""
+"""Signals that end a command: when they are heard, and which of them are as Ctrl-C.
+
+A module that is half imported turns a KeyboardInterrupt into an error of its own.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,26 @@ def between_imports() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Has SIGTERM, and the end of the terminal, raise KeyboardInterrupt, so that nothing is left behind.
+
+    A signal that is ignored stays so, as under `nohup`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    changed = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
+    for number in changed:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in changed.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(_number: int, frame: FrameType | None) -> None:
