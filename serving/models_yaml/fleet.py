@@ -31,6 +31,7 @@ Rule = Literal[
     "output-batch",
     "python-op",
     "rest-dtype",
+    "unchecked-rank",
     "unregistered-op",
     "untracked-variable",
 ]
