@@ -253,8 +253,8 @@ def _unchecked_ranks(name: str, graph: Graph, signature: ServedSignature) -> Ite
             yield Finding(
                 "unchecked-rank",
                 f"signature {name!r}, input {key!r}",
-                f"nothing checks its shape before {nodes[0]}{more}, which a tensor of another rank makes end the server",
-                "declare its shape" if spec.shape is None else "export it with this toolkit, which checks every input",
+                f"nothing checks its rank before {nodes[0]}{more}: a tensor of another rank there ends the server",
+                "declare its rank" if spec.shape is None else "export it with this toolkit, which checks every input",
             )
 
 

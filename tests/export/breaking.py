@@ -141,6 +141,19 @@ def writes_files() -> Servable:
     return servable(module, scaled)
 
 
+def any_rank() -> Servable:
+    """A convolution of whatever it is given."""
+    module = Scale()
+
+    def filtered(image: Any) -> Any:
+        maps = tf.nn.conv2d(image, tf.reshape(module.factor, (1, 1, 1, 3)), 1, "SAME")
+        return {"maps": tf.ensure_shape(maps, (None, 4, 4, 3))}
+
+    images = np.random.default_rng(3).standard_normal((16, 4, 4, 1)).astype(np.float32)
+    signature = Signature(filtered, {"image": TensorSpec("float32", None)}, ("maps",))
+    return Servable(module, {"serving_default": signature}, {"serving_default": {"image": images}})
+
+
 BREAKING: dict[str, tuple[Callable[[], Servable], ...]] = {
     "bytes-suffix": (bytes_by_graph, bytes_by_answer),
     "file-op": (reads_files, writes_files),
@@ -150,5 +163,6 @@ BREAKING: dict[str, tuple[Callable[[], Servable], ...]] = {
     "output-batch": (output_batch,),
     "python-op": (python_op,),
     "rest-dtype": (half, bfloat16, complex64, half_input),
+    "unchecked-rank": (any_rank,),
     "untracked-variable": (untracked,),
 }
