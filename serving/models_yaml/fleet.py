@@ -23,6 +23,7 @@ BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 Rule = Literal[
     "breaking-change",
     "bytes-suffix",
+    "empty-request",
     "file-op",
     "fixed-batch",
     "int-input",

@@ -3,7 +3,7 @@
     python -m tests.export.aborting < TASKS      runs SavedModels in sessions
 
 A task is a line of JSON, [{"folder", "signature", "feeds": [{input: shape}]}, …], and gets a process of its own. The
-answer is a line of JSON: {"ended": exit code or minus the signal, "said": the error of each feed, "" when there is none}.
+answer is a line of JSON, {"ended", "said"}: the exit code or minus the signal, and the error of each feed, or "".
 """
 
 from __future__ import annotations
@@ -173,16 +173,18 @@ def models() -> list[Aborting]:
         ),
         Aborting(
             "LSTMBlockCell",
-            lambda x: ops.LSTMBlockCell(
-                x=x,
-                cs_prev=ones(2, 2),
-                h_prev=ones(2, 2),
-                w=ones(6, 8),
-                wci=ones(2),
-                wcf=ones(2),
-                wco=ones(2),
-                b=ones(8),
-            ).h,
+            lambda x: (
+                ops.LSTMBlockCell(
+                    x=x,
+                    cs_prev=ones(2, 2),
+                    h_prev=ones(2, 2),
+                    w=ones(6, 8),
+                    wci=ones(2),
+                    wcf=ones(2),
+                    wco=ones(2),
+                    b=ones(8),
+                ).h
+            ),
             rows,
             only_onednn=False,
         ),
