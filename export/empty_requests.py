@@ -37,7 +37,7 @@ def check_empty(
 
 
 def emptied(inputs: Mapping[str, Array], signature: ServedSignature) -> Iterator[dict[str, Array]]:
-    """The `inputs` without rows, and with a 0 for each of their dimensions that may have any size, as `signature` says."""
+    """The `inputs` without rows, and with each of the dimensions that have any size in `signature` 0 by itself."""
     axes = {
         (name, axis)
         for name, spec in signature.inputs.items()
