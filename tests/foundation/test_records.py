@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tfserving.foundation.records import RecordError, crc32c, masked_crc32c, read_records, write_records
+from tfserving.foundation.crc32c import crc32c, masked_crc32c
+from tfserving.foundation.records import RecordError, read_records, write_records
 
 RECORDS = [b"first", b"", bytes(range(256)) * 40]
 
