@@ -93,7 +93,7 @@ class Page:
 
     def since(self, before: Page) -> Page:
         """What was counted after `before`; all of it when the server has started anew in the meantime."""
-        if any(count < before.requests[status] for status, count in self.requests.items()):
+        if any(self.requests[status] < count for status, count in before.requests.items()):
             return self
         requests = Counter({status: count - before.requests[status] for status, count in self.requests.items()})
         return Page(requests, Counter({le: count - before.buckets[le] for le, count in self.buckets.items()}))

@@ -29,7 +29,7 @@ def crc32c(data: bytes) -> int:
 
 def masked_crc32c(data: bytes) -> int:
     """The CRC-32C of `data`, masked as TFRecord masks it, so that data with checksums in it doesn't weaken its own."""
-    return mask(crc32c(data))
+    return int(mask(crc32c(data)))
 
 
 def mask(crc: Any) -> Any:
@@ -38,7 +38,7 @@ def mask(crc: Any) -> Any:
 
 
 def contributions(length: int) -> Any:
-    """A table of `length` × 256: what a byte contributes to the checksum of a message of `length` bytes."""
+    """A table of shape (`length`, 256): what a byte contributes to the checksum of a message of `length` bytes."""
     table = np.empty((length, 256), np.uint32)
     table[-1] = step = np.array(_TABLE, np.uint32)
     for place in range(length - 2, -1, -1):

@@ -138,4 +138,5 @@ def _headers(data: bytes) -> list[int]:
         # A checksum begins as ones, as if they were added to the first four bytes.
         crc ^= table[values[place : place + count] ^ (0xFF if place < _CHECKSUM.size else 0)]
     stored = np.ndarray(count, "<u4", data, _LENGTH.size, (1,))
-    return np.flatnonzero(mask(crc.astype(np.uint64)) == stored).tolist()
+    places: list[int] = np.flatnonzero(mask(crc.astype(np.uint64)) == stored).tolist()
+    return places

@@ -42,7 +42,7 @@ from tfserving.serving.embedded.grpc.answers import (
 from tfserving.serving.embedded.grpc.examples import answer_classify, answer_multi_inference, answer_regress
 from tfserving.serving.embedded.grpc.reflection import Reflection
 from tfserving.serving.embedded.observability.access_log import AccessLog
-from tfserving.serving.embedded.observability.metrics import count_answer, count_failure
+from tfserving.serving.embedded.observability.metrics import UNKNOWN, count_answer, count_failure
 from tfserving.serving.embedded.observability.request_log import RequestLog
 from tfserving.serving.embedded.tls import Tls
 
@@ -79,7 +79,7 @@ def methods(
         "Regress": (RegressionRequest, partial(answer_regress, served)),
         "MultiInference": (MultiInferenceRequest, partial(answer_multi_inference, served)),
     }
-    counted = {api: _counted(api, *one) for api, one in inference.items()}
+    counted = {api: _counted(served, api, *one) for api, one in inference.items()}
     if request_log is not None:
         counted = {api: _logged(one, _LOGS[api], request_log) for api, one in counted.items()}
     return {
@@ -129,7 +129,7 @@ def _logged(method: Method, part: str, request_log: RequestLog) -> Method:
     return call
 
 
-def _counted(api: str, request_class: Any, answer: Callable[[Any], bytes]) -> Method:
+def _counted(served: Served, api: str, request_class: Any, answer: Callable[[Any], bytes]) -> Method:
     model_of = _model_of_tasks if api == "MultiInference" else _model_of
 
     def call(data: bytes) -> bytes:
@@ -138,7 +138,8 @@ def _counted(api: str, request_class: Any, answer: Callable[[Any], bytes]) -> Me
         try:
             answered = answer(request)
         except RequestError as error:
-            count_failure(model_of(request), error)
+            name = model_of(request)
+            count_failure(name if served.view.knows(name) else UNKNOWN, error)
             raise
         count_answer(model_of(request), api, "GRPC", started)
         return answered

@@ -21,11 +21,15 @@ from tfserving.serving.embedded.rest.json_text import float_texts, quote
 # A string output with this at the end of its name is answered in base64.
 BASE64_SUFFIX = "_bytes"
 INDENT = b"    "
+# Names and values that were sent are in it. The real server has no such limit, but no text of its own is so long.
+LONGEST_ERROR = 2**14
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def error(text: str) -> bytes:
-    """The body of every error."""
+    """The body of every error; a text of any length is cut, as gRPC cuts its own at 1024 characters."""
+    if len(text) > LONGEST_ERROR:
+        text = text[:LONGEST_ERROR] + "...TRUNCATED"
     return b'{\n    "error": ' + quote(text) + b"\n}"
 
 

@@ -144,7 +144,7 @@ class RestFace:
         try:
             response = self._infer_model(spec, verb, request)
         except RequestError as error:
-            metrics.count_failure(spec.name, error)
+            metrics.count_failure(spec.name if self._served.view.knows(spec.name) else metrics.UNKNOWN, error)
             raise
         metrics.count_answer(spec.name, verb, "REST", started)
         return response
