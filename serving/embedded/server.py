@@ -12,10 +12,10 @@ answers what is in flight.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
             """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
 
 
+log = logging.getLogger(__name__)
+
 # Long enough for any request; who can't wait sends a second signal.
 DRAIN_SECONDS = 3600.0
 
@@ -54,13 +56,13 @@ def run(flags: Flags) -> int:
     try:
         plan = read_plan(flags)
     except StartError as error:
-        _say(f"error: {error}")
+        log.error("%s", error)
         return 2
     stopping = _stop_on_signals()
     try:
         return Server(plan, stopping).run()
     except StartError as error:
-        _say(f"error: {error}")
+        log.error("%s", error)
         return 1
 
 
@@ -90,9 +92,9 @@ class Server:
             configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
         if not self._stopping.is_set():
             answering.open(configuration, *sockets)
-            _say(_ready(flags, manager.available()))
+            log.info("%s", _ready(flags, manager.available()))
             self._stopping.wait()
-            _say("draining: requests in flight are answered, new ones are refused")
+            log.info("draining: requests in flight are answered, new ones are refused")
             answering.drain(DRAIN_SECONDS)
         configuration.stop()
         source.stop()
@@ -137,7 +139,7 @@ class Server:
                     raise
                 if str(error) != said:
                     said = str(error)
-                    _say(f"waiting: {said}")
+                    log.info("waiting: %s", said)
             if self._stopping.wait(min(seconds, 1)):
                 return
 
@@ -193,7 +195,3 @@ def _ready(flags: Flags, available: dict[str, list[int]]) -> str:
     ]
     models = [f"{name} {', '.join(map(str, versions))}" for name, versions in available.items()]
     return f"serving: {', '.join(addresses)}; models: {'; '.join(models)}"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -123,7 +123,7 @@ def _logged(method: Method, part: str, request_log: RequestLog) -> Method:
                 getattr(record, part).request.MergeFromString(data)
                 getattr(record, part).response.MergeFromString(answered)
 
-            request_log.note(fill)
+            request_log.note(fill, len(data) + len(answered))
         return answered
 
     return call

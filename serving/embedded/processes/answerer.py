@@ -26,6 +26,8 @@ from tfserving.serving.embedded.rest.application import Application
 from tfserving.serving.embedded.rest.face import RestFace
 from tfserving.serving.embedded.rest.server import RestServer
 
+# How long a process that ends waits for its logs.
+LOG_SECONDS = 2.0
 OWN_PARAMETERS = "batching_params.pbtxt"
 
 
@@ -66,7 +68,9 @@ class Answerer:
             metrics.count_by_version()
         self._access_log = AccessLog() if flags.access_log else None
         self._request_log = (
-            RequestLog(flags.request_log, flags.request_log_sampling_rate) if flags.request_log is not None else None
+            RequestLog(flags.request_log, flags.request_log_sampling_rate, flags.request_log_max_bytes, flags.workers)
+            if flags.request_log is not None
+            else None
         )
         self._faces: list[Face] = []
         self.served = Served(self._load, current)
@@ -121,7 +125,9 @@ class Answerer:
         for thread in finishing:
             thread.join()
         if self._request_log is not None:
-            self._request_log.close()
+            self._request_log.close(LOG_SECONDS)
+        if self._access_log is not None:
+            self._access_log.flush(LOG_SECONDS)
 
     def _load(self, model: str, version: int, path: Path) -> Servable:
         flags = self._plan.flags

@@ -1,0 +1,78 @@
+"""The server's own log: lines on the standard error, each with its time and its level, one format in every process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from datetime import datetime, timezone
+
+from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
+
+FLUSH_SECONDS = 2.0
+# What was sent may be in a text, and a traceback is long.
+LONGEST_TEXT = 2**14
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class ServerLog(logging.Handler):
+    """Writes records as lines to a file that it takes over, by a thread: nobody waits when nobody reads them."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__()
+        self._target = target
+        self._lines = Lines(target, "server", _dropped)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Has the lines of a record written."""
+        try:
+            text = self.format(record)
+        except Exception as error:
+            text = f"{record.msg!r} can't be formatted: {error}"
+        self._lines.write(*_written(record.created, record.levelname, text))
+
+    def flush(self) -> None:
+        """Returns when all lines are written, or a time limit is over."""
+        self._lines.flush(FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """Closes the file, if nothing waits to be written to it."""
+        super().close()
+        if self._lines.flush(0):
+            os.close(self._target)
+
+
+def log_to_stderr() -> None:
+    """Has everything logged written to what is the standard error now, uncaught exceptions of threads too."""
+    # The standard error is hidden while TensorFlow is imported; this one isn't.
+    logging.basicConfig(level=logging.INFO, handlers=[ServerLog(os.dup(2))], force=True)
+    threading.excepthook = _log_uncaught
+
+
+def _log_uncaught(caught: threading.ExceptHookArgs) -> None:
+    if caught.exc_value is not None:
+        name = caught.thread.name if caught.thread else "?"
+        logging.getLogger(__name__).error("the thread %s ended", name, exc_info=caught.exc_value)
+
+
+def _written(created: float, level: str, text: str) -> list[bytes]:
+    """The lines of a text. Lines behind the first one are indented: nothing in a text passes for another record."""
+    time = datetime.fromtimestamp(created, timezone.utc).isoformat(timespec="milliseconds")
+    if len(text) > LONGEST_TEXT:
+        text = text[:LONGEST_TEXT] + "..."
+    first, *others = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text).split("\n")
+    lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
+    return [_encoded(f"{time} {level.lower()}: {line}") for line in lines]
+
+
+def _encoded(line: str) -> bytes:
+    written = line.encode("utf-8", "backslashreplace")
+    if len(written) >= LONGEST_LINE:
+        written = written[: LONGEST_LINE - 4].decode("utf-8", "ignore").encode() + b"..."
+    return written + b"\n"
+
+
+def _dropped(count: int) -> bytes:
+    text = f"{count} lines of this log were dropped: nobody read them in time"
+    return b"".join(_written(datetime.now(timezone.utc).timestamp(), "WARNING", text))
