@@ -46,7 +46,8 @@ class ServerLog(logging.Handler):
 def log_to_stderr() -> None:
     """Has everything logged written to what is the standard error now, uncaught exceptions of threads too."""
     # The standard error is hidden while TensorFlow is imported; this one isn't.
-    logging.basicConfig(level=logging.INFO, handlers=[ServerLog(os.dup(2))], force=True)
+    handler = ServerLog(os.dup(2))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     threading.excepthook = _log_uncaught
 
 
