@@ -41,6 +41,8 @@ CONTROL_THREADS = 2
 # Calls that wait for a thread, when nothing else is said; each takes some kilobytes.
 MOST_CALLS = 10_000
 MOST_STREAMS = 2_000
+# To grpcio a call without a deadline has one in the far future, of a century and more.
+NO_DEADLINE = 1e9
 
 
 class GrpcTransport:
@@ -78,20 +80,22 @@ class GrpcTransport:
         services = [name.strip("/").partition("/")[0] for name in methods]
         self._reflection = Reflection(*sorted(set(services)))
         self._receiving = Receiving(receive_seconds)
-        # Any executor will do, whatever grpcio's types say.
-        pool: Any = (EagerPool if eager else Pool)(threads, "grpc")
+        self._pool = (EagerPool if eager else Pool)(threads, "grpc")
+        self._until = 0.0
         self._handlers = _Handlers(
             {
                 name: _Behaviour(name, method, self._receiving, self._open, explain=explain, access_log=access_log)
                 for name, method in methods.items()
             },
-            pool,
+            self._pool,
             most_in_flight or MOST_CALLS,
+            explain=explain,
         )
         for name in reflection.METHODS:
             self._handlers.add(name, self._reflection.handler())
         self._server = grpc.server(
-            pool,
+            # Any executor will do, whatever the type says.
+            self._pool,  # type: ignore[arg-type]
             handlers=[self._handlers],
             options=(
                 ("grpc.max_receive_message_length", largest_message or -1),
@@ -142,14 +146,16 @@ class GrpcTransport:
 
     def refuse(self, grace: float) -> None:
         """Closes the door; requests in flight are cancelled when `grace` seconds are over."""
+        self._until = monotonic() + grace
         self._stopped = self._server.stop(grace)
 
-    def finish(self, grace: float) -> None:  # noqa: ARG002 - `refuse` was told
-        """Returns when requests in flight are answered, or cancelled."""
+    def finish(self, grace: float) -> int:  # noqa: ARG002 - `refuse` was told
+        """Returns when requests in flight are answered, or cancelled: how many those are."""
         self._reflection.end()
         self._receiving.hurry()
         self._open.set()
         self._stopped.wait()
+        return self._pool.load if monotonic() >= self._until else 0
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
@@ -195,7 +201,7 @@ class _Behaviour:
             # Nobody waits for it any more.
             return b""
         left = context.time_remaining()
-        deadline.until = None if left is None or left == float("inf") else monotonic() + left
+        deadline.until = None if left > NO_DEADLINE else monotonic() + left
         if self._access_log is None:
             status, result = self._run(data)
         else:
@@ -245,7 +251,7 @@ class _Beside(ThreadPoolExecutor):
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, behaviours: Mapping[str, _Behaviour], predictions: Pool, most: int) -> None:
+    def __init__(self, behaviours: Mapping[str, _Behaviour], predictions: Pool, most: int, *, explain: bool) -> None:
         control, reload = _Beside(CONTROL_THREADS, "grpc-control"), _Beside(1, "grpc-reload")
         self._handlers: dict[str, Any] = {}
         for name, behaviour in behaviours.items():
@@ -257,7 +263,8 @@ class _Handlers(grpc.GenericRpcHandler):
         full = f"{most} requests are in flight already, no more are taken; try again later"
         self._full = _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, full, beside)
         # grpcio has words for this; TensorFlow Serving has none.
-        self._unknown = _refusal(grpc.StatusCode.UNIMPLEMENTED, "this server has no such method", beside)
+        unknown = "this server has no such method" if explain else ""
+        self._unknown = _refusal(grpc.StatusCode.UNIMPLEMENTED, unknown, beside)
         self._predictions = predictions
         self._most = most
         # How many calls came, counted by the one thread that hands them over.

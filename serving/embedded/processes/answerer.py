@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,8 @@ from tfserving.serving.embedded.processes.plan import Plan
 from tfserving.serving.embedded.processes.process import import_tensorflow
 from tfserving.serving.embedded.rest.application import Application
 from tfserving.serving.embedded.rest.face import RestFace
+from tfserving.serving.embedded.rest.limits import read_limits
+from tfserving.serving.embedded.rest.proxies import read_networks
 from tfserving.serving.embedded.rest.server import RestServer
 
 # How long a process that ends waits for its logs.
@@ -47,8 +49,8 @@ class Face(Protocol):
     def refuse(self, grace: float) -> None:
         """Takes no more connections and, where connections can be told so, no more requests."""
 
-    def finish(self, grace: float) -> None:
-        """Returns when the requests in flight are answered or `grace` seconds are over."""
+    def finish(self, grace: float) -> int:
+        """Returns when the requests in flight are answered or `grace` seconds are over: how many are cut off."""
 
 
 class Answerer:
@@ -105,11 +107,14 @@ class Answerer:
         for face in self._faces:
             face.start()
 
-    def drain(self, seconds: float) -> None:
-        """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
+    def drain(self, seconds: float) -> int:
+        """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
         self.hold()
         self.refuse(seconds)
-        self.finish(seconds)
+        return self.finish(seconds)
 
     def hold(self) -> None:
         """The first step of a drain. Processes that share ports take each step when all have taken the one before.
@@ -124,17 +129,18 @@ class Answerer:
         for face in self._faces:
             face.refuse(seconds)
 
-    def finish(self, seconds: float) -> None:
-        """The last step: returns when the requests in flight are answered or `seconds` are over."""
-        finishing = [threading.Thread(target=face.finish, args=(seconds,)) for face in self._faces]
-        for thread in finishing:
-            thread.start()
-        for thread in finishing:
-            thread.join()
+    def finish(self, seconds: float) -> int:
+        """The last step: returns when the requests in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
+        with ThreadPoolExecutor(len(self._faces) or 1) as pool:
+            cut_off: int = sum(pool.map(lambda face: face.finish(seconds), self._faces))
         if self._request_log is not None:
             self._request_log.close(LOG_SECONDS)
         if self._access_log is not None:
             self._access_log.flush(LOG_SECONDS)
+        return cut_off
 
     def _load(self, model: str, version: int, path: Path) -> Servable:
         flags = self._plan.flags
@@ -214,6 +220,8 @@ class Answerer:
             metrics_page=self._page,
             list_models=flags.enable_model_listing,
             request_log=self._request_log,
+            largest_body=flags.max_body_bytes,
+            most_values=flags.max_json_values,
         )
         application = Application(
             face,
@@ -221,8 +229,8 @@ class Answerer:
             eager=flags.enable_batching,
             cors=flags.rest_api_enable_cors_support,
             most_in_flight=flags.max_requests_in_flight,
-            largest_body=flags.max_body_bytes,
-            seconds=flags.rest_api_timeout_in_ms / 1000 or None,
             access_log=self._access_log,
+            proxies=read_networks(flags.trusted_proxies),
         )
-        return RestServer(application, claimed, self._plan.tls if flags.rest_api_enable_tls else None)
+        tls = self._plan.tls if flags.rest_api_enable_tls else None
+        return RestServer(application, claimed, read_limits(flags), tls)

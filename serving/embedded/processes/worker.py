@@ -89,9 +89,9 @@ class Worker:
         """See Answerer."""
         self._answerer.refuse(seconds)
 
-    def finish(self, seconds: float) -> None:
+    def finish(self, seconds: float) -> int:
         """See Answerer."""
-        self._answerer.finish(seconds)
+        return self._answerer.finish(seconds)
 
     def _ask(self, what: str) -> Any:
         return self._channel.call(what)
