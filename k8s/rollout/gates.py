@@ -139,12 +139,13 @@ def page(instance: Instance, model: str) -> Page:
     except httpx2.HTTPError as error:
         raise GateError(f"{instance.name}: no metrics at {url}: {error}; `server.monitoring` turns them on") from None
     found = Page()
-    name = f'model_name="{model}"'
+    # It comes first. A name that clients made up may look like labels, on the page of a server that shows such names.
+    name = f'model_name="{model}",'
     for labels, value in _COUNT.findall(answer.text):
-        if name in labels and (status := re.search(r'status="([^"]*)"', labels)):
+        if labels.startswith(name) and (status := re.search(r'status="([^"]*)"', labels)):
             found.requests[status[1]] += round(float(value))
     for labels, bound, value in _BUCKET.findall(answer.text):
-        if name in labels:
+        if labels.startswith(name):
             found.buckets[float(bound.replace("+Inf", "inf"))] += round(float(value))
     return found
 

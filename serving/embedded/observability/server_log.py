@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import threading
+from contextlib import suppress
 from datetime import datetime, timezone
 
 from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
@@ -45,10 +47,29 @@ class ServerLog(logging.Handler):
 
 def log_to_stderr() -> None:
     """Has everything logged written to what is the standard error now, uncaught exceptions of threads too."""
+    _never_wait(2)
     # The standard error is hidden while TensorFlow is imported; this one isn't.
     handler = ServerLog(os.dup(2))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    logging.captureWarnings(True)
     threading.excepthook = _log_uncaught
+
+
+def _never_wait(number: int) -> None:
+    """Has the lines fail that TensorFlow and gRPC write themselves, rather than wait, when nobody reads a pipe.
+
+    gRPC writes one for each client that fails to speak TLS, for example, in a thread that others need.
+    """
+    mode = os.fstat(number).st_mode
+    if stat.S_ISFIFO(mode):
+        # Opened anew: whether to wait is the same for all who share what they opened, and others may want to.
+        with suppress(OSError):
+            own = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
+            os.dup2(own, number)
+            os.close(own)
+            return
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        os.set_blocking(number, False)
 
 
 def _log_uncaught(caught: threading.ExceptHookArgs) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import httpx2
 import pytest
 
+from tests.authority import Authority
 from tests.servers import ModelServer, free_ports, wait_for
 from tests.serving.embedded.observability.test_metrics import samples
 from tests.serving.embedded.running import ROOT, Asker, together
@@ -37,6 +41,7 @@ class Unread:
 
     process: subprocess.Popen[bytes]
     ask: Asker
+    grpc_port: int
     rest_port: int
     pipe: int
     folder: Path
@@ -52,9 +57,8 @@ class Unread:
         return sum(int(value) for told, value in found if all(one in told for one in wanted))
 
 
-@pytest.fixture(scope="module")
-def unread(models: Path, prepared: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unread]:
-    folder = tmp_path_factory.mktemp("unread")
+@contextlib.contextmanager
+def serving(engine: ModelServer, folder: Path, models: Path, *flags: str) -> Iterator[Unread]:
     (folder / "monitoring").write_text("prometheus_config { enable: true }")
     (folder / "models").write_text(
         "model_config_list {"
@@ -67,17 +71,15 @@ def unread(models: Path, prepared: ModelServer, tmp_path_factory: pytest.TempPat
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     grpc_port, rest_port = free_ports(2)
-    flags = (
+    own = (
         f"--port={grpc_port}",
         f"--rest_api_port={rest_port}",
         f"--model_config_file={folder}/models",
         f"--monitoring_config_file={folder}/monitoring",
-        f"--request_log={folder}/requests",
-        "--access_log",
     )
-    process = subprocess.Popen([*prepared.command, *flags], cwd=ROOT, stdout=write, stderr=write)
+    process = subprocess.Popen([*engine.command, *own, *flags], cwd=ROOT, stdout=write, stderr=write)
     os.close(write)
-    ask = Asker(SimpleNamespace(engine=prepared, grpc_port=grpc_port, rest_port=rest_port))  # type: ignore[arg-type]
+    ask = Asker(SimpleNamespace(engine=engine, grpc_port=grpc_port, rest_port=rest_port))  # type: ignore[arg-type]
 
     def ready() -> bool:
         assert process.poll() is None
@@ -86,12 +88,21 @@ def unread(models: Path, prepared: ModelServer, tmp_path_factory: pytest.TempPat
         except httpx2.TransportError:
             return False
 
-    wait_for(ready, 120, "readyz")
-    yield Unread(process, ask, rest_port, read, folder)
-    ask.close()
-    process.kill()
-    process.wait()
-    os.close(read)
+    try:
+        wait_for(ready, 120, "readyz")
+        yield Unread(process, ask, grpc_port, rest_port, read, folder)
+    finally:
+        ask.close()
+        process.kill()
+        process.wait()
+        os.close(read)
+
+
+@pytest.fixture(scope="module")
+def unread(models: Path, prepared: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unread]:
+    folder = tmp_path_factory.mktemp("unread")
+    with serving(prepared, folder, models, f"--request_log={folder}/requests", "--access_log") as running:
+        yield running
 
 
 def test_it_answers_whatever_is_in_a_line_and_though_nobody_reads_it(unread: Unread) -> None:
@@ -165,3 +176,21 @@ def test_it_ends_in_time_though_nobody_reads_what_it_says(unread: Unread) -> Non
         assert unread.ask.rest.get(f"/v1/models/{'x' * 900}").status_code == 404
     unread.process.send_signal(signal.SIGTERM)
     assert unread.process.wait(30) == 0
+
+
+def test_lines_that_grpc_writes_itself_keep_nobody_waiting(
+    models: Path, prepared: ModelServer, authority: Authority, tmp_path: Path
+) -> None:
+    with serving(prepared, tmp_path, models, f"--ssl_config_file={authority.config('tls.config')}") as unread:
+        # gRPC writes a line for each, which come to more than the pipe has room for.
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", unread.grpc_port), 10) as client:
+                client.sendall(b"this is no TLS\r\n" * 10)
+                with contextlib.suppress(ConnectionResetError):
+                    client.recv(1)
+        credentials = grpc.ssl_channel_credentials(authority.text("ca.pem").encode())
+        with grpc.secure_channel(f"localhost:{unread.grpc_port}", credentials) as channel:
+            status: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+            assert status(b"\n\x07\n\x05scale", timeout=20)
+        unread.process.send_signal(signal.SIGTERM)
+        assert unread.process.wait(30) == 0
