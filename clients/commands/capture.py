@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUTPUT = click.Path(dir_okay=False, path_type=Path)
-# Of a file with more damaged records, how many there are says enough.
+# Further warnings are only counted.
 _MOST_WARNINGS = 5
 
 
@@ -93,7 +93,7 @@ def _check_outputs(sources: tuple[Path, ...], outputs: dict[str, Path | None]) -
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, which may have several names or not be there yet."""
+    """Whether two paths lead to the same file. It may have several names, or not exist yet."""
     try:
         return one.samefile(other) and one.is_file()
     except OSError:
@@ -101,7 +101,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 class _Warnings:
-    """Says what is left out: the first few in full."""
+    """Prints the first few warnings, and the number of the others."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -139,7 +139,7 @@ def page(instance: Instance, model: str) -> Page:
     except httpx2.HTTPError as error:
         raise GateError(f"{instance.name}: no metrics at {url}: {error}; `server.monitoring` turns them on") from None
     found = Page()
-    # It comes first. A name that clients made up may look like labels, on the page of a server that shows such names.
+    # The first label. On the page of TensorFlow Serving, a name that a client sent can look like further labels.
     name = f'model_name="{model}",'
     for labels, value in _COUNT.findall(answer.text):
         if labels.startswith(name) and (status := re.search(r'status="([^"]*)"', labels)):

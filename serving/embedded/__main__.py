@@ -20,7 +20,7 @@ def _run(flags: Flags) -> int:
     from tfserving.serving.embedded.processes.process import end_process
     from tfserving.serving.embedded.server import run
 
-    # Threads of TensorFlow and gRPC may still run; they have nothing left to finish, and must not hold up the end.
+    # Threads of TensorFlow and gRPC may still run. They have nothing left to finish.
     return end_process(run(flags))
 
 

@@ -25,7 +25,7 @@ NATIVE = "tensorflow_model_server"
 DRAIN_SECONDS = 60.0
 LAST_LINES = 15
 WAIT_SECONDS = 0.1
-# What the embedded server begins its lines with; who reads an error needs no time, nor that information is information.
+# The time and level that begin the lines of the embedded server. An error message leaves them out.
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:info: )?")
 # Where the package `tfserving` lies: a clone, or site-packages.
 ROOT = Path(__file__).absolute().parents[3]

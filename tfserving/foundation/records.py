@@ -20,7 +20,7 @@ _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _HEADER_SIZE = _LENGTH.size + _CHECKSUM.size
 FRAME_SIZE = _HEADER_SIZE + _CHECKSUM.size
-# A file may declare any length; nothing that is worth reading is larger.
+# A file can declare any length; no request is larger than this.
 LARGEST_RECORD = 2**30
 # How much of a damaged file is searched at once.
 _LARGEST_PIECE = 1 << 20
@@ -55,7 +55,7 @@ def read_whole_records(path: Path, left_out: Callable[[RecordError, int], None])
     size = path.stat().st_size
     with path.open("rb") as file:
         offset = 0
-        # Beginnings of records that aren't whole can overlap. Such bytes are read again, but not more than there are.
+        # Damaged records can overlap. At most as many bytes are read twice as the file has.
         again = size
         while offset < size:
             try:
@@ -112,7 +112,7 @@ def _read(path: Path, file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _places(file: BinaryIO, offset: int, size: int) -> Iterator[int]:
-    """Where records may begin behind the damaged one at `offset`: where its length leads, and where one has its sum."""
+    """Where records may begin behind the damaged one at `offset`: where it should end, then wherever a header fits."""
     file.seek(offset)
     header = file.read(_HEADER_SIZE)
     if 0 in _headers(header) and (end := offset + FRAME_SIZE + _LENGTH.unpack_from(header)[0]) < size:
@@ -123,12 +123,12 @@ def _places(file: BinaryIO, offset: int, size: int) -> Iterator[int]:
         for place in _headers(file.read(piece + _HEADER_SIZE - 1)):
             yield start + place
         start += piece
-        # Most damage is small, and there may be much of it.
+        # Damaged parts are mostly small, and a file can have many.
         piece = min(2 * piece, _LARGEST_PIECE)
 
 
 def _headers(data: bytes) -> list[int]:
-    """The places in `data` where a length stands with its checksum."""
+    """The places in `data` with a length and its checksum."""
     count = len(data) - _HEADER_SIZE + 1
     if count < 1:
         return []

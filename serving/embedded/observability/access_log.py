@@ -13,13 +13,13 @@ from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
 
 # Names and paths are the client's: longer ones are cut.
 LONGEST_TEXT = 1024
-# With every text cut to so much, any line is short enough.
+# A line is short enough when every text is cut to this length.
 SHORT_TEXT = 100
 GATHER_SECONDS = 0.05
 
 
 class AccessLog:
-    """Writes lines to the file descriptor `target`, each whole, so that processes can share it."""
+    """Writes whole lines to the file descriptor `target`, which processes can share."""
 
     def __init__(self, target: int = 1) -> None:
         self._lines = Lines(target, "access", _dropped, gather=GATHER_SECONDS)
@@ -48,7 +48,7 @@ class AccessLog:
         self._lines.write(_encoded(line))
 
     def flush(self, seconds: float) -> None:
-        """Returns when all lines are written, or `seconds` are over."""
+        """Waits until all lines are written, or `seconds` are over."""
         self._lines.flush(seconds)
 
 
@@ -56,7 +56,7 @@ def _encoded(line: dict[str, Any]) -> bytes:
     try:
         written = orjson.dumps(line, default=_text, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
-        # Half a character, which no JSON can have.
+        # A surrogate, which JSON can't encode.
         written = b""
     if 0 < len(written) <= LONGEST_TEXT:
         return written

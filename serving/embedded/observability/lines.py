@@ -1,12 +1,12 @@
-"""Lines to a file descriptor, written by a thread of their own: whoever logs never waits and never fails.
+"""Log lines, written to a file descriptor by a thread of their own: a caller never waits and never fails.
 
                  write                   take                     written
     a request ───────────► waiting ───────────────► the thread ─────────────► a file, a pipe, a terminal
-                 │ full                                 │ no room: tried again   │ nobody will ever read it
+                 │ full                                 │ no room: try again     │ the reader is gone
                  └──► dropped and counted               └──► waits               └──► dropped and counted
 
-Processes that share a pipe write whole lines into it, for what isn't longer than PIPE_BUF is written in one piece. A
-line that a full disk took by half is completed when there is room again.
+Processes can share a pipe: a write of at most PIPE_BUF bytes is atomic, and a chunk of lines is no longer. When a disk
+takes half of a line, the rest follows as soon as there is room.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from collections.abc import Callable, Iterator
 from tfserving.serving.embedded.observability import metrics
 
 MOST_WAITING_BYTES = 2**20
-# Longer lines of several processes could get into each other: https://man7.org/linux/man-pages/man7/pipe.7.html
+# PIPE_BUF. Longer writes of several processes can be interleaved: https://man7.org/linux/man-pages/man7/pipe.7.html
 LONGEST_LINE = 4096
 RETRY_SECONDS = 0.5
-# Nobody reads what is written there, now or later.
+# No reader is left, and none will come.
 _GONE = (errno.EPIPE, errno.EBADF, errno.ECONNRESET)
 
 
 class Lines:
-    """Writes lines to the file descriptor `target`; drops and counts what comes while `most` bytes wait."""
+    """Writes lines to the file descriptor `target`; drops and counts lines while `most` bytes wait."""
 
     def __init__(
         self,
         target: int,
         name: str,
-        tell: Callable[[int], bytes],
+        report: Callable[[int], bytes],
         most: int = MOST_WAITING_BYTES,
         gather: float = 0.0,
     ) -> None:
-        """`name` is the log's in the metrics; `tell` makes the line that tells how many others were dropped.
+        """`name` is the log's name in the metrics; `report` returns a line that reports a number of dropped lines.
 
-        Lines of `gather` seconds are written together: waking the thread costs a request more than the line itself.
+        Lines of `gather` seconds are written together: waking the thread costs a request more than the line does.
         """
         self._target = target
         self._name = name
-        self._tell = tell
+        self._report = report
         self._most = most
         self._gather = gather
         self._waiting: list[bytes] = []
@@ -59,7 +59,7 @@ class Lines:
         self._thread: threading.Thread | None = None
 
     def write(self, *lines: bytes) -> None:
-        """Has lines, each ending with a newline, written soon; drops them when too much waits already."""
+        """Queues lines, each ending with a newline; drops them when too many bytes wait already."""
         size = sum(map(len, lines))
         with self._lock:
             if self._bytes + size > self._most:
@@ -72,7 +72,7 @@ class Lines:
                 self._some.set()
 
     def flush(self, seconds: float) -> bool:
-        """Returns when all is written or `seconds` are over; whether it is written."""
+        """Waits until all lines are written, or `seconds` are over; returns whether they are."""
         self._hurry.set()
         try:
             return self._idle.wait(seconds)
@@ -80,7 +80,7 @@ class Lines:
             self._hurry.clear()
 
     def _runs(self) -> bool:
-        """Whether there is a thread that writes. The first line starts it; a machine that has none left may later."""
+        """Whether the thread runs. The first line starts it; when the machine has no thread left, a later one does."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name=f"{self._name}-log", daemon=True)
             try:
@@ -104,20 +104,20 @@ class Lines:
                 if lost:
                     self._drop(lost)
                 dropped = self._dropped
-            told = dropped and not lost and not self._write(self._tell(dropped))
+            reported = dropped and not lost and not self._write(self._report(dropped))
             with self._lock:
-                if told:
+                if reported:
                     self._dropped -= dropped
                 if not self._some.is_set():
                     self._idle.set()
 
     def _write(self, chunk: bytes) -> int:
-        """Writes a few lines; returns how many of them nobody will ever read, when the others are written."""
+        """Returns when the lines are written: the number of those that were lost, because the reader is gone."""
         while chunk:
             try:
                 chunk = chunk[os.write(self._target, chunk) :]
             except BlockingIOError:
-                # A pipe tells when it has room for PIPE_BUF bytes.
+                # A pipe is ready when it has room for PIPE_BUF bytes.
                 room = select.poll()
                 room.register(self._target, select.POLLOUT)
                 room.poll(RETRY_SECONDS * 1e3)
@@ -133,7 +133,7 @@ class Lines:
 
 
 def _chunks(lines: list[bytes]) -> Iterator[bytes]:
-    """`lines` together, as many as are written in one piece."""
+    """`lines` in chunks of at most LONGEST_LINE bytes."""
     chunk: list[bytes] = []
     size = 0
     for line in lines:

@@ -20,12 +20,12 @@ from typing import Any
 from tfserving.serving.embedded.errors import RequestError
 from tfserving.serving.embedded.observability.asked import asked
 
-# Requests to models that the server doesn't know count under this one name: clients make up any number of names.
+# Requests to models that the server never had are counted under this name: clients can send any number of names.
 UNKNOWN = "(unknown)"
-# Versions come and go as long as a server runs. Of the families that name them, so much is kept: what counted last.
+# Versions come and go while a server runs. A family that names them keeps so many series: those counted last.
 MOST_KEPT = 5000
 LONGEST_LABEL = 1024
-# What no reader of the page may meet within a line: ends of lines, other control characters, half a character.
+# Characters that readers of the page take for the end of a line, or can't decode.
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -241,13 +241,13 @@ def page(processes: Iterable[Counted] | None = None) -> bytes:
 
 
 def _forget(kept: dict[Values, Any], most: int) -> None:
-    """Keeps the `most` that were counted last: they are the last ones."""
+    """Removes the series that was counted longest ago, which is the first one, when there are more than `most`."""
     if len(kept) > most:
         del kept[next(iter(kept))]
 
 
 def _printable(values: Values) -> Values:
-    """The values of labels as the page has them: names and paths may be of any length and have any character."""
+    """Label values as the page shows them: names and paths can have any length and any character."""
     return tuple(_UNPRINTABLE.sub("\ufffd", _cut(value)) for value in values)
 
 

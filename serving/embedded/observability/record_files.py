@@ -1,7 +1,7 @@
 """Files of whole records: PREFIX-TIME-PROCESS.tfrecord, each up to a size, all together up to another.
 
-A record that the disk took by half is cut off again, so that whatever is in a file can be read. When all files would
-become too large together, the oldest go. A process locks the file that it writes to, which no other then removes.
+When the disk takes half of a record, that half is cut off, so that every file can be read to its end. The oldest files
+are removed when all of them together become too large. A process locks the file that it writes, so no other removes it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from tfserving.foundation.records import framed
 
 LARGEST_FILE = 2**30
-# New files begin when so many parts of all that there may be are taken; the rest is for files that are written to.
+# Files that are being written may take a quarter of the limit. The others are removed beyond the rest.
 _PARTS = 4
 
 
 class RecordFiles:
-    """Appends records to a file, and begins another one when it is large, or was removed."""
+    """Appends records to a file, and begins a new one when it is large or was removed."""
 
     def __init__(self, prefix: Path, most: int = 0, processes: int = 1) -> None:
         """All files with this prefix have at most `most` bytes, which `processes` fill; 0 is no limit.
@@ -37,7 +37,7 @@ class RecordFiles:
         self._begin()
 
     def append(self, data: bytes) -> None:
-        """Writes a record. Raises OSError when it can't, and then nothing of it is in the file."""
+        """Writes a record. Raises OSError when that fails; then no part of the record is in the file."""
         record = framed(data)
         if self._file is None or self._is_removed(self._file) or 0 < self._size > self.largest - len(record):
             self._begin()
@@ -55,7 +55,7 @@ class RecordFiles:
         self._size += len(record)
 
     def close(self) -> None:
-        """Ends the file; an empty one goes."""
+        """Closes the file; an empty one is removed."""
         if self._file is not None and not self._size:
             self.path.unlink(missing_ok=True)
         self._end()
@@ -69,7 +69,7 @@ class RecordFiles:
         self.path = self._prefix.with_name(
             f"{self._prefix.name}-{stamp}.{now // 1000 % 10**6:06}-{os.getpid()}.tfrecord"
         )
-        # What clients sent is nobody else's business.
+        # Requests are private.
         self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         _lock(self._file)
 
@@ -84,11 +84,15 @@ class RecordFiles:
         return os.fstat(file).st_nlink == 0
 
     def _make_room(self) -> None:
-        """Removes the oldest files that no process writes to, until the others leave room for new ones."""
+        """Removes the oldest files that no process writes, until there is room for new ones."""
         ours = re.compile(re.escape(self._prefix.name) + r"-\d{8}T\d{6}\.\d{6}-\d+\.tfrecord")
-        # The time in a name is that of its first record.
+        # Names sort by time.
         files = sorted(path for path in self._prefix.parent.iterdir() if ours.fullmatch(path.name))
-        sizes = {path: path.stat().st_size for path in files if path.is_file()}
+        sizes: dict[Path, int] = {}
+        for path in files:
+            # Another process may remove it first.
+            with suppress(FileNotFoundError):
+                sizes[path] = path.stat().st_size
         total = sum(sizes.values())
         for path, size in sizes.items():
             if total <= self._kept:
@@ -104,7 +108,7 @@ class RecordFiles:
 
 
 def _lock(file: int) -> bool:
-    """Locks an open file as long as it is open; False when another process has."""
+    """Locks a file until it is closed; returns False when another process has locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

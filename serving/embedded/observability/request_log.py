@@ -3,12 +3,12 @@
             note                 take                      append
     a request ──► waiting ──────────────► its record ──────────────► OK
               │                     │                  │
-              │ too much waits      │ it can't be made │ the disk is full: once more in a second
+              │ too much waits      │ it can't be made │ the disk is full: tried again in a second
               ▼                     ▼                  ▼
         RESOURCE_EXHAUSTED       INTERNAL           UNKNOWN          statuses of `request_log_count`
 
-Such a file can be played as warm-up, and is what TensorFlow's data tools read. Converting and writing is done by a
-thread of its own; records are dropped, and counted, rather than requests kept waiting.
+Such a file can be played as warm-up, and TensorFlow's data tools read it. A thread converts and writes the records.
+When it can't keep up, records are dropped and counted; requests don't wait.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tfserving.serving.embedded.observability.record_files import RecordFiles
 log = logging.getLogger(__name__)
 
 MOST_WAITING_BYTES = 2**26
-# What waiting costs a request besides its tensors.
+# What a waiting request takes besides its tensors.
 OVERHEAD_BYTES = 2**10
 RETRY_SECONDS = 1.0
 
@@ -90,7 +90,7 @@ class RequestLog:
             metrics.REQUEST_LOGS.add(model, "RESOURCE_EXHAUSTED")
 
     def close(self, seconds: float) -> None:
-        """Returns when all that was noted is in the file, or `seconds` are over."""
+        """Waits until all noted requests are in the file, or `seconds` are over."""
         with self._changed:
             self._ended = True
             self._changed.notify()
@@ -115,7 +115,7 @@ class RequestLog:
             return self._waiting.popleft()
 
     def _log(self, noted: _Noted) -> str:
-        """Logs one request; returns what came of it. Nothing that a request can be ends the thread."""
+        """Logs one request and returns its status. No request ends the thread."""
         if time.monotonic() < self._retry_at:
             self._lost += 1
             return "UNKNOWN"

@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
 
 FLUSH_SECONDS = 2.0
-# What was sent may be in a text, and a traceback is long.
+# A text may contain what a client sent, and a traceback is long.
 LONGEST_TEXT = 2**14
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ServerLog(logging.Handler):
-    """Writes records as lines to a file that it takes over, by a thread: nobody waits when nobody reads them."""
+    """Writes log records to the file descriptor `target`, which it closes; a caller never waits. See Lines."""
 
     def __init__(self, target: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class ServerLog(logging.Handler):
         self._lines = Lines(target, "server", _dropped)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Has the lines of a record written."""
+        """Queues the lines of a record."""
         try:
             text = self.format(record)
         except Exception as error:
@@ -35,20 +35,20 @@ class ServerLog(logging.Handler):
         self._lines.write(*_written(record.created, record.levelname, text))
 
     def flush(self) -> None:
-        """Returns when all lines are written, or a time limit is over."""
+        """Waits until all lines are written, or a time limit is over."""
         self._lines.flush(FLUSH_SECONDS)
 
     def close(self) -> None:
-        """Closes the file, if nothing waits to be written to it."""
+        """Closes the file descriptor, unless lines still wait."""
         super().close()
         if self._lines.flush(0):
             os.close(self._target)
 
 
 def log_to_stderr() -> None:
-    """Has everything logged written to what is the standard error now, uncaught exceptions of threads too."""
+    """Sends all log records, warnings and uncaught exceptions of threads to the present standard error."""
     _never_wait(2)
-    # The standard error is hidden while TensorFlow is imported; this one isn't.
+    # A duplicate: file descriptor 2 is hidden while TensorFlow is imported.
     handler = ServerLog(os.dup(2))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -56,13 +56,13 @@ def log_to_stderr() -> None:
 
 
 def _never_wait(number: int) -> None:
-    """Has the lines fail that TensorFlow and gRPC write themselves, rather than wait, when nobody reads a pipe.
+    """Makes writes to a pipe that nobody reads fail instead of wait: TensorFlow and gRPC write to it themselves.
 
-    gRPC writes one for each client that fails to speak TLS, for example, in a thread that others need.
+    For example, gRPC writes a line for each failed TLS handshake, in a thread that other clients need.
     """
     mode = os.fstat(number).st_mode
     if stat.S_ISFIFO(mode):
-        # Opened anew: whether to wait is the same for all who share what they opened, and others may want to.
+        # Opened again: the flag belongs to the open file, which other processes may share.
         with suppress(OSError):
             own = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
             os.dup2(own, number)
@@ -79,7 +79,7 @@ def _log_uncaught(caught: threading.ExceptHookArgs) -> None:
 
 
 def _written(created: float, level: str, text: str) -> list[bytes]:
-    """The lines of a text. Lines behind the first one are indented: nothing in a text passes for another record."""
+    """The lines of a text. All but the first are indented, so that no part of a text looks like another record."""
     time = datetime.fromtimestamp(created, timezone.utc).isoformat(timespec="milliseconds")
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + "..."
@@ -96,5 +96,5 @@ def _encoded(line: str) -> bytes:
 
 
 def _dropped(count: int) -> bytes:
-    text = f"{count} lines of this log were dropped: nobody read them in time"
+    text = f"{count} lines of this log were dropped: they were not read in time"
     return b"".join(_written(datetime.now(timezone.utc).timestamp(), "WARNING", text))

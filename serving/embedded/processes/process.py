@@ -37,13 +37,13 @@ def import_tensorflow() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends this process at once, whatever its threads do, when what was logged is written or a time limit is over."""
+    """Writes what was logged, within a time limit, and ends the process, whatever its threads do."""
     logging.shutdown()
     os._exit(code)
 
 
 def _open_standard_files() -> None:
-    """Opens whichever of the three standard files is closed, before a socket or a model's file gets its number."""
+    """Opens the standard files that are closed, before a socket or a model's file gets such a number."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

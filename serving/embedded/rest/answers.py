@@ -21,13 +21,13 @@ from tfserving.serving.embedded.rest.json_text import float_texts, quote
 # A string output with this at the end of its name is answered in base64.
 BASE64_SUFFIX = "_bytes"
 INDENT = b"    "
-# Names and values that were sent are in it. The real server has no such limit, but no text of its own is so long.
+# An error text contains names and values that were sent. The real server has no limit; its own texts are shorter.
 LONGEST_ERROR = 2**14
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def error(text: str) -> bytes:
-    """The body of every error; a text of any length is cut, as gRPC cuts its own at 1024 characters."""
+    """The body of every error. A text that is too long is cut, as over gRPC, where the limit is 1024."""
     if len(text) > LONGEST_ERROR:
         text = text[:LONGEST_ERROR] + "...TRUNCATED"
     return b'{\n    "error": ' + quote(text) + b"\n}"

@@ -39,12 +39,12 @@ def log_examples(
 
 
 def size_of(*tensors: Mapping[str, Array]) -> int:
-    """How many bytes the values of a request and its answer take, roughly."""
+    """About how many bytes the values of a request and its response take."""
     return sum(_size(array) for named in tensors for array in named.values())
 
 
 def size_of_examples(examples: Sequence[bytes], result: Classifications | Array) -> int:
-    """How many bytes the examples of a request and its answer take, roughly."""
+    """About how many bytes the examples of a request and its response take."""
     arrays = (result.labels, result.scores) if isinstance(result, Classifications) else (result,)
     return sum(map(len, examples)) + sum(_size(array) for array in arrays if array is not None)
 
@@ -53,5 +53,5 @@ def _size(array: Array | Deep) -> int:
     flat = array.ravel()
     if flat.dtype == object:
         return sum(map(len, flat.tolist()))
-    # Part of a batch keeps the whole batch.
+    # A slice of a batch keeps the whole batch in memory.
     return max(flat.nbytes, getattr(array.base, "nbytes", 0)) if not isinstance(array, Deep) else flat.nbytes
