@@ -11,7 +11,7 @@ import orjson
 from tfserving.serving.embedded.observability.asked import asked
 from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
 
-# Names and paths are the client's: longer ones are cut.
+# A client chooses the path. Longer texts are cut.
 LONGEST_TEXT = 1024
 # A line is short enough when every text is cut to this length.
 SHORT_TEXT = 100
@@ -34,13 +34,10 @@ class AccessLog:
 
         `what` is the rest of the line: the method, who asked, the status and the sizes in bytes.
         """
-        model = asked.model
-        if model is not None and len(model) > LONGEST_TEXT:
-            model = _cut(model, LONGEST_TEXT)
         line = {
             "time": _now(),
             "protocol": protocol,
-            "model": model,
+            "model": asked.model,
             "version": asked.version,
             "milliseconds": round((time.monotonic() - began) * 1e3, 3),
             **what,
