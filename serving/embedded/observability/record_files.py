@@ -57,7 +57,8 @@ class RecordFiles:
     def close(self) -> None:
         """Closes the file; an empty one is removed."""
         if self._file is not None and not self._size:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.unlink()
         self._end()
 
     def _begin(self) -> None:
@@ -114,6 +115,6 @@ def _lock(file: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        # A file system without locks.
-        return False
+        # The file system has no locks. A process whose file is removed begins a new one.
+        pass
     return True
