@@ -336,6 +336,9 @@ def _check(flags: Flags) -> None:
         "--request_log_sampling_rate needs a --request_log.": (
             flags.request_log_sampling_rate != 1 and flags.request_log is None
         ),
+        "--request_log_max_bytes needs a --request_log.": (
+            flags.request_log_max_bytes != Flags.request_log_max_bytes and flags.request_log is None
+        ),
         f"--request_log_max_bytes={flags.request_log_max_bytes} has no room for requests; give at least {2**20}, or 0 "
         "for no limit.": 0 < flags.request_log_max_bytes < 2**20,
         f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
