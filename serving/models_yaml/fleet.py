@@ -31,6 +31,7 @@ BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 Rule = Literal[
     "breaking-change",
     "bytes-suffix",
+    "empty-request",
     "file-op",
     "fixed-batch",
     "int-input",
@@ -39,6 +40,7 @@ Rule = Literal[
     "output-batch",
     "python-op",
     "rest-dtype",
+    "unchecked-rank",
     "unregistered-op",
     "untracked-variable",
 ]
