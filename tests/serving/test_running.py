@@ -122,7 +122,8 @@ def test_rollouts_of_two_models_that_end_at_once_are_both_written(tmp_path: Path
 
     def write(model: str) -> None:
         for version in range(1, 31):
-            write_labels(fleet.file, model, {"stable": version})
+            # Refused when what was written before is not there any more.
+            write_labels(fleet.file, model, {"stable": version}, {"stable": version - 1} if version > 1 else {})
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(write, ("one", "two"))) == [None, None]
