@@ -35,6 +35,7 @@ class Work:
     window: float
     start: float
     timeout: float
+    largest: int
     index: int
     processes: int
 
@@ -58,9 +59,9 @@ class _Worker:
     async def run(self) -> None:
         work = self._work
         sender = (
-            GrpcSender(work.address, work.timeout)
+            GrpcSender(work.address, work.timeout, work.largest)
             if work.address.protocol == "grpc"
-            else RestSender(work.address, work.path, work.timeout)
+            else RestSender(work.address, work.path, work.timeout, work.largest)
         )
         gc.freeze()
         self._parent.send("ready")

@@ -13,6 +13,8 @@ import click
 from tfserving.clients.commands.calls import (
     EXIT_CODES,
     FAILED,
+    SECONDS,
+    SECONDS_OF_A_WINDOW,
     Target,
     check_pinned,
     json_option,
@@ -66,13 +68,13 @@ Examples:
 @click.option("--batch", metavar="N,…", help="Rows in each request.  [default: as given, 1 where made up]")
 @click.option(
     "--warm-up",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=1.0,
     show_default=True,
     help="Seconds before it counts.",
 )
 @click.option(
-    "--window", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds of each of the three windows."
+    "--window", type=SECONDS_OF_A_WINDOW, default=2.0, show_default=True, help="Seconds of each of the three windows."
 )
 @click.option(
     "--processes",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_ANSWER_BYTES
+
 if TYPE_CHECKING:
     from tfserving.clients.client import Client
     from tfserving.clients.errors import ServingError
@@ -43,6 +45,7 @@ class Target:
     url: str
     timeout: float
     tls: Mapping[str, Any]
+    max_answer_bytes: int = MAX_ANSWER_BYTES
 
     @contextmanager
     def asking(self) -> Iterator[Client]:
@@ -52,7 +55,12 @@ class Target:
         from tfserving.clients.errors import ServingError
 
         try:
-            client = connect(self.url, tls=Tls(**self.tls) if self.tls else None, timeout=self.timeout)
+            client = connect(
+                self.url,
+                tls=Tls(**self.tls) if self.tls else None,
+                timeout=self.timeout,
+                max_answer_bytes=self.max_answer_bytes,
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         with client:
@@ -70,6 +78,19 @@ def fail(error: ServingError) -> NoReturn:
     sys.exit(UNREACHABLE if isinstance(error, (Unavailable, DeadlineExceeded)) else FAILED)
 
 
+class _Seconds(click.FloatRange):
+    """Seconds above a number, and no more than a timer holds: no infinity, and not what is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        seconds: float = super().convert(value, param, ctx)
+        if not seconds <= LONGEST_TIMEOUT:
+            self.fail(f"{value} is no number of seconds up to {LONGEST_TIMEOUT:g}", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(0, min_open=True)
+SECONDS_OF_A_WINDOW = _Seconds(0.1)
 _FILE = click.Path(exists=True, dir_okay=False)
 TLS_OPTIONS = (
     click.option("--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities that may vouch for the server."),
@@ -98,22 +119,26 @@ def with_tls(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+max_answer_option = click.option(
+    "--max-answer-bytes",
+    type=click.IntRange(1),
+    default=MAX_ANSWER_BYTES,
+    show_default=True,
+    help="A larger answer is an error, as it comes or inflated.",
+)
+
+
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that asks one server; it gets them as `target`."""
 
     @wraps(command)
-    def with_target(*, server: str, timeout: float, tls: dict[str, Any], **options: Any) -> None:
-        command(target=Target(server, timeout, tls), **options)
+    def with_target(*, server: str, timeout: float, max_answer_bytes: int, tls: dict[str, Any], **options: Any) -> None:
+        command(target=Target(server, timeout, tls, max_answer_bytes), **options)
 
     wrapped = with_tls(with_target)
     for option in (
-        click.option(
-            "--timeout",
-            type=click.FloatRange(0, min_open=True),
-            default=10.0,
-            show_default=True,
-            help="Seconds to wait for an answer.",
-        ),
+        max_answer_option,
+        click.option("--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for an answer."),
         click.option(
             "--server",
             default="grpc://127.0.0.1:8500",

@@ -14,6 +14,7 @@ from tfserving.clients.commands.calls import Function, Target
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.generator import Bench
+    from tfserving.clients.bench.metrics import ServerTime
     from tfserving.foundation.tensors import Array
 
 Number = TypeVar("Number", int, float)
@@ -63,15 +64,15 @@ def prepared(
     from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, bodies_of
     from tfserving.clients.bench.generator import Bench
-    from tfserving.clients.bench.metrics import PATH, server_time
+    from tfserving.clients.bench.metrics import PATH
     from tfserving.clients.errors import Call
     from tfserving.clients.rest_calls import model_path
 
     model, version, label, signature = asked
     name = signature or DEFAULT_SIGNATURE
-    tls = Tls(**target.tls) if target.tls else None
     with target.asking() as client:
         sent = _requests(client, asked, given, requests)
+        tls = Tls(**target.tls) if target.tls else None
         address = read_address(target.url, tls)
         call = Call(client.protocol, client.server, model, version, label, name)
         for inputs in sent:
@@ -81,9 +82,10 @@ def prepared(
         bodies = {rows: bodies_of(address, call, sent, rows) for rows in batches} or {1: bodies_of(address, call, sent)}
     except BodiesError as error:
         raise click.UsageError(str(error)) from None
-    if metrics is None and address.protocol == "rest":
+    page = metrics
+    if page is None and address.protocol == "rest":
         parts = urlsplit(address.target)
-        metrics = f"{parts.scheme}://{parts.netloc}{PATH}"
+        page = f"{parts.scheme}://{parts.netloc}{PATH}"
     return Bench(
         address,
         model_path(call),
@@ -91,9 +93,31 @@ def prepared(
         durations,
         processes=processes,
         timeout=target.timeout,
-        server_time=lambda: server_time(metrics, model, tls) if metrics else None,
+        server_time=_server_time(page, model, tls, asked_for=metrics is not None),
+        largest=target.max_answer_bytes,
         progress=lambda said: click.echo(f"\r\033[K{said}", err=True, nl=False) if sys.stderr.isatty() else None,
     )
+
+
+def _server_time(page: str | None, model: str, tls: Any, *, asked_for: bool) -> Callable[[], ServerTime | None]:
+    """Reads the server's own time from `page`. That of a page that was asked for isn't left out without a word."""
+    from tfserving.clients.bench.metrics import server_time
+    from tfserving.clients.errors import ServingError
+
+    warned: set[str] = set()
+
+    def read() -> ServerTime | None:
+        if page is None:
+            return None
+        try:
+            return server_time(page, model, tls)
+        except (ServingError, ValueError) as error:
+            if asked_for and page not in warned:
+                warned.add(page)
+                click.echo(f"the server's own time is left out: --metrics {page}: {error}", err=True)
+            return None
+
+    return read
 
 
 def _requests(

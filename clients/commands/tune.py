@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.clients.commands.calls import EXIT_CODES, FAILED, Target, json_option, report_option, signature_option
+from tfserving.clients.commands.calls import (
+    EXIT_CODES,
+    FAILED,
+    SECONDS_OF_A_WINDOW,
+    Target,
+    json_option,
+    report_option,
+    signature_option,
+)
 from tfserving.clients.commands.loads import limit_option, numbers, prepared
 from tfserving.foundation.files import written_whole
 
@@ -46,7 +54,7 @@ Examples:
     help="The command of the model server; its flags are added.  [default: tensorflow_model_server if there is one, "
     "else the embedded server]",
 )
-@click.option("--window", type=click.FloatRange(0.1), default=1.5, show_default=True, help="Seconds of each window.")
+@click.option("--window", type=SECONDS_OF_A_WINDOW, default=1.5, show_default=True, help="Seconds of each window.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),

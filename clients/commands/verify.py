@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE, json_option, report_option, with_tls
+from tfserving.clients.commands.calls import (
+    EXIT_CODES,
+    FAILED,
+    SECONDS,
+    UNREACHABLE,
+    json_option,
+    max_answer_option,
+    report_option,
+    with_tls,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,11 +64,12 @@ Examples:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=30.0,
     show_default=True,
     help="Seconds to wait for each answer.",
 )
+@max_answer_option
 @with_tls
 @report_option
 @json_option
@@ -74,6 +84,7 @@ def verify(
     absolute: float | None,
     relative: float | None,
     timeout: float,
+    max_answer_bytes: int,
     tls: dict[str, Any],
     report: Path | None,
     as_json: bool,
@@ -100,6 +111,7 @@ def verify(
         ways=[way for way in WAYS if way in (ways or WAYS)],
         tolerance=tolerance,
         timeout=timeout,
+        max_answer_bytes=max_answer_bytes,
         progress=lambda said: click.echo(said, err=True) if sys.stderr.isatty() else None,
     )
     try:
