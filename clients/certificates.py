@@ -36,7 +36,7 @@ def context_of(ca: Path | str | None, certificate: Path | str | None, key: Path 
                 raise ValueError(
                     f"the TLS file {key} (key) is not the key of the certificate in {certificate}"
                 ) from None
-            raise ValueError(f"the TLS file {key} (key) holds no private key in PEM form ({_reason(error)})") from None
+            raise ValueError(f"the TLS file {key} (key) holds no private key in PEM form") from None
     return context
 
 
@@ -54,9 +54,5 @@ def _check_holds_certificate(path: Path | str, what: str) -> None:
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=str(path))
-    except ssl.SSLError as error:
-        raise ValueError(f"the TLS file {path} ({what}) holds no certificate in PEM form ({_reason(error)})") from None
-
-
-def _reason(error: ssl.SSLError) -> str:
-    return (error.reason or str(error)).replace("_", " ").lower()
+    except ssl.SSLError:
+        raise ValueError(f"the TLS file {path} ({what}) holds no certificate in PEM form") from None

@@ -246,14 +246,14 @@ _HINTS: tuple[tuple[re.Pattern[str], str], ...] = (
         "more is asked than the server computes: ask fewer at a time, or raise max_enqueued_batches in its "
         "batching_parameters_file",
     ),
-    (re.compile(r"^(CLIENT: Received|Decompressed) message larger than max", re.S), RAISE_IT),
+    (re.compile(r"(CLIENT: Received|Decompressed) message larger than max", re.S), RAISE_IT),
     (
         re.compile(r"message larger than max", re.S),
         "the limit is the server's, or a proxy's: --max_body_bytes of the embedded server, "
         "grpc.max_receive_message_length in --grpc_channel_arguments of TensorFlow Serving",
     ),
 )
-_UNREACHABLE = re.compile("failed to connect|handshake|DNS resolution|connect failed", re.I)
+_UNREACHABLE = re.compile("failed to connect|handshake|DNS resolution|errors resolving|connect failed", re.I)
 _QUOTED_CODE = re.compile(r"\bError: ([A-Z_]+): ")
 
 

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from tfserving.clients.address import Address, Tls
-from tfserving.clients.errors import Call, Cancelled, InvalidArgument, ServingError, from_grpc
+from tfserving.clients.errors import Call, Cancelled, Internal, InvalidArgument, ServingError, from_grpc
 from tfserving.clients.limits import MAX_ANSWER_BYTES
 from tfserving.clients.steps import Ask, remaining_seconds
 
@@ -18,6 +18,8 @@ from tfserving.clients.steps import Ask, remaining_seconds
 OPTIONS: tuple[tuple[str, Any], ...] = (
     # How much it takes is the server's to say.
     ("grpc.max_send_message_length", -1),
+    # The text of an error is metadata, of which grpcio alone takes 8 kB.
+    ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.enable_http_proxy", 0),
     # A client of its own connection: another's failed attempts would keep this one waiting.
     ("grpc.use_local_subchannel_pool", 1),
@@ -47,12 +49,12 @@ class GrpcTransport:
             method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
         timeout = remaining_seconds(ask.deadline, ask.call)
         try:
-            answer: bytes = method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+            answer: bytes | None = method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
         except grpc.RpcError as error:
             raise from_grpc(error, ask.call, tls=self._tls) from None
         except ValueError as error:
             raise _unsent(error, ask.call) from None
-        return answer
+        return _whole(answer, ask.call)
 
     def close(self) -> None:
         """Closes the connections; calls in flight are cancelled."""
@@ -76,12 +78,12 @@ class AsyncGrpcTransport:
             method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
         timeout = remaining_seconds(ask.deadline, ask.call)
         try:
-            answer: bytes = await method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+            answer: bytes | None = await method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
         except grpc.RpcError as error:
             raise from_grpc(error, ask.call, tls=self._address.tls is not None) from None
         except (grpc.aio.UsageError, ValueError, TypeError) as error:
             raise _unsent(error, ask.call) from None
-        return answer
+        return _whole(answer, ask.call)
 
     async def close(self) -> None:
         """Closes the connections; calls in flight are cancelled."""
@@ -114,6 +116,12 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 def _metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...] | None:
     return tuple((name.lower(), value) for name, value in metadata.items()) if metadata else None
+
+
+def _whole(answer: bytes | None, call: Call) -> bytes:
+    if answer is None:
+        raise Internal("the server ended the call without an answer", call)
+    return answer
 
 
 def _unsent(error: Exception, call: Call) -> ServingError:

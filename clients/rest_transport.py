@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip as gzip_format
 import socket
 import ssl
+import time
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -117,7 +118,8 @@ class RestTransport:
             with self._pool.stream(**request) as response:
                 answer = self._exchange.answer(response, ask.call)
                 for piece in response.iter_stream():
-                    remaining_seconds(ask.deadline, ask.call)
+                    if time.monotonic() > ask.deadline:
+                        raise TimeoutError
                     if not answer.add(piece):
                         break
         except _FAILURES as error:

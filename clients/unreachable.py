@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tfserving.clients.errors import Call
 
-_UNTRUSTED = re.compile("certificate.verify.failed|hostname mismatch|Peer name .* is not in peer certificate", re.I)
+_UNTRUSTED = re.compile(
+    "certificate.verify.failed|hostname mismatch|hostname verification|Peer name .* is not in peer certificate", re.I
+)
 _TLS = re.compile(r"\bssl\b|\[ssl|handshake|\btls", re.I)
 _NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|wrong version number|record layer failure|packet length too long", re.I)
 _NO_ADDRESS = re.compile(
@@ -52,6 +54,7 @@ def broken_hint(call: Call, text: str, *, tls: bool) -> str:
     """What may have ended a connection before the answer was complete; `tls` is whether it was encrypted."""
     if _UNTRUSTED.search(text) or _NO_TLS.search(text):
         return unreachable_hint(call, text, tls=tls)
+    port = "gRPC" if call.protocol == "grpc" else "REST"
     closed = _ALERT.search(text) or _TLS.search(text)
     if call.protocol == "grpc" and not closed:
         # The server's own text.
@@ -59,19 +62,13 @@ def broken_hint(call: Call, text: str, *, tls: bool) -> str:
     if tls:
         return (
             f"if {call.server} wants a client's certificate (mutual TLS), it closes the connections of clients that "
-            f"have none that it trusts: {OPTIONS}"
+            f"have none that it trusts: {OPTIONS}. Is this its {port} port?"
         )
-    return closed_hint(call) if closed else ""
+    return closed_hint(call)
 
 
 def closed_hint(call: Call) -> str:
     """For a connection without TLS that the server closed at once."""
     if call.protocol == "grpc":
-        return (
-            f"the server on {call.server} closed the connection: is this its gRPC port, and does it speak TLS "
-            "(grpcs://)?"
-        )
-    return (
-        f"the server on {call.server} closed the connection: is this the server's REST port, not its gRPC port, and "
-        "does it speak TLS (https://)?"
-    )
+        return f"is {call.server} the server's gRPC port, and does it speak TLS (grpcs://)?"
+    return f"is {call.server} the server's REST port, not its gRPC port, and does it speak TLS (https://)?"
