@@ -20,6 +20,7 @@ from tfserving.clients.commands.calls import (
     json_option,
     model_option,
     report_option,
+    reporting,
     server_options,
     signature_option,
     version_options,
@@ -162,15 +163,15 @@ def bench(
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
     found = {"model": model, "server": target.url, "steps": [asdict(step) for step in steps]}
-    if report is not None:
-        from tfserving.clients.reports.load import write
-
-        write(report, f"{model} on {target.url}", steps, earlier)
-        click.echo(f"{report}: the report", err=True)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         _show(steps, earlier, limit)
+    if report is not None:
+        from tfserving.clients.reports.load import write
+
+        with reporting(report):
+            write(report, f"{model} on {target.url}", steps, earlier)
     if not any(step.requests for step in steps):
         sys.exit(FAILED)
 

@@ -199,3 +199,14 @@ report_option = click.option(
     callback=_writable(".html"),
     help="Write a report to this .html file, a page that needs no other file.",
 )
+
+
+@contextmanager
+def reporting(report: Path) -> Iterator[None]:
+    """Writes the report, after what is in it was shown; a report that can't be written ends the command."""
+    try:
+        yield
+    except OSError as error:
+        click.echo(f"Error: the report can't be written: {report}: {error.strerror}", err=True)
+        sys.exit(FAILED)
+    click.echo(f"{report}: the report", err=True)

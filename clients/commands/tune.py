@@ -18,6 +18,7 @@ from tfserving.clients.commands.calls import (
     Target,
     json_option,
     report_option,
+    reporting,
     signature_option,
 )
 from tfserving.clients.commands.loads import limit_option, numbers, prepared
@@ -107,18 +108,22 @@ def tune(
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
     winner = best(candidates, limit)
-    if report is not None:
-        from tfserving.clients.reports.tuning import write
-
-        write(report, measuring.model, candidates, winner, limit)
-        click.echo(f"{report}: the report", err=True)
-    if winner is not None and winner.parameters is not None:
-        with written_whole(output) as file:
-            file.write(winner.parameters.text().encode())
     if as_json:
         click.echo(json.dumps({"best": winner and _json(winner), "candidates": list(map(_json, candidates))}, indent=2))
     else:
         _show(candidates, winner, limit, output)
+    if winner is not None and winner.parameters is not None:
+        try:
+            with written_whole(output) as file:
+                file.write(winner.parameters.text().encode())
+        except OSError as error:
+            click.echo(f"Error: {output}: {error.strerror}; it is to hold:\n{winner.parameters.text()}", err=True)
+            sys.exit(FAILED)
+    if report is not None:
+        from tfserving.clients.reports.tuning import write
+
+        with reporting(report):
+            write(report, measuring.model, candidates, winner, limit)
     if winner is None:
         sys.exit(FAILED)
 

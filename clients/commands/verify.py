@@ -19,14 +19,17 @@ from tfserving.clients.commands.calls import (
     json_option,
     max_answer_option,
     report_option,
+    reporting,
     with_tls,
 )
+from tfserving.clients.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tfserving.clients.verification.verdicts import Report, Row, Way
 
+_MOST_NAME = 200
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
 
 
@@ -112,7 +115,7 @@ def verify(
         tolerance=tolerance,
         timeout=timeout,
         max_answer_bytes=max_answer_bytes,
-        progress=lambda said: click.echo(said, err=True) if sys.stderr.isatty() else None,
+        progress=lambda said: click.echo(printable(said), err=True) if sys.stderr.isatty() else None,
     )
     try:
         found = run(
@@ -125,15 +128,15 @@ def verify(
         )
     except (SourceError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    if report is not None:
-        from tfserving.clients.reports.verification import write
-
-        write(report, found)
-        click.echo(f"{report}: the report", err=True)
     if as_json:
         click.echo(_as_json(found))
     else:
         _show(found)
+    if report is not None:
+        from tfserving.clients.reports.verification import write
+
+        with reporting(report):
+            write(report, found)
     if not found.ok:
         sys.exit(UNREACHABLE if found.unreachable else FAILED)
 
@@ -175,8 +178,9 @@ def _show(report: Report) -> None:
         for row in report.rows
         for way, reason in row.left_out.items()
     }
-    click.echo("\n".join([*lines, "", *left_out, *(str(row) for row in report.rows if row.reason)]))
-    click.secho(report.sentence(), fg=None if report.ok else "red", bold=True)
+    said = [printable(line) for line in (*left_out, *(str(row) for row in report.rows if row.reason))]
+    click.echo("\n".join([*lines, "", *said]))
+    click.secho(printable(report.sentence()), fg=None if report.ok else "red", bold=True)
 
 
 def _table(report: Report) -> Table:
@@ -206,10 +210,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     from tfserving.clients.errors import PROTOCOL_NAMES
 
     def shown(value: object) -> str:
-        return "" if value is None else str(value)
+        return "" if value is None else printable(str(value), _MOST_NAME)
 
     return (
-        row.model,
+        shown(row.model),
         shown(row.version),
         shown(row.signature),
         PROTOCOL_NAMES[row.protocol],

@@ -38,6 +38,8 @@ def new_figure(width: float, height: float) -> Figure:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    # Names may have a $, which begins a formula otherwise.
+    mpl.rcParams.update({"text.parse_math": False})
     mpl.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False})
     mpl.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3})
     return Figure(figsize=(width, height), layout="constrained")
