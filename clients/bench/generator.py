@@ -75,7 +75,8 @@ class Bench:
             windows: list[Window] = []
             while len(windows) < self.durations.most:
                 windows.append(running.window(self.durations.window))
-                self.progress(f"{load}: {len(windows)} of {self.durations.windows} windows")
+                most = f"{self.durations.windows} that agree are enough, {self.durations.most} the most"
+                self.progress(f"{load}: window {len(windows)} ({most})")
                 if len(windows) >= self.durations.windows and _agree(windows[-self.durations.windows :]):
                     break
             after = self.server_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,11 @@ from tfserving.clients.commands.loads import limit_option, numbers, prepared
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.load import Step
+
+# Each process takes some 70 MB and a second to start, and more than the CPUs are no help; a request at a time is a
+# task, and over REST a connection.
+MOST_PROCESSES = max(16, 2 * (os.cpu_count() or 1))
+MOST_CONCURRENCY = 10_000
 
 
 @click.command(
@@ -79,7 +85,7 @@ Examples:
 )
 @click.option(
     "--processes",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_PROCESSES),
     default=0,
     help="Processes that ask; more CPUs than the server leaves are no help.  [default: as many as are needed]",
 )
@@ -123,7 +129,8 @@ def bench(
     from tfserving.clients.bench.load import Durations, Load
 
     check_pinned(version, label)
-    concurrencies, rates = numbers(concurrency, int, "--concurrency"), numbers(rate, float, "--rate")
+    concurrencies = numbers(concurrency, int, "--concurrency", MOST_CONCURRENCY)
+    rates = numbers(rate, float, "--rate")
     batches = numbers(batch, int, "--batch")
     if limit and (concurrencies or rates):
         raise click.UsageError("--limit finds a rate by itself; leave --concurrency and --rate out")
@@ -179,13 +186,16 @@ def bench(
 def _earlier(path: Path | None) -> list[Step]:
     """The steps of an earlier run."""
     from tfserving.clients.bench.load import Load, Step
+    from tfserving.foundation.files import read_text
 
     if path is None:
         return []
     try:
-        steps = json.loads(path.read_bytes())["steps"]
-        return [Step(**{**step, "load": Load(**step["load"])}) for step in steps]
-    except (ValueError, KeyError, TypeError) as error:
+        steps = json.loads(read_text(path))["steps"]
+        return [Step(**{**step, "load": Load(**step["load"])}).checked() for step in steps]
+    except OSError as error:
+        raise click.BadParameter(str(error), param_hint="--compare") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise click.BadParameter(
             f"{path} is not what bench --json wrote: {type(error).__name__}: {error}", param_hint="--compare"
         ) from None
@@ -234,7 +244,8 @@ def _remarks(steps: list[Step]) -> list[str]:
     said = []
     for step in steps:
         if step.client_bound:
-            said.append(f"{step.load}: the client is the bottleneck: its processes ({step.processes}) can't ask more")
+            most = f"its processes ({step.processes}) can't ask more than {step.asked:.0f} a second"
+            said.append(f"{step.load}: the client is the bottleneck: {most}")
         if step.load.open and step.lag_p99_ms > max(1.0, 0.1 * step.percentiles["p50"]):
             late = f"{step.lag_p99_ms:.3g} ms"
             said.append(f"{step.load}: the client asked up to {late} late (p99), which the latencies have in them")

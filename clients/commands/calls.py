@@ -18,24 +18,12 @@ if TYPE_CHECKING:
     from tfserving.clients.client import Client
     from tfserving.clients.errors import ServingError
 
-FAILED, WRONG_USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
 EXIT_CODES = """\b
 Exit codes: 0 all is well; 1 the server answered with an error, or what it serves
 differs; 2 wrong usage or an input that doesn't fit; 3 no server answers; 130 Ctrl-C."""
 
 Function = TypeVar("Function", bound=Callable[..., None])
-
-
-class Commands(click.Group):
-    """A group of commands that Ctrl-C ends without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("\nInterrupted.", err=True)
-            sys.exit(INTERRUPTED)
 
 
 @dataclass(frozen=True)

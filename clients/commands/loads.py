@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -18,18 +19,20 @@ if TYPE_CHECKING:
     from tfserving.foundation.tensors import Array
 
 Number = TypeVar("Number", int, float)
-_LIMIT = re.compile(r"(mean|max|p50|p90|p99|p99\.9)=([0-9.]+)(us|ms|s)")
+_LIMIT = re.compile(r"(mean|max|p50|p90|p99|p99\.9)=([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(us|ms|s)")
 _MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
-def numbers(text: str | None, kind: type[Number], option: str) -> list[Number]:
+def numbers(text: str | None, kind: type[Number], option: str, most: float = math.inf) -> list[Number]:
     """The numbers above 0 in `text`, separated by commas."""
     try:
         found = [kind(part) for part in text.split(",")] if text else []
-    except ValueError:
+    except (ValueError, OverflowError):
         found = [kind(0)]
-    if any(number <= 0 for number in found):
+    if not all(0 < number < math.inf for number in found):
         raise click.BadParameter(f"{text!r} is no list of numbers above 0, as 1,2,4 is", param_hint=option)
+    if any(number > most for number in found):
+        raise click.BadParameter(f"{max(found):g} is too large: {most:g} is the most", param_hint=option)
     return found
 
 
@@ -38,7 +41,7 @@ def _read_limit(_context: click.Context, _option: click.Parameter, text: str | N
     if text is None:
         return None
     found = _LIMIT.fullmatch(text)
-    if found is None or not float(found[2]) > 0:
+    if found is None or not 0 < float(found[2]) < math.inf:
         raise click.BadParameter(f"{text!r} is no limit on mean, max, p50, p90, p99 or p99.9, as p99=20ms is")
     return found[1], float(found[2]) * _MS[found[3]]
 
@@ -103,6 +106,7 @@ def _server_time(page: str | None, model: str, tls: Any, *, asked_for: bool) -> 
     """Reads the server's own time from `page`. That of a page that was asked for isn't left out without a word."""
     from tfserving.clients.bench.metrics import server_time
     from tfserving.clients.errors import ServingError
+    from tfserving.clients.printable import printable
 
     warned: set[str] = set()
 
@@ -114,7 +118,8 @@ def _server_time(page: str | None, model: str, tls: Any, *, asked_for: bool) -> 
         except (ServingError, ValueError) as error:
             if asked_for and page not in warned:
                 warned.add(page)
-                click.echo(f"the server's own time is left out: --metrics {page}: {error}", err=True)
+                reason = printable(error.text if isinstance(error, ServingError) else str(error))
+                click.echo(f"the server's own time is left out: --metrics {page}: {reason}", err=True)
             return None
 
     return read

@@ -101,6 +101,10 @@ def tune(
     )
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
+    try:
+        shlex.split(engine or "")
+    except ValueError as error:
+        raise click.BadParameter(f"{engine!r} is no command: {error}", param_hint="--engine") from None
     measuring = _Measuring(folder, engine, protocol, (signature, given, requests), concurrency, window)
     try:
         candidates = search(measuring, space, limit)
