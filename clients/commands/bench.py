@@ -195,7 +195,7 @@ def _earlier(path: Path | None) -> list[Step]:
         return [Step(**{**step, "load": Load(**step["load"])}).checked() for step in steps]
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="--compare") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise click.BadParameter(
             f"{path} is not what bench --json wrote: {type(error).__name__}: {error}", param_hint="--compare"
         ) from None

@@ -195,6 +195,6 @@ def reporting(report: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        click.echo(f"Error: the report can't be written: {report}: {error.strerror}", err=True)
+        click.echo(f"Error: the report can't be written: {report}: {error.strerror or error}", err=True)
         sys.exit(FAILED)
     click.echo(f"{report}: the report", err=True)

@@ -12,7 +12,7 @@ from tfserving.clients.commands import images
 from tfserving.clients.commands.array_files import read_array, read_arrays
 from tfserving.clients.printable import shortened
 from tfserving.clients.rest_json import unpack_bytes
-from tfserving.foundation.files import STDIN, read_text
+from tfserving.foundation.files import STDIN, read_bytes
 
 SUFFIXES = (".json", ".npy", ".npz", *images.SUFFIXES)
 # How much an error quotes of a value on the command line.
@@ -119,15 +119,17 @@ def _read_file(path: Path) -> Any:
 def _read_json(source: str | Path) -> Any:
     """The JSON in a file, or on standard input for `-`."""
     try:
-        text = read_text(source)
+        text = read_bytes(source)
     except OSError as error:
         raise InputError(str(error)) from None
     return _parse(text, "standard input" if str(source) == STDIN else str(source))
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str | bytes, where: str) -> Any:
     try:
         return unpack(json.loads(text))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{shortened(where, _QUOTED)} is not UTF-8: {error.reason}, byte {error.start}") from None
     except ValueError as error:
         raise InputError(f"{shortened(where, _QUOTED)} is not JSON: {error}") from None
     except RecursionError:

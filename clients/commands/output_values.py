@@ -36,10 +36,10 @@ def show(answer: Answer, outputs: Mapping[str, Array], *, output: Path | None, a
     try:
         if output is not None:
             save(output, outputs)
-            click.echo(f"{output}: {', '.join(outputs)}", err=True)
+            click.echo(f"{output}: {', '.join(map(_name, outputs))}", err=True)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        click.echo(f"Error: {output}: {reason}", err=True)
+        click.echo(f"Error: {output}: {printable(str(reason))}", err=True)
         sys.exit(FAILED)
     if as_json:
         click.echo(_as_json(answer, outputs))

@@ -30,9 +30,11 @@ def sentence(error: BaseException) -> str | None:
     if not isinstance(error, OSError):
         return None
     said = str(error.strerror or error)
+    if "set TMPDIR" in said:
+        return said
     if _NO_TEMPORARY in said:
         return f"a temporary folder is needed, and none can be written to ({said}): set TMPDIR to one that can"
-    if error.errno not in _MENDABLE and "TMPDIR" not in said:
+    if error.errno not in _MENDABLE:
         return None
     where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     if not where and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
