@@ -17,8 +17,8 @@ DIGITS = 3
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 # One of a generator's processes that has worked for this part of the time can't ask more.
 BUSY = 0.9
-# An open loop that sends a smaller part of what is due can't ask as much.
-KEPT_UP = 0.9
+# An open loop that sends a smaller part of what is due, and that late, can't ask as much.
+KEPT_UP, LATE_MS = 0.9, 100.0
 NOT_SENT = "not sent: too many in flight"
 
 
@@ -149,6 +149,7 @@ def step_of(load: Load, windows: list[Window], *, processes: int, stable: bool, 
 
     asked = lag.get_total_count() if load.open else count + sum(errors.values())
     due = load.rate * seconds - errors.get(NOT_SENT, 0)
+    late_ms = float(lag.get_value_at_percentile(99)) / 1000 if lag.get_total_count() else 0.0
     busy = sum(window.busy for window in windows) / len(windows) > BUSY
 
     # All at once: one by one, each is a walk through thousands of counts.
@@ -166,10 +167,10 @@ def step_of(load: Load, windows: list[Window], *, processes: int, stable: bool, 
         mean_ms=float(latencies.get_mean_value()) / 1000 if count else 0.0,
         max_ms=float(latencies.get_max_value()) / 1000 if count else 0.0,
         errors=dict(errors),
-        lag_p99_ms=float(lag.get_value_at_percentile(99)) / 1000 if lag.get_total_count() else 0.0,
+        lag_p99_ms=late_ms,
         processes=processes,
         stable=stable,
-        client_bound=busy or (load.open and asked < KEPT_UP * due),
+        client_bound=busy or (load.open and asked < KEPT_UP * due and late_ms > LATE_MS),
         server_ms=server_ms,
         curve=tuple((percentile, ms(percentile)) for percentile in _curve()) if count else (),
         asked=asked / seconds,

@@ -213,7 +213,7 @@ def test_a_server_that_is_not_trusted_is_not_asked(tls_server: Server, protocol:
         (secure, Tls(tls_server.tls.ca, server_name="another.example"), "--tls-server-name"),
         (secure, Tls(tls_server.tls.ca), "--tls-cert and --tls-key"),
         (plain, None, f"does it speak TLS ({'https' if protocol == 'rest' else 'grpcs'}://)?"),
-        (other, tls_server.tls, f"is this its {'REST' if protocol == 'rest' else 'gRPC'} port?"),
+        (other, tls_server.tls, f"this its {'REST' if protocol == 'rest' else 'gRPC'} port?"),
     )
     for url, tls, said in cases:
         with connect(url, tls=tls, retries=Retries(attempts=1)) as client:
