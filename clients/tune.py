@@ -21,7 +21,7 @@ from pathlib import Path
 from tfserving.clients.bench.load import Step
 from tfserving.clients.client import connect
 from tfserving.clients.errors import ServingError
-from tfserving.foundation.files import temporary_folder
+from tfserving.foundation.temporary import temporary_folder
 
 LONGEST_START = 120.0
 LONGEST_STOP = 30.0

@@ -30,9 +30,9 @@ from tfserving.export.rows import batch_of
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
 from tfserving.foundation import messages
-from tfserving.foundation.files import no_temporary
 from tfserving.foundation.golden import GoldenRequest, request_of
 from tfserving.foundation.messages import PredictResponse
+from tfserving.foundation.temporary import no_temporary
 from tfserving.foundation.tensors import Array, from_proto
 
 DESCRIPTORS = Path(messages.__file__).with_name("descriptors.binpb")

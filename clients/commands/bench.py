@@ -186,12 +186,12 @@ def bench(
 def _earlier(path: Path | None) -> list[Step]:
     """The steps of an earlier run."""
     from tfserving.clients.bench.load import Load, Step
-    from tfserving.foundation.files import read_text
+    from tfserving.foundation.given import given_text
 
     if path is None:
         return []
     try:
-        steps = json.loads(read_text(path))["steps"]
+        steps = json.loads(given_text(path))["steps"]
         return [Step(**{**step, "load": Load(**step["load"])}).checked() for step in steps]
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="--compare") from None

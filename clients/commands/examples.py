@@ -101,7 +101,7 @@ def _request(given: str, asked: dict[str, Any]) -> dict[str, Any]:
 def _read(given: str) -> dict[str, Any]:
     """What a request has under `examples`, and maybe under `context` and `signature_name`."""
     from tfserving.clients.commands.input_values import unpack
-    from tfserving.foundation.files import STDIN, read_text
+    from tfserving.foundation.given import STDIN, given_text
     from tfserving.foundation.records import RecordError, read_records
 
     if given.endswith(".tfrecord"):
@@ -110,7 +110,7 @@ def _read(given: str) -> dict[str, Any]:
         except RecordError as error:
             raise ValueError(str(error)) from None
     where = "standard input" if given == STDIN else given if given.endswith(".json") else "the value"
-    text = read_text(given) if given == STDIN or given.endswith(".json") else given
+    text = given_text(given) if given == STDIN or given.endswith(".json") else given
     try:
         read = unpack(json.loads(text))
     except ValueError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfserving.clients.answers import Signature, TensorInfo
-from tfserving.foundation.files import read_bytes
+from tfserving.foundation.given import given_bytes
 from tfserving.foundation.tensors import BY_NAME, STRING, Array
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Images:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return read_bytes(path)
+        return given_bytes(path)
     except OSError as error:
         raise ValueError(str(error)) from None
 

@@ -12,7 +12,7 @@ from tfserving.clients.commands import images
 from tfserving.clients.commands.array_files import read_array, read_arrays
 from tfserving.clients.printable import shortened
 from tfserving.clients.rest_json import unpack_bytes
-from tfserving.foundation.files import STDIN, read_bytes
+from tfserving.foundation.given import STDIN, given_bytes
 
 SUFFIXES = (".json", ".npy", ".npz", *images.SUFFIXES)
 # How much an error quotes of a value on the command line.
@@ -119,7 +119,7 @@ def _read_file(path: Path) -> Any:
 def _read_json(source: str | Path) -> Any:
     """The JSON in a file, or on standard input for `-`."""
     try:
-        text = read_bytes(source)
+        text = given_bytes(source)
     except OSError as error:
         raise InputError(str(error)) from None
     return _parse(text, "standard input" if str(source) == STDIN else str(source))

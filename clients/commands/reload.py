@@ -26,10 +26,10 @@ def reload(*, target: Target, config: str) -> None:
     Models that CONFIG doesn't name are unloaded. A server that polls a config file of its own goes back to that one
     when the file changes. Over gRPC alone. --timeout covers the loading, too.
     """
-    from tfserving.foundation.files import read_text
+    from tfserving.foundation.given import given_text
 
     try:
-        text = read_text(config, LARGEST_CONFIG)
+        text = given_text(config, LARGEST_CONFIG)
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="CONFIG") from None
     with target.asking() as client:

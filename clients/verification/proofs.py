@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfserving.clients.capture import CaptureError, read_requests
-from tfserving.foundation.files import temporary_folder
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, versions_on_disk
+from tfserving.foundation.temporary import temporary_folder
 
 # What of a published version is needed to verify it; the last one only for inputs that have defaults.
 _FILES = (MANIFEST, RECORDS, SAVED_MODEL)

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
-from tfserving.foundation.files import UnreadableError, read_text
 from tfserving.foundation.golden import versions_on_disk
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -163,9 +162,7 @@ def read_fleet(path: Path) -> Fleet:
     Raises FleetError when the file is missing, is not YAML, or says something it can't.
     """
     try:
-        text = read_text(path)
-    except UnreadableError as error:
-        raise FleetError(str(error)) from None
+        text = path.read_text()
     except OSError as error:
         raise FleetError(f"{path}: {error.strerror}; write one, or name another with --fleet") from None
     try:
@@ -175,13 +172,8 @@ def read_fleet(path: Path) -> Fleet:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise FleetError(f"{path}:{line}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise FleetError(f"{path} is no YAML: {error}") from None
     except ValidationError as error:
         raise FleetError("\n".join(_explain(path, root, problem) for problem in error.errors())) from None
-    except ValueError as error:
-        # Of a number or a date that Python can't have.
-        raise FleetError(f"{path}: {error}") from None
     here = path.absolute().parent
     models = {
         name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})

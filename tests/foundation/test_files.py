@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from tfserving.foundation import files
-from tfserving.foundation.files import UnreadableError, read_text, temporary_folder, written_whole
+from tfserving.foundation.files import written_whole
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -75,48 +73,4 @@ def test_a_disk_without_room_names_the_file(tmp_path: Path) -> None:
         file.write(b"all")
     missing = pytest.raises(OSError, match=r"No such file or directory: '.*nowhere/file'")
     with missing, written_whole(tmp_path / "nowhere" / "file"):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"\xff\xfem\0o\0", "it is not UTF-8: byte 0xff at position 0. It looks like UTF-16, which PowerShell's >"),
-        (b"caf\xe9", "it is not UTF-8: byte 0xe9 at position 3$"),
-        (b"x" * 11, "it has more than 10 bytes"),
-    ],
-)
-def test_what_is_no_text_says_why(tmp_path: Path, data: bytes, said: str) -> None:
-    (tmp_path / "file").write_bytes(data)
-    with pytest.raises(UnreadableError, match=said) as caught:
-        read_text(tmp_path / "file", 10)
-    assert str(caught.value).startswith(f"{tmp_path}/file: it ")
-
-
-def test_text_may_begin_with_a_mark_and_a_device_has_an_end(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"\xef\xbb\xbftext")
-    assert read_text(tmp_path / "file") == "text"
-    assert read_text("/dev/null") == ""
-    with pytest.raises(UnreadableError, match="it has more than 1000 bytes"):
-        read_text("/dev/zero", 1000)
-    with pytest.raises(IsADirectoryError):
-        read_text(tmp_path)
-
-
-def test_a_pipe_is_read_to_its_end_and_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_text("all of it"))
-    writer.start()
-    assert read_text(pipe) == "all of it"
-    writer.join(10)
-    monkeypatch.setattr(files, "LONGEST_SILENCE", 0.1)
-    with pytest.raises(UnreadableError, match=r"nobody has written to this pipe for 0\.1 s"):
-        read_text(pipe)
-
-
-def test_without_a_temporary_folder_the_error_says_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    said = r"needed for the proofs, and none can be written to .*: set TMPDIR to one that can"
-    with pytest.raises(OSError, match=said), temporary_folder("the proofs"):
         pass

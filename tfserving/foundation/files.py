@@ -1,137 +1,59 @@
-"""Files that appear whole or not at all, text as it is read, and temporary folders."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
-import stat
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-# No configuration and no request is larger; a device has no end.
-LARGEST_TEXT = 256 * 1024 * 1024
-# Seconds in which somebody begins to write to a pipe that is read.
-LONGEST_SILENCE = 10.0
-STDIN = "-"
-# Errors of writing, which don't name their file.
+_Opens: TypeAlias = Callable[[Path], AbstractContextManager[BinaryIO]]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class UnreadableError(OSError):
-    """A file holds no text that can be read. `strerror` says why, as it does for every OSError."""
+def _names_its_file(opens: _Opens) -> _Opens:
+    """Has errors of writing, which don't name the file, or name a temporary one, name the file that is wanted."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(errno.EILSEQ, reason, str(path))
+    @contextmanager
+    def opened(path: Path) -> Iterator[BinaryIO]:
+        try:
+            with opens(path) as file:
+                yield file
+        except OSError as error:
+            named = None if error.filename is None else Path(str(error.filename)).parent
+            if error.errno not in _FULL if named is None else named != path.resolve().parent:
+                # Of what is written there.
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
-    def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror}"
+    return opened
 
 
+@_names_its_file
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which is at `path` when the context ends, flushed to disk, and nowhere when it fails.
 
     A device or a pipe is written to as it is: as root, a file renamed to /dev/null would replace the device. Of a link,
-    the file that it leads to is replaced. Raises OSError that names `path`.
+    the file that it leads to is replaced.
     """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            yield device
+        return
+    path = path.resolve()
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    temporary = Path(name)
     try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as device:
-                yield device
-            return
-        path = path.resolve()
-        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        ours = error.errno in _FULL if error.filename is None else Path(str(error.filename)).parent == path.parent
-        if not ours:
-            # Of what is written there.
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def read_text(path: Path | str, largest: int = LARGEST_TEXT) -> str:
-    """The text of the file `path`, which is UTF-8; `-` is standard input.
-
-    Raises OSError: UnreadableError for other text, for more than `largest` bytes, for a pipe that nobody writes to and
-    for a standard input that is closed.
-    """
-    data = read_bytes(path, largest)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        found = f"it is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}"
-        if data.startswith(_UTF16):
-            found += ". It looks like UTF-16, which PowerShell's > writes; save it as UTF-8"
-        raise UnreadableError(_named(path), found) from None
-
-
-def read_bytes(path: Path | str, largest: int = LARGEST_TEXT) -> bytes:
-    """The bytes of the file `path`, or of standard input for `-`. Raises OSError as `read_text` does."""
-    if str(path) == STDIN:
-        if sys.stdin is None:
-            raise UnreadableError(_named(path), "it is closed")
-        # The text of a test, or of another program's, may have no bytes beneath it.
-        data = sys.stdin.buffer.read(largest + 1)
-    else:
-        with open(path, "rb", opener=_open) as file:
-            data = file.read(largest + 1)
-    if len(data) > largest:
-        raise UnreadableError(_named(path), f"it has more than {largest} bytes")
-    return data
-
-
-def _named(path: Path | str) -> str:
-    return "standard input" if str(path) == STDIN else str(path)
-
-
-def _open(path: str, flags: int) -> int:
-    """Opens a file; a pipe is waited for, but not for ever."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    try:
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            waiting = select.poll()
-            waiting.register(descriptor, select.POLLIN | select.POLLHUP)
-            if not waiting.poll(LONGEST_SILENCE * 1000):
-                raise UnreadableError(path, f"nobody has written to this pipe for {LONGEST_SILENCE:g} s")
-        os.set_blocking(descriptor, True)
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
         raise
-    return descriptor
-
-
-@contextmanager
-def temporary_folder(purpose: str, prefix: str = "tfserving-") -> Iterator[Path]:
-    """A folder that is there as long as the context lasts. Raises OSError that says what for when there is none."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=prefix)
-    except OSError as error:
-        raise no_temporary(purpose, error) from None
-    with folder as name:
-        yield Path(name)
-
-
-def no_temporary(purpose: str, error: OSError) -> OSError:
-    """The error in place of `error`, with which a temporary file or folder could not be made."""
-    return OSError(
-        error.errno,
-        f"a temporary folder is needed for {purpose}, and none can be written to ({error.strerror}): set TMPDIR to one "
-        "that can",
-    )
