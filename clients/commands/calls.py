@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
 EXIT_CODES = """\b
-Exit codes: 0 all is well; 1 the server answered with an error, or what it serves
-differs; 2 wrong usage or an input that doesn't fit; 3 no server answers; 130 Ctrl-C."""
+Exit codes: 0 all is well; 1 the server answered with an error, what it serves
+differs, or the output can't be written; 2 wrong usage or an input that doesn't
+fit; 3 no server answers; 130 Ctrl-C."""
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
