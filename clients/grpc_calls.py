@@ -24,7 +24,7 @@ from tfserving.clients.calls import Calls, Task, classification
 from tfserving.clients.errors import Internal, InvalidArgument, ResourceExhausted, from_code
 from tfserving.clients.limits import MAX_ANSWER_BYTES, RAISE_IT, description_bytes, structured_bytes
 from tfserving.clients.steps import Retries, Steps
-from tfserving.clients.wire import Bodies, is_large, predict_request, read_predict_response, spec_of
+from tfserving.clients.wire import Bodies, TooLargeError, is_large, predict_request, read_predict_response, spec_of
 from tfserving.foundation.examples import Examples
 from tfserving.foundation.messages import (
     ClassificationRequest,
@@ -98,6 +98,8 @@ class GrpcCalls(Calls):
             data = yield from self._ask(asked, PREDICT, b"".join(parts))
         try:
             version, signature, decoded = read_predict_response(data, self._largest)
+        except TooLargeError as error:
+            raise ResourceExhausted(f"the answer is too large: {error}", call, RAISE_IT) from None
         except (ValueError, OverflowError, MemoryError, DecodeError) as error:
             raise Internal(f"the answer can't be read: {str(error) or type(error).__name__}", call) from None
         return Prediction(

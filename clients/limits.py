@@ -10,6 +10,8 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 BYTES_PER_VALUE = 16
 # What a server says of a model, its status and its metadata, is so many times smaller than the limit.
 _DESCRIPTIONS_PART = 64
+# Strings and integers are packed as densely on the wire, and their messages are this many times smaller.
+_UNPACKED_PART = 4
 # No signature has more outputs.
 MOST_OUTPUTS = 10_000
 # Of an answer that is an error no more is read.
@@ -23,6 +25,11 @@ LONGEST_TIMEOUT = 10_000_000.0
 RAISE_IT = (
     "raise the limit with max_answer_bytes= of connect or --max-answer-bytes of a command, if the server is trusted"
 )
+
+
+def unpacked_bytes(largest: int) -> int:
+    """The largest answer of predict with strings or integers in it, where `largest` is the limit of an answer."""
+    return max(largest // _UNPACKED_PART, 1)
 
 
 def structured_bytes(largest: int) -> int:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from tfserving.clients.errors import Call
-from tfserving.clients.limits import MAX_ANSWER_BYTES, MOST_OUTPUTS
+from tfserving.clients.limits import MAX_ANSWER_BYTES, MOST_OUTPUTS, unpacked_bytes
 from tfserving.foundation.messages import ModelSpec, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
 from tfserving.foundation.tensors import (
     BY_NUMBER,
@@ -54,6 +54,10 @@ _INPUT_TAG, _CONTENT_TAG, _KEY_TAG, _VALUE_TAG = (bytes((tag,)) for tag in (_INP
 
 
 Part: TypeAlias = bytes | memoryview
+
+
+class TooLargeError(ValueError):
+    """An answer is larger than the client's limit lets it be."""
 
 
 class _UnusualError(Exception):
@@ -182,6 +186,8 @@ _KEPT_BYTES = 16 * 1024
 
 
 def _read_by_protobuf(data: bytes, largest: int) -> tuple[int | None, str, dict[str, Array]]:
+    if len(data) > unpacked_bytes(largest):
+        raise TooLargeError(f"it has {len(data)} bytes that aren't read in place, {unpacked_bytes(largest)} may come")
     answer = PredictResponse.FromString(data)
     if len(answer.outputs) > MOST_OUTPUTS:
         raise ValueError(f"it has {len(answer.outputs)} outputs, {MOST_OUTPUTS} are the most")

@@ -170,15 +170,17 @@ def bench(
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
     found = {"model": model, "server": target.url, "steps": [asdict(step) for step in steps]}
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        _show(steps, earlier, limit)
-    if report is not None:
-        from tfserving.clients.reports.load import write
+    try:
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+        else:
+            _show(steps, earlier, limit)
+    finally:
+        if report is not None:
+            from tfserving.clients.reports.load import write
 
-        with reporting(report):
-            write(report, f"{model} on {target.url}", steps, earlier)
+            with reporting(report):
+                write(report, f"{model} on {target.url}", steps, earlier)
     if not any(step.requests for step in steps):
         sys.exit(FAILED)
 

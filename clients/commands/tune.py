@@ -112,23 +112,31 @@ def tune(
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
     winner = best(candidates, limit)
-    if as_json:
-        click.echo(json.dumps({"best": winner and _json(winner), "candidates": list(map(_json, candidates))}, indent=2))
-    else:
-        _show(candidates, winner, limit, output)
-    if winner is not None and winner.parameters is not None:
-        try:
-            with written_whole(output) as file:
-                file.write(winner.parameters.text().encode())
-        except OSError as error:
-            click.echo(f"Error: {output}: {error.strerror}; it is to hold:\n{winner.parameters.text()}", err=True)
-            sys.exit(FAILED)
-    if report is not None:
-        from tfserving.clients.reports.tuning import write
+    try:
+        if as_json:
+            shown = {"best": winner and _json(winner), "candidates": list(map(_json, candidates))}
+            click.echo(json.dumps(shown, indent=2))
+        else:
+            _show(candidates, winner, limit, output)
+    finally:
+        if winner is not None and winner.parameters is not None:
+            _write(output, winner.parameters.text())
+        if report is not None:
+            from tfserving.clients.reports.tuning import write
 
-        with reporting(report):
-            write(report, measuring.model, candidates, winner, limit)
+            with reporting(report):
+                write(report, measuring.model, candidates, winner, limit)
     if winner is None:
+        sys.exit(FAILED)
+
+
+def _write(output: Path, text: str) -> None:
+    """Writes the best parameters, which took minutes to find; where that fails, they are shown."""
+    try:
+        with written_whole(output) as file:
+            file.write(text.encode())
+    except OSError as error:
+        click.echo(f"Error: {output}: {error.strerror}; it is to hold:\n{text}", err=True)
         sys.exit(FAILED)
 
 

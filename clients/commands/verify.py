@@ -128,15 +128,17 @@ def verify(
         )
     except (SourceError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    if as_json:
-        click.echo(_as_json(found))
-    else:
-        _show(found)
-    if report is not None:
-        from tfserving.clients.reports.verification import write
+    try:
+        if as_json:
+            click.echo(_as_json(found))
+        else:
+            _show(found)
+    finally:
+        if report is not None:
+            from tfserving.clients.reports.verification import write
 
-        with reporting(report):
-            write(report, found)
+            with reporting(report):
+                write(report, found)
     if not found.ok:
         sys.exit(UNREACHABLE if found.unreachable else FAILED)
 

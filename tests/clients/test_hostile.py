@@ -359,12 +359,16 @@ def test_damaged_messages_are_errors_or_values() -> None:
         assert min(counts.values()) > 30, counts
 
 
-def test_what_a_server_says_of_a_model_has_a_smaller_limit() -> None:
+def test_what_becomes_many_objects_has_a_smaller_limit() -> None:
     with grpc_server() as (url, server), connect(url, retries=Retries(attempts=1), max_answer_bytes=MOST) as client:
         many = GetModelStatusResponse(model_version_status=[{"version": number} for number in range(90_000)])
         server.answers["GetModelStatus"] = many.SerializeToString()
         with pytest.raises(ResourceExhausted, match=r"too large: its GetModelStatusResponse has \d+ bytes, 262144 may"):
             client.status("m")
+        texts = tensor([500_000], 7, string_val=[b"0123456789"] * 500_000)
+        server.answers["Predict"] = prediction(texts)
+        with pytest.raises(ResourceExhausted, match="aren't read in place, 4194304 may come"):
+            client.predict("m", {"x": ROWS})
         server.answers["Regress"] = RegressionResponse(result={"regressions": [{}] * 600_000}).SerializeToString()
         with pytest.raises(ResourceExhausted, match="--max-answer-bytes"):
             client.regress("m", [{}])
