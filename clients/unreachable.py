@@ -70,5 +70,5 @@ def broken_hint(call: Call, text: str, *, tls: bool) -> str:
 def closed_hint(call: Call) -> str:
     """For a connection without TLS that the server closed at once."""
     if call.protocol == "grpc":
-        return f"is {call.server} the server's gRPC port, and does it speak TLS (grpcs://)?"
-    return f"is {call.server} the server's REST port, not its gRPC port, and does it speak TLS (https://)?"
+        return f"is {call.server} the server's gRPC port? If it speaks TLS, its address begins with grpcs://"
+    return f"is {call.server} the server's REST port, not its gRPC port? If it speaks TLS, its address begins with https://"

@@ -212,7 +212,7 @@ def test_a_server_that_is_not_trusted_is_not_asked(tls_server: Server, protocol:
         (named, None, "isn't trusted, or is for another name"),
         (secure, Tls(tls_server.tls.ca, server_name="another.example"), "--tls-server-name"),
         (secure, Tls(tls_server.tls.ca), "--tls-cert and --tls-key"),
-        (plain, None, f"does it speak TLS ({'https' if protocol == 'rest' else 'grpcs'}://)?"),
+        (plain, None, f"If it speaks TLS, its address begins with {'https' if protocol == 'rest' else 'grpcs'}://"),
         (other, tls_server.tls, f"this its {'REST' if protocol == 'rest' else 'gRPC'} port?"),
     )
     for url, tls, said in cases:
