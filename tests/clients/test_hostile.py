@@ -7,6 +7,7 @@ import copy
 import gzip
 import json
 import random
+import socket
 import time
 import tracemalloc
 import zlib
@@ -398,3 +399,31 @@ def test_an_endless_timeout_is_a_long_one() -> None:
             assert client.status("m")[0].version == 3
     with pytest.raises(ValueError, match="above 0, not nan"):
         connect("http://127.0.0.1:1", timeout=float("nan")).status("m")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "grpc", "grpcs"])
+def test_a_server_that_takes_a_connection_and_nothing_else_is_given_up_in_time(scheme: str) -> None:
+    """Neither its TLS nor its HTTP begins, and nobody reads what is sent."""
+    large = [{"x": [0.5] * 3_000_000}] if scheme == "http" else [{}]
+
+    async def asked(url: str) -> None:
+        async with connect_async(url, timeout=1, retries=Retries(attempts=1)) as client:
+            await client.regress("m", large)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        with connect(url, timeout=1, retries=Retries(attempts=1)) as client:
+            for ask in (lambda: client.regress("m", large), lambda: asyncio.run(asked(url))):
+                start = time.monotonic()
+                with pytest.raises((DeadlineExceeded, Unavailable)):
+                    ask()
+                assert time.monotonic() - start < 10
+
+
+def test_a_server_that_speaks_no_grpc_is_an_error() -> None:
+    for send in (for_ever(b"\0" * 9999), whole(b"{}"), b"", b"\x15\x03\x01\0\x02\x02\x46", for_ever(b"x", pause=0.1)):
+        with http_server() as server, connect(server.url.replace("http", "grpc"), timeout=2) as client:
+            server.answers[""] = send
+            with pytest.raises((DeadlineExceeded, Unavailable)) as caught:
+                client.status("m")
+            assert all(line.isprintable() for line in str(caught.value).splitlines())
