@@ -135,7 +135,7 @@ def page(instance: Instance, model: str) -> Page:
     try:
         text = read_page(url)
     except ServingError as error:
-        raise GateError(f"{instance.name}: no metrics at {url}: {error}; `server.monitoring` turns them on") from None
+        raise GateError(f"{instance.name}: no metrics at {url}: {error.text}; `server.monitoring` turns them on") from None
     found = Page()
     name = f'model_name="{model}"'
     for labels, value in _COUNT.findall(text):
