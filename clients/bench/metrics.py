@@ -34,7 +34,8 @@ def server_time(url: str, model: str, tls: Tls | None = None) -> ServerTime:
     """
     sums: dict[str, float] = {}
     for kind, labels, value in _LINE.findall(read_page(url, tls)):
-        if f'model_name="{model}"' in labels:
+        # The first label: a name that a client sent can look like further labels.
+        if labels.startswith(f'model_name="{model}",'):
             sums[kind] = sums.get(kind, 0.0) + float(value)
     if len(sums) < 2:  # noqa: PLR2004 - a sum and a count
         raise ValueError(f"it has no :tensorflow:serving:request_latency of the model {model!r}")
