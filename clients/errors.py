@@ -268,12 +268,12 @@ def from_grpc(error: grpc.RpcError, call: Call, *, tls: bool = False) -> Serving
     details = getattr(error, "details", None)
     text = str(details() or "") if details else str(error)
     made = from_code(code().name if code else "UNKNOWN", text or "the server says no more", call)
-    if isinstance(made, Unavailable):
+    made.hint = _known_hint(text)
+    if isinstance(made, Unavailable) and not made.hint:
         hint = unreachable_hint if _UNREACHABLE.search(text) else broken_hint
         made.hint = hint(call, text, tls=tls)
     elif isinstance(made, Unimplemented) and not text:
         made.hint = f"{call.server} speaks gRPC, but has no TensorFlow Serving API"
-    made.hint = made.hint or _known_hint(text)
     return made
 
 

@@ -404,7 +404,7 @@ def test_an_endless_timeout_is_a_long_one() -> None:
 @pytest.mark.parametrize("scheme", ["http", "https", "grpc", "grpcs"])
 def test_a_server_that_takes_a_connection_and_nothing_else_is_given_up_in_time(scheme: str) -> None:
     """Neither its TLS nor its HTTP begins, and nobody reads what is sent."""
-    large = [{"x": [0.5] * 3_000_000}] if scheme == "http" else [{}]
+    large = [{"x": [0.5] * 1_000_000}] if scheme == "http" else [{}]
 
     async def asked(url: str) -> None:
         async with connect_async(url, timeout=1, retries=Retries(attempts=1)) as client:
@@ -417,7 +417,7 @@ def test_a_server_that_takes_a_connection_and_nothing_else_is_given_up_in_time(s
                 start = time.monotonic()
                 with pytest.raises((DeadlineExceeded, Unavailable)):
                     ask()
-                assert time.monotonic() - start < 10
+                assert time.monotonic() - start < 15
 
 
 def test_a_server_that_speaks_no_grpc_is_an_error() -> None:
