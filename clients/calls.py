@@ -16,7 +16,7 @@ from tfserving.clients.availability import wait_until_available
 from tfserving.clients.errors import Call, FailedPrecondition, Internal, InvalidArgument, NotFound
 from tfserving.clients.hints import hint
 from tfserving.clients.inputs import Inputs
-from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_ANSWER_BYTES
+from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
 from tfserving.clients.signatures import Signatures
 from tfserving.clients.steps import Ask, Asking, Retries, Steps
 from tfserving.foundation.examples import ExampleLike, Examples, class_arrays, read_examples
@@ -34,7 +34,7 @@ class Calls(ABC):
     protocol: str
 
     def __init__(
-        self, server: str, retries: Retries, metadata: Mapping[str, str], largest: int = MAX_ANSWER_BYTES
+        self, server: str, retries: Retries, metadata: Mapping[str, str], largest: int = MAX_RESPONSE_BYTES
     ) -> None:
         self.server = server
         self._largest = largest

@@ -22,7 +22,7 @@ from tfserving.clients.answers import (
 from tfserving.clients.asked import DEFAULT_SIGNATURE, Asked
 from tfserving.clients.calls import Calls, Task, classification
 from tfserving.clients.errors import Internal, InvalidArgument, ResourceExhausted, from_code
-from tfserving.clients.limits import MAX_ANSWER_BYTES, RAISE_IT, description_bytes, structured_bytes
+from tfserving.clients.limits import MAX_RESPONSE_BYTES, RAISE_IT, description_bytes, structured_bytes
 from tfserving.clients.steps import Retries, Steps
 from tfserving.clients.wire import Bodies, TooLargeError, is_large, predict_request, read_predict_response, spec_of
 from tfserving.foundation.examples import Examples
@@ -75,7 +75,7 @@ class GrpcCalls(Calls):
     protocol = "grpc"
 
     def __init__(
-        self, server: str, retries: Retries, metadata: Mapping[str, str], largest: int = MAX_ANSWER_BYTES
+        self, server: str, retries: Retries, metadata: Mapping[str, str], largest: int = MAX_RESPONSE_BYTES
     ) -> None:
         super().__init__(server, retries, metadata, largest)
         self._bodies = Bodies()
@@ -99,7 +99,7 @@ class GrpcCalls(Calls):
         try:
             version, signature, decoded = read_predict_response(data, self._largest)
         except TooLargeError as error:
-            raise ResourceExhausted(f"the answer is too large: {error}", call, RAISE_IT) from None
+            raise ResourceExhausted(f"the response is too large: {error}", call, RAISE_IT) from None
         except (ValueError, OverflowError, MemoryError, DecodeError) as error:
             raise Internal(f"the answer can't be read: {str(error) or type(error).__name__}", call) from None
         return Prediction(
@@ -172,7 +172,7 @@ class GrpcCalls(Calls):
         """The message in `data`. Its fields become objects of many times their bytes, so it must be small."""
         most = description_bytes(self._largest) if kind in _DESCRIPTIONS else structured_bytes(self._largest)
         if len(data) > most:
-            text = f"the answer is too large: its {kind.DESCRIPTOR.name} has {len(data)} bytes, {most} may come"
+            text = f"the response is too large: its {kind.DESCRIPTOR.name} has {len(data)} bytes, the limit is {most}"
             raise ResourceExhausted(text, asked.call, RAISE_IT)
         try:
             return kind.FromString(data)

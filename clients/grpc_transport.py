@@ -11,7 +11,7 @@ import grpc.aio
 
 from tfserving.clients.address import Address, Tls
 from tfserving.clients.errors import Call, Cancelled, Internal, InvalidArgument, ServingError, from_grpc
-from tfserving.clients.limits import MAX_ANSWER_BYTES
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.steps import Ask, remaining_seconds
 
 # https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h
@@ -37,7 +37,7 @@ _LARGEST_LIMIT = 2**31 - 1
 class GrpcTransport:
     """Blocking."""
 
-    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._tls = address.tls is not None
         self._channel = new_channel(grpc, address, gzip=gzip, largest=largest)
         self._methods: dict[str, Any] = {}
@@ -64,7 +64,7 @@ class GrpcTransport:
 class AsyncGrpcTransport:
     """On the event loop that the first question is asked on."""
 
-    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._address, self._gzip, self._largest = address, gzip, largest
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
@@ -91,7 +91,7 @@ class AsyncGrpcTransport:
             await self._channel.close()
 
 
-def new_channel(made_by: Any, address: Address, *, gzip: bool, largest: int = MAX_ANSWER_BYTES) -> Any:
+def new_channel(made_by: Any, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> Any:
     """A channel to `address`, made by `grpc` or `grpc.aio`; its messages may have `largest` bytes, inflated, too."""
     options = [*OPTIONS, *KEEPALIVE, ("grpc.max_receive_message_length", min(largest, _LARGEST_LIMIT))]
     if address.every_address:

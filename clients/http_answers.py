@@ -45,7 +45,7 @@ class Answer:
         if max(self._came, self._size) <= self._largest:
             return True
         if self._good:
-            more = f"{self._came} bytes of gzip inflate to more" if self._inflating else "more bytes came"
+            more = f"{self._came} bytes of gzip inflate to more" if self._inflating else "more bytes were received"
             raise self._too_large(more)
         return False
 
@@ -71,4 +71,6 @@ class Answer:
             raise Internal(f"the answer is no gzip data: {error}", self._call) from None
 
     def _too_large(self, size: str) -> ServingError:
-        return ResourceExhausted(f"the answer is too large: {size}, {self._largest} may come", self._call, RAISE_IT)
+        return ResourceExhausted(
+            f"the response is too large: {size}, the limit is {self._largest}", self._call, RAISE_IT
+        )

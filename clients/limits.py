@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-# The largest answer, as it comes and as it is once inflated. grpcio's own limit is 4 MiB, which images and embeddings
-# exceed. A larger one takes `max_answer_bytes` of `connect`, or `--max-answer-bytes` of a command.
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
+# The largest response, as received and once inflated. grpcio's own limit is 4 MiB, which images and embeddings
+# exceed. A larger one takes `max_response_bytes` of `connect`, or `--max-response-bytes` of a command.
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 # A value that becomes a Python object takes many times its bytes. So an answer in JSON may hold one value for so many
 # bytes of the limit, and one in protobuf that isn't read in place is so many times smaller than the limit.
 BYTES_PER_VALUE = 16
@@ -23,7 +23,7 @@ MAX_PAGE_BYTES = 16 * 1024 * 1024
 # Seconds that stand for "no end": what the system's own timers can hold.
 LONGEST_TIMEOUT = 10_000_000.0
 RAISE_IT = (
-    "raise the limit with max_answer_bytes= of connect or --max-answer-bytes of a command, if the server is trusted"
+    "raise the limit with max_response_bytes= of connect or --max-response-bytes of a command, if the server is trusted"
 )
 
 

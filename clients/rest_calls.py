@@ -99,8 +99,8 @@ class RestCalls(Calls):
         values = answer.count(b",") + answer.count(b"[") + answer.count(b"{")
         if len(answer) > most or values > most // BYTES_PER_VALUE:
             raise ResourceExhausted(
-                f"the answer is too large: it has {len(answer)} bytes and {values} values, {most} and "
-                f"{most // BYTES_PER_VALUE} may come",
+                f"the response is too large: it has {len(answer)} bytes and {values} values, the limits are {most} and "
+                f"{most // BYTES_PER_VALUE}",
                 asked.call,
                 RAISE_IT,
             )

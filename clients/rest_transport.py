@@ -15,7 +15,7 @@ import httpcore2
 from tfserving.clients.address import Address, Tls
 from tfserving.clients.errors import Call, Cancelled, DeadlineExceeded, InvalidArgument, ServingError, Unavailable
 from tfserving.clients.http_answers import Answer
-from tfserving.clients.limits import MAX_ANSWER_BYTES
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.sockets import Deadline, DeadlineBackend
 from tfserving.clients.steps import Ask, remaining_seconds
 from tfserving.clients.unreachable import broken_hint, unreachable_hint
@@ -102,7 +102,7 @@ class _Exchange:
 class RestTransport:
     """Blocking."""
 
-    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._exchange = _Exchange(address, gzip, largest)
         self._deadline = Deadline()
         self._pool = httpcore2.ConnectionPool(
@@ -135,7 +135,7 @@ class RestTransport:
 class AsyncRestTransport:
     """On the event loop that the first question is asked on."""
 
-    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._exchange = _Exchange(address, gzip, largest)
         self._pool = httpcore2.AsyncConnectionPool(ssl_context=tls_context(address.tls), **_POOL)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from tfserving.clients.errors import Call
-from tfserving.clients.limits import MAX_ANSWER_BYTES, MOST_OUTPUTS, unpacked_bytes
+from tfserving.clients.limits import MAX_RESPONSE_BYTES, MOST_OUTPUTS, unpacked_bytes
 from tfserving.foundation.messages import ModelSpec, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
 from tfserving.foundation.tensors import (
     BY_NUMBER,
@@ -131,7 +131,7 @@ class Bodies:
                 self._free.append(buffer)
 
 
-def read_predict_response(data: bytes, largest: int = MAX_ANSWER_BYTES) -> tuple[int | None, str, dict[str, Array]]:
+def read_predict_response(data: bytes, largest: int = MAX_RESPONSE_BYTES) -> tuple[int | None, str, dict[str, Array]]:
     """Version (None when it isn't said), signature and outputs in alphabetical order of a serialized PredictResponse.
 
     Arrays of numbers that lie in the answer as in memory are read-only views of `data`. The outputs may take `largest`
@@ -187,7 +187,9 @@ _KEPT_BYTES = 16 * 1024
 
 def _read_by_protobuf(data: bytes, largest: int) -> tuple[int | None, str, dict[str, Array]]:
     if len(data) > unpacked_bytes(largest):
-        raise TooLargeError(f"it has {len(data)} bytes that aren't read in place, {unpacked_bytes(largest)} may come")
+        raise TooLargeError(
+            f"it has {len(data)} bytes that aren't read in place, the limit is {unpacked_bytes(largest)}"
+        )
     answer = PredictResponse.FromString(data)
     if len(answer.outputs) > MOST_OUTPUTS:
         raise ValueError(f"it has {len(answer.outputs)} outputs, {MOST_OUTPUTS} are the most")

@@ -26,7 +26,7 @@ from tfserving.clients.address import Address
 from tfserving.clients.bench import worker
 from tfserving.clients.bench.load import Durations, Load, Step, Window, step_of
 from tfserving.clients.bench.metrics import ServerTime
-from tfserving.clients.limits import MAX_ANSWER_BYTES
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 
 # Windows agree when throughput and median are within this part of their means.
 AGREEMENT = 0.1
@@ -52,7 +52,7 @@ class Bench:
     durations: Durations = field(default_factory=Durations)
     processes: int = 0
     timeout: float = 10.0
-    largest: int = MAX_ANSWER_BYTES
+    largest: int = MAX_RESPONSE_BYTES
     server_time: Callable[[], ServerTime | None] = lambda: None
     progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_ANSWER_BYTES
+from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
     from tfserving.clients.client import Client
@@ -34,7 +34,7 @@ class Target:
     url: str
     timeout: float
     tls: Mapping[str, Any]
-    max_answer_bytes: int = MAX_ANSWER_BYTES
+    max_response_bytes: int = MAX_RESPONSE_BYTES
 
     @contextmanager
     def asking(self) -> Iterator[Client]:
@@ -48,7 +48,7 @@ class Target:
                 self.url,
                 tls=Tls(**self.tls) if self.tls else None,
                 timeout=self.timeout,
-                max_answer_bytes=self.max_answer_bytes,
+                max_response_bytes=self.max_response_bytes,
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
@@ -108,12 +108,12 @@ def with_tls(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-max_answer_option = click.option(
-    "--max-answer-bytes",
+max_response_option = click.option(
+    "--max-response-bytes",
     type=click.IntRange(1),
-    default=MAX_ANSWER_BYTES,
+    default=MAX_RESPONSE_BYTES,
     show_default=True,
-    help="A larger answer is an error, as it comes or inflated.",
+    help="Fail for a larger response, as received or inflated.",
 )
 
 
@@ -121,12 +121,14 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that asks one server; it gets them as `target`."""
 
     @wraps(command)
-    def with_target(*, server: str, timeout: float, max_answer_bytes: int, tls: dict[str, Any], **options: Any) -> None:
-        command(target=Target(server, timeout, tls, max_answer_bytes), **options)
+    def with_target(
+        *, server: str, timeout: float, max_response_bytes: int, tls: dict[str, Any], **options: Any
+    ) -> None:
+        command(target=Target(server, timeout, tls, max_response_bytes), **options)
 
     wrapped = with_tls(with_target)
     for option in (
-        max_answer_option,
+        max_response_option,
         click.option("--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for an answer."),
         click.option(
             "--server",

@@ -97,7 +97,7 @@ def prepared(
         processes=processes,
         timeout=target.timeout,
         server_time=_server_time(page, model, tls, asked_for=metrics is not None),
-        largest=target.max_answer_bytes,
+        largest=target.max_response_bytes,
         progress=lambda said: click.echo(f"\r\033[K{said}", err=True, nl=False) if sys.stderr.isatty() else None,
     )
 

@@ -17,7 +17,7 @@ from tfserving.clients.commands.calls import (
     SECONDS,
     UNREACHABLE,
     json_option,
-    max_answer_option,
+    max_response_option,
     report_option,
     reporting,
     with_tls,
@@ -72,7 +72,7 @@ Examples:
     show_default=True,
     help="Seconds to wait for each answer.",
 )
-@max_answer_option
+@max_response_option
 @with_tls
 @report_option
 @json_option
@@ -87,7 +87,7 @@ def verify(
     absolute: float | None,
     relative: float | None,
     timeout: float,
-    max_answer_bytes: int,
+    max_response_bytes: int,
     tls: dict[str, Any],
     report: Path | None,
     as_json: bool,
@@ -114,7 +114,7 @@ def verify(
         ways=[way for way in WAYS if way in (ways or WAYS)],
         tolerance=tolerance,
         timeout=timeout,
-        max_answer_bytes=max_answer_bytes,
+        max_response_bytes=max_response_bytes,
         progress=lambda said: click.echo(printable(said), err=True) if sys.stderr.isatty() else None,
     )
     try:

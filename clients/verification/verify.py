@@ -43,10 +43,10 @@ def verify(
     if not any(urls):
         raise ValueError("the address of a gRPC or a REST server is needed")
     with subjects(sources) as found:
-        most = settings.max_answer_bytes
-        clients = [connect(url, tls=tls, max_answer_bytes=most) for url in urls if url]
+        most = settings.max_response_bytes
+        clients = [connect(url, tls=tls, max_response_bytes=most) for url in urls if url]
         their_tls = tls if against and "s://" in against else None
-        other = connect(against, tls=their_tls, max_answer_bytes=most) if against else None
+        other = connect(against, tls=their_tls, max_response_bytes=most) if against else None
         try:
             settings = replace(settings, against=other)
             runs = [run_of(client, name, subject, settings) for name, subject in found.items() for client in clients]

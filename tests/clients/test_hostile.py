@@ -63,7 +63,7 @@ HTTP: dict[str, tuple[Any, type[ServingError], str]] = {
     "a chunk of garbage": (head(CHUNKED) + b"zz\r\n{}\r\n0\r\n\r\n", Unavailable, "broke"),
     "a chunk of exabytes": (for_ever(b"x" * 99999, head(CHUNKED) + b"ffffffffffffff\r\n"), ResourceExhausted, "large"),
     "chunks for ever": (for_ever(b"5\r\n[0,0,\r\n" * 9999, head(CHUNKED)), DeadlineExceeded, "timeout"),
-    "bytes for ever": (for_ever(b" " * 99999, head()), ResourceExhausted, "more bytes came"),
+    "bytes for ever": (for_ever(b" " * 99999, head()), ResourceExhausted, "more bytes were received"),
     "a byte now and then": (for_ever(b" ", head(), pause=0.1), DeadlineExceeded, "timeout"),
     "headers for ever": (for_ever(b"x-y: " + b"z" * 999 + b"\r\n", b"HTTP/1.1 200 OK\r\n"), Unavailable, "too long"),
     "a header now and then": (for_ever(b"x", b"HTTP/1.1 200 OK\r\nx: ", pause=0.1), DeadlineExceeded, "timeout"),
@@ -92,7 +92,7 @@ HTTP: dict[str, tuple[Any, type[ServingError], str]] = {
 @pytest.mark.parametrize("name", HTTP)
 def test_an_http_answer_is_an_error_in_time_and_in_little_memory(name: str) -> None:
     send, kind, said = HTTP[name]
-    options: dict[str, Any] = {"retries": Retries(attempts=1), "max_answer_bytes": MOST}
+    options: dict[str, Any] = {"retries": Retries(attempts=1), "max_response_bytes": MOST}
     options["timeout"] = 0.5 if kind is DeadlineExceeded else 10
 
     async def asked(url: str) -> None:
@@ -266,14 +266,14 @@ GRPC: dict[str, tuple[Any, type[ServingError], str]] = {
 
 def test_a_grpc_answer_is_an_error_in_time_and_in_little_memory() -> None:
     async def asked(url: str) -> None:
-        async with connect_async(url, retries=Retries(attempts=1), max_answer_bytes=MOST, timeout=2) as client:
+        async with connect_async(url, retries=Retries(attempts=1), max_response_bytes=MOST, timeout=2) as client:
             await client.predict("m", {"x": ROWS})
 
     with grpc_server() as (url, server):
         server.answers["GetModelMetadata"] = server.answers["GetModelStatus"] = b""
         for name, (answer, kind, said) in GRPC.items():
             server.answers["Predict"] = answer
-            with connect(url, retries=Retries(attempts=1), max_answer_bytes=MOST, timeout=2) as client:
+            with connect(url, retries=Retries(attempts=1), max_response_bytes=MOST, timeout=2) as client:
                 for ask in (lambda: client.predict("m", {"x": ROWS}), lambda: asyncio.run(asked(url))):
                     tracemalloc.start()
                     start = time.monotonic()
@@ -361,17 +361,19 @@ def test_damaged_messages_are_errors_or_values() -> None:
 
 
 def test_what_becomes_many_objects_has_a_smaller_limit() -> None:
-    with grpc_server() as (url, server), connect(url, retries=Retries(attempts=1), max_answer_bytes=MOST) as client:
+    with grpc_server() as (url, server), connect(url, retries=Retries(attempts=1), max_response_bytes=MOST) as client:
         many = GetModelStatusResponse(model_version_status=[{"version": number} for number in range(90_000)])
         server.answers["GetModelStatus"] = many.SerializeToString()
-        with pytest.raises(ResourceExhausted, match=r"too large: its GetModelStatusResponse has \d+ bytes, 262144 may"):
+        with pytest.raises(
+            ResourceExhausted, match=r"too large: its GetModelStatusResponse has \d+ bytes, the limit is 262144"
+        ):
             client.status("m")
         texts = tensor([500_000], 7, string_val=[b"0123456789"] * 500_000)
         server.answers["Predict"] = prediction(texts)
-        with pytest.raises(ResourceExhausted, match="aren't read in place, 4194304 may come"):
+        with pytest.raises(ResourceExhausted, match="aren't read in place, the limit is 4194304"):
             client.predict("m", {"x": ROWS})
         server.answers["Regress"] = RegressionResponse(result={"regressions": [{}] * 600_000}).SerializeToString()
-        with pytest.raises(ResourceExhausted, match="--max-answer-bytes"):
+        with pytest.raises(ResourceExhausted, match="--max-response-bytes"):
             client.regress("m", [{}])
 
 
@@ -380,16 +382,16 @@ def test_a_limit_can_be_raised_and_is_a_number_above_0() -> None:
     with grpc_server() as (url, server):
         server.answers["Predict"] = prediction(to_proto(rows))
         with (
-            connect(url, max_answer_bytes=1 << 20) as client,
+            connect(url, max_response_bytes=1 << 20) as client,
             pytest.raises(ResourceExhausted, match="raise the limit"),
         ):
             client.predict("m", {"x": ROWS})
         with connect(url) as client:
             assert client.predict("m", {"x": ROWS}).outputs["y0"].size == rows.size
-        with connect(url, max_answer_bytes=1 << 40) as client:
+        with connect(url, max_response_bytes=1 << 40) as client:
             assert client.predict("m", {"x": ROWS}).outputs["y0"].size == rows.size
     with pytest.raises(ValueError, match="a number of bytes above 0"):
-        connect("grpc://127.0.0.1", max_answer_bytes=0)
+        connect("grpc://127.0.0.1", max_response_bytes=0)
 
 
 def test_an_endless_timeout_is_a_long_one() -> None:
