@@ -13,9 +13,7 @@ _UNTRUSTED = re.compile(
 )
 _TLS = re.compile(r"\bssl\b|\[ssl|handshake|\btls", re.I)
 _NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|wrong version number|record layer failure|packet length too long", re.I)
-_NO_ADDRESS = re.compile(
-    "Name or service not known|name resolution|DNS resolution|nodename nor servname|no address", re.I
-)
+_NO_ADDRESS = re.compile("Name or service not known|name resolution|DNS resolution|address lookup|has no address", re.I)
 # What a server that speaks TLS sends back to one that doesn't: an alert, read as HTTP or HTTP/2.
 _ALERT = re.compile(
     r"\\x15\\x03|illegal status line|GOAWAY|Socket closed|disconnected|Connection reset|Broken pipe", re.I

@@ -229,6 +229,14 @@ def test_a_server_without_tls_is_said_to_have_none(server: Server, protocol: str
     assert "does not speak TLS on this port" in caught.value.hint, caught.value
 
 
+def test_a_name_that_has_no_address_is_said_to_have_none(protocol: str) -> None:
+    scheme = "grpc" if protocol == "grpc" else "http"
+    with connect(f"{scheme}://nowhere.invalid:5", retries=Retries(attempts=1)) as client:
+        with pytest.raises(Unavailable) as caught:
+            client.status("scale")
+        assert "the right name, and can this machine look it up?" in caught.value.hint, caught.value
+
+
 def test_tls_files_that_can_not_be_used_are_named(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     ca, certificate, key = (authority.path(name) for name in ("ca.pem", "client.pem", "client.key"))
