@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import patches
 from tfserving.k8s.configuration import files
-from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import NAME
 from tfserving.serving.config import MODELS_CONFIG, embedded_flags, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
@@ -45,14 +45,8 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int
         raise FleetError("server.tls: a pod's files are in ConfigMaps, where no key belongs; end TLS before the pods")
     if "monitoring" in fleet.kubernetes.components and not fleet.server.monitoring:
         raise FleetError("server.monitoring: component 'monitoring' needs the page that `monitoring: false` turns off")
-    try:
-        with tempfile.TemporaryDirectory(prefix="kustomize-") as folder:
-            return kubectl.run("kustomize", str(_write(Path(folder), fleet, names, replicas)))
-    except OSError as error:
-        raise KubectlError(
-            f"kubectl kustomize reads its files from a temporary folder, which can't be written: "
-            f"{error.strerror or error}; set TMPDIR to another"
-        ) from None
+    with temporary_folder("kustomize's files", "kustomize-") as folder:
+        return kubectl.run("kustomize", str(_write(folder, fleet, names, replicas)))
 
 
 def objects(manifests: str) -> list[Object]:

@@ -31,7 +31,7 @@ class Errors:
             sys.exit(self._code)
         # Nobody reads any more: click's to deal with.
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            click.echo(f"Error: {error.filename or 'this machine'}: {error.strerror or error}", err=True)
+            click.echo(f"Error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}", err=True)
             sys.exit(self._code)
         if isinstance(error, KeyboardInterrupt):
             changed = "nothing was changed" if self._code == 2 else "the cluster goes on with what it was told"  # noqa: PLR2004

@@ -118,7 +118,7 @@ class Refusals:
             sys.exit(self.code)
         # Nobody reads any more: click's to deal with.
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            click.echo(f"Error: {error.filename or 'this machine'}: {error.strerror or error}", err=True)
+            click.echo(f"Error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}", err=True)
             sys.exit(self.code)
         if isinstance(error, KeyboardInterrupt):
             click.echo("\nStopped.", err=True)
