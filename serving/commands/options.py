@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.foundation.interrupts import between_imports
 
 if TYPE_CHECKING:
     from tfserving.serving.engines import Plan
@@ -48,8 +47,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command that was named."""
         try:
-            with between_imports():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("\nStopped.", err=True)
             sys.exit(130)

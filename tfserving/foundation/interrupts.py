@@ -1,4 +1,4 @@
-"""Signals that end a command: when they are heard, and which of them are as Ctrl-C.
+"""SIGTERM and the end of the terminal, for a command that has to clean up: they are as Ctrl-C.
 
 A module that is half imported turns a KeyboardInterrupt into an error of its own.
 """
@@ -13,26 +13,6 @@ from types import FrameType
 
 _POLL_SECONDS = 0.02
 _IMPORTING = "<frozen importlib._bootstrap>"
-
-
-@contextmanager
-def between_imports() -> Iterator[None]:
-    """Has a Ctrl-C raise KeyboardInterrupt once no import is under way, instead of in the midst of one."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
-        return
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        yield
-    finally:
-        # What is done is done, interrupted or not.
-        if signal.getsignal(signal.SIGALRM) is _interrupt:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if signal.getsignal(signal.SIGINT) is _interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
@@ -51,6 +31,9 @@ def ended_as_by_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
+        # What is done is done, interrupted or not.
+        if signal.getsignal(signal.SIGALRM) is _interrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in changed.items():
             signal.signal(number, handler)
 
