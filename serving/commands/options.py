@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-
 if TYPE_CHECKING:
     from tfserving.serving.engines import Plan
     from tfserving.serving.models_yaml.fleet import Fleet
