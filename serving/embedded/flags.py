@@ -109,8 +109,16 @@ class Flags:
         float, click.FloatRange(0, 1), "How many of the requests are logged: 0.01 is every hundredth."
     ] = 1.0
     allow_file_and_python_ops: Annotated[
-        bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
+        bool,
+        click.BOOL,
+        "Serve models that read or write files, call Python, or have other operations that are not known to be safe. "
+        "This server's own flag.",
     ] = False
+    allowed_operations: Annotated[
+        str,
+        click.STRING,
+        "Comma-separated operations that models may have besides those known to be safe. This server's own flag.",
+    ] = ""
     check_shapes: Annotated[
         bool,
         click.BOOL,

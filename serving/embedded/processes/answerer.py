@@ -135,6 +135,7 @@ class Answerer:
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
             flags.check_shapes,
+            tuple(part.strip() for part in flags.allowed_operations.split(",") if part.strip()),
         )
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
