@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
-from tests.serving.embedded import saved_models
-from tfserving.serving.embedded.core.loader import Runtime, load
+from tests.serving.embedded import graphs, hostile, running, saved_models
+from tests.serving.embedded.running import Start
+from tfserving.foundation.graph import INIT
+from tfserving.foundation.operations import ALLOWED, DOES, reviewed
+from tfserving.serving.embedded.core.loader import Runtime, Servable, load
+from tfserving.serving.embedded.core.safety import check_operations
 from tfserving.serving.embedded.errors import Code, RequestError
 
 VALUES = np.array([1, 2], np.float32)
@@ -63,3 +74,198 @@ def test_a_flag_allows_them(folder: Path, tmp_path: Path) -> None:
 def test_vocabularies_and_variables_are_the_models_own_files(models: Path) -> None:
     for model in ("lookup", "scale", "examples"):
         load(model, 1, models / model / "1", Runtime()).close()
+
+
+class Bait:
+    """A file that whoever opens it is noticed by: a pipe whose other end a thread holds out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "bait"
+        self.opened = threading.Event()
+        os.mkfifo(self.path)
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        with self.path.open("wb"):
+            self.opened.set()
+
+    def release(self) -> bool:
+        """Ends the wait; returns whether somebody had opened it before."""
+        before = self.opened.is_set()
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self._thread.join()
+        os.close(reader)
+        return before
+
+
+@pytest.fixture
+def bait(tmp_path: Path) -> Iterator[Bait]:
+    made = Bait(tmp_path)
+    yield made
+    if not made.opened.is_set():
+        made.release()
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """A version's folder with the asset `words`, and beside it another file, `secret`."""
+    assets = tmp_path / "m" / "1" / "assets"
+    assets.mkdir(parents=True)
+    (assets / "words").write_text("red\nblue\n")
+    (tmp_path / "secret").write_text("secret\n")
+    return assets.parent
+
+
+def ask(servable: Servable, signature: str, x: bytes) -> list[bytes]:
+    (y,) = servable.run(servable.signatures[signature], [np.array(x, object)], ("y",))
+    return list(y.ravel().tolist())
+
+
+@pytest.mark.parametrize("way", [*hostile.IN_SIGNATURES, *hostile.ON_LOADING], ids=lambda way: way.__name__)
+def test_no_way_leads_to_the_servers_files(version: Path, bait: Bait, way: graphs.Way) -> None:
+    graphs.write(version, graphs.model(way, str(bait.path)))
+    with pytest.raises(RequestError, match={**hostile.IN_SIGNATURES, **hostile.ON_LOADING}[way]) as error:
+        load("m", 1, version, Runtime())
+    assert error.value.code is Code.PERMISSION_DENIED
+    assert not bait.release()
+
+
+def test_these_ways_do_lead_there_where_they_are_allowed(version: Path, tmp_path: Path) -> None:
+    allowed = Runtime(allow_file_and_python_ops=True)
+    for way in hostile.READ:
+        graphs.write(version, graphs.model(way, str(tmp_path / "secret")))
+        servable = load("m", 1, version, allowed)
+        assert ask(servable, "serving_default", b"x") == [b"secret\n"], way.__name__
+        servable.close()
+    for way in hostile.WRITE:
+        target = tmp_path / way.__name__
+        graphs.write(version, graphs.model(way, str(target)))
+        servable = load("m", 1, version, allowed)
+        ask(servable, "serving_default", b"x")
+        servable.close()
+        assert target.exists()
+
+
+def test_every_operation_that_is_not_allowed_is_refused_by_its_name(tmp_path: Path) -> None:
+    for operation, kind in reviewed().items():
+        meta = graphs.model(lambda meta, operation=operation: graphs.add(meta, operation, "y", "path"), "file")
+        if kind == ALLOWED:
+            assert not check_operations(meta, tmp_path)
+            continue
+        with pytest.raises(RequestError) as error:
+            check_operations(meta, tmp_path)
+        text = (
+            f"signature 'serving_default': when it is asked {operation} (y) {DOES[kind]}; --allow_file_and_python_ops"
+        )
+        assert text in str(error.value)
+        assert not check_operations(meta, tmp_path, [operation])
+
+
+def constant_of_a_file(meta: Any) -> None:
+    """A tensor whose shape a file gives: TensorFlow reads it to know the shape of what it imports."""
+    graphs.copying(meta)
+    graphs.add(meta, "ReadFile", "file", "path")
+    graphs.add(meta, "DecodeRaw", "shape", "file", out_type=tf.int32)
+    graphs.add(meta, "Const", "one", dtype=tf.int32, value=AttrValue(tensor=tf.make_tensor_proto(1)))
+    graphs.add(meta, "Fill", "filled", "shape", "one", T=tf.int32)
+
+
+def test_a_file_is_not_read_while_the_graph_is_imported(version: Path, bait: Bait) -> None:
+    graphs.write(version, graphs.model(constant_of_a_file, str(bait.path)))
+    servable = load("m", 1, version, Runtime())
+    assert ask(servable, "serving_default", b"x") == [b"x"]
+    servable.close()
+    assert not bait.opened.is_set()
+    load("m", 1, version, Runtime(allow_file_and_python_ops=True)).close()
+    assert bait.opened.is_set()
+
+
+@pytest.mark.parametrize("way", [hostile.own_table(), hostile.own_table_by_variable], ids=["constant", "variable"])
+def test_a_table_reads_its_own_asset_and_nothing_else(version: Path, tmp_path: Path, way: graphs.Way) -> None:
+    graphs.write(version, graphs.model(way, str(tmp_path / "secret")))
+    servable = load("m", 1, version, Runtime())
+    assert ask(servable, "serving_default", b"blue") == [b"1"]
+    assert ask(servable, "serving_default", b"secret") == [b"-1"]
+    servable.close()
+
+
+def test_no_request_fills_a_table(version: Path) -> None:
+    graphs.write(version, graphs.model(hostile.own_table_beside_a_signature_that_fills_it, ""))
+    servable = load("m", 1, version, Runtime())
+    assert ask(servable, "serving_default", b"blue") == [b"1"]
+    for signature in ("fill", INIT):
+        with pytest.raises(RequestError, match=r"InitializeTableFromTextFileV2 .* files of this server") as error:
+            servable.check_allowed(servable.signatures[signature])
+        assert error.value.code is Code.PERMISSION_DENIED
+    servable.close()
+
+
+@pytest.mark.parametrize("asset", ["../../../secret", "/etc/hostname", "link", "linked/secret", "pipe"])
+def test_an_asset_is_a_file_in_the_versions_folder(version: Path, tmp_path: Path, asset: str) -> None:
+    (version / "assets" / "link").symlink_to(tmp_path / "secret")
+    (version / "assets" / "linked").symlink_to(tmp_path)
+    os.mkfifo(version / "assets" / "pipe")
+    graphs.write(version, graphs.model(hostile.own_table(asset), ""))
+    with pytest.raises(RequestError, match=r"InitializeTableFromTextFileV2 \(fill\) reads a file that is not an asset"):
+        load("m", 1, version, Runtime())
+
+
+def test_an_operation_is_allowed_by_its_name(version: Path, tmp_path: Path) -> None:
+    graphs.write(version, graphs.model(hostile.READ[1], str(tmp_path / "secret")))
+    with pytest.raises(RequestError, match=r"ReadFile .*--allowed_operations=ReadFile this operation alone"):
+        load("m", 1, version, Runtime(allowed_operations=("WriteFile",)))
+    servable = load("m", 1, version, Runtime(allowed_operations=("ReadFile", "WriteFile")))
+    assert ask(servable, "serving_default", b"x") == [b"secret\n"]
+    servable.close()
+
+
+def test_what_is_checked_is_what_tensorflow_loads(version: Path, tmp_path: Path) -> None:
+    harmless, harmful = (graphs.model(way, str(tmp_path / "secret")) for way in (graphs.copying, hostile.READ[0]))
+    (version / "saved_model.pbtxt").write_text("not read while there is a saved_model.pb")
+    graphs.write(version, harmless, name="saved_model.cpb")
+    # The first graph with the tags is loaded.
+    graphs.write(version, harmful, harmless)
+    with pytest.raises(RequestError, match="ReadFile"):
+        load("m", 1, version, Runtime())
+    graphs.write(version, harmless, harmful)
+    graphs.write(version, harmful, name="saved_model.cpb")
+    servable = load("m", 1, version, Runtime())
+    assert ask(servable, "serving_default", b"x") == [b"x"]
+    servable.close()
+
+
+def test_a_graph_that_is_too_deep_to_be_read_is_not_served(version: Path) -> None:
+    function = "func { attr { key: 'f' value { "
+    node = f"graph_def {{ node {{ attr {{ key: 'f' value {{ {function * 200} {'} } }' * 200} }} }} }} }}"
+    (version / "saved_model.pbtxt").write_text(f"meta_graphs {{ meta_info_def {{ tags: 'serve' }} {node} }}")
+    with pytest.raises(RequestError):
+        load("m", 1, version, Runtime())
+
+
+def test_a_server_refuses_such_models_by_name(start: Start, version: Path, bait: Bait, tmp_path: Path) -> None:
+    refused = {**hostile.IN_SIGNATURES, **hostile.ON_LOADING}
+    ways = [hostile.READ[3], hostile.WRITE[1], *list(hostile.ON_LOADING)[-3:], hostile.own_table()]
+    entries = []
+    for way in ways:
+        folder = tmp_path / "models" / way.__name__
+        shutil.copytree(version, folder / "1")
+        graphs.write(folder / "1", graphs.model(way, str(bait.path)))
+        entries.append(f"config {{ name: '{way.__name__}' base_path: '{folder}' model_platform: 'tensorflow' }}")
+    (tmp_path / "config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    server = start(f"--model_config_file={tmp_path / 'config'}", "--max_num_load_retries=0")
+    assert server.wait() == 1
+    for way in ways[:-1]:
+        lines = [line for line in server.lines if f"model '{way.__name__}' version 1 failed to load" in line]
+        assert refused[way] in lines[0]
+        assert "--allow_file_and_python_ops allows that" in lines[0]
+    assert server.says("model 'way' version 1 is available")
+    assert not bait.release()
+
+
+def test_a_server_is_told_which_operations_models_may_have(start: Start, version: Path, tmp_path: Path) -> None:
+    graphs.write(version, graphs.model(hostile.READ[0], str(tmp_path / "secret")))
+    server = start(f"--model_base_path={version.parent}", "--allowed_operations=ReadFile,WriteFile").ready()
+    asker = running.Asker(server)
+    assert asker.predict("default", {"x": np.array(b"x", object)})["y"].tolist() == b"secret\n"
+    asker.close()
