@@ -90,9 +90,9 @@ class Worker:
         """See Answerer."""
         self._answerer.refuse(seconds)
 
-    def finish(self, seconds: float) -> None:
+    def finish(self, seconds: float) -> int:
         """See Answerer."""
-        self._answerer.finish(seconds)
+        return self._answerer.finish(seconds)
 
     def _ask(self, what: str) -> Any:
         return self._channel.call(what)
@@ -107,8 +107,8 @@ class _RemoteConfiguration:
         names: frozenset[str] = self._channel.call("names")
         return names
 
-    def apply(self, models: Sequence[Model]) -> None:
-        self._channel.call("apply", models)
+    def apply(self, models: Sequence[Model], seconds: float | None = None) -> None:
+        self._channel.call("apply", models, seconds)
 
 
 def main() -> None:

@@ -110,15 +110,18 @@ class Workers:
             if claimed is not None:
                 claimed.close()
 
-    def drain(self, seconds: float) -> None:
-        """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
+    def drain(self, seconds: float) -> int:
+        """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
         self._ending.set()
         with self._lock:
             members = list(self._members)
         # Each step is taken when all have taken the one before: see Answerer.
         _results([member.channel.begin("hold") for member in members])
         _results([member.channel.begin("refuse", seconds) for member in members])
-        _results([member.channel.begin("finish", seconds) for member in members])
+        return sum(_results([member.channel.begin("finish", seconds) for member in members]))
 
     def _start(self) -> _Member:
         ours, theirs = socket.socketpair()
@@ -192,9 +195,9 @@ class Workers:
     def _names(self) -> frozenset[str]:
         return self._configuration.names if self._configuration else frozenset()
 
-    def _apply(self, models: Sequence[Model]) -> None:
+    def _apply(self, models: Sequence[Model], seconds: float | None) -> None:
         assert self._configuration is not None
-        self._configuration.apply(models)
+        self._configuration.apply(models, seconds)
 
 
 def _results(futures: Sequence[Future[Any]]) -> list[Any]:
