@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,3 +157,26 @@ def asset(meta: Any, file: str, tensor: str = "asset:0") -> None:
     """Gives the version an asset, whose path a tensor gets when the graph is loaded."""
     add(meta, "Placeholder", tensor.removesuffix(":0"), dtype=tf.string)
     meta.asset_file_def.add(filename=file).tensor_info.name = tensor
+
+
+class Bait:
+    """A file that whoever opens it is noticed by: a pipe whose other end a thread holds out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "bait"
+        self.opened = threading.Event()
+        os.mkfifo(self.path)
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        with self.path.open("wb"):
+            self.opened.set()
+
+    def release(self) -> bool:
+        """Ends the wait; returns whether somebody had opened it before."""
+        before = self.opened.is_set()
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self._thread.join()
+        os.close(reader)
+        return before

@@ -245,6 +245,9 @@ ON_LOADING: Mapping[Way, str] = {
 }
 
 
+WRITE_ON_LOADING = (_when_initialised, _when_initialised_as_in_tensorflow_1)
+
+
 def own_table(file: str = "words") -> Way:
     """A table that is filled from the asset `file`, as TensorFlow 1 wrote it."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import threading
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
-from tests.serving.embedded import graphs, hostile, running, saved_models
-from tests.serving.embedded.running import Start
+from tests.serving.embedded import graphs, hostile, saved_models
+from tests.serving.embedded.graphs import Bait
 from tfserving.foundation.graph import INIT
 from tfserving.foundation.operations import ALLOWED, DOES, reviewed
 from tfserving.serving.embedded.core.loader import Runtime, Servable, load
@@ -76,47 +74,6 @@ def test_vocabularies_and_variables_are_the_models_own_files(models: Path) -> No
         load(model, 1, models / model / "1", Runtime()).close()
 
 
-class Bait:
-    """A file that whoever opens it is noticed by: a pipe whose other end a thread holds out."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "bait"
-        self.opened = threading.Event()
-        os.mkfifo(self.path)
-        self._thread = threading.Thread(target=self._wait, daemon=True)
-        self._thread.start()
-
-    def _wait(self) -> None:
-        with self.path.open("wb"):
-            self.opened.set()
-
-    def release(self) -> bool:
-        """Ends the wait; returns whether somebody had opened it before."""
-        before = self.opened.is_set()
-        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-        self._thread.join()
-        os.close(reader)
-        return before
-
-
-@pytest.fixture
-def bait(tmp_path: Path) -> Iterator[Bait]:
-    made = Bait(tmp_path)
-    yield made
-    if not made.opened.is_set():
-        made.release()
-
-
-@pytest.fixture
-def version(tmp_path: Path) -> Path:
-    """A version's folder with the asset `words`, and beside it another file, `secret`."""
-    assets = tmp_path / "m" / "1" / "assets"
-    assets.mkdir(parents=True)
-    (assets / "words").write_text("red\nblue\n")
-    (tmp_path / "secret").write_text("secret\n")
-    return assets.parent
-
-
 def ask(servable: Servable, signature: str, x: bytes) -> list[bytes]:
     (y,) = servable.run(servable.signatures[signature], [np.array(x, object)], ("y",))
     return list(y.ravel().tolist())
@@ -145,11 +102,16 @@ def test_these_ways_do_lead_there_where_they_are_allowed(version: Path, tmp_path
         ask(servable, "serving_default", b"x")
         servable.close()
         assert target.exists()
+    for way in hostile.WRITE_ON_LOADING:
+        target = tmp_path / way.__name__
+        graphs.write(version, graphs.model(way, str(target)))
+        load("m", 1, version, allowed).close()
+        assert target.exists()
 
 
 def test_every_operation_that_is_not_allowed_is_refused_by_its_name(tmp_path: Path) -> None:
     for operation, kind in reviewed().items():
-        meta = graphs.model(lambda meta, operation=operation: graphs.add(meta, operation, "y", "path"), "file")
+        meta = graphs.model(partial(graphs.add, operation=operation, name="y"), "file")
         if kind == ALLOWED:
             assert not check_operations(meta, tmp_path)
             continue
@@ -187,6 +149,13 @@ def test_a_table_reads_its_own_asset_and_nothing_else(version: Path, tmp_path: P
     servable = load("m", 1, version, Runtime())
     assert ask(servable, "serving_default", b"blue") == [b"1"]
     assert ask(servable, "serving_default", b"secret") == [b"-1"]
+    servable.close()
+
+
+def test_a_variable_with_an_assets_path_is_given_another_where_that_is_allowed(version: Path, tmp_path: Path) -> None:
+    graphs.write(version, graphs.model(hostile.own_table_by_variable, str(tmp_path / "secret")))
+    servable = load("m", 1, version, Runtime(allow_file_and_python_ops=True))
+    assert ask(servable, "serving_default", b"secret") == [b"0"]
     servable.close()
 
 
@@ -241,31 +210,3 @@ def test_a_graph_that_is_too_deep_to_be_read_is_not_served(version: Path) -> Non
     (version / "saved_model.pbtxt").write_text(f"meta_graphs {{ meta_info_def {{ tags: 'serve' }} {node} }}")
     with pytest.raises(RequestError):
         load("m", 1, version, Runtime())
-
-
-def test_a_server_refuses_such_models_by_name(start: Start, version: Path, bait: Bait, tmp_path: Path) -> None:
-    refused = {**hostile.IN_SIGNATURES, **hostile.ON_LOADING}
-    ways = [hostile.READ[3], hostile.WRITE[1], *list(hostile.ON_LOADING)[-3:], hostile.own_table()]
-    entries = []
-    for way in ways:
-        folder = tmp_path / "models" / way.__name__
-        shutil.copytree(version, folder / "1")
-        graphs.write(folder / "1", graphs.model(way, str(bait.path)))
-        entries.append(f"config {{ name: '{way.__name__}' base_path: '{folder}' model_platform: 'tensorflow' }}")
-    (tmp_path / "config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
-    server = start(f"--model_config_file={tmp_path / 'config'}", "--max_num_load_retries=0")
-    assert server.wait() == 1
-    for way in ways[:-1]:
-        lines = [line for line in server.lines if f"model '{way.__name__}' version 1 failed to load" in line]
-        assert refused[way] in lines[0]
-        assert "--allow_file_and_python_ops allows that" in lines[0]
-    assert server.says("model 'way' version 1 is available")
-    assert not bait.release()
-
-
-def test_a_server_is_told_which_operations_models_may_have(start: Start, version: Path, tmp_path: Path) -> None:
-    graphs.write(version, graphs.model(hostile.READ[0], str(tmp_path / "secret")))
-    server = start(f"--model_base_path={version.parent}", "--allowed_operations=ReadFile,WriteFile").ready()
-    asker = running.Asker(server)
-    assert asker.predict("default", {"x": np.array(b"x", object)})["y"].tolist() == b"secret\n"
-    asker.close()
