@@ -40,6 +40,9 @@ def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ())
     Operations in `allowed` may stand anywhere. Raises RequestError PERMISSION_DENIED when another one that is not known
     to be safe runs as soon as the graph is loaded, or when no signature is left.
     """
+    # TensorFlow in Python also runs what others name, the variables' say; TensorFlow Serving knows no others.
+    for name in {*meta_graph.collection_def} - {*INIT_COLLECTIONS, ASSETS_COLLECTION}:
+        del meta_graph.collection_def[name]
     try:
         graph = Graph(meta_graph)
     except ValueError as error:
@@ -152,9 +155,6 @@ def _keep(meta_graph: Any, kept: Reach) -> None:
     part.library.function.extend(f for f in library.function if f.signature.name in kept.functions)
     part.library.gradient.extend(one for one in library.gradient if one.function_name in kept.functions)
     whole.CopyFrom(part)
-    # They refer to nodes that may be gone; what runs when the graph is loaded is in these.
-    for name in {*meta_graph.collection_def} - {*INIT_COLLECTIONS, ASSETS_COLLECTION}:
-        del meta_graph.collection_def[name]
 
 
 def _trouble(node: Node, does: str) -> str:

@@ -37,6 +37,14 @@ def write(folder: Path, *metas: Any, name: str = "saved_model.pb") -> Path:
     return folder
 
 
+def save(version: Path, variable: str) -> None:
+    """Gives a version a checkpoint with a string variable."""
+    (version / "variables").mkdir()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        file = str(version / "variables" / "variables")
+        session.run(tf.raw_ops.SaveV2(prefix=file, tensor_names=[variable], shape_and_slices=[""], tensors=["value"]))
+
+
 def sign(meta: Any, output: str, name: str = "serving_default", fed: str = "x:0") -> None:
     """Gives a MetaGraphDef a signature from the tensor `fed` to the tensor `output`."""
     signature = meta.signature_def[name]

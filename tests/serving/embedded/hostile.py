@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
+from tensorflow.core.framework.variable_pb2 import VariableDef
 
 from tests.serving.embedded.graphs import (
     Way,
@@ -246,6 +247,21 @@ ON_LOADING: Mapping[Way, str] = {
 
 
 WRITE_ON_LOADING = (_when_initialised, _when_initialised_as_in_tensorflow_1)
+
+
+def by_a_variable_of_a_collection(meta: Any) -> None:
+    """A variable that TensorFlow in Python restores; what its handle waits for writes a file."""
+    copying(meta)
+    add(meta, "Const", "names", dtype=tf.string, value=AttrValue(tensor=tf.make_tensor_proto(["n"])))
+    add(meta, "Const", "slices", dtype=tf.string, value=AttrValue(tensor=tf.make_tensor_proto([""])))
+    add(meta, "SaveV2", "save", "path", "names", "slices", "path", dtypes=types(tf.string))
+    scalar = AttrValue(shape=tf.TensorShape([]).as_proto())
+    add(meta, "VarHandleOp", "variable", "^save", dtype=tf.string, shape=scalar, shared_name=b"variable")
+    add(meta, "ReadVariableOp", "read", "variable", dtype=tf.string)
+    add(meta, "AssignVariableOp", "assign", "variable", "path", dtype=tf.string)
+    variable = VariableDef(variable_name="variable:0", initializer_name="assign", snapshot_name="read:0")
+    variable.is_resource, variable.initial_value_name = True, "path:0"
+    meta.collection_def["variables"].bytes_list.value.append(variable.SerializeToString())
 
 
 def own_table(file: str = "words") -> Way:

@@ -5,6 +5,7 @@ Needs TensorFlow: `make generated`. Then review each `new` operation: read its k
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +19,10 @@ from tfserving.foundation.operations import NEW, REVIEWED, reviewed
 
 def registered() -> Mapping[str, Any]:
     """Every operation that TensorFlow registers when it is imported: its OpDef by its name."""
-    import tensorflow  # noqa: F401
-    from tensorflow.core.framework.op_def_pb2 import OpList
-    from tensorflow.python.client import pywrap_tf_session
-
-    listed = OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
+    # The foundation itself does without TensorFlow.
+    messages = importlib.import_module("tensorflow.core.framework.op_def_pb2")
+    session = importlib.import_module("tensorflow.python.client.pywrap_tf_session")
+    listed = messages.OpList.FromString(session.TF_GetBuffer(session.TF_GetAllOpList()))
     return {operation.name: operation for operation in listed.op}
 
 

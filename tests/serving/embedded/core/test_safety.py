@@ -143,6 +143,15 @@ def test_a_file_is_not_read_while_the_graph_is_imported(version: Path, bait: Bai
     assert bait.opened.is_set()
 
 
+def test_what_a_collection_names_is_not_run(version: Path, tmp_path: Path) -> None:
+    graphs.write(version, graphs.model(hostile.by_a_variable_of_a_collection, str(tmp_path / "written")))
+    graphs.save(version, "variable")
+    load("m", 1, version, Runtime()).close()
+    assert not (tmp_path / "written.index").exists()
+    load("m", 1, version, Runtime(allow_file_and_python_ops=True)).close()
+    assert (tmp_path / "written.index").exists()
+
+
 @pytest.mark.parametrize("way", [hostile.own_table(), hostile.own_table_by_variable], ids=["constant", "variable"])
 def test_a_table_reads_its_own_asset_and_nothing_else(version: Path, tmp_path: Path, way: graphs.Way) -> None:
     graphs.write(version, graphs.model(way, str(tmp_path / "secret")))
