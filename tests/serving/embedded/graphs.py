@@ -37,6 +37,13 @@ def write(folder: Path, *metas: Any, name: str = "saved_model.pb") -> Path:
     return folder
 
 
+def run(meta: Any, what: str) -> Any:
+    """What TensorFlow gives for the tensor or operation `what` of a MetaGraphDef."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(meta.graph_def, name="")
+        return session.run(what, {"x:0": b"x"})
+
+
 def save(version: Path, variable: str) -> None:
     """Gives a version a checkpoint with a string variable."""
     (version / "variables").mkdir()
