@@ -176,6 +176,12 @@ class Flags:
         "Refuse a tensor whose rank or known sizes are not the signature's, which TensorFlow Serving lets the graph "
         "decide. This server's own flag.",
     ] = True
+    max_grpc_parts: Annotated[
+        int,
+        _COUNT,
+        "Refuse gRPC messages with more strings, examples, features and inputs; a tensor of numbers is one part; "
+        "0: no limit. This server's own flag.",
+    ] = 2**20
     grpc_receive_timeout_in_ms: Annotated[
         int,
         _COUNT,

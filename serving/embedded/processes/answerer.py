@@ -184,6 +184,7 @@ class Answerer:
             health=flags.enable_grpc_healthcheck_service,
             request_log=self._request_log,
             largest=flags.max_body_bytes or LARGEST_DECLARED,
+            most_parts=flags.max_grpc_parts,
             reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
         transport = GrpcTransport(
