@@ -16,6 +16,8 @@ CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 # What hands a tensor on as it is.
 SAME = ("Identity", "StopGradient", "EnsureShape")
 INIT = "__saved_model_init_op"
+# What a graph that is made to take long may take to find out where its files' names come from.
+MOST_STEPS = 100_000
 # Where TensorFlow 1 has it.
 INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 
@@ -48,6 +50,8 @@ class Graph:
         self._library = Library(definition.library)
         if len(self._nodes) < len(definition.node) or len(self._library.functions) < len(definition.library.function):
             raise ValueError("two nodes or two functions of the graph have the same name")
+        self._scopes = {"": self._nodes}
+        self._steps = 0
         self.restore = [meta_graph.saver_def.restore_op_name]
         self.saver_file = _tensor(meta_graph.saver_def.filename_tensor_name)
         self.init = _tensors(meta_graph.signature_def[INIT].outputs) if INIT in meta_graph.signature_def else []
@@ -71,14 +75,34 @@ class Graph:
         return (node for node in self if node in reach)
 
     def ends(self, signature: str) -> list[str]:
-        """The tensors that are the inputs and outputs of `signature`."""
+        """The nodes that make the inputs and outputs of `signature`."""
         definition = self.signatures[signature]
-        return [*_tensors(definition.inputs), *_tensors(definition.outputs)]
+        return [_node_name(tensor) for tensor in (*_tensors(definition.inputs), *_tensors(definition.outputs))]
 
     def reach(self, tensors: Iterable[str]) -> Reach:
         """What may run when `tensors` are computed: rather too much than too little."""
         nodes = frozenset(node.message.name for node in self._ancestors(tensors))
         return Reach(nodes, self._library.reach(name for node in nodes for name in self._named[node]))
+
+    def leading_to(self, nodes: Iterable[Node]) -> dict[str, Node]:
+        """The nodes of the graph itself that may have one of `nodes` run, by name: and which one."""
+        nodes = list(nodes)
+        functions = self._library.calling({node.function: node for node in nodes if node.function})
+        found = {node.message.name: node for node in nodes if not node.function}
+        consumers = defaultdict(list)
+        for name, node in self._nodes.items():
+            for source in node.message.input:
+                consumers[_node_name(source)].append(name)
+            if called := next((function for function in self._named[name] if function in functions), None):
+                found.setdefault(name, functions[called])
+        waiting = list(found)
+        while waiting:
+            name = waiting.pop()
+            for consumer in consumers[name]:
+                if consumer not in found:
+                    found[consumer] = found[name]
+                    waiting.append(consumer)
+        return found
 
     def unrestored(self, signature: str) -> list[str]:
         """The variables that `signature` uses and nothing gives a value when the version is loaded."""
@@ -117,7 +141,7 @@ class Graph:
     def origins(self, node: Node, index: int) -> set[str]:
         """The graph's tensors, as `name:0`, that input `index` of `node` may be, whoever calls the function it is in.
 
-        Empty when that can't be told.
+        Empty when that can't be told, or would take very long.
         """
         waiting = [(node.function, node.inputs[index] if index < len(node.inputs) else "")]
         seen: set[tuple[str, str]] = set()
@@ -127,6 +151,9 @@ class Graph:
             if place in seen:
                 continue
             seen.add(place)
+            self._steps += 1
+            if self._steps > MOST_STEPS:
+                return set()
             function, reference = place
             name = reference.partition(":")[0]
             made_by = self._scope(function).get(name)
@@ -134,7 +161,7 @@ class Graph:
                 waiting.append((function, made_by.inputs[0]))
             elif made_by and not function:
                 found.add(_tensor(reference))
-            elif given := not made_by and self._given(function, name):
+            elif not made_by and (given := self._given(function, name)):
                 waiting += given
             else:
                 return set()
@@ -143,23 +170,26 @@ class Graph:
     def assigned(self, tensor: str) -> set[str]:
         """The tensors that the graph itself assigns to the variable that `tensor` is read from; none if it isn't."""
         node = self._nodes[_node_name(tensor)]
-        if node.op != "ReadVariableOp":
-            return set()
-        assignments = [one.inputs for one in self._nodes.values() if one.op == "AssignVariableOp"]
-        return {_tensor(value) for handle, *values in assignments if [handle] == node.inputs for value in values}
+        return self._assigned.get(tuple(node.inputs), set()) if node.op == "ReadVariableOp" else set()
 
     def _given(self, function: str, argument: str) -> list[tuple[str, str]]:
         """What `function` gets as `argument`: tensors, and the functions they are in. Empty when that can't be told."""
-        arguments = self._library.functions[function].signature.input_arg if function else ()
-        index = next((index for index, one in enumerate(arguments) if one.name == argument), None)
-        if index is None or any(one.number_attr or one.type_list_attr for one in arguments):
+        index = self._arguments.get((function, argument))
+        callers = self._callers.get(function, [])
+        self._steps += len(callers)
+        if index is None or not all(caller and index < len(caller.inputs) for caller in callers):
             return []
-        given = []
-        for caller in self._callers.get(function, []):
-            if caller is None or index >= len(caller.inputs):
-                return []
-            given.append((caller.function, caller.inputs[index]))
-        return given
+        return [(caller.function, caller.inputs[index]) for caller in callers if caller]
+
+    @cached_property
+    def _arguments(self) -> Mapping[tuple[str, str], int]:
+        """Which input of a call each argument is, of functions whose arguments are single tensors."""
+        return {
+            (name, argument.name): index
+            for name, function in self._library.functions.items()
+            if not any(one.number_attr or one.type_list_attr for one in function.signature.input_arg)
+            for index, argument in enumerate(function.signature.input_arg)
+        }
 
     @cached_property
     def _callers(self) -> Mapping[str, list[Node | None]]:
@@ -173,7 +203,20 @@ class Graph:
         for function in self._library.functions:
             for name in self._library.named_beside(function):
                 callers[name].append(None)
+        for companions in self._library.companions.values():
+            for name in companions:
+                callers[name].append(None)
         return callers
+
+    @cached_property
+    def _assigned(self) -> Mapping[tuple[str, ...], set[str]]:
+        """The tensors that are assigned to each variable, by its handle."""
+        assigned: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for node in self._nodes.values():
+            if node.op == "AssignVariableOp":
+                handle, *values = node.inputs or [""]
+                assigned[handle,].update(map(_tensor, values))
+        return assigned
 
     @cached_property
     def _named(self) -> Mapping[str, list[str]]:
@@ -181,12 +224,12 @@ class Graph:
 
     def _scope(self, function: str) -> Mapping[str, Node]:
         """The nodes of a function by name; those of the graph itself for ''."""
-        if not function:
-            return self._nodes
-        body = list(self._library.body(function))
-        nodes = {node.message.name: node for node in body}
-        # TensorFlow refuses a function that has two operations of one name.
-        return nodes if len(nodes) == len(body) else {}
+        if function not in self._scopes:
+            body = list(self._library.body(function))
+            nodes = {node.message.name: node for node in body}
+            # TensorFlow refuses a function that has two operations of one name.
+            self._scopes[function] = nodes if len(nodes) == len(body) else {}
+        return self._scopes[function]
 
     def _ancestors(self, tensors: Iterable[str]) -> Iterator[Node]:
         waiting = [_node_name(tensor) for tensor in tensors]

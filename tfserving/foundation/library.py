@@ -39,18 +39,17 @@ class Library:
     def __init__(self, library: Any) -> None:
         self.functions = {function.signature.name: function for function in library.function}
         # What may run in place of a function, or with it: its gradient, and other implementations.
-        self._companions: dict[str, list[str]] = defaultdict(list)
+        self.companions: dict[str, list[str]] = defaultdict(list)
         for gradient in library.gradient:
-            self._companions[gradient.function_name].append(gradient.gradient_func)
+            self.companions[gradient.function_name].append(gradient.gradient_func)
         for gradient in library.registered_gradients:
-            self._companions[gradient.registered_op_type].append(gradient.gradient_func)
-        implementations: dict[bytes, list[str]] = defaultdict(list)
+            self.companions[gradient.registered_op_type].append(gradient.gradient_func)
         for name, function in self.functions.items():
             if _IMPLEMENTS in function.attr:
-                implementations[function.attr[_IMPLEMENTS].s].append(name)
-        for names in implementations.values():
-            for name in names:
-                self._companions[name] += [other for other in names if other != name]
+                # No function has such a name. Each is a companion of it, and it of each.
+                group = f"{_IMPLEMENTS}={function.attr[_IMPLEMENTS].s!r}"
+                self.companions[name].append(group)
+                self.companions[group].append(name)
 
     def body(self, function: str) -> Iterator[Node]:
         """The operations of a function."""
@@ -61,7 +60,7 @@ class Library:
         return [
             name
             for name in (node.op, *_named(node.message.attr.values()))
-            if name in self.functions or name in self._companions
+            if name in self.functions or name in self.companions
         ]
 
     def named_beside(self, function: str) -> list[str]:
@@ -71,7 +70,7 @@ class Library:
         for argument in definition.arg_attr.values():
             values += argument.attr.values()
         values += [attribute.default_value for attribute in definition.signature.attr]
-        return [*_named(values), *self._companions.get(function, ())]
+        return list(_named(values))
 
     def reach(self, names: Iterable[str]) -> frozenset[str]:
         """The functions that may run when those called `names` are named: rather too many than too few."""
@@ -81,8 +80,26 @@ class Library:
             name = waiting.pop()
             if name not in seen:
                 seen.add(name)
-                waiting += self._mentions[name] if name in self.functions else self._companions.get(name, ())
+                waiting += self.companions.get(name, ())
+                waiting += self._mentions.get(name, ())
         return frozenset(seen & self.functions.keys())
+
+    def calling(self, functions: Mapping[str, Node]) -> dict[str, Node]:
+        """The names whose mention may have one of `functions` run, and the operation that is given for that one."""
+        callers: dict[str, list[str]] = defaultdict(list)
+        for mentions in (self.companions, self._mentions):
+            for name, called in mentions.items():
+                for function in called:
+                    callers[function].append(name)
+        found = dict(functions)
+        waiting = list(functions)
+        while waiting:
+            name = waiting.pop()
+            for caller in callers.get(name, ()):
+                if caller not in found:
+                    found[caller] = found[name]
+                    waiting.append(caller)
+        return found
 
     @cached_property
     def _mentions(self) -> Mapping[str, list[str]]:

@@ -32,6 +32,7 @@ ASSETS = "assets"
 ASSETS_COLLECTION = "saved_model_assets"
 MAY_STAND_UNUSED = (LOAD, TABLE, RESTORE, SAVE, UNLOAD)
 REFUSALS_SHOWN = 5
+LONGEST_NAME = 200
 
 
 def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ()) -> dict[str, str]:
@@ -48,7 +49,7 @@ def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ())
     except ValueError as error:
         raise RequestError(Code.PERMISSION_DENIED, f"{path}: {error}") from None
     # For most graphs these are the few that save and restore the variables.
-    special = [(node, kind) for node in graph if (kind := _kind(graph, node, allowed)) != ALLOWED]
+    special = [node for node in graph if node.op not in allowed and not _is_allowed(graph, node)]
     if not special:
         return {}
     assets = _assets(meta_graph)
@@ -56,50 +57,47 @@ def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ())
     del meta_graph.asset_file_def[:]
     for tensor, file in assets.items():
         meta_graph.asset_file_def.add(filename=file).tensor_info.name = tensor
-    refused: dict[str, str] = {}
-    unused = [node for node, kind in special if kind not in MAY_STAND_UNUSED]
-    asked = graph.reach(tensor for name in graph.signatures for tensor in graph.ends(name))
-    if unused or any(node in asked for node, _ in special):
-        kept = loaded
-        for name in graph.signatures:
-            reach = graph.reach(graph.ends(name))
-            if found := next(((node, kind) for node, kind in special if node in reach), None):
-                refused[name] = f"signature {name!r}: when it is asked {_trouble(found[0], DOES[found[1]])}"
-            else:
-                kept |= reach
-        if refused and len(refused) == len(graph.signatures):
-            raise RequestError(Code.PERMISSION_DENIED, f"{path}: {_listed([*refused.values()])}")
+
+    leading = graph.leading_to(special)
+    ends = {name: graph.ends(name) for name in graph.signatures}
+    found = {name: next((leading[end] for end in ends[name] if end in leading), None) for name in ends}
+    refused = {name: _refusal(name, node) for name, node in found.items() if node}
+    if refused and len(refused) == len(ends):
+        raise RequestError(Code.PERMISSION_DENIED, f"{path}: {_listed([*refused.values()])}")
+    unused = [node for node in special if class_of(node.message) not in MAY_STAND_UNUSED]
+    if refused or unused:
         without = _listed([_where(node) for node in unused]) or "the refused signatures"
         log.info("%s: only what is served is loaded, without %s", path, without)
-        _keep(meta_graph, kept)
+        _keep(meta_graph, loaded | graph.reach(end for name in ends if name not in refused for end in ends[name]))
     initialised = graph.reach(graph.init)
-    if found := next(((node, kind) for node, kind in special if node in initialised), None):
+    if node := next((node for node in special if node in initialised), None):
         # It is a signature, too, and a request would run it without the assets' paths.
-        refused[INIT] = f"signature {INIT!r}: when it is asked {_trouble(found[0], DOES[found[1]])}"
+        refused[INIT] = _refusal(INIT, node)
     return refused
 
 
-def _kind(graph: Graph, node: Node, allowed: Collection[str]) -> str:
+def _is_allowed(graph: Graph, node: Node) -> bool:
     kind = class_of(node.message)
-    return ALLOWED if node.op in allowed or (kind == NEW and graph.is_function(node.op)) else kind
+    return kind == ALLOWED or (kind == NEW and graph.is_function(node.op))
 
 
-def _check_loading(graph: Graph, assets: dict[str, str], path: Path, special: list[tuple[Node, str]]) -> Reach:
+def _check_loading(graph: Graph, assets: dict[str, str], path: Path, special: list[Node]) -> Reach:
     """What runs when the graph is loaded, or gets a value then. Raises RequestError when it does what it may not.
 
     Adds to `assets` what has to be fed, too, for tables to read nothing but assets.
     """
     initialised = graph.reach([*graph.init, *assets])
     restored = graph.reach([*graph.restore, graph.saver_file])
-    for node, kind in special:
+    for node in special:
+        kind = class_of(node.message)
         trouble = ""
         if node in initialised and kind != LOAD:
-            trouble = _trouble(node, DOES[kind])
+            trouble = _trouble(node)
             if kind == TABLE:
                 own = _feeds_assets(graph, node, assets, path)
                 trouble = "" if own else _trouble(node, "reads a file that is not an asset of this version")
         if not trouble and node in restored and kind != LOAD:
-            trouble = _trouble(node, DOES[kind])
+            trouble = _trouble(node)
             if kind == RESTORE:
                 own = graph.origins(node, 0) == {graph.saver_file}
                 trouble = "" if own else _trouble(node, "reads a file that is not the checkpoint of this version")
@@ -157,13 +155,24 @@ def _keep(meta_graph: Any, kept: Reach) -> None:
     whole.CopyFrom(part)
 
 
-def _trouble(node: Node, does: str) -> str:
-    return f"{_where(node)} {does}; {FLAG} allows that, {ONE_FLAG}={node.op} this operation alone"
+def _refusal(signature: str, node: Node) -> str:
+    return f"signature {_shown(signature)!r}: when it is asked {_trouble(node)}"
+
+
+def _trouble(node: Node, does: str = "") -> str:
+    does = does or DOES[class_of(node.message)]
+    return f"{_where(node)} {does}; {FLAG} allows that, {ONE_FLAG}={_shown(node.op)} this operation alone"
 
 
 def _where(node: Node) -> str:
-    function = f", function {node.function}" if node.function else ""
-    return f"{node.op} ({node.message.name}{function})"
+    function = f", function {_shown(node.function)}" if node.function else ""
+    return f"{_shown(node.op)} ({_shown(node.message.name)}{function})"
+
+
+def _shown(name: str) -> str:
+    """A name, which may be anything, as it may stand in an error and in a log."""
+    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return "".join(letter if letter.isprintable() else "?" for letter in short)
 
 
 def _listed(texts: list[str]) -> str:
