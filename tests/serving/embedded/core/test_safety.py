@@ -143,6 +143,16 @@ def test_a_file_is_not_read_while_the_graph_is_imported(version: Path, bait: Bai
     assert bait.opened.is_set()
 
 
+def test_what_training_left_in_a_graph_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    servable = load("m", 1, saved_models.trained(tmp_path / "trained"), Runtime())
+    assert "only what is served is loaded, without FIFOQueueV2 (fifo_queue); " in caplog.text
+    inputs = [np.array([b"blue", b"green"], object), np.array([1, 2], np.float32)]
+    lines, products = servable.run(servable.signatures["serving_default"], inputs, ("id", "y"))
+    assert (lines.tolist(), products.tolist()) == ([1, -1], [3, 6])
+    servable.close()
+
+
 def test_what_a_collection_names_is_not_run(version: Path, tmp_path: Path) -> None:
     graphs.write(version, graphs.model(hostile.by_a_variable_of_a_collection, str(tmp_path / "written")))
     graphs.save(version, "variable")
