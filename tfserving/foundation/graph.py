@@ -69,6 +69,10 @@ class Graph:
         """Whether the graph brings a function of that name: then it is no operation."""
         return name in self._library.functions
 
+    def nesting(self) -> tuple[float, float]:
+        """How deep functions call one another at most, and how many calls one call comes to; see Library."""
+        return self._library.nesting()
+
     def nodes(self, signature: str) -> Iterator[Node]:
         """Every operation that may run when `signature` is asked, those of the functions it calls included."""
         reach = self.reach(_tensors(self.signatures[signature].outputs))

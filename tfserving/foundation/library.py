@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,36 @@ class Library:
                     found[caller] = found[name]
                     waiting.append(caller)
         return found
+
+    def nesting(self) -> tuple[float, float]:
+        """How deep the functions call one another at most, and how many calls one call comes to at most.
+
+        Infinite when a function calls itself, directly or by others.
+        """
+        called = {
+            name: [one for node in self.body(name) for one in self.named_by(node) if one in self.functions]
+            for name in self.functions
+        }
+        callers: dict[str, set[str]] = defaultdict(set)
+        for name, others in called.items():
+            for other in others:
+                callers[other].add(name)
+        left = {name: len(set(others)) for name, others in called.items()}
+        ready = [name for name, count in left.items() if not count]
+        deep: dict[str, int] = {}
+        calls: dict[str, float] = {}
+        while ready:
+            name = ready.pop()
+            deep[name] = 1 + max((deep[other] for other in called[name]), default=0)
+            # As floats, since they double from one function to the next.
+            calls[name] = 1.0 + sum(calls[other] for other in called[name])
+            for caller in callers[name]:
+                left[caller] -= 1
+                if not left[caller]:
+                    ready.append(caller)
+        if len(deep) < len(self.functions):
+            return math.inf, math.inf
+        return max(deep.values(), default=0), max(calls.values(), default=0)
 
     @cached_property
     def _mentions(self) -> Mapping[str, list[str]]:

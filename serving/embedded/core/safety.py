@@ -31,6 +31,9 @@ ASSETS = "assets"
 # Where TensorFlow 1 has them.
 ASSETS_COLLECTION = "saved_model_assets"
 MAY_STAND_UNUSED = (LOAD, TABLE, RESTORE, SAVE, UNLOAD)
+# TensorFlow follows functions by recursion, and a process whose stack is full ends.
+MOST_NESTED = 100
+MOST_CALLS = 100_000
 REFUSALS_SHOWN = 5
 LONGEST_NAME = 200
 
@@ -48,6 +51,13 @@ def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ())
         graph = Graph(meta_graph)
     except ValueError as error:
         raise RequestError(Code.PERMISSION_DENIED, f"{path}: {error}") from None
+    deep, calls = graph.nesting()
+    if deep > MOST_NESTED or calls > MOST_CALLS:
+        raise RequestError(
+            Code.PERMISSION_DENIED,
+            f"{path}: functions call one another {deep:g} deep, one call comes to {calls:g} calls; {MOST_NESTED} deep and "
+            f"{MOST_CALLS} calls are allowed, with {FLAG} any",
+        )
     # For most graphs these are the few that save and restore the variables.
     special = [node for node in graph if node.op not in allowed and not _is_allowed(graph, node)]
     if not special:

@@ -90,8 +90,8 @@ def _as_other_implementation(meta: Any) -> None:
 
 
 def _under_a_harmless_name(meta: Any) -> None:
-    reader(meta, "Identity")
-    add(meta, "Identity", "y", "path", T=tf.string)
+    reader(meta, "DeepCopy")
+    add(meta, "DeepCopy", "y", "path", T=tf.string)
 
 
 def _before_an_output(meta: Any) -> None:

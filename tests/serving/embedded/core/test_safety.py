@@ -114,6 +114,43 @@ def test_every_operation_that_is_not_allowed_is_refused_by_its_name(tmp_path: Pa
         assert not check_operations(meta, tmp_path, [operation])
 
 
+def nested(meta: Any, count: int, calls: int, first: str = "") -> None:
+    """Functions of which each calls the one before so many times; the first one copies its input, or calls `first`."""
+    for index in range(count):
+        made = graphs.function(meta, f"f{index}")
+        before = f"f{index - 1}" if index else first
+        results = [f"i{number}" for number in range(calls if before else 0)]
+        for given, result in zip(["x", *(f"{one}:output:0" for one in results)], results, strict=False):
+            graphs.call(made, graphs.named(before), result, given)
+        graphs.add(made, "Identity", "y", f"{results[-1]}:output:0" if results else "x", T=tf.string)
+    graphs.call(meta, graphs.named(f"f{count - 1}"), argument="x")
+
+
+@pytest.mark.parametrize(
+    ("count", "calls", "first", "text"),
+    [
+        (1, 1, "f0", "inf deep"),
+        (3, 1, "f2", "inf deep"),
+        (101, 1, "", "101 deep"),
+        (20, 2, "", "20 deep, .* 1.04858e\\+06 calls"),
+    ],
+)
+def test_functions_that_fill_a_stack_or_a_server_are_refused(
+    version: Path, count: int, calls: int, first: str, text: str
+) -> None:
+    graphs.write(version, graphs.model(partial(nested, count=count, calls=calls, first=first), "file"))
+    with pytest.raises(RequestError, match=text) as error:
+        load("m", 1, version, Runtime())
+    assert error.value.code is Code.PERMISSION_DENIED
+
+
+def test_functions_may_call_one_another(version: Path) -> None:
+    graphs.write(version, graphs.model(partial(nested, count=10, calls=2), "file"))
+    servable = load("m", 1, version, Runtime())
+    assert ask(servable, "serving_default", b"x") == [b"x"]
+    servable.close()
+
+
 def test_a_name_in_an_error_is_short_and_one_line(tmp_path: Path) -> None:
     name = "y\n\x1b[2J" + "y" * 1_000_000
     meta = graphs.model(partial(graphs.add, operation=name, name=name), "file")
