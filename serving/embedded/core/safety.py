@@ -55,8 +55,8 @@ def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ())
     if deep > MOST_NESTED or calls > MOST_CALLS:
         raise RequestError(
             Code.PERMISSION_DENIED,
-            f"{path}: functions call one another {deep:g} deep, one call comes to {calls:g} calls; {MOST_NESTED} deep and "
-            f"{MOST_CALLS} calls are allowed, with {FLAG} any",
+            f"{path}: functions call one another {deep:g} deep, one call comes to {calls:g} calls; allowed are "
+            f"{MOST_NESTED} deep and {MOST_CALLS} calls, with {FLAG} any",
         )
     # For most graphs these are the few that save and restore the variables.
     special = [node for node in graph if node.op not in allowed and not _is_allowed(graph, node)]
