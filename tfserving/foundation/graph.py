@@ -73,6 +73,14 @@ class Graph:
         """How deep functions call one another at most, and how many calls one call comes to; see Library."""
         return self._library.nesting()
 
+    def function(self, name: str) -> Any:
+        """The FunctionDef of that name."""
+        return self._functions[name]
+
+    def scope(self, function: str = "") -> dict[str, Node]:
+        """The operations in a function, or in the graph itself, by name."""
+        return _body(self._functions[function]) if function else self._nodes
+
     def nodes(self, signature: str) -> Iterator[Node]:
         """Every operation that may run when `signature` is asked, those of the functions it calls included."""
         reach = self.reach(_tensors(self.signatures[signature].outputs))
