@@ -75,11 +75,16 @@ class Graph:
 
     def function(self, name: str) -> Any:
         """The FunctionDef of that name."""
-        return self._functions[name]
+        return self._library.functions[name]
 
     def scope(self, function: str = "") -> dict[str, Node]:
         """The operations in a function, or in the graph itself, by name."""
-        return _body(self._functions[function]) if function else self._nodes
+        if function not in self._scopes:
+            body = list(self._library.body(function))
+            nodes = {node.message.name: node for node in body}
+            # TensorFlow refuses a function that has two operations of one name.
+            self._scopes[function] = nodes if len(nodes) == len(body) else {}
+        return self._scopes[function]
 
     def nodes(self, signature: str) -> Iterator[Node]:
         """Every operation that may run when `signature` is asked, those of the functions it calls included."""
@@ -147,7 +152,7 @@ class Graph:
                 return node
             name, _, rest = reference.partition(":")
             index = int(rest.rpartition(":")[2] or 0)
-            node = self._scope(scope).get(name)
+            node = self.scope(scope).get(name)
         return None
 
     def origins(self, node: Node, index: int) -> set[str]:
@@ -168,7 +173,7 @@ class Graph:
                 return set()
             function, reference = place
             name = reference.partition(":")[0]
-            made_by = self._scope(function).get(name)
+            made_by = self.scope(function).get(name)
             if made_by and made_by.op in SAME and made_by.inputs:
                 waiting.append((function, made_by.inputs[0]))
             elif made_by and not function:
@@ -234,15 +239,6 @@ class Graph:
     def _named(self) -> Mapping[str, list[str]]:
         return {name: self._library.named_by(node) for name, node in self._nodes.items()}
 
-    def _scope(self, function: str) -> Mapping[str, Node]:
-        """The nodes of a function by name; those of the graph itself for ''."""
-        if function not in self._scopes:
-            body = list(self._library.body(function))
-            nodes = {node.message.name: node for node in body}
-            # TensorFlow refuses a function that has two operations of one name.
-            self._scopes[function] = nodes if len(nodes) == len(body) else {}
-        return self._scopes[function]
-
     def _ancestors(self, tensors: Iterable[str]) -> Iterator[Node]:
         waiting = [_node_name(tensor) for tensor in tensors]
         seen: set[str] = set()
@@ -255,7 +251,7 @@ class Graph:
             waiting += [_node_name(source) for source in self._nodes[name].message.input]
 
     def _consumers(self, tensor: str, function: str) -> Iterator[Node]:
-        for node in self._scope(function).values():
+        for node in self.scope(function).values():
             for index, source in enumerate(node.message.input):
                 # In a function an operation's first output is also called `name:output:0`.
                 if source != tensor and not source.startswith(f"{tensor}:") and source != tensor.removesuffix(":0"):
