@@ -165,8 +165,16 @@ class Flags:
         "How much all files of the request log may have; the oldest go; 0: no limit. This server's own flag.",
     ] = 10 * 2**30
     allow_file_and_python_ops: Annotated[
-        bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
+        bool,
+        click.BOOL,
+        "Serve models that read or write files, call Python, or have other operations that are not known to be safe. "
+        "This server's own flag.",
     ] = False
+    allowed_operations: Annotated[
+        str,
+        click.STRING,
+        "Comma-separated operations that models may have besides those known to be safe. This server's own flag.",
+    ] = ""
     check_shapes: Annotated[
         bool,
         click.BOOL,

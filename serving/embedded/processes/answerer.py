@@ -156,6 +156,7 @@ class Answerer:
             flags.check_shapes,
             self._slots,
             flags.max_run_time_in_ms / 1000 or None,
+            tuple(part.strip() for part in flags.allowed_operations.split(",") if part.strip()),
         )
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
