@@ -116,6 +116,11 @@ class Flags:
         click.IntRange(1),
         "Processes that share the ports, and change versions in the same moment. This server's own flag.",
     ] = 1
+    worker_timeout_seconds: Annotated[
+        float,
+        click.FloatRange(1, 1e9),
+        "Kill and replace a worker that does not respond to the main process for so long. This server's own flag.",
+    ] = 10.0
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True

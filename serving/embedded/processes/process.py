@@ -21,13 +21,17 @@ def prepare_process() -> None:
     sys.modules["keras"] = None  # type: ignore[assignment]
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without what it says about CPUs and GPUs unless it fails."""
+def import_tensorflow(*, find_devices: bool = True) -> None:
+    """Imports TensorFlow and looks for devices, without what it says about CPUs and GPUs unless it fails.
+
+    What is begun with a device can't be forked: a process that forks others leaves that to them.
+    """
     with hidden_stderr():
         import tensorflow as tf
 
-        # The first look for a GPU complains when there is none.
-        tf.config.list_physical_devices()
+        if find_devices:
+            # The first look for a GPU complains when there is none.
+            tf.config.list_physical_devices()
     # What was imported stays. Looking through it takes a tenth of a second, which the garbage collector would do while
     # a request waits: bodies of JSON make it run often. What is loaded later, and unloaded, it goes on looking through.
     gc.freeze()
