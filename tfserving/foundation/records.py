@@ -6,9 +6,12 @@ checksum is a masked CRC-32C: https://www.tensorflow.org/tutorials/load_data/tfr
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from tfserving.foundation.files import written_whole
 
@@ -25,6 +28,7 @@ class RecordError(Exception):
 
     def __init__(self, path: Path, offset: int, trouble: str) -> None:
         super().__init__(f"{path}, byte {offset}: {trouble}")
+        self.offset = offset
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -32,24 +36,42 @@ def read_records(path: Path) -> Iterator[bytes]:
 
     Raises RecordError where the file is damaged or cut short, FileNotFoundError when there is none.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        offset = 0
-        while offset < size:
-            header = file.read(_HEADER_SIZE)
-            if len(header) < _HEADER_SIZE:
-                raise RecordError(path, offset, f"the file ends within the {_HEADER_SIZE} bytes that start a record")
-            length = _LENGTH.unpack_from(header)[0]
-            if masked_crc32c(header[: _LENGTH.size]) != _CHECKSUM.unpack_from(header, _LENGTH.size)[0]:
-                raise RecordError(path, offset, "the record's length does not have its checksum; this is no TFRecord")
-            end = offset + _HEADER_SIZE + length + _CHECKSUM.size
-            if end > size:
-                raise RecordError(path, offset, f"the record ends at byte {end}, the file at byte {size}")
+        for offset, length in _lengths(path, file):
             data = file.read(length)
             if masked_crc32c(data) != _CHECKSUM.unpack(file.read(_CHECKSUM.size))[0]:
                 raise RecordError(path, offset, f"the record's {length} bytes do not have their checksum")
             yield data
-            offset = end
+
+
+def check_lengths(path: Path, most: int, largest: int) -> None:
+    """Checks the first `most` records by their lengths, without reading them.
+
+    Raises RecordError, as `read_records`, for one that isn't whole, and for one of more than `largest` bytes.
+    """
+    with path.open("rb") as file:
+        for offset, length in islice(_lengths(path, file), most):
+            if length > largest:
+                raise RecordError(path, offset, f"the record has {length} bytes; the most are {largest}")
+
+
+def _lengths(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Where each record starts, and how long its data is, which comes next in `file`."""
+    size = os.fstat(file.fileno()).st_size
+    offset = 0
+    while offset < size:
+        file.seek(offset)
+        header = file.read(_HEADER_SIZE)
+        if len(header) < _HEADER_SIZE:
+            raise RecordError(path, offset, f"the file ends within the {_HEADER_SIZE} bytes that start a record")
+        length = _LENGTH.unpack_from(header)[0]
+        if masked_crc32c(header[: _LENGTH.size]) != _CHECKSUM.unpack_from(header, _LENGTH.size)[0]:
+            raise RecordError(path, offset, "the record's length does not have its checksum; this is no TFRecord")
+        end = offset + _HEADER_SIZE + length + _CHECKSUM.size
+        if end > size:
+            raise RecordError(path, offset, f"the record ends at byte {end}, the file at byte {size}")
+        yield offset, length
+        offset = end
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +34,8 @@ class Source:
         # Whoever polls has it, so that nothing is aspired for a model that was just removed.
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._unreadable: dict[str, str] = {}
+        # What was last logged of each model.
+        self._logged: dict[str, str] = {}
         self._thread: threading.Thread | None = None
 
     def watch(self, models: Sequence[Model]) -> None:
@@ -45,7 +48,11 @@ class Source:
         self.poll()
 
     def poll(self) -> None:
-        """Looks at every base path once. One that can't be read leaves its model as it is, and is logged once."""
+        """Looks at every base path once.
+
+        One that can't be read leaves its model as it is. That is logged once, and so are versions that a policy names
+        and that are not there.
+        """
         with self._lock:
             self._poll()
 
@@ -54,12 +61,17 @@ class Source:
             try:
                 versions = list_versions(model.base_path)
             except OSError as error:
-                if self._unreadable.get(model.name) != str(error):
-                    log.warning("model %r: %s; its versions stay as they are", model.name, error)
-                    self._unreadable[model.name] = str(error)
+                self._log(model, f"{error}; its versions stay as they are")
                 continue
-            self._unreadable.pop(model.name, None)
+            missing = sorted(set(model.policy.specific) - versions.keys())
+            self._log(model, f"{model.base_path} has no version {', '.join(map(str, missing))}" if missing else "")
             self._aspire(model.name, {version: versions[version] for version in model.policy.choose(list(versions))})
+
+    def _log(self, model: Model, trouble: str) -> None:
+        """Logs `trouble` unless it is what was logged last; the empty one is the end of all trouble."""
+        if trouble and trouble != self._logged.get(model.name):
+            log.warning("model %r: %s", model.name, trouble)
+        self._logged[model.name] = trouble
 
     def start(self, seconds: float) -> None:
         """Polls every `seconds` from now on, in a thread; 0 and less mean never again, as in TensorFlow Serving."""
@@ -81,8 +93,18 @@ class Source:
 
 def list_versions(base_path: Path) -> dict[int, Path]:
     """The versions in `base_path` with their folders, lowest first. Raises OSError when it can't be read."""
+    with os.scandir(base_path) as entries:
+        numbered = sorted((entry for entry in entries if VERSION.fullmatch(entry.name)), key=lambda entry: entry.name)
     found: dict[int, Path] = {}
-    for child in sorted(base_path.iterdir()):
-        if VERSION.fullmatch(child.name) and abs(int(child.name)) <= LARGEST_VERSION and child.is_dir():
-            found.setdefault(int(child.name), child)
+    for entry in numbered:
+        if abs(int(entry.name)) <= LARGEST_VERSION and _is_folder(entry):
+            found.setdefault(int(entry.name), Path(entry.path))
     return dict(sorted(found.items()))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        # A link that leads round in a circle is none. What can't be looked at may be one: loading it says why not.
+        return error.errno != errno.ELOOP

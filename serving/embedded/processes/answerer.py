@@ -13,6 +13,7 @@ from tfserving.serving.embedded.core.batching import Scheduler, read_parameters
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load, read_session_config
 from tfserving.serving.embedded.core.served import Current, Served
+from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.grpc.face import GrpcTransport, methods
@@ -135,6 +136,7 @@ class Answerer:
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
         )
+        check_files(path)
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
             try:
