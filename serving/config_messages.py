@@ -7,6 +7,10 @@ config/monitoring_config.proto, config/ssl_config.proto.
 
 from __future__ import annotations
 
+import codecs
+import errno
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,9 @@ from tfserving.foundation.messages import POOL, message
 from tfserving.serving.embedded.errors import StartError
 
 PACKAGE = "tensorflow.serving"
+# Bytes of a file, and characters of what it says in an error.
+LARGEST_FILE, LONGEST_SHOWN = 4 * 2**20, 300
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _INT64 = "google.protobuf.Int64Value"
 _STRING = "google.protobuf.StringValue"
 _BOOL = "google.protobuf.BoolValue"
@@ -84,15 +91,49 @@ def text(config: Any) -> str:
     return str(text_format.MessageToString(config, descriptor_pool=POOL))
 
 
-def read_message(name: str, path: Path, where: str) -> Any:
-    """The text proto in the file `path` as the message `name`, BatchingParameters say.
+def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> Any:
+    """The text proto in the file `path` as the message `name`: BatchingParameters, or with its package.
 
-    Raises StartError, which begins with `where` and the path, when it can't be read or is something else.
+    Raises StartError, which begins with `where` and the path, when it can't be read or is something else. It shows
+    nothing of what is `secret`.
     """
-    read = message(f"{PACKAGE}.{name}")()
+    kind = name.rpartition(".")[2]
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), read)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{where}={path}: {getattr(error, 'strerror', None) or error}") from None
+        return text_format.Parse(_read_text(path), message(name if "." in name else f"{PACKAGE}.{name}")())
+    except OSError as error:
+        raise StartError(f"{where}={path}: {error.strerror}") from None
+    except _NoTextError as error:
+        raise StartError(f"{where}={path}: {error}; it needs a text {kind}") from None
     except text_format.ParseError as error:
-        raise StartError(f"{where}={path}: line {error}; it needs a text {name}") from None
+        trouble = f"{error.GetLine()}:{error.GetColumn()}" if secret else printable(str(error))
+        raise StartError(f"{where}={path}: line {trouble}; it needs a text {kind}") from None
+    except RecursionError:
+        raise StartError(f"{where}={path}: it is nested too deeply; it needs a text {kind}") from None
+
+
+def printable(text: str) -> str:
+    """`text` for an error: of what a file says not too much, and nothing that a terminal obeys."""
+    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
+
+
+class _NoTextError(Exception):
+    """A file is no text, or too much of it."""
+
+
+def _read_text(path: Path) -> str:
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    # A pipe would be waited for.
+    if not stat.S_ISREG(found.st_mode):
+        raise _NoTextError("it is not a regular file")
+    if found.st_size > LARGEST_FILE:
+        raise _NoTextError(f"it has {found.st_size} bytes, at most {LARGEST_FILE} are read")
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if data[:2] in _UTF_16:
+            raise _NoTextError("it is UTF-16, save it as UTF-8") from None
+        raise _NoTextError(f"it is no UTF-8: {error.reason} at byte {error.start}") from None

@@ -19,6 +19,7 @@ _THREADS = click.IntRange(1, 2**16)
 _MICROSECONDS = click.IntRange(0, 10**15)
 _SECONDS = click.FloatRange(max=1e9)
 _PATH = click.Path(path_type=Path)
+MOST_WORKERS = max(16, 4 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Flags:
     grpc_socket_path: Annotated[str, click.STRING, "Path of a UNIX socket on which gRPC listens, too."] = ""
     grpc_channel_arguments: Annotated[str, click.STRING, "gRPC's own settings: key=value,key=value."] = ""
     model_name: Annotated[str, click.STRING, "Name of the model that --model_base_path holds."] = "default"
-    model_base_path: Annotated[Path | None, _PATH, "Absolute folder with the versions of one model."] = None
+    model_base_path: Annotated[
+        str | None, click.STRING, "Absolute folder with the versions of one model, or its file:// URI."
+    ] = None
     model_config_file: Annotated[
         Path | None, _PATH, "Text ModelServerConfig; what it says overrides the two flags above."
     ] = None
@@ -254,6 +257,8 @@ def _check(flags: Flags) -> None:
             flags.request_log_sampling_rate != 1 and flags.request_log is None
         ),
         f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
+        f"--workers={flags.workers} is more than the {MOST_WORKERS} that this machine may have: 4 for each of its "
+        f"{os.cpu_count()} CPUs, and 16 wherever.": flags.workers > MOST_WORKERS,
         "--workers needs Linux, which shares a port's connections among processes.": (
             flags.workers > 1 and platform.system() != "Linux"
         ),

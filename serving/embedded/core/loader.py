@@ -18,7 +18,7 @@ from tfserving.serving.embedded.core.deep import Deep, make_deep_call
 from tfserving.serving.embedded.core.safety import check_operations
 from tfserving.serving.embedded.core.session_call import Call, guard, make_call, translate
 from tfserving.serving.embedded.core.signature import Signature, read_signature
-from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 
 log = logging.getLogger(__name__)
@@ -206,21 +206,6 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         session.close()
         metrics.LOAD_ATTEMPTS.add(str(path), "fail")
         raise _load_error(error) from error
-
-
-def read_session_config(path: Path) -> bytes:
-    """The text ConfigProto in `path`, serialized. Raises StartError when it is something else."""
-    from google.protobuf import text_format
-    from tensorflow.core.protobuf.config_pb2 import ConfigProto
-
-    flag = f"--tensorflow_session_config_file={path}"
-    try:
-        config: bytes = text_format.Parse(path.read_text(encoding="utf-8"), ConfigProto()).SerializeToString()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{flag}: {getattr(error, 'strerror', None) or error}") from None
-    except text_format.ParseError as error:
-        raise StartError(f"{flag}: line {error}; it needs a text ConfigProto") from None
-    return config
 
 
 def _load_error(error: Exception) -> RequestError:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tfserving.serving.embedded.core.model_config import Model
+from tfserving.serving.embedded.core.version_folder import GRAPHS
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,14 @@ def list_versions(base_path: Path) -> dict[int, Path]:
         if abs(int(entry.name)) <= LARGEST_VERSION and _is_folder(entry):
             found.setdefault(int(entry.name), Path(entry.path))
     return dict(sorted(found.items()))
+
+
+def what_lies_there(base_path: Path) -> str:
+    """A hint for a base path that has no version."""
+    for name in GRAPHS:
+        if os.path.lexists(base_path / name):
+            return f"{name} lies right there: move it, and all beside it, to a folder named 1"
+    return "a version is a folder whose name is an integer"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

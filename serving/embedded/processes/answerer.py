@@ -11,7 +11,7 @@ from typing import Protocol
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batching import Scheduler, read_parameters
 from tfserving.serving.embedded.core.configuration import Reloadable
-from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load, read_session_config
+from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
 from tfserving.serving.embedded.core.served import Current, Served
 from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
@@ -52,15 +52,12 @@ class Answerer:
     def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
         """Processes that answer on the same ports share `current`, the number of the view that counts.
 
-        `page` is what Prometheus reads. Raises StartError when the session's configuration is wrong, or no request can
-        be logged where they should be.
+        `page` is what Prometheus reads. Raises StartError when no request can be logged where they should be.
         """
         import_tensorflow()
         self._plan = plan
         self._shared = current is not None
         self._page = page
-        path = plan.flags.tensorflow_session_config_file
-        self._session_config = read_session_config(path) if path is not None else b""
         self._scheduler = Scheduler(plan.batching[1]) if plan.batching else None
         flags = plan.flags
         if flags.enable_version_metrics:
@@ -132,7 +129,7 @@ class Answerer:
             flags.tensorflow_inter_op_parallelism or both,
             flags.enable_signature_method_name_check,
             self._batching_of(path),
-            self._session_config,
+            self._plan.session_config,
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
         )

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+import tempfile
 
 from tfserving.foundation.stderr import hidden_stderr
 
@@ -26,6 +27,7 @@ def import_tensorflow(*, find_devices: bool = True) -> None:
 
     What is begun with a device can't be forked: a process that forks others leaves that to them.
     """
+    _name_temporary_folder()
     with hidden_stderr():
         import tensorflow as tf
 
@@ -35,3 +37,11 @@ def import_tensorflow(*, find_devices: bool = True) -> None:
     # What was imported stays. Looking through it takes a tenth of a second, which the garbage collector would do while
     # a request waits: bodies of JSON make it run often. What is loaded later, and unloaded, it goes on looking through.
     gc.freeze()
+
+
+def _name_temporary_folder() -> None:
+    """Names one where none can be written: TensorFlow's tests, which it imports, ask for the name and no more."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = "/tmp"  # noqa: S108 - nothing is written there
