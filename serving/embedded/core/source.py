@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 # TensorFlow Serving reads folder names as 64-bit integers: 00000123 is version 123.
 VERSION = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 LARGEST_VERSION = 2**63 - 1
+
+# A poll that takes long, of a folder with thousands of entries say, is followed by a rest of so many times as long.
+LEAST_REST = 10
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
@@ -88,8 +92,11 @@ class Source:
             self._thread.join()
 
     def _follow(self, seconds: float) -> None:
-        while not self._ended.wait(seconds):
+        pause = seconds
+        while not self._ended.wait(pause):
+            started = time.monotonic()
             self.poll()
+            pause = max(seconds, LEAST_REST * (time.monotonic() - started))
 
 
 def list_versions(base_path: Path) -> dict[int, Path]:

@@ -13,6 +13,7 @@ from tfserving.serving.embedded.errors import Code, RequestError
 DEEPEST, MOST_FILES = 8, 100_000
 # Protocol buffers have no larger message: https://protobuf.dev/programming-guides/proto-limits/#total
 LARGEST_GRAPH = 2**31 - 1
+FOLDERS = ("variables", "assets", "assets.extra")
 GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 
 # The path of everything in a folder, its number on the disk, its size, and when it was written.
@@ -21,7 +22,7 @@ Contents = tuple[tuple[str | int, ...], ...]
 
 def check_files(folder: Path) -> None:
     """Raises RequestError for what TensorFlow would read without end, or until no memory is left."""
-    for number, (path, found) in enumerate(_walk(folder, DEEPEST)):
+    for number, (path, found) in enumerate(_read_by_tensorflow(folder)):
         if number >= MOST_FILES:
             raise _refusal(f"{folder} has more than {MOST_FILES} files")
         if found is None or stat.S_ISDIR(found.st_mode):
@@ -35,7 +36,7 @@ def check_files(folder: Path) -> None:
 def contents(folder: Path) -> Contents:
     """What lies in `folder`; equal as long as nothing is written there. Empty when it is gone."""
     listed: list[tuple[str | int, ...]] = []
-    for path, found in _walk(folder, DEEPEST):
+    for path, found in _read_by_tensorflow(folder):
         if found is not None:
             listed.append((str(path), found.st_ino, found.st_size, found.st_mtime_ns))
         if len(listed) >= MOST_FILES:
@@ -43,21 +44,39 @@ def contents(folder: Path) -> Contents:
     return tuple(listed)
 
 
-def _walk(path: Path, depth: int) -> Iterator[tuple[Path, os.stat_result | None]]:
-    """`path` and what is below it, wherever links lead, with None for what can't be found."""
+Entry = tuple[Path, os.stat_result | None]
+
+
+def _read_by_tensorflow(folder: Path) -> Iterator[Entry]:
+    """`folder` and what TensorFlow may read there; None for what can't be found, a link that leads nowhere say."""
+    yield folder, _found(folder)
+    for path in _listed(folder):
+        yield path, _found(path)
+        # These may be links; of other folders nothing is read.
+        if path.name in FOLDERS:
+            yield from _below(path, DEEPEST)
+
+
+def _below(folder: Path, depth: int) -> Iterator[Entry]:
+    for path in _listed(folder):
+        found = _found(path)
+        yield path, found
+        if depth and found is not None and stat.S_ISDIR(found.st_mode) and not path.is_symlink():
+            yield from _below(path, depth - 1)
+
+
+def _found(path: Path) -> os.stat_result | None:
     try:
-        found = path.stat()
+        return path.stat()
     except OSError:
-        yield path, None
-        return
-    yield path, found
-    if depth and stat.S_ISDIR(found.st_mode):
-        try:
-            below = sorted(path.iterdir())
-        except OSError:
-            return
-        for one in below:
-            yield from _walk(one, depth - 1)
+        return None
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _refusal(text: str) -> RequestError:
