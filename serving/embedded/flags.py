@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
 import os
 import platform
@@ -94,8 +95,58 @@ class Flags:
         int, _COUNT, "Refuse more requests than that at a time, of each protocol; 0: no limit. This server's own flag."
     ] = 0
     max_body_bytes: Annotated[
-        int, _COUNT, "Refuse larger REST bodies and gRPC messages; 0: no limit. This server's own flag."
-    ] = 0
+        int,
+        _COUNT,
+        "Refuse larger REST bodies, inflated ones included, and gRPC messages; 0: no limit. This server's own flag.",
+    ] = 64 * 2**20
+    max_json_values: Annotated[
+        int,
+        _COUNT,
+        "Refuse REST bodies with more values, unless they are lists of numbers alone; 0: no limit. "
+        "This server's own flag.",
+    ] = 4 * 2**20
+    rest_api_max_buffered_bytes: Annotated[
+        int,
+        _COUNT,
+        "Bytes of bodies that REST holds at a time; beyond them the slowest clients are left; 0: no limit. "
+        "This server's own flag.",
+    ] = 2**30
+    rest_api_max_connections: Annotated[
+        int,
+        _COUNT,
+        "REST connections at a time; the next one takes the place of one without a request; 0: no limit. "
+        "This server's own flag.",
+    ] = 4096
+    rest_api_max_header_bytes: Annotated[
+        int, _COUNT, "Refuse longer request lines with headers; 0: no limit. This server's own flag."
+    ] = 2**15
+    rest_api_header_timeout_in_ms: Annotated[
+        int, _COUNT, "How long request line and headers may take to come; 0: for ever. This server's own flag."
+    ] = 60_000
+    rest_api_read_timeout_in_ms: Annotated[
+        int, _COUNT, "How long the next part of a body may take to come; 0: for ever. This server's own flag."
+    ] = 60_000
+    rest_api_body_timeout_in_ms: Annotated[
+        int, _COUNT, "How long a whole body may take, to come or to be taken; 0: for ever. This server's own flag."
+    ] = 600_000
+    rest_api_send_timeout_in_ms: Annotated[
+        int, _COUNT, "How long a client may take nothing of an answer; 0: for ever. This server's own flag."
+    ] = 60_000
+    rest_api_idle_timeout_in_ms: Annotated[
+        int, _COUNT, "How long a connection without a request stays open; 0: for ever. This server's own flag."
+    ] = 75_000
+    drain_seconds: Annotated[
+        float,
+        click.FloatRange(0, 1e9),
+        "How long requests in flight are waited for after SIGTERM; what takes longer is cut off. "
+        "This server's own flag.",
+    ] = 60.0
+    trusted_proxies: Annotated[
+        str,
+        click.STRING,
+        "Addresses and networks, with commas, whose X-Forwarded-For tells the access log who asks: "
+        "10.0.0.1,10.1.0.0/16. This server's own flag.",
+    ] = ""
     enable_version_metrics: Annotated[
         bool, click.BOOL, "Count requests by the version that answered, too. This server's own flag."
     ] = False
@@ -114,6 +165,32 @@ class Flags:
     allow_file_and_python_ops: Annotated[
         bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
     ] = False
+    check_shapes: Annotated[
+        bool,
+        click.BOOL,
+        "Refuse a tensor whose rank or known sizes are not the signature's, which TensorFlow Serving lets the graph "
+        "decide. This server's own flag.",
+    ] = True
+    grpc_receive_timeout_in_ms: Annotated[
+        int,
+        _COUNT,
+        "How long a gRPC request may take to arrive, in milliseconds; 0: as long as it takes. This server's own flag.",
+    ] = 60_000
+    max_run_time_in_ms: Annotated[
+        int,
+        _COUNT,
+        "How long a model with loops may compute a request that has no deadline, in milliseconds; 0: no limit. "
+        "This server's own flag.",
+    ] = 300_000
+    enable_reload_config: Annotated[
+        bool, click.BOOL, "Serve HandleReloadConfigRequest, which changes what is served. This server's own flag."
+    ] = True
+    reload_base_paths: Annotated[
+        str,
+        click.STRING,
+        "Comma-separated folders; HandleReloadConfigRequest may name base paths in them alone. Empty: any. "
+        "This server's own flag.",
+    ] = ""
     workers: Annotated[
         int,
         click.IntRange(1),
@@ -127,6 +204,11 @@ class Flags:
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True
+
+    @property
+    def reload_folders(self) -> tuple[Path, ...]:
+        """What --reload_base_paths names."""
+        return tuple(Path(folder) for folder in _parts(self.reload_base_paths))
 
     @property
     def grpc_settings(self) -> dict[str, str]:
@@ -227,6 +309,7 @@ def _check(flags: Flags) -> None:
     """Raises UsageError for the first of the things that flags can't say together."""
     threads = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
     settings = [one for one in _parts(flags.grpc_channel_arguments) if "=" not in one]
+    networks = [one for one in _parts(flags.trusted_proxies) if not _is_network(one)]
     wrong = {
         "No model to serve; give --model_base_path or --model_config_file.": (
             flags.model_config_file is None and flags.model_base_path is None
@@ -257,6 +340,9 @@ def _check(flags: Flags) -> None:
             flags.request_log_sampling_rate != 1 and flags.request_log is None
         ),
         f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
+        f"--trusted_proxies: {', '.join(networks)} is not an address or a network, as 10.0.0.1 and 10.1.0.0/16 are.": (
+            bool(networks)
+        ),
         f"--workers={flags.workers} is more than the {MOST_WORKERS} that this machine may have: 4 for each of its "
         f"{os.cpu_count()} CPUs, and 16 wherever.": flags.workers > MOST_WORKERS,
         "--workers needs Linux, which shares a port's connections among processes.": (
@@ -272,6 +358,14 @@ def _check(flags: Flags) -> None:
     for problem, found in wrong.items():
         if found:
             raise click.UsageError(problem)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text.strip())
+    except ValueError:
+        return False
+    return True
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, given: bool) -> None:

@@ -7,7 +7,7 @@
         └── SIGTERM or SIGINT ───► exit 0, at once                           └────────────────► exit 128 + signal
 
 Ports open only when SERVING, so that an open port means that the models are there. DRAINING closes them at once and
-answers what is in flight.
+answers what is in flight, for at most --drain_seconds; a request of which only a part is there is not waited for.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ if TYPE_CHECKING:
         ) -> None:
             """Answers on the ports. Raises StartError when it can't."""
 
-        def drain(self, seconds: float) -> None:
-            """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
+        def drain(self, seconds: float) -> int:
+            """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
 
-
-# Long enough for any request; who can't wait sends a second signal.
-DRAIN_SECONDS = 3600.0
+            Returns how many requests are cut off.
+            """
 
 
 def run(flags: Flags) -> int:
@@ -104,10 +103,13 @@ class Server:
         _say(_ready(flags, manager.available()))
         self._stopping.wait()
         _say("draining: requests in flight are answered, new ones are refused")
-        answering.drain(DRAIN_SECONDS)
+        until = time.monotonic() + flags.drain_seconds
+        if cut_off := answering.drain(flags.drain_seconds):
+            _say(f"{cut_off} request(s) cut off after {flags.drain_seconds:g} s (--drain_seconds)")
         configuration.stop()
         source.stop()
-        manager.stop(DRAIN_SECONDS)
+        # What a request that is cut off has of a version ends with the process.
+        manager.stop(max(0.0, until - time.monotonic()))
         return 0
 
     def _claim(self, flag: str) -> socket.socket | None:

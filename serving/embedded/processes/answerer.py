@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batching import Scheduler, read_parameters
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
 from tfserving.serving.embedded.core.served import Current, Served
+from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
-from tfserving.serving.embedded.grpc.face import GrpcTransport, methods
+from tfserving.serving.embedded.grpc.answers import Reload
+from tfserving.serving.embedded.grpc.face import methods
+from tfserving.serving.embedded.grpc.transport import GrpcTransport
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.access_log import AccessLog
 from tfserving.serving.embedded.observability.request_log import RequestLog
@@ -25,6 +29,8 @@ from tfserving.serving.embedded.processes.plan import Plan
 from tfserving.serving.embedded.processes.process import import_tensorflow
 from tfserving.serving.embedded.rest.application import Application
 from tfserving.serving.embedded.rest.face import RestFace
+from tfserving.serving.embedded.rest.limits import read_limits
+from tfserving.serving.embedded.rest.proxies import read_networks
 from tfserving.serving.embedded.rest.server import RestServer
 
 OWN_PARAMETERS = "batching_params.pbtxt"
@@ -42,8 +48,8 @@ class Face(Protocol):
     def refuse(self, grace: float) -> None:
         """Takes no more connections and, where connections can be told so, no more requests."""
 
-    def finish(self, grace: float) -> None:
-        """Returns when the requests in flight are answered or `grace` seconds are over."""
+    def finish(self, grace: float) -> int:
+        """Returns when the requests in flight are answered or `grace` seconds are over: how many are cut off."""
 
 
 class Answerer:
@@ -58,8 +64,11 @@ class Answerer:
         self._plan = plan
         self._shared = current is not None
         self._page = page
-        self._scheduler = Scheduler(plan.batching[1]) if plan.batching else None
         flags = plan.flags
+        self._schedulers = (
+            (Scheduler(plan.batching[1]), Scheduler(plan.batching[1], aside=True)) if plan.batching else None
+        )
+        self._slots = Slots()
         if flags.enable_version_metrics:
             metrics.count_by_version()
         self._access_log = AccessLog() if flags.access_log else None
@@ -92,11 +101,14 @@ class Answerer:
         for face in self._faces:
             face.start()
 
-    def drain(self, seconds: float) -> None:
-        """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
+    def drain(self, seconds: float) -> int:
+        """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
         self.hold()
         self.refuse(seconds)
-        self.finish(seconds)
+        return self.finish(seconds)
 
     def hold(self) -> None:
         """The first step of a drain. Processes that share ports take each step when all have taken the one before.
@@ -111,15 +123,16 @@ class Answerer:
         for face in self._faces:
             face.refuse(seconds)
 
-    def finish(self, seconds: float) -> None:
-        """The last step: returns when the requests in flight are answered or `seconds` are over."""
-        finishing = [threading.Thread(target=face.finish, args=(seconds,)) for face in self._faces]
-        for thread in finishing:
-            thread.start()
-        for thread in finishing:
-            thread.join()
+    def finish(self, seconds: float) -> int:
+        """The last step: returns when the requests in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
+        with ThreadPoolExecutor(len(self._faces) or 1) as pool:
+            cut_off: int = sum(pool.map(lambda face: face.finish(seconds), self._faces))
         if self._request_log is not None:
             self._request_log.close()
+        return cut_off
 
     def _load(self, model: str, version: int, path: Path) -> Servable:
         flags = self._plan.flags
@@ -132,6 +145,9 @@ class Answerer:
             self._plan.session_config,
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
+            flags.check_shapes,
+            self._slots,
+            flags.max_run_time_in_ms / 1000 or None,
         )
         check_files(path)
         servable = load(model, version, path, runtime)
@@ -145,7 +161,7 @@ class Answerer:
 
     def _batching_of(self, path: Path) -> Batching | None:
         """How the version in `path` is batched. Raises RequestError when its own parameters are wrong."""
-        if self._plan.batching is None or self._scheduler is None:
+        if self._plan.batching is None or self._schedulers is None:
             return None
         parameters, _ = self._plan.batching
         own = path / OWN_PARAMETERS
@@ -154,7 +170,7 @@ class Answerer:
                 parameters, _ = read_parameters(own, OWN_PARAMETERS)
             except StartError as error:
                 raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
-        return Batching(self._scheduler, parameters)
+        return Batching(*self._schedulers, parameters)
 
     def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
         flags = self._plan.flags
@@ -165,6 +181,8 @@ class Answerer:
             tensor_content=flags.enable_serialization_as_tensor_content,
             health=flags.enable_grpc_healthcheck_service,
             request_log=self._request_log,
+            largest=flags.max_body_bytes or LARGEST_DECLARED,
+            reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
         transport = GrpcTransport(
             answers,
@@ -174,6 +192,7 @@ class Answerer:
             explain=flags.explain_errors,
             most_in_flight=flags.max_requests_in_flight,
             largest_message=flags.max_body_bytes,
+            receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,
             tls=self._plan.tls,
             socket_path=flags.grpc_socket_path,
             settings=flags.grpc_settings,
@@ -194,6 +213,8 @@ class Answerer:
             metrics_page=self._page,
             list_models=flags.enable_model_listing,
             request_log=self._request_log,
+            largest_body=flags.max_body_bytes,
+            most_values=flags.max_json_values,
         )
         application = Application(
             face,
@@ -201,8 +222,8 @@ class Answerer:
             eager=flags.enable_batching,
             cors=flags.rest_api_enable_cors_support,
             most_in_flight=flags.max_requests_in_flight,
-            largest_body=flags.max_body_bytes,
-            seconds=flags.rest_api_timeout_in_ms / 1000 or None,
             access_log=self._access_log,
+            proxies=read_networks(flags.trusted_proxies),
         )
-        return RestServer(application, claimed, self._plan.tls if flags.rest_api_enable_tls else None)
+        tls = self._plan.tls if flags.rest_api_enable_tls else None
+        return RestServer(application, claimed, read_limits(flags), tls)

@@ -107,9 +107,9 @@ class Worker:
         """See Answerer."""
         self._answerer.refuse(seconds)
 
-    def finish(self, seconds: float) -> None:
+    def finish(self, seconds: float) -> int:
         """See Answerer."""
-        self._answerer.finish(seconds)
+        return self._answerer.finish(seconds)
 
     def _page(self) -> bytes:
         page: bytes = self._channel.call("page", seconds=PAGE_SECONDS)
@@ -139,8 +139,8 @@ class _RemoteConfiguration:
             raise RequestError(Code.UNAVAILABLE, text)
         return self._standing.names
 
-    def apply(self, models: Sequence[Model]) -> None:
-        self._channel.call("apply", models)
+    def apply(self, models: Sequence[Model], seconds: float | None = None) -> None:
+        self._channel.call("apply", models, seconds)
 
 
 def work(plan: Plan, current: Current, connected: socket.socket) -> None:

@@ -139,14 +139,17 @@ class Workers:
             if claimed is not None:
                 claimed.close()
 
-    def drain(self, seconds: float) -> None:
-        """Refuses new requests, and returns when those in flight are answered or `seconds` are over."""
+    def drain(self, seconds: float) -> int:
+        """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
         self._ending.set()
         members = self._members
         # Each step is taken when all have taken the one before: see Answerer.
         call_all(members, "hold")
         call_all(members, "refuse", seconds)
-        call_all(members, "finish", seconds)
+        return sum(call_all(members, "finish", seconds))
 
     def _first(self) -> tuple[Member, ...]:
         """Those in which a version is loaded first; when there are none, once there is one."""
@@ -265,8 +268,8 @@ class Workers:
             trouble = f"{len(members)} of {self._wanted} workers are there"
         return Standing(self._configuration.names, trouble)
 
-    def _apply(self, models: Sequence[Model]) -> None:
+    def _apply(self, models: Sequence[Model], seconds: float | None) -> None:
         assert self._configuration is not None
-        self._configuration.apply(models)
+        self._configuration.apply(models, seconds)
         # Readiness is of these models as soon as the change is answered.
         call_all(self._members, "heartbeat", self._standing(), seconds=self._seconds)

@@ -5,6 +5,7 @@ https://www.tensorflow.org/tfx/serving/api_rest
 
 from __future__ import annotations
 
+import enum
 import logging
 import re
 import time
@@ -20,12 +21,22 @@ from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.request_log import RequestLog
 from tfserving.serving.embedded.rest import answers
 from tfserving.serving.embedded.rest.examples_request import read_examples
-from tfserving.serving.embedded.rest.http import TEXT, Request, Response, page, unpacked
-from tfserving.serving.embedded.rest.json_parser import parse
+from tfserving.serving.embedded.rest.http import TEXT, RefusedError, Request, Response, page, unpacked
+from tfserving.serving.embedded.rest.json_parser import check_values, parse
 from tfserving.serving.embedded.rest.plain_predict import Plain, read_plain
 from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
 from tfserving.serving.embedded.rest.records import log_examples, log_predict
-from tfserving.serving.embedded.rest.urls import INFERENCE, OURS, PROBE, STATUS, URI, model_spec, unescape
+from tfserving.serving.embedded.rest.urls import (
+    INFERENCE,
+    LISTING,
+    LIVE,
+    OURS,
+    PROBE,
+    STATUS,
+    URI,
+    model_spec,
+    unescape,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +60,15 @@ _HTTP = {
 }
 
 
+class Place(enum.Enum):
+    """Where a request is answered, so that what says how the server is never waits for predictions."""
+
+    HERE = "in the event loop"
+    PREDICTIONS = "in the pool of threads"
+    BESIDE = "in threads that no prediction has"
+    METRICS = "in a thread for what may wait for other processes"
+
+
 class RestFace:
     """Answers HTTP requests."""
 
@@ -62,10 +82,15 @@ class RestFace:
         metrics_page: Callable[[], bytes] = metrics.page,
         list_models: bool = False,
         request_log: RequestLog | None = None,
+        largest_body: int = 0,
+        most_values: int = 0,
     ) -> None:
-        """`wanted` tells the models that must be there to be ready. `explain` is for errors.
+        """`wanted` returns the models that must be there to be ready, or raises RequestError with why the server is not ready
+        whatever there is. `explain` is for errors.
 
-        `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them.
+        `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them. A body
+        that inflates to more than `largest_body` bytes, or is a document of more than `most_values` values, is refused;
+        0 is no limit.
         """
         self._served = served
         self._wanted = wanted
@@ -74,11 +99,28 @@ class RestFace:
         self._page = metrics_page
         self._list_models = list_models
         self._request_log = request_log
+        self._largest_body = largest_body
+        self._most_values = most_values
+
+    def place(self, request: Request) -> Place:
+        """Where `request` should be answered."""
+        if request.method == "POST":
+            return Place.PREDICTIONS
+        path = request.target
+        if path == LIVE:
+            return Place.HERE
+        if self._metrics_path and path.startswith(self._metrics_path):
+            return Place.METRICS
+        match = STATUS.fullmatch(path)
+        # Writing down what a version's signatures are may take as long as a prediction.
+        return Place.PREDICTIONS if match and match["metadata"] else Place.BESIDE
 
     def answer(self, request: Request) -> Response:
         """The answer to `request`; never raises."""
         try:
             return self._route(request)
+        except RefusedError as refusal:
+            return refusal.response
         except RequestError as error:
             return Response(_HTTP.get(error.code, 500), answers.error(error.say(explain=self._explain)))
         except Exception as error:
@@ -102,7 +144,7 @@ class RestFace:
             match = INFERENCE.fullmatch(path)
             if match and match["verb"] in (b"predict", b"classify", b"regress"):
                 return self._infer(match, request)
-        elif request.method == "GET":
+        elif request.method == "GET" or (request.method == "HEAD" and self._list_models and path == LISTING):
             match = STATUS.fullmatch(path)
             if match:
                 return self._describe(match)
@@ -114,7 +156,7 @@ class RestFace:
         path = request.target
         if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
             return self._metrics(path, self._metrics_path)
-        if request.method == "GET" and (match := PROBE.fullmatch(path)):
+        if request.method in ("GET", "HEAD") and (match := PROBE.fullmatch(path)):
             return self._probe(match)
         return None
 
@@ -129,7 +171,11 @@ class RestFace:
             return Response(200, b"ok\n", TEXT)
         available = self._served.view.available()
         model = unescape(match["model"])
-        missing = sorted(name for name in ([model] if model else self._wanted()) if not available.get(name))
+        try:
+            wanted = self._wanted()
+        except RequestError as error:
+            return Response(503, f"{error}\n".encode(), TEXT)
+        missing = sorted(name for name in ([model] if model else wanted) if not available.get(name))
         if missing:
             text = f"not ready: no version available of {', '.join(map(repr, missing))}\n"
             return Response(503, text.encode("utf-8", "surrogateescape"), TEXT)
@@ -146,13 +192,17 @@ class RestFace:
         except RequestError as error:
             metrics.count_failure(spec.name, error)
             raise
+        except RefusedError:
+            metrics.count_failure(spec.name, RequestError(Code.RESOURCE_EXHAUSTED, ""))
+            raise
         metrics.count_answer(spec.name, verb, "REST", started)
         return response
 
     def _infer_model(self, spec: ModelSpec, verb: str, request: Request) -> Response:
-        body = unpacked(request)
+        body = unpacked(request, self._largest_body)
         if verb == "predict" and (plain := read_plain(body)) and (answered := self._infer_plain(spec, plain)):
             return answered
+        check_values(body, self._most_values)
         document = parse(body)
         name = signature_name(document)
         if verb != "predict":

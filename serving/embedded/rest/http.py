@@ -1,15 +1,20 @@
-"""HTTP requests and answers, as the face and the application that reads them share them."""
+"""HTTP requests and answers, as the face, the application and the connections share them."""
 
 from __future__ import annotations
 
+import io
 import zlib
 from dataclasses import dataclass, field
+
+from tfserving.serving.embedded.rest import answers
 
 JSON = b"application/json"
 HTML = b"text/html"
 TEXT = b"text/plain"
-# What a compressed body may come to; the real server's limit.
+# The largest inflated body of the real server. It holds where there is no limit of this server's own.
 MOST_UNPACKED = 100 * 2**20
+# What is inflated at a time, and how much of it comes out at most.
+_READ, _STEP = 2**16, 2**20
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,51 @@ class Response:
     kind: bytes = JSON
 
 
-def unpacked(request: Request) -> bytes:
-    """The body, inflated if it is gzip; one that does not inflate counts as empty, as with the real server."""
+class RefusedError(Exception):
+    """A request that is too large, too slow or no HTTP; `response` is what its client gets."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+
+def refused(status: int, text: str) -> RefusedError:
+    """A refusal with a text as errors have it."""
+    return RefusedError(Response(status, answers.error(text)))
+
+
+def too_large(largest: float) -> RefusedError:
+    """For a body of more than `largest` bytes, as it was sent or inflated."""
+    return refused(413, f"The body is larger than {largest:.0f} bytes")
+
+
+def unpacked(request: Request, largest: int = 0) -> bytes:
+    """The body, inflated if it is gzip; one that does not inflate counts as empty, as with the real server.
+
+    It is inflated step by step. Raises RefusedError as soon as it has more than `largest` bytes; 0 is no limit.
+    """
     if b"gzip" not in request.headers.get(b"content-encoding", b""):
         return request.body
     inflater = zlib.decompressobj(wbits=31)
-    try:
-        data = inflater.decompress(request.body, MOST_UNPACKED)
-    except zlib.error:
-        return b""
-    return data if inflater.eof and not inflater.unused_data else b""
+    # It hands out what was written without a copy.
+    inflated = io.BytesIO()
+    for at in range(0, len(request.body), _READ):
+        part = request.body[at : at + _READ]
+        written = _STEP
+        while part or written == _STEP:
+            try:
+                written = inflated.write(inflater.decompress(part, _STEP))
+            except zlib.error:
+                return b""
+            part = inflater.unconsumed_tail
+            if inflated.tell() > (largest or MOST_UNPACKED):
+                if largest:
+                    raise too_large(largest)
+                return b""
+        if inflater.eof:
+            ends = not inflater.unused_data and at + _READ >= len(request.body)
+            return inflated.getvalue() if ends else b""
+    return b""
 
 
 def page(status: int, title: str) -> Response:

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest.http import refused
 
 BOM = b"\xef\xbb\xbf"
 
@@ -36,6 +37,21 @@ _MISS_COLON = "Missing a colon after a name of object member."
 _MISS_COMMA_OR_BRACE = "Missing a comma or '}' after an object member."
 _MISS_COMMA_OR_BRACKET = "Missing a comma or ']' after an array element."
 _INVALID = "Invalid value."
+
+
+def check_values(body: bytes, most: int) -> None:
+    """Raises RefusedError when `body` has more than `most` values, before any of them is made; 0 is no limit.
+
+    Every value but the first comes after a comma, a colon or a bracket. Those in strings are counted, too.
+    """
+    if not most or len(body) <= most:
+        return
+    count = 0
+    for mark in b",[{:":
+        count += body.count(mark)
+        if count > most:
+            text = f"The JSON document may have more than {most} values, which is as many as this server reads"
+            raise refused(413, text)
 
 
 def parse(body: bytes) -> Any:

@@ -1,92 +1,40 @@
-"""The HTTP server under the REST face: uvicorn in a thread, with its own event loop."""
+"""The HTTP server under the REST face: an event loop in a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 import threading
 import time
-from typing import Any
 
-import httptools
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import uvloop
 
 from tfserving.serving.embedded.errors import StartError
-from tfserving.serving.embedded.rest.http import page
+from tfserving.serving.embedded.rest.connection import Connection
+from tfserving.serving.embedded.rest.connections import Application, Connections
+from tfserving.serving.embedded.rest.limits import Limits
 from tfserving.serving.embedded.tls import Tls
 
-# Clients that keep connections in a pool should find them open.
-KEEP_ALIVE_SECONDS = 60
 BACKLOG = 1024
-
-
-_POLL_SECONDS = 0.005
-# How long a drain leaves a connection open on which nothing is asked, for the request that may be on its way.
-LAST_CALL_SECONDS = 0.2
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with the real server's answers to what is not HTTP, and a drain that loses no request."""
-
-    _draining = False
-
-    def shutdown(self) -> None:
-        if self._draining or not self._is_idle():
-            super().shutdown()
-        else:
-            self.loop.call_later(LAST_CALL_SECONDS, super().shutdown)
-        self._draining = True
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        # As it was sent, with what uvicorn leaves out: a fragment.
-        self.scope["target"] = self.url  # type: ignore[typeddict-unknown-key]
-        if self._draining:
-            self.cycle.keep_alive = False
-
-    def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the real server has its own words
-        unknown = isinstance(sys.exc_info()[1], httptools.HttpParserInvalidMethodError)
-        answer = page(501, "Not Implemented") if unknown else page(400, "Bad Request")
-        lines = (
-            f"HTTP/1.1 {answer.status} Refused",
-            f"content-type: {answer.kind.decode()}",
-            f"content-length: {len(answer.body)}",
-            "connection: close",
-        )
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + answer.body)
-        self.transport.close()
+_DRAIN_TICK_SECONDS = 0.02
 
 
 class RestServer:
-    """Serves an ASGI application on a socket that is bound."""
+    """Has an application answer what comes over a socket that is bound."""
 
-    def __init__(self, application: Any, claimed: socket.socket, tls: Tls | None = None) -> None:
+    def __init__(
+        self, application: Application, claimed: socket.socket, limits: Limits, tls: Tls | None = None
+    ) -> None:
         """With `tls` it speaks HTTPS."""
-        context = tls.context() if tls else None
-        config = uvicorn.Config(
-            application,
-            http=_Protocol,
-            loop="uvloop",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            # It would log every request that is none.
-            log_level="error",
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            ssl_context_factory=(lambda *_: context) if context else None,
-        )
         self._socket = claimed
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([claimed],), name="rest", daemon=True)
+        self._context = tls.context() if tls else None
+        self._limits = limits
+        self._connections = Connections(application, limits)
+        self._loop = uvloop.new_event_loop()
+        self._opened = threading.Event()
+        self._closed = asyncio.Event()
+        self._drain_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
 
     def start(self) -> None:
         """Listens. Raises StartError when somebody else came first."""
@@ -104,18 +52,41 @@ class RestServer:
 
     def refuse(self, grace: float) -> None:  # noqa: ARG002 - nothing ends by this
         """Takes no more connections. Requests on those that there are go on."""
-        while not self._server.started and self._thread.is_alive():
-            time.sleep(_POLL_SECONDS)
+        self._opened.wait()
 
         async def close() -> None:
-            for server in self._server.servers:
-                server.close()
+            self._server.close()
             self._socket.close()
 
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(close(), self._server.servers[0].get_loop()).result()
+        asyncio.run_coroutine_threadsafe(close(), self._loop).result()
 
-    def finish(self, grace: float) -> None:
-        """Answers what is on its way with the last answer of its connection; returns then, or after `grace` seconds."""
-        self._server.should_exit = True
-        self._thread.join(grace)
+    def finish(self, grace: float) -> int:
+        """Answers what is there with the last answer of its connection; returns then, or after `grace` seconds.
+
+        Returns how many requests are not answered.
+        """
+        self._drain_until = time.monotonic() + grace
+        self._loop.call_soon_threadsafe(self._closed.set)
+        self._thread.join()
+        return self._connections.busy()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        self._server = await self._loop.create_server(
+            lambda: Connection(self._connections),
+            sock=self._socket,
+            backlog=BACKLOG,
+            ssl=self._context,
+            ssl_handshake_timeout=min(self._limits.head_seconds, 3600) if self._context else None,
+        )
+        self._opened.set()
+        tick, closed = self._limits.tick(), asyncio.ensure_future(self._closed.wait())
+        while not closed.done():
+            self._connections.look()
+            await asyncio.wait([closed], timeout=tick)
+        self._connections.drain()
+        while self._connections.open() and time.monotonic() < self._drain_until:
+            self._connections.look()
+            await asyncio.sleep(_DRAIN_TICK_SECONDS)

@@ -1,0 +1,288 @@
+"""One connection: its client's requests are read, answered in their order, and none of it takes for ever.
+
+             first byte         head complete          all there            answered
+    ┌► IDLE ────────────► HEAD ───────────────► BODY ───────────► ANSWERING ──────────┐
+    │  idle_seconds       head_seconds          read_seconds,     answer_seconds: 504 │
+    │                                           body_seconds                          │
+    └──────────────────────────────────────────────────────── SENDING ◄───────────────┘
+                                                              send_seconds, body_seconds
+
+When a time is over the connection is closed; a client that has sent a part of a request is told why. The state is what
+the attributes say: `exchange` is there while ANSWERING, `unsent` while SENDING.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from http import HTTPStatus
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from tfserving.serving.embedded.rest import answers
+from tfserving.serving.embedded.rest.http import RefusedError, Request, Response, refused
+from tfserving.serving.embedded.rest.limits import SMALL
+from tfserving.serving.embedded.rest.reader import Reader
+
+if TYPE_CHECKING:
+    from tfserving.serving.embedded.rest.connections import Connections
+
+# How long a drain leaves a connection open on which nothing is sent, for the request that may be on its way, and how
+# long one on which a part of a request is there.
+LAST_CALL_SECONDS, HALF_SENT_SECONDS = 0.2, 2.0
+# How long a refused client is listened to: closing at once would take the refusal away from one that still sends.
+LINGER_SECONDS = 2.0
+# TensorFlow's words.
+TIMED_OUT = Response(504, answers.error("Timed out waiting for notification"))
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Exchange:
+    """A request on its way to its answer; `until` is when nobody waits any longer, in seconds of time.monotonic.
+
+    `wanted` becomes false when its client has left, or has been told that it took too long.
+    """
+
+    __slots__ = ("answered", "request", "until", "wanted")
+
+    def __init__(self, request: Request, until: float, answered: Callable[[Exchange, Response], None]) -> None:
+        """`answered` is to be called in the event loop."""
+        self.request = request
+        self.until = until
+        self.wanted = True
+        self.answered = answered
+
+
+class Connection(asyncio.Protocol):
+    """Reads and answers one client's requests; all of it in the event loop."""
+
+    def __init__(self, all_: Connections) -> None:
+        self._all = all_
+        self._limits = all_.limits
+        self._transport: Any = None
+        self._reader: Reader
+        self._peer = ""
+        self.exchange: Exchange | None = None
+        # When the state is over, and by when a body or an answer has to be complete.
+        self.until = math.inf
+        self._complete_until = math.inf
+        # What came and is not parsed yet: nothing is, before the requests before it are answered.
+        self._unread = memoryview(b"")
+        self._refusal: RefusedError | None = None
+        # How much of an answer the client doesn't take, when that is more than a little.
+        self.unsent = 0
+        self._kept = 0
+        self._fresh = True
+        self._advancing = False
+        self.closing = False
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has come."""
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self._peer = "{}:{}".format(*peer[:2])
+        self._reader = Reader(self._limits, self._peer, self._allow_body, self._room)
+        self.until = monotonic() + self._limits.head_seconds
+        if not self._all.admit(self):
+            self._refuse(refused(503, "All connections are in use; try again later"))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason
+        """The client has gone, or was left."""
+        self.closing = True
+        self._all.lose(self)
+        self._all.held.leave(self.drop)
+        if self.exchange is not None:
+            self.exchange.wanted = False
+            self._end_exchange()
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent something."""
+        if self.closing:
+            return
+        self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
+        self._advance()
+
+    def pause_writing(self) -> None:
+        """The client doesn't take an answer as fast as it is sent."""
+        self.unsent = self._transport.get_write_buffer_size()
+        now = monotonic()
+        self._complete_until = now + self._limits.body_seconds
+        self.until = now + self._limits.send_seconds
+        if not self._all.held.wait(self.drop, self.unsent):
+            self.drop()
+
+    def resume_writing(self) -> None:
+        """The client has taken nearly all of it."""
+        self.unsent = 0
+        self._all.held.leave(self.drop)
+        if self.closing or self._transport.is_closing():
+            return
+        self._rest_now()
+        self._advance()
+
+    def look(self, now: float) -> None:
+        """Ends what has taken too long; to be called now and then."""
+        if self.unsent:
+            self._look_at_sending(now)
+        if now < self.until:
+            return
+        if self.closing or self.unsent:
+            self._transport.abort()
+        elif self.exchange is not None:
+            self.exchange.wanted = False
+            self._answered(self.exchange, TIMED_OUT)
+        elif self._reader.begun and not self._all.draining:
+            what = "body" if self._reader.in_body else "head"
+            self._refuse(refused(408, f"The {what} of the request took too long"))
+        else:
+            self._close()
+
+    def drain(self) -> None:
+        """Ends it with the answer to the request that is there, or soon."""
+        if self.exchange is None and not self.unsent and not self.closing:
+            half_sent = self._reader.begun or self._unread
+            self.until = min(self.until, monotonic() + (HALF_SENT_SECONDS if half_sent else LAST_CALL_SECONDS))
+
+    def drop(self) -> None:
+        """Gives up what the client has sent or doesn't take, for the sake of others."""
+        if self.busy:
+            self._transport.abort()
+        else:
+            self._refuse(refused(503, "The server holds as many bytes of bodies as it may; send this one faster"))
+
+    def make_room(self) -> None:
+        """Leaves a client that has no request here, for the sake of others."""
+        self.closing = True
+        self._transport.abort()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, or its answer sent."""
+        return self.exchange is not None or self.unsent > 0
+
+    def _advance(self) -> None:
+        """Reads and answers until there is nothing more to read, or a request that takes time."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self.exchange is None and not self.unsent and not self.closing:
+            if self._reader.requests:
+                self._begin(self._reader.requests.popleft())
+            elif self._refusal is not None:
+                self._refuse(self._refusal)
+            elif self._unread:
+                self._read()
+            else:
+                break
+        self._advancing = False
+        if self._unread and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _read(self) -> None:
+        reader = self._reader
+        was_begun, was_in_body = reader.begun, reader.in_body
+        try:
+            size = reader.feed(self._unread)
+        except RefusedError as refusal:
+            # The requests before it are answered before.
+            self._refusal = refusal
+            return
+        self._unread = self._unread[size:]
+        if not reader.begun:
+            return
+        now = monotonic()
+        if reader.in_body:
+            if not was_in_body:
+                self._complete_until = now + self._limits.body_seconds
+            self.until = min(now + self._limits.read_seconds, self._complete_until)
+        elif not (was_begun or self._fresh):
+            self.until = now + self._limits.head_seconds
+
+    def _begin(self, request: Request) -> None:
+        self._fresh = False
+        self._kept = self._all.held.keep(self.drop)
+        self.until = monotonic() + self._limits.answer_seconds
+        self.exchange = Exchange(request, self.until, self._answered)
+        self._all.application.take(self.exchange)
+
+    def _answered(self, exchange: Exchange, response: Response) -> None:
+        if exchange is not self.exchange:
+            # It came too late.
+            return
+        self._end_exchange()
+        if self._transport.is_closing():
+            return
+        last = (self._reader.last and not self._reader.requests) or self._all.draining
+        self._send(response, exchange.request.method, last=last)
+        if last:
+            self._close()
+            return
+        if not self.unsent:
+            self._rest_now()
+            self._advance()
+
+    def _end_exchange(self) -> None:
+        self.exchange = None
+        if self._kept:
+            self._all.held.free(self._kept)
+            self._kept = 0
+
+    def _rest_now(self) -> None:
+        """Waits for the next request."""
+        self.until = monotonic() + self._limits.idle_seconds
+        if self._all.draining:
+            self.drain()
+        self._transport.resume_reading()
+
+    def _send(self, response: Response, method: str, *, last: bool) -> None:
+        head = [
+            _STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status,
+            self._all.date,
+            b"content-type: %b\r\ncontent-length: %d\r\n" % (response.kind, len(response.body)),
+            self._all.application.headers(response),
+            b"connection: close\r\n\r\n" if last else b"\r\n",
+        ]
+        body = b"" if method == "HEAD" else response.body
+        if len(body) < SMALL:
+            self._transport.write(b"".join((*head, body)))
+        else:
+            self._transport.write(b"".join(head))
+            self._transport.write(body)
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        """Answers a request that is not there, and listens to no others."""
+        self._all.held.leave(self.drop)
+        if self._transport.is_closing():
+            return
+        self._all.application.log_refusal(self._reader.method, self._reader.target, self._peer, refusal.response)
+        self._send(refusal.response, self._reader.method, last=True)
+        self.closing = True
+        self._unread = memoryview(b"")
+        self.until = monotonic() + LINGER_SECONDS
+        self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        """Closes it when what was sent has gone; `look` makes an end of waiting for that."""
+        self.closing = True
+        self.until = monotonic() + self._limits.send_seconds
+        self._transport.close()
+
+    def _allow_body(self) -> None:
+        # Behind a request that is not answered yet this would look like a part of its answer.
+        if self.exchange is None and not self._reader.requests:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _room(self, size: int) -> bool:
+        return self._all.held.wait(self.drop, size)
+
+    def _look_at_sending(self, now: float) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left < self.unsent:
+            self.unsent = left
+            self.until = min(now + self._limits.send_seconds, self._complete_until)
+            self._all.held.wait(self.drop, left)

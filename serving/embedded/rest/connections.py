@@ -1,0 +1,80 @@
+"""All connections of a server: how many there may be, and that somebody looks after them."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from time import monotonic, time
+from typing import TYPE_CHECKING, Protocol
+
+from tfserving.serving.embedded.rest.limits import Held, Limits
+
+if TYPE_CHECKING:
+    from tfserving.serving.embedded.rest.connection import Connection, Exchange
+    from tfserving.serving.embedded.rest.http import Response
+
+
+class Application(Protocol):
+    """What answers requests; called in the event loop."""
+
+    def take(self, exchange: Exchange) -> None:
+        """Has a request answered, now or later."""
+
+    def headers(self, response: Response) -> bytes:
+        """Lines of its own for the head of an answer."""
+
+    def log_refusal(self, method: str, target: bytes, client: str, response: Response) -> None:
+        """Notes an answer to what is no request."""
+
+
+class Connections:
+    """The connections, within `limits`. When there are too many, one that has no request makes room for the next."""
+
+    def __init__(self, application: Application, limits: Limits) -> None:
+        self.application = application
+        self.limits = limits
+        self.held = Held(limits.held_bytes)
+        self.draining = False
+        self.date = b""
+        self._there: set[Connection] = set()
+        self._set_date()
+
+    def admit(self, connection: Connection) -> bool:
+        """Takes a connection; False when there is no room and all others are busy."""
+        room = len(self._there) < self.limits.connections or self._make_room()
+        self._there.add(connection)
+        return room
+
+    def lose(self, connection: Connection) -> None:
+        """Forgets a connection that is closed."""
+        self._there.discard(connection)
+
+    def look(self) -> None:
+        """Ends what has taken too long; to be called at least once a second."""
+        self._set_date()
+        now = monotonic()
+        for connection in [one for one in self._there if one.unsent or one.until <= now]:
+            connection.look(now)
+
+    def drain(self) -> None:
+        """Has each connection end with the answer to the request that is there, or soon."""
+        self.draining = True
+        for connection in list(self._there):
+            connection.drain()
+
+    def open(self) -> bool:
+        """Whether a drain has something to wait for. A client that was refused may take its time to see that."""
+        return any(connection.busy or not connection.closing for connection in self._there)
+
+    def busy(self) -> int:
+        """How many requests are being answered, or their answers sent."""
+        return sum(connection.busy for connection in self._there)
+
+    def _make_room(self) -> bool:
+        idle = [connection for connection in self._there if not (connection.busy or connection.closing)]
+        if not idle:
+            return False
+        min(idle, key=lambda connection: connection.until).make_room()
+        return True
+
+    def _set_date(self) -> None:
+        self.date = f"date: {formatdate(time(), usegmt=True)}\r\n".encode()

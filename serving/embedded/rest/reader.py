@@ -1,0 +1,176 @@
+"""Bytes from a client become requests, within limits.
+
+llhttp parses: https://llhttp.org. It stops where a client would like to speak another protocol (`Upgrade: h2c`, which
+Java's HttpClient and `curl --http2` send by default). A server may ignore that, RFC 9110 section 7.8: the parser gets
+the same head again, without the wish, and goes on with the body.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable
+
+import httptools
+
+from tfserving.serving.embedded.rest.http import RefusedError, Request, page, refused, too_large
+from tfserving.serving.embedded.rest.limits import SMALL, Limits
+from tfserving.serving.embedded.rest.urls import AUTHORITY
+
+# What is parsed at a time: the requests in it may come before the answer to the first.
+SLICE = 2**14
+_WISHES = (b"upgrade", b"http2-settings")
+
+
+class Reader:
+    """Parses what one connection brings.
+
+    `requests` are those that are complete. `begun` is whether another has begun, `in_body` whether its body has. After
+    the `last` request nothing more is read, because its client said so.
+    """
+
+    def __init__(self, limits: Limits, client: str, expected: Callable[[], None], room: Callable[[int], bool]) -> None:
+        """`expected` is called when a client waits for the permission to send its body.
+
+        `room` gets the size of a body that grows, and returns whether there is room for it.
+        """
+        self.requests: deque[Request] = deque()
+        self.begun = self.in_body = self.last = False
+        self.method = ""
+        self.target = b""
+        self._limits = limits
+        self._client = client
+        self._expected = expected
+        self._room = room
+        self._headers: dict[bytes, bytes] = {}
+        # A body that comes at once is not copied, one in parts is written.
+        self._body: bytes = b""
+        self._parts: io.BytesIO | None = None
+        self._size = 0
+        # How much of the body is still to come, if the head has its length.
+        self._left = 0
+        # How many bytes came since anything began: a head, a chunk, a part of a body.
+        self._since = 0
+        self._refused: RefusedError | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        # What comes after the last request is no error.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def feed(self, data: memoryview) -> int:
+        """Parses the beginning of `data`; how much of it. Raises RefusedError; then there is nothing more to read."""
+        size = min(len(data), self._left or SLICE)
+        part = data[:size]
+        self._since += size
+        try:
+            while True:
+                try:
+                    self._parser.feed_data(part)
+                    break
+                except httptools.HttpParserUpgrade as wish:
+                    self._parser.feed_data(self._head_without_wishes())
+                    part = part[wish.args[0] :]
+        except httptools.HttpParserError as error:
+            if self._refused is not None:
+                raise self._refused from None
+            if not self.last:
+                raise _nonsense(error) from None
+        if self._since > self._limits.head_bytes and not self._left:
+            raise self._head_too_large()
+        return size
+
+    # What follows is called by the parser.
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self.begun = not self.last
+        self.target = b""
+        self._headers = {}
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target."""
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; those that come after a body don't count."""
+        if not self.in_body:
+            self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        if self.last:
+            return
+        parser, headers = self._parser, self._headers
+        self.method = parser.get_method().decode()
+        if parser.should_upgrade():
+            if self.method == "CONNECT":
+                self._refuse(RefusedError(page(501, "Not Implemented")))
+            return
+        if self._since > self._limits.head_bytes:
+            size = len(self.target) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+            if size > self._limits.head_bytes:
+                self._refuse(self._head_too_large())
+        if b"content-length" in headers:
+            self._left = int(headers[b"content-length"])
+            if self._left > self._limits.body_bytes:
+                self._refuse(too_large(self._limits.body_bytes))
+        self.in_body = True
+        self._since = 0
+        if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
+            self._expected()
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins."""
+        self._since = 0
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        if self.last:
+            return
+        self._since = 0
+        self._left = max(0, self._left - len(body))
+        self._size += len(body)
+        if self._size > self._limits.body_bytes:
+            self._refuse(too_large(self._limits.body_bytes))
+        if self._size > SMALL and not self._room(self._size):
+            self._refuse(refused(503, "The server holds as many bytes of bodies as it may; try again later"))
+        if self._size == len(body):
+            self._body = body
+            return
+        if self._parts is None:
+            self._parts = io.BytesIO()
+            self._parts.write(self._body)
+        self._parts.write(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        parser = self._parser
+        if self.last or parser.should_upgrade():
+            return
+        self.last = not parser.should_keep_alive() or parser.get_http_version() == "1.0"
+        # What a proxy would be sent, http://host/path, is answered too.
+        target = self.target if self.target.startswith(b"/") else AUTHORITY.sub(b"", self.target, 1)
+        body = self._body if self._parts is None else self._parts.getvalue()
+        self.requests.append(Request(self.method, target, self._headers, body, self._client))
+        self.begun = self.in_body = False
+        self._body, self._parts = b"", None
+        self._size = self._left = self._since = 0
+
+    def _head_without_wishes(self) -> bytes:
+        lines = [b"%b %b HTTP/%b" % (self.method.encode(), self.target, self._parser.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self._headers.items() if header[0] not in _WISHES]
+        return b"\r\n".join((*lines, b"", b""))
+
+    def _head_too_large(self) -> RefusedError:
+        most = self._limits.head_bytes
+        return refused(431, f"The request line and the headers are larger than {most:.0f} bytes")
+
+    def _refuse(self, reason: RefusedError) -> None:
+        # For what its callbacks raise the parser has an exception of its own.
+        self._refused = reason
+        raise reason
+
+
+def _nonsense(error: httptools.HttpParserError) -> RefusedError:
+    """The real server's words for what is no HTTP."""
+    unknown = isinstance(error, httptools.HttpParserInvalidMethodError)
+    return RefusedError(page(501, "Not Implemented") if unknown else page(400, "Bad Request"))
