@@ -54,7 +54,8 @@ def read_tls(path: Path) -> Tls:
     try:
         tls.context()
     except (ssl.SSLError, OSError, TypeError, _EncryptedError) as error:
-        raise StartError(f"{flag}={path}: {_trouble(error, tls)}") from None
+        together = "server_key, server_cert and custom_ca can't be used together"
+        raise StartError(f"{flag}={path}: {together}: {_trouble(error, tls)}") from None
     return tls
 
 
@@ -71,7 +72,7 @@ def _trouble(error: Exception, tls: Tls) -> str:
     ):
         if not re.search(begins, text):
             return f"{name} has no {'private key' if name == 'server_key' else 'certificate'} in PEM"
-    return f"server_key, server_cert and custom_ca can't be used: {getattr(error, 'strerror', None) or error}"
+    return str(getattr(error, "strerror", None) or error)
 
 
 class _EncryptedError(Exception):

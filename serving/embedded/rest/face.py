@@ -85,9 +85,9 @@ class RestFace:
         largest_body: int = 0,
         most_values: int = 0,
     ) -> None:
-        """`wanted` returns the models that must be there to be ready, or raises RequestError with why the server is not ready
-        whatever there is. `explain` is for errors.
+        """`wanted` returns the models that must be there to be ready; it raises RequestError when the server isn't ready.
 
+        `explain` is for errors.
         `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them. A body
         that inflates to more than `largest_body` bytes, or is a document of more than `most_values` values, is refused;
         0 is no limit.
