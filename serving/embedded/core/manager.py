@@ -47,7 +47,7 @@ class Plane(Protocol):
         """Makes `view` what requests see from now on."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Version:
     model: str
     number: int
@@ -106,7 +106,9 @@ class Manager:
         with self._changed:
             if self._stopping.is_set():
                 return
+            is_new = model not in self._models
             known = self._models.setdefault(model, {})
+            before = [(version, version.aspired) for version in known.values()]
             for number, version in known.items():
                 if version.aspired and number not in versions:
                     version.aspired = False
@@ -120,7 +122,9 @@ class Manager:
                 if had.changed:
                     had.path = path
                     had.awake.set()
-            self._advance(model)
+            # Most of the time nothing is new.
+            if is_new or before != [(version, version.aspired) for version in known.values()]:
+                self._advance(model)
 
     def _failed_versions(self, model: str) -> list[_Version]:
         with self._changed:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 VERSION = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 LARGEST_VERSION = 2**63 - 1
 
-# A poll that takes long, of a folder with thousands of entries say, is followed by a rest of so many times as long.
+# Base paths that take long, with tens of thousands of entries say, are left alone for so many times as long.
 LEAST_REST = 10
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
@@ -42,6 +42,8 @@ class Source:
         # What was last logged of each model.
         self._logged: dict[str, str] = {}
         self._thread: threading.Thread | None = None
+        # How long the base paths took at the last poll.
+        self._listing_seconds = 0.0
 
     def watch(self, models: Sequence[Model]) -> None:
         """Looks at `models` from now on instead of those before, at once; of the others nothing is aspired any more."""
@@ -63,11 +65,14 @@ class Source:
 
     def _poll(self) -> None:
         for model in self._models:
+            started = time.monotonic()
             try:
                 versions = list_versions(model.base_path)
             except OSError as error:
                 self._log(model, f"{error}; its versions stay as they are")
                 continue
+            finally:
+                self._listing_seconds += time.monotonic() - started
             missing = sorted(set(model.policy.specific) - versions.keys())
             self._log(model, f"{model.base_path} has no version {', '.join(map(str, missing))}" if missing else "")
             self._aspire(model.name, {version: versions[version] for version in model.policy.choose(list(versions))})
@@ -94,9 +99,9 @@ class Source:
     def _follow(self, seconds: float) -> None:
         pause = seconds
         while not self._ended.wait(pause):
-            started = time.monotonic()
+            self._listing_seconds = 0.0
             self.poll()
-            pause = max(seconds, LEAST_REST * (time.monotonic() - started))
+            pause = max(seconds, LEAST_REST * self._listing_seconds)
 
 
 def list_versions(base_path: Path) -> dict[int, Path]:

@@ -9,7 +9,6 @@ in calls: after this process itself was stopped for a while nobody is blamed for
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
@@ -17,8 +16,6 @@ from typing import Any
 
 from tfserving.serving.embedded.processes.member import Member, is_gone
 from tfserving.serving.embedded.processes.worker import Standing
-
-log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 # A worker that is silent for so many beats keeps the server from being ready: clients that come to it wait.
@@ -70,5 +67,4 @@ class Heartbeat:
         self._missed[member] += 1
         seconds = self._missed[member] * BEAT_SECONDS
         if seconds >= self._seconds:
-            log.error("worker %d has not responded for %g s; it is killed", member.pid, seconds)
-            member.kill()
+            member.kill_hanging(seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tfserving.serving.embedded.processes.channel import Channel, ClosedError, Methods
+
+log = logging.getLogger(__name__)
 
 # What a worker does with its end of a channel, for as long as it lives.
 Work = Callable[[socket.socket], None]
@@ -62,6 +65,11 @@ class Member:
             if not self._reaped:
                 os.kill(self.pid, signal.SIGKILL)
 
+    def kill_hanging(self, seconds: float) -> None:
+        """Ends one that has not responded for so long."""
+        log.error("worker %d has not responded for %g s; it is killed", self.pid, seconds)
+        self.kill()
+
     def reap(self) -> int:
         """Its exit code, negative for a signal. To be called once, when it is gone or all but gone."""
         # Without the channel it is of no use, if it is still there.
@@ -82,7 +90,7 @@ def call_all(members: Sequence[Member], method: str, *args: Any, seconds: float 
     hanging = wait(futures, seconds).not_done
     for member, future in zip(members, futures, strict=True):
         if future in hanging:
-            member.kill()
+            member.kill_hanging(seconds or 0)
     return [future.result() for future in futures if future not in hanging and not is_gone(future)]
 
 

@@ -1,7 +1,7 @@
 """Workers: processes that share the ports, and change from one view of the versions to the next in the same moment.
 
           the main process                                     each worker
-    manager: load in one, then in the others ───────────► loads and warms up
+    manager: load, in one, then in the others ──────────► loads and warms up
     all have loaded: AVAILABLE, a new view ─────────────► keeps it
     all keep it: the current number changes ──────────── every request reads the number: one moment for all
     manager: UNLOADING, a view without it, then unload ─► waits for the handles, frees it
@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.model_config import Model
@@ -91,19 +92,10 @@ class Workers:
         self._heartbeat.start()
 
     def load(self, model: str, version: int, path: Path) -> None:
-        """Loads a version everywhere, or nowhere. Raises RequestError.
-
-        While requests are answered it is loaded in one worker first: should that end it, the others go on.
-        """
+        """Loads a version everywhere, or nowhere. Raises RequestError."""
         load = ("load", model, version, path)
-        first = self._first()
         try:
-            loading = [member.channel.begin(*load) for member in first]
-            wait(loading)
-            for future in loading:
-                if is_gone(future):
-                    raise RequestError(Code.ABORTED, "the process that loaded it ended; what it printed is in the log")
-                future.result()
+            first = self._load_first(*load)
             with self._lock:
                 self._loaded[model, version] = path
                 others = [member for member in self._members if member not in first]
@@ -151,11 +143,31 @@ class Workers:
         call_all(members, "refuse", seconds)
         return sum(call_all(members, "finish", seconds))
 
-    def _first(self) -> tuple[Member, ...]:
-        """Those in which a version is loaded first; when there are none, once there is one."""
-        while not self._members and not self._ending.wait(TICK_SECONDS):
-            pass
-        return self._members if self._configuration is None else self._members[:1]
+    def _load_first(self, *load: Any) -> tuple[Member, ...]:
+        """Loads a version in one worker, since that may end it, and returns it; in all as long as nothing is served.
+
+        The worker may end for another reason, so there are two tries, the second one when others can go on without it.
+        Raises RequestError.
+        """
+        serving = self._configuration is not None
+        first: tuple[Member, ...] = ()
+        for _ in range(2 if serving else 1):
+            self._wait_for_all_but(first)
+            first = self._members[:1] if serving else self._members
+            loading = [member.channel.begin(*load) for member in first]
+            wait(loading)
+            if loading and not any(map(is_gone, loading)):
+                for future in loading:
+                    future.result()
+                return first
+        raise RequestError(Code.ABORTED, "the process that loaded it ended; what it printed is in the log")
+
+    def _wait_for_all_but(self, lost: Sequence[Member]) -> None:
+        """Waits, for a while, until there are as many workers as there should be, none of them `lost`."""
+        until = time.monotonic() + LONGEST_WAIT
+        while len(self._members) < self._wanted or set(lost).intersection(self._members):
+            if time.monotonic() > until or self._ending.wait(TICK_SECONDS):
+                break
 
     def _start(self) -> Member:
         member = Member(
@@ -252,7 +264,7 @@ class Workers:
             elif not future.exception():
                 self._counts.note(member, future.result())
         page = metrics.page(self._counts.all())
-        said = [f"# worker {pid} did not answer: what it last counted is in the sums\n" for pid in silent]
+        said = [f"# worker {pid} did not respond: what it last counted is in the sums\n" for pid in silent]
         return page + "".join(said).encode()
 
     def _standing(self) -> Standing:

@@ -85,7 +85,7 @@ class RestFace:
         largest_body: int = 0,
         most_values: int = 0,
     ) -> None:
-        """`wanted` returns the models that must be there to be ready; it raises RequestError when the server isn't ready.
+        """`wanted` returns the models that must be there to be ready, or raises RequestError when the server is not.
 
         `explain` is for errors.
         `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them. A body

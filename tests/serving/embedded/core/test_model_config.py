@@ -115,14 +115,14 @@ def test_a_uri_of_something_else_is_refused_with_what_to_do(tmp_path: Path, uri:
     error = (
         f"File system scheme '{uri.partition(':')[0]}' not implemented (file: '{uri}'); this server reads local folders"
     )
-    for read, where in (
-        (lambda: read_config(one(tmp_path, base_path=uri)), f"--model_config_file={tmp_path}/models.config: "),
-        (lambda: (single_model("m", uri),), f"--model_base_path={uri}: "),
-    ):
-        with pytest.raises(StartError) as failure:
-            read()
-        assert str(failure.value).startswith(where + error)
-        assert "tfserving export publish" in str(failure.value)
+    with pytest.raises(StartError) as in_file:
+        read_config(one(tmp_path, base_path=uri))
+    with pytest.raises(StartError) as in_flag:
+        single_model("m", uri)
+
+    assert str(in_file.value).startswith(f"--model_config_file={tmp_path}/models.config: {error}")
+    assert str(in_flag.value).startswith(f"--model_base_path={uri}: {error}")
+    assert "tfserving export publish" in str(in_flag.value)
 
 
 @pytest.mark.parametrize("path", ["file://models", "/a\\000b", "/" + "x" * 5000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -49,9 +50,9 @@ def wrong(tmp_path: Path) -> dict[Path, str]:
 @pytest.mark.parametrize(("flag", "message"), FILES.items(), ids=FILES)
 def test_a_file_that_is_no_configuration_is_refused_in_a_line(wrong: dict[Path, str], flag: str, message: str) -> None:
     for path, why in wrong.items():
-        flags = Flags(model_base_path="/models/m", enable_batching=True, **{flag: path})
+        flags = Flags(model_base_path="/models/m", enable_batching=True)
         with pytest.raises(StartError) as failure:
-            read_plan(flags)
+            read_plan(dataclasses.replace(flags, **{flag: path}))  # type: ignore[arg-type]
         text = str(failure.value)
         assert text.startswith(f"--{flag}={path}: {why}"), text
         assert text.isprintable(), "a line, with nothing that a terminal obeys"
