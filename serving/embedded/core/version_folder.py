@@ -50,10 +50,10 @@ Entry = tuple[Path, os.stat_result | None]
 def _read_by_tensorflow(folder: Path) -> Iterator[Entry]:
     """`folder` and what TensorFlow may read there; None for what can't be found, a link that leads nowhere say."""
     yield folder, _found(folder)
-    for path in _listed(folder):
+    for name in (*GRAPHS, "fingerprint.pb", *FOLDERS):
+        path = folder / name
         yield path, _found(path)
-        # These may be links; of other folders nothing is read.
-        if path.name in FOLDERS:
+        if name in FOLDERS:
             yield from _below(path, DEEPEST)
 
 
