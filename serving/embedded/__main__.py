@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from typing import TYPE_CHECKING
-
-from tfserving.foundation.standard_files import open_standard_files
 
 if TYPE_CHECKING:
     from tfserving.serving.embedded.flags import Flags
@@ -19,7 +15,6 @@ def main() -> None:
     """Reads the flags, serves, and exits."""
     # Python would answer Ctrl-C with where it is, in the middle of what it imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    open_standard_files()
     from tfserving.serving.embedded.flags import command
 
     command(_run).main(prog_name=PROGRAM)
@@ -33,13 +28,11 @@ def _run(flags: Flags) -> int:
     if text := missing_for_embedded(PROGRAM):
         click.echo(f"Error: {text}", err=True)
         return 2
+    from tfserving.serving.embedded.processes.process import end_process
     from tfserving.serving.embedded.server import run
 
-    code = run(flags)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads of TensorFlow and gRPC may still run; they have nothing left to finish, and must not hold up the end.
-    os._exit(code)
+    # Threads of TensorFlow and gRPC may still run. They have nothing left to finish.
+    return end_process(run(flags))
 
 
 if __name__ == "__main__":

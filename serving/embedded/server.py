@@ -12,13 +12,12 @@ answers what is in flight, for at most --drain_seconds; a request of which only 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,20 +48,23 @@ if TYPE_CHECKING:
             """
 
 
+log = logging.getLogger(__name__)
+
+
 def run(flags: Flags) -> int:
     """Serves until a signal says otherwise; returns the exit code."""
     prepare_process()
     try:
         plan = read_plan(flags)
     except StartError as error:
-        _say(f"error: {error}")
+        log.error("%s", error)
         return 2
     server = Server(plan)
     _stop_on_signals(server)
     try:
         return server.run()
     except StartError as error:
-        _say(f"error: {error}")
+        log.error("%s", error)
         return 1
 
 
@@ -100,12 +102,12 @@ class Server:
             configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
         self._serving.set()
         answering.open(configuration, *sockets)
-        _say(_ready(flags, manager.available()))
+        log.info("%s", _ready(flags, manager.available()))
         self._stopping.wait()
-        _say("draining: requests in flight are answered, new ones are refused")
+        log.info("draining: requests in flight are answered, new ones are refused")
         until = time.monotonic() + flags.drain_seconds
         if cut_off := answering.drain(flags.drain_seconds):
-            _say(f"{cut_off} request(s) cut off after {flags.drain_seconds:g} s (--drain_seconds)")
+            log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)
         configuration.stop()
         source.stop()
         # What a request that is cut off has of a version ends with the process.
@@ -150,7 +152,7 @@ class Server:
                     raise
                 if str(error) != said:
                     said = str(error)
-                    _say(f"waiting: {said}")
+                    log.info("waiting: %s", said)
             time.sleep(min(seconds, 1))
 
     def _load(self, answering: Answering) -> tuple[Manager, Source]:
@@ -202,9 +204,3 @@ def _ready(flags: Flags, available: dict[str, list[int]]) -> str:
     ]
     models = [f"{name} {', '.join(map(str, versions))}" for name, versions in available.items()]
     return f"serving: {', '.join(addresses)}; models: {'; '.join(models)}"
-
-
-def _say(text: str) -> None:
-    # Nobody may read it.
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)

@@ -67,22 +67,23 @@ def step_back() -> None:
         task.pool.step_back(task)
 
 
-def begin_receiving() -> None:
-    """This thread's task waits for its client from now on: it steps aside when that takes longer than a tick."""
+def begin_waiting(seconds: float = TICK_SECONDS) -> None:
+    """This thread's task waits from now on for something elsewhere: it steps aside when that takes so long."""
     task: _Task | None = getattr(_here, "task", None)
     if task is not None:
-        task.receiving = True
+        task.started = monotonic()
+        task.patience = seconds
 
 
-def end_receiving() -> None:
-    """What the client sends is there."""
+def end_waiting() -> None:
+    """What this thread's task waited for is there."""
     task: _Task | None = getattr(_here, "task", None)
     if task is not None:
-        task.pool.end_receiving(task)
+        task.pool.end_waiting(task)
 
 
 class _Task:
-    __slots__ = ("aside", "call", "long", "pool", "receiving", "rewarded", "started")
+    __slots__ = ("aside", "call", "long", "patience", "pool", "rewarded", "started")
 
     def __init__(self, call: Callable[[], None], pool: Pool) -> None:
         self.call = call
@@ -91,7 +92,8 @@ class _Task:
         self.long = False
         # Whether a token was made for it.
         self.rewarded = False
-        self.receiving = False
+        # How long it waits before it steps aside; None: it doesn't wait for anything elsewhere.
+        self.patience: float | None = None
         self.aside = False
 
 
@@ -161,9 +163,9 @@ class Pool(Executor):
         with self._lock:
             self._step_back(task)
 
-    def end_receiving(self, task: _Task) -> None:
+    def end_waiting(self, task: _Task) -> None:
         """See the function of that name."""
-        task.receiving = False
+        task.patience = None
         # The watch may be about to put it aside.
         with self._lock:
             self._step_back(task)
@@ -275,12 +277,12 @@ class Pool(Executor):
             self._ticking.wait()
             sleep(TICK_SECONDS)
             with self._lock:
-                latest = monotonic() - TICK_SECONDS
+                now = monotonic()
                 for task in list(self._running):
-                    if task.receiving:
-                        if task.started < latest:
-                            self._step_aside(task)
-                    elif task.started < latest and not task.rewarded and not task.aside:
+                    took, patience = now - task.started, task.patience
+                    if patience is not None and took > patience:
+                        self._step_aside(task)
+                    elif took > TICK_SECONDS and not task.rewarded and not task.aside:
                         task.long = True
                         self._reward(task)
                 quiet = 0 if self._running or self._waiting else quiet + 1

@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any
 
 from tfserving.serving.embedded.core.deadline import deadline
-from tfserving.serving.embedded.core.pool import MOST_ASIDE, step_aside, step_back
+from tfserving.serving.embedded.core.pool import MOST_ASIDE, begin_waiting, end_waiting, step_aside, step_back
 from tfserving.serving.embedded.errors import Code, RequestError
 
 # Operations that a graph can turn round in: those of tf.while_loop, and what they become when a graph is made ready.
@@ -30,6 +30,7 @@ LOOPS = frozenset(("While", "StatelessWhile", "_While", "For", "LoopCond", "Ente
 MOST_SLOTS = 256
 # A run is processor's work, so more at a time than this make each other slow.
 SHARE = 2 * (os.cpu_count() or 1)
+PATIENCE_SECONDS = 1.0
 COUNT = min(4 * SHARE, MOST_SLOTS)
 
 
@@ -65,8 +66,11 @@ class Slots:
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 raise _too_late()
+            # A loop that XLA compiled can't be cancelled. The threads that wait for such runs are then replaced.
+            begin_waiting(PATIENCE_SECONDS)
             yield slot, left
         finally:
+            end_waiting()
             self._give(model, slot)
 
     def _take(self, model: str, until: float | None) -> int:

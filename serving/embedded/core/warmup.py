@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.foundation.messages import PredictionLog
-from tfserving.foundation.records import RecordError, check_lengths
+from tfserving.foundation.records import RecordError, read_records
 from tfserving.foundation.tensors import from_proto
 from tfserving.serving.embedded.core.example_messages import infer, infer_all
 from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS
 from tfserving.serving.embedded.core.inference import predict
 from tfserving.serving.embedded.core.loader import Servable
-from tfserving.serving.embedded.core.session_call import translate
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
@@ -27,8 +26,6 @@ log = logging.getLogger(__name__)
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MOST_RECORDS = 1000
-# Protocol buffers have no larger message.
-LARGEST_RECORD = 2**31 - 1
 
 
 def play(servable: Servable, folder: Path, times: int = 1) -> int:
@@ -93,23 +90,12 @@ _PLAYERS: dict[str, Callable[[Servable, Any], object]] = {
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    import tensorflow as tf
-
+    # TensorFlow's own reader ends the process for a record that says it is longer than the memory.
     try:
-        # TensorFlow takes as much memory as a length says, before it finds that the file is shorter.
-        check_lengths(file, MOST_RECORDS + 1, LARGEST_RECORD)
-        yield from tf.compat.v1.io.tf_record_iterator(str(file))
+        yield from read_records(file)
+    except RecordError as error:
+        # TensorFlow Serving's words, and what it leaves out.
+        text = f"corrupted record at {error.offset}. Please verify your warmup data is in TFRecord format."
+        raise RequestError(Code.DATA_LOSS, text, f"the warm-up file is {error}") from None
     except OSError as error:
         raise RequestError(Code.FAILED_PRECONDITION, f"{file}: {error.strerror}") from None
-    except RecordError as error:
-        raise _no_records(f"corrupted record at {error.offset}", str(error)) from None
-    except tf.errors.DataLossError as error:
-        raise _no_records(error.message, str(file)) from None
-    except tf.errors.OpError as error:
-        raise translate(error) from None
-
-
-def _no_records(trouble: str, where: str) -> RequestError:
-    """TensorFlow Serving's words, and what it leaves out."""
-    text = f"{trouble}. Please verify your warmup data is in TFRecord format."
-    return RequestError(Code.DATA_LOSS, text, f"the warm-up file is {where}")

@@ -35,7 +35,8 @@ from tfserving.serving.embedded.grpc.answers import (
     answer_status,
 )
 from tfserving.serving.embedded.grpc.examples import answer_classify, answer_multi_inference, answer_regress
-from tfserving.serving.embedded.observability.metrics import count_answer, count_failure
+from tfserving.serving.embedded.grpc.parts import Kind, check_parts, kind_of
+from tfserving.serving.embedded.observability.metrics import UNKNOWN, count_answer, count_failure
 from tfserving.serving.embedded.observability.request_log import RequestLog
 
 PREDICTION = "tensorflow.serving.PredictionService"
@@ -58,12 +59,14 @@ def methods(
     health: bool = False,
     request_log: RequestLog | None = None,
     largest: int = LARGEST_DECLARED,
+    most_parts: int = 0,
     reload: Reload | None = None,
 ) -> Methods:
     """Every method that is served, by its full name.
 
     `explain` is for the errors in a status, `tensor_content` for predict's answers; `health` adds the health service.
-    A tensor may declare at most `largest` bytes. `reload` says who may change the configuration to what.
+    A tensor may declare at most `largest` bytes, a message have `most_parts`; 0 is no limit. `reload` says who may
+    change the configuration to what.
     """
     inference: dict[str, tuple[Any, Callable[[Any], bytes]]] = {
         "Predict": (PredictRequest, partial(answer_predict, served, tensor_content=tensor_content, largest=largest)),
@@ -71,26 +74,32 @@ def methods(
         "Regress": (RegressionRequest, partial(answer_regress, served)),
         "MultiInference": (MultiInferenceRequest, partial(answer_multi_inference, served)),
     }
-    counted = {api: _counted(api, *one) for api, one in inference.items()}
+    others: dict[str, tuple[Any, Callable[[Any], bytes]]] = {
+        f"/{PREDICTION}/GetModelMetadata": (GetModelMetadataRequest, partial(answer_metadata, served)),
+        f"/{MODEL}/GetModelStatus": (GetModelStatusRequest, partial(answer_status, served, explain=explain)),
+        RELOAD: (ReloadConfigRequest, partial(answer_reload, configuration, reload or Reload())),
+        **({HEALTH: (StringValue, answer_health)} if health else {}),
+    }
+    counted = {api: _counted(served, api, *one, most_parts) for api, one in inference.items()}
     if request_log is not None:
         counted = {api: _logged(one, _LOGS[api], request_log) for api, one in counted.items()}
     return {
         **{f"/{PREDICTION}/{api}": one for api, one in counted.items()},
-        f"/{PREDICTION}/GetModelMetadata": _method(GetModelMetadataRequest, partial(answer_metadata, served)),
-        f"/{MODEL}/GetModelStatus": _method(GetModelStatusRequest, partial(answer_status, served, explain=explain)),
-        RELOAD: _method(ReloadConfigRequest, partial(answer_reload, configuration, reload or Reload())),
-        **({HEALTH: _method(StringValue, answer_health)} if health else {}),
+        **{name: _method(*one, most_parts) for name, one in others.items()},
     }
 
 
-def _method(request_class: Any, answer: Callable[[Any], bytes]) -> Method:
+def _method(request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
+    kind = kind_of(request_class.DESCRIPTOR)
+
     def call(data: bytes) -> bytes:
-        return answer(_parse(request_class, data))
+        return answer(_parse(request_class, kind, data, most_parts))
 
     return call
 
 
-def _parse(request_class: Any, data: bytes) -> Any:
+def _parse(request_class: Any, kind: Kind, data: bytes, most_parts: int) -> Any:
+    check_parts(data, kind, most_parts)
     try:
         return request_class.FromString(data)
     except DecodeError:
@@ -115,22 +124,24 @@ def _logged(method: Method, part: str, request_log: RequestLog) -> Method:
                 getattr(record, part).request.MergeFromString(data)
                 getattr(record, part).response.MergeFromString(answered)
 
-            request_log.note(fill)
+            request_log.note(fill, len(data) + len(answered))
         return answered
 
     return call
 
 
-def _counted(api: str, request_class: Any, answer: Callable[[Any], bytes]) -> Method:
+def _counted(served: Served, api: str, request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
     model_of = _model_of_tasks if api == "MultiInference" else _model_of
+    kind = kind_of(request_class.DESCRIPTOR)
 
     def call(data: bytes) -> bytes:
-        request = _parse(request_class, data)
+        request = _parse(request_class, kind, data, most_parts)
         started = monotonic()
         try:
             answered = answer(request)
         except RequestError as error:
-            count_failure(model_of(request), error)
+            name = model_of(request)
+            count_failure(name if served.view.knows(name) else UNKNOWN, error)
             raise
         count_answer(model_of(request), api, "GRPC", started)
         return answered

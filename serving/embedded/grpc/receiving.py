@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from tfserving.serving.embedded.core.pool import MOST_ASIDE, begin_receiving, end_receiving
+from tfserving.serving.embedded.core.pool import MOST_ASIDE, begin_waiting, end_waiting
 
 # A call is slow when its message takes longer than this.
 SLOW_SECONDS = 1.0
@@ -35,13 +35,13 @@ class Receiving:
     def read(self, messages: Iterator[bytes], context: Any) -> bytes | None:
         """The message of the call `context`; None when there is none, or the call is cancelled."""
         self._since[context] = monotonic()
-        begin_receiving()
+        begin_waiting()
         try:
             return next(messages, None)
         except grpc.RpcError:
             return None
         finally:
-            end_receiving()
+            end_waiting()
             self._since.pop(context, None)
 
     def hurry(self) -> None:

@@ -6,7 +6,7 @@ import operator
 import threading
 from typing import Any
 
-from tfserving.serving.embedded.observability.metrics import MOST_KEPT, OTHER, Counted
+from tfserving.serving.embedded.observability.metrics import MOST_KEPT, Counted
 from tfserving.serving.embedded.processes.member import Member
 
 
@@ -45,8 +45,10 @@ def _sum(one: Counted, other: Counted) -> Counted:
     for name, cells in other.items():
         family = families.setdefault(name, {})
         for labels, cell in cells.items():
-            key = labels if labels in family or len(family) < MOST_KEPT else (OTHER,) * len(labels)
-            family[key] = _add(family[key], cell) if key in family else cell
+            # Those of the last worker that ended come last, and are kept.
+            family[labels] = _add(family.pop(labels), cell) if labels in family else cell
+            if len(family) > MOST_KEPT:
+                del family[next(iter(family))]
     return families
 
 

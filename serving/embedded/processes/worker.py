@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -20,7 +19,7 @@ from tfserving.serving.embedded.processes import ports
 from tfserving.serving.embedded.processes.answerer import Answerer
 from tfserving.serving.embedded.processes.channel import Channel
 from tfserving.serving.embedded.processes.plan import Plan
-from tfserving.serving.embedded.processes.process import prepare_process
+from tfserving.serving.embedded.processes.process import end_process, prepare_process
 
 # How long the main process may take to make the page for Prometheus.
 PAGE_SECONDS = 5.0
@@ -61,7 +60,7 @@ class Worker:
             connected,
             {method.__name__: method for method in methods},
             # Without the main process nobody says what to load. Threads of TensorFlow may still run.
-            ended=lambda: os._exit(0),
+            ended=lambda: end_process(0),
         )
         self._configuration = _RemoteConfiguration(self._channel, plan.flags.worker_timeout_seconds)
 
@@ -145,8 +144,9 @@ class _RemoteConfiguration:
 
 def work(plan: Plan, current: Current, connected: socket.socket) -> None:
     """Works until the main process is gone; never returns."""
-    # Those of the main process write to what another thread of it may have locked.
+    # Threads of the main process, which are not here, may have locked what it logs and counts with.
     logging.getLogger().handlers.clear()
+    metrics.begin_again()
     prepare_process()
     _worker = Worker(plan, current, connected)
     threading.Event().wait()

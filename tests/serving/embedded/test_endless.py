@@ -62,7 +62,8 @@ def never(ask: Asker, seconds: float) -> str:
     request.inputs["x"].CopyFrom(to_proto(np.ones(1, np.float32)))
     with pytest.raises(grpc.RpcError) as error:
         ask.call("PredictionService/Predict", request, PredictResponse, seconds)
-    return str(error.value.code().name)
+    code = error.value.code()
+    return "DEADLINE_EXCEEDED" if code is grpc.StatusCode.DEADLINE_EXCEEDED else f"{code.name}: {error.value.details()}"
 
 
 def busy(server: Process) -> float:
@@ -133,4 +134,4 @@ def test_a_signal_ends_the_server_in_time(server: Process, pool: ThreadPoolExecu
     server.signal(signal.SIGTERM)
     assert server.wait(30) == 0
     assert time.monotonic() - begun < 15
-    assert {future.result() for future in over_grpc} <= {"CANCELLED", "UNAVAILABLE"}
+    assert {future.result().partition(":")[0] for future in over_grpc} <= {"CANCELLED", "UNAVAILABLE"}

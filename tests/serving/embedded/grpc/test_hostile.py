@@ -40,6 +40,7 @@ def server(start: Start, models: Path) -> Process:
         f"--grpc_max_threads={THREADS}",
         "--grpc_receive_timeout_in_ms=3000",
         "--max_body_bytes=1000000",
+        "--max_grpc_parts=100000",
         "--enable_grpc_healthcheck_service",
     ).ready()
 
@@ -165,15 +166,23 @@ def test_a_tensor_that_declares_more_than_a_message_may_hold_is_refused_before_i
         assert "1000000 are the most" in text, (what, text)
     # A message of nothing but dimensions, each time others: none of them is kept.
     for number in range(8):
-        shape = field(2, b"\x12\x02\x08\x01" * (200_000 + number))
+        shape = field(2, b"\x12\x02\x08\x01" * (20_000 + number))
         code, text = send(
             ask,
             field(1, field(1, b"kinds") + field(3, b"float32"))
             + field(2, field(1, b"x") + field(2, b"\x08\x01" + shape)),
         )
         assert code == "INVALID_ARGUMENT"
-        assert f"{200_000 + number} dimensions, 254 are the most" in text
+        assert f"{20_000 + number} dimensions, 254 are the most" in text
     assert psutil.Process(pid).memory_info().rss - before < 100e6
+    works(ask)
+
+
+def test_a_message_of_very_many_parts_is_refused_before_protobuf_makes_an_object_of_each(ask: Asker) -> None:
+    inputs = b"".join(b"\x12\x0a\x0a\x06%06x\x12\x00" % number for number in range(70_000))
+    for data in (predict_request(dtype=7, shape=[200_000], string_val=[b""] * 200_000), inputs):
+        code, text = send(ask, data)
+        assert (code, "--max_grpc_parts" in text) == ("RESOURCE_EXHAUSTED", True)
     works(ask)
 
 

@@ -24,7 +24,7 @@ def test_the_third_death_of_a_kind_in_a_minute_says_what_to_look_for(code: int, 
     assert [deaths.note(code, now) for now in (100.0, 110.0)] == ["", ""]
     assert deaths.note(code, 120.0).startswith(said)
     assert deaths.note(code, 130.0) == "", "that was said a moment ago"
-    assert deaths.note(code, 181.0)
+    assert deaths.note(code, 180.0)
 
 
 def test_deaths_now_and_then_or_of_different_kinds_say_nothing() -> None:
