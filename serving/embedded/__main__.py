@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from tfserving.foundation.standard_files import open_standard_files
+
 if TYPE_CHECKING:
     from tfserving.serving.embedded.flags import Flags
 
@@ -15,6 +17,7 @@ def main() -> None:
     """Reads the flags, serves, and exits."""
     # Python would answer Ctrl-C with where it is, in the middle of what it imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    open_standard_files()
     from tfserving.serving.embedded.flags import command
 
     command(_run).main(prog_name=PROGRAM)

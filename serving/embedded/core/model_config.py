@@ -95,14 +95,14 @@ def single_model(name: str, base_path: str) -> Model:
 
 
 def _check_name(what: str, name: str) -> None:
-    """Raises RequestError for a name that no URL, log line or label of a metric could carry."""
+    """Raises RequestError for a name that no log line and no label of a metric could carry."""
     trouble = ""
     if not name:
         trouble = "it is empty"
     elif len(name) > LONGEST_NAME:
         trouble = f"it has {len(name)} characters, at most {LONGEST_NAME} are allowed"
-    elif "/" in name or not name.isprintable():
-        trouble = "it has a slash, or a character that can't be printed"
+    elif not name.isprintable():
+        trouble = "it has a character that can't be printed"
     if trouble:
         raise RequestError(Code.INVALID_ARGUMENT, f"{what} name '{printable(name)}' can't be used: {trouble}")
 
