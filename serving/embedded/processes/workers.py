@@ -46,11 +46,13 @@ from tfserving.serving.embedded.processes.worker import Standing, work
 log = logging.getLogger(__name__)
 
 # Between the tries to replace a worker that can't join: the first wait, doubled each time, and the longest.
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+FIRST_WAIT, LONGEST_WAIT = 1.0, 8.0
 # A worker that lived shorter is replaced when it would have lived so long.
 SHORTEST_LIFE = 1.0
 # How long the page for Prometheus waits for what a worker counted.
 COUNTED_SECONDS = 1.0
+# How long a version that ended a worker waits for another worker, before it is tried again in one of those left.
+PLACES_SECONDS = 30.0
 TICK_SECONDS = 0.05
 
 
@@ -164,7 +166,7 @@ class Workers:
 
     def _wait_for_all_but(self, lost: Sequence[Member]) -> None:
         """Waits, for a while, until there are as many workers as there should be, none of them `lost`."""
-        until = time.monotonic() + LONGEST_WAIT
+        until = time.monotonic() + PLACES_SECONDS
         while len(self._members) < self._wanted or set(lost).intersection(self._members):
             if time.monotonic() > until or self._ending.wait(TICK_SECONDS):
                 break
