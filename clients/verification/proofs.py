@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfserving.clients.capture import CaptureError, read_requests
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, versions_on_disk
+from tfserving.foundation.temporary import temporary_folder
 
 # What of a published version is needed to verify it; the last one only for inputs that have defaults.
 _FILES = (MANIFEST, RECORDS, SAVED_MODEL)
@@ -49,10 +49,11 @@ def subjects(sources: Iterable[str | Path]) -> Iterator[dict[str, Versions | Cap
     Raises SourceError for a source that is none of these, and for two of one model.
     """
     found: dict[str, Versions | Captured] = {}
-    with tempfile.TemporaryDirectory(prefix="verify-") as fetched:
-        for number, source in enumerate(sources):
+    with ExitStack() as stack:
+        for source in sources:
             if "://" in str(source):
-                entries: Mapping[str, Versions | Captured] = _fetch(str(source), Path(fetched, str(number)))
+                fetched = stack.enter_context(temporary_folder("the proofs of published versions", "verify-"))
+                entries: Mapping[str, Versions | Captured] = _fetch(str(source), fetched)
             elif Path(source).is_file():
                 entries = dict(_from_file(Path(source)))
             else:

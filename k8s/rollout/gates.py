@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
-
 from tfserving.clients import Client, connect
 from tfserving.clients.bench.metrics import PATH
 from tfserving.clients.errors import ServingError
 from tfserving.clients.golden import ask
+from tfserving.clients.page import read_page
 from tfserving.clients.verification.verify import Settings, verify
 from tfserving.foundation.golden import GoldenError, GoldenRequest, read_golden
 from tfserving.k8s.rollout.state import State
@@ -134,17 +133,18 @@ def page(instance: Instance, model: str) -> Page:
     """What a server's metrics page says now. Raises GateError when it has none."""
     url = f"http://{instance.rest}{PATH}"
     try:
-        answer = httpx2.get(url, timeout=5, trust_env=False)
-        answer.raise_for_status()
-    except httpx2.HTTPError as error:
-        raise GateError(f"{instance.name}: no metrics at {url}: {error}; `server.monitoring` turns them on") from None
+        text = read_page(url)
+    except ServingError as error:
+        raise GateError(
+            f"{instance.name}: no metrics at {url}: {error.text}; `server.monitoring` turns them on"
+        ) from None
     found = Page()
     # The first label. On the page of TensorFlow Serving, a name that a client sent can look like further labels.
     name = f'model_name="{model}",'
-    for labels, value in _COUNT.findall(answer.text):
+    for labels, value in _COUNT.findall(text):
         if labels.startswith(name) and (status := re.search(r'status="([^"]*)"', labels)):
             found.requests[status[1]] += round(float(value))
-    for labels, bound, value in _BUCKET.findall(answer.text):
+    for labels, bound, value in _BUCKET.findall(text):
         if labels.startswith(name):
             found.buckets[float(bound.replace("+Inf", "inf"))] += round(float(value))
     return found
