@@ -7,23 +7,19 @@ config/monitoring_config.proto, config/ssl_config.proto.
 
 from __future__ import annotations
 
-import codecs
-import errno
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
+from tfserving.foundation.given import given_text
 from tfserving.foundation.messages import POOL, message
 from tfserving.serving.embedded.errors import StartError
 
 PACKAGE = "tensorflow.serving"
 # Bytes of a file, and characters of what it says in an error.
 LARGEST_FILE, LONGEST_SHOWN = 4 * 2**20, 300
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _INT64 = "google.protobuf.Int64Value"
 _STRING = "google.protobuf.StringValue"
 _BOOL = "google.protobuf.BoolValue"
@@ -99,11 +95,11 @@ def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> 
     """
     kind = name.rpartition(".")[2]
     try:
-        return text_format.Parse(_read_text(path), message(name if "." in name else f"{PACKAGE}.{name}")())
+        return text_format.Parse(
+            given_text(path, LARGEST_FILE), message(name if "." in name else f"{PACKAGE}.{name}")()
+        )
     except OSError as error:
         raise StartError(f"{where}={path}: {error.strerror}") from None
-    except _NoTextError as error:
-        raise StartError(f"{where}={path}: {error}; it needs a text {kind}") from None
     except text_format.ParseError as error:
         trouble = f"{error.GetLine()}:{error.GetColumn()}" if secret else printable(str(error))
         raise StartError(f"{where}={path}: line {trouble}; it needs a text {kind}") from None
@@ -115,25 +111,3 @@ def printable(text: str) -> str:
     """`text` for an error: of what a file says not too much, and nothing that a terminal obeys."""
     shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
-
-
-class _NoTextError(Exception):
-    """A file is no text, or too much of it."""
-
-
-def _read_text(path: Path) -> str:
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    # A pipe would be waited for.
-    if not stat.S_ISREG(found.st_mode):
-        raise _NoTextError("it is not a regular file")
-    if found.st_size > LARGEST_FILE:
-        raise _NoTextError(f"it has {found.st_size} bytes, at most {LARGEST_FILE} are read")
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if data[:2] in _UTF_16:
-            raise _NoTextError("it is UTF-16, save it as UTF-8") from None
-        raise _NoTextError(f"it is no UTF-8: {error.reason} at byte {error.start}") from None
