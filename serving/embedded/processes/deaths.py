@@ -26,7 +26,7 @@ class Deaths:
         self._said = -SECONDS
 
     def note(self, code: int, now: float | None = None) -> str:
-        """What to say when a worker ended with the exit code `code`; empty unless many did."""
+        """The line to log when a worker ended with the exit code `code`; empty unless many did."""
         now = time.monotonic() if now is None else now
         self._noted.append((now, code))
         while self._noted[0][0] < now - SECONDS:

@@ -26,7 +26,7 @@ class Heartbeat:
     """Calls workers, and kills those that hang for `seconds`."""
 
     def __init__(self, seconds: float, standing: Callable[[], Standing]) -> None:
-        """`standing` is what they are told."""
+        """`standing` returns what is sent with each call."""
         self._seconds = seconds
         self._standing = standing
         self._calls: dict[Member, Future[Any]] = {}

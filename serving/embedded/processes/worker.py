@@ -27,7 +27,7 @@ PAGE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Standing:
-    """What the main process tells its workers every second.
+    """What the main process sends to its workers every second.
 
     `names` are the models that are to be served, `trouble` is why the server isn't ready, whatever one worker sees.
     """

@@ -270,7 +270,7 @@ class Workers:
         return page + "".join(said).encode()
 
     def _standing(self) -> Standing:
-        """What the heartbeat tells the workers."""
+        """What the heartbeat sends to the workers."""
         if self._configuration is None:
             return Standing()
         members = self._members
