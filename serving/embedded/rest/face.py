@@ -24,7 +24,7 @@ from tfserving.serving.embedded.rest.examples_request import read_examples
 from tfserving.serving.embedded.rest.http import TEXT, RefusedError, Request, Response, page, unpacked
 from tfserving.serving.embedded.rest.json_parser import check_values, parse
 from tfserving.serving.embedded.rest.plain_predict import Plain, read_plain
-from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
+from tfserving.serving.embedded.rest.predict_request import complete_empty, read_inputs, signature_name
 from tfserving.serving.embedded.rest.records import log_examples, log_predict, size_of, size_of_examples
 from tfserving.serving.embedded.rest.urls import (
     INFERENCE,
@@ -221,6 +221,8 @@ class RestFace:
             if not signature.inputs:
                 raise RequestError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
             arrays, in_rows = read_inputs(document, signature.inputs)
+            if servable.check_shapes:
+                arrays = complete_empty(arrays, signature.inputs)
             outputs = predict(servable, signature, arrays, lambda array: array)
         self._log_predict(name, arrays, outputs)
         return Response(200, (answers.rows if in_rows else answers.columns)(outputs))
