@@ -127,5 +127,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        # A link that leads round in a circle is none. What can't be looked at may be one: its load fails with the reason.
+        # A link that leads round in a circle is none. What can't be looked at may be one, whose load fails then.
         return error.errno != errno.ELOOP
