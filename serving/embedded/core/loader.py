@@ -29,7 +29,7 @@ from tfserving.serving.embedded.core.session_call import (
 )
 from tfserving.serving.embedded.core.signature import Signature, read_signature
 from tfserving.serving.embedded.core.slots import Slots, has_loops
-from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 
 log = logging.getLogger(__name__)
@@ -255,21 +255,6 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         session.close()
         metrics.LOAD_ATTEMPTS.add(str(path), "fail")
         raise _load_error(error) from error
-
-
-def read_session_config(path: Path) -> bytes:
-    """The text ConfigProto in `path`, serialized. Raises StartError when it is something else."""
-    from google.protobuf import text_format
-    from tensorflow.core.protobuf.config_pb2 import ConfigProto
-
-    flag = f"--tensorflow_session_config_file={path}"
-    try:
-        config: bytes = text_format.Parse(path.read_text(encoding="utf-8"), ConfigProto()).SerializeToString()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{flag}: {getattr(error, 'strerror', None) or error}") from None
-    except text_format.ParseError as error:
-        raise StartError(f"{flag}: line {error}; it needs a text ConfigProto") from None
-    return config
 
 
 def _load_error(error: Exception) -> RequestError:
