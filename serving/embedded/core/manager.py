@@ -261,7 +261,8 @@ class Manager:
         """LOADING → AVAILABLE or END."""
         left = self._retries
         while (error := self._try(version)) is not None:
-            left = left if version.aspired else 0
+            # What may not be served now may not be served in a minute either.
+            left = left if version.aspired and error.code is not Code.PERMISSION_DENIED else 0
             log.error(
                 "model %r version %d failed to load from %s: %s: %s%s",
                 *(version.model, version.number, version.path, error.code.name, error),

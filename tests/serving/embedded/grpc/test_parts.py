@@ -44,6 +44,7 @@ def classify(count: int, features: int) -> bytes:
         # Input, list; of each example itself, its features and, for each feature, entry, key, value, list, text.
         (classify(2_000, 10), CLASSIFY, 2_000 * (2 + 10 * 5) + 10),
     ],
+    ids=["floats", "integers", "strings", "inputs", "features"],
 )
 def test_a_message_with_more_parts_than_allowed_is_refused_and_others_are_not(
     data: bytes, kind: Any, parts: int
