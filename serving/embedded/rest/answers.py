@@ -21,11 +21,16 @@ from tfserving.serving.embedded.rest.json_text import float_texts, quote
 # A string output with this at the end of its name is answered in base64.
 BASE64_SUFFIX = "_bytes"
 INDENT = b"    "
+LONGEST_ERROR = 2**14
+# How many elements are made text at a time.
+BLOCK = 2**14
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def error(text: str) -> bytes:
-    """The body of every error."""
+    """The body of every error. A text without end, which repeats what was sent, is cut."""
+    if len(text) > LONGEST_ERROR:
+        text = text[:LONGEST_ERROR] + "...TRUNCATED"
     return b'{\n    "error": ' + quote(text) + b"\n}"
 
 
@@ -49,11 +54,11 @@ def rows(outputs: Mapping[str, Array]) -> bytes:
         return b'{\n    "predictions": []\n}'
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
-        return b'{\n    "predictions": [' + b", ".join(_row_texts(name, array, 2)) + b"\n    ]\n}"
-    texts = [[quote(name) + b": " + text for text in _row_texts(name, array, 3)] for name, array in outputs.items()]
-    inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
-    objects = [b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True)]
-    return b'{\n    "predictions": [' + outer + (b"," + outer).join(objects) + b"\n    ]\n}"
+        return b'{\n    "predictions": [' + _row_list(name, array, 2) + b"\n    ]\n}"
+    outer = b"\n" + INDENT * 2
+    step = _step(sum(array.size for array in outputs.values()) // batch)
+    pieces = (_named_rows(outputs, slice(at, at + step)) for at in range(0, batch, step))
+    return b'{\n    "predictions": [' + outer + (b"," + outer).join(pieces) + b"\n    ]\n}"
 
 
 def classifications(answered: Classifications) -> bytes:
@@ -125,8 +130,38 @@ def _batch_size(outputs: Mapping[str, Array]) -> int:
     return batch or 0
 
 
+def _step(size: int) -> int:
+    """How many rows of `size` elements are made text at a time."""
+    return max(1, BLOCK // max(1, size))
+
+
+def _named_rows(outputs: Mapping[str, Array], some: slice) -> bytes:
+    """Some of the rows of several outputs, each an object."""
+    texts = [
+        [quote(name) + b": " + text for text in _row_texts(name, array[some], 3)] for name, array in outputs.items()
+    ]
+    inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
+    objects = (b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True))
+    return (b"," + outer).join(objects)
+
+
+def _row_list(name: str, array: Array, level: int) -> bytes:
+    """The rows' texts with commas between them. `level` is how deep the rows stand."""
+    if not _large(array):
+        return b", ".join(_row_texts(name, array, level))
+    step = _step(array.size // len(array))
+    return b", ".join(b", ".join(_row_texts(name, array[at : at + step], level)) for at in range(0, len(array), step))
+
+
+def _large(array: Array) -> bool:
+    """Whether an array is made text in parts: the texts of all its elements would take many times its own size."""
+    return array.size > BLOCK and isinstance(array, np.ndarray)
+
+
 def _row_texts(name: str, array: Array, level: int) -> list[bytes]:
     """The text of each row, arrays on one line. `level` is how deep the rows stand."""
+    if _large(array) and array.size > BLOCK * len(array):
+        return [b"[" + _row_list(name, row, level + 1) + b"]" for row in array]
     texts = _element_texts(name, array, level + array.ndim - 1)
     for depth in range(array.ndim - 1, 0, -1):
         texts = [b"[" + b", ".join(group) + b"]" for group in _groups(texts, array.shape, depth)]
@@ -135,6 +170,16 @@ def _row_texts(name: str, array: Array, level: int) -> list[bytes]:
 
 def _indented(name: str, array: Array, level: int) -> bytes:
     """The text of a whole tensor that stands `level` deep, one element a line."""
+    if _large(array):
+        inner, outer = b"\n" + INDENT * (level + 1), b"\n" + INDENT * level
+        if array.size > BLOCK * len(array):
+            texts = [_indented(name, row, level + 1) for row in array]
+        else:
+            step = _step(array.size // len(array))
+            texts = [_indented(name, array[at : at + step], level) for at in range(0, len(array), step)]
+            # Without the brackets of each.
+            texts = [text[len(inner) + 1 : -len(outer) - 1] for text in texts]
+        return b"[" + inner + (b"," + inner).join(texts) + outer + b"]"
     texts = _element_texts(name, array, level + array.ndim)
     for depth in range(array.ndim - 1, -1, -1):
         inner, outer = b"\n" + INDENT * (level + depth + 1), b"\n" + INDENT * (level + depth)
