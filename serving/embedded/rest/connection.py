@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -36,6 +39,8 @@ LINGER_SECONDS = 2.0
 # TensorFlow's words.
 TIMED_OUT = Response(504, answers.error("Timed out waiting for notification"))
 
+# On, for 0 seconds.
+_NO_LINGER = struct.pack("ii", 1, 0)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -130,7 +135,7 @@ class Connection(asyncio.Protocol):
         if now < self.until:
             return
         if self.closing or self.unsent:
-            self._transport.abort()
+            self._abort()
         elif self.exchange is not None:
             self.exchange.wanted = False
             self._answered(self.exchange, TIMED_OUT)
@@ -149,14 +154,13 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Gives up what the client has sent or doesn't take, for the sake of others."""
         if self.busy:
-            self._transport.abort()
+            self._abort()
         else:
             self._refuse(refused(503, "The server holds as many bytes of bodies as it may; send this one faster"))
 
     def make_room(self) -> None:
         """Leaves a client that has no request here, for the sake of others."""
-        self.closing = True
-        self._transport.abort()
+        self._abort()
 
     @property
     def busy(self) -> bool:
@@ -271,6 +275,13 @@ class Connection(asyncio.Protocol):
         self.closing = True
         self.until = monotonic() + self._limits.send_seconds
         self._transport.close()
+
+    def _abort(self) -> None:
+        self.closing = True
+        # The operating system is to drop what the client doesn't take, too.
+        with suppress(OSError):
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
 
     def _allow_body(self) -> None:
         # Behind a request that is not answered yet this would look like a part of its answer.
