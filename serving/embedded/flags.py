@@ -162,6 +162,38 @@ class Flags:
     allow_file_and_python_ops: Annotated[
         bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
     ] = False
+    check_shapes: Annotated[
+        bool,
+        click.BOOL,
+        "Refuse a tensor whose rank or known sizes are not the signature's, which TensorFlow Serving lets the graph "
+        "decide. This server's own flag.",
+    ] = True
+    max_grpc_parts: Annotated[
+        int,
+        _COUNT,
+        "Refuse gRPC messages with more strings, examples, features and inputs; a tensor of numbers is one part; "
+        "0: no limit. This server's own flag.",
+    ] = 2**20
+    grpc_receive_timeout_in_ms: Annotated[
+        int,
+        _COUNT,
+        "How long a gRPC request may take to arrive, in milliseconds; 0: as long as it takes. This server's own flag.",
+    ] = 60_000
+    max_run_time_in_ms: Annotated[
+        int,
+        _COUNT,
+        "How long a model with loops may compute a request that has no deadline, in milliseconds; 0: no limit. "
+        "This server's own flag.",
+    ] = 300_000
+    enable_reload_config: Annotated[
+        bool, click.BOOL, "Serve HandleReloadConfigRequest, which changes what is served. This server's own flag."
+    ] = True
+    reload_base_paths: Annotated[
+        str,
+        click.STRING,
+        "Comma-separated folders; HandleReloadConfigRequest may name base paths in them alone. Empty: any. "
+        "This server's own flag.",
+    ] = ""
     workers: Annotated[
         int,
         click.IntRange(1),
@@ -170,6 +202,11 @@ class Flags:
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True
+
+    @property
+    def reload_folders(self) -> tuple[Path, ...]:
+        """What --reload_base_paths names."""
+        return tuple(Path(folder) for folder in _parts(self.reload_base_paths))
 
     @property
     def grpc_settings(self) -> dict[str, str]:

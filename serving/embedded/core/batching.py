@@ -23,6 +23,8 @@ import numpy as np
 
 from tfserving.foundation.tensors import STRING, Array, dtype_of
 from tfserving.serving.config_messages import read_message
+from tfserving.serving.embedded.core.deadline import deadline
+from tfserving.serving.embedded.core.pool import step_aside, step_back
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
 
@@ -45,13 +47,15 @@ class Parameters:
     max_execution_batch_size: int | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Ticket:
     """A request that waits: `event` says that it has its answer, or is to lead."""
 
     arrays: Sequence[Array]
     rows: int
     execute: Execute
+    # Until when its client waits, in seconds of time.monotonic.
+    until: float | None = field(default_factory=lambda: deadline.until)
     since: float = field(default_factory=time.monotonic)
     event: threading.Event = field(default_factory=threading.Event)
     outputs: list[Array] | None = None
@@ -59,10 +63,11 @@ class _Ticket:
 
 
 class Scheduler:
-    """Runs batches in as many threads at a time as `threads` says."""
+    """Runs batches in as many threads at a time as `threads` says; with `aside` requests that wait step aside."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, aside: bool = False) -> None:
         self._free = threads
+        self._aside = aside
         self._changed = threading.Condition()
         self._queues: dict[Hashable, deque[_Ticket]] = {}
         # The queues that nobody leads, in turn.
@@ -92,7 +97,7 @@ class Scheduler:
         key = (key, _shapes(arrays, padded=parameters.pad_variable_length_inputs))
         ticket = _Ticket(arrays, rows, execute)
         if not self._enter(key, ticket, parameters):
-            ticket.event.wait()
+            self._wait(key, ticket)
         if ticket.outputs is None and ticket.error is None:
             self._lead(key, ticket, parameters)
         if ticket.error is not None:
@@ -119,6 +124,29 @@ class Scheduler:
             if len(queue) == 1:
                 self._waiting.append(key)
             return False
+
+    def _wait(self, key: Hashable, ticket: _Ticket) -> None:
+        """Waits until `ticket` has its answer, or is to lead. Raises RequestError DEADLINE_EXCEEDED when it is late."""
+        if self._aside:
+            step_aside()
+        try:
+            in_time = ticket.event.wait(None if ticket.until is None else max(0.0, ticket.until - time.monotonic()))
+        finally:
+            if self._aside:
+                step_back()
+        if in_time:
+            return
+        with self._changed:
+            if ticket.event.is_set():
+                return
+            queue = self._queues.get(key)
+            if queue is not None and ticket in queue:
+                queue.remove(ticket)
+                if not queue:
+                    del self._queues[key]
+                    if key in self._waiting:
+                        self._waiting.remove(key)
+        raise RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
 
     def _lead(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> None:
         """Runs what waits in the queue `key`, `leader` first, and hands the thread on."""
@@ -170,6 +198,9 @@ class Scheduler:
 def _run(batch: Sequence[_Ticket], parameters: Parameters) -> None:
     """Runs the tickets together, and each alone when that fails."""
     rows = sum(ticket.rows for ticket in batch)
+    # A request that waits longer than others in its batch keeps it running for itself.
+    ends = [ticket.until for ticket in batch]
+    own, deadline.until = deadline.until, None if None in ends else max(end for end in ends if end is not None)
     size = next((allowed for allowed in parameters.allowed_batch_sizes if allowed >= rows), rows)
     try:
         outputs = batch[0].execute(_merge(batch, size - rows))
@@ -182,6 +213,8 @@ def _run(batch: Sequence[_Ticket], parameters: Parameters) -> None:
             for ticket in batch:
                 _run([ticket], parameters)
         return
+    finally:
+        deadline.until = own
     start = 0
     for ticket in batch:
         ticket.outputs = [output[start : start + ticket.rows] for output in outputs]

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 from tfserving.serving.embedded.core.manager import Manager
@@ -23,6 +24,10 @@ from tfserving.serving.embedded.errors import Code, RequestError, StartError
 
 log = logging.getLogger(__name__)
 
+# How many changes wait for each other, and how long one waits for its models.
+MOST_CHANGES = 8
+LONGEST_SECONDS = 600.0
+
 
 class Reloadable(Protocol):
     """What those who answer requests know of the configuration."""
@@ -31,8 +36,8 @@ class Reloadable(Protocol):
     def names(self) -> frozenset[str]:
         """The models that are to be served."""
 
-    def apply(self, models: Sequence[Model]) -> None:
-        """Serves `models` instead of those before. Raises RequestError."""
+    def apply(self, models: Sequence[Model], seconds: float | None = None) -> None:
+        """Serves `models` instead of those before; waits for new ones for so long. Raises RequestError."""
 
 
 class Configuration:
@@ -45,6 +50,7 @@ class Configuration:
         self._source = source
         self._allow_any_label = allow_any_label
         self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(MOST_CHANGES)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -53,13 +59,28 @@ class Configuration:
         """The models that are to be served."""
         return frozenset(self._names)
 
-    def apply(self, models: Sequence[Model]) -> None:
+    def apply(self, models: Sequence[Model], seconds: float | None = None) -> None:
         """Serves `models` instead of those before; returns when each new one has an available version.
 
-        Raises RequestError: FAILED_PRECONDITION for a label of a version that is not available and NOT_FOUND for a
-        model without versions, and then nothing has changed; UNKNOWN when a new model failed to load.
+        Raises RequestError: FAILED_PRECONDITION for a label of a version that is not available, NOT_FOUND for a model
+        without versions, RESOURCE_EXHAUSTED when too many changes wait and DEADLINE_EXCEEDED when those before it take
+        longer than `seconds`, and then nothing has changed; UNKNOWN when a new model failed to load,
+        DEADLINE_EXCEEDED when one is not there after `seconds`.
         """
-        with self._lock:
+        until = monotonic() + (LONGEST_SECONDS if seconds is None else min(seconds, LONGEST_SECONDS))
+        if not self._room.acquire(blocking=False):
+            text = f"{MOST_CHANGES} changes of the configuration are under way already; try again later"
+            raise RequestError(Code.RESOURCE_EXHAUSTED, text)
+        try:
+            self._apply(models, until)
+        finally:
+            self._room.release()
+
+    def _apply(self, models: Sequence[Model], until: float) -> None:
+        if not self._lock.acquire(timeout=max(0.0, until - monotonic())):
+            text = "Another change of the configuration is under way"
+            raise RequestError(Code.DEADLINE_EXCEEDED, text, "nothing has changed")
+        try:
             new = [model for model in models if model.name not in self._names]
             for model in new:
                 _check_versions(model)
@@ -67,7 +88,12 @@ class Configuration:
             self._manager.assign_labels(labels, allow_unavailable=self._allow_any_label)
             self._names = {model.name for model in models}
             self._source.watch(models)
-            failed = self._manager.wait_for_any([model.name for model in new])
+            failed = self._manager.wait_for_any([model.name for model in new], until)
+        finally:
+            self._lock.release()
+        if failed is None:
+            text = "The new models are not available yet"
+            raise RequestError(Code.DEADLINE_EXCEEDED, text, "the configuration is applied; they are loaded on")
         if failed:
             listed = "".join(f"{failure}, " for failure in failed)
             raise RequestError(Code.UNKNOWN, f"{len(failed)} model(s) did not become available: {{{listed}}}")

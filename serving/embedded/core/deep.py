@@ -57,8 +57,10 @@ def write_shape(proto: Any, shape: Sequence[int]) -> None:
         proto.tensor_shape.dim.add(size=size)
 
 
-def make_deep_call(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Callable[..., list[Any]]:
-    """A function like `make_call`'s, with a copy of the graph of its own, whose arrays may be Deep ones both ways."""
+def make_deep_run(
+    session: Any, feeds: Sequence[str], fetches: Sequence[str]
+) -> Callable[[Any, Sequence[Any]], list[Any]]:
+    """A function of RunOptions, or None, and arrays, Deep ones too, both ways: it runs a copy of the graph."""
     import tensorflow as tf
 
     graph = session.graph
@@ -71,11 +73,14 @@ def make_deep_call(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -
         outputs = tf.import_graph_def(graph.as_graph_def(), fed, list(fetches), name="deep")
         answers = [tf.io.serialize_tensor(output) for output in outputs]
 
-    def call(*arrays: Any) -> list[Any]:
+    def run(options: Any, arrays: Sequence[Any]) -> list[Any]:
         given = {text: _serialized(array) for text, array in zip(serialized, arrays, strict=True)}
-        return [shaped(*read_flat(TensorProto.FromString(answer))) for answer in session.run(answers, given)]
+        return [
+            shaped(*read_flat(TensorProto.FromString(answer)))
+            for answer in session.run(answers, given, options=options)
+        ]
 
-    return call
+    return run
 
 
 def _serialized(array: Any) -> bytes:

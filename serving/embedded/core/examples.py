@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf import text_format
 
 from tfserving.foundation.tensors import STRING, Array, dtype_of
+from tfserving.serving.embedded.core.inference import wrong_shape
 from tfserving.serving.embedded.core.loader import Servable
 from tfserving.serving.embedded.core.signature import Signature
 from tfserving.serving.embedded.errors import Code, RequestError
@@ -91,6 +92,9 @@ def run(servable: Servable, tasks: Sequence[Task], examples: Sequence[bytes]) ->
     serialized = np.empty(len(examples), np.object_)
     serialized[:] = examples
     fetches = [task.signature.outputs[output].tensor for task in tasks for output in task.outputs]
+    for task in tasks:
+        if servable.check_shapes and not task.signature.fit([serialized]):
+            raise wrong_shape(task.signature, [serialized])
     api = _APIS[tasks[0].method] if len(tasks) == 1 else "MultiInference"
     started = monotonic()
     answers = servable.run_tensors([tasks[0].feed], [serialized], fetches)

@@ -49,10 +49,10 @@ def predict(
 ) -> dict[str, Array]:
     """Runs `signature` on the inputs `sent`, decoded; returns its outputs by name, or those that a filter names.
 
-    A shape that differs from the signature's is no error in itself: TensorFlow Serving runs what the graph accepts.
-    Only when the graph fails does the error say which shape was wanted.
+    Shapes are checked before TensorFlow sees the tensors: operations exist that end the process when a tensor has
+    another rank than they expect. Without that check, as in TensorFlow Serving, the graph takes whatever it accepts.
 
-    Raises RequestError: INVALID_ARGUMENT for names, tensors and types that don't fit, else the runtime's own.
+    Raises RequestError: INVALID_ARGUMENT for names, tensors, types and shapes that don't fit, else the runtime's own.
     """
     if servable.check_methods and signature.method not in METHODS:
         wanted = ", ".join(METHODS)
@@ -73,6 +73,8 @@ def predict(
     outputs = _outputs(signature, output_filter) if output_filter else signature.output_names
     if [array.dtype for array in arrays] != signature.dtypes:
         _check_types(signature, arrays)
+    if servable.check_shapes and not signature.fit(arrays):
+        raise wrong_shape(signature, arrays)
     started = monotonic()
     try:
         values = servable.run(signature, arrays, outputs)
@@ -90,8 +92,19 @@ def explain_shapes(signature: Signature, arrays: Mapping[str, Array]) -> str:
     return ", ".join(
         f"{describe(name, array)}, {_wants(signature, name)}"
         for name, array in arrays.items()
-        if not _fits(array.shape, signature.inputs[name].shape)
+        if not signature.inputs[name].fits(array.shape)
     )
+
+
+def wrong_shape(signature: Signature, arrays: Sequence[Array]) -> RequestError:
+    """The error for `arrays`, one for each input, that don't fit; in the words of a graph that checks its inputs."""
+    named = dict(zip(signature.inputs, arrays, strict=True))
+    name, array = next((name, array) for name, array in named.items() if not signature.inputs[name].fits(array.shape))
+    spec = signature.inputs[name]
+    wanted = ",".join("?" if size < 0 else str(size) for size in spec.shape or ())
+    sent = ",".join(map(str, array.shape))
+    text = f"Shape of tensor {spec.tensor.partition(':')[0]} [{sent}] is not compatible with expected shape [{wanted}]."
+    return RequestError(Code.INVALID_ARGUMENT, text, explain_shapes(signature, named))
 
 
 def describe(name: str, array: Array) -> str:
@@ -101,12 +114,6 @@ def describe(name: str, array: Array) -> str:
 
 def _wants(signature: Signature, name: str) -> str:
     return f"signature {signature.name!r} wants {signature.inputs[name]}"
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> bool:
-    if wanted is None:
-        return True
-    return len(shape) == len(wanted) and all(want in (-1, size) for size, want in zip(shape, wanted, strict=True))
 
 
 def _names(names: Iterable[str]) -> str:

@@ -7,17 +7,27 @@ import logging
 import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tfserving.foundation.messages import SignatureDefMap
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.batching import Parameters, Scheduler
-from tfserving.serving.embedded.core.deep import Deep, make_deep_call
+from tfserving.serving.embedded.core.deep import Deep, make_deep_run
 from tfserving.serving.embedded.core.safety import check_operations
-from tfserving.serving.embedded.core.session_call import Call, guard, make_call, translate
+from tfserving.serving.embedded.core.session_call import (
+    OWN_THREAD,
+    Call,
+    Ending,
+    add_pools,
+    guard,
+    make_call,
+    make_ending_call,
+    translate,
+)
 from tfserving.serving.embedded.core.signature import Signature, read_signature
+from tfserving.serving.embedded.core.slots import Slots, has_loops
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
 
@@ -30,9 +40,10 @@ CALLS_KEPT = 64
 
 @dataclass(frozen=True)
 class Batching:
-    """Who puts requests together, and how."""
+    """Who puts requests together, and how; requests of graphs with loops, which may take long, by themselves."""
 
     scheduler: Scheduler
+    of_loops: Scheduler
     parameters: Parameters
 
 
@@ -44,7 +55,9 @@ class Runtime:
     the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
     `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
     wait at the same time run as one. `session_config` is a ConfigProto that all this comes on top of. `tags` name the
-    graph that is loaded. Graphs that read or write files or call Python have to be allowed.
+    graph that is loaded. Graphs that read or write files or call Python have to be allowed. With `check_shapes` a
+    tensor has to have the rank and the known sizes that the signature gives it. Graphs with loops run in `slots`, for
+    at most `longest_run` seconds when a request has no deadline; None is no limit.
     """
 
     intra_op_threads: int = 0
@@ -54,6 +67,9 @@ class Runtime:
     session_config: bytes = b""
     tags: tuple[str, ...] = SERVING_TAGS
     allow_file_and_python_ops: bool = False
+    check_shapes: bool = True
+    slots: Slots = field(default_factory=Slots)
+    longest_run: float | None = None
 
 
 class Servable:
@@ -70,14 +86,23 @@ class Servable:
         definitions: Any,
         runtime: Runtime,
         refused: Mapping[str, str] | None = None,
+        *,
+        ending: Ending | None = None,
+        pool: int = OWN_THREAD,
     ) -> None:
-        """`refused` says why some signatures must not be asked."""
+        """`refused` says why some signatures must not be asked, `ending` how runs of a graph with loops end.
+
+        Other graphs run in the session's `pool`.
+        """
         self.model = model
         self.version = version
         self.definitions = definitions
         self.check_methods = runtime.check_methods
+        self.check_shapes = runtime.check_shapes
         self._refused = refused or {}
         self._batching = runtime.batching
+        self._ending = ending
+        self._pool = pool
         self.signatures: Mapping[str, Signature] = {
             name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
         }
@@ -145,14 +170,21 @@ class Servable:
                 feeds, fetches = (
                     [spec.tensor for spec in specs.values()] for specs in (signature.inputs, signature.outputs)
                 )
-                self._deep[signature.name] = guard(make_deep_call(self._session, feeds, fetches))
+                run = make_deep_run(self._session, feeds, fetches)
+                self._deep[signature.name] = (
+                    self._ending.call(run) if self._ending else guard(lambda *arrays: run(None, arrays))
+                )
             return self._deep[signature.name]
 
     def _make(self, key: tuple[object, ...], feeds: Sequence[str], fetches: Sequence[str]) -> Call:
-        call = make_call(self._session, feeds, fetches)
+        if self._ending:
+            call = make_ending_call(self._session, feeds, fetches, self._ending)
+        else:
+            call = make_call(self._session, feeds, fetches, self._pool)
         batching = self._batching
         if batching and (tuple(feeds), frozenset(fetches)) in self._batched:
-            call = _batched(call, (id(self), tuple(feeds), tuple(fetches)), batching)
+            scheduler = batching.of_loops if self._ending else batching.scheduler
+            call = _batched(call, (id(self), tuple(feeds), tuple(fetches)), scheduler, batching.parameters)
         with self._lock:
             if len(self._calls) >= CALLS_KEPT:
                 self._calls.pop(next(iter(self._calls)))
@@ -160,9 +192,9 @@ class Servable:
         return call
 
 
-def _batched(call: Call, key: Hashable, batching: Batching) -> Call:
+def _batched(call: Call, key: Hashable, scheduler: Scheduler, parameters: Parameters) -> Call:
     def batched(*arrays: Array) -> list[Array]:
-        return batching.scheduler.run(key, arrays, lambda merged: call(*merged), batching.parameters)
+        return scheduler.run(key, arrays, lambda merged: call(*merged), parameters)
 
     return batched
 
@@ -189,6 +221,8 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
     if runtime.inter_op_threads or not config.inter_op_parallelism_threads:
         # Less than none is TensorFlow's word for the caller's own thread.
         config.inter_op_parallelism_threads = runtime.inter_op_threads or -1
+    pools = add_pools(config, runtime.slots.count)
+    pool = OWN_THREAD if pools and config.inter_op_parallelism_threads < 0 else 0
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     started = time.monotonic()
     try:
@@ -201,7 +235,8 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         metrics.LOAD_ATTEMPTS.add(str(path), "success")
         metrics.LOAD_LATENCY.add(str(path), by=int(took))
         metrics.LOAD_STAGES.observe(took, str(path), "restore_graph")
-        return Servable(model, version, session, definitions, runtime, refused)
+        ending = Ending(model, runtime.slots, runtime.longest_run, pools) if has_loops(meta_graph.graph_def) else None
+        return Servable(model, version, session, definitions, runtime, refused, ending=ending, pool=pool)
     except Exception as error:
         session.close()
         metrics.LOAD_ATTEMPTS.add(str(path), "fail")

@@ -131,13 +131,16 @@ class Manager:
                 # A signal handler can set `wake` but not notify.
                 self._changed.wait(0.1)
 
-    def wait_for_any(self, models: Collection[str]) -> list[str]:
+    def wait_for_any(self, models: Collection[str], until: float) -> list[str] | None:
         """Waits until each of `models` has an available version, or has none that is still to come.
 
-        Answers, for each that has none available, which version failed and why.
+        Returns, for each that has none available, which version failed and why; None when it is `until`, in seconds of
+        time.monotonic, before that.
         """
         with self._changed:
             while not self._stopping.is_set() and any(self._is_underway(model) for model in models):
+                if time.monotonic() > until:
+                    return None
                 self._changed.wait(0.1)
             return [failed for model in models for failed in self._failed(model)]
 

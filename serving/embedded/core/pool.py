@@ -11,16 +11,22 @@ where Python is free for others, is worth one more.
 
 So a slow model has as many threads as it has requests, small models have one, and no request waits longer than a tick
 for a slow one.
+
+A task that waits for something else than TensorFlow, for its client to send or for its turn, *steps aside*: another
+thread takes its place, so that what it waits for can't keep others waiting.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from time import monotonic, sleep
 from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -29,6 +35,9 @@ LONG_SECONDS = 0.0003
 TICK_SECONDS = 0.005
 # When nothing ran for so many ticks the watch stops ticking.
 QUIET_TICKS = 20
+
+# How many tasks of a pool may be aside at a time: each has a thread.
+MOST_ASIDE = 256
 
 _here = threading.local()
 
@@ -45,30 +54,57 @@ def call_took(seconds: float) -> None:
             task.long = True
 
 
-class _Task:
-    __slots__ = ("call", "long", "rewarded", "started")
+def step_aside() -> bool:
+    """Gives this thread's place in its pool to another thread, until `step_back`; False when too many are aside."""
+    task: _Task | None = getattr(_here, "task", None)
+    return task is None or task.pool.step_aside(task)
 
-    def __init__(self, call: Callable[[], None]) -> None:
+
+def step_back() -> None:
+    """Takes this thread's place in its pool again."""
+    task: _Task | None = getattr(_here, "task", None)
+    if task is not None:
+        task.pool.step_back(task)
+
+
+def begin_waiting(seconds: float = TICK_SECONDS) -> None:
+    """This thread's task waits from now on for something elsewhere: it steps aside when that takes so long."""
+    task: _Task | None = getattr(_here, "task", None)
+    if task is not None:
+        task.started = monotonic()
+        task.patience = seconds
+
+
+def end_waiting() -> None:
+    """What this thread's task waited for is there."""
+    task: _Task | None = getattr(_here, "task", None)
+    if task is not None:
+        task.pool.end_waiting(task)
+
+
+class _Task:
+    __slots__ = ("aside", "call", "long", "patience", "pool", "rewarded", "started")
+
+    def __init__(self, call: Callable[[], None], pool: Pool) -> None:
         self.call = call
+        self.pool = pool
         self.started = 0.0
         self.long = False
         # Whether a token was made for it.
         self.rewarded = False
-
-
-class EagerPool(ThreadPoolExecutor):
-    """A thread for every task, up to `threads`, for tasks that wait for each other: those that are batched."""
-
-    def __init__(self, threads: int, name: str) -> None:
-        super().__init__(threads, name)
-
-    def post(self, call: Callable[[], None]) -> None:
-        """Runs `call`, which raises nothing, in one of the threads."""
-        self.submit(call)
+        # How long it waits before it steps aside; None: it doesn't wait for anything elsewhere.
+        self.patience: float | None = None
+        self.aside = False
 
 
 class Pool(Executor):
-    """At most `threads` threads, each started when it is needed first; their names begin with `name`."""
+    """At most `threads` threads, each started when it is needed first; their names begin with `name`.
+
+    Threads whose tasks are aside don't count.
+    """
+
+    # How many tokens there are when all tasks are short; None: as many as threads.
+    _fewest: int | None = 1
 
     def __init__(self, threads: int, name: str) -> None:
         self._most = threads
@@ -80,8 +116,10 @@ class Pool(Executor):
         # Each sleeps on a lock of its own.
         self._idle: list[threading.Lock] = []
         self._threads = 0
-        self._tokens = 1
-        self._free = 1
+        self._tokens = self._free = self._fewest or threads
+        # Tokens that are to vanish when the threads that have them are done.
+        self._debt = 0
+        self._aside = 0
         self._ticking = threading.Event()
         threading.Thread(target=self._watch, name=f"{name}-watch", daemon=True).start()
 
@@ -105,10 +143,58 @@ class Pool(Executor):
     def post(self, call: Callable[[], None]) -> None:
         """As `submit`, for a call that raises nothing and whose end nobody waits for here: that costs half."""
         with self._lock:
-            self._waiting.append(_Task(call))
+            self._waiting.append(_Task(call, self))
             self._use_free_token()
         if not self._ticking.is_set():
             self._ticking.set()
+
+    @property
+    def load(self) -> int:
+        """How many tasks wait or run."""
+        return len(self._waiting) + len(self._running)
+
+    def step_aside(self, task: _Task) -> bool:
+        """See the function of that name."""
+        with self._lock:
+            return self._step_aside(task)
+
+    def step_back(self, task: _Task) -> None:
+        """See the function of that name."""
+        with self._lock:
+            self._step_back(task)
+
+    def end_waiting(self, task: _Task) -> None:
+        """See the function of that name."""
+        task.patience = None
+        # The watch may be about to put it aside.
+        with self._lock:
+            self._step_back(task)
+            task.started = monotonic()
+
+    def _step_aside(self, task: _Task) -> bool:
+        if task.aside:
+            return True
+        if self._aside >= MOST_ASIDE:
+            return False
+        task.aside = True
+        self._aside += 1
+        self._most += 1
+        self._tokens += 1
+        self._free += 1
+        self._use_free_token()
+        return True
+
+    def _step_back(self, task: _Task) -> None:
+        if not task.aside:
+            return
+        task.aside = False
+        self._aside -= 1
+        self._most -= 1
+        self._tokens -= 1
+        if self._free:
+            self._free -= 1
+        else:
+            self._debt += 1
 
     def _use_free_token(self) -> bool:
         """Gives a token that nobody has to a thread that has nothing to do, if there is a task; with the lock held."""
@@ -117,8 +203,13 @@ class Pool(Executor):
         if self._idle:
             self._idle.pop().release()
         elif self._threads < self._most:
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # The system has no more threads; those that there are go on.
+                return False
             self._threads += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
         else:
             return False
         self._free -= 1
@@ -132,7 +223,7 @@ class Pool(Executor):
             with self._lock:
                 task = self._waiting.popleft() if self._waiting else None
                 if task is None:
-                    self._free += 1
+                    self._release_token()
                     self._idle.append(woken)
                 else:
                     task.started = monotonic()
@@ -141,18 +232,34 @@ class Pool(Executor):
                 woken.acquire()
                 continue
             _here.task = task
-            task.call()
+            try:
+                task.call()
+            except Exception:
+                # Whatever a task forgot must not cost the pool a thread.
+                log.exception("a task of the pool %r failed", self._name)
             with self._lock:
                 self._running.discard(task)
-                if task.long:
+                self._step_back(task)
+                if self._debt:
+                    self._debt -= 1
+                    self._idle.append(woken)
+                    self._use_free_token()
+                    task = None
+                elif task.long:
                     self._reward(task)
-                elif self._tokens - 1 > sum(running.long for running in self._running):
+                elif self._fewest and self._tokens - 1 > self._aside + sum(running.long for running in self._running):
                     self._tokens -= 1
                     self._idle.append(woken)
                     self._use_free_token()
                     task = None
             if task is None:
                 woken.acquire()
+
+    def _release_token(self) -> None:
+        if self._debt:
+            self._debt -= 1
+        else:
+            self._free += 1
 
     def _reward(self, task: _Task) -> None:
         """Makes one more token for a long task, with the lock held."""
@@ -170,11 +277,20 @@ class Pool(Executor):
             self._ticking.wait()
             sleep(TICK_SECONDS)
             with self._lock:
-                latest = monotonic() - TICK_SECONDS
-                for task in self._running:
-                    if task.started < latest and not task.rewarded:
+                now = monotonic()
+                for task in list(self._running):
+                    took, patience = now - task.started, task.patience
+                    if patience is not None and took > patience:
+                        self._step_aside(task)
+                    elif took > TICK_SECONDS and not task.rewarded and not task.aside:
                         task.long = True
                         self._reward(task)
                 quiet = 0 if self._running or self._waiting else quiet + 1
                 if quiet > QUIET_TICKS:
                     self._ticking.clear()
+
+
+class EagerPool(Pool):
+    """A thread for every task, up to `threads`, for tasks that wait for each other: those that are batched."""
+
+    _fewest = None

@@ -5,13 +5,17 @@ private, so nothing else in this package touches it, and `Session.make_callable`
 method is missing and on demand with EMBEDDED_PUBLIC_SESSION_CALL=1.
 
 Both answer the same, but the public one refuses an input whose shape contradicts the placeholder's before it runs.
+
+A graph with loops is called another way, with `make_ending_call`: it runs in a slot, and is cancelled when its time is
+over. `Session._call_tf_sessionrun` is private, too, and `Session.run` stands in for it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from time import thread_time
+from dataclasses import dataclass
+from time import monotonic, thread_time
 from typing import Any
 
 import numpy as np
@@ -19,32 +23,136 @@ import numpy as np
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.deep import Deep
 from tfserving.serving.embedded.core.pool import call_took
+from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.errors import Code, RequestError
 
 PUBLIC_ONLY = "EMBEDDED_PUBLIC_SESSION_CALL"
 
+# TensorFlow's number for that.
+OWN_THREAD = -1
+
 Call = Callable[..., list[Array]]
+Run = Callable[[Any, Sequence[Array]], list[Array]]
 
 
-def make_call(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
+def make_call(session: Any, feeds: Sequence[str], fetches: Sequence[str], pool: int = OWN_THREAD) -> Call:
     """A function from one array for each name of `feeds` to a list with one array for each of `fetches`.
 
     Strings are object arrays of bytes, both ways. The function raises RequestError with the runtime's code and text;
-    so does making it, when the graph can't be run that way.
+    so does making it, when the graph can't be run that way. It runs in the session's `pool`, or in the caller's thread.
     """
-    for name in fetches:
-        if name in feeds:
-            raise RequestError(Code.INVALID_ARGUMENT, f"{name} is both fed and fetched.")
+    check_fetches(feeds, fetches)
     private = getattr(session, "_make_callable_from_options", None)
     if private is None or os.environ.get(PUBLIC_ONLY) == "1":
         return guard(_public(session, feeds, fetches))
-    return guard(_private(private, feeds, fetches))
+    return guard(_private(private, feeds, fetches, pool))
 
 
-def _private(make: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
+def check_fetches(feeds: Sequence[str], fetches: Sequence[str]) -> None:
+    """Raises RequestError for a tensor that is both fed and fetched."""
+    for name in fetches:
+        if name in feeds:
+            raise RequestError(Code.INVALID_ARGUMENT, f"{name} is both fed and fetched.")
+
+
+def make_ending_call(session: Any, feeds: Sequence[str], fetches: Sequence[str], ending: Ending) -> Call:
+    """As `make_call`, for a graph with loops: it ends by `ending`. The function raises RequestError as `Slots` does."""
+    check_fetches(feeds, fetches)
+    return ending.call(_low_run(session, feeds, fetches) or _public_run(session, feeds, fetches))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How runs of one model's graph with loops end: in one of `slots`, at their deadline, after `longest` without one.
+
+    `pools` says whether the session has pools for the slots.
+    """
+
+    model: str
+    slots: Slots
+    longest: float | None
+    pools: bool
+
+    def call(self, run: Run) -> Call:
+        """`run`, which takes RunOptions and the arrays, as a function of the arrays."""
+
+        def call(*arrays: Array) -> list[Array]:
+            with self.slots.taken(self.model, self.longest) as (slot, seconds):
+                started = monotonic()
+                try:
+                    return run(self._options(slot, seconds), arrays)
+                finally:
+                    # It is another thread that computes.
+                    call_took(monotonic() - started)
+
+        return guard(call)
+
+    def _options(self, slot: int, seconds: float | None) -> Any:
+        from tensorflow.core.protobuf.config_pb2 import RunOptions
+
+        # 0 milliseconds would be no limit.
+        milliseconds = 0 if seconds is None else 1 + int(seconds * 1000)
+        return RunOptions(inter_op_thread_pool=slot + 1 if self.pools else 0, timeout_in_ms=milliseconds)
+
+
+def add_pools(config: Any, slots: int) -> bool:
+    """Gives a ConfigProto pool 0, for all that has no slot, and one for each slot, which all sessions share.
+
+    A configuration that has pools of its own keeps them; the answer is False.
+    """
+    if config.session_inter_op_thread_pool:
+        return False
+    together = max(1, config.inter_op_parallelism_threads)
+    ordinary = together if config.inter_op_parallelism_threads > 0 else os.cpu_count() or 1
+    config.session_inter_op_thread_pool.add(num_threads=ordinary, global_name=f"ordinary-{ordinary}")
+    for slot in range(slots):
+        config.session_inter_op_thread_pool.add(num_threads=together, global_name=f"slot-{slot}-{together}")
+    return True
+
+
+def _low_run(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Run | None:
+    low = getattr(session, "_call_tf_sessionrun", None)
+    extend = getattr(session, "_extend_graph", None)
+    if low is None or extend is None or os.environ.get(PUBLIC_ONLY) == "1":
+        return None
+    from tensorflow.python.client import pywrap_tf_session
+
+    try:
+        fed, fetched = (
+            [session.graph.as_graph_element(name)._as_tf_output() for name in names] for names in (feeds, fetches)
+        )
+        extend()
+    except Exception as error:
+        raise translate(error) from None
+
+    def run(options: Any, arrays: Sequence[Array]) -> list[Array]:
+        given = pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
+        try:
+            return low(given, dict(zip(fed, arrays, strict=True)), fetched, [], None)  # type: ignore[no-any-return]
+        finally:
+            pywrap_tf_session.TF_DeleteBuffer(given)
+
+    return run
+
+
+def _public_run(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Run:
+    try:
+        fed, fetched = ([session.graph.as_graph_element(name) for name in names] for names in (feeds, fetches))
+    except Exception as error:
+        raise translate(error) from None
+
+    def run(options: Any, arrays: Sequence[Array]) -> list[Array]:
+        return session.run(fetched, dict(zip(fed, arrays, strict=True)), options=options)  # type: ignore[no-any-return]
+
+    return run
+
+
+def _private(make: Any, feeds: Sequence[str], fetches: Sequence[str], pool: int) -> Call:
     from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
     options = CallableOptions(feed=feeds, fetch=fetches)
+    # In the caller's own thread, unless operations are to run at the same time.
+    options.run_options.inter_op_thread_pool = pool
     try:
         return make(options)  # type: ignore[no-any-return]
     except Exception as error:

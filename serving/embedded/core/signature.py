@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,14 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.dtype.name if self.dtype else 'no'} {'of any shape' if self.shape is None else self.shape}"
 
+    def fits(self, shape: Shape) -> bool:
+        """Whether a tensor of `shape` is one: of the same rank, with the sizes that are known."""
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            want in (-1, size) for size, want in zip(shape, self.shape, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -52,6 +60,29 @@ class Signature:
     def dtypes(self) -> list[np.dtype[Any] | None]:
         """The inputs' element types, in their order."""
         return [spec.dtype.numpy if spec.dtype else None for spec in self.inputs.values()]
+
+    @cached_property
+    def _shapes(self) -> list[tuple[int, tuple[tuple[int, int], ...]] | None]:
+        """The inputs' ranks, and the sizes that are known with where they stand; None for a shape of any rank."""
+        return [
+            None
+            if spec.shape is None
+            else (len(spec.shape), tuple((axis, size) for axis, size in enumerate(spec.shape) if size >= 0))
+            for spec in self.inputs.values()
+        ]
+
+    def fit(self, arrays: Sequence[Array]) -> bool:
+        """Whether `arrays`, one for each input in their order, have the ranks and the known sizes of the inputs."""
+        for array, wanted in zip(arrays, self._shapes, strict=True):
+            if wanted is None:
+                continue
+            shape = array.shape
+            if len(shape) != wanted[0]:
+                return False
+            for axis, size in wanted[1]:
+                if shape[axis] != size:
+                    return False
+        return True
 
 
 def read_signature(name: str, definition: Any) -> Signature:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.wrappers_pb2 import Int32Value
 
 from tfserving.foundation.messages import GetModelMetadataResponse, GetModelStatusResponse, ReloadConfigResponse
-from tfserving.foundation.tensors import Array, read_flat
+from tfserving.foundation.tensors import LARGEST_DECLARED, Array, read_flat
 from tfserving.serving.embedded.core.configuration import Reloadable
+from tfserving.serving.embedded.core.deadline import deadline
 from tfserving.serving.embedded.core.deep import shaped
 from tfserving.serving.embedded.core.inference import ModelSpec, acquire, predict
-from tfserving.serving.embedded.core.model_config import models_of
+from tfserving.serving.embedded.core.model_config import Model, models_of
 from tfserving.serving.embedded.core.served import Served
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
 from tfserving.serving.embedded.errors import Code, RequestError
@@ -20,8 +24,13 @@ from tfserving.serving.embedded.grpc.tensor_proto import write_response
 METADATA_FIELD = "signature_def"
 
 
-def answer_predict(served: Served, request: Any, *, tensor_content: bool = False) -> bytes:
-    """A PredictResponse to a PredictRequest, its tensors in typed fields or as `tensor_content`."""
+def answer_predict(
+    served: Served, request: Any, *, tensor_content: bool = False, largest: int = LARGEST_DECLARED
+) -> bytes:
+    """A PredictResponse to a PredictRequest, its tensors in typed fields or as `tensor_content`.
+
+    An input may declare at most `largest` bytes.
+    """
     spec = request.model_spec
     latest = spec.name and spec.WhichOneof("version_choice") is None
     with served.handle(spec.name) if latest else acquire(served, model_spec(request)) as servable:
@@ -31,7 +40,11 @@ def answer_predict(served: Served, request: Any, *, tensor_content: bool = False
             raise RequestError(
                 Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.', servable.has_signatures()
             )
-        outputs = predict(servable, signature, request.inputs, _decode, request.output_filter)
+
+        def decode(proto: Any) -> Array:
+            return _decode(proto, largest)
+
+        outputs = predict(servable, signature, request.inputs, decode, request.output_filter)
         return write_response(servable.model, servable.version, name, outputs, content=tensor_content)
 
 
@@ -66,15 +79,37 @@ def answer_status(served: Served, request: Any, *, explain: bool) -> bytes:
     return _bytes(response)
 
 
-def answer_reload(configuration: Reloadable, request: Any) -> bytes:
+@dataclass(frozen=True)
+class Reload:
+    """Whether clients may change the configuration, and which folders the base paths must be in; none: any."""
+
+    enabled: bool = True
+    folders: tuple[Path, ...] = ()
+
+    def check(self, models: Sequence[Model]) -> None:
+        """Raises RequestError PERMISSION_DENIED for a base path elsewhere, by links too."""
+        folders = [folder.resolve() for folder in self.folders]
+        for model in models:
+            path = model.base_path.resolve()
+            if folders and not any(path.is_relative_to(folder) for folder in folders):
+                text = f"base path {model.base_path} of model {model.name} may not be served"
+                raise RequestError(Code.PERMISSION_DENIED, text, "--reload_base_paths has the folders that may")
+
+
+def answer_reload(configuration: Reloadable, reload: Reload, request: Any) -> bytes:
     """A ReloadConfigResponse to a ReloadConfigRequest, when the models are served; errors are errors of the call."""
+    if not reload.enabled:
+        text = "HandleReloadConfigRequest is turned off"
+        raise RequestError(Code.PERMISSION_DENIED, text, "--enable_reload_config=true turns it on")
     if request.config.WhichOneof("config") != "model_config_list":
         text = (
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
             "supported"
         )
         raise RequestError(Code.INVALID_ARGUMENT, text)
-    configuration.apply(models_of(request.config.model_config_list))
+    models = models_of(request.config.model_config_list)
+    reload.check(models)
+    configuration.apply(models, deadline.left())
     response = ReloadConfigResponse()
     response.status.SetInParent()
     for name in sorted(set(request.metric_names)):
@@ -123,14 +158,14 @@ def _bytes(message: Any) -> bytes:
     return written
 
 
-def _decode(proto: Any) -> Array:
+def _decode(proto: Any, largest: int) -> Array:
     try:
-        flat, shape = read_flat(proto)
+        flat, shape = read_flat(proto, largest)
     except ValueError:
         if not proto.tensor_shape.unknown_rank:
             raise
         # To the real server a tensor of unknown rank is a scalar.
         proto.tensor_shape.Clear()
-        flat, shape = read_flat(proto)
+        flat, shape = read_flat(proto, largest)
     array: Array = shaped(flat, shape)
     return array

@@ -1,6 +1,7 @@
-"""gRPC's server reflection, by which grpcurl and its like learn what can be asked.
+"""gRPC's server reflection, by which grpcurl and its like learn what a server has.
 
-https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
+https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. The two versions, v1 and v1alpha, differ in nothing
+but their package's name.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR, ServerReflectionRequest, ServerReflectionResponse
 
 from tfserving.foundation.messages import POOL
 
-METHOD = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
+ALPHA = reflection.SERVICE_NAME
+SERVICES = (ALPHA.replace("v1alpha", "v1"), ALPHA)
+METHODS = tuple(f"/{service}/ServerReflectionInfo" for service in SERVICES)
 STREAMS = 8
 
 
 class Reflection:
-    """Answers what there is of `services`, in threads of their own; RESOURCE_EXHAUSTED when 8 streams are open already.
+    """Tells what there is of `services`, in threads of their own; RESOURCE_EXHAUSTED when 8 streams are open already.
 
     A stream may last as long as its client likes, which must keep nobody from predicting, nor the server from ending.
     """
 
     def __init__(self, *services: str) -> None:
-        self._servicer = reflection.ReflectionServicer((*services, reflection.SERVICE_NAME), POOL)
+        self._servicer = reflection.ReflectionServicer((*services, *SERVICES), _described(services))
         # By this name grpcio finds who shall run a method.
         # One thread is left to refuse the stream that is one too many.
         self.experimental_thread_pool = ThreadPoolExecutor(STREAMS + 1, thread_name_prefix="reflection")
@@ -66,3 +72,65 @@ class Reflection:
             streams = list(self._streams)
         for context in streams:
             context.cancel()
+
+
+def _described(services: tuple[str, ...]) -> DescriptorPool:
+    """The files of `services`, of reflection, and all that they need."""
+    pool = DescriptorPool()
+    added: set[str] = set()
+
+    def add(file: Any) -> None:
+        if file.name in added:
+            return
+        added.add(file.name)
+        for dependency in file.dependencies:
+            add(dependency)
+        described = FileDescriptorProto()
+        file.CopyToProto(described)
+        pool.Add(described)
+
+    for service in services:
+        if service == HEALTH_SERVICE:
+            pool.Add(_health())
+        else:
+            add(POOL.FindFileContainingSymbol(service))
+    alpha = FileDescriptorProto()
+    DESCRIPTOR.CopyToProto(alpha)
+    pool.Add(alpha)
+    newer = text_format.MessageToString(alpha).replace("v1alpha", "v1")
+    pool.Add(text_format.Parse(newer, FileDescriptorProto()))
+    return pool
+
+
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+
+def _health() -> FileDescriptorProto:
+    """https://github.com/grpc/grpc/blob/master/doc/health-checking.md."""
+    file = FileDescriptorProto(name="grpc/health/v1/health.proto", package="grpc.health.v1", syntax="proto3")
+    request = file.message_type.add(name="HealthCheckRequest")
+    request.field.add(
+        name="service",
+        number=1,
+        type=FieldDescriptorProto.TYPE_STRING,
+        label=FieldDescriptorProto.LABEL_OPTIONAL,
+        json_name="service",
+    )
+    response = file.message_type.add(name="HealthCheckResponse")
+    status = response.enum_type.add(name="ServingStatus")
+    for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
+        status.value.add(name=name, number=number)
+    response.field.add(
+        name="status",
+        number=1,
+        type=FieldDescriptorProto.TYPE_ENUM,
+        label=FieldDescriptorProto.LABEL_OPTIONAL,
+        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
+        json_name="status",
+    )
+    file.service.add(name="Health").method.add(
+        name="Check",
+        input_type=".grpc.health.v1.HealthCheckRequest",
+        output_type=".grpc.health.v1.HealthCheckResponse",
+    )
+    return file

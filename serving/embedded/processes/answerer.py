@@ -8,14 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batching import Scheduler, read_parameters
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load, read_session_config
 from tfserving.serving.embedded.core.served import Current, Served
+from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
-from tfserving.serving.embedded.grpc.face import GrpcTransport, methods
+from tfserving.serving.embedded.grpc.answers import Reload
+from tfserving.serving.embedded.grpc.face import methods
+from tfserving.serving.embedded.grpc.transport import GrpcTransport
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.access_log import AccessLog
 from tfserving.serving.embedded.observability.request_log import RequestLog
@@ -62,8 +66,11 @@ class Answerer:
         self._page = page
         path = plan.flags.tensorflow_session_config_file
         self._session_config = read_session_config(path) if path is not None else b""
-        self._scheduler = Scheduler(plan.batching[1]) if plan.batching else None
         flags = plan.flags
+        self._schedulers = (
+            (Scheduler(plan.batching[1]), Scheduler(plan.batching[1], aside=True)) if plan.batching else None
+        )
+        self._slots = Slots()
         if flags.enable_version_metrics:
             metrics.count_by_version()
         self._access_log = AccessLog() if flags.access_log else None
@@ -140,6 +147,9 @@ class Answerer:
             self._session_config,
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
+            flags.check_shapes,
+            self._slots,
+            flags.max_run_time_in_ms / 1000 or None,
         )
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
@@ -152,7 +162,7 @@ class Answerer:
 
     def _batching_of(self, path: Path) -> Batching | None:
         """How the version in `path` is batched. Raises RequestError when its own parameters are wrong."""
-        if self._plan.batching is None or self._scheduler is None:
+        if self._plan.batching is None or self._schedulers is None:
             return None
         parameters, _ = self._plan.batching
         own = path / OWN_PARAMETERS
@@ -161,7 +171,7 @@ class Answerer:
                 parameters, _ = read_parameters(own, OWN_PARAMETERS)
             except StartError as error:
                 raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
-        return Batching(self._scheduler, parameters)
+        return Batching(*self._schedulers, parameters)
 
     def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
         flags = self._plan.flags
@@ -172,6 +182,9 @@ class Answerer:
             tensor_content=flags.enable_serialization_as_tensor_content,
             health=flags.enable_grpc_healthcheck_service,
             request_log=self._request_log,
+            largest=flags.max_body_bytes or LARGEST_DECLARED,
+            most_parts=flags.max_grpc_parts,
+            reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
         transport = GrpcTransport(
             answers,
@@ -181,6 +194,7 @@ class Answerer:
             explain=flags.explain_errors,
             most_in_flight=flags.max_requests_in_flight,
             largest_message=flags.max_body_bytes,
+            receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,
             tls=self._plan.tls,
             socket_path=flags.grpc_socket_path,
             settings=flags.grpc_settings,

@@ -107,8 +107,8 @@ class _RemoteConfiguration:
         names: frozenset[str] = self._channel.call("names")
         return names
 
-    def apply(self, models: Sequence[Model]) -> None:
-        self._channel.call("apply", models)
+    def apply(self, models: Sequence[Model], seconds: float | None = None) -> None:
+        self._channel.call("apply", models, seconds)
 
 
 def main() -> None:

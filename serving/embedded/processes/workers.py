@@ -195,9 +195,9 @@ class Workers:
     def _names(self) -> frozenset[str]:
         return self._configuration.names if self._configuration else frozenset()
 
-    def _apply(self, models: Sequence[Model]) -> None:
+    def _apply(self, models: Sequence[Model], seconds: float | None) -> None:
         assert self._configuration is not None
-        self._configuration.apply(models)
+        self._configuration.apply(models, seconds)
 
 
 def _results(futures: Sequence[Future[Any]]) -> list[Any]:

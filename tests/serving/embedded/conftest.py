@@ -36,6 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_models.examples(folder / "examples")
     saved_models.slow(folder / "slow")
     saved_models.gated(folder / "gated")
+    saved_models.endless(folder / "endless")
     saved_models.broken(folder / "broken", 1, folder / "scale" / "1")
     bad = saved_models.scale(folder / "badwarm", 1, 1.0)
     saved_models.warmup(bad, {"x": saved_models.rows(1)}, {"nope": saved_models.rows(1)})

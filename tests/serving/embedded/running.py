@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import httpx2
 import numpy as np
+import psutil
 import pytest
 
 from tests.servers import EMBEDDED, ModelServer
@@ -57,6 +58,16 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float = 30.0) 
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {seconds} s")
         time.sleep(0.02)
+
+
+def listener(port: int) -> int:
+    """The process that listens on `port`; it may be forked off another one than the one that was started."""
+    (pid,) = {
+        int(one.pid or 0)
+        for one in psutil.net_connections("tcp")
+        if one.laddr and one.laddr.port == port and one.status == psutil.CONN_LISTEN
+    }
+    return pid
 
 
 @contextlib.contextmanager

@@ -121,6 +121,17 @@ def slow(folder: Path) -> Path:
     return save(folder, 1, module, {"serving_default": module.run})
 
 
+def endless(folder: Path) -> Path:
+    """Never answers, for any `x` of one row or more."""
+    module = tf.Module()
+
+    def run(x: Any) -> dict[str, Any]:
+        return {"y": tf.while_loop(lambda x: tf.reduce_max(x) < np.inf, lambda x: (x * 1.0,), [x])[0]}
+
+    module.run = function(run, x=(tf.float32, [None]))
+    return save(folder, 1, module, {"serving_default": module.run})
+
+
 def gated(folder: Path) -> Path:
     """Answers the contents of the file `path` as `contents`, but not before there are any."""
     module = tf.Module()

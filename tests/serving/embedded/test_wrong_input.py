@@ -6,11 +6,12 @@ Without what is explained, the texts are those that a real TensorFlow Serving wa
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.serving.embedded.running import Asker, together
+from tests.serving.embedded.running import Asker, Start, embedded_only, together
 from tests.serving.embedded.saved_models import rows
 
 pytestmark = together
@@ -33,7 +34,11 @@ def test_a_wrong_shape_over_grpc(ask: Asker) -> None:
     code, text = ask.error("pair", GOOD | {"features": np.ones((2, 4), np.float32)})
 
     assert code == "INVALID_ARGUMENT"
-    assert text.startswith("Matrix size-incompatible: In[0]: [2,4], In[1]: [3,1]")
+    assert text.startswith(
+        "Shape of tensor serving_default_features [2,4] is not compatible with expected shape [?,3]."
+        if ask.engine.embedded
+        else "Matrix size-incompatible: In[0]: [2,4], In[1]: [3,1]"
+    )
     assert explains(
         ask,
         text,
@@ -52,8 +57,29 @@ def test_a_wrong_shape_over_rest(ask: Asker) -> None:
     )
 
 
-def test_a_shape_that_the_graph_takes_is_served_as_tensorflow_serving_does(ask: Asker) -> None:
-    assert ask.predict("scale", {"x": np.ones((2, 5), np.float32)})["y"].shape == (2, 5)
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 5), (2, 3, 1), (1, 3, 3, 3, 3), (2, 0), (0,)])
+def test_a_shape_that_is_not_the_signatures_never_comes_to_the_graph(ask: Asker, shape: tuple[int, ...]) -> None:
+    """TensorFlow Serving lets the graph decide, and there are operations that end it."""
+    sent = np.ones(shape, np.float32)
+    if not ask.engine.embedded:
+        ask.post("scale:predict", {"inputs": sent.tolist()})
+        return
+    text = (
+        f"Shape of tensor serving_default_x [{','.join(map(str, shape))}] is not compatible with expected shape [?,3]."
+    )
+    code, details = ask.error("scale", {"x": sent})
+    assert code == "INVALID_ARGUMENT"
+    assert details.startswith(text)
+    status, document = ask.post("scale:predict", {"inputs": sent.tolist()})
+    assert (status, document["error"].partition(".;")[0] + ".") == (400, text)
+
+
+@embedded_only
+def test_without_the_check_the_graph_takes_the_shapes_that_tensorflow_serving_lets_it_take(
+    start: Start, models: Path
+) -> None:
+    server = start("--model_name=scale", f"--model_base_path={models}/scale", "--check_shapes=false").ready()
+    assert Asker(server).predict("scale", {"x": np.ones((2, 5), np.float32)})["y"].shape == (2, 5)
 
 
 @pytest.mark.parametrize("depth", [64, 65, 200])

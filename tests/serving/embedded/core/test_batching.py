@@ -172,7 +172,9 @@ def test_a_request_without_rows_is_answered() -> None:
 
 def test_under_load_every_answer_is_ones_own(models: Path) -> None:
     """Two models, two versions of one, and mixed shapes, all through one scheduler."""
-    batching = Batching(Scheduler(2), Parameters(max_batch_size=16, max_enqueued_batches=10_000))
+    batching = Batching(
+        Scheduler(2), Scheduler(2, aside=True), Parameters(max_batch_size=16, max_enqueued_batches=10_000)
+    )
     runtime = Runtime(batching=batching)
     one, two = (load("scale", version, models / "scale" / str(version), runtime) for version in (1, 2))
     other = load("other", 1, models / "scale" / "1", runtime)

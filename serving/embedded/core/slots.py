@@ -1,0 +1,130 @@
+"""Slots: where TensorFlow runs graphs with loops, which may not end by themselves.
+
+A loop is cancelled when its time is over: TensorFlow checks that before each turn, and nowhere else in a graph. It can
+only be told so when the run is not in the thread that waits for it, so a slot is a thread of TensorFlow. A graph
+without loops ends by itself; it runs in the thread that answers the request, which costs less.
+
+              a slot is free, and the model has fewer than its share           the run ends, or is cancelled
+    request ──────────────────────────────────────────────────────► it runs ──────────────────────────────► answered
+       └── else it steps aside and waits, in turn ───► its time is over: DEADLINE_EXCEEDED
+
+So a model that never ends has some slots until the deadlines of its requests, and others go on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from tfserving.serving.embedded.core.deadline import deadline
+from tfserving.serving.embedded.core.pool import MOST_ASIDE, begin_waiting, end_waiting, step_aside, step_back
+from tfserving.serving.embedded.errors import Code, RequestError
+
+# Operations that a graph can turn round in: those of tf.while_loop, and what they become when a graph is made ready.
+LOOPS = frozenset(("While", "StatelessWhile", "_While", "For", "LoopCond", "Enter", "RefEnter", "NextIteration"))
+MOST_SLOTS = 256
+# A run is processor's work, so more at a time than this make each other slow.
+SHARE = 2 * (os.cpu_count() or 1)
+PATIENCE_SECONDS = 1.0
+COUNT = min(4 * SHARE, MOST_SLOTS)
+
+
+def has_loops(graph_def: Any) -> bool:
+    """Whether a GraphDef, or a function in it, has a loop."""
+    return any(node.op in LOOPS for node in graph_def.node) or any(
+        node.op in LOOPS for function in graph_def.library.function for node in function.node_def
+    )
+
+
+class Slots:
+    """Slots numbered from 0; of `count`, a model has at most `share` at a time."""
+
+    def __init__(self, count: int = COUNT, share: int = SHARE) -> None:
+        self.count = count
+        self._free = list(range(count))
+        self._share = min(share, count)
+        self._taken: Counter[str] = Counter()
+        self._waiting: list[_Waiter] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, model: str, longest: float | None) -> Iterator[tuple[int, float | None]]:
+        """A slot for `model`, and how many seconds its run may take; `longest` when the request has no deadline.
+
+        Raises RequestError: DEADLINE_EXCEEDED when none came in time, RESOURCE_EXHAUSTED when too many wait.
+        """
+        until = deadline.until
+        if until is None and longest is not None:
+            until = monotonic() + longest
+        slot = self._take(model, until)
+        try:
+            left = None if until is None else until - monotonic()
+            if left is not None and left <= 0:
+                raise _too_late()
+            # A loop that XLA compiled can't be cancelled. The threads that wait for such runs are then replaced.
+            begin_waiting(PATIENCE_SECONDS)
+            yield slot, left
+        finally:
+            end_waiting()
+            self._give(model, slot)
+
+    def _take(self, model: str, until: float | None) -> int:
+        with self._lock:
+            if self._free and self._taken[model] < self._share:
+                self._taken[model] += 1
+                return self._free.pop()
+            waiter = _Waiter(model)
+            self._waiting.append(waiter)
+        if not step_aside():
+            if not self._leave(waiter):
+                self._give(model, waiter.slot)
+            text = f"{MOST_ASIDE} requests wait for models with loops already; try again later"
+            raise RequestError(Code.RESOURCE_EXHAUSTED, text)
+        try:
+            waiter.event.wait(None if until is None else max(0.0, until - monotonic()))
+        finally:
+            step_back()
+        if self._leave(waiter):
+            raise _too_late()
+        return waiter.slot
+
+    def _leave(self, waiter: _Waiter) -> bool:
+        """Takes `waiter` out of the queue; False when it has a slot."""
+        with self._lock:
+            if waiter.event.is_set():
+                return False
+            self._waiting.remove(waiter)
+            return True
+
+    def _give(self, model: str, slot: int) -> None:
+        with self._lock:
+            self._free.append(slot)
+            self._taken[model] -= 1
+            if not self._taken[model]:
+                del self._taken[model]
+            for index, waiter in enumerate(self._waiting):
+                if self._taken[waiter.model] < self._share:
+                    del self._waiting[index]
+                    self._taken[waiter.model] += 1
+                    waiter.slot = self._free.pop()
+                    waiter.event.set()
+                    return
+
+
+class _Waiter:
+    __slots__ = ("event", "model", "slot")
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.event = threading.Event()
+        self.slot = -1
+
+
+def _too_late() -> RequestError:
+    # TensorFlow's words for a run that is cancelled.
+    return RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")

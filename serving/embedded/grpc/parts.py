@@ -1,0 +1,98 @@
+"""How many parts a message has, told before it is parsed: while protobuf makes an object of each, nothing else runs.
+
+A tensor of numbers is one part, whatever its size. A part can also be a string, an input, an example or a feature, and
+a message of 64 MiB has room for 30 million. https://protobuf.dev/programming-guides/encoding/
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfserving.serving.embedded.errors import Code, RequestError
+
+# A message that is no larger can't have so many that anybody would notice.
+SMALL_BYTES = 2**16
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+# A kind of message: those of its fields, by their numbers, that are messages, and which kind these are.
+Kind = dict[int, "Kind"]
+
+
+def kind_of(descriptor: Any) -> Kind:
+    """The kind that protobuf's descriptor of a message describes."""
+    kinds: dict[str, Kind] = {}
+
+    def add(described: Any) -> Kind:
+        kind = kinds.get(described.full_name)
+        if kind is None:
+            kind = kinds[described.full_name] = {}
+            fields = described.fields_by_number.items()
+            kind.update({number: add(field.message_type) for number, field in fields if field.message_type is not None})
+        return kind
+
+    return add(descriptor)
+
+
+def check_parts(data: bytes, kind: Kind, most: int) -> None:
+    """Raises RequestError RESOURCE_EXHAUSTED when the message `data` has more than `most` parts; 0 is no limit.
+
+    Parsing is left to protobuf, and so is whatever is wrong with the message.
+    """
+    if not most or len(data) <= SMALL_BYTES:
+        return
+    # Messages that are not looked at yet: where they begin and end, and of which kind they are.
+    waiting = [(0, len(data), kind)]
+    try:
+        while waiting and most >= 0:
+            most -= _count(data, *waiting.pop(), waiting, most)
+    except IndexError:
+        return
+    if most < 0:
+        text = "The message has too many strings, examples, features and inputs"
+        raise RequestError(Code.RESOURCE_EXHAUSTED, text, "send fewer at a time; --max_grpc_parts is the limit")
+
+
+def _count(data: bytes, at: int, end: int, kind: Kind, waiting: list[tuple[int, int, Kind]], most: int) -> int:
+    """How many parts the message between `at` and `end` has, not counting beyond `most`; adds those in it to `waiting`.
+
+    Raises IndexError when it is no message.
+    """
+    count = 0
+    while at < end and count <= most:
+        count += 1
+        tag = data[at]
+        at += 1
+        if tag > 127:  # noqa: PLR2004 - seven bits a byte
+            tag, at = _varint(data, at - 1)
+        wire = tag & 7
+        if wire == _BYTES:
+            size = data[at]
+            at += 1
+            if size > 127:  # noqa: PLR2004
+                size, at = _varint(data, at - 1)
+            inner = kind.get(tag >> 3)
+            if inner is not None and size:
+                waiting.append((at, min(at + size, end), inner))
+            at += size
+        elif wire == _VARINT:
+            _, at = _varint(data, at)
+        elif wire in (_FIXED32, _FIXED64):
+            at += 4 if wire == _FIXED32 else 8
+        else:
+            raise IndexError
+    return count
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:  # noqa: PLR2004
+            return value, at
+        shift += 7
+        if shift > 63:  # noqa: PLR2004 - a number of the wire has 64 bits
+            raise IndexError
