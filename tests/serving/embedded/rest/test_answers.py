@@ -102,7 +102,7 @@ def test_large_arrays_are_written_in_parts_as_small_ones_are_at_once(
     shape: tuple[int, ...], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    outputs = (
+    outputs: tuple[dict[str, Array], ...] = (
         {"y": values},
         {"y": values, "z": np.arange(len(values)), "s_bytes": values.astype(bytes).astype(object)},
     )

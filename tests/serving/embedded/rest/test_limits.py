@@ -16,7 +16,7 @@ import pytest
 
 from tests.servers import ModelServer
 from tests.serving.embedded.rest.wire import GOOD, Wire, connected, get, post
-from tests.serving.embedded.running import Process, together, wait_until
+from tests.serving.embedded.running import Process, listener, together, wait_until
 
 pytestmark = together
 
@@ -119,14 +119,6 @@ def test_who_does_not_take_an_answer_is_left(server: Process) -> None:
         wait_until("the connection's end", is_left, 20)
 
 
-def forked(server: Process) -> int:
-    """The process that serves: the one that listens on the server's port."""
-    for one in psutil.net_connections("tcp"):
-        if one.status == "LISTEN" and one.laddr and one.laddr.port == server.rest_port and one.pid:
-            return one.pid
-    raise AssertionError("nobody listens")
-
-
 LINE = "The request line and the headers are larger than 32768 bytes"
 
 
@@ -161,7 +153,7 @@ def test_what_is_too_large_is_refused_while_it_comes(server: Process, data: byte
 
 
 def test_a_head_that_comes_byte_by_byte_costs_no_more_than_one_that_comes_at_once(server: Process) -> None:
-    process = psutil.Process(forked(server))
+    process = psutil.Process(listener(server.rest_port))
 
     def cost(head: bytes) -> float:
         before = sum(process.cpu_times()[:2])
@@ -184,7 +176,7 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_body_that_inflates_to_more_than_the_limit_is_refused_before_it_is_there(server: Process, name: str) -> None:
     bomb = BOMBS[name]
-    process = psutil.Process(forked(server))
+    process = psutil.Process(listener(server.rest_port))
     before = process.memory_info().rss
     most = before
     with connected(server) as hostile:
