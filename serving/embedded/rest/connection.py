@@ -7,8 +7,8 @@
     └──────────────────────────────────────────────────────── SENDING ◄───────────────┘
                                                               send_seconds, body_seconds
 
-When a time is over the connection is closed; a client that has sent a part of a request is told why. The state is what
-the attributes say: `exchange` is there while ANSWERING, `unsent` while SENDING.
+When a time is over the connection is closed, as nginx does. The state is what the attributes say: `exchange` is there
+while ANSWERING, `unsent` while SENDING.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 LAST_CALL_SECONDS, HALF_SENT_SECONDS = 0.2, 2.0
 # How long a refused client is listened to: closing at once would take the refusal away from one that still sends.
 LINGER_SECONDS = 2.0
+# For the access log alone: nobody may be there to read it, and nginx sends nothing either.
+_SLOW = Response(408, b"")
 # TensorFlow's words.
 TIMED_OUT = Response(504, answers.error("Timed out waiting for notification"))
 
@@ -139,10 +141,9 @@ class Connection(asyncio.Protocol):
         elif self.exchange is not None:
             self.exchange.wanted = False
             self._answered(self.exchange, TIMED_OUT)
-        elif self._reader.begun and not self._all.draining:
-            what = "body" if self._reader.in_body else "head"
-            self._refuse(refused(408, f"The {what} of the request took too long"))
         else:
+            if self._reader.begun and not self._all.draining:
+                self._log_refusal(_SLOW)
             self._close()
 
     def drain(self) -> None:
@@ -261,7 +262,7 @@ class Connection(asyncio.Protocol):
         self._all.held.leave(self.drop)
         if self._transport.is_closing():
             return
-        self._all.application.log_refusal(self._reader.method, self._reader.target, self._peer, refusal.response)
+        self._log_refusal(refusal.response)
         self._send(refusal.response, self._reader.method, last=True)
         self.closing = True
         self._unread = memoryview(b"")
@@ -269,6 +270,9 @@ class Connection(asyncio.Protocol):
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
+
+    def _log_refusal(self, response: Response) -> None:
+        self._all.application.log_refusal(self._reader.method, self._reader.target, self._peer, response)
 
     def _close(self) -> None:
         """Closes it when what was sent has gone; `look` makes an end of waiting for that."""
