@@ -17,13 +17,12 @@ import asyncio
 import math
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from tfserving.serving.embedded.rest import answers
+from tfserving.serving.embedded.rest.exchange import TIMED_OUT, Exchange
 from tfserving.serving.embedded.rest.http import RefusedError, Request, Response, refused
 from tfserving.serving.embedded.rest.limits import SMALL
 from tfserving.serving.embedded.rest.reader import Reader
@@ -31,35 +30,15 @@ from tfserving.serving.embedded.rest.reader import Reader
 if TYPE_CHECKING:
     from tfserving.serving.embedded.rest.connections import Connections
 
-# How long a drain leaves a connection open on which nothing is sent, for the request that may be on its way, and how
-# long one on which a part of a request is there.
-LAST_CALL_SECONDS, HALF_SENT_SECONDS = 0.2, 2.0
+# How long a drain leaves a connection open on which nothing is sent, for the request that may be on its way.
+LAST_CALL_SECONDS = 0.2
 # How long a refused client is listened to: closing at once would take the refusal away from one that still sends.
 LINGER_SECONDS = 2.0
 # For the access log alone: nobody may be there to read it, and nginx sends nothing either.
 _SLOW = Response(408, b"")
-# TensorFlow's words.
-TIMED_OUT = Response(504, answers.error("Timed out waiting for notification"))
-
 # On, for 0 seconds.
 _NO_LINGER = struct.pack("ii", 1, 0)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-class Exchange:
-    """A request on its way to its answer; `until` is when nobody waits any longer, in seconds of time.monotonic.
-
-    `wanted` becomes false when its client has left, or has been told that it took too long.
-    """
-
-    __slots__ = ("answered", "request", "until", "wanted")
-
-    def __init__(self, request: Request, until: float, answered: Callable[[Exchange, Response], None]) -> None:
-        """`answered` is to be called in the event loop."""
-        self.request = request
-        self.until = until
-        self.wanted = True
-        self.answered = answered
 
 
 class Connection(asyncio.Protocol):
@@ -94,7 +73,10 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(self._limits, self._peer, self._allow_body, self._room)
         self.until = monotonic() + self._limits.head_seconds
         if not self._all.admit(self):
-            self._refuse(refused(503, "All connections are in use; try again later"))
+            busy = refused(503, "A request is answered on each of the connections that may be open; try again later")
+            self._log_refusal(busy.response)
+            self._send(busy.response, "", last=True)
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason
         """The client has gone, or was left."""
@@ -102,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._all.lose(self)
         self._all.held.leave(self.drop)
         if self.exchange is not None:
-            self.exchange.wanted = False
+            self.exchange.give_up()
             self._end_exchange()
 
     def data_received(self, data: bytes) -> None:
@@ -139,7 +121,7 @@ class Connection(asyncio.Protocol):
         if self.closing or self.unsent:
             self._abort()
         elif self.exchange is not None:
-            self.exchange.wanted = False
+            self.exchange.give_up()
             self._answered(self.exchange, TIMED_OUT)
         else:
             if self._reader.begun and not self._all.draining:
@@ -150,14 +132,14 @@ class Connection(asyncio.Protocol):
         """Ends it with the answer to the request that is there, or soon."""
         if self.exchange is None and not self.unsent and not self.closing:
             half_sent = self._reader.begun or self._unread
-            self.until = min(self.until, monotonic() + (HALF_SENT_SECONDS if half_sent else LAST_CALL_SECONDS))
+            self.until = min(self.until, self._all.drained if half_sent else monotonic() + LAST_CALL_SECONDS)
 
     def drop(self) -> None:
         """Gives up what the client has sent or doesn't take, for the sake of others."""
         if self.busy:
             self._abort()
         else:
-            self._refuse(refused(503, "The server holds as many bytes of bodies as it may; send this one faster"))
+            self._refuse(refused(503, "The server holds as many bytes of bodies as it may, and this one took longest"))
 
     def make_room(self) -> None:
         """Leaves a client that has no request here, for the sake of others."""
@@ -199,7 +181,9 @@ class Connection(asyncio.Protocol):
         if not reader.begun:
             return
         now = monotonic()
-        if reader.in_body:
+        if self._all.draining:
+            self.until = self._all.drained
+        elif reader.in_body:
             if not was_in_body:
                 self._complete_until = now + self._limits.body_seconds
             self.until = min(now + self._limits.read_seconds, self._complete_until)

@@ -11,7 +11,7 @@ import pytest
 
 from tfserving.serving.embedded.core.deadline import deadline
 from tfserving.serving.embedded.rest.application import Application
-from tfserving.serving.embedded.rest.connection import Exchange
+from tfserving.serving.embedded.rest.exchange import Exchange
 from tfserving.serving.embedded.rest.face import Place
 from tfserving.serving.embedded.rest.http import Request, Response
 
@@ -34,7 +34,8 @@ def taken(face: Face, until: float, *, wanted: bool = True, target: bytes = b"/v
     async def take() -> Response:
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         exchange = Exchange(Request("POST", target), until, lambda _, response: answer.set_result(response))
-        exchange.wanted = wanted
+        if not wanted:
+            exchange.give_up()
         Application(face, 1).take(exchange)  # type: ignore[arg-type]
         return await answer
 
