@@ -6,9 +6,10 @@ file feeds verification, a comparison of two servers, a load test, and a server'
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tfserving.clients.golden import ask
 from tfserving.clients.inputs import to_arrays
 from tfserving.foundation.golden import GoldenRequest, log_of, request_of
 from tfserving.foundation.messages import PredictionLog
-from tfserving.foundation.records import RecordError, read_records
+from tfserving.foundation.records import RecordError, read_records, read_whole_records
 
 # What TensorFlow Serving plays, at most: https://www.tensorflow.org/tfx/serving/saved_model_warmup
 MOST_WARM_UP = 1000
@@ -51,16 +52,23 @@ class CapturedRequest:
         return bytes(log_of(self.request, self.model, self.version).SerializeToString(deterministic=True))
 
 
-def read_requests(source: Path, model: str | None = None, server: Client | None = None) -> Iterator[CapturedRequest]:
+def read_requests(
+    source: Path,
+    model: str | None = None,
+    server: Client | None = None,
+    left_out: Callable[[str], None] | None = None,
+) -> Iterator[CapturedRequest]:
     """The requests in `source`: a TFRecord of PredictionLog, or JSON lines of REST predict requests.
 
     A line of JSON is a request's body and may have the `model` in it, too; `server` says what types its numbers are.
     Only requests to `model` are read if it is given.
 
-    Raises CaptureError.
+    Records that are damaged, or hold no request, are left out when `left_out` is given, which is called with a text
+    about them. Raises CaptureError.
     """
     try:
-        read = _from_json(source, model, server) if source.suffix in (".json", ".jsonl") else captured(source)
+        is_json = source.suffix in (".json", ".jsonl")
+        read = _from_json(source, model, server) if is_json else captured(source, left_out)
         yield from (request for request in read if model in (None, request.model))
     except OSError as error:
         raise CaptureError(f"{source}: {error.strerror}") from None
@@ -72,7 +80,7 @@ def distinct(requests: Iterable[CapturedRequest]) -> Iterator[CapturedRequest]:
     """`requests` without those that ask what was asked before."""
     seen: set[bytes] = set()
     for request in requests:
-        key = request.key
+        key = hashlib.sha256(request.key).digest()
         if key not in seen:
             seen.add(key)
             yield request
@@ -96,25 +104,42 @@ def answered(asked: CapturedRequest, server: Client) -> CapturedRequest:
     return replace(asked, request=replace(asked.request, outputs=outputs))
 
 
-def captured(source: Path) -> Iterator[CapturedRequest]:
-    """The requests in the TFRecord file `source`. Raises CaptureError, RecordError or OSError."""
-    for number, data in enumerate(read_records(source)):
+def captured(source: Path, left_out: Callable[[str], None] | None = None) -> Iterator[CapturedRequest]:
+    """The requests in the TFRecord file `source`; see `read_requests`. Raises CaptureError, RecordError or OSError."""
+    if left_out is None:
+        records = read_records(source)
+    else:
+        note = left_out
+        records = read_whole_records(source, lambda error, size: note(f"{error}; {size} bytes are left out"))
+    for number, data in enumerate(records):
         try:
-            log = PredictionLog.FromString(data)
-            request = request_of(log, answered=False)
+            request = _captured(data)
         except (DecodeError, ValueError) as error:
-            raise CaptureError(f"{source}, record {number}: {error}") from None
-        spec = getattr(log, log.WhichOneof("log_type")).request.model_spec
-        if not spec.name:
-            raise CaptureError(f"{source}, record {number}: it names no model")
-        yield CapturedRequest(spec.name, int(spec.version.value) if spec.HasField("version") else None, request)
+            text = f"{source}, record {number}: {error}"
+            if left_out is None:
+                raise CaptureError(text) from None
+            left_out(f"{text}; it is left out")
+        else:
+            yield request
+
+
+def _captured(data: bytes) -> CapturedRequest:
+    log = PredictionLog.FromString(data)
+    request = request_of(log, answered=False)
+    spec = getattr(log, log.WhichOneof("log_type")).request.model_spec
+    if not spec.name:
+        raise ValueError("it names no model")
+    return CapturedRequest(spec.name, int(spec.version.value) if spec.HasField("version") else None, request)
 
 
 def _from_json(source: Path, model: str | None, server: Client | None) -> Iterator[CapturedRequest]:
     if server is None:
         raise CaptureError(f"{source} is JSON, which has no element types: a server that knows them is needed")
     known: dict[str, dict[str, Signature]] = {}
-    text = source.read_text()
+    try:
+        text = source.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise CaptureError(f"{source} is not UTF-8; save it as UTF-8") from None
     lines = text.splitlines() if source.suffix == ".jsonl" else [text]
     for number, line in enumerate(lines, 1):
         where = f"{source}, line {number}" if source.suffix == ".jsonl" else str(source)
@@ -132,6 +157,8 @@ def _from_json(source: Path, model: str | None, server: Client | None) -> Iterat
             yield CapturedRequest(name, None, _request(body, known[name]))
         except (InputError, TypeError, ValueError) as error:
             raise CaptureError(f"{where}: {error}") from None
+        except RecursionError:
+            raise CaptureError(f"{where}: it is nested too deeply") from None
 
 
 def _request(body: Any, signatures: dict[str, Signature]) -> GoldenRequest:

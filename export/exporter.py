@@ -20,6 +20,7 @@ from typing import Any
 from tfserving.export import savedmodel
 from tfserving.export.builders import run_builder
 from tfserving.export.checkpoints import restore
+from tfserving.export.empty_requests import check_empty
 from tfserving.export.errors import ExportError, ProofError
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST, golden_requests
@@ -131,6 +132,8 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                 ) from None
             savedmodel.check_built(servable, built)
             require_clean(lint_answers(golden), target.allow)
+            if "empty-request" not in target.allow:
+                check_empty(fresh, signatures, golden)
         with steps.step("publish", "flushing to disk"):
             write_golden(golden, target.model, staging.version_folder)
             files = hash_files(staging.version_folder)

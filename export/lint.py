@@ -17,6 +17,7 @@ from tfserving.export.changes import signature_changes
 from tfserving.export.errors import LintError
 from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature
+from tfserving.export.ranks import trusting
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import MADE_UP
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
@@ -90,6 +91,7 @@ def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[
         _int_inputs,
         _bytes_outputs,
         _operations,
+        _unchecked_ranks,
         _unrestored,
     )
     return [
@@ -241,6 +243,18 @@ def _operations(name: str, graph: Graph, signature: ServedSignature) -> Iterator
                 where,
                 f"{node} is an operation that TensorFlow Serving does not have",
                 "write it with TensorFlow operations, or serve it with a build that has it",
+            )
+
+
+def _unchecked_ranks(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
+    for key, spec in signature.inputs.items():
+        if nodes := trusting(graph, graph.signatures[name].inputs[key].name):
+            more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+            yield Finding(
+                "unchecked-rank",
+                f"signature {name!r}, input {key!r}",
+                f"nothing checks its rank before {nodes[0]}{more}: a tensor of another rank there ends the server",
+                "declare its rank" if spec.shape is None else "export it with this toolkit, which checks every input",
             )
 
 

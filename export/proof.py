@@ -133,6 +133,13 @@ class FreshProcess:
         response = PredictResponse.FromString(self._answer(where))
         return {name: from_proto(tensor) for name, tensor in response.outputs.items()}
 
+    def outlive(self, request: GoldenRequest) -> None:
+        """Lets it answer `request`, with an error if it must. Raises ProofError when it ends instead."""
+        self.ask(request)
+        for _ in range(self._ways):
+            if self._take() is None:
+                raise ProofError(f"a process without the model's code {self._end()}")
+
     def _send(self, order: bytes) -> None:
         assert self._process.stdin is not None
         try:

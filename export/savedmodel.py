@@ -68,7 +68,8 @@ def described(servable: Servable, functions: Mapping[str, Any]) -> dict[str, Ser
 def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: Path) -> dict[str, ServedSignature]:
     """Writes the traced `functions` of `servable` into `folder`, and answers what a server will read there.
 
-    Only what the signatures use is written: optimizer slots, metrics and training functions stay behind.
+    Only what the signatures use is written: optimizer slots, metrics and training functions stay behind. The graph
+    refuses inputs that don't fit their signature's shapes.
     """
     import tensorflow as tf
 
@@ -86,7 +87,7 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
         tf.saved_model.save(
             root,
             str(folder),
-            signatures=dict(functions),
+            signatures={name: _checked(function, servable.signatures[name]) for name, function in functions.items()},
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
     except (AssertionError, tf.errors.OpError, TypeError, ValueError) as error:
@@ -95,6 +96,24 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
     written = read_signatures(folder)
     _check_written(servable, functions, written)
     return written
+
+
+def _checked(function: Any, signature: Signature) -> Any:
+    """The traced `function`, called only with tensors of the shapes that `signature` declares.
+
+    Operations trust the shapes that a graph was made for: given another rank, a convolution ends the process that
+    serves it, TensorFlow Serving's too. The check is not part of what `function` compiles with XLA, or was frozen to.
+    """
+    import tensorflow as tf
+
+    specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in signature.inputs.items()}
+
+    def checked(**inputs: Any) -> Any:
+        return function(
+            **{name: tf.ensure_shape(inputs[name], spec.shape, f"check_{name}") for name, spec in specs.items()}
+        )
+
+    return tf.function(checked).get_concrete_function(**specs)
 
 
 def _complete_signatures(servable: Servable, folder: Path) -> None:

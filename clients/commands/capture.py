@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUTPUT = click.Path(dir_okay=False, path_type=Path)
+# Further warnings are only counted.
+_MOST_WARNINGS = 5
 
 
 @click.command(
@@ -58,12 +60,10 @@ def capture(
     A SOURCE is a request log (a TFRecord of PredictionLog, as --request_log of the embedded server writes it, or what
     this command wrote), a .json file with the body of a REST predict request, or a .jsonl file with one a line. One set
     of real requests then feeds a server's warm-up, `verify`, `verify --against`, and `bench`.
+
+    Records that are damaged are left out, with a warning; those behind them are read.
     """
-    if golden is None and warm_up is None:
-        raise click.UsageError("there is nothing to write; --golden or --warm-up says where to")
-    for output in (golden, warm_up):
-        if output is not None and not output.absolute().parent.is_dir():
-            raise click.UsageError(f"there is no folder {output.parent}")
+    _check_outputs(sources, {"--golden": golden, "--warm-up": warm_up})
     if server is None:
         requests = _read(sources, model, None, most, duplicates)
         _write(requests, golden, warm_up, any_version)
@@ -77,17 +77,58 @@ def capture(
         _write(requests, golden, warm_up, any_version)
 
 
+def _check_outputs(sources: tuple[Path, ...], outputs: dict[str, Path | None]) -> None:
+    """Raises UsageError when there is no output, or one would be written over a source or over another one."""
+    given = {option: output for option, output in outputs.items() if output is not None}
+    if not given:
+        raise click.UsageError("there is nothing to write; --golden or --warm-up says where to")
+    taken = dict.fromkeys(sources, "a SOURCE")
+    for option, output in given.items():
+        if not output.absolute().parent.is_dir():
+            raise click.UsageError(f"there is no folder {output.parent}")
+        for path, what in taken.items():
+            if _is_same(path, output):
+                raise click.UsageError(f"{option} {output} is the same file as {what}, {path}; write to another one")
+        taken[output] = option
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same file. It may have several names, or not exist yet."""
+    try:
+        return one.samefile(other) and one.is_file()
+    except OSError:
+        return one.resolve() == other.resolve()
+
+
+class _Warnings:
+    """Prints the first few warnings, and the number of the others."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, text: str) -> None:
+        self._count += 1
+        if self._count <= _MOST_WARNINGS:
+            click.echo(f"Warning: {text}", err=True)
+
+    def end(self) -> None:
+        if self._count > _MOST_WARNINGS:
+            click.echo(f"Warning: {self._count - _MOST_WARNINGS} more were left out", err=True)
+
+
 def _read(
     sources: tuple[Path, ...], model: str | None, client: Client | None, most: int | None, duplicates: bool
 ) -> list[CapturedRequest]:
     from tfserving.clients.capture import CaptureError, distinct, read_requests, sampled
 
+    warnings = _Warnings()
     try:
-        requests = (request for source in sources for request in read_requests(source, model, client))
+        requests = (request for source in sources for request in read_requests(source, model, client, warnings.add))
         wanted = requests if duplicates else distinct(requests)
         found = list(wanted) if most is None else sampled(wanted, most)
     except CaptureError as error:
         raise click.UsageError(str(error)) from None
+    warnings.end()
     if not found:
         raise click.UsageError(f"there is no request{f' to {model!r}' if model else ''} in what was given")
     return found

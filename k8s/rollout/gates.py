@@ -93,7 +93,7 @@ class Page:
 
     def since(self, before: Page) -> Page:
         """What was counted after `before`; all of it when the server has started anew in the meantime."""
-        if any(count < before.requests[status] for status, count in self.requests.items()):
+        if any(self.requests[status] < count for status, count in before.requests.items()):
             return self
         requests = Counter({status: count - before.requests[status] for status, count in self.requests.items()})
         return Page(requests, Counter({le: count - before.buckets[le] for le, count in self.buckets.items()}))
@@ -139,12 +139,13 @@ def page(instance: Instance, model: str) -> Page:
     except httpx2.HTTPError as error:
         raise GateError(f"{instance.name}: no metrics at {url}: {error}; `server.monitoring` turns them on") from None
     found = Page()
-    name = f'model_name="{model}"'
+    # The first label. On the page of TensorFlow Serving, a name that a client sent can look like further labels.
+    name = f'model_name="{model}",'
     for labels, value in _COUNT.findall(answer.text):
-        if name in labels and (status := re.search(r'status="([^"]*)"', labels)):
+        if labels.startswith(name) and (status := re.search(r'status="([^"]*)"', labels)):
             found.requests[status[1]] += round(float(value))
     for labels, bound, value in _BUCKET.findall(answer.text):
-        if name in labels:
+        if labels.startswith(name):
             found.buckets[float(bound.replace("+Inf", "inf"))] += round(float(value))
     return found
 

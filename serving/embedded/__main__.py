@@ -1,8 +1,5 @@
 """`python -m tfserving.serving.embedded`."""
 
-import os
-import sys
-
 import click
 
 from tfserving.foundation.extras import missing_for_embedded
@@ -20,13 +17,11 @@ def _run(flags: Flags) -> int:
     if text := missing_for_embedded(PROGRAM):
         click.echo(f"Error: {text}", err=True)
         return 2
+    from tfserving.serving.embedded.processes.process import end_process
     from tfserving.serving.embedded.server import run
 
-    code = run(flags)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads of TensorFlow and gRPC may still run; they have nothing left to finish, and must not hold up the end.
-    os._exit(code)
+    # Threads of TensorFlow and gRPC may still run. They have nothing left to finish.
+    return end_process(run(flags))
 
 
 if __name__ == "__main__":

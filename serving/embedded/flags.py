@@ -161,6 +161,11 @@ class Flags:
     request_log_sampling_rate: Annotated[
         float, click.FloatRange(0, 1), "How many of the requests are logged: 0.01 is every hundredth."
     ] = 1.0
+    request_log_max_bytes: Annotated[
+        int,
+        click.IntRange(0, 2**63 - 1),
+        "How much all files of the request log may have; the oldest go; 0: no limit. This server's own flag.",
+    ] = 10 * 2**30
     allow_file_and_python_ops: Annotated[
         bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
     ] = False
@@ -339,6 +344,11 @@ def _check(flags: Flags) -> None:
         "--request_log_sampling_rate needs a --request_log.": (
             flags.request_log_sampling_rate != 1 and flags.request_log is None
         ),
+        "--request_log_max_bytes needs a --request_log.": (
+            flags.request_log_max_bytes != Flags.request_log_max_bytes and flags.request_log is None
+        ),
+        f"--request_log_max_bytes={flags.request_log_max_bytes} has no room for requests; give at least {2**20}, or 0 "
+        "for no limit.": 0 < flags.request_log_max_bytes < 2**20,
         f"--grpc_channel_arguments: {', '.join(settings)} is not key=value.": bool(settings),
         f"--trusted_proxies: {', '.join(networks)} is not an address or a network, as 10.0.0.1 and 10.1.0.0/16 are.": (
             bool(networks)

@@ -12,10 +12,10 @@ answers what is in flight, for at most --drain_seconds; a request of which only 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from types import FrameType
@@ -48,19 +48,22 @@ if TYPE_CHECKING:
             """
 
 
+log = logging.getLogger(__name__)
+
+
 def run(flags: Flags) -> int:
     """Serves until a signal says otherwise; returns the exit code."""
     prepare_process()
     try:
         plan = read_plan(flags)
     except StartError as error:
-        _say(f"error: {error}")
+        log.error("%s", error)
         return 2
     stopping = _stop_on_signals()
     try:
         return Server(plan, stopping).run()
     except StartError as error:
-        _say(f"error: {error}")
+        log.error("%s", error)
         return 1
 
 
@@ -91,12 +94,12 @@ class Server:
         until = time.monotonic() + flags.drain_seconds
         if not self._stopping.is_set():
             answering.open(configuration, *sockets)
-            _say(_ready(flags, manager.available()))
+            log.info("%s", _ready(flags, manager.available()))
             self._stopping.wait()
-            _say("draining: requests in flight are answered, new ones are refused")
+            log.info("draining: requests in flight are answered, new ones are refused")
             until = time.monotonic() + flags.drain_seconds
             if cut_off := answering.drain(flags.drain_seconds):
-                _say(f"{cut_off} request(s) cut off after {flags.drain_seconds:g} s (--drain_seconds)")
+                log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)
         configuration.stop()
         source.stop()
         # What a request that is cut off has of a version ends with the process.
@@ -141,7 +144,7 @@ class Server:
                     raise
                 if str(error) != said:
                     said = str(error)
-                    _say(f"waiting: {said}")
+                    log.info("waiting: %s", said)
             if self._stopping.wait(min(seconds, 1)):
                 return
 
@@ -197,7 +200,3 @@ def _ready(flags: Flags, available: dict[str, list[int]]) -> str:
     ]
     models = [f"{name} {', '.join(map(str, versions))}" for name, versions in available.items()]
     return f"serving: {', '.join(addresses)}; models: {'; '.join(models)}"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

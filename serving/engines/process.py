@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,8 @@ NATIVE = "tensorflow_model_server"
 DRAIN_SECONDS = 60.0
 LAST_LINES = 15
 WAIT_SECONDS = 0.1
+# The time and level that begin the lines of the embedded server. An error message leaves them out.
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:info: )?")
 # Where the package `tfserving` lies: a clone, or site-packages.
 ROOT = Path(__file__).absolute().parents[3]
 # Looked up before any fork: a child between fork and exec should do as little as it can.
@@ -90,7 +93,7 @@ class ServerProcess:
 
     def last_lines(self) -> str:
         """The last lines that the server printed, indented."""
-        return "\n".join(f"    {line}" for line in self._lines)
+        return "\n".join(f"    {_STAMP.sub('', line)}" for line in self._lines)
 
     def _check_it_runs(self) -> None:
         if self._process.poll() is not None:

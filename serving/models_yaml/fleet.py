@@ -23,6 +23,7 @@ BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 Rule = Literal[
     "breaking-change",
     "bytes-suffix",
+    "empty-request",
     "file-op",
     "fixed-batch",
     "int-input",
@@ -31,6 +32,7 @@ Rule = Literal[
     "output-batch",
     "python-op",
     "rest-dtype",
+    "unchecked-rank",
     "unregistered-op",
     "untracked-variable",
 ]

@@ -21,7 +21,7 @@ from tfserving.clients.cli import main
 from tfserving.clients.verification.verify import verify
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.messages import PredictionLog
-from tfserving.foundation.records import read_records, write_records
+from tfserving.foundation.records import framed, read_records, write_records
 
 pytestmark = ON_SERVERS
 ROWS = np.array([[1, 2, 3]], np.float32)
@@ -149,3 +149,76 @@ def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
         assert said in " ".join(result.stderr.split())
     write_records(tmp_path / "b.tfrecord", [b"\xff"])
     assert "b.tfrecord, record 0: " in " ".join(run(tmp_path / "b.tfrecord", "--golden", tmp_path / "c").stderr.split())
+
+
+def test_records_before_and_behind_a_damaged_part_are_kept_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    source, captured = tmp_path / "log.tfrecord", tmp_path / "captured.tfrecord"
+    whole = [framed(request(number).record()) for number in range(4)]
+    source.write_bytes(whole[0] + whole[1][:100] + whole[2] + whole[3] + whole[1][:50])
+    result = run(source, "--golden", captured)
+    assert (result.exit_code, result.stdout) == (0, f"{captured}: 3 requests with their answers\n")
+    first, last = result.stderr.splitlines()
+    assert first.startswith(f"Warning: {source}, byte {len(whole[0])}: ")
+    assert first.endswith("; 100 bytes are left out")
+    assert last.endswith("; 50 bytes are left out")
+    kept = [one.request.inputs["x"].tolist() for one in read_requests(captured)]
+    assert kept == [(ROWS + np.float32(number)).tolist() for number in (0, 2, 3)]
+
+
+def test_what_numpy_can_not_hold_is_left_out(tmp_path: Path) -> None:
+    source, captured = tmp_path / "log.tfrecord", tmp_path / "captured.tfrecord"
+    deep = PredictionLog.FromString(request().record())
+    for _ in range(70):
+        deep.predict_log.request.inputs["x"].tensor_shape.dim.add(size=1)
+    write_records(source, [deep.SerializeToString()] * 7 + [request().record()])
+    result = run(source, "--golden", captured)
+    assert (result.exit_code, result.stdout) == (0, f"{captured}: 1 request with their answers\n")
+    *said, last = result.stderr.splitlines()
+    assert [line.split(":")[1] for line in said] == [f" {source}, record {number}" for number in range(5)]
+    assert last == "Warning: 2 more were left out"
+
+
+@pytest.mark.parametrize("name", ["log.tfrecord", "./log.tfrecord", "linked", "hard-linked", "folder/../log.tfrecord"])
+@pytest.mark.parametrize("option", ["--golden", "--warm-up"])
+def test_a_source_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "log.tfrecord"
+    write_records(source, [request().record()])
+    (tmp_path / "linked").symlink_to(source)
+    (tmp_path / "hard-linked").hardlink_to(source)
+    (tmp_path / "folder").mkdir()
+    before = source.read_bytes()
+    for sources, output in (((source,), name), ((name,), source), ((source, name), name)):
+        result = run(*sources, option, output)
+        assert result.exit_code == 2
+        assert f"{option} {Path(output)} is the same file as a SOURCE" in " ".join(result.stderr.split())
+        assert source.read_bytes() == before
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    source = tmp_path / "log.tfrecord"
+    write_records(source, [request().record()])
+    (tmp_path / "linked").symlink_to(tmp_path / "new")
+    for other in ("new", "linked"):
+        result = run(source, "--golden", tmp_path / "new", "--warm-up", tmp_path / other)
+        assert result.exit_code == 2
+        assert "is the same file as --golden" in " ".join(result.stderr.split())
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"instances": [1]}'.encode("utf-16"), "is not UTF-8; save it as UTF-8"),
+        (b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deeply"),
+    ],
+    ids=["utf-16", "deep"],
+)
+def test_a_file_of_json_that_is_none_is_refused(server: Server, tmp_path: Path, content: bytes, said: str) -> None:
+    source = tmp_path / "body.json"
+    source.write_bytes(content)
+    result = run(source, "--model", "scale", "--server", server.url("grpc"), "--golden", tmp_path / "captured")
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())

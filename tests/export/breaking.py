@@ -141,8 +141,33 @@ def writes_files() -> Servable:
     return servable(module, scaled)
 
 
+def picture_of_all_rows() -> Servable:
+    """Without rows it encodes a picture of no height, which ends the process."""
+    module = Scale()
+
+    def scaled(rows: Any) -> Any:
+        picture = tf.io.encode_png(tf.cast(tf.clip_by_value(rows, 0.0, 1.0), tf.uint8)[:, :, tf.newaxis])
+        return {"scaled": rows * module.factor * tf.cast(tf.strings.length(picture) > 0, tf.float32)}
+
+    return servable(module, scaled)
+
+
+def any_rank() -> Servable:
+    """A convolution of whatever it is given."""
+    module = Scale()
+
+    def filtered(image: Any) -> Any:
+        maps = tf.nn.conv2d(image, tf.reshape(module.factor, (1, 1, 1, 3)), 1, "SAME")
+        return {"maps": tf.ensure_shape(maps, (None, 4, 4, 3))}
+
+    images = np.random.default_rng(3).standard_normal((16, 4, 4, 1)).astype(np.float32)
+    signature = Signature(filtered, {"image": TensorSpec("float32", None)}, ("maps",))
+    return Servable(module, {"serving_default": signature}, {"serving_default": {"image": images}})
+
+
 BREAKING: dict[str, tuple[Callable[[], Servable], ...]] = {
     "bytes-suffix": (bytes_by_graph, bytes_by_answer),
+    "empty-request": (picture_of_all_rows,),
     "file-op": (reads_files, writes_files),
     "fixed-batch": (fixed_batch,),
     "int-input": (int_input,),
@@ -150,5 +175,6 @@ BREAKING: dict[str, tuple[Callable[[], Servable], ...]] = {
     "output-batch": (output_batch,),
     "python-op": (python_op,),
     "rest-dtype": (half, bfloat16, complex64, half_input),
+    "unchecked-rank": (any_rank,),
     "untracked-variable": (untracked,),
 }

@@ -82,6 +82,34 @@ def test_renamed_freed_and_with_a_frozen_input_it_lints_clean(
     assert lint_version(exported.path) == []
 
 
+def test_one_whose_convolution_gets_unchecked_tensors_checks_them_when_it_is_exported(
+    tmp_path: Path, export_here: Callable[..., Exported]
+) -> None:
+    kernel = tf.ones((3, 3, 1, 2))
+    function = tf.function(lambda image: {"maps": tf.nn.conv2d(image, kernel, 1, "SAME")})
+    spec = tf.TensorSpec((None, 4, 4, 1), tf.float32, name="image")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "found"), signatures=function.get_concrete_function(spec))
+    (finding,) = lint_version(tmp_path / "found")
+    assert str(finding) == (
+        "[unchecked-rank] signature 'serving_default', input 'image': nothing checks its rank before Conv2D (Conv2D): "
+        "a tensor of another rank there ends the server; export it with this toolkit, which checks every input"
+    )
+
+    def build() -> Servable:
+        existing = load_existing(tmp_path / "found")
+        signature = Signature(
+            existing.functions["serving_default"], {"image": TensorSpec("float32", (None, 4, 4, 1))}, ("maps",)
+        )
+        images = MEASUREMENTS[:, :16].reshape(-1, 4, 4, 1)
+        return Servable(existing.module, {"serving_default": signature}, {"serving_default": {"image": images}})
+
+    exported = export_here(build)
+    assert lint_version(exported.path) == []
+    loaded = tf.saved_model.load(str(exported.path)).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Shape of tensor image \[1\] is not compatible with"):
+        loaded(image=tf.ones(1))
+
+
 def test_a_graph_that_insists_on_its_batch_is_found_out(tmp_path: Path, export_here: Callable[..., Exported]) -> None:
     module = zoo.Scale()
     function = tf.function(lambda rows: {"scaled": tf.reshape(rows * module.factor, (4, 3))})

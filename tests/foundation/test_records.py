@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tfserving.foundation.records import RecordError, crc32c, masked_crc32c, read_records, write_records
+from tfserving.foundation.crc32c import contributions, crc32c, masked_crc32c
+from tfserving.foundation.records import (
+    LARGEST_RECORD,
+    RecordError,
+    read_records,
+    read_whole_records,
+    write_records,
+)
 
 RECORDS = [b"first", b"", bytes(range(256)) * 40]
 
@@ -40,6 +50,17 @@ def test_a_file_without_records_is_empty(tmp_path: Path) -> None:
 )
 def test_the_checksum_is_crc32c(data: bytes, crc: int) -> None:
     assert crc32c(data) == crc
+
+
+def test_the_checksum_of_any_length_is_that_of_a_loop_over_the_bytes() -> None:
+    data = hashlib.shake_256(b"any").digest(3000)
+    table = [int(entry) for entry in contributions(1)[0]]
+    crc = 0xFFFFFFFF
+    for length, byte in enumerate(data):
+        assert crc32c(data[:length]) == crc ^ 0xFFFFFFFF, length
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    # Of more than is looked up at once; the figure is that of TensorFlow's own writer.
+    assert crc32c(bytes(range(256)) * 4000) == 0x640A73C9
 
 
 def test_every_changed_byte_is_noticed(path: Path) -> None:
@@ -101,3 +122,53 @@ def test_what_fails_half_way_leaves_what_was_there(path: Path) -> None:
         write_records(path, failing())
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def whole(path: Path) -> tuple[list[bytes], list[tuple[str, int]]]:
+    """The whole records of a file, and what is left out of it: where, and how many bytes."""
+    left_out: list[tuple[str, int]] = []
+    records = list(read_whole_records(path, lambda error, size: left_out.append((str(error), size))))
+    return records, [(re.sub(r".*, byte (\d+): .*", r"\1", text), size) for text, size in left_out]
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept", "left_out"),
+    [
+        (lambda data: data, RECORDS, []),
+        (lambda data: data[:-5], RECORDS[:2], [("37", len(RECORDS[2]) + 16 - 5)]),
+        (lambda data: data + b"\0" * 7, RECORDS, [("10293", 7)]),
+        (lambda data: b"\0" * 100_000 + data, RECORDS, [("0", 100_000)]),
+        # Half a record, and what was appended behind it.
+        (lambda data: data[:5000] + data, RECORDS[:2] + RECORDS, [("37", 5000 - 37)]),
+        # Its length is right, its data isn't; what follows begins where it ends.
+        (lambda data: data[:15] + b"X" + data[16:], RECORDS[1:], [("0", 21)]),
+        # A length that no memory has, and one that no request has.
+        (lambda data: header(1 << 60) + data, RECORDS, [("0", 12)]),
+        (lambda data: header(LARGEST_RECORD + 1) * 3 + data, RECORDS, [("0", 36)]),
+        (lambda data: data[:0] + b"no TFRecord at all", [], [("0", 18)]),
+    ],
+    ids=["whole", "short", "header", "zeros", "half", "data", "length", "large", "none"],
+)
+def test_whole_records_are_read_behind_damaged_ones(
+    path: Path, damage: Callable[[bytes], bytes], kept: list[bytes], left_out: list[tuple[str, int]]
+) -> None:
+    path.write_bytes(damage(path.read_bytes()))
+    assert whole(path) == (kept, left_out)
+
+
+def header(length: int) -> bytes:
+    return (data := struct.pack("<Q", length)) + struct.pack("<I", masked_crc32c(data))
+
+
+def test_a_file_of_beginnings_is_not_read_again_for_each(path: Path) -> None:
+    # Ten megabytes would be read for each of them, half a terabyte in all.
+    path.write_bytes(header(10_000_000) * 50_000)
+    os.truncate(path, 11_000_000)
+    assert whole(path) == ([], [("0", 11_000_000)])
+
+
+def test_a_record_that_is_larger_than_any_request_is_not_read(path: Path) -> None:
+    path.write_bytes(header(LARGEST_RECORD + 1))
+    os.truncate(path, LARGEST_RECORD + 1000)
+    with pytest.raises(RecordError, match=r"byte 0: the record has 1073741825 bytes; at most 1073741824 are read"):
+        list(read_records(path))

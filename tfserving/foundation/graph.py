@@ -57,6 +57,14 @@ class Graph:
         """Whether the graph brings a function of that name: then it is no operation."""
         return name in self._functions
 
+    def function(self, name: str) -> Any:
+        """The FunctionDef of that name."""
+        return self._functions[name]
+
+    def scope(self, function: str = "") -> dict[str, Node]:
+        """The operations in a function, or in the graph itself, by name."""
+        return _body(self._functions[function]) if function else self._nodes
+
     def nodes(self, signature: str) -> Iterator[Node]:
         """Every operation that may run when `signature` is asked, those of the functions it calls included."""
         seen: set[str] = set()

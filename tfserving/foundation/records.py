@@ -1,4 +1,4 @@
-"""TFRecord files: what golden and warm-up requests lie in.
+"""TFRecord files: golden requests, warm-up requests and request logs.
 
 A record is its length (8 bytes), the length's checksum (4), the data, the data's checksum (4), all little-endian. A
 checksum is a masked CRC-32C: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
@@ -7,17 +7,23 @@ checksum is a masked CRC-32C: https://www.tensorflow.org/tutorials/load_data/tfr
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
+
+from tfserving.foundation.crc32c import contributions, mask, masked_crc32c
 from tfserving.foundation.files import written_whole
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _HEADER_SIZE = _LENGTH.size + _CHECKSUM.size
-# Castagnoli's polynomial, reflected: https://www.rfc-editor.org/rfc/rfc3720#section-12.1
-_POLYNOMIAL = 0x82F63B78
-_MASK_DELTA = 0xA282EAD8
+FRAME_SIZE = _HEADER_SIZE + _CHECKSUM.size
+# A file can declare any length; no request is larger than this.
+LARGEST_RECORD = 2**30
+# How much of a damaged file is searched at once.
+_LARGEST_PIECE = 1 << 20
 
 
 class RecordError(Exception):
@@ -36,54 +42,101 @@ def read_records(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         offset = 0
         while offset < size:
-            header = file.read(_HEADER_SIZE)
-            if len(header) < _HEADER_SIZE:
-                raise RecordError(path, offset, f"the file ends within the {_HEADER_SIZE} bytes that start a record")
-            length = _LENGTH.unpack_from(header)[0]
-            if masked_crc32c(header[: _LENGTH.size]) != _CHECKSUM.unpack_from(header, _LENGTH.size)[0]:
-                raise RecordError(path, offset, "the record's length does not have its checksum; this is no TFRecord")
-            end = offset + _HEADER_SIZE + length + _CHECKSUM.size
-            if end > size:
-                raise RecordError(path, offset, f"the record ends at byte {end}, the file at byte {size}")
-            data = file.read(length)
-            if masked_crc32c(data) != _CHECKSUM.unpack(file.read(_CHECKSUM.size))[0]:
-                raise RecordError(path, offset, f"the record's {length} bytes do not have their checksum")
+            data = _read(path, file, offset, size)
             yield data
-            offset = end
+            offset += FRAME_SIZE + len(data)
+
+
+def read_whole_records(path: Path, left_out: Callable[[RecordError, int], None]) -> Iterator[bytes]:
+    """The records of the file `path` that are whole, those behind a damaged part too.
+
+    `left_out` is called for each damaged part, with what is wrong there and its size in bytes.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        offset = 0
+        # Damaged records can overlap. At most as many bytes are read twice as the file has.
+        again = size
+        while offset < size:
+            try:
+                data = _read(path, file, offset, size)
+            except RecordError as error:
+                following = size
+                for place in _places(file, offset, size):
+                    try:
+                        _read(path, file, place, size)
+                        following = place
+                    except RecordError:
+                        again -= file.tell() - place
+                    if following == place or again < 0:
+                        break
+                left_out(error, following - offset)
+                offset = following
+                continue
+            yield data
+            offset += FRAME_SIZE + len(data)
+
+
+def framed(data: bytes) -> bytes:
+    """The record of `data`, as a file has it."""
+    length = _LENGTH.pack(len(data))
+    header = length + _CHECKSUM.pack(masked_crc32c(length))
+    return b"".join((header, data, _CHECKSUM.pack(masked_crc32c(data))))
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
     """Writes `records` to the file `path`, which appears whole, flushed to disk, or not at all."""
     with written_whole(path) as file:
         for data in records:
-            length = _LENGTH.pack(len(data))
-            file.write(length + _CHECKSUM.pack(masked_crc32c(length)))
-            file.write(data)
-            file.write(_CHECKSUM.pack(masked_crc32c(data)))
+            file.write(framed(data))
 
 
-def masked_crc32c(data: bytes) -> int:
-    """The CRC-32C of `data`, masked as TFRecord masks it, so that data with checksums in it doesn't weaken its own."""
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
+def _read(path: Path, file: BinaryIO, offset: int, size: int) -> bytes:
+    """The record at `offset` of a file of `size` bytes. Raises RecordError."""
+    file.seek(offset)
+    header = file.read(_HEADER_SIZE)
+    if len(header) < _HEADER_SIZE:
+        raise RecordError(path, offset, f"the file ends within the {_HEADER_SIZE} bytes that start a record")
+    length = _LENGTH.unpack_from(header)[0]
+    if masked_crc32c(header[: _LENGTH.size]) != _CHECKSUM.unpack_from(header, _LENGTH.size)[0]:
+        raise RecordError(path, offset, "the record's length does not have its checksum; this is no TFRecord")
+    end = offset + FRAME_SIZE + length
+    if end > size:
+        raise RecordError(path, offset, f"the record ends at byte {end}, the file at byte {size}")
+    if length > LARGEST_RECORD:
+        raise RecordError(path, offset, f"the record has {length} bytes; at most {LARGEST_RECORD} are read")
+    data = file.read(length)
+    if masked_crc32c(data) != _CHECKSUM.unpack(file.read(_CHECKSUM.size))[0]:
+        raise RecordError(path, offset, f"the record's {length} bytes do not have their checksum")
+    return data
 
 
-def crc32c(data: bytes) -> int:
-    """The CRC-32C (Castagnoli) of `data`."""
-    crc, table = 0xFFFFFFFF, _TABLE
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    return crc ^ 0xFFFFFFFF
+def _places(file: BinaryIO, offset: int, size: int) -> Iterator[int]:
+    """Where records may begin behind the damaged one at `offset`: where it should end, then wherever a header fits."""
+    file.seek(offset)
+    header = file.read(_HEADER_SIZE)
+    if 0 in _headers(header) and (end := offset + FRAME_SIZE + _LENGTH.unpack_from(header)[0]) < size:
+        yield end
+    start, piece = offset + 1, _HEADER_SIZE
+    while start < min(size, offset + LARGEST_RECORD):
+        file.seek(start)
+        for place in _headers(file.read(piece + _HEADER_SIZE - 1)):
+            yield start + place
+        start += piece
+        # Damaged parts are mostly small, and a file can have many.
+        piece = min(2 * piece, _LARGEST_PIECE)
 
 
-def _table() -> tuple[int, ...]:
-    entries = []
-    for entry in range(256):
-        crc = entry
-        for _ in range(8):
-            crc = crc >> 1 ^ (_POLYNOMIAL if crc & 1 else 0)
-        entries.append(crc)
-    return tuple(entries)
-
-
-_TABLE = _table()
+def _headers(data: bytes) -> list[int]:
+    """The places in `data` with a length and its checksum."""
+    count = len(data) - _HEADER_SIZE + 1
+    if count < 1:
+        return []
+    values = np.frombuffer(data, np.uint8)
+    crc = np.full(count, 0xFFFFFFFF, np.uint32)
+    for place, table in enumerate(contributions(_LENGTH.size)):
+        # A checksum begins as ones, as if they were added to the first four bytes.
+        crc ^= table[values[place : place + count] ^ (0xFF if place < _CHECKSUM.size else 0)]
+    stored = np.ndarray(count, "<u4", data, _LENGTH.size, (1,))
+    places: list[int] = np.flatnonzero(mask(crc.astype(np.uint64)) == stored).tolist()
+    return places

@@ -78,7 +78,7 @@ class Served:
 
         Raises RequestError: NOT_FOUND when it is not available, INVALID_ARGUMENT for an unknown label.
         """
-        asked.model, asked.version = model, None
+        asked.is_for(model)
         with self._lock:
             number = self._views[self._current[0]].find(model, version, label)
             held = self._held[model, number]

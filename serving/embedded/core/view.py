@@ -75,6 +75,10 @@ class View:
         """The available versions of every model, lowest first."""
         return dict(self._available)
 
+    def knows(self, model: str) -> bool:
+        """Whether the server has, or had, a model of that name."""
+        return model in self._statuses
+
     def what_there_is(self, model: str) -> str:
         """Which models, or which versions of `model`, could have been asked for."""
         if model not in self._statuses:

@@ -36,7 +36,7 @@ from tfserving.serving.embedded.grpc.answers import (
 )
 from tfserving.serving.embedded.grpc.examples import answer_classify, answer_multi_inference, answer_regress
 from tfserving.serving.embedded.grpc.parts import Kind, check_parts, kind_of
-from tfserving.serving.embedded.observability.metrics import count_answer, count_failure
+from tfserving.serving.embedded.observability.metrics import UNKNOWN, count_answer, count_failure
 from tfserving.serving.embedded.observability.request_log import RequestLog
 
 PREDICTION = "tensorflow.serving.PredictionService"
@@ -80,7 +80,7 @@ def methods(
         RELOAD: (ReloadConfigRequest, partial(answer_reload, configuration, reload or Reload())),
         **({HEALTH: (StringValue, answer_health)} if health else {}),
     }
-    counted = {api: _counted(api, *one, most_parts) for api, one in inference.items()}
+    counted = {api: _counted(served, api, *one, most_parts) for api, one in inference.items()}
     if request_log is not None:
         counted = {api: _logged(one, _LOGS[api], request_log) for api, one in counted.items()}
     return {
@@ -124,13 +124,13 @@ def _logged(method: Method, part: str, request_log: RequestLog) -> Method:
                 getattr(record, part).request.MergeFromString(data)
                 getattr(record, part).response.MergeFromString(answered)
 
-            request_log.note(fill)
+            request_log.note(fill, len(data) + len(answered))
         return answered
 
     return call
 
 
-def _counted(api: str, request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
+def _counted(served: Served, api: str, request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
     model_of = _model_of_tasks if api == "MultiInference" else _model_of
     kind = kind_of(request_class.DESCRIPTOR)
 
@@ -140,7 +140,8 @@ def _counted(api: str, request_class: Any, answer: Callable[[Any], bytes], most_
         try:
             answered = answer(request)
         except RequestError as error:
-            count_failure(model_of(request), error)
+            name = model_of(request)
+            count_failure(name if served.view.knows(name) else UNKNOWN, error)
             raise
         count_answer(model_of(request), api, "GRPC", started)
         return answered

@@ -1,1 +1,1 @@
-"""What watches the server: metrics, the access log, the request log."""
+"""What watches the server: metrics, the server's log, the access log, the request log."""

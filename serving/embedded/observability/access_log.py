@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
 import orjson
 
 from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
+
+# A client chooses the path. Longer texts are cut.
+LONGEST_TEXT = 1024
+# A line is short enough when every text is cut to this length.
+SHORT_TEXT = 100
+GATHER_SECONDS = 0.05
 
 
 class AccessLog:
-    """Writes lines to the file descriptor `target`, each at once, so that processes can share it."""
+    """Writes whole lines to the file descriptor `target`, which processes can share."""
 
     def __init__(self, target: int = 1) -> None:
-        self._target = target
+        self._lines = Lines(target, "access", _dropped, gather=GATHER_SECONDS)
 
     def begin(self) -> float:
         """To be called in the thread that answers, before it does; answers when that was."""
@@ -25,22 +30,56 @@ class AccessLog:
         return time.monotonic()
 
     def write(self, began: float, protocol: str, **what: Any) -> None:
-        """Writes the line of a request that is answered, in the thread that answered it.
+        """Writes the line of a request that is answered, in the thread that answered it; never waits, never fails.
 
         `what` is the rest of the line: the method, who asked, the status and the sizes in bytes.
         """
         line = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "time": _now(),
             "protocol": protocol,
             "model": asked.model,
             "version": asked.version,
             "milliseconds": round((time.monotonic() - began) * 1e3, 3),
             **what,
         }
-        # A reader that is gone is no reason to fail requests.
-        with suppress(OSError):
-            os.write(self._target, orjson.dumps(line, default=_text, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.write(_encoded(line))
+
+    def flush(self, seconds: float) -> None:
+        """Waits until all lines are written, or `seconds` are over."""
+        self._lines.flush(seconds)
 
 
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _encoded(line: dict[str, Any]) -> bytes:
+    try:
+        written = orjson.dumps(line, default=_text, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # A surrogate, which JSON can't encode.
+        written = b""
+    if 0 < len(written) <= LONGEST_TEXT:
+        return written
+    for longest in (LONGEST_TEXT, SHORT_TEXT):
+        cut = {
+            key: _cut(_text(value), longest) if isinstance(value, (str, bytes)) else value
+            for key, value in line.items()
+        }
+        written = orjson.dumps(cut, option=orjson.OPT_APPEND_NEWLINE)
+        if len(written) <= LONGEST_LINE:
+            break
+    return written
+
+
+def _dropped(count: int) -> bytes:
+    return orjson.dumps({"time": _now(), "dropped": count}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _text(value: str | bytes) -> str:
+    data = value.encode("utf-8", "replace") if isinstance(value, str) else value
+    return data.decode("utf-8", "replace")

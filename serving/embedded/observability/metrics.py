@@ -7,6 +7,7 @@ batching/batching_session.cc and util/prometheus_exporter.cc of TensorFlow Servi
 from __future__ import annotations
 
 import operator
+import re
 import threading
 from bisect import bisect_left
 from collections import deque
@@ -19,9 +20,13 @@ from typing import Any
 from tfserving.serving.embedded.errors import RequestError
 from tfserving.serving.embedded.observability.asked import asked
 
-# Clients choose the names that they ask for, so what is kept of them needs an end; the rest counts as this.
-MOST_KEPT = 1000
-OTHER = "other"
+# Requests to models that the server never had are counted under this name: clients can send any number of names.
+UNKNOWN = "(unknown)"
+# Versions come and go while a server runs. A family that names them keeps so many series: those counted last.
+MOST_KEPT = 5000
+LONGEST_LABEL = 1024
+# Characters that readers of the page take for the end of a line, or can't decode.
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def exponential(first: float, factor: float, count: int) -> tuple[float, ...]:
@@ -43,21 +48,22 @@ LATENCIES = exponential(10, 1.8, 33)
 
 @dataclass
 class Counter:
-    """A number that only grows, for each value of its labels."""
+    """A number that only grows, for each value of its labels; at most for the `most` that were counted last."""
 
     name: str
     labels: Sequence[str] = ()
-    _values: dict[tuple[str, ...], int] = field(default_factory=dict)
+    most: int | None = None
+    _values: dict[Values, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, *values: str, by: int = 1) -> None:
         """Counts one more, or `by` more, for these values of the labels."""
         with self._lock:
-            counted = self._values.get(values)
-            if counted is None and len(self._values) >= MOST_KEPT:
-                values = (OTHER,) * len(values)
-                counted = self._values.get(values)
-            self._values[values] = (counted or 0) + by
+            if self.most is None:
+                self._values[values] = self._values.get(values, 0) + by
+            else:
+                self._values[values] = self._values.pop(values, 0) + by
+                _forget(self._values, self.most)
 
     def counted(self) -> dict[Values, int]:
         """The numbers as they are now."""
@@ -68,7 +74,8 @@ class Counter:
         """Its part of the page, of what each of some processes counted."""
         sums: dict[Values, int] = {}
         for counted in processes:
-            for key, value in counted.items():
+            for values, value in counted.items():
+                key = _printable(values)
                 sums[key] = sums.get(key, 0) + value
         return [
             f"# TYPE {self.name} counter",
@@ -84,22 +91,24 @@ class _Cell:
 
 @dataclass
 class Histogram:
-    """How many values were at most so large, for each value of its labels."""
+    """How many values were at most so large, for each value of its labels; at most for the `most` counted last."""
 
     name: str
     labels: Sequence[str] = ()
     limits: Sequence[float] = LATENCIES
-    _cells: dict[tuple[str, ...], _Cell] = field(default_factory=dict)
+    most: int | None = None
+    _cells: dict[Values, _Cell] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def observe(self, value: float, *values: str) -> None:
         """Counts `value` for these values of the labels."""
         with self._lock:
-            cell = self._cells.get(values)
+            cell = self._cells.get(values) if self.most is None else self._cells.pop(values, None)
             if cell is None:
-                if len(self._cells) >= MOST_KEPT:
-                    values = (OTHER,) * len(values)
-                cell = self._cells.setdefault(values, _Cell([0] * (len(self.limits) + 1)))
+                cell = _Cell([0] * (len(self.limits) + 1))
+            self._cells[values] = cell
+            if self.most is not None:
+                _forget(self._cells, self.most)
             # TensorFlow's buckets don't have their upper limit, Prometheus' do: the page says what it means.
             cell.counts[bisect_left(self.limits, value)] += 1
             cell.total += value
@@ -114,7 +123,8 @@ class Histogram:
         written = [f"# TYPE {self.name} histogram"]
         cells: dict[Values, _Cell] = {}
         for counted in processes:
-            for key, (counts, total) in counted.items():
+            for values, (counts, total) in counted.items():
+                key = _printable(values)
                 cell = cells.setdefault(key, _Cell([0] * len(counts)))
                 cell.counts = list(map(operator.add, cell.counts, counts))
                 cell.total += total
@@ -134,17 +144,20 @@ LOADING = ":tensorflow:cc:saved_model:"
 REQUESTS = Counter(SERVING + "request_count", ("model_name", "status"))
 REQUEST_LATENCY = Histogram(SERVING + "request_latency", ("model_name", "API", "entrypoint"))
 RUNTIME_LATENCY = Histogram(SERVING + "runtime_latency", ("model_name", "API", "runtime"))
-WARMUP_LATENCY = Histogram(SERVING + "model_warmup_latency", ("model_path", "status"))
-WARMUP_RECORDS = Counter(SERVING + "model_warmup_records_read", ("model_path", "status"))
+WARMUP_LATENCY = Histogram(SERVING + "model_warmup_latency", ("model_path", "status"), most=MOST_KEPT)
+WARMUP_RECORDS = Counter(SERVING + "model_warmup_records_read", ("model_path", "status"), MOST_KEPT)
 QUEUING_LATENCY = Histogram(SERVING + "batching_session:queuing_latency")
 WRAPPED_RUNS = Counter(SERVING + "batching_session:wrapped_run_count")
-LOAD_ATTEMPTS = Counter(LOADING + "load_attempt_count", ("model_path", "status"))
-LOAD_LATENCY = Counter(LOADING + "load_latency", ("model_path",))
-LOAD_STAGES = Histogram(LOADING + "load_latency_by_stage", ("model_path", "stage"))
+LOAD_ATTEMPTS = Counter(LOADING + "load_attempt_count", ("model_path", "status"), MOST_KEPT)
+LOAD_LATENCY = Counter(LOADING + "load_latency", ("model_path",), MOST_KEPT)
+LOAD_STAGES = Histogram(LOADING + "load_latency_by_stage", ("model_path", "stage"), most=MOST_KEPT)
 REQUEST_LOGS = Counter(SERVING + "request_log_count", ("model_name", "status"))
 # These the real server doesn't have.
-REQUESTS_BY_VERSION = Counter(SERVING + "request_count_by_version", ("model_name", "version", "status"))
-LATENCY_BY_VERSION = Histogram(SERVING + "request_latency_by_version", ("model_name", "version", "API", "entrypoint"))
+DROPPED_LINES = Counter(SERVING + "log_lines_dropped_count", ("log",))
+REQUESTS_BY_VERSION = Counter(SERVING + "request_count_by_version", ("model_name", "version", "status"), MOST_KEPT)
+LATENCY_BY_VERSION = Histogram(
+    SERVING + "request_latency_by_version", ("model_name", "version", "API", "entrypoint"), most=MOST_KEPT
+)
 # Whatever the real server's page has and this one never counts stands there without a value on both.
 UNCOUNTED = (
     f"# TYPE {SERVING}mlmd_map gauge",
@@ -154,6 +167,7 @@ UNCOUNTED = (
 FAMILIES = (
     *(REQUESTS, REQUEST_LATENCY, RUNTIME_LATENCY, WARMUP_LATENCY, WARMUP_RECORDS),
     *(QUEUING_LATENCY, WRAPPED_RUNS, LOAD_ATTEMPTS, LOAD_LATENCY, LOAD_STAGES, REQUEST_LOGS),
+    DROPPED_LINES,
 )
 BY_VERSION = (REQUESTS_BY_VERSION, LATENCY_BY_VERSION)
 _families: tuple[Counter | Histogram, ...] = FAMILIES
@@ -176,7 +190,7 @@ def count_answer(model: str, api: str, entrypoint: str, started: float) -> None:
 
 
 def count_failure(model: str, error: RequestError) -> None:
-    """Counts a request to `model` that is refused."""
+    """Counts a request to `model` that is refused: one that the server knows, or UNKNOWN."""
     REQUESTS.add(model, error.code.name)
     if _families is not FAMILIES and asked.model == model and asked.version is not None:
         REQUESTS_BY_VERSION.add(model, str(asked.version), error.code.name)
@@ -223,7 +237,22 @@ def page(processes: Iterable[Counted] | None = None) -> bytes:
         # Whether requests are counted by version is the same for all.
         if all(family.name in process for process in processes):
             lines += family.lines([process[family.name] for process in processes])
-    return "\n".join([*lines, *UNCOUNTED, ""]).encode("utf-8", "surrogateescape")
+    return "\n".join([*lines, *UNCOUNTED, ""]).encode()
+
+
+def _forget(kept: dict[Values, Any], most: int) -> None:
+    """Removes the series that was counted longest ago, which is the first one, when there are more than `most`."""
+    if len(kept) > most:
+        del kept[next(iter(kept))]
+
+
+def _printable(values: Values) -> Values:
+    """Label values as the page shows them: names and paths can have any length and any character."""
+    return tuple(_UNPRINTABLE.sub("\ufffd", _cut(value)) for value in values)
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= LONGEST_LABEL else value[:LONGEST_LABEL] + "…"
 
 
 def _labels(names: Sequence[str], values: Sequence[str]) -> str:

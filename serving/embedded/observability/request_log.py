@@ -1,49 +1,71 @@
 """The request log: some of the requests and their answers, as PredictionLog records in TFRecord files.
 
-Such a file can be played as warm-up, and is what TensorFlow's data tools read. Converting and writing is done by a
-thread of its own; when it can't keep up records are dropped, and counted, rather than requests kept waiting.
+            note                 take                      append
+    a request ──► waiting ──────────────► its record ──────────────► OK
+              │                     │                  │
+              │ too much waits      │ it can't be made │ the disk is full: tried again in a second
+              ▼                     ▼                  ▼
+        RESOURCE_EXHAUSTED       INTERNAL           UNKNOWN          statuses of `request_log_count`
+
+Such a file can be played as warm-up, and TensorFlow's data tools read it. A thread converts and writes the records.
+When it can't keep up, records are dropped and counted; requests don't wait.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfserving.foundation.messages import PredictionLog
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.record_files import RecordFiles
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 1000
-LARGEST_FILE = 2**30
+MOST_WAITING_BYTES = 2**26
+# What a waiting request takes besides its tensors.
+OVERHEAD_BYTES = 2**10
+RETRY_SECONDS = 1.0
 
 # Fills the record's request and response.
 Fill = Callable[[Any], None]
 
 
-class RequestLog:
-    """Logs a request with the probability `rate`, to PREFIX-TIME-PROCESS.tfrecord; a new file begins at 1 GiB."""
+class _Noted(NamedTuple):
+    model: str
+    version: int
+    fill: Fill
+    size: int
 
-    def __init__(self, prefix: Path, rate: float = 1.0) -> None:
-        """Raises StartError when no file can be made there."""
-        self._prefix = prefix
+
+class RequestLog:
+    """Logs a request with the probability `rate`, to files with a prefix; see RecordFiles."""
+
+    def __init__(self, prefix: Path, rate: float = 1.0, most: int = 0, processes: int = 1) -> None:
+        """All files of this log, which `processes` write, have at most `most` bytes; 0 is no limit.
+
+        Raises StartError when no file can be made there.
+        """
         self._rate = rate
-        self._waiting: queue.Queue[tuple[str, int, Fill] | None] = queue.Queue(MOST_WAITING)
-        self._failing = False
-        self._path = self._new_path()
         try:
-            self._create()
+            self._files = RecordFiles(prefix, most, processes)
         except OSError as error:
-            raise StartError(f"--request_log={prefix}: {self._path}: {error.strerror}") from None
+            raise StartError(f"--request_log={prefix}: {error.filename or prefix}: {error.strerror}") from None
+        self._waiting: deque[_Noted] = deque()
+        self._bytes = 0
+        self._ended = False
+        self._changed = threading.Condition()
+        self._lost = 0
+        self._retry_at = 0.0
+        self._said: set[type[Exception]] = set()
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
         self._thread.start()
 
@@ -51,62 +73,75 @@ class RequestLog:
         """Whether the request that was answered is one of those that are logged."""
         return random.random() < self._rate  # noqa: S311 - nobody gains anything by guessing it
 
-    def note(self, fill: Fill) -> None:
-        """Logs the request that this thread has just answered; `fill` is called later, by another thread."""
+    def note(self, fill: Fill, size: int) -> None:
+        """Logs the request that this thread has just answered; `fill` is called later, by another thread.
+
+        `size` is what `fill` keeps, in bytes.
+        """
         model, version = asked.model or "", asked.version or 0
-        try:
-            self._waiting.put_nowait((model, version, fill))
-        except queue.Full:
+        size += OVERHEAD_BYTES
+        with self._changed:
+            fits = self._bytes + size <= MOST_WAITING_BYTES and size <= self._files.largest and not self._ended
+            if fits:
+                self._bytes += size
+                self._waiting.append(_Noted(model, version, fill, size))
+                self._changed.notify()
+        if not fits:
             metrics.REQUEST_LOGS.add(model, "RESOURCE_EXHAUSTED")
 
-    def close(self) -> None:
-        """Returns when all that was noted is in the file."""
-        self._waiting.put(None)
-        self._thread.join()
-
-    def _new_path(self) -> Path:
-        now = time.time_ns()
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
-        name = f"{self._prefix.name}-{stamp}.{now // 1000 % 10**6:06}-{os.getpid()}.tfrecord"
-        return self._prefix.with_name(name)
-
-    def _create(self) -> None:
-        # What clients sent is nobody else's business.
-        os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    def close(self, seconds: float) -> None:
+        """Waits until all noted requests are in the file, or `seconds` are over."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join(seconds)
+        with self._changed:
+            if self._waiting:
+                log.warning("%d requests are not logged: there was no time to write them", len(self._waiting))
 
     def _work(self) -> None:
-        import tensorflow as tf
+        while (noted := self._take()) is not None:
+            metrics.REQUEST_LOGS.add(noted.model, self._log(noted))
+            with self._changed:
+                self._bytes -= noted.size
+        self._files.close()
 
-        writer = tf.io.TFRecordWriter(str(self._path))
-        while (noted := self._waiting.get()) is not None:
-            model, version, fill = noted
-            try:
-                writer.write(self._record(model, version, fill))
-                if self._waiting.empty():
-                    writer.flush()
-                if self._path.stat().st_size > LARGEST_FILE:
-                    writer.close()
-                    self._path = self._new_path()
-                    self._create()
-                    writer = tf.io.TFRecordWriter(str(self._path))
-            except (OSError, tf.errors.OpError) as error:
-                self._fail(model, error)
-            else:
-                self._failing = False
-                metrics.REQUEST_LOGS.add(model, "OK")
-        writer.close()
+    def _take(self) -> _Noted | None:
+        with self._changed:
+            while not self._waiting:
+                if self._ended:
+                    return None
+                self._changed.wait()
+            return self._waiting.popleft()
 
-    def _record(self, model: str, version: int, fill: Fill) -> bytes:
+    def _log(self, noted: _Noted) -> str:
+        """Logs one request and returns its status. No request ends the thread."""
+        if time.monotonic() < self._retry_at:
+            self._lost += 1
+            return "UNKNOWN"
+        try:
+            self._files.append(self._record(noted))
+        except OSError as error:
+            if not self._lost:
+                log.error("requests are not logged to %s: %s", self._files.path, error.strerror or error)
+            self._lost += 1
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            return "UNKNOWN"
+        except Exception as error:
+            if type(error) not in self._said:
+                self._said.add(type(error))
+                log.exception("a request to the model %r is not logged, nor are others like it", noted.model)
+            return "INTERNAL"
+        if self._lost:
+            log.warning("requests are logged again, to %s; %d were not", self._files.path, self._lost)
+        self._lost = 0
+        return "OK"
+
+    def _record(self, noted: _Noted) -> bytes:
         record = PredictionLog()
-        record.log_metadata.model_spec.name = model
-        record.log_metadata.model_spec.version.value = version
+        record.log_metadata.model_spec.name = noted.model
+        record.log_metadata.model_spec.version.value = noted.version
         record.log_metadata.sampling_config.sampling_rate = self._rate
-        fill(record)
+        noted.fill(record)
         data: bytes = record.SerializeToString()
         return data
-
-    def _fail(self, model: str, error: Exception) -> None:
-        metrics.REQUEST_LOGS.add(model, "UNKNOWN")
-        if not self._failing:
-            log.error("requests are not logged to %s: %s", self._path, error)
-        self._failing = True

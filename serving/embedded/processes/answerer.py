@@ -32,6 +32,8 @@ from tfserving.serving.embedded.rest.limits import read_limits
 from tfserving.serving.embedded.rest.proxies import read_networks
 from tfserving.serving.embedded.rest.server import RestServer
 
+# How long a process that ends waits for its logs.
+LOG_SECONDS = 2.0
 OWN_PARAMETERS = "batching_params.pbtxt"
 
 
@@ -75,7 +77,9 @@ class Answerer:
             metrics.count_by_version()
         self._access_log = AccessLog() if flags.access_log else None
         self._request_log = (
-            RequestLog(flags.request_log, flags.request_log_sampling_rate) if flags.request_log is not None else None
+            RequestLog(flags.request_log, flags.request_log_sampling_rate, flags.request_log_max_bytes, flags.workers)
+            if flags.request_log is not None
+            else None
         )
         self._faces: list[Face] = []
         self.served = Served(self._load, current)
@@ -133,7 +137,9 @@ class Answerer:
         with ThreadPoolExecutor(len(self._faces) or 1) as pool:
             cut_off: int = sum(pool.map(lambda face: face.finish(seconds), self._faces))
         if self._request_log is not None:
-            self._request_log.close()
+            self._request_log.close(LOG_SECONDS)
+        if self._access_log is not None:
+            self._access_log.flush(LOG_SECONDS)
         return cut_off
 
     def _load(self, model: str, version: int, path: Path) -> Servable:

@@ -6,13 +6,16 @@ import gc
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from tfserving.foundation.stderr import hidden_stderr
+from tfserving.serving.embedded.observability.server_log import log_to_stderr
 
 
 def prepare_process() -> None:
     """Sets up logging, and keeps TensorFlow quiet and light. To be called before it is imported."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    _open_standard_files()
+    log_to_stderr()
     # TensorFlow has much to say about how it was built, and about loading as its own server does.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -31,3 +34,18 @@ def import_tensorflow() -> None:
     # What was imported stays. Looking through it takes a tenth of a second, which the garbage collector would do while
     # a request waits: bodies of JSON make it run often. What is loaded later, and unloaded, it goes on looking through.
     gc.freeze()
+
+
+def end_process(code: int) -> NoReturn:
+    """Writes what was logged, within a time limit, and ends the process, whatever its threads do."""
+    logging.shutdown()
+    os._exit(code)
+
+
+def _open_standard_files() -> None:
+    """Opens the standard files that are closed, before a socket or a model's file gets such a number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

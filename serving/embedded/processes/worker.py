@@ -7,7 +7,6 @@ to the main process, and the 8 bytes where every worker reads which view counts.
 from __future__ import annotations
 
 import mmap
-import os
 import signal
 import socket
 import sys
@@ -23,7 +22,7 @@ from tfserving.serving.embedded.processes import ports
 from tfserving.serving.embedded.processes.answerer import Answerer
 from tfserving.serving.embedded.processes.channel import Channel
 from tfserving.serving.embedded.processes.plan import Plan
-from tfserving.serving.embedded.processes.process import prepare_process
+from tfserving.serving.embedded.processes.process import end_process, prepare_process
 
 
 class Worker:
@@ -49,7 +48,7 @@ class Worker:
             connected,
             {method.__name__: method for method in methods},
             # Without the main process nobody says what to load. Threads of TensorFlow may still run.
-            ended=lambda: os._exit(0),
+            ended=lambda: end_process(0),
         )
 
     def prepare(self, plan: Plan) -> None:

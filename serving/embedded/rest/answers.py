@@ -21,6 +21,7 @@ from tfserving.serving.embedded.rest.json_text import float_texts, quote
 # A string output with this at the end of its name is answered in base64.
 BASE64_SUFFIX = "_bytes"
 INDENT = b"    "
+# An error text contains names and values that were sent. The real server has no limit; its own texts are shorter.
 LONGEST_ERROR = 2**14
 # How many elements are made text at a time.
 BLOCK = 2**14
@@ -28,7 +29,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def error(text: str) -> bytes:
-    """The body of every error. A text without end, which repeats what was sent, is cut."""
+    """The body of every error. A text that is too long is cut, as over gRPC, where the limit is 1024."""
     if len(text) > LONGEST_ERROR:
         text = text[:LONGEST_ERROR] + "...TRUNCATED"
     return b'{\n    "error": ' + quote(text) + b"\n}"

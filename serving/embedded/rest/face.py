@@ -25,7 +25,7 @@ from tfserving.serving.embedded.rest.http import TEXT, RefusedError, Request, Re
 from tfserving.serving.embedded.rest.json_parser import parse
 from tfserving.serving.embedded.rest.plain_predict import Plain, read_plain
 from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
-from tfserving.serving.embedded.rest.records import log_examples, log_predict
+from tfserving.serving.embedded.rest.records import log_examples, log_predict, size_of, size_of_examples
 from tfserving.serving.embedded.rest.urls import (
     INFERENCE,
     LISTING,
@@ -185,13 +185,16 @@ class RestFace:
         try:
             response = self._infer_model(spec, verb, request)
         except RequestError as error:
-            metrics.count_failure(spec.name, error)
+            metrics.count_failure(self._known(spec), error)
             raise
         except RefusedError:
-            metrics.count_failure(spec.name, RequestError(Code.RESOURCE_EXHAUSTED, ""))
+            metrics.count_failure(self._known(spec), RequestError(Code.RESOURCE_EXHAUSTED, ""))
             raise
         metrics.count_answer(spec.name, verb, "REST", started)
         return response
+
+    def _known(self, spec: ModelSpec) -> str:
+        return spec.name if self._served.view.knows(spec.name) else metrics.UNKNOWN
 
     def _infer_model(self, spec: ModelSpec, verb: str, request: Request) -> Response:
         body = unpacked(request, self._largest_body)
@@ -231,14 +234,16 @@ class RestFace:
 
     def _log_predict(self, signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         if self._request_log is not None and self._request_log.wants():
-            self._request_log.note(partial(log_predict, signature, inputs, outputs))
+            self._request_log.note(partial(log_predict, signature, inputs, outputs), size_of(inputs, outputs))
 
     def _infer_examples(self, spec: ModelSpec, name: str, verb: str, examples: list[bytes]) -> Response:
         with acquire(self._served, spec) as servable:
             task = make_task(servable, find_signature(servable, name), CLASSIFY if verb == "classify" else REGRESS)
             (result,) = run(servable, [task], examples)
         if self._request_log is not None and self._request_log.wants():
-            self._request_log.note(partial(log_examples, name, verb, examples, result))
+            self._request_log.note(
+                partial(log_examples, name, verb, examples, result), size_of_examples(examples, result)
+            )
         if isinstance(result, Classifications):
             return Response(200, answers.classifications(result))
         return Response(200, answers.regressions(result))

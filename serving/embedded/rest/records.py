@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfserving.foundation.tensors import Array, to_proto
+from tfserving.serving.embedded.core.deep import Deep, write_shape
 from tfserving.serving.embedded.core.example_messages import write_result
 from tfserving.serving.embedded.core.examples import Classifications
 
@@ -19,7 +20,9 @@ def log_predict(signature: str, inputs: Mapping[str, Array], outputs: Mapping[st
     part.request.model_spec.ClearField("version")
     for message, arrays in ((part.request.inputs, inputs), (part.response.outputs, outputs)):
         for name, array in arrays.items():
-            message[name].CopyFrom(to_proto(array))
+            message[name].CopyFrom(to_proto(array.ravel() if isinstance(array, Deep) else array))
+            if isinstance(array, Deep):
+                write_shape(message[name], array.shape)
 
 
 def log_examples(
@@ -33,3 +36,22 @@ def log_examples(
     for example in examples:
         part.request.input.example_list.examples.add().MergeFromString(example)
     write_result(part.response.result, result)
+
+
+def size_of(*tensors: Mapping[str, Array]) -> int:
+    """About how many bytes the values of a request and its response take."""
+    return sum(_size(array) for named in tensors for array in named.values())
+
+
+def size_of_examples(examples: Sequence[bytes], result: Classifications | Array) -> int:
+    """About how many bytes the examples of a request and its response take."""
+    arrays = (result.labels, result.scores) if isinstance(result, Classifications) else (result,)
+    return sum(map(len, examples)) + sum(_size(array) for array in arrays if array is not None)
+
+
+def _size(array: Array | Deep) -> int:
+    flat = array.ravel()
+    if flat.dtype == object:
+        return sum(map(len, flat.tolist()))
+    # A slice of a batch keeps the whole batch in memory.
+    return max(flat.nbytes, getattr(array.base, "nbytes", 0)) if not isinstance(array, Deep) else flat.nbytes

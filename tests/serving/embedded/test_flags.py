@@ -85,6 +85,8 @@ def test_a_poll_can_be_shorter_than_a_second() -> None:
         (["--workers=2", "--grpc_socket_path=/run/m"], "--grpc_socket_path is one process's own"),
         (["--request_log_sampling_rate=0.1"], "--request_log_sampling_rate needs a --request_log"),
         (["--request_log=r", "--request_log_sampling_rate=2"], "2.0 is not in the range"),
+        (["--request_log_max_bytes=0"], "--request_log_max_bytes needs a --request_log"),
+        (["--request_log=r", "--request_log_max_bytes=1000"], "has no room for requests; give at least 1048576, or 0"),
         (["--rest_api_enable_tls"], "--rest_api_enable_tls needs an --ssl_config_file"),
         (["--model_config_file_poll_wait_seconds=1"], "needs a --model_config_file to read"),
         (

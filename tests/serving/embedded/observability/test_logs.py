@@ -20,9 +20,6 @@ from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ClassificationRequest, ClassificationResponse, PredictionLog
 from tfserving.foundation.records import read_records
 from tfserving.foundation.tensors import from_proto
-from tfserving.serving.embedded.errors import StartError
-from tfserving.serving.embedded.observability.asked import asked
-from tfserving.serving.embedded.observability.request_log import RequestLog
 
 pytestmark = together
 
@@ -170,33 +167,3 @@ def test_the_request_log_can_be_played_as_warm_up(start: Start, models: Path, tm
     (version / "assets.extra").mkdir()
     largest.rename(version / "assets.extra" / "tf_serving_warmup_requests")
     start("--model_name=warm", f"--model_base_path={tmp_path}/warm").ready()
-
-
-def test_a_sample_is_logged(tmp_path: Path) -> None:
-    log = RequestLog(tmp_path / "r", 0.1)
-    wanted = sum(log.wants() for _ in range(10_000))
-    log.close()
-    assert 700 < wanted < 1300
-
-
-def test_what_waits_to_be_logged_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tfserving.serving.embedded.observability import metrics, request_log
-
-    monkeypatch.setattr(request_log, "MOST_WAITING", 2)
-    monkeypatch.setattr(asked, "model", "busy")
-    log = RequestLog(tmp_path / "r")
-    gate: list[None] = []
-    for _ in range(10):
-        # Nothing is written before the last one was noted.
-        log.note(lambda _record: wait_until("the gate", lambda: bool(gate)))
-    gate.append(None)
-    log.close()
-    (file,) = tmp_path.glob("r-*.tfrecord")
-    written = len(list(read_records(file)))
-    assert 2 <= written <= 3
-    assert metrics.REQUEST_LOGS.counted()["busy", "RESOURCE_EXHAUSTED"] == 10 - written
-
-
-def test_a_log_that_can_not_be_made_is_told_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"--request_log=.*/none/r: .*No such file or directory"):
-        RequestLog(tmp_path / "none" / "r")

@@ -89,12 +89,12 @@ def test_a_drain_under_load_loses_no_request_and_the_server_says_what_it_does(
 
     assert not lost
     # And nothing of TensorFlow's.
-    assert server.output.splitlines() == [
-        f"loading model 'scale' version 2 from {models}/scale/2",
-        "model 'scale' version 2 is available",
-        f"serving: gRPC on 127.0.0.1:{server.grpc_port}, REST on 127.0.0.1:{server.rest_port}; models: scale 2",
-        "draining: requests in flight are answered, new ones are refused",
-        "model 'scale' version 2 is unloaded",
+    assert [line.split(" ", 1)[1] for line in server.output.splitlines()] == [
+        f"info: loading model 'scale' version 2 from {models}/scale/2",
+        "info: model 'scale' version 2 is available",
+        f"info: serving: gRPC on 127.0.0.1:{server.grpc_port}, REST on 127.0.0.1:{server.rest_port}; models: scale 2",
+        "info: draining: requests in flight are answered, new ones are refused",
+        "info: model 'scale' version 2 is unloaded",
     ]
 
 

@@ -230,7 +230,9 @@ def test_what_keeps_a_worker_from_starting_ends_the_server(start_command: Start,
     session.write_text("nonsense")
     server = start_command(*flags(folder), f"--tensorflow_session_config_file={session}")
     assert server.wait() == 1
-    assert re.search(r"^error: a worker can't start: --tensorflow_session_config_file=.*session", server.output, re.M)
+    assert re.search(
+        r"^\S+ error: a worker can't start: --tensorflow_session_config_file=.*session", server.output, re.M
+    )
 
 
 def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(
