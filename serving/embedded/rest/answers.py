@@ -16,6 +16,7 @@ from tfserving.serving.embedded.core.examples import Classifications
 from tfserving.serving.embedded.core.signature import runtime_name
 from tfserving.serving.embedded.core.view import Status
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest.http import RefusedError, Response
 from tfserving.serving.embedded.rest.json_text import float_texts, quote
 
 # A string output with this at the end of its name is answered in base64.
@@ -33,6 +34,11 @@ def error(text: str) -> bytes:
     if len(text) > LONGEST_ERROR:
         text = text[:LONGEST_ERROR] + "...TRUNCATED"
     return b'{\n    "error": ' + quote(text) + b"\n}"
+
+
+def refusal(reason: RefusedError) -> Response:
+    """What the client of a request gets that was refused."""
+    return reason.page or Response(reason.status, error(reason.text))
 
 
 def columns(outputs: Mapping[str, Array]) -> bytes:
@@ -57,8 +63,13 @@ def rows(outputs: Mapping[str, Array]) -> bytes:
         ((name, array),) = outputs.items()
         return b'{\n    "predictions": [' + _row_list(name, array, 2) + b"\n    ]\n}"
     outer = b"\n" + INDENT * 2
-    step = _step(sum(array.size for array in outputs.values()) // batch)
-    pieces = (_named_rows(outputs, slice(at, at + step)) for at in range(0, batch, step))
+    size = sum(array.size for array in outputs.values())
+    if size <= BLOCK:
+        return b'{\n    "predictions": [' + outer + _named_rows(outputs) + b"\n    ]\n}"
+    step = _step(size // batch)
+    pieces = (
+        _named_rows({name: array[at : at + step] for name, array in outputs.items()}) for at in range(0, batch, step)
+    )
     return b'{\n    "predictions": [' + outer + (b"," + outer).join(pieces) + b"\n    ]\n}"
 
 
@@ -136,11 +147,9 @@ def _step(size: int) -> int:
     return max(1, BLOCK // max(1, size))
 
 
-def _named_rows(outputs: Mapping[str, Array], some: slice) -> bytes:
-    """Some of the rows of several outputs, each an object."""
-    texts = [
-        [quote(name) + b": " + text for text in _row_texts(name, array[some], 3)] for name, array in outputs.items()
-    ]
+def _named_rows(outputs: Mapping[str, Array]) -> bytes:
+    """The rows of several outputs, each an object."""
+    texts = [[quote(name) + b": " + text for text in _row_texts(name, array, 3)] for name, array in outputs.items()]
     inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
     objects = (b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True))
     return (b"," + outer).join(objects)

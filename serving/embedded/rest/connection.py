@@ -22,8 +22,9 @@ from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from tfserving.serving.embedded.rest import answers
 from tfserving.serving.embedded.rest.exchange import TIMED_OUT, Exchange
-from tfserving.serving.embedded.rest.http import RefusedError, Request, Response, refused
+from tfserving.serving.embedded.rest.http import RefusedError, Request, Response
 from tfserving.serving.embedded.rest.limits import SMALL
 from tfserving.serving.embedded.rest.reader import Reader
 
@@ -36,6 +37,7 @@ LAST_CALL_SECONDS = 0.2
 LINGER_SECONDS = 2.0
 # For the access log alone: nobody may be there to read it, and nginx sends nothing either.
 _SLOW = Response(408, b"")
+_ALL_BUSY = Response(503, answers.error("All connections that may be open have a request; try again later"))
 # On, for 0 seconds.
 _NO_LINGER = struct.pack("ii", 1, 0)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -73,9 +75,8 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(self._limits, self._peer, self._allow_body, self._room)
         self.until = monotonic() + self._limits.head_seconds
         if not self._all.admit(self):
-            busy = refused(503, "A request is answered on each of the connections that may be open; try again later")
-            self._log_refusal(busy.response)
-            self._send(busy.response, "", last=True)
+            self._log_refusal(_ALL_BUSY)
+            self._send(_ALL_BUSY, "", last=True)
             self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason
@@ -139,7 +140,9 @@ class Connection(asyncio.Protocol):
         if self.busy:
             self._abort()
         else:
-            self._refuse(refused(503, "The server holds as many bytes of bodies as it may, and this one took longest"))
+            self._refuse(
+                RefusedError(503, "The server holds as many bytes of bodies as it may, and this one took longest")
+            )
 
     def make_room(self) -> None:
         """Leaves a client that has no request here, for the sake of others."""
@@ -246,8 +249,9 @@ class Connection(asyncio.Protocol):
         self._all.held.leave(self.drop)
         if self._transport.is_closing():
             return
-        self._log_refusal(refusal.response)
-        self._send(refusal.response, self._reader.method, last=True)
+        response = answers.refusal(refusal)
+        self._log_refusal(response)
+        self._send(response, self._reader.method, last=True)
         self.closing = True
         self._unread = memoryview(b"")
         self.until = monotonic() + LINGER_SECONDS

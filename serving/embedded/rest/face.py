@@ -119,7 +119,7 @@ class RestFace:
         try:
             return self._route(request)
         except RefusedError as refusal:
-            return refusal.response
+            return answers.refusal(refusal)
         except RequestError as error:
             return Response(_HTTP.get(error.code, 500), answers.error(error.say(explain=self._explain)))
         except Exception as error:

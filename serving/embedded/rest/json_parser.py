@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.rest.http import refused
+from tfserving.serving.embedded.rest.http import RefusedError
 
 BOM = b"\xef\xbb\xbf"
 
@@ -78,7 +78,7 @@ def _check_values(body: bytes, most: int, which: str = "") -> None:
         count += body.count(mark)
     if count > most:
         what = " ".join(("values", which)) if which else "values"
-        raise refused(
+        raise RefusedError(
             413, f"The JSON document has more than {most} {what} (--max_json_values; a string counts as four)"
         )
 

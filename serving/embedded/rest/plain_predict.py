@@ -31,7 +31,7 @@ _IN_LISTS = b"[],"
 # More than that is left to those who know what to do beyond numpy's 64.
 _DEEPEST = 32
 # How much of a large request is parsed at a time.
-_PART = 2**21
+_PART = 2**24
 # Below this every integer is a double.
 _EXACT = 2.0**53
 

@@ -133,8 +133,8 @@ def test_a_document_of_too_many_values_is_refused(unit: str, counts: int) -> Non
     assert len(parse(body, count)) == 101
     with pytest.raises(RefusedError) as refused:
         parse(body, count - 1)
-    assert refused.value.response.status == 413
-    assert f"has more than {count - 1} values" in refused.value.response.body.decode()
+    assert refused.value.status == 413
+    assert f"has more than {count - 1} values" in refused.value.text
 
 
 @pytest.mark.parametrize("body", [b"[NaN%s]", b'{"a":1,"a":[1%s]}', b"[1%s] and more", b'["\\ude00"%s]', b"[1%s"])

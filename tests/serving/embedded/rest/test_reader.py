@@ -69,7 +69,7 @@ def test_a_wish_without_a_body_is_ignored_too() -> None:
 def test_what_is_no_request_is_refused(data: bytes, status: int, size: int) -> None:
     with pytest.raises(RefusedError) as refused:
         read(data, size, Limits(body_bytes=999))
-    assert refused.value.response.status == status
+    assert refused.value.status == status
 
 
 def test_nothing_is_read_after_the_last_request() -> None:
