@@ -108,8 +108,9 @@ lock: env ## Pin the newest versions that pyproject.toml allows, with hashes.
 		--constraint requirements.lock --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 		--output-file k8s/requirements.lock k8s/requirements.in
 
-generated: env ## Write what is generated: messages, JSON Schemas, the docs' command help.
+generated: env ## Write what is generated: messages, operations, JSON Schemas, the docs' command help.
 	@$(PY) tfserving/foundation/messages/generate.py
+	@$(PY) tfserving/foundation/operations/generate.py
 	@$(PY) docs/generate.py
 
 clean: ## Remove the environment and all caches; exported models stay.

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
+
+from tfserving.clients.certificates import context_of
+
+if TYPE_CHECKING:
+    import ssl
 
 PORTS = {"grpc": 8500, "rest": 8501}
 SCHEMES: dict[str, tuple[Literal["grpc", "rest"], bool]] = {
@@ -34,13 +39,12 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("a client's certificate and its key belong together; give both or none")
-        for name in ("ca", "certificate", "key"):
-            path = getattr(self, name)
-            if path is not None:
-                try:
-                    Path(path).read_bytes()
-                except OSError as error:
-                    raise ValueError(f"the TLS file {path} ({name}) can't be read: {error.strerror}") from None
+        if self.ca is not None or self.certificate is not None:
+            self.context()
+
+    def context(self) -> ssl.SSLContext:
+        """What verifies the server by these files. Raises ValueError that names a file that can't be used."""
+        return context_of(self.ca, self.certificate, self.key)
 
 
 @dataclass(frozen=True)

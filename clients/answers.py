@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfserving.foundation.tensors import Array
+from tfserving.clients.printable import printable
+from tfserving.foundation.tensors import MOST_DIMENSIONS, Array
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class TensorInfo:
         return f"{self.dtype} {tuple(-1 if size is None else size for size in self.shape)}"
 
 
+def read_shape(sizes: Sequence[int]) -> tuple[int | None, ...]:
+    """The shape with these sizes, in which -1 is any. Raises ValueError for more dimensions than a tensor may have."""
+    if len(sizes) > MOST_DIMENSIONS:
+        raise ValueError(f"a tensor has {len(sizes)} dimensions, {MOST_DIMENSIONS} are the most")
+    return tuple(None if size < 0 else int(size) for size in sizes)
+
+
 @dataclass(frozen=True)
 class Signature:
     """A named function of a model.
@@ -113,5 +121,6 @@ class VersionStatus:
         return self.state == "END" and self.code != "OK"
 
     def __str__(self) -> str:
+        """In one line, harmless on a terminal: the server's own words are in it."""
         said = f"version {self.version} {self.state}"
-        return said if self.code == "OK" and not self.message else f"{said} ({self.code}: {self.message})"
+        return printable(said if self.code == "OK" and not self.message else f"{said} ({self.code}: {self.message})")

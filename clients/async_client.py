@@ -18,6 +18,7 @@ from tfserving.clients.calls import Calls, Task
 from tfserving.clients.client import DEFAULT_TIMEOUT, Compression, check_compression, make_calls
 from tfserving.clients.errors import ServingError
 from tfserving.clients.inputs import Inputs
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.steps import Ask, Pause, Result, Retries, Steps
 from tfserving.foundation.examples import ExampleLike
 
@@ -40,18 +41,19 @@ def connect_async(
     retries: Retries | None = None,
     compression: Compression | None = None,
     metadata: Mapping[str, str] | None = None,
+    max_response_bytes: int = MAX_RESPONSE_BYTES,
 ) -> AsyncClient:
     """A client for asyncio of the server at `url`; the parameters are those of `tfserving.clients.client.connect`."""
     address = read_address(url, tls)
-    calls = make_calls(address, retries, metadata)
+    calls = make_calls(address, retries, metadata, max_response_bytes)
     gzip = check_compression(compression)
     if address.protocol == "grpc":
         from tfserving.clients.grpc_transport import AsyncGrpcTransport
 
-        return AsyncClient(calls, AsyncGrpcTransport(address, gzip=gzip), timeout)
+        return AsyncClient(calls, AsyncGrpcTransport(address, gzip=gzip, largest=max_response_bytes), timeout)
     from tfserving.clients.rest_transport import AsyncRestTransport
 
-    return AsyncClient(calls, AsyncRestTransport(address, gzip=gzip), timeout)
+    return AsyncClient(calls, AsyncRestTransport(address, gzip=gzip, largest=max_response_bytes), timeout)
 
 
 class AsyncClient:

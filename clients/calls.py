@@ -16,6 +16,7 @@ from tfserving.clients.availability import wait_until_available
 from tfserving.clients.errors import Call, FailedPrecondition, Internal, InvalidArgument, NotFound
 from tfserving.clients.hints import hint
 from tfserving.clients.inputs import Inputs
+from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
 from tfserving.clients.signatures import Signatures
 from tfserving.clients.steps import Ask, Asking, Retries, Steps
 from tfserving.foundation.examples import ExampleLike, Examples, class_arrays, read_examples
@@ -25,12 +26,18 @@ Task: TypeAlias = Literal["classify", "regress"]
 
 
 class Calls(ABC):
-    """The calls to the server at `server`, over one protocol. Can be used by several threads at once."""
+    """The calls to the server at `server`, over one protocol, whose answers may have `largest` bytes.
+
+    Can be used by several threads at once.
+    """
 
     protocol: str
 
-    def __init__(self, server: str, retries: Retries, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, server: str, retries: Retries, metadata: Mapping[str, str], largest: int = MAX_RESPONSE_BYTES
+    ) -> None:
         self.server = server
+        self._largest = largest
         wrong = unsendable(metadata)
         if wrong:
             raise ValueError(wrong)
@@ -65,7 +72,7 @@ class Calls(ABC):
             if wrong:
                 raise InvalidArgument(wrong, call)
             along = {**(along or {}), **metadata}
-        return Asked(call, time.monotonic() + timeout, along)
+        return Asked(call, time.monotonic() + min(timeout, LONGEST_TIMEOUT), along)
 
     def predict(
         self, asked: Asked, inputs: Inputs, outputs: Sequence[str] = (), *, check: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tfserving.clients.commands.bench import bench
-from tfserving.clients.commands.calls import EXIT_CODES, Commands
+from tfserving.clients.commands.calls import EXIT_CODES
 from tfserving.clients.commands.capture import capture
 from tfserving.clients.commands.examples import classify, regress
 from tfserving.clients.commands.predict import predict
@@ -16,7 +16,6 @@ from tfserving.clients.commands.verify import verify
 
 
 @click.group(
-    cls=Commands,
     epilog=f"""\b
 Examples:
   tfserving client status --model digits

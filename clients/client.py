@@ -17,6 +17,7 @@ from tfserving.clients.asked import DEFAULT_SIGNATURE
 from tfserving.clients.calls import Calls, Task
 from tfserving.clients.errors import ServingError
 from tfserving.clients.inputs import Inputs
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.steps import Ask, Pause, Result, Retries, Steps
 from tfserving.foundation.examples import ExampleLike
 
@@ -42,6 +43,7 @@ def connect(
     retries: Retries | None = None,
     compression: Compression | None = None,
     metadata: Mapping[str, str] | None = None,
+    max_response_bytes: int = MAX_RESPONSE_BYTES,
 ) -> Client:
     """A client for the server at `url`.
 
@@ -52,31 +54,33 @@ def connect(
     `tls` says whom to trust and who asks. `timeout` is that of calls which have none of their own, in seconds.
     `retries` says when an unavailable server is asked again, `Retries(attempts=1)` is never. With `compression="gzip"`
     requests are sent, and answers wanted, compressed. `metadata` goes along with every call: gRPC's metadata, or HTTP
-    headers.
+    headers. A response of more than `max_response_bytes`, as received or inflated, raises ResourceExhausted.
 
-    Raises ValueError for any other URL, and for TLS files that can't be read.
+    Raises ValueError for any other URL.
     """
     address = read_address(url, tls)
-    calls = make_calls(address, retries, metadata)
+    calls = make_calls(address, retries, metadata, max_response_bytes)
     gzip = check_compression(compression)
     if address.protocol == "grpc":
         from tfserving.clients.grpc_transport import GrpcTransport
 
-        return Client(calls, GrpcTransport(address, gzip=gzip), timeout)
+        return Client(calls, GrpcTransport(address, gzip=gzip, largest=max_response_bytes), timeout)
     from tfserving.clients.rest_transport import RestTransport
 
-    return Client(calls, RestTransport(address, gzip=gzip), timeout)
+    return Client(calls, RestTransport(address, gzip=gzip, largest=max_response_bytes), timeout)
 
 
-def make_calls(address: Address, retries: Retries | None, metadata: Mapping[str, str] | None) -> Calls:
-    """The calls to `address` over its protocol."""
+def make_calls(address: Address, retries: Retries | None, metadata: Mapping[str, str] | None, largest: int) -> Calls:
+    """The calls to `address` over its protocol, whose answers have `largest` bytes. Raises ValueError for no limit."""
+    if largest < 1:
+        raise ValueError(f"max_response_bytes is a number of bytes above 0, not {largest!r}")
     if address.protocol == "grpc":
         from tfserving.clients.grpc_calls import GrpcCalls
 
-        return GrpcCalls(address.target, retries or Retries(), metadata or {})
+        return GrpcCalls(address.target, retries or Retries(), metadata or {}, largest)
     from tfserving.clients.rest_calls import RestCalls
 
-    return RestCalls(address.target, retries or Retries(), metadata or {})
+    return RestCalls(address.target, retries or Retries(), metadata or {}, largest)
 
 
 def check_compression(compression: str | None) -> bool:

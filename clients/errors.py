@@ -31,6 +31,10 @@ import json
 import re
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from tfserving.clients.limits import MOST_LINES, RAISE_IT
+from tfserving.clients.printable import printable, shortened
+from tfserving.clients.unreachable import broken_hint, unreachable_hint
+
 if TYPE_CHECKING:
     import grpc
 
@@ -75,8 +79,8 @@ class ServingError(Exception):
     http_status: ClassVar[int] = 500
 
     def __init__(self, text: str, call: Call | None = None, hint: str = "") -> None:
-        super().__init__(text)
-        self.text = text
+        self.text = shortened(text)
+        super().__init__(self.text)
         self.call = call or Call()
         self.hint = hint
 
@@ -111,9 +115,12 @@ class ServingError(Exception):
         return self.call.server
 
     def __str__(self) -> str:
-        where = str(self.call)
-        said = f"{where}: {self.code}: {self.text}" if where else f"{self.code}: {self.text}"
-        return f"{said}\n{self.hint}" if self.hint else said
+        """In one line what failed, harmless on a terminal, and the hint in lines of its own."""
+        where = printable(str(self.call))
+        said = f"{self.code}: {printable(self.text)}"
+        hint = self.hint.splitlines()
+        more = [f"… ({len(hint) - MOST_LINES} more lines)"] if len(hint) > MOST_LINES else []
+        return "\n".join([f"{where}: {said}" if where else said, *map(printable, hint[:MOST_LINES]), *more])
 
 
 class InvalidArgument(ServingError):
@@ -239,15 +246,14 @@ _HINTS: tuple[tuple[re.Pattern[str], str], ...] = (
         "more is asked than the server computes: ask fewer at a time, or raise max_enqueued_batches in its "
         "batching_parameters_file",
     ),
+    (re.compile(r"(CLIENT: Received|Decompressed) message larger than max", re.S), RAISE_IT),
     (
         re.compile(r"message larger than max", re.S),
-        "this client sets no limit; the other side's is grpc.max_receive_message_length "
-        "(--grpc_channel_arguments of a model server, or a proxy's own)",
+        "the limit is the server's, or a proxy's: --max_body_bytes of the embedded server, "
+        "grpc.max_receive_message_length in --grpc_channel_arguments of TensorFlow Serving",
     ),
 )
-_UNREACHABLE = re.compile("failed to connect|handshake", re.I)
-_UNTRUSTED = re.compile("certificate.verify.failed|hostname mismatch|Peer name .* is not in peer certificate", re.I)
-_TLS = re.compile(r"\bssl\b|handshake|\btls\b", re.I)
+_UNREACHABLE = re.compile("failed to connect|handshake|DNS resolution|errors resolving|connect failed", re.I)
 _QUOTED_CODE = re.compile(r"\bError: ([A-Z_]+): ")
 
 
@@ -256,36 +262,26 @@ def from_code(code: str, text: str, call: Call | None = None, hint: str = "") ->
     return _BY_CODE.get(code, Unknown)(text, call, hint)
 
 
-def from_grpc(error: grpc.RpcError, call: Call) -> ServingError:
-    """The error for a failed gRPC call."""
+def from_grpc(error: grpc.RpcError, call: Call, *, tls: bool = False) -> ServingError:
+    """The error for a failed gRPC call; `tls` is whether its connection is encrypted."""
     code = getattr(error, "code", None)
     details = getattr(error, "details", None)
     text = str(details() or "") if details else str(error)
     made = from_code(code().name if code else "UNKNOWN", text or "the server says no more", call)
-    if isinstance(made, Unavailable) and _UNREACHABLE.search(text):
-        made.hint = unreachable_hint(call, text)
+    made.hint = _known_hint(text)
+    if isinstance(made, Unavailable) and not made.hint:
+        hint = unreachable_hint if _UNREACHABLE.search(text) else broken_hint
+        made.hint = hint(call, text, tls=tls)
     elif isinstance(made, Unimplemented) and not text:
         made.hint = f"{call.server} speaks gRPC, but has no TensorFlow Serving API"
-    made.hint = made.hint or _known_hint(text)
     return made
-
-
-def unreachable_hint(call: Call, text: str) -> str:
-    """What keeps a client from connecting, as the text of the error tells."""
-    if _UNTRUSTED.search(text):
-        return f"{call.server} has a certificate that isn't trusted, or is for another name; Tls(ca=, server_name=) say"
-    if _TLS.search(text):
-        return f"is TLS what {call.server} speaks, and does it want a client's certificate?"
-    if call.protocol == "grpc":
-        return f"nobody answers gRPC on {call.server}; is the server running, and is this its gRPC port?"
-    return f"nobody answers HTTP on {call.server}; is the server running, with --rest_api_port set to this port?"
 
 
 def from_http(status: int, body: bytes, call: Call) -> ServingError:
     """The error for an HTTP answer that is not 2xx: TensorFlow Serving's `{"error": "..."}`, or some other page."""
     try:
         text = json.loads(body.decode("utf-8", "replace"))["error"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         text = None
     kind = _BY_STATUS.get(status) or (InvalidArgument if 400 <= status < 500 else Internal)  # noqa: PLR2004 - client's, server's
     if not isinstance(text, str):

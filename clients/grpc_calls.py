@@ -17,12 +17,14 @@ from tfserving.clients.answers import (
     Signature,
     TensorInfo,
     VersionStatus,
+    read_shape,
 )
 from tfserving.clients.asked import DEFAULT_SIGNATURE, Asked
 from tfserving.clients.calls import Calls, Task, classification
-from tfserving.clients.errors import Internal, InvalidArgument, from_code
+from tfserving.clients.errors import Internal, InvalidArgument, ResourceExhausted, from_code
+from tfserving.clients.limits import MAX_RESPONSE_BYTES, RAISE_IT, description_bytes, structured_bytes
 from tfserving.clients.steps import Retries, Steps
-from tfserving.clients.wire import Bodies, is_large, predict_request, read_predict_response, spec_of
+from tfserving.clients.wire import Bodies, TooLargeError, is_large, predict_request, read_predict_response, spec_of
 from tfserving.foundation.examples import Examples
 from tfserving.foundation.messages import (
     ClassificationRequest,
@@ -64,20 +66,25 @@ _STATES = (
 )
 
 
+_DESCRIPTIONS = (GetModelMetadataResponse, GetModelStatusResponse, ReloadConfigResponse, SignatureDefMap)
+
+
 class GrpcCalls(Calls):
     """The calls over gRPC."""
 
     protocol = "grpc"
 
-    def __init__(self, server: str, retries: Retries, metadata: Mapping[str, str]) -> None:
-        super().__init__(server, retries, metadata)
+    def __init__(
+        self, server: str, retries: Retries, metadata: Mapping[str, str], largest: int = MAX_RESPONSE_BYTES
+    ) -> None:
+        super().__init__(server, retries, metadata, largest)
         self._bodies = Bodies()
 
     def reload_config(self, asked: Asked, config: Any) -> Steps[None]:
         """See `tfserving.clients.client.Client.reload_config`."""
         request = ReloadConfigRequest(config=_config(asked, config))
         data = yield from self._ask(asked, RELOAD, request.SerializeToString(), repeatable=False)
-        status = _read(ReloadConfigResponse, data, asked).status
+        status = self._read(ReloadConfigResponse, data, asked).status
         if status.error_code:
             raise from_code(_code(status.error_code), status.error_message, asked.call)
 
@@ -90,9 +97,11 @@ class GrpcCalls(Calls):
         else:
             data = yield from self._ask(asked, PREDICT, b"".join(parts))
         try:
-            version, signature, decoded = read_predict_response(data)
-        except (ValueError, DecodeError) as error:
-            raise Internal(f"the answer can't be read: {error}", call) from None
+            version, signature, decoded = read_predict_response(data, self._largest)
+        except TooLargeError as error:
+            raise ResourceExhausted(f"the response is too large: {error}", call, RAISE_IT) from None
+        except (ValueError, OverflowError, MemoryError, DecodeError) as error:
+            raise Internal(f"the answer can't be read: {str(error) or type(error).__name__}", call) from None
         return Prediction(
             model=call.model,
             version=call.version if version is None else version,
@@ -104,14 +113,14 @@ class GrpcCalls(Calls):
         request = ClassificationRequest(model_spec=spec_of(asked.call))
         examples.write(request.input)
         data = yield from self._ask(asked, CLASSIFY, request.SerializeToString())
-        answer = _read(ClassificationResponse, data, asked)
+        answer = self._read(ClassificationResponse, data, asked)
         return _classified(asked, answer.model_spec, answer.result)
 
     def _regress(self, asked: Asked, examples: Examples) -> Steps[Regression]:
         request = RegressionRequest(model_spec=spec_of(asked.call))
         examples.write(request.input)
         data = yield from self._ask(asked, REGRESS, request.SerializeToString())
-        answer = _read(RegressionResponse, data, asked)
+        answer = self._read(RegressionResponse, data, asked)
         return _regressed(asked, answer.model_spec, answer.result)
 
     def _multi_inference(
@@ -124,28 +133,27 @@ class GrpcCalls(Calls):
             added.model_spec.signature_name = signature
         examples.write(request.input)
         data = yield from self._ask(asked, MULTI_INFERENCE, request.SerializeToString())
+        results = self._read(MultiInferenceResponse, data, asked).results
+        if len(results) != len(tasks):
+            raise Internal(f"{len(tasks)} signatures were asked, {len(results)} answered", asked.call)
         answers: dict[str, Classification | Regression] = {}
-        for (signature, task), result in zip(
-            tasks.items(), _read(MultiInferenceResponse, data, asked).results, strict=False
-        ):
+        for (signature, task), result in zip(tasks.items(), results, strict=True):
             if task == "classify":
                 answers[signature] = _classified(asked, result.model_spec, result.classification_result, signature)
             else:
                 answers[signature] = _regressed(asked, result.model_spec, result.regression_result, signature)
-        if len(answers) != len(tasks):
-            raise Internal(f"{len(tasks)} signatures were asked, {len(answers)} answered", asked.call)
         return answers
 
     def _get_metadata(self, asked: Asked) -> Steps[Metadata]:
         request = GetModelMetadataRequest(model_spec=spec_of(asked.call), metadata_field=["signature_def"])
         data = yield from self._ask(asked, METADATA, request.SerializeToString())
-        answer = _read(GetModelMetadataResponse, data, asked)
-        definitions = _read(SignatureDefMap, answer.metadata["signature_def"].value, asked).signature_def
-        return Metadata(
-            model=asked.call.model,
-            version=int(answer.model_spec.version.value),
-            signatures={name: _signature(definitions[name]) for name in definitions},
-        )
+        answer = self._read(GetModelMetadataResponse, data, asked)
+        definitions = self._read(SignatureDefMap, answer.metadata["signature_def"].value, asked).signature_def
+        try:
+            signatures = {name: _signature(definitions[name]) for name in definitions}
+        except ValueError as error:
+            raise Internal(f"the metadata can't be read: {error}", asked.call) from None
+        return Metadata(asked.call.model, int(answer.model_spec.version.value), signatures)
 
     def _get_status(self, asked: Asked) -> Steps[list[VersionStatus]]:
         request = GetModelStatusRequest(model_spec=spec_of(asked.call))
@@ -157,15 +165,19 @@ class GrpcCalls(Calls):
                 code=_code(status.status.error_code),
                 message=status.status.error_message,
             )
-            for status in _read(GetModelStatusResponse, data, asked).model_version_status
+            for status in self._read(GetModelStatusResponse, data, asked).model_version_status
         ]
 
-
-def _read(kind: Any, data: bytes, asked: Asked) -> Any:
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise Internal(f"the answer can't be read: {error}", asked.call) from None
+    def _read(self, kind: Any, data: bytes, asked: Asked) -> Any:
+        """The message in `data`. Its fields become objects of many times their bytes, so it must be small."""
+        most = description_bytes(self._largest) if kind in _DESCRIPTIONS else structured_bytes(self._largest)
+        if len(data) > most:
+            text = f"the response is too large: its {kind.DESCRIPTOR.name} has {len(data)} bytes, the limit is {most}"
+            raise ResourceExhausted(text, asked.call, RAISE_IT)
+        try:
+            return kind.FromString(data)
+        except DecodeError as error:
+            raise Internal(f"the answer can't be read: {error}", asked.call) from None
 
 
 def _config(asked: Asked, config: Any) -> Any:
@@ -174,7 +186,7 @@ def _config(asked: Asked, config: Any) -> Any:
         return ModelServerConfig.FromString(config.SerializeToString())
     try:
         return text_format.Parse(config, ModelServerConfig())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, RecursionError) as error:
         raise InvalidArgument(f"the config is no ModelServerConfig in text form: {error}", asked.call) from None
 
 
@@ -207,7 +219,7 @@ def _info(info: Any) -> TensorInfo:
     shape = info.tensor_shape
     return TensorInfo(
         dtype=BY_NUMBER[info.dtype].name if info.dtype in BY_NUMBER else _type_name(info.dtype),
-        shape=None if shape.unknown_rank else tuple(None if dim.size < 0 else int(dim.size) for dim in shape.dim),
+        shape=None if shape.unknown_rank else read_shape([dim.size for dim in shape.dim]),
     )
 
 

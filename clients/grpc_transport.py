@@ -10,14 +10,16 @@ import grpc
 import grpc.aio
 
 from tfserving.clients.address import Address, Tls
-from tfserving.clients.errors import Call, Cancelled, InvalidArgument, ServingError, from_grpc
+from tfserving.clients.errors import Call, Cancelled, Internal, InvalidArgument, ServingError, from_grpc
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.steps import Ask, remaining_seconds
 
-# The server takes messages of up to 2 GB; grpcio alone would refuse an answer above 4 MB.
 # https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h
 OPTIONS: tuple[tuple[str, Any], ...] = (
+    # How much it takes is the server's to say.
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    # The text of an error is metadata, of which grpcio alone takes 8 kB.
+    ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.enable_http_proxy", 0),
     # A client of its own connection: another's failed attempts would keep this one waiting.
     ("grpc.use_local_subchannel_pool", 1),
@@ -28,13 +30,16 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
 # A server that is gone without a word is noticed in this time plus 20 s. gRPC servers close the connection of a client
 # that asks them more often than every 5 minutes: https://github.com/grpc/grpc/blob/master/doc/keepalive.md
 KEEPALIVE = (("grpc.keepalive_time_ms", 300_000), ("grpc.keepalive_timeout_ms", 20_000))
+# gRPC counts in a C int.
+_LARGEST_LIMIT = 2**31 - 1
 
 
 class GrpcTransport:
     """Blocking."""
 
-    def __init__(self, address: Address, *, gzip: bool) -> None:
-        self._channel = new_channel(grpc, address, gzip=gzip)
+    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
+        self._tls = address.tls is not None
+        self._channel = new_channel(grpc, address, gzip=gzip, largest=largest)
         self._methods: dict[str, Any] = {}
 
     def ask(self, ask: Ask) -> bytes:
@@ -44,12 +49,12 @@ class GrpcTransport:
             method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
         timeout = remaining_seconds(ask.deadline, ask.call)
         try:
-            answer: bytes = method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+            answer: bytes | None = method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
         except grpc.RpcError as error:
-            raise from_grpc(error, ask.call) from None
+            raise from_grpc(error, ask.call, tls=self._tls) from None
         except ValueError as error:
             raise _unsent(error, ask.call) from None
-        return answer
+        return _whole(answer, ask.call)
 
     def close(self) -> None:
         """Closes the connections; calls in flight are cancelled."""
@@ -59,26 +64,26 @@ class GrpcTransport:
 class AsyncGrpcTransport:
     """On the event loop that the first question is asked on."""
 
-    def __init__(self, address: Address, *, gzip: bool) -> None:
-        self._address, self._gzip = address, gzip
+    def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
+        self._address, self._gzip, self._largest = address, gzip, largest
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
 
     async def ask(self, ask: Ask) -> bytes:
         """The answer to `ask`, serialized. Raises a ServingError."""
         if self._channel is None:
-            self._channel = new_channel(grpc.aio, self._address, gzip=self._gzip)
+            self._channel = new_channel(grpc.aio, self._address, gzip=self._gzip, largest=self._largest)
         method = self._methods.get(ask.path)
         if method is None:
             method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
         timeout = remaining_seconds(ask.deadline, ask.call)
         try:
-            answer: bytes = await method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+            answer: bytes | None = await method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
         except grpc.RpcError as error:
-            raise from_grpc(error, ask.call) from None
+            raise from_grpc(error, ask.call, tls=self._address.tls is not None) from None
         except (grpc.aio.UsageError, ValueError, TypeError) as error:
             raise _unsent(error, ask.call) from None
-        return answer
+        return _whole(answer, ask.call)
 
     async def close(self) -> None:
         """Closes the connections; calls in flight are cancelled."""
@@ -86,9 +91,9 @@ class AsyncGrpcTransport:
             await self._channel.close()
 
 
-def new_channel(made_by: Any, address: Address, *, gzip: bool) -> Any:
-    """A channel to `address`, made by `grpc` or `grpc.aio`."""
-    options = [*OPTIONS, *KEEPALIVE]
+def new_channel(made_by: Any, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> Any:
+    """A channel to `address`, made by `grpc` or `grpc.aio`; its messages may have `largest` bytes, inflated, too."""
+    options = [*OPTIONS, *KEEPALIVE, ("grpc.max_receive_message_length", min(largest, _LARGEST_LIMIT))]
     if address.every_address:
         options.append(("grpc.lb_policy_name", "round_robin"))
     compression = grpc.Compression.Gzip if gzip else None
@@ -111,6 +116,12 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 def _metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...] | None:
     return tuple((name.lower(), value) for name, value in metadata.items()) if metadata else None
+
+
+def _whole(answer: bytes | None, call: Call) -> bytes:
+    if answer is None:
+        raise Internal("the server ended the call without an answer", call)
+    return answer
 
 
 def _unsent(error: Exception, call: Call) -> ServingError:

@@ -7,11 +7,9 @@ model whose newest version changes only an output's float type is decoded as bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote
-
-import numpy as np
 
 from tfserving.clients.answers import (
     Classification,
@@ -19,16 +17,19 @@ from tfserving.clients.answers import (
     Prediction,
     Regression,
     Signature,
-    TensorInfo,
     VersionStatus,
 )
 from tfserving.clients.asked import Asked
 from tfserving.clients.calls import Calls, Task, classification
-from tfserving.clients.errors import Call, Internal, InvalidArgument, Unimplemented
+from tfserving.clients.errors import Call, Internal, InvalidArgument, ResourceExhausted, Unimplemented
+from tfserving.clients.limits import BYTES_PER_VALUE, RAISE_IT, description_bytes
+from tfserving.clients.rest_answers import read_classes, read_metadata, read_status, read_values
 from tfserving.clients.rest_json import MisfitError, examples_request, outputs_of, parse, predict_request
 from tfserving.clients.steps import Steps
 from tfserving.foundation.examples import Examples
-from tfserving.foundation.tensors import BY_WIRE_NAME, Array
+from tfserving.foundation.tensors import Array
+
+Results = TypeVar("Results")
 
 
 class RestCalls(Calls):
@@ -53,29 +54,21 @@ class RestCalls(Calls):
         answer = yield from self._json(asked, model_path(call) + ":predict", body)
         try:
             decoded = outputs_of(answer, signature)
-        except MisfitError:
+        except (MisfitError, RecursionError):
             signature, _ = yield from self._signatures.find(asked, fresh=True)
             try:
                 decoded = outputs_of(answer, signature, shapes=False)
-            except MisfitError as error:
+            except (MisfitError, RecursionError) as error:
                 raise Internal(f"the answer does not fit its signature: {error}", call) from None
         chosen = {output: decoded[output] for output in sorted(outputs or decoded)}
         return Prediction(call.model, call.version, name, chosen)
 
     def _classify(self, asked: Asked, examples: Examples) -> Steps[Classification]:
-        results = yield from self._results("classify", asked, examples)
-        try:
-            rows = [[(str(label), float(score)) for label, score in row] for row in results]
-        except (TypeError, ValueError) as error:
-            raise Internal(f"the answer can't be read: {error}", asked.call) from None
+        rows = yield from self._results("classify", asked, examples, read_classes)
         return classification(asked.call, asked.call.version, rows)
 
     def _regress(self, asked: Asked, examples: Examples) -> Steps[Regression]:
-        results = yield from self._results("regress", asked, examples)
-        try:
-            values = np.array(results, np.float32).reshape(len(results))
-        except (TypeError, ValueError) as error:
-            raise Internal(f"the answer can't be read: {error}", asked.call) from None
+        values = yield from self._results("regress", asked, examples, read_values)
         return Regression(asked.call.model, asked.call.version, asked.signature, values)
 
     def _multi_inference(
@@ -86,47 +79,39 @@ class RestCalls(Calls):
     ) -> Steps[dict[str, Classification | Regression]]:
         raise Unimplemented("TensorFlow Serving's REST API has no multi-inference, gRPC has", asked.call)
 
-    def _results(self, verb: str, asked: Asked, examples: Examples) -> Steps[Any]:
+    def _results(self, verb: str, asked: Asked, examples: Examples, read: Callable[[Any], Results]) -> Steps[Results]:
         body = examples_request(asked.signature, examples)
         answer = yield from self._json(asked, f"{model_path(asked.call)}:{verb}", body)
-        if not isinstance(answer, dict) or not isinstance(answer.get("results"), list):
-            raise Internal("the answer has no list under 'results'", asked.call)
-        return answer["results"]
+        return _read("answer", lambda: read(answer), asked.call)
 
     def _get_metadata(self, asked: Asked) -> Steps[Metadata]:
-        answer = yield from self._json(asked, model_path(asked.call) + "/metadata")
-        try:
-            definitions = answer["metadata"]["signature_def"]["signature_def"]
-            return Metadata(
-                model=asked.call.model,
-                version=int(answer["model_spec"]["version"]),
-                signatures={name: _signature(definition) for name, definition in definitions.items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Internal(f"the metadata can't be read: {type(error).__name__}: {error}", asked.call) from None
+        answer = yield from self._json(asked, model_path(asked.call) + "/metadata", description=True)
+        return _read("metadata", lambda: read_metadata(answer, asked.call.model), asked.call)
 
     def _get_status(self, asked: Asked) -> Steps[list[VersionStatus]]:
-        answer = yield from self._json(asked, model_path(asked.call))
-        try:
-            return [
-                VersionStatus(
-                    version=int(status["version"]),
-                    state=str(status["state"]),
-                    code=str(status["status"]["error_code"]),
-                    message=str(status["status"]["error_message"]),
-                )
-                for status in answer["model_version_status"]
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise Internal(f"the status can't be read: {type(error).__name__}: {error}", asked.call) from None
+        answer = yield from self._json(asked, model_path(asked.call), description=True)
+        return _read("status", lambda: read_status(answer), asked.call)
 
-    def _json(self, asked: Asked, path: str, body: bytes | None = None) -> Steps[Any]:
-        """The JSON that the server answers."""
+    def _json(self, asked: Asked, path: str, body: bytes | None = None, *, description: bool = False) -> Steps[Any]:
+        """The JSON that the server answers; a `description` of a model is smaller than what the model computed."""
         answer = yield from self._ask(asked, path, body)
-        try:
-            return parse(answer)
-        except ValueError as error:
-            raise Internal(f"the answer is no JSON: {error}", asked.call) from None
+        most = description_bytes(self._largest) if description else self._largest
+        values = answer.count(b",") + answer.count(b"[") + answer.count(b"{")
+        if len(answer) > most or values > most // BYTES_PER_VALUE:
+            raise ResourceExhausted(
+                f"the response is too large: it has {len(answer)} bytes and {values} values, the limits are {most} and "
+                f"{most // BYTES_PER_VALUE}",
+                asked.call,
+                RAISE_IT,
+            )
+        return _read("answer", lambda: parse(answer), asked.call, "is no JSON")
+
+
+def _read(what: str, read: Callable[[], Results], call: Call, wrong: str = "can't be read") -> Results:
+    try:
+        return read()
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise Internal(f"the {what} {wrong}: {str(error) or type(error).__name__}", call) from None
 
 
 def model_path(call: Call) -> str:
@@ -147,21 +132,3 @@ def _check_outputs(outputs: tuple[str, ...], signature: Signature, call: Call) -
             raise InvalidArgument(f"outputs[{position}] is {output!r}, the signature's outputs are {known}", call)
         if output in outputs[:position]:
             raise InvalidArgument(f"outputs has {output!r} twice", call)
-
-
-def _signature(definition: Mapping[str, Any]) -> Signature:
-    return Signature(
-        method=str(definition["method_name"]),
-        inputs={name: _info(info) for name, info in sorted(definition["inputs"].items())},
-        outputs={name: _info(info) for name, info in sorted(definition["outputs"].items())},
-        optional=frozenset(definition.get("defaults", ())),
-    )
-
-
-def _info(info: Mapping[str, Any]) -> TensorInfo:
-    shape, wire_name = info["tensor_shape"], str(info["dtype"])
-    sizes = (int(dim["size"]) for dim in shape["dim"])
-    return TensorInfo(
-        dtype=BY_WIRE_NAME[wire_name].name if wire_name in BY_WIRE_NAME else wire_name.removeprefix("DT_").lower(),
-        shape=None if shape["unknown_rank"] else tuple(None if size < 0 else size for size in sizes),
-    )

@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pathlib import Path
 from tfserving.clients.bench.load import Step
 from tfserving.clients.client import connect
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.temporary import temporary_folder
 
 LONGEST_START = 120.0
 LONGEST_STOP = 30.0
@@ -181,15 +181,18 @@ def engine(
 ) -> Iterator[Mapping[str, str]]:
     """A model server over the model in `folder`; its URLs by protocol. Raises EngineError when it doesn't start."""
     ports = _free_ports()
-    with tempfile.TemporaryDirectory(prefix="tune-") as temporary:
-        file, log = Path(temporary, "batching_parameters.txt"), Path(temporary, "log")
+    with temporary_folder("the parameters and the log of each server", "tune-") as temporary:
+        file, log = temporary / "batching_parameters.txt", temporary / "log"
         flags = [f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"]
         flags += ["--max_num_load_retries=0", f"--model_name={model}", f"--model_base_path={folder.resolve()}"]
         if parameters is not None:
             file.write_text(parameters.text())
             flags += ["--enable_batching=true", f"--batching_parameters_file={file}"]
         with log.open("w") as output:
-            process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, start_new_session=True)
+            try:
+                process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, start_new_session=True)
+            except OSError as error:
+                raise EngineError(f"the model server {command[0]} can't be run: {error.strerror}") from None
         try:
             urls = {"grpc": f"grpc://127.0.0.1:{ports['grpc']}", "rest": f"http://127.0.0.1:{ports['rest']}"}
             _wait(process, urls["grpc"], model, log)

@@ -18,8 +18,19 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from tfserving.clients.errors import Call
+from tfserving.clients.limits import MAX_RESPONSE_BYTES, MOST_OUTPUTS, unpacked_bytes
 from tfserving.foundation.messages import ModelSpec, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
-from tfserving.foundation.tensors import BY_NUMBER, STRING, Array, dtype_of, from_proto, to_proto, wire_dtype
+from tfserving.foundation.tensors import (
+    BY_NUMBER,
+    MOST_DIMENSIONS,
+    STRING,
+    STRING_BYTES,
+    Array,
+    dtype_of,
+    from_proto,
+    to_proto,
+    wire_dtype,
+)
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
@@ -43,6 +54,10 @@ _INPUT_TAG, _CONTENT_TAG, _KEY_TAG, _VALUE_TAG = (bytes((tag,)) for tag in (_INP
 
 
 Part: TypeAlias = bytes | memoryview
+
+
+class TooLargeError(ValueError):
+    """An answer is larger than the client's limit lets it be."""
 
 
 class _UnusualError(Exception):
@@ -116,22 +131,24 @@ class Bodies:
                 self._free.append(buffer)
 
 
-def read_predict_response(data: bytes) -> tuple[int | None, str, dict[str, Array]]:
+def read_predict_response(data: bytes, largest: int = MAX_RESPONSE_BYTES) -> tuple[int | None, str, dict[str, Array]]:
     """Version (None when it isn't said), signature and outputs in alphabetical order of a serialized PredictResponse.
 
-    Arrays of numbers that lie in the answer as in memory are read-only views of `data`.
+    Arrays of numbers that lie in the answer as in memory are read-only views of `data`. The outputs may take `largest`
+    bytes together: a tensor that repeats its last value can be declared in a few.
 
-    Raises DecodeError when it is none, and ValueError for a tensor that can't be.
+    Raises DecodeError when it is none, and ValueError for a tensor that can't be or is too large.
     """
     layout = _LAYOUTS.get(len(data))
     if layout is None or not layout.fits(data):
         try:
             layout = _read_layout(data)
         except (_UnusualError, IndexError):
-            return _read_by_protobuf(data)
-        if len(_LAYOUTS) >= _MOST_LAYOUTS:
-            _LAYOUTS.clear()
-        _LAYOUTS[len(data)] = layout
+            return _read_by_protobuf(data, largest)
+        if sum(len(fixed) for _, fixed in layout.fixed) <= _KEPT_BYTES:
+            if len(_LAYOUTS) >= _MOST_LAYOUTS:
+                _LAYOUTS.clear()
+            _LAYOUTS[len(data)] = layout
     return layout.version, layout.signature, {view.name: view.array(data) for view in layout.views}
 
 
@@ -164,11 +181,25 @@ class _Layout(NamedTuple):
 # By the length of the answer: those of one model differ in their numbers alone.
 _LAYOUTS: dict[int, _Layout] = {}
 _MOST_LAYOUTS = 1024
+# An answer with more beside its numbers is read anew each time.
+_KEPT_BYTES = 16 * 1024
 
 
-def _read_by_protobuf(data: bytes) -> tuple[int | None, str, dict[str, Array]]:
+def _read_by_protobuf(data: bytes, largest: int) -> tuple[int | None, str, dict[str, Array]]:
+    if len(data) > unpacked_bytes(largest):
+        raise TooLargeError(
+            f"it has {len(data)} bytes that aren't read in place, the limit is {unpacked_bytes(largest)}"
+        )
     answer = PredictResponse.FromString(data)
-    outputs = {name: from_proto(answer.outputs[name]) for name in sorted(answer.outputs)}
+    if len(answer.outputs) > MOST_OUTPUTS:
+        raise ValueError(f"it has {len(answer.outputs)} outputs, {MOST_OUTPUTS} are the most")
+    outputs: dict[str, Array] = {}
+    left = largest
+    for name in sorted(answer.outputs):
+        array = from_proto(answer.outputs[name], left)
+        outputs[name] = array
+        # What lies in the answer is no larger than it; what is repeated counts for all outputs together.
+        left -= min(left, STRING_BYTES * array.size if array.dtype == object else array.nbytes)
     return *_read_spec(answer.model_spec), outputs
 
 
@@ -262,9 +293,10 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
 
 
 def _read_layout(data: bytes) -> _Layout:
-    spec, views = b"", []
+    spec = b""
+    views: list[_View] = []
     for tag, start, end in _fields(data, 0, len(data)):
-        if tag == _OUTPUTS:
+        if tag == _OUTPUTS and len(views) < MOST_OUTPUTS:
             views.append(_read_view(data, *_read_entry(data, start, end)))
         elif tag == _SPEC and not spec:
             spec = data[start:end]
@@ -316,6 +348,8 @@ def _read_view(data: bytes, name: str, start: int, end: int) -> _View:
 
 def _read_sizes(shape: bytes) -> tuple[int, ...]:
     proto = TensorShapeProto.FromString(shape)
+    if len(proto.dim) > MOST_DIMENSIONS:
+        raise _UnusualError
     sizes = tuple(int(dim.size) for dim in proto.dim)
     if proto.unknown_rank or any(size < 0 for size in sizes):
         raise _UnusualError

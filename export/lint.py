@@ -21,7 +21,8 @@ from tfserving.export.ranks import trusting
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import MADE_UP
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
-from tfserving.foundation.graph import CALLS, FILE_OPS, PYTHON_OPS, Graph, Node
+from tfserving.foundation.graph import CALLS, Graph, Node
+from tfserving.foundation.operations import DOES, FILES, PYTHON, class_of
 from tfserving.foundation.tensors import BY_NAME, STRING, dtype_of
 from tfserving.serving.models_yaml.fleet import Rule
 
@@ -226,11 +227,12 @@ def _operations(name: str, graph: Graph, signature: ServedSignature) -> Iterator
     for node in graph.nodes(name):
         by_op.setdefault(node.op, node)
     for op, node in sorted(by_op.items()):
-        if op in PYTHON_OPS:
+        kind = class_of(node.message)
+        if kind == PYTHON:
             yield Finding(
                 "python-op", where, f"{node} calls Python, and a server has none", "write it with TensorFlow operations"
             )
-        elif op in FILE_OPS:
+        elif DOES.get(kind) == DOES[FILES]:
             yield Finding(
                 "file-op",
                 where,

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tfserving.export.errors import ExportError
 from tfserving.export.servable import Method, TensorSpec
 from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST
+from tfserving.foundation.manifest import LARGEST_BYTES
 
 
 class ManifestError(ExportError):
@@ -95,7 +97,7 @@ def read_manifest(version_folder: Path) -> Manifest:
     """
     path = version_folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, LARGEST_BYTES)
         manifest = Manifest.model_validate_json(data)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from None
@@ -103,6 +105,8 @@ def read_manifest(version_folder: Path) -> Manifest:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
         raise ManifestError(f"{path}: {where}: {problem['msg']}") from None
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from None
     if manifest.text().encode() != data:
         raise ManifestError(f"{path} was changed: its digest is not that of its contents")
     return manifest

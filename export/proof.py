@@ -32,6 +32,7 @@ from tfserving.export.tolerances import Judge, describe
 from tfserving.foundation import messages
 from tfserving.foundation.golden import GoldenRequest, request_of
 from tfserving.foundation.messages import PredictResponse
+from tfserving.foundation.temporary import no_temporary
 from tfserving.foundation.tensors import Array, from_proto
 
 DESCRIPTORS = Path(messages.__file__).with_name("descriptors.binpb")
@@ -59,7 +60,10 @@ class FreshProcess:
 
     def __init__(self) -> None:
         # A session of its own: Ctrl-C is for the parent, which ends it.
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
+        try:
+            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
+        except OSError as error:
+            raise no_temporary("what the fresh process prints, and its trial model", error) from None
         self._process = subprocess.Popen(
             [sys.executable, "-I", fresh.__file__, str(DESCRIPTORS)],
             cwd=tempfile.gettempdir(),

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tfserving.export.errors import ExportError
+from tfserving.foundation.golden import is_version
 
 PREFIX = ".tmp-"
 # What rename says when there is something at the target already.
@@ -125,7 +126,7 @@ def check_writable(model_folder: Path) -> None:
 
 def next_version(model_folder: Path) -> int:
     """The number after the highest one that anything in `model_folder` is called."""
-    return 1 + max((int(child.name) for child in model_folder.iterdir() if child.name.isdecimal()), default=0)
+    return 1 + max((int(child.name) for child in model_folder.iterdir() if is_version(child.name)), default=0)
 
 
 def _remove_abandoned(model_folder: Path) -> None:

@@ -6,9 +6,11 @@ import click
 
 from tfserving.k8s.commands.cluster import apply, delete, diff, render, status
 from tfserving.k8s.commands.rollout import rollout
+from tfserving.serving.commands.options import Commands
 
 
 @click.group(
+    cls=Commands,
     epilog="""\b
 Examples:
   tfserving k8s apply                             the fleet on a cluster
@@ -18,7 +20,7 @@ Examples:
 
 \b
 Exit codes: 0 done; 1 the new version was rolled back, or something failed on the way; 2 something was wrong
-before anything changed; 130 interrupted, to be gone on with."""
+before anything changed; 130 interrupted, to be gone on with.""",
 )
 def main() -> None:
     """Runs the fleet on Kubernetes, and rolls new model versions out, step by step, and back by itself."""

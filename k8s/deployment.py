@@ -9,17 +9,15 @@ import json
 import time
 from collections.abc import Callable
 
-from google.protobuf import text_format
-
-from tfserving.foundation.messages import ModelServerConfig
 from tfserving.k8s.configuration import cluster_models_config
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map, pods
+from tfserving.k8s.patches import grace_seconds
 from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
 from tfserving.k8s.rendering import objects, render
-from tfserving.k8s.rollout.state import read_state
+from tfserving.k8s.rollout.kept import kept_state, models_config_of
+from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
-from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.models_yaml.fleet import Fleet
 
 # All that the base and its components are made of; a cluster has the kinds of others when these are installed.
@@ -94,8 +92,14 @@ def _named(made: list[Object]) -> set[tuple[str, str]]:
     return {(one["kind"], one["metadata"]["name"]) for one in made}
 
 
-def delete(kubectl: Kubectl) -> str:
+def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
+    """The kubectl for a call that returns when pods have ended."""
+    return kubectl.within(grace_seconds(fleet) + kubectl.seconds)
+
+
+def delete(fleet: Fleet, kubectl: Kubectl) -> str:
     """Removes all that `apply` made and rollouts keep, and waits for pods to drain; returns what kubectl said."""
+    kubectl = draining(fleet, kubectl)
     said = kubectl.run("delete", _kinds(kubectl), f"--selector={OURS}", "--ignore-not-found")
     said += kubectl.run("delete", "configmaps,leases", f"--selector={ROLLOUTS}", "--ignore-not-found")
     # Pods go with their Deployment, but not at the same time.
@@ -262,27 +266,25 @@ def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, say
         time.sleep(_POLL_SECONDS)
 
 
-def rollouts(kubectl: Kubectl) -> list[Object]:
-    """The state of every model's last rollout."""
-    return [
-        {"name": found["metadata"]["name"], **json.loads(found["data"]["state"])}
+def rollouts(kubectl: Kubectl) -> dict[str, State]:
+    """The state of every model's last rollout, by its ConfigMap. Raises RolloutError when one can't be read."""
+    return {
+        str(found["metadata"]["name"]): state
         for found in kubectl.select("configmaps", ROLLOUTS)
-        if found.get("data", {}).get("state")
-    ]
+        if (state := kept_state(found))
+    }
 
 
 def labels(kubectl: Kubectl) -> dict[str, dict[str, int]]:
-    """The labels of each model that pods start with; of none when nothing is applied."""
+    """The labels of each model that pods start with; of none when nothing is applied. Raises RolloutError."""
     found = kubectl.get("configmap", config_map(STABLE))
     if found is None:
         return {}
-    said = text_format.Parse(found["data"][MODELS_CONFIG], ModelServerConfig()).model_config_list.config
-    return {model.name: dict(model.version_labels) for model in said}
+    return {model.name: dict(model.version_labels) for model in models_config_of(found).model_config_list.config}
 
 
 def _check_rollouts(kubectl: Kubectl) -> None:
-    for found in kubectl.select("configmaps", ROLLOUTS):
-        state = read_state(found["data"]["state"])
+    for state in rollouts(kubectl).values():
         if not state.over:
             raise RolloutError(f"a rollout is under way: {state}; `rollout status {state.model}` says how far")
 

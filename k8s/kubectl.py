@@ -11,8 +11,10 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from tfserving.foundation import programs
 
 # An object as the API has it.
 Object = dict[str, Any]
@@ -32,40 +34,58 @@ class ConflictError(KubectlError):
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl in one namespace of one context; the current ones when not given."""
+    """kubectl in one namespace of one context; the current ones when not given. A call may take `seconds`."""
 
     namespace: str | None = None
     context: str | None = None
+    seconds: float = 60.0
+
+    def within(self, seconds: float) -> Kubectl:
+        """This, where a call may take that long."""
+        return replace(self, seconds=seconds)
 
     def run(self, *words: str, input: str | None = None, codes: tuple[int, ...] = (0,)) -> str:  # noqa: A002 - as subprocess calls it
-        """What `kubectl WORDS` prints. Raises KubectlError when its exit code is none of `codes`."""
+        """What `kubectl WORDS` prints.
+
+        Raises KubectlError when its exit code is none of `codes`, or it takes too long.
+        """
+        called = f"kubectl {words[0]}"
         try:
-            done = subprocess.run([*self._command(), *words], input=input, capture_output=True, text=True, check=False)
+            done = programs.run([*self._command(), *words], self.seconds, input or "")
         except FileNotFoundError:
             raise KubectlError("kubectl isn't on PATH; Kubernetes' own pages say how to install it") from None
-        if done.returncode not in codes:
+        except OSError as error:
+            raise KubectlError(f"{called} can't be run: {error.strerror}") from None
+        except programs.OverTimeError as error:
+            raise KubectlError(
+                f"{called}: {error}; does the cluster answer, and is kubectl signed in? `kubernetes.kubectl_seconds` "
+                "in models.yaml gives a call more time"
+            ) from None
+        if done.cut:
+            raise KubectlError(f"{called} prints more than {programs.MOST_BYTES} bytes")
+        if done.code not in codes:
             said = _without_log(done.stderr.strip() or done.stdout.strip())
             kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", said) else KubectlError
-            raise kind(f"kubectl {words[0]}: {said}")
+            raise kind(f"{called}: {said or f'exit code {done.code}'}")
         return done.stdout
 
     def get(self, kind: str, name: str) -> Object | None:
         """One object; None when there is none of that name. Raises KubectlError."""
         text = self.run("get", kind, name, "--ignore-not-found", "--output=json")
-        return dict(json.loads(text)) if text.strip() else None
+        return _object(text) if text.strip() else None
 
     def select(self, kind: str, selector: str = "", *words: str) -> list[Object]:
         """The objects that have these labels. Raises KubectlError."""
         text = self.run("get", kind, f"--selector={selector}", "--output=json", *words)
-        return list(json.loads(text)["items"])
+        return list(_object(text).get("items") or [])
 
     def create(self, made: Mapping[str, Any]) -> Object:
         """Makes an object. Raises ConflictError when there is one of that name."""
-        return dict(json.loads(self.run("create", "--filename=-", "--output=json", input=json.dumps(made))))
+        return _object(self.run("create", "--filename=-", "--output=json", input=json.dumps(made)))
 
     def replace(self, changed: Mapping[str, Any]) -> Object:
         """Replaces an object that was read before. Raises ConflictError when it was changed since."""
-        return dict(json.loads(self.run("replace", "--filename=-", "--output=json", input=json.dumps(changed))))
+        return _object(self.run("replace", "--filename=-", "--output=json", input=json.dumps(changed)))
 
     def change(self, kind: str, name: str, change: Callable[[Object], Object]) -> None:
         """Reads an object and writes what `change` makes of it, again when somebody else was quicker.
@@ -73,7 +93,7 @@ class Kubectl:
         Raises ConflictError when that is so five times, KubectlError when there is no such object.
         """
         for tries in range(_TRIES):
-            found = dict(json.loads(self.run("get", kind, name, "--output=json")))
+            found = _object(self.run("get", kind, name, "--output=json"))
             changed = change(copy.deepcopy(found))
             if changed == found:
                 return
@@ -98,13 +118,17 @@ class Kubectl:
             "--address=127.0.0.1",
             *(f":{port}" for port in ports),
         ]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT)
+        devnull, pipe = subprocess.DEVNULL, subprocess.PIPE
+        process = subprocess.Popen(
+            command, stdin=devnull, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             yield self._forwarded(process, pod, len(ports))
         finally:
-            process.terminate()
-            process.communicate()
+            # With what it has signed in by, and whether or not it hears.
+            programs.end_group(process)
+            assert process.stdout
+            process.stdout.close()
 
     def _forwarded(self, process: subprocess.Popen[bytes], pod: str, count: int) -> list[int]:
         assert process.stdout is not None
@@ -125,6 +149,17 @@ class Kubectl:
         if self.namespace:
             words.append(f"--namespace={self.namespace}")
         return words
+
+
+def _object(text: str) -> Object:
+    """An object that kubectl printed. Raises KubectlError when it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise KubectlError(f"kubectl prints no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise KubectlError("kubectl prints no object")
+    return found
 
 
 def _without_log(said: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tfserving.k8s.names import NAME
+from tfserving.serving.config import drain_seconds
+from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.server import IMAGE
 
@@ -49,9 +51,25 @@ def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]
         f"{_CONTAINER}/resources/requests": {"cpu": said.cpu, "memory": said.memory},
         f"{_CONTAINER}/resources/limits/memory": said.memory,
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": said.drain_seconds,
-        "/spec/template/spec/terminationGracePeriodSeconds": said.drain_seconds + 30,
+        "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
     }
+
+
+def grace_seconds(fleet: Fleet) -> int:
+    """How long a pod may take to end.
+
+    It serves for `drain_seconds` more after it has left the Services. Then the embedded server lets requests in flight
+    end, for as long again.
+    """
+    drain = fleet.kubernetes.drain_seconds
+    then = drain_seconds(fleet.server, drain) if has_embedded(fleet) else 0
+    return drain + max(30, then + 10)
+
+
+def has_embedded(fleet: Fleet) -> bool:
+    """Whether pods have the embedded server."""
+    return "embedded" in fleet.kubernetes.components or is_embedded(_image(fleet) or "")
 
 
 def _image(fleet: Fleet) -> str | None:
@@ -99,6 +117,8 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
     if store.secret:
         common["envFrom"] = [{"secretRef": {"name": store.secret}}]
     args = [store.url.rstrip("/"), "/models", "--config=/config/models/models.config", f"--newest={store.newest}"]
+    # A pod whose volume has more than its size is evicted, so the versions don't get to it.
+    args.append(f"--max-bytes={_bytes(store.size) * 95 // 100}")
     later = [*args, f"--interval={store.interval}", "--alive=/tmp/alive"]
     yield _pod(
         {
@@ -157,6 +177,11 @@ def slower(milliseconds: float) -> str:
     """When one in a hundred of a model's requests takes longer, in PromQL. The histogram is in microseconds."""
     rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}{{{_JOBS}}}[5m]))"
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
+
+
+def _bytes(size: str) -> int:
+    """The bytes of `10Gi`, as `kubernetes.object_store.size` has it."""
+    return int(size[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[size[-2:]]
 
 
 def _changes(kind: str, values: dict[str, Any]) -> Patch:

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import patches
 from tfserving.k8s.configuration import files
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import NAME
-from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
+from tfserving.serving.config import MODELS_CONFIG, embedded_flags, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
@@ -45,8 +45,8 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int
         raise FleetError("server.tls: a pod's files are in ConfigMaps, where no key belongs; end TLS before the pods")
     if "monitoring" in fleet.kubernetes.components and not fleet.server.monitoring:
         raise FleetError("server.monitoring: component 'monitoring' needs the page that `monitoring: false` turns off")
-    with tempfile.TemporaryDirectory(prefix="kustomize-") as folder:
-        return kubectl.run("kustomize", str(_write(Path(folder), fleet, names, replicas)))
+    with temporary_folder("kustomize's files", "kustomize-") as folder:
+        return kubectl.run("kustomize", str(_write(folder, fleet, names, replicas)))
 
 
 def objects(manifests: str) -> list[Object]:
@@ -66,7 +66,7 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
         said.namespace,
         resources=["../base"],
         components=[f"../components/{component}" for component in said.ordered if component != _KSERVE],
-        patches=patches.patches(fleet, _flags(flags, said.drain_seconds), replicas),
+        patches=patches.patches(fleet, _flags(fleet, flags), replicas),
     )
     if _KSERVE not in said.ordered:
         return folder / "fleet"
@@ -113,8 +113,12 @@ def _kustomization(folder: Path, namespace: str, **said: list[Any]) -> None:
     (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **said}))
 
 
-def _flags(flags: tuple[str, ...], drain: int) -> list[str]:
+def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
+    drain = fleet.kubernetes.drain_seconds
     said: dict[str, str] = {"grpc_channel_arguments": ""}
+    if patches.has_embedded(fleet):
+        # A rollout changes pods one by one by HandleReloadConfigRequest.
+        flags = (*embedded_flags("/models", reload=True), f"--drain_seconds={drain}", *flags)
     for flag in flags:
         name, _, value = flag.removeprefix("--").partition("=")
         said[name] = value

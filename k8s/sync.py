@@ -1,42 +1,39 @@
 """`python -m tfserving.k8s.sync URL FOLDER`: whole versions from an object store, to where a server looks.
 
-    URL/MODEL/VERSION, complete ──► FOLDER/MODEL/.tmp-… ──► compared with its manifest ──► FOLDER/MODEL/VERSION
+    URL/MODEL/VERSION, complete ──► its manifest is right ──► FOLDER/MODEL/.tmp-…, compared ──► FOLDER/MODEL/VERSION
 
-`tfserving export publish` writes saved_model.pb last, so a version without it isn't complete. What is brought are the
-versions that the server's configuration names, and the newest ones, so that a rollout finds them on every pod. This
+What is brought are the versions that the server's configuration names, of all models first, and then the newest ones,
+so that a rollout finds them on every pod. Whatever is wrong with a version is reported, and keeps no other away. This
 runs in an image of its own (k8s/Dockerfile), without TensorFlow.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
+import contextlib
+import math
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from google.protobuf import text_format
 
-from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
+from tfserving.foundation.files import read_text
+from tfserving.foundation.golden import is_version
 from tfserving.foundation.messages import ModelServerConfig
-from tfserving.serving.proven import ProofError, prove
+from tfserving.k8s.store import MODEL, Limits, Store, SyncError
 
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TEMPORARY = ".tmp-"
-# A store that isn't there is told within a minute, not within botocore's ten.
-_S3 = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}}}
+# Whoever can write to a store can make any number of versions that aren't whole; each is read at every look.
+MOST_BROKEN = 20
+_LARGEST_CONFIG = 16 << 20
+_LONGEST_LINE = 2000
 
 Say = Callable[[str], None]
-
-
-class SyncError(Exception):
-    """The store can't be read, or a version there isn't whole; the text says which."""
 
 
 @dataclass(frozen=True)
@@ -48,84 +45,104 @@ class Wanted:
 
     newest: int = 2
     config: Path | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def named(self) -> dict[str, set[int]] | None:
         """The versions that the configuration names, by model; None without one. Raises SyncError."""
         if self.config is None:
             return None
         try:
-            said = text_format.Parse(self.config.read_text(), ModelServerConfig()).model_config_list.config
-        except (OSError, text_format.ParseError) as error:
+            text = read_text(self.config, _LARGEST_CONFIG)
+            said = text_format.Parse(text, ModelServerConfig()).model_config_list.config
+        except (OSError, ValueError, RecursionError, text_format.ParseError) as error:
             raise SyncError(f"{self.config} can't be read: {error}") from None
         return {model.name: set(model.model_version_policy.specific.versions) for model in said}
 
 
-class Store:
-    """The versions below a URL that fsspec knows."""
+@dataclass
+class _Look:
+    """One look at the store; `problems` is what was wrong."""
 
-    def __init__(self, url: str) -> None:
-        """Raises SyncError when the URL is none, or needs a package that isn't installed."""
-        from fsspec.core import url_to_fs
+    store: Store
+    folder: Path
+    wanted: Wanted
+    say: Say
+    problems: list[str] = field(default_factory=list)
+    # What is known to be wrong, by model and version: it isn't tried twice in a look.
+    broken: set[tuple[str, int]] = field(default_factory=set)
 
-        self.url = url.rstrip("/")
+    def bring(self, model: str, version: int) -> bool:
+        """Brings a version that isn't here yet; whether it is here now. None that is still being published is wrong."""
+        target = self.folder / model / str(version)
+        if target.is_dir():
+            return True
+        if (model, version) in self.broken:
+            return False
         try:
-            self._system, root = url_to_fs(self.url, **(_S3 if url.startswith("s3://") else {}))
-        except (ImportError, ValueError) as error:
-            raise SyncError(f"{url}: {error}") from None
-        self._root = str(root).rstrip("/")
+            if self.store.complete(model, version):
+                self._copy(model, version, target)
+                self.say(f"{self.store.url}/{model}/{version} is there")
+                return True
+        except SyncError as error:
+            self._wrong(model, version, str(error))
+        except OSError as error:
+            self._wrong(model, version, f"{target} can't be written: {error.strerror or error}")
+        return False
 
-    def models(self) -> dict[str, list[int]]:
-        """The complete versions of every model, oldest first. Raises SyncError."""
-        self._system.invalidate_cache()
-        found: dict[str, list[int]] = {}
-        for model in self._folders(self._root):
-            if _MODEL.fullmatch(model):
-                versions = [int(name) for name in self._folders(f"{self._root}/{model}") if _is_version(name)]
-                found[model] = sorted(version for version in versions if self._complete(model, version))
-        return found
+    def at(self, model: str, step: Callable[[str, set[int]], None], versions: set[int]) -> bool:
+        """Takes a step with a model, and reports what is wrong with the model as a whole; whether nothing is."""
+        try:
+            step(model, versions)
+        except SyncError as error:
+            self.problems.append(str(error))
+            return False
+        except OSError as error:
+            self.problems.append(f"{self.folder / model} can't be written: {error.strerror or error}")
+            return False
+        return True
 
-    def fetch(self, model: str, version: int, into: Path) -> None:
-        """Copies every file that the version's manifest lists, and compares it. Raises SyncError."""
-        remote = f"{self._root}/{model}/{version}"
-        where = f"{self.url}/{model}/{version}"
-        self._copy(f"{remote}/{MANIFEST}", into / MANIFEST, where)
-        try:
-            files: dict[str, Any] = json.loads((into / MANIFEST).read_bytes())["files"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise SyncError(f"{where}/{MANIFEST} is no manifest: {error}") from None
-        for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts:
-                raise SyncError(f"{where}/{MANIFEST} lists {name!r}, which is not in the version")
-            self._copy(f"{remote}/{name}", into / name, where)
-        try:
-            prove(into)
-        except ProofError as error:
-            raise SyncError(f"{where} is not whole: {str(error).replace(str(into), where)}") from None
+    def named(self, model: str, versions: set[int]) -> None:
+        """Brings the versions that the configuration names."""
+        (self.folder / model).mkdir(parents=True, exist_ok=True)
+        _sweep(self.folder / model)
+        for version in sorted(versions):
+            if not self.bring(model, version) and (model, version) not in self.broken:
+                self.problems.append(f"{self.store.url}/{model} has no complete version {version}")
 
-    def _folders(self, path: str) -> list[str]:
-        try:
-            found = self._system.ls(path, detail=True)
-        except FileNotFoundError:
-            return []
-        except Exception as error:  # whatever the store's library raises
-            raise SyncError(f"{self.url} can't be read: {_words(error)}") from error
-        return [str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
+    def newest(self, model: str, named: set[int]) -> None:
+        """Brings the newest versions of a model that are whole, and removes what is neither named nor among them."""
+        kept: set[int] = set()
+        for version in reversed(self.store.versions(model)):
+            if len(kept) >= self.wanted.newest:
+                break
+            here = (self.folder / model / str(version)).is_dir()
+            failed = sum(name == model for name, _ in self.broken)
+            if here or (failed < MOST_BROKEN and self.bring(model, version)):
+                kept.add(version)
+        for path in sorted((self.folder / model).iterdir()):
+            if is_version(path.name) and int(path.name) not in kept | named:
+                _remove(path)
+                self.say(f"{model}/{path.name} is not wanted any more")
 
-    def _complete(self, model: str, version: int) -> bool:
+    def _copy(self, model: str, version: int, target: Path) -> None:
+        listing = self.store.listing(model, version, self.wanted.limits)
+        here = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        if here + listing.size > self.wanted.limits.size:
+            raise SyncError(
+                f"{self.store.url}/{model}/{version} does not fit: it has {listing.size} bytes, {self.folder} has "
+                f"{here}, and --max-bytes is {self.wanted.limits.size}"
+            )
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=target.parent))
         try:
-            return bool(self._system.exists(f"{self._root}/{model}/{version}/{SAVED_MODEL}"))
-        except Exception as error:  # as above
-            raise SyncError(f"{self.url} can't be read: {_words(error)}") from error
+            self.store.fetch(model, version, listing, temporary)
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def _copy(self, remote: str, local: Path, where: str) -> None:
-        local.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._system.get_file(remote, str(local))
-        except FileNotFoundError:
-            raise SyncError(f"{where} is not whole: {remote} isn't there") from None
-        except Exception as error:  # as above
-            raise SyncError(f"{where} can't be read: {_words(error)}") from error
+    def _wrong(self, model: str, version: int, problem: str) -> None:
+        self.broken.add((model, version))
+        self.problems.append(problem)
 
 
 def sync(store: Store, folder: Path, wanted: Wanted, say: Say) -> list[str]:
@@ -135,40 +152,16 @@ def sync(store: Store, folder: Path, wanted: Wanted, say: Say) -> list[str]:
     listed or the configuration can't be read: then nothing changes.
     """
     named, there = wanted.named(), store.models()
-    problems = []
-    for model, versions in there.items() if named is None else ((name, there.get(name, [])) for name in named):
-        kept = set(versions[-wanted.newest :]) | (named or {}).get(model, set())
-        (folder / model).mkdir(parents=True, exist_ok=True)
-        _sweep(folder / model)
-        for version in sorted(kept):
-            target = folder / model / str(version)
-            if target.is_dir():
-                continue
-            if version not in versions:
-                problems.append(f"{store.url}/{model} has no complete version {version}")
-                continue
-            try:
-                _bring(store, model, version, target)
-                say(f"{store.url}/{model}/{version} is there")
-            except SyncError as error:
-                problems.append(str(error))
-        for path in (folder / model).iterdir():
-            if _is_version(path.name) and int(path.name) not in kept:
-                _remove(path)
-                say(f"{model}/{path.name} is not wanted any more")
-    return problems
-
-
-def _bring(store: Store, model: str, version: int, target: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=target.parent))
-    try:
-        store.fetch(model, version, temporary)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except OSError as error:
-        raise SyncError(f"{target} can't be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    models = {name: set[int]() for name in there} if named is None else named
+    look = _Look(store, folder, wanted, say)
+    for model in [name for name in models if not MODEL.fullmatch(name)]:
+        look.problems.append(f"{wanted.config} names {model!r}, which is no name of a folder")
+        del models[model]
+    # Those that are served first, of all models: there may not be room for the others.
+    usable = [model for model in models if look.at(model, look.named, models[model])]
+    for model in usable:
+        look.at(model, look.newest, models[model])
+    return look.problems
 
 
 def _remove(version_folder: Path) -> None:
@@ -184,32 +177,59 @@ def _sweep(model_folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and not name.startswith("0")
-
-
-def _words(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """One line, whatever names of a store are in it."""
+    line = "".join(char if char.isprintable() else "?" for char in text)
+    with contextlib.suppress(OSError):
+        print(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…", file=sys.stderr, flush=True)
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def number(said: str) -> int:
+        if (found := int(said)) < least:
+            raise ValueError
+        return found
+
+    number.__name__ = f"number of at least {least}"
+    return number
+
+
+def _seconds(said: str) -> float:
+    if not 0 <= (found := float(said)) < math.inf:
+        raise ValueError
+    return found
+
+
+_seconds.__name__ = "number of seconds"
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Does it once, or again and again; returns the exit code: 1 when it was to be once and something is missing."""
+    limits = Limits()
     parser = argparse.ArgumentParser(
         prog="python -m tfserving.k8s.sync", description="Brings whole versions from an object store."
     )
     parser.add_argument("url", help="Where MODEL/VERSION is: s3://bucket/prefix, gs://…, or what else fsspec knows.")
     parser.add_argument("folder", type=Path, help="Where a server looks.")
     parser.add_argument("--config", type=Path, help="The server's models.config: its models and versions are brought.")
-    parser.add_argument("--newest", type=int, default=2, help="So many of the newest versions, too.")
-    parser.add_argument("--interval", type=float, default=30.0, help="Seconds between two looks.")
+    parser.add_argument("--newest", type=_count(0), default=2, help="So many of the newest versions, too.")
+    parser.add_argument(
+        "--max-bytes",
+        type=_count(1),
+        default=limits.size,
+        help="Bytes that FOLDER may have in all; a version that doesn't fit isn't brought. %(default)s if not given.",
+    )
+    parser.add_argument(
+        "--max-files",
+        type=_count(1),
+        default=limits.files,
+        help="Files that a version may have; one with more isn't brought. %(default)s if not given.",
+    )
+    parser.add_argument("--interval", type=_seconds, default=30.0, help="Seconds between two looks.")
     parser.add_argument("--once", action="store_true", help="Look once.")
     parser.add_argument("--alive", type=Path, help="A file to touch at every look.")
     said = parser.parse_args(words)
-    wanted = Wanted(said.newest, said.config)
+    wanted = Wanted(said.newest, said.config, Limits(said.max_bytes, said.max_files))
     told: list[str] = []
     while True:
         try:
@@ -223,7 +243,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if said.once:
             return _once(wanted, said.folder, problems)
         if said.alive:
-            said.alive.touch()
+            with contextlib.suppress(OSError):
+                said.alive.touch()
         time.sleep(said.interval)
 
 

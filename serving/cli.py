@@ -8,10 +8,12 @@ from tfserving.serving.commands.change import config, labels, reload
 from tfserving.serving.commands.compose import compose
 from tfserving.serving.commands.image import image
 from tfserving.serving.commands.local import check, example, list_fleet, run
+from tfserving.serving.commands.options import Commands
 from tfserving.serving.commands.stay import down, logs, restart, status, up
 
 
 @click.group(
+    cls=Commands,
     epilog="""\b
 Examples:
   tfserving serve run                       the whole fleet, on the best engine there is
@@ -23,7 +25,8 @@ Examples:
 
 \b
 Exit codes: 0 done, or a server stopped by Ctrl-C or SIGTERM; 1 a server did not become ready, or ended by
-itself; 2 something was wrong before anything started: the usage, models.yaml, the engine, a port."""
+itself; 2 something was wrong before anything started: the usage, models.yaml, the engine, a port; 130 Ctrl-C
+before a server was ready.""",
 )
 def main() -> None:
     """Runs a TensorFlow model server over the models of models.yaml."""

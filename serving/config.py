@@ -7,6 +7,7 @@ platform_config.pbtxt, health.sh: the files of one folder
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ MEMORY_METRIC = "tensorflow_serving_resident_memory_bytes"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 # A change of models.config is noticed within that time.
 POLL_SECONDS = 1
+# The embedded server's --drain_seconds, where models.yaml doesn't say it.
+DRAIN_SECONDS = 60
+_LONGEST_DRAIN = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,26 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Serve
         flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
     flags.update(server.flags)
     return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()))
+
+
+def embedded_flags(models: str, *, reload: bool = False) -> tuple[str, ...]:
+    """What the embedded server is given beside these, to come before them: who may change what it serves.
+
+    TensorFlow Serving's binary does not know them. HandleReloadConfigRequest is off where models.config is polled,
+    and may name base paths in the folder `models` alone.
+    """
+    return (f"--enable_reload_config={_flag(reload)}", f"--reload_base_paths={models}")
+
+
+def grace_seconds(server: ServerSettings) -> int:
+    """How long a server has to end by itself: longer than the embedded one drains."""
+    return drain_seconds(server, DRAIN_SECONDS) + 10
+
+
+def drain_seconds(server: ServerSettings, default: int) -> int:
+    """How long the embedded server drains, by the flag in models.yaml or, without one, by `default`."""
+    said = float(server.flags.get("drain_seconds", default))
+    return math.ceil(said) if 0 <= said <= _LONGEST_DRAIN else _LONGEST_DRAIN
 
 
 def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:

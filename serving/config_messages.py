@@ -13,10 +13,13 @@ from typing import Any
 from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
+from tfserving.foundation.given import given_text
 from tfserving.foundation.messages import POOL, message
 from tfserving.serving.embedded.errors import StartError
 
 PACKAGE = "tensorflow.serving"
+# Bytes of a file, and characters of what it says in an error.
+LARGEST_FILE, LONGEST_SHOWN = 4 * 2**20, 300
 _INT64 = "google.protobuf.Int64Value"
 _STRING = "google.protobuf.StringValue"
 _BOOL = "google.protobuf.BoolValue"
@@ -84,15 +87,27 @@ def text(config: Any) -> str:
     return str(text_format.MessageToString(config, descriptor_pool=POOL))
 
 
-def read_message(name: str, path: Path, where: str) -> Any:
-    """The text proto in the file `path` as the message `name`, BatchingParameters say.
+def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> Any:
+    """The text proto in the file `path` as the message `name`: BatchingParameters, or with its package.
 
-    Raises StartError, which begins with `where` and the path, when it can't be read or is something else.
+    Raises StartError, which begins with `where` and the path, when it can't be read or is something else. It shows
+    nothing of what is `secret`.
     """
-    read = message(f"{PACKAGE}.{name}")()
+    kind = name.rpartition(".")[2]
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), read)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{where}={path}: {getattr(error, 'strerror', None) or error}") from None
+        return text_format.Parse(
+            given_text(path, LARGEST_FILE), message(name if "." in name else f"{PACKAGE}.{name}")()
+        )
+    except OSError as error:
+        raise StartError(f"{where}={path}: {error.strerror}") from None
     except text_format.ParseError as error:
-        raise StartError(f"{where}={path}: line {error}; it needs a text {name}") from None
+        trouble = f"{error.GetLine()}:{error.GetColumn()}" if secret else printable(str(error))
+        raise StartError(f"{where}={path}: line {trouble}; it needs a text {kind}") from None
+    except RecursionError:
+        raise StartError(f"{where}={path}: it is nested too deeply; it needs a text {kind}") from None
+
+
+def printable(text: str) -> str:
+    """`text` for an error: of what a file says not too much, and nothing that a terminal obeys."""
+    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import ssl
 import stat
@@ -13,7 +12,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST, WARMUP
+from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.serving.config import in_container, models_config
@@ -23,6 +24,7 @@ from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, S
 
 # What the embedded server's container takes with a small model, idle; TensorFlow Serving's takes less.
 SERVER_BYTES = 350 << 20
+_LARGEST_PEM = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,10 @@ def tls_problems(tls: TlsFiles, where: str) -> Iterator[Problem]:
         if path is None:
             continue
         try:
-            path.read_bytes()
-        except OSError as error:
+            read_bounded(path, _LARGEST_PEM)
+        except (OSError, ValueError) as error:
             unreadable = True
-            yield Problem(f"{where}.{key}", f"{path}: {error.strerror}")
+            yield Problem(f"{where}.{key}", f"{path}: {getattr(error, 'strerror', None) or error}")
     if tls.verify_clients and not tls.client_ca:
         yield Problem(where, "verify_clients needs client_ca, the authorities that clients' certificates are from")
     if unreadable:
@@ -164,7 +166,7 @@ def tls_problems(tls: TlsFiles, where: str) -> Iterator[Problem]:
     try:
         if tls.client_ca:
             context.load_verify_locations(tls.client_ca)
-    except (ssl.SSLError, OSError) as error:
+    except (ssl.SSLError, OSError, ValueError) as error:
         yield Problem(f"{where}.client_ca", f"{tls.client_ca} has no certificates: {_ssl_text(error)}")
 
 
@@ -226,8 +228,8 @@ def version_problems(image: str, version: str, fleet: Fleet, names: Iterable[str
 
 def _exported_with(version_folder: Path) -> str | None:
     try:
-        return str(json.loads((version_folder / MANIFEST).read_bytes())["versions"]["tensorflow"])
-    except (OSError, ValueError, KeyError):
+        return read_manifest_file(version_folder / MANIFEST).tensorflow()
+    except ManifestError:
         return None
 
 

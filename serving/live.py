@@ -16,18 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
 from tfserving.clients import Client, connect
 from tfserving.clients.errors import InvalidArgument, NotFound
 from tfserving.foundation.files import written_whole
-from tfserving.foundation.messages import ModelServerConfig
 from tfserving.serving.config import MODELS_CONFIG, models_config, server_config
 from tfserving.serving.config_messages import text
 from tfserving.serving.engines import EngineError, address
 from tfserving.serving.engines.readiness import states_of, unavailable, wait_for
+from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
-from tfserving.serving.running import Running, config_folder, write_config
+from tfserving.serving.running import Running, config_folder, read_models_config, write_config
 
 
 def apply(fleet: Fleet, server: Running, wait: float) -> None:
@@ -38,9 +36,9 @@ def apply(fleet: Fleet, server: Running, wait: float) -> None:
     places, names = server.places(fleet), server.names
     folder = config_folder(fleet, server.engine, server.grpc_port)
     path = folder / MODELS_CONFIG
-    before = path.read_text()
+    before = read_models_config(path)
     wanted = models_config(fleet, names, places)
-    loading = _with_labels_of(text_format.Parse(before, ModelServerConfig()), wanted, fleet)
+    loading = _with_labels_of(before, wanted, fleet)
     labelling = type(wanted)()
     labelling.CopyFrom(loading)
     for new, now in zip(labelling.model_config_list.config, wanted.model_config_list.config, strict=True):
@@ -58,8 +56,7 @@ def apply(fleet: Fleet, server: Running, wait: float) -> None:
             write_config(folder, server_config(fleet, names, places).files)
             _wait(lambda: unavailable(client, fleet, names) or _leaving(client, before, fleet, names), deadline)
     except BaseException as error:
-        with written_whole(path) as file:
-            file.write(before.encode())
+        _write(path, before)
         if isinstance(error, EngineError):
             raise EngineError(f"{error}; the server serves what it did before") from None
         raise
@@ -94,12 +91,9 @@ def _labelling(client: Client, before: Any, wanted: Any) -> str | None:
     return None
 
 
-def _leaving(client: Client, before: str, fleet: Fleet, names: tuple[str, ...]) -> str | None:
+def _leaving(client: Client, before: Any, fleet: Fleet, names: tuple[str, ...]) -> str | None:
     """Which version is still served that nobody wants any more."""
-    models = {
-        *names,
-        *(model.name for model in text_format.Parse(before, ModelServerConfig()).model_config_list.config),
-    }
+    models = {*names, *(model.name for model in before.model_config_list.config)}
     for name in sorted(models):
         kept = fleet.kept(name) if name in names else []
         for version, status in states_of(client, name).items():
@@ -117,7 +111,7 @@ def label_version(client: Client, model: str, label: str) -> int | None:
 
 
 def _write(path: Path, config: Any) -> None:
-    with written_whole(path) as file:
+    with writing(path), written_whole(path) as file:
         file.write(text(config).encode())
 
 

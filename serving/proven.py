@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from tfserving.foundation.golden import MANIFEST
+from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
+from tfserving.foundation.manifest import ManifestError, read_manifest_file
 
 
 class ProofError(Exception):
@@ -18,19 +17,24 @@ class ProofError(Exception):
 def prove(version_folder: Path) -> str:
     """The digest of a version's manifest, after all that it lists was compared. Raises ProofError."""
     try:
-        manifest: Mapping[str, Any] = json.loads((version_folder / MANIFEST).read_bytes())
-        digest, files = str(manifest["digest"]), manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = read_manifest_file(version_folder / MANIFEST)
+        digest, files = manifest.digest(), manifest.files()
+    except ManifestError as error:
         raise ProofError(f"{version_folder} has no manifest to prove it: {error}") from None
-    for name, said in files.items():
+    if SAVED_MODEL not in files:
+        raise ProofError(f"{version_folder / MANIFEST} lists no {SAVED_MODEL}, so it proves nothing")
+    for name, entry in files.items():
         path = version_folder / name
         try:
-            with path.open("rb") as file:
-                found = _sha256(file)
+            if not path.exists() or path.is_file():
+                with path.open("rb") as file:
+                    found = _sha256(file)
+            else:
+                raise ProofError(f"{path} is not a file, and the manifest lists it")
         except OSError as error:
             raise ProofError(f"{path}: {error.strerror}, and the manifest lists it") from None
-        if found != said["sha256"]:
-            raise ProofError(f"{path} is not what the manifest says: its SHA-256 is {found}, not {said['sha256']}")
+        if found != entry.sha256:
+            raise ProofError(f"{path} is not what the manifest says: its SHA-256 is {found}, not {entry.sha256}")
     return digest
 
 

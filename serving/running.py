@@ -10,17 +10,24 @@ read: a TLS key may be in it. The folder goes when its server does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tfserving.foundation.files import written_whole
+from tfserving.serving import kept
 from tfserving.serving.config import Places, in_container, on_host
+from tfserving.serving.engines import EngineError
+from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
 NOTE = "server.json"
@@ -38,6 +45,11 @@ class Running:
     tls: bool = False
     pid: int | None = None
     container: str | None = None
+    # When the process began, as the kernel counts it: a number may be another process's later.
+    began: str | None = None
+
+    # What has more in it than this is of another form.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
 
     def places(self, fleet: Fleet) -> Places:
         """Where this server finds things."""
@@ -59,29 +71,45 @@ def config_folder(fleet: Fleet, engine: str, grpc_port: int) -> Path:
 
 def write_config(folder: Path, files: Mapping[str, str]) -> None:
     """Writes the files of a configuration, each whole or not at all; what is no longer part of it goes."""
-    # A container's user isn't this one, so the files are open; others of this machine don't get to them.
-    state = folder.parents[2]
-    state.mkdir(parents=True, exist_ok=True)
-    state.chmod(0o700)
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)
-    for name, text in files.items():
-        write_file(folder / name, text)
-    for path in folder.iterdir():
-        if path.name not in files:
-            path.unlink()
+    with writing(folder):
+        # A container's user isn't this one, so the files are open; others of this machine don't get to them.
+        state = folder.parents[2]
+        state.mkdir(parents=True, exist_ok=True)
+        state.chmod(0o700)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        for name, text in files.items():
+            write_file(folder / name, text)
+        for path in folder.iterdir():
+            if path.name not in files:
+                path.unlink()
 
 
 def write_file(path: Path, text: str) -> None:
     """Writes a file whole or not at all, and not when it says that already."""
-    if not path.is_file() or path.read_text() != text:
-        with written_whole(path) as file:
-            file.write(text.encode())
+    data = text.encode()
+    with writing(path):
+        if not path.is_file() or path.read_bytes() != data:
+            with written_whole(path) as file:
+                file.write(data)
+
+
+def read_models_config(path: Path) -> Any:
+    """The ModelServerConfig that a server reads from `path`. Raises EngineError when it isn't one."""
+    try:
+        return kept.models_config(kept.read(path))
+    except (FileNotFoundError, kept.KeptError) as error:
+        reason = "it isn't there" if isinstance(error, FileNotFoundError) else str(error)
+        raise EngineError(
+            f"{path} is not what the server was given to read: {reason}; end the server and start it again, which "
+            "writes the file anew"
+        ) from None
 
 
 def note(fleet: Fleet, server: Running) -> None:
     """Notes that `server` runs, beside its configuration."""
-    with written_whole(config_folder(fleet, server.engine, server.grpc_port).parent / NOTE) as file:
+    path = config_folder(fleet, server.engine, server.grpc_port).parent / NOTE
+    with writing(path), written_whole(path) as file:
         file.write(json.dumps(asdict(server), indent=2).encode())
 
 
@@ -89,35 +117,85 @@ def forget(fleet: Fleet, engine: str, grpc_port: int) -> None:
     """Removes all that is kept of a server, and what has become empty by it."""
     shutil.rmtree(config_folder(fleet, engine, grpc_port).parent, ignore_errors=True)
     for folder in (fleet_folder(fleet), fleet_folder(fleet).parent):
-        if folder.is_dir() and not any(folder.iterdir()):
+        # One that isn't empty stays.
+        with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def running(fleet: Fleet, exists: Callable[[str], bool]) -> list[Running]:
-    """The fleet's servers that run; `exists` says whether there is a container of that id. Forgets those that ended."""
+    """The fleet's servers that run; `exists` says whether there is a container of that id. Forgets those that ended.
+
+    Raises EngineError when what is noted of one can't be read, or names a process that isn't its own.
+    """
     found = []
     for path in sorted(fleet_folder(fleet).glob(f"*/{NOTE}")):
-        said: Mapping[str, object] = json.loads(path.read_text())
-        server = Running(**{**said, "names": tuple(said["names"])})  # type: ignore[arg-type]
-        if _alive(server.pid) if server.container is None else exists(server.container):
-            found.append(server)
-        else:
-            forget(fleet, server.engine, server.grpc_port)
+        with contextlib.suppress(FileNotFoundError):
+            server = _read_note(path)
+            if server.container is not None:
+                alive = exists(server.container)
+            elif (alive := process_is_alive(server.pid)) and server.began != began(server.pid):
+                # The number is another process's by now; unless something listens, which may be the server.
+                if _listens(server):
+                    raise EngineError(_unknown(path, f"names process {server.pid}, which isn't the server's"))
+                alive = False
+            if alive:
+                found.append(server)
+            else:
+                forget(fleet, server.engine, server.grpc_port)
     return found
+
+
+def _read_note(path: Path) -> Running:
+    try:
+        server = kept.parsed(kept.read(path), Running)
+    except kept.KeptError as error:
+        raise EngineError(_unknown(path, f"is not the note of a server: {error}")) from None
+    # Its folder is removed once the server has ended, so it must be that of the note.
+    if path.parent.name != f"{server.engine}-{server.grpc_port}" or (server.pid is None) == (server.container is None):
+        raise EngineError(_unknown(path, "is the note of another server"))
+    return server
+
+
+def _unknown(path: Path, what: str) -> str:
+    return (
+        f"{path} {what}. End the server if it still runs; `rm -r {shlex.quote(str(path.parent))}` forgets it, and "
+        "starting the server again writes all of it anew"
+    )
 
 
 def fleet_folder(fleet: Fleet) -> Path:
     """Where all is kept of the fleet's servers that run."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base, "tensorflow-serving-toolkit", fleet_id(fleet))
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    except RuntimeError:
+        raise EngineError("this user has no home; set XDG_STATE_HOME to a folder that can be written to") from None
+    return Path(base, "tensorflow-serving-toolkit", fleet_id(fleet)).absolute()
 
 
-def _alive(pid: int | None) -> bool:
-    if pid is None:
+def began(pid: int | None) -> str | None:
+    """When a process began, as it is unique on this machine; None where the kernel doesn't say."""
+    with contextlib.suppress(OSError, IndexError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The name of a program, in parentheses, may have anything in it. https://man7.org/linux/man-pages/man5/proc.5.html
+        return f"{boot}/{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    return None
+
+
+def _listens(server: Running) -> bool:
+    """Whether something listens where a server did."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - to ask it
+    with contextlib.suppress(OSError), socket.create_connection((host, server.rest_port), 1):
+        return True
+    return False
+
+
+def process_is_alive(pid: int | None) -> bool:
+    """Whether there is a process of that number."""
+    if pid is None or pid <= 0:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -34,8 +34,8 @@ class Authority:
     def text(self, name: str) -> str:
         return (self.folder / name).read_text()
 
-    def config(self, name: str, *more: str, key: str = "server.key") -> Path:
-        fields = {"server_key": self.text(key), "server_cert": self.text("server.pem")}
+    def config(self, name: str, *more: str, key: str = "server.key", certificate: str = "server.pem") -> Path:
+        fields = {"server_key": self.text(key), "server_cert": self.text(certificate)}
         written = [f"{field}: {json.dumps(value)}" for field, value in fields.items()]
         (self.folder / name).write_text("\n".join([*written, *more]))
         return self.folder / name

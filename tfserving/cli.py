@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import signal
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,11 @@ from click.shell_completion import get_completion_class
 
 from tfserving import __version__
 from tfserving.foundation.extras import missing_extra
+from tfserving.foundation.failures import sentence
+from tfserving.interrupts import Interrupts
+
+FAILED = 1
+_interrupts = Interrupts()
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,20 @@ class _Rooms(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([*((name, room.purpose) for name, room in ROOMS.items()), *others])
 
+    def main(self, *args: Any, **named: Any) -> Any:
+        """Runs the command; what the machine refuses it is a line and exit code 1, Ctrl-C exit code 130."""
+        try:
+            return super().main(*args, **named)
+        except Exception as error:
+            if _interrupts.came:
+                _interrupts.end()
+            said = sentence(error)
+            if said is None:
+                raise
+            with contextlib.suppress(OSError):
+                click.echo(f"Error: {said}", err=True)
+            sys.exit(FAILED)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; one whose extra is missing ends with a line that names the extra."""
         try:
@@ -83,14 +103,15 @@ class _Rooms(click.Group):
             if text is None:
                 raise
             raise _MissingExtraError(text) from None
+        except KeyboardInterrupt:
+            _interrupts.end()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that `args` name. It is imported now: from here on Ctrl-C is the command's."""
         resolved = super().resolve_command(ctx, args)
-        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL):
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _interrupts.handle()
         return resolved
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from tfserving.clients.address import Address
 from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.errors import Call
 from tfserving.foundation.tensors import BY_NAME, STRING, Array
+
+# What is prepared is kept in memory, in each process that asks.
+MOST_BYTES = 512 * 1024 * 1024
 
 
 class BodiesError(Exception):
@@ -32,6 +36,7 @@ def made_up(name: str, signature: Signature) -> dict[str, Array]:
                 "--input or --requests"
             )
         shape = [size or 1 for size in info.shape]
+        _check_size(f"input {key!r} of signature {name!r}, {info},", prod(shape) * dtype.numpy.itemsize)
         if dtype.numpy.kind in "iub":
             return np.ones(shape, dtype.numpy)
         return randomly.random(shape).astype(dtype.numpy)
@@ -47,7 +52,13 @@ def of_rows(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
     sizes = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
     if len(sizes) != 1 or 0 in sizes:
         raise BodiesError("the inputs don't all have rows, as many in each: a batch can't be made of them")
+    _check_size(f"a request of {rows} rows", sum(array[:1].nbytes * rows for array in inputs.values()))
     return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > MOST_BYTES:
+        raise BodiesError(f"{what} would have {size} bytes, {MOST_BYTES} are the most")
 
 
 def bodies_of(

@@ -26,6 +26,7 @@ from tfserving.clients.address import Address
 from tfserving.clients.bench import worker
 from tfserving.clients.bench.load import Durations, Load, Step, Window, step_of
 from tfserving.clients.bench.metrics import ServerTime
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 
 # Windows agree when throughput and median are within this part of their means.
 AGREEMENT = 0.1
@@ -41,7 +42,8 @@ class GeneratorError(Exception):
 class Bench:
     """What is asked: `bodies` by the number of rows in each, POSTed to `path` or sent to Predict.
 
-    `processes` is how many ask, 0 for as many as are needed; `server_time` reads the server's own clock.
+    `processes` is how many ask, 0 for as many as are needed; `server_time` reads the server's own clock. An answer
+    of more than `largest` bytes is an error.
     """
 
     address: Address
@@ -50,6 +52,7 @@ class Bench:
     durations: Durations = field(default_factory=Durations)
     processes: int = 0
     timeout: float = 10.0
+    largest: int = MAX_RESPONSE_BYTES
     server_time: Callable[[], ServerTime | None] = lambda: None
     progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to
 
@@ -72,7 +75,8 @@ class Bench:
             windows: list[Window] = []
             while len(windows) < self.durations.most:
                 windows.append(running.window(self.durations.window))
-                self.progress(f"{load}: {len(windows)} of {self.durations.windows} windows")
+                most = f"{self.durations.windows} that agree are enough, {self.durations.most} the most"
+                self.progress(f"{load}: window {len(windows)} ({most})")
                 if len(windows) >= self.durations.windows and _agree(windows[-self.durations.windows :]):
                     break
             after = self.server_time()
@@ -143,6 +147,7 @@ class _Processes:
             window=bench.durations.window,
             start=start,
             timeout=bench.timeout,
+            largest=bench.largest,
             index=index,
             processes=len(self._processes),
         )

@@ -17,6 +17,9 @@ DIGITS = 3
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 # One of a generator's processes that has worked for this part of the time can't ask more.
 BUSY = 0.9
+# An open loop that sends a smaller part of what is due, and that late, can't ask as much.
+KEPT_UP, LATE_MS = 0.9, 100.0
+NOT_SENT = "not sent: too many in flight"
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class Window:
 class Step:
     """What came of one load. Latencies are in milliseconds; those of requests that failed don't count.
 
-    `server_ms` is the time that the server itself says it took, on average; None where it isn't known. A step is
-    `stable` when its windows agreed, and `client_bound` when the generator, not the server, was what could not do more.
+    `asked` is how many were asked a second, answered or not. `server_ms` is the time that the server itself says it
+    took, on average; None where it isn't known. A step is `stable` when its windows agreed, and `client_bound` when the
+    generator, not the server, was what could not do more.
     """
 
     load: Load
@@ -107,11 +111,26 @@ class Step:
     client_bound: bool
     server_ms: float | None
     curve: tuple[tuple[float, float], ...] = ()
+    asked: float = 0.0
 
     @property
     def failed(self) -> int:
         """How many requests failed."""
         return sum(self.errors.values())
+
+    def checked(self) -> Step:
+        """This step, read from a file. Raises TypeError for what has another type than it should."""
+        load = self.load
+        numbers = [load.concurrency, load.rate, load.batch, self.seconds, self.requests, self.throughput, self.mean_ms]
+        numbers += [self.max_ms, self.lag_p99_ms, self.asked, *self.percentiles.values(), *self.errors.values()]
+        numbers += [number for point in self.curve for number in point]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise TypeError("what is to be a number is none")
+        if set(self.percentiles) != {f"p{percentile:g}" for percentile in PERCENTILES}:
+            raise TypeError(f"the percentiles are {', '.join(map(str, self.percentiles))}")
+        if not all(len(point) == 2 for point in self.curve):  # noqa: PLR2004 - a percentile and its milliseconds
+            raise TypeError("the curve has no points")
+        return self
 
     def latency(self, percentile: str) -> float:
         """Milliseconds of the percentile, for example `p99`, `max` or `mean`."""
@@ -128,6 +147,11 @@ def step_of(load: Load, windows: list[Window], *, processes: int, stable: bool, 
     seconds = sum(window.seconds for window in windows)
     count = latencies.get_total_count()
 
+    asked = lag.get_total_count() if load.open else count + sum(errors.values())
+    due = load.rate * seconds - errors.get(NOT_SENT, 0)
+    late_ms = float(lag.get_value_at_percentile(99)) / 1000 if lag.get_total_count() else 0.0
+    busy = sum(window.busy for window in windows) / len(windows) > BUSY
+
     # All at once: one by one, each is a walk through thousands of counts.
     found = latencies.get_percentile_to_value_dict([*PERCENTILES, *_curve()]) if count else {}
 
@@ -143,12 +167,13 @@ def step_of(load: Load, windows: list[Window], *, processes: int, stable: bool, 
         mean_ms=float(latencies.get_mean_value()) / 1000 if count else 0.0,
         max_ms=float(latencies.get_max_value()) / 1000 if count else 0.0,
         errors=dict(errors),
-        lag_p99_ms=float(lag.get_value_at_percentile(99)) / 1000 if lag.get_total_count() else 0.0,
+        lag_p99_ms=late_ms,
         processes=processes,
         stable=stable,
-        client_bound=sum(window.busy for window in windows) / len(windows) > BUSY,
+        client_bound=busy or (load.open and asked < KEPT_UP * due and late_ms > LATE_MS),
         server_ms=server_ms,
         curve=tuple((percentile, ms(percentile)) for percentile in _curve()) if count else (),
+        asked=asked / seconds,
     )
 
 

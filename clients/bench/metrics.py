@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import httpx2
-
 from tfserving.clients.address import Tls
-from tfserving.clients.rest_transport import tls_context
+from tfserving.clients.page import read_page
 
 PATH = "/monitoring/prometheus/metrics"
-_LINE = re.compile(r"^:tensorflow:serving:request_latency_(sum|count)\{(.*)\} ([0-9.e+]+)$", re.M)
+_LINE = re.compile(
+    r"^:tensorflow:serving:request_latency_(sum|count)\{(.*)\} ([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]+)?)$", re.M
+)
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,16 @@ class ServerTime:
         return (self.microseconds - before.microseconds) / requests / 1000 if requests > 0 else None
 
 
-def server_time(url: str, model: str, tls: Tls | None = None) -> ServerTime | None:
-    """What the page at `url` says now; None when there is none."""
-    try:
-        with httpx2.Client(verify=tls_context(tls), trust_env=False) as client:
-            answer = client.get(url, timeout=5)
-    except (httpx2.HTTPError, httpx2.InvalidURL):
-        return None
-    if not answer.is_success:
-        return None
-    sums = {"sum": 0.0, "count": 0.0}
-    for kind, labels, value in _LINE.findall(answer.text):
-        if f'model_name="{model}"' in labels:
-            sums[kind] += float(value)
+def server_time(url: str, model: str, tls: Tls | None = None) -> ServerTime:
+    """What the page at `url` says now.
+
+    Raises a ServingError when it can't be read, and ValueError when it has no latencies of `model`.
+    """
+    sums: dict[str, float] = {}
+    for kind, labels, value in _LINE.findall(read_page(url, tls)):
+        # The first label: a name that a client sent can look like further labels.
+        if labels.startswith(f'model_name="{model}",'):
+            sums[kind] = sums.get(kind, 0.0) + float(value)
+    if len(sums) < 2:  # noqa: PLR2004 - a sum and a count
+        raise ValueError(f"it has no :tensorflow:serving:request_latency of the model {model!r}")
     return ServerTime(sums["sum"], sums["count"])

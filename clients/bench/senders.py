@@ -19,13 +19,14 @@ from tfserving.clients.rest_transport import tls_context
 
 OK = ""
 TIMEOUT = "DEADLINE_EXCEEDED"
+TOO_LARGE = "RESOURCE_EXHAUSTED: an answer is too large"
 
 
 class GrpcSender:
     """Predict over gRPC, on one connection."""
 
-    def __init__(self, address: Address, timeout: float) -> None:
-        self._channel = new_channel(grpc.aio, address, gzip=False)
+    def __init__(self, address: Address, timeout: float, largest: int) -> None:
+        self._channel = new_channel(grpc.aio, address, gzip=False, largest=largest)
         self._predict = self._channel.unary_unary(PREDICT)
         self._timeout = timeout
 
@@ -45,7 +46,7 @@ class GrpcSender:
 class RestSender:
     """Predict over REST, each request on a connection of its own until it is answered."""
 
-    def __init__(self, address: Address, path: str, timeout: float) -> None:
+    def __init__(self, address: Address, path: str, timeout: float, largest: int) -> None:
         parts = urlsplit(address.target)
         self._host, self._port = parts.hostname or "", parts.port or 0
         context = tls_context(address.tls)
@@ -57,7 +58,7 @@ class RestSender:
             f"POST {parts.path}{path}:predict HTTP/1.1\r\nhost: {parts.netloc}\r\n"
             "content-type: application/json\r\ncontent-length: "
         ).encode()
-        self._timeout = timeout
+        self._timeout, self._largest = timeout, largest
         self._idle: list[_Connection] = []
 
     async def send(self, body: bytes) -> str:
@@ -73,7 +74,9 @@ class RestSender:
         except (asyncio.TimeoutError, OSError) as error:
             if connection is not None:
                 connection.close()
-            return TIMEOUT if isinstance(error, asyncio.TimeoutError) else "UNAVAILABLE"
+            if isinstance(error, asyncio.TimeoutError):
+                return TIMEOUT
+            return TOO_LARGE if connection is not None and connection.too_large else "UNAVAILABLE"
         finally:
             timer.cancel()
         if connection.open:
@@ -81,7 +84,9 @@ class RestSender:
         return OK if status == 200 else f"HTTP {status}"  # noqa: PLR2004 - HTTP's success
 
     async def _connect(self) -> _Connection:
-        connect = asyncio.get_running_loop().create_connection(_Connection, self._host, self._port, **self._tls)
+        connect = asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self._largest), self._host, self._port, **self._tls
+        )
         _, connection = await asyncio.wait_for(connect, self._timeout)
         return connection
 
@@ -92,10 +97,13 @@ class RestSender:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; a parser of httptools calls its `on_…` methods."""
+    """One connection; a parser of httptools calls its `on_…` methods. Nothing is kept of an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int) -> None:
         self.open = False
+        self.too_large = False
+        self._largest = largest
+        self._came = 0
         self._answered: asyncio.Future[int] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -108,9 +116,15 @@ class _Connection(asyncio.Protocol):
         if not self.open or self._transport is None:
             raise ConnectionError
         self._answered = answered
+        self._came = 0
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
+        self._came += len(data)
+        if self._came > self._largest:
+            self.too_large = True
+            self.close()
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:

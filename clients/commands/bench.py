@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +14,14 @@ import click
 from tfserving.clients.commands.calls import (
     EXIT_CODES,
     FAILED,
+    SECONDS,
+    SECONDS_OF_A_WINDOW,
     Target,
     check_pinned,
     json_option,
     model_option,
     report_option,
+    reporting,
     server_options,
     signature_option,
     version_options,
@@ -26,6 +30,11 @@ from tfserving.clients.commands.loads import limit_option, numbers, prepared
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.load import Step
+
+# Each process takes some 70 MB and a second to start, and more than the CPUs are no help; a request at a time is a
+# task, and over REST a connection.
+MOST_PROCESSES = max(16, 2 * (os.cpu_count() or 1))
+MOST_CONCURRENCY = 10_000
 
 
 @click.command(
@@ -66,17 +75,17 @@ Examples:
 @click.option("--batch", metavar="N,…", help="Rows in each request.  [default: as given, 1 where made up]")
 @click.option(
     "--warm-up",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=1.0,
     show_default=True,
     help="Seconds before it counts.",
 )
 @click.option(
-    "--window", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds of each of the three windows."
+    "--window", type=SECONDS_OF_A_WINDOW, default=2.0, show_default=True, help="Seconds of each of the three windows."
 )
 @click.option(
     "--processes",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_PROCESSES),
     default=0,
     help="Processes that ask; more CPUs than the server leaves are no help.  [default: as many as are needed]",
 )
@@ -120,7 +129,8 @@ def bench(
     from tfserving.clients.bench.load import Durations, Load
 
     check_pinned(version, label)
-    concurrencies, rates = numbers(concurrency, int, "--concurrency"), numbers(rate, float, "--rate")
+    concurrencies = numbers(concurrency, int, "--concurrency", MOST_CONCURRENCY)
+    rates = numbers(rate, float, "--rate")
     batches = numbers(batch, int, "--batch")
     if limit and (concurrencies or rates):
         raise click.UsageError("--limit finds a rate by itself; leave --concurrency and --rate out")
@@ -160,15 +170,17 @@ def bench(
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
     found = {"model": model, "server": target.url, "steps": [asdict(step) for step in steps]}
-    if report is not None:
-        from tfserving.clients.reports.load import write
+    try:
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+        else:
+            _show(steps, earlier, limit)
+    finally:
+        if report is not None:
+            from tfserving.clients.reports.load import write
 
-        write(report, f"{model} on {target.url}", steps, earlier)
-        click.echo(f"{report}: the report", err=True)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        _show(steps, earlier, limit)
+            with reporting(report):
+                write(report, f"{model} on {target.url}", steps, earlier)
     if not any(step.requests for step in steps):
         sys.exit(FAILED)
 
@@ -176,13 +188,16 @@ def bench(
 def _earlier(path: Path | None) -> list[Step]:
     """The steps of an earlier run."""
     from tfserving.clients.bench.load import Load, Step
+    from tfserving.foundation.given import given_text
 
     if path is None:
         return []
     try:
-        steps = json.loads(path.read_bytes())["steps"]
-        return [Step(**{**step, "load": Load(**step["load"])}) for step in steps]
-    except (ValueError, KeyError, TypeError) as error:
+        steps = json.loads(given_text(path))["steps"]
+        return [Step(**{**step, "load": Load(**step["load"])}).checked() for step in steps]
+    except OSError as error:
+        raise click.BadParameter(str(error), param_hint="--compare") from None
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise click.BadParameter(
             f"{path} is not what bench --json wrote: {type(error).__name__}: {error}", param_hint="--compare"
         ) from None
@@ -231,7 +246,8 @@ def _remarks(steps: list[Step]) -> list[str]:
     said = []
     for step in steps:
         if step.client_bound:
-            said.append(f"{step.load}: the client is the bottleneck: its processes ({step.processes}) can't ask more")
+            most = f"its processes ({step.processes}) can't ask more than {step.asked:.0f} a second"
+            said.append(f"{step.load}: the client is the bottleneck: {most}")
         if step.load.open and step.lag_p99_ms > max(1.0, 0.1 * step.percentiles["p50"]):
             late = f"{step.lag_p99_ms:.3g} ms"
             said.append(f"{step.load}: the client asked up to {late} late (p99), which the latencies have in them")

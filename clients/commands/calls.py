@@ -12,28 +12,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
+
 if TYPE_CHECKING:
     from tfserving.clients.client import Client
     from tfserving.clients.errors import ServingError
 
-FAILED, WRONG_USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
 EXIT_CODES = """\b
-Exit codes: 0 all is well; 1 the server answered with an error, or what it serves
-differs; 2 wrong usage or an input that doesn't fit; 3 no server answers; 130 Ctrl-C."""
+Exit codes: 0 all is well; 1 the server answered with an error, what it serves
+differs, or the output can't be written; 2 wrong usage or an input that doesn't
+fit; 3 no server answers; 130 Ctrl-C."""
 
 Function = TypeVar("Function", bound=Callable[..., None])
-
-
-class Commands(click.Group):
-    """A group of commands that Ctrl-C ends without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("\nInterrupted.", err=True)
-            sys.exit(INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -43,6 +34,7 @@ class Target:
     url: str
     timeout: float
     tls: Mapping[str, Any]
+    max_response_bytes: int = MAX_RESPONSE_BYTES
 
     @contextmanager
     def asking(self) -> Iterator[Client]:
@@ -52,7 +44,12 @@ class Target:
         from tfserving.clients.errors import ServingError
 
         try:
-            client = connect(self.url, tls=Tls(**self.tls) if self.tls else None, timeout=self.timeout)
+            client = connect(
+                self.url,
+                tls=Tls(**self.tls) if self.tls else None,
+                timeout=self.timeout,
+                max_response_bytes=self.max_response_bytes,
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         with client:
@@ -70,6 +67,19 @@ def fail(error: ServingError) -> NoReturn:
     sys.exit(UNREACHABLE if isinstance(error, (Unavailable, DeadlineExceeded)) else FAILED)
 
 
+class _Seconds(click.FloatRange):
+    """Seconds above a number, and no more than a timer holds: no infinity, and not what is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        seconds: float = super().convert(value, param, ctx)
+        if not seconds <= LONGEST_TIMEOUT:
+            self.fail(f"{value} is no number of seconds up to {LONGEST_TIMEOUT:g}", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(0, min_open=True)
+SECONDS_OF_A_WINDOW = _Seconds(0.1)
 _FILE = click.Path(exists=True, dir_okay=False)
 TLS_OPTIONS = (
     click.option("--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities that may vouch for the server."),
@@ -98,22 +108,28 @@ def with_tls(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+max_response_option = click.option(
+    "--max-response-bytes",
+    type=click.IntRange(1),
+    default=MAX_RESPONSE_BYTES,
+    show_default=True,
+    help="Fail for a larger response, as received or inflated.",
+)
+
+
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that asks one server; it gets them as `target`."""
 
     @wraps(command)
-    def with_target(*, server: str, timeout: float, tls: dict[str, Any], **options: Any) -> None:
-        command(target=Target(server, timeout, tls), **options)
+    def with_target(
+        *, server: str, timeout: float, max_response_bytes: int, tls: dict[str, Any], **options: Any
+    ) -> None:
+        command(target=Target(server, timeout, tls, max_response_bytes), **options)
 
     wrapped = with_tls(with_target)
     for option in (
-        click.option(
-            "--timeout",
-            type=click.FloatRange(0, min_open=True),
-            default=10.0,
-            show_default=True,
-            help="Seconds to wait for an answer.",
-        ),
+        max_response_option,
+        click.option("--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for an answer."),
         click.option(
             "--server",
             default="grpc://127.0.0.1:8500",
@@ -174,3 +190,14 @@ report_option = click.option(
     callback=_writable(".html"),
     help="Write a report to this .html file, a page that needs no other file.",
 )
+
+
+@contextmanager
+def reporting(report: Path) -> Iterator[None]:
+    """Writes the report, after what is in it was shown; a report that can't be written ends the command."""
+    try:
+        yield
+    except OSError as error:
+        click.echo(f"Error: the report can't be written: {report}: {error.strerror or error}", err=True)
+        sys.exit(FAILED)
+    click.echo(f"{report}: the report", err=True)

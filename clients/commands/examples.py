@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +101,7 @@ def _request(given: str, asked: dict[str, Any]) -> dict[str, Any]:
 def _read(given: str) -> dict[str, Any]:
     """What a request has under `examples`, and maybe under `context` and `signature_name`."""
     from tfserving.clients.commands.input_values import unpack
+    from tfserving.foundation.given import STDIN, given_text
     from tfserving.foundation.records import RecordError, read_records
 
     if given.endswith(".tfrecord"):
@@ -109,12 +109,14 @@ def _read(given: str) -> dict[str, Any]:
             return {"examples": list(read_records(Path(given)))}
         except RecordError as error:
             raise ValueError(str(error)) from None
-    where = "standard input" if given == "-" else given if given.endswith(".json") else "the value"
-    text = sys.stdin.read() if given == "-" else Path(given).read_text() if given.endswith(".json") else given
+    where = "standard input" if given == STDIN else given if given.endswith(".json") else "the value"
+    text = given_text(given) if given == STDIN or given.endswith(".json") else given
     try:
         read = unpack(json.loads(text))
     except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply") from None
     if isinstance(read, list):
         return {"examples": [unpack(example) for example in read]}
     if not isinstance(read, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.foundation.given import given_bytes
 from tfserving.foundation.tensors import BY_NAME, STRING, Array
 
 if TYPE_CHECKING:
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DIMENSIONS = 4
+# As many as Pillow reads without a warning.
+MOST_PIXELS = 89_478_485
+
+
+class _MisfitError(ValueError):
+    """An image is not as the signature wants it."""
 
 
 @dataclass(frozen=True)
@@ -52,39 +60,58 @@ class Images:
         }
 
     def _array(self, image: ImageFile, info: TensorInfo) -> Array:
-        from PIL import Image, UnidentifiedImageError
-
         dtype = BY_NAME.get(info.dtype)
         if dtype is STRING:
             strings = np.empty(1, np.object_)
-            strings[0] = image.path.read_bytes()
+            strings[0] = _bytes(image.path)
             return strings
         shape = info.shape
         if dtype is None or dtype.numpy.kind not in "fiuV" or shape is None or len(shape) != _DIMENSIONS:
             raise ValueError(f"{image.path} is an image, and {info} holds none: (-1, HEIGHT, WIDTH, CHANNELS) does")
-        try:
-            with Image.open(image.path) as opened:
-                pixels = np.asarray(self._sized(opened.convert(_mode(shape[3])), image.path, shape))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{image.path} can't be read as an image: {error}") from None
+        pixels = self._pixels(image.path, shape)
         scaled = pixels if self.scale == 1 else pixels * np.float32(self.scale)
         return scaled.astype(dtype.numpy).reshape(1, *pixels.shape[:2], -1)
+
+    def _pixels(self, path: Path, shape: tuple[int | None, ...]) -> Array:
+        from PIL import Image
+
+        try:
+            # A few bytes can stand for an image of any size, which Pillow only warns of at first.
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path) as opened:
+                    return np.asarray(self._sized(opened.convert(_mode(shape[3])), path, shape))
+        except _MisfitError:
+            raise
+        except Exception as error:  # whatever Pillow raises for a damaged file
+            raise ValueError(f"{path} can't be read as an image: {str(error) or type(error).__name__}") from None
 
     def _sized(self, image: Image, path: Path, shape: tuple[int | None, ...]) -> Image:
         height, width = (want or has for want, has in zip(shape[1:3], (image.height, image.width), strict=True))
         if (width, height) == image.size:
             return image
+        if height * width > MOST_PIXELS:
+            raise _MisfitError(
+                f"the signature wants an image {height} high and {width} wide; {MOST_PIXELS} pixels are the most"
+            )
         if not self.resize:
-            raise ValueError(
+            raise _MisfitError(
                 f"{path} is {image.height} high and {image.width} wide, the signature wants {height} and {width}; "
                 "--resize makes it so"
             )
         return image.resize((width, height))
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        return given_bytes(path)
+    except OSError as error:
+        raise ValueError(str(error)) from None
+
+
 def _mode(channels: int | None) -> str:
     if channels is None:
         return "RGB"
     if channels not in _MODES:
-        raise ValueError(f"an image has 1, 3 or 4 channels, the signature wants {channels}")
+        raise _MisfitError(f"an image has 1, 3 or 4 channels, the signature wants {channels}")
     return _MODES[channels]

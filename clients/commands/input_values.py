@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tfserving.clients.commands import images
+from tfserving.clients.commands.array_files import read_array, read_arrays
+from tfserving.clients.printable import shortened
 from tfserving.clients.rest_json import unpack_bytes
+from tfserving.foundation.given import STDIN, given_bytes
 
 SUFFIXES = (".json", ".npy", ".npz", *images.SUFFIXES)
+# How much an error quotes of a value on the command line.
+_QUOTED = 200
 
 
 class InputError(Exception):
@@ -86,40 +88,52 @@ def _looks_like_json(value: str) -> bool:
 def _read(value: str) -> Any:
     """The JSON value, array, or arrays by name that `value` stands for; `{"b64": ...}` in it are bytes."""
     if value == "-":
-        return _parse(sys.stdin.buffer.read(), "standard input")
+        return _read_json(value)
     path = Path(value)
     if _is_file(value):
         return _read_file(path)
     if path.suffix in SUFFIXES and not _looks_like_json(value):
         raise InputError(f"there is no file {value}")
     if _looks_like_json(value) or value in ("true", "false", "NaN", "Infinity", "-Infinity"):
-        return _parse(value.encode(), repr(value))
+        return _parse(value, repr(value))
     raise InputError(f"{value!r} is neither JSON nor a file; a string is JSON in quotes: '\"{value}\"'")
 
 
 def _read_file(path: Path) -> Any:
     try:
         if path.suffix == ".json":
-            return _parse(path.read_bytes(), str(path))
+            return _read_json(path)
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            return read_array(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+            return read_arrays(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is no {path.suffix} file that can be read: {error}") from None
     if path.suffix.lower() in images.SUFFIXES:
         return images.ImageFile(path)
     raise InputError(f"{path} is no file of inputs: its name ends with none of {', '.join(SUFFIXES)}")
 
 
-def _parse(text: bytes, where: str) -> Any:
+def _read_json(source: str | Path) -> Any:
+    """The JSON in a file, or on standard input for `-`."""
+    try:
+        text = given_bytes(source)
+    except OSError as error:
+        raise InputError(str(error)) from None
+    return _parse(text, "standard input" if str(source) == STDIN else str(source))
+
+
+def _parse(text: str | bytes, where: str) -> Any:
     try:
         return unpack(json.loads(text))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{shortened(where, _QUOTED)} is not UTF-8: {error.reason}, byte {error.start}") from None
     except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}") from None
+        raise InputError(f"{shortened(where, _QUOTED)} is not JSON: {error}") from None
+    except RecursionError:
+        raise InputError(f"{shortened(where, _QUOTED)} is nested too deeply") from None
 
 
 def unpack(value: Any) -> Any:

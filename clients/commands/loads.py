@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -14,21 +15,24 @@ from tfserving.clients.commands.calls import Function, Target
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.generator import Bench
+    from tfserving.clients.bench.metrics import ServerTime
     from tfserving.foundation.tensors import Array
 
 Number = TypeVar("Number", int, float)
-_LIMIT = re.compile(r"(mean|max|p50|p90|p99|p99\.9)=([0-9.]+)(us|ms|s)")
+_LIMIT = re.compile(r"(mean|max|p50|p90|p99|p99\.9)=([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(us|ms|s)")
 _MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
-def numbers(text: str | None, kind: type[Number], option: str) -> list[Number]:
+def numbers(text: str | None, kind: type[Number], option: str, most: float = math.inf) -> list[Number]:
     """The numbers above 0 in `text`, separated by commas."""
     try:
         found = [kind(part) for part in text.split(",")] if text else []
-    except ValueError:
+    except (ValueError, OverflowError):
         found = [kind(0)]
-    if any(number <= 0 for number in found):
+    if not all(0 < number < math.inf for number in found):
         raise click.BadParameter(f"{text!r} is no list of numbers above 0, as 1,2,4 is", param_hint=option)
+    if any(number > most for number in found):
+        raise click.BadParameter(f"{max(found):g} is too large: {most:g} is the most", param_hint=option)
     return found
 
 
@@ -37,7 +41,7 @@ def _read_limit(_context: click.Context, _option: click.Parameter, text: str | N
     if text is None:
         return None
     found = _LIMIT.fullmatch(text)
-    if found is None or not float(found[2]) > 0:
+    if found is None or not 0 < float(found[2]) < math.inf:
         raise click.BadParameter(f"{text!r} is no limit on mean, max, p50, p90, p99 or p99.9, as p99=20ms is")
     return found[1], float(found[2]) * _MS[found[3]]
 
@@ -63,15 +67,15 @@ def prepared(
     from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, bodies_of
     from tfserving.clients.bench.generator import Bench
-    from tfserving.clients.bench.metrics import PATH, server_time
+    from tfserving.clients.bench.metrics import PATH
     from tfserving.clients.errors import Call
     from tfserving.clients.rest_calls import model_path
 
     model, version, label, signature = asked
     name = signature or DEFAULT_SIGNATURE
-    tls = Tls(**target.tls) if target.tls else None
     with target.asking() as client:
         sent = _requests(client, asked, given, requests)
+        tls = Tls(**target.tls) if target.tls else None
         address = read_address(target.url, tls)
         call = Call(client.protocol, client.server, model, version, label, name)
         for inputs in sent:
@@ -81,9 +85,10 @@ def prepared(
         bodies = {rows: bodies_of(address, call, sent, rows) for rows in batches} or {1: bodies_of(address, call, sent)}
     except BodiesError as error:
         raise click.UsageError(str(error)) from None
-    if metrics is None and address.protocol == "rest":
+    page = metrics
+    if page is None and address.protocol == "rest":
         parts = urlsplit(address.target)
-        metrics = f"{parts.scheme}://{parts.netloc}{PATH}"
+        page = f"{parts.scheme}://{parts.netloc}{PATH}"
     return Bench(
         address,
         model_path(call),
@@ -91,9 +96,33 @@ def prepared(
         durations,
         processes=processes,
         timeout=target.timeout,
-        server_time=lambda: server_time(metrics, model, tls) if metrics else None,
+        server_time=_server_time(page, model, tls, asked_for=metrics is not None),
+        largest=target.max_response_bytes,
         progress=lambda said: click.echo(f"\r\033[K{said}", err=True, nl=False) if sys.stderr.isatty() else None,
     )
+
+
+def _server_time(page: str | None, model: str, tls: Any, *, asked_for: bool) -> Callable[[], ServerTime | None]:
+    """Reads the server's own time from `page`. That of a page that was asked for isn't left out without a word."""
+    from tfserving.clients.bench.metrics import server_time
+    from tfserving.clients.errors import ServingError
+    from tfserving.clients.printable import printable
+
+    warned: set[str] = set()
+
+    def read() -> ServerTime | None:
+        if page is None:
+            return None
+        try:
+            return server_time(page, model, tls)
+        except (ServingError, ValueError) as error:
+            if asked_for and page not in warned:
+                warned.add(page)
+                reason = printable(error.text if isinstance(error, ServingError) else str(error))
+                click.echo(f"the server's own time is left out: --metrics {page}: {reason}", err=True)
+            return None
+
+    return read
 
 
 def _requests(

@@ -14,7 +14,10 @@ import click
 import numpy as np
 
 from tfserving.clients.answers import Classification, Prediction, Regression
+from tfserving.clients.commands.array_files import write_arrays
 from tfserving.clients.commands.calls import FAILED
+from tfserving.clients.limits import MOST_SHOWN
+from tfserving.clients.printable import printable, shortened
 from tfserving.foundation.files import written_whole
 from tfserving.foundation.tensors import STRING, Array, dtype_of
 
@@ -22,6 +25,7 @@ Answer: TypeAlias = Classification | Prediction | Regression
 
 # What is shown as a table: so many rows, with so many values of an output in each.
 MOST_ROWS, MOST_COLUMNS = 50, 16
+MOST_NAME = 200
 
 
 def show(answer: Answer, outputs: Mapping[str, Array], *, output: Path | None, as_json: bool) -> None:
@@ -32,9 +36,10 @@ def show(answer: Answer, outputs: Mapping[str, Array], *, output: Path | None, a
     try:
         if output is not None:
             save(output, outputs)
-            click.echo(f"{output}: {', '.join(outputs)}", err=True)
+            click.echo(f"{output}: {', '.join(map(_name, outputs))}", err=True)
     except (OSError, ValueError) as error:
-        click.echo(f"Error: {output}: {error}", err=True)
+        reason = error.strerror if isinstance(error, OSError) else error
+        click.echo(f"Error: {output}: {printable(str(reason))}", err=True)
         sys.exit(FAILED)
     if as_json:
         click.echo(_as_json(answer, outputs))
@@ -48,8 +53,8 @@ def _as_text(answer: Answer, outputs: Mapping[str, Array]) -> str:
     Where the outputs don't go by rows, or these are long, each output's values by themselves, shortened.
     """
     version = "" if answer.version is None else f" version {answer.version}"
-    head = f"{answer.model}{version}, signature {answer.signature}"
-    kinds = {name: f"{name}  {dtype_of(array).name} {array.shape}" for name, array in outputs.items()}
+    head = printable(f"{answer.model}{version}, signature {answer.signature}")
+    kinds = {name: f"{_name(name)}  {dtype_of(array).name} {array.shape}" for name, array in outputs.items()}
     if _goes_by_rows(outputs):
         return "\n".join([head, *kinds.values(), "", *_table(outputs)])
     values = [line for name, array in outputs.items() for line in (kinds[name], _shown(array))]
@@ -68,7 +73,7 @@ def _table(outputs: Mapping[str, Array]) -> list[str]:
 
     from tfserving.clients.commands.tables import lines_of, new_table
 
-    table = new_table(("row", *outputs))
+    table = new_table(("row", *map(_name, outputs)))
     for number in range(len(next(iter(outputs.values())))):
         # A slice, not an element: of an array of strings that would be no array.
         rows = (array[number : number + 1].reshape(array.shape[1:]) for array in outputs.values())
@@ -78,9 +83,13 @@ def _table(outputs: Mapping[str, Array]) -> list[str]:
 
 def _shown(array: Array) -> str:
     if not array.ndim:
-        # What a terminal would act on is written as its escape.
-        return "".join(it if it.isprintable() else repr(it)[1:-1] for it in str(_readable(array)[()]))
+        return printable(str(_readable(array)[()]))
     return np.array2string(_readable(array), max_line_width=110, threshold=200, precision=6, suppress_small=True)
+
+
+def _name(name: str) -> str:
+    """The name of an output as it is shown: the server's choice."""
+    return printable(name, MOST_NAME)
 
 
 def _as_json(answer: Answer, outputs: Mapping[str, Array]) -> str:
@@ -104,7 +113,7 @@ def save(path: Path, outputs: Mapping[str, Array]) -> None:
     """
     arrays = {name: _storable(name, array) for name, array in outputs.items()}
     with written_whole(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(file, arrays)
 
 
 def _storable(name: str, array: Array) -> Array:
@@ -124,12 +133,13 @@ def _encoded(array: Array) -> Array:
 
 
 def _readable(array: Array) -> Array:
-    """`array`, its strings as text."""
+    """`array`, its strings as text, of which the beginning is enough."""
     if dtype_of(array) is not STRING:
         return array
     readable = np.empty(array.shape, np.object_)
     readable.reshape(-1)[:] = [
-        it.decode("utf-8", "backslashreplace") if isinstance(it, bytes) else it for it in array.flat
+        shortened(it.decode("utf-8", "backslashreplace") if isinstance(it, bytes) else str(it), MOST_SHOWN)
+        for it in array.flat
     ]
     return readable
 

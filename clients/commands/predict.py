@@ -112,19 +112,22 @@ def _checked(
 ) -> dict[str, Array]:
     """The arrays to send; what doesn't fit the signature ends the command before anything is sent."""
     from tfserving.clients.inputs import mismatches, to_arrays
+    from tfserving.clients.limits import MOST_LINES
+    from tfserving.clients.printable import printable
 
     metadata = client.metadata(model, version=version, label=label)
     where = f"{model} version {metadata.version}"
     signature = metadata.signatures.get(name)
     if signature is None:
         has = ", ".join(metadata.signatures) or "none"
-        raise click.BadParameter(f"{where} has no signature {name!r}; it has {has}", param_hint="--signature")
+        text = printable(f"{where} has no signature {name!r}; it has {has}")
+        raise click.BadParameter(text, param_hint="--signature")
     try:
         arrays = to_arrays(images.fitted(given.inputs, signature), name, signature)
         wrong = mismatches(arrays, name, signature)
     except ValueError as error:
         wrong = [str(error)]
     if wrong:
-        click.echo("\n".join(f"Error: {where}: {line}" for line in wrong), err=True)
+        click.echo("\n".join(printable(f"Error: {where}: {line}") for line in wrong[:MOST_LINES]), err=True)
         sys.exit(WRONG_USAGE)
     return arrays

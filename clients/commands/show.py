@@ -18,6 +18,10 @@ from tfserving.clients.commands.calls import (
     server_options,
     version_options,
 )
+from tfserving.clients.printable import printable
+
+# How much of a name is shown.
+MOST_NAME = 200
 
 
 @click.command(
@@ -65,15 +69,18 @@ def metadata(*, target: Target, model: str, version: int | None, label: str | No
             signature["optional"] = sorted(signature["optional"])
         click.echo(json.dumps(shown, indent=2))
         return
-    click.echo(f"{found.model} version {found.version}")
+    click.echo(printable(f"{found.model} version {found.version}"))
     for name, signature in found.signatures.items():
-        click.echo(f"  {name}  ({signature.method})")
-        width = max(map(len, (*signature.inputs, *signature.outputs)), default=0)
-        for tensor, info in signature.inputs.items():
-            default = "  (has a default)" if tensor in signature.optional else ""
-            click.echo(f"    input   {tensor:<{width}}  {info}{default}")
-        for tensor, info in signature.outputs.items():
-            click.echo(f"    output  {tensor:<{width}}  {info}")
+        click.echo(f"  {printable(name)}  ({printable(signature.method)})")
+        tensors = [
+            *(("input ", tensor, info, tensor in signature.optional) for tensor, info in signature.inputs.items()),
+            *(("output", tensor, info, False) for tensor, info in signature.outputs.items()),
+        ]
+        names = [printable(tensor, MOST_NAME) for _, tensor, _, _ in tensors]
+        width = max(map(len, names), default=0)
+        for (kind, _, info, optional), tensor in zip(tensors, names, strict=True):
+            default = "  (has a default)" if optional else ""
+            click.echo(f"    {kind}  {tensor:<{width}}  {printable(str(info))}{default}")
 
 
 @click.command(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # Wide enough for any row: a terminal that is narrower breaks a line at its end, rich would break every cell.
 WIDTH = 1000
@@ -16,11 +17,11 @@ def new_table(left: Iterable[str], right: Iterable[str] = (), last: Iterable[str
     """A table with columns of text, of numbers, and of text again."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in left:
-        table.add_column(heading)
+        table.add_column(Text(heading))
     for heading in right:
-        table.add_column(heading, justify="right")
+        table.add_column(Text(heading), justify="right")
     for heading in last:
-        table.add_column(heading)
+        table.add_column(Text(heading))
     return table
 
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.clients.commands.calls import EXIT_CODES, FAILED, Target, json_option, report_option, signature_option
+from tfserving.clients.commands.calls import (
+    EXIT_CODES,
+    FAILED,
+    SECONDS_OF_A_WINDOW,
+    Target,
+    json_option,
+    report_option,
+    reporting,
+    signature_option,
+)
 from tfserving.clients.commands.loads import limit_option, numbers, prepared
 from tfserving.foundation.files import written_whole
 
@@ -46,7 +55,7 @@ Examples:
     help="The command of the model server; its flags are added.  [default: tensorflow_model_server if there is one, "
     "else the embedded server]",
 )
-@click.option("--window", type=click.FloatRange(0.1), default=1.5, show_default=True, help="Seconds of each window.")
+@click.option("--window", type=SECONDS_OF_A_WINDOW, default=1.5, show_default=True, help="Seconds of each window.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -92,6 +101,10 @@ def tune(
     )
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
+    try:
+        shlex.split(engine or "")
+    except ValueError as error:
+        raise click.BadParameter(f"{engine!r} is no command: {error}", param_hint="--engine") from None
     measuring = _Measuring(folder, engine, protocol, (signature, given, requests), concurrency, window)
     try:
         candidates = search(measuring, space, limit)
@@ -99,19 +112,31 @@ def tune(
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
     winner = best(candidates, limit)
-    if report is not None:
-        from tfserving.clients.reports.tuning import write
+    try:
+        if as_json:
+            shown = {"best": winner and _json(winner), "candidates": list(map(_json, candidates))}
+            click.echo(json.dumps(shown, indent=2))
+        else:
+            _show(candidates, winner, limit, output)
+    finally:
+        if winner is not None and winner.parameters is not None:
+            _write(output, winner.parameters.text())
+        if report is not None:
+            from tfserving.clients.reports.tuning import write
 
-        write(report, measuring.model, candidates, winner, limit)
-        click.echo(f"{report}: the report", err=True)
-    if winner is not None and winner.parameters is not None:
-        with written_whole(output) as file:
-            file.write(winner.parameters.text().encode())
-    if as_json:
-        click.echo(json.dumps({"best": winner and _json(winner), "candidates": list(map(_json, candidates))}, indent=2))
-    else:
-        _show(candidates, winner, limit, output)
+            with reporting(report):
+                write(report, measuring.model, candidates, winner, limit)
     if winner is None:
+        sys.exit(FAILED)
+
+
+def _write(output: Path, text: str) -> None:
+    """Writes the best parameters, which took minutes to find; where that fails, they are shown."""
+    try:
+        with written_whole(output) as file:
+            file.write(text.encode())
+    except OSError as error:
+        click.echo(f"Error: {output}: {error.strerror}; it is to hold:\n{text}", err=True)
         sys.exit(FAILED)
 
 

@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.clients.commands.calls import EXIT_CODES, FAILED, UNREACHABLE, json_option, report_option, with_tls
+from tfserving.clients.commands.calls import (
+    EXIT_CODES,
+    FAILED,
+    SECONDS,
+    UNREACHABLE,
+    json_option,
+    max_response_option,
+    report_option,
+    reporting,
+    with_tls,
+)
+from tfserving.clients.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tfserving.clients.verification.verdicts import Report, Row, Way
 
+_MOST_NAME = 200
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
 
 
@@ -55,11 +67,12 @@ Examples:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=30.0,
     show_default=True,
     help="Seconds to wait for each answer.",
 )
+@max_response_option
 @with_tls
 @report_option
 @json_option
@@ -74,6 +87,7 @@ def verify(
     absolute: float | None,
     relative: float | None,
     timeout: float,
+    max_response_bytes: int,
     tls: dict[str, Any],
     report: Path | None,
     as_json: bool,
@@ -100,7 +114,8 @@ def verify(
         ways=[way for way in WAYS if way in (ways or WAYS)],
         tolerance=tolerance,
         timeout=timeout,
-        progress=lambda said: click.echo(said, err=True) if sys.stderr.isatty() else None,
+        max_response_bytes=max_response_bytes,
+        progress=lambda said: click.echo(printable(said), err=True) if sys.stderr.isatty() else None,
     )
     try:
         found = run(
@@ -113,15 +128,17 @@ def verify(
         )
     except (SourceError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    if report is not None:
-        from tfserving.clients.reports.verification import write
+    try:
+        if as_json:
+            click.echo(_as_json(found))
+        else:
+            _show(found)
+    finally:
+        if report is not None:
+            from tfserving.clients.reports.verification import write
 
-        write(report, found)
-        click.echo(f"{report}: the report", err=True)
-    if as_json:
-        click.echo(_as_json(found))
-    else:
-        _show(found)
+            with reporting(report):
+                write(report, found)
     if not found.ok:
         sys.exit(UNREACHABLE if found.unreachable else FAILED)
 
@@ -163,8 +180,9 @@ def _show(report: Report) -> None:
         for row in report.rows
         for way, reason in row.left_out.items()
     }
-    click.echo("\n".join([*lines, "", *left_out, *(str(row) for row in report.rows if row.reason)]))
-    click.secho(report.sentence(), fg=None if report.ok else "red", bold=True)
+    said = [printable(line) for line in (*left_out, *(str(row) for row in report.rows if row.reason))]
+    click.echo("\n".join([*lines, "", *said]))
+    click.secho(printable(report.sentence()), fg=None if report.ok else "red", bold=True)
 
 
 def _table(report: Report) -> Table:
@@ -194,10 +212,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     from tfserving.clients.errors import PROTOCOL_NAMES
 
     def shown(value: object) -> str:
-        return "" if value is None else str(value)
+        return "" if value is None else printable(str(value), _MOST_NAME)
 
     return (
-        row.model,
+        shown(row.model),
         shown(row.version),
         shown(row.signature),
         PROTOCOL_NAMES[row.protocol],

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tfserving.clients.printable import printable
 from tfserving.foundation.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
+def _harmless(value: Any) -> Any:
+    """Text of a server, without what a terminal or a browser would act on."""
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+
+
 _PAGES = Environment(
     loader=PackageLoader("tfserving.clients.reports", "templates"),
     autoescape=True,
+    finalize=_harmless,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -38,6 +46,8 @@ def new_figure(width: float, height: float) -> Figure:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    # Names may have a $, which begins a formula otherwise.
+    mpl.rcParams.update({"text.parse_math": False})
     mpl.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False})
     mpl.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3})
     return Figure(figsize=(width, height), layout="constrained")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfserving.clients.errors import PROTOCOL_NAMES
+from tfserving.clients.printable import printable
 from tfserving.clients.reports.page import COLOURS, new_figure, svg, write_page
 from tfserving.clients.verification.verdicts import WAY_NAMES, Report, Row
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _CLASSES = {"equal": "good", "within tolerance": "fair", "different": "bad", "failed": "bad"}
+_MOST_NAME = 200
 _MARKERS = {"grpc": "o", "rest": "D"}
 
 
@@ -77,4 +79,4 @@ def _mark(axes: Axes, row: Row, place: float, value: float | None) -> None:
 
 def _name(row: Row) -> str:
     version = "" if row.version is None else f" {row.version}"
-    return f"{row.model}{version} / {row.signature} / {row.output}"
+    return printable(f"{row.model}{version} / {row.signature} / {row.output}", _MOST_NAME)

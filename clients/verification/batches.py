@@ -8,6 +8,8 @@ from typing import Any
 from tfserving.foundation.golden import GoldenRequest
 
 MOST_ROWS = 1024
+# Of inputs and outputs: in JSON a float takes five times its bytes, and servers take 64 MiB by default.
+MOST_BYTES = 8 * 1024 * 1024
 
 
 def row_count(request: GoldenRequest) -> int | None:
@@ -20,8 +22,8 @@ def row_count(request: GoldenRequest) -> int | None:
 def batches(requests: list[tuple[int, GoldenRequest]]) -> Iterator[list[tuple[int, GoldenRequest]]]:
     """Groups of numbered requests that can be sent as one: their arrays differ in the number of rows alone.
 
-    A group has at most MOST_ROWS rows. A request that is alone stands twice in its group. There is no group unless
-    every request goes by rows, and their number may vary: some signatures take a fixed number of them.
+    A group has at most MOST_ROWS rows and MOST_BYTES bytes. A request that is alone stands twice in its group. There is
+    no group unless every request goes by rows, and their number may vary: some signatures take a fixed number of them.
     """
     sizes = [row_count(request) for _, request in requests]
     if None in sizes:
@@ -32,9 +34,10 @@ def batches(requests: list[tuple[int, GoldenRequest]]) -> Iterator[list[tuple[in
         grouped.setdefault(kind, []).append((number, request))
     for group in grouped.values():
         chosen: list[tuple[int, GoldenRequest]] = []
-        total = 0
+        total = size = 0
         for number, request in group if len(group) > 1 else group * 2:
             total += row_count(request) or 0
-            if total <= MOST_ROWS or not chosen:
+            size += sum(array.nbytes for array in (*request.inputs.values(), *request.outputs.values()))
+            if (total <= MOST_ROWS and size <= MOST_BYTES) or not chosen:
                 chosen.append((number, request))
         yield chosen

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfserving.clients.capture import CaptureError, read_requests
-from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, versions_on_disk
+from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, is_version, versions_on_disk
+from tfserving.foundation.temporary import temporary_folder
 
 # What of a published version is needed to verify it; the last one only for inputs that have defaults.
 _FILES = (MANIFEST, RECORDS, SAVED_MODEL)
@@ -49,10 +49,11 @@ def subjects(sources: Iterable[str | Path]) -> Iterator[dict[str, Versions | Cap
     Raises SourceError for a source that is none of these, and for two of one model.
     """
     found: dict[str, Versions | Captured] = {}
-    with tempfile.TemporaryDirectory(prefix="verify-") as fetched:
-        for number, source in enumerate(sources):
+    with ExitStack() as stack:
+        for source in sources:
             if "://" in str(source):
-                entries: Mapping[str, Versions | Captured] = _fetch(str(source), Path(fetched, str(number)))
+                fetched = stack.enter_context(temporary_folder("the proofs of published versions", "verify-"))
+                entries: Mapping[str, Versions | Captured] = _fetch(str(source), fetched)
             elif Path(source).is_file():
                 entries = dict(_from_file(Path(source)))
             else:
@@ -76,7 +77,7 @@ def _joined(model: str, known: Versions | Captured, other: Versions | Captured) 
 def _from_folder(folder: Path, source: str) -> dict[str, Versions]:
     if not folder.is_dir():
         raise SourceError(f"{source} is no folder, nor a file of captured requests")
-    if _is_number(folder.name) and (folder / SAVED_MODEL).is_file():
+    if is_version(folder.name) and (folder / SAVED_MODEL).is_file():
         return {folder.parent.name: Versions(folder.parent, frozenset({int(folder.name)}))}
     models = [folder] if versions_on_disk(folder) else _children(folder)
     if not any(versions_on_disk(model) for model in models):
@@ -100,7 +101,7 @@ def _fetch(url: str, folder: Path) -> dict[str, Versions]:
         for manifest in store.glob(f"{root.rstrip('/')}/**/{MANIFEST}"):
             version = manifest.removesuffix(f"/{MANIFEST}")
             *_, model, number = version.split("/")
-            if not _is_number(number) or model.startswith("."):
+            if not is_version(number) or model.startswith("."):
                 continue
             for file in _FILES:
                 if store.exists(f"{version}/{file}"):
@@ -126,10 +127,6 @@ def _from_file(path: Path) -> Iterator[tuple[str, Captured]]:
     if not found:
         raise SourceError(f"{path} has no request in it")
     yield from found.items()
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
 
 
 def _children(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tfserving.clients.client import Client
+from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.verification.verdicts import WAYS, Way
 from tfserving.foundation.compare import Tolerance
 
@@ -16,12 +17,14 @@ DEFAULT_TIMEOUT = 30.0
 class Settings:
     """How a verification asks and judges.
 
-    `tolerance` replaces those of the golden requests, `timeout` is for each request, in seconds. `against` is a server
+    `tolerance` replaces those of the golden requests, `timeout` is for each request, in seconds, and
+    `max_response_bytes` for each answer. `against` is a server
     whose answers are wanted instead of the golden ones. `progress` is told what is being asked.
     """
 
     ways: Sequence[Way] = WAYS
     tolerance: Tolerance | None = None
     timeout: float = DEFAULT_TIMEOUT
+    max_response_bytes: int = MAX_RESPONSE_BYTES
     against: Client | None = None
     progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to

@@ -43,8 +43,10 @@ def verify(
     if not any(urls):
         raise ValueError("the address of a gRPC or a REST server is needed")
     with subjects(sources) as found:
-        clients = [connect(url, tls=tls) for url in urls if url]
-        other = connect(against, tls=tls if "s://" in against else None) if against else None
+        most = settings.max_response_bytes
+        clients = [connect(url, tls=tls, max_response_bytes=most) for url in urls if url]
+        their_tls = tls if against and "s://" in against else None
+        other = connect(against, tls=their_tls, max_response_bytes=most) if against else None
         try:
             settings = replace(settings, against=other)
             runs = [run_of(client, name, subject, settings) for name, subject in found.items() for client in clients]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -113,8 +114,8 @@ def delete(fleet: Path, context: str | None) -> None:
     from tfserving.k8s import deployment
 
     with Errors(1):
-        _, _, kubectl = _read(fleet, (), context)
-        click.echo(deployment.delete(kubectl) or "Nothing is there.\n", nl=False)
+        read, _, kubectl = _read(fleet, (), context)
+        click.echo(deployment.delete(read, kubectl) or "Nothing is there.\n", nl=False)
 
 
 @click.command(
@@ -130,7 +131,6 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
     """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
     from tfserving.k8s import deployment
     from tfserving.k8s.names import INSTANCE, NAME
-    from tfserving.k8s.rollout.state import State
 
     with Errors(1):
         _, _, kubectl = _read(fleet, (), context)
@@ -138,7 +138,8 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
         pods = [_said(pod, labels, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
         rollouts = deployment.rollouts(kubectl)
     if as_json:
-        click.echo(json.dumps({"pods": pods, "rollouts": rollouts}, indent=2))
+        said = [{"name": name, **dataclasses.asdict(state)} for name, state in rollouts.items()]
+        click.echo(json.dumps({"pods": pods, "rollouts": said}, indent=2))
         return
     for pod in pods:
         state = "leaving" if pod["leaving"] else "ready" if pod["ready"] else "not ready"
@@ -150,9 +151,8 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
             click.echo(f"  {pod['trouble']}")
     if not pods:
         click.echo("No pods; `tfserving k8s apply` makes them.")
-    for said in rollouts:
-        said.pop("name")
-        click.echo(f"rollout of {State(**said)}")
+    for one in rollouts.values():
+        click.echo(f"rollout of {one}")
 
 
 def _said(pod: Object, labels: Mapping[str, Mapping[str, int]], kubectl: Kubectl) -> dict[str, Any]:
@@ -195,4 +195,4 @@ def _read(
             reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
             raise FleetError(f"--overlay {', '.join(overlays)}: {reasons}") from None
         read = read.model_copy(update={"kubernetes": said})
-    return read, read.select(names), Kubectl(read.kubernetes.namespace, context)
+    return read, read.select(names), Kubectl(read.kubernetes.namespace, context, read.kubernetes.kubectl_seconds)

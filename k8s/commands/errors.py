@@ -29,6 +29,10 @@ class Errors:
         if isinstance(error, (EngineError, FleetError, GateError, KubectlError, RolloutError)):
             click.echo(f"Error: {error}", err=True)
             sys.exit(self._code)
+        # Nobody reads any more: click's to deal with.
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            click.echo(f"Error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}", err=True)
+            sys.exit(self._code)
         if isinstance(error, KeyboardInterrupt):
             changed = "nothing was changed" if self._code == 2 else "the cluster goes on with what it was told"  # noqa: PLR2004
             click.echo(f"\nStopped; {changed}.", err=True)

@@ -39,7 +39,7 @@ class _Place:
     def kubectl(self, fleet: Fleet) -> Kubectl:
         from tfserving.k8s.kubectl import Kubectl
 
-        return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context)
+        return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context, fleet.kubernetes.kubectl_seconds)
 
     def there(self, fleet: Fleet) -> Fleet:
         """The fleet as it is in the namespace."""
@@ -156,14 +156,15 @@ def status(model: str, fleet: Path, place: _Place, as_json: bool) -> None:
     with Errors(2):
         store = _store(read_with(fleet, model), model, place)
         state = store.load()
+        running = state is not None and store.held()
     if as_json:
-        said = {**dataclasses.asdict(state), "running": store.held()} if state else None
+        said = {**dataclasses.asdict(state), "running": running} if state else None
         click.echo(json.dumps({"rollout": said}, indent=2))
         return
     if state is None:
         click.echo(f"{model} was never rolled out.")
         return
-    going = "" if state.over else (", a shell is at it" if store.held() else f"; `rollout start {model}` goes on")
+    going = "" if state.over else (", a shell is at it" if running else f"; `rollout start {model}` goes on")
     click.echo(f"{state}{going}")
     for figure in state.figures:
         click.echo(f"  {figure}")
@@ -267,11 +268,16 @@ def _controller(fleet: Fleet, state: State, place: _Place, wait: float, settings
 
 def _run(controller: Controller, state: State) -> None:
     """Runs a rollout to its end, and exits with what came of it."""
+    from tfserving.foundation.interrupts import ended_as_by_ctrl_c
     from tfserving.k8s.kubectl import KubectlError
     from tfserving.k8s.rollout.target import HeldError, RolloutError
+    from tfserving.serving.engines import EngineError
+    from tfserving.serving.models_yaml.fleet import FleetError
 
     try:
         with contextlib.ExitStack() as stack:
+            # Ports that kubectl forwards are closed, and the lease is given back.
+            stack.enter_context(ended_as_by_ctrl_c())
             try:
                 stack.enter_context(controller.store.lease())
             except HeldError as error:
@@ -279,7 +285,7 @@ def _run(controller: Controller, state: State) -> None:
             # What was asked of an earlier one is not meant for this.
             controller.store.asked()
             ended = controller.run(state)
-    except (KubectlError, RolloutError) as error:
+    except (EngineError, FleetError, KubectlError, RolloutError) as error:
         click.echo(f"Error: {error}; `rollout start {state.model}` goes on", err=True)
         sys.exit(1)
     except KeyboardInterrupt:

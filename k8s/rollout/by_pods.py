@@ -203,7 +203,9 @@ class ByPods(Way):
         self._wait_until_quiet(state)
         self.say("Ending the other pods …")
         # Returns when they have drained.
-        self.kubectl.run("delete", "deployment", SECOND, "--cascade=foreground", "--ignore-not-found")
+        deployment.draining(self.fleet, self.kubectl).run(
+            "delete", "deployment", SECOND, "--cascade=foreground", "--ignore-not-found"
+        )
         self.kubectl.run("delete", "configmap", config_map(CANARY), "--ignore-not-found")
 
     def _wait_until_quiet(self, state: State) -> None:

@@ -3,14 +3,13 @@
     ConfigMap NAME-models ──► pods that start
     HandleReloadConfigRequest, by a forwarded port ──► each pod that runs, in the order of the rollout
 
-The state is in the ConfigMap NAME-rollout-MODEL, the right to roll out is the Lease of that name
-(https://kubernetes.io/docs/concepts/architecture/leases/).
+The state is in a ConfigMap, the right to roll out is the Lease of the same name (`tfserving.k8s.names.rollout`;
+https://kubernetes.io/docs/concepts/architecture/leases/).
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import threading
 import time
@@ -20,14 +19,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, cast, get_args
 
-from google.protobuf import text_format
-
 from tfserving.clients import connect
-from tfserving.foundation.messages import ModelServerConfig
 from tfserving.k8s import names
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
 from tfserving.k8s.pods import ready
-from tfserving.k8s.rollout.state import Request, State, read_state
+from tfserving.k8s.rollout.kept import kept_state, models_config_of
+from tfserving.k8s.rollout.state import Request, State
 from tfserving.k8s.rollout.target import GateError, HeldError, Instance, RolloutError, Serve
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.config_messages import text
@@ -38,6 +35,7 @@ REFRESH = "tensorflow-serving-toolkit/told"
 _RELOAD_SECONDS = 60.0
 _LEASE_SECONDS = 15
 _RENEW_SECONDS = 4.0
+_LEASE_CALL_SECONDS = 5.0
 _ASK_SECONDS = 2.0
 _POLL_SECONDS = 1.0
 
@@ -95,7 +93,7 @@ class ClusterTarget:
         """See Target: writes the ConfigMap."""
 
         def applied(found: Object) -> Object:
-            found["data"][MODELS_CONFIG] = text(serve.applied(_parsed(found)))
+            found["data"][MODELS_CONFIG] = text(serve.applied(models_config_of(found)))
             return found
 
         self._config_map()
@@ -128,7 +126,9 @@ class ClusterTarget:
             stack.close()
         stack = contextlib.ExitStack()
         grpc, rest = stack.enter_context(self._kubectl.forward(name, GRPC_PORT, REST_PORT))
-        made = Pod(name, f"127.0.0.1:{grpc}", f"127.0.0.1:{rest}", lambda: _parsed(self._config_map()), self._kubectl)
+        made = Pod(
+            name, f"127.0.0.1:{grpc}", f"127.0.0.1:{rest}", lambda: models_config_of(self._config_map()), self._kubectl
+        )
         self._forwards[name] = (stack, made)
         return made
 
@@ -145,21 +145,22 @@ class ClusterStore:
 
     def __init__(self, kubectl: Kubectl, model: str) -> None:
         self._kubectl, self._model = kubectl, model
-        self._name = f"{names.NAME}-rollout-{re.sub('[^a-z0-9]+', '-', model.lower()).strip('-')}"
+        self._name = names.rollout(model)
+        # A lease that isn't renewed in its time is lost, so no call for that may take as long.
+        self._quick = kubectl.within(min(kubectl.seconds, _LEASE_CALL_SECONDS))
         self._me = f"{socket.gethostname()}-{uuid.uuid4()}"
         self._lost = ""
         self._next_ask = 0.0
 
     def load(self) -> State | None:
         """See Store."""
-        said = self._data().get("state")
-        return read_state(said) if said else None
+        found = self._kubectl.get("configmap", self._name)
+        return kept_state(found, self._model) if found else None
 
     def others(self) -> list[State]:
         """The last rollouts of other models."""
-        kept = [found.get("data", {}).get("state") for found in self._kubectl.select("configmaps", names.ROLLOUTS)]
-        states = [read_state(said) for said in kept if said]
-        return [state for state in states if state.model != self._model]
+        states = map(kept_state, self._kubectl.select("configmaps", names.ROLLOUTS))
+        return [state for state in states if state and state.model != self._model]
 
     def save(self, state: State) -> None:
         """See Store."""
@@ -220,8 +221,8 @@ class ClusterStore:
                 self._kubectl.replace({**found, "spec": self._spec()})
             else:
                 raise HeldError(
-                    f"{self._model!r} is being rolled out by {found['spec']['holderIdentity']}; `rollout status` says "
-                    "how far"
+                    f"{self._model!r} is being rolled out by {found['spec'].get('holderIdentity')}; `rollout status` "
+                    "says how far"
                 )
         except ConflictError:
             raise HeldError(f"{self._model!r} is being rolled out by another, who was quicker") from None
@@ -230,11 +231,11 @@ class ClusterStore:
         renewed = time.monotonic()
         while not over.wait(_RENEW_SECONDS):
             try:
-                found = self._kubectl.get("lease", self._name)
+                found = self._quick.get("lease", self._name)
                 if found is None or found["spec"].get("holderIdentity") != self._me:
                     self._lost = f"the lease {self._name} was taken by another"
                     return
-                self._kubectl.replace({**found, "spec": self._spec()})
+                self._quick.replace({**found, "spec": self._spec()})
                 renewed = time.monotonic()
             except KubectlError as error:
                 if time.monotonic() - renewed > _LEASE_SECONDS:
@@ -257,10 +258,6 @@ class ClusterStore:
                 raise
             metadata = {"name": self._name, "labels": names.ROLLOUT_LABELS}
             self._kubectl.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
-
-
-def _parsed(config_map: Object) -> Any:
-    return text_format.Parse(config_map["data"][MODELS_CONFIG], ModelServerConfig())
 
 
 def _expired(lease: Object) -> bool:

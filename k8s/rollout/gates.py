@@ -6,20 +6,19 @@ import contextlib
 import os
 import re
 import statistics
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
-
 from tfserving.clients import Client, connect
 from tfserving.clients.bench.metrics import PATH
 from tfserving.clients.errors import ServingError
 from tfserving.clients.golden import ask
+from tfserving.clients.page import read_page
 from tfserving.clients.verification.verify import Settings, verify
+from tfserving.foundation import programs
 from tfserving.foundation.golden import GoldenError, GoldenRequest, read_golden
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, Instance
@@ -28,6 +27,8 @@ from tfserving.serving.models_yaml.rollout import Rollout
 # The latency of one request says little; these many, alternating between the versions, say which is slower.
 ROUNDS = 30
 _ASK_SECONDS = 10.0
+# Of what a command prints its last line is kept.
+_MOST_PRINTED, _LONGEST_LINE = 1 << 16, 500
 _COUNT = re.compile(r"^:tensorflow:serving:request_count\{(.*)\} ([0-9.e+]+)$", re.M)
 _BUCKET = re.compile(r'^:tensorflow:serving:request_latency_bucket\{(.*),le="([^"]+)"\} ([0-9.e+]+)$', re.M)
 
@@ -134,17 +135,18 @@ def page(instance: Instance, model: str) -> Page:
     """What a server's metrics page says now. Raises GateError when it has none."""
     url = f"http://{instance.rest}{PATH}"
     try:
-        answer = httpx2.get(url, timeout=5, trust_env=False)
-        answer.raise_for_status()
-    except httpx2.HTTPError as error:
-        raise GateError(f"{instance.name}: no metrics at {url}: {error}; `server.monitoring` turns them on") from None
+        text = read_page(url)
+    except ServingError as error:
+        raise GateError(
+            f"{instance.name}: no metrics at {url}: {error.text}; `server.monitoring` turns them on"
+        ) from None
     found = Page()
     # The first label. On the page of TensorFlow Serving, a name that a client sent can look like further labels.
     name = f'model_name="{model}",'
-    for labels, value in _COUNT.findall(answer.text):
+    for labels, value in _COUNT.findall(text):
         if labels.startswith(name) and (status := re.search(r'status="([^"]*)"', labels)):
             found.requests[status[1]] += round(float(value))
-    for labels, bound, value in _BUCKET.findall(answer.text):
+    for labels, bound, value in _BUCKET.findall(text):
         if labels.startswith(name):
             found.buckets[float(bound.replace("+Inf", "inf"))] += round(float(value))
     return found
@@ -164,8 +166,11 @@ def compare(new: Page, old: Page, settings: Rollout) -> str:
     return said
 
 
-def command(words: Sequence[str], state: State) -> str:
-    """Runs a gate of the user's own, which passes when it exits with 0. Raises GateError with its last line."""
+def command(words: Sequence[str], state: State, settings: Rollout) -> str:
+    """Runs a gate of the user's own, which passes when it exits with 0. Raises GateError with its last line.
+
+    One that takes longer than `settings.command_seconds` is ended, with all that it started.
+    """
     told: Mapping[str, str] = {
         "ROLLOUT_MODEL": state.model,
         "ROLLOUT_VERSION": str(state.new),
@@ -173,12 +178,14 @@ def command(words: Sequence[str], state: State) -> str:
         "ROLLOUT_PHASE": state.phase,
     }
     try:
-        done = subprocess.run(words, env={**os.environ, **told}, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise GateError(f"{words[0]} can't be run: {error.strerror}") from None
-    last = next(iter((done.stderr or done.stdout).strip().splitlines()[-1:]), "")
-    if done.returncode:
-        raise GateError(f"{' '.join(words)} exits with {done.returncode}: {last}")
+        done = programs.run(words, settings.command_seconds, env={**os.environ, **told}, most=_MOST_PRINTED)
+    except (OSError, ValueError) as error:
+        raise GateError(f"{words[0]} can't be run: {getattr(error, 'strerror', None) or error}") from None
+    except programs.OverTimeError as error:
+        raise GateError(f"{' '.join(words)}: {error}; `rollout.command_seconds` gives it more time") from None
+    last = next(iter((done.stderr or done.stdout).strip().splitlines()[-1:]), "")[:_LONGEST_LINE]
+    if done.code:
+        raise GateError(f"{' '.join(words)} exits with {done.code}: {last}")
     return f"{' '.join(words)} passes" + (f": {last}" if last else "")
 
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast, get_args
 
-from google.protobuf import text_format
-
 from tfserving.foundation.files import written_whole
-from tfserving.foundation.messages import ModelServerConfig
 from tfserving.k8s.rollout.state import Request, State, read_state
 from tfserving.k8s.rollout.target import HeldError, Instance, RolloutError, Serve
+from tfserving.serving import kept
+from tfserving.serving.changing import changing
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.config_messages import text
-from tfserving.serving.engines import address
+from tfserving.serving.engines import EngineError, address
+from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.file import write_labels
 from tfserving.serving.models_yaml.fleet import Fleet
-from tfserving.serving.running import Running, config_folder, fleet_folder, running
+from tfserving.serving.running import Running, config_folder, fleet_folder, read_models_config, running
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class LocalInstance:
     file: Path
 
     def tell(self, serve: Serve) -> None:
-        """Writes its file, which it reads every second."""
-        config = serve.applied(text_format.Parse(self.file.read_text(), ModelServerConfig()))
-        with written_whole(self.file) as file:
+        """Writes its file, which it reads every second. Raises EngineError when it isn't one, or can't be written."""
+        config = serve.applied(read_models_config(self.file))
+        with writing(self.file), written_whole(self.file) as file:
             file.write(text(config).encode())
 
 
@@ -76,13 +77,21 @@ class LocalStore:
 
     def __init__(self, fleet: Fleet, model: str) -> None:
         self._folder = fleet_folder(fleet) / "rollouts"
+        self._file = fleet.file
         self._model = model
 
     def load(self) -> State | None:
         """See Store."""
-        with contextlib.suppress(FileNotFoundError):
-            return read_state(self._path("json").read_text())
-        return None
+        path = self._path("json")
+        try:
+            state = read_state(kept.read(path))
+        except FileNotFoundError:
+            return None
+        except kept.KeptError as error:
+            raise RolloutError(self._unknown(path, f"is not the state of a rollout: {error}")) from None
+        if state.model != self._model:
+            raise RolloutError(self._unknown(path, f"has the state of a rollout of {state.model!r}"))
+        return state
 
     def others(self) -> list[State]:
         """Servers of this machine take changes of several models at a time."""
@@ -99,8 +108,8 @@ class LocalStore:
     def asked(self) -> Request | None:
         """See Store."""
         path = self._path("request")
-        with contextlib.suppress(FileNotFoundError):
-            request = path.read_text()
+        with writing(path), contextlib.suppress(FileNotFoundError, kept.KeptError):
+            request = kept.read(path)
             path.unlink()
             return cast(Request, request) if request in get_args(Request) else None
         return None
@@ -108,15 +117,23 @@ class LocalStore:
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
         """See Store."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._path("lock").open("w") as file:
+        with contextlib.ExitStack() as stack:
+            with writing(self._path("lock")):
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                file = stack.enter_context(self._path("lock").open("w"))
             if not _locked(file):
                 raise HeldError(f"{self._model!r} is being rolled out by another shell; `rollout status` says how far")
+            try:
+                # Labels and models that change meanwhile would take back what the rollout has changed.
+                stack.enter_context(changing(self._file, shared=True))
+            except EngineError as error:
+                raise HeldError(str(error)) from None
             yield
 
     def held(self) -> bool:
         """See Store."""
-        with contextlib.suppress(FileNotFoundError), self._path("lock").open() as file:
+        path = self._path("lock")
+        with writing(path), contextlib.suppress(FileNotFoundError), path.open() as file:
             return not _locked(file)
         return False
 
@@ -124,9 +141,17 @@ class LocalStore:
         return self._folder / f"{self._model}.{kind}"
 
     def _write(self, kind: str, said: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with written_whole(self._path(kind)) as file:
-            file.write(said.encode())
+        with writing(self._path(kind)):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with written_whole(self._path(kind)) as file:
+                file.write(said.encode())
+
+    def _unknown(self, path: Path, what: str) -> str:
+        remove = "rm -r" if path.is_dir() else "rm"
+        return (
+            f"{path} {what}; `{remove} {shlex.quote(str(path))}` forgets the rollout, and `tfserving serve reload` "
+            "then has the servers serve what models.yaml says"
+        )
 
 
 def _locked(file: IO[str]) -> bool:

@@ -28,7 +28,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
+
+from tfserving.serving.kept import parsed
 
 Phase: TypeAlias = Literal[
     "loading", "proving", "canary", "stable", "baking", "unloading", "done", "rolling-back", "rolled-back"
@@ -57,6 +59,8 @@ class State:
     By pods, `weight` is how many percent of the requests the new ones have got and passed with.
     """
 
+    # What has more in it than this is of another form.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
     model: str
     old: int
     new: int
@@ -103,6 +107,5 @@ class State:
 
 
 def read_state(text: str) -> State:
-    """What `State.text` wrote."""
-    said: dict[str, Any] = json.loads(text)
-    return State(**{**said, "versions": tuple(said["versions"]), "figures": tuple(said["figures"])})
+    """What `State.text` wrote. Raises KeptError when it is anything else."""
+    return parsed(text, State)

@@ -95,7 +95,7 @@ class Way(ABC):
 
     def _commands(self, state: State) -> State:
         for words in self.settings.commands:
-            state = self._saw(state, gates.command(words, state))
+            state = self._saw(state, gates.command(words, state, self.settings))
         return state
 
     def _proven(self, state: State, instances: Sequence[Instance]) -> State:

@@ -12,6 +12,7 @@ import click
 from tfserving.serving.commands.options import (
     Failures,
     Refusals,
+    changing_fleet,
     fleet_option,
     names_argument,
     read_with,
@@ -108,15 +109,20 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
     The version is loaded first, so a label never means nothing. A label for a version that isn't there, or that can't
     be loaded, changes nothing.
     """
+    from tfserving.foundation.golden import is_version
+    from tfserving.serving.models_yaml.file import check_writable
+
     said: dict[str, int] = {}
     for pair in pairs:
         label, equals, version = pair.partition("=")
-        if not label or not equals or not version.isdecimal() or int(version) < 1:
+        if not label or not equals or not is_version(version) or int(version) < 1:
             raise click.UsageError(f"{pair!r} is not LABEL=VERSION, as in canary=3.")
         said[label] = int(version)
-    with Refusals():
-        read = read_with(fleet, name)
-    _label(read, name, {**read.models[name].labels, **said}, wait)
+    with changing_fleet(fleet, wait):
+        with Refusals():
+            read = read_with(fleet, name)
+            check_writable(read.file)
+        _label(read, name, {**read.models[name].labels, **said}, wait)
 
 
 @labels.command("remove")
@@ -126,15 +132,18 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
 @wait_option
 def remove_labels(name: str, gone: tuple[str, ...], fleet: Path, wait: float) -> None:
     """Takes labels of MODEL away, and returns when every server of the fleet that runs has forgotten them."""
+    from tfserving.serving.models_yaml.file import check_writable
     from tfserving.serving.models_yaml.fleet import FleetError
 
-    with Refusals():
-        read = read_with(fleet, name)
-        there = read.models[name].labels
-        for label in gone:
-            if label not in there:
-                raise FleetError(f"model {name!r} has no label {label!r}; it has {', '.join(there) or 'none'}")
-    _label(read, name, {label: version for label, version in there.items() if label not in gone}, wait)
+    with changing_fleet(fleet, wait):
+        with Refusals():
+            read = read_with(fleet, name)
+            check_writable(read.file)
+            there = read.models[name].labels
+            for label in gone:
+                if label not in there:
+                    raise FleetError(f"model {name!r} has no label {label!r}; it has {', '.join(there) or 'none'}")
+        _label(read, name, {label: version for label, version in there.items() if label not in gone}, wait)
 
 
 @click.command(
@@ -151,24 +160,30 @@ def reload(fleet: Path, wait: float) -> None:
     """
     from tfserving.serving.models_yaml.fleet import read_fleet
 
-    with Refusals():
-        read = read_fleet(fleet)
-    _apply(read, wait)
+    with changing_fleet(fleet, wait):
+        with Refusals():
+            read = read_fleet(fleet)
+        _apply(read, wait)
 
 
 def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:
     """Applies a model's labels to the servers that run, and then writes them to models.yaml."""
     from tfserving.serving.models_yaml.file import write_labels
+    from tfserving.serving.models_yaml.fleet import FleetError
 
     changed = fleet.with_labels(name, wanted)
-    _apply(changed, wait)
+    served = _apply(changed, wait)
     with Failures():
-        write_labels(fleet.file, name, wanted)
+        try:
+            write_labels(fleet.file, name, wanted, before=fleet.models[name].labels)
+        except FleetError as error:
+            raise FleetError(f"{error}; the servers have the new labels already" if served else str(error)) from None
     said = ", ".join(f"{label}={version}" for label, version in wanted.items()) or "none"
     say(f"Labels of {name}: {said}.")
 
 
-def _apply(fleet: Fleet, wait: float) -> None:
+def _apply(fleet: Fleet, wait: float) -> bool:
+    """Has the servers that run serve what `fleet` says; whether there are any."""
     from tfserving.serving import live
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import refuse
@@ -188,6 +203,7 @@ def _apply(fleet: Fleet, wait: float) -> None:
             say(f"The {server.engine} server on port {server.grpc_port} has it.")
     if not servers:
         say("No server runs; the next one starts with it.")
+    return bool(servers)
 
 
 def _without_key(text: str) -> str:

@@ -10,6 +10,7 @@ from tfserving.serving.commands.options import (
     Failures,
     Refusals,
     banner,
+    changing_fleet,
     fleet_option,
     names_argument,
     port_options,
@@ -48,15 +49,17 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
     from tfserving.serving.lint import problems
     from tfserving.serving.models_yaml.fleet import read_fleet
 
-    with Refusals():
-        read = read_fleet(fleet)
-        daemon.require()
-        project.command()
-        plan = engines.Plan(read, read.select(names), host, port, rest_port)
-        engines.refuse([*problems(read, plan.names), *project.problems(plan)], say)
-        project.check_ports(plan)
+    with changing_fleet(fleet, wait):
+        with Refusals():
+            read = read_fleet(fleet)
+            daemon.require()
+            project.command()
+            plan = engines.Plan(read, read.select(names), host, port, rest_port)
+            engines.refuse([*problems(read, plan.names), *project.problems(plan)], say)
+            project.check_ports(plan)
+        with Failures():
+            versions = project.up(plan, wait, say)
     with Failures():
-        versions = project.up(plan, wait, say)
         more = [f"Prometheus  http://{engines.address(host, read.compose.prometheus_port)}"]
         if read.compose.grafana:
             more.append(f"Grafana  http://{engines.address(host, read.compose.grafana_port)}")

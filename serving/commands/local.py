@@ -96,11 +96,12 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
         engines.refuse(problems(read, plan.names, container=chosen.name == "docker"), say)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    server = None
+    server, ready = None, False
     try:
         say(f"Starting the {chosen.name} server for {', '.join(plan.names)} …")
         server = chosen.start(plan)
         versions = server.wait_until_ready(wait)
+        ready = True
         click.echo(banner(plan, chosen.name, versions, "Ctrl-C stops it."))
         code = server.wait()
         click.echo(f"Error: the {chosen.name} server ended by itself, exit code {code}", err=True)
@@ -110,6 +111,9 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
         sys.exit(1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not ready:
+            click.echo("\nStopped before it served.", err=True)
+            sys.exit(130)
         click.echo("\nDraining …", err=True)
         code = server.stop() if server else 0
         click.echo("Stopped." if code in (0, -signal.SIGTERM) else f"Stopped; exit code {code}.", err=True)

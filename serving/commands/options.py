@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,18 @@ _engine_option = click.option(
     show_default=True,
     help="What runs the server; auto takes the first usable of docker, native and embedded.",
 )
+
+
+class Commands(click.Group):
+    """Commands that end in one line when they are interrupted before, or after, they look after that themselves."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            sys.exit(130)
 
 
 def port_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -73,6 +86,17 @@ def read_with(path: Path, name: str) -> Fleet:
     return read
 
 
+@contextmanager
+def changing_fleet(path: Path, wait: float) -> Iterator[None]:
+    """The right to change what the servers of models.yaml `path` serve, had before the file is read."""
+    from tfserving.serving.changing import changing
+
+    with ExitStack() as stack:
+        with Refusals():
+            stack.enter_context(changing(path.absolute(), wait, say))
+        yield
+
+
 class Refusals:
     """What a user got wrong, found before anything started, ends the command with its error and exit code 2."""
 
@@ -89,6 +113,10 @@ class Refusals:
         if isinstance(error, (FleetError, EngineError, GoldenError)):
             click.echo(f"Error: {error}", err=True)
             sys.exit(self.code)
+        # Nobody reads any more: click's to deal with.
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            click.echo(f"Error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}", err=True)
+            sys.exit(self.code)
         if isinstance(error, KeyboardInterrupt):
             click.echo("\nStopped.", err=True)
             sys.exit(130)
@@ -103,12 +131,7 @@ class Failures(Refusals):
 def banner(plan: Plan, engine: str, versions: dict[str, int], last: str) -> str:
     """What is printed once every model is available; `last` says how it ends."""
     width = max(map(len, versions))
-    name, version = next(iter(versions.items()))
-    body = smallest_request(plan.fleet, name, version)
-    if len(body) > LONGEST_QUERY:
-        body = f"$(tfserving serve example {name})"
     tls = plan.fleet.server.tls is not None
-    query = () if tls else (f"  make query MODEL={name} PORT={plan.grpc_port}",)
     return "\n".join(
         [
             f"Serving {len(versions)} model{'s' * (len(versions) > 1)} with the {engine} server:",
@@ -116,11 +139,25 @@ def banner(plan: Plan, engine: str, versions: dict[str, int], last: str) -> str:
             f"gRPC  {plan.grpc_address}{', with TLS' * tls}",
             f"REST  http://{plan.rest_address}",
             "Ask it, in another shell:",
-            *query,
-            f"  curl -s -d '{body}' http://{plan.rest_address}/v1/models/{name}:predict",
+            *_queries(plan, *next(iter(versions.items()))),
             last,
         ]
     )
+
+
+def _queries(plan: Plan, name: str, version: int) -> list[str]:
+    """Commands that ask a model. A version without golden requests has none to send."""
+    from tfserving.foundation.golden import GoldenError
+
+    url = f"http://{plan.rest_address}/v1/models/{name}"
+    try:
+        body = smallest_request(plan.fleet, name, version)
+    except GoldenError:
+        return [f"  curl -s {url}/metadata"]
+    if len(body) > LONGEST_QUERY:
+        body = f"$(tfserving serve example {name})"
+    query = [] if plan.fleet.server.tls else [f"  make query MODEL={name} PORT={plan.grpc_port}"]
+    return [*query, f"  curl -s -d '{body}' {url}:predict"]
 
 
 def smallest_request(fleet: Fleet, name: str, version: int) -> str:

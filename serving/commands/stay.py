@@ -13,6 +13,7 @@ from tfserving.serving.commands.options import (
     Failures,
     Refusals,
     banner,
+    changing_fleet,
     fleet_option,
     names_argument,
     port_options,
@@ -50,14 +51,16 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
     from tfserving.serving.lint import problems
     from tfserving.serving.models_yaml.fleet import read_fleet
 
-    with Refusals():
-        read = read_fleet(fleet)
-        daemon.require()
-        plan = engines.Plan(read, read.select(names), host, port, rest_port)
-        engines.refuse(problems(read, plan.names), say)
-        deployment.check_ports(plan)
+    with changing_fleet(fleet, wait):
+        with Refusals():
+            read = read_fleet(fleet)
+            daemon.require()
+            plan = engines.Plan(read, read.select(names), host, port, rest_port)
+            engines.refuse(problems(read, plan.names), say)
+            deployment.check_ports(plan)
+        with Failures():
+            versions = deployment.up(plan, wait, say)
     with Failures():
-        versions = deployment.up(plan, wait, say)
         click.echo(banner(plan, "docker", versions, "`tfserving serve down` ends it."))
 
 

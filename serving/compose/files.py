@@ -26,6 +26,7 @@ from tfserving.serving.config import (
     METRICS_FOLDER,
     METRICS_PATH,
     MODELS_CONFIG,
+    grace_seconds,
     health_script,
     in_container,
     server_config,
@@ -56,6 +57,7 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
         through = dataclasses.replace(inside, rest_port=proxy.HEALTH_PORT)
         made["envoy"][HEALTH] = health_script(plan.fleet, plan.names, through)
     server = _service(arguments(plan, config, "compose", wait, Path("config")))
+    server["stop_grace_period"] = f"{grace_seconds(plan.fleet.server)}s"
     services = {"server": server, "prometheus": _prometheus_service(plan)}
     volumes: dict[str, Any] = {"metrics": {}}
     if compose.memory_exporter:
@@ -126,7 +128,6 @@ def _service(run: Mapping[str, Any]) -> dict[str, Any]:
         "cpus": run["nano_cpus"] and run["nano_cpus"] / 1e9,
         "pids_limit": run["pids_limit"],
         "restart": run["restart_policy"]["Name"],
-        "stop_grace_period": "60s",
         "volumes": [_mount(mount["Source"], mount["Target"]) for mount in run["mounts"]],
         "ports": [
             f"{address(host, port)}:{inside.removesuffix('/tcp')}" for inside, (host, port) in run["ports"].items()

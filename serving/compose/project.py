@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import shlex
 import socket
 import subprocess
 import time
@@ -17,14 +18,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfserving.serving import live, running
+from tfserving.serving import kept, live, running
 from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
-from tfserving.serving.config import HEALTH
+from tfserving.serving.config import HEALTH, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon
 from tfserving.serving.docker.deployment import exists
 from tfserving.serving.docker.image import find_or_pull
-from tfserving.serving.docker.server import DRAIN_SECONDS, ContainerServer
+from tfserving.serving.docker.server import ContainerServer
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.processes.ports import claim
 from tfserving.serving.engines import EngineError, Plan, check
@@ -213,11 +214,19 @@ def _project(fleet: Fleet, folder: Path) -> list[str]:
 def _services(folder: Path) -> list[str]:
     import yaml
 
-    return list(yaml.safe_load((folder / COMPOSE).read_text())["services"])
+    path = folder / COMPOSE
+    try:
+        return list(yaml.safe_load(kept.read(path))["services"])
+    except (yaml.YAMLError, kept.KeptError, LookupError, TypeError, RecursionError) as error:
+        raise EngineError(
+            f"{path} is not what Compose was given: {type(error).__name__}; `docker compose --project-name "
+            f"serving-{folder.parent.name} down --volumes` ends its services, and "
+            f"`rm -r {shlex.quote(str(folder))}` forgets them"
+        ) from None
 
 
 def _down(compose: list[str], fleet: Fleet, folder: Path) -> None:
-    words = ["down", "--volumes", "--remove-orphans", "--timeout", str(DRAIN_SECONDS)]
+    words = ["down", "--volumes", "--remove-orphans", "--timeout", str(grace_seconds(fleet.server))]
     _compose([*compose, *_project(fleet, folder), *words])
     running.forget(fleet, ENGINE, int(folder.name.rpartition("-")[2]))
 

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfserving.serving.config import HEALTH, MODELS_CONFIG, ServerConfig, in_container
+from tfserving.serving.config import HEALTH, MODELS_CONFIG, ServerConfig, embedded_flags, in_container
+from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import Plan
 from tfserving.serving.running import fleet_id
 
@@ -22,6 +23,8 @@ PREFIX = "tensorflow-serving-toolkit"
 # Whoever runs as root has the container run as nobody in particular; others as themselves, so that it reads what they
 # can read.
 NOBODY = 10001
+# The folder of all models.
+MODELS = "/models"
 Role = Literal["up", "run", "compose"]
 _SECOND = 1_000_000_000
 
@@ -42,8 +45,23 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
     """A hash of all that only a new container can change: what can be reloaded is left out."""
     files = {name: text for name, text in config.files.items() if name not in (MODELS_CONFIG, HEALTH)}
     server = plan.fleet.server.model_dump(mode="json")
-    parts = [image.id, config.flags, files, server, plan.host, plan.grpc_port, plan.rest_port, str(plan.fleet.folder)]
+    parts = [
+        image.id,
+        _command(plan, config),
+        files,
+        server,
+        plan.host,
+        plan.grpc_port,
+        plan.rest_port,
+        str(plan.fleet.folder),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _command(plan: Plan, config: ServerConfig) -> list[str]:
+    """The server's flags."""
+    embedded = embedded_flags(MODELS) if is_embedded(plan.fleet.server.image_name) else ()
+    return [*embedded, *config.flags, "--enable_profiler=false"]
 
 
 def user() -> str:
@@ -81,7 +99,7 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
     return {
         "image": server.image_name,
         "entrypoint": ["tensorflow_model_server"],
-        "command": [*config.flags, "--enable_profiler=false"],
+        "command": _command(plan, config),
         "detach": True,
         "init": True,
         "user": user(),
@@ -98,7 +116,7 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
         "device_requests": gpu_requests(server.gpus),
         "mounts": [
             # The folder of all models: one that is added needs no new container.
-            Mount("/models", str(plan.fleet.folder.resolve()), type="bind", read_only=True),
+            Mount(MODELS, str(plan.fleet.folder.resolve()), type="bind", read_only=True),
             Mount(inside.config, str(folder), type="bind", read_only=True),
         ],
         "ports": {

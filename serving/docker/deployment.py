@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from tfserving.serving import live, running
-from tfserving.serving.config import in_container, server_config
+from tfserving.serving.config import grace_seconds, in_container, server_config
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon, ended, server
 from tfserving.serving.engines import EngineError, Plan, check
@@ -82,7 +82,7 @@ def restart(plan: Plan, wait: float, say: Say) -> dict[str, int]:
         running.write_config(folder, server_config(plan.fleet, plan.names, in_container()).files)
         say(f"Restarting {old.name} …")
         with daemon.told(f"{old.name} can't be restarted"):
-            old.restart(timeout=server.DRAIN_SECONDS)
+            old.restart(timeout=grace_seconds(plan.fleet.server))
         return server.ContainerServer(client, old, plan).wait_until_settled(wait)
 
 
@@ -139,7 +139,7 @@ def _there(client: DockerClient, fleet: Fleet) -> Container:
 
 def _remove(fleet: Fleet, container: Container) -> None:
     with daemon.told(f"{container.name} can't be removed"):
-        container.stop(timeout=server.DRAIN_SECONDS)
+        container.stop(timeout=grace_seconds(fleet.server))
         container.remove(force=True, v=True)
     # Its note goes with it.
     running.running(fleet, lambda found: found != container.id)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 # tensorflow_serving/tools/docker/Dockerfile of https://github.com/tensorflow/serving has it as `r2.20` or `2.20.0`;
 # the embedded server's image has the TensorFlow that it runs.
 LABELS = ("tensorflow_serving_github_branchtag", "tensorflow.version")
+EMBEDDED = "serving-embedded"
 
 
 def version_in(image: str) -> str | None:
@@ -22,6 +23,11 @@ def version_of(image: str, labels: Mapping[str, str]) -> str | None:
         if found := re.search(r"(\d+\.\d+(?:\.\d+)?)", labels.get(label, "")):
             return found[1]
     return version_in(image)
+
+
+def is_embedded(image: str) -> bool:
+    """Whether an image has the embedded server: it is called `serving-embedded`, in whatever registry."""
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[0] == EMBEDDED
 
 
 def minor(version: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tfserving.serving import running
-from tfserving.serving.config import ServerConfig, in_container, server_config
+from tfserving.serving.config import ServerConfig, grace_seconds, in_container, server_config
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import ended
 from tfserving.serving.docker.daemon import told
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from docker.models.images import Image
     from docker.types import DeviceRequest
 
-DRAIN_SECONDS = 60
 LAST_LINES = 15
 _FROM_SIGNAL = 128
 _POLL_SECONDS = 0.2
@@ -85,7 +84,7 @@ class ContainerServer:
 
         code = 0
         with told("the container can't be stopped"), contextlib.suppress(NotFound):
-            self._container.stop(timeout=DRAIN_SECONDS)
+            self._container.stop(timeout=grace_seconds(self._plan.fleet.server))
             code = int(self._container.wait()["StatusCode"])
             self._container.remove(force=True, v=True)
         running.forget(self._plan.fleet, "docker", self._plan.grpc_port)
@@ -179,7 +178,7 @@ def start(
             arguments["labels"][f"{containers.PREFIX}.fingerprint"] = containers.fingerprint(plan, config, image)
             container = client.containers.create(**arguments)
             container.start()
-    except EngineError:
+    except BaseException:
         if container is not None:
             container.remove(force=True, v=True)
         running.forget(plan.fleet, "docker", plan.grpc_port)

@@ -1,19 +1,33 @@
 """`python -m tfserving.serving.embedded`."""
 
-import click
+from __future__ import annotations
 
-from tfserving.foundation.extras import missing_for_embedded
-from tfserving.serving.embedded.flags import Flags, command
+import signal
+from typing import TYPE_CHECKING
+
+from tfserving.foundation.standard_files import open_standard_files
+
+if TYPE_CHECKING:
+    from tfserving.serving.embedded.flags import Flags
 
 PROGRAM = "python -m tfserving.serving.embedded"
 
 
 def main() -> None:
     """Reads the flags, serves, and exits."""
+    # Python would answer Ctrl-C with where it is, in the middle of what it imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    open_standard_files()
+    from tfserving.serving.embedded.flags import command
+
     command(_run).main(prog_name=PROGRAM)
 
 
 def _run(flags: Flags) -> int:
+    import click
+
+    from tfserving.foundation.extras import missing_for_embedded
+
     if text := missing_for_embedded(PROGRAM):
         click.echo(f"Error: {text}", err=True)
         return 2

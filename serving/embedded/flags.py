@@ -20,6 +20,7 @@ _THREADS = click.IntRange(1, 2**16)
 _MICROSECONDS = click.IntRange(0, 10**15)
 _SECONDS = click.FloatRange(max=1e9)
 _PATH = click.Path(path_type=Path)
+MOST_WORKERS = max(16, 4 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Flags:
     grpc_socket_path: Annotated[str, click.STRING, "Path of a UNIX socket on which gRPC listens, too."] = ""
     grpc_channel_arguments: Annotated[str, click.STRING, "gRPC's own settings: key=value,key=value."] = ""
     model_name: Annotated[str, click.STRING, "Name of the model that --model_base_path holds."] = "default"
-    model_base_path: Annotated[Path | None, _PATH, "Absolute folder with the versions of one model."] = None
+    model_base_path: Annotated[
+        str | None, click.STRING, "Absolute folder with the versions of one model, or its file:// URI."
+    ] = None
     model_config_file: Annotated[
         Path | None, _PATH, "Text ModelServerConfig; what it says overrides the two flags above."
     ] = None
@@ -167,8 +170,16 @@ class Flags:
         "How much all files of the request log may have; the oldest go; 0: no limit. This server's own flag.",
     ] = 10 * 2**30
     allow_file_and_python_ops: Annotated[
-        bool, click.BOOL, "Serve models that read or write files, or call Python. This server's own flag."
+        bool,
+        click.BOOL,
+        "Serve models that read or write files, call Python, or have other operations that are not known to be safe. "
+        "This server's own flag.",
     ] = False
+    allowed_operations: Annotated[
+        str,
+        click.STRING,
+        "Comma-separated operations that models may have besides those known to be safe. This server's own flag.",
+    ] = ""
     check_shapes: Annotated[
         bool,
         click.BOOL,
@@ -206,6 +217,11 @@ class Flags:
         click.IntRange(1),
         "Processes that share the ports, and change versions in the same moment. This server's own flag.",
     ] = 1
+    worker_timeout_seconds: Annotated[
+        float,
+        click.FloatRange(1, 1e9),
+        "Kill and replace a worker that does not respond to the main process for so long. This server's own flag.",
+    ] = 10.0
     explain_errors: Annotated[
         bool, click.BOOL, "Add what was sent and what is wanted to TensorFlow Serving's errors. This server's own flag."
     ] = True
@@ -248,7 +264,7 @@ Examples:
 
 \b
 Exit codes:
-  0  stopped by SIGTERM or SIGINT, every request in flight answered
+  0  stopped by SIGTERM or SIGINT, requests in flight answered, or cut off after --drain_seconds
   1  it can't start: a port is taken, a model has no version or does not load
   2  the flags, or the configuration file they name, are wrong
 """
@@ -353,6 +369,8 @@ def _check(flags: Flags) -> None:
         f"--trusted_proxies: {', '.join(networks)} is not an address or a network, as 10.0.0.1 and 10.1.0.0/16 are.": (
             bool(networks)
         ),
+        f"--workers={flags.workers} is more than the {MOST_WORKERS} that this machine may have: 4 for each of its "
+        f"{os.cpu_count()} CPUs, and 16 wherever.": flags.workers > MOST_WORKERS,
         "--workers needs Linux, which shares a port's connections among processes.": (
             flags.workers > 1 and platform.system() != "Linux"
         ),

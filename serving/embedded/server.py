@@ -4,7 +4,7 @@
     STARTING ───────────────────────────────► SERVING ─────────────────► DRAINING ──────────────────► exit 0
         │                                                                    │
         ├── a port, the configuration or a model is wrong ───► exit 1, 2     │ a second signal
-        └── SIGTERM or SIGINT ───► exit 0                                    └────────────────► exit 128 + signal
+        └── SIGTERM or SIGINT ───► exit 0, at once                           └────────────────► exit 128 + signal
 
 Ports open only when SERVING, so that an open port means that the models are there. DRAINING closes them at once and
 answers what is in flight, for at most --drain_seconds; a request of which only a part is there is not waited for.
@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from tfserving.serving.embedded.core.model_config import Model
-from tfserving.serving.embedded.core.source import Source, list_versions
+from tfserving.serving.embedded.core.source import Source, list_versions, what_lies_there
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.processes import ports
@@ -59,27 +59,36 @@ def run(flags: Flags) -> int:
     except StartError as error:
         log.error("%s", error)
         return 2
-    stopping = _stop_on_signals()
+    server = Server(plan)
+    _stop_on_signals(server)
     try:
-        return Server(plan, stopping).run()
+        return server.run()
     except StartError as error:
         log.error("%s", error)
         return 1
 
 
 class Server:
-    """One embedded server; `stopping` is set when it should drain."""
+    """One embedded server."""
 
-    def __init__(self, plan: Plan, stopping: threading.Event) -> None:
+    def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._flags = plan.flags
-        self._stopping = stopping
+        self._serving = threading.Event()
+        self._stopping = threading.Event()
+
+    def stop(self, number: int) -> None:
+        """What the signal `number` does, by itself or after another one; called by its handler."""
+        if self._stopping.is_set():
+            os._exit(128 + number)
+        self._stopping.set()
+        if not self._serving.is_set():
+            # Nobody is served yet, and importing and loading can't be interrupted in another way.
+            os._exit(0)
 
     def run(self) -> int:
         """Claims the ports, loads, serves and drains; returns 0. Raises StartError when it can't serve."""
         self._wait_for_versions()
-        if self._stopping.is_set():
-            return 0
         sockets = self._claim("port"), self._claim("rest_api_port")
         answering = self._answering()
         manager, source = self._load(answering)
@@ -91,15 +100,14 @@ class Server:
         )
         if flags.model_config_file is not None:
             configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
+        self._serving.set()
+        answering.open(configuration, *sockets)
+        log.info("%s", _ready(flags, manager.available()))
+        self._stopping.wait()
+        log.info("draining: requests in flight are answered, new ones are refused")
         until = time.monotonic() + flags.drain_seconds
-        if not self._stopping.is_set():
-            answering.open(configuration, *sockets)
-            log.info("%s", _ready(flags, manager.available()))
-            self._stopping.wait()
-            log.info("draining: requests in flight are answered, new ones are refused")
-            until = time.monotonic() + flags.drain_seconds
-            if cut_off := answering.drain(flags.drain_seconds):
-                log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)
+        if cut_off := answering.drain(flags.drain_seconds):
+            log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)
         configuration.stop()
         source.stop()
         # What a request that is cut off has of a version ends with the process.
@@ -145,8 +153,7 @@ class Server:
                 if str(error) != said:
                     said = str(error)
                     log.info("waiting: %s", said)
-            if self._stopping.wait(min(seconds, 1)):
-                return
+            time.sleep(min(seconds, 1))
 
     def _load(self, answering: Answering) -> tuple[Manager, Source]:
         """Loads the first versions. Raises StartError when a model has none that loads."""
@@ -160,11 +167,12 @@ class Server:
         manager.assign_labels({model.name: model.labels for model in models}, allow_unavailable=True)
         source = Source(models, manager.aspire)
         source.poll()
+        # A version that fails may be repaired, or removed, before it is tried again.
+        source.start(flags.file_system_poll_wait_seconds)
         manager.wait_until_settled(self._stopping)
         failures = manager.failures()
-        if failures and not self._stopping.is_set():
+        if failures:
             raise StartError("\n  ".join((f"{len(failures)} servable(s) did not become available:", *failures)))
-        source.start(flags.file_system_poll_wait_seconds)
         return manager, source
 
 
@@ -175,23 +183,19 @@ def _check_base_path(model: Model) -> None:
     except OSError as error:
         raise StartError(f"{where}: {error.strerror}") from None
     if not versions:
-        raise StartError(f"{where} has no version; a version is a folder whose name is an integer")
+        raise StartError(f"{where} has no version; {what_lies_there(model.base_path)}")
     if not model.policy.choose(versions):
         raise StartError(f"{where} has versions {versions}, none of those wanted: {list(model.policy.specific)}")
 
 
-def _stop_on_signals() -> threading.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second one ends the process at once."""
-    stopping = threading.Event()
+def _stop_on_signals(server: Server) -> None:
+    """Has the first SIGTERM or SIGINT stop the server; the second one ends the process at once."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)
-        stopping.set()
+        server.stop(number)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    return stopping
 
 
 def _ready(flags: Flags, available: dict[str, list[int]]) -> str:

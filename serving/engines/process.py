@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import os
 import re
@@ -17,12 +18,11 @@ from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.serving import running
-from tfserving.serving.config import on_host, server_config
+from tfserving.serving.config import embedded_flags, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.readiness import await_models
 
 NATIVE = "tensorflow_model_server"
-DRAIN_SECONDS = 60.0
 LAST_LINES = 15
 WAIT_SECONDS = 0.1
 # The time and level that begin the lines of the embedded server. An error message leaves them out.
@@ -43,25 +43,39 @@ class ServerProcess:
         self._lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
         folder = running.config_folder(plan.fleet, name, plan.grpc_port)
         config = server_config(plan.fleet, plan.names, on_host(plan.fleet, plan.grpc_port, plan.rest_port, folder))
-        running.write_config(folder, config.files)
-        self._process = subprocess.Popen(
-            [*command, *config.flags],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            cwd=ROOT,
-            # Ctrl-C must reach this process alone, which then drains the server.
-            start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls prctl and no more
-            env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
+        tls = plan.fleet.server.tls is not None
+        me = os.getpid()
+        note = running.Running(
+            name, plan.host, plan.grpc_port, plan.rest_port, plan.names, tls, pid=me, began=running.began(me)
         )
+        try:
+            running.write_config(folder, config.files)
+            running.note(plan.fleet, note)
+            self._process = self._start([*command, *config.flags])
+        except BaseException:
+            running.forget(plan.fleet, name, plan.grpc_port)
+            raise
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
-        tls = plan.fleet.server.tls is not None
-        note = running.Running(name, plan.host, plan.grpc_port, plan.rest_port, plan.names, tls, pid=os.getpid())
-        running.note(plan.fleet, note)
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                cwd=ROOT,
+                # Ctrl-C must reach this process alone, which then drains the server.
+                start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls prctl and no more
+                env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise EngineError(f"{command[0]} can't be started: {reason}") from None
 
     def wait_until_ready(self, seconds: float) -> dict[str, int]:
         """Waits until every model is available and returns their versions. See `tfserving.serving.engines.Server`."""
@@ -82,11 +96,11 @@ class ServerProcess:
         return code
 
     def stop(self) -> int:
-        """Drains and ends the server: SIGTERM, and SIGKILL for one that hasn't ended in a minute."""
+        """Drains and ends the server: SIGTERM, and SIGKILL for one that hasn't ended in its time."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(DRAIN_SECONDS)
+                self._process.wait(grace_seconds(self._plan.fleet.server))
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self.wait()
@@ -109,7 +123,9 @@ class ServerProcess:
         for line in self._process.stdout:
             self._lines.append(line.rstrip())
             if self._ready:
-                print(line.rstrip(), file=sys.stderr, flush=True)
+                # Whoever showed it may be gone; the server's pipe is read on.
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    print(line.rstrip(), file=sys.stderr, flush=True)
 
     def _clean(self) -> None:
         self._follower.join(timeout=5)
@@ -134,9 +150,8 @@ class Embedded:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""
-        return ServerProcess(
-            self.name, [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"], plan
-        )
+        words = [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"]
+        return ServerProcess(self.name, [*words, *embedded_flags(str(plan.fleet.folder.absolute()))], plan)
 
 
 class Native:

@@ -9,12 +9,20 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from yaml.composer import ComposerError
 
-from tfserving.foundation.golden import versions_on_disk
+from tfserving.foundation.files import read_text
+from tfserving.foundation.golden import LARGEST_VERSION, versions_on_disk
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
 from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.models_yaml.server import Compose, ServerSettings, Strict
 
+# A fleet of thousands of models.
+LARGEST_BYTES, MOST_VALUES = 1 << 20, 100_000
+_LONGEST_VALUE = 10_000
+_MOST_ERRORS = 20
+# What TensorFlow Serving's configuration has room for.
+_MOST_VERSIONS = (1 << 32) - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -67,10 +75,11 @@ class Model(Strict):
         Field(description="Files with more golden requests, .json, .jsonl or .npz. Relative to the file that says it."),
     ] = ()
     labels: Annotated[
-        dict[str, Annotated[int, Field(ge=1)]], Field(description="Versions by label, as in `stable: 3`.")
+        dict[str, Annotated[int, Field(ge=1, le=LARGEST_VERSION)]],
+        Field(description="Versions by label, as in `stable: 3`."),
     ] = Field(default_factory=dict)
     versions: Annotated[
-        int | Literal["all"] | tuple[Annotated[int, Field(ge=1)], ...] | None,
+        int | Literal["all"] | tuple[Annotated[int, Field(ge=1, le=LARGEST_VERSION)], ...] | None,
         Field(
             description="Which are served: the newest so many, `all`, or those listed. When not given: the newest, and "
             "those that labels name."
@@ -82,6 +91,8 @@ class Model(Strict):
     def _says_which(cls, said: object) -> object:
         """One error for a wrong value, not one for each thing that it could have been."""
         numbers = said if isinstance(said, list) and said else [said]
+        if isinstance(said, int) and said > _MOST_VERSIONS:
+            raise ValueError(f"{said} is more than {_MOST_VERSIONS}; `all` is how many there are")
         if said not in (None, "all") and any(type(number) is not int or number < 1 for number in numbers):
             raise ValueError(f"{said!r} is not how many of the newest (1), 'all', or a list of versions ([3, 5])")
         return said
@@ -163,19 +174,14 @@ def read_fleet(path: Path) -> Fleet:
 
     Raises FleetError when the file is missing, is not YAML, or says something it can't.
     """
+    root, said = _parsed(path)
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise FleetError(f"{path}: {error.strerror}; write one, or name another with --fleet") from None
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_duplicates(path, root)
-        fleet = Fleet.model_validate(yaml.safe_load(text))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise FleetError(f"{path}:{line}: {error.problem}") from None
+        fleet = Fleet.model_validate(said)
     except ValidationError as error:
-        raise FleetError("\n".join(_explain(path, root, problem) for problem in error.errors())) from None
+        found = error.errors()
+        more = [f"{path}: and {len(found) - _MOST_ERRORS} more"] if len(found) > _MOST_ERRORS else []
+        shown = [_explain(path, root, problem) for problem in found[:_MOST_ERRORS]]
+        raise FleetError("\n".join([*shown, *more])) from None
     here = path.absolute().parent
     models = {
         name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})
@@ -190,6 +196,49 @@ def read_fleet(path: Path) -> Fleet:
     return fleet
 
 
+def _parsed(path: Path) -> tuple[yaml.Node | None, object]:
+    """The YAML of a file, as nodes, which know their lines, and as values. Raises FleetError."""
+    try:
+        text = read_text(path, LARGEST_BYTES)
+    except OSError as error:
+        raise FleetError(f"{path}: {error.strerror}; write one, or name another with --fleet") from None
+    except ValueError as error:
+        raise FleetError(f"{path}: {error}; name another with --fleet") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and _size(root, {}) > MOST_VALUES:
+            raise FleetError(
+                f"{path}: it has more than {MOST_VALUES} values, each counted wherever an alias repeats it"
+            )
+        _refuse_duplicates(path, root)
+        # What `yaml.safe_load` does with the nodes, which takes as long as the file is large.
+        return root, None if root is None else yaml.SafeLoader("").construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise FleetError(f"{path}:{line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise FleetError(f"{path}: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise FleetError(f"{path}: it is nested too deep") from None
+    except ValueError as error:
+        # A number of thousands of digits, a day that no month has.
+        raise FleetError(f"{path}: a value can't be read: {error}") from None
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node has, those of aliases counted as often as they stand there; `known` by node."""
+    if (found := known.get(id(node))) is not None:
+        return found
+    if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_VALUE:
+        raise ComposerError(None, None, f"a value has more than {_LONGEST_VALUE} characters", node.start_mark)
+    # One that is part of itself has no end.
+    known[id(node)] = MOST_VALUES + 1
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    inside = [one for pair in parts for one in pair] if isinstance(node, yaml.MappingNode) else parts
+    known[id(node)] = 1 + sum(_size(one, known) for one in inside)
+    return known[id(node)]
+
+
 def _absolute(settings: Strict | None, here: Path) -> Strict | None:
     """`settings` with its files made absolute."""
     if settings is None:
@@ -202,6 +251,8 @@ def _refuse_duplicates(path: Path, node: yaml.Node | None, where: str = "") -> N
         return
     seen: set[str] = set()
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise FleetError(f"{path}:{key.start_mark.line + 1}: {where or 'the file'}: a key is not a word")
         here = f"{where}.{key.value}" if where else str(key.value)
         if key.value in seen:
             raise FleetError(f"{path}:{key.start_mark.line + 1}: {here}: is there twice")

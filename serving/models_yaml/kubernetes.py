@@ -128,6 +128,11 @@ class Kubernetes(Strict):
         Field(ge=2, le=3600, description="How long a pod that ends still answers; gRPC connections live half as long."),
     ] = 30
 
+    kubectl_seconds: Annotated[
+        float,
+        Field(gt=0, le=3600, description="What one call of kubectl may take, but for those that wait for pods to end."),
+    ] = 60
+
     @model_validator(mode="after")
     def _most_is_most(self) -> Kubernetes:
         if self.max_replicas < self.replicas:

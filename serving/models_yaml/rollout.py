@@ -33,6 +33,7 @@ class Rollout(Strict):
         tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
         Field(description="Gates of your own, run before `stable` moves: a command passes when it exits with 0."),
     ] = ()
+    command_seconds: Annotated[float, Field(gt=0, description="Seconds after which such a command has failed.")] = 600
     manual: Annotated[bool, Field(description="Wait for `rollout promote` before `stable` moves.")] = False
 
     @field_validator("weights")

@@ -13,12 +13,16 @@ TENSORFLOW_SERVING = "2.21.0"
 IMAGE = f"tensorflow/serving:{TENSORFLOW_SERVING}"
 
 _IMAGE_NAME = r"^[\w][\w.:/@+-]*$"
+# What a configuration of TensorFlow Serving and of Docker has room for.
+_MOST = (1 << 31) - 1
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def bytes_of(text: object) -> object:
     """`2g`, `512m`, `1.5GiB` or a number as bytes; what is none of these stays what it is, for pydantic to refuse."""
-    if isinstance(text, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())):
+    if isinstance(text, str) and (
+        found := re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    ):
         return int(float(found[1]) * _UNITS[found[2]])
     return text
 
@@ -35,26 +39,28 @@ def _which_gpus(said: object) -> object:
 class Strict(BaseModel):
     """What models.yaml says: a key that isn't known is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Batching(Strict):
     """BatchingParameters, as TensorFlow Serving names them; what isn't said is its default."""
 
-    max_batch_size: Annotated[int, Field(ge=1, description="Rows in a batch.")] = 1000
-    batch_timeout_micros: Annotated[int, Field(ge=0, description="How long a request waits for others.")] = 0
-    max_enqueued_batches: Annotated[int, Field(ge=1, description="Batches that wait; one more is UNAVAILABLE.")] = 10
+    max_batch_size: Annotated[int, Field(ge=1, le=_MOST, description="Rows in a batch.")] = 1000
+    batch_timeout_micros: Annotated[int, Field(ge=0, le=_MOST, description="How long a request waits for others.")] = 0
+    max_enqueued_batches: Annotated[
+        int, Field(ge=1, le=_MOST, description="Batches that wait; one more is UNAVAILABLE.")
+    ] = 10
     num_batch_threads: Annotated[
-        int | None, Field(ge=1, description="Batches that run at a time; as many as CPUs.")
+        int | None, Field(ge=1, le=_MOST, description="Batches that run at a time; as many as CPUs.")
     ] = None
     allowed_batch_sizes: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
+        tuple[Annotated[int, Field(ge=1, le=_MOST)], ...],
         Field(description="Sizes that batches are padded to, increasing; the last one is max_batch_size."),
     ] = ()
     pad_variable_length_inputs: Annotated[bool, Field(description="Pad inputs of different lengths.")] = False
     enable_large_batch_splitting: Annotated[bool, Field(description="Split requests that are larger.")] = False
     max_execution_batch_size: Annotated[
-        int | None, Field(ge=1, description="Rows that run at a time, when larger requests are split.")
+        int | None, Field(ge=1, le=_MOST, description="Rows that run at a time, when larger requests are split.")
     ] = None
 
 
@@ -122,10 +128,12 @@ class ServerSettings(Strict):
     memory: Annotated[
         int | None,
         BeforeValidator(bytes_of),
-        Field(ge=64 << 20, description="A container's limit, `2g` say; none when not given."),
+        Field(ge=64 << 20, le=1 << 62, description="A container's limit, `2g` say; none when not given."),
     ] = None
-    cpus: Annotated[float | None, Field(gt=0, description="A container's limit; none when not given.")] = None
-    pids: Annotated[int, Field(ge=64, description="A container's limit of processes and threads.")] = 2048
+    cpus: Annotated[float | None, Field(gt=0, le=100_000, description="A container's limit; none when not given.")] = (
+        None
+    )
+    pids: Annotated[int, Field(ge=64, le=_MOST, description="A container's limit of processes and threads.")] = 2048
     restart: Annotated[
         Literal["no", "on-failure", "unless-stopped", "always"],
         Field(description="When Docker starts a container again that ended."),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import os
+import re
 import socket
 import socketserver
 import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -19,10 +22,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.authority import Authority
 from tests.clients.conftest import ON_SERVERS, Server
 from tfserving.clients import Client, Retries, Tls, connect, connect_async
+from tfserving.clients.cli import main
 from tfserving.clients.errors import Cancelled, InvalidArgument, Unavailable
 from tfserving.foundation.messages import GetModelStatusResponse
 
@@ -198,15 +203,72 @@ def test_all_addresses_of_a_name_are_asked_in_turn() -> None:
 def test_a_server_that_is_not_trusted_is_not_asked(tls_server: Server, protocol: str, tmp_path: Path) -> None:
     stranger = Authority(tmp_path)
     assert tls_server.tls is not None
-    for tls, said in (
-        (Tls(stranger.path("ca.pem")), "isn't trusted, or is for another name"),
-        (Tls(tls_server.tls.ca, server_name="another.example"), ""),
-        (Tls(tls_server.tls.ca), ""),
-    ):
-        with connect(tls_server.url(protocol), tls=tls, retries=Retries(attempts=1)) as client:
+    secure, plain = tls_server.url(protocol), tls_server.url(protocol).replace("s://", "://")
+    other = f"https://{tls_server.grpc}" if protocol == "rest" else f"grpcs://{tls_server.rest}"
+    # By a name that has an address on which nobody listens, too.
+    named = secure.replace("127.0.0.1", "localhost")
+    cases: tuple[tuple[str, Tls | None, str], ...] = (
+        (secure, Tls(stranger.path("ca.pem")), "isn't trusted, or is for another name"),
+        (named, None, "isn't trusted, or is for another name"),
+        (secure, Tls(tls_server.tls.ca, server_name="another.example"), "--tls-server-name"),
+        (secure, Tls(tls_server.tls.ca), "--tls-cert and --tls-key"),
+        (plain, None, f"If it speaks TLS, its address begins with {'https' if protocol == 'rest' else 'grpcs'}://"),
+        (other, tls_server.tls, f"this its {'REST' if protocol == 'rest' else 'gRPC'} port?"),
+    )
+    for url, tls, said in cases:
+        with connect(url, tls=tls, retries=Retries(attempts=1)) as client:
             with pytest.raises(Unavailable) as caught:
                 client.status("scale")
-            assert said in caught.value.hint
+            assert said in caught.value.hint, (url, tls, caught.value)
+
+
+def test_a_server_without_tls_is_said_to_have_none(server: Server, protocol: str) -> None:
+    url = server.url(protocol).replace("://", "s://")
+    with connect(url, retries=Retries(attempts=1)) as client, pytest.raises(Unavailable) as caught:
+        client.status("scale")
+    assert "does not speak TLS on this port" in caught.value.hint, caught.value
+
+
+def test_a_name_that_has_no_address_is_said_to_have_none(protocol: str) -> None:
+    scheme = "grpc" if protocol == "grpc" else "http"
+    with connect(f"{scheme}://nowhere.invalid:5", retries=Retries(attempts=1)) as client:
+        with pytest.raises(Unavailable) as caught:
+            client.status("scale")
+        assert "the right name, and can this machine look it up?" in caught.value.hint, caught.value
+
+
+def test_tls_files_that_can_not_be_used_are_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    ca, certificate, key = (authority.path(name) for name in ("ca.pem", "client.pem", "client.key"))
+    locked = ["openssl", "rsa", "-in", key, "-aes128", "-passout", "pass:secret", "-out", authority.path("locked.key")]
+    subprocess.run(locked, check=True, capture_output=True)
+    (tmp_path / "empty.pem").touch()
+    (tmp_path / "binary.pem").write_bytes(bytes(range(256)))
+    os.mkfifo(tmp_path / "pipe.pem")
+    cases: list[tuple[dict[str, str], str]] = [
+        ({"ca": authority.path("ca.key")}, "ca.key (ca) holds no certificate in PEM form"),
+        ({"ca": authority.path("empty.pem")}, "empty.pem (ca) holds no certificate"),
+        ({"ca": authority.path("binary.pem")}, "binary.pem (ca) holds no certificate"),
+        ({"ca": authority.path("nowhere.pem")}, "nowhere.pem (ca) can't be read: No such file"),
+        ({"ca": authority.path("pipe.pem")}, "pipe.pem (ca) is no regular file"),
+        ({"ca": str(tmp_path)}, "(ca) is no regular file"),
+        ({"certificate": certificate, "key": authority.path("server.key")}, "is not the key of the certificate in"),
+        ({"certificate": certificate, "key": authority.path("locked.key")}, "locked.key (key) is encrypted"),
+        ({"certificate": certificate, "key": certificate}, "client.pem (key) holds no private key"),
+        ({"certificate": key, "key": key}, "client.key (certificate) holds no certificate"),
+        ({"ca": ca, "certificate": certificate}, "belong together"),
+    ]
+    for given, said in cases:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            Tls(**given)
+    options = ["--tls-ca", ca, "--tls-cert", certificate, "--tls-key", authority.path("server.key")]
+    for command in (["status", "--server", "grpcs://127.0.0.1:1"], ["bench", "--server", "https://127.0.0.1:1"]):
+        result = CliRunner().invoke(main, [command[0], "--model", "m", *command[1:], *options])
+        assert result.exit_code == 2
+        assert "server.key" in result.stderr.replace("\n", "")
+    result = CliRunner().invoke(main, ["verify", str(tmp_path), *options])
+    assert result.exit_code == 2
+    assert "is not the key of" in " ".join(result.stderr.split())
 
 
 def test_the_certificate_may_be_for_another_name_that_is_said(tls_server: Server, protocol: str) -> None:

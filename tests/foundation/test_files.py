@@ -64,3 +64,13 @@ def test_the_null_device_is_not_replaced(tmp_path: Path) -> None:
         file.write(b"all")
     assert (tmp_path / "link").is_symlink()
     assert stat.S_ISCHR(null.stat().st_mode)
+
+
+def test_a_disk_without_room_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/full")
+    full = pytest.raises(OSError, match=r"No space left on device: '.*link'")
+    with full, written_whole(tmp_path / "link") as file:
+        file.write(b"all")
+    missing = pytest.raises(OSError, match=r"No such file or directory: '.*nowhere/file'")
+    with missing, written_whole(tmp_path / "nowhere" / "file"):
+        pass

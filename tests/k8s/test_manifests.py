@@ -18,6 +18,7 @@ from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
 from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.embedded.flags import Flags, command
 from tfserving.serving.models_yaml.fleet import FleetError
 from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 
@@ -166,6 +167,45 @@ def test_embedded_is_another_image(tmp_path: Path) -> None:
     assert server(with_component(tmp_path, "embedded", more="image: mine:1"))["image"] == "mine:1"
 
 
+def reloads(objects: list[Object]) -> dict[str, str]:
+    """Who may change what a server serves, and how long it drains, by the flags that TensorFlow Serving hasn't."""
+    flags = (flag.removeprefix("--").split("=", 1) for flag in server(objects)["args"])
+    return {name: value for name, value in flags if "reload" in name or name == "drain_seconds"}
+
+
+def test_only_the_embedded_server_has_flags_of_its_own(tmp_path: Path) -> None:
+    """A rollout tells pods what to serve, of the models' folder alone. Requests end before their pod is killed."""
+    usual = {"enable_reload_config": "true", "reload_base_paths": "/models", "drain_seconds": "30"}
+    for objects in (static("base"), static("overlays/volume"), with_component(tmp_path, "volume")):
+        assert reloads(objects) == {}
+        assert pod(objects)["terminationGracePeriodSeconds"] == 60
+    embedded = (
+        static("overlays/embedded"),
+        with_component(tmp_path, "embedded"),
+        with_component(tmp_path, "kserve", "volume", "embedded"),
+        made(tmp_path, "image: 'registry.example:5000/serving-embedded:1'"),
+    )
+    taken: list[Flags] = []
+
+    def take(flags: Flags) -> int:
+        taken.append(flags)
+        return 0
+
+    for objects in embedded:
+        assert reloads(objects) == usual
+        assert pod(objects)["terminationGracePeriodSeconds"] == 70
+        with pytest.raises(SystemExit):
+            command(take).main(list(server(objects)["args"]), standalone_mode=False)
+        assert taken[-1].reload_folders == (Path("/models"),)
+        assert taken[-1].enable_reload_config
+    objects = with_component(tmp_path, "embedded", more="drain_seconds: 100")
+    assert reloads(objects)["drain_seconds"] == "100"
+    assert pod(objects)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] == 100
+    assert pod(objects)["terminationGracePeriodSeconds"] == 210
+    off = with_component(tmp_path, "embedded", server="flags: {enable_reload_config: false}")
+    assert reloads(off)["enable_reload_config"] == "false"
+
+
 def test_an_object_store_is_read_before_and_beside_the_server(tmp_path: Path) -> None:
     settings = STORE.replace("}", ", endpoint: 'http://minio:9000', secret: keys, interval: 7, newest: 4}")
     objects = made(tmp_path, f"components: [object-store], {settings}")
@@ -176,6 +216,9 @@ def test_an_object_store_is_read_before_and_beside_the_server(tmp_path: Path) ->
     for container in (first, beside):
         assert container["args"][:2] == ["s3://bucket/prefix", "/models"]
         assert "--newest=4" in container["args"]
+        # Below the size of the volume, above which the pod is evicted.
+        (most,) = (flag for flag in container["args"] if flag.startswith("--max-bytes="))
+        assert int(most.partition("=")[2]) < 10 << 30
         assert container["env"] == [{"name": "AWS_ENDPOINT_URL", "value": "http://minio:9000"}]
         assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
     (mount,) = (one for one in server(objects)["volumeMounts"] if one["name"] == "models")

@@ -18,7 +18,8 @@ from tests.export import test_publish as publishing
 from tests.export.test_publish import store  # noqa: F401 - a fixture
 from tests.servers import wait_for
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
-from tfserving.k8s.sync import Store, SyncError, Wanted, main, sync
+from tfserving.k8s.store import Limits, Store, SyncError
+from tfserving.k8s.sync import MOST_BROKEN, Wanted, main, sync
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -41,7 +42,13 @@ def version(folder: Path, number: int = 1, model: str = "digits") -> Path:
 def listed(target: Path, files: dict[str, bytes]) -> None:
     entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     (target / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
-    (target / MANIFEST).write_text(json.dumps({"digest": "d", "files": entries}))
+    (target / MANIFEST).write_text(sealed({"files": entries}))
+
+
+def sealed(manifest: dict[str, Any]) -> str:
+    """A manifest with its digest."""
+    empty = json.dumps({**manifest, "digest": ""})
+    return empty.removesuffix('"}') + hashlib.sha256(empty.encode()).hexdigest() + '"}'
 
 
 def config(path: Path, *versions: int, model: str = "digits") -> Path:
@@ -134,6 +141,173 @@ def test_what_is_not_whole_never_appears_and_does_not_keep_others_away(places: P
     version(places.remote)
     assert places.sync() == []
     assert places.there() == {"digits/1", "digits/2"}
+
+
+HASH = hashlib.sha256(b"graph7").hexdigest()
+GRAPH = {SAVED_MODEL: {"size": 6, "sha256": HASH}}
+# By what is wrong with it, a manifest and the reason that is printed.
+MANIFESTS: dict[str, tuple[bytes | str, str]] = {
+    "files is a list": ('{"files": ["saved_model.pb"], "digest": ""}', "files is a list, not an object"),
+    "files is null": ('{"files": null, "digest": ""}', "files is None, not an object"),
+    "an entry is a string": ('{"files": {"a": "b"}, "digest": ""}', "files['a'] is 'b', not an object"),
+    "an entry has no sha256": ('{"files": {"a": {"size": 1}}, "digest": ""}', "the sha256 of 'a' is None"),
+    "a size is negative": (sealed({"files": {"a": {"size": -1, "sha256": HASH}}}), "the size of 'a' is -1"),
+    "a size is true": (sealed({"files": {"a": {"size": True, "sha256": HASH}}}), "the size of 'a' is True"),
+    "a size is too large": (sealed({"files": {**GRAPH, "a": {"size": 1 << 62, "sha256": HASH}}}), "--max-bytes is"),
+    "a name has a NUL": (sealed({"files": {**GRAPH, "a\0b": GRAPH[SAVED_MODEL]}}), "which is no path of a file"),
+    "a name is empty": (sealed({"files": {**GRAPH, "": GRAPH[SAVED_MODEL]}}), "lists '', which is no path of a file"),
+    "a name is absolute": (sealed({"files": {**GRAPH, "/etc/x": GRAPH[SAVED_MODEL]}}), "'/etc/x', which is not in"),
+    "a name is a surrogate": (sealed({"files": {**GRAPH, "\ud800": GRAPH[SAVED_MODEL]}}), "which is not Unicode"),
+    "a name is nested": (sealed({"files": {**GRAPH, "a/" * 2000 + "b": GRAPH[SAVED_MODEL]}}), "or 32 folders"),
+    "a file is a folder": (sealed({"files": {**GRAPH, f"{SAVED_MODEL}/x": GRAPH[SAVED_MODEL]}}), "and as a folder"),
+    "a file is there twice": (f'{{"files": {{"a": {{}}, "a": {{"sha256": "{HASH}"}}}}}}', "it has 'a' twice"),
+    "nothing is listed": (sealed({"files": {}}), "must list saved_model.pb"),
+    "it lists itself": (sealed({"files": {**GRAPH, MANIFEST: GRAPH[SAVED_MODEL]}}), "must not list itself"),
+    "too many files": (
+        sealed({"files": {**GRAPH, **{f"f{n}": GRAPH[SAVED_MODEL] for n in range(20)}}}),
+        "--max-files is",
+    ),
+    "the digest is another": (json.dumps({"files": GRAPH, "digest": HASH}), "its digest is not that of its contents"),
+    "the digest is none": (json.dumps({"files": GRAPH, "digest": "forged"}), "its digest is 'forged'"),
+    "deep lists": ("[" * 200_000, "it is nested too deep"),
+    "deep objects": ('{"a":' * 200_000, "it is nested too deep"),
+    "a number of 5,000 digits": ('{"files": {}, "x": ' + "9" * 5000 + "}", "a number of thousands of digits"),
+    "NaN": ('{"files": {}, "x": NaN}', "it has NaN, which is no JSON"),
+    "not UTF-8": (b'{"files": {}, "x": "\xff"}', "it is not UTF-8 at byte 20"),
+    "UTF-16": ('{"files": {}}'.encode("utf-16"), "it is not UTF-8 at byte 0"),
+    "a byte order mark": ('{"files": {}}'.encode("utf-8-sig"), "BOM"),
+    "too large": (b" " * (5 << 20), "it has more than 4194304 bytes"),
+    "a string": ('"files"', "it is no JSON object"),
+}
+
+
+@pytest.mark.parametrize("fault", MANIFESTS)
+def test_a_manifest_that_is_none_concerns_its_version_only(places: Places, fault: str) -> None:
+    """It is reported in one line; other versions, those of the same model too, are there."""
+    manifest, reason = MANIFESTS[fault]
+    version(places.remote, 1)
+    version(places.remote, 2, model="other")
+    evil = version(places.remote, 7)
+    (evil / SAVED_MODEL).write_bytes(b"graph7")
+    (evil / MANIFEST).write_bytes(manifest.encode() if isinstance(manifest, str) else manifest)
+    (problem,) = places.sync(Wanted(limits=Limits(files=10)))
+    assert f"{places.remote}/digits/7" in problem
+    assert reason in problem
+    assert len(problem.splitlines()) == 1
+    assert places.there() == {"digits/1", "other/2"}
+    config_path = config(places.local / "models.config", 1)
+    assert main([f"file://{places.remote}", str(places.local), "--once", f"--config={config_path}"]) == 0
+
+
+def a_file_of_50_mb(target: Path) -> None:
+    with (target / SAVED_MODEL).open("wb") as file:
+        file.truncate(50_000_000)
+
+
+def a_pipe(target: Path) -> None:
+    (target / SAVED_MODEL).unlink()
+    os.mkfifo(target / SAVED_MODEL)
+
+
+def a_device(target: Path) -> None:
+    (target / SAVED_MODEL).unlink()
+    (target / SAVED_MODEL).symlink_to("/dev/zero")
+
+
+def a_link_out(target: Path) -> None:
+    (target.parent / "elsewhere").write_bytes((target / SAVED_MODEL).read_bytes())
+    (target / SAVED_MODEL).unlink()
+    (target / SAVED_MODEL).symlink_to("../elsewhere")
+
+
+def a_folder(target: Path) -> None:
+    (target / "variables/variables.index").unlink()
+    (target / "variables/variables.index").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (a_file_of_50_mb, "'saved_model.pb' has 50000000 bytes, the manifest says 6"),
+        (a_pipe, "'saved_model.pb' is not a file"),
+        (a_device, "'saved_model.pb' is not a file"),
+        (a_link_out, "'saved_model.pb' is a link out of the version"),
+        (a_folder, "'variables/variables.index' is not a file"),
+    ],
+)
+def test_no_more_is_read_than_the_manifest_says(places: Places, spoil: Any, reason: str) -> None:
+    spoil(version(places.remote, 7))
+    version(places.remote, 2)
+    (problem,) = places.sync()
+    assert reason in problem
+    assert places.there() == {"digits/2"}
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that announces the right size sends more."""
+    version(places.remote, 7)
+    target = Store(f"file://{places.remote}")
+    system = target._system
+    before = system.info
+    monkeypatch.setattr(system, "info", lambda path, **more: {**before(path, **more), "size": 6})
+    with (places.remote / "digits/7" / SAVED_MODEL).open("ab") as file:
+        file.truncate(5_000_000)
+    (problem,) = sync(target, places.local, Wanted(), places.said.append)
+    assert "'saved_model.pb' has more bytes than the manifest says" in problem
+    assert places.there() == set()
+
+
+def test_only_versions_that_a_server_has_push_others_out(places: Places) -> None:
+    for name in ("99999999999999999999", "9223372036854775808", "0", "007", "-1", "1" * 200):
+        shutil.copytree(version(places.remote, 1), places.remote / "digits" / name)
+    version(places.remote, 3)
+    version(places.remote, 7)
+    assert places.sync() == []
+    assert places.there() == {"digits/3", "digits/7"}
+    # Neither do those that aren't whole, whatever their number.
+    for number in range(100, 150):
+        spoilt_data(version(places.remote, number))
+    problems = places.sync()
+    assert len(problems) == MOST_BROKEN
+    assert places.there() == {"digits/3", "digits/7"}
+
+
+def test_what_does_not_fit_is_not_brought(places: Places) -> None:
+    version(places.remote, 1)
+    assert places.sync(Wanted(newest=1)) == []
+    here = sum(path.stat().st_size for path in places.local.rglob("*") if path.is_file())
+    version(places.remote, 2)
+    (problem,) = places.sync(Wanted(newest=1, limits=Limits(size=2 * here - 1)))
+    assert f"digits/2 does not fit: it has {here} bytes, {places.local} has {here}, and --max-bytes is" in problem
+    assert places.there() == {"digits/1"}
+    assert places.sync(Wanted(newest=1, limits=Limits(size=2 * here))) == []
+    assert places.there() == {"digits/2"}
+
+
+def test_what_can_not_be_written_concerns_its_model_only(places: Places) -> None:
+    version(places.remote, 1)
+    version(places.remote, 1, model="other")
+    (places.local / "digits").write_text("in the way")
+    assert places.sync() == [f"{places.local}/digits can't be written: File exists"]
+    assert places.there() == {"other/1"}
+
+
+def test_a_disk_that_is_full_for_one_version_has_room_for_others(places: Places) -> None:
+    for number in (1, 7):
+        version(places.remote, number)
+    large = {SAVED_MODEL: b"x" * 100_000, "variables/variables.index": b"index7"}
+    (places.remote / "digits/7" / SAVED_MODEL).write_bytes(large[SAVED_MODEL])
+    listed(places.remote / "digits/7", large)
+    words = [sys.executable, "-m", "tfserving.k8s.sync", f"file://{places.remote}", str(places.local), "--once"]
+    # No process of the test's own can be let write less than it does.
+    limited = ["sh", "-c", 'ulimit -f 100 && exec "$@"', "sh", *words]
+    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"Error: {places.local}/digits/7 can't be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert places.there() == {"digits/1"}
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert places.there() == {"digits/1", "digits/7"}
 
 
 def test_a_version_that_is_still_being_published_is_left_alone(places: Places) -> None:

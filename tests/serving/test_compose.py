@@ -51,6 +51,25 @@ def test_every_service_is_hardened_and_on_loopback(tmp_path: Path) -> None:
     assert "ports" not in said["memory"]
 
 
+@pytest.mark.parametrize(
+    ("image", "own"),
+    [
+        ("tensorflow/serving:2.21.0", False),
+        ("serving-embedded:2.21.0", True),
+        ("registry.example:5000/team/serving-embedded@sha256:0", True),
+        ("serving-embedded-not:1", False),
+    ],
+)
+def test_only_the_embedded_server_has_flags_of_its_own(tmp_path: Path, image: str, own: bool) -> None:
+    """Nothing here changes what is served but the file that is polled."""
+    server = services(plan(tmp_path, server=f"image: '{image}'"))["server"]
+    flags = [flag for flag in server["command"] if "reload" in flag]
+    assert flags == (["--enable_reload_config=false", "--reload_base_paths=/models"] if own else [])
+    # What models.yaml says comes after it.
+    assert server["command"][-1] == "--enable_profiler=false"
+    assert server["stop_grace_period"] == "70s"
+
+
 def test_what_is_set_to_null_is_left_out(tmp_path: Path) -> None:
     planned = plan(tmp_path, "grafana: null, memory_exporter: null")
     assert list(services(planned)) == ["server", "prometheus"]

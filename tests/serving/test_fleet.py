@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,66 @@ def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str,
         read_fleet(path)
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert words in str(caught.value)
+
+
+PAIRS = zip("abcdefghijklmnop", "bcdefghijklmnopq", strict=True)
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{after}: &{after} [*{one}, *{one}, *{one}]\n" for one, after in PAIRS)
+CHAIN = "k0: &k0 [x]\n" + "".join(f"k{number + 1}: &k{number + 1} [*k{number}]\n" for number in range(500))
+WRONG: dict[str, tuple[bytes | str, str]] = {
+    "UTF-16": (GOOD.encode("utf-16"), "it is not UTF-8: byte 0 is 0xff"),
+    "Latin-1": (GOOD.encode() + b"# \xe4", "it is not UTF-8: byte"),
+    "a NUL": (GOOD + "\0", "special characters are not allowed"),
+    "large": ("#" * (2 << 20), "it has more than 1048576 bytes"),
+    "deep lists": ("models: " + "[" * 100_000, "it is nested too deep"),
+    "deep mappings": ("models: " + "{a: " * 100_000, "it is nested too deep"),
+    "a billion laughs": (LAUGHS, "it has more than 100000 values, each counted wherever an alias repeats it"),
+    "a list in itself": ("models: &a [*a]", "it has more than 100000 values"),
+    "a mapping in itself": ("models: &a {b: *a}", "it has more than 100000 values"),
+    "a chain of aliases": (CHAIN, "it has more than 100000 values"),
+    "5,000 digits": ("models: {d: {builder: a:b, labels: {s: " + "9" * 5000 + "}}}", "a value can't be read: Exceeds"),
+    "no day": ("models: 2026-99-99", "a value can't be read: month must be in 1..12"),
+    "a label of 64 bits": (
+        "models: {d: {builder: a:b, labels: {s: 9223372036854775808}}}",
+        "less than or equal to 9223",
+    ),
+    "many versions": ("models: {d: {builder: a:b, versions: 4294967296}}", "4294967296 is more than 4294967295"),
+    "memory beyond numbers": (GOOD + "server: {memory: " + "9" * 400 + "g}", "server.memory: Input should be a valid"),
+    "infinite": (GOOD + "rollout: {window: .inf}", "rollout.window: Input should be a finite number"),
+    "a batch beyond numbers": (
+        GOOD + "server: {batching: {max_batch_size: 99999999999}}",
+        "less than or equal to 2147",
+    ),
+    "a key that is a list": ("? [models]\n: x", "a key is not a word"),
+    "a key that is a mapping": ("models: {? {a: b} : x}", "a key is not a word"),
+    "a long value": ("models: 1" + ":1" * 10_000, ":1: a value has more than 10000 characters"),
+    "Python": ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    "thousands of errors": ("".join(f"k{number}: 1\n" for number in range(5000)), "and 4981 more"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_file_that_is_no_models_yaml_is_told(tmp_path: Path, fault: str) -> None:
+    text, said = WRONG[fault]
+    path = tmp_path / "models.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(FleetError) as caught:
+        read_fleet(path)
+    assert str(caught.value).startswith(f"{path}:")
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 5000
+
+
+def test_an_alias_is_a_value_as_any_other(tmp_path: Path) -> None:
+    text = "models:\n  digits: &one\n    builder: m:build\n    labels: {stable: 1}\n  others: *one\n"
+    assert read_fleet(write(tmp_path, text)).models["others"].labels == {"stable": 1}
+
+
+def test_a_folder_and_a_pipe_are_no_models_yaml(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="Is a directory; write one, or name another"):
+        read_fleet(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FleetError, match="it is not a file; name another"):
+        read_fleet(tmp_path / "pipe")
 
 
 def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

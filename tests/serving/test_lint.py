@@ -127,11 +127,19 @@ def test_two_versions_must_fit_the_memory_limit(tmp_path: Path) -> None:
 
 def test_tls_files_must_be_there_and_belong_together(tmp_path: Path, authority: Authority) -> None:
     (tmp_path / "empty.pem").touch()
+    (tmp_path / "utf16.pem").write_bytes(authority.text("ca.pem").encode("utf-16"))
+    os.mkfifo(tmp_path / "pipe.pem")
+    with (tmp_path / "large.pem").open("wb") as file:
+        file.truncate(2 << 20)
     for files, problem in (
         ("certificate: server.pem, key: server.key, client_ca: ca.pem", ""),
         ("certificate: server.pem, key: nothing.key", f"server.tls.key: {tmp_path}/nothing.key: No such file"),
         ("certificate: server.pem, key: client.key", "don't belong together: key values mismatch"),
         ("certificate: server.pem, key: server.key, client_ca: empty.pem", "empty.pem has no certificates"),
+        ("certificate: server.pem, key: server.key, client_ca: utf16.pem", "utf16.pem has no certificates"),
+        ("certificate: utf16.pem, key: server.key", "utf16.pem and"),
+        ("certificate: pipe.pem, key: server.key", "server.tls.certificate: "),
+        ("certificate: server.pem, key: large.pem", "large.pem: it has more than 1048576 bytes"),
         ("certificate: server.pem, key: server.key, verify_clients: true", "verify_clients needs client_ca"),
     ):
         said = errors(tmp_path, f"{GOOD}server: {{tls: {{{files}}}}}\n")

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.exporting import export_scaled
-from tests.servers import ModelServer, Served, serve, wait_for
+from tests.servers import ModelServer, Served, free_ports, serve, wait_for
 from tests.serving.embedded import saved_models
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
 from tfserving.serving.cli import main
+from tfserving.serving.commands.options import banner
+from tfserving.serving.engines import Plan
+from tfserving.serving.models_yaml.fleet import read_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
@@ -161,6 +166,73 @@ def test_status_shows_the_server_and_forgets_it_when_it_has_ended(
     server.process.kill()
     wait_for(lambda: "No server of" in status(1) if server.process.poll() is not None else False, what="its end")
     assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}"))
+
+
+def test_nobody_changes_what_is_served_but_by_the_file(server: Served, fleet: Path, engine: ModelServer) -> None:
+    config = (
+        f'model_config_list {{ config {{ name: "scaled" base_path: "{fleet.parent}/models/scaled" '
+        'model_platform: "tensorflow" } }'
+    )
+    with connect(server.url("grpc")) as client:
+        if engine.embedded:
+            with pytest.raises(ServingError, match="HandleReloadConfigRequest is turned off"):
+                client.reload_config(config)
+        else:
+            client.reload_config(config)
+    assert scale(server) == 3
+
+
+def test_shells_that_change_labels_at_once_all_do(server: Served, fleet: Path) -> None:
+    command = [sys.executable, "-m", "tfserving", "serve", "labels", "set", "scaled"]
+    pipe = subprocess.PIPE
+    shells = [
+        subprocess.Popen([*command, f"{label}=1", "--fleet", str(fleet)], cwd=ROOT, stderr=pipe, text=True)
+        for label in "abc"
+    ]
+    for shell in shells:
+        _, said = shell.communicate(timeout=180)
+        assert shell.returncode == 0, said
+    assert [scale(server, label) for label in "abc"] == [1, 1, 1]
+    for label in "abc":
+        assert f"{label}: 1\n" in fleet.read_text()
+
+
+@pytest.mark.parametrize("text", ["model_config_list {", None])
+def test_a_configuration_that_is_cut_is_told(server: Served, fleet: Path, text: str | None) -> None:
+    (path,) = Path(os.environ["XDG_STATE_HOME"]).rglob(f"*-{server.grpc_port}/config/models.config")
+    before = path.read_text()
+    try:
+        path.write_text(text) if text is not None else path.unlink()
+        said = toolkit(fleet, "labels", "set", "scaled", "live=1", code=1)
+    finally:
+        path.write_text(before)
+    assert f"Error: {path} is not what the server was given to read: " in said
+    assert "live" not in fleet.read_text()
+    assert scale(server) == 3
+
+
+def test_what_to_ask_a_version_without_golden_requests(fleet: Path) -> None:
+    plan = Plan(read_fleet(fleet), ("scaled",), "127.0.0.1", 8500, 8501)
+    shown = banner(plan, "embedded", {"scaled": 1}, "Ctrl-C stops it.").splitlines()
+    assert shown[-2:] == ["  curl -s http://127.0.0.1:8501/v1/models/scaled/metadata", "Ctrl-C stops it."]
+    assert ":predict" in banner(plan, "embedded", {"scaled": 3}, "Ctrl-C stops it.")
+
+
+def test_ctrl_c_before_it_serves_leaves_nothing(fleet: Path, engine: ModelServer) -> None:
+    grpc_port, rest_port = free_ports(2)
+    words = ["serve", "run", "--engine", engine.name, "--fleet", str(fleet), "--port", str(grpc_port)]
+    command = [sys.executable, "-m", "tfserving", *words, "--rest-port", str(rest_port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("Starting"):
+                break
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(60) == 130
+    assert said.strip().splitlines() in (["Stopped before it served."], ["Stopped."])
+    assert not [one for one in psutil.process_iter(["cmdline"]) if f"--port={grpc_port}" in (one.info["cmdline"] or [])]
+    assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"*-{grpc_port}"))
 
 
 def test_labels_for_no_server_are_for_the_next_start(fleet: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.examples import class_arrays, read_examples
+from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import PredictionLog, SavedModel
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.foundation.tensors import Array, from_proto, to_proto
@@ -23,6 +23,9 @@ RECORDS = "assets.extra/golden.tfrecord"
 # https://www.tensorflow.org/tfx/serving/saved_model_warmup
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 SAVED_MODEL = "saved_model.pb"
+LARGEST_VERSION = (1 << 63) - 1
+# Zeros before the number count.
+_LONGEST_VERSION = 32
 _DEFAULT_SIGNATURE = "serving_default"
 Method = Literal["predict", "classify", "regress"]
 
@@ -57,13 +60,15 @@ class Golden:
     defaults: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
 
 
+def is_version(name: str) -> bool:
+    """Whether a folder of this name is a version: a number that TensorFlow Serving's messages have room for."""
+    return name.isascii() and name.isdecimal() and len(name) <= _LONGEST_VERSION and int(name) <= LARGEST_VERSION
+
+
 def versions_on_disk(model_folder: Path) -> dict[int, Path]:
     """The folders of `model_folder` that are versions: those whose name is a number."""
-    return {
-        int(child.name): child
-        for child in sorted(model_folder.iterdir())
-        if child.name.isascii() and child.name.isdecimal() and child.is_dir()
-    }
+    folders = sorted(child for child in model_folder.iterdir() if is_version(child.name))
+    return {int(child.name): child for child in folders if child.is_dir()}
 
 
 def read_golden(version_folder: Path) -> Golden:
@@ -71,9 +76,12 @@ def read_golden(version_folder: Path) -> Golden:
 
     Raises GoldenError when the manifest or the requests are missing, damaged, or none.
     """
-    manifest = _read_manifest(version_folder / MANIFEST)
     path = version_folder / RECORDS
-    wanted = manifest["files"][RECORDS]["sha256"]
+    try:
+        manifest = read_manifest_file(version_folder / MANIFEST)
+        wanted, tolerances = manifest.sha256(RECORDS), manifest.tolerances()
+    except ManifestError as error:
+        raise GoldenError(str(error)) from None
     try:
         with path.open("rb") as file:
             digest = hashlib.sha256()
@@ -88,7 +96,7 @@ def read_golden(version_folder: Path) -> Golden:
         raise GoldenError(str(error)) from None
     if not requests:
         raise GoldenError(f"{path} has no golden request in it")
-    return Golden(requests, manifest["tolerances"], _defaults(version_folder / SAVED_MODEL, requests))
+    return Golden(requests, tolerances, _defaults(version_folder / SAVED_MODEL, requests))
 
 
 def _defaults(path: Path, requests: Iterable[GoldenRequest]) -> dict[str, dict[str, Array]]:
@@ -105,29 +113,15 @@ def _defaults(path: Path, requests: Iterable[GoldenRequest]) -> dict[str, dict[s
         raise GoldenError(f"{path}: {error.strerror}") from None
     except DecodeError:
         raise GoldenError(f"{path} is no SavedModel, or a damaged one") from None
-    return {
-        signature: {name: from_proto(value) for name, value in graph.signature_def[signature].defaults.items()}
-        for graph in graphs
-        for signature in fewer
-        if signature in graph.signature_def
-    }
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The parts of the manifest that are needed here, each of the type it should have."""
     try:
-        manifest = json.loads(path.read_bytes())
-        tolerances = {
-            str(name): Tolerance(float(value["absolute"]), float(value["relative"]))
-            for name, value in manifest["tolerances"].items()
+        return {
+            signature: {name: from_proto(value) for name, value in graph.signature_def[signature].defaults.items()}
+            for graph in graphs
+            for signature in fewer
+            if signature in graph.signature_def
         }
-        return {"files": {RECORDS: {"sha256": str(manifest["files"][RECORDS]["sha256"])}}, "tolerances": tolerances}
-    except OSError as error:
-        raise GoldenError(f"{path}: {error.strerror}") from None
-    except KeyError as error:
-        raise GoldenError(f"{path} has no {error}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise GoldenError(f"{path} is no manifest: {error}") from None
+    except ValueError as error:
+        raise GoldenError(f"{path}: a default of an input can't be read: {error}") from None
 
 
 def request_of(log: Any, *, answered: bool = True) -> GoldenRequest:

@@ -31,6 +31,7 @@ class RecordError(Exception):
 
     def __init__(self, path: Path, offset: int, trouble: str) -> None:
         super().__init__(f"{path}, byte {offset}: {trouble}")
+        self.offset = offset
 
 
 def read_records(path: Path) -> Iterator[bytes]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tfserving.foundation.memory_file import memory_file
 
 
 @contextmanager
@@ -14,7 +15,7 @@ def hidden_stderr() -> Iterator[None]:
     """Keeps what is written to file descriptor 2, by C++ too, and shows it only when the block raises."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as hidden:
+    with memory_file() as hidden:
         os.dup2(hidden.fileno(), 2)
         try:
             yield

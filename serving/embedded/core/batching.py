@@ -168,7 +168,7 @@ class Scheduler:
         with self._changed:
             queue = self._queues[key]
             while sum(ticket.rows for ticket in queue) < most and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
             batch: list[_Ticket] = []
             rows = 0
             while queue and rows + queue[0].rows <= most:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from tfserving.serving.embedded.core.manager import Manager
 from tfserving.serving.embedded.core.model_config import Model, read_config
-from tfserving.serving.embedded.core.source import Source, list_versions
+from tfserving.serving.embedded.core.source import Source, list_versions, what_lies_there
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 
 log = logging.getLogger(__name__)
@@ -131,4 +131,5 @@ def _check_versions(model: Model) -> None:
         raise RequestError(Code.NOT_FOUND, text, str(error.strerror)) from None
     if not model.policy.choose(list(versions)):
         text = f"No versions of servable {model.name} found under base path {model.base_path}"
-        raise RequestError(Code.NOT_FOUND, text, f"it has {list(versions) or 'none'}")
+        what = f"it has {list(versions)}" if versions else what_lies_there(model.base_path)
+        raise RequestError(Code.NOT_FOUND, text, what)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfserving.foundation.graph import INIT
 from tfserving.foundation.messages import SignatureDefMap
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.batching import Parameters, Scheduler
@@ -28,7 +29,7 @@ from tfserving.serving.embedded.core.session_call import (
 )
 from tfserving.serving.embedded.core.signature import Signature, read_signature
 from tfserving.serving.embedded.core.slots import Slots, has_loops
-from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ class Runtime:
     the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
     `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
     wait at the same time run as one. `session_config` is a ConfigProto that all this comes on top of. `tags` name the
-    graph that is loaded. Graphs that read or write files or call Python have to be allowed. With `check_shapes` a
-    tensor has to have the rank and the known sizes that the signature gives it. Graphs with loops run in `slots`, for
-    at most `longest_run` seconds when a request has no deadline; None is no limit.
+    graph that is loaded. Operations that are not known to be safe have to be allowed, all of them
+    (`allow_file_and_python_ops`) or by name (`allowed_operations`). With `check_shapes` a tensor has to have the rank
+    and the known sizes that the signature gives it. Graphs with loops run in `slots`, for at most `longest_run` seconds
+    when a request has no deadline; None is no limit.
     """
 
     intra_op_threads: int = 0
@@ -70,6 +72,7 @@ class Runtime:
     check_shapes: bool = True
     slots: Slots = field(default_factory=Slots)
     longest_run: float | None = None
+    allowed_operations: tuple[str, ...] = ()
 
 
 class Servable:
@@ -210,10 +213,8 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {path}",
         )
-    refused = {} if runtime.allow_file_and_python_ops else check_operations(path, runtime.tags)
-    for why in refused.values():
-        log.warning("model %r version %d: %s", model, version, why)
     import tensorflow as tf
+    from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
     config = tf.compat.v1.ConfigProto.FromString(runtime.session_config)
     if runtime.intra_op_threads:
@@ -226,7 +227,20 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     started = time.monotonic()
     try:
-        meta_graph = tf.compat.v1.saved_model.load(session, list(runtime.tags), str(path))
+        # `tf.compat.v1.saved_model.load`, step by step: what is checked has to be what is loaded, so it is read once.
+        loader = SavedModelLoader(str(path))
+        meta_graph = loader.get_meta_graph_def_from_tags(runtime.tags)
+        refused = {}
+        if not runtime.allow_file_and_python_ops:
+            refused = check_operations(meta_graph, path, runtime.allowed_operations)
+        for name, why in refused.items():
+            # Nobody asks for the initialisation; TensorFlow only keeps it among the signatures.
+            if name != INIT:
+                log.warning("model %r version %d: %s", model, version, why)
+        with session.graph.as_default():
+            saver, _ = loader.load_graph(session.graph, runtime.tags)
+            loader.restore_variables(session, saver)
+            loader.run_init_ops(session, runtime.tags)
         # The same bytes, read by the classes that the rest of the server uses.
         definitions = SignatureDefMap()
         for name, definition in meta_graph.signature_def.items():
@@ -243,22 +257,9 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         raise _load_error(error) from error
 
 
-def read_session_config(path: Path) -> bytes:
-    """The text ConfigProto in `path`, serialized. Raises StartError when it is something else."""
-    from google.protobuf import text_format
-    from tensorflow.core.protobuf.config_pb2 import ConfigProto
-
-    flag = f"--tensorflow_session_config_file={path}"
-    try:
-        config: bytes = text_format.Parse(path.read_text(encoding="utf-8"), ConfigProto()).SerializeToString()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{flag}: {getattr(error, 'strerror', None) or error}") from None
-    except text_format.ParseError as error:
-        raise StartError(f"{flag}: line {error}; it needs a text ConfigProto") from None
-    return config
-
-
 def _load_error(error: Exception) -> RequestError:
+    if isinstance(error, RequestError):
+        return error
     if isinstance(error, OSError):
         return RequestError(Code.OUT_OF_RANGE, "Read less bytes than requested", str(error))
     if isinstance(error, RuntimeError):

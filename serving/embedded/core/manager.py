@@ -2,14 +2,16 @@
 
                  load, play its warm-up                  no longer aspired, and another one serves (or none should)
     START ───► LOADING ───────────────────► AVAILABLE ───────────────────────────────────► UNLOADING ───► END
-      │           │                                                                                        ▲
-      │           └── every try failed: END keeps the error ───────────────────────────────────────────────┤
+      │           │  ▲                                                                                     ▲
+      │           │  └── a try failed: the next one is after a while, or when the folder has changed       │
+      │           └── every try failed, or no longer aspired: END keeps the error ─────────────────────────┤
       └────────────── no longer aspired ───────────────────────────────────────────────────────────────────┘
 
 A version is *aspired* while the source wants it. Swaps preserve availability: a version that is no longer aspired
 serves until one that is has become AVAILABLE, so a new version that fails leaves the old one serving. A handle
 keeps its version alive: UNLOADING waits for the last one before anything is freed. A version in END stays in the
-status; it is loaded again only after it was gone from the disk.
+status; it is loaded again only after it was gone from the disk, or when it had failed and its folder has changed. A
+folder that is being written changes all the time: it has changed when it is the same twice in a row.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.serving.embedded.core.version_folder import Contents, contents
 from tfserving.serving.embedded.core.view import Labels, State, Status, View
 from tfserving.serving.embedded.errors import Code, RequestError
 
@@ -44,14 +47,32 @@ class Plane(Protocol):
         """Makes `view` what requests see from now on."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Version:
     model: str
     number: int
     path: Path
     aspired: bool = True
     state: State = State.START
+    # Of the last try that failed.
     error: RequestError | None = None
+    # What lay in its folder at the last try, and when the folder was last looked at.
+    tried: Contents = ()
+    seen: Contents = ()
+    # Whether the folder has changed since the last try began.
+    changed: bool = False
+    # Ends the wait for the next try.
+    awake: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a change of its folder is a reason to try again."""
+        return self.aspired and self.error is not None and self.state in (State.LOADING, State.END)
+
+    def look(self, path: Path) -> None:
+        """Looks whether the folder, which lies in `path` now, has changed and is written no more."""
+        before, self.seen = self.seen, contents(path)
+        self.changed = self.seen == before and self.seen != self.tried
 
 
 def _failure(version: _Version) -> str:
@@ -78,19 +99,36 @@ class Manager:
 
     def aspire(self, model: str, versions: Mapping[int, Path]) -> None:
         """Says that exactly `versions` of `model` should be served; returns before they are."""
+        # A disk may take its time, and nobody else is to wait for it.
+        for version in self._failed_versions(model):
+            if version.number in versions:
+                version.look(versions[version.number])
         with self._changed:
             if self._stopping.is_set():
                 return
+            is_new = model not in self._models
             known = self._models.setdefault(model, {})
+            before = [(version, version.aspired) for version in known.values()]
             for number, version in known.items():
-                version.aspired = version.aspired and number in versions
+                if version.aspired and number not in versions:
+                    version.aspired = False
+                    version.awake.set()
             for number, path in versions.items():
                 had = known.get(number)
-                if had is None or (had.state is State.END and not had.aspired):
+                if had is None or (had.state is State.END and (not had.aspired or had.changed)):
                     known[number] = _Version(model, number, path)
-                else:
-                    had.aspired = True
-            self._advance(model)
+                    continue
+                had.aspired = True
+                if had.changed:
+                    had.path = path
+                    had.awake.set()
+            # Most of the time nothing is new.
+            if is_new or before != [(version, version.aspired) for version in known.values()]:
+                self._advance(model)
+
+    def _failed_versions(self, model: str) -> list[_Version]:
+        with self._changed:
+            return [version for version in self._models.get(model, {}).values() if version.has_failed]
 
     def assign_labels(self, labels: Labels, *, allow_unavailable: bool) -> None:
         """Says what the labels of each model name from now on, instead of all that was said before.
@@ -176,6 +214,7 @@ class Manager:
             for model, known in self._models.items():
                 for version in known.values():
                     version.aspired = False
+                    version.awake.set()
                 self._advance(model)
             # What is still being loaded is left behind: it ends with the process.
             held = (State.AVAILABLE, State.UNLOADING)
@@ -220,34 +259,46 @@ class Manager:
 
     def _run_load(self, version: _Version) -> None:
         """LOADING → AVAILABLE or END."""
-        loaded, error = False, None
-        for tries in range(self._retries + 1):
-            with self._loads:
-                try:
-                    log.info("loading model %r version %d from %s", version.model, version.number, version.path)
-                    self._plane.load(version.model, version.number, version.path)
-                    loaded = True
-                    break
-                except RequestError as failure:
-                    error = failure
-                except Exception as failure:
-                    log.exception("loading model %r version %d failed", version.model, version.number)
-                    error = RequestError(Code.INTERNAL, f"{type(failure).__name__}: {failure}")
-            left = self._retries - tries
+        left = self._retries
+        while (error := self._try(version)) is not None:
+            left = left if version.aspired else 0
             log.error(
                 "model %r version %d failed to load from %s: %s: %s%s",
                 *(version.model, version.number, version.path, error.code.name, error),
                 f"; tried again in {self._retry_seconds:g} s, {left} more times" if left else "",
             )
-            if left and (self._stopping.wait(self._retry_seconds) or not version.aspired):
+            if not left or not self._wait(version, error):
                 break
+            left = self._retries if version.changed else left - 1
+            version.changed = False
         with self._changed:
-            if not loaded:
-                version.error, version.state = error, State.END
-            else:
-                version.state = State.AVAILABLE
+            version.error, version.state = error, State.END if error else State.AVAILABLE
+            if not error:
                 log.info("model %r version %d is available", version.model, version.number)
             self._advance(version.model)
+
+    def _try(self, version: _Version) -> RequestError | None:
+        """Loads a version; why it can't be loaded."""
+        with self._loads:
+            version.tried = contents(version.path)
+            try:
+                log.info("loading model %r version %d from %s", version.model, version.number, version.path)
+                self._plane.load(version.model, version.number, version.path)
+            except RequestError as error:
+                return error
+            except Exception as error:
+                log.exception("loading model %r version %d failed", version.model, version.number)
+                return RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+            return None
+
+    def _wait(self, version: _Version, error: RequestError) -> bool:
+        """Waits until a version that failed should be tried again; False when it is no longer wanted."""
+        with self._changed:
+            version.error = error
+            self._plane.show(self._view())
+        version.awake.wait(self._retry_seconds)
+        version.awake.clear()
+        return version.aspired
 
     def _run_unload(self, version: _Version) -> None:
         """UNLOADING → END, once no handle is left."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
-from tfserving.foundation.messages import ModelServerConfig
+from tfserving.serving.config_messages import printable, read_message
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 
 PLATFORM = "tensorflow"
+# Characters of a model's or label's name, and of a path.
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+ONLY_LOCAL = (
+    "this server reads local folders; the sync container of docs/kubernetes.md copies to one what "
+    "`tfserving export publish` has put into a store"
+)
+_URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<path>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,7 @@ def read_config(path: Path) -> tuple[Model, ...]:
     Raises StartError when the file can't be read or parsed, has no list of models, or says what can't be served; the
     text names the file and the model.
     """
-    try:
-        config = text_format.Parse(path.read_text(encoding="utf-8"), ModelServerConfig())
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"--model_config_file={path}: {getattr(error, 'strerror', None) or error}") from None
-    except text_format.ParseError as error:
-        raise StartError(f"--model_config_file={path}: line {error}; it needs a text ModelServerConfig") from None
+    config = read_message("ModelServerConfig", path, "--model_config_file")
     if config.WhichOneof("config") != "model_config_list":
         raise StartError(f"--model_config_file={path}: it has no model_config_list")
     try:
@@ -65,26 +67,69 @@ def read_config(path: Path) -> tuple[Model, ...]:
 def models_of(listed: Any) -> tuple[Model, ...]:
     """The models of a ModelConfigList. Raises RequestError for what can't be served, in TensorFlow Serving's words."""
     models = tuple(_model(entry) for entry in listed.config)
-    names = [model.name for model in models]
-    for name in names:
-        if names.count(name) > 1:
+    for name, number in Counter(model.name for model in models).items():
+        if number > 1:
             text = f"Illegal to list model {name} multiple times in config list"
             raise RequestError(Code.INVALID_ARGUMENT, text, f"two models are called {name!r}; names must differ")
     return models
 
 
-def single_model(name: str, base_path: Path) -> Model:
-    """The model that --model_name and --model_base_path describe. Raises StartError for a path that is not absolute."""
-    if not base_path.is_absolute():
-        raise StartError(
-            f"--model_base_path={base_path}: a base path must be absolute; here that would be {base_path.absolute()}"
-        )
-    return Model(name, base_path)
+def single_model(name: str, base_path: str) -> Model:
+    """The model that --model_name and --model_base_path describe.
+
+    Raises StartError for a name that can't be one, and a path that is not absolute.
+    """
+    try:
+        _check_name("model", name)
+    except RequestError as error:
+        raise StartError(f"--model_name: {error}") from None
+    flag = f"--model_base_path={printable(base_path)}"
+    try:
+        path = _local_path(base_path)
+    except RequestError as error:
+        raise StartError(f"{flag}: {error}") from None
+    if path is None:
+        absolute = printable(str(Path(base_path).absolute()))
+        raise StartError(f"{flag}: a base path must be absolute; here that would be {absolute}")
+    return Model(name, path)
+
+
+def _check_name(what: str, name: str) -> None:
+    """Raises RequestError for a name that no log line and no label of a metric could carry."""
+    trouble = ""
+    if not name:
+        trouble = "it is empty"
+    elif len(name) > LONGEST_NAME:
+        trouble = f"it has {len(name)} characters, at most {LONGEST_NAME} are allowed"
+    elif not name.isprintable():
+        trouble = "it has a character that can't be printed"
+    if trouble:
+        raise RequestError(Code.INVALID_ARGUMENT, f"{what} name '{printable(name)}' can't be used: {trouble}")
+
+
+def _local_path(base_path: str) -> Path | None:
+    """The folder that a path or a URI names; None when it isn't absolute. Raises RequestError when it can't be one."""
+    shown = printable(base_path)
+    if len(base_path) > LONGEST_PATH or "\0" in base_path:
+        raise RequestError(Code.INVALID_ARGUMENT, f"{shown} can't be the path of a folder")
+    path = base_path
+    if match := _URI.fullmatch(base_path):
+        scheme, path = match["scheme"], match["path"].removeprefix("localhost")
+        if scheme.lower() != "file":
+            text = f"File system scheme '{scheme}' not implemented (file: '{shown}')"
+            raise RequestError(Code.UNIMPLEMENTED, text, ONLY_LOCAL)
+    return Path(path) if path.startswith("/") else None
 
 
 def _model(entry: Any) -> Model:
-    if not entry.base_path.startswith("/"):
-        text = f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+    for what, names in (("model", [entry.name]), ("label", entry.version_labels)):
+        for name in names:
+            _check_name(what, name)
+    path = _local_path(entry.base_path)
+    if path is None:
+        text = (
+            f"Expected model {entry.name} to have an absolute path or URI; got base_path()={printable(entry.base_path)}"
+        )
         raise RequestError(Code.INVALID_ARGUMENT, text)
     if not entry.model_platform and not entry.model_type:
         text = (
@@ -92,13 +137,13 @@ def _model(entry: Any) -> Model:
         )
         raise RequestError(Code.INVALID_ARGUMENT, text, f"model {entry.name!r} needs model_platform: {PLATFORM!r}")
     if entry.model_platform not in ("", PLATFORM):
-        text = f"PlatformConfigMap has no entry for platform {entry.model_platform}"
+        text = f"PlatformConfigMap has no entry for platform {printable(entry.model_platform)}"
         raise RequestError(
             Code.FAILED_PRECONDITION, text, f"model {entry.name!r}: {PLATFORM!r} is the only one there is"
         )
     return Model(
         name=entry.name,
-        base_path=Path(entry.base_path),
+        base_path=path,
         policy=_policy(entry),
         labels=dict(entry.version_labels),
     )

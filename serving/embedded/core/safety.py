@@ -1,63 +1,190 @@
-"""What a SavedModel may not do to the server that runs it."""
+"""What a SavedModel may not do to the server that runs it.
+
+Every operation has to be known to be safe, wherever it stands (`tfserving.foundation.operations`). A few others may
+stand where they do what they are for:
+
+    signatures        none
+    initialisation    those that fill tables, from the version's own assets
+    restoration       those that fill tables, and that read the version's own checkpoint
+    what never runs   all of these, and those that write checkpoints
+
+When a signature or something that never runs has more than that, only the rest of the graph is loaded. It isn't enough
+not to run it: TensorFlow computes constants, of a file's contents too, while it imports a graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import logging
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from google.protobuf import text_format
-from google.protobuf.message import DecodeError
-
-from tfserving.foundation.graph import FILE_OPS, PYTHON_OPS, Graph, Node
-from tfserving.foundation.messages import SavedModel
+from tfserving.foundation.graph import INIT, INIT_COLLECTIONS, Graph, Node, Reach
+from tfserving.foundation.operations import ALLOWED, DOES, LOAD, NEW, RESTORE, SAVE, TABLE, UNLOAD, class_of
 from tfserving.serving.embedded.errors import Code, RequestError
 
-# Vocabularies are read from the version's own assets when it is loaded.
-_TABLES = ("InitializeTableFromTextFile", "InitializeTableFromTextFileV2")
+log = logging.getLogger(__name__)
+
 FLAG = "--allow_file_and_python_ops"
+ONE_FLAG = "--allowed_operations"
+ASSETS = "assets"
+# Where TensorFlow 1 has them.
+ASSETS_COLLECTION = "saved_model_assets"
+MAY_STAND_UNUSED = (LOAD, TABLE, RESTORE, SAVE, UNLOAD)
+# TensorFlow follows functions by recursion, and a process whose stack is full ends.
+MOST_NESTED = 100
+MOST_CALLS = 100_000
+REFUSALS_SHOWN = 5
+LONGEST_NAME = 200
 
 
-def check_operations(path: Path, tags: tuple[str, ...]) -> dict[str, str]:
-    """Why signatures of the SavedModel in `path` must not be asked: they read or write files, or call Python.
+def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ()) -> dict[str, str]:
+    """Why signatures of a MetaGraphDef, which the SavedModel in `path` has, must not be asked; they are cut out of it.
 
-    A file that is no SavedModel is left to TensorFlow, which has its own words. Raises RequestError PERMISSION_DENIED
-    when such an operation runs as soon as the graph is loaded, or when no other signature is left.
+    Operations in `allowed` may stand anywhere. Raises RequestError PERMISSION_DENIED when another one that is not known
+    to be safe runs as soon as the graph is loaded, or when no signature is left.
     """
-    graph = _read(path, tags)
-    if graph is None:
+    # TensorFlow in Python also runs what others name, the variables' say; TensorFlow Serving knows no others.
+    for name in {*meta_graph.collection_def} - {*INIT_COLLECTIONS, ASSETS_COLLECTION}:
+        del meta_graph.collection_def[name]
+    try:
+        graph = Graph(meta_graph)
+    except ValueError as error:
+        raise RequestError(Code.PERMISSION_DENIED, f"{path}: {error}") from None
+    deep, calls = graph.nesting()
+    if deep > MOST_NESTED or calls > MOST_CALLS:
+        raise RequestError(
+            Code.PERMISSION_DENIED,
+            f"{path}: functions call one another {deep:g} deep, one call comes to {calls:g} calls; allowed are "
+            f"{MOST_NESTED} deep and {MOST_CALLS} calls, with {FLAG} any",
+        )
+    # For most graphs these are the few that save and restore the variables.
+    special = [node for node in graph if node.op not in allowed and not _is_allowed(graph, node)]
+    if not special:
         return {}
-    if trouble := _trouble(node for node in graph.initializers() if node.op not in _TABLES):
-        raise RequestError(Code.PERMISSION_DENIED, f"{path}: as soon as it is loaded {trouble}")
-    refused = {
-        name: f"signature {name!r}: when it is asked {trouble}"
-        for name in graph.signatures
-        if (trouble := _trouble(graph.nodes(name)))
-    }
-    if refused and len(refused) == len(graph.signatures):
-        raise RequestError(Code.PERMISSION_DENIED, f"{path}: {'; '.join(refused.values())}")
+    assets = _assets(meta_graph)
+    loaded = _check_loading(graph, assets, path, special)
+    del meta_graph.asset_file_def[:]
+    for tensor, file in assets.items():
+        meta_graph.asset_file_def.add(filename=file).tensor_info.name = tensor
+
+    leading = graph.leading_to(special)
+    ends = {name: graph.ends(name) for name in graph.signatures}
+    found = {name: next((leading[end] for end in ends[name] if end in leading), None) for name in ends}
+    refused = {name: _refusal(name, node) for name, node in found.items() if node}
+    if refused and len(refused) == len(ends):
+        raise RequestError(Code.PERMISSION_DENIED, f"{path}: {_listed([*refused.values()])}")
+    unused = [node for node in special if class_of(node.message) not in MAY_STAND_UNUSED]
+    if refused or unused:
+        without = _listed([_where(node) for node in unused]) or "the refused signatures"
+        log.info("%s: only what is served is loaded, without %s", path, without)
+        _keep(meta_graph, loaded | graph.reach(end for name in ends if name not in refused for end in ends[name]))
+    initialised = graph.reach(graph.init)
+    if node := next((node for node in special if node in initialised), None):
+        # It is a signature, too, and a request would run it without the assets' paths.
+        refused[INIT] = _refusal(INIT, node)
     return refused
 
 
-def _trouble(nodes: Iterable[Node]) -> str:
-    """What the first operation that isn't allowed does."""
-    for node in nodes:
-        if node.op in PYTHON_OPS or node.op in FILE_OPS:
-            what = "calls Python in" if node.op in PYTHON_OPS else "reads or writes files of"
-            return f"{node} {what} this server; {FLAG} allows that"
-    return ""
+def _is_allowed(graph: Graph, node: Node) -> bool:
+    kind = class_of(node.message)
+    return kind == ALLOWED or (kind == NEW and graph.is_function(node.op))
 
 
-def _read(path: Path, tags: tuple[str, ...]) -> Graph | None:
-    saved = SavedModel()
+def _check_loading(graph: Graph, assets: dict[str, str], path: Path, special: list[Node]) -> Reach:
+    """What runs when the graph is loaded, or gets a value then. Raises RequestError when it does what it may not.
+
+    Adds to `assets` what has to be fed, too, for tables to read nothing but assets.
+    """
+    initialised = graph.reach([*graph.init, *assets])
+    restored = graph.reach([*graph.restore, graph.saver_file])
+    for node in special:
+        kind = class_of(node.message)
+        trouble = ""
+        if node in initialised and kind != LOAD:
+            trouble = _trouble(node)
+            if kind == TABLE:
+                own = _feeds_assets(graph, node, assets, path)
+                trouble = "" if own else _trouble(node, "reads a file that is not an asset of this version")
+        if not trouble and node in restored and kind != LOAD:
+            trouble = _trouble(node)
+            if kind == RESTORE:
+                own = graph.origins(node, 0) == {graph.saver_file}
+                trouble = "" if own else _trouble(node, "reads a file that is not the checkpoint of this version")
+        if trouble:
+            raise RequestError(Code.PERMISSION_DENIED, f"{path}: as soon as it is loaded {trouble}")
+    return initialised | restored
+
+
+def _feeds_assets(graph: Graph, table: Node, assets: dict[str, str], path: Path) -> bool:
+    """Whether all that `table` may read is assets; adds to `assets` the tensors that have to be fed for that."""
+    tensors = graph.origins(table, 1)
+    for tensor in tensors - assets.keys():
+        # TensorFlow 2 keeps the path in a variable. Whatever else is assigned to it, its reader gets the asset's path.
+        assigned = graph.assigned(tensor)
+        if len(assigned) == 1 and assigned <= assets.keys():
+            assets[tensor] = assets[assigned.pop()]
+    return bool(tensors) and all(tensor in assets and _is_own(assets[tensor], path) for tensor in tensors)
+
+
+def _assets(meta_graph: Any) -> dict[str, str]:
+    """The names of the version's asset files, by the tensors that get their paths when the graph is initialised."""
+    files = list(meta_graph.asset_file_def)
+    if not files and ASSETS_COLLECTION in meta_graph.collection_def:
+        for packed in meta_graph.collection_def[ASSETS_COLLECTION].any_list.value:
+            files.append(type(meta_graph)().asset_file_def.add())
+            packed.Unpack(files[-1])
+    return {file.tensor_info.name: file.filename for file in files}
+
+
+def _is_own(file: str, path: Path) -> bool:
+    """Whether the asset called `file` is a file in the version's folder `path`."""
+    if not file or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        return False
     try:
-        binary = path / "saved_model.pb"
-        if binary.is_file():
-            saved.ParseFromString(binary.read_bytes())
-        else:
-            text_format.Parse((path / "saved_model.pbtxt").read_text(encoding="utf-8"), saved)
-    except (OSError, UnicodeDecodeError, DecodeError, text_format.ParseError):
-        return None
-    for meta_graph in saved.meta_graphs:
-        if set(meta_graph.meta_info_def.tags) == set(tags):
-            return Graph(meta_graph)
-    return None
+        found = (path / ASSETS / file).resolve()
+        return found.is_relative_to(path.resolve()) and (found.is_file() or not found.exists())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _keep(meta_graph: Any, kept: Reach) -> None:
+    """Leaves in a MetaGraphDef only what is in `kept`."""
+    whole = meta_graph.graph_def
+    part = type(whole)(versions=whole.versions)
+    part.node.extend(node for node in whole.node if node.name in kept.nodes)
+    for node in part.node:
+        if "_class" in node.attr:
+            near = node.attr["_class"].list.s
+            there = [name for name in near if name.decode(errors="replace").removeprefix("loc:@") in kept.nodes]
+            del near[:]
+            near.extend(there)
+    library = whole.library
+    part.library.function.extend(f for f in library.function if f.signature.name in kept.functions)
+    part.library.gradient.extend(one for one in library.gradient if one.function_name in kept.functions)
+    whole.CopyFrom(part)
+
+
+def _refusal(signature: str, node: Node) -> str:
+    return f"signature {_shown(signature)!r}: when it is asked {_trouble(node)}"
+
+
+def _trouble(node: Node, does: str = "") -> str:
+    does = does or DOES[class_of(node.message)]
+    return f"{_where(node)} {does}; {FLAG} allows that, {ONE_FLAG}={_shown(node.op)} this operation alone"
+
+
+def _where(node: Node) -> str:
+    function = f", function {_shown(node.function)}" if node.function else ""
+    return f"{_shown(node.op)} ({_shown(node.message.name)}{function})"
+
+
+def _shown(name: str) -> str:
+    """A name, which may be anything, as it may stand in an error and in a log."""
+    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return "".join(letter if letter.isprintable() else "?" for letter in short)
+
+
+def _listed(texts: list[str]) -> str:
+    more = [f"{len(texts) - REFUSALS_SHOWN} more"] if len(texts) > REFUSALS_SHOWN else []
+    return "; ".join(texts[:REFUSALS_SHOWN] + more)

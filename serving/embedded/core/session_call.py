@@ -193,7 +193,9 @@ def _scalar(value: Any) -> Array:
 
 
 def translate(error: Exception) -> RequestError:
-    """TensorFlow's exception as this server's: the runtime's own code and text."""
+    """TensorFlow's exception as this server's: the runtime's own code and text. One of this server's stays as it is."""
+    if isinstance(error, RequestError):
+        return error
     code = getattr(error, "error_code", None)
     if code is not None and 1 <= code <= Code.UNAUTHENTICATED:
         text = str(getattr(error, "message", error))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tfserving.serving.embedded.core.model_config import Model
+from tfserving.serving.embedded.core.version_folder import GRAPHS
 
 log = logging.getLogger(__name__)
 
 # TensorFlow Serving reads folder names as 64-bit integers: 00000123 is version 123.
 VERSION = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 LARGEST_VERSION = 2**63 - 1
+
+# Base paths that take long, with tens of thousands of entries say, are left alone for so many times as long.
+LEAST_REST = 10
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
@@ -32,8 +39,11 @@ class Source:
         # Whoever polls has it, so that nothing is aspired for a model that was just removed.
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._unreadable: dict[str, str] = {}
+        # What was last logged of each model.
+        self._logged: dict[str, str] = {}
         self._thread: threading.Thread | None = None
+        # How long the base paths took at the last poll.
+        self._listing_seconds = 0.0
 
     def watch(self, models: Sequence[Model]) -> None:
         """Looks at `models` from now on instead of those before, at once; of the others nothing is aspired any more."""
@@ -45,21 +55,33 @@ class Source:
         self.poll()
 
     def poll(self) -> None:
-        """Looks at every base path once. One that can't be read leaves its model as it is, and is logged once."""
+        """Looks at every base path once.
+
+        One that can't be read leaves its model as it is. That is logged once, and so are versions that a policy names
+        and that are not there.
+        """
         with self._lock:
             self._poll()
 
     def _poll(self) -> None:
         for model in self._models:
+            started = time.monotonic()
             try:
                 versions = list_versions(model.base_path)
             except OSError as error:
-                if self._unreadable.get(model.name) != str(error):
-                    log.warning("model %r: %s; its versions stay as they are", model.name, error)
-                    self._unreadable[model.name] = str(error)
+                self._log(model, f"{error}; its versions stay as they are")
                 continue
-            self._unreadable.pop(model.name, None)
+            finally:
+                self._listing_seconds += time.monotonic() - started
+            missing = sorted(set(model.policy.specific) - versions.keys())
+            self._log(model, f"{model.base_path} has no version {', '.join(map(str, missing))}" if missing else "")
             self._aspire(model.name, {version: versions[version] for version in model.policy.choose(list(versions))})
+
+    def _log(self, model: Model, trouble: str) -> None:
+        """Logs `trouble` unless it is what was logged last; the empty one is the end of all trouble."""
+        if trouble and trouble != self._logged.get(model.name):
+            log.warning("model %r: %s", model.name, trouble)
+        self._logged[model.name] = trouble
 
     def start(self, seconds: float) -> None:
         """Polls every `seconds` from now on, in a thread; 0 and less mean never again, as in TensorFlow Serving."""
@@ -75,14 +97,35 @@ class Source:
             self._thread.join()
 
     def _follow(self, seconds: float) -> None:
-        while not self._ended.wait(seconds):
+        pause = seconds
+        while not self._ended.wait(pause):
+            self._listing_seconds = 0.0
             self.poll()
+            pause = max(seconds, LEAST_REST * self._listing_seconds)
 
 
 def list_versions(base_path: Path) -> dict[int, Path]:
     """The versions in `base_path` with their folders, lowest first. Raises OSError when it can't be read."""
+    with os.scandir(base_path) as entries:
+        numbered = sorted((entry for entry in entries if VERSION.fullmatch(entry.name)), key=lambda entry: entry.name)
     found: dict[int, Path] = {}
-    for child in sorted(base_path.iterdir()):
-        if VERSION.fullmatch(child.name) and abs(int(child.name)) <= LARGEST_VERSION and child.is_dir():
-            found.setdefault(int(child.name), child)
+    for entry in numbered:
+        if abs(int(entry.name)) <= LARGEST_VERSION and _is_folder(entry):
+            found.setdefault(int(entry.name), Path(entry.path))
     return dict(sorted(found.items()))
+
+
+def what_lies_there(base_path: Path) -> str:
+    """A hint for a base path that has no version."""
+    for name in GRAPHS:
+        if os.path.lexists(base_path / name):
+            return f"{name} lies right there: move it, and all beside it, to a folder named 1"
+    return "a version is a folder whose name is an integer"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        # A link that leads round in a circle is none. What can't be looked at may be one, whose load fails then.
+        return error.errno != errno.ELOOP

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import RecordError, read_records
 from tfserving.foundation.tensors import from_proto
 from tfserving.serving.embedded.core.example_messages import infer, infer_all
 from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS
 from tfserving.serving.embedded.core.inference import predict
 from tfserving.serving.embedded.core.loader import Servable
-from tfserving.serving.embedded.core.session_call import translate
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
@@ -90,9 +90,12 @@ _PLAYERS: dict[str, Callable[[Servable, Any], object]] = {
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    import tensorflow as tf
-
+    # TensorFlow's own reader ends the process for a record that says it is longer than the memory.
     try:
-        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
-    except tf.errors.OpError as error:
-        raise translate(error) from None
+        yield from read_records(file)
+    except RecordError as error:
+        # TensorFlow Serving's words, and what it leaves out.
+        text = f"corrupted record at {error.offset}. Please verify your warmup data is in TFRecord format."
+        raise RequestError(Code.DATA_LOSS, text, f"the warm-up file is {error}") from None
+    except OSError as error:
+        raise RequestError(Code.FAILED_PRECONDITION, f"{file}: {error.strerror}") from None

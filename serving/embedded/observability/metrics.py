@@ -65,6 +65,10 @@ class Counter:
                 self._values[values] = self._values.pop(values, 0) + by
                 _forget(self._values, self.most)
 
+    def begin_again(self) -> None:
+        """Counts from nothing, in a process that was forked."""
+        self._values, self._lock = {}, threading.Lock()
+
     def counted(self) -> dict[Values, int]:
         """The numbers as they are now."""
         with self._lock:
@@ -112,6 +116,10 @@ class Histogram:
             # TensorFlow's buckets don't have their upper limit, Prometheus' do: the page says what it means.
             cell.counts[bisect_left(self.limits, value)] += 1
             cell.total += value
+
+    def begin_again(self) -> None:
+        """Counts from nothing, in a process that was forked."""
+        self._cells, self._lock = {}, threading.Lock()
 
     def counted(self) -> dict[Values, tuple[list[int], float]]:
         """The buckets, each for itself, and the sums as they are now."""
@@ -221,6 +229,13 @@ def _count_noted() -> None:
                 REQUESTS.add(labels[0], "OK")
             elif family is LATENCY_BY_VERSION:
                 REQUESTS_BY_VERSION.add(*labels[:2], "OK")
+
+
+def begin_again() -> None:
+    """Forgets what the process had counted that this one is forked off, and what its threads had locked."""
+    for family in (*FAMILIES, *BY_VERSION):
+        family.begin_again()
+    _noted.clear()
 
 
 def counted() -> Counted:

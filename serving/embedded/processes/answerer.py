@@ -12,9 +12,10 @@ from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batching import Scheduler, read_parameters
 from tfserving.serving.embedded.core.configuration import Reloadable
-from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load, read_session_config
+from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
 from tfserving.serving.embedded.core.served import Current, Served
 from tfserving.serving.embedded.core.slots import Slots
+from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.grpc.answers import Reload
@@ -59,15 +60,12 @@ class Answerer:
     def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
         """Processes that answer on the same ports share `current`, the number of the view that counts.
 
-        `page` is what Prometheus reads. Raises StartError when the session's configuration is wrong, or no request can
-        be logged where they should be.
+        `page` is what Prometheus reads. Raises StartError when no request can be logged where they should be.
         """
         import_tensorflow()
         self._plan = plan
         self._shared = current is not None
         self._page = page
-        path = plan.flags.tensorflow_session_config_file
-        self._session_config = read_session_config(path) if path is not None else b""
         flags = plan.flags
         self._schedulers = (
             (Scheduler(plan.batching[1]), Scheduler(plan.batching[1], aside=True)) if plan.batching else None
@@ -150,13 +148,15 @@ class Answerer:
             flags.tensorflow_inter_op_parallelism or both,
             flags.enable_signature_method_name_check,
             self._batching_of(path),
-            self._session_config,
+            self._plan.session_config,
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
             flags.check_shapes,
             self._slots,
             flags.max_run_time_in_ms / 1000 or None,
+            tuple(part.strip() for part in flags.allowed_operations.split(",") if part.strip()),
         )
+        check_files(path)
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
             try:

@@ -1,14 +1,21 @@
-"""Calls between two processes that trust each other, over a socket that nobody else has."""
+"""Calls between two processes that trust each other, over a socket that nobody else has.
+
+A process that doesn't read keeps nobody waiting but those who wait for its answer: messages are sent in a thread of
+their own.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import os
+import pickle
+import queue
 import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -30,22 +37,29 @@ class Channel:
     def __init__(self, connected: socket.socket, methods: Methods, ended: Callable[[], None]) -> None:
         """Takes over a connected socket. `ended` is called, once, when the other process is gone."""
         self._socket = connected
-        self._connection = Connection(os.dup(connected.fileno()))
+        self._reading, self._writing = (Connection(os.dup(connected.fileno())) for _ in range(2))
         self._methods = methods
         self._ended = ended
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Any]] = {}
         self._closed = False
         self._lock = threading.Lock()
-        self._sending = threading.Lock()
-        threading.Thread(target=self._read, name="channel", daemon=True).start()
+        # None is the last one.
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=self._write, name="channel-out", daemon=True).start()
+        threading.Thread(target=self._read, name="channel-in", daemon=True).start()
 
-    def call(self, method: str, *args: Any) -> Any:
+    def call(self, method: str, *args: Any, seconds: float | None = None) -> Any:
         """What the other end's `method` returns.
 
-        Raises the errors of this server that it raises, RequestError INTERNAL for any other, and ClosedError.
+        Raises the errors of this server that it raises, RequestError INTERNAL for any other, ClosedError, and
+        RequestError UNAVAILABLE when nothing is returned within `seconds`.
         """
-        return self.begin(method, *args).result()
+        try:
+            return self.begin(method, *args).result(seconds)
+        except FutureTimeoutError:
+            text = f"the other process has not returned from {method!r} within {seconds:g} s"
+            raise RequestError(Code.UNAVAILABLE, text) from None
 
     def begin(self, method: str, *args: Any) -> Future[Any]:
         """As `call`, without waiting for it."""
@@ -61,22 +75,33 @@ class Channel:
 
     def close(self) -> None:
         """Ends both ends."""
-        with suppress(OSError):
+        with self._lock, suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _send(self, *message: Any) -> None:
-        # When the other end is gone whoever reads notices, too, and tells those who wait.
-        with suppress(OSError), self._sending:
-            self._connection.send(message)
+        self._outgoing.put(pickle.dumps(message))
+
+    def _write(self) -> None:
+        while (data := self._outgoing.get()) is not None:
+            try:
+                self._writing.send_bytes(data)
+            except OSError:
+                # The other end is gone: whoever reads notices, too, and tells those who wait.
+                break
+        self._writing.close()
 
     def _read(self) -> None:
         while True:
             try:
-                kind, number, *rest = self._connection.recv()
+                kind, number, *rest = self._reading.recv()
             except (EOFError, OSError):
                 break
             if kind == "call":
-                threading.Thread(target=self._answer, args=(number, *rest), daemon=True).start()
+                try:
+                    threading.Thread(target=self._answer, args=(number, *rest), daemon=True).start()
+                except RuntimeError as failure:
+                    # The system gives no more threads.
+                    self._send("answer", number, None, RequestError(Code.RESOURCE_EXHAUSTED, str(failure)))
             else:
                 with self._lock:
                     future = self._waiting.pop(number)
@@ -88,6 +113,9 @@ class Channel:
         with self._lock:
             self._closed = True
             waiting = list(self._waiting.values())
+            self._socket.close()
+        self._reading.close()
+        self._outgoing.put(None)
         for future in waiting:
             future.set_exception(ClosedError("the other process is gone"))
         self._ended()

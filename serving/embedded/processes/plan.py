@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from tfserving.serving.config_messages import read_message
 from tfserving.serving.embedded.core.batching import Parameters, read_parameters
@@ -20,7 +19,8 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 class Plan:
     """The flags, and what is in their files.
 
-    `batching` is how requests are batched and by how many threads, `metrics_path` where Prometheus asks.
+    `batching` is how requests are batched and by how many threads, `metrics_path` where Prometheus asks,
+    `session_config` a serialized ConfigProto.
     """
 
     flags: Flags
@@ -28,6 +28,7 @@ class Plan:
     batching: tuple[Parameters, int] | None = None
     metrics_path: bytes | None = None
     tls: Tls | None = None
+    session_config: bytes = b""
 
 
 def read_plan(flags: Flags) -> Plan:
@@ -38,6 +39,7 @@ def read_plan(flags: Flags) -> Plan:
         _batching(flags),
         _metrics_path(flags),
         read_tls(flags.ssl_config_file) if flags.ssl_config_file is not None else None,
+        _session_config(flags),
     )
 
 
@@ -46,7 +48,7 @@ def _models(flags: Flags) -> tuple[Model, ...]:
     if flags.model_config_file is not None:
         models = read_config(flags.model_config_file)
     else:
-        models = (single_model(flags.model_name, flags.model_base_path or Path()),)
+        models = (single_model(flags.model_name, flags.model_base_path or ""),)
     for model in models:
         if model.labels and not flags.allow_version_labels_for_unavailable_models:
             label, version = next(iter(model.labels.items()))
@@ -78,3 +80,12 @@ def _metrics_path(flags: Flags) -> bytes | None:
     if not path.startswith("/"):
         raise StartError(f"--monitoring_config_file={flags.monitoring_config_file}: path {path!r} must begin with /")
     return str(path).encode()
+
+
+def _session_config(flags: Flags) -> bytes:
+    """The ConfigProto for TensorFlow's sessions. Raises StartError when the file is something else."""
+    path = flags.tensorflow_session_config_file
+    if path is None:
+        return b""
+    config: bytes = read_message("tensorflow.ConfigProto", path, "--tensorflow_session_config_file").SerializeToString()
+    return config

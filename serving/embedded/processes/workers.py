@@ -1,13 +1,19 @@
 """Workers: processes that share the ports, and change from one view of the versions to the next in the same moment.
 
           the main process                                     each worker
-    manager: load ──────────────────────────────────────► loads and warms up
+    manager: load, in one, then in the others ──────────► loads and warms up
     all have loaded: AVAILABLE, a new view ─────────────► keeps it
     all keep it: the current number changes ──────────── every request reads the number: one moment for all
     manager: UNLOADING, a view without it, then unload ─► waits for the handles, frees it
 
-A worker answers with a version only when all can, and a request that comes later never meets one that can't. A worker
-that ends is replaced by another, which opens its ports once it has loaded what the others have.
+A worker answers with a version only when all can, and a request that comes later never meets one that can't.
+
+                   has loaded what the others have          ended, or killed because it hangs
+    forked: JOINING ───────────────────────────────► SERVING ──────────────────────────────► gone: another one is forked
+               │                                                                                ▲
+               └── ended, or can't load: another one is forked, later and later ────────────────┘
+
+The main process never waits for a worker that hangs longer than the heartbeat lets it live.
 """
 
 from __future__ import annotations
@@ -15,35 +21,39 @@ from __future__ import annotations
 import logging
 import mmap
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
+import time
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.model_config import Model
 from tfserving.serving.embedded.core.view import View
-from tfserving.serving.embedded.errors import EmbeddedError, StartError
+from tfserving.serving.embedded.errors import Code, EmbeddedError, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
-from tfserving.serving.embedded.processes.channel import Channel, ClosedError, Methods
+from tfserving.serving.embedded.processes.channel import ClosedError
+from tfserving.serving.embedded.processes.counts import Counts
+from tfserving.serving.embedded.processes.deaths import Deaths
+from tfserving.serving.embedded.processes.heartbeat import Heartbeat
+from tfserving.serving.embedded.processes.member import Member, call_all, is_gone
 from tfserving.serving.embedded.processes.plan import Plan
+from tfserving.serving.embedded.processes.process import import_tensorflow
+from tfserving.serving.embedded.processes.worker import Standing, work
 
 log = logging.getLogger(__name__)
 
-# Between the tries to replace a worker: the first wait, doubled each time, and the longest.
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-END_SECONDS = 5.0
-
-
-@dataclass
-class _Member:
-    process: subprocess.Popen[bytes]
-    channel: Channel
+# Between the tries to replace a worker that can't join: the first wait, doubled each time, and the longest.
+FIRST_WAIT, LONGEST_WAIT = 1.0, 8.0
+# A worker that lived shorter is replaced when it would have lived so long.
+SHORTEST_LIFE = 1.0
+# How long the page for Prometheus waits for what a worker counted.
+COUNTED_SECONDS = 1.0
+# How long a version that ended a worker waits for another worker, before it is tried again in one of those left.
+PLACES_SECONDS = 30.0
+TICK_SECONDS = 0.05
 
 
 class Workers:
@@ -51,33 +61,47 @@ class Workers:
 
     def __init__(self, plan: Plan) -> None:
         """Starts the processes. Raises StartError when they can't answer as `plan` says."""
+        import_tensorflow(find_devices=False)
         self._plan = plan
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
-        self._file.truncate(8)
-        self._current = memoryview(mmap.mmap(self._file.fileno(), 8)).cast("Q")
+        self._wanted = plan.flags.workers
+        self._seconds = plan.flags.worker_timeout_seconds
+        self._current = memoryview(mmap.mmap(-1, 8)).cast("Q")
         self._view = View({}, {})
-        self._loaded: dict[tuple[str, int], Path] = {}
         self._configuration: Reloadable | None = None
-        self._members: list[_Member] = []
+        # Whoever changes the view has it, or adds a worker that is to have the view.
+        self._changing = threading.Lock()
+        # The three that follow change together; with this lock nothing is waited for.
         self._lock = threading.Lock()
+        self._members: tuple[Member, ...] = ()
+        self._joining = 0
+        self._loaded: dict[tuple[str, int], Path] = {}
         self._ending = threading.Event()
-        started = [self._start() for _ in range(plan.flags.workers)]
-        preparing = [member.channel.begin("prepare", plan) for member in started]
+        self._deaths = Deaths()
+        self._counts = Counts()
+        self._heartbeat = Heartbeat(plan.flags.worker_timeout_seconds, self._standing)
+        started: list[Member] = []
         try:
-            for future in preparing:
-                future.result()
-        except EmbeddedError as error:
-            _end(started)
+            started += (self._start() for _ in range(self._wanted))
+            if len(call_all(started, "prepare")) < self._wanted:
+                raise StartError("it ended at once")
+        except (EmbeddedError, OSError) as error:
+            for member in started:
+                member.kill()
             raise StartError(f"a worker can't start: {error}") from None
-        self._members = started
+        with self._lock:
+            for member in started:
+                self._add(member)
+        self._heartbeat.start()
 
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version everywhere, or nowhere. Raises RequestError."""
-        with self._lock:
-            self._loaded[model, version] = path
-            members = list(self._members)
+        load = ("load", model, version, path)
         try:
-            _results([member.channel.begin("load", model, version, path) for member in members])
+            first = self._load_first(*load)
+            with self._lock:
+                self._loaded[model, version] = path
+                others = [member for member in self._members if member not in first]
+            call_all(others, *load)
         except EmbeddedError:
             # One that has joined meanwhile may have it, too.
             self.unload(model, version)
@@ -86,26 +110,25 @@ class Workers:
     def unload(self, model: str, version: int) -> None:
         """Frees a version everywhere, when its last handle is given back."""
         with self._lock:
-            del self._loaded[model, version]
-            members = list(self._members)
-        _results([member.channel.begin("unload", model, version) for member in members])
+            self._loaded.pop((model, version), None)
+            members = self._members
+        call_all(members, "unload", model, version)
 
     def show(self, view: View) -> None:
         """Makes `view` what all requests see from now on, in one moment."""
-        with self._lock:
+        with self._changing:
             number = self._current[0] + 1
             self._view = view
-            _results([member.channel.begin("keep", number, view) for member in self._members])
+            call_all(self._members, "keep", number, view, seconds=self._seconds)
             self._current[0] = number
 
     def open(
         self, configuration: Reloadable, grpc_socket: socket.socket | None, rest_socket: socket.socket | None
     ) -> None:
         """Has the workers answer on the ports, which nobody else gets before. Raises StartError when they can't."""
-        with self._lock:
+        with self._changing:
             self._configuration = configuration
-            members = list(self._members)
-        _results([member.channel.begin("open") for member in members])
+            call_all(self._members, "open", self._standing())
         for claimed in (grpc_socket, rest_socket):
             if claimed is not None:
                 claimed.close()
@@ -116,51 +139,89 @@ class Workers:
         Returns how many requests are cut off.
         """
         self._ending.set()
-        with self._lock:
-            members = list(self._members)
+        members = self._members
         # Each step is taken when all have taken the one before: see Answerer.
-        _results([member.channel.begin("hold") for member in members])
-        _results([member.channel.begin("refuse", seconds) for member in members])
-        return sum(_results([member.channel.begin("finish", seconds) for member in members]))
+        call_all(members, "hold")
+        call_all(members, "refuse", seconds)
+        return sum(call_all(members, "finish", seconds))
 
-    def _start(self) -> _Member:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            given = (theirs.fileno(), self._file.fileno())
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tfserving.serving.embedded.processes.worker", *map(str, given)],
-                pass_fds=given,
-                stdin=subprocess.DEVNULL,
-                # Ctrl-C is for the main process.
-                start_new_session=True,
-            )
-        methods: Methods = {"page": self._page, "names": self._names, "apply": self._apply}
-        return _Member(process, Channel(ours, methods, ended=lambda: self._replace(process)))
+    def _load_first(self, *load: Any) -> tuple[Member, ...]:
+        """Loads a version in one worker, since that may end it, and returns it; in all as long as nothing is served.
 
-    def _replace(self, process: subprocess.Popen[bytes]) -> None:
-        """Has another worker take the place of one that ended by itself."""
-        code = process.wait()
+        The worker may end for another reason, so there are two tries, the second one when others can go on without it.
+        Raises RequestError.
+        """
+        serving = self._configuration is not None
+        first: tuple[Member, ...] = ()
+        for _ in range(2 if serving else 1):
+            self._wait_for_all_but(first)
+            first = self._members[:1] if serving else self._members
+            loading = [member.channel.begin(*load) for member in first]
+            wait(loading)
+            if loading and not any(map(is_gone, loading)):
+                for future in loading:
+                    future.result()
+                return first
+        raise RequestError(Code.ABORTED, "the process that loaded it ended; what it printed is in the log")
+
+    def _wait_for_all_but(self, lost: Sequence[Member]) -> None:
+        """Waits, for a while, until there are as many workers as there should be, none of them `lost`."""
+        until = time.monotonic() + PLACES_SECONDS
+        while len(self._members) < self._wanted or set(lost).intersection(self._members):
+            if time.monotonic() > until or self._ending.wait(TICK_SECONDS):
+                break
+
+    def _start(self) -> Member:
+        member = Member(
+            partial(work, self._plan, self._current),
+            {"page": self._page, "apply": self._apply},
+            ended=self._replace,
+        )
+        self._heartbeat.watch(member)
+        return member
+
+    def _replace(self, member: Member) -> None:
+        """Has another worker take the place of one that is gone."""
+        code = member.reap()
         with self._lock:
-            left = [member for member in self._members if member.process is not process]
-            if self._ending.is_set() or len(left) == len(self._members):
-                return
-            self._members = left
+            member.gone = True
+            served = member in self._members
+            self._members = tuple(other for other in self._members if other is not member)
+            self._counts.end(member)
+        if not served or self._ending.is_set():
+            return
         log.error("a worker ended with exit code %d; another takes its place", code)
+        if hint := self._deaths.note(code):
+            log.error("%s", hint)
+        self._ending.wait(max(0.0, member.started + SHORTEST_LIFE - time.monotonic()))
+        while self._claim_place():
+            self._fill_place()
+
+    def _claim_place(self) -> bool:
+        """Whether a place is free; it is the caller's then."""
+        with self._lock:
+            free = len(self._members) + self._joining < self._wanted and not self._ending.is_set()
+            self._joining += free
+            return free
+
+    def _fill_place(self) -> None:
         pause = 0.0
         while not self._ending.wait(pause):
             try:
                 self._join()
                 log.info("a new worker answers in its place")
-                return
+                break
             except (EmbeddedError, OSError) as error:
                 pause = min(max(FIRST_WAIT, 2 * pause), LONGEST_WAIT)
                 log.error("no worker takes its place: %s; tried again in %g s", error, pause)
+        with self._lock:
+            self._joining -= 1
 
     def _join(self) -> None:
-        """Adds a worker that has what the others have. Raises StartError, RequestError or ClosedError."""
+        """Adds a worker that has what the others have. Raises StartError, RequestError, ClosedError or OSError."""
         member = self._start()
         try:
-            member.channel.call("prepare", self._plan)
+            member.channel.call("prepare")
             has: dict[tuple[str, int], Path] = {}
             while not self._joined(member, has):
                 wanted = dict(self._loaded)
@@ -172,46 +233,57 @@ class Workers:
                         member.channel.call("load", model, version, path)
                         has[model, version] = path
         except EmbeddedError:
-            _end([member])
+            member.kill()
             raise
 
-    def _joined(self, member: _Member, has: dict[tuple[str, int], Path]) -> bool:
-        """Makes one of the others of a worker that has all they have, or answers False."""
-        with self._lock:
-            if has != self._loaded:
-                return False
-            if not self._ending.is_set():
-                member.channel.call("keep", self._current[0], self._view)
-                if self._configuration is not None:
-                    member.channel.call("open")
-                self._members.append(member)
+    def _joined(self, member: Member, has: dict[tuple[str, int], Path]) -> bool:
+        """Makes one of the others of a worker that has all they have, or returns False."""
+        with self._changing:
+            member.channel.call("keep", self._current[0], self._view)
+            with self._lock:
+                if has != self._loaded:
+                    return False
+                self._add(member)
+            if self._configuration is not None:
+                member.channel.call("open", self._standing())
             return True
 
-    def _page(self) -> bytes:
-        with self._lock:
-            members = list(self._members)
-        return metrics.page(_results([member.channel.begin("counted") for member in members]))
+    def _add(self, member: Member) -> None:
+        """Makes one of the others of a worker that lives, with the lock held. Raises ClosedError."""
+        if member.gone:
+            raise ClosedError("it ended")
+        self._members += (member,)
+        self._counts.begin(member)
 
-    def _names(self) -> frozenset[str]:
-        return self._configuration.names if self._configuration else frozenset()
+    def _page(self) -> bytes:
+        members = self._members
+        counting = {member: member.channel.begin("counted") for member in members}
+        wait(counting.values(), COUNTED_SECONDS)
+        silent = []
+        for member, future in counting.items():
+            if not future.done():
+                silent.append(member.pid)
+            elif not future.exception():
+                self._counts.note(member, future.result())
+        page = metrics.page(self._counts.all())
+        said = [f"# worker {pid} did not respond: what it last counted is in the sums\n" for pid in silent]
+        return page + "".join(said).encode()
+
+    def _standing(self) -> Standing:
+        """What the heartbeat sends to the workers."""
+        if self._configuration is None:
+            return Standing()
+        members = self._members
+        silent = len(self._heartbeat.silent(members))
+        trouble = ""
+        if silent:
+            trouble = f"{silent} of {self._wanted} workers hang"
+        elif 2 * len(members) < self._wanted:
+            trouble = f"{len(members)} of {self._wanted} workers are there"
+        return Standing(self._configuration.names, trouble)
 
     def _apply(self, models: Sequence[Model], seconds: float | None) -> None:
         assert self._configuration is not None
         self._configuration.apply(models, seconds)
-
-
-def _results(futures: Sequence[Future[Any]]) -> list[Any]:
-    """What all answered but those that are gone, when all have. Raises the first error."""
-    wait(futures)
-    return [future.result() for future in futures if not isinstance(future.exception(), ClosedError)]
-
-
-def _end(members: Sequence[_Member]) -> None:
-    for member in members:
-        member.channel.close()
-    for member in members:
-        try:
-            member.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            member.process.kill()
-            member.process.wait()
+        # Readiness is of these models as soon as the change is answered.
+        call_all(self._members, "heartbeat", self._standing(), seconds=self._seconds)

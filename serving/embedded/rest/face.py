@@ -24,7 +24,7 @@ from tfserving.serving.embedded.rest.examples_request import read_examples
 from tfserving.serving.embedded.rest.http import TEXT, RefusedError, Request, Response, page, unpacked
 from tfserving.serving.embedded.rest.json_parser import parse
 from tfserving.serving.embedded.rest.plain_predict import Plain, read_plain
-from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
+from tfserving.serving.embedded.rest.predict_request import complete_empty, read_inputs, signature_name
 from tfserving.serving.embedded.rest.records import log_examples, log_predict, size_of, size_of_examples
 from tfserving.serving.embedded.rest.urls import (
     INFERENCE,
@@ -85,8 +85,9 @@ class RestFace:
         largest_body: int = 0,
         most_values: int = 0,
     ) -> None:
-        """`wanted` tells the models that must be there to be ready. `explain` is for errors.
+        """`wanted` returns the models that must be there to be ready, or raises RequestError when the server is not.
 
+        `explain` is for errors.
         `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them. A body
         that inflates to more than `largest_body` bytes, or is a document of more than `most_values` values, is refused;
         0 is no limit.
@@ -170,7 +171,11 @@ class RestFace:
             return Response(200, b"ok\n", TEXT)
         available = self._served.view.available()
         model = unescape(match["model"])
-        missing = sorted(name for name in ([model] if model else self._wanted()) if not available.get(name))
+        try:
+            wanted = self._wanted()
+        except RequestError as error:
+            return Response(503, f"{error}\n".encode(), TEXT)
+        missing = sorted(name for name in ([model] if model else wanted) if not available.get(name))
         if missing:
             text = f"not ready: no version available of {', '.join(map(repr, missing))}\n"
             return Response(503, text.encode("utf-8", "surrogateescape"), TEXT)
@@ -215,6 +220,8 @@ class RestFace:
             if not signature.inputs:
                 raise RequestError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
             arrays, in_rows = read_inputs(document, signature.inputs)
+            if servable.check_shapes:
+                arrays = complete_empty(arrays, signature.inputs)
             outputs = predict(servable, signature, arrays, lambda array: array)
         self._log_predict(name, arrays, outputs)
         return Response(200, (answers.rows if in_rows else answers.columns)(outputs))

@@ -50,6 +50,20 @@ def read_inputs(document: dict[Any, Any], inputs: Inputs) -> tuple[dict[str, Arr
     raise _invalid("Missing 'inputs' or 'instances' key")
 
 
+def complete_empty(arrays: Mapping[str, Array], inputs: Inputs) -> dict[str, Array]:
+    """`arrays`, those without elements in the shape that their input has beyond the dimensions that JSON could say.
+
+    The lists of JSON end at the first empty one: `[]` is all that there is for a batch of no rows, of any shape.
+    """
+    return {name: _complete(array, inputs[name]) for name, array in arrays.items()}
+
+
+def _complete(array: Array, spec: TensorSpec) -> Array:
+    if array.size or spec.shape is None or array.ndim >= len(spec.shape):
+        return array
+    return array.reshape(*array.shape, *(max(0, size) for size in spec.shape[array.ndim :]))
+
+
 def _columns(value: Any, inputs: Inputs) -> dict[str, Array]:
     if not _is_named(value):
         _check_single(inputs, "inputs is a plain value/list, but expecting an object")

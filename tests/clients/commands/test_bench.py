@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -94,12 +95,59 @@ def test_the_highest_rate_is_said(server: Server, monkeypatch: pytest.MonkeyPatc
         (["--requests", "nowhere"], "is no folder"),
         (["--compare", __file__], "is not what bench --json wrote"),
         (["--report", "report.pdf"], "does not end with .html"),
+        (["--rate", "inf"], "'inf' is no list of numbers above 0"),
+        (["--rate", "nan"], "'nan' is no list of numbers above 0"),
+        (["--concurrency", "1000000000"], "1e+09 is too large: 10000 is the most"),
+        (["--processes", "99999"], "99999 is not in the range 0<=x<="),
+        (
+            ["--batch", "1000000000"],
+            "a request of 1000000000 rows would have 12000000000 bytes, 536870912 are the most",
+        ),
+        (["--window", "inf"], "inf is no number of seconds up to"),
+        (["--timeout", "nan"], "nan is no number of seconds up to"),
+        (["--limit", "p99=1.2.3ms"], "is no limit on"),
     ],
 )
 def test_what_can_not_be_meant_is_refused_at_once(quick: list[str], options: list[str], said: str) -> None:
     result = run(*quick, *options)
     assert result.exit_code in (1, 2), result.output
     assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("rate", ["1000000", "1e9"])
+def test_a_rate_that_no_client_can_ask_ends_in_time_and_is_said(quick: list[str], rate: str) -> None:
+    started = time.monotonic()
+    result = run(*quick, *SHORTEST, "--rate", rate, "--processes", "1")
+    assert time.monotonic() - started < 40
+    assert "the client is the bottleneck: its processes (1) can't ask more than " in result.output
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("http://127.0.0.1:1/x", "failed to connect"),
+        ("http://{rest}/v1/models/scale", "it has no :tensorflow:serving:request_latency of the model 'scale'"),
+        ("http://{rest}/nowhere", "HTTP 404"),
+        ("metrics.txt", "'metrics.txt' is no URL of a page"),
+    ],
+)
+def test_a_metrics_page_that_can_not_be_read_is_left_out_with_a_word(server: Server, page: str, said: str) -> None:
+    url = page.format(rest=server.rest)
+    asked = ("--server", server.url("grpc"), "--model", "scale", "--concurrency", "1", "--metrics", url)
+    result = run(*asked, *SHORTEST, "--json")
+    assert result.exit_code == 0, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"the server's own time is left out: --metrics {url}: ")
+    assert said in line or said.replace("HTTP 404", "Not Found") in line, line
+
+
+def test_a_report_that_can_not_be_written_does_not_lose_the_result(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "full.html").symlink_to("/dev/full")
+    asked = ("--server", server.url("grpc"), "--model", "scale", "--concurrency", "1", *SHORTEST)
+    result = run(*asked, "--report", tmp_path / "full.html")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[2].startswith("1 at a time  ")
+    assert result.stderr == f"Error: the report can't be written: {tmp_path}/full.html: No space left on device\n"
 
 
 def test_ctrl_c_ends_it_and_its_processes(quick: list[str]) -> None:

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from tests.servers import ModelServer
 from tests.serving.embedded import running, saved_models
+from tests.serving.embedded.graphs import Bait
 from tests.serving.embedded.running import Asker, Process, Start
 
 # Models of the shared server, each with a first version that tests may add others to.
@@ -140,3 +141,21 @@ def ask(server: Process) -> Iterator[Asker]:
     asker = Asker(server)
     yield asker
     asker.close()
+
+
+@pytest.fixture
+def bait(tmp_path: Path) -> Iterator[Bait]:
+    made = Bait(tmp_path)
+    yield made
+    if not made.opened.is_set():
+        made.release()
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """A version's folder with the asset `words`, and beside it another file, `secret`."""
+    assets = tmp_path / "m" / "1" / "assets"
+    assets.mkdir(parents=True)
+    (assets / "words").write_text("red\nblue\n")
+    (tmp_path / "secret").write_text("secret\n")
+    return assets.parent

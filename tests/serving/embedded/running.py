@@ -171,6 +171,12 @@ class Process:
 Start = Callable[..., Process]
 
 
+def workers_of(server: Process) -> set[int]:
+    """The process ids of a server's workers."""
+    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    return {int(pid) for listed in children for pid in listed.read_text().split()}
+
+
 class Gate:
     """A file that requests to the model `saved_models.gated` wait for; they answer OPEN."""
 

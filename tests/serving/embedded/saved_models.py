@@ -106,6 +106,13 @@ def lookup(folder: Path) -> Path:
     return path
 
 
+def fatal(folder: Path, version: int = 1) -> Path:
+    """A convolution of `x`, which is of any rank: one of rank 1 ends the process, by a check of oneDNN's."""
+    module = tf.Module()
+    module.run = function(lambda x: {"y": tf.nn.conv2d(x, tf.ones([1, 1, 1, 1]), 1, "SAME")}, x=(tf.float32, None))
+    return save(folder, version, module, {"serving_default": module.run})
+
+
 def slow(folder: Path) -> Path:
     """Takes as long as `steps` matrix products of 200 by 200 take, then answers how many they were as `done`."""
     module = tf.Module()
@@ -233,3 +240,41 @@ def writes_when_loaded(folder: Path, target: Path) -> Path:
         )
         builder.save()
     return path
+
+
+def trained(folder: Path) -> Path:
+    """As TensorFlow 1 wrote it, with what trained it: `y` is `x` times a variable, and `id` the line of `word`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    v1 = tf.compat.v1
+    vocabulary = folder / "vocabulary.txt"
+    vocabulary.write_text("red\nblue\n")
+    with tf.Graph().as_default(), v1.Session() as session:
+        x, word = v1.placeholder(tf.float32, [None], "x"), v1.placeholder(tf.string, [None], "word")
+        factor = v1.get_variable("factor", initializer=3.0, use_resource=False)
+        lines = tf.lookup.TextFileInitializer(
+            str(vocabulary),
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+        )
+        table = tf.lookup.StaticHashTable(lines, -1)
+        rows = tf.strings.to_number(tf.queue.FIFOQueue(2, [tf.string]).dequeue()) + tf.cast(
+            tf.strings.length(tf.io.read_file("/nowhere")), tf.float32
+        )
+        v1.train.AdamOptimizer().minimize((rows - factor) ** 2)
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        signature = v1.saved_model.predict_signature_def(
+            {"x": x, "word": word}, {"y": x * factor, "id": table.lookup(word)}
+        )
+        builder = v1.saved_model.Builder(str(folder / "1"))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {"serving_default": signature},
+            main_op=v1.tables_initializer(),
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+        )
+        builder.save()
+    vocabulary.unlink()
+    return folder / "1"

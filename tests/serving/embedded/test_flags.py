@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.serving.embedded.running import ROOT
-from tfserving.serving.embedded.flags import Flags, command
+from tfserving.serving.embedded.flags import MOST_WORKERS, Flags, command
 
 
 def invoke(*arguments: str) -> tuple[Result, list[Flags]]:
@@ -81,7 +81,10 @@ def test_a_poll_can_be_shorter_than_a_second() -> None:
         (["--batching_parameters_file=batch.conf"], "--batching_parameters_file needs --enable_batching"),
         (["--enable_per_model_batching_parameters"], "--enable_per_model_batching_parameters needs --enable_batching"),
         (["--grpc_channel_arguments=grpc.max_connection_age_ms"], "grpc.max_connection_age_ms is not key=value"),
+        (["--trusted_proxies=10.0.0.1,10.1.0.1/16,proxy"], "10.1.0.1/16, proxy is not an address or a network"),
         (["--workers=0"], "0 is not in the range"),
+        (["--workers=99999"], f"--workers=99999 is more than the {MOST_WORKERS} that this machine may have"),
+        (["--worker_timeout_seconds=0"], "0.0 is not in the range"),
         (["--workers=2", "--grpc_socket_path=/run/m"], "--grpc_socket_path is one process's own"),
         (["--request_log_sampling_rate=0.1"], "--request_log_sampling_rate needs a --request_log"),
         (["--request_log=r", "--request_log_sampling_rate=2"], "2.0 is not in the range"),

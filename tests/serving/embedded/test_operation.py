@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import ssl
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_a_session_configuration_that_is_none_is_refused(
     (tmp_path / "session.config").write_text("threads: 1")
     flag = f"--tensorflow_session_config_file={tmp_path}/session.config"
     server = start(f"--model_base_path={models}/scale", flag)
-    assert server.wait() == engine.refused(1)
+    assert server.wait() == engine.refused(2)
     if engine.embedded:
         assert f"{flag}: line 1" in server.output
         assert "it needs a text ConfigProto" in server.output
@@ -235,10 +236,23 @@ def test_clients_without_a_certificate_are_refused_when_that_is_wanted(
 
 
 def test_a_configuration_of_tls_that_can_not_work_is_refused_and_not_shown(authority: Authority) -> None:
-    other = authority.config("other.config", key="client.key")
-    with pytest.raises(StartError, match="server_key, server_cert and custom_ca can't be used together") as refused:
-        read_tls(other)
-    assert "BEGIN" not in str(refused.value)
+    encrypt = ("openssl", "pkey", "-in", "server.key", "-aes256", "-passout", "pass:secret", "-out", "encrypted.key")
+    subprocess.run(encrypt, cwd=authority.folder, check=True, capture_output=True)
+    (authority.folder / "junk").write_text("junk")
+    ca = f"custom_ca: {json.dumps(authority.text('ca.key'))}"
+    for key, certificate, more, why in (
+        ("client.key", "server.pem", (), "server_key is not the key of server_cert"),
+        ("encrypted.key", "server.pem", (), "server_key is encrypted, and nobody is asked for its password"),
+        ("server.pem", "server.key", (), "server_key has no private key in PEM"),
+        ("server.key", "junk", (), "server_cert has no certificate in PEM"),
+        ("server.key", "server.pem", (ca,), "custom_ca has no certificate in PEM"),
+    ):
+        with pytest.raises(StartError) as refused:
+            read_tls(authority.config("wrong.config", *more, key=key, certificate=certificate))
+        assert f"server_key, server_cert and custom_ca can't be used together: {why}" in str(refused.value)
+    authority.config("torn.config", "nonsense")
+    with pytest.raises(StartError, match=r"torn\.config: line 3:\d+; it needs a text SSLConfig$"):
+        read_tls(authority.folder / "torn.config")
     (authority.folder / "empty.config").write_text("")
     with pytest.raises(StartError, match="it has no server_key, a PEM text"):
         read_tls(authority.folder / "empty.config")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,9 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from tests.servers import ModelServer
+from tests.authority import Authority
+from tests.servers import EMBEDDED, ModelServer
 from tests.serving.embedded.running import ROOT, Asker, Process, Start, embedded_only, free_port, together, wait_until
 
 pytestmark = together
@@ -71,6 +75,107 @@ def test_models_that_do_not_load_are_named_with_version_path_and_cause(
         assert len(re.findall(r"model 'broken' version 1 failed to load", output)) == 2
         assert "serving:" not in output
         assert "Traceback" not in output
+
+
+@embedded_only
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_while_tensorflow_is_imported_ends_at_once_and_quietly(
+    start_command: Start, models: Path, workers: int
+) -> None:
+    server = start_command(f"--model_base_path={models}/scale", f"--workers={workers}")
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    wait_until("the import of TensorFlow", lambda: "libtensorflow" in maps.read_text())
+    server.signal(signal.SIGINT)
+
+    assert server.wait(10) == 0
+    assert server.output == ""
+
+
+def test_closed_standard_files_are_no_sockets_later(models: Path) -> None:
+    ports = free_port(), free_port()
+    flags = (f"--model_base_path={models}/scale", "--workers=2", "--access_log")
+    command = [*EMBEDDED.command, f"--port={ports[0]}", f"--rest_api_port={ports[1]}", *flags]
+    server = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=ROOT)
+    try:
+        wait_until("an answer", lambda: status(ports[1]) is not None or server.poll() is not None, 120)
+        # The first lines of the access log are written by now.
+        assert [status(ports[1]) for _ in range(5)] == [200] * 5
+        server.terminate()
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+def status(port: int) -> int | None:
+    """The status of a request to a model, None as long as nobody listens."""
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/v1/models/default", trust_env=False).status_code
+    except httpx2.ConnectError:
+        return None
+
+
+def test_a_server_needs_no_temporary_folder(models: Path, authority: Authority) -> None:
+    ports = free_port(), free_port()
+    tls = ("--rest_api_enable_tls", f"--ssl_config_file={authority.config('start.config')}")
+    flags = (f"--port={ports[0]}", f"--rest_api_port={ports[1]}", f"--model_base_path={models}/scale", *tls)
+    # As on a read-only disk, for who looks for a folder.
+    code = "import tempfile; tempfile._candidate_tempdir_list = lambda: []; import runpy; "
+    run = code + "runpy.run_module('tfserving.serving.embedded', run_name='__main__')"
+    with subprocess.Popen(
+        [sys.executable, "-c", run, *flags, "--workers=2"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        said = []
+        for line in server.stderr:
+            said.append(line)
+            if "serving: " in line:
+                server.terminate()
+        assert server.wait(30) == 0, said
+    assert any("serving: " in line for line in said)
+
+
+@embedded_only
+def test_a_version_of_whatever_hurts_no_other(start: Start, models: Path, tmp_path: Path) -> None:
+    good = models / "scale" / "1"
+    base = tmp_path / "m"
+    shutil.copytree(good, base / "1")
+    for number in (2, 3, 4):
+        (base / str(number)).mkdir()
+    os.mkfifo(base / "2" / "saved_model.pb")
+    (base / "3" / "saved_model.pb").mkdir()
+    (base / "4" / "saved_model.pb").symlink_to("saved_model.pb")
+    for number in (5, 6, 7, 8):
+        shutil.copytree(good, base / str(number))
+    (base / "5" / "variables" / "variables.index").unlink()
+    os.mkfifo(base / "5" / "variables" / "variables.index")
+    os.truncate(base / "6" / "saved_model.pb", 2**31)
+    (base / "7" / "assets.extra").mkdir()
+    os.mkfifo(base / "7" / "assets.extra" / "tf_serving_warmup_requests")
+    # What TensorFlow doesn't read may be anything.
+    (base / "8" / "up").symlink_to("..")
+    os.mkfifo(base / "8" / "pipes")
+    (base / "9").symlink_to("9")
+    for number in range(1000, 3000):
+        (base / str(number)).touch()
+    (tmp_path / "config").write_text(
+        f'model_config_list {{ config {{ name: "m" base_path: "file://{base}" model_platform: "tensorflow" '
+        "model_version_policy { all {} } } }"
+    )
+    server = start(f"--model_config_file={tmp_path}/config", "--max_num_load_retries=0").ready()
+
+    states = Asker(server).status("m")
+    assert {version for version, (state, _) in states.items() if state == "AVAILABLE"} == {1, 8}
+    assert set(states) == set(range(1, 9))
+    for version, why in (
+        (2, f"{base}/2/saved_model.pb is neither a file nor a folder"),
+        (3, "Specified file path does not appear to contain a SavedModel bundle"),
+        (4, "Specified file path does not appear to contain a SavedModel bundle"),
+        (5, f"{base}/5/variables/variables.index is neither a file nor a folder"),
+        (6, f"{base}/6/saved_model.pb has {2**31} bytes; a SavedModel's graph has at most"),
+        (7, f"{base}/7/assets.extra/tf_serving_warmup_requests is neither a file nor a folder"),
+    ):
+        assert states[version][1].startswith(why), states[version]
 
 
 @embedded_only
@@ -140,15 +245,20 @@ def test_a_configuration_that_can_not_work_is_refused_before_anything_starts(
             "model 'default': base path /no/such/folder: No such file or directory",
         ),
         (["--model_base_path=/", "--model_name=m"], "model 'm': base path / has no version"),
+        (
+            ["--model_base_path={models}/scale/1"],
+            "base path {models}/scale/1 has no version; saved_model.pb lies right there: move it, and all beside it, "
+            "to a folder named 1",
+        ),
     ],
 )
 def test_a_model_that_nobody_waits_for_is_refused_before_anything_starts(
-    start_command: Start, flags: list[str], text: str
+    start_command: Start, models: Path, flags: list[str], text: str
 ) -> None:
-    server = start_command(*flags, "--file_system_poll_wait_seconds=0")
+    server = start_command(*(flag.format(models=models) for flag in flags), "--file_system_poll_wait_seconds=0")
 
     assert server.wait(10) == 1
-    assert text in server.output
+    assert text.format(models=models) in server.output
     assert "Traceback" not in server.output
 
 

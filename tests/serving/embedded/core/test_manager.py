@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,78 @@ def test_a_version_that_is_not_wanted_any_more_is_not_tried_again(versions: dict
 
     reach(served, 3, State.END)
     assert len(loader.tries) < 20
+
+
+@pytest.fixture
+def patient(served: Served) -> Iterator[Manager]:
+    """A manager that waits for an hour before it tries again, unless something else happens."""
+    manager = Manager(served, retries=5, retry_seconds=3600)
+    yield manager
+    manager.stop(30)
+
+
+def fail(manager: Manager, served: Served, path: Path) -> None:
+    """Has `path` aspired as version 3, and waits until its first try has failed."""
+    manager.aspire("m", {3: path})
+    wait_until("a failed try", lambda: served.view.statuses("m", 3)[0].error is not None)
+
+
+def test_while_a_version_waits_to_be_tried_again_its_status_has_the_error(
+    patient: Manager, served: Served, versions: dict[int, Path]
+) -> None:
+    fail(patient, served, versions[3])
+
+    (status,) = served.view.statuses("m", 3)
+    assert status.state is State.LOADING
+    assert status.error is not None
+    assert status.error.code is Code.OUT_OF_RANGE
+
+
+def test_a_version_that_waits_is_given_up_when_its_folder_is_gone(
+    patient: Manager, served: Served, versions: dict[int, Path], loader: Loader
+) -> None:
+    fail(patient, served, versions[3])
+    patient.aspire("m", {})
+
+    reach(served, 3, State.END)
+    assert loader.tries == [3]
+
+
+def test_a_version_that_waits_is_tried_again_when_its_folder_has_changed(
+    patient: Manager, served: Served, versions: dict[int, Path], loader: Loader, tmp_path: Path
+) -> None:
+    path = tmp_path / "3"
+    shutil.copytree(versions[3], path)
+    fail(patient, served, path)
+    # It is being written, each time it is looked at.
+    for size in (100, 200, 300):
+        (path / "saved_model.pb").write_bytes(b"\xff" * size)
+        patient.aspire("m", {3: path})
+    assert loader.tries == [3]
+
+    shutil.rmtree(path)
+    shutil.copytree(versions[1], path)
+    patient.aspire("m", {3: path})
+    patient.aspire("m", {3: path})
+    reach(served, 3, State.AVAILABLE)
+    assert served.view.statuses("m", 3)[0].error is None
+
+
+def test_a_version_that_was_given_up_is_loaded_when_it_is_repaired(
+    manager: Manager, served: Served, versions: dict[int, Path], loader: Loader, tmp_path: Path
+) -> None:
+    path = tmp_path / "3"
+    shutil.copytree(versions[3], path)
+    manager.aspire("m", {3: path})
+    reach(served, 3, State.END)
+    for _ in range(3):
+        manager.aspire("m", {3: path})
+    assert loader.tries == [3, 3], "a folder that has not changed is not tried again"
+
+    shutil.copy(versions[1] / "saved_model.pb", path)
+    for _ in range(2):
+        manager.aspire("m", {3: path})
+    reach(served, 3, State.AVAILABLE)
 
 
 def test_with_no_version_aspired_all_are_unloaded(manager: Manager, served: Served, versions: dict[int, Path]) -> None:

@@ -85,14 +85,56 @@ def test_a_configuration_that_says_nonsense_is_refused(tmp_path: Path, text: str
     assert error in str(failure.value)
 
 
-def test_a_configuration_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "models.config"
-    path.write_bytes(b"\xff\xfe\x00")
+@pytest.mark.parametrize(
+    ("name", "trouble"),
+    [
+        ("", "model name '' can't be used: it is empty"),
+        (r"a\033[31m", r"model name 'a\x1b[31m' can't be used: it has a character that can't be printed"),
+        ("x" * 1_000_000, f"model name '{'x' * 300}…' can't be used: it has 1000000 characters, at most 255"),
+    ],
+    ids=("empty", "escape", "long"),
+)
+def test_a_name_that_no_log_and_no_metric_can_carry_is_refused(tmp_path: Path, name: str, trouble: str) -> None:
+    with pytest.raises(StartError) as failure:
+        read_config(one(tmp_path, name=name))
+    assert trouble in str(failure.value)
+    with pytest.raises(StartError, match="label name '' can't be used"):
+        read_config(one(tmp_path, 'version_labels { key: "" value: 1 }'))
 
-    with pytest.raises(StartError, match="can't decode"):
-        read_config(path)
+
+@pytest.mark.parametrize("uri", ["file:///models/m", "file://localhost/models/m", "FILE:///models/m"])
+def test_a_base_path_may_be_a_uri_of_a_file(tmp_path: Path, uri: str) -> None:
+    (model,) = read_config(one(tmp_path, base_path=uri))
+
+    assert model.base_path == single_model("m", uri).base_path == Path("/models/m")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/m", "gs://bucket/m", "hdfs://host:9000/m"])
+def test_a_uri_of_something_else_is_refused_with_what_to_do(tmp_path: Path, uri: str) -> None:
+    error = (
+        f"File system scheme '{uri.partition(':')[0]}' not implemented (file: '{uri}'); this server reads local folders"
+    )
+    with pytest.raises(StartError) as in_file:
+        read_config(one(tmp_path, base_path=uri))
+    with pytest.raises(StartError) as in_flag:
+        single_model("m", uri)
+
+    assert str(in_file.value).startswith(f"--model_config_file={tmp_path}/models.config: {error}")
+    assert str(in_flag.value).startswith(f"--model_base_path={uri}: {error}")
+    assert "tfserving export publish" in str(in_flag.value)
+
+
+@pytest.mark.parametrize("path", ["file://models", "/a\\000b", "/" + "x" * 5000])
+def test_a_base_path_that_no_folder_can_have_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(StartError, match=r"Expected model m to have an absolute path|can't be the path of a folder"):
+        read_config(one(tmp_path, base_path=path))
 
 
 def test_a_relative_base_path_is_answered_with_the_absolute_one() -> None:
     with pytest.raises(StartError, match=f"must be absolute; here that would be {Path.cwd()}/models/m"):
-        single_model("m", Path("models/m"))
+        single_model("m", "models/m")
+
+
+def test_a_name_of_the_command_line_is_checked_too() -> None:
+    with pytest.raises(StartError, match="--model_name: model name '' can't be used"):
+        single_model("", "/models/m")

@@ -74,6 +74,34 @@ def test_a_base_path_that_is_gone_changes_nothing_stops_no_other_and_is_said_onc
     ]
 
 
+def test_versions_that_a_policy_names_and_that_are_not_there_are_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders(tmp_path, "1")
+    aspired = Aspired()
+    source = Source([Model("m", tmp_path, VersionPolicy(latest=None, specific=(9, 1, 7)))], aspired)
+
+    with caplog.at_level(logging.WARNING):
+        source.poll()
+        source.poll()
+        folders(tmp_path, "7")
+        source.poll()
+
+    assert aspired.calls == [("m", [1]), ("m", [1]), ("m", [1, 7])]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"model 'm': {tmp_path} has no version 7, 9",
+        f"model 'm': {tmp_path} has no version 9",
+    ]
+
+
+def test_a_link_that_leads_nowhere_is_no_version(tmp_path: Path) -> None:
+    folders(tmp_path, "1", "elsewhere")
+    for name, target in (("2", "2"), ("3", "nowhere"), ("4", "elsewhere")):
+        (tmp_path / name).symlink_to(target)
+
+    assert list(list_versions(tmp_path)) == [1, 4]
+
+
 def test_a_started_source_sees_a_new_version(tmp_path: Path) -> None:
     folders(tmp_path, "1")
     aspired = Aspired()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.serving.embedded import saved_models
 from tests.serving.embedded.saved_models import rows
+from tfserving.foundation.crc32c import masked_crc32c
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import write_records
 from tfserving.serving.embedded.core import warmup
@@ -73,12 +75,31 @@ def test_a_request_that_fails_fails_the_warm_up(servable: Servable, version: Pat
         warmup.play(servable, version)
 
 
-def test_a_file_that_is_no_record_file_fails(servable: Servable, version: Path) -> None:
+def length(size: int) -> bytes:
+    """The start of a record of `size` bytes."""
+    written = struct.pack("<Q", size)
+    return written + struct.pack("<I", masked_crc32c(written))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"garbage\n",
+        b"this is not a record file at all, not even close\n",
+        # TensorFlow's own reader ends the process for this.
+        length(2**45) + b"abc",
+        length(3) + b"abc" + b"sum?",
+    ],
+    ids=["short", "text", "endless", "damaged"],
+)
+def test_a_file_that_is_no_record_file_fails(servable: Servable, version: Path, data: bytes) -> None:
     file = version / warmup.FILE
     file.parent.mkdir()
-    file.write_bytes(b"this is not a record file at all, not even close\n")
+    file.write_bytes(data)
 
     with pytest.raises(RequestError) as failure:
         warmup.play(servable, version)
 
     assert failure.value.code is Code.DATA_LOSS
+    assert failure.value.text.startswith("corrupted record at 0. Please verify your warmup data")
+    assert str(file) in failure.value.explanation

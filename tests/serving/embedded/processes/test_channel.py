@@ -86,6 +86,25 @@ def test_errors_that_the_other_process_may_not_know_are_told(ends: Ends) -> None
     assert near.call("double", 1) == 2
 
 
+def test_a_call_may_be_given_up(ends: Ends) -> None:
+    near, _, _ = ends
+    with pytest.raises(RequestError, match=r"the other process has not returned from 'wait' within 0.01 s") as error:
+        near.call("wait", seconds=0.01)
+    assert error.value.code is Code.UNAVAILABLE
+    assert near.call("double", 1) == 2
+
+
+def test_a_process_that_does_not_read_keeps_no_caller_waiting() -> None:
+    one, _silent = socket.socketpair()
+    channel = Channel(one, {}, lambda: None)
+    # More than the system keeps for who doesn't read.
+    waiting = [channel.begin("double", b"x" * 100_000) for _ in range(100)]
+    assert not any(call.done() for call in waiting)
+    channel.close()
+    with pytest.raises(ClosedError):
+        waiting[-1].result(10)
+
+
 def test_when_the_other_end_is_gone_all_calls_end(ends: Ends) -> None:
     near, far, ended = ends
     waiting = near.begin("wait")

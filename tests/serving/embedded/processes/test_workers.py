@@ -18,19 +18,13 @@ from google.protobuf import text_format
 
 from tests.servers import ModelServer
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Process, Start, embedded_only, wait_until
+from tests.serving.embedded.running import Asker, Process, Start, embedded_only, wait_until, workers_of
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 
 pytestmark = embedded_only
 # The kernel gives each connection to one of the workers; of so many, both get some.
 CONNECTIONS = 16
-
-
-def workers_of(server: Process) -> set[int]:
-    """The process ids of a server's workers."""
-    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
-    return {int(pid) for listed in children for pid in listed.read_text().split()}
 
 
 def stage(folder: Path, model: str, versions: Iterable[int]) -> None:
@@ -226,13 +220,12 @@ def test_a_port_is_not_shared_with_another_server(server: Process, start_command
 
 
 def test_what_keeps_a_worker_from_starting_ends_the_server(start_command: Start, folder: Path) -> None:
-    session = folder / "session"
-    session.write_text("nonsense")
-    server = start_command(*flags(folder), f"--tensorflow_session_config_file={session}")
+    server = start_command(*flags(folder), f"--request_log={folder}/nowhere/log")
     assert server.wait() == 1
     assert re.search(
-        r"^\S+ error: a worker can't start: --tensorflow_session_config_file=.*session", server.output, re.M
+        r"^\S+ error: a worker can't start: --request_log=.*nowhere/log.*: No such file", server.output, re.M
     )
+    assert "another takes its place" not in server.output
 
 
 def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(
@@ -240,6 +233,8 @@ def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(
 ) -> None:
     workers = workers_of(server)
     assert len(workers) == 2
+    # Not even one that can't notice.
+    os.kill(min(workers), signal.SIGSTOP)
     server.signal(signal.SIGKILL)
     again = start_command(*flags(folder), grpc_port=server.grpc_port, rest_port=server.rest_port).ready()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

@@ -8,7 +8,7 @@ import pytest
 from tfserving.foundation.tensors import BY_NAME
 from tfserving.serving.embedded.core.signature import TensorSpec
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
+from tfserving.serving.embedded.rest.predict_request import complete_empty, read_inputs, signature_name
 
 
 def spec(dtype: str, *shape: int) -> TensorSpec:
@@ -169,3 +169,22 @@ def test_the_signature_is_the_default_one_or_named() -> None:
 def test_what_is_no_request(document: Any) -> None:
     with pytest.raises(RequestError, match="JSON Value: "):
         signature_name(document)
+
+
+@pytest.mark.parametrize(
+    ("shape", "known", "wanted"),
+    [
+        ((0,), (-1, 2), (0, 2)),
+        ((0,), (-1, -1, 3), (0, 0, 3)),
+        ((3, 0), (-1, -1, 5), (3, 0, 5)),
+        ((0,), (-1,), (0,)),
+        ((0, 2), (-1, 2), (0, 2)),
+        ((0,), None, (0,)),
+        ((1,), (-1, 2), (1,)),
+    ],
+)
+def test_a_batch_without_rows_has_the_dimensions_that_json_can_not_say(
+    shape: tuple[int, ...], known: tuple[int, ...] | None, wanted: tuple[int, ...]
+) -> None:
+    spec = TensorSpec("x:0", BY_NAME["float32"], known)
+    assert complete_empty({"x": np.zeros(shape, np.float32)}, {"x": spec})["x"].shape == wanted

@@ -1,0 +1,142 @@
+"""A worker as the main process sees it: started, called, ended."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tfserving.serving.embedded.processes.channel import Channel, ClosedError, Methods
+
+log = logging.getLogger(__name__)
+
+# What a worker does with its end of a channel, for as long as it lives.
+Work = Callable[[socket.socket], None]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+# A worker ends with the thread that forked it, so that is one which ends with this process.
+_forks = ThreadPoolExecutor(1, "fork")
+
+
+class Member:
+    """One worker.
+
+    It is forked off this process, which has imported TensorFlow but never runs it: that is the slow part of a start,
+    and what was imported is in the memory once. Other threads of this process are not in the child, so it takes nothing
+    of them: their files are closed there, and what they have locked is not used.
+    """
+
+    def __init__(self, work: Work, methods: Methods, ended: Callable[[Member], None]) -> None:
+        """Forks a process that does `work` and may call `methods`; `ended` is called, once, when it is gone.
+
+        Raises OSError when the system gives no more processes.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self.pid = _forks.submit(_fork, work, theirs).result()
+        except OSError:
+            ours.close()
+            raise
+        self.started = time.monotonic()
+        # Set by whoever is told of its end.
+        self.gone = False
+        self._reaped = False
+        self._lock = threading.Lock()
+        self.channel = Channel(ours, methods, ended=lambda: ended(self))
+
+    def kill(self) -> None:
+        """Ends it at once; one that is stopped ends by nothing less."""
+        with self._lock:
+            if not self._reaped:
+                os.kill(self.pid, signal.SIGKILL)
+
+    def kill_hanging(self, seconds: float) -> None:
+        """Ends one that has not responded for so long."""
+        log.error("worker %d has not responded for %g s; it is killed", self.pid, seconds)
+        self.kill()
+
+    def reap(self) -> int:
+        """Its exit code, negative for a signal. To be called once, when it is gone or all but gone."""
+        # Without the channel it is of no use, if it is still there.
+        self.kill()
+        # Not reaped here yet, so that nobody else has its number.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._reaped = True
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def call_all(members: Sequence[Member], method: str, *args: Any, seconds: float | None = None) -> list[Any]:
+    """What `method` returns in those that live, when all have returned.
+
+    One that has not returned within `seconds` hangs, and is killed. Raises the first error.
+    """
+    futures = [member.channel.begin(method, *args) for member in members]
+    hanging = wait(futures, seconds).not_done
+    for member, future in zip(members, futures, strict=True):
+        if future in hanging:
+            member.kill_hanging(seconds or 0)
+    return [future.result() for future in futures if future not in hanging and not is_gone(future)]
+
+
+def is_gone(future: Future[Any]) -> bool:
+    """Whether a call that is done was not answered, because the process has ended."""
+    return isinstance(future.exception(), ClosedError)
+
+
+def _fork(work: Work, channel: socket.socket) -> int:
+    parent = os.getpid()
+    # Ctrl-C is for the main process, also while the child is not ready to ignore it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        pid = os.fork()
+        if not pid:
+            _become_worker(work, channel, parent)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def _become_worker(work: Work, channel: socket.socket, parent: int) -> NoReturn:
+    try:
+        # Whoever ends all processes at once means the main one, which drains the others.
+        os.setsid()
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == parent:
+            _leave_to_the_parent(channel.fileno())
+            work(channel)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def _leave_to_the_parent(channel: int) -> None:
+    """Closes all files but the standard ones and `channel`, and makes anew what another thread may have locked."""
+    # Nothing of the parent's is ever freed here: freeing it would close files by numbers that others have by then.
+    gc.freeze()
+    for number in {int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {0, 1, 2, channel}:
+        with suppress(OSError):
+            os.close(number)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, errors="backslashreplace", closefd=False) for number in (1, 2))

@@ -1,0 +1,105 @@
+"""What the machine or Ctrl-C does to a command: one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tfserving.cli import tfserving
+from tfserving.foundation.failures import sentence
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`tfserving` in place of TFSERVING, in a shell."""
+    command = command.replace("TFSERVING", f"{sys.executable} -m tfserving")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the output can't be written: No space left on device"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "a/b: No space left on device"),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "Too many open files; raise the limit of open files",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", b"/x"), "/x: Read-only file system; TMPDIR, HOME"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "set TMPDIR to one"),
+        (MemoryError(), "there is not enough memory for it"),
+        (RecursionError(), "what was given is nested too deeply"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"), "in the encoding ascii; PYTHONIOENCODING"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), None),
+        (KeyError("x"), None),
+    ],
+)
+def test_what_a_user_can_mend_is_a_sentence(error: Exception, said: str | None) -> None:
+    found = sentence(error)
+    assert (found is None) if said is None else (found is not None and said in found)
+
+
+def test_a_device_without_room_and_a_reader_that_leaves_end_a_command_in_a_line() -> None:
+    for command, code, said in (
+        ("TFSERVING --help > /dev/full", 1, "Error: the output can't be written: No space left on device\n"),
+        ("TFSERVING client status --help > /dev/full", 1, "Error: the output can't be written: No space left"),
+        ("TFSERVING --help 2>&1 | head -1; exit ${PIPESTATUS[0]}", 0, ""),
+        ("PYTHONIOENCODING=ascii TFSERVING client status --help > /dev/null", 0, ""),
+        ("TFSERVING --help >&-", 0, ""),
+    ):
+        done = shell(command)
+        assert done.returncode == code, (command, done.stderr)
+        assert said in done.stderr
+        assert done.stderr.count("\n") <= 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        # Before the command is known, and when it has begun.
+        ("click", "os.kill(os.getpid(), signal.SIGINT)"),
+        ("orjson", "os.kill(os.getpid(), signal.SIGINT)"),
+        # As numpy makes an ImportError of it, and prints its traceback.
+        (
+            "orjson",
+            "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(5)\n"
+            "except BaseException:\n    traceback.print_exc(); raise ImportError('failed')",
+        ),
+        ("orjson", "exec('os.kill(os.getpid(), signal.SIGINT)')"),
+    ],
+)
+def test_ctrl_c_during_an_import_is_code_130_without_a_traceback(module: str, code: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(f"import os, signal, time, traceback\n{code}\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tfserving", "client", "status", "--model", "m", "--server", "http://127.0.0.1:1"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() in ("", "Interrupted.")
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tfserving.clients.commands.calls.Target.asking", broken)
+    result = CliRunner().invoke(tfserving, ["client", "status", "--model", "m"])
+    assert isinstance(result.exception, ZeroDivisionError)

@@ -1,0 +1,184 @@
+"""manifest.json of a version, read without trust: whatever is wrong with it is a ManifestError of one line.
+
+A manifest comes from a disk or an object store that others may write to, and names files and their sizes. Each part is
+checked when it is read, as a reader of golden requests needs less of it than one that copies the version.
+`tfserving.export.manifest` writes it, and knows all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.files import read_bounded
+
+# A file takes some 150 bytes of it. Python's objects take up to 30 times as much as the text.
+LARGEST_BYTES = 4 << 20
+# The longest key of S3; no SavedModel is nested this deep.
+LONGEST_NAME, DEEPEST_NAME = 1024, 32
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RELEASE = re.compile(r"\d{1,4}\.\d{1,4}(\D|$)", re.ASCII)
+
+
+class ManifestError(Exception):
+    """A manifest can't be read, or isn't one; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a manifest says of one file: its SHA-256 as lowercase hex, and its bytes; None when it doesn't say."""
+
+    sha256: str
+    size: int | None
+
+
+class Manifest:
+    """A manifest, which errors call `where`."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        """Raises ManifestError when `data` is no JSON object in UTF-8, or too large."""
+        self._data, self._where = data, where
+        if len(data) > LARGEST_BYTES:
+            self._refuse(f"it has more than {LARGEST_BYTES} bytes")
+        try:
+            said = json.loads(data.decode(), object_pairs_hook=_without_twins, parse_constant=_no_number)
+        except UnicodeDecodeError as error:
+            self._refuse(f"it is not UTF-8 at byte {error.start}")
+        except RecursionError:
+            self._refuse("it is nested too deep")
+        except ValueError as error:
+            self._refuse("it has a number of thousands of digits" if "digits" in str(error) else str(error))
+        if not isinstance(said, dict):
+            self._refuse("it is no JSON object")
+        self._said: dict[str, Any] = said
+
+    def files(self) -> dict[str, Entry]:
+        """Every file of the version but the manifest, by its path in the version's folder.
+
+        No path leaves the folder, and none is both a file and a folder. Raises ManifestError.
+        """
+        found = {name: self._entry(name) for name in self._object(self._said, "files")}
+        for name in found:
+            if reason := _wrong_name(name):
+                self._refuse(f"it lists {_short(name)}, {reason}")
+        folders = {str(folder) for name in found for folder in PurePosixPath(name).parents}
+        if both := folders & found.keys():
+            self._refuse(f"it lists {_short(min(both))} as a file and as a folder")
+        return found
+
+    def sha256(self, name: str) -> str:
+        """The SHA-256 of one file. Raises ManifestError when it isn't listed."""
+        return self._sha256(self._object(self._object(self._said, "files"), name, "files"), name)
+
+    def tolerances(self) -> dict[str, Tolerance]:
+        """By element type, how far an output may be from the one in process. Raises ManifestError."""
+        found = {}
+        for dtype, said in self._object(self._said, "tolerances").items():
+            values = [said.get(key) if isinstance(said, dict) else None for key in ("absolute", "relative")]
+            if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+                self._refuse(f"tolerances.{_short(dtype)} is {_short(said)}, not an absolute and a relative number")
+            try:
+                found[dtype] = Tolerance(*map(float, values))  # type: ignore[arg-type]
+            except (OverflowError, ValueError) as error:
+                self._refuse(f"tolerances.{_short(dtype)}: {error}")
+        return found
+
+    def digest(self) -> str:
+        """The SHA-256 of the manifest with an empty digest, as it says it, which may be empty.
+
+        Raises ManifestError when the manifest has another SHA-256, or no digest.
+        """
+        said = self._said.get("digest")
+        if not isinstance(said, str) or (said and not _SHA256.fullmatch(said)):
+            self._refuse(f"its digest is {_short(said)}, not a SHA-256")
+        if not said:
+            return said
+        before, _, after = self._data.rpartition(said.encode())
+        if hashlib.sha256(before + after).hexdigest() != said:
+            raise ManifestError(f"{self._where} was changed: its digest is not that of its contents")
+        return said
+
+    def tensorflow(self) -> str | None:
+        """The TensorFlow that exported the version; None when the manifest doesn't say."""
+        versions = self._said.get("versions")
+        said = versions.get("tensorflow") if isinstance(versions, dict) else None
+        return said if isinstance(said, str) and _RELEASE.match(said) else None
+
+    def _object(self, said: Mapping[str, Any], key: str, of: str = "") -> dict[str, Any]:
+        if key not in said:
+            raise ManifestError(f"{self._where} has no {_short(key)}")
+        if not isinstance(found := said[key], dict):
+            self._refuse(f"{f'{of}[{_short(key)}]' if of else key} is {_short(found)}, not an object")
+        return dict(found)
+
+    def _entry(self, name: str) -> Entry:
+        said = self._object(self._said["files"], name, "files")
+        size = said.get("size")
+        if "size" in said and (type(size) is not int or size < 0):
+            self._refuse(f"the size of {_short(name)} is {_short(size)}, not a number of bytes")
+        return Entry(self._sha256(said, name), size)
+
+    def _sha256(self, said: Mapping[str, Any], name: str) -> str:
+        found = said.get("sha256")
+        if not isinstance(found, str) or not _SHA256.fullmatch(found):
+            self._refuse(f"the sha256 of {_short(name)} is {_short(found)}, not 64 hexadecimal digits")
+        return found
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise ManifestError(f"{self._where} is no manifest: {reason}")
+
+
+def read_manifest_file(path: Path) -> Manifest:
+    """The manifest at `path`. Raises ManifestError."""
+    try:
+        data = read_bounded(path, LARGEST_BYTES)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ManifestError(f"{path} is no manifest: {error}") from None
+    return Manifest(data, str(path))
+
+
+def _wrong_name(name: str) -> str | None:
+    """Why a file can't have this name; None when it can."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return "which is not Unicode"
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):
+        return "which is not in the version"
+    if "\0" in name or "" in parts or "." in parts:
+        return "which is no path of a file"
+    if len(encoded) > LONGEST_NAME or len(parts) > DEEPEST_NAME:
+        return f"which has more than {LONGEST_NAME} bytes or {DEEPEST_NAME} folders"
+    return None
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"it has {_short(name)} twice")
+            seen.add(name)
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"it has {name}, which is no JSON")
+
+
+def _short(said: object) -> str:
+    """A value as an error shows it. A container is named by its kind: its text may be as long as the manifest."""
+    if isinstance(said, (dict, list)):
+        return "an object" if isinstance(said, dict) else "a list"
+    text = ascii(said) if not isinstance(said, int) or abs(said) < 1 << 64 else "a number of more than 64 bits"
+    return text if len(text) <= 80 else f"{text[:79]}…"  # noqa: PLR2004 - a line has to do
