@@ -97,55 +97,57 @@ class Flags:
     max_body_bytes: Annotated[
         int,
         _COUNT,
-        "Refuse larger REST bodies, inflated ones included, and gRPC messages; 0: no limit. This server's own flag.",
+        "Largest REST body, also when it is inflated, and largest gRPC message; 0: no limit. This server's own flag.",
     ] = 64 * 2**20
     max_json_values: Annotated[
         int,
         _COUNT,
-        "Refuse REST bodies with more values, unless they are lists of numbers alone; 0: no limit. "
-        "This server's own flag.",
+        "Most values in a REST request, where a string counts as four; a request of numbers alone has no limit. "
+        "0: no limit. This server's own flag.",
     ] = 4 * 2**20
     rest_api_max_buffered_bytes: Annotated[
         int,
         _COUNT,
-        "Bytes of bodies that REST holds at a time; beyond them the slowest clients are left; 0: no limit. "
+        "Largest sum of all REST bodies in memory, in bytes. Beyond it the slowest client is dropped; 0: no limit. "
         "This server's own flag.",
     ] = 2**30
     rest_api_max_connections: Annotated[
         int,
         _COUNT,
-        "REST connections at a time; the next one takes the place of one without a request; 0: no limit. "
+        "Most REST connections. Beyond it a new one replaces one that has no request; 0: no limit. "
         "This server's own flag.",
     ] = 4096
     rest_api_max_header_bytes: Annotated[
-        int, _COUNT, "Refuse longer request lines with headers; 0: no limit. This server's own flag."
+        int, _COUNT, "Largest REST request line and headers, in bytes; 0: no limit. This server's own flag."
     ] = 2**15
     rest_api_header_timeout_in_ms: Annotated[
-        int, _COUNT, "How long request line and headers may take to come; 0: for ever. This server's own flag."
+        int, _COUNT, "Longest time until a REST request's headers are complete; 0: no limit. This server's own flag."
     ] = 60_000
     rest_api_read_timeout_in_ms: Annotated[
-        int, _COUNT, "How long the next part of a body may take to come; 0: for ever. This server's own flag."
+        int, _COUNT, "Longest pause between two parts of a REST body; 0: no limit. This server's own flag."
     ] = 60_000
     rest_api_body_timeout_in_ms: Annotated[
-        int, _COUNT, "How long a whole body may take, to come or to be taken; 0: for ever. This server's own flag."
+        int,
+        _COUNT,
+        "Longest time until a REST body is complete, a request's or a response's; 0: no limit. This server's own flag.",
     ] = 600_000
     rest_api_send_timeout_in_ms: Annotated[
-        int, _COUNT, "How long a client may take nothing of an answer; 0: for ever. This server's own flag."
+        int, _COUNT, "Longest time in which a client reads nothing of a response; 0: no limit. This server's own flag."
     ] = 60_000
     rest_api_idle_timeout_in_ms: Annotated[
-        int, _COUNT, "How long a connection without a request stays open; 0: for ever. This server's own flag."
+        int, _COUNT, "Longest time between two requests on a REST connection; 0: no limit. This server's own flag."
     ] = 75_000
     drain_seconds: Annotated[
         float,
         click.FloatRange(0, 1e9),
-        "How long requests in flight are waited for after SIGTERM; what takes longer is cut off. "
+        "Longest wait for requests in flight after SIGTERM; those that take longer are cut off. "
         "This server's own flag.",
     ] = 60.0
     trusted_proxies: Annotated[
         str,
         click.STRING,
-        "Addresses and networks, with commas, whose X-Forwarded-For tells the access log who asks: "
-        "10.0.0.1,10.1.0.0/16. This server's own flag.",
+        "Comma-separated addresses and networks of proxies: the access log believes their X-Forwarded-For. "
+        "This server's own flag.",
     ] = ""
     enable_version_metrics: Annotated[
         bool, click.BOOL, "Count requests by the version that answered, too. This server's own flag."
@@ -262,7 +264,7 @@ Examples:
 
 \b
 Exit codes:
-  0  stopped by SIGTERM or SIGINT, every request in flight answered
+  0  stopped by SIGTERM or SIGINT, requests in flight answered, or cut off after --drain_seconds
   1  it can't start: a port is taken, a model has no version or does not load
   2  the flags, or the configuration file they name, are wrong
 """

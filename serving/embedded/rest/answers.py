@@ -16,6 +16,7 @@ from tfserving.serving.embedded.core.examples import Classifications
 from tfserving.serving.embedded.core.signature import runtime_name
 from tfserving.serving.embedded.core.view import Status
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest.http import RefusedError, Response
 from tfserving.serving.embedded.rest.json_text import float_texts, quote
 
 # A string output with this at the end of its name is answered in base64.
@@ -23,6 +24,8 @@ BASE64_SUFFIX = "_bytes"
 INDENT = b"    "
 # An error text contains names and values that were sent. The real server has no limit; its own texts are shorter.
 LONGEST_ERROR = 2**14
+# How many elements are made text at a time.
+BLOCK = 2**14
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -31,6 +34,11 @@ def error(text: str) -> bytes:
     if len(text) > LONGEST_ERROR:
         text = text[:LONGEST_ERROR] + "...TRUNCATED"
     return b'{\n    "error": ' + quote(text) + b"\n}"
+
+
+def refusal(reason: RefusedError) -> Response:
+    """What the client of a request gets that was refused."""
+    return reason.page or Response(reason.status, error(reason.text))
 
 
 def columns(outputs: Mapping[str, Array]) -> bytes:
@@ -53,11 +61,16 @@ def rows(outputs: Mapping[str, Array]) -> bytes:
         return b'{\n    "predictions": []\n}'
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
-        return b'{\n    "predictions": [' + b", ".join(_row_texts(name, array, 2)) + b"\n    ]\n}"
-    texts = [[quote(name) + b": " + text for text in _row_texts(name, array, 3)] for name, array in outputs.items()]
-    inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
-    objects = [b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True)]
-    return b'{\n    "predictions": [' + outer + (b"," + outer).join(objects) + b"\n    ]\n}"
+        return b'{\n    "predictions": [' + _row_list(name, array, 2) + b"\n    ]\n}"
+    outer = b"\n" + INDENT * 2
+    size = sum(array.size for array in outputs.values())
+    if size <= BLOCK:
+        return b'{\n    "predictions": [' + outer + _named_rows(outputs) + b"\n    ]\n}"
+    step = _step(size // batch)
+    pieces = (
+        _named_rows({name: array[at : at + step] for name, array in outputs.items()}) for at in range(0, batch, step)
+    )
+    return b'{\n    "predictions": [' + outer + (b"," + outer).join(pieces) + b"\n    ]\n}"
 
 
 def classifications(answered: Classifications) -> bytes:
@@ -129,8 +142,36 @@ def _batch_size(outputs: Mapping[str, Array]) -> int:
     return batch or 0
 
 
+def _step(size: int) -> int:
+    """How many rows of `size` elements are made text at a time."""
+    return max(1, BLOCK // max(1, size))
+
+
+def _named_rows(outputs: Mapping[str, Array]) -> bytes:
+    """The rows of several outputs, each an object."""
+    texts = [[quote(name) + b": " + text for text in _row_texts(name, array, 3)] for name, array in outputs.items()]
+    inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
+    objects = (b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True))
+    return (b"," + outer).join(objects)
+
+
+def _row_list(name: str, array: Array, level: int) -> bytes:
+    """The rows' texts with commas between them. `level` is how deep the rows stand."""
+    if not _large(array):
+        return b", ".join(_row_texts(name, array, level))
+    step = _step(array.size // len(array))
+    return b", ".join(b", ".join(_row_texts(name, array[at : at + step], level)) for at in range(0, len(array), step))
+
+
+def _large(array: Array) -> bool:
+    """Whether an array is made text in parts: the texts of all its elements would take many times its own size."""
+    return array.size > BLOCK and isinstance(array, np.ndarray)
+
+
 def _row_texts(name: str, array: Array, level: int) -> list[bytes]:
     """The text of each row, arrays on one line. `level` is how deep the rows stand."""
+    if _large(array) and array.size > BLOCK * len(array):
+        return [b"[" + _row_list(name, row, level + 1) + b"]" for row in array]
     texts = _element_texts(name, array, level + array.ndim - 1)
     for depth in range(array.ndim - 1, 0, -1):
         texts = [b"[" + b", ".join(group) + b"]" for group in _groups(texts, array.shape, depth)]
@@ -139,6 +180,16 @@ def _row_texts(name: str, array: Array, level: int) -> list[bytes]:
 
 def _indented(name: str, array: Array, level: int) -> bytes:
     """The text of a whole tensor that stands `level` deep, one element a line."""
+    if _large(array):
+        inner, outer = b"\n" + INDENT * (level + 1), b"\n" + INDENT * level
+        if array.size > BLOCK * len(array):
+            texts = [_indented(name, row, level + 1) for row in array]
+        else:
+            step = _step(array.size // len(array))
+            texts = [_indented(name, array[at : at + step], level) for at in range(0, len(array), step)]
+            # Without the brackets of each.
+            texts = [text[len(inner) + 1 : -len(outer) - 1] for text in texts]
+        return b"[" + inner + (b"," + inner).join(texts) + outer + b"]"
     texts = _element_texts(name, array, level + array.ndim)
     for depth in range(array.ndim - 1, -1, -1):
         inner, outer = b"\n" + INDENT * (level + depth + 1), b"\n" + INDENT * (level + depth)

@@ -11,7 +11,7 @@ from tfserving.serving.embedded.core.deadline import deadline
 from tfserving.serving.embedded.core.pool import EagerPool, Pool
 from tfserving.serving.embedded.observability.access_log import AccessLog
 from tfserving.serving.embedded.rest import answers
-from tfserving.serving.embedded.rest.connection import TIMED_OUT, Exchange
+from tfserving.serving.embedded.rest.exchange import TIMED_OUT, Exchange
 from tfserving.serving.embedded.rest.face import Place, RestFace
 from tfserving.serving.embedded.rest.http import HTML, Request, Response
 from tfserving.serving.embedded.rest.proxies import Networks, sender

@@ -7,52 +7,40 @@
     └──────────────────────────────────────────────────────── SENDING ◄───────────────┘
                                                               send_seconds, body_seconds
 
-When a time is over the connection is closed; a client that has sent a part of a request is told why. The state is what
-the attributes say: `exchange` is there while ANSWERING, `unsent` while SENDING.
+When a time is over the connection is closed, as nginx does. The state is what the attributes say: `exchange` is there
+while ANSWERING, `unsent` while SENDING.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+import socket
+import struct
+from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tfserving.serving.embedded.rest import answers
-from tfserving.serving.embedded.rest.http import RefusedError, Request, Response, refused
+from tfserving.serving.embedded.rest.exchange import TIMED_OUT, Exchange
+from tfserving.serving.embedded.rest.http import RefusedError, Request, Response
 from tfserving.serving.embedded.rest.limits import SMALL
 from tfserving.serving.embedded.rest.reader import Reader
 
 if TYPE_CHECKING:
     from tfserving.serving.embedded.rest.connections import Connections
 
-# How long a drain leaves a connection open on which nothing is sent, for the request that may be on its way, and how
-# long one on which a part of a request is there.
-LAST_CALL_SECONDS, HALF_SENT_SECONDS = 0.2, 2.0
+# How long a drain leaves a connection open on which nothing is sent, for the request that may be on its way.
+LAST_CALL_SECONDS = 0.2
 # How long a refused client is listened to: closing at once would take the refusal away from one that still sends.
 LINGER_SECONDS = 2.0
-# TensorFlow's words.
-TIMED_OUT = Response(504, answers.error("Timed out waiting for notification"))
-
+# For the access log alone: nobody may be there to read it, and nginx sends nothing either.
+_SLOW = Response(408, b"")
+_ALL_BUSY = Response(503, answers.error("All connections that may be open have a request; try again later"))
+# On, for 0 seconds.
+_NO_LINGER = struct.pack("ii", 1, 0)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-class Exchange:
-    """A request on its way to its answer; `until` is when nobody waits any longer, in seconds of time.monotonic.
-
-    `wanted` becomes false when its client has left, or has been told that it took too long.
-    """
-
-    __slots__ = ("answered", "request", "until", "wanted")
-
-    def __init__(self, request: Request, until: float, answered: Callable[[Exchange, Response], None]) -> None:
-        """`answered` is to be called in the event loop."""
-        self.request = request
-        self.until = until
-        self.wanted = True
-        self.answered = answered
 
 
 class Connection(asyncio.Protocol):
@@ -87,7 +75,9 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(self._limits, self._peer, self._allow_body, self._room)
         self.until = monotonic() + self._limits.head_seconds
         if not self._all.admit(self):
-            self._refuse(refused(503, "All connections are in use; try again later"))
+            self._log_refusal(_ALL_BUSY)
+            self._send(_ALL_BUSY, "", last=True)
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason
         """The client has gone, or was left."""
@@ -95,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._all.lose(self)
         self._all.held.leave(self.drop)
         if self.exchange is not None:
-            self.exchange.wanted = False
+            self.exchange.give_up()
             self._end_exchange()
 
     def data_received(self, data: bytes) -> None:
@@ -130,33 +120,33 @@ class Connection(asyncio.Protocol):
         if now < self.until:
             return
         if self.closing or self.unsent:
-            self._transport.abort()
+            self._abort()
         elif self.exchange is not None:
-            self.exchange.wanted = False
+            self.exchange.give_up()
             self._answered(self.exchange, TIMED_OUT)
-        elif self._reader.begun and not self._all.draining:
-            what = "body" if self._reader.in_body else "head"
-            self._refuse(refused(408, f"The {what} of the request took too long"))
         else:
+            if self._reader.begun and not self._all.draining:
+                self._log_refusal(_SLOW)
             self._close()
 
     def drain(self) -> None:
         """Ends it with the answer to the request that is there, or soon."""
         if self.exchange is None and not self.unsent and not self.closing:
             half_sent = self._reader.begun or self._unread
-            self.until = min(self.until, monotonic() + (HALF_SENT_SECONDS if half_sent else LAST_CALL_SECONDS))
+            self.until = min(self.until, self._all.drained if half_sent else monotonic() + LAST_CALL_SECONDS)
 
     def drop(self) -> None:
         """Gives up what the client has sent or doesn't take, for the sake of others."""
         if self.busy:
-            self._transport.abort()
+            self._abort()
         else:
-            self._refuse(refused(503, "The server holds as many bytes of bodies as it may; send this one faster"))
+            self._refuse(
+                RefusedError(503, "The server holds as many bytes of bodies as it may, and this one took longest")
+            )
 
     def make_room(self) -> None:
         """Leaves a client that has no request here, for the sake of others."""
-        self.closing = True
-        self._transport.abort()
+        self._abort()
 
     @property
     def busy(self) -> bool:
@@ -194,7 +184,9 @@ class Connection(asyncio.Protocol):
         if not reader.begun:
             return
         now = monotonic()
-        if reader.in_body:
+        if self._all.draining:
+            self.until = self._all.drained
+        elif reader.in_body:
             if not was_in_body:
                 self._complete_until = now + self._limits.body_seconds
             self.until = min(now + self._limits.read_seconds, self._complete_until)
@@ -257,8 +249,9 @@ class Connection(asyncio.Protocol):
         self._all.held.leave(self.drop)
         if self._transport.is_closing():
             return
-        self._all.application.log_refusal(self._reader.method, self._reader.target, self._peer, refusal.response)
-        self._send(refusal.response, self._reader.method, last=True)
+        response = answers.refusal(refusal)
+        self._log_refusal(response)
+        self._send(response, self._reader.method, last=True)
         self.closing = True
         self._unread = memoryview(b"")
         self.until = monotonic() + LINGER_SECONDS
@@ -266,11 +259,21 @@ class Connection(asyncio.Protocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
+    def _log_refusal(self, response: Response) -> None:
+        self._all.application.log_refusal(self._reader.method, self._reader.target, self._peer, response)
+
     def _close(self) -> None:
         """Closes it when what was sent has gone; `look` makes an end of waiting for that."""
         self.closing = True
         self.until = monotonic() + self._limits.send_seconds
         self._transport.close()
+
+    def _abort(self) -> None:
+        self.closing = True
+        # The operating system is to drop what the client doesn't take, too.
+        with suppress(OSError):
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
 
     def _allow_body(self) -> None:
         # Behind a request that is not answered yet this would look like a part of its answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from email.utils import formatdate
 from time import monotonic, time
 from typing import TYPE_CHECKING, Protocol
@@ -9,8 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 from tfserving.serving.embedded.rest.limits import Held, Limits
 
 if TYPE_CHECKING:
-    from tfserving.serving.embedded.rest.connection import Connection, Exchange
+    from tfserving.serving.embedded.rest.connection import Connection
+    from tfserving.serving.embedded.rest.exchange import Exchange
     from tfserving.serving.embedded.rest.http import Response
+
+# How long a drain waits for the rest of a request of which a part is there.
+HALF_SENT_SECONDS = 2.0
 
 
 class Application(Protocol):
@@ -34,6 +39,8 @@ class Connections:
         self.limits = limits
         self.held = Held(limits.held_bytes)
         self.draining = False
+        # By when what is half sent has to be there in a drain.
+        self.drained = math.inf
         self.date = b""
         self._there: set[Connection] = set()
         self._set_date()
@@ -58,6 +65,7 @@ class Connections:
     def drain(self) -> None:
         """Has each connection end with the answer to the request that is there, or soon."""
         self.draining = True
+        self.drained = monotonic() + HALF_SENT_SECONDS
         for connection in list(self._there):
             connection.drain()
 

@@ -22,7 +22,7 @@ from tfserving.serving.embedded.observability.request_log import RequestLog
 from tfserving.serving.embedded.rest import answers
 from tfserving.serving.embedded.rest.examples_request import read_examples
 from tfserving.serving.embedded.rest.http import TEXT, RefusedError, Request, Response, page, unpacked
-from tfserving.serving.embedded.rest.json_parser import check_values, parse
+from tfserving.serving.embedded.rest.json_parser import parse
 from tfserving.serving.embedded.rest.plain_predict import Plain, read_plain
 from tfserving.serving.embedded.rest.predict_request import complete_empty, read_inputs, signature_name
 from tfserving.serving.embedded.rest.records import log_examples, log_predict, size_of, size_of_examples
@@ -120,7 +120,7 @@ class RestFace:
         try:
             return self._route(request)
         except RefusedError as refusal:
-            return refusal.response
+            return answers.refusal(refusal)
         except RequestError as error:
             return Response(_HTTP.get(error.code, 500), answers.error(error.say(explain=self._explain)))
         except Exception as error:
@@ -205,8 +205,7 @@ class RestFace:
         body = unpacked(request, self._largest_body)
         if verb == "predict" and (plain := read_plain(body)) and (answered := self._infer_plain(spec, plain)):
             return answered
-        check_values(body, self._most_values)
-        document = parse(body)
+        document = parse(body, self._most_values)
         name = signature_name(document)
         if verb != "predict":
             return self._infer_examples(spec, name, verb, read_examples(document))

@@ -6,8 +6,6 @@ import io
 import zlib
 from dataclasses import dataclass, field
 
-from tfserving.serving.embedded.rest import answers
-
 JSON = b"application/json"
 HTML = b"text/html"
 TEXT = b"text/plain"
@@ -38,21 +36,18 @@ class Response:
 
 
 class RefusedError(Exception):
-    """A request that is too large, too slow or no HTTP; `response` is what its client gets."""
+    """A request that is too large or no HTTP: the status of its answer, and a text, or a page as the real server's."""
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(response)
-        self.response = response
-
-
-def refused(status: int, text: str) -> RefusedError:
-    """A refusal with a text as errors have it."""
-    return RefusedError(Response(status, answers.error(text)))
+    def __init__(self, status: int, text: str, page: Response | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.page = page
 
 
 def too_large(largest: float) -> RefusedError:
     """For a body of more than `largest` bytes, as it was sent or inflated."""
-    return refused(413, f"The body is larger than {largest:.0f} bytes")
+    return RefusedError(413, f"The body is larger than {largest:.0f} bytes")
 
 
 def unpacked(request: Request, largest: int = 0) -> bytes:

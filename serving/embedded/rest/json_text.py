@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ import numpy as np
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.rest.json_parser import members_of
 
-# An error stops showing a value after the token that passes so many bytes.
+# An error stops showing a value after the token that passes so many bytes, and cuts a string.
 LONGEST_SHOWN = 256
+LONGEST_STRING = 2**14
+# How many numbers become text in one call, in which no other thread gets its turn.
+_AT_ONCE = 2**14
 
 _SPECIAL = re.compile(rb'[\x00-\x1f"\\]')
 _SHORT = {b'"': b'\\"', b"\\": b"\\\\", b"\b": b"\\b", b"\f": b"\\f", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t"}
@@ -36,6 +40,12 @@ def float_texts(values: Array) -> list[bytes]:
     https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/util/json_tensor.cc
     """
     flat = flush_denormals(values.ravel())
+    if len(flat) <= _AT_ONCE:
+        return _float_texts(flat)
+    return [text for at in range(0, len(flat), _AT_ONCE) for text in _float_texts(flat[at : at + _AT_ONCE])]
+
+
+def _float_texts(flat: Array) -> list[bytes]:
     if not flat.size:
         return []
     digits = 9 if flat.dtype == np.float32 else 17
@@ -82,10 +92,10 @@ def _tokens(value: Any) -> Iterator[bytes]:
                 continue
             waiting.append(_Text(b"}"))
             waiting.append(_Text(b"", -1, new_line=True))
-            for index, (name, member) in reversed(list(enumerate(members_of(item)))):
+            for index, (name, member) in reversed(list(enumerate(islice(members_of(item), LONGEST_SHOWN)))):
                 waiting += (
                     member,
-                    _Text(quote(name) + b": "),
+                    _Text(quote(name[:LONGEST_STRING]) + b": "),
                     _Text(b"," if index else b"{", 0 if index else 1, new_line=True),
                 )
         elif isinstance(item, list):
@@ -114,7 +124,7 @@ def _scalar(value: Any) -> bytes:
     if isinstance(value, bool):
         return b"true" if value else b"false"
     if isinstance(value, (str, bytes)):
-        return quote(value)
+        return quote(value[:LONGEST_STRING])
     return str(value).encode() if isinstance(value, int) else _shortest(value)
 
 

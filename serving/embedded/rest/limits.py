@@ -42,10 +42,12 @@ class Limits:
 
 def read_limits(flags: Flags) -> Limits:
     """What the flags say. Half of the files that the process may open are left to gRPC and to models."""
+    largest = flags.max_body_bytes or math.inf
     return Limits(
         head_bytes=flags.rest_api_max_header_bytes or math.inf,
-        body_bytes=flags.max_body_bytes or math.inf,
-        held_bytes=flags.rest_api_max_buffered_bytes or math.inf,
+        body_bytes=largest,
+        # There is room for one body, however large it may be.
+        held_bytes=max(flags.rest_api_max_buffered_bytes or math.inf, largest),
         connections=min(flags.rest_api_max_connections or math.inf, _open_files() // 2),
         head_seconds=_seconds(flags.rest_api_header_timeout_in_ms),
         read_seconds=_seconds(flags.rest_api_read_timeout_in_ms),

@@ -19,8 +19,9 @@ from tfserving.foundation.tensors import Array, DType
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
 from tfserving.serving.embedded.rest.json_tensor import convert
 
-_WHITE = rb"[ \t\n\r]*"
-_NAME = rb'"signature_name"' + _WHITE + rb":" + _WHITE + rb'"([^"\\\x00-\x1f]*)"' + _WHITE
+# Nobody writes more white space, and a pattern that takes any number of it would be tried from each of its positions.
+_WHITE = rb"[ \t\n\r]{0,256}"
+_NAME = rb'"signature_name"' + _WHITE + rb":" + _WHITE + rb'"([^"\\\x00-\x1f]{0,1024})"' + _WHITE
 _HEAD = re.compile(
     _WHITE + rb"\{" + _WHITE + rb"(?:" + _NAME + rb"," + _WHITE + rb')?"(instances|inputs)"' + _WHITE + rb":" + _WHITE
 )
@@ -29,6 +30,8 @@ _IN_NUMBERS = b"0123456789+-.eE \t\n\r"
 _IN_LISTS = b"[],"
 # More than that is left to those who know what to do beyond numpy's 64.
 _DEEPEST = 32
+# How much of a large request is parsed at a time.
+_PART = 2**24
 # Below this every integer is a double.
 _EXACT = 2.0**53
 
@@ -50,15 +53,47 @@ class Plain:
         if shape is None:
             return None
         try:
-            parsed: Any = simdjson.Parser().parse(self.text)
-            buffer = parsed.as_buffer(of_type="d" if kind == "f" else "i")
+            numbers = _numbers(self.text, dtype, prod(shape))
         except (ValueError, TypeError, RuntimeError):
             return None
-        numbers = np.frombuffer(buffer, np.float64 if kind == "f" else np.int64)
-        if len(numbers) != prod(shape) or (kind == "f" and np.abs(numbers).max() >= _EXACT):
+        return None if numbers is None else numbers.reshape(shape)
+
+
+def _numbers(text: bytes, dtype: DType, count: int) -> Array | None:
+    """The `count` numbers in `text`, part by part: simdjson takes many times the room of what it parses.
+
+    Raises ValueError, TypeError or RuntimeError when they are no numbers.
+    """
+    if len(text) <= _PART:
+        found = _parse(text, dtype)
+        return found if found is not None and len(found) == count else None
+    numbers = np.empty(count, dtype.numpy)
+    start = filled = depth = 0
+    while start < len(text):
+        end = text.find(b",", start + _PART)
+        part = text[start : end if end >= 0 else len(text)]
+        # The lists that a part is in are opened before it, and closed after it.
+        before, depth = depth, depth + part.count(b"[") - part.count(b"]")
+        if depth < 0:
             return None
-        array = convert(numbers, dtype)
-        return None if array is None else array.reshape(shape)
+        found = _parse(b"[" * before + part + b"]" * depth, dtype)
+        if found is None or filled + len(found) > count:
+            return None
+        numbers[filled : filled + len(found)] = found
+        filled += len(found)
+        start += len(part) + 1
+    return numbers if filled == count and not depth else None
+
+
+def _parse(text: bytes, dtype: DType) -> Array | None:
+    """The numbers in the lists of a JSON document; None when they are none of `dtype`."""
+    is_float = dtype.numpy.kind == "f"
+    # simdjson has no types.
+    parsed: Any = simdjson.Parser().parse(text)
+    numbers = np.frombuffer(parsed.as_buffer(of_type="d" if is_float else "i"), np.float64 if is_float else np.int64)
+    if is_float and len(numbers) and np.abs(numbers).max() >= _EXACT:
+        return None
+    return convert(numbers, dtype)
 
 
 def read_plain(body: bytes) -> Plain | None:
@@ -87,15 +122,24 @@ def _shape(text: bytes) -> tuple[int, ...] | None:
     if not 0 < depth <= _DEEPEST or lists.translate(None, _IN_LISTS):
         return None
     shape: list[int] = []
+    # The text of one list of the level before, but for the brackets of `wraps` levels that hold one list each.
     one = b""
+    wraps = at = 0
     for level in range(1, depth + 1):
         # Where the first list of this level ends: nowhere before do so many lists end.
-        size = lists.find(b"]" * level) + level - (depth - level)
-        count = (size - 1) // (len(one) + 1)
-        if count < 1:
+        at = lists.find(b"]" * level, at)
+        size = at + level - (depth - level)
+        count = (size - 1) // (len(one) + 2 * wraps + 1)
+        if at < 0 or count < 1:
             return None
         shape.append(count)
-        one = b"[" + b",".join([one] * count) + b"]"
+        if count == 1 and one:
+            wraps += 1
+            continue
+        one = b"[" * wraps + one + b"]" * wraps
+        # bytes.join would take eighty bytes for each.
+        one = b"[" + (one + b",") * (count - 1) + one + b"]"
+        wraps = 0
         if len(one) > len(lists):
             return None
-    return tuple(reversed(shape)) if one == lists else None
+    return tuple(reversed(shape)) if b"[" * wraps + one + b"]" * wraps == lists else None

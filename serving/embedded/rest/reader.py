@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import httptools
 
-from tfserving.serving.embedded.rest.http import RefusedError, Request, page, refused, too_large
+from tfserving.serving.embedded.rest.http import RefusedError, Request, page, too_large
 from tfserving.serving.embedded.rest.limits import SMALL, Limits
 from tfserving.serving.embedded.rest.urls import AUTHORITY
 
@@ -103,7 +103,7 @@ class Reader:
         self.method = parser.get_method().decode()
         if parser.should_upgrade():
             if self.method == "CONNECT":
-                self._refuse(RefusedError(page(501, "Not Implemented")))
+                self._refuse(_not_implemented())
             return
         if self._since > self._limits.head_bytes:
             size = len(self.target) + sum(len(name) + len(value) + 4 for name, value in headers.items())
@@ -132,7 +132,7 @@ class Reader:
         if self._size > self._limits.body_bytes:
             self._refuse(too_large(self._limits.body_bytes))
         if self._size > SMALL and not self._room(self._size):
-            self._refuse(refused(503, "The server holds as many bytes of bodies as it may; try again later"))
+            self._refuse(RefusedError(503, "The server holds as many bytes of bodies as it may; try again later"))
         if self._size == len(body):
             self._body = body
             return
@@ -162,7 +162,7 @@ class Reader:
 
     def _head_too_large(self) -> RefusedError:
         most = self._limits.head_bytes
-        return refused(431, f"The request line and the headers are larger than {most:.0f} bytes")
+        return RefusedError(431, f"The request line and the headers are larger than {most:.0f} bytes")
 
     def _refuse(self, reason: RefusedError) -> None:
         # For what its callbacks raise the parser has an exception of its own.
@@ -173,4 +173,8 @@ class Reader:
 def _nonsense(error: httptools.HttpParserError) -> RefusedError:
     """The real server's words for what is no HTTP."""
     unknown = isinstance(error, httptools.HttpParserInvalidMethodError)
-    return RefusedError(page(501, "Not Implemented") if unknown else page(400, "Bad Request"))
+    return _not_implemented() if unknown else RefusedError(400, "Bad Request", page(400, "Bad Request"))
+
+
+def _not_implemented() -> RefusedError:
+    return RefusedError(501, "Not Implemented", page(501, "Not Implemented"))

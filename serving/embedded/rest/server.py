@@ -52,7 +52,9 @@ class RestServer:
 
     def refuse(self, grace: float) -> None:  # noqa: ARG002 - nothing ends by this
         """Takes no more connections. Requests on those that there are go on."""
-        self._opened.wait()
+        while not self._opened.wait(_DRAIN_TICK_SECONDS):
+            if not self._thread.is_alive():
+                return
 
         async def close() -> None:
             self._server.close()

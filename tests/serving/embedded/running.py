@@ -183,26 +183,26 @@ class Gate:
     OPEN = "open"
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "gate"
-        self._path.touch()
+        self.path = folder / "gate"
+        self.path.touch()
 
     def open(self) -> None:
         """Has the requests answered."""
-        part = self._path.with_suffix(".part")
+        part = self.path.with_suffix(".part")
         part.write_text(self.OPEN)
-        part.rename(self._path)
+        part.rename(self.path)
 
     def over_grpc(self, ask: Asker, model: str = "default") -> str:
         """Sends a request that waits; what it answers, or the code of its error."""
         try:
-            outputs = ask.predict(model, {"path": np.array([str(self._path).encode()], object)})
+            outputs = ask.predict(model, {"path": np.array([str(self.path).encode()], object)})
         except grpc.RpcError as error:
             return str(error.code().name)
         return bytes(outputs["contents"][0]).decode()
 
     def over_rest(self, ask: Asker, model: str = "default") -> str:
         """Sends a request that waits; what it answers, or the status of its error."""
-        status, document = ask.post(f"{model}:predict", {"inputs": [str(self._path)]})
+        status, document = ask.post(f"{model}:predict", {"inputs": [str(self.path)]})
         return str(document["outputs"][0]) if status == 200 else str(status)
 
 

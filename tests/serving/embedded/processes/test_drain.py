@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 
+from tests.serving.embedded.rest.wire import GOOD, connected, post
 from tests.serving.embedded.running import Asker, Gate, Start, ask_until_refused, embedded_only, wait_until
 
 pytestmark = embedded_only
@@ -94,6 +96,39 @@ def test_a_drain_under_load_loses_no_request_and_the_server_says_what_it_does(
         "info: draining: requests in flight are answered, new ones are refused",
         "info: model 'scale' version 2 is unloaded",
     ]
+
+
+def test_a_drain_does_not_wait_for_requests_of_which_a_part_is_there(start_command: Start, models: Path) -> None:
+    server = start_command("--model_name=scale", f"--model_base_path={models}/scale").ready()
+    with contextlib.ExitStack() as stack:
+        half = (b"", b"POST /v1/mod", post("scale:predict", b"{", length=100), post("scale:predict", GOOD))
+        wires = [stack.enter_context(connected(server)) for _ in half]
+        for wire, data in zip(wires, half, strict=True):
+            wire.send(data)
+        assert wires[-1].answer()[0] == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait(30) == 0, server.output
+        assert all(wire.ended() for wire in wires)
+    assert not server.says("cut off")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_drain_has_an_end_whatever_is_in_flight(start_command: Start, models: Path, workers: int) -> None:
+    flags = ("--rest_api_timeout_in_ms=0", "--drain_seconds=1", f"--workers={workers}")
+    server = start_command("--model_name=slow", f"--model_base_path={models}/slow", *flags).ready()
+    with contextlib.ExitStack() as stack:
+        endless = [stack.enter_context(connected(server)) for _ in range(3)]
+        for wire in endless:
+            wire.send(post("slow:predict", b'{"inputs": [2147483647]}'))
+        # Each worker reads its connections in their order.
+        for _ in range(8):
+            later = stack.enter_context(connected(server))
+            later.send(post("slow:predict", b'{"inputs": [1]}'))
+            assert later.answer()[0] == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait(30) == 0, server.output
+        assert all(wire.ended() for wire in endless)
+    assert server.says("3 request(s) cut off after 1 s (--drain_seconds)")
 
 
 def test_a_second_signal_ends_at_once(start_command: Start, models: Path) -> None:

@@ -10,6 +10,7 @@ from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.view import State, Status
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.rest import answers as rest_answer
+from tfserving.serving.embedded.rest import json_text
 
 MATRIX = np.array([[1, 2], [3, 4]], np.int32)
 
@@ -91,3 +92,26 @@ def test_a_status_tells_why_a_version_ended() -> None:
 
 def test_an_error_is_escaped() -> None:
     assert rest_answer.error('a "b"\n') == b'{\n    "error": "a \\"b\\"\\n"\n}'
+
+
+@pytest.mark.parametrize(
+    "shape", [(7,), (1, 7), (7, 1), (5, 3), (3, 5), (2, 3, 4), (2, 1, 9, 1), (1, 1, 1, 20), (20, 0)]
+)
+@pytest.mark.parametrize("block", [1, 4, 6])
+def test_large_arrays_are_written_in_parts_as_small_ones_are_at_once(
+    shape: tuple[int, ...], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    outputs: tuple[dict[str, Array], ...] = (
+        {"y": values},
+        {"y": values, "z": np.arange(len(values)), "s_bytes": values.astype(bytes).astype(object)},
+    )
+    wanted = [write(some) for some in outputs for write in (rest_answer.rows, rest_answer.columns)]
+    monkeypatch.setattr(rest_answer, "BLOCK", block)
+    monkeypatch.setattr(json_text, "_AT_ONCE", block)
+    assert [write(some) for some in outputs for write in (rest_answer.rows, rest_answer.columns)] == wanted
+
+
+def test_an_error_that_repeats_what_was_sent_has_an_end() -> None:
+    assert len(rest_answer.error("a" * 10**6)) < 20_000
+    assert json.loads(rest_answer.error("a" * 20_000))["error"].endswith("a...TRUNCATED")

@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tfserving.serving.embedded.core.loader import Runtime, load
 from tfserving.serving.embedded.core.manager import Manager
 from tfserving.serving.embedded.core.served import Served
-from tfserving.serving.embedded.rest.face import RestFace
+from tfserving.serving.embedded.rest.face import Place, RestFace
 from tfserving.serving.embedded.rest.http import Request
 
 BODY = b'{"instances":[[1,2,3]]}'
@@ -92,6 +93,61 @@ def test_a_body_that_inflates_without_end_is_not_kept(face: RestFace) -> None:
     response = face.answer(Request("POST", b"/v1/models/scale:predict", {b"content-encoding": b"gzip"}, bomb))
 
     assert json.loads(response.body)["error"] == "JSON Parse error: The document is empty"
+
+
+def test_a_body_that_inflates_to_more_than_the_limit_is_refused(face: RestFace) -> None:
+    small = RestFace(face._served, wanted=list, largest_body=10 * 2**20)
+    headers = {b"content-encoding": b"gzip"}
+
+    def inflated(spaces: int, cut: int = 0) -> tuple[int, str]:
+        packed = gzip.compress(b" " * (spaces - len(BODY)) + BODY, compresslevel=1)
+        request = Request("POST", b"/v1/models/scale:predict", headers, packed[: len(packed) - cut])
+        response = small.answer(request)
+        return response.status, json.loads(response.body).get("error", "")
+
+    assert inflated(10 * 2**20) == (200, "")
+    assert inflated(10 * 2**20 + 1) == (413, "The body is larger than 10485760 bytes")
+    assert inflated(1000 * 2**20) == (413, "The body is larger than 10485760 bytes")
+    assert inflated(10 * 2**20, cut=1) == (400, "JSON Parse error: The document is empty")
+
+
+def test_what_cannot_be_made_small_is_inflated_as_it_is(face: RestFace) -> None:
+    noise = np.random.default_rng(1).bytes(300_000).hex().encode()
+    body = b'{"instances":[[1,2,3]],"ignored":"' + noise + b'"}'
+    headers = {b"content-encoding": b"gzip"}
+    request = Request("POST", b"/v1/models/scale:predict", headers, gzip.compress(body))
+
+    assert face.answer(request).status == 200
+    twice = Request("POST", b"/v1/models/scale:predict", headers, gzip.compress(body) * 2)
+    assert json.loads(face.answer(twice).body)["error"] == "JSON Parse error: The document is empty"
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [(b"/healthz", 200), (b"/readyz", 200), (b"/readyz/none", 503), (b"/v1/models", 200)]
+)
+def test_head_is_answered_as_get_on_pages_of_this_server_alone(face: RestFace, target: bytes, status: int) -> None:
+    listing = RestFace(face._served, wanted=lambda: ["scale"], list_models=True)
+    assert listing.answer(Request("HEAD", target)) == listing.answer(Request("GET", target))
+    assert listing.answer(Request("HEAD", target)).status == status
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "place"),
+    [
+        ("POST", b"/v1/models/scale:predict", Place.PREDICTIONS),
+        ("GET", b"/v1/models/scale/metadata", Place.PREDICTIONS),
+        ("GET", b"/healthz", Place.HERE),
+        ("HEAD", b"/healthz", Place.HERE),
+        ("GET", b"/readyz/scale", Place.BESIDE),
+        ("GET", b"/v1/models/scale", Place.BESIDE),
+        ("GET", b"/v1/models", Place.BESIDE),
+        ("GET", b"/metrics", Place.METRICS),
+        ("GET", b"/metrics?x", Place.METRICS),
+    ],
+)
+def test_each_request_has_its_place(face: RestFace, method: str, target: bytes, place: Place) -> None:
+    measured = RestFace(face._served, wanted=list, metrics_path=b"/metrics")
+    assert measured.place(Request(method, target)) is place
 
 
 def test_explanations_can_be_left_out(face: RestFace) -> None:

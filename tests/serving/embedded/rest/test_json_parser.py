@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.rest.http import RefusedError
 from tfserving.serving.embedded.rest.json_parser import _Parser, parse
 
 
@@ -119,3 +121,34 @@ def test_no_bytes_at_all_make_it_fail_otherwise() -> None:
             parse(bytes(body))
         except RequestError as error:
             assert error.code is Code.INVALID_ARGUMENT  # noqa: PT017 - most of them parse, or fail like this
+
+
+@pytest.mark.parametrize(
+    ("unit", "counts"),
+    [("1,", 1), ("[],", 2), ("{},", 2), ('"",', 5), ('{"a":1},', 7), ('[[1],["a"]],', 9), ('"a:b,c",', 7)],
+)
+def test_a_document_of_too_many_values_is_refused(unit: str, counts: int) -> None:
+    body = ("[" + unit * 100 + "1]").encode()
+    count = 100 * counts + 1
+    assert len(parse(body, count)) == 101
+    with pytest.raises(RefusedError) as refused:
+        parse(body, count - 1)
+    assert refused.value.status == 413
+    assert f"has more than {count - 1} values" in refused.value.text
+
+
+@pytest.mark.parametrize("body", [b"[NaN%s]", b'{"a":1,"a":[1%s]}', b"[1%s] and more", b'["\\ude00"%s]', b"[1%s"])
+def test_what_is_no_plain_json_may_have_fewer_values(body: bytes) -> None:
+    long = body.replace(b"%s", b",1" * 1000)
+    with pytest.raises(RefusedError):
+        parse(long, 3000)
+    with contextlib.suppress(RequestError):
+        parse(long, 5000)
+    assert len(parse(b"[" + b"1," * 2999 + b"1]", 3000)) == 3000
+
+
+def test_escapes_count_where_they_take_time() -> None:
+    body = b'["' + b"\\n" * 1000 + b'",NaN]'
+    with pytest.raises(RefusedError):
+        parse(body, 3000)
+    assert parse(body.replace(b",NaN", b""), 3000) == ["\n" * 1000]

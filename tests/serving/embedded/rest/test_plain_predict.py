@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tfserving.foundation.tensors import BY_NAME, Array
 from tfserving.serving.embedded.core.signature import TensorSpec
 from tfserving.serving.embedded.errors import RequestError
+from tfserving.serving.embedded.rest import plain_predict
 from tfserving.serving.embedded.rest.json_parser import parse
 from tfserving.serving.embedded.rest.plain_predict import read_plain
 from tfserving.serving.embedded.rest.predict_request import read_inputs, signature_name
@@ -142,3 +143,37 @@ def test_what_is_read_at_once_is_what_is_read_one_by_one(value: Any, dtype: Any,
     np.testing.assert_array_equal(array, wanted)
     if array.dtype.kind == "f":
         np.testing.assert_array_equal(np.signbit(array), np.signbit(wanted))
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 10])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[1,2,3]", "[[1,2],[3,4]]", "[[[1.5]],[[2]]]", "[[[1,2,3]]]", "[[1],[2],[3],[4]]", " [ 1 , 2 ] "),
+        *("[1[,2],[3,4]]", "[[1,2][,3,4]]", "[[1,2],[3,4]", "[[1,2],[3,4]]]", "[1,,2]", "[1,2,]", "[,1]", "[1 2]"),
+        *("[[1],2]", "[1,[2]]", "[[],[1]]", "[1,9e999]", "[9007199254740993]", "[--1,2]", "[1,2.5.5]", "]1,2["),
+    ],
+)
+def test_a_large_request_is_read_in_parts_as_a_small_one_is_at_once(
+    text: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = f'{{"instances":{text}}}'.encode()
+    for dtype in ("float32", "int64"):
+        at_once = plainly(body, dtype)
+        with monkeypatch.context() as patch:
+            patch.setattr(plain_predict, "_PART", part)
+            in_parts = plainly(body, dtype)
+        if at_once is None:
+            assert in_parts is None
+        else:
+            assert in_parts is not None
+            np.testing.assert_array_equal(in_parts, at_once)
+            assert in_parts.dtype == at_once.dtype
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 1), (1, 2, 1, 1, 2, 1), (1, 1, 1), (2, 1, 1, 2)])
+def test_lists_of_one_list_are_read_at_once(shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    array = plainly(json.dumps({"instances": values.tolist()}).encode())
+    assert array is not None
+    np.testing.assert_array_equal(array, values)
