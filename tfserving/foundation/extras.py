@@ -7,7 +7,7 @@ from importlib.util import find_spec
 _REPORTS = ("PIL", "fsspec", "hdrh", "httptools", "jinja2", "matplotlib")
 _FLEET = ("docker", "pydantic", "ruamel", "yaml")
 # What the embedded server imports, which may be installed without the rest of its extra, in an image.
-EMBEDDED = ("grpc_reflection", "httptools", "simdjson", "tensorflow", "uvicorn", "uvloop")
+EMBEDDED = ("grpc_reflection", "httptools", "simdjson", "tensorflow", "uvloop")
 # By extra the modules that its rooms import and that `pip install tfserving` alone doesn't bring.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "clients": _REPORTS,
