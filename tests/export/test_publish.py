@@ -150,7 +150,10 @@ class Watcher:
         self.seen: set[frozenset[str]] = set()
 
     def _watch(self) -> None:
-        while not self._done.is_set():
+        ended = False
+        while not ended:
+            # What is there at the end is looked at, too.
+            ended = self._done.is_set()
             if found := self._look():
                 self.seen.add(frozenset(found))
 
