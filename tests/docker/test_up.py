@@ -251,8 +251,10 @@ def test_logs_are_shown_and_followed_until_ctrl_c(fleet: Fleet) -> None:
     assert fleet.toolkit("logs", "--tail", "1").stdout.splitlines() == lines[-1:]
     with fleet.process("logs", "--follow") as process:
         fleet.version(2)
-        # The real server begins its lines with the time and the place in its source.
-        loading = "loading model 'scaled' version 2" if fleet.engine.embedded else r".*\{name: scaled version: 2\}"
+        # Lines begin with the time; those of the real server with the place in its source, too.
+        loading = (
+            r"\S+ info: loading model 'scaled' version 2" if fleet.engine.embedded else r".*\{name: scaled version: 2\}"
+        )
         await_line(process, loading)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
