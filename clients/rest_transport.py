@@ -57,11 +57,11 @@ class _Exchange:
         self.closed = False
         self._extensions = {"sni_hostname": address.tls.server_name} if address.tls and address.tls.server_name else {}
         self._headers = {
-            "Host": f"[{host}]:{parts.port}" if ":" in host else f"{host}:{parts.port}",
-            "Accept": "*/*",
-            "Content-Type": "application/json",
-            "Accept-Encoding": "gzip" if gzip else "identity",
-            "User-Agent": "tfserving",
+            "host": f"[{host}]:{parts.port}" if ":" in host else f"{host}:{parts.port}",
+            "accept": "*/*",
+            "content-type": "application/json",
+            "accept-encoding": "gzip" if gzip else "identity",
+            "user-agent": "tfserving",
         }
 
     def request(self, ask: Ask) -> dict[str, Any]:
@@ -69,7 +69,9 @@ class _Exchange:
         if self.closed:
             raise Cancelled("the client is closed", ask.call)
         scheme, host, port = self._origin
-        headers, body = {**self._headers, **(ask.metadata or {})}, ask.body
+        # A call's metadata come instead of these, whatever the case of their names: of `host`, say, there is one.
+        along = {name.lower(): value for name, value in (ask.metadata or {}).items()}
+        headers, body = {**self._headers, **along}, ask.body
         if self._gzip and body is not None and len(body) >= _SMALLEST_PACKED:
             headers["content-encoding"] = "gzip"
             body = gzip_format.compress(body, _LEVEL, mtime=0)

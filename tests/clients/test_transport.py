@@ -111,9 +111,12 @@ def test_metadata_goes_along_with_every_call_or_with_one() -> None:
         client.status("m", metadata={"Authorization": "Bearer secret"})
     assert [asked["metadata"].get("x-team") for asked in recorder.asked] == ["a", "a"]
     assert [asked["metadata"].get("authorization") for asked in recorder.asked] == [None, "Bearer secret"]
-    with rest_server() as (url, asked), connect(url, metadata={"X-Team": "a"}) as client:
+    with rest_server() as (url, asked), connect(url, metadata={"X-Team": "a", "Host": "models.test"}) as client:
         client.regress("m", [{}], metadata={"Authorization": "Bearer secret"})
-    assert (asked[0]["headers"]["X-Team"], asked[0]["headers"]["Authorization"]) == ("a", "Bearer secret")
+    sent = asked[0]["headers"]
+    assert (sent["x-team"], sent["authorization"]) == ("a", "Bearer secret")
+    # A gateway knows its services by their host, of which a request has one.
+    assert (sent["host"], len([name for name in sent if name.lower() == "host"])) == ("models.test", 1)
 
 
 @pytest.mark.parametrize("failures", [1, 2])
