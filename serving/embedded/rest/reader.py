@@ -83,7 +83,7 @@ class Reader:
     def on_message_begin(self) -> None:
         """A head begins."""
         self.begun = not self.last
-        self.target = b""
+        self.method, self.target = "", b""
         self._headers = {}
 
     def on_url(self, url: bytes) -> None:
@@ -152,6 +152,8 @@ class Reader:
         body = self._body if self._parts is None else self._parts.getvalue()
         self.requests.append(Request(self.method, target, self._headers, body, self._client))
         self.begun = self.in_body = False
+        # What comes next may be no request, and is answered by no other one's method.
+        self.method = ""
         self._body, self._parts = b"", None
         self._size = self._left = self._since = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving.embedded.rest.wire import GOOD, connected, post
+from tests.serving.embedded.rest.wire import GOOD, connected, get, post
 from tests.serving.embedded.running import Process, embedded_only, together
 
 pytestmark = together
@@ -64,4 +64,19 @@ def test_requests_that_come_together_are_answered_in_their_order(server: Process
         client.send(good + lost + good * 500 + lost + b"nonsense\r\n\r\n")
         statuses = [client.answer()[0] for _ in range(504)]
         assert statuses == [200, 404, *[200] * 500, 404, 501]
+        assert client.ended()
+
+
+@embedded_only
+@pytest.mark.parametrize(
+    "nonsense", [b"FOO /healthz HTTP/1.1\r\n\r\n", b"POST labels/1 HTTP/1.1\r\n\r\n", b"\0\r\n\r\n"]
+)
+def test_what_is_refused_after_a_head_request_gets_a_whole_answer(server: Process, nonsense: bytes) -> None:
+    with connected(server) as client:
+        client.send(get("/healthz", "HEAD"))
+        assert client.answer(body=False) == (200, b"")
+        client.send(nonsense)
+        status, body = client.answer()
+        assert status in (400, 501)
+        assert body.startswith(b"<HTML>")
         assert client.ended()
