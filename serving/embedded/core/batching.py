@@ -23,7 +23,7 @@ import numpy as np
 
 from tfserving.foundation.tensors import STRING, Array, dtype_of
 from tfserving.serving.config_messages import read_message
-from tfserving.serving.embedded.core.deadline import deadline
+from tfserving.serving.embedded.core.deadline import deadline, too_late
 from tfserving.serving.embedded.core.pool import step_aside, step_back
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
@@ -146,7 +146,7 @@ class Scheduler:
                     del self._queues[key]
                     if key in self._waiting:
                         self._waiting.remove(key)
-        raise RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+        raise too_late()
 
     def _lead(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> None:
         """Runs what waits in the queue `key`, `leader` first, and hands the thread on."""

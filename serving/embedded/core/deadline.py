@@ -5,6 +5,11 @@ from __future__ import annotations
 import threading
 from time import monotonic
 
+from tfserving.serving.embedded.errors import Code, RequestError
+
+# TensorFlow's words for a run that is cancelled.
+TIMED_OUT = "Timed out waiting for notification"
+
 
 class Deadline(threading.local):
     """After which moment of `time.monotonic` nobody waits for this thread's request; None: no limit."""
@@ -17,3 +22,8 @@ class Deadline(threading.local):
 
 
 deadline = Deadline()
+
+
+def too_late() -> RequestError:
+    """The error of a request whose time is over."""
+    return RequestError(Code.DEADLINE_EXCEEDED, TIMED_OUT)

@@ -15,7 +15,6 @@ from tfserving.foundation.messages import TensorProto
 from tfserving.foundation.tensors import Array, read_flat, to_proto
 
 NUMPYS_MOST = 64
-MOST = 254
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
-from tfserving.foundation.tensors import Array, dtype_of
-from tfserving.serving.embedded.core.deep import MOST
+from tfserving.foundation.tensors import MOST_DIMENSIONS, Array, dtype_of
 from tfserving.serving.embedded.core.loader import Servable
 from tfserving.serving.embedded.core.served import Handle, Served
 from tfserving.serving.embedded.core.signature import Signature, runtime_name
@@ -67,8 +66,8 @@ def predict(
             array = decode(sent[name]) if name in sent else signature.defaults[name]
         except ValueError as error:
             raise _parsing_error(signature, name, str(error)) from None
-        if array.ndim > MOST:
-            raise _parsing_error(signature, name, f"it has {array.ndim} dimensions, {MOST} are the most")
+        if array.ndim > MOST_DIMENSIONS:
+            raise _parsing_error(signature, name, f"it has {array.ndim} dimensions, {MOST_DIMENSIONS} are the most")
         arrays.append(array)
     outputs = _outputs(signature, output_filter) if output_filter else signature.output_names
     if [array.dtype for array in arrays] != signature.dtypes:

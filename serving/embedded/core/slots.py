@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from tfserving.serving.embedded.core.deadline import deadline
+from tfserving.serving.embedded.core.deadline import deadline, too_late
 from tfserving.serving.embedded.core.pool import MOST_ASIDE, begin_waiting, end_waiting, step_aside, step_back
 from tfserving.serving.embedded.errors import Code, RequestError
 
@@ -65,7 +65,7 @@ class Slots:
         try:
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
-                raise _too_late()
+                raise too_late()
             # A loop that XLA compiled can't be cancelled. The threads that wait for such runs are then replaced.
             begin_waiting(PATIENCE_SECONDS)
             yield slot, left
@@ -90,7 +90,7 @@ class Slots:
         finally:
             step_back()
         if self._leave(waiter):
-            raise _too_late()
+            raise too_late()
         return waiter.slot
 
     def _leave(self, waiter: _Waiter) -> bool:
@@ -123,8 +123,3 @@ class _Waiter:
         self.model = model
         self.event = threading.Event()
         self.slot = -1
-
-
-def _too_late() -> RequestError:
-    # TensorFlow's words for a run that is cancelled.
-    return RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")

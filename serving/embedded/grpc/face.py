@@ -35,7 +35,7 @@ from tfserving.serving.embedded.grpc.answers import (
     answer_status,
 )
 from tfserving.serving.embedded.grpc.examples import answer_classify, answer_multi_inference, answer_regress
-from tfserving.serving.embedded.grpc.parts import Kind, check_parts, kind_of
+from tfserving.serving.embedded.grpc.parts import check_parts, kind_of
 from tfserving.serving.embedded.observability.metrics import UNKNOWN, count_answer, count_failure
 from tfserving.serving.embedded.observability.request_log import RequestLog
 
@@ -90,20 +90,26 @@ def methods(
 
 
 def _method(request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
-    kind = kind_of(request_class.DESCRIPTOR)
+    parse = _parser(request_class, most_parts)
 
     def call(data: bytes) -> bytes:
-        return answer(_parse(request_class, kind, data, most_parts))
+        return answer(parse(data))
 
     return call
 
 
-def _parse(request_class: Any, kind: Kind, data: bytes, most_parts: int) -> Any:
-    check_parts(data, kind, most_parts)
-    try:
-        return request_class.FromString(data)
-    except DecodeError:
-        raise RequestError(Code.INTERNAL, "") from None
+def _parser(request_class: Any, most_parts: int) -> Callable[[bytes], Any]:
+    """What makes a request of its bytes, and raises RequestError when they are none, or have too many parts."""
+    kind = kind_of(request_class.DESCRIPTOR)
+
+    def parse(data: bytes) -> Any:
+        check_parts(data, kind, most_parts)
+        try:
+            return request_class.FromString(data)
+        except DecodeError:
+            raise RequestError(Code.INTERNAL, "") from None
+
+    return parse
 
 
 # The part of a PredictionLog for each method.
@@ -132,10 +138,10 @@ def _logged(method: Method, part: str, request_log: RequestLog) -> Method:
 
 def _counted(served: Served, api: str, request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
     model_of = _model_of_tasks if api == "MultiInference" else _model_of
-    kind = kind_of(request_class.DESCRIPTOR)
+    parse = _parser(request_class, most_parts)
 
     def call(data: bytes) -> bytes:
-        request = _parse(request_class, kind, data, most_parts)
+        request = parse(data)
         started = monotonic()
         try:
             answered = answer(request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import grpc
@@ -50,7 +50,7 @@ class Receiving:
 
     def _watch(self) -> None:
         while True:
-            threading.Event().wait(_TICK_SECONDS)
+            sleep(_TICK_SECONDS)
             now = monotonic()
             waiting = sorted(self._since.copy().items(), key=lambda one: one[1])
             slow = [context for context, since in waiting if now - since > SLOW_SECONDS]

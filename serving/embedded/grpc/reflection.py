@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import text_format
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR, ServerReflectionRequest, ServerReflectionResponse
@@ -91,7 +91,7 @@ def _described(services: tuple[str, ...]) -> DescriptorPool:
 
     for service in services:
         if service == HEALTH_SERVICE:
-            pool.Add(_health())
+            pool.Add(text_format.Parse(_HEALTH, FileDescriptorProto()))
         else:
             add(POOL.FindFileContainingSymbol(service))
     alpha = FileDescriptorProto()
@@ -103,34 +103,33 @@ def _described(services: tuple[str, ...]) -> DescriptorPool:
 
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
-
-
-def _health() -> FileDescriptorProto:
-    """https://github.com/grpc/grpc/blob/master/doc/health-checking.md."""
-    file = FileDescriptorProto(name="grpc/health/v1/health.proto", package="grpc.health.v1", syntax="proto3")
-    request = file.message_type.add(name="HealthCheckRequest")
-    request.field.add(
-        name="service",
-        number=1,
-        type=FieldDescriptorProto.TYPE_STRING,
-        label=FieldDescriptorProto.LABEL_OPTIONAL,
-        json_name="service",
-    )
-    response = file.message_type.add(name="HealthCheckResponse")
-    status = response.enum_type.add(name="ServingStatus")
-    for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
-        status.value.add(name=name, number=number)
-    response.field.add(
-        name="status",
-        number=1,
-        type=FieldDescriptorProto.TYPE_ENUM,
-        label=FieldDescriptorProto.LABEL_OPTIONAL,
-        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
-        json_name="status",
-    )
-    file.service.add(name="Health").method.add(
-        name="Check",
-        input_type=".grpc.health.v1.HealthCheckRequest",
-        output_type=".grpc.health.v1.HealthCheckResponse",
-    )
-    return file
+# https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+_HEALTH = """
+name: "grpc/health/v1/health.proto" package: "grpc.health.v1" syntax: "proto3"
+message_type {
+  name: "HealthCheckRequest"
+  field { name: "service" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING json_name: "service" }
+}
+message_type {
+  name: "HealthCheckResponse"
+  field {
+    name: "status" number: 1 label: LABEL_OPTIONAL type: TYPE_ENUM json_name: "status"
+    type_name: ".grpc.health.v1.HealthCheckResponse.ServingStatus"
+  }
+  enum_type {
+    name: "ServingStatus"
+    value { name: "UNKNOWN" number: 0 }
+    value { name: "SERVING" number: 1 }
+    value { name: "NOT_SERVING" number: 2 }
+    value { name: "SERVICE_UNKNOWN" number: 3 }
+  }
+}
+service {
+  name: "Health"
+  method {
+    name: "Check"
+    input_type: ".grpc.health.v1.HealthCheckRequest"
+    output_type: ".grpc.health.v1.HealthCheckResponse"
+  }
+}
+"""

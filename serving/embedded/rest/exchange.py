@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tfserving.serving.embedded.core import deadline
 from tfserving.serving.embedded.rest import answers
 from tfserving.serving.embedded.rest.http import Request, Response
 
-# TensorFlow's words.
-TIMED_OUT = Response(504, answers.error("Timed out waiting for notification"))
+TIMED_OUT = Response(504, answers.error(deadline.TIMED_OUT))
 
 
 class Exchange:
