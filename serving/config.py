@@ -1,7 +1,7 @@
 """The model server's configuration, made from models.yaml with TensorFlow Serving's own messages.
 
 models.yaml ──► server_config ──► models.config, batching_parameters.txt, monitoring.config, ssl.config,
-platform_config.pbtxt, health.sh: the files of one folder
+platform_config.pbtxt, health.sh, serve.sh: the files of one folder
 └──► flags of tensorflow_model_server, or of the embedded server, which name these files
 """
 
@@ -29,6 +29,9 @@ from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFi
 
 MODELS_CONFIG = "models.config"
 HEALTH = "health.sh"
+# The entry point of TensorFlow Serving: it waits for requests in flight before the server ends.
+SERVE = "serve.sh"
+BINARY = "tensorflow_model_server"
 # Where the health check says, for a node exporter's textfile collector, what TensorFlow Serving's own page doesn't.
 METRICS_FOLDER = "/metrics"
 MEMORY_METRIC = "tensorflow_serving_resident_memory_bytes"
@@ -40,6 +43,9 @@ POLL_SECONDS = 1
 POLL_SECONDS_WITH_TLS = 10
 # Between the end of a drain and SIGKILL.
 _SECONDS_TO_END = 10
+_SERVE_SCRIPT = Path(__file__).with_name(SERVE)
+# A server without requests polls its folders: that may take so many hundredths of a second of CPU time in each second.
+_BACKGROUND = 2
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
     """
     server = fleet.server
     files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health_script(fleet, names, places)}
+    if not embedded:
+        files[SERVE] = serve_script(server, places)
     flags = {
         "port": places.grpc_port,
         "rest_api_port": places.rest_port,
@@ -115,6 +123,11 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
 def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None = None) -> ServerConfig:
     """As `server_config`, for the image that models.yaml names."""
     return server_config(fleet, names, places or in_container(), embedded=is_embedded(fleet.server.image_name))
+
+
+def entry_point(places: Places, *, embedded: bool) -> tuple[str, ...]:
+    """What flags follow: the program of a server. TensorFlow Serving, which doesn't drain, is started by a script."""
+    return (BINARY,) if embedded else ("bash", _place(places, SERVE), BINARY)
 
 
 def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:
@@ -267,6 +280,27 @@ for path in {" ".join(map(shlex.quote, paths))}; do
     esac
 done
 """
+
+
+def serve_script(server: ServerSettings, places: Places) -> str:
+    """The bash script that runs TensorFlow Serving and ends it when no request is in flight. See serve.sh.
+
+    `DRAIN_SECONDS` in its environment replaces `server.drain_seconds`.
+    """
+    ports = " ".join(f"{port:04X}" for port in (places.grpc_port, places.rest_port))
+    # A request may wait for others, without a connection that has bytes and without CPU time.
+    quiet = 1 + math.ceil(server.batching.batch_timeout_micros / 1e6) if server.batching else 1
+    return f"""\
+#!/bin/bash
+# As /proc/net/tcp has them: gRPC, REST.
+ports=" {ports} "
+# Seconds.
+longest=${{DRAIN_SECONDS:-{math.ceil(server.drain_seconds)}}}
+# Hundredths of a second: for how long a server does nothing that has no request, and what it computes meanwhile.
+quiet={100 * quiet}
+background={_BACKGROUND * quiet}
+
+{_SERVE_SCRIPT.read_text()}"""
 
 
 def _place(places: Places, file: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from tfserving.serving.commands.options import (
     smallest_request,
     wait_option,
 )
+
+if TYPE_CHECKING:
+    from tfserving.serving.engines import Server
 
 
 @click.command("fleet")
@@ -110,16 +113,25 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if not ready:
+        if server is None or not ready:
             click.echo("\nStopped before it served.", err=True)
             sys.exit(130)
-        click.echo("\nDraining …", err=True)
-        code = server.stop() if server else 0
-        click.echo("Stopped." if code in (0, -signal.SIGTERM) else f"Stopped; exit code {code}.", err=True)
+        _drain(server)
     finally:
         if server:
             server.stop()
+
+
+def _drain(server: Server) -> None:
+    """Ends a server that is asked to stop, and at once one that is asked twice."""
+    click.echo("\nDraining; Ctrl-C again stops it at once …", err=True)
+    try:
+        code = server.stop()
+    except KeyboardInterrupt:
+        server.kill()
+        click.echo("\nStopped at once; requests in flight are cut off.", err=True)
+        sys.exit(130)
+    click.echo("Stopped." if code in (0, -signal.SIGTERM) else f"Stopped; exit code {code}.", err=True)
 
 
 @click.command(

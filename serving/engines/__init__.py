@@ -73,6 +73,9 @@ class Server(Protocol):
     def stop(self) -> int:
         """Drains and ends the server; returns its exit code. Does nothing to one that is STOPPED."""
 
+    def kill(self) -> None:
+        """Ends the server at once. Does nothing to one that is STOPPED."""
+
 
 class Engine(Protocol):
     """A way to run a model server."""

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.serving import running
-from tfserving.serving.config import grace_seconds, on_host, server_config
+from tfserving.serving.config import BINARY, SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.readiness import await_models
 
-NATIVE = "tensorflow_model_server"
 LAST_LINES = 15
+_FROM_SIGNAL = 128
 WAIT_SECONDS = 0.1
 # The time and level that begin the lines of the embedded server. An error message leaves them out.
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:info: )?")
@@ -34,7 +34,10 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class ServerProcess:
-    """A model server in a process of its own; it ends with the process that started it."""
+    """A model server in a process of its own, TensorFlow Serving below the script that drains it.
+
+    It ends with the process that started it.
+    """
 
     def __init__(self, name: str, command: Sequence[str], plan: Plan) -> None:
         self._name = name
@@ -52,14 +55,18 @@ class ServerProcess:
         try:
             running.write_config(folder, config.files)
             running.note(plan.fleet, note)
-            self._process = self._start([*command, *config.flags])
+            end = signal.SIGTERM
+            if SERVE in config.files:
+                # It ends the server without a drain on SIGHUP; nobody would end one that hangs.
+                command, end = ["bash", str(folder / SERVE), *command], signal.SIGHUP
+            self._process = self._start([*command, *config.flags], end)
         except BaseException:
             running.forget(plan.fleet, name, plan.grpc_port)
             raise
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
 
-    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+    def _start(self, command: Sequence[str], end: signal.Signals) -> subprocess.Popen[str]:
         try:
             return subprocess.Popen(
                 command,
@@ -71,7 +78,7 @@ class ServerProcess:
                 cwd=ROOT,
                 # Ctrl-C must reach this process alone, which then drains the server.
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls prctl and no more
+                preexec_fn=lambda: _end_with_parent(end),  # noqa: PLW1509 - it calls prctl and no more
                 env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
             )
         except (OSError, ValueError) as error:
@@ -103,8 +110,20 @@ class ServerProcess:
             try:
                 self._process.wait(grace_seconds(self._plan.fleet.server))
             except subprocess.TimeoutExpired:
-                self._process.kill()
-        return self.wait()
+                self.kill()
+        code = self.wait()
+        # The script ends with its server's code, as a shell has it.
+        return _FROM_SIGNAL - code if code > _FROM_SIGNAL else code
+
+    def kill(self) -> None:
+        """Ends the server at once."""
+        self._kill_group()
+        self.wait()
+
+    def _kill_group(self) -> None:
+        """Ends the process and what it started: they have a session, and so a group, of their own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def last_lines(self) -> str:
         """The last lines that the server printed, indented."""
@@ -129,15 +148,17 @@ class ServerProcess:
                     print(line.rstrip(), file=sys.stderr, flush=True)
 
     def _clean(self) -> None:
+        # A script that was killed leaves its server.
+        self._kill_group()
         self._follower.join(timeout=5)
         running.forget(self._plan.fleet, self._name, self._plan.grpc_port)
 
 
-def _end_with_parent() -> None:
-    """Has Linux send this process SIGTERM when its parent dies, so that a killed `serve run` leaves no server."""
+def _end_with_parent(number: signal.Signals) -> None:
+    """Has Linux send this process a signal when its parent dies, so that a killed `serve run` leaves no server."""
     if _PRCTL is not None:
         pr_set_pdeathsig = 1
-        _PRCTL(pr_set_pdeathsig, signal.SIGTERM)
+        _PRCTL(pr_set_pdeathsig, number)
 
 
 class Embedded:
@@ -162,9 +183,9 @@ class Native:
 
     def unusable(self) -> str | None:
         """Why it can't be used: it is not on PATH, or doesn't run."""
-        path = shutil.which(NATIVE)
+        path = shutil.which(BINARY)
         if path is None:
-            return f"no {NATIVE} is on PATH"
+            return f"no {BINARY} is on PATH"
         try:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -175,4 +196,4 @@ class Native:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""
-        return ServerProcess(self.name, [NATIVE], plan)
+        return ServerProcess(self.name, [BINARY], plan)

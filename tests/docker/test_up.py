@@ -290,7 +290,7 @@ def test_run_with_docker_ends_with_its_command(
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert "\nDraining …\n" in errors
+    assert "\nDraining; Ctrl-C again stops it at once …\n" in errors
     assert errors.endswith("Stopped.\n")
     assert left() == before
     assert not [path for path in fleet.state.rglob("*") if path.is_file()]
