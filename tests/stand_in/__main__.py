@@ -15,7 +15,6 @@ nothing about the real one; what it does is what a real one was seen to do:
 
 from __future__ import annotations
 
-import os
 import sys
 
 
@@ -33,9 +32,8 @@ def main() -> None:
     from tests.stand_in import log
 
     log.begin()
-    from tfserving.serving.embedded.processes.process import end_process
-
     from tests.stand_in.server import serve
+    from tfserving.serving.embedded.processes.process import end_process
 
     # Threads of TensorFlow and gRPC may still run. They have nothing left to finish.
     end_process(serve(flags))

@@ -23,7 +23,7 @@ class Face(RestFace):
         return None
 
     def _describe(self, match: re.Match[bytes]) -> Response:
-        model = unescape(match["model"] or b"")
+        model = unescape(match["model"]) or ""
         started = time.monotonic()
         try:
             response = super()._describe(match)

@@ -15,14 +15,13 @@ from tests.stand_in.rest import Face
 from tests.stand_in.threads import LimitedTransport, loading
 from tfserving.serving.config_messages import read_message
 from tfserving.serving.embedded import server
-from tfserving.serving.embedded.core import configuration, manager
+from tfserving.serving.embedded.core import configuration, loader, manager
 from tfserving.serving.embedded.core.model_config import Model
 from tfserving.serving.embedded.core.view import State
 from tfserving.serving.embedded.errors import RequestError, StartError
 from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.processes import answerer
 from tfserving.serving.embedded.processes.plan import read_plan
-
 
 
 class Configuration(configuration.Configuration):
@@ -75,7 +74,7 @@ class Manager(manager.Manager):
             ]
         if unavailable:
             listed = "".join(
-                f"{{{_servable(model, number)} due to error: {_status(error)}, " for model, number, error in unavailable
+                f"{_servable(model, number)} due to error: {_status(error)}, " for model, number, error in unavailable
             )
             raise StartError(f"UNKNOWN: {len(unavailable)} servable(s) did not become available: {{{listed}}}")
         return []
@@ -88,6 +87,8 @@ HABITS = (
     (answerer, "RestFace", Face),
     (configuration, "Configuration", Configuration),
     (manager, "Manager", Manager),
+    # A loop keeps the thread that answers, as any other graph does.
+    (loader, "has_loops", lambda _: False),
     # At the start.
     (manager, "PARALLEL_LOADS", 4 * (os.cpu_count() or 1)),
 )

@@ -12,7 +12,7 @@ import grpc
 
 from tests.stand_in import log
 from tfserving.serving.embedded.grpc import transport
-from tfserving.serving.embedded.grpc.face import HEALTH
+from tfserving.serving.embedded.grpc.face import HEALTH, Methods
 
 # What each load makes to measure the model's size on the disk.
 POOL = 256
@@ -41,8 +41,8 @@ def loading() -> Iterator[None]:
 class LimitedTransport(transport.GrpcTransport):
     """gRPC that refuses what exceeds its threads, whatever the method, before anything counts it."""
 
-    def __init__(self, *arguments: Any, threads: int, **options: Any) -> None:
-        super().__init__(*arguments, threads=threads, **options)
+    def __init__(self, methods: Methods, host: str, port: int, threads: int, **options: Any) -> None:
+        super().__init__(methods, host, port, threads, **options)
         # grpcio looks the method up at every call.
         limit = _Limit(self._handlers.service, max(1, threads - POLLING))
         self._handlers.service = limit  # type: ignore[method-assign]

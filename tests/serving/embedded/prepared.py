@@ -37,7 +37,8 @@ def serve(path: str) -> None:
             command, descriptors, _, _ = socket.recv_fds(self.request, LONGEST, 2)
             pid = os.fork()
             if pid == 0:
-                become_server(*json.loads(command), descriptors)
+                module, flags, level = json.loads(command)
+                become_server(module, flags, level, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             threading.Thread(target=self.pass_signals_on, args=(pid,), daemon=True).start()
@@ -72,11 +73,13 @@ def prepare() -> None:
 
     prepare_process()
     with hidden_stderr():
-        import tensorflow  # noqa: F401
-
-        import tests.stand_in.server
-        import tfserving.serving.embedded.processes.answerer
-        import tfserving.serving.embedded.server  # noqa: F401
+        for module in (
+            "tensorflow",
+            "tfserving.serving.embedded.processes.answerer",
+            "tfserving.serving.embedded.server",
+            "tests.stand_in.server",
+        ):
+            importlib.import_module(module)
 
 
 def become_server(module: str, flags: list[str], level: str, descriptors: list[int]) -> None:

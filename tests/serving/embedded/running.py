@@ -71,7 +71,7 @@ def listener(port: int) -> int:
 
 
 @contextlib.contextmanager
-def prepared(server: ModelServer = EMBEDDED, **env: str) -> Iterator[ModelServer]:
+def prepared(server: ModelServer = EMBEDDED, /, **env: str) -> Iterator[ModelServer]:
     """The embedded server, or the stand-in, forked off a process that has imported TensorFlow in this environment."""
     with tempfile.TemporaryDirectory(prefix="prepared-") as folder:
         path = Path(folder) / "socket"
