@@ -18,7 +18,7 @@ from pathlib import Path
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.foundation.model_server import find_model_server, no_model_server
 from tfserving.serving import running
-from tfserving.serving.config import embedded_flags, grace_seconds, on_host, server_config
+from tfserving.serving.config import grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.readiness import await_models
 
@@ -41,7 +41,8 @@ class ServerProcess:
         self._ready = False
         self._lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
         folder = running.config_folder(plan.fleet, name, plan.grpc_port)
-        config = server_config(plan.fleet, plan.names, on_host(plan.fleet, plan.grpc_port, plan.rest_port, folder))
+        places = on_host(plan.fleet, plan.grpc_port, plan.rest_port, folder)
+        config = server_config(plan.fleet, plan.names, places, embedded=name == Embedded.name)
         tls = plan.fleet.server.tls is not None
         me = os.getpid()
         note = running.Running(
@@ -150,7 +151,7 @@ class Embedded:
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""
         words = [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"]
-        return ServerProcess(self.name, [*words, *embedded_flags(str(plan.fleet.folder.absolute()))], plan)
+        return ServerProcess(self.name, words, plan)
 
 
 class Native:
