@@ -39,7 +39,7 @@ class Answerer(answerer.Answerer):
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version and plays its warm-up. Raises RequestError."""
         servable = _servable(model, version)
-        log.loading(servable)
+        log.loading(servable, path)
         try:
             with loading():
                 super().load(model, version, path)
