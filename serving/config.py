@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfserving.foundation.messages import ModelServerConfig
+from tfserving.foundation.model_server import PROGRAM
 from tfserving.serving.config_messages import (
     BatchingParameters,
     MonitoringConfig,
@@ -31,7 +32,6 @@ MODELS_CONFIG = "models.config"
 HEALTH = "health.sh"
 # The entry point of TensorFlow Serving: it waits for requests in flight before the server ends.
 SERVE = "serve.sh"
-BINARY = "tensorflow_model_server"
 # Where the health check says, for a node exporter's textfile collector, what TensorFlow Serving's own page doesn't.
 METRICS_FOLDER = "/metrics"
 MEMORY_METRIC = "tensorflow_serving_resident_memory_bytes"
@@ -127,7 +127,7 @@ def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None
 
 def entry_point(places: Places, *, embedded: bool) -> tuple[str, ...]:
     """What flags follow: the program of a server. TensorFlow Serving, which doesn't drain, is started by a script."""
-    return (BINARY,) if embedded else ("bash", _place(places, SERVE), BINARY)
+    return (PROGRAM,) if embedded else ("bash", _place(places, SERVE), PROGRAM)
 
 
 def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:

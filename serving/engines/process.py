@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
+from tfserving.foundation.model_server import find_model_server, no_model_server
 from tfserving.serving import running
-from tfserving.serving.config import BINARY, SERVE, grace_seconds, on_host, server_config
+from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.readiness import await_models
 
@@ -177,15 +177,15 @@ class Embedded:
 
 
 class Native:
-    """TensorFlow Serving's own binary, found on PATH."""
+    """TensorFlow Serving's own program: what TENSORFLOW_MODEL_SERVER names, else the one on PATH."""
 
     name = "native"
 
     def unusable(self) -> str | None:
-        """Why it can't be used: it is not on PATH, or doesn't run."""
-        path = shutil.which(BINARY)
+        """Why it can't be used: it is not there, or doesn't run."""
+        path = find_model_server()
         if path is None:
-            return f"no {BINARY} is on PATH"
+            return no_model_server()
         try:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -196,4 +196,7 @@ class Native:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""
-        return ServerProcess(self.name, [BINARY], plan)
+        path = find_model_server()
+        if path is None:
+            raise EngineError(no_model_server())
+        return ServerProcess(self.name, [path], plan)
