@@ -43,7 +43,6 @@ POLL_SECONDS = 1
 POLL_SECONDS_WITH_TLS = 10
 # Between the end of a drain and SIGKILL.
 _SECONDS_TO_END = 10
-_SERVE_SCRIPT = Path(__file__).with_name(SERVE)
 # A server without requests polls its folders: that may take so many hundredths of a second of CPU time in each second.
 _BACKGROUND = 2
 
@@ -290,17 +289,27 @@ def serve_script(server: ServerSettings, places: Places) -> str:
     ports = " ".join(f"{port:04X}" for port in (places.grpc_port, places.rest_port))
     # A request may wait for others, without a connection that has bytes and without CPU time.
     quiet = 1 + math.ceil(server.batching.batch_timeout_micros / 1e6) if server.batching else 1
-    return f"""\
-#!/bin/bash
+    return draining_script(
+        server,
+        f"""\
 # As /proc/net/tcp has them: gRPC, REST.
 ports=" {ports} "
-# Seconds.
-longest=${{DRAIN_SECONDS:-{math.ceil(server.drain_seconds)}}}
 # Hundredths of a second: for how long a server does nothing that has no request, and what it computes meanwhile.
 quiet={100 * quiet}
 background={_BACKGROUND * quiet}
 
-{_SERVE_SCRIPT.read_text()}"""
+{Path(__file__).with_name("in_flight.sh").read_text()}""",
+    )
+
+
+def draining_script(server: ServerSettings, in_flight: str) -> str:
+    """The script that runs a program and drains it; `in_flight` has the functions for what is in flight there."""
+    return f"""\
+#!/bin/bash
+# Seconds.
+longest=${{DRAIN_SECONDS:-{math.ceil(server.drain_seconds)}}}
+{in_flight}
+{Path(__file__).with_name(SERVE).read_text()}"""
 
 
 def _place(places: Places, file: str) -> str:

@@ -3,10 +3,7 @@
 #     RUNNING ── SIGTERM, SIGINT ──► DRAINING ── idle, time over, another signal ──► SIGTERM to the server ──► ENDED
 #        └────── SIGHUP: whoever started it is gone ────────────────────────────────────────┘
 #
-# TensorFlow Serving ends at once on SIGTERM, and ignores it as process 1 of a container. It has no count of requests
-# in flight. The kernel shows that there are none: no connection to its ports is open, or nothing waits to be read or
-# sent on any of them and the server has used no CPU time for a while.
-# The server still takes new requests meanwhile. Nothing but bash is needed. The exit code is the server's.
+# Nothing but bash is needed. The exit code is the server's.
 set -f
 
 server=
@@ -15,44 +12,6 @@ server=
 look_at_clock() {
     read -r now _ < /proc/uptime
     now=$((10#${now/./}))
-}
-
-# Sets `used`, the hundredths of a second that the server has computed; fails when it has ended.
-look_at_cpu() {
-    local stat
-    { read -r stat < "/proc/$server/stat"; } 2> /dev/null || return
-    # The name of the program, in parentheses, may have spaces. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
-    set -- ${stat##*) }
-    used=$((${12} + ${13}))
-}
-
-# Sets `open`, the connections to the server, and `waiting`, those with bytes that one side hasn't read yet.
-# https://docs.kernel.org/networking/proc_net_tcp.html
-look_at_connections() {
-    local table line lines
-    open=0 waiting=0
-    for table in /proc/net/tcp /proc/net/tcp6; do
-        [ -r "$table" ] || continue
-        mapfile -t lines < "$table"
-        for line in "${lines[@]}"; do
-            # Number, local address, remote address, state, bytes to send:bytes to read.
-            set -- $line
-            case $ports in *" ${2##*:} "*) ;; *) continue ;; esac
-            # Established; half-closed by the client; closed by the server, which has bytes to send.
-            case $4 in 01 | 08 | 04 | 09) ;; *) continue ;; esac
-            open=$((open + 1))
-            [ "$5" = 00000000:00000000 ] || waiting=$((waiting + 1))
-        done
-    done
-}
-
-in_flight() {
-    look_at_connections
-    look_at_cpu && [ "$open" -gt 0 ] || return
-    if [ "$waiting" -gt 0 ] || [ $((used - used_before)) -gt "$background" ]; then
-        since=$now used_before=$used
-    fi
-    [ $((now - since)) -lt "$quiet" ]
 }
 
 drain() {
@@ -64,8 +23,8 @@ drain() {
     # Nothing ever comes from this pipe, so that reading it takes a pause.
     exec {never}<> <(:)
     look_at_clock
-    look_at_cpu
-    end=$((now + 100 * longest)) since=$now used_before=$used
+    end=$((now + 100 * longest))
+    begin_drain
     while in_flight; do
         if [ -z "$said" ]; then
             echo "Draining: waiting for requests in flight, at most $longest s …" >&2

@@ -58,7 +58,10 @@ def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool
 @click.command()
 @server_options
 def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, rest_port: int) -> None:
-    """Checks what `run` needs before anything is made: models.yaml, the engine and the ports."""
+    """Checks what `run` needs before anything is made: models.yaml, the ports and the engine.
+
+    Prints the engine that `run` takes. An image that isn't on this machine is pulled.
+    """
     from tfserving.serving import engines
     from tfserving.serving.engines.choice import choose
     from tfserving.serving.lint import settings_problems
@@ -67,8 +70,9 @@ def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int
     with Refusals():
         read = read_fleet(fleet)
         engines.refuse(settings_problems(read), lambda _: None)
-        choose(engine)
         engines.check(engines.Plan(read, read.select(names), host, port, rest_port))
+        chosen = choose(engine, read, say)
+    click.echo(chosen.name)
 
 
 @click.command(
@@ -93,9 +97,9 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
 
     with Refusals():
         read = read_fleet(fleet)
-        chosen = choose(engine)
         plan = engines.Plan(read, read.select(names), host, port, rest_port)
         engines.check(plan)
+        chosen = choose(engine, read, say)
         engines.refuse(problems(read, plan.names, container=chosen.name == "docker"), say)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

@@ -85,6 +85,9 @@ class Engine(Protocol):
     def unusable(self) -> str | None:
         """Why this engine can't be used on this machine; None when it can."""
 
+    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        """Gets what a server of `fleet` needs and this machine lacks. Raises EngineError."""
+
     def start(self, plan: Plan) -> Server:
         """Starts a server for `plan`, which has been checked; returns it STARTING."""
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
@@ -21,6 +21,7 @@ from tfserving.serving import running
 from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.readiness import await_models
+from tfserving.serving.models_yaml.fleet import Fleet
 
 LAST_LINES = 15
 _FROM_SIGNAL = 128
@@ -170,6 +171,9 @@ class Embedded:
         """Why it can't be used: this environment lacks a module; None when it has all."""
         return missing_for_embedded("python -m tfserving.serving.embedded")
 
+    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        """Nothing: all of it is on this machine."""
+
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""
         words = [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"]
@@ -193,6 +197,9 @@ class Native:
         if done.returncode != 0:
             return f"{path} --version ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}"
         return None
+
+    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        """Nothing: all of it is on this machine."""
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""
