@@ -6,7 +6,7 @@
 # Sets `used`, the hundredths of a second that the server has computed; fails when it has ended.
 look_at_cpu() {
     local stat
-    { read -r stat < "/proc/$server/stat"; } 2> /dev/null || return
+    { read -r stat < "/proc/$server/stat"; } 2> /dev/null || return 1
     # The name of the program, in parentheses, may have spaces. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
     set -- ${stat##*) }
     used=$((${12} + ${13}))
@@ -39,7 +39,7 @@ begin_drain() {
 
 in_flight() {
     look_at_connections
-    look_at_cpu && [ "$open" -gt 0 ] || return
+    look_at_cpu && [ "$open" -gt 0 ] || return 1
     if [ "$waiting" -gt 0 ] || [ $((used - used_before)) -gt "$background" ]; then
         since=$now used_before=$used
     fi

@@ -3,7 +3,8 @@
 #     RUNNING ── SIGTERM, SIGINT ──► DRAINING ── idle, time over, another signal ──► SIGTERM to the server ──► ENDED
 #        └────── SIGHUP: whoever started it is gone ────────────────────────────────────────┘
 #
-# Nothing but bash is needed. The exit code is the server's.
+# Nothing but bash is needed. The exit code is the server's. `return` and `exit` have codes of their own: in a trap they
+# would take that of what the signal interrupted.
 set -f
 
 server=
@@ -57,7 +58,7 @@ await_end() {
         kill -0 "$server" 2> /dev/null
     do :; done
     wait "$server" 2> /dev/null
-    exit
+    exit $?
 }
 
 case $longest in

@@ -4,7 +4,7 @@
 # Sends METHOD PATH to the admin interface; its lines are in `lines`.
 ask_envoy() {
     local connection
-    { exec {connection}<> "/dev/tcp/127.0.0.1/$admin"; } 2> /dev/null || return
+    { exec {connection}<> "/dev/tcp/127.0.0.1/$admin"; } 2> /dev/null || return 1
     printf '%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$1" "$2" >&"$connection"
     mapfile -t -u "$connection" lines
     exec {connection}>&-
@@ -17,9 +17,9 @@ begin_drain() {
 
 in_flight() {
     local line
-    ask_envoy GET '/stats?filter=http.rest.downstream_rq_active' || return
+    ask_envoy GET '/stats?filter=http.rest.downstream_rq_active' || return 1
     for line in "${lines[@]}"; do
-        case $line in *downstream_rq_active:\ [1-9]*) return ;; esac
+        case $line in *downstream_rq_active:\ [1-9]*) return 0 ;; esac
     done
     return 1
 }

@@ -78,7 +78,7 @@ def _is_missing(said: str) -> bool:
 
 
 @contextlib.contextmanager
-def _timeout(client: DockerClient, seconds: float) -> Iterator[None]:
+def _timeout(client: DockerClient, seconds: int) -> Iterator[None]:
     """An engine that sends nothing for so long is an EngineError."""
     from requests.exceptions import ConnectionError as Broken
     from requests.exceptions import Timeout

@@ -126,7 +126,7 @@ def running(fleet: Fleet, image: str, **how: Any) -> Iterator[Any]:
     """A container as docs/docker.md says that a baked image is run."""
     ports = {"8500/tcp": ("127.0.0.1", fleet.grpc_port), "8501/tcp": ("127.0.0.1", fleet.rest_port)}
     container = fleet.docker.containers.run(
-        image, detach=True, init=True, read_only=True, tmpfs={SCRATCH: ""}, cap_drop=["ALL"], ports=ports, **how
+        image, detach=True, read_only=True, tmpfs={SCRATCH: ""}, cap_drop=["ALL"], ports=ports, **how
     )
     try:
         yield container

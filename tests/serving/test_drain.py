@@ -163,6 +163,13 @@ def test_a_server_without_connections_ends_at_once(start: Start) -> None:
     assert run.ended() < 1
 
 
+def test_a_code_of_the_servers_own_is_kept(start: Start) -> None:
+    ends = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    run = start(SERVER.replace("listening =", f"{ends}listening ="))
+    run.send(signal.SIGTERM)
+    run.ended(7)
+
+
 def test_connections_without_requests_are_not_waited_for(start: Start) -> None:
     run = start()
     with run.connect(), run.connect():
