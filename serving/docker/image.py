@@ -37,7 +37,7 @@ def find_or_pull(client: DockerClient, name: str, say: Callable[[str], None], se
         return client.images.get(name)
     say(f"Pulling {name} …")
     try:
-        with _timeout(client, _SILENCE_SECONDS), told(f"cannot pull image {name}"):
+        with _within(client, _SILENCE_SECONDS, f"cannot pull image {name}"):
             _show(client.api.pull(*_parts(name), stream=True, decode=True), name)
             return client.images.get(name)
     except EngineError as error:
@@ -62,7 +62,7 @@ def newest_release(client: DockerClient, name: str) -> str | None:
         if release == version or time.monotonic() > deadline:
             continue
         try:
-            with _timeout(client, _LOOK_UP_SECONDS), told(f"{found} can't be looked up"):
+            with _within(client, _LOOK_UP_SECONDS, f"{found} can't be looked up"):
                 client.images.get_registry_data(found)
         except EngineError as error:
             if not _is_missing(str(error)):
@@ -78,16 +78,17 @@ def _is_missing(said: str) -> bool:
 
 
 @contextlib.contextmanager
-def _timeout(client: DockerClient, seconds: int) -> Iterator[None]:
-    """An engine that sends nothing for so long is an EngineError."""
+def _within(client: DockerClient, seconds: int, what: str) -> Iterator[None]:
+    """An error of the engine, or that it sends nothing for so long, becomes an EngineError that begins with `what`."""
     from requests.exceptions import ConnectionError as Broken
     from requests.exceptions import Timeout
 
     before, client.api.timeout = client.api.timeout, seconds
     try:
-        yield
+        with told(what):
+            yield
     except (Timeout, Broken):
-        raise EngineError(f"the engine reported nothing for {seconds} s; can it reach the registry?") from None
+        raise EngineError(f"{what}: the engine reported nothing for {seconds} s") from None
     finally:
         client.api.timeout = before
 
