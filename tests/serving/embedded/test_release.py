@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.servers import ModelServer
-from tests.serving.embedded.running import Asker, Process, together
+from tests.serving.embedded.running import ROOT, Asker, Process, together
 from tfserving.serving.embedded import flags
 from tfserving.serving.embedded.flags import command
 from tfserving.serving.embedded.release import KNOWN, Release, installed, minor
@@ -76,6 +76,13 @@ def test_the_version_names_the_release_that_it_behaves_like(monkeypatch: pytest.
     assert done.output == (
         "tfserving.serving.embedded, TensorFlow 2.23.0, as TensorFlow Serving 2.22, the newest release that it knows\n"
     )
+
+
+def test_the_page_on_compatibility_shows_what_the_version_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flags, "installed", lambda: Release("2.21.0"))
+    done = CliRunner().invoke(command(lambda flags: 1), ["--version"])  # noqa: ARG005 - it does not run
+    page = (ROOT / "docs/compatibility.md").read_text()
+    assert f"$ python -m tfserving.serving.embedded --version\n{done.output}" in page
 
 
 def test_the_help_names_the_releases_that_are_known() -> None:
