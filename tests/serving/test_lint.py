@@ -19,7 +19,7 @@ from tfserving.foundation.records import write_records
 from tfserving.serving import threads
 from tfserving.serving.cli import main
 from tfserving.serving.docker.image_names import version_of
-from tfserving.serving.embedded.release import minor
+from tfserving.serving.embedded.release import KNOWN, minor
 from tfserving.serving.lint import Problem, models_config_problems, problems
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING
 
@@ -152,6 +152,7 @@ def test_tls_files_must_be_there_and_belong_together(tmp_path: Path, authority: 
 
 def test_the_image_is_the_release_whose_messages_the_toolkit_speaks() -> None:
     assert minor(version("tensorflow-serving-api")) == minor(TENSORFLOW_SERVING)
+    assert minor(TENSORFLOW_SERVING) in KNOWN
 
 
 @pytest.mark.parametrize(
