@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,8 @@ def capture(
     Records that are damaged are left out, with a warning; those behind them are read.
     """
     _check_outputs(sources, {"--golden": golden, "--warm-up": warm_up})
+    if server is None and tls:
+        raise click.UsageError("there are options of TLS, but no server; --server grpcs://HOST:PORT is one with TLS")
     if server is None:
         requests = _read(sources, model, None, most, duplicates)
         _write(requests, golden, warm_up, any_version)
@@ -71,9 +74,7 @@ def capture(
     with Target(server, timeout, tls).asking() as client:
         requests = _read(sources, model, client, most, duplicates)
         if golden is not None:
-            from tfserving.clients.capture import answered
-
-            requests = [one if one.request.outputs else answered(one, client) for one in requests]
+            requests = _answered(requests, client, timeout)
         _write(requests, golden, warm_up, any_version)
 
 
@@ -131,6 +132,18 @@ def _read(
     warnings.end()
     if not found:
         raise click.UsageError(f"there is no request{f' to {model!r}' if model else ''} in what was given")
+    return found
+
+
+def _answered(requests: list[CapturedRequest], client: Client, timeout: float) -> list[CapturedRequest]:
+    """The requests with those responses that they lack."""
+    from tfserving.clients.busy import Patient
+    from tfserving.clients.capture import answered
+
+    server = Patient(client)
+    found = [one if one.request.outputs else server.call(partial(answered, one, client), timeout) for one in requests]
+    if server.refusals:
+        click.echo(f"Warning: {server.refusals}", err=True)
     return found
 
 

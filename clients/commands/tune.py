@@ -224,6 +224,9 @@ def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[st
         remark = "best" if candidate is winner else remark
         table.add_row(str(candidate.parameters or "none"), *times, str(step.failed), remark)
     click.echo("\n".join([*lines_of(table), ""]))
+    for candidate in candidates:
+        for failure in candidate.step.failures() if candidate.step else ():
+            click.echo(f"{candidate.parameters or 'none'}: {failure}", err=True)
     for trouble in dict.fromkeys(candidate.trouble for candidate in candidates if candidate.trouble):
         click.echo(f"can't be served: {trouble}\n", err=True)
     if winner is None:

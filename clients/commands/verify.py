@@ -152,6 +152,7 @@ def _as_json(report: Report) -> str:
             "golden_requests": report.requests,
             "protocols": list(report.protocols),
             "against": report.against or None,
+            "busy": [asdict(refusals) for refusals in report.busy],
             "rows": [_json_row(row) for row in report.rows],
         },
         indent=2,
@@ -181,6 +182,7 @@ def _show(report: Report) -> None:
         for way, reason in row.left_out.items()
     }
     said = [printable(line) for line in (*left_out, *(str(row) for row in report.rows if row.reason))]
+    said += [printable(str(refusals)) for refusals in report.busy]
     click.echo("\n".join([*lines, "", *said]))
     click.secho(printable(report.sentence()), fg=None if report.ok else "red", bold=True)
 
