@@ -186,12 +186,8 @@ def engine(
     with temporary_folder("the parameters and the log of each server", "tune-") as temporary:
         file, log = temporary / "batching_parameters.txt", temporary / "log"
         flags = [f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"]
-        flags += [
-            *_THREADS,
-            "--max_num_load_retries=0",
-            f"--model_name={model}",
-            f"--model_base_path={folder.resolve()}",
-        ]
+        flags += [flag for flag in _THREADS if not any(part.startswith(flag.partition("=")[0]) for part in command)]
+        flags += ["--max_num_load_retries=0", f"--model_name={model}", f"--model_base_path={folder.resolve()}"]
         if parameters is not None:
             file.write_text(parameters.text())
             flags += ["--enable_batching=true", f"--batching_parameters_file={file}"]
