@@ -39,9 +39,11 @@ class Refusing(grpc.GenericRpcHandler):
         try:
             if refused:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self._text)
-            return bytes(self._channel.unary_unary(method)(request, timeout=context.time_remaining()))
+            send: Any = self._channel.unary_unary(method)
+            return bytes(send(request, timeout=context.time_remaining()))
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
+            raise
         finally:
             with self._changed:
                 self._now -= 1
