@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tfserving.k8s.names import NAME
-from tfserving.serving.config import drain_seconds
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.server import IMAGE
@@ -63,8 +62,7 @@ def grace_seconds(fleet: Fleet) -> int:
     end, for as long again.
     """
     drain = fleet.kubernetes.drain_seconds
-    then = drain_seconds(fleet.server, drain) if has_embedded(fleet) else 0
-    return drain + max(30, then + 10)
+    return drain + (max(30, drain + 10) if has_embedded(fleet) else 30)
 
 
 def has_embedded(fleet: Fleet) -> bool:

@@ -21,7 +21,7 @@ from tfserving.k8s import patches
 from tfserving.k8s.configuration import files
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import NAME
-from tfserving.serving.config import MODELS_CONFIG, embedded_flags, in_container, server_config
+from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
@@ -81,7 +81,8 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     """Writes the server's files in the place of those of `k8s/base`; returns the server's flags."""
     shutil.rmtree(base / "config")
     made = {**files(fleet, names)}
-    config = server_config(fleet, names, dataclasses.replace(in_container(), config=_SERVER_CONFIG))
+    places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
+    config = server_config(fleet, names, places, embedded=patches.has_embedded(fleet))
     if not fleet.server.monitoring:
         made.pop("server/monitoring.config")
     made.update({f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in made})
@@ -116,12 +117,14 @@ def _kustomization(folder: Path, namespace: str, **said: list[Any]) -> None:
 def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
     drain = fleet.kubernetes.drain_seconds
     said: dict[str, str] = {"grpc_channel_arguments": ""}
-    if patches.has_embedded(fleet):
-        # A rollout changes pods one by one by HandleReloadConfigRequest.
-        flags = (*embedded_flags("/models", reload=True), f"--drain_seconds={drain}", *flags)
     for flag in flags:
         name, _, value = flag.removeprefix("--").partition("=")
         said[name] = value
+    if patches.has_embedded(fleet):
+        said["drain_seconds"] = str(drain)
+        # A rollout changes pods one by one by HandleReloadConfigRequest.
+        if "enable_reload_config" not in fleet.server.flags:
+            said["enable_reload_config"] = "true"
     # A GPU's memory is said by the component.
     said.pop("per_process_gpu_memory_fraction", None)
     said["grpc_channel_arguments"] = _channel(said["grpc_channel_arguments"], drain)

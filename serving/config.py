@@ -2,7 +2,7 @@
 
 models.yaml ──► server_config ──► models.config, batching_parameters.txt, monitoring.config, ssl.config,
 platform_config.pbtxt, health.sh: the files of one folder
-└──► flags of tensorflow_model_server, which name these files
+└──► flags of tensorflow_model_server, or of the embedded server, which name these files
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tfserving.serving.config_messages import (
     SSLConfig,
     text,
 )
+from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFiles
 
@@ -32,20 +33,26 @@ HEALTH = "health.sh"
 METRICS_FOLDER = "/metrics"
 MEMORY_METRIC = "tensorflow_serving_resident_memory_bytes"
 METRICS_PATH = "/monitoring/prometheus/metrics"
-# A change of models.config is noticed within that time.
+# How often a server looks for new versions, and the embedded server for a change of models.config.
 POLL_SECONDS = 1
-# The embedded server's --drain_seconds, where models.yaml doesn't say it.
-DRAIN_SECONDS = 60
-_LONGEST_DRAIN = 1_000_000
+# TensorFlow Serving logs some lines each time that it reads models.config. It reads it only where the call that reloads
+# it can't be sent: with TLS, whose client certificates are not the toolkit's.
+POLL_SECONDS_WITH_TLS = 10
+# Between the end of a drain and SIGKILL.
+_SECONDS_TO_END = 10
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a server finds things: gRPC and REST ports, the folder of the files here, the folder of each model."""
+    """Where a server finds things: gRPC and REST ports, the folder of the files here, the folder of each model.
+
+    `models` is the folder that all models are in.
+    """
 
     grpc_port: int
     rest_port: int
     config: str
+    models: str
     model: Callable[[str], str]
 
 
@@ -59,16 +66,17 @@ class ServerConfig:
 
 def in_container(grpc_port: int = 8500, rest_port: int = 8501) -> Places:
     """The places in a container: the image's own ports, `/config`, `/models/NAME`."""
-    return Places(grpc_port, rest_port, "/config", lambda name: f"/models/{name}")
+    return Places(grpc_port, rest_port, "/config", "/models", lambda name: f"/models/{name}")
 
 
 def on_host(fleet: Fleet, grpc_port: int, rest_port: int, config: Path) -> Places:
     """The places of a process of this machine."""
-    return Places(grpc_port, rest_port, str(config), lambda name: str(fleet.model_folder(name)))
+    models = str(fleet.folder.absolute())
+    return Places(grpc_port, rest_port, str(config), models, lambda name: str(fleet.model_folder(name)))
 
 
-def server_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> ServerConfig:
-    """All that a server of the models `names` is told.
+def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embedded: bool) -> ServerConfig:
+    """The files and flags of a server of the models `names`: the embedded one, or TensorFlow Serving.
 
     Raises FleetError when a file of `server.tls` can't be read.
     """
@@ -78,12 +86,14 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Serve
         "port": places.grpc_port,
         "rest_api_port": places.rest_port,
         "model_config_file": _place(places, MODELS_CONFIG),
-        "model_config_file_poll_wait_seconds": POLL_SECONDS,
         "file_system_poll_wait_seconds": POLL_SECONDS,
         # A version with a label is on disk; a server that still loads it would refuse to start.
         "allow_version_labels_for_unavailable_models": True,
         # A model that can't be loaded is an error to show at once, not in five minutes.
         "max_num_load_retries": 0,
+        # Probes that don't wait for predictions, and that the metrics page doesn't count.
+        "enable_grpc_healthcheck_service": True,
+        **(_embedded_flags(server, places) if embedded else _tensorflow_serving_flags(server)),
     }
     for name, flag, config in (
         ("batching_parameters.txt", "batching_parameters_file", server.batching and batching_config(server.batching)),
@@ -102,24 +112,37 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Serve
     return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()))
 
 
-def embedded_flags(models: str, *, reload: bool = False) -> tuple[str, ...]:
-    """What the embedded server is given beside these, to come before them: who may change what it serves.
+def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None = None) -> ServerConfig:
+    """As `server_config`, for the image that models.yaml names."""
+    return server_config(fleet, names, places or in_container(), embedded=is_embedded(fleet.server.image_name))
 
-    TensorFlow Serving's binary does not know them. HandleReloadConfigRequest is off where models.config is polled,
-    and may name base paths in the folder `models` alone.
+
+def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:
+    """What the embedded server gets alone: it polls models.config, and nobody changes by a call what it serves."""
+    return {
+        "model_config_file_poll_wait_seconds": POLL_SECONDS,
+        "enable_reload_config": False,
+        "reload_base_paths": places.models,
+        "drain_seconds": server.drain_seconds,
+    }
+
+
+def _tensorflow_serving_flags(server: ServerSettings) -> dict[str, object]:
+    """What TensorFlow Serving gets alone.
+
+    Its defaults are 4 threads for each CPU. It refuses gRPC calls beyond them, and REST metadata waits behind
+    predictions (seen on TensorFlow Serving 2.20).
     """
-    return (f"--enable_reload_config={_flag(reload)}", f"--reload_base_paths={models}")
+    return {
+        "model_config_file_poll_wait_seconds": POLL_SECONDS_WITH_TLS if server.tls else 0,
+        "grpc_max_threads": server.grpc_max_threads,
+        "rest_api_num_threads": server.rest_api_num_threads,
+    }
 
 
 def grace_seconds(server: ServerSettings) -> int:
-    """How long a server has to end by itself: longer than the embedded one drains."""
-    return drain_seconds(server, DRAIN_SECONDS) + 10
-
-
-def drain_seconds(server: ServerSettings, default: int) -> int:
-    """How long the embedded server drains, by the flag in models.yaml or, without one, by `default`."""
-    said = float(server.flags.get("drain_seconds", default))
-    return math.ceil(said) if 0 <= said <= _LONGEST_DRAIN else _LONGEST_DRAIN
+    """How long a server gets to end after SIGTERM: longer than it drains."""
+    return math.ceil(server.drain_seconds) + _SECONDS_TO_END
 
 
 def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:

@@ -17,6 +17,7 @@ from tfserving.foundation.golden import MANIFEST, WARMUP
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import RecordError, read_records
+from tfserving.serving import threads
 from tfserving.serving.config import in_container, models_config
 from tfserving.serving.docker.image_names import minor, version_in
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -24,6 +25,9 @@ from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, S
 
 # What the embedded server's container takes with a small model, idle; TensorFlow Serving's takes less.
 SERVER_BYTES = 350 << 20
+# `verify` sends 32 requests at a time. TensorFlow Serving 2.20 refused some of them with 8 and 16 threads, and none
+# with 36 and 64.
+FEWEST_THREADS = 64
 _LARGEST_PEM = 1 << 20
 
 
@@ -44,7 +48,7 @@ def problems(fleet: Fleet, names: tuple[str, ...], *, container: bool = True) ->
     found = [*settings_problems(fleet), *(problem for name in names for problem in _model(fleet, name))]
     found += models_config_problems(models_config(fleet, names, in_container()))
     if container:
-        found += [*_memory(fleet, names), *_image(fleet, names), *_mounted(fleet, names)]
+        found += [*_memory(fleet, names), *_pids(fleet, names), *_image(fleet, names), *_mounted(fleet, names)]
     return found
 
 
@@ -141,6 +145,13 @@ def _threads(server: ServerSettings) -> Iterator[Problem]:
     names = [f"tensorflow_{name}_parallelism" for name in ("session", "intra_op", "inter_op")]
     if all(int(server.flags.get(name, 0)) > 0 for name in names):
         yield Problem("server.flags", f"{', '.join(names)} are all given; the first is for what the others don't say")
+    if server.grpc_max_threads < FEWEST_THREADS:
+        text = f"TensorFlow Serving refuses more than {server.grpc_max_threads} gRPC calls at a time, with"
+        text += f" RESOURCE_EXHAUSTED, and its metrics page does not count them; give at least {FEWEST_THREADS}"
+        yield Problem("server.grpc_max_threads", text, warning=True)
+    if server.rest_api_num_threads < FEWEST_THREADS:
+        text = f"metadata and metrics wait behind more than {server.rest_api_num_threads} REST predictions at a time"
+        yield Problem("server.rest_api_num_threads", f"{text}; give at least {FEWEST_THREADS}", warning=True)
 
 
 def tls_problems(tls: TlsFiles, where: str) -> Iterator[Problem]:
@@ -187,6 +198,17 @@ def _memory(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
             f"{_mib(limit)} is too little: the server takes some {_mib(SERVER_BYTES)}, and its models, with a new "
             f"version of each beside the old one, {_mib(sum(models.values()))}, {largest!r} {_mib(models[largest])} of "
             f"it; {_mib(needed)} is the least",
+        )
+
+
+def _pids(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
+    limit, needed = fleet.server.pids, threads.needed(fleet, names)
+    if limit is not None and limit < needed:
+        yield Problem(
+            "server.pids",
+            f"{limit} is too little: with these models and threads the server makes up to {needed} threads "
+            f"({threads.LOADING} for each version while it loads), and aborts where it can't; give {needed}, or leave "
+            "server.pids out",
         )
 
 

@@ -53,7 +53,7 @@ def apply(fleet: Fleet, server: Running, wait: float) -> None:
                 _wait(lambda: unavailable(client, fleet, names), deadline)
                 _write(path, labelling)
                 _wait(lambda: _labelling(client, loading, wanted), deadline)
-            write_config(folder, server_config(fleet, names, places).files)
+            write_config(folder, server_config(fleet, names, places, embedded=False).files)
             _wait(lambda: unavailable(client, fleet, names) or _leaving(client, before, fleet, names), deadline)
     except BaseException as error:
         _write(path, before)

@@ -55,7 +55,7 @@ def config(
     as_json: bool,
 ) -> None:
     """Prints the files and flags that models.yaml comes to, a private key left out; or checks them."""
-    from tfserving.serving.config import in_container, on_host, server_config
+    from tfserving.serving.config import container_config, on_host, server_config
     from tfserving.serving.lint import problems
     from tfserving.serving.models_yaml.fleet import read_fleet
     from tfserving.serving.running import config_folder
@@ -75,9 +75,11 @@ def config(
                 if not wrong:
                     say(f"{read.file} is right for {', '.join(names)}.")
             sys.exit(2 if wrong else 0)
-        folder = config_folder(read, "native", port)
-        places = on_host(read, port, rest_port, folder) if local else in_container()
-        made = server_config(read, names, places)
+        if local:
+            places = on_host(read, port, rest_port, config_folder(read, "native", port))
+            made = server_config(read, names, places, embedded=False)
+        else:
+            made = container_config(read, names)
     files = {name: _without_key(text) for name, text in made.files.items()}
     if as_json:
         click.echo(json.dumps({"files": files, "flags": made.flags}, indent=2))

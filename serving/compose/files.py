@@ -26,10 +26,10 @@ from tfserving.serving.config import (
     METRICS_FOLDER,
     METRICS_PATH,
     MODELS_CONFIG,
+    container_config,
     grace_seconds,
     health_script,
     in_container,
-    server_config,
 )
 from tfserving.serving.docker.container import PREFIX, arguments, user
 from tfserving.serving.engines import EngineError, Plan, address
@@ -48,7 +48,7 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
     Raises FleetError when a file that models.yaml names can't be read.
     """
     compose, inside = plan.fleet.compose, in_container()
-    config = server_config(plan.fleet, plan.names, inside)
+    config = container_config(plan.fleet, plan.names)
     made: dict[str, dict[str, str]] = {"config": dict(config.files), "prometheus": _prometheus(plan)}
     if compose.grafana:
         made["grafana"] = _grafana()

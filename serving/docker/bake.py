@@ -15,11 +15,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tfserving.serving.config import embedded_flags, in_container, server_config
+from tfserving.serving.config import container_config
 from tfserving.serving.docker import daemon
-from tfserving.serving.docker.container import MODELS, PREFIX
+from tfserving.serving.docker.container import PREFIX
 from tfserving.serving.docker.image import find_or_pull
-from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.proven import ProofError, prove
@@ -78,10 +77,9 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], No
 
 def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
     """Writes the build's context, a tar, with nothing of this machine in it: no owners, modes or times."""
-    config = server_config(fleet, names, in_container())
+    config = container_config(fleet, names)
     # Nothing changes in an image, so there is nothing to poll for.
-    flags = list(embedded_flags(MODELS)) if is_embedded(fleet.server.image_name) else []
-    flags += [flag for flag in config.flags if "_poll_wait_seconds" not in flag]
+    flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag]
     flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
     serve = f'#!/bin/sh\nexec tensorflow_model_server {" ".join(map(shlex.quote, flags))} "$@"\n'
     texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve}

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfserving.serving.config import HEALTH, MODELS_CONFIG, ServerConfig, embedded_flags, in_container
-from tfserving.serving.docker.image_names import is_embedded
+from tfserving.serving import threads
+from tfserving.serving.config import HEALTH, MODELS_CONFIG, ServerConfig, in_container
 from tfserving.serving.engines import Plan
 from tfserving.serving.running import fleet_id
 
@@ -23,8 +23,6 @@ PREFIX = "tensorflow-serving-toolkit"
 # Whoever runs as root has the container run as nobody in particular; others as themselves, so that it reads what they
 # can read.
 NOBODY = 10001
-# The folder of all models.
-MODELS = "/models"
 Role = Literal["up", "run", "compose"]
 _SECOND = 1_000_000_000
 
@@ -47,7 +45,7 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
     server = plan.fleet.server.model_dump(mode="json")
     parts = [
         image.id,
-        _command(plan, config),
+        _command(config),
         files,
         server,
         plan.host,
@@ -58,10 +56,9 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _command(plan: Plan, config: ServerConfig) -> list[str]:
+def _command(config: ServerConfig) -> list[str]:
     """The server's flags."""
-    embedded = embedded_flags(MODELS) if is_embedded(plan.fleet.server.image_name) else ()
-    return [*embedded, *config.flags, "--enable_profiler=false"]
+    return [*config.flags, "--enable_profiler=false"]
 
 
 def user() -> str:
@@ -99,7 +96,7 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
     return {
         "image": server.image_name,
         "entrypoint": ["tensorflow_model_server"],
-        "command": _command(plan, config),
+        "command": _command(config),
         "detach": True,
         "init": True,
         "user": user(),
@@ -111,12 +108,12 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
         # No swap: what doesn't fit is told, not slow.
         "memswap_limit": server.memory,
         "nano_cpus": round(server.cpus * 1e9) if server.cpus else None,
-        "pids_limit": server.pids,
+        "pids_limit": server.pids or threads.pids(plan.fleet, plan.names),
         "restart_policy": {"Name": "no" if role == "run" else server.restart},
         "device_requests": gpu_requests(server.gpus),
         "mounts": [
             # The folder of all models: one that is added needs no new container.
-            Mount(MODELS, str(plan.fleet.folder.resolve()), type="bind", read_only=True),
+            Mount(inside.models, str(plan.fleet.folder.resolve()), type="bind", read_only=True),
             Mount(inside.config, str(folder), type="bind", read_only=True),
         ],
         "ports": {

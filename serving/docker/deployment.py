@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from tfserving.serving import live, running
-from tfserving.serving.config import grace_seconds, in_container, server_config
+from tfserving.serving.config import container_config, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon, ended, server
 from tfserving.serving.engines import EngineError, Plan, check
@@ -79,7 +79,7 @@ def restart(plan: Plan, wait: float, say: Say) -> dict[str, int]:
     with contextlib.closing(daemon.connect()) as client:
         old = _there(client, plan.fleet)
         folder = running.config_folder(plan.fleet, "docker", plan.grpc_port)
-        running.write_config(folder, server_config(plan.fleet, plan.names, in_container()).files)
+        running.write_config(folder, container_config(plan.fleet, plan.names).files)
         say(f"Restarting {old.name} …")
         with daemon.told(f"{old.name} can't be restarted"):
             old.restart(timeout=grace_seconds(plan.fleet.server))

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tfserving.serving import running
-from tfserving.serving.config import ServerConfig, grace_seconds, in_container, server_config
+from tfserving.serving.config import ServerConfig, container_config, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import ended
 from tfserving.serving.docker.daemon import told
@@ -140,7 +140,7 @@ def prepare(client: DockerClient, plan: Plan, say: Callable[[str], None]) -> tup
             say(str(problem))
     if requests := containers.gpu_requests(plan.fleet.server.gpus):
         _try_gpus(client, image, name, requests)
-    return image, server_config(plan.fleet, plan.names, in_container())
+    return image, container_config(plan.fleet, plan.names)
 
 
 def _try_gpus(client: DockerClient, image: Image, name: str, requests: list[DeviceRequest]) -> None:

@@ -27,6 +27,9 @@ GENERATED = {
     "platform_config_file": "`server.gpu_memory_growth`",
     "per_process_gpu_memory_fraction": "`server.gpu_memory_fraction`",
     "model_config_file_poll_wait_seconds": "`tfserving serve reload`",
+    "grpc_max_threads": "`server.grpc_max_threads`",
+    "rest_api_num_threads": "`server.rest_api_num_threads`",
+    "drain_seconds": "`server.drain_seconds`",
 }
 _HINTS = {name: get_args(hint) for name, hint in get_type_hints(Flags, include_extras=True).items()}
 _KINDS: dict[str, Any] = {

@@ -133,7 +133,37 @@ class ServerSettings(Strict):
     cpus: Annotated[float | None, Field(gt=0, le=100_000, description="A container's limit; none when not given.")] = (
         None
     )
-    pids: Annotated[int, Field(ge=64, le=_MOST, description="A container's limit of processes and threads.")] = 2048
+    pids: Annotated[
+        int | None,
+        Field(
+            ge=256,
+            le=_MOST,
+            description="A container's limit of processes and threads; what its models and threads need, and at least "
+            "4096, when not given.",
+        ),
+    ] = None
+    grpc_max_threads: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1 << 16,
+            description="gRPC calls at a time: TensorFlow Serving refuses more. It starts a thread for each call when "
+            "it comes. The embedded server lets calls wait instead, and does not read this.",
+        ),
+    ] = 1024
+    rest_api_num_threads: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1 << 14,
+            description="REST requests that TensorFlow Serving runs at a time; others wait. The embedded server does "
+            "not read this.",
+        ),
+    ] = 256
+    drain_seconds: Annotated[
+        float,
+        Field(ge=0, le=3600, description="How long a server that ends waits for requests in flight, at most."),
+    ] = 60
     restart: Annotated[
         Literal["no", "on-failure", "unless-stopped", "always"],
         Field(description="When Docker starts a container again that ended."),

@@ -20,7 +20,7 @@ def limited(
     docker: DockerClient, docker_host: str, exported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     made = make_fleet(docker, docker_host, exported, tmp_path_factory.mktemp("limited"))
-    made.say(f"{SCALED}server: {{memory: 1g, cpus: 1.5, pids: 512}}\n")
+    made.say(f"{SCALED}server: {{memory: 1g, cpus: 1.5, pids: 4096}}\n")
     made.up()
     yield made
     remove_all(made)
@@ -91,7 +91,7 @@ def test_limits_are_those_of_the_kernel(inside: Inside) -> None:
     assert int(read["memory"]) == 1024 * MEBIBYTE
     # With cgroup v1 it counts both; with v2 swap alone. Where the kernel doesn't count it, there is no file.
     assert "No such file" in read["swap"] or int(read["swap"]) in (0, 1024 * MEBIBYTE)
-    assert int(read["pids"]) == 512
+    assert int(read["pids"]) == 4096
     _, text = inside(
         "sh",
         "-c",
@@ -113,7 +113,7 @@ def test_the_engine_says_the_same(limited: Fleet) -> None:
     assert host["Init"] is True
     assert (host["Memory"], host["MemorySwap"]) == (1024 * MEBIBYTE, 1024 * MEBIBYTE)
     assert host["NanoCpus"] == 1_500_000_000
-    assert host["PidsLimit"] == 512
+    assert host["PidsLimit"] == 4096
     assert host["RestartPolicy"]["Name"] == "unless-stopped"
     assert host["NetworkMode"] in ("default", "bridge")
     assert {mount["Destination"]: mount["RW"] for mount in attributes["Mounts"]} == {"/models": False, "/config": False}

@@ -25,9 +25,9 @@ from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.flags import command as embedded
 
 
-def configured(folder: Path, server: str = "", models: str = GOOD) -> ServerConfig:
+def configured(folder: Path, server: str = "", models: str = GOOD, *, embedded: bool = False) -> ServerConfig:
     read = fleet(folder, f"{models}server: {{{server}}}\n")
-    return server_config(read, read.select(()), in_container())
+    return server_config(read, read.select(()), in_container(), embedded=embedded)
 
 
 def test_models_become_a_model_config_list(tmp_path: Path) -> None:
@@ -48,10 +48,10 @@ def test_models_become_a_model_config_list(tmp_path: Path) -> None:
 
 def test_flags_name_the_files_and_the_ports(tmp_path: Path) -> None:
     read = fleet(tmp_path)
-    container = server_config(read, ("digits",), in_container())
+    container = server_config(read, ("digits",), in_container(), embedded=False)
     assert {"--port=8500", "--rest_api_port=8501", "--model_config_file=/config/models.config"} <= set(container.flags)
     assert "--monitoring_config_file=/config/monitoring.config" in container.flags
-    host = server_config(read, ("digits",), on_host(read, 9500, 9501, tmp_path / "config"))
+    host = server_config(read, ("digits",), on_host(read, 9500, 9501, tmp_path / "config"), embedded=False)
     assert {"--port=9500", f"--model_config_file={tmp_path}/config/models.config"} <= set(host.flags)
     assert f'base_path: "{tmp_path}/models/digits"' in host.files["models.config"]
 
@@ -119,11 +119,49 @@ def test_more_flags_are_passed_on(tmp_path: Path) -> None:
     assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
 
 
+def said(made: ServerConfig) -> dict[str, str]:
+    """Flags by their names."""
+    return dict(flag.removeprefix("--").split("=", 1) for flag in made.flags)
+
+
+def test_tensorflow_serving_gets_threads_for_every_call(tmp_path: Path) -> None:
+    """By default it refuses more gRPC calls than 4 for each CPU, and REST metadata waits behind predictions."""
+    flags = said(configured(tmp_path))
+    assert flags["grpc_max_threads"] == "1024"
+    assert flags["rest_api_num_threads"] == "256"
+    assert flags["enable_grpc_healthcheck_service"] == "true"
+    flags = said(configured(tmp_path, "grpc_max_threads: 200, rest_api_num_threads: 100"))
+    assert flags["grpc_max_threads"] == "200"
+    assert flags["rest_api_num_threads"] == "100"
+
+
+def test_the_embedded_server_lets_calls_wait_in_threads_of_its_own_number(tmp_path: Path) -> None:
+    flags = said(configured(tmp_path, "grpc_max_threads: 200, drain_seconds: 5", embedded=True))
+    assert not {"grpc_max_threads", "rest_api_num_threads"} & flags.keys()
+    assert flags["drain_seconds"] == "5.0"
+    assert flags["reload_base_paths"] == "/models"
+    assert flags["enable_reload_config"] == "false"
+
+
+def test_tensorflow_serving_reads_its_configuration_again_only_where_no_call_reloads_it(
+    tmp_path: Path,
+    authority: Authority,  # noqa: ARG001 - its files
+) -> None:
+    """Each time, it logs some lines."""
+    name = "model_config_file_poll_wait_seconds"
+    assert said(configured(tmp_path))[name] == "0"
+    assert said(configured(tmp_path, "tls: {certificate: server.pem, key: server.key}"))[name] == "10"
+    assert said(configured(tmp_path, embedded=True))[name] == "1"
+
+
 @pytest.mark.parametrize(
     ("server", "problem"),
     [
         ("flags: {port: 1}", "flags.port: the toolkit sets it; "),
+        ("flags: {grpc_max_threads: 9}", "flags.grpc_max_threads: the toolkit sets it; `server.grpc_max_threads` says"),
         ("flags: {rest_api_prt: 1}", "flags.rest_api_prt: "),
+        ("grpc_max_threads: 0", "server.grpc_max_threads: Input should be greater than or equal to 1"),
+        ("pids: 64", "server.pids: Input should be greater than or equal to 256"),
         ("memory: lots", "server.memory: "),
         ("memory: 1k", "server.memory: Input should be greater than or equal to 67108864"),
         ("gpus: 0", "server.gpus: 0 is not 'all', how many (1), or a list of devices ([0, 1])"),
@@ -146,7 +184,8 @@ def command(folder: Path, *words: str) -> Result:
 
 @pytest.mark.usefixtures("authority")
 def test_the_embedded_server_takes_what_is_made(tmp_path: Path) -> None:
-    made = configured(tmp_path, "batching: {}, tls: {certificate: server.pem, key: server.key}")
+    server = "batching: {}, tls: {certificate: server.pem, key: server.key}"
+    made = configured(tmp_path, server, embedded=True)
     taken: list[Flags] = []
 
     def take(flags: Flags) -> int:

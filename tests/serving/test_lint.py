@@ -16,6 +16,7 @@ from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
 from tfserving.foundation.messages import ModelServerConfig, PredictionLog
 from tfserving.foundation.records import write_records
+from tfserving.serving import threads
 from tfserving.serving.cli import main
 from tfserving.serving.docker.image_names import minor
 from tfserving.serving.lint import Problem, models_config_problems, problems
@@ -174,6 +175,32 @@ def test_an_export_by_a_newer_tensorflow_than_the_images_is_a_warning(tmp_path: 
     text = "version 3 was exported with TensorFlow 2.22.0, which is newer than tensorflow/serving:2.21.0"
     assert text in str(warning)
     assert warning.warning
+
+
+@pytest.mark.parametrize("key", ["grpc_max_threads", "rest_api_num_threads"])
+def test_too_few_threads_are_a_warning(tmp_path: Path, key: str) -> None:
+    (warning,) = found(tmp_path, f"{GOOD}server: {{{key}: 16}}\n")
+    assert warning.where == f"server.{key}"
+    assert "give at least 64" in warning.text
+    assert warning.warning
+    assert found(tmp_path, f"{GOOD}server: {{{key}: 64}}\n") == []
+
+
+def test_threads_of_versions_that_load_fit_into_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow Serving aborts when it can't make one."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    models = "".join(f"  m{number}: {{builder: 'm:b'}}\n" for number in range(10))
+    text = f"models:\n{models}server: {{pids: 2048}}\n"
+    needed = 8 * 256 + 1024 + 256 + 2 * 16 + 128
+    assert f"server.pids: 2048 is too little: with these models and threads the server makes up to {needed}" in errors(
+        tmp_path, text
+    )
+    assert found(tmp_path, text.replace("2048", str(needed))) == []
+    read = fleet(tmp_path, text.replace("pids: 2048", ""))
+    assert threads.pids(read, read.select(())) == 4096
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert threads.pids(read, read.select(())) == 10 * 256 + 1024 + 256 + 64 * 16 + 128
+    assert found(tmp_path, f"{GOOD}server: {{pids: 512, image: 'serving-embedded:1'}}\n") == []
 
 
 def test_gpus_need_an_image_that_has_them(tmp_path: Path) -> None:
