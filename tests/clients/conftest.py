@@ -22,7 +22,7 @@ from typing import Any, cast
 import pytest
 
 from tests.authority import Authority
-from tests.servers import free_ports, model_servers, wait_for
+from tests.servers import STAND_IN, free_ports, model_servers, wait_for
 from tfserving.clients import Client, Tls, connect, connect_async
 from tfserving.clients.errors import DeadlineExceeded
 
@@ -35,6 +35,7 @@ FLAGS = {
     # By default it has so few threads that it refuses calls that come at the same time.
     "native": ("--grpc_max_threads=256", "--rest_api_num_threads=256"),
 }
+STANDING_IN = "stand-in"
 ENGINES = {engine.name: [*engine.command, *FLAGS[engine.name]] for engine in model_servers()}
 MONITORING = 'prometheus_config { enable: true, path: "/monitoring/prometheus/metrics" }'
 CONFIG = """
@@ -142,7 +143,11 @@ def serving(
     config, monitoring, log = folder / "models.config", folder / "monitoring.config", folder / "log"
     config.write_text("model_config_list {" + CONFIG.format(folder=models) + "}")
     monitoring.write_text(MONITORING)
-    command = [*ENGINES[engine], f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
+    command = [
+        *(STAND_IN.command if engine == STANDING_IN else ENGINES[engine]),
+        f"--port={grpc_port}",
+        f"--rest_api_port={rest_port}",
+    ]
     command += [f"--model_config_file={config}", f"--monitoring_config_file={monitoring}"]
     command += ["--allow_version_labels_for_unavailable_models=true", "--max_num_load_retries=0", *flags]
     with log.open("w") as output:

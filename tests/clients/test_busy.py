@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.clients.conftest import ON_SERVERS, Server
+from tests.clients.conftest import ON_SERVERS, STANDING_IN, Server, serving
 from tests.clients.hostile import http_server, whole
 from tests.clients.refusing import refusing
 from tfserving.clients import connect
@@ -38,22 +39,29 @@ def every_second() -> Any:
     return lambda method, _now: method == "Predict" and next(turns) % 2 == 0
 
 
-def test_a_server_of_few_threads_is_verified_and_reported_as_busy(server: Server, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def few_threads(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that refuses what exceeds its few threads, as TensorFlow Serving was seen to."""
+    with serving(models, tmp_path_factory.mktemp("few"), "--grpc_max_threads=8", engine=STANDING_IN) as running:
+        yield running
+
+
+def test_a_server_of_few_threads_is_verified_and_reported_as_busy(few_threads: Server, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    with refusing(server.grpc, lambda _, now: now > 3) as (address, _):
-        result = run("verify", server.models / "scale", "--grpc", address, "--only", "grpc", "--report", page)
-        assert result.exit_code == 0, result.output
-        said = re.search(
-            rf"the server {address} was busy (once|\d+ times) \(RESOURCE_EXHAUSTED: {BUSY}\); these requests were sent "
-            r"again, (16|8|4|2|1) at a time\. Its --grpc_max_threads is too low for 32 at a time",
-            result.stdout,
-        )
-        assert said, result.stdout
-        assert said[0] in page.read_text()
-        found = json.loads(run("verify", server.models / "scale", "--grpc", address, "--only", "grpc", "--json").stdout)
+    addresses = ("--grpc", few_threads.grpc, "--rest", few_threads.rest)
+    result = run("verify", few_threads.models / "scale", *addresses, "--report", page)
+    assert result.exit_code == 0, result.output
+    said = re.search(
+        rf"the server {few_threads.grpc} was busy (once|\d+ times) \(RESOURCE_EXHAUSTED: {BUSY}\); these requests were "
+        r"sent again, (16|8|4|2|1) at a time\. Its --grpc_max_threads is too low for 32 at a time",
+        result.stdout,
+    )
+    assert said, result.stdout
+    assert said[0] in page.read_text()
+    found = json.loads(run("verify", few_threads.models / "scale", *addresses, "--json").stdout)
     (busy,) = found["busy"]
     assert found["ok"]
-    assert (busy["server"], busy["most"]) == (address, 32)
+    assert (busy["server"], busy["most"]) == (few_threads.grpc, 32)
     assert busy["refused"] > 0
     assert busy["at_a_time"] < 32
 
@@ -109,17 +117,14 @@ def test_responses_are_captured_from_a_busy_server(server: Server, tmp_path: Pat
     assert f"Warning: the server {address} was busy once" in result.stderr
 
 
-def test_a_load_test_sends_nothing_again_and_names_the_refusals(server: Server, tmp_path: Path) -> None:
+def test_a_load_test_sends_nothing_again_and_names_the_refusals(few_threads: Server, tmp_path: Path) -> None:
     page = tmp_path / "bench.html"
-    with refusing(server.grpc, lambda _, now: now > 1) as (address, counted):
-        options = ("--concurrency", 8, "--window", 0.2, "--warm-up", 0.1, "--report", page, "--json")
-        result = run("bench", "--model", "scale", "--server", f"grpc://{address}", *options)
-        shown = run("bench", "--model", "scale", "--server", f"grpc://{address}", *options[:6])
-    (step,) = json.loads(result.stdout)["steps"]
-    assert list(step["errors"]) == [f"RESOURCE_EXHAUSTED: {BUSY}"]
-    assert counted.refused > 0
-    assert re.search(rf"8 at a time: \d+ failed with RESOURCE_EXHAUSTED: {BUSY}; {HINT}", shown.stdout)
+    asked = ("bench", "--model", "scale", "--server", few_threads.url("grpc"), "--window", 0.2, "--warm-up", 0.1)
+    shown = run(*asked, "--concurrency", 32, "--report", page)
+    assert re.search(rf"32 at a time: \d+ failed with RESOURCE_EXHAUSTED: {BUSY}; {HINT}", shown.stdout), shown.output
     assert HINT in page.read_text()
+    (step,) = json.loads(run(*asked, "--concurrency", 32, "--json").stdout)["steps"]
+    assert list(step["errors"]) == [f"RESOURCE_EXHAUSTED: {BUSY}"]
 
 
 def test_the_time_that_a_gate_waits_for_a_busy_server_is_no_latency(server: Server) -> None:
