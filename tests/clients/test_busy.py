@@ -87,6 +87,16 @@ def test_a_server_that_is_too_busy_for_its_status_fails(server: Server) -> None:
     assert counted.refused > 1
 
 
+def test_a_model_is_waited_for_while_the_server_is_busy(server: Server) -> None:
+    turns = itertools.count()
+    with (
+        refusing(server.grpc, lambda _method, _now: next(turns) < 4) as (address, counted),
+        connect(f"grpc://{address}") as client,
+    ):
+        assert client.wait_until_available("scale", label="stable", timeout=30) == 1
+    assert counted.refused == 4
+
+
 def test_a_batch_is_not_left_out_because_the_server_is_busy(server: Server) -> None:
     with refusing(server.grpc, lambda method, _: method == "GetModelMetadata") as (address, _):
         options = ("--grpc", address, "--only", "grpc", "--timeout", 0.5, "--way", "batch")
