@@ -83,7 +83,9 @@ SECONDS = _Seconds(0, min_open=True)
 SECONDS_OF_A_WINDOW = _Seconds(0.1)
 _FILE = click.Path(exists=True, dir_okay=False)
 TLS_OPTIONS = (
-    click.option("--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities that may vouch for the server."),
+    click.option(
+        "--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities to trust, for grpcs:// and https://."
+    ),
     click.option("--tls-cert", "tls_certificate", type=_FILE, help="PEM file of this client's certificate."),
     click.option("--tls-key", "tls_key", type=_FILE, help="PEM file of that certificate's key."),
     click.option("--tls-server-name", help="The name in the server's certificate, if it isn't the address's."),
