@@ -118,7 +118,17 @@ def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
     allowed |= sys.stdlib_module_names
     library = {"async_client", "client", "inputs", "answers", "errors", "calls", "steps", "wire", "address"}
     library |= {"grpc_calls", "grpc_transport", "rest_calls", "rest_transport", "rest_json"}
-    library |= {"asked", "availability", "certificates", "hints", "http_answers", "limits", "printable", "rest_answers"}
+    library |= {
+        "asked",
+        "availability",
+        "busy",
+        "certificates",
+        "hints",
+        "http_answers",
+        "limits",
+        "printable",
+        "rest_answers",
+    }
     library |= {"signatures", "sockets", "unreachable"}
     paths = [*files("foundation"), *(PACKAGE / f"clients/{module}.py" for module in library)]
     for path in paths:
