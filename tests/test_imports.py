@@ -27,7 +27,19 @@ ALLOWED = {
     "k8s": ("foundation", "clients", "k8s", "serving"),
 }
 # The embedded server's rooms and files, from the ground up: each imports what stands before it, and itself.
-EMBEDDED = ("errors", "flags", "tls", "observability", "core", "grpc", "rest", "processes", "server", "__main__")
+EMBEDDED = (
+    "errors",
+    "release",
+    "flags",
+    "tls",
+    "observability",
+    "core",
+    "grpc",
+    "rest",
+    "processes",
+    "server",
+    "__main__",
+)
 # What is called otherwise on PyPI.
 PACKAGES = {"PIL": "pillow", "hdrh": "hdrhistogram", "grpc": "grpcio", "simdjson": "pysimdjson", "yaml": "pyyaml"}
 PACKAGES |= {"google": "protobuf", "ruamel": "ruamel-yaml", "grpc_reflection": "grpcio-reflection"}
