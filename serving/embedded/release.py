@@ -50,7 +50,11 @@ def minor(version: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def installed() -> Release:
-    """The release of the TensorFlow that is installed; does not import it."""
-    from importlib.metadata import version
+    """The release of the TensorFlow that is installed; does not import it. Raises PackageNotFoundError."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    return Release(version("tensorflow"))
+    # The embedded server's image has the one without GPUs.
+    try:
+        return Release(version("tensorflow-cpu"))
+    except PackageNotFoundError:
+        return Release(version("tensorflow"))
