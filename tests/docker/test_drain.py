@@ -254,7 +254,8 @@ def active(proxy: Any) -> int:
     """The requests in flight that Envoy counts."""
     script = (
         "exec 3<>/dev/tcp/127.0.0.1/9901; "
-        "printf 'GET /stats?filter=http.rest.downstream_rq_active HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+        "printf 'GET /stats?filter=http.rest.downstream_rq_active HTTP/1.1\\r\\nHost: localhost\\r\\n"
+        "Connection: close\\r\\n\\r\\n' >&3; cat <&3"
     )
     text = proxy.exec_run(["bash", "-c", script]).output.decode()
     return int(text.rpartition("downstream_rq_active:")[2].split()[0])
