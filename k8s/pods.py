@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from tfserving.clients import connect
 from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.serving.engines.exit_codes import meaning
 
 REST_PORT = 8501
-_LAST_LINES = 5
 _ASK_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
@@ -78,7 +79,7 @@ def found_in(pod: Object) -> Trouble | None:
             return Trouble(f"pod {name} ran out of memory; `kubernetes.memory` gives it more")
         if ended and ended.get("exitCode") and container["restartCount"]:
             what = name if container["name"] in _CONTAINERS else f"{name}, container {container['name']},"
-            return Trouble(f"pod {what} ends with exit code {ended['exitCode']}", container["name"])
+            return Trouble(f"pod {what} ends with {meaning(ended['exitCode'])}", container["name"])
     return None
 
 
@@ -151,9 +152,9 @@ def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | Non
 def _last_lines(kubectl: Kubectl, pod: str, container: str) -> str:
     for words in (["--previous"], []):
         try:
-            said = kubectl.run("logs", pod, f"--container={container}", f"--tail={_LAST_LINES}", *words)
+            said = kubectl.run("logs", pod, f"--container={container}", f"--tail={READ_LINES}", *words)
         except KubectlError:
             continue
         if said.strip():
-            return "\n".join(f"    {line}" for line in said.strip().splitlines())
-    return "    it printed nothing"
+            return last_words(said.splitlines())
+    return last_words(())

@@ -58,10 +58,14 @@ class Places:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Files, text by name, and the flags that name them."""
+    """Files, text by name, and the flags that name them.
+
+    `poll_seconds` is how often the server reads models.config; 0 when a call changes what it serves.
+    """
 
     files: Mapping[str, str]
     flags: tuple[str, ...]
+    poll_seconds: int
 
 
 def in_container(grpc_port: int = 8500, rest_port: int = 8501) -> Places:
@@ -82,10 +86,12 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
     """
     server = fleet.server
     files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health_script(fleet, names, places)}
+    poll_seconds = POLL_SECONDS if embedded else POLL_SECONDS_WITH_TLS if server.tls else 0
     flags = {
         "port": places.grpc_port,
         "rest_api_port": places.rest_port,
         "model_config_file": _place(places, MODELS_CONFIG),
+        "model_config_file_poll_wait_seconds": poll_seconds,
         "file_system_poll_wait_seconds": POLL_SECONDS,
         # A version with a label is on disk; a server that still loads it would refuse to start.
         "allow_version_labels_for_unavailable_models": True,
@@ -109,7 +115,7 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
     if server.gpu_memory_fraction:
         flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
     flags.update(server.flags)
-    return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()))
+    return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()), poll_seconds)
 
 
 def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None = None) -> ServerConfig:
@@ -118,9 +124,8 @@ def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None
 
 
 def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:
-    """What the embedded server gets alone: it polls models.config, and nobody changes by a call what it serves."""
+    """What the embedded server gets alone: nobody changes by a call what it serves, it polls models.config."""
     return {
-        "model_config_file_poll_wait_seconds": POLL_SECONDS,
         "enable_reload_config": False,
         "reload_base_paths": places.models,
         "drain_seconds": server.drain_seconds,
@@ -134,7 +139,6 @@ def _tensorflow_serving_flags(server: ServerSettings) -> dict[str, object]:
     predictions (seen on TensorFlow Serving 2.20).
     """
     return {
-        "model_config_file_poll_wait_seconds": POLL_SECONDS_WITH_TLS if server.tls else 0,
         "grpc_max_threads": server.grpc_max_threads,
         "rest_api_num_threads": server.rest_api_num_threads,
     }
