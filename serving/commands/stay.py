@@ -154,8 +154,8 @@ def _one(fleet: Fleet, port: int | None) -> Running:
     servers = running(fleet, deployment.exists)
     if not servers:
         raise EngineError(
-            f"no server of {fleet.file} runs; `tfserving serve up` starts one in a container, `tfserving serve run` one "
-            "that ends with its command"
+            f"no server of {fleet.file} runs; `tfserving serve up` starts one in a container, and `tfserving serve run` "
+            "one that ends with its command"
         )
     found = [server for server in servers if port in (None, server.grpc_port)]
     listed = ", ".join(f"the {server.title}" for server in found or servers)

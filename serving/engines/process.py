@@ -6,7 +6,6 @@ import collections
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.foundation.last_words import READ_LINES, is_information, last_words
+from tfserving.foundation.model_server import find_model_server, no_model_server
 from tfserving.serving import running, server_log
 from tfserving.serving.config import grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
@@ -24,7 +24,6 @@ from tfserving.serving.engines.exit_codes import meaning
 from tfserving.serving.engines.readiness import await_models
 from tfserving.serving.kept import writing
 
-NATIVE = "tensorflow_model_server"
 WAIT_SECONDS = 0.1
 # How much TensorFlow prints: 0 is all of it, 1 leaves out its level INFO.
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -182,15 +181,15 @@ class Embedded:
 
 
 class Native:
-    """TensorFlow Serving's own binary, found on PATH."""
+    """TensorFlow Serving's own program: what TENSORFLOW_MODEL_SERVER names, else the one on PATH."""
 
     name = "native"
 
     def unusable(self) -> str | None:
-        """Why it can't be used: it is not on PATH, or doesn't run."""
-        path = shutil.which(NATIVE)
+        """Why it can't be used: it is not there, or doesn't run."""
+        path = find_model_server()
         if path is None:
-            return f"no {NATIVE} is on PATH"
+            return no_model_server()
         try:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -201,4 +200,7 @@ class Native:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""
-        return ServerProcess(self.name, [NATIVE], plan)
+        path = find_model_server()
+        if path is None:
+            raise EngineError(no_model_server())
+        return ServerProcess(self.name, [path], plan)

@@ -1,6 +1,6 @@
 """The last words of a server: of the last lines that it printed, those that name the reason.
 
-    read ──► without what is repeated ──► without times and places ──► the last 15, and the line of an abort among them
+read ──► without what is repeated ──► without times and places ──► the last 15, and an abort's reason among them
 """
 
 from __future__ import annotations
