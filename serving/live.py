@@ -16,11 +16,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tfserving.clients import Client, connect
-from tfserving.clients.errors import DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted, ServingError
+from tfserving.clients.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    ServingError,
+    Unavailable,
+)
 from tfserving.serving import kept
 from tfserving.serving.config import HEALTH, MODELS_CONFIG, POLL_SECONDS, models_config, server_config
 from tfserving.serving.engines import EngineError
@@ -92,7 +100,7 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
             try:
                 _go_back(server, path, client, taken, say)
             except EngineError as failure:
-                raise EngineError(f"{error}; {failure}") from None
+                raise EngineError(f"{str(error) or 'interrupted'}; {failure}") from None
             if isinstance(error, EngineError):
                 raise EngineError(f"{error}; the server serves what it did before") from None
             raise
@@ -187,7 +195,9 @@ def _take(server: Running, path: Path, config: Any, deadline: float, say: Say) -
     try:
         tell(server, path, config, deadline - time.monotonic(), say)
     except DeadlineExceeded as error:
-        raise EngineError(_late(str(error))) from None
+        raise EngineError(
+            f"{_late(str(error))}; it waits without end for a model whose folder it doesn't find"
+        ) from None
     except ServingError as error:
         raise EngineError(f"the {server.title} did not take the new configuration: {error}") from None
 
@@ -206,7 +216,7 @@ def _go_back(server: Running, path: Path, client: Client, taken: list[Any], say:
     try:
         for config in reversed(back):
             tell(server, path, config, deadline - time.monotonic(), say)
-            wait_for(lambda last=last, config=config: _unlike(client, last, config), deadline, str)
+            wait_for(partial(_unlike, client, last, config), deadline, str)
             last = config
     except (EngineError, ServingError) as error:
         raise EngineError(
@@ -218,14 +228,20 @@ def _go_back(server: Running, path: Path, client: Client, taken: list[Any], say:
 
 
 def _unlike(client: Client, last: Any, config: Any) -> str | None:
-    """What a server that had `last` doesn't serve yet of the versions and the labels that `config` names."""
-    for model in config.model_config_list.config:
-        states = states_of(client, model.name)
-        for version in model.model_version_policy.specific.versions:
-            status = states.get(version)
-            if status is None or status.state != "AVAILABLE":
-                return f"model {model.name!r}: {status or f'version {version} was not known'}"
-    return _labelling(client, last, config)
+    """What a server that had `last` doesn't serve yet of the versions and the labels that `config` names.
+
+    Raises EngineError when there is no server any more.
+    """
+    try:
+        for model in config.model_config_list.config:
+            states = states_of(client, model.name)
+            for version in model.model_version_policy.specific.versions:
+                status = states.get(version)
+                if status is None or status.state != "AVAILABLE":
+                    return f"model {model.name!r}: {status or f'version {version} was not known'}"
+        return _labelling(client, last, config)
+    except Unavailable as error:
+        raise EngineError(str(error)) from None
 
 
 def _polls(server: Running) -> str:

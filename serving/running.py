@@ -62,7 +62,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        """Where the toolkit's own checks go: to gRPC, where the metrics page doesn't count them, or with TLS to REST."""
+        """Where the toolkit's own checks go: to gRPC, whose checks the metrics page doesn't count; with TLS to REST."""
         if self.tls:
             return f"http://{address(self.host, self.rest_port)}"
         return f"grpc://{address(self.host, self.grpc_port)}"

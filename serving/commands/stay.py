@@ -154,7 +154,7 @@ def _one(fleet: Fleet, port: int | None) -> Running:
     servers = running(fleet, deployment.exists)
     if not servers:
         raise EngineError(
-            f"no server of {fleet.file} runs; `tfserving serve up` starts one in a container, and `tfserving serve run` "
+            f"no server of {fleet.file} runs; `tfserving serve up` starts one that stays, and `tfserving serve run` "
             "one that ends with its command"
         )
     found = [server for server in servers if port in (None, server.grpc_port)]
