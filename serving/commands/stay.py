@@ -111,7 +111,7 @@ def logs(fleet: Path, port: int | None, follow: bool, tail: int | None) -> None:
     """
     from tfserving.serving import server_log
     from tfserving.serving.docker import deployment
-    from tfserving.serving.running import config_folder, process_is_alive
+    from tfserving.serving.running import NOTE, config_folder, process_is_alive
 
     with Refusals():
         read = _read(fleet)
@@ -121,7 +121,11 @@ def logs(fleet: Path, port: int | None, follow: bool, tail: int | None) -> None:
             texts = deployment.logs(server.container, follow=follow, tail=tail)
         else:
             folder = config_folder(read, server.engine, server.grpc_port).parent
-            texts = server_log.read(folder, follow=follow, tail=tail, alive=lambda: process_is_alive(server.pid))
+
+            def alive() -> bool:
+                return (folder / NOTE).is_file() and process_is_alive(server.pid)
+
+            texts = server_log.read(folder, follow=follow, tail=tail, alive=alive)
         for text in texts:
             click.echo(text, nl=False)
 

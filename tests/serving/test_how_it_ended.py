@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT, STAND_IN, free_ports, install, model_servers
+from tests.servers import ROOT, free_ports, model_servers
 from tests.serving.embedded import saved_models
 from tfserving.foundation.model_server import PROGRAM, VARIABLE
 from tfserving.serving.engines.exit_codes import meaning
@@ -72,12 +72,12 @@ def test_without_threads_for_a_load_the_last_lines_say_so(fleet: Path) -> None:
     assert f"    fatal: Check failed: ret == 0 (11 vs. 0) {thread}\n" in said
 
 
-def test_a_version_that_does_not_load_ends_it_with_255_and_its_words(fleet: Path) -> None:
+def test_a_version_that_does_not_load_ends_it_with_255_and_its_words(fleet: Path, stand_in: Path) -> None:
     scaled = fleet.parent / "models/scaled"
     saved_models.broken(scaled, 2, scaled / "1")
     shutil.rmtree(scaled / "1")
     native = [server.command[0] for server in model_servers() if not server.embedded]
-    said = run(fleet, native[0] if native else str(install(STAND_IN, fleet.parent / "native")))
+    said = run(fleet, native[0] if native else str(stand_in))
     ended = "exit code 255: a model failed to load, or a flag was wrong; its log says why; its last lines:\n"
     assert f"the native server ended before every model was available: {ended}" in said
     assert re.search(

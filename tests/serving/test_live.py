@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.exporting import export_scaled
-from tests.servers import STAND_IN, ModelServer, Served, free_ports, install, model_servers, serve, wait_for
+from tests.servers import STAND_IN, ModelServer, Served, free_ports, model_servers, serve, wait_for
 from tests.serving.embedded import saved_models
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
@@ -35,14 +35,14 @@ SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
 
 
 @pytest.fixture(scope="module", params=["embedded", "native"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
+def engine(request: pytest.FixtureRequest, stand_in: Path) -> Iterator[ModelServer]:
     """The embedded server, and TensorFlow Serving or, where this machine has none, its stand-in."""
     there = {server.name: server for server in model_servers()}
     with pytest.MonkeyPatch.context() as patch:
         # What a server prints is kept.
         patch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
         if request.param not in there:
-            patch.setenv(VARIABLE, str(install(STAND_IN, tmp_path_factory.mktemp("native"))))
+            patch.setenv(VARIABLE, str(stand_in))
         yield there.get(request.param, STAND_IN)
 
 
