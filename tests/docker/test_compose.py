@@ -118,7 +118,9 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     watched.toolkit("compose", "up", *watched.ports)
     assert watched.served_by(20) == {"canary": 20}
     watched.toolkit("labels", "set", "scaled", "stable=2")
+    watched.toolkit("reload")
     assert watched.container.id == server.id
+    assert watched.toolkit("logs").stdout == watched.container.logs().decode()
     status = json.loads(watched.toolkit("status", "--json").stdout)["servers"]
     assert [(one["engine"], one["health"], one["available"]) for one in status] == [("compose", "healthy", True)]
 
