@@ -20,8 +20,10 @@ from tests.exporting import export_scaled
 from tests.servers import STAND_IN, ModelServer, Served, free_ports, model_servers, serve, wait_for
 from tests.serving.embedded import saved_models
 from tfserving.clients import connect
-from tfserving.clients.errors import ServingError
+from tfserving.clients.errors import FailedPrecondition, ServingError
 from tfserving.foundation.model_server import VARIABLE
+from tfserving.k8s.rollout.local import LocalTarget
+from tfserving.k8s.rollout.target import Serve
 from tfserving.serving import live
 from tfserving.serving.cli import main
 from tfserving.serving.commands.options import banner
@@ -169,6 +171,26 @@ def test_it_goes_back_to_versions_that_are_unloaded_already(server: Served, flee
         )
     assert read_models_config(folder / "models.config") == before
     assert scale(server, "stable") == 1
+
+
+def test_a_rollout_changes_the_server_too_and_what_it_refuses_is_not_kept(
+    server: Served, fleet: Path, engine: ModelServer
+) -> None:
+    (instance,) = LocalTarget(read_fleet(fleet), "scaled", lambda _: False).instances()
+    (path,) = Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}/config/models.config")
+    instance.tell(Serve("scaled", (1, 3), {}))
+    with connect(server.url("grpc")) as client:
+        client.wait_until_available("scaled", version=1)
+        instance.tell(Serve("scaled", (1, 3), {"stable": 1}))
+        client.wait_until_available("scaled", label="stable")
+    assert scale(server, "stable") == 1
+    if not engine.embedded:
+        before = path.read_text()
+        # A label can't move to a version that isn't loaded.
+        with pytest.raises(FailedPrecondition):
+            instance.tell(Serve("scaled", (2, 3), {"stable": 2}))
+        assert path.read_text() == before
+        assert scale(server, "stable") == 1
 
 
 def test_the_log_is_shown_and_followed_as_long_as_the_server_lives(

@@ -67,7 +67,9 @@ def test_it_is_followed_from_file_to_file_until_the_server_has_ended(log: Server
 
     def alive() -> bool:
         """Two more lines at each look, and then it ends."""
-        written = [log.write(f"x {number:03}") for number in itertools.islice(numbers, 2)]
+        written = list(itertools.islice(numbers, 2))
+        for number in written:
+            log.write(f"x {number:03}")
         return bool(written)
 
     assert lines(tmp_path, follow=True, tail=0, alive=alive) == [f"x {number:03}" for number in range(22)]

@@ -22,6 +22,7 @@ from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.running import Running
 
 Said = list[str]
+Firsts = list[Callable[[grpc.ServicerContext], None]]
 FULL = "Server Threadpool Exhausted"
 
 
@@ -41,9 +42,9 @@ def noted(fleet: Fleet, ports: tuple[int, int], *, tls: bool = False) -> tuple[R
 
 
 @pytest.fixture
-def reloads() -> Iterator[tuple[int, list[Callable[[grpc.ServicerContext], None]]]]:
+def reloads() -> Iterator[tuple[int, Firsts]]:
     """The port of a server that takes HandleReloadConfigRequest alone, and what it does first, one item for a call."""
-    firsts: list[Callable[[grpc.ServicerContext], None]] = []
+    firsts: Firsts = []
 
     def take(_request: bytes, context: grpc.ServicerContext) -> bytes:
         if firsts:
@@ -65,9 +66,7 @@ def refuse(context: grpc.ServicerContext) -> None:
     context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
 
 
-def test_a_busy_server_gets_the_change_again_which_is_reported(
-    fleet: Fleet, reloads: tuple[int, list[Callable[[grpc.ServicerContext], None]]]
-) -> None:
+def test_a_busy_server_gets_the_change_again_which_is_reported(fleet: Fleet, reloads: tuple[int, Firsts]) -> None:
     port, firsts = reloads
     firsts += [refuse, refuse]
     server, path = noted(fleet, (port, port))
@@ -81,13 +80,17 @@ def test_a_busy_server_gets_the_change_again_which_is_reported(
 
 
 def test_a_server_that_never_returns_is_left_in_time(
-    fleet: Fleet, reloads: tuple[int, list[Callable[[grpc.ServicerContext], None]]], monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, reloads: tuple[int, Firsts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one does that was sent a model whose folder is missing."""
     monkeypatch.setattr(live, "_BACK_SECONDS", 1.0)
     port, firsts = reloads
     released = threading.Event()
-    firsts.append(lambda _: bool(released.wait(60)) and None)
+
+    def wait(_: grpc.ServicerContext) -> None:
+        released.wait(60)
+
+    firsts.append(wait)
     server, path = noted(fleet, (port, port))
     before = path.read_bytes()
     with pytest.raises(EngineError) as caught:
