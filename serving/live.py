@@ -38,7 +38,6 @@ from tfserving.serving.running import (
     Running,
     config_folder,
     read_models_config,
-    write_config,
     write_file,
     write_models_config,
 )
@@ -69,9 +68,9 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
     folder = config_folder(fleet, server.engine, server.grpc_port)
     path = folder / MODELS_CONFIG
     before = read_models_config(path)
-    health = _kept_text(folder / HEALTH)
+    old_health = _kept_text(folder / HEALTH)
     wanted = models_config(fleet, names, places)
-    files = server_config(fleet, names, places, embedded=False).files
+    new_health = server_config(fleet, names, places, embedded=False).files[HEALTH]
     loading, labelling = _steps(before, wanted, fleet)
     deadline = time.monotonic() + wait
     with connect(server.url, timeout=5) as client:
@@ -91,12 +90,12 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
                 say(f"The {server.title}: {step.what} (step {number} of {len(steps)}{_polls(server)}) …")
                 taken.append(step.config)
                 if step is settle:
-                    write_config(folder, files)
+                    write_file(folder / HEALTH, new_health)
                 _take(server, path, step.config, deadline, say)
                 _wait(step.missing, deadline)
         except BaseException as error:
-            if health is not None:
-                write_file(folder / HEALTH, health)
+            if old_health is not None:
+                write_file(folder / HEALTH, old_health)
             try:
                 _go_back(server, path, client, taken, say)
             except EngineError as failure:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet, make_fleet, remove_all
+from tests.docker.engine import EMBEDDED_IMAGE
 from tests.k8s.load import Load
 from tests.servers import free_ports, wait_for
 from tfserving.clients import Tls, connect
@@ -267,6 +268,18 @@ def test_logs_are_shown_and_followed_until_ctrl_c(fleet: Fleet) -> None:
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in errors
+
+
+def test_the_embedded_server_s_image_takes_changes_by_its_file(fleet: Fleet) -> None:
+    fleet.say(f"{SCALED}server: {{image: '{EMBEDDED_IMAGE}'}}\n")
+    fleet.version(2)
+    fleet.up()
+    fleet.toolkit("labels", "set", "scaled", "stable=1", "canary=2")
+    assert [sums(fleet.grpc, label=label) for label in ("stable", "canary")] == [6, 12]
+    fleet.toolkit("labels", "set", "scaled", "stable=2")
+    assert sums(fleet.rest, label="stable") == 12
+    assert "loading model 'scaled' version 1" in fleet.toolkit("logs").stdout
+    assert "scaled: version 2 AVAILABLE" in fleet.toolkit("status").stdout
 
 
 def test_restart_is_the_same_container_again_and_no_fault(fleet: Fleet) -> None:
