@@ -41,8 +41,6 @@ def engine(request: pytest.FixtureRequest, stand_in: Path) -> Iterator[ModelServ
     """The embedded server, and TensorFlow Serving or, where this machine has none, its stand-in."""
     there = {server.name: server for server in model_servers()}
     with pytest.MonkeyPatch.context() as patch:
-        # What a server prints is kept.
-        patch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
         if request.param not in there:
             patch.setenv(VARIABLE, str(stand_in))
         yield there.get(request.param, STAND_IN)
@@ -72,7 +70,9 @@ def running(engine: ModelServer, fleet: Path) -> Iterator[Callable[[], Served]]:
 
         def give() -> Served:
             if not servers or servers[-1].process.poll() is not None:
-                servers.append(stack.enter_context(serve([sys.executable, "-m", "tfserving", *words], ROOT)))
+                command = [sys.executable, "-m", "tfserving", *words]
+                # All that it prints is in its log.
+                servers.append(stack.enter_context(serve(command, ROOT, {"TF_CPP_MIN_LOG_LEVEL": "0"})))
             return servers[-1]
 
         yield give
