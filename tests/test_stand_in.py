@@ -203,7 +203,7 @@ def test_a_change_with_a_model_that_has_no_version_holds_up_all_later_ones(
 ) -> None:
     server = start(f"--model_base_path={models}/scale", "--model_name=scale").ready()
 
-    def reload(seconds: float, *folders: Path) -> None:
+    def reload(ask: Asker, seconds: float, *folders: Path) -> None:
         request = ReloadConfigRequest()
         for folder in folders:
             request.config.model_config_list.config.add(
@@ -212,12 +212,12 @@ def test_a_change_with_a_model_that_has_no_version_holds_up_all_later_ones(
         ask.call("ModelService/HandleReloadConfigRequest", request, ReloadConfigResponse, seconds)
 
     with contextlib.closing(Asker(server)) as ask:
-        reload(30, models / "scale")
+        reload(ask, 30, models / "scale")
         for folders in ((models / "scale", tmp_path / "absent"), (models / "scale",)):
             with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
-                reload(0.5, *folders)
+                reload(ask, 0.5, *folders)
         shutil.copytree(models / "scale", tmp_path / "absent")
-        reload(30, models / "scale")
+        reload(ask, 30, models / "scale")
 
 
 def test_a_version_that_does_not_load_ends_it_with_255(start: Start, models: Path) -> None:
