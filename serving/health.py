@@ -39,9 +39,9 @@ if [ -w {METRICS_FOLDER} ]; then
     mv {METRICS_FOLDER}/memory.new {METRICS_FOLDER}/memory.prom
 fi
 """
-_GRPC = r"""# Whether each model is loaded: `check WHAT REQUEST` calls GetModelMetadata over gRPC. The response is binary.
-# A read ends at each NUL. Metadata has the type SignatureDefMap. An error has a NUL between grpc-status and
-# grpc-message.
+_GRPC = r"""# Whether each model is loaded: `check WHAT REQUEST` calls GetModelMetadata over gRPC.
+# The response is binary, and a read ends at each NUL. Metadata has the type SignatureDefMap. An error has two headers
+# with a NUL between them, grpc-status and grpc-message.
 check() {{
     exec 3<>/dev/tcp/127.0.0.1/{port} || exit 1
     printf "$start$2" >&3 2>/dev/null

@@ -13,9 +13,9 @@ if [ -w /metrics ]; then
     printf '# TYPE tensorflow_serving_resident_memory_bytes gauge\ntensorflow_serving_resident_memory_bytes %s\n' $((kilobytes * 1024)) > /metrics/memory.new
     mv /metrics/memory.new /metrics/memory.prom
 fi
-# Whether each model is loaded: `check WHAT REQUEST` calls GetModelMetadata over gRPC. The response is binary.
-# A read ends at each NUL. Metadata has the type SignatureDefMap. An error has a NUL between grpc-status and
-# grpc-message.
+# Whether each model is loaded: `check WHAT REQUEST` calls GetModelMetadata over gRPC.
+# The response is binary, and a read ends at each NUL. Metadata has the type SignatureDefMap. An error has two headers
+# with a NUL between them, grpc-status and grpc-message.
 check() {
     exec 3<>/dev/tcp/127.0.0.1/8500 || exit 1
     printf "$start$2" >&3 2>/dev/null
