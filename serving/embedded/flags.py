@@ -55,8 +55,12 @@ class Flags:
     saved_model_tags: Annotated[str, click.STRING, "Comma-separated tags of the graph that is loaded."] = "serve"
     enable_model_warmup: Annotated[bool, click.BOOL, "Play a version's warm-up requests before it is available."] = True
     num_request_iterations_for_warmup: Annotated[int, _COUNT, "How often each warm-up request is played; 0: once."] = 0
-    grpc_max_threads: Annotated[int, _THREADS, "Threads that answer gRPC."] = 4 * (os.cpu_count() or 1)
-    rest_api_num_threads: Annotated[int, _THREADS, "Threads that answer REST."] = 4 * (os.cpu_count() or 1)
+    grpc_max_threads: Annotated[
+        int, _THREADS, "gRPC predictions that run at a time; others wait. TensorFlow Serving refuses those."
+    ] = 4 * (os.cpu_count() or 1)
+    rest_api_num_threads: Annotated[
+        int, _THREADS, "REST predictions that run at a time; others wait. Status, metadata and metrics don't."
+    ] = 4 * (os.cpu_count() or 1)
     enable_batching: Annotated[bool, click.BOOL, "Run requests together that wait at the same time."] = False
     batching_parameters_file: Annotated[Path | None, _PATH, "Text BatchingParameters; for --enable_batching."] = None
     enable_per_model_batching_parameters: Annotated[
