@@ -184,8 +184,9 @@ def test_a_server_whose_threads_are_busy_is_healthy_at_once(
         try:
             for send in [gate.over_rest, *[gate.over_grpc] * 5]:
                 pool.submit(send, ask, "gated")
-            wait_until("REST's being busy", lambda: not metadata_over_rest(ask))
+            # In the embedded server what waits for a model's turn leaves its thread to others.
             if not engine.embedded:
+                wait_until("REST's being busy", lambda: not metadata_over_rest(ask))
                 wait_until("gRPC's being busy", lambda: not prediction_over_grpc(ask))
             begun = time.monotonic()
             done = over_grpc(server, made)
