@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tfserving.k8s.kubectl import Object
-from tfserving.k8s.pods import Trouble, found_in, ready, refused, running
+from tfserving.k8s.pods import Trouble, found_in, last_lines, ready, refused, running
 
 RECORDED = Path(__file__).with_name("pods")
 
@@ -73,3 +73,16 @@ def test_a_deployment_that_may_have_no_pods_is_told() -> None:
     assert reason
     assert reason.startswith("no pod can be made: ")
     assert "exceeded quota: none" in reason
+
+
+ABORT = "2026-11-26 20:14:03.571234: F external/tsl/platform/default/env.cc:74] Check failed: ret == 0 (11 vs. 0)"
+NO_THREAD = "Thread tf_ModelDiskSizePool creation via pthread_create() failed."
+
+
+@pytest.mark.parametrize("fatal", [ABORT, f"{ABORT}{NO_THREAD}", f"F1126 20:14:03.571234 1 env.cc:74] {NO_THREAD}"])
+def test_what_a_server_aborted_for_is_in_its_last_lines(fatal: str) -> None:
+    printed = "\n".join(["first", fatal, *(f"frame {number}" for number in range(9))])
+    lines = last_lines(printed).splitlines()
+    assert lines == [f"    {fatal}", *(f"    frame {number}" for number in range(4, 9))]
+    assert last_lines(f"first\n{fatal}\n") == f"    first\n    {fatal}"
+    assert last_lines("") == "    it printed nothing"
