@@ -70,13 +70,14 @@ def generated(
         saved_models.scale(folder / "models/scale", version, 1.0)
     saved_models.scale(folder / "models/other", 1, 1.0)
     made = fleet(folder, scale="stable: 1, canary: 2", other="")
-    ports, files = free_ports(2), folder / "config"
-    config = server_config(made, tuple(made.models), on_host(made, *ports, files), embedded=engine.embedded)
+    (grpc_port, rest_port), files = free_ports(2), folder / "config"
+    places = on_host(made, grpc_port, rest_port, files)
+    config = server_config(made, tuple(made.models), places, embedded=engine.embedded)
     files.mkdir()
     for name, text in config.files.items():
         (files / name).write_text(text)
     flags = [flag for flag in config.flags if not flag.startswith(("--port", "--rest_api_port"))]
-    server = Process(*flags, grpc_port=ports[0], rest_port=ports[1], engine=quick)
+    server = Process(*flags, grpc_port=grpc_port, rest_port=rest_port, engine=quick)
     try:
         yield server.ready(), files / HEALTH
     finally:
