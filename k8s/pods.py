@@ -17,6 +17,8 @@ from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 from tfserving.serving.engines.exit_codes import meaning
 
 REST_PORT = 8501
+_NO_THREAD = "creation via pthread_create() failed"
+_NO_THREADS = "the node's limit of processes is too low: the kubelet's `podPidsLimit` (docs/kubernetes.md)"
 _ASK_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
@@ -51,7 +53,9 @@ def trouble(pod: Object, kubectl: Kubectl, *, passing: bool = True) -> str | Non
         return None
     if found.container is None:
         return found.text
-    return f"{found.text}:\n{_last_lines(kubectl, pod['metadata']['name'], found.container)}"
+    printed = _printed(kubectl, pod["metadata"]["name"], found.container)
+    hint = f"; {_NO_THREADS}" if _NO_THREAD in printed else ""
+    return f"{found.text}{hint}:\n{last_words(printed.splitlines())}"
 
 
 def found_in(pod: Object) -> Trouble | None:
@@ -149,12 +153,11 @@ def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | Non
     return None
 
 
-def _last_lines(kubectl: Kubectl, pod: str, container: str) -> str:
+def _printed(kubectl: Kubectl, pod: str, container: str) -> str:
+    """What a container that ended printed last; nothing when that isn't kept."""
     for words in (["--previous"], []):
-        try:
+        with contextlib.suppress(KubectlError):
             said = kubectl.run("logs", pod, f"--container={container}", f"--tail={READ_LINES}", *words)
-        except KubectlError:
-            continue
-        if said.strip():
-            return last_words(said.splitlines())
-    return last_words(())
+            if said.strip():
+                return said
+    return ""

@@ -30,9 +30,10 @@ from tfserving.clients.errors import (
     Unavailable,
 )
 from tfserving.serving import kept
-from tfserving.serving.config import HEALTH, MODELS_CONFIG, POLL_SECONDS, models_config, server_config
+from tfserving.serving.config import MODELS_CONFIG, POLL_SECONDS, models_config, server_config
 from tfserving.serving.engines import EngineError
 from tfserving.serving.engines.readiness import states_of, unavailable, wait_for
+from tfserving.serving.health import HEALTH
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.running import (
     Running,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tfserving.serving import kept, live, running
 from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
-from tfserving.serving.config import HEALTH, container_config, grace_seconds
+from tfserving.serving.config import container_config, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon
 from tfserving.serving.docker.deployment import exists
@@ -29,6 +29,7 @@ from tfserving.serving.docker.server import ContainerServer, last_lines
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.processes.ports import claim
 from tfserving.serving.engines import EngineError, Plan, check
+from tfserving.serving.health import HEALTH
 from tfserving.serving.lint import Problem, tls_problems
 from tfserving.serving.models_yaml.fleet import Fleet
 

@@ -22,6 +22,7 @@ def test_the_reason_of_an_abort_is_shown_before_a_long_stack_trace() -> None:
     for line in (
         f"{TIME}F external/local_tsl/tsl/platform/default/env.cc:74] {THREAD}",
         f"F0000 00:00:1795692619.990446   27333 env.cc:74] {THREAD}",
+        f"F1126 20:14:03.571234 1 env.cc:74] {THREAD}",
     ):
         trace = [f"    @     0x55d0c0ffee{number:02} main" for number in range(40)]
         first, *rest = last_words([line, *trace]).splitlines()
