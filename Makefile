@@ -13,7 +13,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 TFSERVING := $(VENV)/bin/tfserving
 PYTHON ?= python3
-SERVER := --engine $(ENGINE) --port $(PORT) --rest-port $(REST_PORT)
+PORTS := --port $(PORT) --rest-port $(REST_PORT)
 
 .DEFAULT_GOAL := help
 .PHONY: help env environment lock generated export serve query verify up down image cluster cluster-down test test-engines test-all check clean
@@ -56,9 +56,9 @@ export: env ## Export the fleet, or MODEL=, as new versions with their proof.
 	@$(TFSERVING) export build $(MODEL)
 
 serve: env ## Export what is missing, start a server, wait until every model is available.
-	@$(TFSERVING) serve check $(SERVER) $(MODEL)
-	@$(TFSERVING) export build --missing $(MODEL)
-	@exec $(TFSERVING) serve run $(SERVER) $(MODEL)
+	@engine=$$($(TFSERVING) serve check --engine $(ENGINE) $(PORTS) $(MODEL)) && \
+		$(TFSERVING) export build --missing $(MODEL) && \
+		exec $(TFSERVING) serve run --engine "$$engine" $(PORTS) $(MODEL)
 
 query: env ## Ask the running server for one prediction over gRPC.
 	@example=$$($(TFSERVING) serve example $(or $(MODEL),digits)) && \
@@ -70,7 +70,7 @@ verify: env ## Compare what the running server answers with what the models answ
 
 up: env ## Run the server in Docker with Prometheus and Grafana, by Compose, until `make down`.
 	@$(TFSERVING) export build --missing $(MODEL)
-	@$(TFSERVING) serve compose up --port $(PORT) --rest-port $(REST_PORT) $(MODEL)
+	@$(TFSERVING) serve compose up $(PORTS) $(MODEL)
 
 down: env ## End and remove all that `make up` started.
 	@$(TFSERVING) serve compose down

@@ -1,7 +1,7 @@
 """The model server's configuration, made from models.yaml with TensorFlow Serving's own messages.
 
 models.yaml ──► server_config ──► models.config, batching_parameters.txt, monitoring.config, ssl.config,
-platform_config.pbtxt, health.sh: the files of one folder
+platform_config.pbtxt, health.sh, serve.sh: the files of one folder
 └──► flags of tensorflow_model_server, or of the embedded server, which name these files
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfserving.foundation.messages import ModelServerConfig
+from tfserving.foundation.model_server import PROGRAM
 from tfserving.serving.config_messages import (
     BatchingParameters,
     MonitoringConfig,
@@ -28,6 +29,8 @@ from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFiles
 
 MODELS_CONFIG = "models.config"
+# The entry point of TensorFlow Serving: it waits for requests in flight before the server ends.
+SERVE = "serve.sh"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 # How often a server looks for new versions, and the embedded server for a change of models.config.
 POLL_SECONDS = 1
@@ -36,6 +39,8 @@ POLL_SECONDS = 1
 POLL_SECONDS_WITH_TLS = 10
 # Between the end of a drain and SIGKILL.
 _SECONDS_TO_END = 10
+# A server without requests polls its folders: that may take so many hundredths of a second of CPU time in each second.
+_BACKGROUND = 2
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
         else health_script(fleet, names, places.grpc_port)
     )
     files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health}
+    if not embedded:
+        files[SERVE] = serve_script(server, places)
     poll_seconds = POLL_SECONDS if embedded else POLL_SECONDS_WITH_TLS if server.tls else 0
     flags = {
         "port": places.grpc_port,
@@ -123,6 +130,11 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
 def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None = None) -> ServerConfig:
     """As `server_config`, for the image that models.yaml names."""
     return server_config(fleet, names, places or in_container(), embedded=is_embedded(fleet.server.image_name))
+
+
+def entry_point(places: Places, *, embedded: bool) -> tuple[str, ...]:
+    """What flags follow: the program of a server. TensorFlow Serving, which doesn't drain, is started by a script."""
+    return (PROGRAM,) if embedded else ("bash", _place(places, SERVE), PROGRAM)
 
 
 def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:
@@ -233,6 +245,37 @@ def platform_config(server: ServerSettings) -> Any | None:
     config = PlatformConfigMap()
     config.platform_configs["tensorflow"].source_adapter_config.Pack(adapter)
     return config
+
+
+def serve_script(server: ServerSettings, places: Places) -> str:
+    """The bash script that runs TensorFlow Serving and ends it when no request is in flight. See serve.sh.
+
+    `DRAIN_SECONDS` in its environment replaces `server.drain_seconds`.
+    """
+    ports = " ".join(f"{port:04X}" for port in (places.grpc_port, places.rest_port))
+    # A request may wait for others, without a connection that has bytes and without CPU time.
+    quiet = 1 + math.ceil(server.batching.batch_timeout_micros / 1e6) if server.batching else 1
+    return draining_script(
+        server,
+        f"""\
+# As /proc/net/tcp has them: gRPC, REST.
+ports=" {ports} "
+# Hundredths of a second: for how long a server does nothing that has no request, and what it computes meanwhile.
+quiet={100 * quiet}
+background={_BACKGROUND * quiet}
+
+{Path(__file__).with_name("in_flight.sh").read_text()}""",
+    )
+
+
+def draining_script(server: ServerSettings, in_flight: str) -> str:
+    """The script that runs a program and drains it; `in_flight` has the functions for what is in flight there."""
+    return f"""\
+#!/bin/bash
+# Seconds.
+longest=${{DRAIN_SECONDS:-{math.ceil(server.drain_seconds)}}}
+{in_flight}
+{Path(__file__).with_name(SERVE).read_text()}"""
 
 
 def _place(places: Places, file: str) -> str:

@@ -13,7 +13,7 @@ from tfserving.serving.commands.options import Failures, Refusals, fleet_option,
     epilog="""\b
 Examples:
   tfserving serve image --tag registry.example.com/digits:3
-  docker run --init --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 registry.example.com/digits:3"""
+  docker run --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 registry.example.com/digits:3"""
 )
 @names_argument
 @fleet_option

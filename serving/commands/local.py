@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from tfserving.serving.commands.options import (
     smallest_request,
     wait_option,
 )
+
+if TYPE_CHECKING:
+    from tfserving.serving.engines import Server
 
 
 @click.command("fleet")
@@ -55,7 +58,10 @@ def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool
 @click.command()
 @server_options
 def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, rest_port: int) -> None:
-    """Checks what `run` needs before anything is made: models.yaml, the engine and the ports."""
+    """Checks what `run` needs before anything is made: models.yaml, the ports and the engine.
+
+    Prints the engine that `run` takes. An image that isn't on this machine is pulled.
+    """
     from tfserving.serving import engines
     from tfserving.serving.engines.choice import choose
     from tfserving.serving.lint import settings_problems
@@ -64,8 +70,9 @@ def check(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int
     with Refusals():
         read = read_fleet(fleet)
         engines.refuse(settings_problems(read), lambda _: None)
-        choose(engine)
         engines.check(engines.Plan(read, read.select(names), host, port, rest_port))
+        chosen = choose(engine, read, say)
+    click.echo(chosen.name)
 
 
 @click.command(
@@ -91,9 +98,9 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
 
     with Refusals():
         read = read_fleet(fleet)
-        chosen = choose(engine)
         plan = engines.Plan(read, read.select(names), host, port, rest_port)
         engines.check(plan)
+        chosen = choose(engine, read, say)
         engines.refuse(problems(read, plan.names, container=chosen.name == "docker"), say)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -111,16 +118,25 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if not ready:
+        if server is None or not ready:
             click.echo("\nStopped before it served.", err=True)
             sys.exit(130)
-        click.echo("\nDraining …", err=True)
-        code = server.stop() if server else 0
-        click.echo("Stopped." if code in (0, -signal.SIGTERM) else f"Stopped; exit code {code}.", err=True)
+        _drain(server)
     finally:
         if server:
             server.stop()
+
+
+def _drain(server: Server) -> None:
+    """Ends a server that is asked to stop, and at once one that is asked twice."""
+    click.echo("\nDraining; Ctrl-C again stops it at once …", err=True)
+    try:
+        code = server.stop()
+    except KeyboardInterrupt:
+        server.kill()
+        click.echo("\nStopped at once; requests in flight are cut off.", err=True)
+        sys.exit(130)
+    click.echo("Stopped." if code in (0, -signal.SIGTERM) else f"Stopped; exit code {code}.", err=True)
 
 
 @click.command(

@@ -10,6 +10,7 @@ Names are those of https://www.envoyproxy.io/docs/envoy/latest/api-v3/api.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from tfserving.serving.models_yaml.server import Envoy
@@ -23,6 +24,9 @@ _TYPES = "type.googleapis.com/envoy.extensions"
 _TIMEOUT = "300s"
 # Where Envoy's own container asks whether the server is reached through it.
 HEALTH_PORT = 8081
+# Inside of the container alone, for its drain.
+ADMIN_PORT = 9901
+_IN_FLIGHT = Path(__file__).with_name("in_flight.sh")
 
 
 def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tuple[str, int]) -> dict[str, Any]:
@@ -49,7 +53,15 @@ def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tu
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*server)}}]}],
         },
     }
-    return {"static_resources": {"listeners": [listener, health], "clusters": [cluster]}}
+    return {
+        "admin": {"address": _address("127.0.0.1", ADMIN_PORT)},
+        "static_resources": {"listeners": [listener, health], "clusters": [cluster]},
+    }
+
+
+def in_flight() -> str:
+    """The functions with which `serving.config.draining_script` drains Envoy."""
+    return f"admin={ADMIN_PORT}\n\n{_IN_FLIGHT.read_text()}"
 
 
 def _listener(name: str, address: dict[str, Any], routes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from tfserving.serving.compose import envoy as proxy
 from tfserving.serving.config import (
     METRICS_PATH,
     MODELS_CONFIG,
+    SERVE,
     container_config,
+    draining_script,
     grace_seconds,
     in_container,
 )
@@ -52,6 +54,7 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
     if compose.envoy:
         made["envoy"] = _envoy(compose.envoy, inside.rest_port)
         made["envoy"][HEALTH] = health_script_over_rest(plan.fleet, plan.names, proxy.HEALTH_PORT)
+        made["envoy"][SERVE] = draining_script(plan.fleet.server, proxy.in_flight())
     server = _service(arguments(plan, config, "compose", wait, Path("config")))
     server["stop_grace_period"] = f"{grace_seconds(plan.fleet.server)}s"
     services = {"server": server, "prometheus": _prometheus_service(plan)}
@@ -64,7 +67,9 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
     if compose.grafana:
         services["grafana"] = _grafana_service(compose.grafana, _published(plan, compose.grafana_port, 3000))
     if compose.envoy:
+        # Compose ends it before the server, which it depends on.
         services["envoy"] = _envoy_service(compose.envoy, _published(plan, compose.envoy.port, 8443))
+        services["envoy"]["stop_grace_period"] = server["stop_grace_period"]
     folders = {"server": "config"}
     for name, service in services.items():
         # Compose starts a service anew when its text changes, not when a file that it has mounted does.
@@ -92,11 +97,17 @@ def write_new(folder: Path, made: Mapping[str, Mapping[str, str]]) -> None:
         raise EngineError(f"{folder} can't be written: {error.strerror}") from None
 
 
-def images(plan: Plan) -> list[str]:
-    """The images of all services."""
+def images(plan: Plan) -> dict[str, str]:
+    """The images of all services, by what in models.yaml names them."""
     compose = plan.fleet.compose
-    named = [plan.fleet.server.image_name, compose.prometheus, compose.memory_exporter, compose.grafana]
-    return [image for image in [*named, compose.envoy and compose.envoy.image] if image]
+    named = {
+        "server.image": plan.fleet.server.image_name,
+        "compose.prometheus": compose.prometheus,
+        "compose.memory_exporter": compose.memory_exporter,
+        "compose.grafana": compose.grafana,
+        "compose.envoy.image": compose.envoy and compose.envoy.image,
+    }
+    return {setting: image for setting, image in named.items() if image}
 
 
 def ports(plan: Plan) -> dict[str, int]:
@@ -260,7 +271,7 @@ def _envoy(envoy: Envoy, rest_port: int) -> dict[str, str]:
 def _envoy_service(envoy: Envoy, ports: list[str]) -> dict[str, Any]:
     return {
         **_hardened(envoy.image, user(), "256m"),
-        "entrypoint": ["envoy"],
+        "entrypoint": ["bash", f"/config/{SERVE}", "envoy"],
         "command": ["--config-path", f"/config/{proxy.FILE}", "--log-level", "warn", "--disable-hot-restart"],
         "volumes": [_mount("envoy", "/config")],
         "ports": ports,

@@ -96,8 +96,8 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
     compose = command()
     fleet = plan.fleet
     with contextlib.closing(daemon.connect()) as client:
-        for image in images(plan):
-            find_or_pull(client, image, say)
+        for setting, image in images(plan).items():
+            find_or_pull(client, image, say, setting)
         made = files(plan, wait)
         folder = running.config_folder(fleet, ENGINE, plan.grpc_port).parent
         noted = [server for server in running.running(fleet, exists) if server.engine == ENGINE]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import shlex
 import tarfile
 import tempfile
@@ -15,14 +16,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tfserving.serving.config import container_config
+from tfserving.serving.config import container_config, entry_point, in_container
 from tfserving.serving.docker import daemon
 from tfserving.serving.docker.container import PREFIX
 from tfserving.serving.docker.image import find_or_pull
+from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.proven import ProofError, prove
 
+# Seconds: within the 10 that `docker stop` gives a container.
+LONGEST_DRAIN = 8
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 
 
@@ -79,9 +83,9 @@ def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
     """Writes the build's context, a tar, with nothing of this machine in it: no owners, modes or times."""
     config = container_config(fleet, names)
     # Nothing changes in an image, so there is nothing to poll for.
-    flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag]
+    flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag and "--drain_seconds" not in flag]
     flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
-    serve = f'#!/bin/sh\nexec tensorflow_model_server {" ".join(map(shlex.quote, flags))} "$@"\n'
+    serve = _serve_script(fleet, flags)
     texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve}
     texts.update({f"config/{name}": text for name, text in config.files.items()})
     with tarfile.open(fileobj=into, mode="w") as tar:
@@ -94,6 +98,19 @@ def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
             for version in fleet.kept(name):
                 folder = fleet.model_folder(name) / str(version)
                 tar.add(folder, f"models/{name}/{version}", filter=_anonymous)
+
+
+def _serve_script(fleet: Fleet, flags: list[str]) -> str:
+    """The image's entry point: flags that a container is given follow those of the image."""
+    embedded = is_embedded(fleet.server.image_name)
+    program = [*entry_point(in_container(), embedded=embedded), *flags]
+    drain = ' --drain_seconds="$DRAIN_SECONDS"' if embedded else ""
+    return f"""\
+#!/bin/sh
+# `docker stop` sends SIGKILL after 10 s, unless it is given another --time.
+export DRAIN_SECONDS="${{DRAIN_SECONDS:-{min(math.ceil(fleet.server.drain_seconds), LONGEST_DRAIN)}}}"
+exec {" ".join(map(shlex.quote, program))}{drain} "$@"
+"""
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfserving.serving import threads
-from tfserving.serving.config import MODELS_CONFIG, ServerConfig, in_container
+from tfserving.serving.config import MODELS_CONFIG, ServerConfig, entry_point, in_container
+from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import Plan
 from tfserving.serving.health import HEALTH
 from tfserving.serving.running import fleet_id
@@ -88,18 +89,20 @@ def gpu_requests(gpus: str | int | tuple[str, ...] | None) -> list[DeviceRequest
 def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder: Path) -> dict[str, Any]:
     """The arguments of `docker run`, as the Docker SDK names them; `folder` has the configuration's files.
 
-    `wait` are the seconds that its models have to load before its health counts. The entry point is the server itself:
-    the image's own is a shell that signals don't pass (https://github.com/tensorflow/serving/issues/1853).
+    `wait` are the seconds that its models have to load before its health counts. The image's own entry point is not
+    used: it is a shell that signals don't pass (https://github.com/tensorflow/serving/issues/1853). The script that
+    starts TensorFlow Serving is process 1; the embedded server has an init process before it.
     """
     from docker.types import Healthcheck, LogConfig, Mount
 
     server, inside = plan.fleet.server, in_container()
+    embedded = is_embedded(server.image_name)
     return {
         "image": server.image_name,
-        "entrypoint": ["tensorflow_model_server"],
+        "entrypoint": [*entry_point(inside, embedded=embedded)],
         "command": _command(config),
         "detach": True,
-        "init": True,
+        "init": embedded or None,
         "user": user(),
         "read_only": True,
         "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=64m"},  # noqa: S108 - the container's own

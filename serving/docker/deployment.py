@@ -41,7 +41,7 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
             return server.ContainerServer(client, old, plan).wait_until_settled(wait)
         if old:
             say(f"Replacing {old.name}, which runs with other settings …")
-            _remove(plan.fleet, old)
+            _remove(plan.fleet, old, say)
         say(f"Starting {containers.name_of(plan, 'up')} of {plan.fleet.server.image_name} …")
         return server.start(client, plan, image, config, "up", wait).wait_until_ready(wait)
 
@@ -53,7 +53,7 @@ def down(fleet: Fleet, say: Say) -> bool:
         if old is None:
             return False
         say(f"Draining {old.name} …")
-        _remove(fleet, old)
+        _remove(fleet, old, say)
         return True
 
 
@@ -82,7 +82,9 @@ def restart(plan: Plan, wait: float, say: Say) -> dict[str, int]:
         running.write_config(folder, container_config(plan.fleet, plan.names).files)
         say(f"Restarting {old.name} …")
         with daemon.told(f"{old.name} can't be restarted"):
+            began = int(time.time())
             old.restart(timeout=grace_seconds(plan.fleet.server))
+            _say_cut_off(old, began, say)
         return server.ContainerServer(client, old, plan).wait_until_settled(wait)
 
 
@@ -135,9 +137,18 @@ def _there(client: DockerClient, fleet: Fleet) -> Container:
     return found
 
 
-def _remove(fleet: Fleet, container: Container) -> None:
+def _remove(fleet: Fleet, container: Container, say: Say) -> None:
     with daemon.told(f"{container.name} can't be removed"):
+        began = int(time.time())
         container.stop(timeout=grace_seconds(fleet.server))
+        _say_cut_off(container, began, say)
         container.remove(force=True, v=True)
     # Its note goes with it.
     running.running(fleet, lambda found: found != container.id)
+
+
+def _say_cut_off(container: Container, since: int, say: Say) -> None:
+    """Reports that a drain cut requests off, as the container's log has it."""
+    for line in container.logs(since=since).decode(errors="replace").splitlines():
+        if line.startswith("Draining: ") and line.endswith("cut off."):
+            say(line)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfserving.serving.docker.daemon import told
+from tfserving.serving.docker.image_names import version_in
 from tfserving.serving.engines import EngineError
 
 if TYPE_CHECKING:
@@ -15,19 +17,80 @@ if TYPE_CHECKING:
     from docker.models.images import Image
 
 
-def find_or_pull(client: DockerClient, name: str, say: Callable[[str], None]) -> Image:
+# Newest first: https://github.com/tensorflow/serving/releases. Their images often come long after TensorFlow.
+RELEASES = ("2.21.0", "2.20.0", "2.19.1", "2.19.0", "2.18.1", "2.18.0", "2.17.1", "2.17.0", "2.16.1", "2.15.1")
+# How long an engine may report nothing while it pulls.
+_SILENCE_SECONDS = 60
+# For one release, and for all.
+_LOOK_UP_SECONDS, _LOOK_UPS_SECONDS = 10, 30
+
+
+def find_or_pull(client: DockerClient, name: str, say: Callable[[str], None], setting: str = "server.image") -> Image:
     """The image called `name`, by tag or digest: the one that is on this machine, or else pulled, with progress.
 
-    Raises EngineError when there is none, or none for this machine's architecture.
+    `setting` is what in models.yaml names it. Raises EngineError when there is none, or none for this machine's
+    architecture; a release of TensorFlow Serving that has no image is an error that names the newest that has one.
     """
     from docker.errors import ImageNotFound
 
     with told(f"image {name} can't be looked up"), contextlib.suppress(ImageNotFound):
         return client.images.get(name)
     say(f"Pulling {name} …")
-    with told(f"image {name} can't be pulled"):
-        _show(client.api.pull(*_parts(name), stream=True, decode=True), name)
-        return client.images.get(name)
+    try:
+        with _within(client, _SILENCE_SECONDS, f"cannot pull image {name}"):
+            _show(client.api.pull(*_parts(name), stream=True, decode=True), name)
+            return client.images.get(name)
+    except EngineError as error:
+        said = str(error)
+        if _is_missing(said) and (newest := newest_release(client, name)):
+            said = f"{name} is not in the registry; the newest that is: {newest}"
+        raise EngineError(f"{said}; set {setting} in models.yaml") from None
+
+
+def newest_release(client: DockerClient, name: str) -> str | None:
+    """The newest release of TensorFlow Serving in the registry where `name` isn't, with the rest of its tag.
+
+    None when `name` is no release, or no other is found in time.
+    """
+    repository, tag = _parts(name)
+    version = version_in(name)
+    if "@" in name or version is None:
+        return None
+    deadline = time.monotonic() + _LOOK_UPS_SECONDS
+    for release in RELEASES:
+        found = f"{repository}:{release}{tag.removeprefix(version)}"
+        if release == version or time.monotonic() > deadline:
+            continue
+        try:
+            with _within(client, _LOOK_UP_SECONDS, f"{found} can't be looked up"):
+                client.images.get_registry_data(found)
+        except EngineError as error:
+            if not _is_missing(str(error)):
+                return None
+        else:
+            return found
+    return None
+
+
+def _is_missing(said: str) -> bool:
+    """Whether the registry has no such tag, as engines report it."""
+    return "manifest unknown" in said or "not found" in said.lower()
+
+
+@contextlib.contextmanager
+def _within(client: DockerClient, seconds: int, what: str) -> Iterator[None]:
+    """An error of the engine, or that it sends nothing for so long, becomes an EngineError that begins with `what`."""
+    from requests.exceptions import ConnectionError as Broken
+    from requests.exceptions import Timeout
+
+    before, client.api.timeout = client.api.timeout, seconds
+    try:
+        with told(what):
+            yield
+    except (Timeout, Broken):
+        raise EngineError(f"{what}: the engine reported nothing for {seconds} s") from None
+    finally:
+        client.api.timeout = before
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -53,7 +116,7 @@ def _show(events: Iterator[Mapping[str, Any]], name: str) -> None:
                 hint = ""
                 if "no matching manifest" in error:
                     hint = "; TensorFlow Serving has no arm64 image, the embedded server's has: docs/docker.md"
-                raise EngineError(f"image {name} can't be pulled: {error}{hint}")
+                raise EngineError(f"cannot pull image {name}: {error}{hint}")
             detail = event.get("progressDetail") or {}
             if event.get("status") == "Downloading" and detail.get("total"):
                 layers[event["id"]] = (detail["current"], detail["total"])

@@ -90,6 +90,14 @@ class ContainerServer:
         running.forget(self._plan.fleet, "docker", self._plan.grpc_port)
         return FROM_SIGNAL - code if code > FROM_SIGNAL else code
 
+    def kill(self) -> None:
+        """Ends and removes the container at once, and what was kept of it."""
+        from docker.errors import NotFound
+
+        with told("the container can't be removed"), contextlib.suppress(NotFound):
+            self._container.remove(force=True, v=True)
+        running.forget(self._plan.fleet, "docker", self._plan.grpc_port)
+
     def last_lines(self) -> str:
         """The last lines that the server printed, indented."""
         return last_lines(self._container)

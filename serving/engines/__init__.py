@@ -73,6 +73,9 @@ class Server(Protocol):
     def stop(self) -> int:
         """Drains and ends the server; returns its exit code. Does nothing to one that is STOPPED."""
 
+    def kill(self) -> None:
+        """Ends the server at once. Does nothing to one that is STOPPED."""
+
 
 class Engine(Protocol):
     """A way to run a model server."""
@@ -81,6 +84,9 @@ class Engine(Protocol):
 
     def unusable(self) -> str | None:
         """Why this engine can't be used on this machine; None when it can."""
+
+    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        """Gets what a server of `fleet` needs and this machine lacks. Raises EngineError."""
 
     def start(self, plan: Plan) -> Server:
         """Starts a server for `plan`, which has been checked; returns it STARTING."""

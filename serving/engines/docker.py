@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Callable
 
 import click
 
 from tfserving.serving.docker import container, daemon, server
+from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.engines import Plan, Server
+from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.running import fleet_id
 
 
@@ -19,6 +23,11 @@ class Docker:
     def unusable(self) -> str | None:
         """Why there is no Docker Engine to use; None when there is one."""
         return daemon.unusable()
+
+    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        """Pulls the image when it isn't on this machine. Raises EngineError when it can't be pulled."""
+        with contextlib.closing(daemon.connect()) as client:
+            find_or_pull(client, fleet.server.image_name, say)
 
     def start(self, plan: Plan) -> Server:
         """Starts a container that ends with this process."""

@@ -11,18 +11,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.foundation.last_words import READ_LINES, is_information, last_words
 from tfserving.foundation.model_server import find_model_server, no_model_server
 from tfserving.serving import running, server_log
-from tfserving.serving.config import grace_seconds, on_host, server_config
+from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
-from tfserving.serving.engines.exit_codes import meaning
+from tfserving.serving.engines.exit_codes import FROM_SIGNAL, meaning
 from tfserving.serving.engines.readiness import await_models
 from tfserving.serving.kept import writing
+from tfserving.serving.models_yaml.fleet import Fleet
 
 WAIT_SECONDS = 0.1
 # How much TensorFlow prints: 0 is all of it, 1 leaves out its level INFO.
@@ -34,7 +35,10 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class ServerProcess:
-    """A model server in a process of its own; it ends with the process that started it."""
+    """A model server in a process of its own, TensorFlow Serving below the script that drains it.
+
+    It ends with the process that started it.
+    """
 
     def __init__(self, name: str, command: Sequence[str], plan: Plan) -> None:
         self._name = name
@@ -62,14 +66,18 @@ class ServerProcess:
             running.note(plan.fleet, note)
             with writing(folder.parent):
                 self._log = server_log.ServerLog(folder.parent)
-            self._process = self._start([*command, *config.flags])
+            end = signal.SIGTERM
+            if SERVE in config.files:
+                # It ends the server without a drain on SIGHUP; nobody would end one that hangs.
+                command, end = ["bash", str(folder / SERVE), *command], signal.SIGHUP
+            self._process = self._start([*command, *config.flags], end)
         except BaseException:
             running.forget(plan.fleet, name, plan.grpc_port)
             raise
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
 
-    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+    def _start(self, command: Sequence[str], end: signal.Signals) -> subprocess.Popen[str]:
         try:
             return subprocess.Popen(
                 command,
@@ -81,7 +89,7 @@ class ServerProcess:
                 cwd=ROOT,
                 # Ctrl-C must reach this process alone, which then drains the server.
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls prctl and no more
+                preexec_fn=lambda: _end_with_parent(end),  # noqa: PLW1509 - it calls prctl and no more
                 env={_LOG_LEVEL: "0" if self._name == Native.name else "1", **os.environ, "PYTHONUNBUFFERED": "1"},
             )
         except (OSError, ValueError) as error:
@@ -113,8 +121,20 @@ class ServerProcess:
             try:
                 self._process.wait(grace_seconds(self._plan.fleet.server))
             except subprocess.TimeoutExpired:
-                self._process.kill()
-        return self.wait()
+                self.kill()
+        code = self.wait()
+        # The script ends with its server's code, as a shell has it.
+        return FROM_SIGNAL - code if code > FROM_SIGNAL else code
+
+    def kill(self) -> None:
+        """Ends the server at once."""
+        self._kill_group()
+        self.wait()
+
+    def _kill_group(self) -> None:
+        """Ends the process and what it started: they have a session, and so a group, of their own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def last_lines(self) -> str:
         """The last lines that the server printed, indented."""
@@ -136,6 +156,7 @@ class ServerProcess:
             self._keep(line.rstrip())
             if self._ready and not (_LOG_LEVEL not in os.environ and is_information(line)):
                 _show(line.rstrip())
+        self._log.close()
 
     def _keep(self, line: str) -> None:
         """Writes a line to the log. A full disk ends no server: it is reported, once, and the log has a gap."""
@@ -147,8 +168,9 @@ class ServerProcess:
             self._log_is_cut = True
 
     def _clean(self) -> None:
+        # A script that was killed leaves its server.
+        self._kill_group()
         self._follower.join(timeout=5)
-        self._log.close()
         running.forget(self._plan.fleet, self._name, self._plan.grpc_port)
 
 
@@ -158,11 +180,11 @@ def _show(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _end_with_parent() -> None:
-    """Has Linux send this process SIGTERM when its parent dies, so that a killed `serve run` leaves no server."""
+def _end_with_parent(number: signal.Signals) -> None:
+    """Has Linux send this process a signal when its parent dies, so that a killed `serve run` leaves no server."""
     if _PRCTL is not None:
         pr_set_pdeathsig = 1
-        _PRCTL(pr_set_pdeathsig, signal.SIGTERM)
+        _PRCTL(pr_set_pdeathsig, number)
 
 
 class Embedded:
@@ -173,6 +195,9 @@ class Embedded:
     def unusable(self) -> str | None:
         """Why it can't be used: this environment lacks a module; None when it has all."""
         return missing_for_embedded("python -m tfserving.serving.embedded")
+
+    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        """Nothing: all of it is on this machine."""
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's host and ports."""
@@ -197,6 +222,9 @@ class Native:
         if done.returncode != 0:
             return f"{path} --version ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}"
         return None
+
+    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        """Nothing: all of it is on this machine."""
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""

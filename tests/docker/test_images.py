@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet
 from tests.docker.engine import EMBEDDED_IMAGE
 from tests.servers import free_ports, wait_for
-from tfserving.clients import connect
+from tfserving.clients import Client, connect
+from tfserving.clients.errors import ServingError
 from tfserving.serving.models_yaml.server import IMAGE
 
 
@@ -87,8 +89,52 @@ def test_an_image_is_pulled_by_tag_and_by_digest(fleet: Fleet, registry: str) ->
         fleet.docker.images.remove(str(pulled.id), force=True)
     fleet.say(f"{SCALED}server: {{image: '{name}:2.20.0'}}\n")
     done = fleet.up(code=1)
-    assert f"image {name}:2.20.0 can't be pulled: " in done.stderr
     assert "not found" in done.stderr
+
+
+def test_the_newest_release_that_a_registry_has_is_named(fleet: Fleet, registry: str) -> None:
+    name = f"{registry}/tensorflow/serving"
+    for tag in ("2.18.0", "2.19.1", "2.20.0-gpu"):
+        small_image(fleet.docker, f"{name}:{tag}")
+    for tag, newest in (("2.21.0", "2.19.1"), ("2.21.0-gpu", "2.20.0-gpu"), ("2.19.1-gpu", "2.20.0-gpu")):
+        fleet.say(f"{SCALED}server: {{image: '{name}:{tag}'}}\n")
+        error = (
+            f"Error: {name}:{tag} is not in the registry; the newest that is: {name}:{newest}; set server.image in "
+            "models.yaml"
+        )
+        for words in (("up", *fleet.ports), ("image", "--tag", "baked:none"), ("compose", "up", *fleet.ports)):
+            done = fleet.toolkit(*words, code=1)
+            assert f"\n{error}\n" in done.stderr
+        done = fleet.toolkit("run", "--engine", "docker", *fleet.ports, code=2)
+        assert (
+            f"{error}, or use the embedded server: `--engine embedded`, `make serve ENGINE=embedded`\n" in done.stderr
+        )
+    assert fleet.containers == []
+
+
+def test_auto_goes_on_to_the_next_engine_where_the_image_cannot_be_pulled(fleet: Fleet) -> None:
+    image = f"127.0.0.1:{free_ports(1)[0]}/tensorflow/serving:2.21.0"
+    fleet.say(f"{SCALED}server: {{image: '{image}'}}\n")
+    done = fleet.toolkit("check", *fleet.ports)
+    assert f"docker is not used: cannot pull image {image}: " in done.stderr
+    assert done.stdout in ("native\n", "embedded\n")
+    with fleet.process("run", *fleet.ports) as process:
+        try:
+            assert process.stderr is not None
+            said = next(line for line in process.stderr if line.startswith("docker is not used: "))
+            assert "connection refused; set server.image in models.yaml" in said
+            with connect(fleet.rest) as client:
+                wait_for(lambda: process.poll() is None and available(client), what="the server")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def available(client: Client) -> bool:
+    with contextlib.suppress(ServingError):
+        return client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0]
+    return False
 
 
 def test_a_fleet_is_baked_into_an_image_that_serves_it(fleet: Fleet) -> None:
@@ -126,7 +172,7 @@ def running(fleet: Fleet, image: str, **how: Any) -> Iterator[Any]:
     """A container as docs/docker.md says that a baked image is run."""
     ports = {"8500/tcp": ("127.0.0.1", fleet.grpc_port), "8501/tcp": ("127.0.0.1", fleet.rest_port)}
     container = fleet.docker.containers.run(
-        image, detach=True, init=True, read_only=True, tmpfs={SCRATCH: ""}, cap_drop=["ALL"], ports=ports, **how
+        image, detach=True, read_only=True, tmpfs={SCRATCH: ""}, cap_drop=["ALL"], ports=ports, **how
     )
     try:
         yield container

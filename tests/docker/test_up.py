@@ -319,7 +319,7 @@ def test_run_with_docker_ends_with_its_command(
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert "\nDraining …\n" in errors
+    assert "\nDraining; Ctrl-C again stops it at once …\n" in errors
     assert errors.endswith("Stopped.\n")
     assert left() == before
     assert not [path for path in fleet.state.rglob("*") if path.is_file()]
@@ -340,9 +340,11 @@ def test_a_wrong_image_is_named_with_what_it_lacks(fleet: Fleet) -> None:
     done = fleet.up(code=1)
     assert "tensorflow_model_server" in done.stderr
     assert fleet.containers == []
-    fleet.say(f"{SCALED}server: {{image: '127.0.0.1:{free_ports(1)[0]}/nobody/has:this'}}\n")
+    image = f"127.0.0.1:{free_ports(1)[0]}/nobody/has:this"
+    fleet.say(f"{SCALED}server: {{image: '{image}'}}\n")
     done = fleet.up(code=1)
-    assert "nobody/has:this can't be pulled: " in done.stderr
+    assert f"Error: cannot pull image {image}: " in done.stderr
+    assert "; set server.image in models.yaml\n" in done.stderr
 
 
 def test_what_is_wrong_is_found_before_anything_starts(fleet: Fleet) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import ssl
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from tests.authority import Authority
+from tests.servers import free_ports, wait_for
 from tests.serving.fleets import GOOD, fleet
 from tfserving.serving.cli import main
 from tfserving.serving.compose.files import files, write_new
@@ -127,6 +134,54 @@ def test_envoy_takes_its_configuration(tmp_path: Path, client_ca: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert ("require_client_certificate" in made["envoy.yaml"]) == bool(client_ca)
+
+
+def test_envoy_takes_no_new_connections_while_it_drains_and_those_in_flight_are_answered(
+    tmp_path: Path, authority: Authority
+) -> None:
+    made = files(plan(tmp_path, f"envoy: {ENVOY}"), 180)["envoy"]
+    port, admin, health, server_port = free_ports(4)
+    places = {"0.0.0.0": "127.0.0.1", "address: server": "address: 127.0.0.1", "/config/": f"{tmp_path}/"}  # noqa: S104
+    numbers = {"8443": port, "8501": server_port, "8081": health, "9901": admin}
+    for name, text in made.items():
+        for old, new in {**places, **{old: str(new) for old, new in numbers.items()}}.items():
+            text = text.replace(old, new)  # noqa: PLW2901
+        (tmp_path / name).write_text(text)
+    program = str(package_files("envoy") / "_bin/envoy")
+    options = ["--config-path", str(tmp_path / "envoy.yaml"), "--log-level", "warn", "--disable-hot-restart"]
+    trust = ssl.create_default_context(cafile=authority.path("ca.pem"))
+
+    def request() -> int:
+        url = f"https://localhost:{port}/v1/models/digits/metadata"
+        return httpx2.get(url, timeout=60, verify=trust).status_code
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    with (
+        socket.create_server(("127.0.0.1", server_port)) as server,
+        subprocess.Popen(
+            ["bash", str(tmp_path / "serve.sh"), program, *options],
+        ) as process,
+        ThreadPoolExecutor() as pool,
+    ):
+        try:
+            wait_for(listens, what="Envoy")
+            sent = pool.submit(request)
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(1 << 16).startswith(b"GET /v1/models/digits/metadata")
+                process.send_signal(signal.SIGTERM)
+                wait_for(lambda: not listens(), what="the end of new connections")
+                # It waits for this one, which nobody computes.
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(2.5)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                assert sent.result() == 200
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.usefixtures("authority")

@@ -205,7 +205,7 @@ def test_the_command_prints_files_and_flags_without_the_key(tmp_path: Path, auth
     assert "# models.config\nmodel_config_list {" in done.stdout
     assert "# flags\n--port=8500\n" in done.stdout
     said = json.loads(command(tmp_path, "config", "--json").stdout)
-    assert list(said["files"]) == ["models.config", "health.sh", "monitoring.config", "ssl.config"]
+    assert list(said["files"]) == ["models.config", "health.sh", "serve.sh", "monitoring.config", "ssl.config"]
     for text in (done.stdout, said["files"]["ssl.config"]):
         assert "server_cert" in text
         assert authority.text("server.key").splitlines()[1] not in text
