@@ -27,7 +27,19 @@ ALLOWED = {
     "k8s": ("foundation", "clients", "k8s", "serving"),
 }
 # The embedded server's rooms and files, from the ground up: each imports what stands before it, and itself.
-EMBEDDED = ("errors", "flags", "tls", "observability", "core", "grpc", "rest", "processes", "server", "__main__")
+EMBEDDED = (
+    "errors",
+    "release",
+    "flags",
+    "tls",
+    "observability",
+    "core",
+    "grpc",
+    "rest",
+    "processes",
+    "server",
+    "__main__",
+)
 # What is called otherwise on PyPI.
 PACKAGES = {"PIL": "pillow", "hdrh": "hdrhistogram", "grpc": "grpcio", "simdjson": "pysimdjson", "yaml": "pyyaml"}
 PACKAGES |= {"google": "protobuf", "ruamel": "ruamel-yaml", "grpc_reflection": "grpcio-reflection"}
@@ -118,7 +130,17 @@ def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
     allowed |= sys.stdlib_module_names
     library = {"async_client", "client", "inputs", "answers", "errors", "calls", "steps", "wire", "address"}
     library |= {"grpc_calls", "grpc_transport", "rest_calls", "rest_transport", "rest_json"}
-    library |= {"asked", "availability", "certificates", "hints", "http_answers", "limits", "printable", "rest_answers"}
+    library |= {
+        "asked",
+        "availability",
+        "busy",
+        "certificates",
+        "hints",
+        "http_answers",
+        "limits",
+        "printable",
+        "rest_answers",
+    }
     library |= {"signatures", "sockets", "unreachable"}
     paths = [*files("foundation"), *(PACKAGE / f"clients/{module}.py" for module in library)]
     for path in paths:
