@@ -55,12 +55,14 @@ def require() -> None:
 def told(what: str) -> Iterator[None]:
     """An error of the engine becomes an EngineError that begins with `what` could not be done."""
     from docker.errors import APIError, DockerException
+    from requests.exceptions import RequestException
 
     try:
         yield
     except APIError as error:
         raise EngineError(f"{what}: {_explained(error.explanation or str(error))}") from None
-    except DockerException as error:
+    # The SDK lets through what its connection raises.
+    except (DockerException, RequestException) as error:
         raise EngineError(f"{what}: {_reason(error)}") from None
 
 
@@ -71,6 +73,8 @@ def _explained(text: str) -> str:
             "the engine has no GPU support: it needs NVIDIA's driver and the NVIDIA Container Toolkit "
             f"(`nvidia-ctk runtime configure`), or leave out server.gpus ({text})"
         )
+    if "executable file not found" in text:
+        return f"its command was not found; is the image one of TensorFlow Serving? ({text})"
     if "nvidia-container-cli" in text and "device" in text:
         return f"a GPU that server.gpus names isn't there; `nvidia-smi -L` lists them ({text})"
     if "port is already allocated" in text or "address already in use" in text:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -37,8 +39,8 @@ def find_or_pull(client: DockerClient, name: str, say: Callable[[str], None], se
         return client.images.get(name)
     say(f"Pulling {name} …")
     try:
-        with _within(client, _SILENCE_SECONDS, f"cannot pull image {name}"):
-            _show(client.api.pull(*_parts(name), stream=True, decode=True), name)
+        with told(f"cannot pull image {name}"):
+            _show(_pull(client, name), name)
             return client.images.get(name)
     except EngineError as error:
         said = str(error)
@@ -59,17 +61,28 @@ def newest_release(client: DockerClient, name: str) -> str | None:
     deadline = time.monotonic() + _LOOK_UPS_SECONDS
     for release in RELEASES:
         found = f"{repository}:{release}{tag.removeprefix(version)}"
-        if release == version or time.monotonic() > deadline:
+        if release == version:
             continue
-        try:
-            with _within(client, _LOOK_UP_SECONDS, f"{found} can't be looked up"):
-                client.images.get_registry_data(found)
-        except EngineError as error:
-            if not _is_missing(str(error)):
-                return None
-        else:
+        if time.monotonic() > deadline or (there := _is_there(client, found)) is None:
+            return None
+        if there:
             return found
     return None
+
+
+def _is_there(client: DockerClient, name: str) -> bool | None:
+    """Whether the registry has an image; None when it can't be asked."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    before, client.api.timeout = client.api.timeout, _LOOK_UP_SECONDS
+    try:
+        client.images.get_registry_data(name)
+    except (DockerException, RequestException) as error:
+        return False if _is_missing(str(error)) else None
+    finally:
+        client.api.timeout = before
+    return True
 
 
 def _is_missing(said: str) -> bool:
@@ -77,20 +90,31 @@ def _is_missing(said: str) -> bool:
     return "manifest unknown" in said or "not found" in said.lower()
 
 
-@contextlib.contextmanager
-def _within(client: DockerClient, seconds: int, what: str) -> Iterator[None]:
-    """An error of the engine, or that it sends nothing for so long, becomes an EngineError that begins with `what`."""
-    from requests.exceptions import ConnectionError as Broken
-    from requests.exceptions import Timeout
+def _pull(client: DockerClient, name: str) -> Iterator[Mapping[str, Any]]:
+    """The events of a pull. Raises EngineError when there is none for too long: the Docker SDK waits without an end."""
+    events: queue.SimpleQueue[Mapping[str, Any] | Exception | None] = queue.SimpleQueue()
 
-    before, client.api.timeout = client.api.timeout, seconds
-    try:
-        with told(what):
-            yield
-    except (Timeout, Broken):
-        raise EngineError(f"{what}: the engine reported nothing for {seconds} s") from None
-    finally:
-        client.api.timeout = before
+    def read() -> None:
+        try:
+            for event in client.api.pull(*_parts(name), stream=True, decode=True):
+                events.put(event)
+            events.put(None)
+        except Exception as error:
+            events.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            event = events.get(timeout=_SILENCE_SECONDS)
+        except queue.Empty:
+            raise EngineError(
+                f"cannot pull image {name}: the engine reported nothing for {_SILENCE_SECONDS} s"
+            ) from None
+        if event is None:
+            return
+        if isinstance(event, Exception):
+            raise event
+        yield event
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from docker import DockerClient
 
 from tests.authority import Authority
 from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
+from tests.docker.test_up import await_line
 from tests.servers import free_ports, wait_for
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
@@ -93,6 +95,22 @@ def test_requests_in_flight_are_answered_before_a_container_ends(
         server.resume()
         assert [request.result() for request in requests] == [ANSWER, ANSWER]
     ended.result()
+
+
+def test_a_second_ctrl_c_removes_the_container_at_once(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    with fleet.process("run", "--engine", "docker", *fleet.ports) as process:
+        await_line(process, "Ctrl-C")
+        container = fleet.container
+        with paused(container):
+            requests = sent(fleet, container, pool)
+            process.send_signal(signal.SIGINT)
+            drains(container)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.endswith("Stopped at once; requests in flight are cut off.\n")
+    assert [request.result() for request in requests] == [CUT_OFF, CUT_OFF]
+    assert fleet.containers == []
 
 
 def test_a_container_without_requests_ends_soon(fleet: Fleet) -> None:
@@ -216,7 +234,7 @@ def test_compose_ends_envoy_first_and_what_came_through_it_is_answered(
         fleet.toolkit("compose", "up", *fleet.ports)
         assert through_envoy() == ANSWER
         server = fleet.container
-        (proxy,) = (one for one in docker.containers.list() if "envoy" in one.name)
+        (proxy,) = (one for one in docker.containers.list() if "envoy" in str(one.name))
         with paused(server) as process, ThreadPoolExecutor() as pool:
             request = pool.submit(through_envoy)
             wait_for(lambda: not request.done() and active(proxy) > 0, what="a request in flight")

@@ -133,7 +133,7 @@ def test_auto_goes_on_to_the_next_engine_where_the_image_cannot_be_pulled(fleet:
 
 def available(client: Client) -> bool:
     with contextlib.suppress(ServingError):
-        return client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0]
+        return bool(client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0])
     return False
 
 

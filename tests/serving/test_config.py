@@ -13,7 +13,7 @@ from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
 from tfserving.foundation.messages import POOL, ModelServerConfig
 from tfserving.serving.cli import main
-from tfserving.serving.config import ServerConfig, in_container, on_host, server_config
+from tfserving.serving.config import ServerConfig, entry_point, in_container, on_host, server_config
 from tfserving.serving.config_messages import (
     BatchingParameters,
     MonitoringConfig,
@@ -141,6 +141,15 @@ def test_the_embedded_server_lets_calls_wait_in_threads_of_its_own_number(tmp_pa
     assert flags["drain_seconds"] == "5.0"
     assert flags["reload_base_paths"] == "/models"
     assert flags["enable_reload_config"] == "false"
+
+
+def test_a_script_drains_tensorflow_serving_and_the_embedded_server_drains_by_itself(tmp_path: Path) -> None:
+    made = configured(tmp_path, "drain_seconds: 2.5")
+    assert "\nlongest=${DRAIN_SECONDS:-3}\n" in made.files["serve.sh"]
+    places = in_container()
+    assert entry_point(places, embedded=False) == ("bash", "/config/serve.sh", "tensorflow_model_server")
+    assert entry_point(places, embedded=True) == ("tensorflow_model_server",)
+    assert "serve.sh" not in configured(tmp_path, embedded=True).files
 
 
 def test_tensorflow_serving_reads_its_configuration_again_only_where_no_call_reloads_it(

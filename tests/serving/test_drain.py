@@ -110,8 +110,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             text=True,
             env={**os.environ, **(env or {})},
             start_new_session=True,
-            # A process in the background may ignore it, and hands that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         run = Run(process, port, tmp_path / f"go-{len(started)}")
         started.append(run)
