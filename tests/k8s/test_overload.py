@@ -57,8 +57,9 @@ def readiness(pods: Pods) -> dict[str, tuple[str, str, int]]:
 
 
 def test_overload_keeps_pods_ready(no_pods: Pods) -> None:
+    # Version 4 is slow. Metadata over REST waits behind predictions, with so few threads for far longer than a probe.
     no_pods.have(4)
-    no_pods.say(KUBERNETES, MODELS.replace("stable: 1", "stable: 4"))
+    no_pods.say(KUBERNETES, MODELS.replace("stable: 1", "stable: 4") + "server: {rest_api_num_threads: 4}\n")
     no_pods.k8s("apply")
     wait_for(no_pods.reachable, what="the Service's address")
     before = readiness(no_pods)
