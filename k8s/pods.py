@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from tfserving.clients import connect
 from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.serving.engines.exit_codes import meaning
 
 REST_PORT = 8501
-_LAST_LINES = 5
+_NO_THREAD = "creation via pthread_create() failed"
+_NO_THREADS = "the node's limit of processes is too low: the kubelet's `podPidsLimit` (docs/kubernetes.md)"
 _ASK_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
@@ -50,7 +53,9 @@ def trouble(pod: Object, kubectl: Kubectl, *, passing: bool = True) -> str | Non
         return None
     if found.container is None:
         return found.text
-    return f"{found.text}:\n{_last_lines(kubectl, pod['metadata']['name'], found.container)}"
+    printed = _printed(kubectl, pod["metadata"]["name"], found.container)
+    hint = f"; {_NO_THREADS}" if _NO_THREAD in printed else ""
+    return f"{found.text}{hint}:\n{last_words(printed.splitlines())}"
 
 
 def found_in(pod: Object) -> Trouble | None:
@@ -78,7 +83,7 @@ def found_in(pod: Object) -> Trouble | None:
             return Trouble(f"pod {name} ran out of memory; `kubernetes.memory` gives it more")
         if ended and ended.get("exitCode") and container["restartCount"]:
             what = name if container["name"] in _CONTAINERS else f"{name}, container {container['name']},"
-            return Trouble(f"pod {what} ends with exit code {ended['exitCode']}", container["name"])
+            return Trouble(f"pod {what} ends with {meaning(ended['exitCode'])}", container["name"])
     return None
 
 
@@ -148,12 +153,11 @@ def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | Non
     return None
 
 
-def _last_lines(kubectl: Kubectl, pod: str, container: str) -> str:
+def _printed(kubectl: Kubectl, pod: str, container: str) -> str:
+    """What a container that ended printed last; nothing when that isn't kept."""
     for words in (["--previous"], []):
-        try:
-            said = kubectl.run("logs", pod, f"--container={container}", f"--tail={_LAST_LINES}", *words)
-        except KubectlError:
-            continue
-        if said.strip():
-            return "\n".join(f"    {line}" for line in said.strip().splitlines())
-    return "    it printed nothing"
+        with contextlib.suppress(KubectlError):
+            said = kubectl.run("logs", pod, f"--container={container}", f"--tail={READ_LINES}", *words)
+            if said.strip():
+                return said
+    return ""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tfserving.serving.compose.files import DASHBOARD
-from tfserving.serving.config import MEMORY_METRIC
+from tfserving.serving.health import MEMORY_METRIC
 
 ROOT = Path(__file__).resolve().parents[2]
 SAID = json.loads(DASHBOARD.read_text())
