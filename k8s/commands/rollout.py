@@ -214,7 +214,7 @@ def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
         if last is None or last.phase != "done":
             refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
         state = plan(read, model, last.old, way=last.way)
-        gates = {"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9, "weights": (100,)}
+        gates = {"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9, "weights": (100,), "probe_rate": 0.0}
         controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates))
     _run(controller, state)
 

@@ -58,6 +58,13 @@ class Pod:
         with contextlib.suppress(KubectlError):
             self.kubectl.patch("pod", self.name, change)
 
+    def leaves(self) -> bool:
+        """See Instance. A pod that crashed stays."""
+        with contextlib.suppress(KubectlError):
+            found = self.kubectl.get("pod", self.name)
+            return found is None or "deletionTimestamp" in found["metadata"]
+        return False
+
 
 class ClusterTarget:
     """The pods of a track; `finished` is told what is served for good. Close it to end the forwarding of ports."""

@@ -39,6 +39,10 @@ class LocalInstance:
         with writing(self.file), written_whole(self.file) as file:
             file.write(text(config).encode())
 
+    def leaves(self) -> bool:
+        """See Instance. Clients of this machine know no other server."""
+        return False
+
 
 class LocalTarget:
     """The fleet's servers that run on this machine; `exists` says whether there is a container of that id."""
