@@ -40,23 +40,19 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way
 def described(state: State, settings: Rollout) -> str:
     """The steps, a line each."""
     gate = (
-        f"{settings.window:g} s with at least {settings.samples} requests{_probe(settings)}: at most "
+        f"{settings.window:g} s with at least {settings.samples} requests{_probe(settings, 'and')}: at most "
         f"{settings.latency:g} times the latency, {100 * settings.error_rate:g} % more failures"
     )
     steps = _by_pods(state, settings, gate) if state.way == "pods" else _in_place(state, settings, gate)
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _probe(settings: Rollout) -> str:
+def _probe(settings: Rollout, joined: str) -> str:
     """What is sent while a window lasts."""
     if not settings.probe_rate:
         return ""
     where = f" to {settings.address}" if settings.address else ""
-    return f" and {settings.probe_rate:g} golden requests a second{where}"
-
-
-def _baking(settings: Rollout) -> str:
-    return _probe(settings).replace(" and", " with", 1)
+    return f" {joined} {settings.probe_rate:g} golden requests a second{where}"
 
 
 def _own(state: State, settings: Rollout) -> list[str]:
@@ -72,7 +68,7 @@ def _by_pods(state: State, settings: Rollout, gate: str) -> list[str]:
         f"compare the latency of golden requests: at most {settings.latency:g} times",
         *_own(state, settings),
         *(f"{weight} % of the requests → version {state.new}; {gate}" for weight in settings.weights),
-        f"bake for {settings.bake:g} s{_baking(settings)}, then ask the golden requests again",
+        f"bake for {settings.bake:g} s{_probe(settings, 'with')}, then ask the golden requests again",
         f"pods with version {state.new} in the place of those with {state.old}, proven as the others were",
         "all requests → these; end the others",
     ]
@@ -86,6 +82,6 @@ def _in_place(state: State, settings: Rollout, gate: str) -> list[str]:
         *_own(state, settings),
         f"label stable → {state.new} on the first server; {gate}",
         f"label stable → {state.new} on the others",
-        f"bake for {settings.bake:g} s{_baking(settings)}, then ask the golden requests again",
+        f"bake for {settings.bake:g} s{_probe(settings, 'with')}, then ask the golden requests again",
         f"unload version {state.old}",
     ]

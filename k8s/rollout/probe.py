@@ -131,6 +131,8 @@ class Probe:
             return self._answered[version] + self._answered[None]
 
     def _run(self) -> None:
+        if not (self._rate and self._staying):
+            return
         started, sent = time.monotonic(), 0
         while not self._finishing.wait(max(0.0, started + sent / self._rate - time.monotonic())):
             self._begin(sent)
