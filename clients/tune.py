@@ -9,7 +9,6 @@ https://github.com/tensorflow/serving/tree/master/tensorflow_serving/batching
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from tfserving.clients.bench.load import Step
 from tfserving.clients.client import connect
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.model_server import VARIABLE, find_model_server, no_model_server
 from tfserving.foundation.temporary import temporary_folder
 
 LONGEST_START = 120.0
@@ -170,8 +170,13 @@ def _sized(parameters: Parameters) -> Parameters:
 
 
 def default_engine() -> list[str]:
-    """The command of TensorFlow Serving, if this machine has it, else the embedded server's."""
-    native = shutil.which("tensorflow_model_server")
+    """The command of TensorFlow Serving, if this machine has it, else the embedded server's.
+
+    Raises EngineError when TENSORFLOW_MODEL_SERVER names no program.
+    """
+    native = find_model_server()
+    if native is None and os.environ.get(VARIABLE):
+        raise EngineError(no_model_server())
     return [native] if native else [sys.executable, "-m", "tfserving.serving.embedded"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tfserving.foundation.model_server import PROGRAM, find_model_server
 
 
 def free_ports(count: int) -> list[int]:
@@ -59,12 +61,24 @@ class ModelServer:
         return code if self.embedded else 255
 
 
+ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ModelServer("embedded", (sys.executable, "-m", "tfserving.serving.embedded"))
+# For tests of what only the real one does: see tests/stand_in/__main__.py.
+STAND_IN = ModelServer("native", (sys.executable, "-m", "tests.stand_in"))
+
+
+def install(server: ModelServer, folder: Path) -> Path:
+    """Writes a program called tensorflow_model_server to `folder` that is `server`; returns its path."""
+    path = folder / PROGRAM
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.join(server.command)} "$@"\n')
+    path.chmod(0o755)
+    return path
 
 
 def model_servers() -> list[ModelServer]:
     """The model servers that this machine has: what a test says of a server holds for each."""
-    native = shutil.which("tensorflow_model_server")
+    native = find_model_server()
     return [EMBEDDED, ModelServer("native", (native,))] if native else [EMBEDDED]
 
 

@@ -52,8 +52,8 @@ Examples:
 @click.option("--no-padding", is_flag=True, help="Don't try batch sizes in powers of two (allowed_batch_sizes).")
 @click.option(
     "--engine",
-    help="The command of the model server; its flags are added.  [default: tensorflow_model_server if there is one, "
-    "else the embedded server]",
+    help="The command of the model server; its flags are added.  [default: what "
+    "TENSORFLOW_MODEL_SERVER names, tensorflow_model_server on PATH, else the embedded server]",
 )
 @click.option("--window", type=SECONDS_OF_A_WINDOW, default=1.5, show_default=True, help="Seconds of each window.")
 @click.option(
@@ -105,8 +105,8 @@ def tune(
         shlex.split(engine or "")
     except ValueError as error:
         raise click.BadParameter(f"{engine!r} is no command: {error}", param_hint="--engine") from None
-    measuring = _Measuring(folder, engine, protocol, (signature, given, requests), concurrency, window)
     try:
+        measuring = _Measuring(folder, engine, protocol, (signature, given, requests), concurrency, window)
         candidates = search(measuring, space, limit)
     except (EngineError, GeneratorError) as error:
         click.echo(f"Error: {error}", err=True)

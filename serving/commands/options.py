@@ -36,7 +36,8 @@ _engine_option = click.option(
     type=click.Choice(ENGINE_NAMES),
     default="auto",
     show_default=True,
-    help="What runs the server; auto takes the first usable of docker, native and embedded.",
+    help="What runs the server; auto takes the first usable of docker, native and embedded. native is the "
+    "tensorflow_model_server that TENSORFLOW_MODEL_SERVER names, else the one on PATH.",
 )
 
 

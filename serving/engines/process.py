@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
+from tfserving.foundation.model_server import find_model_server, no_model_server
 from tfserving.serving import running
 from tfserving.serving.config import grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.readiness import await_models
 
-NATIVE = "tensorflow_model_server"
 LAST_LINES = 15
 WAIT_SECONDS = 0.1
 # The time and level that begin the lines of the embedded server. An error message leaves them out.
@@ -156,15 +155,15 @@ class Embedded:
 
 
 class Native:
-    """TensorFlow Serving's own binary, found on PATH."""
+    """TensorFlow Serving's own program: what TENSORFLOW_MODEL_SERVER names, else the one on PATH."""
 
     name = "native"
 
     def unusable(self) -> str | None:
-        """Why it can't be used: it is not on PATH, or doesn't run."""
-        path = shutil.which(NATIVE)
+        """Why it can't be used: it is not there, or doesn't run."""
+        path = find_model_server()
         if path is None:
-            return f"no {NATIVE} is on PATH"
+            return no_model_server()
         try:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -175,4 +174,7 @@ class Native:
 
     def start(self, plan: Plan) -> ServerProcess:
         """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""
-        return ServerProcess(self.name, [NATIVE], plan)
+        path = find_model_server()
+        if path is None:
+            raise EngineError(no_model_server())
+        return ServerProcess(self.name, [path], plan)

@@ -1,15 +1,17 @@
 """Embedded servers that don't import TensorFlow each: one process imports it, and servers are forked off it.
 
-    python -m tests.serving.embedded.prepared SOCKET           the process that forks, as long as its parent lives
-    python tests/serving/embedded/prepared.py SOCKET FLAGS     a server, as `python -m tfserving.serving.embedded FLAGS`
+    python -m tests.serving.embedded.prepared SOCKET                  the process that forks, while its parent lives
+    python tests/serving/embedded/prepared.py SOCKET MODULE FLAGS     a server, as `python -m MODULE FLAGS`
 
-The second command hands its output and its flags to the first one, passes signals on, and ends as its server does. The
-import is most of what a start costs. Tests of starting, draining and workers run the server's own command.
+MODULE is `tfserving.serving.embedded` or `tests.stand_in`. The second command hands its output, its flags and its log
+level to the first one, passes signals on, and ends as its server does. The import is most of what a start costs. Tests
+of starting, draining and workers run the server's own command.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -18,6 +20,8 @@ import sys
 import traceback
 
 LONGEST = 1 << 20
+# Of the environment a server has this of its own: the log level.
+LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def serve(path: str) -> None:
@@ -30,10 +34,11 @@ def serve(path: str) -> None:
     class Server(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             # In a process of its own already, which then waits for the server.
-            flags, descriptors, _, _ = socket.recv_fds(self.request, LONGEST, 2)
+            command, descriptors, _, _ = socket.recv_fds(self.request, LONGEST, 2)
             pid = os.fork()
             if pid == 0:
-                become_server(json.loads(flags), descriptors)
+                module, flags, level = json.loads(command)
+                become_server(module, flags, level, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             threading.Thread(target=self.pass_signals_on, args=(pid,), daemon=True).start()
@@ -68,23 +73,26 @@ def prepare() -> None:
 
     prepare_process()
     with hidden_stderr():
-        import tensorflow  # noqa: F401
+        for module in (
+            "tensorflow",
+            "tfserving.serving.embedded.processes.answerer",
+            "tfserving.serving.embedded.server",
+            "tests.stand_in.server",
+        ):
+            importlib.import_module(module)
 
-        import tfserving.serving.embedded.processes.answerer
-        import tfserving.serving.embedded.server  # noqa: F401
 
-
-def become_server(flags: list[str], descriptors: list[int]) -> None:
+def become_server(module: str, flags: list[str], level: str, descriptors: list[int]) -> None:
     """Runs the server's own command in this process, with the output of whoever asked for it."""
-    from tfserving.serving.embedded.__main__ import main
-
     code = 1
     try:
         for descriptor, number in zip(descriptors, (1, 2), strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
         sys.argv[1:] = flags
-        main()
+        if level:
+            os.environ[LEVEL] = level
+        importlib.import_module(f"{module}.__main__").main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     except BaseException:
@@ -95,20 +103,21 @@ def become_server(flags: list[str], descriptors: list[int]) -> None:
         os._exit(code)
 
 
-def ask(path: str, flags: list[str]) -> int:
+def ask(path: str, module: str, flags: list[str]) -> int:
     """Has a server started, and returns its exit code when it has ended; negative for a signal."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: connection.sendall(bytes([number])))
-        socket.send_fds(connection, [json.dumps(flags).encode()], [1, 2])
+        command = (module, flags, os.environ.get(LEVEL, ""))
+        socket.send_fds(connection, [json.dumps(command).encode()], [1, 2])
         return int(connection.recv(64))
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve(sys.argv[1])
-    ended = ask(sys.argv[1], sys.argv[2:])
+    ended = ask(sys.argv[1], sys.argv[2], sys.argv[3:])
     if ended < 0:
         signal.signal(-ended, signal.SIG_DFL)
         os.kill(os.getpid(), -ended)

@@ -71,8 +71,8 @@ def listener(port: int) -> int:
 
 
 @contextlib.contextmanager
-def prepared(**env: str) -> Iterator[ModelServer]:
-    """The embedded server, forked off a process that has imported TensorFlow in this environment."""
+def prepared(server: ModelServer = EMBEDDED, /, **env: str) -> Iterator[ModelServer]:
+    """The embedded server, or the stand-in, forked off a process that has imported TensorFlow in this environment."""
     with tempfile.TemporaryDirectory(prefix="prepared-") as folder:
         path = Path(folder) / "socket"
         forking = subprocess.Popen(
@@ -86,7 +86,8 @@ def prepared(**env: str) -> Iterator[ModelServer]:
         try:
             wait_until("TensorFlow's import", lambda: path.exists() or forking.poll() is not None, START_SECONDS)
             assert forking.poll() is None
-            yield dataclasses.replace(EMBEDDED, command=(sys.executable, str(PREPARED), str(path)))
+            module = server.command[-1]
+            yield dataclasses.replace(server, command=(sys.executable, str(PREPARED), str(path), module))
         finally:
             forking.terminate()
             forking.wait()
@@ -101,6 +102,7 @@ class Process:
         grpc_port: int | None = None,
         rest_port: int | None = None,
         engine: ModelServer = EMBEDDED,
+        log_level: int = 2,
     ) -> None:
         self.engine = engine
         self.grpc_port = grpc_port or free_port()
@@ -113,7 +115,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": str(log_level)},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

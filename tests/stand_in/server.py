@@ -1,0 +1,139 @@
+"""The server's life: the embedded server's, but it ends at once, and in TensorFlow Serving's words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+from tests.stand_in import log
+from tests.stand_in.command_line import FAILED
+from tests.stand_in.rest import Face
+from tests.stand_in.threads import LimitedTransport, loading
+from tfserving.serving.config_messages import read_message
+from tfserving.serving.embedded import server
+from tfserving.serving.embedded.core import configuration, loader, manager
+from tfserving.serving.embedded.core.model_config import Model
+from tfserving.serving.embedded.core.view import State
+from tfserving.serving.embedded.errors import RequestError, StartError
+from tfserving.serving.embedded.flags import Flags
+from tfserving.serving.embedded.processes import answerer
+from tfserving.serving.embedded.processes.plan import read_plan
+
+
+class Configuration(configuration.Configuration):
+    """Says what it applies whenever it does, changed or not."""
+
+    def _apply(self, models: Sequence[Model], until: float) -> None:
+        log.adding(tuple(models))
+        super()._apply(models, until)
+        log.added()
+
+
+class Answerer(answerer.Answerer):
+    """Makes the threads of a load, and logs it."""
+
+    def load(self, model: str, version: int, path: Path) -> None:
+        """Loads a version and plays its warm-up. Raises RequestError."""
+        servable = _servable(model, version)
+        log.loading(servable)
+        try:
+            with loading():
+                super().load(model, version, path)
+        except RequestError as error:
+            log.failed(servable, _status(error))
+            raise
+        log.loaded(servable)
+
+    def unload(self, model: str, version: int) -> None:
+        """Frees a version when its last handle is given back."""
+        super().unload(model, version)
+        log.unloaded(_servable(model, version))
+
+    def open(self, *answering: object) -> None:
+        """Answers on the ports. Raises StartError when it can't."""
+        log.added()
+        super().open(*answering)  # type: ignore[arg-type]
+        log.running(self._plan.flags.port, self._plan.flags.rest_api_port)
+
+
+class Manager(manager.Manager):
+    """Fails in TensorFlow Serving's words."""
+
+    def failures(self) -> list[str]:
+        """Nothing. Raises StartError when a model has no available version."""
+        with self._changed:
+            unavailable = [
+                (version.model, version.number, version.error)
+                for known in self._models.values()
+                if not any(version.state is State.AVAILABLE for version in known.values())
+                for version in known.values()
+            ]
+        if unavailable:
+            listed = "".join(
+                f"{_servable(model, number)} due to error: {_status(error)}, " for model, number, error in unavailable
+            )
+            raise StartError(f"UNKNOWN: {len(unavailable)} servable(s) did not become available: {{{listed}}}")
+        return []
+
+
+# All that is changed of the embedded server: where, what, and what stands there instead.
+HABITS = (
+    (answerer, "Answerer", Answerer),
+    (answerer, "GrpcTransport", LimitedTransport),
+    (answerer, "RestFace", Face),
+    (configuration, "Configuration", Configuration),
+    (manager, "Manager", Manager),
+    # A loop keeps the thread that answers, as any other graph does.
+    (loader, "has_loops", lambda _: False),
+    # At the start.
+    (manager, "PARALLEL_LOADS", 4 * (os.cpu_count() or 1)),
+)
+
+
+def serve(flags: Flags) -> int:
+    """Serves until a signal ends the process; returns the exit code of a start that fails."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    with contextlib.ExitStack() as stack:
+        for place, name, habit in HABITS:
+            stack.enter_context(patch.object(place, name, habit))
+        try:
+            _serve(flags)
+        except StartError as error:
+            print(f"Failed to start server. Error: {error}", flush=True)
+    return FAILED
+
+
+def _serve(flags: Flags) -> None:
+    """Serves. Raises StartError with a status of TensorFlow's when it can't."""
+    _check_config(flags)
+    try:
+        plan = read_plan(flags)
+    except StartError as error:
+        raise StartError(f"INVALID_ARGUMENT: {error}") from None
+    log.adding(plan.models)
+    server.Server(plan).run()
+
+
+def _check_config(flags: Flags) -> None:
+    path = flags.model_config_file
+    if path is None:
+        return
+    if not path.exists():
+        raise StartError(f"NOT_FOUND: {path}; No such file or directory")
+    try:
+        read_message("ModelServerConfig", path, "--model_config_file")
+    except StartError:
+        raise StartError(f"INVALID_ARGUMENT: Invalid protobuf file: '{path}'") from None
+
+
+def _servable(model: str, version: int) -> str:
+    return f"{{name: {model} version: {version}}}"
+
+
+def _status(error: RequestError | None) -> str:
+    return f"{error.code.name}: {error.text}" if error else "OK"
