@@ -14,7 +14,7 @@ from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import ServingError
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 
-REST_PORT = 8501
+GRPC_PORT = 8500
 _LAST_LINES = 5
 _ASK_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
@@ -118,15 +118,16 @@ class Served:
 
 
 def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -> dict[str, Served]:
-    """What a pod's pages say of models, and of their labels that are asked for.
+    """What a pod's server serves of models, and of their labels that are asked for.
 
-    Nothing of those that its server doesn't know, or when it doesn't answer.
+    Nothing of those that the server doesn't know, or when it doesn't answer. Over gRPC, which its metrics page doesn't
+    count.
     """
     said: dict[str, Served] = {}
     with (
         contextlib.suppress(KubectlError),
-        kubectl.forward(pod["metadata"]["name"], REST_PORT) as (port,),
-        connect(f"http://127.0.0.1:{port}", timeout=_ASK_SECONDS) as client,
+        kubectl.forward(pod["metadata"]["name"], GRPC_PORT) as (port,),
+        connect(f"grpc://127.0.0.1:{port}", timeout=_ASK_SECONDS) as client,
     ):
         for name, asked in labels.items():
             found: dict[str, int] = {}
@@ -140,7 +141,7 @@ def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -
 
 
 def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | None:
-    """The error of a model that a pod's server could not load, as its status page says it; None when there is none."""
+    """The error of a model that a pod's server could not load, as its status says it; None when there is none."""
     for name, found in served(pod, dict.fromkeys(names, ()), kubectl).items():
         for version in found.versions:
             if version.failed:

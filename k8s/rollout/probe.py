@@ -31,7 +31,7 @@ from tfserving.k8s.rollout.state import STABLE
 SECONDS = 10.0
 # A request that could only be sent beside so many others has failed.
 MOST_IN_FLIGHT = 64
-_MOST_TEXT = 120
+_MOST_TEXT = 200
 _POLL_SECONDS = 0.05
 
 

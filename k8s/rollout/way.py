@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from tfserving.clients import Client, connect
 from tfserving.clients.errors import ResourceExhausted, ServingError
+from tfserving.clients.metrics import Page
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.k8s.rollout import gates
 from tfserving.k8s.rollout.probe import Place, Probe, Probed
@@ -39,7 +40,7 @@ class Side:
 class Seen:
     """What came of requests: of clients, by the servers' metrics pages, and of the probe."""
 
-    page: gates.Page
+    page: Page
     probed: Probed
 
     def add(self, other: Seen) -> None:
@@ -158,10 +159,10 @@ class Way(ABC):
         before = [dict(_pages(side.instances(), state.model)) for side in sides]
         probes = self._probes(state, sides)
 
-        def counted(index: int) -> gates.Page:
-            total = gates.Page()
+        def counted(index: int) -> Page:
+            total = Page()
             for name, page in _pages(sides[index].instances(), state.model):
-                total.add(page.since(before[index].get(name, gates.Page())))
+                total.add(page.since(before[index].get(name, Page())))
             return total.without(probes[index].answered_by(sides[index].version))
 
         with contextlib.ExitStack() as stack:
@@ -210,27 +211,31 @@ class Way(ABC):
                 told.add(instance.name)
 
     def _one(self, instance: Instance, serve: Serve, pause: Pause) -> None:
-        """Has one server serve this, and waits until it does.
+        """Has one server serve this, and waits until it does. A server that is busy is sent it again.
 
         Raises GateError when the version fails to load or time runs out.
         """
         deadline = time.monotonic() + self.wait
+        told = busy = False
         with connect(url(instance), timeout=5) as client:
-            try:
-                missing = _missing(client, serve)
-            except ResourceExhausted as error:
-                missing = str(error)
-            if missing is None:
-                return
-            instance.tell(serve)
-            while missing is not None:
-                pause(_POLL_SECONDS)
+            while True:
                 try:
-                    missing = _missing(client, serve)
+                    if (missing := _missing(client, serve)) is None:
+                        return
+                    if not told:
+                        instance.tell(serve)
+                        told = True
                 except ServingError as error:
                     missing = str(error)
-                if missing and time.monotonic() > deadline:
+                    if not isinstance(error, ResourceExhausted):
+                        if not told:
+                            raise
+                    elif not busy:
+                        busy = True
+                        self.say(f"  {instance.name} is busy, trying again: {error.code}: {error.text}")
+                if time.monotonic() > deadline:
                     raise GateError(f"{instance.name}: {missing} after {self.wait:g} s")
+                pause(_POLL_SECONDS)
 
     def _saw(self, state: State, figure: str) -> State:
         self.say(f"  {figure}")
@@ -240,7 +245,7 @@ class Way(ABC):
         return self.folder / str(number)
 
 
-def _pages(instances: Sequence[Instance], model: str) -> Iterator[tuple[str, gates.Page]]:
+def _pages(instances: Sequence[Instance], model: str) -> Iterator[tuple[str, Page]]:
     """What each server's metrics page says now, by the server's name. One that is taken away has none."""
     for instance in instances:
         try:
