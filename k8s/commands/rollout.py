@@ -102,7 +102,7 @@ before anything changed; 130 interrupted, and `rollout start` goes on."""
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
 @click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which metrics are compared.")
-@click.option("--samples", type=click.IntRange(min=0), help="Requests that such a window must have.")
+@click.option("--samples", type=click.IntRange(min=0), help="Requests of clients that such a window must have.")
 @click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
 @wait_option
 def start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
@@ -185,15 +186,26 @@ def test_a_page_without_the_probes_requests_has_those_of_clients(refusing: Refus
 
 
 class Silent:
-    """A server that takes every connection, and is never heard of."""
+    """A server that takes every connection, and sends nothing."""
 
     def __enter__(self) -> Silent:
+        self.connections: list[socket.socket] = []
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._socket.close()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for one in (self._socket, *self.connections):
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.connections.append(self._socket.accept()[0])
 
 
 def test_what_can_not_be_sent_because_earlier_requests_hang_has_failed() -> None:
@@ -212,22 +224,31 @@ def test_a_probe_that_is_left_ends_at_once(scheme: str) -> None:
         wait_for(lambda: not [one for one in threading.enumerate() if one.name == "probe"], 1)
 
 
-def test_a_server_that_is_taken_away_is_not_asked_any_more_and_one_that_is_down_has_failed() -> None:
-    (port,) = free_ports(1)
-    for leaves in (True, False):
-        asked = threading.Event()
+def test_a_server_that_is_down_has_failed() -> None:
+    place = Place(f"grpc://127.0.0.1:{free_ports(1)[0]}")
+    with Probe("scaled", [place], ONE, 20) as probe:
+        wait_for(lambda: probe.so_far().failures)
+        (failure,) = probe.so_far().failures
+    assert failure.startswith("UNAVAILABLE: ")
+    assert "Connection refused" in failure
 
-        def gone(leaves: bool = leaves, asked: threading.Event = asked) -> bool:
-            asked.set()
-            return leaves
 
-        place = Place(f"grpc://127.0.0.1:{port}", gone)
-        with Silent() as other, Probe("scaled", [place, Place(other.url)], ONE, 20) as probe:
-            wait_for(asked.is_set)
-            assert leaves or wait_for(lambda: probe.so_far().failures) is None
-            failures = probe.so_far().failures
-        assert all("Connection refused" in text for text in failures)
-        assert bool(failures) is not leaves
+def test_a_server_that_is_taken_away_has_not_failed_and_gets_no_more_requests() -> None:
+    looked = threading.Semaphore(0)
+
+    def leaves() -> bool:
+        looked.release()
+        return True
+
+    place = Place(f"grpc://127.0.0.1:{free_ports(1)[0]}", leaves)
+    with Silent() as other, Probe("scaled", [place, Place(other.url)], ONE, 20) as probe:
+        assert looked.acquire(timeout=60)
+        wait_for(lambda: len(other.connections) > 5)
+        while looked.acquire(timeout=0):
+            pass
+        wait_for(lambda: len(other.connections) > 10)
+        assert not looked.acquire(timeout=0)
+        assert probe.so_far().failures == {}
 
 
 @pytest.mark.parametrize(
