@@ -161,6 +161,8 @@ class Probe:
             # The first request doesn't wait for a connection, nor, over REST, for the signature.
             with contextlib.suppress(ServingError):
                 client.metadata(self._model, label=STABLE)
+        if self._over.is_set():
+            return
         requests = self._golden.requests
         request = requests[turn % len(requests)]
         defaults = self._golden.defaults.get(request.signature)
