@@ -125,10 +125,10 @@ class Probe:
         with self._lock:
             return Probed(list(self._seen.seconds), Counter(self._seen.failures))
 
-    def answered_by(self, version: int) -> int:
-        """How many responses this version sent; REST doesn't say which it was, so those count for each version."""
+    def answered_by(self, version: int | None) -> int:
+        """How many responses this version sent, any for None. REST doesn't say which, so those count for each."""
         with self._lock:
-            return self._answered[version] + self._answered[None]
+            return self._answered.total() if version is None else self._answered[version] + self._answered[None]
 
     def _run(self) -> None:
         if not (self._rate and self._staying):

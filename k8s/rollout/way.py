@@ -163,7 +163,9 @@ class Way(ABC):
             total = Page()
             for name, page in _pages(sides[index].instances(), state.model):
                 total.add(page.since(before[index].get(name, Page())))
-            return total.without(probes[index].answered_by(sides[index].version))
+            # Each side has a probe of its own, or they share one.
+            shared = self.settings.address and len(sides) > 1
+            return total.without(probes[index].answered_by(sides[index].version if shared else None))
 
         with contextlib.ExitStack() as stack:
             for probe in dict.fromkeys(probes):
