@@ -73,6 +73,8 @@ def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods) -
             f"{weight} % of the requests → version 2 …" for weight in (5, 25, 50, 100)
         ]
         assert "scaled version 2 is stable." in done.stderr
+        for weight in (5, 25, 50, 100):
+            assert f"  {weight} %: probe: with the new version " in done.stderr
         one, two = sent.versions[1], sent.versions[2]
         wait_for(lambda: sent.versions[2] > two + 20)
         assert sent.versions[1] == one
