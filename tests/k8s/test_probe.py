@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,13 @@ class Refusing:
 
     folder: Path
     server: Served
+    # Over which a server with TLS isn't asked.
+    has_grpc: bool = True
     name = "stand-in"
 
     @property
-    def grpc(self) -> str:
-        return self.server.url("grpc").removeprefix("grpc://")
+    def grpc(self) -> str | None:
+        return self.server.url("grpc").removeprefix("grpc://") if self.has_grpc else None
 
     @property
     def rest(self) -> str:
@@ -169,8 +171,9 @@ def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
     assert 'API="",entrypoint="REST"' in refusing.page()
 
 
-def test_a_page_without_the_probes_requests_has_those_of_clients(refusing: Refusing) -> None:
-    way, state = refusing.way(QUICK), rolled_out_to(2)
+@pytest.mark.parametrize("has_grpc", [True, False])
+def test_a_page_without_the_probes_requests_has_those_of_clients(refusing: Refusing, has_grpc: bool) -> None:
+    way, state = replace(refusing, has_grpc=has_grpc).way(QUICK), rolled_out_to(2)
     before = read_metrics(refusing.server.url("rest") + PATH, "scaled")
     way.load(state, time.sleep)
     with Load((refusing.server.url("grpc"), refusing.server.url("rest")), rate=20) as sent:
