@@ -136,6 +136,7 @@ class ByPods(Way):
         self._deployment()
         if state.phase == "loading":
             deployment.check_labels(self.fleet, self._names(), self.kubectl)
+        self._check_address(state)
 
     def close(self) -> None:
         """See Way."""

@@ -66,9 +66,10 @@ class InPlace(Way):
             raise RolloutError(f"it can't go back: {error}") from None
         return state
 
-    def check(self, state: State) -> None:  # noqa: ARG002 - that there are servers is all
+    def check(self, state: State) -> None:
         """See Way."""
         self.target.instances()
+        self._check_address(state)
 
     def close(self) -> None:
         """See Way."""

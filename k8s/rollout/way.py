@@ -15,9 +15,9 @@ from tfserving.clients.errors import ResourceExhausted, ServingError
 from tfserving.clients.metrics import Page
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.k8s.rollout import gates
-from tfserving.k8s.rollout.probe import Place, Probe, Probed
-from tfserving.k8s.rollout.state import CANARY, State
-from tfserving.k8s.rollout.target import GateError, Instance, Serve, Target, url
+from tfserving.k8s.rollout.probe import SECONDS, Place, Probe, Probed
+from tfserving.k8s.rollout.state import CANARY, STABLE, State
+from tfserving.k8s.rollout.target import GateError, Instance, RolloutError, Serve, Target, url
 from tfserving.serving.engines.readiness import states_of
 from tfserving.serving.live import label_version
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -26,6 +26,7 @@ from tfserving.serving.models_yaml.rollout import Rollout
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
 PROBE = "probe: "
+_PROBE_HELP = "`rollout.address` says where clients send requests, `rollout.probe_rate: 0` turns the probe off"
 
 
 @dataclass(frozen=True)
@@ -173,10 +174,28 @@ class Way(ABC):
             try:
                 wait(lambda: counted(0).total)
             except GateError as error:
-                seen = probes[0].so_far()
-                raise GateError(f"{error}; {PROBE}{seen}" if seen.total else str(error)) from None
+                so_far = probes[0].so_far()
+                raise GateError(f"{error}; {PROBE}{so_far}" if so_far.total else str(error)) from None
             probed = {probe: probe.finish(pause) for probe in dict.fromkeys(probes)}
-            return [Seen(counted(index), probed.pop(probe, Probed())) for index, probe in enumerate(probes)]
+            seen = [Seen(counted(index), probed.pop(probe, Probed())) for index, probe in enumerate(probes)]
+        for side, one in zip(sides, seen, strict=True):
+            if side.version == state.old and one.probed.total and not one.probed.seconds:
+                raise GateError(f"{PROBE}{one.probed}: version {state.old} can't be reached; {_PROBE_HELP}")
+        return seen
+
+    def _check_address(self, state: State) -> None:
+        """Raises RolloutError before a rollout begins whose probe has a wrong address."""
+        address = self.settings.address
+        if address is None or not self.settings.probe_rate or state.phase != "loading":
+            return
+        with connect(address, timeout=SECONDS) as client:
+            try:
+                client.metadata(state.model, label=STABLE)
+            except ResourceExhausted:
+                # A server that is busy is there.
+                return
+            except ServingError as error:
+                raise RolloutError(f"rollout.address {address}: {error.code}: {error.text}; {_PROBE_HELP}") from None
 
     def _probes(self, state: State, sides: list[Side]) -> list[Probe]:
         """The probe of each side: to its servers, or, the same for all, through the address that clients use.

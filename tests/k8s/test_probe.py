@@ -34,7 +34,7 @@ from tfserving.k8s.rollout.in_place import InPlace
 from tfserving.k8s.rollout.local import LocalStore
 from tfserving.k8s.rollout.probe import MOST_IN_FLIGHT, SECONDS, Place, Probe
 from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.target import GateError, Instance, Serve
+from tfserving.k8s.rollout.target import GateError, Instance, RolloutError, Serve
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 
@@ -186,6 +186,18 @@ def test_a_page_without_the_probes_requests_has_those_of_clients(refusing: Refus
     counted = read_metrics(refusing.server.url("rest") + PATH, "scaled").since(before).total
     assert counted - own >= clients >= 10
     assert sent.failures == []
+
+
+def test_an_address_that_leads_nowhere_is_told_before_anything_changes(refusing: Refusing) -> None:
+    address = f"grpc://127.0.0.1:{free_ports(1)[0]}"
+    way = refusing.way(QUICK.model_copy(update={"address": address, "samples": 0}))
+    with pytest.raises(RolloutError, match=rf"^rollout\.address {address}: .*UNAVAILABLE"):
+        way.check(replace(rolled_out_to(2), phase="loading"))
+    # A rollout that is under way can always be taken back.
+    way.check(rolled_out_to(2))
+    # One of which it is so since then isn't judged by failures alone.
+    with pytest.raises(GateError, match=r"failed \(UNAVAILABLE: .*version 1 can't be reached; `rollout\.address` says"):
+        way.move(rolled_out_to(2), time.sleep)
 
 
 class Silent:
