@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ModelServer, Served, model_servers, serve
+from tests.servers import STAND_IN, ModelServer, Served, install, model_servers, serve
 
 # One Docker Engine and one cluster can run on a machine, whichever folders' tests need them.
 pytest_plugins = ["tests.docker.fixtures", "tests.cluster.fixtures"]
@@ -77,6 +77,12 @@ def engine(request: pytest.FixtureRequest) -> ModelServer:
     """A model server that this machine has. A test of what only the embedded one has is `embedded_only`."""
     server: ModelServer = request.param
     return server
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program called tensorflow_model_server: the stand-in. TENSORFLOW_MODEL_SERVER, or PATH, leads to it."""
+    return install(STAND_IN, tmp_path_factory.mktemp("stand-in"))
 
 
 @pytest.fixture(scope="session")

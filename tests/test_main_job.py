@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -21,6 +20,7 @@ import pytest
 from tests.exporting import export_scaled
 from tests.servers import EMBEDDED, ModelServer, Served, free_ports, serve, wait_for
 from tfserving.clients import connect
+from tfserving.foundation.model_server import VARIABLE
 
 # What uses the server of the first command stays with the README's tests, which use it, too.
 beside_the_readme = pytest.mark.xdist_group("served")
@@ -35,7 +35,7 @@ def run(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> sub
 
 def servers_with(text: str) -> list[psutil.Process]:
     """The model servers that have `text` in their command line."""
-    servers = ("tfserving.serving.embedded", "tensorflow_model_server")
+    servers = ("tfserving.serving.embedded", "tensorflow_model_server", "tests.stand_in")
     commands = {process: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
     return [
         process
@@ -197,18 +197,18 @@ def test_a_killed_command_leaves_no_server(clone: Path, scaled: Path, engine: Mo
         wait_for(lambda: not servers_with(f"--port={server.grpc_port}"), what="the end of the server")
 
 
-def test_the_native_engine_runs_the_binary_on_the_path(clone: Path, scaled: Path, tmp_path: Path) -> None:
-    # Where the real one isn't: what the engine hands to a binary of its name, and that `auto` prefers it.
-    binary = tmp_path / "bin" / "tensorflow_model_server"
-    binary.parent.mkdir()
-    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tfserving.serving.embedded "$@"\n')
-    binary.chmod(0o755)
-    path = {"PATH": f"{binary.parent}:{os.environ['PATH']}"}
+def test_the_native_engine_serves_what_is_verified(clone: Path, scaled: Path, stand_in: Path) -> None:
+    # `auto` prefers it.
     command = serving_run(scaled)
-    with serve(command[: command.index("--engine")], clone, path) as server:
+    with serve(command[: command.index("--engine")], clone, {VARIABLE: str(stand_in)}) as server:
         assert "with the native server:" in server.output
-        with connect(f"grpc://127.0.0.1:{server.grpc_port}") as client:
-            assert client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0]
+        addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
+        models = str(scaled.parent / "models")
+        done = run([sys.executable, "-m", "tfserving", "client", "verify", *addresses, models], clone)
+        assert done.returncode == 0, done.stdout + done.stderr
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        assert servers_with(f"--port={server.grpc_port}") == []
 
 
 def test_a_port_that_is_taken_is_named_before_anything_is_exported(clone: Path) -> None:
@@ -230,10 +230,10 @@ def test_where_no_docker_engine_runs_that_is_said(clone: Path) -> None:
 
 
 def test_an_engine_that_is_not_there_is_an_error(clone: Path) -> None:
-    env = {"PATH": str(clone)}
+    env = {"PATH": str(clone), VARIABLE: ""}
     done = run([sys.executable, "-m", "tfserving", "serve", "run", "--engine", "native"], clone, env)
     assert done.returncode == 2
-    assert "no tensorflow_model_server is on PATH" in done.stderr
+    assert "no tensorflow_model_server is on PATH; install it, or set TENSORFLOW_MODEL_SERVER" in done.stderr
 
 
 @pytest.mark.parametrize("command", [["run"], ["fleet", "--folders"], ["example", "scaled"]], ids=" ".join)

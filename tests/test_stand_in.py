@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,11 @@ import pytest
 
 from tests.servers import ROOT, STAND_IN, ModelServer
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Gate, Process, prepared, wait_until
+from tests.serving.embedded.conftest import starting
+from tests.serving.embedded.running import Asker, Gate, Process, Start, prepared, wait_until
 from tests.stand_in.threads import POLLING, REFUSAL
+from tfserving.foundation.messages import ReloadConfigRequest, ReloadConfigResponse
+from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING
 
 THREADS = 2
 CONFIG = 'config {{ name: "{0}" base_path: "{1}/{0}" model_platform: "tensorflow" }}'
@@ -60,8 +64,16 @@ def server(quick: ModelServer, models: Path) -> Iterator[Process]:
         engine=quick,
         log_level=0,
     )
-    yield process.ready()
-    process.stop()
+    try:
+        yield process.ready()
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def start(quick: ModelServer) -> Iterator[Start]:
+    """Starts others, and ends them with the test."""
+    yield from starting(quick)
 
 
 @pytest.fixture
@@ -106,7 +118,7 @@ def test_it_takes_the_flags_of_the_real_one_alone(server: Process) -> None:
 
     code, said = run("--version")
     assert code == 0
-    assert re.fullmatch(r"TensorFlow ModelServer: 2\.\d+\.\d+\nTensorFlow Library: 2\.\d+\.\d+\n", said)
+    assert said == f"TensorFlow ModelServer: {TENSORFLOW_SERVING}\nTensorFlow Library: {TENSORFLOW_SERVING}\n"
     code, said = run("--workers=2", "--enable_batching=perhaps")
     assert code == 255
     assert "enable_batching" in said
@@ -175,8 +187,8 @@ def test_every_poll_of_the_configuration_is_logged_with_every_model(server: Proc
     assert logged(" (Re-)adding model: scale") >= 3
 
 
-def test_sigterm_ends_it_with_what_is_in_flight(quick: ModelServer, models: Path, tmp_path: Path) -> None:
-    server = Process(f"--model_base_path={models}/gated", "--rest_api_num_threads=1", engine=quick).ready()
+def test_sigterm_ends_it_with_what_is_in_flight(start: Start, models: Path, tmp_path: Path) -> None:
+    server = start(f"--model_base_path={models}/gated", "--rest_api_num_threads=1").ready()
     with contextlib.closing(Asker(server)) as ask, ThreadPoolExecutor() as pool:
         sent = pool.submit(Gate(tmp_path).over_rest, ask)
         wait_until("a request in flight", lambda: waits(ask, "/v1/models/default"))
@@ -186,9 +198,31 @@ def test_sigterm_ends_it_with_what_is_in_flight(quick: ModelServer, models: Path
             sent.result()
 
 
-def test_a_version_that_does_not_load_ends_it_with_255(quick: ModelServer, models: Path) -> None:
+def test_a_change_with_a_model_that_has_no_version_holds_up_all_later_ones(
+    start: Start, models: Path, tmp_path: Path
+) -> None:
+    server = start(f"--model_base_path={models}/scale", "--model_name=scale").ready()
+
+    def reload(ask: Asker, seconds: float, *folders: Path) -> None:
+        request = ReloadConfigRequest()
+        for folder in folders:
+            request.config.model_config_list.config.add(
+                name=folder.name, base_path=str(folder), model_platform="tensorflow"
+            )
+        ask.call("ModelService/HandleReloadConfigRequest", request, ReloadConfigResponse, seconds)
+
+    with contextlib.closing(Asker(server)) as ask:
+        reload(ask, 30, models / "scale")
+        for folders in ((models / "scale", tmp_path / "absent"), (models / "scale",)):
+            with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+                reload(ask, 0.5, *folders)
+        shutil.copytree(models / "scale", tmp_path / "absent")
+        reload(ask, 30, models / "scale")
+
+
+def test_a_version_that_does_not_load_ends_it_with_255(start: Start, models: Path) -> None:
     flags = (f"--model_base_path={models}/broken", "--model_name=broken", "--max_num_load_retries=0")
-    server = Process(*flags, engine=quick)
+    server = start(*flags)
     assert server.wait() == 255
     words = (
         r"^Failed to start server\. Error: UNKNOWN: 1 servable\(s\) did not become available: "

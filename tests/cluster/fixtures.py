@@ -14,7 +14,7 @@ from tfserving.serving.models_yaml.server import IMAGE
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A Kubernetes cluster that has the embedded server's image, under the name that manifests have it.
+    """A Kubernetes cluster that has the image of the stand-in, under the name that manifests have it.
 
     KUBECONFIG names one that runs already, for those who change these tests.
     """

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from docker import DockerClient
 
-from tests.servers import EMBEDDED, ModelServer, free_ports
-from tfserving.serving.models_yaml.server import IMAGE
+from tests.servers import EMBEDDED, STAND_IN, ModelServer, free_ports
+from tfserving.serving.docker.image_names import is_embedded
+from tfserving.serving.models_yaml.fleet import read_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,9 +34,8 @@ class Fleet:
 
     @property
     def engine(self) -> ModelServer:
-        """What the image `tensorflow/serving` has inside: the embedded server, unless the engine has the real one."""
-        environment = self.docker.images.get(IMAGE).attrs["Config"]["Env"]
-        return EMBEDDED if "PYTHONPATH=/opt/serving" in environment else ModelServer("real", ())
+        """What the image in models.yaml has inside: the embedded server, or TensorFlow Serving, or what stands in."""
+        return EMBEDDED if is_embedded(read_fleet(self.file).server.image_name) else STAND_IN
 
     @property
     def file(self) -> Path:

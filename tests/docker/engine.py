@@ -1,7 +1,8 @@
 """A real Docker Engine for the tests, from Debian's packages, and the images that it needs, built on it.
 
 There is no registry to pull from, so the images that the toolkit names are built here under their names: the embedded
-server as `tensorflow/serving`, Debian's Prometheus and node-exporter, and Envoy from its wheel.
+server's own, the stand-in for TensorFlow Serving as `tensorflow/serving`, Debian's Prometheus and node-exporter, and
+Envoy from its wheel.
 
 The engine's data outlives it, outside of the repository. Every run builds every image, but of a Dockerfile's steps only
 those whose text or files have changed, and those after them: that is how an engine builds. What no image needs any
@@ -29,8 +30,9 @@ from docker import DockerClient
 
 from tests.docker.machine import ENVIRONMENT, Machine
 from tests.servers import wait_for
+from tfserving.serving.docker.image_names import EMBEDDED
 from tfserving.serving.models_yaml.kubernetes import ObjectStore
-from tfserving.serving.models_yaml.server import IMAGE, Compose
+from tfserving.serving.models_yaml.server import IMAGE, TENSORFLOW_SERVING, Compose
 
 ROOT = Path(__file__).resolve().parents[2]
 # The mirror that this machine uses, and what it trusts.
@@ -41,8 +43,25 @@ DEBIAN = ("mmdebstrap", "--quiet", "--variant=apt", "--include=python3,python3-p
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVOY = "envoyproxy/envoy:v1.40.0"
 SYNC = str(ObjectStore.model_fields["image"].default)
+EMBEDDED_IMAGE = f"{EMBEDDED}:{TENSORFLOW_SERVING}"
 # The repository's own images and their Dockerfiles.
-OURS = {IMAGE: "serving/docker/embedded.Dockerfile", SYNC: "k8s/Dockerfile"}
+OURS = {EMBEDDED_IMAGE: "serving/docker/embedded.Dockerfile", SYNC: "k8s/Dockerfile"}
+# The stand-in, with the entry point of the real image: a shell that keeps signals to itself.
+STAND_IN = f"""\
+FROM {EMBEDDED_IMAGE}
+ENV TF_CPP_MIN_LOG_LEVEL=0
+LABEL tensorflow_serving_github_branchtag={TENSORFLOW_SERVING}
+COPY stand_in /opt/serving/tests/stand_in
+COPY program /usr/bin/tensorflow_model_server
+COPY entrypoint /usr/bin/tf_serving_entrypoint.sh
+USER root
+"""
+PROGRAM = '#!/bin/sh\nexec python3 -m tests.stand_in "$@"\n'
+ENTRYPOINT = """\
+#!/bin/bash
+tensorflow_model_server --port=8500 --rest_api_port=8501 \\
+    --model_name=${MODEL_NAME} --model_base_path=${MODEL_BASE_PATH}/${MODEL_NAME} "$@"
+"""
 
 
 def unusable() -> str | None:
@@ -138,6 +157,8 @@ def build_images(host: str) -> None:
             others = pool.submit(_build_others, host)
             for tag, dockerfile in OURS.items():
                 tags |= {tag, _build_ours(client, dockerfile, tag)}
+            _build_stand_in(client)
+            tags.add(IMAGE)
             tags |= others.result()
         for tag in {tag for image in client.images.list() for tag in image.tags} - tags:
             client.images.remove(tag, force=True)
@@ -161,6 +182,16 @@ def _build_ours(client: DockerClient, dockerfile: str, tag: str) -> str:
             rm=True,
         )
     return packages
+
+
+def _build_stand_in(client: DockerClient) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        beside = {"stand_in": ROOT / "tests/stand_in"}
+        for name, text in (("program", PROGRAM), ("entrypoint", ENTRYPOINT)):
+            beside[name] = Path(folder) / name
+            beside[name].write_text(text)
+            beside[name].chmod(0o755)
+        _build(client, IMAGE, STAND_IN, beside)
 
 
 def _build_others(host: str) -> set[str]:
@@ -204,6 +235,10 @@ RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends prometh
 """
 
 
+def _without_cache(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if file.name.endswith("__pycache__") else file
+
+
 def _build(client: DockerClient, tag: str, dockerfile: str, beside: Mapping[str, Path] | None = None) -> None:
     """Builds an image of a Dockerfile and files beside it."""
     with tempfile.TemporaryFile() as context:
@@ -212,6 +247,6 @@ def _build(client: DockerClient, tag: str, dockerfile: str, beside: Mapping[str,
             info.size = len(dockerfile)
             tar.addfile(info, io.BytesIO(dockerfile.encode()))
             for name, path in (beside or {}).items():
-                tar.add(path.resolve(), name)
+                tar.add(path.resolve(), name, filter=_without_cache)
         context.seek(0)
         client.images.build(fileobj=context, custom_context=True, tag=tag, network_mode="host", rm=True)

@@ -20,6 +20,7 @@ from docker import DockerClient
 
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet
+from tests.docker.engine import EMBEDDED_IMAGE
 from tests.servers import free_ports, wait_for
 from tfserving.clients import connect
 from tfserving.serving.models_yaml.server import IMAGE
@@ -151,20 +152,25 @@ def test_a_private_key_is_never_baked(fleet: Fleet) -> None:
 
 def test_the_embedded_image_serves_one_model_from_its_environment(fleet: Fleet) -> None:
     """As the tensorflow/serving image does: https://www.tensorflow.org/tfx/serving/docker."""
-    image = fleet.docker.images.get(IMAGE)
+    image = fleet.docker.images.get(EMBEDDED_IMAGE)
     assert image.attrs["Config"]["User"] == "10001:10001"
     assert set(image.attrs["Config"]["ExposedPorts"]) == {"8500/tcp", "8501/tcp"}
     mount = {str(fleet.folder / "models"): {"bind": "/models", "mode": "ro"}}
-    with running(fleet, IMAGE, environment={"MODEL_NAME": "scaled"}, volumes=mount), connect(fleet.rest) as client:
+    with (
+        running(fleet, EMBEDDED_IMAGE, environment={"MODEL_NAME": "scaled"}, volumes=mount),
+        connect(fleet.rest) as client,
+    ):
         client.wait_until_available("scaled", timeout=60)
         assert client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0]
 
 
 def test_the_embedded_image_has_no_more_than_it_needs(fleet: Fleet) -> None:
-    history = fleet.docker.images.get(IMAGE).history()
+    history = fleet.docker.images.get(EMBEDDED_IMAGE).history()
     ours = sum(layer["Size"] for layer in history[:-1])
     assert ours < 1000 << 20
-    listed = fleet.docker.containers.run(IMAGE, ["-c", "ls /opt/serving"], entrypoint=["sh"], remove=True).decode()
+    listed = fleet.docker.containers.run(
+        EMBEDDED_IMAGE, ["-c", "ls /opt/serving"], entrypoint=["sh"], remove=True
+    ).decode()
     names = set(listed.split())
     assert {"tfserving", "tensorflow", "grpc"} <= names
     assert not names & {"keras", "matplotlib", "docker", "tests", "pip"}

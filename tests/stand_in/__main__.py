@@ -10,6 +10,7 @@ nothing about the real one; what it does is what a real one was seen to do:
 - the metrics page counts every GET of a model
 - SIGTERM ends it at once; what fails at the start ends it with 255
 - TensorFlow's log, with all models at every poll of the configuration
+- a change that names a model without versions waits for them, and so do all later changes
 - 256 threads for each load, or it aborts
 """
 

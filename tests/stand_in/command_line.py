@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from tfserving.serving.embedded.flags import ELSEWHERE, Flags, command
-from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING
 
+VERSION = "2.21.0"
 # What `return -1` of a C++ program is to its parent.
 FAILED = 255
 OURS = "This server's own flag."
@@ -63,7 +63,7 @@ def read_flags(words: list[str]) -> Flags | None:
         except click.BadParameter:
             raise WrongFlagError(f"Couldn't interpret value {given[name]} for flag {name}.") from None
     if given.pop("version", "false") == "true":
-        print(f"TensorFlow ModelServer: {TENSORFLOW_SERVING}\nTensorFlow Library: {TENSORFLOW_SERVING}", flush=True)
+        print(f"TensorFlow ModelServer: {VERSION}\nTensorFlow Library: {VERSION}", flush=True)
         return None
     return _flags({name: value for name, value in given.items() if name not in ELSEWHERE})
 

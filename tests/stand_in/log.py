@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from datetime import datetime
+from pathlib import Path
 
 from tfserving.serving.embedded.core.model_config import Model
 from tfserving.serving.embedded.processes.process import prepare_process
@@ -15,6 +16,7 @@ LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _LEVELS = (logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 _CORE = "tensorflow_serving/model_servers/server_core.cc"
 _SERVER = "tensorflow_serving/model_servers/server.cc"
+_SAVED_MODEL = "external/org_tensorflow/tensorflow/cc/saved_model"
 _HARNESS = "tensorflow_serving/core/loader_harness.cc"
 _log = logging.getLogger("tensorflow_serving")
 
@@ -61,14 +63,16 @@ def added() -> None:
     info(f"{_CORE}:508", "Finished adding/updating models")
 
 
-def loading(servable: str) -> None:
+def loading(servable: str, path: Path) -> None:
     """What a version prints before it loads."""
     info(f"{_HARNESS}:71", f"Approving load for servable version {servable}")
     info(f"{_HARNESS}:79", f"Loading servable version {servable}")
+    info(f"{_SAVED_MODEL}/reader.cc:83", f"Reading SavedModel from: {path}")
 
 
 def loaded(servable: str) -> None:
     """What a version prints that has loaded."""
+    info(f"{_SAVED_MODEL}/loader.cc:466", "SavedModel load for tags { serve }; Status: success: OK.")
     info(f"{_HARNESS}:105", f"Successfully loaded servable version {servable}")
 
 
@@ -86,6 +90,7 @@ def running(grpc_port: int, rest_port: int) -> None:
 
 def failed(servable: str, status: str) -> None:
     """What a version prints that does not load."""
+    info(f"{_SAVED_MODEL}/loader.cc:466", f"SavedModel load for tags {{ serve }}; Status: fail: {status}.")
     text = f"Loading servable: {servable} failed: {status}"
     _log.error("%s", text, extra={"place": "tensorflow_serving/util/retrier.cc:46"})
 

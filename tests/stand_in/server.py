@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
@@ -17,6 +18,7 @@ from tfserving.serving.config_messages import read_message
 from tfserving.serving.embedded import server
 from tfserving.serving.embedded.core import configuration, loader, manager
 from tfserving.serving.embedded.core.model_config import Model
+from tfserving.serving.embedded.core.source import list_versions
 from tfserving.serving.embedded.core.view import State
 from tfserving.serving.embedded.errors import RequestError, StartError
 from tfserving.serving.embedded.flags import Flags
@@ -39,7 +41,7 @@ class Answerer(answerer.Answerer):
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version and plays its warm-up. Raises RequestError."""
         servable = _servable(model, version)
-        log.loading(servable)
+        log.loading(servable, path)
         try:
             with loading():
                 super().load(model, version, path)
@@ -80,12 +82,22 @@ class Manager(manager.Manager):
         return []
 
 
+def await_versions(model: Model) -> None:
+    """Waits, without an end, until there is a version of `model`: all later changes wait, too."""
+    while True:
+        with contextlib.suppress(OSError):
+            if model.policy.choose(list(list_versions(model.base_path))):
+                return
+        time.sleep(0.1)
+
+
 # All that is changed of the embedded server: where, what, and what stands there instead.
 HABITS = (
     (answerer, "Answerer", Answerer),
     (answerer, "GrpcTransport", LimitedTransport),
     (answerer, "RestFace", Face),
     (configuration, "Configuration", Configuration),
+    (configuration, "_check_versions", await_versions),
     (manager, "Manager", Manager),
     # A loop keeps the thread that answers, as any other graph does.
     (loader, "has_loops", lambda _: False),
