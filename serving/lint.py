@@ -19,7 +19,8 @@ from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.serving import threads
 from tfserving.serving.config import in_container, models_config
-from tfserving.serving.docker.image_names import minor, version_in
+from tfserving.serving.docker.image_names import version_in
+from tfserving.serving.embedded.release import minor
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
 

@@ -9,18 +9,19 @@ from collections.abc import Mapping
 # the embedded server's image has the TensorFlow that it runs.
 LABELS = ("tensorflow_serving_github_branchtag", "tensorflow.version")
 EMBEDDED = "serving-embedded"
+_VERSION = r"(\d+\.\d+(?:\.\d+)?(?:-?rc\d+)?)"
 
 
 def version_in(image: str) -> str | None:
-    """The version that the tag of a tensorflow/serving image says, `2.20.0` of `tensorflow/serving:2.20.0-gpu`."""
-    found = re.search(r"(?:^|/)serving:(\d+\.\d+(?:\.\d+)?)", image)
+    """The version in the tag of a tensorflow/serving image, `2.22.0-rc0` of `tensorflow/serving:2.22.0-rc0-gpu`."""
+    found = re.search(rf"(?:^|/)serving:{_VERSION}", image)
     return found[1] if found else None
 
 
 def version_of(image: str, labels: Mapping[str, str]) -> str | None:
     """The version of the TensorFlow Serving in an image, from its labels or its tag; None when neither says it."""
     for label in LABELS:
-        if found := re.search(r"(\d+\.\d+(?:\.\d+)?)", labels.get(label, "")):
+        if found := re.search(_VERSION, labels.get(label, "")):
             return found[1]
     return version_in(image)
 
@@ -28,9 +29,3 @@ def version_of(image: str, labels: Mapping[str, str]) -> str | None:
 def is_embedded(image: str) -> bool:
     """Whether an image has the embedded server: it is called `serving-embedded`, in whatever registry."""
     return image.partition("@")[0].rpartition("/")[2].partition(":")[0] == EMBEDDED
-
-
-def minor(version: str) -> tuple[int, int]:
-    """(2, 20) of `2.20.1`."""
-    major, second = version.split(".")[:2]
-    return int(major), int(re.sub(r"\D.*", "", second))

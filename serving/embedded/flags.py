@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import click
 
+from tfserving.serving.embedded.release import ALL, installed
+
 _PORT = click.IntRange(0, 65535)
 _COUNT = click.IntRange(0, 2**31 - 1)
 _THREADS = click.IntRange(1, 2**16)
@@ -89,6 +91,9 @@ class Flags:
     tensorflow_intra_op_parallelism: Annotated[int, _COUNT, "Threads inside one operation; 0: TensorFlow decides."] = 0
     tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations of a request that run at a time; 0: one."] = 0
     ssl_config_file: Annotated[Path | None, _PATH, "Text SSLConfig: gRPC is answered over TLS."] = None
+    use_alts_credentials: Annotated[
+        bool, click.BOOL, "Refused: this server has no ALTS. --ssl_config_file encrypts gRPC."
+    ] = False
     rest_api_enable_tls: Annotated[
         bool, click.BOOL, "Answer REST over TLS too, as --ssl_config_file says. This server's own flag."
     ] = False
@@ -296,7 +301,7 @@ def command(run: Callable[[Flags], int]) -> click.Command:
         is_eager=True,
         expose_value=False,
         callback=_print_version,
-        help="Show the version and exit.",
+        help="Show the version, the release of TensorFlow Serving that it behaves like, and exit.",
     )
     return click.Command(
         "python -m tfserving.serving.embedded",
@@ -309,7 +314,8 @@ def command(run: Callable[[Flags], int]) -> click.Command:
             *(_option(name, None, kind, f"No effect: {why}.") for name, (kind, why) in ELSEWHERE.items()),
             version,
         ],
-        help="Serve SavedModels over gRPC and REST as TensorFlow Serving does, in a Python process.",
+        help="Serve SavedModels over gRPC and REST as TensorFlow Serving does, in a Python process. The server behaves "
+        f"like the TensorFlow Serving that belongs to the installed TensorFlow, {ALL}; --version prints which.",
         epilog=EPILOG,
         context_settings={"help_option_names": ["--help"], "max_content_width": 120, "show_default": True},
     )
@@ -358,6 +364,9 @@ def _check(flags: Flags) -> None:
         "--enable_per_model_batching_parameters needs --enable_batching.": (
             flags.enable_per_model_batching_parameters and not flags.enable_batching
         ),
+        "--use_alts_credentials: this server has no ALTS; encrypt gRPC with --ssl_config_file.": (
+            flags.use_alts_credentials
+        ),
         "--rest_api_enable_tls needs an --ssl_config_file.": (
             flags.rest_api_enable_tls and flags.ssl_config_file is None
         ),
@@ -400,7 +409,6 @@ def _is_network(text: str) -> bool:
 
 def _print_version(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
     if given:
-        from importlib.metadata import version
-
-        click.echo(f"tfserving.serving.embedded, TensorFlow {version('tensorflow')}")
+        release = installed()
+        click.echo(f"tfserving.serving.embedded, TensorFlow {release.tensorflow}, as {release}")
         context.exit()

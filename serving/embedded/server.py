@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The longest that a signal may have to wait for its handler.
+_SIGNALS_SECONDS = 0.5
+
 
 def run(flags: Flags) -> int:
     """Serves until a signal says otherwise; returns the exit code."""
@@ -103,7 +106,9 @@ class Server:
         self._serving.set()
         answering.open(configuration, *sockets)
         log.info("%s", _ready(flags, manager.available()))
-        self._stopping.wait()
+        # A signal that comes just before a wait without end doesn't interrupt it: Python runs the handler afterwards.
+        while not self._stopping.wait(_SIGNALS_SECONDS):
+            pass
         log.info("draining: requests in flight are answered, new ones are refused")
         until = time.monotonic() + flags.drain_seconds
         if cut_off := answering.drain(flags.drain_seconds):

@@ -1,7 +1,7 @@
 """Which flags models.yaml may name under `server.flags`.
 
-The flags are those of tensorflow_model_server 2.20, `main.cc` of https://github.com/tensorflow/serving, and what the
-embedded server has of its own.
+The flags are those of tensorflow_model_server, `main.cc` of https://github.com/tensorflow/serving, and what the
+embedded server has of its own. The release notes of 2.21.0 and of 2.22.0-rc0 name no new flag.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from tfserving.serving.embedded.flags import ELSEWHERE, Flags
+from tfserving.serving.embedded.release import ALL
 
 # Flags that the toolkit sets itself, and what says it.
 GENERATED = {
@@ -41,7 +42,7 @@ _KINDS: dict[str, Any] = {
 def wrong(name: str, value: object) -> str | None:
     """What is wrong with a flag; None when nothing is."""
     if name not in _KINDS:
-        return "is no flag of tensorflow_model_server 2.20, nor of the embedded server"
+        return f"is not a flag of tensorflow_model_server {ALL} or of the embedded server"
     try:
         _KINDS[name].convert(str(value), None, None)
     except click.BadParameter as error:

@@ -159,9 +159,12 @@ def test_tensorflow_serving_reads_its_configuration_again_only_where_no_call_rel
     [
         ("flags: {port: 1}", "flags.port: the toolkit sets it; "),
         ("flags: {grpc_max_threads: 9}", "flags.grpc_max_threads: the toolkit sets it; `server.grpc_max_threads` says"),
-        ("flags: {rest_api_prt: 1}", "flags.rest_api_prt: "),
         ("grpc_max_threads: 0", "server.grpc_max_threads: Input should be greater than or equal to 1"),
         ("pids: 64", "server.pids: Input should be greater than or equal to 256"),
+        (
+            "flags: {rest_api_prt: 1}",
+            "flags.rest_api_prt: is not a flag of tensorflow_model_server 2.20 to 2.22 or of the",
+        ),
         ("memory: lots", "server.memory: "),
         ("memory: 1k", "server.memory: Input should be greater than or equal to 67108864"),
         ("gpus: 0", "server.gpus: 0 is not 'all', how many (1), or a list of devices ([0, 1])"),

@@ -18,7 +18,8 @@ from tfserving.foundation.messages import ModelServerConfig, PredictionLog
 from tfserving.foundation.records import write_records
 from tfserving.serving import threads
 from tfserving.serving.cli import main
-from tfserving.serving.docker.image_names import minor
+from tfserving.serving.docker.image_names import version_of
+from tfserving.serving.embedded.release import KNOWN, minor
 from tfserving.serving.lint import Problem, models_config_problems, problems
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING
 
@@ -151,6 +152,7 @@ def test_tls_files_must_be_there_and_belong_together(tmp_path: Path, authority: 
 
 def test_the_image_is_the_release_whose_messages_the_toolkit_speaks() -> None:
     assert minor(version("tensorflow-serving-api")) == minor(TENSORFLOW_SERVING)
+    assert minor(TENSORFLOW_SERVING) in KNOWN
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,7 @@ def test_the_image_is_the_release_whose_messages_the_toolkit_speaks() -> None:
     [
         ("image: 'tensorflow/serving:2.19.1'", "tensorflow/serving:2.19.1 is TensorFlow Serving 2.19.1, and this"),
         ("image: 'tensorflow/serving:2.21.0@sha256:abc'", ""),
+        ("image: 'tensorflow/serving:2.22.0-rc0-gpu'", "is TensorFlow Serving 2.22.0-rc0, and this toolkit's"),
         ("image: 'registry:5000/mine'", ""),
     ],
 )
@@ -201,6 +204,44 @@ def test_threads_of_versions_that_load_fit_into_the_limit(tmp_path: Path, monkey
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert threads.pids(read, read.select(())) == 10 * 256 + 1024 + 256 + 64 * 16 + 128
     assert found(tmp_path, f"{GOOD}server: {{pids: 512, image: 'serving-embedded:1'}}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("exported", "image", "newer"),
+    [
+        ("2.22.0-rc0", "2.21.0", True),
+        ("2.22.0rc0", "2.21.0", True),
+        ("2.22.0", "2.22.0-rc0", False),
+        ("2.22.0-rc0", "2.22.0-rc0-gpu", False),
+        ("2.21.0", "2.22.0-rc0", False),
+        ("2.23.0", "2.22.0-rc0", True),
+    ],
+)
+def test_release_candidates_are_compared_by_their_minor_version(
+    tmp_path: Path, exported: str, image: str, newer: bool
+) -> None:
+    fleet(tmp_path)
+    manifest = {"versions": {"tensorflow": exported}}
+    (tmp_path / "models/digits/3/assets.extra/manifest.json").write_text(json.dumps(manifest))
+    said = "\n".join(map(str, found(tmp_path, f"{GOOD}server: {{image: 'tensorflow/serving:{image}'}}\n")))
+    text = f"version 3 was exported with TensorFlow {exported}, which is newer than tensorflow/serving:{image}"
+    assert (text in said) is newer
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "release"),
+    [
+        ("tensorflow/serving:2.22.0-rc0", {}, "2.22.0-rc0"),
+        ("tensorflow/serving:2.20.0-devel-gpu", {}, "2.20.0"),
+        ("registry:5000/serving:2.21", {}, "2.21"),
+        ("tensorflow/serving:latest", {}, None),
+        ("tensorflow/serving:nightly", {"tensorflow_serving_github_branchtag": "2.22.0-rc0"}, "2.22.0-rc0"),
+        ("mine", {"tensorflow_serving_github_branchtag": "r2.20"}, "2.20"),
+        ("serving-embedded:1", {"tensorflow.version": "2.22.0rc0"}, "2.22.0rc0"),
+    ],
+)
+def test_an_images_labels_or_its_tag_have_the_release(image: str, labels: dict[str, str], release: str | None) -> None:
+    assert version_of(image, labels) == release
 
 
 def test_gpus_need_an_image_that_has_them(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tfserving.serving.embedded.observability.request_log import RequestLog
 from tfserving.serving.embedded.processes import ports
 from tfserving.serving.embedded.processes.plan import Plan
 from tfserving.serving.embedded.processes.process import import_tensorflow
+from tfserving.serving.embedded.release import installed
 from tfserving.serving.embedded.rest.application import Application
 from tfserving.serving.embedded.rest.face import RestFace
 from tfserving.serving.embedded.rest.limits import read_limits
@@ -223,6 +224,7 @@ class Answerer:
             request_log=self._request_log,
             largest_body=flags.max_body_bytes,
             most_values=flags.max_json_values,
+            most_nested=installed().most_nested,
         )
         application = Application(
             face,

@@ -84,13 +84,14 @@ class RestFace:
         request_log: RequestLog | None = None,
         largest_body: int = 0,
         most_values: int = 0,
+        most_nested: int = 0,
     ) -> None:
         """`wanted` returns the models that must be there to be ready, or raises RequestError when the server is not.
 
         `explain` is for errors.
         `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them. A body
-        that inflates to more than `largest_body` bytes, or is a document of more than `most_values` values, is refused;
-        0 is no limit.
+        that inflates to more than `largest_body` bytes, is a document of more than `most_values` values, or has a
+        tensor in more than `most_nested` arrays, is refused; 0 is no limit.
         """
         self._served = served
         self._wanted = wanted
@@ -101,6 +102,7 @@ class RestFace:
         self._request_log = request_log
         self._largest_body = largest_body
         self._most_values = most_values
+        self._most_nested = most_nested
 
     def place(self, request: Request) -> Place:
         """Where `request` should be answered."""
@@ -219,7 +221,7 @@ class RestFace:
                 )
             if not signature.inputs:
                 raise RequestError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
-            arrays, in_rows = read_inputs(document, signature.inputs)
+            arrays, in_rows = read_inputs(document, signature.inputs, self._most_nested)
             if servable.check_shapes:
                 arrays = complete_empty(arrays, signature.inputs)
             outputs = predict(servable, signature, arrays, lambda array: array)

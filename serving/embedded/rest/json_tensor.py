@@ -31,13 +31,13 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _WHITE = re.compile(r"[ \t\n\v\f\r]")
 
 
-def read_tensor(name: str, value: Any, spec: TensorSpec) -> Array:
-    """The array that `value` means for the input called `name`, of any shape.
+def read_tensor(name: str, value: Any, spec: TensorSpec, most_nested: int = 0) -> Array:
+    """The array that `value` means for the input called `name`, nested in at most `most_nested` arrays; 0: any number.
 
     Raises RequestError: INVALID_ARGUMENT, or UNIMPLEMENTED for an element type that JSON can't carry.
     """
     array = read_regular(value, spec.dtype)
-    return array if array is not None else _read_each(name, value, spec)
+    return array if array is not None else _read_each(name, value, spec, most_nested)
 
 
 def read_regular(value: Any, dtype: DType | None) -> Array | None:
@@ -102,12 +102,15 @@ def _has_booleans(value: list[Any]) -> bool:
     return any(element is True or element is False for element in value)
 
 
-def _read_each(name: str, value: Any, spec: TensorSpec) -> Any:
+def _read_each(name: str, value: Any, spec: TensorSpec, most_nested: int) -> Any:
     shape: list[int] = []
     first = value
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
+    # What numpy converts is never that deep.
+    if 0 < most_nested < len(shape):
+        raise _invalid(f"inputs[{name!r}] is nested in {len(shape)} arrays; at most {most_nested} are allowed")
     values = [_element(name, item, spec) for item in _leaves(name, value, shape, spec)]
     dtype = spec.dtype.numpy if spec.dtype else np.dtype(object)
     array = np.empty(len(values), dtype)

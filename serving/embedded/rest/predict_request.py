@@ -35,18 +35,19 @@ def signature_name(document: Any) -> str:
     return name or DEFAULT_SIGNATURE
 
 
-def read_inputs(document: dict[Any, Any], inputs: Inputs) -> tuple[dict[str, Array], bool]:
+def read_inputs(document: dict[Any, Any], inputs: Inputs, most_nested: int = 0) -> tuple[dict[str, Array], bool]:
     """The arrays of a request by input name, and whether it is in row format.
 
+    A tensor, of each row in row format, may be nested in `most_nested` arrays; 0 is no limit.
     Raises RequestError: INVALID_ARGUMENT, or UNIMPLEMENTED for an element type that JSON can't carry.
     """
     if "instances" in document and "inputs" in document:
         text = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
         raise _invalid(f"JSON Value: {show(document)} {text}")
     if "instances" in document:
-        return _rows(document, inputs), True
+        return _rows(document, inputs, most_nested), True
     if "inputs" in document:
-        return _columns(document["inputs"], inputs), False
+        return _columns(document["inputs"], inputs, most_nested), False
     raise _invalid("Missing 'inputs' or 'instances' key")
 
 
@@ -64,17 +65,17 @@ def _complete(array: Array, spec: TensorSpec) -> Array:
     return array.reshape(*array.shape, *(max(0, size) for size in spec.shape[array.ndim :]))
 
 
-def _columns(value: Any, inputs: Inputs) -> dict[str, Array]:
+def _columns(value: Any, inputs: Inputs, most_nested: int) -> dict[str, Array]:
     if not _is_named(value):
         _check_single(inputs, "inputs is a plain value/list, but expecting an object")
-        return {name: read_tensor(name, value, spec) for name, spec in inputs.items()}
+        return {name: read_tensor(name, value, spec, most_nested) for name, spec in inputs.items()}
     for name in inputs:
         if name not in value:
             raise _invalid(f"Missing named input: {name} in 'inputs' object.", _all_wanted(inputs))
-    return {name: read_tensor(name, value[name], spec) for name, spec in inputs.items()}
+    return {name: read_tensor(name, value[name], spec, most_nested) for name, spec in inputs.items()}
 
 
-def _rows(document: dict[Any, Any], inputs: Inputs) -> dict[str, Array]:
+def _rows(document: dict[Any, Any], inputs: Inputs, most_nested: int) -> dict[str, Array]:
     rows = document["instances"]
     if not isinstance(rows, list):
         raise _invalid(f"JSON Value: {show(document)} Expecting 'instances' to be an list/array")
@@ -84,7 +85,7 @@ def _rows(document: dict[Any, Any], inputs: Inputs) -> dict[str, Array]:
     if not named:
         _check_single(inputs, "instances is a plain list, but expecting list of objects")
     regular = _read_regular_rows(rows, inputs, named=named)
-    return regular if regular is not None else _read_each_row(rows, inputs, named=named)
+    return regular if regular is not None else _read_each_row(rows, inputs, most_nested, named=named)
 
 
 def _read_regular_rows(rows: list[Any], inputs: Inputs, *, named: bool) -> dict[str, Array] | None:
@@ -104,7 +105,7 @@ def _read_regular_rows(rows: list[Any], inputs: Inputs, *, named: bool) -> dict[
     return arrays
 
 
-def _read_each_row(rows: list[Any], inputs: Inputs, *, named: bool) -> dict[str, Array]:
+def _read_each_row(rows: list[Any], inputs: Inputs, most_nested: int, *, named: bool) -> dict[str, Array]:
     tensors: dict[str, list[Array]] = {name: [] for name in inputs}
     only = next(iter(inputs))
     for index, row in enumerate(rows):
@@ -112,12 +113,12 @@ def _read_each_row(rows: list[Any], inputs: Inputs, *, named: bool) -> dict[str,
         if not named:
             if _is_named(row):
                 raise _invalid(f"Expecting value/list but got object at item {index} of input list")
-            _add_row(where, only, row, inputs, tensors)
+            _add_row(where, only, row, inputs, tensors, most_nested)
             continue
         if not isinstance(row, dict):
             raise _invalid(f"Expecting object but got list at item {index} of input list")
         for name, value in row.items():
-            _add_row(f"{where} key: {name}", name, value, inputs, tensors)
+            _add_row(f"{where} key: {name}", name, value, inputs, tensors, most_nested)
         if row.keys() != inputs.keys():
             text = f"JSON object: {show(row)} keys must be equal to: {','.join(sorted(inputs))}"
             raise _invalid(f"{where} of 'instances' list. {text}", _all_wanted(inputs))
@@ -130,11 +131,13 @@ def _stacked(rows: list[Array]) -> Any:
     return Deep(np.concatenate([row.ravel() for row in rows]), (len(rows), *rows[0].shape))
 
 
-def _add_row(where: str, name: Any, value: Any, inputs: Inputs, tensors: dict[str, list[Array]]) -> None:
+def _add_row(
+    where: str, name: Any, value: Any, inputs: Inputs, tensors: dict[str, list[Array]], most_nested: int
+) -> None:
     try:
         if name not in inputs:
             raise _invalid(f"JSON object: does not have named input: {name}", _all_wanted(inputs))
-        array = read_tensor(name, value, inputs[name])
+        array = read_tensor(name, value, inputs[name], most_nested)
         first = tensors[name][0] if tensors[name] else array
         if array.size != first.size:
             raise _invalid(f"Expecting tensor size: {first.size} but got: {array.size}", wants(name, inputs[name]))

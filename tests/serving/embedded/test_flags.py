@@ -48,6 +48,14 @@ def test_a_flag_that_makes_no_sense_here_is_accepted_and_said() -> None:
     assert flags.port == 8500
 
 
+def test_what_would_be_sent_in_plain_text_against_a_flag_is_not_served() -> None:
+    result, seen = invoke("--model_base_path=/models/m", "--use_alts_credentials")
+
+    assert (result.exit_code, seen) == (2, [])
+    assert "--use_alts_credentials: this server has no ALTS; encrypt gRPC with --ssl_config_file." in result.output
+    assert invoke("--model_base_path=/models/m", "--use_alts_credentials=false")[0].exit_code == 0
+
+
 def test_only_this_machine_can_connect_unless_told_otherwise() -> None:
     assert read().host == "127.0.0.1"
 

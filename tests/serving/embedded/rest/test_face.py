@@ -111,6 +111,21 @@ def test_a_body_that_inflates_to_more_than_the_limit_is_refused(face: RestFace) 
     assert inflated(10 * 2**20, cut=1) == (400, "JSON Parse error: The document is empty")
 
 
+@pytest.mark.parametrize("key", ["inputs", "instances"])
+def test_a_tensor_in_more_arrays_than_the_limit_is_refused(face: RestFace, key: str) -> None:
+    def sent(face: RestFace) -> tuple[int, str]:
+        body = f'{{"{key}":{"[" * 300}1{"]" * 300}}}'.encode()
+        response = face.answer(Request("POST", b"/v1/models/scale:predict", {}, body))
+        return response.status, json.loads(response.body)["error"]
+
+    status, error = sent(RestFace(face._served, wanted=list, explain=False, most_nested=256))
+    assert status == 400
+    assert error.endswith("arrays; at most 256 are allowed")
+    # As TensorFlow Serving 2.20 responds, which has no limit of its own.
+    without = RestFace(face._served, wanted=list, explain=False)
+    assert sent(without) == (400, "tensor parsing error: x")
+
+
 def test_what_cannot_be_made_small_is_inflated_as_it_is(face: RestFace) -> None:
     noise = np.random.default_rng(1).bytes(300_000).hex().encode()
     body = b'{"instances":[[1,2,3]],"ignored":"' + noise + b'"}'

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ def read(document: Any, inputs: dict[str, TensorSpec]) -> dict[str, Any]:
     return {name: array.tolist() for name, array in arrays.items()}
 
 
-def refused(document: Any, inputs: dict[str, TensorSpec]) -> RequestError:
+def refused(document: Any, inputs: dict[str, TensorSpec], most_nested: int = 0) -> RequestError:
     with pytest.raises(RequestError) as failure:
-        read_inputs(document, inputs)
+        read_inputs(document, inputs, most_nested)
     return failure.value
 
 
@@ -152,6 +153,31 @@ def test_a_very_deep_value_is_read_whole(key: str) -> None:
     arrays, _ = read_inputs({key: value}, ONE)
     assert arrays["x"].shape == (1,) * 5000
     assert arrays["x"].ravel().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "string"])
+def test_a_tensor_in_more_arrays_than_are_allowed_is_refused(dtype: str) -> None:
+    inputs = {"x": spec(dtype)}
+
+    def nested(depth: int) -> Any:
+        return json.loads("[" * depth + ('"a"' if dtype == "string" else "1") + "]" * depth)
+
+    for document in ({"inputs": nested(256)}, {"instances": [nested(256)]}, {"instances": [{"x": nested(256)}]}):
+        assert read_inputs(document, inputs, 256)[0]["x"].size == 1
+    for document in ({"inputs": nested(257)}, {"inputs": {"x": nested(257)}}):
+        error = refused(document, inputs, 256)
+        assert error.text == "inputs['x'] is nested in 257 arrays; at most 256 are allowed"
+        assert error.code is Code.INVALID_ARGUMENT
+        assert read_inputs(document, inputs)[0]["x"].ndim == 257
+    for row in (nested(257), {"x": nested(257)}):
+        # Each row is a tensor of its own, so that the list of rows doesn't count.
+        assert refused({"instances": [row]}, inputs, 256).text.endswith(error.text)
+        assert read_inputs({"instances": [row]}, inputs)[0]["x"].ndim == 258
+
+
+def test_arrays_that_are_no_tensor_may_be_nested_more() -> None:
+    deep = json.loads("[" * 500 + "]" * 500)
+    assert read_inputs({"inputs": {"x": [1.0], "y": deep}, "z": deep}, ONE, 256)[0]["x"].tolist() == [1.0]
 
 
 def test_one_of_the_two_formats_has_to_be_there() -> None:
