@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ SCHEMES: dict[str, tuple[Literal["grpc", "rest"], bool]] = {
     "http": ("rest", False),
     "https": ("rest", True),
 }
+_HAVE_TLS = {"grpcs", "https", "dns", "unix"}
 FORMS = "grpc[s]://HOST:PORT, http[s]://HOST:PORT, dns:///HOST:PORT or unix:///PATH"
 
 
@@ -59,6 +61,20 @@ class Address:
     target: str
     tls: Tls | None = None
     every_address: bool = False
+
+
+def tls_of_each(urls: Sequence[str], tls: Tls | None) -> list[Tls | None]:
+    """What each of `urls` gets of `tls`: it is for the addresses that have TLS, `grpcs://` and `https://`.
+
+    `dns:///` and `unix:///` have TLS whenever `tls` is given: they are the same with TLS and without.
+
+    Raises ValueError when `tls` is given and no address has TLS.
+    """
+    found = [tls if url.partition(":")[0].lower() in _HAVE_TLS else None for url in urls]
+    if tls and not any(found):
+        secure = " or ".join(url.replace("://", "s://", 1) for url in urls)
+        raise ValueError(f"there are options of TLS, but no address with TLS; {secure} has it")
+    return found
 
 
 def read_address(url: str, tls: Tls | None = None) -> Address:

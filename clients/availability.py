@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 from tfserving.clients.answers import Metadata, VersionStatus
 from tfserving.clients.asked import Asked
+from tfserving.clients.busy import is_busy
 from tfserving.clients.errors import (
     Call,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Unavailable,
     from_code,
 )
@@ -43,17 +45,16 @@ def wait_until_available(
                 statuses = yield from status(once._replace(call=asked.call._replace(version=None, label=None)))
                 seen = ", ".join(map(str, statuses)) or "it has no version"
                 available = available_version(statuses, asked.call)
-                if available is not None and asked.call.label is None:
-                    return available
-                if available is None:
-                    refusal = ""
-                else:
+                if available is not None:
                     # What a label means, only a request that uses it tells.
-                    return (yield from metadata(once)).version
+                    return available if asked.call.label is None else (yield from metadata(once)).version
+                refusal = ""
         except DeadlineExceeded:
             # Says less than what was seen before.
             pass
-        except (Unavailable, NotFound) as error:
+        except (Unavailable, NotFound, ResourceExhausted) as error:
+            if isinstance(error, ResourceExhausted) and not is_busy(error):
+                raise
             seen, refusal = f"{error.code}: {error.text}", ""
         except (InvalidArgument, FailedPrecondition) as error:
             if asked.call.label is None:

@@ -98,9 +98,9 @@ def sampled(requests: Iterable[CapturedRequest], most: int) -> list[CapturedRequ
     return [request for _, request in sorted(kept, key=lambda one: one[0])]
 
 
-def answered(asked: CapturedRequest, server: Client) -> CapturedRequest:
-    """The request with what `server` answers to it now. Raises a ServingError."""
-    outputs = ask(server, asked.model, asked.request, version=asked.version)
+def answered(asked: CapturedRequest, server: Client, timeout: float) -> CapturedRequest:
+    """The request with what `server` answers to it now, within `timeout` seconds. Raises a ServingError."""
+    outputs = ask(server, asked.model, asked.request, version=asked.version, timeout=timeout)
     return replace(asked, request=replace(asked.request, outputs=outputs))
 
 

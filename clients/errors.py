@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # How much of an answer that is not TensorFlow Serving's an error quotes.
 QUOTED_CHARACTERS = 200
 PROTOCOL_NAMES = {"grpc": "gRPC", "rest": "REST"}
+# With which gRPC refuses the calls that exceed the threads of a server.
+BUSY = "Server Threadpool Exhausted"
 
 
 class Call(NamedTuple):
@@ -246,6 +248,11 @@ _HINTS: tuple[tuple[re.Pattern[str], str], ...] = (
         "more is asked than the server computes: ask fewer at a time, or raise max_enqueued_batches in its "
         "batching_parameters_file",
     ),
+    (
+        re.compile(f"^{BUSY}$"),
+        "all threads of the server are busy: send fewer requests at a time, or raise its --grpc_max_threads, by "
+        "default 4 for each CPU; in models.yaml it is server.grpc_max_threads",
+    ),
     (re.compile(r"(CLIENT: Received|Decompressed) message larger than max", re.S), RAISE_IT),
     (
         re.compile(r"message larger than max", re.S),
@@ -268,7 +275,7 @@ def from_grpc(error: grpc.RpcError, call: Call, *, tls: bool = False) -> Serving
     details = getattr(error, "details", None)
     text = str(details() or "") if details else str(error)
     made = from_code(code().name if code else "UNKNOWN", text or "the server says no more", call)
-    made.hint = _known_hint(text)
+    made.hint = known_hint(text)
     if isinstance(made, Unavailable) and not made.hint:
         hint = unreachable_hint if _UNREACHABLE.search(text) else broken_hint
         made.hint = hint(call, text, tls=tls)
@@ -293,13 +300,14 @@ def from_http(status: int, body: bytes, call: Call) -> ServingError:
         )
     for pattern, better in _TEXTS:
         if pattern.match(text):
-            return better(text, call, _known_hint(text))
+            return better(text, call, known_hint(text))
     quoted_code = _QUOTED_CODE.search(text)
     if quoted_code and kind.http_status == InvalidArgument.http_status:
         kind = _BY_CODE.get(quoted_code[1], kind)
     carried = kind is Unimplemented and "Conversion of JSON" in text
-    return kind(text, call, "gRPC carries every element type" if carried else _known_hint(text))
+    return kind(text, call, "gRPC carries every element type" if carried else known_hint(text))
 
 
-def _known_hint(text: str) -> str:
+def known_hint(text: str) -> str:
+    """What is known about the cause of an error from its text; nothing when it is none of those that are known."""
     return next((hint for pattern, hint in _HINTS if pattern.search(text)), "")

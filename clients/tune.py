@@ -27,6 +27,8 @@ LONGEST_START = 120.0
 LONGEST_STOP = 30.0
 # Far more than clients keep waiting: what is measured is the batching, not what is turned away.
 MOST_ENQUEUED = 1000
+# Likewise: TensorFlow Serving has 4 threads for each CPU by default, refuses more gRPC calls, and lets REST calls wait.
+_THREADS = ("--grpc_max_threads=1024", "--rest_api_num_threads=256")
 # Another candidate must be better by more than what a measurement varies.
 BETTER = 1.03
 
@@ -189,6 +191,7 @@ def engine(
     with temporary_folder("the parameters and the log of each server", "tune-") as temporary:
         file, log = temporary / "batching_parameters.txt", temporary / "log"
         flags = [f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"]
+        flags += [flag for flag in _THREADS if not any(part.startswith(flag.partition("=")[0]) for part in command)]
         flags += ["--max_num_load_retries=0", f"--model_name={model}", f"--model_base_path={folder.resolve()}"]
         if parameters is not None:
             file.write_text(parameters.text())

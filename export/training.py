@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -14,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
+from tfserving.foundation.files import written_whole
 from tfserving.foundation.tensors import Array
 
 # In the current folder, where models.yaml is. Deleting it costs a training, nothing else.
@@ -50,14 +49,7 @@ def _read(path: Path) -> list[Array] | None:
 def _write(path: Path, weights: Sequence[Array]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                np.savez(file, *weights)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with written_whole(path) as file:
+            np.savez(file, *weights)
     except OSError:
         return

@@ -59,7 +59,7 @@ def test_a_command_of_the_page_works(command: str, guide: Served, tmp_path: Path
         ["sh", "-c", here(command, guide)], cwd=guide.env["FOLDER"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout or ">" in command
+    assert done.stdout or done.stderr or ">" in command
     if "--json" in command and ">" not in command:
         assert json.loads(done.stdout)
 

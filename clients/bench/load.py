@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 from hdrh.histogram import HdrHistogram
 
+from tfserving.clients.errors import known_hint
+
 Arrival: TypeAlias = Literal["poisson", "uniform"]
 
 # Microseconds: from 1 to 10 minutes, to three digits.
@@ -117,6 +119,14 @@ class Step:
     def failed(self) -> int:
         """How many requests failed."""
         return sum(self.errors.values())
+
+    def failures(self) -> list[str]:
+        """How many requests failed with which error, and what is known about its cause."""
+        found = []
+        for kind, count in self.errors.items():
+            hint = known_hint(kind.partition(": ")[2])
+            found.append(f"{count} failed with {kind}" + (f"; {hint}" if hint else ""))
+        return found
 
     def checked(self) -> Step:
         """This step, read from a file. Raises TypeError for what has another type than it should."""

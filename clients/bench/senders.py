@@ -13,6 +13,7 @@ import grpc.aio
 import httptools
 
 from tfserving.clients.address import Address
+from tfserving.clients.busy import REFUSAL
 from tfserving.clients.grpc_calls import PREDICT
 from tfserving.clients.grpc_transport import new_channel
 from tfserving.clients.rest_transport import tls_context
@@ -35,7 +36,8 @@ class GrpcSender:
         try:
             await self._predict(body, timeout=self._timeout)
         except grpc.RpcError as error:
-            return str(error.code().name)
+            code = str(error.code().name)
+            return REFUSAL if f"{code}: {error.details()}" == REFUSAL else code
         return OK
 
     async def close(self) -> None:

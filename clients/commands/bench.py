@@ -253,5 +253,5 @@ def _remarks(steps: list[Step]) -> list[str]:
             said.append(f"{step.load}: the client asked up to {late} late (p99), which the latencies have in them")
         if not step.stable:
             said.append(f"{step.load}: its windows differ by more than 10 %; something else is going on")
-        said += [f"{step.load}: {count} failed with {kind}" for kind, count in step.errors.items()]
+        said += [f"{step.load}: {failure}" for failure in step.failures()]
     return said

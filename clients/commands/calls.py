@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
+from tfserving.foundation.files import is_replaced
 
 if TYPE_CHECKING:
     from tfserving.clients.client import Client
@@ -82,7 +83,9 @@ SECONDS = _Seconds(0, min_open=True)
 SECONDS_OF_A_WINDOW = _Seconds(0.1)
 _FILE = click.Path(exists=True, dir_okay=False)
 TLS_OPTIONS = (
-    click.option("--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities that may vouch for the server."),
+    click.option(
+        "--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities to trust, for grpcs:// and https://."
+    ),
     click.option("--tls-cert", "tls_certificate", type=_FILE, help="PEM file of this client's certificate."),
     click.option("--tls-key", "tls_key", type=_FILE, help="PEM file of that certificate's key."),
     click.option("--tls-server-name", help="The name in the server's certificate, if it isn't the address's."),
@@ -162,14 +165,21 @@ def check_pinned(version: int | None, label: str | None) -> None:
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 
 
-def _writable(suffix: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
-    """Refuses, before anything is asked, a file that can't be written."""
+def writable(suffix: str = "") -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
+    """Refuses, before anything is sent, a file that can't be written; `suffix` is that of its name."""
 
     def check(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-        if path is not None and path.suffix != suffix:
-            raise click.BadParameter(f"{path} does not end with {suffix}")
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is None:
+            return None
+        if not path.absolute().parent.is_dir():
             raise click.BadParameter(f"there is no folder {path.parent}")
+        try:
+            made = is_replaced(path)
+        except OSError as error:
+            raise click.BadParameter(f"{path} can't be written: {error.strerror}") from None
+        # A pipe or a device has any name.
+        if made and suffix and path.suffix != suffix:
+            raise click.BadParameter(f"{path} does not end with {suffix}")
         return path
 
     return check
@@ -178,7 +188,7 @@ def _writable(suffix: str) -> Callable[[click.Context, click.Parameter, Path | N
 output_option = click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_writable(".npz"),
+    callback=writable(".npz"),
     help="Write the outputs to this .npz file instead of showing them.",
 )
 signature_option = click.option("--signature", help="The signature to call.  [default: serving_default]")
@@ -187,7 +197,7 @@ signature_option = click.option("--signature", help="The signature to call.  [de
 report_option = click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_writable(".html"),
+    callback=writable(".html"),
     help="Write a report to this .html file, a page that needs no other file.",
 )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.clients.commands.calls import EXIT_CODES, FAILED, Target, with_tls
+from tfserving.clients.commands.calls import EXIT_CODES, FAILED, Target, with_tls, writable
 
 if TYPE_CHECKING:
     from tfserving.clients.capture import CapturedRequest
@@ -33,8 +34,15 @@ Examples:
 {EXIT_CODES}"""
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=_FILE)
-@click.option("--golden", type=_OUTPUT, help="Write requests with their answers to this TFRecord file.")
-@click.option("--warm-up", type=_OUTPUT, help="Write requests alone to this one, 1000 at most, as a server plays them.")
+@click.option(
+    "--golden", type=_OUTPUT, callback=writable(), help="Write requests with their answers to this TFRecord file."
+)
+@click.option(
+    "--warm-up",
+    type=_OUTPUT,
+    callback=writable(),
+    help="Write requests alone to this one, 1000 at most, as a server plays them.",
+)
 @click.option("--model", help="Only requests to this model; JSON without a model is for it.")
 @click.option("--server", metavar="URL", help="Asked for the answers that are missing, and for the types of JSON.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds.")
@@ -64,6 +72,8 @@ def capture(
     Records that are damaged are left out, with a warning; those behind them are read.
     """
     _check_outputs(sources, {"--golden": golden, "--warm-up": warm_up})
+    if server is None and tls:
+        raise click.UsageError("there are options of TLS, but no server; --server grpcs://HOST:PORT is one with TLS")
     if server is None:
         requests = _read(sources, model, None, most, duplicates)
         _write(requests, golden, warm_up, any_version)
@@ -71,9 +81,7 @@ def capture(
     with Target(server, timeout, tls).asking() as client:
         requests = _read(sources, model, client, most, duplicates)
         if golden is not None:
-            from tfserving.clients.capture import answered
-
-            requests = [one if one.request.outputs else answered(one, client) for one in requests]
+            requests = _answered(requests, client, timeout)
         _write(requests, golden, warm_up, any_version)
 
 
@@ -84,8 +92,6 @@ def _check_outputs(sources: tuple[Path, ...], outputs: dict[str, Path | None]) -
         raise click.UsageError("there is nothing to write; --golden or --warm-up says where to")
     taken = dict.fromkeys(sources, "a SOURCE")
     for option, output in given.items():
-        if not output.absolute().parent.is_dir():
-            raise click.UsageError(f"there is no folder {output.parent}")
         for path, what in taken.items():
             if _is_same(path, output):
                 raise click.UsageError(f"{option} {output} is the same file as {what}, {path}; write to another one")
@@ -134,6 +140,18 @@ def _read(
     return found
 
 
+def _answered(requests: list[CapturedRequest], client: Client, timeout: float) -> list[CapturedRequest]:
+    """The requests with those responses that they lack."""
+    from tfserving.clients.busy import Patient
+    from tfserving.clients.capture import answered
+
+    server = Patient(client)
+    found = [one if one.request.outputs else server.call(partial(answered, one, client), timeout) for one in requests]
+    if server.refusals:
+        click.echo(f"Warning: {server.refusals}", err=True)
+    return found
+
+
 def _write(requests: list[CapturedRequest], golden: Path | None, warm_up: Path | None, any_version: bool) -> None:
     from tfserving.clients.capture import MOST_WARM_UP
     from tfserving.foundation.records import write_records
@@ -148,12 +166,12 @@ def _write(requests: list[CapturedRequest], golden: Path | None, warm_up: Path |
     try:
         if golden is not None:
             write_records(golden, (one.record() for one in requests))
-            click.echo(f"{golden}: {_count(len(requests))} with their answers")
+            click.echo(f"{golden}: {_count(len(requests))} with their answers", err=True)
         if warm_up is not None:
             played = requests[:MOST_WARM_UP]
             bare = [replace(one, version=None, request=replace(one.request, outputs={})) for one in played]
             write_records(warm_up, (one.record() for one in bare))
-            click.echo(f"{warm_up}: {_count(len(played))}")
+            click.echo(f"{warm_up}: {_count(len(played))}", err=True)
     except OSError as error:
         click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
         sys.exit(FAILED)

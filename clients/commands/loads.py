@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -63,7 +64,7 @@ def prepared(
     metrics: str | None,
 ) -> Bench:
     """What is needed to measure; what can't be asked ends the command before anything is."""
-    from tfserving.clients.address import Tls, read_address
+    from tfserving.clients.address import Tls, read_address, tls_of_each
     from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, bodies_of
     from tfserving.clients.bench.generator import Bench
@@ -73,10 +74,14 @@ def prepared(
 
     model, version, label, signature = asked
     name = signature or DEFAULT_SIGNATURE
-    with target.asking() as client:
-        sent = _requests(client, asked, given, requests)
+    try:
         tls = Tls(**target.tls) if target.tls else None
-        address = read_address(target.url, tls)
+        its, *_ = tls_of_each([target.url, *([metrics] if metrics else [])], tls)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with replace(target, tls=target.tls if its else {}).asking() as client:
+        sent = _requests(client, asked, given, requests)
+        address = read_address(target.url, its)
         call = Call(client.protocol, client.server, model, version, label, name)
         for inputs in sent:
             # One of each is asked first: a load of errors says nothing.

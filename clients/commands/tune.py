@@ -20,6 +20,7 @@ from tfserving.clients.commands.calls import (
     report_option,
     reporting,
     signature_option,
+    writable,
 )
 from tfserving.clients.commands.loads import limit_option, numbers, prepared
 from tfserving.foundation.files import written_whole
@@ -59,6 +60,7 @@ Examples:
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=writable(),
     default=Path("batching_parameters.txt"),
     show_default=True,
     help="Where the best parameters are written.",
@@ -99,8 +101,6 @@ def tune(
         num_batch_threads=numbers(num_batch_threads, int, "--num-batch-threads") or Space.num_batch_threads,
         padding=not no_padding,
     )
-    if not output.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
     try:
         shlex.split(engine or "")
     except ValueError as error:
@@ -224,6 +224,9 @@ def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[st
         remark = "best" if candidate is winner else remark
         table.add_row(str(candidate.parameters or "none"), *times, str(step.failed), remark)
     click.echo("\n".join([*lines_of(table), ""]))
+    for candidate in candidates:
+        for failure in candidate.step.failures() if candidate.step else ():
+            click.echo(f"{candidate.parameters or 'none'}: {failure}", err=True)
     for trouble in dict.fromkeys(candidate.trouble for candidate in candidates if candidate.trouble):
         click.echo(f"can't be served: {trouble}\n", err=True)
     if winner is None:

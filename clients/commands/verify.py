@@ -40,14 +40,15 @@ Examples:
   tfserving client verify models/digits --grpc 10.0.0.7:8500 --only grpc
   tfserving client verify models/digits/3 --report report.html
   tfserving client verify s3://models/digits --json > report.json
+  tfserving client verify models --grpc grpcs://10.0.0.7:8500 --rest http://10.0.0.7:8501 --tls-ca ca.pem
   tfserving client verify models --against grpc://canary.example:8500 --only grpc
   tfserving client verify captured.tfrecord --against http://canary.example:8501
 
 {EXIT_CODES}"""
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--grpc", default="127.0.0.1:8500", show_default=True, metavar="HOST:PORT", help="The gRPC server.")
-@click.option("--rest", default="127.0.0.1:8501", show_default=True, metavar="HOST:PORT", help="The REST server.")
+@click.option("--grpc", default="127.0.0.1:8500", show_default=True, metavar="ADDRESS", help="The gRPC server.")
+@click.option("--rest", default="127.0.0.1:8501", show_default=True, metavar="ADDRESS", help="The REST server.")
 @click.option("--only", type=click.Choice(["grpc", "rest"]), help="Ask over this protocol alone.")
 @click.option(
     "--against", metavar="URL", help="Compare with what this server answers, instead of with the golden answers."
@@ -99,6 +100,9 @@ def verify(
     the server has available is asked its golden requests, over gRPC and over REST, and its answers are compared with
     those the model gave in process. A model or a version that isn't served, the newest one of a folder among them, a
     version that isn't on disk or has no golden requests, and an error are failures too.
+
+    An ADDRESS is HOST:PORT or a URL; grpcs:// and https:// have TLS. A request that a busy server refuses is sent
+    again, and reported.
     """
     from tfserving.clients.address import Tls
     from tfserving.clients.verification.proofs import SourceError
@@ -152,6 +156,7 @@ def _as_json(report: Report) -> str:
             "golden_requests": report.requests,
             "protocols": list(report.protocols),
             "against": report.against or None,
+            "busy": [asdict(refusals) for refusals in report.busy],
             "rows": [_json_row(row) for row in report.rows],
         },
         indent=2,
@@ -181,6 +186,7 @@ def _show(report: Report) -> None:
         for way, reason in row.left_out.items()
     }
     said = [printable(line) for line in (*left_out, *(str(row) for row in report.rows if row.reason))]
+    said += [printable(str(refusals)) for refusals in report.busy]
     click.echo("\n".join([*lines, "", *said]))
     click.secho(printable(report.sentence()), fg=None if report.ok else "red", bold=True)
 

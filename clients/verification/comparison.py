@@ -8,17 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfserving.clients.client import Client
-from tfserving.clients.errors import NotFound, ServingError
+from tfserving.clients.busy import Patient, is_busy
+from tfserving.clients.errors import NotFound, ResourceExhausted, ServingError
 from tfserving.clients.golden import ask
 from tfserving.clients.verification.batches import batches, row_count
 from tfserving.clients.verification.settings import Settings
-from tfserving.clients.verification.verdicts import WAY_NAMES, Row, Tally, Way, row_of
+from tfserving.clients.verification.verdicts import AT_A_TIME, WAY_NAMES, Row, Tally, Way, reason_of, row_of
 from tfserving.foundation.compare import Difference, compare
 from tfserving.foundation.golden import Golden, GoldenRequest
 from tfserving.foundation.tensors import Array
-
-AT_A_TIME = 32
 
 
 class MovedError(Exception):
@@ -31,10 +29,10 @@ class Comparison:
     `failures` has by signature the first call that failed, `asked` the requests that were answered.
     """
 
-    def __init__(self, client: Client, model: str, version: int | None, golden: Golden, settings: Settings) -> None:
+    def __init__(self, server: Patient, model: str, version: int | None, golden: Golden, settings: Settings) -> None:
         self.failures: dict[str, Row] = {}
         self.asked: set[int] = set()
-        self._client = client
+        self._server = server
         self._model = model
         self._version = version
         self._golden = golden
@@ -48,7 +46,7 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """A row for each output, and for each signature that failed."""
-        empty = Row(self._model, self._client.protocol, self._version)
+        empty = Row(self._model, self._server.client.protocol, self._version)
         found = [
             row_of(replace(empty, signature=signature, output=output), tallies, self._left_out.get(signature, {}))
             for (signature, output), tallies in self._tallies.items()
@@ -74,7 +72,12 @@ class Comparison:
             ]
             if signature in self.failures:
                 continue
-            groups = list(batches(requests)) if self._takes_any_rows(signature) else []
+            try:
+                groups = list(batches(requests)) if self._takes_any_rows(signature) else []
+            except ResourceExhausted as error:
+                reason = f"in a batch, its metadata: {reason_of(error)}"
+                self.failures[signature] = self._failure(requests[0][1], reason, error)
+                continue
             if not groups:
                 reason = "its inputs and outputs don't go by rows, of which it takes any number"
                 self._left_out.setdefault(signature, {})["batch"] = reason
@@ -82,9 +85,15 @@ class Comparison:
                 self._compare_batch([number for number, _ in group], [request for _, request in group])
 
     def _takes_any_rows(self, signature: str) -> bool:
+        """Whether each input has any number of rows. Raises ResourceExhausted when the server stays busy."""
+        client, model, version = self._server.client, self._model, self._version
         try:
-            metadata = self._client.metadata(self._model, version=self._version, timeout=self._settings.timeout)
-        except ServingError:
+            metadata = self._server.call(
+                lambda seconds: client.metadata(model, version=version, timeout=seconds), self._settings.timeout
+            )
+        except ServingError as error:
+            if is_busy(error):
+                raise
             return False
         found = metadata.signatures.get(signature)
         return found is not None and all(not info.shape or info.shape[0] is None for info in found.inputs.values())
@@ -132,7 +141,7 @@ class Comparison:
         try:
             return self._ask(other, request)
         except ServingError as error:
-            reason = f"{other.server} answers {error.code}: {error.text}"
+            reason = f"{other.client.server} answers {reason_of(error)}"
             self.failures.setdefault(request.signature, self._failure(request, reason, error))
             return None
 
@@ -142,21 +151,26 @@ class Comparison:
         Raises MovedError when the version isn't served any more.
         """
         try:
-            return self._ask(self._client, request)
+            return self._ask(self._server, request)
         except NotFound as error:
             raise MovedError(error.text) from None
         except ServingError as error:
-            reason = f"{where or WAY_NAMES['concurrent']}: {error.code}: {error.text}"
+            reason = f"{where or WAY_NAMES['concurrent']}: {reason_of(error)}"
             self.failures.setdefault(request.signature, self._failure(request, reason, error))
             return None
 
-    def _ask(self, client: Client, request: GoldenRequest) -> Mapping[str, Array]:
+    def _ask(self, server: Patient, request: GoldenRequest) -> Mapping[str, Array]:
         defaults = self._golden.defaults.get(request.signature)
-        timeout = self._settings.timeout
-        return ask(client, self._model, request, version=self._version, defaults=defaults, timeout=timeout)
+
+        def send(seconds: float) -> Mapping[str, Array]:
+            return ask(server.client, self._model, request, version=self._version, defaults=defaults, timeout=seconds)
+
+        return server.call(send, self._settings.timeout)
 
     def _failure(self, request: GoldenRequest, reason: str, error: ServingError) -> Row:
-        return Row(self._model, self._client.protocol, self._version, request.signature, reason=reason, code=error.code)
+        return Row(
+            self._model, self._server.client.protocol, self._version, request.signature, reason=reason, code=error.code
+        )
 
     def _compare(
         self, way: Way, number: int, served: Mapping[str, Array], wanted: Mapping[str, Array] | None, where: str

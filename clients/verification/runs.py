@@ -5,39 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfserving.clients.client import Client
+from tfserving.clients.answers import VersionStatus
+from tfserving.clients.busy import Patient
 from tfserving.clients.errors import PROTOCOL_NAMES, NotFound, ServingError
 from tfserving.clients.verification.comparison import Comparison, MovedError
 from tfserving.clients.verification.proofs import Captured, Versions
 from tfserving.clients.verification.settings import Settings
-from tfserving.clients.verification.verdicts import Row, count
+from tfserving.clients.verification.verdicts import Row, count, reason_of
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 
 # How often a model may move on to newer versions while it is verified.
 MOVES = 5
 
 
-def run_of(client: Client, model: str, subject: Versions | Captured, settings: Settings) -> Run:
+def run_of(server: Patient, model: str, subject: Versions | Captured, settings: Settings) -> Run:
     """The verification of `model`, whose requests come from `subject`."""
     if isinstance(subject, Captured):
         captured = {version: Golden(tuple(requests), {}) for version, requests in subject.requests.items()}
-        return RequestsRun(client, model, captured, settings)
+        return RequestsRun(server, model, captured, settings)
     if settings.against is None:
-        return VersionsRun(client, model, subject, settings)
+        return VersionsRun(server, model, subject, settings)
     # Two servers are compared as they answer, unless a version is named.
     on_disk = subject.on_disk()
     folders: dict[int | None, Path | None] = {version: on_disk.get(version) for version in subject.wanted or ()}
     folders = folders or {None: on_disk[max(on_disk)]}
-    return RequestsRun(client, model, {version: _golden(folder) for version, folder in folders.items()}, settings)
+    return RequestsRun(server, model, {version: _golden(folder) for version, folder in folders.items()}, settings)
 
 
 class Run:
     """The verification of one model over one protocol. `asked` are the golden requests that were compared."""
 
-    def __init__(self, client: Client, model: str, settings: Settings) -> None:
+    def __init__(self, server: Patient, model: str, settings: Settings) -> None:
         self.model = model
         self.asked: set[tuple[int | None, int]] = set()
-        self._client = client
+        self._server = server
+        self._client = server.client
         self._settings = settings
 
     def rows(self) -> list[Row]:
@@ -49,7 +51,7 @@ class Run:
         said = f"{self.model} version {version}" if version is not None else self.model
         asked = f"{said} over {PROTOCOL_NAMES[self._client.protocol]}: {count(len(golden.requests), 'golden request')}"
         self._settings.progress(asked)
-        comparison = Comparison(self._client, self.model, version, golden, self._settings)
+        comparison = Comparison(self._server, self.model, version, golden, self._settings)
         for way in self._settings.ways:
             comparison.go(way)
             if any(row.unreachable for row in comparison.failures.values()):
@@ -66,9 +68,9 @@ class RequestsRun(Run):
     """Of requests that are given by version; None is whatever version answers."""
 
     def __init__(
-        self, client: Client, model: str, requests: Mapping[int | None, Golden | GoldenError], settings: Settings
+        self, server: Patient, model: str, requests: Mapping[int | None, Golden | GoldenError], settings: Settings
     ) -> None:
-        super().__init__(client, model, settings)
+        super().__init__(server, model, settings)
         self._requests = requests
 
     def rows(self) -> list[Row]:
@@ -90,8 +92,8 @@ class RequestsRun(Run):
 class VersionsRun(Run):
     """Of the versions in a model's folder."""
 
-    def __init__(self, client: Client, model: str, versions: Versions, settings: Settings) -> None:
-        super().__init__(client, model, settings)
+    def __init__(self, server: Patient, model: str, versions: Versions, settings: Settings) -> None:
+        super().__init__(server, model, settings)
         self._versions = versions
 
     def rows(self) -> list[Row]:
@@ -100,11 +102,11 @@ class VersionsRun(Run):
         moved: MovedError | None = None
         for _ in range(MOVES):
             try:
-                statuses = self._client.status(self.model, timeout=self._settings.timeout)
+                statuses = self._server.call(self._status, self._settings.timeout)
             except NotFound as error:
                 return [self._failed(f"it is not served: {error.text}", code=error.code)]
             except ServingError as error:
-                return [self._failed(f"{error.code}: {error.text}", code=error.code)]
+                return [self._failed(reason_of(error), code=error.code)]
             available = [status.version for status in statuses if status.state == "AVAILABLE"]
             if not available:
                 return [self._failed(f"no version is available: {', '.join(map(str, statuses)) or 'it has none'}")]
@@ -131,6 +133,9 @@ class VersionsRun(Run):
             ]
             return [row for rows in done.values() for row in rows] + [*failed.values(), *missing]
         return [self._failed(f"its versions come and go: {moved}")]
+
+    def _status(self, seconds: float) -> tuple[VersionStatus, ...]:
+        return self._client.status(self.model, timeout=seconds)
 
     def _needed(self) -> list[int]:
         """The versions that must be served: those that are wanted, else the newest on disk."""

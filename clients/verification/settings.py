@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tfserving.clients.client import Client
+from tfserving.clients.busy import Patient
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.verification.verdicts import WAYS, Way
 from tfserving.foundation.compare import Tolerance
@@ -26,5 +26,5 @@ class Settings:
     tolerance: Tolerance | None = None
     timeout: float = DEFAULT_TIMEOUT
     max_response_bytes: int = MAX_RESPONSE_BYTES
-    against: Client | None = None
+    against: Patient | None = None
     progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar
 
-from tfserving.clients.errors import PROTOCOL_NAMES, DeadlineExceeded, Unavailable
+from tfserving.clients.busy import Refusals
+from tfserving.clients.errors import PROTOCOL_NAMES, DeadlineExceeded, ServingError, Unavailable
 from tfserving.foundation.compare import Difference, Verdict
 
 # How requests are asked: one after the other, many as one request, many at the same time.
 Way: TypeAlias = Literal["alone", "batch", "concurrent"]
 WAYS: tuple[Way, ...] = ("alone", "batch", "concurrent")
-WAY_NAMES: Mapping[Way, str] = {"alone": "one by one", "batch": "in a batch", "concurrent": "32 at a time"}
+AT_A_TIME = 32
+WAY_NAMES: Mapping[Way, str] = {"alone": "one by one", "batch": "in a batch", "concurrent": f"{AT_A_TIME} at a time"}
 _BADNESS: dict[Verdict, int] = {"equal": 0, "within tolerance": 1, "different": 2, "failed": 3}
 
 Number = TypeVar("Number", int, float)
@@ -111,7 +113,8 @@ def row_of(row: Row, ways: Mapping[Way, Tally], left_out: Mapping[Way, str]) -> 
 class Report:
     """The rows of a verification; `requests` requests to `models` models were asked over `protocols`.
 
-    `against` is the server whose answers were wanted, empty where those of the golden requests were.
+    `against` is the server whose answers were wanted, empty where those of the golden requests were. `busy` has the
+    servers that refused requests because they were busy.
     """
 
     rows: tuple[Row, ...]
@@ -119,6 +122,7 @@ class Report:
     requests: int
     protocols: tuple[str, ...]
     against: str = ""
+    busy: tuple[Refusals, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -140,6 +144,12 @@ class Report:
         requests = "the golden request" if self.requests == 1 else f"all {self.requests} golden requests"
         to = f" to what {self.against} answers" if self.against else ""
         return f"{requests} of {count(self.models, 'model')} {verdict} over {over}{to}"
+
+
+def reason_of(error: ServingError) -> str:
+    """Why a call failed, in one line, with the hint if that is one line."""
+    hint = "" if "\n" in error.hint else error.hint
+    return f"{error.code}: {error.text}" + (f"; {hint}" if hint else "")
 
 
 def count(number: int, noun: str) -> str:

@@ -8,15 +8,17 @@ version without golden requests, an error) is a failure with its reason: nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from tfserving.clients.address import Tls
+from tfserving.clients.address import Tls, tls_of_each
+from tfserving.clients.busy import Patient
 from tfserving.clients.client import connect
 from tfserving.clients.verification.proofs import subjects
 from tfserving.clients.verification.runs import run_of
 from tfserving.clients.verification.settings import Settings
-from tfserving.clients.verification.verdicts import Report
+from tfserving.clients.verification.verdicts import AT_A_TIME, Report
 
 __all__ = ["Settings", "verify"]
 
@@ -33,36 +35,38 @@ def verify(
     """Verifies the models in `sources` against the servers at `grpc` and `rest`.
 
     `sources` are folders of models, of a model or of a version, URLs of such, and files of captured requests
-    (`tfserving.clients.verification.proofs.subjects`). The addresses are `HOST:PORT` or URLs; a protocol without one is
-    not asked. `against` is the URL of a server whose answers are wanted.
+    (`tfserving.clients.verification.proofs.subjects`). The addresses are URLs, or `HOST:PORT` without TLS; a protocol
+    without an address is not verified. `against` is the URL of a server whose answers are wanted. `tls` is for the
+    addresses that have TLS.
 
-    Raises SourceError for sources that are none, and ValueError for addresses that are none, or without any.
+    Raises SourceError for sources that are none, and ValueError for addresses that are none, without any, and for `tls`
+    where no address has TLS.
     """
     settings = settings or Settings()
-    urls = [_url("grpc", grpc, tls), _url("http", rest, tls)]
-    if not any(urls):
+    urls = [_url(scheme, address) for scheme, address in (("grpc", grpc), ("http", rest)) if address is not None]
+    if not urls:
         raise ValueError("the address of a gRPC or a REST server is needed")
-    with subjects(sources) as found:
+    if against:
+        urls.append(against)
+    with subjects(sources) as found, ExitStack() as stack:
         most = settings.max_response_bytes
-        clients = [connect(url, tls=tls, max_response_bytes=most) for url in urls if url]
-        their_tls = tls if against and "s://" in against else None
-        other = connect(against, tls=their_tls, max_response_bytes=most) if against else None
-        try:
-            settings = replace(settings, against=other)
-            runs = [run_of(client, name, subject, settings) for name, subject in found.items() for client in clients]
-            rows = [row for run in runs for row in run.rows()]
-        finally:
-            for client in (*clients, *([other] if other else ())):
-                client.close()
+        each = [
+            Patient(stack.enter_context(connect(url, tls=its, max_response_bytes=most)), AT_A_TIME)
+            for url, its in zip(urls, tls_of_each(urls, tls), strict=True)
+        ]
+        servers = each[:-1] if against else each
+        settings = replace(settings, against=each[-1] if against else None)
+        runs = [run_of(server, name, subject, settings) for name, subject in found.items() for server in servers]
+        rows = [row for run in runs for row in run.rows()]
     asked = {(run.model, *request) for run in runs for request in run.asked}
-    return Report(tuple(rows), len(found), len(asked), tuple(client.protocol for client in clients), against or "")
+    protocols = tuple(server.client.protocol for server in servers)
+    busy = tuple(server.refusals for server in each if server.refusals)
+    return Report(tuple(rows), len(found), len(asked), protocols, against or "", busy)
 
 
-def _url(scheme: str, address: str | None, tls: Tls | None) -> str | None:
-    if address is None:
-        return None
+def _url(scheme: str, address: str) -> str:
     if "://" not in address:
-        return f"{scheme}{'s' if tls else ''}://{address}"
-    if address.split("://")[0] not in (scheme, f"{scheme}s", *(("dns", "unix") if scheme == "grpc" else ())):
+        return f"{scheme}://{address}"
+    if address.partition("://")[0] not in (scheme, f"{scheme}s", *(("dns", "unix") if scheme == "grpc" else ())):
         raise ValueError(f"{address!r} is no address for {scheme}; HOST:PORT or {scheme}://HOST:PORT is")
     return address

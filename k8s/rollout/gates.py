@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import statistics
 import time
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tfserving.clients import Client, connect
+from tfserving.clients import connect
+from tfserving.clients.busy import Patient
 from tfserving.clients.errors import ServingError
 from tfserving.clients.golden import ask
 from tfserving.clients.metrics import PATH, Page, read_metrics
@@ -37,9 +39,10 @@ def golden(instance: Instance, folder: Path) -> str:
         report = verify([folder], grpc=instance.grpc, rest=instance.rest, settings=Settings(ways=("alone", "batch")))
     except (GoldenError, ServingError, ValueError) as error:
         raise GateError(f"{instance.name}: its golden requests can't be asked: {error}") from None
+    said = "; ".join([report.sentence(), *map(str, report.busy)])
     if not report.ok:
-        raise GateError(f"{instance.name}: {report.sentence()}")
-    return f"{instance.name}: {report.sentence()}"
+        raise GateError(f"{instance.name}: {said}")
+    return f"{instance.name}: {said}"
 
 
 def latency(model: str, old: tuple[Instance, Path], new: tuple[Instance, Path], settings: Rollout) -> str:
@@ -52,13 +55,14 @@ def latency(model: str, old: tuple[Instance, Path], new: tuple[Instance, Path], 
     with contextlib.ExitStack() as stack:
         asked = []
         for instance, folder in (old, new):
-            client = stack.enter_context(connect(url(instance)))
-            asked.append((client, folder, read_golden(folder).requests))
+            server = Patient(stack.enter_context(connect(url(instance))))
+            asked.append((server, folder, read_golden(folder).requests))
         for _ in range(ROUNDS):
-            for client, folder, requests in asked:
-                found.setdefault(folder, []).append(_seconds(client, model, folder, requests))
+            for server, folder, requests in asked:
+                found.setdefault(folder, []).append(_seconds(server, model, folder, requests))
     fast, slow = (1000 * statistics.median(found[folder]) for _, folder in (old, new))
     said = f"{new[0].name}: golden requests take {slow:.1f} ms, those of version {old[1].name} {fast:.1f} ms"
+    said = "; ".join([said, *(str(server.refusals) for server, *_ in asked if server.refusals)])
     if _is_slower(slow, fast, settings):
         raise GateError(f"{said}: more than {settings.latency:g} times as long")
     return said
@@ -69,12 +73,16 @@ def _is_slower(new: float, old: float, settings: Rollout) -> bool:
     return new > settings.latency * old and new > old + settings.slack_ms
 
 
-def _seconds(client: Client, model: str, folder: Path, requests: Sequence[GoldenRequest]) -> float:
-    """How long one of each golden request takes, one after the other, divided by their number."""
-    started = time.perf_counter()
-    for request in requests:
-        ask(client, model, request, version=int(folder.name), timeout=_ASK_SECONDS)
-    return (time.perf_counter() - started) / len(requests)
+def _seconds(server: Patient, model: str, folder: Path, requests: Sequence[GoldenRequest]) -> float:
+    """The mean time of the golden requests, one after the other, without the time that is waited for a busy server."""
+
+    def timed(request: GoldenRequest, seconds: float) -> float:
+        started = time.perf_counter()
+        ask(server.client, model, request, version=int(folder.name), timeout=seconds)
+        return time.perf_counter() - started
+
+    times = [server.call(functools.partial(timed, request), _ASK_SECONDS) for request in requests]
+    return statistics.fmean(times)
 
 
 def page(instance: Instance, model: str) -> Page:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tfserving.clients import Client, connect
-from tfserving.clients.errors import ResourceExhausted, ServingError
+from tfserving.clients.busy import is_busy
+from tfserving.clients.errors import ServingError
 from tfserving.clients.metrics import Page
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.k8s.rollout import gates
@@ -191,10 +192,10 @@ class Way(ABC):
         with connect(address, timeout=SECONDS) as client:
             try:
                 client.metadata(state.model, label=STABLE)
-            except ResourceExhausted:
-                # A server that is busy is there.
-                return
             except ServingError as error:
+                # A server that is busy is there.
+                if is_busy(error):
+                    return
                 raise RolloutError(f"rollout.address {address}: {error.code}: {error.text}; {_PROBE_HELP}") from None
 
     def _probes(self, state: State, sides: list[Side]) -> list[Probe]:
@@ -248,7 +249,7 @@ class Way(ABC):
                         told = True
                 except ServingError as error:
                     missing = str(error)
-                    if not isinstance(error, ResourceExhausted):
+                    if not is_busy(error):
                         if not told:
                             raise
                     elif not busy:

@@ -22,7 +22,7 @@ from typing import Any, cast
 import pytest
 
 from tests.authority import Authority
-from tests.servers import free_ports, model_servers, wait_for
+from tests.servers import STAND_IN, free_ports, model_servers, wait_for
 from tfserving.clients import Client, Tls, connect, connect_async
 from tfserving.clients.errors import DeadlineExceeded
 
@@ -35,6 +35,7 @@ FLAGS = {
     # By default it has so few threads that it refuses calls that come at the same time.
     "native": ("--grpc_max_threads=256", "--rest_api_num_threads=256"),
 }
+STANDING_IN = "stand-in"
 ENGINES = {engine.name: [*engine.command, *FLAGS[engine.name]] for engine in model_servers()}
 MONITORING = 'prometheus_config { enable: true, path: "/monitoring/prometheus/metrics" }'
 CONFIG = """
@@ -61,10 +62,14 @@ class Server:
     models: Path
     folder: Path
     tls: Tls | None = None
+    rest_tls: Tls | None = None
 
     def url(self, protocol: str) -> str:
-        secure = "s" if self.tls else ""
+        secure = "s" if self.tls_of(protocol) else ""
         return f"grpc{secure}://{self.grpc}" if protocol == "grpc" else f"http{secure}://{self.rest}"
+
+    def tls_of(self, protocol: str) -> Tls | None:
+        return self.tls if protocol == "grpc" else self.rest_tls
 
 
 class Awaiting:
@@ -127,6 +132,17 @@ def tls_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
+@pytest.fixture(scope="session")
+def grpc_tls_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An embedded server that has TLS on gRPC alone, as TensorFlow Serving has it."""
+    folder = tmp_path_factory.mktemp("grpc-tls")
+    authority = Authority(folder)
+    config = authority.config("tls.config")
+    tls = Tls(authority.path("ca.pem"))
+    with serving(models, folder, f"--ssl_config_file={config}", tls=tls) as running:
+        yield running
+
+
 @pytest.fixture
 def server(embedded_server: Server) -> Server:
     """The server of tests that are about the client."""
@@ -137,17 +153,28 @@ def server(embedded_server: Server) -> Server:
 def serving(
     models: Path, folder: Path, *flags: str, engine: str = "embedded", tls: Tls | None = None
 ) -> Iterator[Server]:
-    """A server over `models`, with the configuration and the log in `folder`."""
+    """A server over `models`, with the configuration and the log in `folder`; `tls` is for gRPC, or for both."""
     grpc_port, rest_port = free_ports(2)
     config, monitoring, log = folder / "models.config", folder / "monitoring.config", folder / "log"
     config.write_text("model_config_list {" + CONFIG.format(folder=models) + "}")
     monitoring.write_text(MONITORING)
-    command = [*ENGINES[engine], f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
+    command = [
+        *(STAND_IN.command if engine == STANDING_IN else ENGINES[engine]),
+        f"--port={grpc_port}",
+        f"--rest_api_port={rest_port}",
+    ]
     command += [f"--model_config_file={config}", f"--monitoring_config_file={monitoring}"]
     command += ["--allow_version_labels_for_unavailable_models=true", "--max_num_load_retries=0", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
-    running = Server(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{rest_port}", models, folder, tls)
+    running = Server(
+        f"127.0.0.1:{grpc_port}",
+        f"127.0.0.1:{rest_port}",
+        models,
+        folder,
+        tls,
+        tls if "--rest_api_enable_tls" in flags else None,
+    )
     try:
         wait_for(lambda: process.poll() is not None or available(running), 120, "the server's start")
         assert process.poll() is None, f"the server ended with exit code {process.returncode}:\n{log.read_text()}"
@@ -161,7 +188,7 @@ def available(server: Server) -> bool:
     """Whether every model can be asked over both protocols."""
     try:
         for protocol in ("grpc", "rest"):
-            with connect(server.url(protocol), tls=server.tls) as client:
+            with connect(server.url(protocol), tls=server.tls_of(protocol)) as client:
                 for model in server.models.iterdir():
                     client.wait_until_available(model.name, timeout=0.5)
     except DeadlineExceeded:

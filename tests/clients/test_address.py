@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tfserving.clients.address import Address, Tls, read_address
+from tfserving.clients.address import Address, Tls, read_address, tls_of_each
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,15 @@ def test_tls_goes_with_addresses_that_can_have_it() -> None:
     for url in ("grpc://host", "http://host"):
         with pytest.raises(ValueError, match=f"'{url}' is an address without TLS; {url[:4]}s:// is the one with it"):
             read_address(url, tls)
+
+
+def test_tls_goes_to_those_of_several_addresses_that_have_it() -> None:
+    tls = Tls(server_name="model")
+    urls = ["grpcs://h:8500", "http://h:8501", "HTTPS://h", "dns:///h", "unix:///h"]
+    assert tls_of_each(urls, tls) == [tls, None, tls, tls, tls]
+    assert tls_of_each(urls, None) == [None] * 5
+    with pytest.raises(ValueError, match="no address with TLS; grpcs://h:8500 or https://h:8501 has it"):
+        tls_of_each(["grpc://h:8500", "http://h:8501"], tls)
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def test_records_before_and_behind_a_damaged_part_are_kept_and_what_is_left_out_
     whole = [framed(request(number).record()) for number in range(4)]
     source.write_bytes(whole[0] + whole[1][:100] + whole[2] + whole[3] + whole[1][:50])
     result = run(source, "--golden", captured)
-    assert (result.exit_code, result.stdout) == (0, f"{captured}: 3 requests with their answers\n")
-    first, last = result.stderr.splitlines()
+    first, last, written = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout, written) == (0, "", f"{captured}: 3 requests with their answers")
     assert first.startswith(f"Warning: {source}, byte {len(whole[0])}: ")
     assert first.endswith("; 100 bytes are left out")
     assert last.endswith("; 50 bytes are left out")
@@ -172,8 +172,8 @@ def test_what_numpy_can_not_hold_is_left_out(tmp_path: Path) -> None:
         deep.predict_log.request.inputs["x"].tensor_shape.dim.add(size=1)
     write_records(source, [deep.SerializeToString()] * 7 + [request().record()])
     result = run(source, "--golden", captured)
-    assert (result.exit_code, result.stdout) == (0, f"{captured}: 1 request with their answers\n")
-    *said, last = result.stderr.splitlines()
+    *said, last, written = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout, written) == (0, "", f"{captured}: 1 request with their answers")
     assert [line.split(":")[1] for line in said] == [f" {source}, record {number}" for number in range(5)]
     assert last == "Warning: 2 more were left out"
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from tests.clients.conftest import ON_SERVERS, ROOT, Server
 from tests.servers import free_ports
+from tfserving.clients import connect
 from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.cli import main
 from tfserving.clients.commands.images import ImageFile, Images
@@ -452,6 +453,61 @@ def test_tls_options(tls_server: Server, server: Server, protocol: str) -> None:
     assert "is the one with it" in " ".join(result.stderr.split())
     assert run(*asked, *options[:4]).exit_code == 2
     assert run(*asked, "--tls-ca", "missing.pem").exit_code == 2
+
+
+class TestTlsByAddress:
+    """TensorFlow Serving has TLS on gRPC alone: each address says whether it has it."""
+
+    def test_both_protocols_of_one_server_are_verified_in_one_call(self, grpc_tls_server: Server) -> None:
+        server, tls = grpc_tls_server, grpc_tls_server.tls
+        assert tls is not None
+        for rest in (server.url("rest"), server.rest):
+            addresses = ("--grpc", server.url("grpc"), "--rest", rest, "--tls-ca", tls.ca)
+            result = run("verify", server.models / "words", *addresses)
+            assert result.exit_code == 0, result.output
+            assert "equal over gRPC and REST" in result.output
+        against = ("--against", server.url("grpc"), "--tls-ca", tls.ca)
+        result = run("verify", server.models / "words", "--rest", server.rest, "--only", "rest", *against)
+        assert result.exit_code == 0, result.output
+        assert run("verify", server.models / "words", "--grpc", server.url("grpc"), "--only", "grpc").exit_code == 3
+
+    def test_options_for_no_address_are_wrong_usage(self, grpc_tls_server: Server) -> None:
+        server, tls = grpc_tls_server, grpc_tls_server.tls
+        assert tls is not None
+        result = run(
+            "verify", server.models / "words", "--grpc", server.grpc, "--rest", server.rest, "--tls-ca", tls.ca
+        )
+        assert result.exit_code == 2
+        said = (
+            f"there are options of TLS, but no address with TLS; grpcs://{server.grpc} or https://{server.rest} has it"
+        )
+        assert said in " ".join(result.stderr.split())
+        result = run("bench", "--server", f"grpc://{server.grpc}", "--model", "words", "--tls-ca", tls.ca)
+        assert result.exit_code == 2
+        assert f"but no address with TLS; grpcs://{server.grpc} has it" in " ".join(result.stderr.split())
+        result = run("capture", tls.ca, "--golden", server.folder / "none.tfrecord", "--tls-ca", tls.ca)
+        assert result.exit_code == 2
+        assert "no server; --server grpcs://HOST:PORT is one with TLS" in " ".join(result.stderr.split())
+
+    def test_a_load_test_has_an_address_with_tls_and_one_without(
+        self, grpc_tls_server: Server, tls_server: Server, server: Server
+    ) -> None:
+        def measured(asked: str, page: str, given: Server) -> Result:
+            assert given.tls is not None
+            tls = {"ca": given.tls.ca, "cert": given.tls.certificate, "key": given.tls.key}
+            options = [word for name, path in tls.items() if path for word in (f"--tls-{name}", path)]
+            quick = ("--concurrency", 1, "--window", 0.1, "--warm-up", 0.1, "--json")
+            metrics = ("--metrics", f"{page}/monitoring/prometheus/metrics")
+            return run("bench", "--model", "words", "--input", '["a"]', "--server", asked, *metrics, *options, *quick)
+
+        result = measured(grpc_tls_server.url("grpc"), grpc_tls_server.url("rest"), grpc_tls_server)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert json.loads(result.stdout)["steps"][0]["server_ms"] > 0
+        with connect(tls_server.url("grpc"), tls=tls_server.tls) as client:
+            # Its page has latencies of the model from then on.
+            client.predict("words", ["a"])
+        result = measured(server.url("grpc"), tls_server.url("rest"), tls_server)
+        assert (result.exit_code, result.stderr) == (0, "")
 
 
 class TestImages:

@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 from tests.clients.conftest import UNDER_LOAD
 from tfserving.clients.bench.load import Load, Step, Window, step_of
 from tfserving.clients.cli import main
-from tfserving.clients.tune import EngineError, Parameters, Space, best, default_engine, engine, search
+from tfserving.clients.commands.tune import _show as shown
+from tfserving.clients.reports.tuning import write
+from tfserving.clients.tune import Candidate, EngineError, Parameters, Space, best, default_engine, engine, search
 from tfserving.serving.embedded.core.batching import read_parameters
 
 pytestmark = UNDER_LOAD
@@ -105,6 +107,30 @@ def test_a_server_that_does_not_start_says_why(models: Path) -> None:
     said = r"ended with exit code [12]; its last words:\n(.*\n)*.*no_such_flag"
     with pytest.raises(EngineError, match=said), engine(wrong, "scale", models / "scale", None):
         pass
+
+
+def test_a_server_gets_more_threads_than_requests_unless_its_command_says_how_many(models: Path) -> None:
+    words = [sys.executable, "-c", "import sys; sys.exit(str(sys.argv))"]
+    with pytest.raises(EngineError) as own, engine(words, "scale", models / "scale", None):
+        pass
+    assert "'--grpc_max_threads=1024', '--rest_api_num_threads=256'" in str(own.value)
+    with pytest.raises(EngineError) as given, engine([*words, "--grpc_max_threads=8"], "scale", models / "scale", None):
+        pass
+    assert "'--grpc_max_threads=8'" in str(given.value)
+    assert "1024" not in str(given.value)
+
+
+def test_what_failed_is_named_with_its_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    window = Window(1.0)
+    window.latencies.record_value(1000, 10)
+    window.errors["RESOURCE_EXHAUSTED: Server Threadpool Exhausted"] = 7
+    refused = step_of(Load(concurrency=32), [window], processes=1, stable=True, server_ms=None)
+    candidates = [Candidate(None, refused), Candidate(Parameters(8, 0, 2), step(100, 1))]
+    shown(candidates, candidates[1], None, tmp_path / "best.txt")
+    said = "7 failed with RESOURCE_EXHAUSTED: Server Threadpool Exhausted; all threads of the server are busy"
+    assert f"none: {said}" in capsys.readouterr().err
+    write(tmp_path / "tune.html", "scale", candidates, candidates[1], None)
+    assert f"none: {said}" in (tmp_path / "tune.html").read_text()
 
 
 class TestCommand:

@@ -48,7 +48,7 @@ class Project:
             line = line.replace(page, ours)
         if line.endswith(("tfserving serve up", "compose render there")):
             line += f" --port {PORTS['8500']} --rest-port {PORTS['8501']}"
-        if "tfserving client " in line and "--server" not in line:
+        if "tfserving client " in line and " verify " not in line and "--server" not in line:
             line += f" --server grpc://127.0.0.1:{PORTS['8500']}"
         done = subprocess.run(
             ["sh", "-c", line], cwd=self.folder, env=self.env, capture_output=True, text=True, check=False

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 _Opens: TypeAlias = Callable[[Path], AbstractContextManager[BinaryIO]]
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+# Errors of writing. Others are those of what is written.
+_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE, errno.EBADF}
+_REFUSED = {
+    stat.S_IFDIR: (errno.EISDIR, "it is a folder, not a file"),
+    stat.S_IFSOCK: (errno.ENXIO, "it is a socket, which is no file to write to"),
+    stat.S_IFBLK: (errno.ENXIO, "it is a block device, which is never written to"),
+}
+_MOST_LINKS = 40
 
 
 def _names_its_file(opens: _Opens) -> _Opens:
@@ -25,7 +32,7 @@ def _names_its_file(opens: _Opens) -> _Opens:
                 yield file
         except OSError as error:
             named = None if error.filename is None else Path(str(error.filename)).parent
-            if error.errno not in _FULL if named is None else named != path.resolve().parent:
+            if error.errno not in _WRITING if named is None else named != path.resolve().parent:
                 # Of what is written there.
                 raise
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -38,11 +45,13 @@ def _names_its_file(opens: _Opens) -> _Opens:
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which is at `path` when the context ends, flushed to disk, and nowhere when it fails.
 
-    A device or a pipe is written to as it is: as root, a file renamed to /dev/null would replace the device. Of a link,
-    the file that it leads to is replaced.
+    Only a regular file is replaced, and of a link the file that it leads to. A pipe and a character device are written
+    to: as root, a file renamed to /dev/null would replace the device. An open file of this process, such as
+    /dev/stdout, is written to as well, from its position on. Raises OSError for a folder, a socket and a block device.
     """
-    if path.exists() and not path.is_file():
-        with path.open("wb") as device:
+    if not is_replaced(path):
+        number = _descriptor(path)
+        with path.open("wb") if number is None else os.fdopen(os.dup(number), "wb") as device:
             yield device
         return
     path = path.resolve()
@@ -59,6 +68,42 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def is_replaced(path: Path) -> bool:
+    """Whether `written_whole` makes a new file at `path`; it writes to what is there otherwise.
+
+    Raises OSError for what it refuses, and for what this process may not write.
+    """
+    if _descriptor(path) is not None:
+        return False
+    kind = stat.S_IFREG
+    with suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.stat().st_mode)
+    if kind in _REFUSED:
+        raise OSError(*_REFUSED[kind], str(path))
+    place = path.resolve().parent if kind == stat.S_IFREG else path
+    code = None
+    if not place.exists():
+        code = errno.ENOENT
+    elif not os.access(place, os.W_OK):
+        code = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+    if code is not None:
+        raise OSError(code, os.strerror(code), str(path))
+    return kind == stat.S_IFREG
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the open file of this process that `path` is, /dev/stdout or /dev/fd/3 say."""
+    ours = Path("/proc/self/fd").resolve()
+    for _ in range(_MOST_LINKS):
+        folder = path.parent.resolve()
+        if folder == ours and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            break
+        path = folder / path.readlink()
+    return None
 
 
 def read_bounded(path: Path, largest: int) -> bytes:
