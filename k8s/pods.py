@@ -14,10 +14,11 @@ from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import ServingError
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 
-GRPC_PORT = 8500
+REST_PORT = 8501
 _LAST_LINES = 5
 _ASK_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
+GRPC_PORT = 8500
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 _NOT_MADE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
