@@ -21,6 +21,7 @@ _NO_THREAD = "creation via pthread_create() failed"
 _NO_THREADS = "the node's limit of processes is too low: the kubelet's `podPidsLimit` (docs/kubernetes.md)"
 _ASK_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
+GRPC_PORT = 8500
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 _NOT_MADE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -123,15 +124,16 @@ class Served:
 
 
 def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -> dict[str, Served]:
-    """What a pod's pages say of models, and of their labels that are asked for.
+    """What a pod's server serves of models, and of their labels that are asked for.
 
-    Nothing of those that its server doesn't know, or when it doesn't answer.
+    Nothing of those that the server doesn't know, or when it doesn't answer. Over gRPC, which its metrics page doesn't
+    count.
     """
     said: dict[str, Served] = {}
     with (
         contextlib.suppress(KubectlError),
-        kubectl.forward(pod["metadata"]["name"], REST_PORT) as (port,),
-        connect(f"http://127.0.0.1:{port}", timeout=_ASK_SECONDS) as client,
+        kubectl.forward(pod["metadata"]["name"], GRPC_PORT) as (port,),
+        connect(f"grpc://127.0.0.1:{port}", timeout=_ASK_SECONDS) as client,
     ):
         for name, asked in labels.items():
             found: dict[str, int] = {}
@@ -145,7 +147,7 @@ def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -
 
 
 def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | None:
-    """The error of a model that a pod's server could not load, as its status page says it; None when there is none."""
+    """The error of a model that a pod's server could not load, as its status says it; None when there is none."""
     for name, found in served(pod, dict.fromkeys(names, ()), kubectl).items():
         for version in found.versions:
             if version.failed:

@@ -70,6 +70,10 @@ class LocalInstance:
             write_models_config(self.file, before)
             raise
 
+    def leaves(self) -> bool:
+        """See Instance. Clients of this machine know no other server."""
+        return False
+
 
 class LocalTarget:
     """The fleet's servers that run on this machine; `exists` says whether there is a container of that id."""
