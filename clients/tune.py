@@ -20,6 +20,7 @@ from pathlib import Path
 from tfserving.clients.bench.load import Step
 from tfserving.clients.client import connect
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.last_words import last_words
 from tfserving.foundation.model_server import VARIABLE, find_model_server, no_model_server
 from tfserving.foundation.temporary import temporary_folder
 
@@ -227,7 +228,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, model: str, log: Path) -> 
                     break
             else:
                 return
-    said = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+    said = last_words(log.read_text(errors="replace").splitlines())
     raise EngineError(f"the model server {trouble}; its last words:\n{said}")
 
 

@@ -5,15 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tfserving.k8s.rollout.state import STABLE
-from tfserving.serving.config import (
-    HEALTH,
-    MODELS_CONFIG,
-    health_script,
-    in_container,
-    models_config,
-    monitoring_config,
-)
+from tfserving.serving.config import MODELS_CONFIG, in_container, models_config, monitoring_config
 from tfserving.serving.config_messages import text
+from tfserving.serving.health import HEALTH, health_script
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 
@@ -48,9 +42,9 @@ def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
     """The text of each file by its path below `config`."""
     stable = fleet
     for name in names:
-        # Pods are ready by `stable` alone: other labels come and go with rollouts.
+        # Pods start by `stable` alone: other labels come and go with rollouts.
         stable = stable.with_labels(name, {STABLE: 1})
-    health = health_script(stable, names, in_container(), newest=False)
+    health = health_script(stable, names, in_container().grpc_port, newest=False)
     return {
         f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names)),
         f"models/{HEALTH}": health,

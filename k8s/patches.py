@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from tfserving.clients.metrics import INFERENCE
 from tfserving.k8s.names import NAME
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -161,19 +162,22 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
 
 
 _JOBS = f'job=~"{NAME}|{NAME}-canary"'
-_COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency_bucket"
+_COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
+# Status and metadata that are read over REST are counted, too.
+_INFERENCE = f'API=~"(?i)({"|".join(INFERENCE)})"'
 
 
 def errors(rate: float) -> str:
-    """When more than this part of a model's requests fails, in PromQL."""
+    """When more than this part of a model's inference requests fails, in PromQL."""
     by = "sum by (namespace, job, model_name)"
-    failed = f'{by} (rate({_COUNT}{{{_JOBS}, status!="OK"}}[5m]))'
-    return f"{failed} / {by} (rate({_COUNT}{{{_JOBS}}}[5m])) > {rate:g}"
+    failed = f'rate({_COUNT}{{{_JOBS}, status!="OK"}}[5m])'
+    answered = f"rate({_LATENCY}_count{{{_JOBS}, {_INFERENCE}}}[5m])"
+    return f"{by} ({failed}) / {by} ({failed} or {answered}) > {rate:g}"
 
 
 def slower(milliseconds: float) -> str:
-    """When one in a hundred of a model's requests takes longer, in PromQL. The histogram is in microseconds."""
-    rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}{{{_JOBS}}}[5m]))"
+    """When one in a hundred of a model's inference requests takes longer, in PromQL, whose histogram is in µs."""
+    rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_JOBS}, {_INFERENCE}}}[5m]))"
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
 
 

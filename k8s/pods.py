@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from tfserving.clients import connect
 from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.serving.engines.exit_codes import meaning
 
 REST_PORT = 8501
-_LAST_LINES = 5
+_NO_THREAD = "creation via pthread_create() failed"
+_NO_THREADS = "the node's limit of processes is too low: the kubelet's `podPidsLimit` (docs/kubernetes.md)"
 _ASK_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
+GRPC_PORT = 8500
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 _NOT_MADE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -50,7 +54,9 @@ def trouble(pod: Object, kubectl: Kubectl, *, passing: bool = True) -> str | Non
         return None
     if found.container is None:
         return found.text
-    return f"{found.text}:\n{_last_lines(kubectl, pod['metadata']['name'], found.container)}"
+    printed = _printed(kubectl, pod["metadata"]["name"], found.container)
+    hint = f"; {_NO_THREADS}" if _NO_THREAD in printed else ""
+    return f"{found.text}{hint}:\n{last_words(printed.splitlines())}"
 
 
 def found_in(pod: Object) -> Trouble | None:
@@ -78,7 +84,7 @@ def found_in(pod: Object) -> Trouble | None:
             return Trouble(f"pod {name} ran out of memory; `kubernetes.memory` gives it more")
         if ended and ended.get("exitCode") and container["restartCount"]:
             what = name if container["name"] in _CONTAINERS else f"{name}, container {container['name']},"
-            return Trouble(f"pod {what} ends with exit code {ended['exitCode']}", container["name"])
+            return Trouble(f"pod {what} ends with {meaning(ended['exitCode'])}", container["name"])
     return None
 
 
@@ -118,15 +124,16 @@ class Served:
 
 
 def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -> dict[str, Served]:
-    """What a pod's pages say of models, and of their labels that are asked for.
+    """What a pod's server serves of models, and of their labels that are asked for.
 
-    Nothing of those that its server doesn't know, or when it doesn't answer.
+    Nothing of those that the server doesn't know, or when it doesn't answer. Over gRPC, which its metrics page doesn't
+    count.
     """
     said: dict[str, Served] = {}
     with (
         contextlib.suppress(KubectlError),
-        kubectl.forward(pod["metadata"]["name"], REST_PORT) as (port,),
-        connect(f"http://127.0.0.1:{port}", timeout=_ASK_SECONDS) as client,
+        kubectl.forward(pod["metadata"]["name"], GRPC_PORT) as (port,),
+        connect(f"grpc://127.0.0.1:{port}", timeout=_ASK_SECONDS) as client,
     ):
         for name, asked in labels.items():
             found: dict[str, int] = {}
@@ -140,7 +147,7 @@ def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -
 
 
 def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | None:
-    """The error of a model that a pod's server could not load, as its status page says it; None when there is none."""
+    """The error of a model that a pod's server could not load, as its status says it; None when there is none."""
     for name, found in served(pod, dict.fromkeys(names, ()), kubectl).items():
         for version in found.versions:
             if version.failed:
@@ -148,12 +155,11 @@ def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | Non
     return None
 
 
-def _last_lines(kubectl: Kubectl, pod: str, container: str) -> str:
+def _printed(kubectl: Kubectl, pod: str, container: str) -> str:
+    """What a container that ended printed last; nothing when that isn't kept."""
     for words in (["--previous"], []):
-        try:
-            said = kubectl.run("logs", pod, f"--container={container}", f"--tail={_LAST_LINES}", *words)
-        except KubectlError:
-            continue
-        if said.strip():
-            return "\n".join(f"    {line}" for line in said.strip().splitlines())
-    return "    it printed nothing"
+        with contextlib.suppress(KubectlError):
+            said = kubectl.run("logs", pod, f"--container={container}", f"--tail={READ_LINES}", *words)
+            if said.strip():
+                return said
+    return ""

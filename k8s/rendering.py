@@ -31,6 +31,7 @@ _FIXED = {
     "model_config_file": f"/config/models/{MODELS_CONFIG}",
     "model_config_file_poll_wait_seconds": "0",
     "enable_profiler": "false",
+    "enable_grpc_healthcheck_service": "true",
 }
 _AGE = "grpc.max_connection_age_ms"
 _KSERVE = "kserve"

@@ -8,7 +8,6 @@ platform_config.pbtxt, health.sh, serve.sh: the files of one folder
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,16 +24,13 @@ from tfserving.serving.config_messages import (
     text,
 )
 from tfserving.serving.docker.image_names import is_embedded
+from tfserving.serving.health import HEALTH, health_script, health_script_over_rest
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFiles
 
 MODELS_CONFIG = "models.config"
-HEALTH = "health.sh"
 # The entry point of TensorFlow Serving: it waits for requests in flight before the server ends.
 SERVE = "serve.sh"
-# Where the health check says, for a node exporter's textfile collector, what TensorFlow Serving's own page doesn't.
-METRICS_FOLDER = "/metrics"
-MEMORY_METRIC = "tensorflow_serving_resident_memory_bytes"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 # How often a server looks for new versions, and the embedded server for a change of models.config.
 POLL_SECONDS = 1
@@ -63,10 +59,14 @@ class Places:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Files, text by name, and the flags that name them."""
+    """Files, text by name, and the flags that name them.
+
+    `poll_seconds` is how often the server reads models.config; 0 when a call changes what it serves.
+    """
 
     files: Mapping[str, str]
     flags: tuple[str, ...]
+    poll_seconds: int
 
 
 def in_container(grpc_port: int = 8500, rest_port: int = 8501) -> Places:
@@ -86,13 +86,21 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
     Raises FleetError when a file of `server.tls` can't be read.
     """
     server = fleet.server
-    files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health_script(fleet, names, places)}
+    # The script can't speak TLS, which gRPC has then, and REST hasn't.
+    health = (
+        health_script_over_rest(fleet, names, places.rest_port)
+        if server.tls
+        else health_script(fleet, names, places.grpc_port)
+    )
+    files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health}
     if not embedded:
         files[SERVE] = serve_script(server, places)
+    poll_seconds = POLL_SECONDS if embedded else POLL_SECONDS_WITH_TLS if server.tls else 0
     flags = {
         "port": places.grpc_port,
         "rest_api_port": places.rest_port,
         "model_config_file": _place(places, MODELS_CONFIG),
+        "model_config_file_poll_wait_seconds": poll_seconds,
         "file_system_poll_wait_seconds": POLL_SECONDS,
         # A version with a label is on disk; a server that still loads it would refuse to start.
         "allow_version_labels_for_unavailable_models": True,
@@ -116,7 +124,7 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
     if server.gpu_memory_fraction:
         flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
     flags.update(server.flags)
-    return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()))
+    return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()), poll_seconds)
 
 
 def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None = None) -> ServerConfig:
@@ -130,9 +138,8 @@ def entry_point(places: Places, *, embedded: bool) -> tuple[str, ...]:
 
 
 def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:
-    """What the embedded server gets alone: it polls models.config, and nobody changes by a call what it serves."""
+    """What the embedded server gets alone: nobody changes by a call what it serves, it polls models.config."""
     return {
-        "model_config_file_poll_wait_seconds": POLL_SECONDS,
         "enable_reload_config": False,
         "reload_base_paths": places.models,
         "drain_seconds": server.drain_seconds,
@@ -146,7 +153,6 @@ def _tensorflow_serving_flags(server: ServerSettings) -> dict[str, object]:
     predictions (seen on TensorFlow Serving 2.20).
     """
     return {
-        "model_config_file_poll_wait_seconds": POLL_SECONDS_WITH_TLS if server.tls else 0,
         "grpc_max_threads": server.grpc_max_threads,
         "rest_api_num_threads": server.rest_api_num_threads,
     }
@@ -239,46 +245,6 @@ def platform_config(server: ServerSettings) -> Any | None:
     config = PlatformConfigMap()
     config.platform_configs["tensorflow"].source_adapter_config.Pack(adapter)
     return config
-
-
-def health_script(fleet: Fleet, names: tuple[str, ...], places: Places, *, newest: bool = True) -> str:
-    """A bash script that exits with 0 when every model, and each of its labels, is available.
-
-    Without `newest` the labels have to do.
-
-    It is for inside of a container, where the tensorflow/serving image has neither curl nor Python. Metadata needs a
-    loaded version, unlike the status, which is 200 also for one that failed.
-    """
-    paths = []
-    for name in names:
-        paths += [f"/v1/models/{name}/labels/{label}/metadata" for label in fleet.models[name].labels]
-        if newest:
-            paths.append(f"/v1/models/{name}/metadata")
-    return f"""\
-#!/bin/bash
-# What the server has in memory, for the exporter that Compose runs beside it.
-if [ -w {METRICS_FOLDER} ]; then
-    kilobytes=0
-    for status in /proc/[0-9]*/status; do
-        while read -r key value _; do
-            if [ "$key" = VmRSS: ]; then kilobytes=$((kilobytes + value)); fi
-        done < "$status"
-    done 2>/dev/null
-    printf '# TYPE {MEMORY_METRIC} gauge\\n{MEMORY_METRIC} %s\\n' $((kilobytes * 1024)) > {METRICS_FOLDER}/memory.new
-    mv {METRICS_FOLDER}/memory.new {METRICS_FOLDER}/memory.prom
-fi
-# Whether every model is available: asks the REST port for the metadata of each.
-for path in {" ".join(map(shlex.quote, paths))}; do
-    exec 3<>/dev/tcp/127.0.0.1/{places.rest_port} || exit 1
-    printf 'GET %s HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' "$path" >&3
-    read -r -t 5 line <&3 || exit 1
-    exec 3<&-
-    case $line in
-        *" 200 "*) ;;
-        *) echo "$path: $line"; exit 1 ;;
-    esac
-done
-"""
 
 
 def serve_script(server: ServerSettings, places: Places) -> str:

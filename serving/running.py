@@ -3,6 +3,7 @@
     <state>/<fleet>/<engine>-<gRPC port>/
         server.json     what is here: engine, ports, models, the process or the container
         config/         what the server reads; a container has it mounted
+        server.log      what a server printed that is a process, with server.log.1 and server.log.2, which are older
 
 `<state>` is `$XDG_STATE_HOME/tensorflow-serving-toolkit`, in `~/.local/state` when that isn't set, which others can't
 read: a TLS key may be in it. The folder goes when its server does.
@@ -25,8 +26,9 @@ from typing import Any
 
 from tfserving.foundation.files import written_whole
 from tfserving.serving import kept
-from tfserving.serving.config import Places, in_container, on_host
-from tfserving.serving.engines import EngineError
+from tfserving.serving.config import POLL_SECONDS, Places, in_container, on_host
+from tfserving.serving.config_messages import text
+from tfserving.serving.engines import EngineError, address
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -47,13 +49,32 @@ class Running:
     container: str | None = None
     # When the process began, as the kernel counts it: a number may be another process's later.
     began: str | None = None
+    # How often it reads models.config; 0: never, HandleReloadConfigRequest changes what it serves.
+    poll_seconds: int = POLL_SECONDS
 
     # What has more in it than this is of another form.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
 
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"{self.engine} server on port {self.grpc_port}"
+
+    @property
+    def url(self) -> str:
+        """Where the toolkit's own checks go: to gRPC, whose checks the metrics page doesn't count; with TLS to REST."""
+        if self.tls:
+            return f"http://{address(self.host, self.rest_port)}"
+        return f"grpc://{address(self.host, self.grpc_port)}"
+
+    @property
+    def is_container(self) -> bool:
+        """Whether it runs in a container; otherwise it is a process of this machine."""
+        return self.container is not None
+
     def places(self, fleet: Fleet) -> Places:
         """Where this server finds things."""
-        if self.engine in ("docker", "compose"):
+        if self.is_container:
             return in_container()
         return on_host(fleet, self.grpc_port, self.rest_port, config_folder(fleet, self.engine, self.grpc_port))
 
@@ -78,16 +99,16 @@ def write_config(folder: Path, files: Mapping[str, str]) -> None:
         state.chmod(0o700)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
-        for name, text in files.items():
-            write_file(folder / name, text)
+        for name, content in files.items():
+            write_file(folder / name, content)
         for path in folder.iterdir():
             if path.name not in files:
                 path.unlink()
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str) -> None:
     """Writes a file whole or not at all, and not when it says that already."""
-    data = text.encode()
+    data = content.encode()
     with writing(path):
         if not path.is_file() or path.read_bytes() != data:
             with written_whole(path) as file:
@@ -104,6 +125,12 @@ def read_models_config(path: Path) -> Any:
             f"{path} is not what the server was given to read: {reason}; end the server and start it again, which "
             "writes the file anew"
         ) from None
+
+
+def write_models_config(path: Path, config: Any) -> None:
+    """Writes the ModelServerConfig that a server reads from `path`, whole or not at all."""
+    with writing(path), written_whole(path) as file:
+        file.write(text(config).encode())
 
 
 def note(fleet: Fleet, server: Running) -> None:

@@ -173,7 +173,7 @@ def test_a_version_that_does_not_load_is_named_and_nothing_is_left_running(
     command = [part.format(port=port, rest_port=rest_port) for part in serving_run(scaled, engine)]
     done = run(command, clone)
     assert done.returncode == 1
-    ended = f"the {engine.name} server ended with exit code {engine.refused(1)} before every model was available"
+    ended = f"the {engine.name} server ended before every model was available: exit code {engine.refused(1)}"
     assert ended in done.stderr
     # The last lines of the server name the version: each server in its own words.
     assert re.search(

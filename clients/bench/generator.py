@@ -25,8 +25,8 @@ from typing import Any
 from tfserving.clients.address import Address
 from tfserving.clients.bench import worker
 from tfserving.clients.bench.load import Durations, Load, Step, Window, step_of
-from tfserving.clients.bench.metrics import ServerTime
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
+from tfserving.clients.metrics import Page
 
 # Windows agree when throughput and median are within this part of their means.
 AGREEMENT = 0.1
@@ -42,7 +42,7 @@ class GeneratorError(Exception):
 class Bench:
     """What is asked: `bodies` by the number of rows in each, POSTed to `path` or sent to Predict.
 
-    `processes` is how many ask, 0 for as many as are needed; `server_time` reads the server's own clock. An answer
+    `processes` is how many ask, 0 for as many as are needed; `page` reads the server's metrics page. An answer
     of more than `largest` bytes is an error.
     """
 
@@ -53,7 +53,7 @@ class Bench:
     processes: int = 0
     timeout: float = 10.0
     largest: int = MAX_RESPONSE_BYTES
-    server_time: Callable[[], ServerTime | None] = lambda: None
+    page: Callable[[], Page | None] = lambda: None
     progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to
 
     def measure(self, load: Load, processes: int = 1) -> Step:
@@ -71,7 +71,7 @@ class Bench:
         self.progress(f"{load}: warm-up")
         with _Processes(self, load, processes) as running:
             running.window(self.durations.warm_up)
-            before = self.server_time()
+            before = self.page()
             windows: list[Window] = []
             while len(windows) < self.durations.most:
                 windows.append(running.window(self.durations.window))
@@ -79,14 +79,14 @@ class Bench:
                 self.progress(f"{load}: window {len(windows)} ({most})")
                 if len(windows) >= self.durations.windows and _agree(windows[-self.durations.windows :]):
                     break
-            after = self.server_time()
+            after = self.page()
         taken = windows[-self.durations.windows :]
         return step_of(
             load,
             taken,
             processes=processes,
             stable=_agree(taken),
-            server_ms=after.mean_ms(before) if before and after else None,
+            server_ms=after.since(before).mean_ms() if before and after else None,
         )
 
 

@@ -16,7 +16,7 @@ from tfserving.clients.commands.calls import Function, Target
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.generator import Bench
-    from tfserving.clients.bench.metrics import ServerTime
+    from tfserving.clients.metrics import Page
     from tfserving.foundation.tensors import Array
 
 Number = TypeVar("Number", int, float)
@@ -68,8 +68,8 @@ def prepared(
     from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, bodies_of
     from tfserving.clients.bench.generator import Bench
-    from tfserving.clients.bench.metrics import PATH
     from tfserving.clients.errors import Call
+    from tfserving.clients.metrics import PATH
     from tfserving.clients.rest_calls import model_path
 
     model, version, label, signature = asked
@@ -101,31 +101,34 @@ def prepared(
         durations,
         processes=processes,
         timeout=target.timeout,
-        server_time=_server_time(page, model, tls, asked_for=metrics is not None),
+        page=_page(page, model, tls, asked_for=metrics is not None),
         largest=target.max_response_bytes,
         progress=lambda said: click.echo(f"\r\033[K{said}", err=True, nl=False) if sys.stderr.isatty() else None,
     )
 
 
-def _server_time(page: str | None, model: str, tls: Any, *, asked_for: bool) -> Callable[[], ServerTime | None]:
-    """Reads the server's own time from `page`. That of a page that was asked for isn't left out without a word."""
-    from tfserving.clients.bench.metrics import server_time
+def _page(url: str | None, model: str, tls: Any, *, asked_for: bool) -> Callable[[], Page | None]:
+    """Reads what the page at `url` has counted. A page that was asked for isn't left out without a word."""
     from tfserving.clients.errors import ServingError
+    from tfserving.clients.metrics import read_metrics
     from tfserving.clients.printable import printable
 
     warned: set[str] = set()
 
-    def read() -> ServerTime | None:
-        if page is None:
+    def read() -> Page | None:
+        if url is None:
             return None
         try:
-            return server_time(page, model, tls)
+            found = read_metrics(url, model, tls)
+            if not found.answered:
+                raise ValueError(f"it has no :tensorflow:serving:request_latency of the model {model!r}")
         except (ServingError, ValueError) as error:
-            if asked_for and page not in warned:
-                warned.add(page)
+            if asked_for and url not in warned:
+                warned.add(url)
                 reason = printable(error.text if isinstance(error, ServingError) else str(error))
-                click.echo(f"the server's own time is left out: --metrics {page}: {reason}", err=True)
+                click.echo(f"the server's own time is left out: --metrics {url}: {reason}", err=True)
             return None
+        return found
 
     return read
 

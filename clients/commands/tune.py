@@ -185,7 +185,7 @@ class _Measuring:
                     processes=0,
                     metrics=None,
                 )
-            bench = replace(self._bench, address=read_address(url), server_time=lambda: None, progress=lambda _: None)
+            bench = replace(self._bench, address=read_address(url), page=lambda: None, progress=lambda _: None)
             return bench.measure(self._load)
 
 

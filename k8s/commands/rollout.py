@@ -102,7 +102,7 @@ before anything changed; 130 interrupted, and `rollout start` goes on."""
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
 @click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which metrics are compared.")
-@click.option("--samples", type=click.IntRange(min=0), help="Requests that such a window must have.")
+@click.option("--samples", type=click.IntRange(min=0), help="Requests of clients that such a window must have.")
 @click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
 @wait_option
 def start(
@@ -214,7 +214,7 @@ def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
         if last is None or last.phase != "done":
             refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
         state = plan(read, model, last.old, way=last.way)
-        gates = {"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9, "weights": (100,)}
+        gates = {"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9, "weights": (100,), "probe_rate": 0.0}
         controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates))
     _run(controller, state)
 

@@ -24,7 +24,7 @@ from tfserving.k8s.rollout import gates
 from tfserving.k8s.rollout.cluster import ClusterTarget
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, RolloutError, Serve
-from tfserving.k8s.rollout.way import Pause, Way, final
+from tfserving.k8s.rollout.way import Pause, Seen, Side, Way, final
 from tfserving.serving.models_yaml.fleet import Fleet
 
 SECOND = f"{NAME}-{CANARY}"
@@ -45,6 +45,8 @@ class ByPods(Way):
     finished: Callable[[Serve], None]
     _stable: ClusterTarget = field(init=False)
     _canary: ClusterTarget = field(init=False)
+    # What came of the probe through the Gateway before this rollout moved a request.
+    _before: Seen | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._stable, self._canary = (
@@ -78,10 +80,16 @@ class ByPods(Way):
     def move(self, state: State, pause: Pause) -> State:
         """Gives the new pods the next weight, and compares what they count with what the others do meanwhile."""
         weight = self._next_weight(state)
+        new_pods, old_pods = self._canary.instances(), self._stable.instances()
+        sides = [Side(lambda: new_pods, state.new), Side(lambda: old_pods, state.old)]
+        if self.settings.address and self._before is None:
+            (self._before,) = self._watched(state, sides[1:], pause, lambda _: pause(self.settings.window))
         self._weigh(weight)
         try:
-            new, old = self._windows(state, [self._canary.instances(), self._stable.instances()], pause)
-            state = self._saw(state, f"{weight} %: {gates.compare(new, old, self.settings)}")
+            new, old = self._windows(state, sides, pause)
+            if self._before:
+                old.probed.add(self._before.probed)
+            state = self._compared(state, new, old, f"{weight} %: ")
         except GateError as error:
             raise GateError(f"at {weight} %: {error}") from None
         state = replace(state, weight=weight)
@@ -128,6 +136,7 @@ class ByPods(Way):
         self._deployment()
         if state.phase == "loading":
             deployment.check_labels(self.fleet, self._names(), self.kubectl)
+        self._check_address(state)
 
     def close(self) -> None:
         """See Way."""

@@ -22,14 +22,13 @@ from typing import Any, cast, get_args
 from tfserving.clients import connect
 from tfserving.k8s import names
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
-from tfserving.k8s.pods import ready
+from tfserving.k8s.pods import GRPC_PORT, REST_PORT, ready
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import Request, State
 from tfserving.k8s.rollout.target import GateError, HeldError, Instance, RolloutError, Serve
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.config_messages import text
 
-GRPC_PORT, REST_PORT = 8500, 8501
 # The kubelet renews what a pod has mounted when the pod changes, and otherwise within a minute or two.
 REFRESH = "tensorflow-serving-toolkit/told"
 _RELOAD_SECONDS = 60.0
@@ -57,6 +56,13 @@ class Pod:
         change = {"metadata": {"annotations": {REFRESH: datetime.now(timezone.utc).isoformat()}}}
         with contextlib.suppress(KubectlError):
             self.kubectl.patch("pod", self.name, change)
+
+    def leaves(self) -> bool:
+        """See Instance. A pod that crashed stays."""
+        with contextlib.suppress(KubectlError):
+            found = self.kubectl.get("pod", self.name)
+            return found is None or "deletionTimestamp" in found["metadata"]
+        return False
 
 
 class ClusterTarget:

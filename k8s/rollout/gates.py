@@ -5,25 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tfserving.clients import connect
-from tfserving.clients.bench.metrics import PATH
 from tfserving.clients.busy import Patient
 from tfserving.clients.errors import ServingError
 from tfserving.clients.golden import ask
-from tfserving.clients.page import read_page
+from tfserving.clients.metrics import PATH, Page, read_metrics
 from tfserving.clients.verification.verify import Settings, verify
 from tfserving.foundation import programs
 from tfserving.foundation.golden import GoldenError, GoldenRequest, read_golden
 from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.target import GateError, Instance
+from tfserving.k8s.rollout.target import GateError, Instance, url
 from tfserving.serving.models_yaml.rollout import Rollout
 
 # The latency of one request says little; these many, alternating between the versions, say which is slower.
@@ -31,8 +28,6 @@ ROUNDS = 30
 _ASK_SECONDS = 10.0
 # Of what a command prints its last line is kept.
 _MOST_PRINTED, _LONGEST_LINE = 1 << 16, 500
-_COUNT = re.compile(r"^:tensorflow:serving:request_count\{(.*)\} ([0-9.e+]+)$", re.M)
-_BUCKET = re.compile(r'^:tensorflow:serving:request_latency_bucket\{(.*),le="([^"]+)"\} ([0-9.e+]+)$', re.M)
 
 
 def golden(instance: Instance, folder: Path) -> str:
@@ -60,8 +55,8 @@ def latency(model: str, old: tuple[Instance, Path], new: tuple[Instance, Path], 
     with contextlib.ExitStack() as stack:
         asked = []
         for instance, folder in (old, new):
-            url = f"http://{instance.rest}" if instance.grpc is None else f"grpc://{instance.grpc}"
-            asked.append((Patient(stack.enter_context(connect(url))), folder, read_golden(folder).requests))
+            server = Patient(stack.enter_context(connect(url(instance))))
+            asked.append((server, folder, read_golden(folder).requests))
         for _ in range(ROUNDS):
             for server, folder, requests in asked:
                 found.setdefault(folder, []).append(_seconds(server, model, folder, requests))
@@ -90,87 +85,51 @@ def _seconds(server: Patient, model: str, folder: Path, requests: Sequence[Golde
     return statistics.fmean(times)
 
 
-@dataclass
-class Page:
-    """What one server's metrics page has counted for a model: requests by status, and by the bucket of their latency.
+def page(instance: Instance, model: str) -> Page:
+    """What a server's metrics page says now. Raises GateError when it has none."""
+    where = f"http://{instance.rest}{PATH}"
+    try:
+        return read_metrics(where, model)
+    except ServingError as error:
+        raise GateError(
+            f"{instance.name}: no metrics at {where}: {error.text}; `server.monitoring` turns them on"
+        ) from None
 
-    Buckets are upper bounds in microseconds, and count all below; TensorFlow Serving's grow by 1.8 from 10.
-    """
 
-    requests: Counter[str] = field(default_factory=Counter)
-    buckets: Counter[float] = field(default_factory=Counter)
-
-    def since(self, before: Page) -> Page:
-        """What was counted after `before`; all of it when the server has started anew in the meantime."""
-        if any(self.requests[status] < count for status, count in before.requests.items()):
-            return self
-        requests = Counter({status: count - before.requests[status] for status, count in self.requests.items()})
-        return Page(requests, Counter({le: count - before.buckets[le] for le, count in self.buckets.items()}))
-
-    def add(self, other: Page) -> None:
-        """Counts what another server has counted, too."""
-        self.requests.update(other.requests)
-        self.buckets.update(other.buckets)
+class Figures(Protocol):
+    """What came of requests: a metrics page's, or a probe's."""
 
     @property
     def total(self) -> int:
         """All requests."""
-        return sum(self.requests.values())
 
     @property
     def error_rate(self) -> float:
-        """The part of the requests that failed."""
-        return 1 - self.requests["OK"] / self.total if self.total else 0.0
+        """The part of them that failed."""
 
     def p99_ms(self) -> float:
-        """The latency that 99 % don't exceed, in milliseconds, interpolated within its bucket; 0 without requests."""
-        bounds = sorted(self.buckets)
-        wanted = 0.99 * max(self.buckets.values(), default=0)
-        below, low = 0, 0.0
-        for bound in bounds:
-            count = self.buckets[bound]
-            if count >= wanted and count > below:
-                top = bound if bound != float("inf") else low
-                return (low + (top - low) * (wanted - below) / (count - below)) / 1000
-            below, low = count, bound
-        return 0.0
-
-    def __str__(self) -> str:
-        return f"{self.total} requests, {100 * self.error_rate:.2f} % failed, p99 {self.p99_ms():.1f} ms"
+        """The latency that 99 % of those that succeeded don't exceed; 0 when there are none."""
 
 
-def page(instance: Instance, model: str) -> Page:
-    """What a server's metrics page says now. Raises GateError when it has none."""
-    url = f"http://{instance.rest}{PATH}"
-    try:
-        text = read_page(url)
-    except ServingError as error:
-        raise GateError(
-            f"{instance.name}: no metrics at {url}: {error.text}; `server.monitoring` turns them on"
-        ) from None
-    found = Page()
-    # The first label. On the page of TensorFlow Serving, a name that a client sent can look like further labels.
-    name = f'model_name="{model}",'
-    for labels, value in _COUNT.findall(text):
-        if labels.startswith(name) and (status := re.search(r'status="([^"]*)"', labels)):
-            found.requests[status[1]] += round(float(value))
-    for labels, bound, value in _BUCKET.findall(text):
-        if labels.startswith(name):
-            found.buckets[float(bound.replace("+Inf", "inf"))] += round(float(value))
-    return found
+def compare(new: Figures, old: Figures, settings: Rollout, whose: str = "") -> str:
+    """Compares what came of requests to the new version with what came of those to the old one. Raises GateError.
 
-
-def compare(new: Page, old: Page, settings: Rollout) -> str:
-    """Compares what was counted with the new version with what was counted with the old one. Raises GateError.
-
-    The latency of too few requests is no measure.
+    `whose` is set in front of the figures. The latency of too few requests is no measure.
     """
-    said = f"with the new version {new}; with the old one {old}"
+    said = f"{whose}with the new version {new}; with the old one {old}"
     if new.error_rate > old.error_rate + settings.error_rate:
         raise GateError(f"{said}: {100 * settings.error_rate:g} % more failures are allowed")
     fast, slow = old.p99_ms(), new.p99_ms()
     if fast and old.total >= settings.samples and _is_slower(slow, fast, settings):
         raise GateError(f"{said}: {settings.latency:g} times the p99 is allowed")
+    return said
+
+
+def allowed(seen: Figures, settings: Rollout, whose: str = "") -> str:
+    """What came of requests when there is nothing to compare it with. Raises GateError when too many failed."""
+    said = f"{whose}{seen}"
+    if seen.error_rate > settings.error_rate:
+        raise GateError(f"{said}: {100 * settings.error_rate:g} % are allowed")
     return said
 
 
@@ -198,21 +157,21 @@ def command(words: Sequence[str], state: State, settings: Rollout) -> str:
 
 
 def window(
-    pages: Callable[[], Page], settings: Rollout, wait: Callable[[float], None], say: Callable[[str], None]
-) -> Page:
-    """What is counted in a window of time with enough requests in it.
+    count: Callable[[], int], settings: Rollout, wait: Callable[[float], None], say: Callable[[str], None]
+) -> None:
+    """Waits for a window of time with enough requests of clients in it.
 
-    `pages` reads what has been counted, `wait` lets so many seconds pass. Raises GateError when there aren't enough
-    requests in the longest time.
+    `count` returns how many have come since the window began, `wait` lets so many seconds pass. Raises GateError when
+    there aren't enough requests in the longest time.
     """
-    before, started, told = pages(), time.monotonic(), 0.0
+    started, told = time.monotonic(), 0.0
     while True:
         wait(min(1.0, settings.window))
-        found, passed = pages().since(before), time.monotonic() - started
-        if passed >= settings.window and found.total >= settings.samples:
-            return found
+        found, passed = count(), time.monotonic() - started
+        if passed >= settings.window and found >= settings.samples:
+            return
         if passed > settings.longest:
-            raise GateError(f"only {found.total} of {settings.samples} requests came in {settings.longest:g} s")
+            raise GateError(f"only {found} of {settings.samples} requests came in {settings.longest:g} s")
         if passed >= settings.window and passed - told >= settings.window:
             told = passed
-            say(f"waiting: {found.total} of {settings.samples} requests")
+            say(f"waiting: {found} of {settings.samples} requests")

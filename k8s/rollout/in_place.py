@@ -9,7 +9,7 @@ from tfserving.clients.errors import ServingError
 from tfserving.k8s.rollout import gates
 from tfserving.k8s.rollout.state import CANARY, STABLE, State
 from tfserving.k8s.rollout.target import GateError, RolloutError, Serve, Target
-from tfserving.k8s.rollout.way import Pause, Way, final
+from tfserving.k8s.rollout.way import Pause, Side, Way, final
 
 
 @dataclass
@@ -38,11 +38,12 @@ class InPlace(Way):
     def move(self, state: State, pause: Pause) -> State:
         """Moves the first server, compares it with the others and with all of them before, then moves the others."""
         first, *others = self.target.instances()
-        (old,) = self._windows(state, [[first, *others]], pause)
+        (old,) = self._windows(state, [Side(lambda: [first, *others], state.old)], pause)
         self._one(first, _moved(state), pause)
-        new, same_time = self._windows(state, [[first], others], pause)
+        sides = [Side(lambda: [first], state.new), Side(lambda: others, state.old)]
+        new, same_time = self._windows(state, sides, pause)
         old.add(same_time)
-        state = self._saw(state, gates.compare(new, old, self.settings))
+        state = self._compared(state, new, old)
         self._everywhere(self.target, _moved(state), pause)
         return state.next()
 
@@ -65,9 +66,10 @@ class InPlace(Way):
             raise RolloutError(f"it can't go back: {error}") from None
         return state
 
-    def check(self, state: State) -> None:  # noqa: ARG002 - that there are servers is all
+    def check(self, state: State) -> None:
         """See Way."""
         self.target.instances()
+        self._check_address(state)
 
     def close(self) -> None:
         """See Way."""

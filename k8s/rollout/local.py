@@ -5,39 +5,74 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast, get_args
 
+from tfserving.clients.errors import ServingError
 from tfserving.foundation.files import written_whole
 from tfserving.k8s.rollout.state import Request, State, read_state
 from tfserving.k8s.rollout.target import HeldError, Instance, RolloutError, Serve
-from tfserving.serving import kept
+from tfserving.serving import kept, live
 from tfserving.serving.changing import changing
 from tfserving.serving.config import MODELS_CONFIG
-from tfserving.serving.config_messages import text
 from tfserving.serving.engines import EngineError, address
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.file import write_labels
 from tfserving.serving.models_yaml.fleet import Fleet
-from tfserving.serving.running import Running, config_folder, fleet_folder, read_models_config, running
+from tfserving.serving.running import (
+    Running,
+    config_folder,
+    fleet_folder,
+    read_models_config,
+    running,
+    write_models_config,
+)
+
+# How long a server may take to load a model that is new to it; new versions of a model are not waited for.
+_RELOAD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class LocalInstance:
-    """A server that polls its models.config."""
+    """A server of this machine, and the models.config that it reads, at its start or every few seconds."""
 
-    name: str
-    grpc: str | None
-    rest: str
+    server: Running
     file: Path
 
+    @property
+    def name(self) -> str:
+        """See Instance."""
+        return self.server.title
+
+    @property
+    def grpc(self) -> str | None:
+        """See Instance."""
+        return None if self.server.tls else address(self.server.host, self.server.grpc_port)
+
+    @property
+    def rest(self) -> str:
+        """See Instance."""
+        return address(self.server.host, self.server.rest_port)
+
     def tell(self, serve: Serve) -> None:
-        """Writes its file, which it reads every second. Raises EngineError when it isn't one, or can't be written."""
-        config = serve.applied(read_models_config(self.file))
-        with writing(self.file), written_whole(self.file) as file:
-            file.write(text(config).encode())
+        """Writes its file, and sends it to a server that takes changes by a call.
+
+        Raises EngineError when the file isn't one, or can't be written, and ServingError when the server refuses it;
+        the file is as it was then.
+        """
+        before = read_models_config(self.file)
+        try:
+            live.tell(self.server, self.file, serve.applied(before), _RELOAD_SECONDS, _say)
+        except ServingError:
+            write_models_config(self.file, before)
+            raise
+
+    def leaves(self) -> bool:
+        """See Instance. Clients of this machine know no other server."""
+        return False
 
 
 class LocalTarget:
@@ -64,12 +99,8 @@ class LocalTarget:
         """See Target."""
 
     def _instance(self, server: Running) -> LocalInstance:
-        return LocalInstance(
-            f"{server.engine} server on port {server.grpc_port}",
-            None if server.tls else address(server.host, server.grpc_port),
-            address(server.host, server.rest_port),
-            config_folder(self._fleet, server.engine, server.grpc_port) / MODELS_CONFIG,
-        )
+        folder = config_folder(self._fleet, server.engine, server.grpc_port)
+        return LocalInstance(server, folder / MODELS_CONFIG)
 
 
 class LocalStore:
@@ -152,6 +183,11 @@ class LocalStore:
             f"{path} {what}; `{remove} {shlex.quote(str(path))}` forgets the rollout, and `tfserving serve reload` "
             "then has the servers serve what models.yaml says"
         )
+
+
+def _say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _locked(file: IO[str]) -> bool:

@@ -40,11 +40,19 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way
 def described(state: State, settings: Rollout) -> str:
     """The steps, a line each."""
     gate = (
-        f"{settings.window:g} s with at least {settings.samples} requests: at most {settings.latency:g} times the "
-        f"latency, {100 * settings.error_rate:g} % more failures"
+        f"{settings.window:g} s with at least {settings.samples} requests{_probe(settings, 'and')}: at most "
+        f"{settings.latency:g} times the latency, {100 * settings.error_rate:g} % more failures"
     )
     steps = _by_pods(state, settings, gate) if state.way == "pods" else _in_place(state, settings, gate)
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+
+
+def _probe(settings: Rollout, joined: str) -> str:
+    """What is sent while a window lasts."""
+    if not settings.probe_rate:
+        return ""
+    where = f" to {settings.address}" if settings.address else ""
+    return f" {joined} {settings.probe_rate:g} golden requests a second{where}"
 
 
 def _own(state: State, settings: Rollout) -> list[str]:
@@ -60,7 +68,7 @@ def _by_pods(state: State, settings: Rollout, gate: str) -> list[str]:
         f"compare the latency of golden requests: at most {settings.latency:g} times",
         *_own(state, settings),
         *(f"{weight} % of the requests → version {state.new}; {gate}" for weight in settings.weights),
-        f"bake for {settings.bake:g} s, then ask the golden requests again",
+        f"bake for {settings.bake:g} s{_probe(settings, 'with')}, then ask the golden requests again",
         f"pods with version {state.new} in the place of those with {state.old}, proven as the others were",
         "all requests → these; end the others",
     ]
@@ -74,6 +82,6 @@ def _in_place(state: State, settings: Rollout, gate: str) -> list[str]:
         *_own(state, settings),
         f"label stable → {state.new} on the first server; {gate}",
         f"label stable → {state.new} on the others",
-        f"bake for {settings.bake:g} s, then ask the golden requests again",
+        f"bake for {settings.bake:g} s{_probe(settings, 'with')}, then ask the golden requests again",
         f"unload version {state.old}",
     ]

@@ -18,6 +18,9 @@ BAKING     all requests have gone to the new version for a while; the metrics ar
 UNLOADING  the old version goes                              pods of the new version take the place of the old
                                                              ones, requests go to them, the others go
 
+In STABLE and BAKING a probe sends golden requests the way that clients take (`probe`); what comes of them is judged as
+the metrics are.
+
 A manual rollout waits before STABLE for `promote`; `pause` holds one before its next phase until then. From UNLOADING
 on there is no way back but `undo`. Every phase can be done again: whoever continues after a crash begins with the one
 that is noted.

@@ -61,6 +61,17 @@ class Instance(Protocol):
     def tell(self, serve: Serve) -> None:
         """Has it serve this; returns when it knows, which may be before it does."""
 
+    def leaves(self) -> bool:
+        """Whether it is taken away or gone, so that no client is sent to it any more."""
+
+
+def url(instance: Instance) -> str:
+    """Where to send a server our own requests.
+
+    That is gRPC if it has no TLS: the metrics page counts status and metadata that are read over REST as requests.
+    """
+    return f"http://{instance.rest}" if instance.grpc is None else f"grpc://{instance.grpc}"
+
 
 class Target(Protocol):
     """Servers that serve the same."""

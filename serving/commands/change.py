@@ -196,13 +196,13 @@ def _apply(fleet: Fleet, wait: float) -> bool:
         servers = running(fleet, deployment.exists)
         for server in servers:
             fleet.select(server.names)
-            refuse(problems(fleet, server.names, container=server.engine == "docker"), say)
+            refuse(problems(fleet, server.names, container=server.is_container), say)
         if not servers:
             refuse(problems(fleet, tuple(fleet.models), container=False), say)
     with Failures():
         for server in servers:
-            live.apply(fleet, server, wait)
-            say(f"The {server.engine} server on port {server.grpc_port} has it.")
+            live.apply(fleet, server, wait, say)
+            say(f"The {server.title} has it.")
     if not servers:
         say("No server runs; the next one starts with it.")
     return bool(servers)

@@ -92,6 +92,7 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
     """
     from tfserving.serving import engines
     from tfserving.serving.engines.choice import choose
+    from tfserving.serving.engines.exit_codes import meaning
     from tfserving.serving.lint import problems
     from tfserving.serving.models_yaml.fleet import read_fleet
 
@@ -111,7 +112,7 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
         ready = True
         click.echo(banner(plan, chosen.name, versions, "Ctrl-C stops it."))
         code = server.wait()
-        click.echo(f"Error: the {chosen.name} server ended by itself, exit code {code}", err=True)
+        click.echo(f"Error: the {chosen.name} server ended by itself: {meaning(code)}", err=True)
         sys.exit(1)
     except engines.EngineError as error:
         click.echo(f"Error: {error}", err=True)

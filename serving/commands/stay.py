@@ -101,14 +101,32 @@ def status(fleet: Path, as_json: bool) -> None:
 
 @click.command()
 @fleet_option
-@click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--tail", type=click.IntRange(min=0), help="The last so many lines alone.")
-def logs(fleet: Path, follow: bool, tail: int | None) -> None:
-    """Shows what the fleet's container printed."""
-    from tfserving.serving.docker import deployment
+@click.option("--port", type=click.IntRange(1, 65535), help="gRPC's port of the server, where several run.")
+@click.option("--follow", "-f", is_flag=True, help="Show new lines too, until Ctrl-C or the end of the server.")
+@click.option("--tail", type=click.IntRange(min=0), help="Show only the last so many lines.")
+def logs(fleet: Path, port: int | None, follow: bool, tail: int | None) -> None:
+    """Shows what the fleet's server printed, whatever engine runs it.
 
+    The log of `serve run` goes with its server. That of a container stays until the container is removed.
+    """
+    from tfserving.serving import server_log
+    from tfserving.serving.docker import deployment
+    from tfserving.serving.running import NOTE, config_folder, process_is_alive
+
+    with Refusals():
+        read = _read(fleet)
+        server = _one(read, port)
     with Failures():
-        for text in deployment.logs(_read(fleet), follow=follow, tail=tail):
+        if server.container is not None:
+            texts = deployment.logs(server.container, follow=follow, tail=tail)
+        else:
+            folder = config_folder(read, server.engine, server.grpc_port).parent
+
+            def alive() -> bool:
+                return (folder / NOTE).is_file() and process_is_alive(server.pid)
+
+            texts = server_log.read(folder, follow=follow, tail=tail, alive=alive)
+        for text in texts:
             click.echo(text, nl=False)
 
 
@@ -129,6 +147,27 @@ def restart(fleet: Path, wait: float) -> None:
     with Failures():
         versions = deployment.restart(plan, wait, say)
         click.echo(banner(plan, "docker", versions, "`tfserving serve down` ends it."))
+
+
+def _one(fleet: Fleet, port: int | None) -> Running:
+    """The fleet's server, the one on gRPC's `port` when that is given. Raises EngineError when it isn't one."""
+    from tfserving.serving.docker import deployment
+    from tfserving.serving.engines import EngineError
+    from tfserving.serving.running import running
+
+    servers = running(fleet, deployment.exists)
+    if not servers:
+        raise EngineError(
+            f"no server of {fleet.file} runs; `tfserving serve up` starts one that stays, and `tfserving serve run` "
+            "one that ends with its command"
+        )
+    found = [server for server in servers if port in (None, server.grpc_port)]
+    listed = ", ".join(f"the {server.title}" for server in found or servers)
+    if not found:
+        raise EngineError(f"no server of {fleet.file} has gRPC on port {port}; running: {listed}")
+    if len(found) > 1:
+        raise EngineError(f"{len(found)} servers of {fleet.file} run: {listed}; choose one with --port")
+    return found[0]
 
 
 def _read(path: Path) -> Fleet:
@@ -153,7 +192,7 @@ def _describe(server: Running) -> dict[str, Any]:
     if server.container:
         said |= deployment.describe(server.container)
     models: dict[str, Any] = {}
-    with connect(said["rest"], timeout=5) as client:
+    with connect(server.url, timeout=5) as client:
         for name in server.names:
             try:
                 found = client.status(name)

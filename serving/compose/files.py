@@ -9,7 +9,6 @@ envoy/        envoy.yaml, the certificate and its key
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -22,19 +21,17 @@ import yaml
 
 from tfserving.serving.compose import envoy as proxy
 from tfserving.serving.config import (
-    HEALTH,
-    METRICS_FOLDER,
     METRICS_PATH,
     MODELS_CONFIG,
     SERVE,
     container_config,
     draining_script,
     grace_seconds,
-    health_script,
     in_container,
 )
 from tfserving.serving.docker.container import PREFIX, arguments, user
 from tfserving.serving.engines import EngineError, Plan, address
+from tfserving.serving.health import HEALTH, METRICS_FOLDER, health_script_over_rest
 from tfserving.serving.models_yaml.fleet import FleetError
 from tfserving.serving.models_yaml.server import Envoy, TlsFiles
 
@@ -56,8 +53,7 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
         made["grafana"] = _grafana()
     if compose.envoy:
         made["envoy"] = _envoy(compose.envoy, inside.rest_port)
-        through = dataclasses.replace(inside, rest_port=proxy.HEALTH_PORT)
-        made["envoy"][HEALTH] = health_script(plan.fleet, plan.names, through)
+        made["envoy"][HEALTH] = health_script_over_rest(plan.fleet, plan.names, proxy.HEALTH_PORT)
         made["envoy"][SERVE] = draining_script(plan.fleet.server, proxy.in_flight())
     server = _service(arguments(plan, config, "compose", wait, Path("config")))
     server["stop_grace_period"] = f"{grace_seconds(plan.fleet.server)}s"

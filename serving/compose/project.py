@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING
 
 from tfserving.serving import kept, live, running
 from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
-from tfserving.serving.config import HEALTH, grace_seconds
+from tfserving.serving.config import container_config, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon
 from tfserving.serving.docker.deployment import exists
 from tfserving.serving.docker.image import find_or_pull
-from tfserving.serving.docker.server import ContainerServer
+from tfserving.serving.docker.server import ContainerServer, last_lines
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.processes.ports import claim
 from tfserving.serving.engines import EngineError, Plan, check
+from tfserving.serving.health import HEALTH
 from tfserving.serving.lint import Problem, tls_problems
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -105,7 +106,7 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
             raise EngineError(f"it is up with gRPC on port {elsewhere[0].grpc_port}; `compose down` ends that first")
         found = containers.find(client, running.fleet_id(fleet), "compose")
         if was_up and found and found[0].status == "running":
-            live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait)
+            live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait, say)
         for name, texts in made.items():
             if name != ".":
                 running.write_config(folder / name, texts)
@@ -145,6 +146,7 @@ def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
         plan.names,
         plan.fleet.server.tls is not None,
         container=str(found[0].id),
+        poll_seconds=container_config(plan.fleet, plan.names).poll_seconds,
     )
     running.note(plan.fleet, note)
     versions = ContainerServer(client, found[0], plan).wait_until_settled(wait)
@@ -193,8 +195,7 @@ def _answers(host: str, port: int, path: str | None) -> bool:
 def _check_it_runs(client: DockerClient, fleet: Fleet, service: str) -> None:
     for container in _containers(client, fleet):
         if container.labels.get("com.docker.compose.service") == service and container.attrs["RestartCount"]:
-            lines = container.logs(tail=5).decode(errors="replace").rstrip()
-            raise EngineError(f"{service} ends as soon as it starts; its last lines:\n{lines}")
+            raise EngineError(f"{service} ends as soon as it starts; its last lines:\n{last_lines(container)}")
 
 
 def _containers(client: DockerClient, fleet: Fleet) -> list[Container]:

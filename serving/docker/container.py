@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfserving.serving import threads
-from tfserving.serving.config import HEALTH, MODELS_CONFIG, ServerConfig, entry_point, in_container
+from tfserving.serving.config import MODELS_CONFIG, ServerConfig, entry_point, in_container
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import Plan
+from tfserving.serving.health import HEALTH
 from tfserving.serving.running import fleet_id
 
 if TYPE_CHECKING:

@@ -55,14 +55,13 @@ def require() -> None:
 def told(what: str) -> Iterator[None]:
     """An error of the engine becomes an EngineError that begins with `what` could not be done."""
     from docker.errors import APIError, DockerException
-    from requests.exceptions import RequestException
 
     try:
         yield
     except APIError as error:
         raise EngineError(f"{what}: {_explained(error.explanation or str(error))}") from None
-    # The SDK lets through what its connection raises.
-    except (DockerException, RequestException) as error:
+    # The SDK lets through what its connection raises, which is an OSError.
+    except (DockerException, OSError) as error:
         raise EngineError(f"{what}: {_reason(error)}") from None
 
 

@@ -36,7 +36,7 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
         if old and old.labels[f"{containers.PREFIX}.fingerprint"] == fingerprint and old.status == "running":
             say(f"{old.name} is up already")
             note = dataclasses.replace(note_of(plan.fleet), names=plan.names)
-            live.apply(plan.fleet, note, wait)
+            live.apply(plan.fleet, note, wait, say)
             running.note(plan.fleet, note)
             return server.ContainerServer(client, old, plan).wait_until_settled(wait)
         if old:
@@ -88,14 +88,12 @@ def restart(plan: Plan, wait: float, say: Say) -> dict[str, int]:
         return server.ContainerServer(client, old, plan).wait_until_settled(wait)
 
 
-def logs(fleet: Fleet, *, follow: bool, tail: int | None) -> Iterator[str]:
-    """What the server prints: the last `tail` lines, or all, and with `follow` what comes."""
-    with contextlib.closing(daemon.connect()) as client:
-        container = _there(client, fleet)
-        with daemon.told(f"the log of {container.name} can't be read"):
-            lines = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
-            for chunk in lines:
-                yield chunk.decode(errors="replace")
+def logs(container_id: str, *, follow: bool, tail: int | None) -> Iterator[str]:
+    """What a container prints, running or not: the last `tail` lines, or all, and with `follow` what comes."""
+    with contextlib.closing(daemon.connect()) as client, daemon.told("the container's log can't be read"):
+        container = client.containers.get(container_id)
+        for chunk in container.logs(stream=True, follow=follow, tail="all" if tail is None else tail):
+            yield chunk.decode(errors="replace")
 
 
 def exists(container_id: str) -> bool:

@@ -6,20 +6,14 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tfserving.serving.engines.exit_codes import meaning
+
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-_FROM_SIGNAL = 128
-_MEANINGS = {
-    126: "its command can't be run",
-    127: "its command was not found; is the image one of TensorFlow Serving?",
-    _FROM_SIGNAL + signal.SIGABRT: "it aborted; its last lines say why",
-    _FROM_SIGNAL + signal.SIGILL: "it has instructions that this CPU hasn't; an image for another CPU is needed",
-    _FROM_SIGNAL + signal.SIGSEGV: "it crashed, by a segmentation fault",
-    _FROM_SIGNAL + signal.SIGKILL: "it was killed",
-    _FROM_SIGNAL + signal.SIGTERM: "it was told to stop",
-}
+# The signals with which `docker stop`, `restart` and `kill` end a container.
+_ENDING = {str(int(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)}
 
 
 def out_of_memory(limit: int | None) -> str:
@@ -39,31 +33,31 @@ def reason(container: Container) -> str:
     return meaning(state["ExitCode"])
 
 
-def meaning(code: int) -> str:
-    """What an exit code says."""
-    said = _MEANINGS.get(code)
-    return f"exit code {code}: {said}" if said else f"exit code {code}"
-
-
 def restarts(client: DockerClient, container: Container, since: float, until: float) -> list[str]:
-    """Why the server of a container ended between two times, once for each time that it did.
+    """Why the server of a container ended between two times, once for each time that nobody had stopped it.
 
-    The engine forgets that memory ran out when it starts a container again; its events don't.
+    The engine forgets that memory ran out when it starts a container again; its events don't. What the engine was told
+    to stop, by `restart` or by hand, is no fault. A signal that did not come through the engine is one.
     """
     events: Any = client.events(
         since=int(since),
         until=int(until) + 1,
-        filters={"container": container.id, "event": ["die", "oom"]},
+        filters={"container": container.id, "event": ["die", "oom", "kill"]},
         decode=True,
     )
     found: list[str] = []
-    oom = False
+    oom = stopped = False
     for event in events:
-        if event["Action"] == "oom":
-            oom = True
-        else:
-            attributes: Mapping[str, str] = event["Actor"]["Attributes"]
-            limit = container.attrs["HostConfig"].get("Memory")
-            found.append(out_of_memory(limit) if oom else meaning(int(attributes.get("exitCode", 0))))
-            oom = False
+        attributes: Mapping[str, str] = event["Actor"]["Attributes"]
+        match event["Action"]:
+            case "oom":
+                oom = True
+            case "kill":
+                stopped = stopped or attributes.get("signal") in _ENDING
+            case "die":
+                if oom:
+                    found.append(out_of_memory(container.attrs["HostConfig"].get("Memory")))
+                elif not stopped:
+                    found.append(meaning(int(attributes.get("exitCode", 0))))
+                oom = stopped = False
     return found

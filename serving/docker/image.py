@@ -73,12 +73,12 @@ def newest_release(client: DockerClient, name: str) -> str | None:
 def _is_there(client: DockerClient, name: str) -> bool | None:
     """Whether the registry has an image; None when it can't be asked."""
     from docker.errors import DockerException
-    from requests.exceptions import RequestException
 
     before, client.api.timeout = client.api.timeout, _LOOK_UP_SECONDS
     try:
         client.images.get_registry_data(name)
-    except (DockerException, RequestException) as error:
+    # The SDK lets through what its connection raises, which is an OSError.
+    except (DockerException, OSError) as error:
         return False if _is_missing(str(error)) else None
     finally:
         client.api.timeout = before

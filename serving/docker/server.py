@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.serving import running
 from tfserving.serving.config import ServerConfig, container_config, grace_seconds
 from tfserving.serving.docker import container as containers
@@ -26,6 +27,7 @@ from tfserving.serving.docker.daemon import told
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import version_in, version_of
 from tfserving.serving.engines import EngineError, Plan
+from tfserving.serving.engines.exit_codes import FROM_SIGNAL
 from tfserving.serving.engines.readiness import await_models
 from tfserving.serving.lint import version_problems
 
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from docker.models.images import Image
     from docker.types import DeviceRequest
 
-LAST_LINES = 15
-_FROM_SIGNAL = 128
 _POLL_SECONDS = 0.2
 
 
@@ -88,7 +88,7 @@ class ContainerServer:
             code = int(self._container.wait()["StatusCode"])
             self._container.remove(force=True, v=True)
         running.forget(self._plan.fleet, "docker", self._plan.grpc_port)
-        return _FROM_SIGNAL - code if code > _FROM_SIGNAL else code
+        return FROM_SIGNAL - code if code > FROM_SIGNAL else code
 
     def kill(self) -> None:
         """Ends and removes the container at once, and what was kept of it."""
@@ -133,8 +133,8 @@ class ContainerServer:
 def last_lines(container: Container) -> str:
     """The last lines that a container printed, indented."""
     with told("the container's log can't be read"):
-        text = container.logs(tail=LAST_LINES).decode(errors="replace")
-    return "\n".join(f"    {line}" for line in text.splitlines())
+        text = container.logs(tail=READ_LINES).decode(errors="replace")
+    return last_words(text.splitlines())
 
 
 def prepare(client: DockerClient, plan: Plan, say: Callable[[str], None]) -> tuple[Image, ServerConfig]:
@@ -193,7 +193,14 @@ def start(
         raise
     tls = plan.fleet.server.tls is not None
     note = running.Running(
-        "docker", plan.host, plan.grpc_port, plan.rest_port, plan.names, tls, container=str(container.id)
+        "docker",
+        plan.host,
+        plan.grpc_port,
+        plan.rest_port,
+        plan.names,
+        tls,
+        container=str(container.id),
+        poll_seconds=config.poll_seconds,
     )
     running.note(plan.fleet, note)
     return ContainerServer(client, container, plan)

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,18 +15,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfserving.foundation.extras import missing_for_embedded
+from tfserving.foundation.last_words import READ_LINES, is_information, last_words
 from tfserving.foundation.model_server import find_model_server, no_model_server
-from tfserving.serving import running
+from tfserving.serving import running, server_log
 from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
+from tfserving.serving.engines.exit_codes import FROM_SIGNAL, meaning
 from tfserving.serving.engines.readiness import await_models
+from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
-LAST_LINES = 15
-_FROM_SIGNAL = 128
 WAIT_SECONDS = 0.1
-# The time and level that begin the lines of the embedded server. An error message leaves them out.
-_STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:info: )?")
+# How much TensorFlow prints: 0 is all of it, 1 leaves out its level INFO.
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # Where the package `tfserving` lies: a clone, or site-packages.
 ROOT = Path(__file__).absolute().parents[3]
 # Looked up before any fork: a child between fork and exec should do as little as it can.
@@ -43,19 +43,29 @@ class ServerProcess:
     def __init__(self, name: str, command: Sequence[str], plan: Plan) -> None:
         self._name = name
         self._plan = plan
-        self._ready = False
-        self._lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+        self._ready = self._log_is_cut = False
+        self._lines: collections.deque[str] = collections.deque(maxlen=READ_LINES)
         folder = running.config_folder(plan.fleet, name, plan.grpc_port)
         places = on_host(plan.fleet, plan.grpc_port, plan.rest_port, folder)
         config = server_config(plan.fleet, plan.names, places, embedded=name == Embedded.name)
         tls = plan.fleet.server.tls is not None
         me = os.getpid()
         note = running.Running(
-            name, plan.host, plan.grpc_port, plan.rest_port, plan.names, tls, pid=me, began=running.began(me)
+            name,
+            plan.host,
+            plan.grpc_port,
+            plan.rest_port,
+            plan.names,
+            tls,
+            pid=me,
+            began=running.began(me),
+            poll_seconds=config.poll_seconds,
         )
         try:
             running.write_config(folder, config.files)
             running.note(plan.fleet, note)
+            with writing(folder.parent):
+                self._log = server_log.ServerLog(folder.parent)
             end = signal.SIGTERM
             if SERVE in config.files:
                 # It ends the server without a drain on SIGHUP; nobody would end one that hangs.
@@ -80,7 +90,7 @@ class ServerProcess:
                 # Ctrl-C must reach this process alone, which then drains the server.
                 start_new_session=True,
                 preexec_fn=lambda: _end_with_parent(end),  # noqa: PLW1509 - it calls prctl and no more
-                env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
+                env={_LOG_LEVEL: "0" if self._name == Native.name else "1", **os.environ, "PYTHONUNBUFFERED": "1"},
             )
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -114,7 +124,7 @@ class ServerProcess:
                 self.kill()
         code = self.wait()
         # The script ends with its server's code, as a shell has it.
-        return _FROM_SIGNAL - code if code > _FROM_SIGNAL else code
+        return FROM_SIGNAL - code if code > FROM_SIGNAL else code
 
     def kill(self) -> None:
         """Ends the server at once."""
@@ -128,31 +138,46 @@ class ServerProcess:
 
     def last_lines(self) -> str:
         """The last lines that the server printed, indented."""
-        return "\n".join(f"    {_STAMP.sub('', line)}" for line in self._lines)
+        return last_words(self._lines)
 
     def _check_it_runs(self) -> None:
         if self._process.poll() is not None:
             self._clean()
             raise EngineError(
-                f"the {self._name} server ended with exit code {self._process.returncode} before every model was "
-                f"available; its last lines:\n{self.last_lines()}"
+                f"the {self._name} server ended before every model was available: "
+                f"{meaning(self._process.returncode)}; its last lines:\n{self.last_lines()}"
             )
 
     def _follow(self) -> None:
-        """Keeps the server's last lines for an error, and shows what it prints once it is ready."""
+        """Keeps what the server prints in its log, and shows it once it is ready, but for the level INFO."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.append(line.rstrip())
-            if self._ready:
-                # Whoever showed it may be gone; the server's pipe is read on.
-                with contextlib.suppress(OSError, ValueError, AttributeError):
-                    print(line.rstrip(), file=sys.stderr, flush=True)
+            self._keep(line.rstrip())
+            if self._ready and not (_LOG_LEVEL not in os.environ and is_information(line)):
+                _show(line.rstrip())
+        self._log.close()
+
+    def _keep(self, line: str) -> None:
+        """Writes a line to the log. A full disk ends no server: it is reported, once, and the log has a gap."""
+        try:
+            self._log.write(line)
+        except OSError as error:
+            if not self._log_is_cut:
+                _show(f"{server_log.NAME} can't be written: {error.strerror or error}; lines are missing in it")
+            self._log_is_cut = True
 
     def _clean(self) -> None:
         # A script that was killed leaves its server.
         self._kill_group()
         self._follower.join(timeout=5)
         running.forget(self._plan.fleet, self._name, self._plan.grpc_port)
+
+
+def _show(line: str) -> None:
+    """Prints a line of the server's. Whoever showed it may be gone; the server's pipe is read on."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _end_with_parent(number: signal.Signals) -> None:

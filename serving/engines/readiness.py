@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 
 from tfserving.clients import Client, connect
 from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import DeadlineExceeded, NotFound, ServingError, Unavailable
+from tfserving.clients.page import read_page
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -16,33 +16,39 @@ _POLL_SECONDS = 0.1
 
 
 def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: Callable[[], str]) -> dict[str, int]:
-    """Waits until every model of `plan` is available over gRPC and REST; returns their versions.
+    """Waits until every model of `plan` is available and REST is open; returns the models' versions.
 
     Versions that models.yaml wants beside the newest must be available too. `check` raises what there is to say when
-    the server has ended; `lines` are the last ones that it printed. gRPC with TLS isn't asked: who the server is, is
-    for its clients to verify, and REST opens after it.
+    the server has ended; `lines` are the last ones that it printed. Status is read over gRPC, which the metrics page
+    doesn't count. With TLS it is read over REST: who the server is, is for its clients to verify.
     Raises EngineError when `seconds` pass first or a model can't be served.
     """
     deadline = time.monotonic() + seconds
-    versions: dict[str, int] = {}
-    addresses = [f"http://{plan.rest_address}"]
-    if plan.fleet.server.tls is None:
-        addresses.insert(0, f"grpc://{plan.grpc_address}")
-    with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connect(address)) for address in addresses]
-        for name in plan.names:
-            for client in clients:
-                versions[name] = _await(client, name, deadline, check, lines)
+    tls = plan.fleet.server.tls is not None
+
+    def late(said: str) -> str:
+        return f"it was not ready in time (--wait says how long): {said}; the server's last lines:\n{lines()}"
+
+    with connect(f"http://{plan.rest_address}" if tls else f"grpc://{plan.grpc_address}") as client:
+        versions = {name: _await(client, name, deadline, check, lines) for name in plan.names}
 
         def missing() -> str | None:
             check()
-            return unavailable(clients[-1], plan.fleet, plan.names)
-
-        def late(said: str) -> str:
-            return f"it was not ready in time (--wait says how long): {said}; the server's last lines:\n{lines()}"
+            return unavailable(client, plan.fleet, plan.names) or (None if tls else _closed(plan.rest_address))
 
         wait_for(missing, deadline, late)
     return versions
+
+
+def _closed(address: str) -> str | None:
+    """Why REST isn't open; None when it is. The page is one that no model server has, and none counts."""
+    try:
+        read_page(f"http://{address}/")
+    except NotFound:
+        return None
+    except ServingError as error:
+        return str(error)
+    return None
 
 
 def wait_for(missing: Callable[[], str | None], deadline: float, late: Callable[[str], str]) -> None:

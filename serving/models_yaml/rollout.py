@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from tfserving.clients.address import read_address
 from tfserving.serving.models_yaml.server import Strict
 
 
@@ -14,7 +15,8 @@ class Rollout(Strict):
 
     window: Annotated[float, Field(gt=0, description="Seconds for which metrics are compared.")] = 30
     samples: Annotated[
-        int, Field(ge=0, description="Requests that such a window must have; it is longer when they don't come.")
+        int,
+        Field(ge=0, description="Requests of clients that such a window must have; it is longer until they come."),
     ] = 100
     longest: Annotated[float, Field(gt=0, description="Seconds after which too few requests are a failure.")] = 600
     latency: Annotated[
@@ -25,6 +27,21 @@ class Rollout(Strict):
     bake: Annotated[
         float, Field(ge=0, description="Seconds for which the old version stays loaded once all requests have moved.")
     ] = 60
+    probe_rate: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100,
+            description="Golden requests that the probe sends in a second to the servers of each version. 0 is none.",
+        ),
+    ] = 5
+    address: Annotated[
+        str | None,
+        Field(
+            description="Where clients send requests, grpc://HOST:PORT, say: the probe does, too. Without it the probe "
+            "sends to the servers in turn."
+        ),
+    ] = None
     weights: Annotated[
         tuple[Annotated[int, Field(ge=1, le=100)], ...],
         Field(description="By pods, how many percent of the requests the new ones get, step by step; 100 at last."),
@@ -35,6 +52,13 @@ class Rollout(Strict):
     ] = ()
     command_seconds: Annotated[float, Field(gt=0, description="Seconds after which such a command has failed.")] = 600
     manual: Annotated[bool, Field(description="Wait for `rollout promote` before `stable` moves.")] = False
+
+    @field_validator("address")
+    @classmethod
+    def _address_is_one(cls, address: str | None) -> str | None:
+        if address is not None:
+            read_address(address)
+        return address
 
     @field_validator("weights")
     @classmethod

@@ -22,7 +22,7 @@ from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
 from tests.servers import free_ports, wait_for
 from tfserving.clients import Tls, connect
 from tfserving.serving.compose.files import DASHBOARD
-from tfserving.serving.config import MEMORY_METRIC
+from tfserving.serving.health import MEMORY_METRIC
 
 Left = Callable[[], dict[str, set[str]]]
 
@@ -118,7 +118,9 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     watched.toolkit("compose", "up", *watched.ports)
     assert watched.served_by(20) == {"canary": 20}
     watched.toolkit("labels", "set", "scaled", "stable=2")
+    watched.toolkit("reload")
     assert watched.container.id == server.id
+    assert watched.toolkit("logs").stdout == watched.container.logs().decode()
     status = json.loads(watched.toolkit("status", "--json").stdout)["servers"]
     assert [(one["engine"], one["health"], one["available"]) for one in status] == [("compose", "healthy", True)]
 

@@ -18,10 +18,12 @@ import pytest
 
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet, make_fleet, remove_all
+from tests.docker.engine import EMBEDDED_IMAGE
 from tests.k8s.load import Load
 from tests.servers import free_ports, wait_for
 from tfserving.clients import Tls, connect
 from tfserving.clients.errors import ServingError
+from tfserving.serving.engines.exit_codes import meaning
 
 
 def await_line(process: subprocess.Popen[str], start: str) -> None:
@@ -161,8 +163,8 @@ def test_a_version_that_does_not_load_is_an_error_with_the_last_lines_and_nothin
     broken = fleet.folder / "models/scaled/1/saved_model.pb"
     broken.write_bytes(broken.read_bytes()[:100])
     done = fleet.up(code=1)
-    code = fleet.engine.refused(1)
-    assert f"the container ended before every model was available: exit code {code}; its last lines:\n" in done.stderr
+    ended = meaning(fleet.engine.refused(1))
+    assert f"the container ended before every model was available: {ended}; its last lines:\n" in done.stderr
     # The real server names the folder too, in other words.
     assert re.search(r"^    .*/models/scaled/1" + (": " if fleet.engine.embedded else ""), done.stderr, re.M)
     assert left() == before
@@ -239,6 +241,12 @@ def test_tls_on_grpc_is_verified_by_clients(fleet: Fleet) -> None:
     )
     with connect(address, tls=tls) as client:
         assert client.predict("scaled", [[1, 2, 3]]).outputs["sums"].tolist() == [6.0]
+    # Labels move too, by the file, of which the server reads a change within ten seconds.
+    done = fleet.toolkit("labels", "set", "scaled", "stable=1")
+    every = "" if fleet.engine.embedded else ", the server reads models.config every 10 s"
+    step = f"The docker server on port {fleet.grpc_port}: moving labels (step 2 of 3{every}) …"
+    assert step in done.stderr.splitlines()
+    assert sums(fleet.rest, label="stable") == 6
     for stranger in (None, Tls(authority.path("ca.pem"))):
         with connect(address, tls=stranger, timeout=2) as client, pytest.raises(ServingError):
             client.predict("scaled", [[1, 2, 3]])
@@ -262,7 +270,19 @@ def test_logs_are_shown_and_followed_until_ctrl_c(fleet: Fleet) -> None:
     assert "Traceback" not in errors
 
 
-def test_restart_is_the_same_container_again(fleet: Fleet) -> None:
+def test_the_embedded_server_s_image_takes_changes_by_its_file(fleet: Fleet) -> None:
+    fleet.say(f"{SCALED}server: {{image: '{EMBEDDED_IMAGE}'}}\n")
+    fleet.version(2)
+    fleet.up()
+    fleet.toolkit("labels", "set", "scaled", "stable=1", "canary=2")
+    assert [sums(fleet.grpc, label=label) for label in ("stable", "canary")] == [6, 12]
+    fleet.toolkit("labels", "set", "scaled", "stable=2")
+    assert sums(fleet.rest, label="stable") == 12
+    assert "loading model 'scaled' version 1" in fleet.toolkit("logs").stdout
+    assert "scaled: version 2 AVAILABLE" in fleet.toolkit("status").stdout
+
+
+def test_restart_is_the_same_container_again_and_no_fault(fleet: Fleet) -> None:
     fleet.up()
     first = fleet.container
     done = fleet.toolkit("restart")
@@ -270,13 +290,21 @@ def test_restart_is_the_same_container_again(fleet: Fleet) -> None:
     assert fleet.container.id == first.id
     assert fleet.container.attrs["State"]["StartedAt"] != first.attrs["State"]["StartedAt"]
     assert sums(fleet.grpc) == 6
+    assert "ended before" not in fleet.toolkit("status").stdout
+    # Neither is an end by hand, and the log of what has ended is still there.
+    before = fleet.toolkit("logs").stdout
+    fleet.container.stop()
+    assert fleet.toolkit("logs").stdout.startswith(before)
+    shown = fleet.toolkit("status", code=1).stdout
+    assert f"{first.name}  " in shown
+    assert "exited" in shown
+    assert "ended before" not in shown
 
 
 def test_commands_for_a_server_that_is_not_up_say_so(fleet: Fleet) -> None:
-    for command in ("logs", "restart"):
-        done = fleet.toolkit(command, code=None)
-        assert done.returncode in (1, 2)
-        assert f"no server of {fleet.file} is up; `tfserving serve up` starts one" in done.stderr
+    for command, said in (("logs", "runs"), ("restart", "is up")):
+        done = fleet.toolkit(command, code=2)
+        assert f"no server of {fleet.file} {said}; `tfserving serve up` starts one" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -287,6 +315,7 @@ def test_run_with_docker_ends_with_its_command(
     with fleet.process("run", "--engine", "docker", *fleet.ports) as process:
         await_line(process, "Ctrl-C")
         assert sums(fleet.grpc) == sums(fleet.rest) == 6
+        assert len(fleet.toolkit("logs", "--tail", "2").stdout.splitlines()) == 2
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors

@@ -37,8 +37,12 @@ class Load:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """Sends no more."""
         self._over.set()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
         self._thread.join()
         self._pool.shutdown()
         for client in self._clients:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.cluster.node import Cluster
 from tests.k8s.deployed import Pods, at_version_1
 from tests.k8s.load import Load
 from tests.k8s.test_rollout import resealed
 from tests.servers import wait_for
+from tfserving.cli import tfserving
 from tfserving.clients import grpc_transport
 from tfserving.foundation.golden import RECORDS
 
@@ -63,16 +66,30 @@ def left(pods: Pods) -> list[str]:
     return [name for name in names if "canary" in name]
 
 
-def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods) -> None:
+def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
     routed.have(2)
     assert "25 % of the requests → version 2" in routed.rollout("start", "scaled", "--by-pods", "--dry-run").stdout
     with load(routed) as sent:
         wait_for(lambda: sent.answered > 50)
-        done = routed.rollout("start", "scaled", "--by-pods")
+        # Through the Gateway, as clients. In this process, where gRPC's host is known.
+        said = (routed.folder / "models.yaml").read_text()
+        (routed.folder / "models.yaml").write_text(
+            said.replace("rollout: {", f"rollout: {{address: '{sent.addresses[0]}', ")
+        )
+        for name in ("KUBECONFIG", "PATH"):
+            monkeypatch.setenv(name, routed.env[name])
+        done = CliRunner().invoke(tfserving, routed.command("start", "scaled", "--by-pods")[3:])
+        assert done.exit_code == 0, done.output
         assert [line for line in done.stderr.splitlines() if " of the requests → version 2" in line] == [
             f"{weight} % of the requests → version 2 …" for weight in (5, 25, 50, 100)
         ]
         assert "scaled version 2 is stable." in done.stderr
+        for weight in (5, 25, 50, 100):
+            figures = r"requests, 0 failed, p50 \d+\.\d ms, p99 \d+\.\d ms"
+            line = (
+                rf"^  {weight} %: probe: with the new version [1-9]\d* {figures}; with the old one [1-9]\d* {figures}$"
+            )
+            assert re.search(line, done.stderr, re.M), done.stderr
         one, two = sent.versions[1], sent.versions[2]
         wait_for(lambda: sent.versions[2] > two + 20)
         assert sent.versions[1] == one

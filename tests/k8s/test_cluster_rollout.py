@@ -20,8 +20,14 @@ from tfserving.foundation.golden import RECORDS
 def test_a_version_takes_over_on_every_pod_under_load_and_goes_back(pods: Pods) -> None:
     pods.have(2)
     with pods.load() as load:
+        said = (pods.folder / "models.yaml").read_text()
+        # The probe goes where clients do.
+        (pods.folder / "models.yaml").write_text(
+            said.replace("rollout: {", f"rollout: {{address: '{load.addresses[0]}', ")
+        )
         wait_for(lambda: load.answered > 50)
         done = pods.rollout("start", "scaled")
+        assert len(re.findall(r"^  probe: .*[1-9]\d* requests, 0 failed, p50 ", done.stderr, re.M)) == 2, done.stderr
         assert done.stderr.count("golden requests of 1 model equal over gRPC and REST") == 4, done.stderr
         assert "scaled version 2 is stable." in done.stderr
         seen = load.versions[2]

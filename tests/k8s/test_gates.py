@@ -1,52 +1,70 @@
-"""What a gate reads from a metrics page."""
+"""How gates judge what came of requests, a page's and a probe's."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from types import SimpleNamespace
-from typing import Any
 
-from tfserving.k8s.rollout.gates import Page, page
+import pytest
 
-# TensorFlow Serving shows any name that a client sends.
-TEXT = """\
-# TYPE :tensorflow:serving:request_count counter
-:tensorflow:serving:request_count{model_name="scale",status="OK"} 30
-:tensorflow:serving:request_count{model_name="scale",status="INTERNAL"} 10
-:tensorflow:serving:request_count{model_name="upscale",status="INTERNAL"} 7
-:tensorflow:serving:request_count{model_name="other",model_name="scale",status="NOT_FOUND"} 1000
-:tensorflow:serving:request_count{model_name="other\\",model_name=\\"scale",status="NOT_FOUND"} 1000
-# TYPE :tensorflow:serving:request_latency histogram
-:tensorflow:serving:request_latency_bucket{model_name="scale",API="Predict",entrypoint="GRPC",le="10"} 25
-:tensorflow:serving:request_latency_bucket{model_name="scale",API="Predict",entrypoint="GRPC",le="+Inf"} 30
-:tensorflow:serving:request_latency_bucket{model_name="other",model_name="scale",le="10"} 1000
-"""
+from tfserving.clients.metrics import Page
+from tfserving.k8s.rollout.gates import Figures, allowed, compare
+from tfserving.k8s.rollout.probe import Probed
+from tfserving.k8s.rollout.target import GateError
+from tfserving.serving.models_yaml.rollout import Rollout
+
+SETTINGS = Rollout(samples=100, latency=1.5, slack_ms=5, error_rate=0.01)
+REFUSED = "RESOURCE_EXHAUSTED: Server Threadpool Exhausted"
 
 
-class Metrics(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(TEXT.encode())
-
-    def log_message(self, *_: Any) -> None:
-        """Prints nothing."""
+def probed(milliseconds: float, failed: int = 0, answered: int = 100) -> Probed:
+    return Probed([milliseconds / 1000] * answered, Counter({REFUSED: failed} if failed else {}))
 
 
-def test_only_the_models_own_numbers_count() -> None:
-    with HTTPServer(("127.0.0.1", 0), Metrics) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        instance: Any = SimpleNamespace(name="one", grpc=None, rest=f"127.0.0.1:{server.server_port}")
-        found = page(instance, "scale")
-    assert found.requests == {"OK": 30, "INTERNAL": 10}
-    assert found.buckets == {10.0: 25, float("inf"): 30}
-    assert found.error_rate == 0.25
+def page(milliseconds: float, failed: int = 0, answered: int = 100) -> Page:
+    micros = milliseconds * 1000
+    return Page(answered, Counter(INTERNAL=failed), Counter({micros: answered - 1, micros + 1: answered}))
 
 
-def test_a_server_that_was_restarted_counts_from_zero() -> None:
-    before = Page(Counter(OK=100, INTERNAL=5))
-    assert Page(Counter(OK=120, INTERNAL=7)).since(before).requests == {"OK": 20, "INTERNAL": 2}
-    for restarted in (Page(Counter(OK=90)), Page(Counter(OK=120)), Page()):
-        assert restarted.since(before) is restarted
+@pytest.mark.parametrize(
+    ("new", "old", "reason"),
+    [
+        (probed(2), probed(1), ""),
+        (page(2), page(1), ""),
+        (probed(1, failed=1), probed(1), ""),
+        (probed(1, failed=2), probed(1), f"102 requests, 2 failed ({REFUSED}), p50 1.0 ms, p99 1.0 ms"),
+        (page(1, failed=2), page(1), "102 requests, 1.96 % failed"),
+        # What fails with the old version fails.
+        (probed(1, failed=10), probed(1, failed=10), ""),
+        (page(1, failed=10), page(1, failed=10), ""),
+        (probed(30), probed(20), ""),
+        (probed(31), probed(20), "1.5 times the p99 is allowed"),
+        (page(40), page(20), "1.5 times the p99 is allowed"),
+        # The latency of too few requests is no measure.
+        (probed(31), probed(20, answered=99), ""),
+        (
+            probed(1, failed=5, answered=0),
+            probed(1),
+            f"5 requests, 5 failed ({REFUSED}); with the old one 100 requests",
+        ),
+    ],
+)
+def test_a_probe_is_judged_as_a_page_is(new: Figures, old: Figures, reason: str) -> None:
+    if not reason:
+        assert compare(new, old, SETTINGS, "probe: ") == f"probe: with the new version {new}; with the old one {old}"
+        return
+    with pytest.raises(GateError) as error:
+        compare(new, old, SETTINGS, "probe: ")
+    assert str(error.value).startswith("probe: with the new version ")
+    assert reason in str(error.value)
+
+
+def test_without_anything_to_compare_it_with_so_much_may_fail() -> None:
+    assert allowed(probed(1, failed=1), SETTINGS) == f"101 requests, 1 failed ({REFUSED}), p50 1.0 ms, p99 1.0 ms"
+    for seen in (probed(1, failed=2), page(1, failed=2)):
+        with pytest.raises(GateError, match="1 % are allowed"):
+            allowed(seen, SETTINGS)
+
+
+def test_what_was_never_sent_says_nothing() -> None:
+    assert str(Probed()) == "0 requests, 0 failed"
+    assert (Probed().error_rate, Probed().p99_ms()) == (0, 0)

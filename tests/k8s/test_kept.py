@@ -19,6 +19,7 @@ from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError, Serve
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.fleet import read_fleet
+from tfserving.serving.running import Running
 
 STATE = State("digits", 1, 2, {"stable": 1}, (1,))
 SAID = asdict(STATE)
@@ -108,7 +109,7 @@ def test_a_configuration_that_is_cut_is_told(tmp_path: Path, text: str | None) -
     if text is not None:
         path.write_text(text)
     with pytest.raises(EngineError, match=r"models\.config is not what the server was given to read: "):
-        LocalInstance("server", None, "127.0.0.1:1", path).tell(Serve("digits", (1,), {}))
+        LocalInstance(Running("native", "127.0.0.1", 1, 2, ("digits",), pid=1), path).tell(Serve("digits", (1,), {}))
 
 
 def test_no_two_models_share_a_config_map_or_a_lease() -> None:

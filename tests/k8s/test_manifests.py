@@ -89,9 +89,10 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
     container = spec["containers"][0]
     assert container["command"] == ["/usr/bin/tensorflow_model_server"]
     assert "--enable_profiler=false" in container["args"]
-    for probe in ("startupProbe", "readinessProbe"):
-        assert container[probe]["exec"]["command"] == ["bash", "/config/models/health.sh"]
-    assert container["livenessProbe"]["tcpSocket"] == {"port": "grpc"}
+    assert container["startupProbe"]["exec"]["command"] == ["bash", "/config/models/health.sh"]
+    assert "--enable_grpc_healthcheck_service=true" in container["args"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"] == {"port": 8500}
     drain = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert drain < spec["terminationGracePeriodSeconds"]
     (channel,) = (flag for flag in container["args"] if flag.startswith("--grpc_channel_arguments="))

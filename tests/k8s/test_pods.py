@@ -62,6 +62,15 @@ def test_a_server_that_ends_is_told_with_what_it_said_last() -> None:
     assert said("crash").container == "server"
 
 
+def test_an_abort_is_told_as_that() -> None:
+    pod = recorded("crash")
+    (container,) = pod["status"]["containerStatuses"]
+    container["lastState"] = {"terminated": {"exitCode": 134, "reason": "Error"}}
+    found = found_in(pod)
+    assert found
+    assert " ends with exit code 134: it aborted; " in found.text
+
+
 def test_models_that_cannot_be_brought_are_told_by_who_brings_them() -> None:
     assert said("store").text.endswith(", container sync-first, ends with exit code 1")
     assert said("store").container == "sync-first"

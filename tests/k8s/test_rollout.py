@@ -159,6 +159,8 @@ def test_a_version_takes_over_under_load_and_goes_back(rolled: Rolled) -> None:
         assert "scaled version 2 is stable." in done.stderr
         assert "golden requests of 1 model equal" in done.stderr
         assert "requests, 0.00 % failed, p99 " in done.stderr
+        assert "  probe: with the new version " in done.stderr
+        assert re.search(r"^  probe: \d+ requests, 0 failed, p50 ", done.stderr, re.M)
         assert rolled.serves(stable=2, available={2})
         assert "labels: {stable: 2}" in rolled.file.read_text().replace("\n      stable: 2", " {stable: 2}")
         assert "# ours" in rolled.file.read_text()
@@ -220,7 +222,7 @@ def test_too_few_requests_are_no_proof(rolled: Rolled) -> None:
     rolled.have(2)
     rolled.file.write_text(MODELS + ROLLOUT.replace("longest: 30", "longest: 3"))
     done = rolled.rollout("start", "scaled", code=1)
-    assert "Error: rolled back: stable: only 0 of 20 requests came in 3 s" in done.stderr
+    assert "Error: rolled back: stable: only 0 of 20 requests came in 3 s; probe: " in done.stderr
     assert rolled.serves(stable=1, available={1})
 
 

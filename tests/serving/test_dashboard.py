@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tfserving.clients.metrics import INFERENCE
 from tfserving.serving.compose.files import DASHBOARD
-from tfserving.serving.config import MEMORY_METRIC
+from tfserving.serving.health import MEMORY_METRIC
 
 ROOT = Path(__file__).resolve().parents[2]
 SAID = json.loads(DASHBOARD.read_text())
@@ -73,7 +74,7 @@ def test_every_metric_and_label_is_one_of_a_real_page() -> None:
 @pytest.mark.parametrize(
     ("what", "metric"),
     [
-        ("requests", ":tensorflow:serving:request_count{"),
+        ("requests", ":tensorflow:serving:request_latency_count{"),
         ("errors", 'status!="OK"'),
         ("latency percentiles by model", "histogram_quantile(0.99, sum by (model_name, le)"),
         ("batching", ":tensorflow:serving:batching_session:queuing_latency_bucket"),
@@ -83,6 +84,16 @@ def test_every_metric_and_label_is_one_of_a_real_page() -> None:
 )
 def test_it_shows(what: str, metric: str) -> None:
     assert any(metric in expression for _, expression in expressions()), what
+
+
+def test_status_and_metadata_are_no_requests() -> None:
+    """TensorFlow Serving counts those that are read over REST: as OK, and with the latency of no API."""
+    inference = f'API=~"(?i)({"|".join(INFERENCE)})"'
+    for _, expression in expressions():
+        for name, selected in re.findall(
+            r":tensorflow:serving:(request_count|request_latency\w*)\{([^}]*)\}", expression
+        ):
+            assert ('status!="OK"' if name == "request_count" else inference) in selected, expression
 
 
 def test_panels_lie_beside_one_another() -> None:

@@ -11,22 +11,39 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.exporting import export_scaled
-from tests.servers import ModelServer, Served, free_ports, serve, wait_for
+from tests.servers import STAND_IN, ModelServer, Served, free_ports, model_servers, serve, wait_for
 from tests.serving.embedded import saved_models
 from tfserving.clients import connect
-from tfserving.clients.errors import ServingError
+from tfserving.clients.errors import FailedPrecondition, ServingError
+from tfserving.foundation.model_server import VARIABLE
+from tfserving.k8s.rollout.local import LocalTarget
+from tfserving.k8s.rollout.target import Serve
+from tfserving.serving import live
 from tfserving.serving.cli import main
 from tfserving.serving.commands.options import banner
 from tfserving.serving.engines import Plan
 from tfserving.serving.models_yaml.fleet import read_fleet
+from tfserving.serving.running import config_folder, read_models_config
+from tfserving.serving.running import running as running_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
+
+
+@pytest.fixture(scope="module", params=["embedded", "native"])
+def engine(request: pytest.FixtureRequest, stand_in: Path) -> Iterator[ModelServer]:
+    """The embedded server, and TensorFlow Serving or, where this machine has none, its stand-in."""
+    there = {server.name: server for server in model_servers()}
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param not in there:
+            patch.setenv(VARIABLE, str(stand_in))
+        yield there.get(request.param, STAND_IN)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +70,9 @@ def running(engine: ModelServer, fleet: Path) -> Iterator[Callable[[], Served]]:
 
         def give() -> Served:
             if not servers or servers[-1].process.poll() is not None:
-                servers.append(stack.enter_context(serve([sys.executable, "-m", "tfserving", *words], ROOT)))
+                command = [sys.executable, "-m", "tfserving", *words]
+                # All that it prints is in its log.
+                servers.append(stack.enter_context(serve(command, ROOT, {"TF_CPP_MIN_LOG_LEVEL": "0"})))
             return servers[-1]
 
         yield give
@@ -79,6 +98,13 @@ def toolkit(fleet: Path, *words: str, code: int = 0) -> str:
     assert done.exit_code == code, done.output
     assert isinstance(done.exception, SystemExit | None)
     return done.stderr
+
+
+def toolkit_prints(fleet: Path, *words: str) -> str:
+    """What `tfserving serve WORDS` prints."""
+    done = run(fleet, *words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def scale(server: Served, label: str | None = None) -> float:
@@ -108,6 +134,108 @@ def test_labels_move_while_the_server_runs(server: Served, fleet: Path, engine: 
         assert [one.version for one in client.status("scaled") if one.state == "AVAILABLE"] == [3]
         with pytest.raises(ServingError):
             client.predict("scaled", [[1, 2, 3]], label="stable")
+
+
+def test_a_version_that_does_not_load_changes_nothing(server: Served, fleet: Path) -> None:
+    toolkit(fleet, "labels", "set", "scaled", "stable=1", "canary=2")
+    before = fleet.read_text()
+    broken = fleet.parent / "models/scaled/4"
+    saved_models.broken(fleet.parent / "models/scaled", 4, fleet.parent / "models/scaled/3")
+    try:
+        said = toolkit(fleet, "labels", "set", "scaled", "canary=4", code=1)
+    finally:
+        shutil.rmtree(broken)
+    assert "model 'scaled': version 4 END (" in said
+    assert said.endswith("; the server serves what it did before\n")
+    assert fleet.read_text() == before
+    assert [scale(server, label) for label in ("stable", "canary")] == [1, 2]
+    # The way is free for the next change.
+    toolkit(fleet, "labels", "set", "scaled", "canary=3")
+    assert [scale(server, label) for label in ("stable", "canary")] == [1, 3]
+
+
+def test_it_goes_back_to_versions_that_are_unloaded_already(server: Served, fleet: Path) -> None:
+    """A label that moves needs a loaded version, on the way back, too."""
+    toolkit(fleet, "labels", "set", "scaled", "stable=1")
+    old = read_fleet(fleet)
+    new = old.with_labels("scaled", {"stable": 3})
+    (running,) = running_servers(old, lambda _: False)
+    folder = config_folder(old, running.engine, running.grpc_port)
+    before = read_models_config(folder / "models.config")
+    live.apply(new, running, 60, print)
+    assert scale(server, "stable") == 3
+    wanted = read_models_config(folder / "models.config")
+    with connect(running.url) as client:
+        live._go_back(
+            running, folder / "models.config", client, [before, *live._steps(before, wanted, new), wanted], print
+        )
+    assert read_models_config(folder / "models.config") == before
+    assert scale(server, "stable") == 1
+
+
+def test_a_rollout_changes_the_server_too_and_what_it_refuses_is_not_kept(
+    server: Served, fleet: Path, engine: ModelServer
+) -> None:
+    (instance,) = LocalTarget(read_fleet(fleet), "scaled", lambda _: False).instances()
+    (path,) = Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}/config/models.config")
+    instance.tell(Serve("scaled", (1, 3), {}))
+    with connect(server.url("grpc")) as client:
+        client.wait_until_available("scaled", version=1)
+        instance.tell(Serve("scaled", (1, 3), {"stable": 1}))
+        client.wait_until_available("scaled", label="stable")
+    assert scale(server, "stable") == 1
+    if not engine.embedded:
+        before = path.read_text()
+        # A label can't move to a version that isn't loaded.
+        with pytest.raises(FailedPrecondition):
+            instance.tell(Serve("scaled", (2, 3), {"stable": 2}))
+        assert path.read_text() == before
+        assert scale(server, "stable") == 1
+
+
+def test_the_log_is_shown_and_followed_as_long_as_the_server_lives(
+    server: Served, fleet: Path, engine: ModelServer
+) -> None:
+    def calls() -> int:
+        return toolkit_prints(fleet, "logs").count("Adding/updating models.")
+
+    before = calls()
+    toolkit(fleet, "labels", "set", "scaled", "live=1")
+    if not engine.embedded:
+        # Once at the start and for each step of a change: it does not poll the file.
+        assert before >= 1
+        assert calls() == before + 3
+    printed = toolkit_prints(fleet, "logs").splitlines()
+    loading = "{name: scaled version: 3}" if not engine.embedded else "loading model 'scaled' version 3"
+    assert any(loading in line for line in printed)
+    assert toolkit_prints(fleet, "logs", "--tail", "2").splitlines() == printed[-2:]
+    (log,) = Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}/server.log")
+    assert log.stat().st_mode & 0o777 == 0o600
+    command = [sys.executable, "-m", "tfserving", "serve", "logs", "--follow", "--fleet", str(fleet)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        toolkit(fleet, "labels", "set", "scaled", "live=2")
+        loading = loading.replace("3", "2")
+        assert any(loading in line for line in process.stdout)
+        server.process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == 0
+    assert server.process.wait(60) == 0
+    assert not log.parent.exists()
+
+
+def test_our_own_checks_are_no_requests_on_the_metrics_page(server: Served, fleet: Path) -> None:
+    def counted() -> list[str]:
+        page = httpx2.get(f"{server.url('rest')}/monitoring/prometheus/metrics").text
+        return [line for line in page.splitlines() if line.startswith(":tensorflow:serving:request_")]
+
+    before = counted()
+    toolkit(fleet, "labels", "set", "scaled", "live=1")
+    toolkit(fleet, "labels", "set", "scaled", "live=2")
+    toolkit(fleet, "reload")
+    assert run(fleet, "status").exit_code == 0
+    assert counted() == before
 
 
 def test_no_answer_is_lost_while_labels_move(server: Served, fleet: Path) -> None:

@@ -14,6 +14,7 @@ from tfserving.serving.embedded.processes.process import prepare_process
 # How many of the levels are not printed.
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _LEVELS = (logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+_LETTERS = dict(zip(_LEVELS, "IWEF", strict=True))
 _CORE = "tensorflow_serving/model_servers/server_core.cc"
 _SERVER = "tensorflow_serving/model_servers/server.cc"
 _SAVED_MODEL = "external/org_tensorflow/tensorflow/cc/saved_model"
@@ -25,7 +26,7 @@ class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")
         place = getattr(record, "place", f"{record.name}:{record.lineno}")
-        return f"{time}: {record.levelname[0]} {place}] {super().format(record)}"
+        return f"{time}: {_LETTERS[record.levelno]} {place}] {super().format(record)}"
 
 
 def begin() -> None:

@@ -6,8 +6,10 @@ import re
 
 import numpy as np
 
-from tests.serving.embedded.running import Asker, together, wait_until
+from tests.serving.embedded.running import Asker, Process, together, wait_until
 from tests.serving.embedded.saved_models import rows
+from tfserving.clients import connect
+from tfserving.clients.metrics import PATH, Page, read_metrics
 
 pytestmark = together
 
@@ -39,3 +41,29 @@ def test_requests_are_counted_by_model_and_status_and_timed_by_protocol(ask: Ask
         assert ask.post("pair:predict", {"inputs": {"features": [[1, 2, 3]], "weight": [1]}})[0] == 200
     wanted = tuple(count + more for count, more in zip(before, (5, 3, 2), strict=True))
     wait_until("all are counted", lambda: all_counted() == wanted)
+
+
+def test_what_is_read_of_the_page_is_inference_alone(ask: Asker, server: Process) -> None:
+    def read(model: str) -> Page:
+        return read_metrics(f"http://127.0.0.1:{server.rest_port}{PATH}", model)
+
+    pair, examples = read("pair"), read("examples")
+    ask.predict("pair", {"features": rows(2), "weight": np.ones(2, np.float32)})
+    assert ask.post("pair:predict", {"inputs": {"features": [[1, 2, 3]], "weight": [1]}})[0] == 200
+    assert ask.post("pair:predict", {"inputs": [1]})[0] == 400
+    for path in ("pair", "pair/metadata"):
+        assert ask.get(path)[0] == 200
+    ask.metadata("pair")
+    ask.status("pair")
+    with connect(f"grpc://127.0.0.1:{server.grpc_port}") as client:
+        client.classify("examples", [{"f": 1.0}], signature="classify")
+        client.regress("examples", [{"f": 1.0}], signature="regress")
+        client.multi_inference("examples", {"classify": "classify"}, [{"f": 1.0}])
+    for verb in ("classify", "regress"):
+        assert ask.post(f"examples:{verb}", {"signature_name": verb, "examples": [{"f": 1.0}]})[0] == 200
+
+    wait_until("all are counted", lambda: read("examples").since(examples).answered == 5)
+    seen = read("pair").since(pair)
+    assert (seen.answered, seen.failed) == (2, {"INVALID_ARGUMENT": 1})
+    assert seen.buckets[float("inf")] == 2
+    assert seen.microseconds > 0
