@@ -128,7 +128,7 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
 
 
 def _drain(server: Server) -> None:
-    """Ends a server that is asked to stop, and at once one that is asked twice."""
+    """Drains and ends a server; a second Ctrl-C ends it at once."""
     click.echo("\nDraining; Ctrl-C again stops it at once …", err=True)
     try:
         code = server.stop()

@@ -2,7 +2,7 @@
 # that are open after their next answer. https://www.envoyproxy.io/docs/envoy/latest/operations/admin
 
 # Sends METHOD PATH to the admin interface; its lines are in `lines`.
-ask_envoy() {
+call_envoy() {
     local connection
     { exec {connection}<> "/dev/tcp/127.0.0.1/$admin"; } 2> /dev/null || return 1
     printf '%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$1" "$2" >&"$connection"
@@ -11,13 +11,13 @@ ask_envoy() {
 }
 
 begin_drain() {
-    ask_envoy POST '/drain_listeners?graceful&skip_exit'
-    ask_envoy POST /drain_listeners
+    call_envoy POST '/drain_listeners?graceful&skip_exit'
+    call_envoy POST /drain_listeners
 }
 
 in_flight() {
     local line
-    ask_envoy GET '/stats?filter=http.rest.downstream_rq_active' || return 1
+    call_envoy GET '/stats?filter=http.rest.downstream_rq_active' || return 1
     for line in "${lines[@]}"; do
         case $line in *downstream_rq_active:\ [1-9]*) return 0 ;; esac
     done

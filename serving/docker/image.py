@@ -71,7 +71,7 @@ def newest_release(client: DockerClient, name: str) -> str | None:
 
 
 def _is_there(client: DockerClient, name: str) -> bool | None:
-    """Whether the registry has an image; None when it can't be asked."""
+    """Whether the registry has an image; None when the registry can't be reached."""
     from docker.errors import DockerException
 
     before, client.api.timeout = client.api.timeout, _LOOK_UP_SECONDS
