@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from tfserving.k8s.rollout.state import STABLE
-from tfserving.serving.config import MODELS_CONFIG, in_container, models_config, monitoring_config
+from tfserving.serving.config import (
+    MODELS_CONFIG,
+    SERVE,
+    in_container,
+    models_config,
+    monitoring_config,
+    serve_script,
+)
 from tfserving.serving.config_messages import text
 from tfserving.serving.health import HEALTH, health_script
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
+from tfserving.serving.models_yaml.server import ServerSettings
 
 
 def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
@@ -23,6 +31,11 @@ def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
             raise FleetError(f"model {name!r} has no version in {fleet.model_folder(name)}; `make export` makes one")
         fleet = fleet.with_labels(name, {STABLE: fleet.kept(name)[-1], **fleet.models[name].labels})
     return fleet
+
+
+def server_of_pods(fleet: Fleet) -> ServerSettings:
+    """`server:` as pods have it, which drain for as long as `kubernetes:` says."""
+    return fleet.server.model_copy(update={"drain_seconds": fleet.kubernetes.drain_seconds})
 
 
 def cluster_models_config(fleet: Fleet, names: tuple[str, ...]) -> Any:
@@ -49,4 +62,5 @@ def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
         f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names)),
         f"models/{HEALTH}": health,
         "server/monitoring.config": text(monitoring_config()),
+        f"server/{SERVE}": serve_script(server_of_pods(fleet), in_container()),
     }

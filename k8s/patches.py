@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tfserving.clients.metrics import INFERENCE
+from tfserving.foundation.model_server import PROGRAM
 from tfserving.k8s.names import NAME
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -53,17 +54,16 @@ def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": said.drain_seconds,
         "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
+        **({f"{_CONTAINER}/command": [f"/usr/bin/{PROGRAM}"]} if has_embedded(fleet) else {}),
     }
 
 
 def grace_seconds(fleet: Fleet) -> int:
     """How long a pod may take to end.
 
-    It serves for `drain_seconds` more after it has left the Services. Then the embedded server lets requests in flight
-    end, for as long again.
+    It serves for `drain_seconds` more after it has left the Services. Then requests in flight end, for as long again.
     """
-    drain = fleet.kubernetes.drain_seconds
-    return drain + (max(30, drain + 10) if has_embedded(fleet) else 30)
+    return 2 * fleet.kubernetes.drain_seconds + 10
 
 
 def has_embedded(fleet: Fleet) -> bool:

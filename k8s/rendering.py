@@ -18,7 +18,7 @@ import yaml
 
 from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import patches
-from tfserving.k8s.configuration import files
+from tfserving.k8s.configuration import files, server_of_pods
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import NAME
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
@@ -81,12 +81,14 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
     """Writes the server's files in the place of those of `k8s/base`; returns the server's flags."""
     shutil.rmtree(base / "config")
-    made = {**files(fleet, names)}
+    models = {path: text for path, text in files(fleet, names).items() if path.startswith("models/")}
     places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
-    config = server_config(fleet, names, places, embedded=patches.has_embedded(fleet))
-    if not fleet.server.monitoring:
-        made.pop("server/monitoring.config")
-    made.update({f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in made})
+    pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
+    config = server_config(pods, names, places, embedded=patches.has_embedded(fleet))
+    made = {
+        **models,
+        **{f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in models},
+    }
     for name, content in made.items():
         path = base / "config" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,11 +123,9 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
     for flag in flags:
         name, _, value = flag.removeprefix("--").partition("=")
         said[name] = value
-    if patches.has_embedded(fleet):
-        said["drain_seconds"] = str(drain)
+    if patches.has_embedded(fleet) and "enable_reload_config" not in fleet.server.flags:
         # A rollout changes pods one by one by HandleReloadConfigRequest.
-        if "enable_reload_config" not in fleet.server.flags:
-            said["enable_reload_config"] = "true"
+        said["enable_reload_config"] = "true"
     # A GPU's memory is said by the component.
     said.pop("per_process_gpu_memory_fraction", None)
     said["grpc_channel_arguments"] = _channel(said["grpc_channel_arguments"], drain)

@@ -75,7 +75,6 @@ OVERLAYS = ("base", *(f"overlays/{component}" for component in COMPONENTS))
 def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
     spec = pod(static(overlay))
     assert spec["automountServiceAccountToken"] is False
-    assert spec["shareProcessNamespace"] is True
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
@@ -87,14 +86,17 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
         assert container["resources"]["limits"]["memory"]
         assert container["resources"]["requests"]["cpu"]
     container = spec["containers"][0]
-    assert container["command"] == ["/usr/bin/tensorflow_model_server"]
+    # TensorFlow Serving doesn't drain.
+    script = [] if overlay == "overlays/embedded" else ["bash", "/config/server/serve.sh"]
+    assert container["command"] == [*script, "/usr/bin/tensorflow_model_server"]
     assert "--enable_profiler=false" in container["args"]
     assert container["startupProbe"]["exec"]["command"] == ["bash", "/config/models/health.sh"]
     assert "--enable_grpc_healthcheck_service=true" in container["args"]
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"] == {"port": 8500}
     drain = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert drain < spec["terminationGracePeriodSeconds"]
+    # Then requests in flight end, for as long again.
+    assert 2 * drain < spec["terminationGracePeriodSeconds"]
     (channel,) = (flag for flag in container["args"] if flag.startswith("--grpc_channel_arguments="))
     ages = [int(age) for age in re.findall(r"_ms=(\d+)", channel)]
     # A connection ends, with what is still asked over it, before its pod does.
@@ -179,7 +181,7 @@ def test_only_the_embedded_server_has_flags_of_its_own(tmp_path: Path) -> None:
     usual = {"enable_reload_config": "true", "reload_base_paths": "/models", "drain_seconds": "30"}
     for objects in (static("base"), static("overlays/volume"), with_component(tmp_path, "volume")):
         assert reloads(objects) == {}
-        assert pod(objects)["terminationGracePeriodSeconds"] == 60
+        assert pod(objects)["terminationGracePeriodSeconds"] == 70
     embedded = (
         static("overlays/embedded"),
         with_component(tmp_path, "embedded"),

@@ -1,0 +1,132 @@
+#!/bin/bash
+# Seconds.
+longest=${DRAIN_SECONDS:-30}
+# As /proc/net/tcp has them: gRPC, REST.
+ports=" 2134 2135 "
+# Hundredths of a second: for how long a server does nothing that has no request, and what it computes meanwhile.
+quiet=100
+background=2
+
+# Whether a request is in flight in TensorFlow Serving. It ends at once on SIGTERM, ignores SIGTERM as process 1 of a
+# container, and has no count of requests in flight. The kernel shows that there are none: no connection to its ports is
+# open, or nothing waits to be read or sent on any of them and the server has used no CPU time for a while. It still
+# takes new requests meanwhile.
+
+# Sets `used`, the hundredths of a second that the server has computed; fails when it has ended.
+look_at_cpu() {
+    local stat
+    { read -r stat < "/proc/$server/stat"; } 2> /dev/null || return 1
+    # The name of the program, in parentheses, may have spaces. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    set -- ${stat##*) }
+    used=$((${12} + ${13}))
+}
+
+# Sets `open`, the connections to the server, and `waiting`, those with bytes that one side hasn't read yet.
+# https://docs.kernel.org/networking/proc_net_tcp.html
+look_at_connections() {
+    local table line lines
+    open=0 waiting=0
+    for table in /proc/net/tcp /proc/net/tcp6; do
+        [ -r "$table" ] || continue
+        mapfile -t lines < "$table"
+        for line in "${lines[@]}"; do
+            # Number, local address, remote address, state, bytes to send:bytes to read.
+            set -- $line
+            case $ports in *" ${2##*:} "*) ;; *) continue ;; esac
+            # Established; half-closed by the client; closed by the server, which has bytes to send.
+            case $4 in 01 | 08 | 04 | 09) ;; *) continue ;; esac
+            open=$((open + 1))
+            [ "$5" = 00000000:00000000 ] || waiting=$((waiting + 1))
+        done
+    done
+}
+
+begin_drain() {
+    look_at_cpu
+    since=$now used_before=$used
+}
+
+in_flight() {
+    look_at_connections
+    look_at_cpu && [ "$open" -gt 0 ] || return 1
+    if [ "$waiting" -gt 0 ] || [ $((used - used_before)) -gt "$background" ]; then
+        since=$now used_before=$used
+    fi
+    [ $((now - since)) -lt "$quiet" ]
+}
+
+# Runs a server, `serve.sh PROGRAM FLAG…`, and ends it when no request is in flight any more.
+#
+#     RUNNING ── SIGTERM, SIGINT ──► DRAINING ── idle, time over, another signal ──► SIGTERM to the server ──► ENDED
+#        └────── SIGHUP: whoever started it is gone ────────────────────────────────────────┘
+#
+# Nothing but bash is needed. The exit code is the server's. `return` and `exit` have codes of their own: in a trap they
+# would take that of what the signal interrupted.
+set -f
+
+server=
+
+# Sets `now`, in hundredths of a second since the machine started.
+look_at_clock() {
+    read -r now _ < /proc/uptime
+    now=$((10#${now/./}))
+}
+
+drain() {
+    local hurry= said= end never
+    trap 'hurry=yes' TERM INT HUP
+    server=${server:-$!}
+    # It came before the server was started.
+    [ "$server" ] || exit 143
+    # Nothing ever comes from this pipe, so that reading it takes a pause.
+    exec {never}<> <(:)
+    look_at_clock
+    end=$((now + 100 * longest))
+    begin_drain
+    while in_flight; do
+        if [ -z "$said" ]; then
+            echo "Draining: waiting for requests in flight, at most $longest s …" >&2
+            said=yes
+        fi
+        if [ "$hurry" ]; then
+            echo "Draining: another signal came; requests in flight are cut off." >&2
+            break
+        fi
+        if [ "$now" -ge "$end" ]; then
+            echo "Draining: $longest s are over; requests that are still in flight are cut off." >&2
+            break
+        fi
+        read -r -t 0.1 -u "$never"
+        look_at_clock
+    done
+    end_server
+}
+
+end_server() {
+    server=${server:-$!}
+    kill -TERM "$server" 2> /dev/null
+    await_end
+}
+
+# A signal interrupts `wait`; the code of a server that has ended is kept.
+await_end() {
+    while
+        wait "$server" 2> /dev/null
+        kill -0 "$server" 2> /dev/null
+    do :; done
+    wait "$server" 2> /dev/null
+    exit $?
+}
+
+case $longest in
+    '' | *[!0-9]* | ???????*)
+        echo "Error: DRAIN_SECONDS is '$longest'; it must be a whole number of seconds, such as 60." >&2
+        exit 2
+        ;;
+esac
+longest=$((10#$longest))
+trap drain TERM INT
+trap end_server HUP
+"$@" &
+server=$!
+await_end
