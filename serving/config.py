@@ -86,13 +86,7 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
     Raises FleetError when a file of `server.tls` can't be read.
     """
     server = fleet.server
-    # The script can't speak TLS, which gRPC has then, and REST hasn't.
-    health = (
-        health_script_over_rest(fleet, names, places.rest_port)
-        if server.tls
-        else health_script(fleet, names, places.grpc_port)
-    )
-    files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health}
+    files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health_check(fleet, names, places)}
     if not embedded:
         files[SERVE] = serve_script(server, places)
     poll_seconds = POLL_SECONDS if embedded else POLL_SECONDS_WITH_TLS if server.tls else 0
@@ -130,6 +124,13 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
 def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None = None) -> ServerConfig:
     """As `server_config`, for the image that models.yaml names."""
     return server_config(fleet, names, places or in_container(), embedded=is_embedded(fleet.server.image_name))
+
+
+def health_check(fleet: Fleet, names: tuple[str, ...], places: Places) -> str:
+    """The script of the health check. It can't speak TLS, which gRPC has with `server.tls`, and REST never has."""
+    if fleet.server.tls:
+        return health_script_over_rest(fleet, names, places.rest_port)
+    return health_script(fleet, names, places.grpc_port)
 
 
 def entry_point(places: Places, *, embedded: bool) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from tfserving.clients.errors import (
     Unavailable,
 )
 from tfserving.serving import kept
-from tfserving.serving.config import MODELS_CONFIG, POLL_SECONDS, models_config, server_config
+from tfserving.serving.config import MODELS_CONFIG, POLL_SECONDS, health_check, models_config
 from tfserving.serving.engines import EngineError
 from tfserving.serving.engines.readiness import states_of, unavailable, wait_for
 from tfserving.serving.health import HEALTH
@@ -71,7 +71,7 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
     before = read_models_config(path)
     old_health = _kept_text(folder / HEALTH)
     wanted = models_config(fleet, names, places)
-    new_health = server_config(fleet, names, places, embedded=False).files[HEALTH]
+    new_health = health_check(fleet, names, places)
     loading, labelling = _steps(before, wanted, fleet)
     deadline = time.monotonic() + wait
     with connect(server.url, timeout=5) as client:
