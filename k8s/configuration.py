@@ -52,7 +52,16 @@ def cluster_models_config(fleet: Fleet, names: tuple[str, ...]) -> Any:
 
 
 def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
-    """The text of each file by its path below `config`."""
+    """The text of each file of `k8s/base` by its path below `config`."""
+    return {
+        **models_files(fleet, names),
+        "server/monitoring.config": text(monitoring_config()),
+        f"server/{SERVE}": serve_script(server_of_pods(fleet), in_container()),
+    }
+
+
+def models_files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
+    """Those of them that say which models there are."""
     stable = fleet
     for name in names:
         # Pods start by `stable` alone: other labels come and go with rollouts.
@@ -61,6 +70,4 @@ def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
     return {
         f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names)),
         f"models/{HEALTH}": health,
-        "server/monitoring.config": text(monitoring_config()),
-        f"server/{SERVE}": serve_script(server_of_pods(fleet), in_container()),
     }

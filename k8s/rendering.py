@@ -18,7 +18,7 @@ import yaml
 
 from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import patches
-from tfserving.k8s.configuration import files, server_of_pods
+from tfserving.k8s.configuration import models_files, server_of_pods
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import NAME
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
@@ -81,7 +81,7 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
     """Writes the server's files in the place of those of `k8s/base`; returns the server's flags."""
     shutil.rmtree(base / "config")
-    models = {path: text for path, text in files(fleet, names).items() if path.startswith("models/")}
+    models = models_files(fleet, names)
     places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
     pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
     config = server_config(pods, names, places, embedded=patches.has_embedded(fleet))

@@ -121,9 +121,9 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
     return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()), poll_seconds)
 
 
-def container_config(fleet: Fleet, names: tuple[str, ...], places: Places | None = None) -> ServerConfig:
-    """As `server_config`, for the image that models.yaml names."""
-    return server_config(fleet, names, places or in_container(), embedded=is_embedded(fleet.server.image_name))
+def container_config(fleet: Fleet, names: tuple[str, ...]) -> ServerConfig:
+    """As `server_config`, in a container of the image that models.yaml names."""
+    return server_config(fleet, names, in_container(), embedded=is_embedded(fleet.server.image_name))
 
 
 def health_check(fleet: Fleet, names: tuple[str, ...], places: Places) -> str:

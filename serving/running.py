@@ -28,7 +28,7 @@ from tfserving.foundation.files import written_whole
 from tfserving.serving import kept
 from tfserving.serving.config import POLL_SECONDS, Places, in_container, on_host
 from tfserving.serving.config_messages import text
-from tfserving.serving.engines import EngineError, address
+from tfserving.serving.engines import EngineError, address, own_url
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -62,10 +62,8 @@ class Running:
 
     @property
     def url(self) -> str:
-        """Where the toolkit's own checks go: to gRPC, whose checks the metrics page doesn't count; with TLS to REST."""
-        if self.tls:
-            return f"http://{address(self.host, self.rest_port)}"
-        return f"grpc://{address(self.host, self.grpc_port)}"
+        """Where the toolkit's own checks go."""
+        return own_url(address(self.host, self.grpc_port), address(self.host, self.rest_port), tls=self.tls)
 
     @property
     def is_container(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tfserving.k8s.rollout.state import Request, State
+from tfserving.serving.engines import own_url
 
 
 class RolloutError(Exception):
@@ -66,11 +67,8 @@ class Instance(Protocol):
 
 
 def url(instance: Instance) -> str:
-    """Where to send a server our own requests.
-
-    That is gRPC if it has no TLS: the metrics page counts status and metadata that are read over REST as requests.
-    """
-    return f"http://{instance.rest}" if instance.grpc is None else f"grpc://{instance.grpc}"
+    """Where to send a server our own requests."""
+    return own_url(instance.grpc or "", instance.rest, tls=instance.grpc is None)
 
 
 class Target(Protocol):

@@ -27,7 +27,7 @@ from tfserving.serving.docker.daemon import told
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import version_in, version_of
 from tfserving.serving.engines import EngineError, Plan
-from tfserving.serving.engines.exit_codes import FROM_SIGNAL
+from tfserving.serving.engines.exit_codes import as_subprocess
 from tfserving.serving.engines.readiness import await_models
 from tfserving.serving.lint import version_problems
 
@@ -88,7 +88,7 @@ class ContainerServer:
             code = int(self._container.wait()["StatusCode"])
             self._container.remove(force=True, v=True)
         running.forget(self._plan.fleet, "docker", self._plan.grpc_port)
-        return FROM_SIGNAL - code if code > FROM_SIGNAL else code
+        return as_subprocess(code)
 
     def kill(self) -> None:
         """Ends and removes the container at once, and what was kept of it."""

@@ -42,15 +42,22 @@ class Plan:
     @property
     def grpc_address(self) -> str:
         """Where a client of this machine finds gRPC."""
-        return self._address(self.grpc_port)
+        return address(self.host, self.grpc_port)
 
     @property
     def rest_address(self) -> str:
         """Where a client of this machine finds REST."""
-        return self._address(self.rest_port)
+        return address(self.host, self.rest_port)
 
-    def _address(self, port: int) -> str:
-        return address(self.host, port)
+    @property
+    def url(self) -> str:
+        """Where the toolkit's own checks go."""
+        return own_url(self.grpc_address, self.rest_address, tls=self.fleet.server.tls is not None)
+
+
+def own_url(grpc: str, rest: str, *, tls: bool) -> str:
+    """Where the toolkit's own checks go: to gRPC, whose checks the metrics page doesn't count; with TLS to REST."""
+    return f"http://{rest}" if tls else f"grpc://{grpc}"
 
 
 def address(host: str, port: int) -> str:

@@ -20,7 +20,7 @@ from tfserving.foundation.model_server import find_model_server, no_model_server
 from tfserving.serving import running, server_log
 from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
-from tfserving.serving.engines.exit_codes import FROM_SIGNAL, meaning
+from tfserving.serving.engines.exit_codes import as_subprocess, meaning
 from tfserving.serving.engines.readiness import await_models
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -122,9 +122,8 @@ class ServerProcess:
                 self._process.wait(grace_seconds(self._plan.fleet.server))
             except subprocess.TimeoutExpired:
                 self.kill()
-        code = self.wait()
         # The script ends with its server's code, as a shell has it.
-        return FROM_SIGNAL - code if code > FROM_SIGNAL else code
+        return as_subprocess(self.wait())
 
     def kill(self) -> None:
         """Ends the server at once."""

@@ -29,7 +29,7 @@ def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: C
     def late(said: str) -> str:
         return f"it was not ready in time (--wait says how long): {said}; the server's last lines:\n{lines()}"
 
-    with connect(f"http://{plan.rest_address}" if tls else f"grpc://{plan.grpc_address}") as client:
+    with connect(plan.url) as client:
         versions = {name: _await(client, name, deadline, check, lines) for name in plan.names}
 
         def missing() -> str | None:
