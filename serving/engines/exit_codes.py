@@ -29,4 +29,4 @@ def meaning(code: int) -> str:
 
 def as_subprocess(code: int) -> int:
     """An exit code of a shell or of the Docker Engine, as Python's `subprocess` has it: negative for a signal."""
-    return _FROM_SIGNAL - code if code > _FROM_SIGNAL else code
+    return _FROM_SIGNAL - code if _FROM_SIGNAL < code < _FROM_SIGNAL + signal.NSIG else code

@@ -15,7 +15,7 @@ import pytest
 from tests.servers import ROOT, free_ports, model_servers
 from tests.serving.embedded import saved_models
 from tfserving.foundation.model_server import PROGRAM, VARIABLE
-from tfserving.serving.engines.exit_codes import meaning
+from tfserving.serving.engines.exit_codes import as_subprocess, meaning
 
 # What the stand-in does when it may not make the threads of a load: without the import of TensorFlow.
 ABORTS = f"""#!{sys.executable}
@@ -96,3 +96,9 @@ def test_a_signal_means_the_same_to_a_process_and_to_a_container() -> None:
         == "exit code 139: it crashed, by a segmentation fault"
     )
     assert meaning(3) == "exit code 3"
+
+
+def test_a_start_that_failed_was_not_ended_by_a_signal() -> None:
+    """255 is TensorFlow Serving's own code; there are no 127 signals."""
+    assert as_subprocess(128 + signal.SIGTERM) == -signal.SIGTERM
+    assert [as_subprocess(code) for code in (0, 3, 127, 255)] == [0, 3, 127, 255]
