@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfserving.k8s.rollout.state import STABLE
 from tfserving.serving.config import (
     MODELS_CONFIG,
     SERVE,
@@ -15,7 +14,7 @@ from tfserving.serving.config import (
 )
 from tfserving.serving.config_messages import text
 from tfserving.serving.health import HEALTH, health_script
-from tfserving.serving.models_yaml.fleet import Fleet, FleetError
+from tfserving.serving.models_yaml.fleet import STABLE, Fleet, FleetError
 from tfserving.serving.models_yaml.server import ServerSettings
 
 

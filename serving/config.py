@@ -27,6 +27,7 @@ from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.health import HEALTH, health_script, health_script_over_rest
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFiles
+from tfserving.serving.served import all_served
 
 MODELS_CONFIG = "models.config"
 # The entry point of TensorFlow Serving: it waits for requests in flight before the server ends.
@@ -167,22 +168,19 @@ def grace_seconds(server: ServerSettings) -> int:
 def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:
     """ModelServerConfig: for `--model_config_file`."""
     config = ModelServerConfig()
-    for name in names:
-        model = fleet.models[name]
+    for one in all_served(fleet, names):
+        model = fleet.models[one.model]
         added = config.model_config_list.config.add(
-            name=name, base_path=places.model(name), model_platform="tensorflow"
+            name=one.name, base_path=places.model(one.model), model_platform="tensorflow"
         )
-        added.version_labels.update(model.labels)
+        added.version_labels.update(one.labels)
         policy = added.model_version_policy
-        if model.versions == "all":
+        if not one.newest:
+            policy.specific.versions.extend(one.versions)
+        elif model.versions == "all":
             policy.all.SetInParent()
         elif isinstance(model.versions, int):
             policy.latest.num_versions = model.versions
-        elif model.versions is not None:
-            policy.specific.versions.extend(sorted(set(model.versions)))
-        elif model.labels:
-            # A label needs its version loaded, beside the newest.
-            policy.specific.versions.extend(sorted({*model.labels.values(), *fleet.versions(name)[-1:]}))
     return config
 
 

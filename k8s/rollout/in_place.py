@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from tfserving.clients.errors import ServingError
 from tfserving.k8s.rollout import gates
-from tfserving.k8s.rollout.state import CANARY, STABLE, State
+from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, RolloutError, Serve, Target
 from tfserving.k8s.rollout.way import Pause, Side, Way, final
+from tfserving.serving.models_yaml.fleet import CANARY, STABLE
 
 
 @dataclass

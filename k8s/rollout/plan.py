@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tfserving.k8s.rollout.state import STABLE, State, WayName
+from tfserving.k8s.rollout.state import State, WayName
 from tfserving.k8s.rollout.target import RolloutError
-from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.fleet import STABLE, Fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.proven import ProofError, prove
 
@@ -49,10 +49,10 @@ def described(state: State, settings: Rollout) -> str:
 
 def _probe(settings: Rollout, joined: str) -> str:
     """What is sent while a window lasts."""
-    if not settings.probe_rate:
+    if not settings.probe:
         return ""
     where = f" to {settings.address}" if settings.address else ""
-    return f" {joined} {settings.probe_rate:g} golden requests a second{where}"
+    return f" {joined} {settings.probe:g} golden requests a second{where}"
 
 
 def _own(state: State, settings: Rollout) -> list[str]:

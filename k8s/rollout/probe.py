@@ -26,7 +26,7 @@ from tfserving.clients.golden import send
 from tfserving.clients.printable import printable
 from tfserving.clients.steps import Retries
 from tfserving.foundation.golden import Golden
-from tfserving.k8s.rollout.state import STABLE
+from tfserving.serving.models_yaml.fleet import STABLE
 
 SECONDS = 10.0
 # A request that could only be sent beside so many others has failed.

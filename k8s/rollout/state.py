@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tfserving.serving.kept import parsed
 
@@ -51,14 +51,37 @@ NEXT: dict[Phase, Phase] = {
 WayName: TypeAlias = Literal["in-place", "pods"]
 # What another shell may ask of the one that rolls out.
 Request: TypeAlias = Literal["pause", "promote", "abort"]
-CANARY, STABLE = "canary", "stable"
+# What a gate looks at.
+Gate: TypeAlias = Literal[
+    "metric", "golden", "latency", "evaluation", "drift", "shadow", "command", "clients", "probe"
+]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a gate saw: a sentence for people, and the same as numbers.
+
+    `where` is the server or the pods that it is about, `at` when it was (ISO 8601). Of `numbers`, what comes of requests
+    to two versions has the form of `tfserving.k8s.rollout.judge.Comparison.numbers`.
+    """
+
+    # What has more in it than this is of another form.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
+    gate: Gate
+    text: str
+    passed: bool = True
+    where: str = ""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    phase: Phase = "loading"
+    at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
 @dataclass(frozen=True)
 class State:
     """A rollout of `model` from version `old` to `new`, as it is kept.
 
-    `labels` and `versions` are what was served before it. `reason` says why it went back, `figures` what its gates saw.
+    `labels` are those that models.yaml had before it, `versions` what servers had under the model's own name, and
+    `after` what they have there when it is done. `reason` says why it went back, `figures` what its gates saw.
     By pods, `weight` is how many percent of the requests the new ones have got and passed with.
     """
 
@@ -69,13 +92,14 @@ class State:
     new: int
     labels: dict[str, int]
     versions: tuple[int, ...]
+    after: tuple[int, ...]
     way: WayName = "in-place"
     phase: Phase = "loading"
     weight: int = 0
     paused: bool = False
     manual: bool = False
     reason: str = ""
-    figures: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @property

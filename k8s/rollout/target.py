@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tfserving.k8s.rollout.state import Request, State
+from tfserving.k8s.rollout.state import Figure, Request, State
 from tfserving.serving.engines import own_url
+from tfserving.serving.models_yaml.fleet import canary_name
+from tfserving.serving.served import Served
 
 
 class RolloutError(Exception):
@@ -20,27 +21,41 @@ class HeldError(RolloutError):
 
 
 class GateError(Exception):
-    """The new version is worse than the old one, or can't be judged; the text says so with figures."""
+    """The new version is worse than the old one, or can't be judged; `figure` is what a gate saw of it, if anything."""
+
+    def __init__(self, text: str, figure: Figure | None = None) -> None:
+        super().__init__(text)
+        self.figure = figure
 
 
 @dataclass(frozen=True)
 class Serve:
-    """What servers are to serve of a model."""
+    """What servers are to serve of `model`: under each name versions, and what labels mean there.
+
+    `served` has the model's own name first. The names of a model are its own and that of its canary: where `served`
+    has none of them, servers are to forget it.
+    """
 
     model: str
-    versions: tuple[int, ...]
-    labels: Mapping[str, int]
+    served: tuple[Served, ...]
 
     def applied(self, config: Any) -> Any:
-        """`config`, a ModelServerConfig, with this in the place of what it said of the model."""
+        """`config`, a ModelServerConfig, with this in the place of what it says of the model."""
         changed = type(config)()
-        changed.CopyFrom(config)
-        for model in changed.model_config_list.config:
-            if model.name == self.model:
+        for before in config.model_config_list.config:
+            if before.name != canary_name(self.model):
+                changed.model_config_list.config.add().CopyFrom(before)
+            if before.name != self.model:
+                continue
+            del changed.model_config_list.config[-1]
+            for one in self.served:
+                model = changed.model_config_list.config.add()
+                model.CopyFrom(before)
+                model.name = one.name
                 model.ClearField("model_version_policy")
-                model.model_version_policy.specific.versions.extend(sorted(self.versions))
+                model.model_version_policy.specific.versions.extend(sorted(one.versions))
                 model.ClearField("version_labels")
-                model.version_labels.update(self.labels)
+                model.version_labels.update(one.labels)
         return changed
 
 
@@ -59,11 +74,23 @@ class Instance(Protocol):
     def rest(self) -> str:
         """Where REST is, HOST:PORT."""
 
-    def tell(self, serve: Serve) -> None:
-        """Has it serve this; returns when it knows, which may be before it does."""
+    def tell(self, serve: Serve, *, keep: bool = True) -> None:
+        """Has it serve this; returns when it knows, which may be before it does.
+
+        With `keep` it serves this, too, when it starts again. A server that polls its configuration always does.
+        """
 
     def leaves(self) -> bool:
         """Whether it is taken away or gone, so that no client is sent to it any more."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A version of a model on a server, under the name that the server has it there."""
+
+    instance: Instance
+    name: str
+    version: int
 
 
 def url(instance: Instance) -> str:

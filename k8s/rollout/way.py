@@ -17,17 +17,18 @@ from tfserving.clients.metrics import Page
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.k8s.rollout import gates
 from tfserving.k8s.rollout.probe import SECONDS, Place, Probe, Probed
-from tfserving.k8s.rollout.state import CANARY, STABLE, State
+from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, Instance, RolloutError, Serve, Target, url
 from tfserving.serving.engines.readiness import states_of
 from tfserving.serving.live import label_version
+from tfserving.serving.models_yaml.fleet import CANARY, STABLE
 from tfserving.serving.models_yaml.rollout import Rollout
 
 # Lets so many seconds pass; raises when somebody wants the rollout taken back.
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
 PROBE = "probe: "
-_PROBE_HELP = "`rollout.address` says where clients send requests, `rollout.probe_rate: 0` turns the probe off"
+_PROBE_HELP = "`rollout.address` says where clients send requests, `rollout.probe: 0` turns the probe off"
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Way(ABC):
     def _check_address(self, state: State) -> None:
         """Raises RolloutError before a rollout begins whose probe has a wrong address."""
         address = self.settings.address
-        if address is None or not self.settings.probe_rate or state.phase != "loading":
+        if address is None or not self.settings.probe or state.phase != "loading":
             return
         with connect(address, timeout=SECONDS) as client:
             try:
@@ -203,7 +204,7 @@ class Way(ABC):
 
         What clients send while versions share an address are the golden requests of the old one.
         """
-        rate, address = self.settings.probe_rate, self.settings.address
+        rate, address = self.settings.probe, self.settings.address
         if address:
             version = state.old if any(side.version == state.old for side in sides) else state.new
             return [Probe(state.model, [Place(address)], self._golden(version), rate)] * len(sides)

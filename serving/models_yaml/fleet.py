@@ -25,6 +25,8 @@ _MOST_ERRORS = 20
 _MOST_VERSIONS = (1 << 32) - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+# The labels that say which version a model's clients get, and which one those that ask for it.
+STABLE, CANARY = "stable", "canary"
 
 
 # What `tfserving export lint` looks for; docs/lint.md explains each.
@@ -44,6 +46,11 @@ Rule = Literal[
     "unregistered-op",
     "untracked-variable",
 ]
+
+
+def canary_name(model: str) -> str:
+    """The name under which servers have a version of `model` that isn't stable."""
+    return f"{model}-{CANARY}"
 
 
 class FleetError(Exception):
@@ -82,7 +89,7 @@ class Model(Strict):
         int | Literal["all"] | tuple[Annotated[int, Field(ge=1, le=LARGEST_VERSION)], ...] | None,
         Field(
             description="Which are served: the newest so many, `all`, or those listed. When not given: the newest, and "
-            "those that labels name."
+            "those that labels name. With a label `stable`, none that is newer than that."
         ),
     ] = None
 
@@ -129,6 +136,11 @@ class Fleet(Strict):
                 raise ValueError(
                     f"{name!r} can't name a model: letters, digits, '_', '.' and '-' only, no '.' or '-' first"
                 )
+            if STABLE in models[name].labels and canary_name(name) in models:
+                raise ValueError(
+                    f"{canary_name(name)!r} is where servers have the canary of {name!r}, which has a label `stable`; "
+                    "rename the model"
+                )
         return models
 
     @property
@@ -146,8 +158,16 @@ class Fleet(Strict):
         return sorted(versions_on_disk(folder)) if folder.is_dir() else []
 
     def kept(self, name: str) -> list[int]:
-        """The versions of model `name` on disk that are served now, oldest first."""
+        """The versions of model `name` on disk that are served now under this name, oldest first.
+
+        With a label `stable` none is newer: requests without a label get the newest.
+        """
         model, found = self.models[name], self.versions(name)
+        if stable := model.labels.get(STABLE):
+            found = [version for version in found if version <= stable]
+            labels = {version for label, version in model.labels.items() if label != CANARY} & set(found)
+            if model.versions is None:
+                return sorted(labels)
         if isinstance(model.versions, tuple):
             return sorted(set(model.versions) & set(found))
         if model.versions == "all":

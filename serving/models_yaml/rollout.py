@@ -13,21 +13,24 @@ from tfserving.serving.models_yaml.server import Strict
 class Rollout(Strict):
     """The gates between the steps of a rollout, and how long they look."""
 
-    window: Annotated[float, Field(gt=0, description="Seconds for which metrics are compared.")] = 30
-    samples: Annotated[
-        int,
-        Field(ge=0, description="Requests of clients that such a window must have; it is longer until they come."),
-    ] = 100
-    longest: Annotated[float, Field(gt=0, description="Seconds after which too few requests are a failure.")] = 600
+    window: Annotated[
+        float,
+        Field(gt=0, description="Seconds for which two versions are compared before the new one may go on, at least."),
+    ] = 30
+    longest: Annotated[
+        float, Field(gt=0, description="Seconds after which a comparison that isn't clear is decided as it stands.")
+    ] = 600
     latency: Annotated[
-        float, Field(ge=1, description="How many times as long as the old version the new one may take.")
+        float, Field(gt=1, description="A version that takes so many times as long as the old one is stopped.")
     ] = 1.5
-    slack_ms: Annotated[float, Field(ge=0, description="Milliseconds more that are never too many.")] = 5
-    error_rate: Annotated[float, Field(ge=0, le=1, description="How much more may fail, as a part of all.")] = 0.01
+    slack_ms: Annotated[float, Field(ge=0, description="Milliseconds more that are never too many.")] = 0
+    error_rate: Annotated[
+        float, Field(gt=0, le=1, description="How much more may fail, as a part of all; twice that is stopped.")
+    ] = 0.01
     bake: Annotated[
         float, Field(ge=0, description="Seconds for which the old version stays loaded once all requests have moved.")
     ] = 60
-    probe_rate: Annotated[
+    probe: Annotated[
         float,
         Field(
             ge=0,
