@@ -88,29 +88,33 @@ def configured(config: Any) -> tuple[Served, ...]:
     )
 
 
-def said(fleet: Fleet, one: Served, version: int) -> str:
-    """What `one` serves to requests without a label and why: `version 2, stable`."""
+def why(fleet: Fleet, one: Served) -> str:
+    """Why clients that give neither version nor label get the version that they get under a name."""
     if one.is_canary:
-        return f"version {version}, {CANARY}"
-    listed = isinstance(fleet.models[one.model].versions, tuple)
-    why = STABLE if STABLE in one.labels else "the newest that `versions` lists" if listed else "the newest"
-    others = "".join(f"; {label} {number}" for label, number in one.labels.items() if label != STABLE)
-    left = not_served(fleet, one, version)
-    return f"version {version}, {why}{others}{f'; {left}' if left else ''}"
+        return CANARY
+    model = fleet.models.get(one.model)
+    listed = model is not None and isinstance(model.versions, tuple)
+    return STABLE if STABLE in one.labels else "the newest that `versions` lists" if listed else "the newest"
 
 
-def not_served(fleet: Fleet, one: Served, version: int) -> str:
-    """Which versions on disk are newer than `version`, which `one` serves, and why they aren't served; else nothing."""
-    model = fleet.models[one.model]
-    canary = model.labels.get(CANARY) if STABLE in one.labels else None
-    newer = [number for number in fleet.versions(one.model) if number > version and number != canary]
-    if one.is_canary or not newer:
-        return ""
-    where = f"version {newer[-1]} is on disk"
-    if len(newer) > 1:
-        where += f", the newest of {len(newer)} that are newer,"
-    if STABLE in one.labels:
-        return f"{where} and isn't stable"
-    if isinstance(model.versions, tuple):
-        return f"{where} and isn't in `versions`"
-    return f"{where} and isn't loaded"
+def said(fleet: Fleet, one: Served, version: int, everything: Iterable[Served]) -> str:
+    """What clients that give neither version nor label get under a name, and why: `version 2, stable`.
+
+    `version` is what they get, `everything` what the server serves under all names.
+    """
+    others = [f"{label} → {number}" for label, number in one.labels.items() if label not in (STABLE, why(fleet, one))]
+    if newer := newer_on_disk(fleet, one, version, everything):
+        where = f"version {newer[-1]}{f', the newest of {len(newer)},' if len(newer) > 1 else ''} is on disk"
+        model = fleet.models[one.model]
+        listed = isinstance(model.versions, tuple)
+        reason = "stable" if STABLE in one.labels else "in `versions`" if listed else "loaded"
+        others.append(f"{where} and isn't {reason}")
+    return "; ".join([f"version {version}, {why(fleet, one)}", *others])
+
+
+def newer_on_disk(fleet: Fleet, one: Served, version: int, everything: Iterable[Served]) -> list[int]:
+    """The versions on disk that are newer than `version`, what clients get under a name, and aren't served at all."""
+    if one.is_canary or one.model not in fleet.models:
+        return []
+    canaries = {number for other in everything if other.model == one.model for number in other.versions}
+    return [number for number in fleet.versions(one.model) if number > version and number not in canaries]
