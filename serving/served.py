@@ -116,5 +116,6 @@ def newer_on_disk(fleet: Fleet, one: Served, version: int, everything: Iterable[
     """The versions on disk that are newer than `version`, what clients get under a name, and aren't served at all."""
     if one.is_canary or one.model not in fleet.models:
         return []
-    canaries = {number for other in everything if other.model == one.model for number in other.versions}
-    return [number for number in fleet.versions(one.model) if number > version and number not in canaries]
+    others = [other for other in everything if other.model == one.model and other.name != one.name]
+    elsewhere = {number for other in others for number in other.versions}
+    return [number for number in fleet.versions(one.model) if number > version and number not in elsewhere]

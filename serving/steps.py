@@ -34,12 +34,12 @@ def steps(before: Sequence[Served], wanted: Sequence[Served]) -> list[Step]:
     """
     there, goal = ({one.name: one for one in served} for served in (before, wanted))
     ways = [_way(there.get(one.name, one), one) for one in wanted]
-    # A name that is to go stays until nothing can fail any more.
-    ways += [[one] * len(_STEPS) for name, one in there.items() if name not in goal]
+    gone = [one for name, one in there.items() if name not in goal]
     made: list[Step] = []
     last = tuple(before)
     for number, what in enumerate(_STEPS[:-1]):
-        now = tuple(way[number] for way in ways)
+        # A name that is to go stays until nothing can fail any more.
+        now = (*(way[number] for way in ways), *(gone if number <= _STEPS.index("moving labels") else ()))
         if _effect(now) not in (_effect(last), _effect(wanted)):
             made.append(Step(what, now))
             last = now
@@ -65,10 +65,13 @@ def _way(old: Served, new: Served) -> list[Served]:
     first = {*old.versions, *top} if _above(new.versions[:-1], old) else most
     least = {*new.versions, *bottom} if _above(old.versions[:-1], new) else {*new.versions}
     labels = {label: version for label, version in old.labels.items() if version in old.versions}
+    # A request that has found what a label means must find that loaded: the label moves before its version goes.
+    moving = [version for label, version in labels.items() if new.labels.get(label) != version]
+    leaving = not {*moving} <= {*new.versions}
     return [
         _fixed(old, first, labels),
         _fixed(old, most, labels),
-        _fixed(new, most, new.labels),
+        _fixed(new, most, new.labels if leaving else labels),
         _fixed(new, least, new.labels),
         new,
     ]
