@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -168,7 +167,7 @@ class Way(ABC):
             self._moment(watch, comparisons, time.monotonic() - started)
         if self.settings.longest and not any(one.new.total for one in comparisons.values()):
             raise GateError(f"no requests came in {self.settings.longest:g} s, and the probe is off; {_PROBE_HELP}")
-        self._decided(comparisons, when, left)
+        self._decided(state, comparisons, when, left)
 
     def _baked(self, state: State, target: Target, pause: Pause) -> None:
         """Watches the new version alone for a while; what the old one did before is what it is compared with."""
@@ -182,7 +181,7 @@ class Way(ABC):
                     break
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
-        self._decided(comparisons, "while it baked: ", ())
+        self._decided(state, comparisons, "while it baked: ", ())
         self._proven(state, target.instances(), state.model)
 
     def _before(self, state: State, instances: Callable[[], Sequence[Instance]], pause: Pause) -> Before:
@@ -212,7 +211,7 @@ class Way(ABC):
         for gate, sample in kinds:
             found[gate] = Comparison(self.settings, f"version {state.new}", f"version {state.old}")
             if sample.total:
-                found[gate].add(Sample(), sample, 0.0)
+                found[gate].before(sample)
         return found
 
     def _moment(self, watch: Watch, comparisons: dict[Gate, Comparison], at: float) -> None:
@@ -261,12 +260,15 @@ class Way(ABC):
         sent = f", {probe} of the probe" if probe else ""
         self.say(f"  {who}{sent}; {about(left)} left")
 
-    def _decided(self, comparisons: dict[Gate, Comparison], when: str, unclear: Container[Gate]) -> None:
-        """Keeps what was seen. Raises GateError when the new version is worse: clearly, or as it stands if `unclear`."""
+    def _decided(self, state: State, comparisons: dict[Gate, Comparison], when: str, unclear: Container[Gate]) -> None:
+        """Keeps what was seen. Raises GateError when the new version is worse: clearly, or as it stands (`unclear`)."""
         reason = ""
         for gate, one in comparisons.items():
             verdict, said = one.last() if gate in unclear else one.verdict(), f"{when}{_OF[gate]}: "
             worse = verdict.decision == "worse"
+            if gate == "clients" and not one.new.total:
+                self.say(f"  {when}no client sent a request to version {state.new}")
+                continue
             self._saw(Figure(gate, f"{said}{one}", passed=not worse, numbers=dict(one.numbers())))
             reason = reason or (f"{said}{verdict.reason}" if worse else "")
         if reason:
@@ -369,9 +371,7 @@ class Before:
         found = cls()
         for figure in state.figures:
             if figure.phase == "stable" and figure.gate in ("clients", "probe", "address"):
-                old = figure.numbers["old"]
-                failed = Counter[str](old["failures"])
-                getattr(found, figure.gate).add(Sample(old["requests"] - old["failed"], failed=failed))
+                getattr(found, figure.gate).add(Sample.of_numbers(figure.numbers["old"]))
         return found
 
 
