@@ -1,0 +1,61 @@
+"""How long a rollout still takes, and how durations read."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from tfserving.k8s.rollout.state import State
+from tfserving.serving.models_yaml.rollout import Rollout
+
+
+def remaining(state: State, settings: Rollout) -> float | None:
+    """The seconds from the beginning of the phase of `state` until the rollout is done, if no gate fails.
+
+    They are those that `settings` name: windows and the bake. What servers take to load and unload a version comes on
+    top. None when that isn't known: while it waits for `promote`, and once it unloads or goes back.
+    """
+    if state.over:
+        return 0.0
+    if state.manual and state.phase in ("loading", "proving", "canary", "stable"):
+        return None
+    weights = [weight for weight in settings.weights if weight > state.weight]
+    stable = settings.window * len(weights) if state.way == "pods" else 0.0
+    match state.phase:
+        case "loading" | "proving" | "canary":
+            return settings.window + stable + settings.bake
+        case "stable":
+            return stable + settings.bake
+        case "baking":
+            return settings.bake
+    return None
+
+
+def left(state: State, running: bool, now: datetime | None = None) -> float | None:
+    """The seconds from `now` until a rollout is done, 0 when it is over; None when not known, or no shell is at it."""
+    if state.over:
+        return 0.0
+    if not running or not state.until or state.paused:
+        return None
+    until = datetime.fromisoformat(state.until)
+    return max((until - (now or datetime.now(timezone.utc))).total_seconds(), 0.0)
+
+
+def duration(seconds: float) -> str:
+    """So long, as people say it: `42 s`, `2 min 10 s`, `1 h 5 min`."""
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    if hours:
+        return _both(f"{hours} h", minutes % 60, "min")
+    return _both(f"{minutes} min", whole % 60, "s") if minutes else f"{whole} s"
+
+
+def about(seconds: float) -> str:
+    """About so long, in round numbers: `about 40 s`, `about 2 min 10 s`, `about 7 min`."""
+    step = next(
+        step for limit, step in ((20, 1), (60, 5), (300, 10), (7200, 60), (float("inf"), 600)) if seconds < limit
+    )
+    return f"about {duration(max(step * round(seconds / step), 1))}"
+
+
+def _both(large: str, small: int, unit: str) -> str:
+    return f"{large} {small} {unit}" if small else large
