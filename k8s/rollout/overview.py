@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from tfserving.clients.printable import printable
 from tfserving.k8s.rollout.progress import Kind
 from tfserving.k8s.rollout.remaining import about, duration, left
 from tfserving.k8s.rollout.state import Figure, State, Step
@@ -31,7 +32,11 @@ def as_json(state: State, running: bool) -> dict[str, Any]:
 
 
 def headline(state: State, running: bool) -> str:
-    """How far it is, how long it took or takes, and what goes on with it."""
+    """How far it is, how long it took or takes, and what goes on with it, in one line."""
+    return printable(_headline(state, running))
+
+
+def _headline(state: State, running: bool) -> str:
     if state.over:
         began = datetime.fromisoformat(state.started).astimezone()
         return f"{state}; began {began:%Y-%m-%d %H:%M:%S}, took {lasted(state)}"

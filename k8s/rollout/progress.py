@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
-# Where there is no terminal, one who waits prints a line this often.
+# Where there is no terminal, what is waited for is printed this often.
 _WAITING_SECONDS = 10.0
 # What happens, what is waited for, how it ended.
 Kind: TypeAlias = Literal["step", "waiting", "good", "bad"]
@@ -30,9 +30,10 @@ class Say(Protocol):
 
 
 class Progress:
-    """Shows progress on stderr until it is closed."""
+    """Shows progress on stderr until it is closed; where there is no terminal, a waiting line every `seconds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = _WAITING_SECONDS) -> None:
+        self._seconds = seconds
         self._printed = time.monotonic()
         self._live: Status | None = None
 
@@ -40,7 +41,7 @@ class Progress:
         """See Say."""
         if kind == "waiting" and self._shown(text):
             return
-        if kind == "waiting" and time.monotonic() - self._printed < _WAITING_SECONDS:
+        if kind == "waiting" and time.monotonic() - self._printed < self._seconds:
             return
         self.close()
         self._printed = time.monotonic()
@@ -78,6 +79,7 @@ class Progress:
 
 def line(at: datetime, text: str, kind: Kind = "step") -> str:
     """A line that begins with its local time; what follows a line end in `text` is below what stands before it."""
-    clock = f"{at.astimezone():%H:%M:%S}"
+    clock, indent = f"{at.astimezone():%H:%M:%S}", " " * (len(text) - len(text.lstrip(" ")))
     first, *more = (click.style(printable(part), fg=_COLOURS.get(kind)) for part in text.split("\n"))
-    return "\n".join([f"{click.style(clock, dim=True)}  {first}", *(f"{' ' * len(clock)}  {part}" for part in more)])
+    below = (f"{' ' * len(clock)}  {indent}{part}" for part in more)
+    return "\n".join([f"{click.style(clock, dim=True)}  {first}", *below])

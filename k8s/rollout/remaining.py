@@ -18,16 +18,21 @@ def remaining(state: State, settings: Rollout) -> float | None:
         return 0.0
     if state.manual and state.phase in ("loading", "proving", "canary", "stable"):
         return None
-    weights = [weight for weight in settings.weights if weight > state.weight]
-    stable = settings.window * len(weights) if state.way == "pods" else 0.0
     match state.phase:
-        case "loading" | "proving" | "canary":
-            return settings.window + stable + settings.bake
-        case "stable":
-            return stable + settings.bake
+        case "loading" | "proving" | "canary" | "stable":
+            return _moving(state, settings) + settings.bake
         case "baking":
             return settings.bake
     return None
+
+
+def _moving(state: State, settings: Rollout) -> float:
+    """How long requests move, from one comparison to the next."""
+    if state.way == "in-place":
+        # What comes of requests before is measured, too; where there are several servers, some at the same time.
+        return settings.window + settings.window
+    before = settings.window if settings.address and not state.weight else 0.0
+    return before + settings.window * sum(weight > state.weight for weight in settings.weights)
 
 
 def left(state: State, running: bool, now: datetime | None = None) -> float | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What comes of requests to two versions, as tfserving.k8s.rollout.judge.Comparison.numbers has it.
 Numbers: TypeAlias = Mapping[str, Any]
-_SIDES = {"old": "plain", "new": "bad"}
+_SIDES = {"old": "plain", "new": "fair"}
 # Buckets of latencies are no wider than this: TensorFlow Serving's own, each 1.8 times the one before.
 _WIDEST_BUCKET = 1.8
 _MOST_CELLS = 40
@@ -121,7 +121,9 @@ def _histogram(axes: Axes, buckets: Sequence[tuple[float, int]], colour: str, la
     import matplotlib as mpl
 
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     total = sum(count for _, count in buckets)
     if not total:
         return
