@@ -25,10 +25,19 @@ if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.models_yaml.rollout import Rollout
 
-_EXIT_CODES = """\b
-Exit codes: 0 {done}; 1 it was rolled back, or something failed on the way; 2 something was wrong before anything
-changed; 130 interrupted, and `rollout start` goes on."""
-_ENDED = _EXIT_CODES.format(done="the version is stable, or another shell that rolls out was told")
+
+def _ending(examples: str, done: str, failed: str) -> str:
+    """Examples of a command that moves a rollout, and its exit codes."""
+    return f"""\b
+Examples:
+{examples}
+
+\b
+Exit codes:
+  0    {done}
+  1    {failed}, or something failed on the way
+  2    something was wrong before anything changed
+  130  interrupted, and `rollout start` resumes it"""
 
 
 @click.group()
@@ -43,17 +52,17 @@ def rollout() -> None:
 
 
 @rollout.command(
-    epilog="""\b
-Examples:
+    epilog=_ending(
+        """\
   tfserving k8s rollout start digits --dry-run
   tfserving k8s rollout start digits 7 --bake 10
   tfserving k8s rollout start digits --manual      waits for `rollout promote digits`
   tfserving k8s rollout start digits --report report.html
   tfserving k8s rollout start digits --cluster --namespace models
-  tfserving k8s rollout start digits --cluster --by-pods
-
-"""
-    + _EXIT_CODES.format(done="the version is stable")
+  tfserving k8s rollout start digits --cluster --by-pods""",
+        "the version is stable",
+        "it was rolled back for the reason that is printed",
+    )
 )
 @model_argument
 @click.argument("version", type=click.IntRange(min=1), required=False)
@@ -107,7 +116,16 @@ def start(
     _run(controller, state, report=report)
 
 
-@rollout.command()
+@rollout.command(
+    epilog="""\b
+Example:
+  tfserving k8s rollout pause digits
+
+\b
+Exit codes:
+  0    it waits, or will before its next phase
+  2    no rollout is under way, or its state can't be read"""
+)
 @model_argument
 @fleet_option
 @place_options
@@ -116,7 +134,13 @@ def pause(model: str, fleet: Path, place: Place) -> None:
     _ask(model, fleet, place, "pause")
 
 
-@rollout.command()
+@rollout.command(
+    epilog=_ending(
+        "  tfserving k8s rollout promote digits",
+        "the version is stable, or the shell that rolls out goes on",
+        "it was rolled back",
+    )
+)
 @model_argument
 @fleet_option
 @place_options
@@ -126,7 +150,13 @@ def promote(model: str, fleet: Path, place: Place, wait: float) -> None:
     _ask(model, fleet, place, "promote", wait)
 
 
-@rollout.command()
+@rollout.command(
+    epilog=_ending(
+        "  tfserving k8s rollout abort digits",
+        "it was taken back, or the shell that rolls out takes it back",
+        "it can't be taken back",
+    )
+)
 @model_argument
 @fleet_option
 @place_options
@@ -136,7 +166,13 @@ def abort(model: str, fleet: Path, place: Place, wait: float) -> None:
     _ask(model, fleet, place, "abort", wait)
 
 
-@rollout.command()
+@rollout.command(
+    epilog=_ending(
+        "  tfserving k8s rollout undo digits",
+        "the version before is stable again",
+        "that version was rolled back",
+    )
+)
 @model_argument
 @fleet_option
 @place_options

@@ -34,8 +34,11 @@ Examples:
   tfserving k8s rollout status digits --cluster
 
 \b
-Exit codes: 0 the status is printed, with --watch the version is stable; 1 with --watch, it was rolled back;
-2 the state can't be read; 130 Ctrl-C, and the rollout goes on."""
+Exit codes:
+  0    the status is printed; with --watch, the version is stable
+  1    with --watch, it was rolled back
+  2    the state can't be read
+  130  Ctrl-C; the rollout goes on"""
 )
 @model_argument
 @fleet_option
@@ -66,7 +69,10 @@ Examples:
   tfserving k8s rollout report digits --cluster
 
 \b
-Exit codes: 0 the report is written; 1 it can't be written; 2 there is no rollout, or its state can't be read."""
+Exit codes:
+  0    the report is written
+  1    it can't be written
+  2    there is no rollout, or its state can't be read"""
 )
 @model_argument
 @fleet_option
