@@ -52,9 +52,7 @@ WayName: TypeAlias = Literal["in-place", "pods"]
 # What another shell may ask of the one that rolls out.
 Request: TypeAlias = Literal["pause", "promote", "abort"]
 # What a gate looks at.
-Gate: TypeAlias = Literal[
-    "metric", "golden", "latency", "evaluation", "drift", "shadow", "command", "clients", "probe"
-]
+Gate: TypeAlias = Literal["metric", "golden", "latency", "evaluation", "drift", "shadow", "command", "clients", "probe"]
 
 
 @dataclass(frozen=True)
