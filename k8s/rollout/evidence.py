@@ -203,19 +203,17 @@ def _hodges_lehmann(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 @dataclass
 class _Failing:
-    """Requests to one version, and how many of them failed, block by block of time."""
+    """Requests to one version, and how many of them failed; also those of each block of time, as far as it is known."""
 
     requests: int = 0
     failed: int = 0
-    _blocks: int = 0
-    _squares: float = 0.0
+    _blocks: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, requests: int, failed: int) -> None:
-        if requests:
-            self.requests += requests
-            self.failed += failed
-            self._blocks += 1
-            self._squares += failed**2 / requests
+    def add(self, sample: Sample, *, block: bool = True) -> None:
+        self.requests += sample.total
+        self.failed += sample.failures
+        if block and sample.total:
+            self._blocks.append((sample.total, sample.failures))
 
     @property
     def part(self) -> float:
@@ -223,13 +221,15 @@ class _Failing:
 
     def design_effect(self) -> float:
         """How many failures come together, at least 1: variance between blocks over that of independent failures."""
-        if self.failed in (0, self.requests):
+        requests = sum(count for count, _ in self._blocks)
+        failed = sum(count for _, count in self._blocks)
+        if failed in (0, requests):
             return 1.0
-        if self._blocks == 1:
-            return float(self.failed)
-        part = self.part
-        between = (self._squares - self.failed * part) / (part * (1 - part))
-        return max(1.0, between / (self._blocks - 1))
+        if len(self._blocks) == 1:
+            return float(failed)
+        part = failed / requests
+        between = sum((count - of * part) ** 2 / of for of, count in self._blocks) / (len(self._blocks) - 1)
+        return max(1.0, between / (part * (1 - part)))
 
     def effective(self) -> tuple[float, float]:
         """How many independent requests, and failures of these, are worth as much."""
@@ -249,8 +249,8 @@ class Failures:
 
     def add(self, new: Sample, old: Sample) -> None:
         """Adds what came in the same block of time."""
-        self._new.add(new.total, new.failures)
-        self._old.add(old.total, old.failures)
+        self._new.add(new)
+        self._old.add(old)
         if self.decision == "worse":
             return
         if self._new.requests >= self._next:
@@ -266,6 +266,10 @@ class Failures:
                 self._next_fine *= _GROWTH
             if self._bounds(MISS * _share(self._fine_looks))[1] < 2 * self._rate:
                 self.decision = "fine"
+
+    def before(self, old: Sample) -> None:
+        """Adds what came to the old version at another time."""
+        self._old.add(old, block=False)
 
     @property
     def more(self) -> float:

@@ -69,6 +69,11 @@ class Comparison:
         self._in_row = 1
         self._at = 0.0
 
+    @property
+    def new(self) -> Sample:
+        """All that came to the new version."""
+        return self._new
+
     def add(self, new: Sample, old: Sample, at: float) -> None:
         """Adds what came in the same block of time to both, which ended `at` seconds after the first began.
 
@@ -80,6 +85,11 @@ class Comparison:
         self._latency.add(new, old, at)
         self._failures.add(new, old)
         self._plot(_Row(at, copy.deepcopy(new), copy.deepcopy(old)))
+
+    def before(self, old: Sample) -> None:
+        """Adds what came to the old version at another time: the new one's failures are compared with its, too."""
+        self._old.add(old)
+        self._failures.before(old)
 
     def verdict(self) -> Verdict:
         """What is clear so far. Nothing is fine before the settings' `window` is over."""
