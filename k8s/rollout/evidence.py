@@ -203,17 +203,23 @@ def _hodges_lehmann(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 @dataclass
 class _Failing:
-    """Requests to one version, and how many of them failed; also those of each block of time, as far as it is known."""
+    """Requests to one version, and how many of them failed; also of those that are known block of time by block."""
 
     requests: int = 0
     failed: int = 0
-    _blocks: list[tuple[int, int]] = field(default_factory=list)
+    _blocks: int = 0
+    _in_blocks: int = 0
+    _failed_in_blocks: int = 0
+    _squares: float = 0.0
 
     def add(self, sample: Sample, *, block: bool = True) -> None:
         self.requests += sample.total
         self.failed += sample.failures
         if block and sample.total:
-            self._blocks.append((sample.total, sample.failures))
+            self._blocks += 1
+            self._in_blocks += sample.total
+            self._failed_in_blocks += sample.failures
+            self._squares += sample.failures**2 / sample.total
 
     @property
     def part(self) -> float:
@@ -221,14 +227,13 @@ class _Failing:
 
     def design_effect(self) -> float:
         """How many failures come together, at least 1: variance between blocks over that of independent failures."""
-        requests = sum(count for count, _ in self._blocks)
-        failed = sum(count for _, count in self._blocks)
-        if failed in (0, requests):
+        failed = self._failed_in_blocks
+        if failed in (0, self._in_blocks):
             return 1.0
-        if len(self._blocks) == 1:
+        if self._blocks == 1:
             return float(failed)
-        part = failed / requests
-        between = sum((count - of * part) ** 2 / of for of, count in self._blocks) / (len(self._blocks) - 1)
+        part = failed / self._in_blocks
+        between = (self._squares - failed * part) / (self._blocks - 1)
         return max(1.0, between / (part * (1 - part)))
 
     def effective(self) -> tuple[float, float]:
