@@ -6,15 +6,13 @@ import time
 from dataclasses import dataclass, replace
 
 from tfserving.clients.errors import ServingError
-from tfserving.k8s.rollout.progress import Progress
+from tfserving.k8s.rollout.progress import Say
 from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.state import Request, State
 from tfserving.k8s.rollout.target import GateError, RolloutError, Store
 from tfserving.k8s.rollout.way import Way
 
 _POLL_SECONDS = 0.2
-# A phase that lets less time pass at once looks at something in between, and says itself what it waits for.
-_LONG_SECONDS = 1.0
 
 
 class _AbortedError(Exception):
@@ -27,10 +25,8 @@ class Controller:
 
     way: Way
     store: Store
-    say: Progress
+    say: Say
     _pending: Request | None = None
-    # What is done now.
-    _sentence: str = ""
 
     def run(self, state: State) -> State:
         """Goes on from `state` until the rollout is over, which the caller has the lease for; returns how it ended.
@@ -43,11 +39,9 @@ class Controller:
                 state = self._begin(self._hold(state))
                 done = self.way.do(state, self._pass if state.returnable else time.sleep)
             except _AbortedError:
-                done = self._turn(state, "aborted")
+                done = self._turn(self.way.seen(state, state), "aborted")
             except (GateError, ServingError) as error:
-                if isinstance(error, GateError) and error.figure:
-                    state = replace(state, figures=(*state.figures, error.figure))
-                done = self._turn(state, f"{state.phase}: {error}")
+                done = self._turn(self.way.seen(state, state), f"{state.phase}: {error}")
             state = done.begun(0.0) if done.over else done
             self.store.save(state)
         if state.phase == "done":
@@ -62,8 +56,8 @@ class Controller:
         seconds = remaining(state, self.way.settings)
         state = state.begun(seconds)
         self.store.save(state)
-        self._sentence = self.way.sentence(state)
-        self.say(f"{self._sentence} {about(seconds)} left" if seconds else self._sentence)
+        sentence = self.way.sentence(state)
+        self.say(f"{sentence} {about(seconds)} left" if seconds else sentence)
         return state
 
     def _turn(self, state: State, reason: str) -> State:
@@ -110,6 +104,4 @@ class Controller:
             left = until - time.monotonic()
             if left <= 0:
                 return
-            if seconds > _LONG_SECONDS:
-                self.say(f"{self._sentence} {about(left)} left", "waiting")
             time.sleep(min(_POLL_SECONDS, left))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+from tfserving.k8s.rollout.judge import required
 from tfserving.k8s.rollout.state import State
 from tfserving.serving.models_yaml.rollout import Rollout
 
@@ -28,11 +29,13 @@ def remaining(state: State, settings: Rollout) -> float | None:
 
 def _moving(state: State, settings: Rollout) -> float:
     """How long requests move, from one comparison to the next."""
+    # A comparison ends sooner where clients send more than the probe.
+    compared = min(required(settings, settings.probe)[1] if settings.probe else settings.window, settings.longest)
     if state.way == "in-place":
-        # What comes of requests before is measured, too; where there are several servers, some at the same time.
-        return settings.window + settings.window
+        # What came of requests before is measured, too. Where there are several servers it isn't needed.
+        return settings.window + compared
     before = settings.window if settings.address and not state.weight else 0.0
-    return before + settings.window * sum(weight > state.weight for weight in settings.weights)
+    return before + compared * sum(weight > state.weight for weight in settings.weights)
 
 
 def left(state: State, running: bool, now: datetime | None = None) -> float | None:
