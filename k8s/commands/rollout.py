@@ -93,7 +93,6 @@ def start(
     `rollout:` in models.yaml says what the gates allow; these options go before it.
     """
     from tfserving.k8s.rollout.plan import described, plan
-    from tfserving.k8s.rollout.progress import Progress
 
     if by_pods and not place.cluster:
         refuse("--by-pods needs --cluster: a server of this machine has no pods")
@@ -113,9 +112,8 @@ def start(
         if dry_run:
             click.echo(described(state, settings))
             return
-        progress = Progress()
-        controller = _controller(read, state, place, wait, settings, progress)
-    _run(controller, state, progress, report=report)
+        controller = _controller(read, state, place, wait, settings)
+    _run(controller, state, report=report)
 
 
 @rollout.command(
@@ -182,7 +180,6 @@ def abort(model: str, fleet: Path, place: Place, wait: float) -> None:
 def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
     """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
     from tfserving.k8s.rollout.plan import plan
-    from tfserving.k8s.rollout.progress import Progress
 
     with Errors(2):
         read = read_with(fleet, model)
@@ -190,10 +187,9 @@ def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
         if last is None or last.phase != "done":
             refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
         state = plan(read, model, last.old, way=last.way)
-        gates = {"window": 0.1, "longest": 0.0, "bake": 0.0, "latency": 1e9, "weights": (100,), "probe": 0.0}
-        progress = Progress()
-        controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates), progress)
-    _run(controller, state, progress)
+        gates = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
+        controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates))
+    _run(controller, state)
 
 
 def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, say: Progress) -> Way:
@@ -218,9 +214,10 @@ def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollou
     return InPlace(folder, settings, wait, say, ClusterTarget(kubectl, wait, finished))
 
 
-def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, say: Progress) -> Controller:
+def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout) -> Controller:
     """A controller of servers that there are. Raises RolloutError when there are none, or others are moving them."""
     from tfserving.k8s.rollout.controller import Controller
+    from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.target import RolloutError
 
     store = place.store(fleet, state.model)
@@ -228,14 +225,13 @@ def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings:
         # Pods of the second Deployment have one version of every model.
         if not other.over and "pods" in (other.way, state.way):
             raise RolloutError(f"a rollout of another model is under way: {other}; by pods there is one at a time")
+    say = Progress()
     way = _way(fleet, state, place, wait, settings, say)
     way.check(state)
     return Controller(way, store, say)
 
 
-def _run(
-    controller: Controller, state: State, progress: Progress, *, back: bool = False, report: Path | None = None
-) -> None:
+def _run(controller: Controller, state: State, *, back: bool = False, report: Path | None = None) -> None:
     """Runs a rollout to its end, or `back`, writes its report, and exits with what came of it."""
     from tfserving.foundation.interrupts import ended_as_by_ctrl_c
     from tfserving.k8s.kubectl import KubectlError
@@ -252,7 +248,7 @@ def _run(
                 stack.enter_context(controller.store.lease())
             except HeldError as error:
                 refuse(str(error))
-            stack.enter_context(progress)
+            stack.enter_context(controller.say)
             # What was asked of an earlier one is not meant for this.
             controller.store.asked()
             ended = controller.run(state)
@@ -275,8 +271,6 @@ def _run(
 
 def _ask(model: str, fleet: Path, place: Place, request: Request, wait: float | None = None) -> None:
     """Asks the shell that rolls out; where there is none any more, does it."""
-    from tfserving.k8s.rollout.progress import Progress
-
     with Errors(2):
         read = read_with(fleet, model)
         store = place.store(read, model)
@@ -294,12 +288,11 @@ def _ask(model: str, fleet: Path, place: Place, request: Request, wait: float | 
             click.echo(str(store.load()), err=True)
             return
         else:
-            progress = Progress()
-            controller = _controller(read, state, place, wait or 180.0, read.rollout, progress)
+            controller = _controller(read, state, place, wait or 180.0, read.rollout)
             state = (
                 state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
             )
-            _run(controller, state, progress, back=request == "abort")
+            _run(controller, state, back=request == "abort")
 
 
 for _command in (status, report):

@@ -6,13 +6,15 @@ import time
 from dataclasses import dataclass, replace
 
 from tfserving.clients.errors import ServingError
-from tfserving.k8s.rollout.progress import Say
+from tfserving.k8s.rollout.progress import Progress
 from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.state import Request, State
 from tfserving.k8s.rollout.target import GateError, RolloutError, Store
 from tfserving.k8s.rollout.way import Way
 
 _POLL_SECONDS = 0.2
+# A time left that is shorter than this is not worth a word.
+_SHORT_SECONDS = 5.0
 
 
 class _AbortedError(Exception):
@@ -25,7 +27,7 @@ class Controller:
 
     way: Way
     store: Store
-    say: Say
+    say: Progress
     _pending: Request | None = None
 
     def run(self, state: State) -> State:
@@ -57,7 +59,11 @@ class Controller:
         state = state.begun(seconds)
         self.store.save(state)
         sentence = self.way.sentence(state)
-        self.say(f"{sentence} {about(seconds)} left" if seconds else sentence)
+        # How long it bakes is in the sentence.
+        shown = (
+            "" if seconds is None or seconds < _SHORT_SECONDS or state.phase == "baking" else f" {about(seconds)} left"
+        )
+        self.say(f"{sentence}{shown}")
         return state
 
     def _turn(self, state: State, reason: str) -> State:

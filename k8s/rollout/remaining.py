@@ -29,13 +29,13 @@ def remaining(state: State, settings: Rollout) -> float | None:
 
 def _moving(state: State, settings: Rollout) -> float:
     """How long requests move, from one comparison to the next."""
-    # A comparison ends sooner where clients send more than the probe.
-    compared = min(required(settings, settings.probe)[1] if settings.probe else settings.window, settings.longest)
+    # Clients that send many requests make it clear sooner. Without the probe it depends on them alone.
+    comparison = min(required(settings, settings.probe)[1], settings.longest) if settings.probe else settings.window
     if state.way == "in-place":
-        # What came of requests before is measured, too. Where there are several servers it isn't needed.
-        return settings.window + compared
+        # A server that is alone is compared with what came of requests before.
+        return settings.window + comparison
     before = settings.window if settings.address and not state.weight else 0.0
-    return before + compared * sum(weight > state.weight for weight in settings.weights)
+    return before + comparison * sum(weight > state.weight for weight in settings.weights)
 
 
 def left(state: State, running: bool, now: datetime | None = None) -> float | None:

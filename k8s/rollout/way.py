@@ -135,7 +135,9 @@ class Way(ABC):
             self._saw(gates.golden(Reached(instance, name, state.new), self._version(state.new)))
 
     def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
-        """Compares an old and a new version on servers where nobody gets the new one yet, without clients."""
+        """Compares an old and a new version where no client gets the new one yet; not where no time is to be lost."""
+        if not self.settings.longest:
+            return
         self._saw(gates.latency(pairs, self._golden(state.old), self.settings, pause))
 
     def _judged(
@@ -160,7 +162,7 @@ class Way(ABC):
                 left = self._left(comparisons, verdicts, passed)
                 if not left or passed > self.settings.longest:
                     break
-                self._report(comparisons, max(left.values()))
+                self.say(f"  {self._so_far(comparisons)}; {about(max(left.values()))} left", "waiting")
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
         if self.settings.longest and not any(one.new.total for one in comparisons.values()):
@@ -173,11 +175,11 @@ class Way(ABC):
         started = time.monotonic()
         with Watch(state.model, [Side(target.instances, state.new)], self._golden(state.new), self.settings) as watch:
             while (passed := time.monotonic() - started) < self.settings.bake:
+                self.say(f"  {self._so_far(comparisons)}; {about(self.settings.bake - passed)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, self.settings.bake - passed))
                 self._moment(watch, comparisons, time.monotonic() - started)
                 if any(one.verdict().decision == "worse" for one in comparisons.values()):
                     break
-                self._report(comparisons, self.settings.bake - passed)
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
         self._decided(state, comparisons, "while it baked: ", ())
@@ -188,7 +190,7 @@ class Way(ABC):
         found, until = Before(), time.monotonic() + self.settings.window
         with Watch(state.model, [Side(instances, state.old)], self._golden(state.old), self.settings) as watch:
             while (left := until - time.monotonic()) > 0:
-                self.say(f"  version {state.old} alone, to compare with; {about(left)} left", "waiting")
+                self.say(f"  requests to version {state.old}, before any moves; {about(left)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, left))
                 found.add(*watch.take())
             watch.finish(pause)
@@ -247,19 +249,13 @@ class Way(ABC):
             found[gate] = min(max(needed, _MOMENT_SECONDS), max(self.settings.longest - passed, 0.0))
         return found
 
-    def _report(self, comparisons: dict[Gate, Comparison], left: float) -> None:
-        """A line on a comparison that goes on."""
+    def _so_far(self, comparisons: dict[Gate, Comparison]) -> str:
+        """Whose requests are compared, and how many there were."""
         clients, probe = comparisons["clients"].new.total, comparisons["probe"].new.total if self.settings.probe else 0
-        if not clients and not probe:
-            self.say(
-                "  no requests of clients, and the probe is off: send some, or set `rollout.probe`; "
-                f"{about(self.settings.longest)} at most",
-                "waiting",
-            )
-            return
-        who = f"{clients} requests of clients" if clients else "no client sends requests, golden requests have to do"
-        sent = f", {probe} of the probe" if probe else ""
-        self.say(f"  {who}{sent}; {about(left)} left", "waiting")
+        if not clients and not self.settings.probe:
+            return "no client sends requests, and the probe is off: send some, or set `rollout.probe`"
+        who = f"{clients} requests of clients" if clients else "no client sends requests, so golden requests are sent"
+        return f"{who}: {probe}" if probe and not clients else f"{who}, {probe} of the probe" if probe else who
 
     def _decided(self, state: State, comparisons: dict[Gate, Comparison], when: str, unclear: Container[Gate]) -> None:
         """Keeps what was seen. Raises GateError when the new version is worse: clearly, or as it stands (`unclear`)."""
@@ -371,8 +367,8 @@ class Before:
         """As the figures of the phase `stable` have it."""
         found = cls()
         for figure in state.figures:
-            # A state that had grown too long has no numbers of its first figures.
-            if figure.phase == "stable" and figure.gate in ("clients", "probe", "address") and figure.numbers:
+            # The numbers of a long rollout may have been left out.
+            if figure.phase == "stable" and figure.gate in found.__dict__ and "old" in figure.numbers:
                 getattr(found, figure.gate).add(Sample.of_numbers(figure.numbers["old"]))
         return found
 
