@@ -154,7 +154,7 @@ class ByPods(Way):
                 return f"Baking for {self.settings.bake:g} s …"
             case "unloading":
                 return f"Pods with version {new} in the place of those with version {old} …"
-        return f"All requests → version {old} …"
+        return f"Rolling back: all requests → version {old} …"
 
     def _next_weight(self, state: State) -> int:
         return next(weight for weight in self.settings.weights if weight > state.weight)
