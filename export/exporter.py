@@ -36,7 +36,7 @@ from tfserving.export.tolerances import Judge
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
-from tfserving.foundation.quality import Metric
+from tfserving.foundation.quality import MEASURES, Metric
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ def _evaluation(servable: Servable) -> EvaluationEntry | None:
     """What the manifest says of the labelled rows."""
     if (said := servable.evaluation) is None:
         return None
-    output = said.output or servable.signatures[said.signature].outputs[0]
+    outputs = servable.signatures[said.signature].outputs
+    output = said.output or (outputs[0] if said.metric_name in MEASURES else None)
     return EvaluationEntry(said.signature, output, said.metric_name, said.rows, said.higher_is_better, said.drop)
 
 

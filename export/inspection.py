@@ -99,7 +99,8 @@ class Inspection:
             for name, metric in self.manifest.metrics.items():
                 yield name, str(metric) if isinstance(metric, Metric) else figure(metric)
             if evaluation := self.manifest.evaluation:
-                yield "evaluation", f"{evaluation.metric} of {evaluation.output}, {evaluation.rows} labelled rows"
+                of = f" of {evaluation.output}" if evaluation.output else ""
+                yield "evaluation", f"{evaluation.metric}{of}, {evaluation.rows} labelled rows"
             for dtype, tolerance in self.manifest.tolerances.items():
                 yield f"tolerance {dtype}", f"{tolerance.absolute:g} + {tolerance.relative:g} of the value"
         for part, size in self.sizes.items():

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tfserving.export.errors import ServableError
-from tfserving.foundation.quality import Evaluation, Metric, is_number
+from tfserving.foundation.quality import MEASURES, Evaluation, Metric, is_number
 from tfserving.foundation.tensors import BY_NAME, Array, dtype_of
 
 # What a builder needs.
@@ -139,7 +139,7 @@ def _evaluation_problems(evaluation: Evaluation, signatures: Mapping[str, Signat
             yield f"evaluation: there is no input {name!r}; the inputs are {_names(signature.inputs)}"
         elif isinstance(array, np.ndarray):
             yield from _input_problems(f"evaluation, input {name!r}", array, signature.inputs[name])
-    if evaluation.output is None and len(signature.outputs) > 1:
+    if evaluation.output is None and evaluation.metric_name in MEASURES and len(signature.outputs) > 1:
         yield f"evaluation: output says which one is measured: {_names(dict.fromkeys(signature.outputs))}"
     elif evaluation.output not in (None, *signature.outputs):
         have = _names(dict.fromkeys(signature.outputs))

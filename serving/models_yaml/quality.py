@@ -29,10 +29,8 @@ class Limits(Strict):
     @model_validator(mode="after")
     def _go_one_way(self) -> Limits:
         if self._for_higher and self._for_lower:
-            raise ValueError(
-                f"{', '.join(self._for_higher)} is for a metric that is better higher, {', '.join(self._for_lower)} for one "
-                "that is better lower"
-            )
+            higher, lower = ", ".join(self._for_higher), ", ".join(self._for_lower)
+            raise ValueError(f"{higher} is for a metric that is better higher, {lower} for one that is better lower")
         return self
 
     @property

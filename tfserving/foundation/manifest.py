@@ -51,7 +51,7 @@ class EvaluationEntry:
     # What has more in it than this is of another form.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
     signature: str
-    output: str
+    output: str | None
     metric: str
     rows: int
     higher_is_better: bool | None = None
@@ -60,7 +60,7 @@ class EvaluationEntry:
 
 _EVALUATION: dict[str, tuple[type, ...]] = {
     "signature": (str,),
-    "output": (str,),
+    "output": (str, NoneType),
     "metric": (str,),
     "rows": (int,),
     "higher_is_better": (bool, NoneType),

@@ -18,6 +18,8 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 # A function of the labels and of the outputs by name, arrays with one row for each label; it returns a finite number.
 MetricFunction: TypeAlias = Callable[[Array, Mapping[str, Array]], float]
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+# Of fewer rows, chance explains every difference.
+FEWEST_ROWS = 10
 # More rows take minutes to send, and make a metric no surer than rollouts need it.
 MOST_ROWS = 100_000
 LARGEST_BYTES = 256 << 20
@@ -174,7 +176,7 @@ class Evaluation:
             yield "it has no inputs"
         elif len(set(rows.values())) > 1:
             yield f"its arrays have different numbers of rows: {rows}"
-        elif not 1 <= self.rows <= MOST_ROWS:
-            yield f"it has {self.rows} rows, 1 to {MOST_ROWS} are possible"
+        elif not FEWEST_ROWS <= self.rows <= MOST_ROWS:
+            yield f"it has {self.rows} rows, {FEWEST_ROWS} to {MOST_ROWS} are possible"
         if (size := sum(array.nbytes for array in arrays.values())) > LARGEST_BYTES:
             yield f"it has {size} bytes, {LARGEST_BYTES} are possible"
