@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +25,12 @@ from tfserving.serving.models_yaml.quality import Drift
 MOST_NUMBERS = 1_000_000
 
 
-def drift(fleet: Fleet, model: str, old: Reached, new: Reached) -> list[Figure]:
+def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
     """Sends the golden requests of both versions to both of them, each once, and compares the answers.
 
     Requests that one of them doesn't take, by its signatures, are left out. The figure fails beyond `rollout.drift`,
-    and where the new version alone fails a request. Raises GateError when golden requests can't be read.
+    and where the new version alone fails a request. `pause` is called before each request. Raises GateError when golden
+    requests can't be read.
     """
     moved, deadline = Moved(), time.monotonic() + fleet.rollout.longest
     folder = fleet.model_folder(model)
@@ -39,6 +40,7 @@ def drift(fleet: Fleet, model: str, old: Reached, new: Reached) -> list[Figure]:
         raise GateError(str(error)) from None
     with paired(old, new) as pair:
         for request, defaults in _golden(model, golden):
+            pause(0)
             if time.monotonic() > deadline:
                 break
             if pair.takes(request):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,27 +25,44 @@ from tfserving.serving.models_yaml.quality import LabelledRows
 
 # Of inputs: in JSON a float takes five times its bytes, and servers take 64 MiB by default.
 _MOST_BYTES = 8 << 20
+_MOMENT_SECONDS = 1.0
 
 
 class _UnansweredError(Exception):
     """A version doesn't answer the rows."""
 
 
-def evaluate(fleet: Fleet, model: str, old: Reached, new: Reached) -> list[Figure]:
+class _Clock:
+    """The time that there is, in which `pause` is called every second."""
+
+    def __init__(self, seconds: float, pause: Callable[[float], None]) -> None:
+        self._paused = time.monotonic()
+        self._deadline, self._pause = self._paused + seconds, pause
+
+    def is_over(self) -> bool:
+        """Whether no time is left."""
+        if (now := time.monotonic()) - self._paused > _MOMENT_SECONDS:
+            self._paused = now
+            self._pause(0)
+        return now > self._deadline
+
+
+def evaluate(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
     """Has both served versions answer the labelled rows, and compares the metric; no figure when there are no rows.
 
     The rows are those of models.yaml, else the new version's, else the old one's. A request has as many of them as the
     largest of the model's `batch_sizes`. The figure fails where the new version doesn't answer, or is worse by more
     than is allowed: what models.yaml says, else what the rows come with, else as much as chance explains on the same
-    rows. Raises GateError when rows or metric are of no use, or `rollout.longest` is over.
+    rows. `pause` is called every second. Raises GateError when rows or metric are of no use, or `rollout.longest` is
+    over.
     """
-    most, deadline = fleet.models[model].batch_sizes[-1], time.monotonic() + fleet.rollout.longest
+    most, clock = fleet.models[model].batch_sizes[-1], _Clock(fleet.rollout.longest, pause)
     with paired(old, new) as pair:
         try:
             found = labelled_rows(fleet, model, (new.version, old.version), pair.new.signatures)
             if found is None:
                 return []
-            answers = [_try(found, asked, most, deadline) for asked in (pair.new, pair.old)]
+            answers = [_try(found, asked, most, clock) for asked in (pair.new, pair.old)]
             said = fleet.models[model].evaluation or LabelledRows()
             return [_compared(found, said, new, old, *answers)]
         except (EvaluationError, MeasureError) as error:
@@ -98,15 +115,15 @@ def _compared(
     return Figure("evaluation", f"{text}; {wrong}" if wrong else text, passed, where, numbers)
 
 
-def _try(evaluation: Evaluation, asked: Asked, most: int, deadline: float) -> Answers | str:
+def _try(evaluation: Evaluation, asked: Asked, most: int, clock: _Clock) -> Answers | str:
     """What a version answers to all rows, by output, or why it doesn't."""
     try:
-        return _answers(evaluation, asked, most, deadline)
+        return _answers(evaluation, asked, most, clock)
     except _UnansweredError as error:
         return str(error)
 
 
-def _answers(evaluation: Evaluation, asked: Asked, most: int, deadline: float) -> Answers:
+def _answers(evaluation: Evaluation, asked: Asked, most: int, clock: _Clock) -> Answers:
     """What a version answers to all rows, by output, in requests of `most` rows. Raises _UnansweredError."""
     method = asked.method(evaluation.signature) if evaluation.signature in asked.signatures else "predict"
     request = GoldenRequest(evaluation.signature, evaluation.inputs, {}, method)
@@ -120,7 +137,7 @@ def _answers(evaluation: Evaluation, asked: Asked, most: int, deadline: float) -
         sent = replace(request, inputs=part)
         if reason := asked.misfit(sent):
             raise _UnansweredError(reason)
-        if time.monotonic() > deadline:
+        if clock.is_over():
             raise EvaluationError(
                 f"{start} of {evaluation.rows} rows were answered in time; use fewer, or raise `rollout.longest`"
             )
