@@ -93,8 +93,10 @@ class Load:
     """`rate` requests a second to `model`, of clients of `kinds`; version N of it answers N times the sum of a row.
 
     It begins with version `stable`, and with `canary` where models.yaml has that. `answers` says which version has a
-    scale that isn't its number. `host` is the name that REST is asked by, where it isn't the address. `restarted` says
-    that servers end meanwhile: those that start begin with what models.yaml says, until the rollout goes on.
+    scale that isn't its number. `host` is the name that REST is asked by, where it isn't the address.
+
+    Once a server has ended (`down`, `some_end`), those that start begin with what models.yaml says, until the rollout
+    has gone on.
     """
 
     addresses: tuple[str, ...]
@@ -105,12 +107,12 @@ class Load:
     canary: int | None = None
     kinds: tuple[Kind, ...] = (UNLABELLED, BY_STABLE, *by_version(1, 2), UNLABELLED, BY_STABLE, *OF_CANARY)
     answers: dict[int, int] = field(default_factory=dict)
-    restarted: bool = False
     failures: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     counts: Counter[tuple[Kind, str, Outcome]] = field(default_factory=Counter)
-    phase: str = "before"
+    _state: State | None = None
     _moved: bool = False
+    _restarted: bool = False
 
     def __enter__(self) -> Load:
         self._over = threading.Event()
@@ -119,7 +121,7 @@ class Load:
         self._due = {kind: Due() for kind in self.kinds}
         self._outage = Due()
         self._outage.becomes(frozenset())
-        self._widen(None)
+        self._widen()
         self._clients = [
             connect(address, timeout=20, metadata={"host": self.host} if self.host and "http" in address else None)
             for address in self.addresses
@@ -146,22 +148,34 @@ class Load:
         self._moved = state.phase in ("stable", "baking", "unloading") or (
             self._moved and state.phase == "rolling-back"
         )
-        self.phase = state.phase
+        self._state = state
         if state.over:
+            self._restarted = False
             self.stable = state.new if state.phase == "done" else state.old
             if self.canary and state.phase == "done":
                 self.canary = state.new
-        self._widen(state)
+        self._widen()
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
         """The only server ends, and another takes its place: clients find none meanwhile."""
+        self.some_end()
         self._outage.becomes(DOWN, "down")
         yield
         # Connections that failed are tried again after a while.
         for client in self._clients:
             wait_for(lambda client=client: self._reaches(client), what="a connection")  # type: ignore[misc]
         self._outage.becomes(frozenset(), "up")
+
+    def some_end(self) -> None:
+        """Servers are about to end, and others to start."""
+        self._restarted = True
+        self._widen()
+
+    @property
+    def phase(self) -> str:
+        """That of the rollout."""
+        return self._state.phase if self._state else "before"
 
     @property
     def versions(self) -> dict[int, int]:
@@ -181,7 +195,8 @@ class Load:
         found = sorted(self.seconds[since:])
         return found[int(0.99 * len(found))]
 
-    def _widen(self, state: State | None) -> None:
+    def _widen(self) -> None:
+        state = self._state
         for kind, due in self._due.items():
             if kind.canary:
                 due.becomes(self._of_canary(state), self.phase)
@@ -197,7 +212,7 @@ class Load:
             case "stable":
                 return frozenset({state.old, state.new})
             case "baking" | "unloading":
-                return frozenset({state.old, state.new} if self.restarted else {state.new})
+                return frozenset({state.old, state.new} if self._restarted else {state.new})
             case "rolling-back" if self._moved:
                 return frozenset({state.old, state.new})
         return frozenset({state.old})
@@ -205,7 +220,7 @@ class Load:
     def _of_version(self, version: int, state: State | None) -> frozenset[Outcome]:
         if state is None or state.over:
             return frozenset({version if version == self.stable else NOWHERE})
-        if self._moved and (state.way == "pods" or (self.restarted and version == state.new)):
+        if self._moved and (state.way == "pods" or (self._restarted and version == state.new)):
             return frozenset({version, NOWHERE})
         lower = state.new < state.old
         if version == state.old:
@@ -220,7 +235,7 @@ class Load:
         if state is None or state.over or state.way == "pods":
             return frozenset({none})
         there = ("stable", "baking") if self.canary else ("proving", "canary", "stable", "baking")
-        return frozenset({state.new} if state.phase in there and not self.restarted else {state.new, none})
+        return frozenset({state.new} if state.phase in there and not self._restarted else {state.new, none})
 
     def _reaches(self, client: Client) -> bool:
         with contextlib.suppress(ServingError):

@@ -106,7 +106,7 @@ def test_a_version_that_does_not_load_is_stopped_and_taken_once_it_is_repaired(r
 
 def test_a_version_that_ends_the_server_does_not_keep_it_from_starting(rolled: Rolled) -> None:
     crashing(rolled.have(3))
-    with rolled.load(restarted=True) as load, load.down():
+    with rolled.load() as load, load.down():
         done = rolled.rollout("start", "scaled", code=1, load=load)
         assert "no server of this machine serves 'scaled'" in done.stderr
         assert rolled.server.process.wait(60)
@@ -147,10 +147,10 @@ def test_a_command_of_ones_own_is_a_gate(rolled: Rolled, gate: str) -> None:
     assert rolled.serves(stable=1 if gate == "false" else 2, available={1} if gate == "false" else {2})
 
 
-def test_one_that_is_killed_in_every_phase_is_gone_on_with_and_the_server_too(rolled: Rolled) -> None:
-    """SIGKILL for the controller wherever a phase begins, and midway through the move, then for the server."""
+def test_one_that_is_killed_in_every_phase_is_gone_on_with(rolled: Rolled) -> None:
+    """SIGKILL wherever a phase begins, and midway through the move."""
     rolled.have(2)
-    with rolled.load(restarted=True) as load:
+    with rolled.load() as load:
         for phase in PHASES:
             with rolled.following("start", "scaled") as rollout:
                 assert rollout.until(phase, load.enters), rollout.said
@@ -159,24 +159,27 @@ def test_one_that_is_killed_in_every_phase_is_gone_on_with_and_the_server_too(ro
                     assert moved_to(load, 2)
                 rollout.kill()
             assert (rolled.phase, rolled.status()["running"]) == (phase, False)
-            rolled.restart(load)
-            # Whatever the rollout had come to.
-            assert moved_to(load, 1)
         rolled.rollout("start", "scaled", load=load)
         assert rolled.serves(stable=2, available={2})
         assert moved_to(load, 2)
     assert load.failures == []
 
 
-def test_one_that_is_killed_in_every_phase_is_gone_on_with(rolled: Rolled) -> None:
-    """The same, and the server stays: clients miss nothing."""
+@pytest.mark.parametrize("phases", [("proving", "baking")])
+def test_the_server_may_be_killed_too(rolled: Rolled, phases: tuple[Phase, ...]) -> None:
+    """It begins with what models.yaml says, until the rollout is gone on with. tests/bench/rollout_soak.py does more."""
     rolled.have(2)
     with rolled.load() as load:
-        for phase in PHASES:
+        for phase in phases:
             with rolled.following("start", "scaled") as rollout:
                 assert rollout.until(phase, load.enters), rollout.said
+            rolled.restart(load)
+            assert moved_to(load, 1)
         rolled.rollout("start", "scaled", load=load)
         assert rolled.serves(stable=2, available={2})
+        assert moved_to(load, 2)
+        rolled.restart(load)
+        assert moved_to(load, 2)
     assert load.failures == []
 
 
