@@ -113,8 +113,15 @@ def tell(server: Running, path: Path, config: Any, seconds: float, say: Say) -> 
     slower, which `say` reports. Raises ServingError when the server refuses it or the time is over.
     """
     write_models_config(path, config)
-    if server.poll_seconds:
-        return
+    if not server.poll_seconds:
+        send(server, config, seconds, say)
+
+
+def send(server: Running, config: Any, seconds: float, say: Say) -> None:
+    """Sends `config` to a server that takes changes by a call; it begins as before when it is started again.
+
+    See `tell`.
+    """
     deadline, pause = time.monotonic() + seconds, _SHORTEST_PAUSE
     with connect(server.url) as client:
         while True:

@@ -56,7 +56,11 @@ def verify(
         ]
         servers = each[:-1] if against else each
         settings = replace(settings, against=each[-1] if against else None)
-        runs = [run_of(server, name, subject, settings) for name, subject in found.items() for server in servers]
+        runs = [
+            run_of(server, settings.served_as.get(model, model), subject, settings)
+            for model, subject in found.items()
+            for server in servers
+        ]
         rows = [row for run in runs for row in run.rows()]
     asked = {(run.model, *request) for run in runs for request in run.asked}
     protocols = tuple(server.client.protocol for server in servers)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tfserving.k8s.kubectl import Kubectl
     from tfserving.k8s.rollout.controller import Controller
     from tfserving.k8s.rollout.state import Request, State, WayName
-    from tfserving.k8s.rollout.target import Serve, Store
+    from tfserving.k8s.rollout.target import Store
     from tfserving.k8s.rollout.way import Way
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.models_yaml.rollout import Rollout
@@ -101,8 +101,7 @@ before anything changed; 130 interrupted, and `rollout start` goes on."""
 @click.option("--by-pods", is_flag=True, help="With --cluster: by a second Deployment and the Gateway's weights.")
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
-@click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which metrics are compared.")
-@click.option("--samples", type=click.IntRange(min=0), help="Requests of clients that such a window must have.")
+@click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which versions are compared, at least.")
 @click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
 @wait_option
 def start(
@@ -114,7 +113,6 @@ def start(
     dry_run: bool,
     manual: bool,
     window: float | None,
-    samples: int | None,
     bake: float | None,
     wait: float,
 ) -> None:
@@ -128,7 +126,7 @@ def start(
         refuse("--by-pods needs --cluster: a server of this machine has no pods")
     with Errors(2):
         read = read_with(fleet, model)
-        given = {"window": window, "samples": samples, "bake": bake}
+        given = {"window": window, "bake": bake}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
         store = _store(read, model, place)
         before = store.load()
@@ -242,8 +240,8 @@ def _way(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollo
     from tfserving.k8s.rollout.cluster import ClusterTarget
     from tfserving.serving.models_yaml.file import write_labels
 
-    def finished(serve: Serve) -> None:
-        write_labels(fleet.file, serve.model, serve.labels)
+    def finished(model: str, labels: Mapping[str, int]) -> None:
+        write_labels(fleet.file, model, labels)
 
     kubectl = place.kubectl(fleet)
     if state.way == "pods":

@@ -11,20 +11,21 @@ with the version. At the end it is `serving` that has them, as `tfserving k8s ap
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tfserving.k8s import deployment
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 from tfserving.k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
 from tfserving.k8s.rendering import objects, render
-from tfserving.k8s.rollout import gates
-from tfserving.k8s.rollout.cluster import ClusterTarget
+from tfserving.k8s.rollout import gates, serves
+from tfserving.k8s.rollout.cluster import ClusterTarget, Finished
 from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.target import GateError, RolloutError, Serve
-from tfserving.k8s.rollout.way import Pause, Seen, Side, Way, final
+from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
+from tfserving.k8s.rollout.watch import Side
+from tfserving.k8s.rollout.way import Before, Pause, Way
 from tfserving.serving.models_yaml.fleet import Fleet
 
 SECOND = f"{NAME}-{CANARY}"
@@ -38,22 +39,22 @@ _QUIET_SECONDS = 2.0
 
 @dataclass
 class ByPods(Way):
-    """In the namespace of `kubectl`; `finished` is told what is served for good."""
+    """In the namespace of `kubectl`; `finished` gets what is served for good."""
 
     fleet: Fleet
     kubectl: Kubectl
-    finished: Callable[[Serve], None]
+    finished: Finished
     _stable: ClusterTarget = field(init=False)
     _canary: ClusterTarget = field(init=False)
-    # What came of the probe through the Gateway before this rollout moved a request.
-    _before: Seen | None = field(init=False, default=None)
+    # What came of requests before this rollout moved any.
+    _before_any: Before | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._stable, self._canary = (
             ClusterTarget(self.kubectl, self.wait, self.finished, track) for track in (STABLE, CANARY)
         )
 
-    def load(self, state: State, pause: Pause) -> State:
+    def load(self, state: State, pause: Pause) -> None:
         """Makes the second Deployment, with as many pods as the first one has."""
         self._apply([_second(one) for one in self._made(state, self._replicas(NAME))], _MANAGER)
         try:
@@ -62,44 +63,40 @@ class ByPods(Way):
             )
         except RolloutError as error:
             raise GateError(str(error)) from None
-        self._everywhere(self._canary, final(state), pause)
-        return state
+        self._everywhere(self._canary, serves.final(state), pause)
 
-    def prove(self, state: State) -> State:
+    def prove(self, state: State, pause: Pause) -> None:  # noqa: ARG002 - nothing is waited for
         """See Way."""
-        return self._proven(state, self._canary.instances())
+        self._proven(state, self._canary.instances(), state.model)
 
-    def compare(self, state: State, pause: Pause) -> State:  # noqa: ARG002 - nothing is waited for
-        """Golden requests of both versions are timed in turns, each on pods of its own."""
-        old = self._stable.instances()[0], self._version(state.old)
-        for instance in self._canary.instances():
-            new = instance, self._version(state.new)
-            state = self._saw(state, gates.latency(state.model, old, new, self.settings))
-        return state
+    def compare(self, state: State, pause: Pause) -> None:
+        """Each of the new pods is compared with one of the old ones."""
+        old = itertools.cycle(self._stable.instances())
+        pairs = [
+            (Reached(next(old), state.model, state.old), Reached(new, state.model, state.new))
+            for new in self._canary.instances()
+        ]
+        self._compared(state, pairs, pause)
 
     def move(self, state: State, pause: Pause) -> State:
-        """Gives the new pods the next weight, and compares what they count with what the others do meanwhile."""
+        """Gives the new pods the next weight, and compares what comes of their requests with the others' meanwhile."""
         weight = self._next_weight(state)
         new_pods, old_pods = self._canary.instances(), self._stable.instances()
-        sides = [Side(lambda: new_pods, state.new), Side(lambda: old_pods, state.old)]
-        if self.settings.address and self._before is None:
-            (self._before,) = self._watched(state, sides[1:], pause, lambda _: pause(self.settings.window))
+        if self.settings.address and self._before_any is None:
+            self._before_any = self._before(state, lambda: old_pods, pause)
         self._weigh(weight)
-        try:
-            new, old = self._windows(state, sides, pause)
-            if self._before:
-                old.probed.add(self._before.probed)
-            state = self._compared(state, new, old, f"{weight} %: ")
-        except GateError as error:
-            raise GateError(f"at {weight} %: {error}") from None
+        # What the old pods' clients did before isn't needed: they still have some.
+        before = Before(address=self._before_any.address) if self._before_any else None
+        sides = [Side(lambda: new_pods, state.new), Side(lambda: old_pods, state.old)]
+        self._judged(state, sides, pause, before, f"{weight} %: ")
         state = replace(state, weight=weight)
         return state if weight < self.settings.weights[-1] else state.next()
 
-    def bake(self, state: State, pause: Pause) -> State:
+    def bake(self, state: State, pause: Pause) -> None:
         """See Way."""
-        return self._baked(state, self._canary, pause)
+        self._baked(state, self._canary, pause)
 
-    def unload(self, state: State) -> State:
+    def unload(self, state: State) -> None:
         """Has the first Deployment make its pods anew, and gives the requests back to it."""
         before = self._deployment()["metadata"]["generation"]
         # The autoscaler may have ended pods that had nothing to do.
@@ -110,16 +107,14 @@ class ByPods(Way):
             change = {"spec": {"template": {"metadata": {"annotations": rolled}}}}
             self.kubectl.patch("deployment", NAME, change)
         deployment.wait_until_ready(self.kubectl, self._names(), self.wait, self.say)
-        self._everywhere(self._stable, final(state), time.sleep)
-        state = self._proven(state, self._stable.instances())
+        self._everywhere(self._stable, serves.final(state), time.sleep)
+        self._proven(state, self._stable.instances(), state.model)
         self._leave(state)
-        self._stable.finish(final(state))
-        return state
+        self._stable.finish(state.model, serves.final_labels(state))
 
-    def go_back(self, state: State) -> State:
+    def go_back(self, state: State) -> None:
         """See Way."""
         self._leave(state)
-        return state
 
     def check(self, state: State) -> None:
         """See Way."""
@@ -150,9 +145,9 @@ class ByPods(Way):
             case "loading":
                 return f"Making pods with {model} version {new} …"
             case "proving":
-                return f"Asking them the golden requests of {model} version {new} …"
+                return f"Sending them the golden requests of {model} version {new} …"
             case "canary":
-                return "Comparing latency …"
+                return f"Comparing version {new} with version {old}, before any client gets it …"
             case "stable":
                 return f"{self._next_weight(state)} % of the requests → version {new} …"
             case "baking":
@@ -170,7 +165,7 @@ class ByPods(Way):
 
     def _made(self, state: State, replicas: int) -> list[Object]:
         """The Deployment and the ConfigMaps of its pods, once the rollout is done."""
-        fleet = self.fleet.with_labels(state.model, dict(final(state).labels))
+        fleet = self.fleet.with_labels(state.model, serves.final_labels(state))
         made = objects(render(fleet, self._names(), self.kubectl, replicas))
         (pods,) = (one for one in made if one["kind"] == "Deployment")
         volumes = pods["spec"]["template"]["spec"]["volumes"]

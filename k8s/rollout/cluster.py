@@ -14,10 +14,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 from tfserving.clients import connect
 from tfserving.k8s import names
@@ -29,6 +29,8 @@ from tfserving.k8s.rollout.target import GateError, HeldError, Instance, Rollout
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.config_messages import text
 
+# Gets a model and the labels that it has for good.
+Finished: TypeAlias = Callable[[str, Mapping[str, int]], None]
 # The kubelet renews what a pod has mounted when the pod changes, and otherwise within a minute or two.
 REFRESH = "tensorflow-serving-toolkit/told"
 _RELOAD_SECONDS = 60.0
@@ -49,7 +51,7 @@ class Pod:
     config: Callable[[], Any]
     kubectl: Kubectl
 
-    def tell(self, serve: Serve) -> None:
+    def tell(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - the ConfigMap says how it starts
         """Sends it the ConfigMap's configuration with this in it."""
         with connect(f"grpc://{self.grpc}") as client:
             client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
@@ -66,11 +68,9 @@ class Pod:
 
 
 class ClusterTarget:
-    """The pods of a track; `finished` is told what is served for good. Close it to end the forwarding of ports."""
+    """The pods of a track; `finished` gets what is served for good. Close it to end the forwarding of ports."""
 
-    def __init__(
-        self, kubectl: Kubectl, wait: float, finished: Callable[[Serve], None], track: str = names.STABLE
-    ) -> None:
+    def __init__(self, kubectl: Kubectl, wait: float, finished: Finished, track: str = names.STABLE) -> None:
         self._kubectl, self._wait, self._finished, self._track = kubectl, wait, finished, track
         self._forwards: dict[str, tuple[contextlib.ExitStack, Pod]] = {}
 
@@ -105,9 +105,9 @@ class ClusterTarget:
         self._config_map()
         self._kubectl.change("configmap", names.config_map(self._track), applied)
 
-    def finish(self, serve: Serve) -> None:
+    def finish(self, model: str, labels: Mapping[str, int]) -> None:
         """See Target."""
-        self._finished(serve)
+        self._finished(model, labels)
 
     def close(self) -> None:
         """Ends the forwarding of ports."""

@@ -39,9 +39,9 @@ class Controller:
                 self.say(self.way.sentence(state))
                 done = self.way.do(state, self._pass if state.returnable else time.sleep)
             except _AbortedError:
-                done = self._turn(state, "aborted")
+                done = self._turn(self.way.seen(state, state), "aborted")
             except (GateError, ServingError) as error:
-                done = self._turn(state, f"{state.phase}: {error}")
+                done = self._turn(self.way.seen(state, state), f"{state.phase}: {error}")
             state = done
             self.store.save(state)
         self.say(

@@ -1,88 +1,112 @@
-"""What a new version must pass: golden requests, latency beside the old version, metrics under real load, commands."""
+"""What a new version must pass before it gets requests: golden requests, latency beside the old version, commands."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
-import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from tfserving.clients import connect
 from tfserving.clients.busy import Patient
 from tfserving.clients.errors import ServingError
-from tfserving.clients.golden import ask
+from tfserving.clients.golden import send
 from tfserving.clients.metrics import PATH, Page, read_metrics
+from tfserving.clients.printable import printable
 from tfserving.clients.verification.verify import Settings, verify
 from tfserving.foundation import programs
-from tfserving.foundation.golden import GoldenError, GoldenRequest, read_golden
-from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.target import GateError, Instance, url
+from tfserving.foundation.golden import Golden, GoldenError, GoldenRequest
+from tfserving.k8s.rollout.judge import Comparison
+from tfserving.k8s.rollout.sample import Sample
+from tfserving.k8s.rollout.state import Figure, State
+from tfserving.k8s.rollout.target import GateError, Instance, Reached, url
 from tfserving.serving.models_yaml.rollout import Rollout
 
-# The latency of one request says little; these many, alternating between the versions, say which is slower.
-ROUNDS = 30
+# Rounds of golden requests until a comparison that isn't clear is decided as it stands.
+ROUNDS = 300
 _ASK_SECONDS = 10.0
 # Of what a command prints its last line is kept.
 _MOST_PRINTED, _LONGEST_LINE = 1 << 16, 500
 
 
-def golden(instance: Instance, folder: Path) -> str:
-    """Asks one server all golden requests of the version in `folder`, over each protocol; returns what came of it.
+def golden(reached: Reached, folder: Path) -> Figure:
+    """Sends one server all golden requests of the version in `folder`, over each protocol; returns what came of it.
 
-    Raises GateError for the first answer that isn't what the model answered in process.
+    Raises GateError for the first response that isn't what the model computed in process.
     """
+    instance, model = reached.instance, folder.parent.name
+    settings = Settings(ways=("alone", "batch"), served_as={model: reached.name})
     try:
-        report = verify([folder], grpc=instance.grpc, rest=instance.rest, settings=Settings(ways=("alone", "batch")))
+        report = verify([folder], grpc=instance.grpc, rest=instance.rest, settings=settings)
     except (GoldenError, ServingError, ValueError) as error:
-        raise GateError(f"{instance.name}: its golden requests can't be asked: {error}") from None
-    said = "; ".join([report.sentence(), *map(str, report.busy)])
+        raise GateError(f"{instance.name}: its golden requests can't be sent: {error}") from None
+    text = f"{instance.name}: {'; '.join([report.sentence(), *map(str, report.busy)])}"
+    wrong = sum(not row.ok for row in report.rows)
+    numbers = {"requests": report.requests, "comparisons": len(report.rows), "failed": wrong}
+    figure = Figure("golden", text, report.ok, instance.name, numbers)
     if not report.ok:
-        raise GateError(f"{instance.name}: {said}")
-    return f"{instance.name}: {said}"
+        raise GateError(text, figure)
+    return figure
 
 
-def latency(model: str, old: tuple[Instance, Path], new: tuple[Instance, Path], settings: Rollout) -> str:
-    """Asks a server of each version, which may be the same, its golden requests in turns, and compares the medians.
+def latency(
+    pairs: Sequence[tuple[Reached, Reached]], golden: Golden, settings: Rollout, pause: Callable[[float], None]
+) -> Figure:
+    """Sends `golden` to an old and a new version in turns, on each pair of servers, and compares how long they take.
 
-    Golden requests are asked by version, so this also tells versions apart in a server whose metrics don't. Raises
-    GateError when the new one takes more than `settings.latency` times as long, and `settings.slack_ms` more.
+    The pairs are those of the same servers, or of the same kind. It ends when it is clear which is slower. Raises
+    GateError when the new one is too slow, or fails more often.
     """
-    found: dict[Path, list[float]] = {}
+    # Nobody gets the new version yet: it ends as soon as it is clear.
+    at_once = settings.model_copy(update={"window": 0.0})
+    comparison = Comparison(at_once, f"version {pairs[0][1].version}", f"version {pairs[0][0].version}")
+    started = time.monotonic()
+    where = ", ".join(dict.fromkeys(new.instance.name for _, new in pairs))
     with contextlib.ExitStack() as stack:
-        asked = []
-        for instance, folder in (old, new):
-            server = Patient(stack.enter_context(connect(url(instance))))
-            asked.append((server, folder, read_golden(folder).requests))
-        for _ in range(ROUNDS):
-            for server, folder, requests in asked:
-                found.setdefault(folder, []).append(_seconds(server, model, folder, requests))
-    fast, slow = (1000 * statistics.median(found[folder]) for _, folder in (old, new))
-    said = f"{new[0].name}: golden requests take {slow:.1f} ms, those of version {old[1].name} {fast:.1f} ms"
-    said = "; ".join([said, *(str(server.refusals) for server, *_ in asked if server.refusals)])
-    if _is_slower(slow, fast, settings):
-        raise GateError(f"{said}: more than {settings.latency:g} times as long")
-    return said
+        clients = {
+            reached: Patient(stack.enter_context(connect(url(reached.instance)))) for pair in pairs for reached in pair
+        }
+        for number in range(ROUNDS):
+            old, new = pairs[number % len(pairs)]
+            # Neither is always the first.
+            order = (old, new) if number % 2 else (new, old)
+            found = {reached: _round(clients[reached], reached, golden) for reached in order}
+            if number >= len(pairs):
+                # The first time a server is slow, for both.
+                comparison.add(found[new], found[old], time.monotonic() - started)
+            if comparison.verdict().decision != "open":
+                break
+            pause(0)
+        busy = [str(client.refusals) for client in clients.values() if client.refusals]
+    verdict = comparison.last()
+    text = "; ".join([f"{where}: golden requests in turns: {comparison}", *busy])
+    figure = Figure("latency", text, verdict.decision != "worse", where, dict(comparison.numbers()))
+    if verdict.decision == "worse":
+        raise GateError(f"{where}: golden requests in turns: {verdict.reason}", figure)
+    return figure
 
 
-def _is_slower(new: float, old: float, settings: Rollout) -> bool:
-    """Whether so many milliseconds are more than may be where there were so many."""
-    return new > settings.latency * old and new > old + settings.slack_ms
-
-
-def _seconds(server: Patient, model: str, folder: Path, requests: Sequence[GoldenRequest]) -> float:
-    """The mean time of the golden requests, one after the other, without the time that is waited for a busy server."""
+def _round(server: Patient, reached: Reached, golden: Golden) -> Sample:
+    """What comes of each golden request, one after the other, without the time that a busy server is waited for."""
+    times: list[float] = []
+    failures: Counter[str] = Counter()
 
     def timed(request: GoldenRequest, seconds: float) -> float:
         started = time.perf_counter()
-        ask(server.client, model, request, version=int(folder.name), timeout=seconds)
+        defaults = golden.defaults.get(request.signature)
+        send(server.client, reached.name, request, version=reached.version, defaults=defaults, timeout=seconds)
         return time.perf_counter() - started
 
-    times = [server.call(functools.partial(timed, request), _ASK_SECONDS) for request in requests]
-    return statistics.fmean(times)
+    for request in golden.requests:
+        try:
+            times.append(server.call(functools.partial(timed, request), _ASK_SECONDS))
+        except ServingError as error:
+            failures[f"{error.code}: {printable(error.text, _LONGEST_LINE)}"] += 1
+    return Sample.of_seconds(times, failures)
 
 
 def page(instance: Instance, model: str) -> Page:
@@ -96,44 +120,7 @@ def page(instance: Instance, model: str) -> Page:
         ) from None
 
 
-class Figures(Protocol):
-    """What came of requests: a metrics page's, or a probe's."""
-
-    @property
-    def total(self) -> int:
-        """All requests."""
-
-    @property
-    def error_rate(self) -> float:
-        """The part of them that failed."""
-
-    def p99_ms(self) -> float:
-        """The latency that 99 % of those that succeeded don't exceed; 0 when there are none."""
-
-
-def compare(new: Figures, old: Figures, settings: Rollout, whose: str = "") -> str:
-    """Compares what came of requests to the new version with what came of those to the old one. Raises GateError.
-
-    `whose` is set in front of the figures. The latency of too few requests is no measure.
-    """
-    said = f"{whose}with the new version {new}; with the old one {old}"
-    if new.error_rate > old.error_rate + settings.error_rate:
-        raise GateError(f"{said}: {100 * settings.error_rate:g} % more failures are allowed")
-    fast, slow = old.p99_ms(), new.p99_ms()
-    if fast and old.total >= settings.samples and _is_slower(slow, fast, settings):
-        raise GateError(f"{said}: {settings.latency:g} times the p99 is allowed")
-    return said
-
-
-def allowed(seen: Figures, settings: Rollout, whose: str = "") -> str:
-    """What came of requests when there is nothing to compare it with. Raises GateError when too many failed."""
-    said = f"{whose}{seen}"
-    if seen.error_rate > settings.error_rate:
-        raise GateError(f"{said}: {100 * settings.error_rate:g} % are allowed")
-    return said
-
-
-def command(words: Sequence[str], state: State, settings: Rollout) -> str:
+def command(words: Sequence[str], state: State, settings: Rollout) -> Figure:
     """Runs a gate of the user's own, which passes when it exits with 0. Raises GateError with its last line.
 
     One that takes longer than `settings.command_seconds` is ended, with all that it started.
@@ -151,27 +138,8 @@ def command(words: Sequence[str], state: State, settings: Rollout) -> str:
     except programs.OverTimeError as error:
         raise GateError(f"{' '.join(words)}: {error}; `rollout.command_seconds` gives it more time") from None
     last = next(iter((done.stderr or done.stdout).strip().splitlines()[-1:]), "")[:_LONGEST_LINE]
+    text = f"{' '.join(words)} exits with {done.code}: {last}" if done.code else f"{' '.join(words)} passes"
+    figure = Figure("command", text, not done.code, numbers={"exit_code": done.code, "printed": last})
     if done.code:
-        raise GateError(f"{' '.join(words)} exits with {done.code}: {last}")
-    return f"{' '.join(words)} passes" + (f": {last}" if last else "")
-
-
-def window(
-    count: Callable[[], int], settings: Rollout, wait: Callable[[float], None], say: Callable[[str], None]
-) -> None:
-    """Waits for a window of time with enough requests of clients in it.
-
-    `count` returns how many have come since the window began, `wait` lets so many seconds pass. Raises GateError when
-    there aren't enough requests in the longest time.
-    """
-    started, told = time.monotonic(), 0.0
-    while True:
-        wait(min(1.0, settings.window))
-        found, passed = count(), time.monotonic() - started
-        if passed >= settings.window and found >= settings.samples:
-            return
-        if passed > settings.longest:
-            raise GateError(f"only {found} of {settings.samples} requests came in {settings.longest:g} s")
-        if passed >= settings.window and passed - told >= settings.window:
-            told = passed
-            say(f"waiting: {found} of {settings.samples} requests")
+        raise GateError(text, figure)
+    return replace(figure, text=f"{text}: {last}") if last else figure

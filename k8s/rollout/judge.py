@@ -1,61 +1,200 @@
-"""Whether a version is worse than another, by what comes of requests to both; it knows how sure it is."""
+"""Whether a version is worse than another, by the outcome of requests to both; it knows how sure it is."""
 
 from __future__ import annotations
 
-from collections import Counter
+import copy
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
+from tfserving.k8s.rollout.evidence import (
+    LEAST_IN_BLOCK,
+    Decision,
+    Failures,
+    Latency,
+    clean_blocks,
+    clean_requests,
+)
+from tfserving.k8s.rollout.sample import Sample
 from tfserving.serving.models_yaml.rollout import Rollout
 
-Decision: TypeAlias = Literal["worse", "fine", "open"]
+__all__ = ["Comparison", "Decision", "Sample", "Verdict", "required"]
 
-
-@dataclass
-class Sample:
-    """What came of requests to one version: those that succeeded, in so many seconds together, and why others failed.
-
-    `buckets` has the former by their latency: how many took no longer than so many milliseconds, and longer than the
-    bound before.
-    """
-
-    answered: int = 0
-    seconds: float = 0.0
-    failed: Counter[str] = field(default_factory=Counter)
-    buckets: Counter[float] = field(default_factory=Counter)
+# The series that is kept for a plot.
+_MOST_ROWS = 300
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is clear so far. `reason` says what is worse; `needed` is about how many more requests to each make it clear."""
+    """What is clear so far. `reason` is what is worse; about `needed` more requests to each version make it clear."""
 
     decision: Decision
     reason: str = ""
     needed: int = 0
 
 
-class Comparison:
-    """Compares what comes of requests to a new version with what comes of those to an old one, block by block of time."""
+@dataclass
+class _Row:
+    """What came to both until `at`, in so many blocks of time."""
 
-    def __init__(self, settings: Rollout) -> None:
-        self._settings = settings
+    at: float
+    new: Sample
+    old: Sample
+    blocks: int = 1
+
+    def add(self, later: _Row) -> None:
+        self.at = later.at
+        self.new.add(later.new)
+        self.old.add(later.old)
+        self.blocks += later.blocks
+
+    def numbers(self) -> list[float | None]:
+        new, old = self.new, self.old
+        return [round(self.at, 3), new.total, new.failures, new.mean_ms, old.total, old.failures, old.mean_ms]
+
+
+class Comparison:
+    """Compares the outcome of requests to a new version with that of requests to an old one, block by block of time.
+
+    A block has what came in the same second or so. `new` and `old` are what the versions are called in sentences.
+    """
+
+    def __init__(self, settings: Rollout, new: str = "the new version", old: str = "the old version") -> None:
+        self._settings, self._names = settings, (new, old)
+        self._new, self._old = Sample(), Sample()
+        self._latency, self._failures = Latency(settings), Failures(settings)
+        # Each row has so many blocks, and the last one may have fewer.
+        self._series: list[_Row] = []
+        self._in_row = 1
+        self._at = 0.0
+
+    @property
+    def new(self) -> Sample:
+        """All that came to the new version."""
+        return self._new
 
     def add(self, new: Sample, old: Sample, at: float) -> None:
-        """Adds what came in the same block of time to both, which ended `at` seconds after the first began."""
-        raise NotImplementedError
+        """Adds what came in the same block of time to both, which ended `at` seconds after the first began.
+
+        A side without requests is an empty sample. Latencies are compared only where both have some at the same time.
+        """
+        self._at = max(self._at, at)
+        self._new.add(new)
+        self._old.add(old)
+        self._latency.add(new, old, at)
+        self._failures.add(new, old)
+        self._plot(_Row(at, copy.deepcopy(new), copy.deepcopy(old)))
 
     def verdict(self) -> Verdict:
-        """What is clear so far."""
-        raise NotImplementedError
+        """What is clear so far. Nothing is fine before the settings' `window` is over."""
+        if reason := self._worse(self._latency.decision, self._failures.decision):
+            return Verdict("worse", reason)
+        if self._at < self._settings.window:
+            return Verdict("open", needed=self._needed())
+        latency = self._latency.decision == "fine" or not self._latency.judged
+        if latency and self._failures.decision == "fine":
+            return Verdict("fine")
+        return Verdict("open", needed=self._needed())
 
     def last(self) -> Verdict:
-        """What is decided when no more time is left: as it stands."""
-        raise NotImplementedError
+        """What is decided when no time is left: as it stands. Open only when no request came to the new version."""
+        latency, failures = self._latency.as_it_stands(), self._failures.as_it_stands()
+        if reason := self._worse(latency, failures):
+            return Verdict("worse", reason)
+        return Verdict("fine" if self._new.total else "open")
 
     def numbers(self) -> Mapping[str, Any]:
-        """All that is known, as JSON has it."""
-        raise NotImplementedError
+        """All that is known, as JSON has it.
+
+        `ratio`, `low` and `high` are None without latencies to compare; the bounds are those of 95 % confidence.
+        """
+        ratio, (low, high) = self._latency.ratio(), self._failures.interval()
+        return {
+            "new": self._new.numbers(),
+            "old": self._old.numbers(),
+            "latency": {
+                "ratio": ratio and ratio.ratio,
+                "low": ratio and ratio.low,
+                "high": ratio and ratio.high,
+                "blocks": self._latency.blocks,
+                "slower_blocks": self._latency.slower,
+                "decision": self._latency.decision if self._latency.judged else "not judged",
+            },
+            "failures": {
+                "more": self._failures.more,
+                "low": low,
+                "high": high,
+                "p_value": self._failures.p_value(),
+                "decision": self._failures.decision,
+            },
+            "series": [row.numbers() for row in self._series],
+            "needed": self.verdict().needed,
+        }
 
     def __str__(self) -> str:
-        raise NotImplementedError
+        new, old = self._names
+        return f"{new}: {self._new}; {old}: {self._old}; {self._times()}"
+
+    def _times(self) -> str:
+        ratio = self._latency.ratio()
+        if ratio is None or not self._latency.judged:
+            return "latencies are not compared, as no requests came to both at the same time"
+        return f"{ratio.ratio:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f})"
+
+    def _worse(self, latency: Decision, failures: Decision) -> str:
+        """What is worse, with figures; nothing when nothing is."""
+        new, old = self._names
+        found = []
+        if failures == "worse":
+            low, high = self._failures.interval()
+            said = f"{self._failed(self._new, new)}, {self._failed(self._old, old)}: "
+            said += f"{_percent(self._failures.more)} more ({_percent(max(0.0, low))} to {_percent(high)}), "
+            found.append(f"{said}{100 * self._settings.error_rate:g} % more is allowed")
+        ratio = self._latency.ratio()
+        if latency == "worse" and ratio is not None:
+            said = f"{new} takes {ratio.ratio:.2f} times as long as {old} ({ratio.low:.2f} to {ratio.high:.2f})"
+            if self._new.mean_ms is not None and self._old.mean_ms is not None:
+                said += f", mean {self._new.mean_ms:.1f} ms, not {self._old.mean_ms:.1f} ms"
+            found.append(f"{said}; {self._settings.latency:g} times is too long")
+        return "; ".join(found)
+
+    def _failed(self, sample: Sample, name: str) -> str:
+        said = f"{sample.failures} of {sample.total} requests to {name} failed"
+        return said + (f" ({sample.failed.most_common(1)[0][0]})" if sample.failures else "")
+
+    def _needed(self) -> int:
+        """About how many more requests to each version make it clear, and fill the window."""
+        blocks = self._latency.needed() if self._latency.judged else 0
+        in_block = min(self._new.answered, self._old.answered) / max(1, self._latency.blocks)
+        a_second = self._new.total / self._at if self._at else 0.0
+        left = math.ceil(a_second * max(0.0, self._settings.window - self._at))
+        return max(self._failures.needed(), math.ceil(blocks * in_block), left)
+
+    def _plot(self, row: _Row) -> None:
+        """Adds to the series. When it has grown too long, two rows become one."""
+        if self._series and self._series[-1].blocks < self._in_row:
+            self._series[-1].add(row)
+        else:
+            self._series.append(row)
+        if len(self._series) > _MOST_ROWS:
+            for first, second in zip(self._series[::2], self._series[1::2], strict=False):
+                first.add(second)
+            self._series, self._in_row = self._series[::2], 2 * self._in_row
+
+
+def required(settings: Rollout, rate: float) -> tuple[int, float]:
+    """About how many requests to each version, and how many seconds, show that a good version is fine.
+
+    Both versions get `rate` requests a second, none fails, and latencies vary little. A busy machine takes longer.
+    Infinite seconds when nobody sends any.
+    """
+    if rate <= 0:
+        return clean_requests(settings), math.inf
+    block = max(1.0, math.ceil(LEAST_IN_BLOCK / rate))
+    seconds = max(settings.window, clean_requests(settings) / rate, clean_blocks() * block)
+    return math.ceil(seconds * rate), seconds
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.2g} %"

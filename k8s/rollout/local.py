@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast, get_args
@@ -57,13 +57,16 @@ class LocalInstance:
         """See Instance."""
         return address(self.server.host, self.server.rest_port)
 
-    def tell(self, serve: Serve) -> None:
+    def tell(self, serve: Serve, *, keep: bool = True) -> None:
         """Writes its file, and sends it to a server that takes changes by a call.
 
         Raises EngineError when the file isn't one, or can't be written, and ServingError when the server refuses it;
         the file is as it was then.
         """
         before = read_models_config(self.file)
+        if not keep and not self.server.poll_seconds:
+            live.send(self.server, serve.applied(before), _RELOAD_SECONDS, _say)
+            return
         try:
             live.tell(self.server, self.file, serve.applied(before), _RELOAD_SECONDS, _say)
         except ServingError:
@@ -91,9 +94,9 @@ class LocalTarget:
     def keep(self, serve: Serve) -> None:
         """Every server has a file of its own, and starts with that."""
 
-    def finish(self, serve: Serve) -> None:
+    def finish(self, model: str, labels: Mapping[str, int]) -> None:
         """See Target."""
-        write_labels(self._fleet.file, serve.model, serve.labels)
+        write_labels(self._fleet.file, model, labels)
 
     def close(self) -> None:
         """See Target."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tfserving.k8s.rollout.serves import final_labels
 from tfserving.k8s.rollout.state import State, WayName
 from tfserving.k8s.rollout.target import RolloutError
-from tfserving.serving.models_yaml.fleet import STABLE, Fleet
+from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.proven import ProofError, prove
 
@@ -29,30 +32,40 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way
     old = said.labels[STABLE]
     if old == new:
         raise RolloutError(f"model {model!r} is at version {new} already")
+    for label, version in said.labels.items():
+        if label != CANARY and version != old and version > new:
+            raise RolloutError(
+                f"models.{model}.labels: {label!r} is at version {version}, which requests without a label would get "
+                f"instead of {new}; move the label, or remove it, first"
+            )
     for version in (old, new):
         try:
             prove(fleet.model_folder(model) / str(version))
         except ProofError as error:
             raise RolloutError(str(error)) from None
-    return State(model, old, new, dict(said.labels), tuple(sorted({*said.labels.values()})), way, manual=manual)
+    state = State(model, old, new, dict(said.labels), tuple(fleet.kept(model)), (), way, manual=manual)
+    after = tuple(fleet.with_labels(model, final_labels(state)).kept(model))
+    if new not in after:
+        raise RolloutError(f"models.{model}.versions: version {new} is not among those that are served; add it first")
+    return replace(state, after=after)
 
 
 def described(state: State, settings: Rollout) -> str:
     """The steps, a line each."""
     gate = (
-        f"{settings.window:g} s with at least {settings.samples} requests{_probe(settings, 'and')}: at most "
-        f"{settings.latency:g} times the latency, {100 * settings.error_rate:g} % more failures"
+        f"{settings.window:g} s at least, until it is clear whether it takes {settings.latency:g} times as long, or "
+        f"{200 * settings.error_rate:g} % more fail{_probe(settings)}"
     )
     steps = _by_pods(state, settings, gate) if state.way == "pods" else _in_place(state, settings, gate)
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _probe(settings: Rollout, joined: str) -> str:
-    """What is sent while a window lasts."""
+def _probe(settings: Rollout) -> str:
+    """What is sent while versions are compared."""
     if not settings.probe:
         return ""
-    where = f" to {settings.address}" if settings.address else ""
-    return f" {joined} {settings.probe:g} golden requests a second{where}"
+    where = f", and to {settings.address}" if settings.address else ""
+    return f"; {settings.probe:g} golden requests a second are sent to each version{where}"
 
 
 def _own(state: State, settings: Rollout) -> list[str]:
@@ -64,24 +77,27 @@ def _own(state: State, settings: Rollout) -> list[str]:
 def _by_pods(state: State, settings: Rollout, gate: str) -> list[str]:
     return [
         f"make as many pods with version {state.new} of {state.model} as there are with {state.old}",
-        "ask each of them its golden requests, over gRPC and REST",
-        f"compare the latency of golden requests: at most {settings.latency:g} times",
+        "send each of them its golden requests, over gRPC and REST, and compare the responses",
+        f"compare it with version {state.old}, by golden requests in turns: it may not take {settings.latency:g} times "
+        "as long",
         *_own(state, settings),
         *(f"{weight} % of the requests → version {state.new}; {gate}" for weight in settings.weights),
-        f"bake for {settings.bake:g} s{_probe(settings, 'with')}, then ask the golden requests again",
+        f"bake for {settings.bake:g} s, then send the golden requests again",
         f"pods with version {state.new} in the place of those with {state.old}, proven as the others were",
         "all requests → these; end the others",
     ]
 
 
 def _in_place(state: State, settings: Rollout, gate: str) -> list[str]:
+    canary = canary_name(state.model)
     return [
-        f"load version {state.new} of {state.model} beside {state.old} on every server",
-        "ask every server its golden requests, over gRPC and REST",
-        f"label canary → {state.new}; compare the latency of golden requests: at most {settings.latency:g} times",
+        f"load version {state.new} on every server, as {canary}: the clients of {state.model} get {state.old}",
+        "send every server its golden requests, over gRPC and REST, and compare the responses",
+        f"compare it with version {state.old}, by golden requests in turns: it may not take {settings.latency:g} times "
+        "as long",
         *_own(state, settings),
-        f"label stable → {state.new} on the first server; {gate}",
-        f"label stable → {state.new} on the others",
-        f"bake for {settings.bake:g} s{_probe(settings, 'with')}, then ask the golden requests again",
-        f"unload version {state.old}",
+        f"the clients of the first server → version {state.new}; {gate}",
+        f"the clients of the others → version {state.new}",
+        f"bake for {settings.bake:g} s, then send the golden requests again",
+        f"unload version {state.old}" + (f", and {canary}" if CANARY not in state.labels else ""),
     ]

@@ -12,13 +12,13 @@ answered within `SECONDS`, or gets an error has failed.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from tfserving.clients import Client, connect
 from tfserving.clients.errors import ServingError
@@ -26,6 +26,7 @@ from tfserving.clients.golden import send
 from tfserving.clients.printable import printable
 from tfserving.clients.steps import Retries
 from tfserving.foundation.golden import Golden
+from tfserving.k8s.rollout.sample import Sample
 from tfserving.serving.models_yaml.fleet import STABLE
 
 SECONDS = 10.0
@@ -35,64 +36,34 @@ _MOST_TEXT = 200
 _POLL_SECONDS = 0.05
 
 
-@dataclass
-class Probed:
-    """What came of a probe's requests: how many seconds those took that succeeded, and why the others failed."""
-
-    seconds: list[float] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: Probed) -> None:
-        """Counts what came of other requests, too."""
-        self.seconds += other.seconds
-        self.failures.update(other.failures)
-
-    @property
-    def total(self) -> int:
-        """All requests."""
-        return len(self.seconds) + self.failures.total()
-
-    @property
-    def error_rate(self) -> float:
-        """The part of the requests that failed."""
-        return self.failures.total() / self.total if self.total else 0.0
-
-    def p99_ms(self) -> float:
-        """The latency that 99 % of those that succeeded don't exceed, in milliseconds; 0 without any."""
-        return self._percentile(99)
-
-    def __str__(self) -> str:
-        said = f"{self.total} requests, {self.failures.total()} failed"
-        if self.failures:
-            said += f" ({self.failures.most_common(1)[0][0]})"
-        if self.seconds:
-            said += f", p50 {self._percentile(50):.1f} ms, p99 {self._percentile(99):.1f} ms"
-        return said
-
-    def _percentile(self, percent: int) -> float:
-        rank = math.ceil(percent / 100 * len(self.seconds))
-        return 1000 * sorted(self.seconds)[rank - 1] if rank else 0.0
-
-
 @dataclass(frozen=True)
 class Place:
-    """Where a probe sends requests. Once it `leaves`, clients aren't sent there any more, and no failure counts."""
+    """Where a probe sends requests: by label `stable`, or to a `version` of `model`.
+
+    Once it `leaves`, clients aren't sent there any more, and no failure counts.
+    """
 
     url: str
+    model: str
+    version: int | None = None
     leaves: Callable[[], bool] = lambda: False
 
 
 class Probe:
-    """Sends the golden requests of a version to each of `places` in turn, `rate` a second, while it is entered."""
+    """Sends golden requests to each of `places` in turn, `rate` a second, while it is entered.
 
-    def __init__(self, model: str, places: Sequence[Place], golden: Golden, rate: float) -> None:
-        self._model, self._golden, self._rate = model, golden, rate
+    The first is sent after `delay` seconds, so that several probes don't send at the same moment.
+    """
+
+    def __init__(self, places: Sequence[Place], golden: Golden, rate: float, delay: float = 0.0) -> None:
+        self._golden, self._rate, self._delay = golden, rate, delay
         self._ways = [(place, connect(place.url, timeout=SECONDS, retries=Retries(attempts=1))) for place in places]
         self._staying = list(self._ways)
         self._finishing, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._in_flight = 0
-        self._seen = Probed()
+        self._seconds: list[float] = []
+        self._failures: Counter[str] = Counter()
         self._answered: Counter[int | None] = Counter()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
@@ -109,21 +80,22 @@ class Probe:
             # Cancels what is in flight.
             client.close()
 
-    def finish(self, pause: Callable[[float], None]) -> Probed:
-        """Sends no more, waits by `pause` for the last responses, and returns what came of all requests."""
+    def finish(self, pause: Callable[[float], None]) -> None:
+        """Sends no more, and waits by `pause` for the last responses; what doesn't come has failed."""
         self._finishing.set()
         self._thread.join()
         deadline = time.monotonic() + 2 * SECONDS
         while self._in_flight and time.monotonic() < deadline:
             pause(_POLL_SECONDS)
-        found = self.so_far()
-        found.failures.update({"no response": self._in_flight} if self._in_flight else {})
-        return found
-
-    def so_far(self) -> Probed:
-        """What came of the requests until now."""
         with self._lock:
-            return Probed(list(self._seen.seconds), Counter(self._seen.failures))
+            self._failures.update({"no response": self._in_flight} if self._in_flight else {})
+
+    def take(self) -> Sample:
+        """What came of the requests since this was called before."""
+        with self._lock:
+            found = Sample.of_seconds(self._seconds, self._failures)
+            self._seconds, self._failures = [], Counter()
+        return found
 
     def answered_by(self, version: int | None) -> int:
         """How many responses this version sent, any for None. REST doesn't say which, so those count for each."""
@@ -133,7 +105,7 @@ class Probe:
     def _run(self) -> None:
         if not (self._rate and self._staying):
             return
-        started, sent = time.monotonic(), 0
+        started, sent = time.monotonic() + self._delay, 0
         while not self._finishing.wait(max(0.0, started + sent / self._rate - time.monotonic())):
             self._begin(sent)
             sent += 1
@@ -142,10 +114,10 @@ class Probe:
         """Sends a request in a thread of its own, so that one that takes long doesn't hold the next one up."""
         with self._lock:
             if not self._staying:
-                self._seen.failures["no server is left"] += 1
+                self._failures["no server is left"] += 1
                 return
             if self._in_flight >= MOST_IN_FLIGHT:
-                self._seen.failures[f"{MOST_IN_FLIGHT} earlier requests have no response yet"] += 1
+                self._failures[f"{MOST_IN_FLIGHT} earlier requests have no response yet"] += 1
                 return
             turn, index = divmod(number, len(self._staying))
             place, client = self._staying[index]
@@ -157,10 +129,11 @@ class Probe:
             self._ended(f"it could not be sent: {error}")
 
     def _send(self, turn: int, place: Place, client: Client) -> None:
+        asked: dict[str, Any] = {"label": STABLE} if place.version is None else {"version": place.version}
         if turn == 0:
             # The first request doesn't wait for a connection, nor, over REST, for the signature.
             with contextlib.suppress(ServingError):
-                client.metadata(self._model, label=STABLE)
+                client.metadata(place.model, **asked)
         if self._over.is_set():
             return
         requests = self._golden.requests
@@ -168,7 +141,7 @@ class Probe:
         defaults = self._golden.defaults.get(request.signature)
         failure, version, started = "it could not be sent", None, time.monotonic()
         try:
-            version = send(client, self._model, request, label=STABLE, defaults=defaults, timeout=SECONDS).version
+            version = send(client, place.model, request, defaults=defaults, timeout=SECONDS, **asked).version
             failure = ""
         except ServingError as error:
             failure = f"{error.code}: {printable(error.text, _MOST_TEXT)}"
@@ -183,9 +156,9 @@ class Probe:
         with self._lock:
             self._in_flight -= 1
             if failure:
-                self._seen.failures[failure] += 1
+                self._failures[failure] += 1
             else:
-                self._seen.seconds.append(seconds)
+                self._seconds.append(seconds)
                 self._answered[version] += 1
 
     def _left(self, place: Place, client: Client) -> None:

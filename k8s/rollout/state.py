@@ -7,14 +7,14 @@
                      a gate fails, a version doesn't load, or `abort`
 
            in place                                          by pods
-LOADING    every server loads the new version beside         a second Deployment, whose pods serve the new
-           the old one                                       version; nobody asks them
-PROVING    every server is asked its golden requests         its pods are
-CANARY     the label `canary` means the new version;         the pods' latency is compared
-           its latency is compared with the old one's
-STABLE     the label `stable` moves, server by server;       routes give the second Deployment 5, 25, 50, 100 %
-           after the first one their metrics are compared    of the requests; each time metrics are compared
-BAKING     all requests have gone to the new version for a while; the metrics are looked at once more
+LOADING    every server loads the new version, under the     a second Deployment, whose pods serve the new
+           name of the model's canary                        version; nobody sends them requests
+PROVING    every server gets its golden requests             its pods do
+CANARY     quality, latency and drift are compared with the old version's
+STABLE     every server loads it under the model's own       routes give the second Deployment 5, 25, 50, 100 %
+           name, and `stable` moves; after the first one     of the requests; each time what comes of them is
+           what comes of requests is compared                compared
+BAKING     all requests go to the new version for a while
 UNLOADING  the old version goes                              pods of the new version take the place of the old
                                                              ones, requests go to them, the others go
 
@@ -53,7 +53,7 @@ WayName: TypeAlias = Literal["in-place", "pods"]
 Request: TypeAlias = Literal["pause", "promote", "abort"]
 # What a gate looks at.
 Gate: TypeAlias = Literal[
-    "metric", "golden", "latency", "evaluation", "drift", "shadow", "command", "clients", "probe"
+    "metric", "golden", "latency", "evaluation", "drift", "shadow", "command", "clients", "probe", "address"
 ]
 
 
@@ -61,8 +61,8 @@ Gate: TypeAlias = Literal[
 class Figure:
     """What a gate saw: a sentence for people, and the same as numbers.
 
-    `where` is the server or the pods that it is about, `at` when it was (ISO 8601). Of `numbers`, what comes of requests
-    to two versions has the form of `tfserving.k8s.rollout.judge.Comparison.numbers`.
+    `where` is the server or the pods that it is about, `at` when it was (ISO 8601). What comes of requests to two
+    versions has in `numbers` the form of `tfserving.k8s.rollout.judge.Comparison.numbers`.
     """
 
     # What has more in it than this is of another form.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -107,8 +108,8 @@ class Target(Protocol):
     def keep(self, serve: Serve) -> None:
         """Has servers that start from now on begin with this."""
 
-    def finish(self, serve: Serve) -> None:
-        """Notes in models.yaml what is served now for good."""
+    def finish(self, model: str, labels: Mapping[str, int]) -> None:
+        """Writes the labels that a model has for good to models.yaml."""
 
     def close(self) -> None:
         """Gives up what it needed to reach the servers."""

@@ -1,55 +1,44 @@
-"""What the two ways of rolling out have in common: to prove servers, to tell them what to serve, to watch them."""
+"""What the two ways of rolling out have in common: to prove servers, to change what they serve, to watch them."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from tfserving.clients import Client, connect
+from tfserving.clients.answers import VersionStatus
 from tfserving.clients.busy import is_busy
 from tfserving.clients.errors import ServingError
-from tfserving.clients.metrics import Page
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
-from tfserving.k8s.rollout import gates
-from tfserving.k8s.rollout.probe import SECONDS, Place, Probe, Probed
-from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.target import GateError, Instance, RolloutError, Serve, Target, url
+from tfserving.k8s.rollout import gates, serves
+from tfserving.k8s.rollout.judge import Comparison, Verdict
+from tfserving.k8s.rollout.probe import SECONDS
+from tfserving.k8s.rollout.sample import Sample
+from tfserving.k8s.rollout.state import Figure, Gate, State
+from tfserving.k8s.rollout.target import GateError, Instance, Reached, RolloutError, Serve, Target, url
+from tfserving.k8s.rollout.watch import Seen, Side, Watch
 from tfserving.serving.engines.readiness import states_of
 from tfserving.serving.live import label_version
-from tfserving.serving.models_yaml.fleet import CANARY, STABLE
+from tfserving.serving.models_yaml.fleet import STABLE, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
 
+Result = TypeVar("Result")
 # Lets so many seconds pass; raises when somebody wants the rollout taken back.
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
-PROBE = "probe: "
+_MOMENT_SECONDS = 1.0
+_REPORT_SECONDS = 10.0
+_LONG_SECONDS = 100.0
+# A server reports a version that failed before until it has seen that it is wanted again.
+_STALE_SECONDS = 15.0
+# Whose requests.
+_OF: dict[Gate, str] = {"clients": "clients", "probe": "probe", "address": "through the address"}
 _PROBE_HELP = "`rollout.address` says where clients send requests, `rollout.probe: 0` turns the probe off"
-
-
-@dataclass(frozen=True)
-class Side:
-    """Servers whose label `stable` is at `version`; `instances` returns those that there are now."""
-
-    instances: Callable[[], Sequence[Instance]]
-    version: int
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What came of requests: of clients, by the servers' metrics pages, and of the probe."""
-
-    page: Page
-    probed: Probed
-
-    def add(self, other: Seen) -> None:
-        """Counts what came of other requests, too."""
-        self.page.add(other.page)
-        self.probed.add(other.probed)
 
 
 @dataclass
@@ -60,54 +49,74 @@ class Way(ABC):
     settings: Rollout
     wait: float
     say: Callable[[str], None]
+    _figures: list[Figure] = field(init=False, default_factory=list)
 
     def do(self, state: State, pause: Pause) -> State:
-        """Does what the phase is for; returns the state after it.
+        """Does what the phase is for; returns the state after it. `seen` has what its gates saw, if it fails, too.
 
-        Raises GateError when the new version may not go on, ServingError when a server can't be asked, and RolloutError
-        when nothing more can be done now.
+        Raises GateError when the new version may not go on, ServingError when a call to a server fails, and
+        RolloutError when nothing more can be done now.
         """
+        self._figures.clear()
+        try:
+            done = self._do(state, pause)
+        except GateError as error:
+            if error.figure:
+                self._saw(error.figure)
+            raise
+        return self.seen(done, state)
+
+    def seen(self, state: State, during: State) -> State:
+        """`state` with what the gates of the phase saw that was done last, which began as `during`."""
+        found = (replace(figure, phase=during.phase) for figure in self._figures)
+        return replace(state, figures=(*during.figures, *found))
+
+    def _do(self, state: State, pause: Pause) -> State:
         match state.phase:
             case "loading":
-                return self.load(state, pause).next()
+                self.load(state, pause)
             case "proving":
-                return self.prove(state).next()
+                self.prove(state, pause)
             case "canary":
-                return self._commands(self.compare(state, pause)).next()
+                self.compare(state, pause)
+                for words in self.settings.commands:
+                    self._saw(gates.command(words, state, self.settings))
             case "stable":
                 return self.move(state, pause)
             case "baking":
-                return self.bake(state, pause).next()
+                self.bake(state, pause)
             case "unloading":
-                return self.unload(state).next()
-        return self.go_back(state).next()
+                self.unload(state)
+            case _:
+                self.go_back(state)
+        return state.next()
 
     @abstractmethod
-    def load(self, state: State, pause: Pause) -> State:
-        """Has the new version loaded beside the old one."""
+    def load(self, state: State, pause: Pause) -> None:
+        """Has the new version loaded, where no client gets it that didn't choose to."""
 
     @abstractmethod
-    def prove(self, state: State) -> State:
-        """Has every server with the new version asked its golden requests."""
+    def prove(self, state: State, pause: Pause) -> None:
+        """Sends every server with the new version its golden requests, and compares the responses."""
 
     @abstractmethod
-    def compare(self, state: State, pause: Pause) -> State:
-        """Compares the versions before anybody but a canary's users is answered by the new one."""
+    def compare(self, state: State, pause: Pause) -> None:
+        """Compares the versions before any client gets the new one that didn't choose to."""
 
     @abstractmethod
     def move(self, state: State, pause: Pause) -> State:
         """Moves requests to the new version; returns the state of the next phase, or of the next part of this one."""
 
     @abstractmethod
-    def bake(self, state: State, pause: Pause) -> State:
+    def bake(self, state: State, pause: Pause) -> None:
         """Watches the new version for a while."""
 
     @abstractmethod
-    def unload(self, state: State) -> State:
+    def unload(self, state: State) -> None:
         """Lets the old version go."""
 
     @abstractmethod
-    def go_back(self, state: State) -> State:
+    def go_back(self, state: State) -> None:
         """Has all as it was before. Raises RolloutError when that can't be."""
 
     @abstractmethod
@@ -122,68 +131,146 @@ class Way(ABC):
     def close(self) -> None:
         """Gives up what it needed to reach the servers."""
 
-    def _commands(self, state: State) -> State:
-        for words in self.settings.commands:
-            state = self._saw(state, gates.command(words, state, self.settings))
-        return state
-
-    def _proven(self, state: State, instances: Sequence[Instance]) -> State:
+    def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
         for instance in instances:
-            state = self._saw(state, gates.golden(instance, self._version(state.new)))
-        return state
+            self._saw(gates.golden(Reached(instance, name, state.new), self._version(state.new)))
 
-    def _baked(self, state: State, target: Target, pause: Pause) -> State:
-        """After a while of requests to the new version too many failed, or a server answers otherwise: GateError."""
-        side = Side(target.instances, state.new)
-        (seen,) = self._watched(state, [side], pause, lambda _: pause(self.settings.bake))
-        state = self._proven(state, target.instances())
-        state = self._saw(state, gates.allowed(seen.page, self.settings, "while it baked: "))
-        return self._saw(state, gates.allowed(seen.probed, self.settings, PROBE)) if seen.probed.total else state
+    def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
+        """Compares an old and a new version on servers where nobody gets the new one yet, without clients."""
+        self._saw(gates.latency(pairs, self._golden(state.old), self.settings, pause))
 
-    def _windows(self, state: State, sides: list[Side], pause: Pause) -> list[Seen]:
-        """What comes of requests to each of `sides` in the same window, in which the first gets enough of clients."""
-        return self._watched(state, sides, pause, lambda count: gates.window(count, self.settings, pause, self.say))
+    def _judged(
+        self, state: State, sides: Sequence[Side], pause: Pause, before: Before | None = None, when: str = ""
+    ) -> None:
+        """Compares what comes of requests to the first of `sides`, with the new version, and to the others.
 
-    def _compared(self, state: State, new: Seen, old: Seen, when: str = "") -> State:
-        """Compares what came of requests. Raises GateError when the new version is worse."""
-        state = self._saw(state, when + gates.compare(new.page, old.page, self.settings))
-        if new.probed.total:
-            state = self._saw(state, when + gates.compare(new.probed, old.probed, self.settings, PROBE))
-        return state
-
-    def _watched(
-        self, state: State, sides: list[Side], pause: Pause, wait: Callable[[Callable[[], int]], None]
-    ) -> list[Seen]:
-        """What comes of requests to each of `sides` until `wait` returns.
-
-        `wait` gets a function that counts the requests of clients to the first side. The requests of the probe aren't
-        among them. An address leads to all sides: what came of the probe through it is the first one's.
+        It ends when the new one is clearly worse, or, after `window` seconds, clearly isn't, and after `longest`
+        seconds as it stands then. `before` is what came of requests to the old version, where none gets it any more.
+        Raises GateError when the new version is worse, and when no requests came.
         """
-        before = [dict(_pages(side.instances(), state.model)) for side in sides]
-        probes = self._probes(state, sides)
+        comparisons = self._comparisons(state, before or Before())
+        started, reported, left = time.monotonic(), 0.0, {}
+        with Watch(state.model, sides, self._golden(state.old), self.settings) as watch:
+            while True:
+                pause(min(_MOMENT_SECONDS, self.settings.window))
+                passed = time.monotonic() - started
+                self._moment(watch, comparisons, passed)
+                verdicts = {gate: one.verdict() for gate, one in comparisons.items()}
+                if any(verdict.decision == "worse" for verdict in verdicts.values()):
+                    break
+                left = self._left(comparisons, verdicts, passed)
+                if not left or passed > self.settings.longest:
+                    break
+                if passed - reported >= _REPORT_SECONDS:
+                    reported = passed
+                    self._report(comparisons, max(left.values()))
+            watch.finish(pause)
+            self._moment(watch, comparisons, time.monotonic() - started)
+        if self.settings.longest and not any(one.new.total for one in comparisons.values()):
+            raise GateError(f"no requests came in {self.settings.longest:g} s, and the probe is off; {_PROBE_HELP}")
+        self._decided(comparisons, when, left)
 
-        def counted(index: int) -> Page:
-            total = Page()
-            for name, page in _pages(sides[index].instances(), state.model):
-                total.add(page.since(before[index].get(name, Page())))
-            # Each side has a probe of its own, or they share one.
-            shared = self.settings.address and len(sides) > 1
-            return total.without(probes[index].answered_by(sides[index].version if shared else None))
+    def _baked(self, state: State, target: Target, pause: Pause) -> None:
+        """Watches the new version alone for a while; what the old one did before is what it is compared with."""
+        comparisons = self._comparisons(state, Before.of(state))
+        started = time.monotonic()
+        with Watch(state.model, [Side(target.instances, state.new)], self._golden(state.new), self.settings) as watch:
+            while (passed := time.monotonic() - started) < self.settings.bake:
+                pause(min(_MOMENT_SECONDS, self.settings.bake - passed))
+                self._moment(watch, comparisons, time.monotonic() - started)
+                if any(one.verdict().decision == "worse" for one in comparisons.values()):
+                    break
+            watch.finish(pause)
+            self._moment(watch, comparisons, time.monotonic() - started)
+        self._decided(comparisons, "while it baked: ", ())
+        self._proven(state, target.instances(), state.model)
 
-        with contextlib.ExitStack() as stack:
-            for probe in dict.fromkeys(probes):
-                stack.enter_context(probe)
-            try:
-                wait(lambda: counted(0).total)
-            except GateError as error:
-                so_far = probes[0].so_far()
-                raise GateError(f"{error}; {PROBE}{so_far}" if so_far.total else str(error)) from None
-            probed = {probe: probe.finish(pause) for probe in dict.fromkeys(probes)}
-            seen = [Seen(counted(index), probed.pop(probe, Probed())) for index, probe in enumerate(probes)]
-        for side, one in zip(sides, seen, strict=True):
-            if side.version == state.old and one.probed.total and not one.probed.seconds:
-                raise GateError(f"{PROBE}{one.probed}: version {state.old} can't be reached; {_PROBE_HELP}")
-        return seen
+    def _before(self, state: State, instances: Callable[[], Sequence[Instance]], pause: Pause) -> Before:
+        """What comes of requests to the old version in a window, before any moves."""
+        found, until = Before(), time.monotonic() + self.settings.window
+        with Watch(state.model, [Side(instances, state.old)], self._golden(state.old), self.settings) as watch:
+            while (left := until - time.monotonic()) > 0:
+                pause(min(_MOMENT_SECONDS, left))
+                found.add(*watch.take())
+            watch.finish(pause)
+            found.add(*watch.take())
+        for said, sample in (("", found.probe), (f" at {self.settings.address}", found.address)):
+            if sample.failed and not sample.answered:
+                raise GateError(
+                    f"none of the probe's requests to version {state.old}{said} succeeds: {sample}; {_PROBE_HELP}"
+                )
+        return found
+
+    def _comparisons(self, state: State, before: Before) -> dict[Gate, Comparison]:
+        """One of each kind of requests that there is."""
+        kinds: list[tuple[Gate, Sample]] = [("clients", before.clients)]
+        if self.settings.probe:
+            kinds.append(("probe", before.probe))
+            if self.settings.address:
+                kinds.append(("address", before.address))
+        found: dict[Gate, Comparison] = {}
+        for gate, sample in kinds:
+            found[gate] = Comparison(self.settings, f"version {state.new}", f"version {state.old}")
+            if sample.total:
+                found[gate].add(Sample(), sample, 0.0)
+        return found
+
+    def _moment(self, watch: Watch, comparisons: dict[Gate, Comparison], at: float) -> None:
+        """Counts what came of requests in the last moment."""
+        (new, *others), through = watch.take()
+        clients, probe = Sample(), Sample()
+        for old in others:
+            clients.add(old.clients)
+            probe.add(old.probe)
+        comparisons["clients"].add(new.clients, clients, at)
+        if "probe" in comparisons:
+            comparisons["probe"].add(new.probe, probe, at)
+        if "address" in comparisons:
+            comparisons["address"].add(through, Sample(), at)
+
+    def _left(
+        self, comparisons: dict[Gate, Comparison], verdicts: dict[Gate, Verdict], passed: float
+    ) -> dict[Gate, float]:
+        """For how many seconds more each comparison goes on, about, that isn't clear yet.
+
+        Where clients send so few requests that it would take too long, the probe's have to do.
+        """
+        found: dict[Gate, float] = {}
+        for gate, one in comparisons.items():
+            if verdicts[gate].decision == "fine":
+                continue
+            rate = one.new.total / passed
+            needed = verdicts[gate].needed / rate if rate else float("inf")
+            if gate == "clients" and self.settings.probe and passed + needed > self.settings.longest:
+                needed = self.settings.window - passed
+                if needed <= 0:
+                    continue
+            found[gate] = min(max(needed, _MOMENT_SECONDS), max(self.settings.longest - passed, 0.0))
+        return found
+
+    def _report(self, comparisons: dict[Gate, Comparison], left: float) -> None:
+        """A line on a comparison that goes on."""
+        clients, probe = comparisons["clients"].new.total, comparisons["probe"].new.total if self.settings.probe else 0
+        if not clients and not probe:
+            self.say(
+                "  no requests of clients, and the probe is off: send some, or set `rollout.probe`; "
+                f"{about(self.settings.longest)} at most"
+            )
+            return
+        who = f"{clients} requests of clients" if clients else "no client sends requests, golden requests have to do"
+        sent = f", {probe} of the probe" if probe else ""
+        self.say(f"  {who}{sent}; {about(left)} left")
+
+    def _decided(self, comparisons: dict[Gate, Comparison], when: str, unclear: Container[Gate]) -> None:
+        """Keeps what was seen. Raises GateError when the new version is worse: clearly, or as it stands if `unclear`."""
+        reason = ""
+        for gate, one in comparisons.items():
+            verdict, said = one.last() if gate in unclear else one.verdict(), f"{when}{_OF[gate]}: "
+            worse = verdict.decision == "worse"
+            self._saw(Figure(gate, f"{said}{one}", passed=not worse, numbers=dict(one.numbers())))
+            reason = reason or (f"{said}{verdict.reason}" if worse else "")
+        if reason:
+            raise GateError(reason)
 
     def _check_address(self, state: State) -> None:
         """Raises RolloutError before a rollout begins whose probe has a wrong address."""
@@ -199,106 +286,135 @@ class Way(ABC):
                     return
                 raise RolloutError(f"rollout.address {address}: {error.code}: {error.text}; {_PROBE_HELP}") from None
 
-    def _probes(self, state: State, sides: list[Side]) -> list[Probe]:
-        """The probe of each side: to its servers, or, the same for all, through the address that clients use.
-
-        What clients send while versions share an address are the golden requests of the old one.
-        """
-        rate, address = self.settings.probe, self.settings.address
-        if address:
-            version = state.old if any(side.version == state.old for side in sides) else state.new
-            return [Probe(state.model, [Place(address)], self._golden(version), rate)] * len(sides)
-        return [
-            Probe(
-                state.model,
-                [Place(url(instance), instance.leaves) for instance in side.instances()],
-                self._golden(side.version),
-                rate,
-            )
-            for side in sides
-        ]
-
     def _golden(self, version: int) -> Golden:
         try:
             return read_golden(self._version(version))
         except GoldenError as error:
             raise GateError(str(error)) from None
 
-    def _everywhere(self, target: Target, serve: Serve, pause: Pause) -> None:
-        """Has every server serve this, those too that start meanwhile."""
-        target.keep(serve)
-        told: set[str] = set()
-        while new := [instance for instance in target.instances() if instance.name not in told]:
+    def _everywhere(self, target: Target, serve: Serve, pause: Pause, *, keep: bool = True) -> None:
+        """Has every server serve this, those too that start meanwhile, and, with `keep`, when they start again."""
+        if keep:
+            target.keep(serve)
+        done: set[str] = set()
+        while new := [instance for instance in target.instances() if instance.name not in done]:
             for instance in new:
-                self._one(instance, serve, pause)
-                told.add(instance.name)
+                self._one(instance, serve, pause, keep=keep)
+                done.add(instance.name)
 
-    def _one(self, instance: Instance, serve: Serve, pause: Pause) -> None:
-        """Has one server serve this, and waits until it does. A server that is busy is sent it again.
+    def _one(self, instance: Instance, serve: Serve, pause: Pause, *, keep: bool = True) -> None:
+        """Has one server serve this, step by step, and waits until it does.
 
-        Raises GateError when the version fails to load or time runs out.
+        Raises GateError when a version fails to load or time runs out.
         """
         deadline = time.monotonic() + self.wait
-        told = busy = False
         with connect(url(instance), timeout=5) as client:
-            while True:
-                try:
-                    if (missing := _missing(client, serve)) is None:
-                        return
-                    if not told:
-                        instance.tell(serve)
-                        told = True
-                except ServingError as error:
-                    missing = str(error)
-                    if not is_busy(error):
-                        if not told:
-                            raise
-                    elif not busy:
-                        busy = True
-                        self.say(f"  {instance.name} is busy, trying again: {error.code}: {error.text}")
-                if time.monotonic() > deadline:
-                    raise GateError(f"{instance.name}: {missing} after {self.wait:g} s")
-                pause(_POLL_SECONDS)
+            # Also where it serves all of it: what it begins with when it starts again may be something else.
+            for step in self._patiently(instance, lambda: serves.steps(client, serve), deadline, pause):
+                self._step(instance, client, step, deadline, pause, keep=keep)
 
-    def _saw(self, state: State, figure: str) -> State:
-        self.say(f"  {figure}")
-        return replace(state, figures=(*state.figures, figure))
+    def _step(
+        self, instance: Instance, client: Client, step: Serve, deadline: float, pause: Pause, *, keep: bool
+    ) -> None:
+        before = _failed(client, step)
+        self._patiently(instance, lambda: instance.tell(step, keep=keep), deadline, pause)
+        sent = time.monotonic()
+        while missing := self._patiently(instance, lambda: _missing(client, step, before, sent), deadline, pause):
+            if time.monotonic() > deadline:
+                raise GateError(f"{instance.name}: {missing} after {self.wait:g} s")
+            pause(_POLL_SECONDS)
+
+    def _patiently(self, instance: Instance, call: Callable[[], Result], deadline: float, pause: Pause) -> Result:
+        """What `call` returns, once the server isn't busy. Raises ServingError."""
+        reported = False
+        while True:
+            try:
+                return call()
+            except ServingError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                if not reported:
+                    reported = True
+                    self.say(f"  {instance.name} is busy, trying again: {error.code}: {error.text}")
+            pause(_POLL_SECONDS)
+
+    def _saw(self, figure: Figure) -> None:
+        """Keeps what a gate saw. What stops the rollout is reported as its reason."""
+        self._figures.append(figure)
+        if figure.passed:
+            self.say(f"  {figure.text}")
 
     def _version(self, number: int) -> Path:
         return self.folder / str(number)
 
 
-def _pages(instances: Sequence[Instance], model: str) -> Iterator[tuple[str, Page]]:
-    """What each server's metrics page says now, by the server's name. One that is taken away has none."""
-    for instance in instances:
-        try:
-            yield instance.name, gates.page(instance, model)
-        except GateError:
-            if not instance.leaves():
-                raise
+@dataclass
+class Before:
+    """What came of requests to the old version before."""
+
+    clients: Sample = field(default_factory=Sample)
+    probe: Sample = field(default_factory=Sample)
+    address: Sample = field(default_factory=Sample)
+
+    def add(self, seen: Sequence[Seen], through: Sample) -> None:
+        """Counts what came of more."""
+        for one in seen:
+            self.clients.add(one.clients)
+            self.probe.add(one.probe)
+        self.address.add(through)
+
+    @classmethod
+    def of(cls, state: State) -> Before:
+        """As the figures of the phase `stable` have it."""
+        found = cls()
+        for figure in state.figures:
+            if figure.phase == "stable" and figure.gate in ("clients", "probe", "address"):
+                old = figure.numbers["old"]
+                failed = Counter[str](old["failures"])
+                getattr(found, figure.gate).add(Sample(old["requests"] - old["failed"], failed=failed))
+        return found
 
 
-def final(state: State) -> Serve:
-    """What is served when the rollout is done."""
-    labels = {label: version for label, version in state.labels.items() if label != CANARY}
-    labels = {label: state.new if version == state.old else version for label, version in labels.items()}
-    versions = {*state.versions, state.new} - {state.old}
-    return Serve(state.model, tuple(sorted(versions)), labels)
+def about(seconds: float) -> str:
+    """A time that isn't known exactly."""
+    return f"about {seconds:.0f} s" if seconds < _LONG_SECONDS else f"about {seconds / 60:.0f} min"
 
 
-def _missing(client: Client, serve: Serve) -> str | None:
-    """What a server doesn't serve yet of that; None when it does. Raises GateError for a version that failed."""
-    states = states_of(client, serve.model)
-    for version in serve.versions:
-        status = states.get(version)
-        if status is not None and status.failed:
-            raise GateError(f"model {serve.model!r}: {status}")
-        if status is None or status.state != "AVAILABLE":
-            return f"model {serve.model!r}: {status or f'version {version} is not known'}"
-    for label, version in serve.labels.items():
-        if (found := label_version(client, serve.model, label)) != version:
-            return f"model {serve.model!r}: label {label!r} is at {found or 'no version'}, not at {version}"
-    for version, status in states.items():
-        if version not in serve.versions and status.state != "END":
-            return f"model {serve.model!r}: {status}, which is to be unloaded"
+def _failed(client: Client, serve: Serve) -> dict[tuple[str, int], VersionStatus]:
+    """The versions that a server reports as failed already, by name and version."""
+    return {
+        (one.name, version): status
+        for one in serve.served
+        for version, status in states_of(client, one.name).items()
+        if status.failed
+    }
+
+
+def _missing(client: Client, serve: Serve, failed: Mapping[tuple[str, int], VersionStatus], sent: float) -> str | None:
+    """What a server doesn't serve yet of that; None when it does. Raises GateError for a version that failed.
+
+    `failed` were those before it was sent, at `sent` of time.monotonic().
+    """
+    for one in serve.served:
+        states = states_of(client, one.name)
+        for version in one.versions:
+            status = states.get(version)
+            if status is None or status.state != "AVAILABLE":
+                stale = failed.get((one.name, version)) == status and time.monotonic() < sent + _STALE_SECONDS
+                if status is not None and status.failed and not stale:
+                    raise GateError(f"model {one.name!r}: {status}")
+                return f"model {one.name!r}: {status or f'version {version} is not known'}"
+        for label, version in one.labels.items():
+            if (found := label_version(client, one.name, label)) != version:
+                return f"model {one.name!r}: label {label!r} is at {found or 'no version'}, not at {version}"
+    return _leaving(client, serve)
+
+
+def _leaving(client: Client, serve: Serve) -> str | None:
+    """What a server has still loaded that isn't wanted any more."""
+    for name in (serve.model, canary_name(serve.model)):
+        wanted = {version for one in serve.served if one.name == name for version in one.versions}
+        for version, status in states_of(client, name).items():
+            if version not in wanted and status.state != "END":
+                return f"model {name!r}: {status}, which is to be unloaded"
     return None

@@ -131,12 +131,12 @@ class Fleet(Strict):
     @field_validator("models")
     @classmethod
     def _names(cls, models: dict[str, Model]) -> dict[str, Model]:
-        for name in models:
+        for name, model in models.items():
             if not NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} can't name a model: letters, digits, '_', '.' and '-' only, no '.' or '-' first"
                 )
-            if STABLE in models[name].labels and canary_name(name) in models:
+            if STABLE in model.labels and canary_name(name) in models:
                 raise ValueError(
                     f"{canary_name(name)!r} is where servers have the canary of {name!r}, which has a label `stable`; "
                     "rename the model"

@@ -1,0 +1,340 @@
+"""Sequential tests of a new version against an old one: whether requests take longer, and whether more of them fail.
+
+Both tests look at the data again and again as it grows, at sizes that are set beforehand and do not depend on the
+outcome. Each look has a share of the error rate, and all shares add up to 1 (alpha spending). So the error rates hold
+whenever the comparison ends.
+
+Latency: the unit is a block of time, in which both versions got requests. A stall that delays many requests at once
+counts as one block. In each block the mean latencies are compared. A Wilcoxon signed-rank test decides whether the
+new version lies beyond the boundary, the square root of what is allowed (halfway between "as fast" and "so many
+times as slow" on a logarithmic scale). The ratio is the Hodges-Lehmann estimate of the same test.
+
+Failures: Fisher's exact test decides whether more of the new version's requests fail. Failures that come in bursts
+count less: both counts are divided by the design effect, the variance between blocks over that of independent
+failures (Rao and Scott 1992). The confidence bound of the difference is Newcombe's (1998), from Clopper-Pearson
+bounds of each part (with divided counts: Korn and Graubard 1998).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from tfserving.k8s.rollout.sample import Sample
+from tfserving.serving.models_yaml.rollout import Rollout
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Decision: TypeAlias = Literal["worse", "fine", "open"]
+
+# How often a test is wrong at most, of a version that is as good as the old one (`ALARM`), and of one that is as bad as
+# is stopped (`MISS`). A rollout has several comparisons of two tests each. A bad version has to pass all of them.
+ALARM, MISS = 0.005, 0.02
+# Of the confidence intervals that are printed.
+_CONFIDENCE = 0.95
+# A block has at least so many requests of each version that succeeded.
+LEAST_IN_BLOCK = 3
+# With fewer blocks nothing is known of the latency.
+_LEAST_BLOCKS = 5
+# A block that is not complete after so many seconds is dropped: its two sides lie too far apart.
+_LONGEST_BLOCK = 15.0
+# Looks at these numbers of blocks. From the last one on, two blocks become one, and half of them are left.
+_LOOKS = (10, 14, 20, 28, 40, 56, 80)
+# The first look at failures is at so many requests to the new version, each next one at so many times more.
+_FIRST, _GROWTH = 6, math.sqrt(2)
+# What is not clear when no time is left counts as worse when chance alone explains it less often than this.
+_AS_IT_STANDS = 0.1
+
+
+def _share(look: int, early: int = 4) -> float:
+    """The share of the error rate that look 1, 2, … has. All shares add up to 1, those of the first `early` to a half."""
+    return early / ((early + look - 1) * (early + look))
+
+
+@dataclass
+class _Block:
+    """What came to both in the same time, so far, since `began`."""
+
+    began: float
+    new: Sample = field(default_factory=Sample)
+    old: Sample = field(default_factory=Sample)
+
+    @property
+    def complete(self) -> bool:
+        return min(self.new.answered, self.old.answered) >= LEAST_IN_BLOCK
+
+    def averages(self) -> tuple[float, float]:
+        """Milliseconds of the new and the old version.
+
+        The geometric mean where each latency is known, as it is hardly moved by a single slow request.
+        """
+        new, old = self.new, self.old
+        if new.logs is not None and old.logs is not None:
+            return 1000 * math.exp(new.logs / new.answered), 1000 * math.exp(old.logs / old.answered)
+        return 1000 * max(new.seconds, 1e-9) / new.answered, 1000 * max(old.seconds, 1e-9) / old.answered
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long the new version takes, and between which bounds that lies with 95 % confidence."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+class Latency:
+    """Whether requests to the new version take longer."""
+
+    def __init__(self, settings: Rollout) -> None:
+        self._settings = settings
+        self._pending: _Block | None = None
+        # Of each block the logarithm of the ratio, and that of the boundary.
+        self._logs: list[tuple[float, float]] = []
+        self._merging: list[tuple[float, float]] = []
+        self._merged = 1
+        self._looks = 0
+        self._at = 0.0
+        # In how many blocks both had enough requests, and in how many of these the new one was beyond the boundary.
+        self.blocks = self.slower = 0
+        self.decision: Decision = "open"
+
+    def add(self, new: Sample, old: Sample, at: float) -> None:
+        """Adds what came in the same block of time, which ended at `at`."""
+        if self._pending is None or at - self._pending.began > _LONGEST_BLOCK:
+            self._pending = _Block(self._at)
+        self._at = at
+        self._pending.new.add(new)
+        self._pending.old.add(old)
+        if self._pending.complete:
+            self._count(*self._pending.averages())
+            self._pending = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether both versions get requests at the same time, often enough to compare them."""
+        return self.blocks > 0 and self.blocks >= self._at / _LONGEST_BLOCK
+
+    def ratio(self) -> Ratio | None:
+        """The estimate so far; None without a block."""
+        if not self._logs:
+            return None
+        import numpy as np
+
+        centre, low, high = _hodges_lehmann(np.array([ratio for ratio, _ in self._logs]))
+        return Ratio(math.exp(centre), math.exp(low), math.exp(high))
+
+    def as_it_stands(self) -> Decision:
+        """By the estimate alone."""
+        if self.decision != "open" or len(self._logs) < _LEAST_BLOCKS or not self.judged:
+            return self.decision
+        return "worse" if _hodges_lehmann(self._beyond())[0] > 0 else "fine"
+
+    def needed(self) -> int:
+        """About how many more blocks make it clear."""
+        if self.decision != "open":
+            return 0
+        import numpy as np
+        from scipy.stats import norm
+
+        size = next(size for size in _LOOKS if size > len(self._logs))
+        if len(self._logs) >= _LEAST_BLOCKS:
+            beyond = self._beyond()
+            centre, spread = abs(float(np.median(beyond))), float(np.std(beyond))
+            wanted = (norm.isf(MISS * _share(self._looks + 1)) * spread / max(centre, 1e-3)) ** 2
+            size = max(size, min(math.ceil(wanted), 10 * _LOOKS[-1]))
+        return (size - len(self._logs)) * self._merged - len(self._merging)
+
+    def _beyond(self) -> NDArray[np.float64]:
+        """By how much the new version is beyond the boundary in each block."""
+        import numpy as np
+
+        return np.array([ratio - boundary for ratio, boundary in self._logs])
+
+    def _count(self, new: float, old: float) -> None:
+        """Counts a block with these milliseconds."""
+        allowed = max(self._settings.latency * old, old + self._settings.slack_ms)
+        ratio, boundary = math.log(new / old), math.log(allowed / old) / 2
+        self.blocks += 1
+        self.slower += ratio > boundary
+        self._merging.append((ratio, boundary))
+        if len(self._merging) < self._merged:
+            return
+        self._logs.append(_mean(self._merging))
+        self._merging = []
+        if len(self._logs) == _LOOKS[-1]:
+            self._logs = [_mean(self._logs[index : index + 2]) for index in range(0, len(self._logs), 2)]
+            self._merged *= 2
+        if len(self._logs) in _LOOKS:
+            self._look()
+
+    def _look(self) -> None:
+        from scipy.stats import wilcoxon
+
+        self._looks += 1
+        beyond, share = self._beyond(), _share(self._looks)
+        if self.decision == "worse" or not beyond.any():
+            return
+        if wilcoxon(beyond, alternative="greater").pvalue < ALARM * share:
+            self.decision = "worse"
+        elif wilcoxon(beyond, alternative="less").pvalue < MISS * share:
+            self.decision = "fine"
+
+
+def _mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return sum(one for one, _ in pairs) / len(pairs), sum(one for _, one in pairs) / len(pairs)
+
+
+def _hodges_lehmann(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The centre of values that lie around it symmetrically, and its confidence interval, from the signed ranks."""
+    import numpy as np
+    from scipy.stats import norm
+
+    count = len(values)
+    walsh = np.sort(((values[:, None] + values[None, :]) / 2)[np.triu_indices(count)])
+    spread = norm.isf((1 - _CONFIDENCE) / 2) * math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
+    rank = max(0, math.floor(count * (count + 1) / 4 - spread))
+    return float(np.median(walsh)), float(walsh[rank]), float(walsh[-1 - rank])
+
+
+@dataclass
+class _Failing:
+    """Requests to one version, and how many of them failed, block by block of time."""
+
+    requests: int = 0
+    failed: int = 0
+    _blocks: int = 0
+    _squares: float = 0.0
+
+    def add(self, requests: int, failed: int) -> None:
+        if requests:
+            self.requests += requests
+            self.failed += failed
+            self._blocks += 1
+            self._squares += failed**2 / requests
+
+    @property
+    def part(self) -> float:
+        return self.failed / self.requests if self.requests else 0.0
+
+    def design_effect(self) -> float:
+        """How many failures come together: the variance between blocks over that of independent failures; at least 1."""
+        if self.failed in (0, self.requests):
+            return 1.0
+        if self._blocks == 1:
+            return float(self.failed)
+        part = self.part
+        between = (self._squares - self.failed * part) / (part * (1 - part))
+        return max(1.0, between / (self._blocks - 1))
+
+    def effective(self) -> tuple[float, float]:
+        """How many independent requests, and failures of these, are worth as much."""
+        effect = self.design_effect()
+        return self.requests / effect, self.failed / effect
+
+
+class Failures:
+    """Whether more of the requests to the new version fail. Without any request to the old one, more than none may."""
+
+    def __init__(self, settings: Rollout) -> None:
+        self._rate = settings.error_rate
+        self._new, self._old = _Failing(), _Failing()
+        self._looks, self._next = 0, float(_FIRST)
+        self._fine_looks, self._next_fine = 0, float(clean_requests(settings))
+        self.decision: Decision = "open"
+
+    def add(self, new: Sample, old: Sample) -> None:
+        """Adds what came in the same block of time."""
+        self._new.add(new.total, new.failures)
+        self._old.add(old.total, old.failures)
+        if self.decision == "worse":
+            return
+        if self._new.requests >= self._next:
+            self._looks += 1
+            while self._next <= self._new.requests:
+                self._next *= _GROWTH
+            if self.more > self._rate and self.p_value() < ALARM * _share(self._looks, early=10):
+                self.decision = "worse"
+                return
+        if self._new.requests >= self._next_fine:
+            self._fine_looks += 1
+            while self._next_fine <= self._new.requests:
+                self._next_fine *= _GROWTH
+            if self._bounds(MISS * _share(self._fine_looks))[1] < 2 * self._rate:
+                self.decision = "fine"
+
+    @property
+    def more(self) -> float:
+        """How much more of the requests to the new version failed, as a part of all."""
+        return self._new.part - self._old.part
+
+    def interval(self) -> tuple[float, float]:
+        """Between which bounds that lies with 95 % confidence."""
+        return self._bounds((1 - _CONFIDENCE) / 2)
+
+    def p_value(self) -> float:
+        """How often chance alone has so many more of them fail."""
+        from scipy.stats import binomtest, fisher_exact
+
+        (requests, failed), (others, old) = (
+            (round(requests), round(failed)) for requests, failed in (self._new.effective(), self._old.effective())
+        )
+        if not requests:
+            return 1.0
+        if not others:
+            return float(binomtest(failed, requests, self._rate, alternative="greater").pvalue)
+        table = [[failed, requests - failed], [old, others - old]]
+        return float(fisher_exact(table, alternative="greater").pvalue)
+
+    def as_it_stands(self) -> Decision:
+        """What is decided when no time is left."""
+        if self.decision != "open" or not self._new.requests:
+            return self.decision
+        return "worse" if self.more > self._rate and self.p_value() < _AS_IT_STANDS else "fine"
+
+    def needed(self) -> int:
+        """About how many more requests to the new version make it clear, if as many fail as so far."""
+        if self.decision != "open":
+            return 0
+        so_far, wanted = max(1, self._new.requests), self._next_fine
+        alarm, miss = ALARM * _share(self._looks + 2, early=10), MISS * _share(self._fine_looks + 1)
+        while wanted < 100 * so_far and self._new.failed:
+            times = wanted / so_far
+            if self._bounds(miss, times)[1] < 2 * self._rate or (
+                self.more > self._rate and self._bounds(alarm, times)[0] > 0
+            ):
+                break
+            wanted *= _GROWTH
+        return max(1, math.ceil(wanted) - self._new.requests)
+
+    def _bounds(self, error: float, times: float = 1.0) -> tuple[float, float]:
+        """Bounds of `more`, each of which is wrong that often; with so many times the requests and failures."""
+        from scipy.stats import beta
+
+        def part(side: _Failing) -> tuple[float, float, float]:
+            requests, failed = (times * number for number in side.effective())
+            if not requests:
+                return 0.0, 0.0, 0.0
+            low = float(beta.ppf(error, failed, requests - failed + 1)) if failed else 0.0
+            high = float(beta.isf(error, failed + 1, requests - failed)) if failed < requests else 1.0
+            return side.part, low, high
+
+        (new, new_low, new_high), (old, old_low, old_high) = part(self._new), part(self._old)
+        return (
+            new - old - math.hypot(new - new_low, old_high - old),
+            new - old + math.hypot(new_high - new, old - old_low),
+        )
+
+
+def clean_requests(settings: Rollout) -> int:
+    """With so many requests to a version, none of which fails, it is clear that no more fail than may."""
+    return math.ceil(math.log(MISS * _share(1)) / math.log1p(-min(2 * settings.error_rate, 0.99)))
+
+
+def clean_blocks() -> int:
+    """In so many blocks of time a version as fast as the old one is clearly so, when they vary little."""
+    return _LOOKS[0]

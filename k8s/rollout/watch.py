@@ -1,0 +1,125 @@
+"""Watching two versions serve: what comes of the requests of clients, and of the probe, moment by moment.
+
+metrics pages of the servers with each version ──► requests of clients ──┐
+probe to these servers, golden requests in turns ──► the probe's ────────┼──► a Comparison of each
+probe through the address that clients use ──► the address's ────────────┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from tfserving.clients.metrics import Page
+from tfserving.foundation.golden import Golden
+from tfserving.k8s.rollout import gates
+from tfserving.k8s.rollout.probe import Place, Probe
+from tfserving.k8s.rollout.sample import Sample
+from tfserving.k8s.rollout.target import GateError, Instance, url
+from tfserving.serving.models_yaml.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Side:
+    """Servers that serve `version` of a model to its clients; `instances` returns those that there are now.
+
+    `probed` is how the probe reaches the version there: by label `stable`, or by its number where clients get another
+    one of the same servers by now.
+    """
+
+    instances: Callable[[], Sequence[Instance]]
+    version: int
+    by_number: bool = False
+
+
+@dataclass
+class Seen:
+    """What came of requests to the servers of one side, of clients and of the probe."""
+
+    clients: Sample = field(default_factory=Sample)
+    probe: Sample = field(default_factory=Sample)
+
+
+class Watch:
+    """Watches sides while it is entered. `golden` are the requests of the probe; it sends to each side at its rate."""
+
+    def __init__(self, model: str, sides: Sequence[Side], golden: Golden, settings: Rollout) -> None:
+        self._model, self._sides = model, sides
+        self._address = settings.address
+        rate = settings.probe
+        self._probes = [
+            Probe(
+                [
+                    Place(url(instance), model, side.version if side.by_number else None, instance.leaves)
+                    for instance in side.instances()
+                ],
+                golden,
+                rate,
+                number / (rate * len(sides)) if rate else 0.0,
+            )
+            for number, side in enumerate(sides)
+        ]
+        self._through = Probe([Place(self._address, model)] if self._address else [], golden, rate)
+        self._pages = [dict(_pages(self._seen_by(side), model)) for side in sides]
+        # How many of the probe's requests each side's pages have counted: those not subtracted yet, and all until now.
+        self._owed, self._subtracted = [0 for _ in sides], [0 for _ in sides]
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Watch:
+        for probe in self._all():
+            self._stack.enter_context(probe)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def take(self) -> tuple[list[Seen], Sample]:
+        """What came since this was called before: of each side, and of the probe through the address."""
+        seen = [Seen(probe=probe.take()) for probe in self._probes]
+        for number, one in enumerate(seen):
+            one.clients = self._clients(number)
+        return seen, self._through.take()
+
+    def finish(self, pause: Callable[[float], None]) -> None:
+        """Sends no more of the probe, and waits for its last responses."""
+        for probe in self._all():
+            probe.finish(pause)
+
+    def _all(self) -> list[Probe]:
+        return [*self._probes, self._through]
+
+    def _seen_by(self, side: Side) -> Sequence[Instance]:
+        """The servers whose pages count the clients of a side: none where they are another side's by now."""
+        return () if side.by_number else side.instances()
+
+    def _clients(self, number: int) -> Sample:
+        """What the pages of a side have counted since, without the probe's requests."""
+        side, before, total = self._sides[number], self._pages[number], Page()
+        # Counted before the pages are read: a page may have more of the probe's, which are subtracted next time.
+        probed = self._through.answered_by(side.version) + sum(
+            probe.answered_by(None)
+            for probe, other in zip(self._probes, self._sides, strict=True)
+            if other is side or other.by_number
+        )
+        for name, page in _pages(self._seen_by(side), self._model):
+            total.add(page.since(before.get(name, Page())))
+            before[name] = page
+        self._owed[number] += probed - self._subtracted[number]
+        self._subtracted[number] = probed
+        ours = min(self._owed[number], total.answered)
+        self._owed[number] -= ours
+        return Sample.of_page(total.without(ours))
+
+
+def _pages(instances: Sequence[Instance], model: str) -> Iterator[tuple[str, Page]]:
+    """What each server's metrics page says now, by the server's name. One that is taken away has none."""
+    for instance in instances:
+        try:
+            yield instance.name, gates.page(instance, model)
+        except GateError:
+            if not instance.leaves():
+                raise
