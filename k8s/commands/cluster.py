@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -131,15 +130,19 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
     """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
     from tfserving.k8s import deployment
     from tfserving.k8s.names import INSTANCE, NAME
+    from tfserving.k8s.rollout import overview
+    from tfserving.k8s.rollout.cluster import ClusterStore
 
     with Errors(1):
         _, _, kubectl = _read(fleet, (), context)
         labels = deployment.labels(kubectl)
         pods = [_said(pod, labels, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
-        rollouts = deployment.rollouts(kubectl)
+        rollouts = [
+            (state, not state.over and ClusterStore(kubectl, state.model).held())
+            for state in deployment.rollouts(kubectl).values()
+        ]
     if as_json:
-        said = [{"name": name, **dataclasses.asdict(state)} for name, state in rollouts.items()]
-        click.echo(json.dumps({"pods": pods, "rollouts": said}, indent=2))
+        click.echo(json.dumps({"pods": pods, "rollouts": [overview.as_json(*one) for one in rollouts]}, indent=2))
         return
     for pod in pods:
         state = "leaving" if pod["leaving"] else "ready" if pod["ready"] else "not ready"
@@ -151,8 +154,8 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
             click.echo(f"  {pod['trouble']}")
     if not pods:
         click.echo("No pods; `tfserving k8s apply` makes them.")
-    for one in rollouts.values():
-        click.echo(f"rollout of {one}")
+    for one in rollouts:
+        click.echo(f"rollout of {overview.headline(*one)}")
 
 
 def _said(pod: Object, labels: Mapping[str, Mapping[str, int]], kubectl: Kubectl) -> dict[str, Any]:

@@ -278,6 +278,7 @@ class Failures:
 
     def p_value(self) -> float:
         """How often chance alone has so many more of them fail."""
+        import numpy as np
         from scipy.stats import binomtest, fisher_exact
 
         (requests, failed), (others, old) = (
@@ -287,7 +288,7 @@ class Failures:
             return 1.0
         if not others:
             return float(binomtest(failed, requests, self._rate, alternative="greater").pvalue)
-        table = [[failed, requests - failed], [old, others - old]]
+        table = np.array([[failed, requests - failed], [old, others - old]])
         return float(fisher_exact(table, alternative="greater").pvalue)
 
     def as_it_stands(self) -> Decision:

@@ -97,10 +97,14 @@ class Probe:
             self._seconds, self._failures = [], Counter()
         return found
 
-    def answered_by(self, version: int | None) -> int:
-        """How many responses this version sent, any for None. REST doesn't say which, so those count for each."""
+    def begun(self, version: int | None = None) -> int:
+        """How many requests this version has answered, or any without one, and how many wait for a response.
+
+        REST doesn't say which version answered: those count for each.
+        """
         with self._lock:
-            return self._answered.total() if version is None else self._answered[version] + self._answered[None]
+            answered = self._answered.total() if version is None else self._answered[version] + self._answered[None]
+            return answered + self._in_flight
 
     def _run(self) -> None:
         if not (self._rate and self._staying):

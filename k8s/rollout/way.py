@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.k8s.rollout import gates, serves
 from tfserving.k8s.rollout.judge import Comparison, Verdict
 from tfserving.k8s.rollout.probe import SECONDS
+from tfserving.k8s.rollout.progress import Say
+from tfserving.k8s.rollout.remaining import about
 from tfserving.k8s.rollout.sample import Sample
 from tfserving.k8s.rollout.state import Figure, Gate, State
 from tfserving.k8s.rollout.target import GateError, Instance, Reached, RolloutError, Serve, Target, url
@@ -32,8 +33,6 @@ Result = TypeVar("Result")
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
 _MOMENT_SECONDS = 1.0
-_REPORT_SECONDS = 10.0
-_LONG_SECONDS = 100.0
 # A server reports a version that failed before until it has seen that it is wanted again.
 _STALE_SECONDS = 15.0
 # Whose requests.
@@ -48,7 +47,7 @@ class Way(ABC):
     folder: Path
     settings: Rollout
     wait: float
-    say: Callable[[str], None]
+    say: Say
     _figures: list[Figure] = field(init=False, default_factory=list)
 
     def do(self, state: State, pause: Pause) -> State:
@@ -136,7 +135,9 @@ class Way(ABC):
             self._saw(gates.golden(Reached(instance, name, state.new), self._version(state.new)))
 
     def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
-        """Compares an old and a new version on servers where nobody gets the new one yet, without clients."""
+        """Compares an old and a new version where no client gets the new one yet; not where no time is to be lost."""
+        if not self.settings.longest:
+            return
         self._saw(gates.latency(pairs, self._golden(state.old), self.settings, pause))
 
     def _judged(
@@ -149,7 +150,7 @@ class Way(ABC):
         Raises GateError when the new version is worse, and when no requests came.
         """
         comparisons = self._comparisons(state, before or Before())
-        started, reported, left = time.monotonic(), 0.0, {}
+        started, left = time.monotonic(), dict[Gate, float]()
         with Watch(state.model, sides, self._golden(state.old), self.settings) as watch:
             while True:
                 pause(min(_MOMENT_SECONDS, self.settings.window))
@@ -161,14 +162,12 @@ class Way(ABC):
                 left = self._left(comparisons, verdicts, passed)
                 if not left or passed > self.settings.longest:
                     break
-                if passed - reported >= _REPORT_SECONDS:
-                    reported = passed
-                    self._report(comparisons, max(left.values()))
+                self.say(f"  {self._so_far(comparisons)}; {about(max(left.values()))} left", "waiting")
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
         if self.settings.longest and not any(one.new.total for one in comparisons.values()):
             raise GateError(f"no requests came in {self.settings.longest:g} s, and the probe is off; {_PROBE_HELP}")
-        self._decided(comparisons, when, left)
+        self._decided(state, comparisons, when, left)
 
     def _baked(self, state: State, target: Target, pause: Pause) -> None:
         """Watches the new version alone for a while; what the old one did before is what it is compared with."""
@@ -176,13 +175,14 @@ class Way(ABC):
         started = time.monotonic()
         with Watch(state.model, [Side(target.instances, state.new)], self._golden(state.new), self.settings) as watch:
             while (passed := time.monotonic() - started) < self.settings.bake:
+                self.say(f"  {self._so_far(comparisons)}; {about(self.settings.bake - passed)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, self.settings.bake - passed))
                 self._moment(watch, comparisons, time.monotonic() - started)
                 if any(one.verdict().decision == "worse" for one in comparisons.values()):
                     break
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
-        self._decided(comparisons, "while it baked: ", ())
+        self._decided(state, comparisons, "while it baked: ", ())
         self._proven(state, target.instances(), state.model)
 
     def _before(self, state: State, instances: Callable[[], Sequence[Instance]], pause: Pause) -> Before:
@@ -190,6 +190,7 @@ class Way(ABC):
         found, until = Before(), time.monotonic() + self.settings.window
         with Watch(state.model, [Side(instances, state.old)], self._golden(state.old), self.settings) as watch:
             while (left := until - time.monotonic()) > 0:
+                self.say(f"  requests to version {state.old}, before any moves; {about(left)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, left))
                 found.add(*watch.take())
             watch.finish(pause)
@@ -212,7 +213,7 @@ class Way(ABC):
         for gate, sample in kinds:
             found[gate] = Comparison(self.settings, f"version {state.new}", f"version {state.old}")
             if sample.total:
-                found[gate].add(Sample(), sample, 0.0)
+                found[gate].before(sample)
         return found
 
     def _moment(self, watch: Watch, comparisons: dict[Gate, Comparison], at: float) -> None:
@@ -248,25 +249,23 @@ class Way(ABC):
             found[gate] = min(max(needed, _MOMENT_SECONDS), max(self.settings.longest - passed, 0.0))
         return found
 
-    def _report(self, comparisons: dict[Gate, Comparison], left: float) -> None:
-        """A line on a comparison that goes on."""
+    def _so_far(self, comparisons: dict[Gate, Comparison]) -> str:
+        """Whose requests are compared, and how many there were."""
         clients, probe = comparisons["clients"].new.total, comparisons["probe"].new.total if self.settings.probe else 0
-        if not clients and not probe:
-            self.say(
-                "  no requests of clients, and the probe is off: send some, or set `rollout.probe`; "
-                f"{about(self.settings.longest)} at most"
-            )
-            return
-        who = f"{clients} requests of clients" if clients else "no client sends requests, golden requests have to do"
-        sent = f", {probe} of the probe" if probe else ""
-        self.say(f"  {who}{sent}; {about(left)} left")
+        if not clients and not self.settings.probe:
+            return "no client sends requests, and the probe is off: send some, or set `rollout.probe`"
+        who = f"{clients} requests of clients" if clients else "no client sends requests, so golden requests are sent"
+        return f"{who}: {probe}" if probe and not clients else f"{who}, {probe} of the probe" if probe else who
 
-    def _decided(self, comparisons: dict[Gate, Comparison], when: str, unclear: Container[Gate]) -> None:
-        """Keeps what was seen. Raises GateError when the new version is worse: clearly, or as it stands if `unclear`."""
+    def _decided(self, state: State, comparisons: dict[Gate, Comparison], when: str, unclear: Container[Gate]) -> None:
+        """Keeps what was seen. Raises GateError when the new version is worse: clearly, or as it stands (`unclear`)."""
         reason = ""
         for gate, one in comparisons.items():
             verdict, said = one.last() if gate in unclear else one.verdict(), f"{when}{_OF[gate]}: "
             worse = verdict.decision == "worse"
+            if gate == "clients" and not one.new.total:
+                self.say(f"  {when}no client sent a request to version {state.new}")
+                continue
             self._saw(Figure(gate, f"{said}{one}", passed=not worse, numbers=dict(one.numbers())))
             reason = reason or (f"{said}{verdict.reason}" if worse else "")
         if reason:
@@ -368,16 +367,10 @@ class Before:
         """As the figures of the phase `stable` have it."""
         found = cls()
         for figure in state.figures:
-            if figure.phase == "stable" and figure.gate in ("clients", "probe", "address"):
-                old = figure.numbers["old"]
-                failed = Counter[str](old["failures"])
-                getattr(found, figure.gate).add(Sample(old["requests"] - old["failed"], failed=failed))
+            # The numbers of a long rollout may have been left out.
+            if figure.phase == "stable" and figure.gate in found.__dict__ and "old" in figure.numbers:
+                getattr(found, figure.gate).add(Sample.of_numbers(figure.numbers["old"]))
         return found
-
-
-def about(seconds: float) -> str:
-    """A time that isn't known exactly."""
-    return f"about {seconds:.0f} s" if seconds < _LONG_SECONDS else f"about {seconds / 60:.0f} min"
 
 
 def _failed(client: Client, serve: Serve) -> dict[tuple[str, int], VersionStatus]:
