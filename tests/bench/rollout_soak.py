@@ -15,10 +15,8 @@ answer was wrong.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -31,13 +29,12 @@ from tests.k8s.followed import Followed
 from tests.k8s.load import BY_STABLE, OF_CANARY, UNLABELLED, Load, by_version
 from tests.k8s.rolled import MODELS, WITH_CANARY, Rolled, at_version_1, crashing, resealed
 from tests.servers import STAND_IN, install
-from tfserving.serving.models_yaml.fleet import CANARY, read_fleet
-from tfserving.serving.models_yaml.rollout import Rollout
 
 GOOD, BROKEN, ENDING = (1, 2, 3), 4, 5
 # Short enough for many rollouts, and sure of what is so much slower.
 ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, slack_ms: 100, probe: 20}\n"
 KINDS = (UNLABELLED, BY_STABLE, *by_version(*GOOD), UNLABELLED, BY_STABLE, *OF_CANARY)
+RETURNABLE = ("loading", "proving", "canary", "stable", "baking")
 _MOST_TRIES = 20
 
 
@@ -50,65 +47,59 @@ class Soak:
     chance: random.Random
     ended: Counter[str] = field(default_factory=Counter)
     done_to_it: Counter[str] = field(default_factory=Counter)
-    # Rollouts to good versions that nothing was done to, and that didn't get there.
+    # Rollouts that ended otherwise than they had to.
     unexpected: list[str] = field(default_factory=list)
 
     def one(self) -> None:
         """A rollout to its end, whatever is done to it."""
-        broken = self.chance.random() < 0.15
-        new = (
-            self.chance.choice((BROKEN, ENDING))
-            if broken
-            else self.chance.choice([version for version in GOOD if version != self.load.stable])
-        )
+        if self.chance.random() < 0.1:
+            self._to_one_that_ends_the_server()
+            return
+        broken = self.chance.random() < 0.1
+        others = [version for version in GOOD if version != self.load.stable]
+        new = BROKEN if broken else self.chance.choice(others)
         words: tuple[str, ...] = ("start", "scaled", str(new))
-        if self.rolled.phase == "done" and self.chance.random() < 0.2:
-            words, broken = ("undo", "scaled"), False
+        if not broken and self.load.phase == "done" and self.chance.random() < 0.25:
+            words = ("undo", "scaled")
             self.done_to_it["undo"] += 1
-        quiet = broken or self.chance.random() < 0.25
-        disturbed, tries = False, 0
-        while not tries or not self.load.over:
+        likely = 0.0 if broken or self.chance.random() < 0.3 else 0.25
+        disturbed, tries, over = False, 0, False
+        while not over:
             tries += 1
             if tries > _MOST_TRIES:
                 raise RuntimeError(f"no end after {tries} tries: {self.rolled.status()}")
             with self.rolled.following(*words) as rollout:
-                disturbed |= self._through(rollout, 0.0 if quiet else 0.25)
-            if not self._server_is_up():
-                self.done_to_it["the version ended the server"] += 1
-                self._start()
-            back = not quiet and self.load.returnable and self.chance.random() < 0.25
-            words = ("abort", "scaled") if back else ("start", "scaled")
-            disturbed |= back
-        self.ended[self.load.phase] += 1
-        if not broken and not disturbed and self.load.phase != "done":
-            self.unexpected.append(f"version {new}: {self.rolled.status()['reason']}")
+                disturbed |= self._through(rollout, likely)
+            said, state = rollout.said, self.rolled.status()
+            over = state["phase"] in ("done", "rolled-back")
+            words = ("start", "scaled")
+            if disturbed and state["phase"] in RETURNABLE and self.chance.random() < 0.25:
+                words = ("abort", "scaled")
+                self.done_to_it["abort of one that is left"] += 1
+        self.ended[state["phase"]] += 1
+        if state["phase"] != ("rolled-back" if broken else "done") and not disturbed:
+            self.unexpected.append(f"to version {new}: {state['phase']}: {state['reason']}\n{said}")
 
     def _through(self, rollout: Followed, likely: float) -> bool:
-        """Follows a rollout until it ends, or is killed; whether anything was done to it, which is so `likely` a phase."""
+        """Follows a rollout until it ends or is killed; whether it was disturbed: `likely` is how likely in a phase."""
         disturbed = False
         while (state := rollout.next()) is not None:
-            ended = not self._server_is_up()
-            with self.load.down() if ended else contextlib.nullcontext():
-                pass
             self.load.enters(state)
             if state.over or self.chance.random() >= likely:
                 rollout.go_on()
                 continue
             disturbed = True
-            midway = self.chance.random() < 0.7
-            if midway:
+            if self.chance.random() < 0.7:
                 rollout.go_on()
-                time.sleep(self.chance.random() * 1.5)
-            what = self.chance.choice(("kill", "kill", "abort", "server", "both"))
+                time.sleep(1.5 * self.chance.random())
+            what = self.chance.choice(("kill", "kill", "abort", "restart", "kill and restart"))
             self.done_to_it[f"{what} in {state.phase}"] += 1
-            if what in ("kill", "both"):
+            if "kill" in what:
                 rollout.kill()
-            if what in ("server", "both"):
+            if "restart" in what:
                 self.restart()
-            if what in ("kill", "both"):
-                return True
-            if what == "abort" and state.returnable:
-                # It may be too late by now.
+            if what == "abort":
+                # It may be too late for that by now.
                 self.rolled.tries("abort", "scaled")
             rollout.go_on()
         return disturbed
@@ -120,4 +111,84 @@ class Soak:
                 self.rolled.kill()
             else:
                 self.rolled.stop()
-            self.rolled.start((self.rolled.server.grpc_port, self.rolled.server.rest_port))
+            self._start()
+
+    def _to_one_that_ends_the_server(self) -> None:
+        with self.load.down():
+            with self.rolled.following("start", "scaled", str(ENDING)) as rollout:
+                rollout.until(None, self.load.enters)
+            self.rolled.stop()
+            self._start()
+            with self.rolled.following("start", "scaled") as rollout:
+                rollout.until(None, self.load.enters)
+        self.ended["rolled-back"] += 1
+        self.done_to_it["a version that ends the server"] += 1
+        if self.rolled.phase != "rolled-back":
+            self.unexpected.append(f"to one that ends the server: {self.rolled.status()}\n{rollout.said}")
+
+    def _start(self) -> None:
+        self.rolled.start((self.rolled.server.grpc_port, self.rolled.server.rest_port))
+
+
+def soak(folder: Path, arguments: argparse.Namespace) -> Soak:
+    """Rollouts until the time is over."""
+    (folder / "models.yaml").write_text("models:\n  scaled:\n    builder: tests.scaled:build\n")
+    export_scaled(folder / "models.yaml", GOOD)
+    program = install(STAND_IN, folder / "bin") if arguments.engine == "native" else None
+    with at_version_1(folder / "fleet", folder / "models/scaled", arguments.engine, program) as rolled:
+        rolled.file.write_text((WITH_CANARY if arguments.canary else MODELS) + ROLLOUT)
+        for version in GOOD:
+            rolled.have(version)
+        (rolled.have(2, at=BROKEN) / "saved_model.pb").write_bytes(b"\x08\x01broken")
+        resealed(rolled.folder / f"models/scaled/{BROKEN}", "saved_model.pb")
+        crashing(rolled.have(3, at=ENDING))
+        canary = 1 if arguments.canary else None
+        with rolled.load(rate=arguments.rate, kinds=KINDS, canary=canary) as load:
+            made = Soak(rolled, load, random.Random(arguments.seed))  # noqa: S311 - no secret
+            # It begins with what models.yaml says, whatever newer versions there are.
+            made.restart()
+            until = time.monotonic() + arguments.seconds
+            while time.monotonic() < until:
+                made.one()
+                counts = f"{sum(load.counts.values())} responses, {len(load.failures)} wrong"
+                print(f"{load.phase}, version {load.stable}: {counts}", file=sys.stderr, flush=True)
+        return made
+
+
+def report(made: Soak) -> None:
+    """Prints what was done, and what clients got."""
+    print(f"rollouts: {made.ended.total()} ({', '.join(f'{count} {how}' for how, count in made.ended.items())})")
+    for what, count in sorted(made.done_to_it.items()):
+        print(f"  {what:45} {count:6}")
+    outcomes = sorted({outcome for _, _, outcome in made.load.counts}, key=lambda one: (isinstance(one, str), one))
+    print(f"{'responses':34}" + "".join(f"{outcome!s:>18}" for outcome in outcomes))
+    for kind in dict.fromkeys(made.load.kinds):
+        for protocol in ("grpc", "rest"):
+            counts = [made.load.counts[kind, protocol, outcome] for outcome in outcomes]
+            print(f"  {kind!s:24} {protocol:6} " + "".join(f"{count:18}" for count in counts))
+    print(f"all: {made.load.counts.total()}; wrong: {len(made.load.failures)}")
+    for failure in made.load.failures[:20]:
+        print(f"  {failure}")
+    print(f"rollouts that ended otherwise than they had to: {len(made.unexpected)}")
+    for one in made.unexpected[:5]:
+        print(f"  {one}")
+
+
+def main() -> int:
+    """Does what the module's docstring says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engine", choices=("embedded", "native"))
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--rate", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--canary", action="store_true", help="models.yaml has a label `canary`")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["XDG_STATE_HOME"] = f"{name}/state"
+        made = soak(Path(name), arguments)
+    report(made)
+    return 1 if made.load.failures or made.unexpected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

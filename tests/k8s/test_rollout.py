@@ -51,7 +51,7 @@ def moved_to(load: Load, version: int) -> bool:
 def test_a_version_takes_over_and_a_lower_one_does_and_that_is_undone(rolled: Rolled) -> None:
     rolled.have(2)
     plan = rolled.rollout("start", "scaled", "--dry-run").stdout
-    assert plan.startswith("1. load version 2 of scaled")
+    assert plan.startswith("1. load version 2 on every server, as scaled-canary: ")
     assert rolled.phase == ""
     with rolled.load() as load:
         assert moved_to(load, 1)
@@ -167,7 +167,7 @@ def test_one_that_is_killed_in_every_phase_is_gone_on_with(rolled: Rolled) -> No
 
 @pytest.mark.parametrize("phases", [("proving", "baking")])
 def test_the_server_may_be_killed_too(rolled: Rolled, phases: tuple[Phase, ...]) -> None:
-    """It begins with what models.yaml says, until the rollout is gone on with. tests/bench/rollout_soak.py does more."""
+    """It begins with what models.yaml says until the rollout goes on. tests/bench/rollout_soak.py has all phases."""
     rolled.have(2)
     with rolled.load() as load:
         for phase in phases:
