@@ -98,6 +98,8 @@ class Soak:
                 rollout.kill()
             if "restart" in what:
                 self.restart()
+            if "kill" in what:
+                return True
             if what == "abort":
                 # It may be too late for that by now.
                 self.rolled.tries("abort", "scaled")

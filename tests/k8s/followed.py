@@ -91,6 +91,7 @@ class Followed:
         """SIGKILL, wherever it is."""
         self.process.kill()
         self.process.wait(_SECONDS)
+        self._holds = False
 
     @property
     def said(self) -> str:
