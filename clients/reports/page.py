@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from tfserving.clients.printable import printable
 from tfserving.foundation.files import written_whole
@@ -21,22 +21,26 @@ def _harmless(value: Any) -> Any:
     return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
-_PAGES = Environment(
-    loader=PackageLoader("tfserving.clients.reports", "templates"),
-    autoescape=True,
-    finalize=_harmless,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_OURS = __package__
 # Of the plots, which are told apart without colours, too.
 COLOURS = {"good": "#2a7f3f", "fair": "#b07d00", "bad": "#b3261e", "plain": "#1f4e8c", "other": "#7a4fa3"}
 
 
-def write_page(path: Path, template: str, **values: Any) -> None:
-    """Writes the page that `template` makes of `values` to `path`, whole or not at all."""
+def write_page(path: Path, template: str, package: str = _OURS, **values: Any) -> None:
+    """Writes the page that `template` makes of `values` to `path`, whole or not at all.
+
+    It is in the folder `templates` of `package`, and may extend `page.html`.
+    """
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    text = _PAGES.get_template(template).render(made=made, **values)
+    pages = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(_OURS)]),
+        autoescape=True,
+        finalize=_harmless,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = pages.get_template(template).render(made=made, **values)
     with written_whole(path) as file:
         file.write(text.encode())
 

@@ -39,6 +39,7 @@ Examples:
 def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Lists the versions of the fleet, or of the MODELs named: when they were made, and what was measured."""
     from tfserving.export.manifest import ManifestError, read_manifest
+    from tfserving.foundation.quality import figure
 
     rows: list[dict[str, Any]] = []
     with ends_cleanly():
@@ -53,14 +54,17 @@ def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_
                 except ManifestError as error:
                     rows.append(row | {"error": str(error)})
                 else:
-                    rows.append(row | {"created": manifest.created.isoformat(), "metrics": manifest.metrics})
+                    metrics = manifest.model_dump(mode="json")["metrics"]
+                    rows.append(row | {"created": manifest.created.isoformat(), "metrics": metrics})
     if as_json:
         click.echo(json.dumps({"versions": rows}, indent=2))
         return
     if not rows:
         click.echo("There are no versions yet.", err=True)
     for row in rows:
-        said = [f"{name} {value:.4g}" for name, value in row.get("metrics", {}).items()] + row["labels"]
+        metrics = row.get("metrics", {}).items()
+        values = [(name, metric["value"] if isinstance(metric, dict) else metric) for name, metric in metrics]
+        said = [f"{name} {figure(value)}" for name, value in values] + row["labels"]
         click.echo(
             f"{row['model']}  version {row['version']}  " + row.get("error", f"{row.get('created')}  {'  '.join(said)}")
         )

@@ -133,15 +133,19 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
     """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
     from tfserving.k8s import deployment
     from tfserving.k8s.names import INSTANCE, NAME
+    from tfserving.k8s.rollout import overview
+    from tfserving.k8s.rollout.cluster import ClusterStore
 
     with Errors(1):
         read, _, kubectl = _read(fleet, (), context)
         served = deployment.served(kubectl)
         pods = [_said(pod, read, served, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
-        rollouts = deployment.rollouts(kubectl)
+        rollouts = [
+            (state, not state.over and ClusterStore(kubectl, state.model).held())
+            for state in deployment.rollouts(kubectl).values()
+        ]
     if as_json:
-        said = [{"name": name, **dataclasses.asdict(state)} for name, state in rollouts.items()]
-        click.echo(json.dumps({"pods": pods, "rollouts": said}, indent=2))
+        click.echo(json.dumps({"pods": pods, "rollouts": [overview.as_json(*one) for one in rollouts]}, indent=2))
         return
     for pod in pods:
         state = "leaving" if pod["leaving"] else "ready" if pod["ready"] else "not ready"
@@ -154,8 +158,8 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
             click.echo(f"  {pod['trouble']}")
     if not pods:
         click.echo("No pods; `tfserving k8s apply` makes them.")
-    for one in rollouts.values():
-        click.echo(f"rollout of {one}")
+    for one in rollouts:
+        click.echo(f"rollout of {overview.headline(*one)}")
 
 
 def _said(pod: Object, fleet: Fleet, served: Sequence[Served], kubectl: Kubectl) -> dict[str, Any]:

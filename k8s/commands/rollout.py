@@ -4,70 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tfserving.clients.commands.calls import report_option
 from tfserving.k8s.commands.errors import Errors, refuse
+from tfserving.k8s.commands.place import Place, model_argument, place_options
+from tfserving.k8s.commands.rollout_status import report, status, write
 from tfserving.serving.commands.options import fleet_option, read_with, say, wait_option
 
 if TYPE_CHECKING:
-    from tfserving.k8s.kubectl import Kubectl
     from tfserving.k8s.rollout.controller import Controller
+    from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.state import Request, State, WayName
-    from tfserving.k8s.rollout.target import Store
     from tfserving.k8s.rollout.way import Way
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.models_yaml.rollout import Rollout
 
-_model = click.argument("model")
 
+def _ending(examples: str, done: str, failed: str) -> str:
+    """Examples of a command that moves a rollout, and its exit codes."""
+    return f"""\b
+Examples:
+{examples}
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where the servers are: on this machine, or in a namespace of a cluster."""
-
-    cluster: bool
-    namespace: str | None
-    context: str | None
-
-    def kubectl(self, fleet: Fleet) -> Kubectl:
-        from tfserving.k8s.kubectl import Kubectl
-
-        return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context, fleet.kubernetes.kubectl_seconds)
-
-    def there(self, fleet: Fleet) -> Fleet:
-        """The fleet as it is in the namespace."""
-        if self.namespace is None:
-            return fleet
-        said = fleet.kubernetes.model_copy(update={"namespace": self.namespace})
-        return fleet.model_copy(update={"kubernetes": said})
-
-
-def _place(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where the servers are, made into one argument `place`."""
-
-    @functools.wraps(command)
-    def placed(*, cluster: bool, namespace: str | None, context: str | None, **others: object) -> None:
-        return command(place=_Place(cluster, namespace, context), **others)
-
-    for option in reversed(
-        (
-            click.option("--cluster", is_flag=True, help="The pods of a cluster instead of this machine's servers."),
-            click.option("--namespace", help="With --cluster, the namespace; that of models.yaml when not given."),
-            click.option("--context", help="With --cluster, kubectl's context; the current one when not given."),
-        )
-    ):
-        placed = option(placed)
-    return placed
-
-
-_json = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+\b
+Exit codes:
+  0    {done}
+  1    {failed}, or something failed on the way
+  2    something was wrong before anything changed
+  130  interrupted, and `rollout start` resumes it"""
 
 
 @click.group()
@@ -82,53 +52,65 @@ def rollout() -> None:
 
 
 @rollout.command(
-    epilog="""\b
-Examples:
+    epilog=_ending(
+        """\
   tfserving k8s rollout start digits --dry-run
   tfserving k8s rollout start digits 7 --bake 10
   tfserving k8s rollout start digits --manual      waits for `rollout promote digits`
+  tfserving k8s rollout start digits --report report.html
   tfserving k8s rollout start digits --cluster --namespace models
-  tfserving k8s rollout start digits --cluster --by-pods
-
-\b
-Exit codes: 0 the version is stable; 1 it was rolled back, for the reason that is printed; 2 something was wrong
-before anything changed; 130 interrupted, and `rollout start` goes on."""
+  tfserving k8s rollout start digits --cluster --by-pods""",
+        "the version is stable",
+        "it was rolled back for the reason that is printed",
+    )
 )
-@_model
+@model_argument
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @fleet_option
-@_place
+@place_options
 @click.option("--by-pods", is_flag=True, help="With --cluster: by a second Deployment and the Gateway's weights.")
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
+@click.option("--accept-quality", is_flag=True, help="Go on with a version whose metrics, evaluation or drift fail.")
+@click.option(
+    "--shadow",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Captured requests, which are replayed to both versions before any client moves.",
+)
 @click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which versions are compared, at least.")
 @click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
+@report_option
 @wait_option
 def start(
     model: str,
     version: int | None,
     fleet: Path,
-    place: _Place,
+    place: Place,
     by_pods: bool,
     dry_run: bool,
     manual: bool,
+    accept_quality: bool,
+    shadow: Path | None,
     window: float | None,
     bake: float | None,
+    report: Path | None,
     wait: float,
 ) -> None:
     """Rolls MODEL out to VERSION, its newest when not given; or goes on with what was interrupted.
 
     `rollout:` in models.yaml says what the gates allow; these options go before it.
     """
-    from tfserving.k8s.rollout.plan import described, plan
+    from tfserving.k8s.rollout.plan import described, plan, with_metrics
+    from tfserving.k8s.rollout.target import GateError
 
     if by_pods and not place.cluster:
         refuse("--by-pods needs --cluster: a server of this machine has no pods")
     with Errors(2):
         read = read_with(fleet, model)
-        given = {"window": window, "bake": bake}
+        given = {"window": window, "bake": bake, "shadow": shadow and shadow.absolute()}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
-        store = _store(read, model, place)
+        store = place.store(read, model)
         before = store.load()
         if before and not before.over:
             state = before
@@ -137,105 +119,103 @@ def start(
         else:
             way: WayName = "pods" if by_pods else "in-place"
             state = plan(read, model, version, manual=manual or settings.manual, way=way)
+            try:
+                state = with_metrics(read, dataclasses.replace(state, accept_quality=accept_quality), say)
+            except GateError as error:
+                click.echo(f"Error: version {state.new} is not rolled out: {error}", err=True)
+                sys.exit(1)
         if dry_run:
             click.echo(described(state, settings))
             return
         controller = _controller(read, state, place, wait, settings)
-    _run(controller, state)
+    _run(controller, state, report=report)
 
 
-@rollout.command()
-@_model
+@rollout.command(
+    epilog="""\b
+Example:
+  tfserving k8s rollout pause digits
+
+\b
+Exit codes:
+  0    it waits, or will before its next phase
+  2    no rollout is under way, or its state can't be read"""
+)
+@model_argument
 @fleet_option
-@_place
-@_json
-def status(model: str, fleet: Path, place: _Place, as_json: bool) -> None:
-    """Shows how far the last rollout of MODEL is, and what its gates saw."""
-    with Errors(2):
-        store = _store(read_with(fleet, model), model, place)
-        state = store.load()
-        running = state is not None and store.held()
-    if as_json:
-        said = {**dataclasses.asdict(state), "running": running} if state else None
-        click.echo(json.dumps({"rollout": said}, indent=2))
-        return
-    if state is None:
-        click.echo(f"{model} was never rolled out.")
-        return
-    going = "" if state.over else (", a shell is at it" if running else f"; `rollout start {model}` goes on")
-    click.echo(f"{state}{going}")
-    for figure in state.figures:
-        click.echo(f"  {figure}")
-
-
-@rollout.command()
-@_model
-@fleet_option
-@_place
-def pause(model: str, fleet: Path, place: _Place) -> None:
+@place_options
+def pause(model: str, fleet: Path, place: Place) -> None:
     """Holds the rollout of MODEL before its next phase, until `promote` or `abort`."""
     _ask(model, fleet, place, "pause")
 
 
-@rollout.command()
-@_model
+@rollout.command(
+    epilog=_ending(
+        "  tfserving k8s rollout promote digits",
+        "the version is stable, or the shell that rolls out goes on",
+        "it was rolled back",
+    )
+)
+@model_argument
 @fleet_option
-@_place
+@place_options
 @wait_option
-def promote(model: str, fleet: Path, place: _Place, wait: float) -> None:
+def promote(model: str, fleet: Path, place: Place, wait: float) -> None:
     """Goes on with a rollout of MODEL that is paused, or waits to be promoted."""
     _ask(model, fleet, place, "promote", wait)
 
 
-@rollout.command()
-@_model
+@rollout.command(
+    epilog=_ending(
+        "  tfserving k8s rollout abort digits",
+        "it was taken back, or the shell that rolls out takes it back",
+        "it can't be taken back",
+    )
+)
+@model_argument
 @fleet_option
-@_place
+@place_options
 @wait_option
-def abort(model: str, fleet: Path, place: _Place, wait: float) -> None:
+def abort(model: str, fleet: Path, place: Place, wait: float) -> None:
     """Takes the rollout of MODEL back."""
     _ask(model, fleet, place, "abort", wait)
 
 
-@rollout.command()
-@_model
+@rollout.command(
+    epilog=_ending(
+        "  tfserving k8s rollout undo digits",
+        "the version before is stable again",
+        "that version was rolled back",
+    )
+)
+@model_argument
 @fleet_option
-@_place
+@place_options
 @wait_option
-def undo(model: str, fleet: Path, place: _Place, wait: float) -> None:
+def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
     """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
     from tfserving.k8s.rollout.plan import plan
 
     with Errors(2):
         read = read_with(fleet, model)
-        last = _store(read, model, place).load()
+        last = place.store(read, model).load()
         if last is None or last.phase != "done":
             refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
         state = plan(read, model, last.old, way=last.way)
-        gates = {"window": 0.1, "samples": 0, "bake": 0.0, "latency": 1e9, "weights": (100,), "probe_rate": 0.0}
+        gates = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
         controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates))
     _run(controller, state)
 
 
-def _store(fleet: Fleet, model: str, place: _Place) -> Store:
-    if place.cluster:
-        from tfserving.k8s.rollout.cluster import ClusterStore
-
-        return ClusterStore(place.kubectl(fleet), model)
-    from tfserving.k8s.rollout.local import LocalStore
-
-    return LocalStore(fleet, model)
-
-
-def _way(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollout) -> Way:
+def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, say: Progress) -> Way:
     from tfserving.k8s.rollout.in_place import InPlace
 
-    model, folder = state.model, fleet.model_folder(state.model)
+    fleet = fleet.model_copy(update={"rollout": settings})
     if not place.cluster:
         from tfserving.k8s.rollout.local import LocalTarget
         from tfserving.serving.docker import deployment
 
-        return InPlace(folder, settings, wait, say, LocalTarget(fleet, model, deployment.exists))
+        return InPlace(fleet, wait, say, LocalTarget(fleet, state.model, deployment.exists))
     from tfserving.k8s.rollout.by_pods import ByPods
     from tfserving.k8s.rollout.cluster import ClusterTarget
     from tfserving.serving.models_yaml.file import write_labels
@@ -245,33 +225,36 @@ def _way(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollo
 
     kubectl = place.kubectl(fleet)
     if state.way == "pods":
-        return ByPods(folder, settings, wait, say, place.there(fleet), kubectl, finished)
-    return InPlace(folder, settings, wait, say, ClusterTarget(kubectl, wait, finished))
+        return ByPods(place.there(fleet), wait, say, kubectl, finished)
+    return InPlace(fleet, wait, say, ClusterTarget(kubectl, wait, finished))
 
 
-def _controller(fleet: Fleet, state: State, place: _Place, wait: float, settings: Rollout) -> Controller:
+def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout) -> Controller:
     """A controller of servers that there are. Raises RolloutError when there are none, or others are moving them."""
     from tfserving.k8s.rollout.controller import Controller
+    from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.target import RolloutError
 
-    store = _store(fleet, state.model, place)
+    store = place.store(fleet, state.model)
     for other in store.others():
         # Pods of the second Deployment have one version of every model.
         if not other.over and "pods" in (other.way, state.way):
             raise RolloutError(f"a rollout of another model is under way: {other}; by pods there is one at a time")
-    way = _way(fleet, state, place, wait, settings)
+    say = Progress()
+    way = _way(fleet, state, place, wait, settings, say)
     way.check(state)
     return Controller(way, store, say)
 
 
-def _run(controller: Controller, state: State) -> None:
-    """Runs a rollout to its end, and exits with what came of it."""
+def _run(controller: Controller, state: State, *, back: bool = False, report: Path | None = None) -> None:
+    """Runs a rollout to its end, or `back`, writes its report, and exits with what came of it."""
     from tfserving.foundation.interrupts import ended_as_by_ctrl_c
     from tfserving.k8s.kubectl import KubectlError
     from tfserving.k8s.rollout.target import HeldError, RolloutError
     from tfserving.serving.engines import EngineError
     from tfserving.serving.models_yaml.fleet import FleetError
 
+    code, said = 0, ""
     try:
         with contextlib.ExitStack() as stack:
             # Ports that kubectl forwards are closed, and the lease is given back.
@@ -280,27 +263,32 @@ def _run(controller: Controller, state: State) -> None:
                 stack.enter_context(controller.store.lease())
             except HeldError as error:
                 refuse(str(error))
+            stack.enter_context(controller.say)
             # What was asked of an earlier one is not meant for this.
             controller.store.asked()
             ended = controller.run(state)
+            if ended.phase == "rolled-back" and not back:
+                code, said = 1, f"Error: rolled back: {ended.reason}"
     except (EngineError, FleetError, KubectlError, RolloutError) as error:
-        click.echo(f"Error: {error}; `rollout start {state.model}` goes on", err=True)
-        sys.exit(1)
+        code, said = 1, f"Error: {error}; `rollout start {state.model}` goes on"
     except KeyboardInterrupt:
-        click.echo(f"\nInterrupted; `rollout start {state.model}` goes on, `rollout abort` goes back.", err=True)
-        sys.exit(130)
+        code, said = 130, f"\nInterrupted; `rollout start {state.model}` goes on, `rollout abort` goes back."
     finally:
         controller.way.close()
-    if ended.phase == "rolled-back":
-        click.echo(f"Error: rolled back: {ended.reason}", err=True)
-        sys.exit(1)
+    if said:
+        click.echo(said, err=True)
+    if report:
+        with Errors(1):
+            kept = controller.store.load()
+        write(report, kept or state, running=False)
+    sys.exit(code)
 
 
-def _ask(model: str, fleet: Path, place: _Place, request: Request, wait: float | None = None) -> None:
+def _ask(model: str, fleet: Path, place: Place, request: Request, wait: float | None = None) -> None:
     """Asks the shell that rolls out; where there is none any more, does it."""
     with Errors(2):
         read = read_with(fleet, model)
-        store = _store(read, model, place)
+        store = place.store(read, model)
         state = store.load()
         if state is None or state.over:
             refuse(f"no rollout of {model!r} is under way")
@@ -308,15 +296,19 @@ def _ask(model: str, fleet: Path, place: _Place, request: Request, wait: float |
             refuse(f"{state}: it is too late for that; `rollout undo {model}` rolls it back once it is done")
         elif store.held():
             store.ask(request)
-            say(f"Asked the shell that rolls {model} out.")
+            click.echo(f"The shell that rolls {model} out was sent `{request}`.", err=True)
             return
         elif request == "pause":
             store.save(dataclasses.replace(state, paused=True))
-            say(str(store.load()))
+            click.echo(str(store.load()), err=True)
             return
         else:
             controller = _controller(read, state, place, wait or 180.0, read.rollout)
             state = (
                 state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
             )
-            _run(controller, state)
+            _run(controller, state, back=request == "abort")
+
+
+for _command in (status, report):
+    rollout.add_command(_command)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tfserving.clients.errors import ServingError
+from tfserving.k8s.rollout.progress import Progress
+from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.state import Request, State
 from tfserving.k8s.rollout.target import GateError, RolloutError, Store
 from tfserving.k8s.rollout.way import Way
 
 _POLL_SECONDS = 0.2
+# A time left that is shorter than this is not worth a word.
+_SHORT_SECONDS = 5.0
 
 
 class _AbortedError(Exception):
@@ -24,7 +27,7 @@ class Controller:
 
     way: Way
     store: Store
-    say: Callable[[str], None]
+    say: Progress
     _pending: Request | None = None
 
     def run(self, state: State) -> State:
@@ -35,27 +38,38 @@ class Controller:
         self.store.save(state)
         while not state.over:
             try:
-                state = self._hold(state)
-                self.say(self.way.sentence(state))
+                state = self._begin(self._hold(state))
                 done = self.way.do(state, self._pass if state.returnable else time.sleep)
             except _AbortedError:
                 done = self._turn(self.way.seen(state, state), "aborted")
             except (GateError, ServingError) as error:
                 done = self._turn(self.way.seen(state, state), f"{state.phase}: {error}")
-            state = done
+            state = done.begun(0.0) if done.over else done
             self.store.save(state)
-        self.say(
-            f"{state.model} version {state.new} is stable."
-            if state.phase == "done"
-            else f"{state.model} version {state.old} serves as before: {state.reason}"
+        if state.phase == "done":
+            self.say(f"{state.model} version {state.new} is stable.", "good")
+        else:
+            # Why is for the command to say, at its end.
+            self.say(f"{state.model} version {state.old} serves as before.", "bad")
+        return state
+
+    def _begin(self, state: State) -> State:
+        """Notes that the phase begins, and says so, and how long the rest takes."""
+        seconds = remaining(state, self.way.settings)
+        state = state.begun(seconds)
+        self.store.save(state)
+        sentence = self.way.sentence(state)
+        # How long it bakes is in the sentence.
+        shown = (
+            "" if seconds is None or seconds < _SHORT_SECONDS or state.phase == "baking" else f" {about(seconds)} left"
         )
+        self.say(f"{sentence}{shown}")
         return state
 
     def _turn(self, state: State, reason: str) -> State:
         """Turns back; where there is no way back any more, the failure is the caller's to deal with."""
         if not state.returnable:
             raise RolloutError(f"{reason}; it is left where it is")
-        self.say(f"Rolling back: {reason}")
         return state.back(reason)
 
     def _hold(self, state: State) -> State:

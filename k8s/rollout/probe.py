@@ -30,7 +30,7 @@ from tfserving.k8s.rollout.sample import Sample
 from tfserving.serving.models_yaml.fleet import STABLE
 
 SECONDS = 10.0
-# A request that could only be sent beside so many others has failed.
+# No request is sent beside so many others.
 MOST_IN_FLIGHT = 64
 _MOST_TEXT = 200
 _POLL_SECONDS = 0.05
@@ -97,28 +97,36 @@ class Probe:
             self._seconds, self._failures = [], Counter()
         return found
 
-    def answered_by(self, version: int | None) -> int:
-        """How many responses this version sent, any for None. REST doesn't say which, so those count for each."""
+    def begun(self, version: int | None = None) -> int:
+        """How many requests this version has answered, or any without one, and how many wait for a response.
+
+        REST doesn't say which version answered: those count for each.
+        """
         with self._lock:
-            return self._answered.total() if version is None else self._answered[version] + self._answered[None]
+            answered = self._answered.total() if version is None else self._answered[version] + self._answered[None]
+            return answered + self._in_flight
 
     def _run(self) -> None:
         if not (self._rate and self._staying):
             return
-        started, sent = time.monotonic() + self._delay, 0
-        while not self._finishing.wait(max(0.0, started + sent / self._rate - time.monotonic())):
-            self._begin(sent)
-            sent += 1
+        due, number = time.monotonic() + self._delay, 0
+        while not self._finishing.wait(max(0.0, due - time.monotonic())):
+            if self._begin(number):
+                number += 1
+            # Where this machine was busy, requests are left out: sent at once they would wait for one another.
+            due = max(due + 1 / self._rate, time.monotonic())
 
-    def _begin(self, number: int) -> None:
-        """Sends a request in a thread of its own, so that one that takes long doesn't hold the next one up."""
+    def _begin(self, number: int) -> bool:
+        """Sends a request in a thread of its own, so that one that takes long doesn't hold the next one up.
+
+        Returns whether it was sent: none is while so many earlier ones have no response.
+        """
         with self._lock:
             if not self._staying:
                 self._failures["no server is left"] += 1
-                return
+                return False
             if self._in_flight >= MOST_IN_FLIGHT:
-                self._failures[f"{MOST_IN_FLIGHT} earlier requests have no response yet"] += 1
-                return
+                return False
             turn, index = divmod(number, len(self._staying))
             place, client = self._staying[index]
             self._in_flight += 1
@@ -127,6 +135,7 @@ class Probe:
             thread.start()
         except RuntimeError as error:
             self._ended(f"it could not be sent: {error}")
+        return True
 
     def _send(self, turn: int, place: Place, client: Client) -> None:
         asked: dict[str, Any] = {"label": STABLE} if place.version is None else {"version": place.version}

@@ -29,11 +29,20 @@ that is noted.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, TypeAlias
 
+from tfserving.clients.limits import MOST_SHOWN
+from tfserving.clients.printable import shortened
 from tfserving.serving.kept import parsed
+
+# The longest text of a state. A ConfigMap, which has one, holds 1 MiB at most:
+# https://kubernetes.io/docs/concepts/configuration/configmap/.
+MOST_CHARACTERS = 512 << 10
+# Somebody who interrupts a rollout and goes on with it again and again makes more steps than phases.
+_MOST_STEPS = 200
 
 Phase: TypeAlias = Literal[
     "loading", "proving", "canary", "stable", "baking", "unloading", "done", "rolling-back", "rolled-back"
@@ -77,12 +86,25 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A phase that was begun `at` that time (ISO 8601); by pods, so many percent of the requests had moved before."""
+
+    # What has more in it than this is of another form.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
+    phase: Phase
+    weight: int
+    at: str
+
+
+@dataclass(frozen=True)
 class State:
     """A rollout of `model` from version `old` to `new`, as it is kept.
 
     `labels` are those that models.yaml had before it, `versions` what servers had under the model's own name, and
-    `after` what they have there when it is done. `reason` says why it went back, `figures` what its gates saw.
-    By pods, `weight` is how many percent of the requests the new ones have got and passed with.
+    `after` what they have there when it is done. `reason` says why it went back, `figures` what its gates saw, `steps`
+    when each phase began, and `until` when the last of them ends if no gate fails (ISO 8601; empty when not known).
+    By pods, `weight` is how many percent of the requests the new ones have got and passed with. `accept_quality` says
+    that a version of lower quality may go on.
     """
 
     # What has more in it than this is of another form.
@@ -98,8 +120,11 @@ class State:
     weight: int = 0
     paused: bool = False
     manual: bool = False
+    accept_quality: bool = False
     reason: str = ""
     figures: tuple[Figure, ...] = ()
+    steps: tuple[Step, ...] = ()
+    until: str = ""
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @property
@@ -116,13 +141,26 @@ class State:
         """The state after this phase is done."""
         return replace(self, phase=NEXT[self.phase])
 
+    def begun(self, seconds: float | None) -> State:
+        """The state with its phase begun now; `seconds` are left until the rollout is over, None when not known."""
+        now = datetime.now(timezone.utc)
+        step = Step(self.phase, self.weight, now.isoformat(timespec="seconds"))
+        until = "" if seconds is None else (now + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        return replace(self, steps=(*self.steps, step)[-_MOST_STEPS:], until=until)
+
     def back(self, reason: str) -> State:
         """The state after this phase has failed."""
         return replace(self, phase="rolling-back", reason=reason, paused=False)
 
     def text(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self), indent=2)
+        """As JSON, in ASCII, of at most MOST_CHARACTERS.
+
+        Of figures that don't fit, the `series` go first, the oldest before the others; then all numbers; then figures.
+        """
+        cut = [replace(figure, text=shortened(figure.text, MOST_SHOWN)) for figure in self.figures]
+        state = replace(self, reason=shortened(self.reason, MOST_SHOWN), figures=())
+        figures = _fitting(cut, MOST_CHARACTERS - len(_json(state)))
+        return _json(replace(state, figures=figures))
 
     def __str__(self) -> str:
         how = " by pods" if self.way == "pods" else ""
@@ -136,3 +174,29 @@ class State:
 def read_state(text: str) -> State:
     """What `State.text` wrote. Raises KeptError when it is anything else."""
     return parsed(text, State)
+
+
+def _json(part: State | Figure) -> str:
+    return json.dumps(asdict(part), separators=(",", ":"))
+
+
+def _fitting(figures: Sequence[Figure], room: int) -> tuple[Figure, ...]:
+    """The figures in at most `room` characters of JSON."""
+    kept, sizes = list(figures), [len(_json(figure)) + 1 for figure in figures]
+    for lighter in (_without_series, _without_numbers):
+        for index, figure in enumerate(kept):
+            if sum(sizes) <= room:
+                return tuple(kept)
+            kept[index] = lighter(figure)
+            sizes[index] = len(_json(kept[index])) + 1
+    while sum(sizes) > room:
+        del kept[0], sizes[0]
+    return tuple(kept)
+
+
+def _without_series(figure: Figure) -> Figure:
+    return replace(figure, numbers={key: value for key, value in figure.numbers.items() if key != "series"})
+
+
+def _without_numbers(figure: Figure) -> Figure:
+    return replace(figure, numbers={})

@@ -63,8 +63,8 @@ class Watch:
         ]
         self._through = Probe([Place(self._address, model)] if self._address else [], golden, rate)
         self._pages = [dict(_pages(self._seen_by(side), model)) for side in sides]
-        # How many of the probe's requests each side's pages have counted: those not subtracted yet, and all until now.
-        self._owed, self._subtracted = [0 for _ in sides], [0 for _ in sides]
+        # How many requests each side's pages have counted until now, and of these how many are surely of clients.
+        self._counted, self._of_clients = [0 for _ in sides], [0 for _ in sides]
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Watch:
@@ -99,20 +99,19 @@ class Watch:
     def _clients(self, number: int) -> Sample:
         """What the pages of a side have counted since, without the probe's requests."""
         side, before, total = self._sides[number], self._pages[number], Page()
-        # Counted before the pages are read: a page may have more of the probe's, which are subtracted next time.
-        probed = self._through.answered_by(side.version) + sum(
-            probe.answered_by(None)
-            for probe, other in zip(self._probes, self._sides, strict=True)
-            if other is side or other.by_number
-        )
         for name, page in _pages(self._seen_by(side), self._model):
             total.add(page.since(before.get(name, Page())))
             before[name] = page
-        self._owed[number] += probed - self._subtracted[number]
-        self._subtracted[number] = probed
-        ours = min(self._owed[number], total.answered)
-        self._owed[number] -= ours
-        return Sample.of_page(total.without(ours))
+        self._counted[number] += total.answered
+        # A page may have counted a request whose response is on its way.
+        probed = self._through.begun(side.version) + sum(
+            probe.begun()
+            for probe, other in zip(self._probes, self._sides, strict=True)
+            if other is side or other.by_number
+        )
+        clients = min(max(self._counted[number] - probed - self._of_clients[number], 0), total.answered)
+        self._of_clients[number] += clients
+        return Sample.of_page(total.without(total.answered - clients))
 
 
 def _pages(instances: Sequence[Instance], model: str) -> Iterator[tuple[str, Page]]:
