@@ -89,7 +89,7 @@ class Comparison:
     def before(self, old: Sample) -> None:
         """Adds what came to the old version at another time: the new one's failures are compared with its, too."""
         self._old.add(old)
-        self._failures.add(Sample(), old)
+        self._failures.before(old)
 
     def verdict(self) -> Verdict:
         """What is clear so far. Nothing is fine before the settings' `window` is over."""
@@ -202,4 +202,4 @@ def required(settings: Rollout, rate: float) -> tuple[int, float]:
 
 
 def _percent(part: float) -> str:
-    return f"{100 * part:.2g} %"
+    return f"{100 * part:.3g} %"

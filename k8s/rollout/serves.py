@@ -22,8 +22,7 @@ from dataclasses import replace
 from tfserving.clients import Client
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import Serve
-from tfserving.serving.engines.readiness import states_of
-from tfserving.serving.live import label_version
+from tfserving.serving.engines.readiness import label_version, states_of
 from tfserving.serving.models_yaml.fleet import CANARY, canary_name
 from tfserving.serving.served import Served
 

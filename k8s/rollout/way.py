@@ -23,8 +23,7 @@ from tfserving.k8s.rollout.sample import Sample
 from tfserving.k8s.rollout.state import Figure, Gate, State
 from tfserving.k8s.rollout.target import GateError, Instance, Reached, RolloutError, Serve, Target, url
 from tfserving.k8s.rollout.watch import Seen, Side, Watch
-from tfserving.serving.engines.readiness import states_of
-from tfserving.serving.live import label_version
+from tfserving.serving.engines.readiness import label_version, states_of
 from tfserving.serving.models_yaml.fleet import STABLE, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
 
