@@ -19,7 +19,7 @@ import pytest
 
 from tests.cluster.node import Cluster
 from tests.k8s.load import Load
-from tests.k8s.test_rollout import MODELS
+from tests.k8s.rolled import MODELS
 from tests.servers import wait_for
 from tfserving.k8s.names import ROLLOUTS
 from tfserving.serving.models_yaml.fleet import read_fleet

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tests.cluster.node import Cluster
 from tests.k8s.deployed import Pods, at_version_1
 from tests.k8s.load import Load
-from tests.k8s.test_rollout import resealed
+from tests.k8s.rolled import resealed
 from tests.servers import wait_for
 from tfserving.cli import tfserving
 from tfserving.clients import grpc_transport

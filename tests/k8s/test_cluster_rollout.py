@@ -10,7 +10,7 @@ import sys
 
 from tests.exporting import export_scaled
 from tests.k8s.deployed import KUBERNETES, ROOT, Pods
-from tests.k8s.test_rollout import MODELS, resealed
+from tests.k8s.rolled import MODELS, resealed
 from tests.servers import wait_for
 from tfserving.foundation.golden import RECORDS
 

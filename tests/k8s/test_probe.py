@@ -20,7 +20,7 @@ from google.protobuf import text_format
 from pydantic import ValidationError
 
 from tests.k8s.load import Load
-from tests.k8s.test_rollout import MODELS
+from tests.k8s.rolled import MODELS
 from tests.servers import ROOT, STAND_IN, Served, free_ports, install, serve, wait_for
 from tests.stand_in.threads import POLLING, REFUSAL
 from tfserving.clients import connect
