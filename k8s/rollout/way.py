@@ -315,7 +315,7 @@ class Way(ABC):
     def _step(
         self, instance: Instance, client: Client, step: Serve, deadline: float, pause: Pause, *, keep: bool
     ) -> None:
-        before = _failed(client, step)
+        before = self._patiently(instance, lambda: _failed(client, step), deadline, pause)
         self._patiently(instance, lambda: instance.tell(step, keep=keep), deadline, pause)
         sent = time.monotonic()
         while missing := self._patiently(instance, lambda: _missing(client, step, before, sent), deadline, pause):
