@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.foundation.compare import Difference, compare
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden
+from tfserving.foundation.quality import Metric, figure, higher_is_better, value_of
 from tfserving.foundation.tensors import Array
 
 if TYPE_CHECKING:
@@ -40,6 +41,29 @@ class WeightChange:
 
 
 @dataclass(frozen=True)
+class MetricChange:
+    """A metric of both versions, None where one lacks it. `higher_is_better` is None when it isn't known."""
+
+    metric: str
+    old: float | None
+    new: float | None
+    higher_is_better: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """Better, worse, equal, added or removed; '' when it isn't known which way is better."""
+        if self.old is None or self.new is None:
+            return "added" if self.old is None else "removed"
+        if self.old == self.new:
+            return "equal"
+        return "" if self.higher_is_better is None else _better(self.new > self.old, self.higher_is_better)
+
+
+def _better(grew: bool, higher_is_better: bool) -> str:
+    return "better" if grew == higher_is_better else "worse"
+
+
+@dataclass(frozen=True)
 class AnswerChange:
     """How far the answers of an output are apart, over all golden requests that both versions have."""
 
@@ -59,7 +83,7 @@ class VersionDiff:
     old: Path
     new: Path
     signatures: tuple[SignatureChange, ...]
-    metrics: Mapping[str, tuple[float | None, float | None]]
+    metrics: tuple[MetricChange, ...]
     weights: tuple[WeightChange, ...]
     weights_equal: int
     answers: tuple[AnswerChange, ...]
@@ -77,7 +101,7 @@ class VersionDiff:
             "new": str(self.new),
             "breaking": self.breaking,
             "signatures": [asdict(change) for change in self.signatures],
-            "metrics": {name: {"old": old, "new": new} for name, (old, new) in self.metrics.items()},
+            "metrics": [{**asdict(change), "verdict": change.verdict} for change in self.metrics],
             "weights": [asdict(change) for change in self.weights],
             "weights_equal": self.weights_equal,
             "answers": [asdict(change) for change in self.answers],
@@ -91,8 +115,8 @@ class VersionDiff:
         changes = [(change.signature, change.what, "breaking" if change.breaking else "") for change in self.signatures]
         yield table("Signatures", ("signature", "change", ""), changes or [("all", "the same", "")])
         if self.metrics:
-            rows = [(name, _number(old), _number(new)) for name, (old, new) in self.metrics.items()]
-            yield table("Metrics", ("metric", "old", "new"), rows)
+            rows = [(one.metric, *_numbers(one.old, one.new), one.verdict) for one in self.metrics]
+            yield table("Metrics", ("metric", "old", "new", ""), rows)
         weights = [
             (change.variable, change.what, _number(change.largest), _number(change.relative)) for change in self.weights
         ]
@@ -120,12 +144,15 @@ def diff_versions(old: Path, new: Path) -> VersionDiff:
     answers, lonely = _answers(
         *(read_golden(path).requests if (path / MANIFEST).exists() else () for path in (old, new))
     )
-    return VersionDiff(old, new, changes, _metrics(old, new), tuple(weights), equal, tuple(answers), lonely)
+    return VersionDiff(old, new, changes, tuple(_metrics(old, new)), tuple(weights), equal, tuple(answers), lonely)
 
 
-def _metrics(old: Path, new: Path) -> dict[str, tuple[float | None, float | None]]:
+def _metrics(old: Path, new: Path) -> Iterator[MetricChange]:
     before, after = (read_manifest(path).metrics if (path / MANIFEST).exists() else {} for path in (old, new))
-    return {name: (before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())}
+    for name in sorted(before.keys() | after.keys()):
+        was, now = (None if found is None else value_of(found) for found in (before.get(name), after.get(name)))
+        declared = [metric for metric in (after.get(name), before.get(name)) if isinstance(metric, Metric)]
+        yield MetricChange(name, was, now, higher_is_better(name, declared[0] if declared else None))
 
 
 def _weights(old: Path, new: Path) -> tuple[list[WeightChange], int]:
@@ -229,6 +256,13 @@ def _key(request: GoldenRequest) -> tuple[Any, ...]:
 
 def _rows(change: AnswerChange) -> str:
     return f"{change.rows_different} of {change.rows}"
+
+
+def _numbers(old: float | None, new: float | None) -> tuple[str, str]:
+    """Both in as many digits as it takes to tell them apart."""
+    if old is None or new is None:
+        return "" if old is None else figure(old), "" if new is None else figure(new)
+    return figure(old, new), figure(new, old)
 
 
 def _number(value: float | None) -> str:

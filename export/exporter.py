@@ -33,7 +33,10 @@ from tfserving.export.records import write_golden
 from tfserving.export.servable import Servable
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
+from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
+from tfserving.foundation.manifest import EvaluationEntry
+from tfserving.foundation.quality import MEASURES, Metric
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Exported:
     version: int
     path: Path
     proof: Proof
-    metrics: dict[str, float]
+    metrics: dict[str, float | Metric]
     effects: tuple[Effect, ...]
     seconds: dict[str, float]
 
@@ -136,6 +139,8 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                 check_empty(fresh, signatures, golden)
         with steps.step("publish", "flushing to disk"):
             write_golden(golden, target.model, staging.version_folder)
+            if servable.evaluation:
+                write_evaluation(servable.evaluation, target.model, staging.version_folder)
             files = hash_files(staging.version_folder)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
@@ -143,6 +148,15 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                 )
             )
     return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), effects, steps.seconds)
+
+
+def _evaluation(servable: Servable) -> EvaluationEntry | None:
+    """What the manifest says of the labelled rows."""
+    if (said := servable.evaluation) is None:
+        return None
+    outputs = servable.signatures[said.signature].outputs
+    output = said.output or (outputs[0] if said.metric_name in MEASURES else None)
+    return EvaluationEntry(said.signature, output, said.metric_name, said.rows, said.higher_is_better, said.drop)
 
 
 def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
@@ -179,6 +193,7 @@ def _manifest(
             tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__, python=platform.python_version()
         ),
         metrics=dict(servable.metrics),
+        evaluation=_evaluation(servable),
         signatures=signatures,
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         files=files,

@@ -16,6 +16,7 @@ from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
 from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden
+from tfserving.foundation.quality import Metric, figure
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.foundation.tensors import BY_NUMBER
 
@@ -95,8 +96,11 @@ class Inspection:
             if self.manifest.options:
                 yield "options", ", ".join(self.manifest.options)
             yield "with", f"TensorFlow {versions.tensorflow}, Keras {versions.keras}, Python {versions.python}"
-            for name, value in self.manifest.metrics.items():
-                yield name, f"{value:.4g}"
+            for name, metric in self.manifest.metrics.items():
+                yield name, str(metric) if isinstance(metric, Metric) else figure(metric)
+            if evaluation := self.manifest.evaluation:
+                of = f" of {evaluation.output}" if evaluation.output else ""
+                yield "evaluation", f"{evaluation.metric}{of}, {evaluation.rows} labelled rows"
             for dtype, tolerance in self.manifest.tolerances.items():
                 yield f"tolerance {dtype}", f"{tolerance.absolute:g} + {tolerance.relative:g} of the value"
         for part, size in self.sizes.items():

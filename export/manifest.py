@@ -14,7 +14,8 @@ from tfserving.export.servable import Method, TensorSpec
 from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST
-from tfserving.foundation.manifest import LARGEST_BYTES
+from tfserving.foundation.manifest import LARGEST_BYTES, EvaluationEntry
+from tfserving.foundation.quality import Metric
 
 
 class ManifestError(ExportError):
@@ -65,7 +66,14 @@ class Manifest(_Strict):
         tuple[str, ...], Field(description="What was done to the graph: freeze, optimize, half, xla.")
     ] = ()
     versions: Versions
-    metrics: Annotated[dict[str, float], Field(description="What the builder measured, by name.")]
+    metrics: Annotated[
+        dict[str, float | Metric],
+        Field(description="What the builder measured, by name: a number, or one that says which way is better."),
+    ]
+    evaluation: Annotated[
+        EvaluationEntry | None,
+        Field(description="What is computed of the labelled rows in assets.extra/evaluation.tfrecord, if there are."),
+    ] = None
     signatures: dict[str, ServedSignature]
     tolerances: Annotated[
         dict[str, Tolerance],
@@ -76,9 +84,13 @@ class Manifest(_Strict):
 
     def text(self) -> str:
         """The file's text, its digest made anew."""
-        empty = self.model_copy(update={"digest": ""}).model_dump_json(indent=2) + "\n"
-        digest = hashlib.sha256(empty.encode()).hexdigest()
-        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2) + "\n"
+        digest = hashlib.sha256(self._text("").encode()).hexdigest()
+        return self._text(digest)
+
+    def _text(self, digest: str) -> str:
+        # A version without labelled rows says nothing of them.
+        left_out = {"evaluation"} if self.evaluation is None else None
+        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=left_out) + "\n"
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:

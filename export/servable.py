@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import keyword
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from tfserving.export.errors import ServableError
+from tfserving.foundation.quality import MEASURES, Evaluation, Metric, is_number
 from tfserving.foundation.tensors import BY_NAME, Array, dtype_of
 
+# What a builder needs.
+__all__ = ["Evaluation", "Metric", "Servable", "Signature", "TensorSpec"]
 # Names that Keras and TensorFlow make up when nobody chose one: a client can't know what they mean.
 MADE_UP = re.compile(r"(args|inputs|output|keras_tensor)_?\d+")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -81,14 +85,17 @@ class Servable:
 
     `module` is the Keras model or `tf.Module` that holds the variables, `examples` has real inputs for every
     signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them.
-    `metrics` goes into the manifest as it is. `checkpoint` is what training makes its `tf.train.Checkpoint` of, by
+    `metrics` go into the manifest: a `Metric` says which way is better, which a rollout otherwise takes from its name.
+    `evaluation` has labelled rows that the version carries, for a rollout to measure the served versions with.
+    `checkpoint` is what training makes its `tf.train.Checkpoint` of, by
     name, when that isn't `{"model": module}`: what of it is exported from a checkpoint.
     """
 
     module: Any
     signatures: Mapping[str, Signature]
     examples: Mapping[str, Mapping[str, Array]]
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float | Metric] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -102,8 +109,10 @@ class Servable:
         for name in self.examples.keys() - self.signatures.keys():
             yield f"there are examples for {name!r}, which is no signature; {_have(self.signatures)}"
         for name, value in self.metrics.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not isinstance(value, Metric) and not is_number(value):
                 yield f"metrics[{name!r}] is {value!r}, a finite number is needed (float(...) makes one of numpy's)"
+        if self.evaluation is not None:
+            yield from _evaluation_problems(self.evaluation, self.signatures)
         for name, signature in self.signatures.items():
             where = f"signature {name!r}"
             if not NAME.fullmatch(name):
@@ -114,6 +123,38 @@ class Servable:
             yield from _default_problems(where, signature)
             yield from _method_problems(where, signature)
             yield from _example_problems(where, signature, self.examples.get(name, {}))
+
+
+def _evaluation_problems(evaluation: Evaluation, signatures: Mapping[str, Signature]) -> Iterator[str]:
+    """What is wrong with labelled rows for a model with these signatures."""
+    yield from (f"evaluation: {problem}" for problem in evaluation.problems())
+    signature = signatures.get(evaluation.signature)
+    if signature is None:
+        yield f"evaluation: there is no signature {evaluation.signature!r}; {_have(signatures)}"
+        return
+    if missing := signature.inputs.keys() - evaluation.inputs.keys() - signature.defaults.keys():
+        yield f"evaluation: it has no input {_names(dict.fromkeys(sorted(missing)))}"
+    for name, array in evaluation.inputs.items():
+        if name not in signature.inputs:
+            yield f"evaluation: there is no input {name!r}; the inputs are {_names(signature.inputs)}"
+        elif isinstance(array, np.ndarray):
+            yield from _input_problems(f"evaluation, input {name!r}", array, signature.inputs[name])
+    if evaluation.output is None and evaluation.metric_name in MEASURES and len(signature.outputs) > 1:
+        yield f"evaluation: output says which one is measured: {_names(dict.fromkeys(signature.outputs))}"
+    elif evaluation.output not in (None, *signature.outputs):
+        have = _names(dict.fromkeys(signature.outputs))
+        yield f"evaluation: there is no output {evaluation.output!r}; the outputs are {have}"
+
+
+def _input_problems(where: str, array: Array, spec: TensorSpec) -> Iterator[str]:
+    """What is wrong with rows of an input, however many there are."""
+    wanted = TensorSpec(spec.dtype, spec.shape and (None, *spec.shape[1:]))
+    try:
+        found = TensorSpec.of(array)
+    except TypeError:
+        return
+    if found.dtype != wanted.dtype or not wanted.admits(array.shape):
+        yield f"{where}: it is {found}, the signature wants {wanted}"
 
 
 def _declaration_problems(where: str, signature: Signature) -> Iterator[str]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +183,8 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
 
 
 def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
+    from tfserving.foundation.quality import Metric
+
     return {
         "model": exported.model,
         "status": "exported",
@@ -191,7 +194,9 @@ def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
         "golden_requests": exported.proof.requests,
         "identical": exported.proof.identical,
         "largest_difference": exported.proof.largest,
-        "metrics": exported.metrics,
+        "metrics": {
+            name: asdict(metric) if isinstance(metric, Metric) else metric for name, metric in exported.metrics.items()
+        },
         "options": [
             {
                 "option": effect.option,

@@ -39,6 +39,7 @@ Examples:
 def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Lists the versions of the fleet, or of the MODELs named: when they were made, and what was measured."""
     from tfserving.export.manifest import ManifestError, read_manifest
+    from tfserving.foundation.quality import figure
 
     rows: list[dict[str, Any]] = []
     with ends_cleanly():
@@ -53,14 +54,17 @@ def list_versions(models: tuple[str, ...], fleet: Path, folder: Path | None, as_
                 except ManifestError as error:
                     rows.append(row | {"error": str(error)})
                 else:
-                    rows.append(row | {"created": manifest.created.isoformat(), "metrics": manifest.metrics})
+                    metrics = manifest.model_dump(mode="json")["metrics"]
+                    rows.append(row | {"created": manifest.created.isoformat(), "metrics": metrics})
     if as_json:
         click.echo(json.dumps({"versions": rows}, indent=2))
         return
     if not rows:
         click.echo("There are no versions yet.", err=True)
     for row in rows:
-        said = [f"{name} {value:.4g}" for name, value in row.get("metrics", {}).items()] + row["labels"]
+        metrics = row.get("metrics", {}).items()
+        values = [(name, metric["value"] if isinstance(metric, dict) else metric) for name, metric in metrics]
+        said = [f"{name} {figure(value)}" for name, value in values] + row["labels"]
         click.echo(
             f"{row['model']}  version {row['version']}  " + row.get("error", f"{row.get('created')}  {'  '.join(said)}")
         )
@@ -175,6 +179,7 @@ def prune(
 def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
     """By model the versions that `server` has, or the one at the usual address when it isn't named."""
     from tfserving.clients import ServingError, connect
+    from tfserving.foundation.labels import canary_name
 
     served: dict[str, set[int]] = {name: set() for name in fleet.models}
     try:
@@ -182,7 +187,9 @@ def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
     except ValueError as error:
         raise click.UsageError(f"--server: {error}") from None
     with client:
-        for name in fleet.models:
+        # The canary of a model is served under a name of its own.
+        names = {name: model for model in fleet.models for name in (canary_name(model), model)}
+        for name, model in names.items():
             try:
                 statuses = client.status(name, timeout=5 if server else 1)
             except ServingError as error:
@@ -193,7 +200,7 @@ def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
                         f"{server} does not say what it serves, so nothing is removed: {error}"
                     ) from None
                 break
-            served[name] = {status.version for status in statuses if status.state != "END"}
+            served[model] |= {status.version for status in statuses if status.state != "END"}
     return served
 
 

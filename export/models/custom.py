@@ -17,7 +17,7 @@ import tensorflow as tf
 from sklearn.datasets import load_iris
 
 from tfserving.export.keras_file import load_keras
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import CACHE, recipe_key
 
 SEED = 29
@@ -96,7 +96,7 @@ def build() -> Servable:
             "serving_default": Signature(predict, {"measures": TensorSpec("float32", (None, 3))}, ("petal_length",))
         },
         examples={"serving_default": {"measures": measures[100:]}},
-        metrics={"test_error_cm": error},
+        metrics={"test_error_cm": Metric(error, higher_is_better=False)},
     )
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 
 FEATURES = 32
 LOGITS = 10
@@ -49,5 +49,5 @@ def build() -> Servable:
             )
         },
         examples={"serving_default": {"features": features[:64]}},
-        metrics={"training_loss": loss},
+        metrics={"training_loss": Metric(loss, higher_is_better=False)},
     )

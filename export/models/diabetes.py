@@ -11,7 +11,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.model_selection import train_test_split
 
 from tfserving.export.examples import serialized_examples
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 
 SEED = 5
 WANTED_R2 = 0.4
@@ -85,5 +85,5 @@ def build() -> Servable:
             "speed": {"inputs": examples},
             "predict": {"measurements": test},
         },
-        metrics={"test_r2": r2},
+        metrics={"test_r2": Metric(r2)},
     )

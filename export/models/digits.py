@@ -10,7 +10,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Evaluation, Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import recipe_key, trained_weights
 from tfserving.foundation.tensors import Array
 
@@ -62,7 +62,8 @@ def build() -> Servable:
             )
         },
         examples={"serving_default": {"image": test_images[:64]}},
-        metrics={"test_accuracy": accuracy},
+        metrics={"test_accuracy": Metric(accuracy, rows=len(test_labels))},
+        evaluation=Evaluation({"image": test_images}, test_labels, metric="accuracy", output="scores"),
     )
 
 

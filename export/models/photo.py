@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import recipe_key, trained_weights
 from tfserving.foundation.tensors import Array
 
@@ -68,7 +68,7 @@ def build() -> Servable:
         module=model,
         signatures={"serving_default": Signature(tell, {"jpeg": TensorSpec("string", (None,))}, ("scores", "label"))},
         examples={"serving_default": {"jpeg": tested}},
-        metrics={"test_accuracy": accuracy},
+        metrics={"test_accuracy": Metric(accuracy, rows=TESTS)},
     )
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from sklearn.datasets import load_breast_cancer
 
 from tfserving.export.existing import load_existing
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Evaluation, Metric, Servable, Signature, TensorSpec
 
 SEED = 31
 ROWS = 32
@@ -58,7 +58,8 @@ def build() -> Servable:
             "logits": Signature(lambda measurements: {"logit": logit(measurements)}, inputs, ("logit",)),
         },
         examples={"serving_default": {"measurements": tested}, "logits": {"measurements": tested}},
-        metrics={"test_accuracy": accuracy},
+        metrics={"test_accuracy": Metric(accuracy, rows=len(tested))},
+        evaluation=Evaluation({"measurements": tested}, benign[400:], metric="auc"),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 
 SEED = 23
 BATCH = 64
@@ -87,7 +87,7 @@ def build() -> Servable:
     accuracy = float(np.mean(scores.argmax(axis=1) == labels[TRAINING:]))
     if accuracy < WANTED_ACCURACY:
         raise ValueError(f"it reads {accuracy:.1%} of the test images right, {WANTED_ACCURACY:.0%} are wanted")
-    return _servable(training.model, {"test_accuracy": accuracy})
+    return _servable(training.model, {"test_accuracy": Metric(accuracy, rows=len(scores))})
 
 
 def untrained() -> Servable:
@@ -98,7 +98,7 @@ def untrained() -> Servable:
     return _servable(Training(Path("nowhere")).model, {})
 
 
-def _servable(model: keras.Model, metrics: dict[str, float]) -> Servable:
+def _servable(model: keras.Model, metrics: dict[str, float | Metric]) -> Servable:
     return Servable(
         module=model,
         signatures={

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 from tfserving.foundation.tensors import Array
 
 SEED = 17
@@ -103,7 +103,7 @@ def build() -> Servable:
             "words": Signature(module.count, text, ("words", "known")),
         },
         examples={"serving_default": texts, "words": texts},
-        metrics={"test_accuracy": accuracy},
+        metrics={"test_accuracy": Metric(accuracy, rows=len(test))},
     )
 
 

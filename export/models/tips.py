@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Evaluation, Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import recipe_key, trained_weights
 from tfserving.foundation.tensors import Array
 
@@ -91,7 +91,11 @@ def build() -> Servable:
             )
         },
         examples={"serving_default": tested},
-        metrics={"test_error_dollars": error, "same_share_error_dollars": same_share},
+        metrics={
+            "test_error_dollars": Metric(error, higher_is_better=False),
+            "same_share_error_dollars": Metric(same_share, higher_is_better=False),
+        },
+        evaluation=Evaluation(tested, tips[test], metric="mae", output="tip"),
     )
 
 

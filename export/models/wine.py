@@ -12,7 +12,7 @@ from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
 from tfserving.export.examples import serialized_examples
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 
 SEED = 11
 WANTED_ACCURACY = 0.94
@@ -68,5 +68,5 @@ def build() -> Servable:
             "serving_default": {"inputs": serialized_examples([dict(zip(names, row, strict=True)) for row in test])},
             "predict": {"measurements": test},
         },
-        metrics={"test_accuracy": accuracy},
+        metrics={"test_accuracy": Metric(accuracy, rows=len(test_labels))},
     )

@@ -13,7 +13,11 @@ from yaml.composer import ComposerError
 
 from tfserving.foundation.files import read_text
 from tfserving.foundation.golden import LARGEST_VERSION, versions_on_disk
+from tfserving.foundation.labels import CANARY as CANARY  # noqa: PLC0414 - part of what models.yaml may have
+from tfserving.foundation.labels import STABLE as STABLE  # noqa: PLC0414
+from tfserving.foundation.labels import canary_name as canary_name  # noqa: PLC0414
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
+from tfserving.serving.models_yaml.quality import LabelledRows, MetricLimits
 from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.models_yaml.server import Compose, ServerSettings, Strict
 
@@ -25,8 +29,6 @@ _MOST_ERRORS = 20
 _MOST_VERSIONS = (1 << 32) - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-# The labels that say which version a model's clients get, and which one those that ask for it.
-STABLE, CANARY = "stable", "canary"
 
 
 # What `tfserving export lint` looks for; docs/lint.md explains each.
@@ -46,11 +48,6 @@ Rule = Literal[
     "unregistered-op",
     "untracked-variable",
 ]
-
-
-def canary_name(model: str) -> str:
-    """The name under which servers have a version of `model` that isn't stable."""
-    return f"{model}-{CANARY}"
 
 
 class FleetError(Exception):
@@ -81,6 +78,16 @@ class Model(Strict):
         tuple[Path, ...],
         Field(description="Files with more golden requests, .json, .jsonl or .npz. Relative to the file that says it."),
     ] = ()
+    quality: Annotated[
+        dict[str, MetricLimits],
+        Field(
+            description="By name of a metric of this model, how far it may go in a rollout; before `rollout.quality`."
+        ),
+    ] = Field(default_factory=dict)
+    evaluation: Annotated[
+        LabelledRows | None,
+        Field(description="Labelled rows with which a rollout measures the served versions."),
+    ] = None
     labels: Annotated[
         dict[str, Annotated[int, Field(ge=1, le=LARGEST_VERSION)]],
         Field(description="Versions by label, as in `stable: 3`."),
@@ -176,6 +183,10 @@ class Fleet(Strict):
             return found[-model.versions :]
         return sorted({*found[-1:], *(set(model.labels.values()) & set(found))})
 
+    def quality(self, name: str) -> dict[str, MetricLimits]:
+        """By metric, how far those of model `name` may go in a rollout."""
+        return {**self.rollout.quality, **self.models[name].quality}
+
     def with_labels(self, name: str, labels: Mapping[str, int]) -> Fleet:
         """This fleet with other labels for the versions of model `name`."""
         model = self.models[name].model_copy(update={"labels": dict(labels)})
@@ -204,13 +215,24 @@ def read_fleet(path: Path) -> Fleet:
         raise FleetError("\n".join([*shown, *more])) from None
     here = path.absolute().parent
     models = {
-        name: model.model_copy(update={"golden": tuple(here / file for file in model.golden)})
+        name: model.model_copy(
+            update={
+                "golden": tuple(here / file for file in model.golden),
+                "evaluation": _absolute(model.evaluation, here),
+            }
+        )
         for name, model in fleet.models.items()
     }
     server = fleet.server.model_copy(update={"tls": _absolute(fleet.server.tls, here)})
     compose = fleet.compose.model_copy(update={"envoy": _absolute(fleet.compose.envoy, here)})
     fleet = fleet.model_copy(
-        update={"folder": here / fleet.folder, "models": models, "server": server, "compose": compose}
+        update={
+            "folder": here / fleet.folder,
+            "models": models,
+            "server": server,
+            "compose": compose,
+            "rollout": _absolute(fleet.rollout, here),
+        }
     )
     fleet._file = path.absolute()
     return fleet

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from tfserving.clients.address import read_address
+from tfserving.serving.models_yaml.quality import Drift, MetricLimits
 from tfserving.serving.models_yaml.server import Strict
 
 
@@ -49,6 +51,21 @@ class Rollout(Strict):
         tuple[Annotated[int, Field(ge=1, le=100)], ...],
         Field(description="By pods, how many percent of the requests the new ones get, step by step; 100 at last."),
     ] = (5, 25, 50, 100)
+    quality: Annotated[
+        dict[str, MetricLimits],
+        Field(description="By name of a metric in the manifests of every model, how far it may go."),
+    ] = Field(default_factory=dict)
+    drift: Annotated[Drift, Field(description="How far answers to the same requests may move.")] = Drift()
+    shadow: Annotated[
+        Path | None,
+        Field(
+            description="Captured requests, replayed to both versions before any client moves: what `tfserving client "
+            "capture` writes, or a request log. Relative to the file that says it."
+        ),
+    ] = None
+    shadow_requests: Annotated[
+        int, Field(ge=1, le=100_000, description="How many of them are replayed at most, drawn at random.")
+    ] = 500
     commands: Annotated[
         tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
         Field(description="Gates of your own, run before `stable` moves: a command passes when it exits with 0."),

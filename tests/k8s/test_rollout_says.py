@@ -68,10 +68,8 @@ FIGURES = (
     Figure("golden", "all 5 golden requests equal", where="server A", phase="proving", at=at(2)),
     Figure("probe", f"12 of 112 failed {HOSTILE}", False, numbers=compared(12), phase="stable", at=at(40)),
 )
-STEPS = tuple(
-    Step(phase, 0, at(seconds))
-    for phase, seconds in (("loading", 0), ("proving", 1), ("canary", 3), ("stable", 5), ("rolling-back", 40))
-)
+BEGUN: dict[Phase, float] = {"loading": 0, "proving": 1, "canary": 3, "stable": 5, "rolling-back": 40}
+STEPS = tuple(Step(phase, 0, at(seconds)) for phase, seconds in BEGUN.items())
 UNDER_WAY = State(
     "digits", 1, 2, {"stable": 1}, (1,), (2,), phase="baking", figures=FIGURES[:1], steps=STEPS[:-1], started=at(0)
 )

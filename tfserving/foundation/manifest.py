@@ -13,15 +13,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import NoneType
 from typing import Any, NoReturn
 
 from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.files import read_bounded
+from tfserving.foundation.quality import Metric, is_number
 
 # A file takes some 150 bytes of it. Python's objects take up to 30 times as much as the text.
 LARGEST_BYTES = 4 << 20
 # The longest key of S3; no SavedModel is nested this deep.
 LONGEST_NAME, DEEPEST_NAME = 1024, 32
+_LONGEST_REASON = 300
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RELEASE = re.compile(r"\d{1,4}\.\d{1,4}(\D|$)", re.ASCII)
 
@@ -36,6 +39,33 @@ class Entry:
 
     sha256: str
     size: int | None
+
+
+@dataclass(frozen=True)
+class EvaluationEntry:
+    """What a manifest says of labelled rows: see `tfserving.foundation.quality.Evaluation`.
+
+    `higher_is_better` goes with a function of one's own.
+    """
+
+    # What has more in it than this is of another form.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
+    signature: str
+    output: str | None
+    metric: str
+    rows: int
+    higher_is_better: bool | None = None
+    drop: float | None = None
+
+
+_EVALUATION: dict[str, tuple[type, ...]] = {
+    "signature": (str,),
+    "output": (str, NoneType),
+    "metric": (str,),
+    "rows": (int,),
+    "higher_is_better": (bool, NoneType),
+    "drop": (int, float, NoneType),
+}
 
 
 class Manifest:
@@ -88,6 +118,38 @@ class Manifest:
             except (OverflowError, ValueError) as error:
                 self._refuse(f"tolerances.{_short(dtype)}: {error}")
         return found
+
+    def metrics(self) -> dict[str, float | Metric]:
+        """What the builder measured, by name. Raises ManifestError."""
+        found: dict[str, float | Metric] = {}
+        for name, said in self._object(self._said, "metrics").items():
+            try:
+                if isinstance(said, dict):
+                    found[name] = Metric(**said)
+                elif is_number(said):
+                    found[name] = float(said)
+                else:
+                    self._refuse(f"metrics.{_short(name)} is {_short(said)}, not a number")
+            except (OverflowError, TypeError, ValueError) as error:
+                self._refuse(f"metrics.{_short(name)}: {error}"[:_LONGEST_REASON])
+        return found
+
+    def evaluation(self) -> EvaluationEntry | None:
+        """What is computed of the labelled rows that the version carries; None when it has none.
+
+        Raises ManifestError.
+        """
+        if self._said.get("evaluation") is None:
+            return None
+        said = self._object(self._said, "evaluation")
+        try:
+            entry = EvaluationEntry(**said)
+        except TypeError as error:
+            self._refuse(f"evaluation: {error}"[:_LONGEST_REASON])
+        for key, kinds in _EVALUATION.items():
+            if not isinstance(getattr(entry, key), kinds):
+                self._refuse(f"evaluation.{key} is {_short(getattr(entry, key))}")
+        return entry
 
     def digest(self) -> str:
         """The SHA-256 of the manifest with an empty digest, as it says it, which may be empty.

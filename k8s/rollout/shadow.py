@@ -1,0 +1,114 @@
+"""Captured requests, replayed to both versions before any client moves: failures, latency, and drift."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tfserving.clients import Client
+from tfserving.clients.capture import CapturedRequest, CaptureError, read_requests, sampled
+from tfserving.clients.errors import ServingError
+from tfserving.foundation.quality import LARGEST_BYTES
+from tfserving.k8s.rollout.drift import Moved
+from tfserving.k8s.rollout.judge import Comparison
+from tfserving.k8s.rollout.pairs import Answer, paired
+from tfserving.k8s.rollout.sample import Sample
+from tfserving.k8s.rollout.state import Figure
+from tfserving.k8s.rollout.target import GateError, Reached
+from tfserving.serving.models_yaml.fleet import Fleet
+
+# Pairs of requests that make a block of a comparison.
+_BLOCK = 5
+_MOMENT_SECONDS = 1.0
+
+
+def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
+    """Replays the captured requests of `rollout.shadow` to both versions, in turns; no figure when there is no file.
+
+    At most `rollout.shadow_requests` are drawn, always the same ones, and sent for `rollout.longest` seconds. A request
+    that one version does not take, by its signatures, is left out. One figure compares failures and latency as those of
+    clients are compared, the other one drift. `pause` is called every second. Raises GateError when the file can't be
+    read, or has no request that both versions take.
+    """
+    settings = fleet.rollout
+    if settings.shadow is None:
+        return []
+    # No client waits for the end: it is over when all are sent.
+    comparison = Comparison(
+        settings.model_copy(update={"window": 0.0}), f"version {new.version}", f"version {old.version}"
+    )
+    moved, block = Moved(), _Block(comparison)
+    with paired(old, new) as pair:
+        requests = captured_requests(settings.shadow, model, pair.old.client, settings.shadow_requests)
+        started = paused = time.monotonic()
+        for captured in requests:
+            now = time.monotonic()
+            if now - started > settings.longest or comparison.verdict().decision == "worse":
+                break
+            if now - paused > _MOMENT_SECONDS:
+                paused = now
+                pause(0)
+            if pair.takes(captured.request):
+                answers = pair.send(captured.request)
+                moved.add(captured.request.signature, *answers)
+                block.add(*answers, at=time.monotonic() - started)
+            else:
+                moved.left_out += 1
+        block.end(time.monotonic() - started)
+    if not block.sent:
+        raise GateError(f"{settings.shadow}: none of its {len(requests)} requests to {model!r} fits both versions")
+    verdict = comparison.last()
+    compared = f"shadow, {block.sent} of {len(requests)} captured requests: "
+    worse = verdict.decision == "worse"
+    text = compared + (verdict.reason if worse else str(comparison))
+    return [
+        Figure("shadow", text, not worse, new.instance.name, dict(comparison.numbers())),
+        moved.figure("shadow", settings.drift, new),
+    ]
+
+
+class _Block:
+    """What comes of some pairs of requests, until they are a block of a comparison."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.sent = 0
+        self._comparison = comparison
+        self._old: list[Answer] = []
+        self._new: list[Answer] = []
+
+    def add(self, old: Answer, new: Answer, at: float) -> None:
+        """Adds what came of a request to both."""
+        self.sent += 1
+        self._old.append(old)
+        self._new.append(new)
+        if len(self._old) == _BLOCK:
+            self.end(at)
+
+    def end(self, at: float) -> None:
+        """Has the comparison take what there is."""
+        if self._old:
+            self._comparison.add(_sample(self._new), _sample(self._old), at)
+            self._old, self._new = [], []
+
+
+def _sample(answers: list[Answer]) -> Sample:
+    times = [answer.seconds for answer in answers if not answer.failure]
+    return Sample.of_seconds(times, Counter(answer.failure for answer in answers if answer.failure))
+
+
+def captured_requests(file: Path, model: str, server: Client, most: int) -> list[CapturedRequest]:
+    """At most `most` of the requests to `model` in a file; `server` knows the types of JSON. Raises GateError."""
+    try:
+        if file.suffix in (".json", ".jsonl") and file.stat().st_size > LARGEST_BYTES:
+            raise GateError(f"rollout.shadow: {file} has more than {LARGEST_BYTES} bytes")
+        found = sampled(read_requests(file, model, server, lambda _: None), most)
+    except OSError as error:
+        raise GateError(f"rollout.shadow: {file}: {error.strerror}") from None
+    except (CaptureError, ServingError) as error:
+        raise GateError(f"rollout.shadow: {error}") from None
+    if not found:
+        raise GateError(f"rollout.shadow: {file} has no request to {model!r}")
+    return [replace(one, version=None) for one in found]
