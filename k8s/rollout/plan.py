@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from tfserving.k8s.rollout.quality import compare_metrics, require
 from tfserving.k8s.rollout.serves import final_labels
-from tfserving.k8s.rollout.state import State, WayName
+from tfserving.k8s.rollout.state import Figure, State, WayName
 from tfserving.k8s.rollout.target import RolloutError
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -48,6 +50,25 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way
     if new not in after:
         raise RolloutError(f"models.{model}.versions: version {new} is not among those that are served; add it first")
     return replace(state, after=after)
+
+
+def with_metrics(fleet: Fleet, state: State, say: Callable[[str], None]) -> State:
+    """`state` with the metrics of both versions, as their manifests have them, which needs no server.
+
+    Raises GateError when the new version is worse, unless the rollout accepts that.
+    """
+    folder, found = fleet.model_folder(state.model), list[Figure]()
+
+    def saw(figure: Figure) -> None:
+        found.append(figure)
+        say(figure.text)
+
+    require(
+        compare_metrics(fleet, state.model, folder / str(state.old), folder / str(state.new)),
+        saw,
+        accept=state.accept_quality,
+    )
+    return replace(state, figures=(*state.figures, *found))
 
 
 def described(state: State, settings: Rollout) -> str:

@@ -92,7 +92,7 @@ class Soak:
             if self.chance.random() < 0.7:
                 rollout.go_on()
                 time.sleep(1.5 * self.chance.random())
-            what = self.chance.choice(("kill", "kill", "abort", "restart", "kill and restart"))
+            what = self.chance.choice(("kill", "kill", "kill", "abort", "abort", "restart", "kill and restart"))
             self.done_to_it[f"{what} in {state.phase}"] += 1
             if "kill" in what:
                 rollout.kill()
@@ -107,9 +107,9 @@ class Soak:
         return disturbed
 
     def restart(self) -> None:
-        """Ends the server, with or without a drain, and starts it again."""
+        """Ends the server, with or without a drain, which lasts as long as clients send, and starts it again."""
         with self.load.down():
-            if self.chance.random() < 0.7:
+            if self.rolled.engine == "native" or self.chance.random() < 0.7:
                 self.rolled.kill()
             else:
                 self.rolled.stop()

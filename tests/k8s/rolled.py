@@ -170,13 +170,13 @@ def crashing(version: Path) -> None:
     """Has TensorFlow end the process that loads a version, by a check of its own at the first warm-up request."""
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 3), tf.float32, name="rows")])
     def crashed(rows: Any) -> dict[str, Any]:
         # How many dimensions it has is known when it runs.
         scalar = tf.reshape(rows[:1, :1], tf.zeros([tf.shape(rows)[0] * 0], tf.int32))
         wrong = tf.quantization.fake_quant_with_min_max_vars_per_channel(scalar, -tf.ones(3), tf.ones(3))
         return {"sums": tf.reduce_sum(rows, axis=1) + tf.reduce_sum(wrong)}
 
-    tf.saved_model.save(tf.Module(), str(version), signatures={"serving_default": crashed})
+    function = tf.function(crashed).get_concrete_function(rows=tf.TensorSpec((None, 3), tf.float32, name="rows"))
+    tf.saved_model.save(tf.Module(), str(version), signatures={"serving_default": function})
     found = json.loads((version / MANIFEST).read_bytes())["files"]
     resealed(version, *(name for name in found if (version / name).is_file()))
