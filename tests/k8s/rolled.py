@@ -25,6 +25,7 @@ from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.model_server import VARIABLE
+from tfserving.k8s.rollout.state import Phase
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, canary_name, read_fleet
 from tfserving.serving.running import fleet_folder
 
@@ -32,6 +33,8 @@ from tfserving.serving.running import fleet_folder
 ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, slack_ms: 60, probe: 40}\n"
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n    labels: {stable: 1}\n"
 WITH_CANARY = MODELS.replace("{stable: 1}", "{stable: 1, canary: 1}")
+
+PHASES: tuple[Phase, ...] = ("loading", "proving", "canary", "stable", "baking", "unloading")
 
 
 @dataclass
