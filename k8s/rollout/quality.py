@@ -173,7 +173,7 @@ def _allowed(pair: _Pair, limits: MetricLimits | None) -> Allowed:
     if rows and 0 <= min(new, old) <= max(new, old) <= 1:
         # One that doesn't say has as many as the other.
         return Allowed(ERRORS * _error(new, rows[0], old, rows[-1]), f"{ERRORS} standard errors of {rows[0]} rows")
-    return Allowed(SHARE * abs(old), f"{SHARE:.0%} of it, as its noise is not known")
+    return Allowed(SHARE * abs(old), f"{100 * SHARE:g} % of it, as its noise is not known")
 
 
 def _error(new: float, new_rows: int, old: float, old_rows: int) -> float:

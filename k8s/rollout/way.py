@@ -140,10 +140,9 @@ class Way(ABC):
         return self.fleet.rollout
 
     def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
+        folder = self.fleet.model_folder(state.model) / str(state.new)
         for instance in instances:
-            self._saw(
-                gates.golden(Reached(instance, name, state.new), self.fleet.model_folder(state.model) / str(state.new))
-            )
+            self._saw(gates.golden(Reached(instance, name, state.new), folder))
 
     def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
         """Compares an old and a new version where no client gets the new one yet; not where no time is to be lost."""
