@@ -77,8 +77,8 @@ def test_a_metric_is_compared_with_that_of_the_version_before(
     tmp_path: Path, limits: dict[str, float], old: Any, new: Any, passed: bool, words: str
 ) -> None:
     said = fleet({"test_accuracy": limits} if limits else None)
-    metrics = [{} if value is None else {"test_accuracy": value} for value in (old, new)]
-    (figure,) = compared(tmp_path, *metrics, said=said)
+    before, after = ({} if value is None else {"test_accuracy": value} for value in (old, new))
+    (figure,) = compared(tmp_path, before, after, said)
     assert (figure.gate, figure.passed) == ("metric", passed)
     assert words in figure.text
 
