@@ -14,16 +14,20 @@ from tfserving.serving.config import (
 )
 from tfserving.serving.config_messages import text
 from tfserving.serving.health import HEALTH, health_script
-from tfserving.serving.models_yaml.fleet import STABLE, Fleet, FleetError
+from tfserving.serving.models_yaml.fleet import STABLE, Fleet, FleetError, canary_name
 from tfserving.serving.models_yaml.server import ServerSettings
 
 
 def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
     """`fleet` with the label `stable` on every model: where models.yaml says none, on the newest version.
 
-    Raises FleetError for a model that has no version.
+    Raises FleetError for a model that has no version, or whose canary would have another model's name.
     """
     for name in names:
+        if canary_name(name) in fleet.models:
+            raise FleetError(
+                f"model {canary_name(name)!r} has the name that pods give the canary of {name!r}; rename the model"
+            )
         if STABLE in fleet.models[name].labels:
             continue
         if not fleet.kept(name):
@@ -38,16 +42,11 @@ def server_of_pods(fleet: Fleet) -> ServerSettings:
 
 
 def cluster_models_config(fleet: Fleet, names: tuple[str, ...]) -> Any:
-    """ModelServerConfig: the versions that have a label, and no others.
+    """ModelServerConfig: as servers of this machine have it, every model with a label `stable`.
 
-    A newer version beside them isn't served until a rollout says so.
+    So a newer version isn't served until a rollout moves that.
     """
-    fleet = labelled(fleet, names)
-    config = models_config(fleet, names, in_container())
-    for model in config.model_config_list.config:
-        model.ClearField("model_version_policy")
-        model.model_version_policy.specific.versions.extend(sorted({*fleet.models[model.name].labels.values()}))
-    return config
+    return models_config(labelled(fleet, names), names, in_container())
 
 
 def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:

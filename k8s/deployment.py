@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tfserving.k8s.configuration import cluster_models_config
 from tfserving.k8s.kubectl import Kubectl, Object
@@ -19,6 +19,7 @@ from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.served import Served, configured
 
 # All that the base and its components are made of; a cluster has the kinds of others when these are installed.
 KINDS = (
@@ -277,10 +278,24 @@ def rollouts(kubectl: Kubectl) -> dict[str, State]:
 
 def labels(kubectl: Kubectl) -> dict[str, dict[str, int]]:
     """The labels of each model that pods start with; of none when nothing is applied. Raises RolloutError."""
+    return _labels(served(kubectl))
+
+
+def served(kubectl: Kubectl) -> tuple[Served, ...]:
+    """What pods start with, the canaries under names of their own; nothing when nothing is applied.
+
+    Raises RolloutError.
+    """
     found = kubectl.get("configmap", config_map(STABLE))
-    if found is None:
-        return {}
-    return {model.name: dict(model.version_labels) for model in models_config_of(found).model_config_list.config}
+    return configured(models_config_of(found)) if found else ()
+
+
+def _labels(served: Iterable[Served]) -> dict[str, dict[str, int]]:
+    """All labels by model: those of its canary, too."""
+    said: dict[str, dict[str, int]] = {}
+    for one in served:
+        said.setdefault(one.model, {}).update(one.labels)
+    return said
 
 
 def _check_rollouts(kubectl: Kubectl) -> None:
@@ -294,8 +309,7 @@ def check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None
     before = labels(kubectl)
     if not before:
         return
-    wanted = cluster_models_config(fleet, names).model_config_list.config
-    after = {model.name: dict(model.version_labels) for model in wanted}
+    after = _labels(configured(cluster_models_config(fleet, names)))
     if before.keys() != after.keys():
         raise RolloutError(
             f"the cluster serves {', '.join(sorted(before))}, models.yaml has {', '.join(sorted(after))}: pods that "

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from google.protobuf import text_format
 
@@ -56,7 +56,12 @@ class Wanted:
             said = text_format.Parse(text, ModelServerConfig()).model_config_list.config
         except (OSError, ValueError, RecursionError, text_format.ParseError) as error:
             raise SyncError(f"{self.config} can't be read: {error}") from None
-        return {model.name: set(model.model_version_policy.specific.versions) for model in said}
+        found: dict[str, set[int]] = {}
+        for model in said:
+            # A model's canary is served under another name, from the same folder.
+            folder = PurePosixPath(model.base_path).name or model.name
+            found.setdefault(folder, set()).update(model.model_version_policy.specific.versions)
+        return found
 
 
 @dataclass

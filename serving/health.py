@@ -2,8 +2,9 @@
 
 The tensorflow/serving image has bash and no client of gRPC or HTTP, so the script sends fixed bytes over `/dev/tcp`.
 It requests the metadata of every model and label, which only a loaded version has: the status is OK for a version that
-failed, too. gRPC serves metadata beside predictions and doesn't count it as a request of a model; REST queues it behind
-them, and counts it (seen on TensorFlow Serving 2.20).
+failed, too. A canary under a name of its own doesn't count: one that fails is no reason to keep a server from the
+clients of the others. gRPC serves metadata beside predictions and doesn't count it as a request of a model; REST queues
+it behind them, and counts it (seen on TensorFlow Serving 2.20).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shlex
 
 from tfserving.foundation.messages import GetModelMetadataRequest
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.served import Served, served
 
 HEALTH = "health.sh"
 # Where the health check says, for a node exporter's textfile collector, what TensorFlow Serving's own page doesn't.
@@ -91,7 +93,7 @@ def health_script(fleet: Fleet, names: tuple[str, ...], grpc_port: int, *, newes
     """
     checks = ""
     for name in names:
-        for label in [*fleet.models[name].labels, *([""] if newest else [])]:
+        for label in [*_own(fleet, name).labels, *([""] if newest else [])]:
             what = f"model {name}, label {label}" if label else f"model {name}"
             checks += f"check {shlex.quote(what)} {_escaped(_request(name, label))}\n"
     return _MEMORY + _GRPC.format(port=grpc_port, start=_escaped(_START)) + checks
@@ -104,10 +106,15 @@ def health_script_over_rest(fleet: Fleet, names: tuple[str, ...], rest_port: int
     """
     paths = []
     for name in names:
-        versions = sorted({*fleet.models[name].labels.values()})
+        versions = sorted({*_own(fleet, name).labels.values()})
         paths += [f"/v1/models/{name}/versions/{version}/metadata" for version in versions]
         paths.append(f"/v1/models/{name}/metadata")
     return _MEMORY + _REST.format(port=rest_port, paths=" ".join(map(shlex.quote, paths)))
+
+
+def _own(fleet: Fleet, name: str) -> Served:
+    """What is served under the model's own name."""
+    return served(fleet, name)[0]
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

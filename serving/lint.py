@@ -21,8 +21,9 @@ from tfserving.serving import threads
 from tfserving.serving.config import in_container, models_config
 from tfserving.serving.docker.image_names import version_in
 from tfserving.serving.embedded.release import minor
-from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
+from tfserving.serving.served import loaded
 
 # What the embedded server's container takes with a small model, idle; TensorFlow Serving's takes less.
 SERVER_BYTES = 350 << 20
@@ -78,7 +79,7 @@ def models_config_problems(config: Any) -> Iterator[Problem]:
 
 def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
     model, folder, where = fleet.models[name], fleet.model_folder(name), f"models.{name}"
-    versions, kept = fleet.versions(name), fleet.kept(name)
+    versions, kept, stable = fleet.versions(name), fleet.kept(name), model.labels.get(STABLE)
     listed = ", ".join(map(str, versions))
     if not versions:
         how = f"`make export MODEL={name}` or `tfserving export build {name}` makes one"
@@ -87,6 +88,7 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
     missing = [v for v in (model.versions if isinstance(model.versions, tuple) else ()) if v not in versions]
     if missing:
         yield Problem(f"{where}.versions", f"{missing} {_are(missing)} not in {folder}; its versions: {listed}")
+    yield from _stable(fleet, name)
     for label, version in model.labels.items():
         if version not in versions:
             yield Problem(
@@ -94,19 +96,40 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
                 f"model {name!r}: label {label!r} is for version {version}, which is not in {folder}; "
                 f"its versions: {listed}",
             )
-        elif version not in kept:
+        elif version not in kept and not (stable and (label == CANARY or version > stable)):
             yield Problem(
                 f"{where}.labels",
                 f"label {label!r} is for version {version}, which `versions: {_yaml(model.versions)}` does not keep: "
                 f"it keeps {', '.join(map(str, kept))}",
             )
-    for version in kept:
+    for version in sorted({*loaded(fleet, name)}):
         warmup = folder / str(version) / WARMUP
         if not warmup.is_file():
             text = f"version {version} has no warm-up requests, so the first requests that it answers are slow"
             yield Problem(where, f"{text}; an export has them", warning=True)
         elif (batching := fleet.server.batching) and not batching.enable_large_batch_splitting:
             yield from _warmup(where, version, warmup, batching.max_batch_size)
+
+
+def _stable(fleet: Fleet, name: str) -> Iterator[Problem]:
+    """What would give clients without a label, who get the newest version, another one than `stable`."""
+    model, where = fleet.models[name], f"models.{name}"
+    stable, canary = model.labels.get(STABLE), canary_name(name)
+    if stable is None:
+        return
+    if canary in fleet.models:
+        text = f"servers have the canary of {name!r}, which has a label {STABLE!r}, under this name; rename the model"
+        yield Problem(f"models.{canary}", text)
+    why = f"is newer than {STABLE!r}, version {stable}, and requests without a label get the newest"
+    for label, version in model.labels.items():
+        if label != CANARY and version > stable:
+            text = f"label {label!r} is for version {version}, which {why}; only {CANARY!r} may be newer: it is served"
+            yield Problem(f"{where}.labels", f"{text} as {canary!r}")
+    if isinstance(model.versions, tuple) and (newer := [version for version in model.versions if version > stable]):
+        text = f"{newer} {_are(newer)} newer than {STABLE!r}, version {stable}, and requests without a label get the"
+        yield Problem(
+            f"{where}.versions", f"{text} newest; take {'it' if len(newer) == 1 else 'them'} out, or move {STABLE!r}"
+        )
 
 
 def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Problem]:
@@ -183,14 +206,16 @@ def tls_problems(tls: TlsFiles, where: str) -> Iterator[Problem]:
 
 
 def _memory(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
-    """Two versions of each model: while a new one loads, the old one answers."""
+    """What is loaded, and what is beside it while a version changes: a rollout has the new one under two names."""
     limit = fleet.server.memory
     if limit is None:
         return
     models = {}
     for name in names:
-        sizes = [_size(fleet.model_folder(name) / str(version)) for version in fleet.kept(name)]
-        models[name] = sum(sizes) + max(sizes, default=0)
+        sizes = [_size(fleet.model_folder(name) / str(version)) for version in loaded(fleet, name)]
+        labels = fleet.models[name].labels
+        more = 2 if STABLE in labels and CANARY not in labels else 1
+        models[name] = sum(sizes) + more * max(sizes, default=0)
     needed = SERVER_BYTES + sum(models.values())
     if needed > limit:
         largest = max(models, key=lambda name: models[name])
@@ -226,7 +251,7 @@ def _image(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
 def _mounted(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
     """What a container can't see or read, of the folder that is mounted there."""
     for name in names:
-        for version in fleet.kept(name):
+        for version in loaded(fleet, name):
             folder = fleet.model_folder(name) / str(version)
             if not folder.resolve().is_relative_to(fleet.folder.resolve()):
                 text = f"{folder} is a link to {folder.resolve()}, out of {fleet.folder}, which is what a container has"
@@ -242,10 +267,10 @@ def version_problems(image: str, version: str, fleet: Fleet, names: Iterable[str
         text = f"{image} is TensorFlow Serving {version}, and this toolkit's messages are those of {TENSORFLOW_SERVING}"
         yield Problem("server.image", text, warning=True)
     for name in names:
-        for served in fleet.kept(name)[-1:]:
-            exported = _exported_with(fleet.model_folder(name) / str(served))
+        for number in sorted({*fleet.kept(name)[-1:], *loaded(fleet, name)[-1:]}):
+            exported = _exported_with(fleet.model_folder(name) / str(number))
             if exported and minor(exported) > minor(version):
-                text = f"version {served} was exported with TensorFlow {exported}, which is newer than {image}"
+                text = f"version {number} was exported with TensorFlow {exported}, which is newer than {image}"
                 yield Problem(f"models.{name}", f"{text}: operations may be unknown there", warning=True)
 
 

@@ -1,38 +1,28 @@
 """Changing what a server serves while it runs: new versions, labels, models.
 
-    the configuration is checked ──► LOAD ──────────► LABEL ─────────► SETTLE
-                                     what is new,     labels move to   what nobody wants any more
-                                     labels as before loaded versions  is unloaded
-                                       └──────────────┴────────────────┴──► failed: file and server are as before
+    the configuration is checked ──► the steps of `tfserving.serving.steps`, each sent and waited for
+                                       └──► failed: file and server are as before
 
-TensorFlow Serving assigns labels before it loads anything, so a label can only move to a version that is loaded
-already: a change takes up to three steps, each waited for. Each step writes models.config, with which a restart begins.
-TensorFlow Serving then gets the step by HandleReloadConfigRequest, which waits for new models only, and not for new
-versions. With TLS, and in the embedded server, where that call is off, the file is all: these servers poll it.
+Each step writes models.config, with which a restart begins. TensorFlow Serving then gets the step by
+HandleReloadConfigRequest, which waits for new models only, and not for new versions. With TLS, and in the embedded
+server, where that call is off, the file is all: these servers poll it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tfserving.clients import Client, connect
-from tfserving.clients.errors import (
-    DeadlineExceeded,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    ServingError,
-    Unavailable,
-)
+from tfserving.clients.errors import DeadlineExceeded, ResourceExhausted, ServingError, Unavailable
 from tfserving.serving import kept
 from tfserving.serving.config import MODELS_CONFIG, POLL_SECONDS, health_check, models_config
 from tfserving.serving.engines import EngineError
-from tfserving.serving.engines.readiness import states_of, unavailable, wait_for
+from tfserving.serving.engines.readiness import BELIEVED_SECONDS, Earlier, missing, states_of, taken, wait_for
 from tfserving.serving.health import HEALTH
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.running import (
@@ -42,21 +32,16 @@ from tfserving.serving.running import (
     write_file,
     write_models_config,
 )
+from tfserving.serving.served import Served, all_served, configured
+from tfserving.serving.steps import steps
 
 Say = Callable[[str], None]
+# A configuration that a server got, and what it serves then.
+Told: TypeAlias = tuple[Any, tuple[Served, ...]]
 # A server that takes a call takes one that restores what it served within this time.
 _BACK_SECONDS = 30.0
 _SHORTEST_CALL = 1.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """A part of a change: what it does, the configuration that the server gets, and what is not yet as it should be."""
-
-    what: str
-    config: Any
-    missing: Callable[[], str | None]
 
 
 def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
@@ -65,40 +50,33 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
     Raises EngineError when a version fails to load or `wait` seconds pass. The file and the server are as they were
     then; where the server can't be, the error says so.
     """
-    places, names = server.places(fleet), server.names
     folder = config_folder(fleet, server.engine, server.grpc_port)
     path = folder / MODELS_CONFIG
     before = read_models_config(path)
     old_health = _kept_text(folder / HEALTH)
-    wanted = models_config(fleet, names, places)
-    new_health = health_check(fleet, names, places)
-    loading, labelling = _steps(before, wanted, fleet)
+    wanted = models_config(fleet, server.names, server.places(fleet))
+    new_health = health_check(fleet, server.names, server.places(fleet))
     deadline = time.monotonic() + wait
     with connect(server.url, timeout=5) as client:
-        settle = Step(
-            "serving what models.yaml names, and nothing else",
-            wanted,
-            lambda: unavailable(client, fleet, names) or _leaving(client, before, fleet, names),
-        )
-        steps = [settle]
-        if labelling != loading:
-            load = Step("loading versions", loading, lambda: unavailable(client, fleet, names))
-            label = Step("moving labels", labelling, lambda: _labelling(client, loading, wanted))
-            steps = [load, label, settle]
-        taken: list[Any] = [before]
+        told: list[Told] = [(before, _serves(client, before, deadline))]
+        made = steps(told[0][1], all_served(fleet, server.names))
         try:
-            for number, step in enumerate(steps, 1):
-                say(f"The {server.title}: {step.what} (step {number} of {len(steps)}{_polls(server)}) …")
-                taken.append(step.config)
-                if step is settle:
+            for number, step in enumerate(made, 1):
+                say(f"The {server.title}: {step.what} (step {number} of {len(made)}{_polls(server)}) …")
+                (_, last), is_last = told[-1], number == len(made)
+                earlier = _earlier(client, server, step.served, deadline)
+                told.append((_written(step.served, before, wanted), step.served))
+                if is_last:
                     write_file(folder / HEALTH, new_health)
-                _take(server, path, step.config, deadline, say)
-                _wait(step.missing, deadline)
+                _take(server, path, told[-1][0], deadline, say)
+                # Where a server takes the newest by itself, that may be another by now.
+                now = partial(all_served, fleet, server.names) if is_last else partial(tuple, step.served)
+                wait_for(partial(_not_yet, client, now, earlier, last), deadline, _late)
         except BaseException as error:
             if old_health is not None:
                 write_file(folder / HEALTH, old_health)
             try:
-                _go_back(server, path, client, taken, say)
+                _go_back(server, path, client, told, say)
             except EngineError as failure:
                 raise EngineError(f"{str(error) or 'interrupted'}; {failure}") from None
             if isinstance(error, EngineError):
@@ -109,8 +87,9 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
 def tell(server: Running, path: Path, config: Any, seconds: float, say: Say) -> None:
     """Writes `config` to `path`, and sends it to a server that takes changes by a call, within `seconds`.
 
-    Returns before the server serves it: a server that polls has not read it yet. A server that is busy gets it again,
-    slower, which `say` reports. Raises ServingError when the server refuses it or the time is over.
+    Returns before the server serves it: a server that polls has not read it yet, one that got the call may still load
+    it, or fail to. A server that is busy gets it again, slower, which `say` reports. Raises ServingError when the
+    server refuses it or the time is over.
     """
     write_models_config(path, config)
     if not server.poll_seconds:
@@ -134,67 +113,56 @@ def send(server: Running, config: Any, seconds: float, say: Say) -> None:
                 say(f"The {server.title} is busy ({error.text}); the change is sent again in {pause:g} s …")
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            except ServingError as error:
+                if not taken(error):
+                    raise
+                return
             else:
                 return
 
 
-def _steps(before: Any, wanted: Any, fleet: Fleet) -> tuple[Any, Any]:
-    """What a server that has `before` gets until it can get `wanted`: all versions, and then the labels, too."""
-    loading = _with_labels_of(before, wanted, fleet)
-    labelling = type(wanted)()
-    labelling.CopyFrom(loading)
-    for new, now in zip(labelling.model_config_list.config, wanted.model_config_list.config, strict=True):
-        new.ClearField("version_labels")
-        new.version_labels.update(now.version_labels)
-    return loading, labelling
+def _serves(client: Client, config: Any, deadline: float) -> tuple[Served, ...]:
+    """What a server that has `config` serves now, as far as it is loaded. Raises EngineError."""
+    found: list[Served] = []
 
-
-def _with_labels_of(before: Any, wanted: Any, fleet: Fleet) -> Any:
-    """`wanted` with the labels of `before`, and the versions that these need beside those that are wanted."""
-    labels = {model.name: dict(model.version_labels) for model in before.model_config_list.config}
-    result = type(wanted)()
-    result.CopyFrom(wanted)
-    for model in result.model_config_list.config:
-        versions = fleet.versions(model.name)
-        old = {label: version for label, version in labels.get(model.name, {}).items() if version in versions}
-        if old == dict(model.version_labels):
-            continue
-        model.ClearField("version_labels")
-        model.version_labels.update(old)
-        model.ClearField("model_version_policy")
-        model.model_version_policy.specific.versions.extend(sorted({*fleet.kept(model.name), *old.values()}))
-    return result
-
-
-def _labelling(client: Client, before: Any, wanted: Any) -> str | None:
-    """Which label isn't yet what it should be."""
-    old = {model.name: dict(model.version_labels) for model in before.model_config_list.config}
-    for model in wanted.model_config_list.config:
-        for label in {*old.get(model.name, {}), *model.version_labels}:
-            target = model.version_labels.get(label)
-            found = label_version(client, model.name, label)
-            if found != target:
-                return f"model {model.name!r}: label {label!r} is at {found or 'no version'}, not at {target}"
-    return None
-
-
-def _leaving(client: Client, before: Any, fleet: Fleet, names: tuple[str, ...]) -> str | None:
-    """Which version is still served that nobody wants any more."""
-    models = {*names, *(model.name for model in before.model_config_list.config)}
-    for name in sorted(models):
-        kept = fleet.kept(name) if name in names else []
-        for version, status in states_of(client, name).items():
-            if version not in kept and status.state != "END":
-                return f"model {name!r}: {status}, which is to be unloaded"
-    return None
-
-
-def label_version(client: Client, model: str, label: str) -> int | None:
-    """The version that a label means on a server; None when it has no such label."""
-    try:
-        return client.metadata(model, label=label).version
-    except (InvalidArgument, NotFound):
+    def unknown() -> str | None:
+        found.clear()
+        for one in configured(config):
+            states = states_of(client, one.name)
+            there = {version for version, status in states.items() if status.state == "AVAILABLE"}
+            versions = there if one.newest else there & {*one.versions}
+            found.append(replace(one, versions=tuple(sorted(versions))))
         return None
+
+    wait_for(unknown, deadline, _late)
+    return tuple(found)
+
+
+def _earlier(client: Client, server: Running, served: tuple[Served, ...], deadline: float) -> Earlier:
+    """What failed under these names before a change is sent. Raises EngineError."""
+    found: list[Earlier] = []
+
+    def unknown() -> str | None:
+        found.append(Earlier(client, [one.name for one in served], server.poll_seconds + BELIEVED_SECONDS))
+        return None
+
+    wait_for(unknown, deadline, _late)
+    return found[0]
+
+
+def _written(served: tuple[Served, ...], before: Any, wanted: Any) -> Any:
+    """The ModelServerConfig of a step; `before` has the models that are to go."""
+    models = {model.name: model for config in (before, wanted) for model in config.model_config_list.config}
+    result = type(wanted)()
+    for one in served:
+        model = result.model_config_list.config.add()
+        model.CopyFrom(models[one.name])
+        model.ClearField("version_labels")
+        model.version_labels.update(one.labels)
+        if not one.newest:
+            model.ClearField("model_version_policy")
+            model.model_version_policy.specific.versions.extend(one.versions)
+    return result
 
 
 def _take(server: Running, path: Path, config: Any, deadline: float, say: Say) -> None:
@@ -209,44 +177,45 @@ def _take(server: Running, path: Path, config: Any, deadline: float, say: Say) -
         raise EngineError(f"the {server.title} did not take the new configuration: {error}") from None
 
 
-def _go_back(server: Running, path: Path, client: Client, taken: list[Any], say: Say) -> None:
-    """Has a server that got the configurations `taken`, one after another, serve the first of them again.
+def _not_yet(
+    client: Client, served: Callable[[], tuple[Served, ...]], earlier: Earlier, last: tuple[Served, ...]
+) -> str | None:
+    return missing(client, served(), earlier, last)
+
+
+def _go_back(server: Running, path: Path, client: Client, told: list[Told], say: Say) -> None:
+    """Has a server that got these configurations, one after another, serve the first of them again.
 
     It goes the same way back, as labels need loaded versions here, too. Raises EngineError when the server doesn't
     follow; the file is the first one then as well.
     """
-    *back, last = taken
+    *back, (_, last) = told
     if not back:
         return
     say(f"The {server.title}: back to what it served before{_polls(server)} …")
     deadline = time.monotonic() + _BACK_SECONDS + len(back) * server.poll_seconds
     try:
-        for config in reversed(back):
+        for config, served in reversed(back):
+            earlier = _earlier(client, server, served, deadline)
             tell(server, path, config, deadline - time.monotonic(), say)
-            wait_for(partial(_unlike, client, last, config), deadline, str)
-            last = config
+            wait_for(partial(_unlike, client, served, earlier, last), deadline, str)
+            last = served
     except (EngineError, ServingError) as error:
         raise EngineError(
             f"going back failed, too: {error}; {path} has what the server served before, which it serves again when "
             "it is started again, and `tfserving serve status` shows what it serves now"
         ) from None
     finally:
-        write_models_config(path, back[0])
+        write_models_config(path, back[0][0])
 
 
-def _unlike(client: Client, last: Any, config: Any) -> str | None:
-    """What a server that had `last` doesn't serve yet of the versions and the labels that `config` names.
+def _unlike(client: Client, served: tuple[Served, ...], earlier: Earlier, last: tuple[Served, ...]) -> str | None:
+    """What a server that served `last` doesn't serve yet of that. Raises EngineError when there is no server any more.
 
-    Raises EngineError when there is no server any more.
+    A version that is still loading may be there: it goes when it is loaded, before clients get it.
     """
     try:
-        for model in config.model_config_list.config:
-            states = states_of(client, model.name)
-            for version in model.model_version_policy.specific.versions:
-                status = states.get(version)
-                if status is None or status.state != "AVAILABLE":
-                    return f"model {model.name!r}: {status or f'version {version} was not known'}"
-        return _labelling(client, last, config)
+        return missing(client, served, earlier, last, reachable=True)
     except Unavailable as error:
         raise EngineError(str(error)) from None
 
@@ -264,11 +233,6 @@ def _kept_text(path: Path) -> str | None:
         return kept.read(path)
     except (FileNotFoundError, kept.KeptError):
         return None
-
-
-def _wait(missing: Callable[[], str | None], deadline: float) -> None:
-    """Waits until nothing is missing. Raises EngineError with what is, when time runs out."""
-    wait_for(missing, deadline, _late)
 
 
 def _late(said: str) -> str:

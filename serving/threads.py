@@ -15,6 +15,7 @@ import os
 
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.served import loaded
 
 LOADING = 256
 LOADING_AT_A_TIME_PER_CPU = 4
@@ -30,7 +31,7 @@ def needed(fleet: Fleet, names: tuple[str, ...]) -> int:
     if is_embedded(server.image_name):
         return _EMBEDDED
     cpus = os.cpu_count() or 1
-    versions = sum(len(fleet.kept(name)) for name in names)
+    versions = sum(len(loaded(fleet, name)) for name in names)
     loading = LOADING * min(versions, LOADING_AT_A_TIME_PER_CPU * cpus)
     return loading + server.grpc_max_threads + server.rest_api_num_threads + _OTHERS_PER_CPU * cpus + _OTHERS
 

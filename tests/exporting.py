@@ -85,7 +85,7 @@ def typed_in(folder: Path) -> Iterator[None]:
 
 
 def export_scaled(
-    fleet: Path, scales: Iterable[int], slow: int | None = None, model: str = "", slowness: int = 1
+    fleet: Path, scales: Iterable[int], slow: int | None = None, model: str = "", slowness: float = 1
 ) -> None:
     """A version of `tests.scaled` for each scale, in the fleet of that file; that of `slow` takes its time.
 

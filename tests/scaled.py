@@ -16,7 +16,7 @@ def build() -> Servable:
     """Builds it with the SCALE of the environment."""
     import tensorflow as tf
 
-    slowness = int(os.environ.get("SLOW", "0"))
+    slowness = float(os.environ.get("SLOW", "0"))
     module = tf.Module()
     module.scale = tf.Variable(float(os.environ["SCALE"]))
 
@@ -24,7 +24,7 @@ def build() -> Servable:
         sums = tf.reduce_sum(rows, axis=1) * module.scale
         if slowness:
             square = tf.zeros((700, 700)) + 0 * rows[0, 0]
-            for _ in range(20 * slowness):
+            for _ in range(round(20 * slowness)):
                 square = tf.linalg.matmul(square, square)
             sums += square[0, 0]
         return {"sums": sums}

@@ -98,9 +98,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> Iterator[Served]:
-    """Runs `command`, a `serving run` in some form, until it says it is ready; Ctrl-C ends it."""
-    grpc_port, rest_port = free_ports(2)
+def serve(
+    command: list[str], cwd: Path, env: dict[str, str] | None = None, ports: tuple[int, int] | None = None
+) -> Iterator[Served]:
+    """Runs `command`, a `serving run` in some form, until it says it is ready; Ctrl-C ends it.
+
+    It listens on `ports`, of gRPC and of REST, or on free ones.
+    """
+    grpc_port, rest_port = ports or free_ports(2)
     environment = {**os.environ, "PORT": str(grpc_port), "REST_PORT": str(rest_port), **(env or {})}
     command = [part.format(port=grpc_port, rest_port=rest_port) for part in command]
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from tfserving.clients.commands.calls import (
     version_options,
 )
 from tfserving.clients.printable import printable
+from tfserving.foundation.labels import CANARY, STABLE, canary_name
 
 # How much of a name is shown.
 MOST_NAME = 200
@@ -99,18 +101,19 @@ def labels(*, target: Target, model: str, labels: tuple[str, ...], as_json: bool
     """Shows which version each LABEL of a model means, stable and canary unless others are named.
 
     TensorFlow Serving doesn't list labels, so each is asked for. One that is named here and means no available version
-    is an error.
+    is an error. Beside a label `stable`, the canary is a model of its own, MODEL-canary: its version is shown.
     """
     from tfserving.clients.errors import FailedPrecondition, InvalidArgument, NotFound
 
     found: dict[str, int | None] = {}
     with target.asking() as client:
         client.status(model)
-        for label in labels or ("stable", "canary"):
-            try:
-                found[label] = client.metadata(model, label=label).version
-            except (FailedPrecondition, InvalidArgument, NotFound):
-                found[label] = None
+        for label in labels or (STABLE, CANARY):
+            found[label] = None
+            for name in (model, canary_name(model)) if label == CANARY else (model,):
+                with contextlib.suppress(FailedPrecondition, InvalidArgument, NotFound):
+                    found[label] = client.metadata(name, label=label).version
+                    break
     if as_json:
         click.echo(json.dumps({"model": model, "labels": found}, indent=2))
     else:

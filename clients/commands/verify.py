@@ -98,7 +98,9 @@ def verify(
     A SOURCE is a model's folder (models/digits, with its versions in it), one with several (models), a version's
     (models/digits/3), the URL of any of these in an object store, or a file of captured requests. Every version that
     the server has available is asked its golden requests, over gRPC and over REST, and its answers are compared with
-    those the model gave in process. A model or a version that isn't served, the newest one of a folder among them, a
+    those the model gave in process. So is the version that it serves as the canary, under the name MODEL-canary.
+
+    A model or a version that isn't served, the newest one of a folder among them unless an older one is `stable`, a
     version that isn't on disk or has no golden requests, and an error are failures too.
 
     An ADDRESS is HOST:PORT or a URL; grpcs:// and https:// have TLS. A request that a busy server refuses is sent

@@ -179,6 +179,7 @@ def prune(
 def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
     """By model the versions that `server` has, or the one at the usual address when it isn't named."""
     from tfserving.clients import ServingError, connect
+    from tfserving.foundation.labels import canary_name
 
     served: dict[str, set[int]] = {name: set() for name in fleet.models}
     try:
@@ -186,7 +187,9 @@ def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
     except ValueError as error:
         raise click.UsageError(f"--server: {error}") from None
     with client:
-        for name in fleet.models:
+        # The canary of a model is served under a name of its own.
+        names = {name: model for model in fleet.models for name in (canary_name(model), model)}
+        for name, model in names.items():
             try:
                 statuses = client.status(name, timeout=5 if server else 1)
             except ServingError as error:
@@ -197,7 +200,7 @@ def _served(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
                         f"{server} does not say what it serves, so nothing is removed: {error}"
                     ) from None
                 break
-            served[name] = {status.version for status in statuses if status.state != "END"}
+            served[model] |= {status.version for status in statuses if status.state != "END"}
     return served
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from tfserving.k8s.commands.errors import Errors
 from tfserving.serving.commands.options import fleet_option, names_argument, say, wait_option
 
 if TYPE_CHECKING:
+    from tfserving.k8s import pods
     from tfserving.k8s.kubectl import Kubectl, Object
     from tfserving.serving.models_yaml.fleet import Fleet
+    from tfserving.serving.served import Served
 
 _overlay = click.option(
     "--overlay",
@@ -134,9 +137,9 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
     from tfserving.k8s.rollout.cluster import ClusterStore
 
     with Errors(1):
-        _, _, kubectl = _read(fleet, (), context)
-        labels = deployment.labels(kubectl)
-        pods = [_said(pod, labels, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
+        read, _, kubectl = _read(fleet, (), context)
+        served = deployment.served(kubectl)
+        pods = [_said(pod, read, served, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
         rollouts = [
             (state, not state.over and ClusterStore(kubectl, state.model).held())
             for state in deployment.rollouts(kubectl).values()
@@ -149,7 +152,8 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
         click.echo(f"{pod['pod']}  {state}, {pod['restarts']} restarts")
         for name, model in pod["models"].items():
             named = "".join(f", {label} → {version}" for label, version in model["labels"].items())
-            click.echo(f"  {name}: {', '.join(model['versions'])}{named}")
+            get = f". Clients get {model['summary']}" if "summary" in model else ""
+            click.echo(f"  {name}: {', '.join(model['versions'])}{named}{get}")
         if pod["trouble"]:
             click.echo(f"  {pod['trouble']}")
     if not pods:
@@ -158,23 +162,35 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
         click.echo(f"rollout of {overview.headline(*one)}")
 
 
-def _said(pod: Object, labels: Mapping[str, Mapping[str, int]], kubectl: Kubectl) -> dict[str, Any]:
-    """What there is to say of a pod."""
-    from tfserving.k8s.pods import ready, running, served, trouble, warned
+def _said(pod: Object, fleet: Fleet, served: Sequence[Served], kubectl: Kubectl) -> dict[str, Any]:
+    """What there is to say of a pod, which was started with `served`."""
+    from tfserving.k8s import pods
+    from tfserving.k8s.pods import ready, running, trouble, warned
 
     leaving = "deletionTimestamp" in pod["metadata"]
-    models = served(pod, labels, kubectl) if running(pod) and not leaving else {}
+    asked = {one.name: one.labels for one in served}
+    models = pods.served(pod, asked, kubectl) if running(pod) and not leaving else {}
     return {
         "pod": pod["metadata"]["name"],
         "ready": ready(pod),
         "leaving": leaving,
         "restarts": sum(one["restartCount"] for one in pod["status"].get("containerStatuses", [])),
-        "models": {
-            name: {"versions": [str(version) for version in found.versions], "labels": dict(found.labels)}
-            for name, found in models.items()
-        },
+        "models": {one.name: _model(models[one.name], fleet, one, served) for one in served if one.name in models},
         "trouble": None if ready(pod) or leaving else trouble(pod, kubectl) or warned(pod, kubectl),
     }
+
+
+def _model(found: pods.Served, fleet: Fleet, one: Served, served: Sequence[Served]) -> dict[str, Any]:
+    """What a pod serves under a name, and what clients get that give neither version nor label."""
+    from tfserving.serving.served import newer_on_disk, said, why
+
+    model: dict[str, Any] = {"versions": [str(version) for version in found.versions], "labels": dict(found.labels)}
+    now = dataclasses.replace(one, labels=found.labels)
+    if available := [version.version for version in found.versions if version.state == "AVAILABLE"]:
+        model["clients_get"], model["because"] = max(available), why(fleet, now)
+        model["newer_on_disk"] = newer_on_disk(fleet, now, max(available), served)
+        model["summary"] = said(fleet, now, max(available), served)
+    return model
 
 
 def _read(

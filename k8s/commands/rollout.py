@@ -15,7 +15,7 @@ from tfserving.clients.commands.calls import report_option
 from tfserving.k8s.commands.errors import Errors, refuse
 from tfserving.k8s.commands.place import Place, model_argument, place_options
 from tfserving.k8s.commands.rollout_status import report, status, write
-from tfserving.serving.commands.options import fleet_option, read_with, wait_option
+from tfserving.serving.commands.options import fleet_option, read_with, say, wait_option
 
 if TYPE_CHECKING:
     from tfserving.k8s.rollout.controller import Controller
@@ -71,6 +71,13 @@ def rollout() -> None:
 @click.option("--by-pods", is_flag=True, help="With --cluster: by a second Deployment and the Gateway's weights.")
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
+@click.option("--accept-quality", is_flag=True, help="Go on with a version whose metrics, evaluation or drift fail.")
+@click.option(
+    "--shadow",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Captured requests, which are replayed to both versions before any client moves.",
+)
 @click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which versions are compared, at least.")
 @click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
 @report_option
@@ -83,6 +90,8 @@ def start(
     by_pods: bool,
     dry_run: bool,
     manual: bool,
+    accept_quality: bool,
+    shadow: Path | None,
     window: float | None,
     bake: float | None,
     report: Path | None,
@@ -92,13 +101,14 @@ def start(
 
     `rollout:` in models.yaml says what the gates allow; these options go before it.
     """
-    from tfserving.k8s.rollout.plan import described, plan
+    from tfserving.k8s.rollout.plan import described, plan, with_metrics
+    from tfserving.k8s.rollout.target import GateError
 
     if by_pods and not place.cluster:
         refuse("--by-pods needs --cluster: a server of this machine has no pods")
     with Errors(2):
         read = read_with(fleet, model)
-        given = {"window": window, "bake": bake}
+        given = {"window": window, "bake": bake, "shadow": shadow and shadow.absolute()}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
         store = place.store(read, model)
         before = store.load()
@@ -109,6 +119,11 @@ def start(
         else:
             way: WayName = "pods" if by_pods else "in-place"
             state = plan(read, model, version, manual=manual or settings.manual, way=way)
+            try:
+                state = with_metrics(read, dataclasses.replace(state, accept_quality=accept_quality), say)
+            except GateError as error:
+                click.echo(f"Error: version {state.new} is not rolled out: {error}", err=True)
+                sys.exit(1)
         if dry_run:
             click.echo(described(state, settings))
             return
@@ -195,12 +210,12 @@ def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
 def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, say: Progress) -> Way:
     from tfserving.k8s.rollout.in_place import InPlace
 
-    model, folder = state.model, fleet.model_folder(state.model)
+    fleet = fleet.model_copy(update={"rollout": settings})
     if not place.cluster:
         from tfserving.k8s.rollout.local import LocalTarget
         from tfserving.serving.docker import deployment
 
-        return InPlace(folder, settings, wait, say, LocalTarget(fleet, model, deployment.exists))
+        return InPlace(fleet, wait, say, LocalTarget(fleet, state.model, deployment.exists))
     from tfserving.k8s.rollout.by_pods import ByPods
     from tfserving.k8s.rollout.cluster import ClusterTarget
     from tfserving.serving.models_yaml.file import write_labels
@@ -210,8 +225,8 @@ def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollou
 
     kubectl = place.kubectl(fleet)
     if state.way == "pods":
-        return ByPods(folder, settings, wait, say, place.there(fleet), kubectl, finished)
-    return InPlace(folder, settings, wait, say, ClusterTarget(kubectl, wait, finished))
+        return ByPods(place.there(fleet), wait, say, kubectl, finished)
+    return InPlace(fleet, wait, say, ClusterTarget(kubectl, wait, finished))
 
 
 def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout) -> Controller:

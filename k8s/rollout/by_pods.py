@@ -26,7 +26,6 @@ from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
 from tfserving.k8s.rollout.way import Before, Pause, Way
-from tfserving.serving.models_yaml.fleet import Fleet
 
 SECOND = f"{NAME}-{CANARY}"
 ROUTES = ("httproute", "grpcroute")
@@ -41,7 +40,6 @@ _QUIET_SECONDS = 2.0
 class ByPods(Way):
     """In the namespace of `kubectl`; `finished` gets what is served for good."""
 
-    fleet: Fleet
     kubectl: Kubectl
     finished: Finished
     _stable: ClusterTarget = field(init=False)
@@ -154,7 +152,7 @@ class ByPods(Way):
                 return f"Baking for {self.settings.bake:g} s …"
             case "unloading":
                 return f"Pods with version {new} in the place of those with version {old} …"
-        return f"All requests → version {old} …"
+        return f"Rolling back: all requests → version {old} …"
 
     def _next_weight(self, state: State) -> int:
         return next(weight for weight in self.settings.weights if weight > state.weight)

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias, cast, get_args
 
 from tfserving.clients import connect
+from tfserving.clients.errors import ServingError
 from tfserving.k8s import names
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
 from tfserving.k8s.pods import GRPC_PORT, REST_PORT, ready
@@ -28,6 +29,7 @@ from tfserving.k8s.rollout.state import Request, State
 from tfserving.k8s.rollout.target import GateError, HeldError, Instance, RolloutError, Serve
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.config_messages import text
+from tfserving.serving.engines.readiness import taken
 
 # Gets a model and the labels that it has for good.
 Finished: TypeAlias = Callable[[str, Mapping[str, int]], None]
@@ -54,7 +56,11 @@ class Pod:
     def tell(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - the ConfigMap says how it starts
         """Sends it the ConfigMap's configuration with this in it."""
         with connect(f"grpc://{self.grpc}") as client:
-            client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
+            try:
+                client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
+            except ServingError as error:
+                if not taken(error):
+                    raise
         change = {"metadata": {"annotations": {REFRESH: datetime.now(timezone.utc).isoformat()}}}
         with contextlib.suppress(KubectlError):
             self.kubectl.patch("pod", self.name, change)

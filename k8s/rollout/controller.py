@@ -13,8 +13,8 @@ from tfserving.k8s.rollout.target import GateError, RolloutError, Store
 from tfserving.k8s.rollout.way import Way
 
 _POLL_SECONDS = 0.2
-# A phase that lets less time pass at once looks at something in between, and says itself what it waits for.
-_LONG_SECONDS = 1.0
+# A time left that is shorter than this is not worth a word.
+_SHORT_SECONDS = 5.0
 
 
 class _AbortedError(Exception):
@@ -29,8 +29,6 @@ class Controller:
     store: Store
     say: Progress
     _pending: Request | None = None
-    # What is done now.
-    _sentence: str = ""
 
     def run(self, state: State) -> State:
         """Goes on from `state` until the rollout is over, which the caller has the lease for; returns how it ended.
@@ -60,8 +58,12 @@ class Controller:
         seconds = remaining(state, self.way.settings)
         state = state.begun(seconds)
         self.store.save(state)
-        self._sentence = self.way.sentence(state)
-        self.say(f"{self._sentence} {about(seconds)} left" if seconds else self._sentence)
+        sentence = self.way.sentence(state)
+        # How long it bakes is in the sentence.
+        shown = (
+            "" if seconds is None or seconds < _SHORT_SECONDS or state.phase == "baking" else f" {about(seconds)} left"
+        )
+        self.say(f"{sentence}{shown}")
         return state
 
     def _turn(self, state: State, reason: str) -> State:
@@ -108,6 +110,4 @@ class Controller:
             left = until - time.monotonic()
             if left <= 0:
                 return
-            if seconds > _LONG_SECONDS:
-                self.say(f"{self._sentence} {about(left)} left", "waiting")
             time.sleep(min(_POLL_SECONDS, left))

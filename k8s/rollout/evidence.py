@@ -47,11 +47,11 @@ _LOOKS = (10, 14, 20, 28, 40, 56, 80)
 # The first look at failures is at so many requests to the new version, each next one at so many times more.
 _FIRST, _GROWTH = 6, math.sqrt(2)
 # What is not clear when no time is left counts as worse when chance alone explains it less often than this.
-_AS_IT_STANDS = 0.1
+_AS_IT_STANDS = 0.01
 
 
 def _share(look: int, early: int = 4) -> float:
-    """The share of the error rate that look 1, 2, … has. All shares add up to 1, those of the first `early` to a half."""
+    """The share of the error rate that look 1, 2, … has. All of them add up to 1, the first `early` to a half."""
     return early / ((early + look - 1) * (early + look))
 
 
@@ -203,33 +203,38 @@ def _hodges_lehmann(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 @dataclass
 class _Failing:
-    """Requests to one version, and how many of them failed, block by block of time."""
+    """Requests to one version, and how many of them failed; also of those that are known block of time by block."""
 
     requests: int = 0
     failed: int = 0
     _blocks: int = 0
+    _in_blocks: int = 0
+    _failed_in_blocks: int = 0
     _squares: float = 0.0
 
-    def add(self, requests: int, failed: int) -> None:
-        if requests:
-            self.requests += requests
-            self.failed += failed
+    def add(self, sample: Sample, *, block: bool = True) -> None:
+        self.requests += sample.total
+        self.failed += sample.failures
+        if block and sample.total:
             self._blocks += 1
-            self._squares += failed**2 / requests
+            self._in_blocks += sample.total
+            self._failed_in_blocks += sample.failures
+            self._squares += sample.failures**2 / sample.total
 
     @property
     def part(self) -> float:
         return self.failed / self.requests if self.requests else 0.0
 
     def design_effect(self) -> float:
-        """How many failures come together: the variance between blocks over that of independent failures; at least 1."""
-        if self.failed in (0, self.requests):
+        """How many failures come together, at least 1: variance between blocks over that of independent failures."""
+        failed = self._failed_in_blocks
+        if failed in (0, self._in_blocks):
             return 1.0
         if self._blocks == 1:
-            return float(self.failed)
-        part = self.part
-        between = (self._squares - self.failed * part) / (part * (1 - part))
-        return max(1.0, between / (self._blocks - 1))
+            return float(failed)
+        part = failed / self._in_blocks
+        between = (self._squares - failed * part) / (self._blocks - 1)
+        return max(1.0, between / (part * (1 - part)))
 
     def effective(self) -> tuple[float, float]:
         """How many independent requests, and failures of these, are worth as much."""
@@ -249,8 +254,8 @@ class Failures:
 
     def add(self, new: Sample, old: Sample) -> None:
         """Adds what came in the same block of time."""
-        self._new.add(new.total, new.failures)
-        self._old.add(old.total, old.failures)
+        self._new.add(new)
+        self._old.add(old)
         if self.decision == "worse":
             return
         if self._new.requests >= self._next:
@@ -266,6 +271,10 @@ class Failures:
                 self._next_fine *= _GROWTH
             if self._bounds(MISS * _share(self._fine_looks))[1] < 2 * self._rate:
                 self.decision = "fine"
+
+    def before(self, old: Sample) -> None:
+        """Adds what came to the old version at another time."""
+        self._old.add(old, block=False)
 
     @property
     def more(self) -> float:
@@ -314,14 +323,14 @@ class Failures:
 
     def _bounds(self, error: float, times: float = 1.0) -> tuple[float, float]:
         """Bounds of `more`, each of which is wrong that often; with so many times the requests and failures."""
-        from scipy.stats import beta
+        from scipy.special import betaincinv
 
         def part(side: _Failing) -> tuple[float, float, float]:
             requests, failed = (times * number for number in side.effective())
             if not requests:
                 return 0.0, 0.0, 0.0
-            low = float(beta.ppf(error, failed, requests - failed + 1)) if failed else 0.0
-            high = float(beta.isf(error, failed + 1, requests - failed)) if failed < requests else 1.0
+            low = float(betaincinv(failed, requests - failed + 1, error)) if failed else 0.0
+            high = float(betaincinv(failed + 1, requests - failed, 1 - error)) if failed < requests else 1.0
             return side.part, low, high
 
         (new, new_low, new_high), (old, old_low, old_high) = part(self._new), part(self._old)

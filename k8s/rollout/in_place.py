@@ -99,5 +99,5 @@ class InPlace(Way):
             "stable": f"Version {new} for the clients of {model}, server by server …",
             "baking": f"Baking for {self.settings.bake:g} s …",
             "unloading": f"Unloading version {old} …",
-            "rolling-back": f"Back to {model} version {old} …",
+            "rolling-back": f"Rolling back to version {old} …",
         }[state.phase]

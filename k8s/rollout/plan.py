@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from tfserving.k8s.rollout.quality import compare_metrics, require
+from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.serves import final_labels
-from tfserving.k8s.rollout.state import State, WayName
+from tfserving.k8s.rollout.state import Figure, State, WayName
 from tfserving.k8s.rollout.target import RolloutError
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -50,53 +53,76 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way
     return replace(state, after=after)
 
 
-def described(state: State, settings: Rollout) -> str:
-    """The steps, a line each."""
-    gate = (
-        f"{settings.window:g} s at least, until it is clear whether it takes {settings.latency:g} times as long, or "
-        f"{200 * settings.error_rate:g} % more fail{_probe(settings)}"
+def with_metrics(fleet: Fleet, state: State, say: Callable[[str], None]) -> State:
+    """`state` with the metrics of both versions, as their manifests have them, which needs no server.
+
+    Raises GateError when the new version is worse, unless the rollout accepts that.
+    """
+    folder, found = fleet.model_folder(state.model), list[Figure]()
+
+    def saw(figure: Figure) -> None:
+        found.append(figure)
+        say(figure.text)
+
+    require(
+        compare_metrics(fleet, state.model, folder / str(state.old), folder / str(state.new)),
+        saw,
+        accept=state.accept_quality,
     )
-    steps = _by_pods(state, settings, gate) if state.way == "pods" else _in_place(state, settings, gate)
-    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+    return replace(state, figures=(*state.figures, *found))
 
 
-def _probe(settings: Rollout) -> str:
-    """What is sent while versions are compared."""
+def described(state: State, settings: Rollout) -> str:
+    """The steps, a line each, what a comparison is, and how long it takes."""
+    steps = _by_pods(state, settings) if state.way == "pods" else _in_place(state, settings)
+    numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+    seconds = remaining(state, settings)
+    takes = f"\nAll of it takes {about(seconds)}, if no gate fails, and the time for loading." if seconds else ""
+    return f"{numbered}\n\n{_comparison(state, settings)}{takes}"
+
+
+def _comparison(state: State, settings: Rollout) -> str:
+    """What a comparison under load is."""
+    said = (
+        f"A comparison lasts {settings.window:g} s at least, until it is clear whether version {state.new}\n"
+        f"takes {settings.latency:g} times as long as {state.old}, or {200 * settings.error_rate:g} % more of its "
+        "requests fail."
+    )
     if not settings.probe:
-        return ""
+        return f"{said}\nOnly clients send requests meanwhile: `rollout.probe` is 0."
     where = f", and to {settings.address}" if settings.address else ""
-    return f"; {settings.probe:g} golden requests a second are sent to each version{where}"
+    sent = f"the probe sends {settings.probe:g} golden requests a second to each version{where}"
+    return f"{said}\nBeside clients, {sent}."
 
 
 def _own(state: State, settings: Rollout) -> list[str]:
     """What comes before the first request moves."""
+    shadow = [f"replay {settings.shadow} to both versions, and compare the responses"] if settings.shadow else []
     commands = [f"run {' '.join(words)}" for words in settings.commands]
-    return [*commands, *(["wait for `rollout promote`"] if state.manual else [])]
+    return [*shadow, *commands, *(["wait for `rollout promote`"] if state.manual else [])]
 
 
-def _by_pods(state: State, settings: Rollout, gate: str) -> list[str]:
+def _by_pods(state: State, settings: Rollout) -> list[str]:
     return [
         f"make as many pods with version {state.new} of {state.model} as there are with {state.old}",
         "send each of them its golden requests, over gRPC and REST, and compare the responses",
-        f"compare it with version {state.old}, by golden requests in turns: it may not take {settings.latency:g} times "
-        "as long",
+        f"compare quality and latency of version {state.new} with those of {state.old}",
         *_own(state, settings),
-        *(f"{weight} % of the requests → version {state.new}; {gate}" for weight in settings.weights),
+        *(f"{weight} % of the requests → version {state.new}; comparison" for weight in settings.weights),
         f"bake for {settings.bake:g} s, then send the golden requests again",
         f"pods with version {state.new} in the place of those with {state.old}, proven as the others were",
         "all requests → these; end the others",
     ]
 
 
-def _in_place(state: State, settings: Rollout, gate: str) -> list[str]:
+def _in_place(state: State, settings: Rollout) -> list[str]:
     canary = canary_name(state.model)
     return [
         f"load version {state.new} on every server, as {canary}: the clients of {state.model} get {state.old}",
         "send every server its golden requests, over gRPC and REST, and compare the responses",
-        f"compare it with version {state.old}, by golden requests in turns: it may not take {settings.latency:g} times "
-        "as long",
+        f"compare quality and latency of version {state.new} with those of {state.old}",
         *_own(state, settings),
-        f"the clients of the first server → version {state.new}; {gate}",
+        f"the clients of the first server → version {state.new}; comparison",
         f"the clients of the others → version {state.new}",
         f"bake for {settings.bake:g} s, then send the golden requests again",
         f"unload version {state.old}" + (f", and {canary}" if CANARY not in state.labels else ""),

@@ -30,7 +30,7 @@ from tfserving.k8s.rollout.sample import Sample
 from tfserving.serving.models_yaml.fleet import STABLE
 
 SECONDS = 10.0
-# A request that could only be sent beside so many others has failed.
+# No request is sent beside so many others.
 MOST_IN_FLIGHT = 64
 _MOST_TEXT = 200
 _POLL_SECONDS = 0.05
@@ -109,20 +109,24 @@ class Probe:
     def _run(self) -> None:
         if not (self._rate and self._staying):
             return
-        started, sent = time.monotonic() + self._delay, 0
-        while not self._finishing.wait(max(0.0, started + sent / self._rate - time.monotonic())):
-            self._begin(sent)
-            sent += 1
+        due, number = time.monotonic() + self._delay, 0
+        while not self._finishing.wait(max(0.0, due - time.monotonic())):
+            if self._begin(number):
+                number += 1
+            # Where this machine was busy, requests are left out: sent at once they would wait for one another.
+            due = max(due + 1 / self._rate, time.monotonic())
 
-    def _begin(self, number: int) -> None:
-        """Sends a request in a thread of its own, so that one that takes long doesn't hold the next one up."""
+    def _begin(self, number: int) -> bool:
+        """Sends a request in a thread of its own, so that one that takes long doesn't hold the next one up.
+
+        Returns whether it was sent: none is while so many earlier ones have no response.
+        """
         with self._lock:
             if not self._staying:
                 self._failures["no server is left"] += 1
-                return
+                return False
             if self._in_flight >= MOST_IN_FLIGHT:
-                self._failures[f"{MOST_IN_FLIGHT} earlier requests have no response yet"] += 1
-                return
+                return False
             turn, index = divmod(number, len(self._staying))
             place, client = self._staying[index]
             self._in_flight += 1
@@ -131,6 +135,7 @@ class Probe:
             thread.start()
         except RuntimeError as error:
             self._ended(f"it could not be sent: {error}")
+        return True
 
     def _send(self, turn: int, place: Place, client: Client) -> None:
         asked: dict[str, Any] = {"label": STABLE} if place.version is None else {"version": place.version}

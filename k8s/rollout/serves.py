@@ -1,4 +1,4 @@
-"""What servers are to serve in each phase of a rollout, and by which steps they come to it.
+"""What servers are to serve in each phase of a rollout.
 
 Requests without a version and without a label get the newest version that is loaded under a name. So the version that
 is rolled out is loaded under the name of the model's canary until `stable` moves:
@@ -17,13 +17,11 @@ getting the newer one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from tfserving.clients import Client
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import Serve
-from tfserving.serving.engines.readiness import states_of
-from tfserving.serving.live import label_version
+from tfserving.serving.engines.readiness import label_version, states_of
 from tfserving.serving.models_yaml.fleet import CANARY, canary_name
 from tfserving.serving.served import Served
 
@@ -65,29 +63,20 @@ def final_labels(state: State) -> dict[str, int]:
     }
 
 
-def steps(client: Client, serve: Serve) -> list[Serve]:
-    """How the server that `client` leads to comes to `serve`, of which no request fails.
+def now(client: Client, serve: Serve) -> tuple[Served, ...]:
+    """What the server that `client` leads to serves now under the names of the model. Raises ServingError.
 
-    TensorFlow Serving moves labels before it loads anything, and a label in use moves to what is loaded only. A request
-    by label that comes in between has found its version, and must find it loaded. So what a label moves to is loaded
-    first, then it moves, then what it meant is unloaded.
+    It may be more than its configuration says: a server that was started again, or stopped in the middle of a change.
     """
-    load, label = [], []
-    for one in serve.served:
-        now = {name: found for name in one.labels if (found := label_version(client, one.name, name)) is not None}
-        moving = any(one.labels[name] != version for name, version in now.items())
-        both = replace(one, versions=tuple(sorted({*one.versions, *now.values()})))
-        label.append(both if moving else one)
-        load.append(replace(both, labels={**one.labels, **now}) if moving else one)
-    stages = [Serve(serve.model, tuple(load)), Serve(serve.model, tuple(label)), serve]
-    if all(_loaded(client, one) for one in load):
-        del stages[0]
-    return [step for step, following in zip(stages, [*stages[1:], None], strict=True) if step != following]
-
-
-def _loaded(client: Client, one: Served) -> bool:
-    states = states_of(client, one.name)
-    return all(version in states and states[version].state == "AVAILABLE" for version in one.versions)
+    wanted = {one.name: one for one in serve.served}
+    found = []
+    for name in (serve.model, canary_name(serve.model)):
+        labels = dict(wanted[name].labels) if name in wanted else {CANARY: 0}
+        versions = [version for version, status in states_of(client, name).items() if status.state == "AVAILABLE"]
+        meant = {label: version for label in labels if (version := label_version(client, name, label)) is not None}
+        if versions:
+            found.append(Served(name, serve.model, tuple(sorted(versions)), meant))
+    return tuple(found)
 
 
 def _labels(state: State) -> dict[str, int]:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tfserving.clients import Client
 from tfserving.clients.capture import CapturedRequest, CaptureError, read_requests, sampled
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.quality import LARGEST_BYTES
 from tfserving.k8s.rollout.drift import Moved
 from tfserving.k8s.rollout.judge import Comparison
-from tfserving.k8s.rollout.pairs import Answer, Pair, paired
+from tfserving.k8s.rollout.pairs import Answer, paired
 from tfserving.k8s.rollout.sample import Sample
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
@@ -41,7 +42,7 @@ def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable
     )
     moved, block = Moved(), _Block(comparison)
     with paired(old, new) as pair:
-        requests = _requests(settings.shadow, model, pair, settings.shadow_requests)
+        requests = captured_requests(settings.shadow, model, pair.old.client, settings.shadow_requests)
         started = paused = time.monotonic()
         for captured in requests:
             now = time.monotonic()
@@ -98,12 +99,12 @@ def _sample(answers: list[Answer]) -> Sample:
     return Sample.of_seconds(times, Counter(answer.failure for answer in answers if answer.failure))
 
 
-def _requests(file: Path, model: str, pair: Pair, most: int) -> list[CapturedRequest]:
-    """Those to `model`; the old version says what types JSON has. Raises GateError."""
+def captured_requests(file: Path, model: str, server: Client, most: int) -> list[CapturedRequest]:
+    """At most `most` of the requests to `model` in a file; `server` knows the types of JSON. Raises GateError."""
     try:
         if file.suffix in (".json", ".jsonl") and file.stat().st_size > LARGEST_BYTES:
             raise GateError(f"rollout.shadow: {file} has more than {LARGEST_BYTES} bytes")
-        found = sampled(read_requests(file, model, pair.old.client, lambda _: None), most)
+        found = sampled(read_requests(file, model, server, lambda _: None), most)
     except OSError as error:
         raise GateError(f"rollout.shadow: {file}: {error.strerror}") from None
     except (CaptureError, ServingError) as error:

@@ -103,7 +103,8 @@ class State:
     `labels` are those that models.yaml had before it, `versions` what servers had under the model's own name, and
     `after` what they have there when it is done. `reason` says why it went back, `figures` what its gates saw, `steps`
     when each phase began, and `until` when the last of them ends if no gate fails (ISO 8601; empty when not known).
-    By pods, `weight` is how many percent of the requests the new ones have got and passed with.
+    By pods, `weight` is how many percent of the requests the new ones have got and passed with. `accept_quality` says
+    that a version of lower quality may go on.
     """
 
     # What has more in it than this is of another form.
@@ -119,6 +120,7 @@ class State:
     weight: int = 0
     paused: bool = False
     manual: bool = False
+    accept_quality: bool = False
     reason: str = ""
     figures: tuple[Figure, ...] = ()
     steps: tuple[Step, ...] = ()

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from tfserving.clients import Client, connect
-from tfserving.clients.answers import VersionStatus
 from tfserving.clients.busy import is_busy
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.k8s.rollout import gates, serves
+from tfserving.k8s.rollout.drift import drift
+from tfserving.k8s.rollout.evaluation import evaluate
 from tfserving.k8s.rollout.judge import Comparison, Verdict
 from tfserving.k8s.rollout.probe import SECONDS
 from tfserving.k8s.rollout.progress import Say
+from tfserving.k8s.rollout.quality import require
 from tfserving.k8s.rollout.remaining import about
 from tfserving.k8s.rollout.sample import Sample
+from tfserving.k8s.rollout.shadow import captured_requests, shadow
 from tfserving.k8s.rollout.state import Figure, Gate, State
 from tfserving.k8s.rollout.target import GateError, Instance, Reached, RolloutError, Serve, Target, url
 from tfserving.k8s.rollout.watch import Seen, Side, Watch
-from tfserving.serving.engines.readiness import states_of
-from tfserving.serving.live import label_version
-from tfserving.serving.models_yaml.fleet import STABLE, canary_name
+from tfserving.serving.config import POLL_SECONDS_WITH_TLS
+from tfserving.serving.engines import EngineError
+from tfserving.serving.engines.readiness import BELIEVED_SECONDS, Earlier, missing
+from tfserving.serving.models_yaml.fleet import STABLE, Fleet
 from tfserving.serving.models_yaml.rollout import Rollout
+from tfserving.serving.served import Served
+from tfserving.serving.steps import steps
 
 Result = TypeVar("Result")
 # Lets so many seconds pass; raises when somebody wants the rollout taken back.
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
 _MOMENT_SECONDS = 1.0
-# A server reports a version that failed before until it has seen that it is wanted again.
-_STALE_SECONDS = 15.0
+# A server that polls its configuration, with TLS, reads it within this time.
+_BELIEVED_SECONDS = BELIEVED_SECONDS + POLL_SECONDS_WITH_TLS
 # Whose requests.
 _OF: dict[Gate, str] = {"clients": "clients", "probe": "probe", "address": "through the address"}
 _PROBE_HELP = "`rollout.address` says where clients send requests, `rollout.probe: 0` turns the probe off"
@@ -42,10 +48,9 @@ _PROBE_HELP = "`rollout.address` says where clients send requests, `rollout.prob
 
 @dataclass
 class Way(ABC):
-    """Does what a phase is for. `folder` has the model's versions; a server may take `wait` seconds for a change."""
+    """Does what a phase is for, as `fleet` says. A server may take `wait` seconds for a change."""
 
-    folder: Path
-    settings: Rollout
+    fleet: Fleet
     wait: float
     say: Say
     _figures: list[Figure] = field(init=False, default_factory=list)
@@ -130,15 +135,24 @@ class Way(ABC):
     def close(self) -> None:
         """Gives up what it needed to reach the servers."""
 
+    @property
+    def settings(self) -> Rollout:
+        """What the gates allow."""
+        return self.fleet.rollout
+
     def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
+        folder = self.fleet.model_folder(state.model) / str(state.new)
         for instance in instances:
-            self._saw(gates.golden(Reached(instance, name, state.new), self._version(state.new)))
+            self._saw(gates.golden(Reached(instance, name, state.new), folder))
 
     def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
         """Compares an old and a new version where no client gets the new one yet; not where no time is to be lost."""
         if not self.settings.longest:
             return
-        self._saw(gates.latency(pairs, self._golden(state.old), self.settings, pause))
+        old, new = pairs[0]
+        for gate, accept in ((evaluate, state.accept_quality), (drift, state.accept_quality), (shadow, False)):
+            require(gate(self.fleet, state.model, old, new, pause), self._saw, accept=accept)
+        self._saw(gates.latency(pairs, self._golden(state.model, state.old), self.settings, pause))
 
     def _judged(
         self, state: State, sides: Sequence[Side], pause: Pause, before: Before | None = None, when: str = ""
@@ -151,7 +165,7 @@ class Way(ABC):
         """
         comparisons = self._comparisons(state, before or Before())
         started, left = time.monotonic(), dict[Gate, float]()
-        with Watch(state.model, sides, self._golden(state.old), self.settings) as watch:
+        with Watch(state.model, sides, self._sent(state.model, sides[-1]), self.settings) as watch:
             while True:
                 pause(min(_MOMENT_SECONDS, self.settings.window))
                 passed = time.monotonic() - started
@@ -173,7 +187,8 @@ class Way(ABC):
         """Watches the new version alone for a while; what the old one did before is what it is compared with."""
         comparisons = self._comparisons(state, Before.of(state))
         started = time.monotonic()
-        with Watch(state.model, [Side(target.instances, state.new)], self._golden(state.new), self.settings) as watch:
+        side = Side(target.instances, state.new)
+        with Watch(state.model, [side], self._sent(state.model, side), self.settings) as watch:
             while (passed := time.monotonic() - started) < self.settings.bake:
                 self.say(f"  {self._so_far(comparisons)}; {about(self.settings.bake - passed)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, self.settings.bake - passed))
@@ -188,7 +203,8 @@ class Way(ABC):
     def _before(self, state: State, instances: Callable[[], Sequence[Instance]], pause: Pause) -> Before:
         """What comes of requests to the old version in a window, before any moves."""
         found, until = Before(), time.monotonic() + self.settings.window
-        with Watch(state.model, [Side(instances, state.old)], self._golden(state.old), self.settings) as watch:
+        side = Side(instances, state.old)
+        with Watch(state.model, [side], self._sent(state.model, side), self.settings) as watch:
             while (left := until - time.monotonic()) > 0:
                 self.say(f"  requests to version {state.old}, before any moves; {about(left)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, left))
@@ -225,7 +241,7 @@ class Way(ABC):
             probe.add(old.probe)
         comparisons["clients"].add(new.clients, clients, at)
         if "probe" in comparisons:
-            comparisons["probe"].add(new.probe, probe, at)
+            comparisons["probe"].add(new.probe, probe, at, shared=watch.shares)
         if "address" in comparisons:
             comparisons["address"].add(through, Sample(), at)
 
@@ -285,11 +301,23 @@ class Way(ABC):
                     return
                 raise RolloutError(f"rollout.address {address}: {error.code}: {error.text}; {_PROBE_HELP}") from None
 
-    def _golden(self, version: int) -> Golden:
+    def _golden(self, model: str, version: int) -> Golden:
         try:
-            return read_golden(self._version(version))
+            return read_golden(self.fleet.model_folder(model) / str(version))
         except GoldenError as error:
             raise GateError(str(error)) from None
+
+    def _sent(self, model: str, side: Side) -> Golden:
+        """What the probe sends: golden requests of a side's version, and captured ones where there are some.
+
+        While two versions are compared, those of the old one: clients go on to send what they sent before.
+        """
+        golden, file = self._golden(model, side.version), self.settings.shadow
+        if not (file and self.settings.probe):
+            return golden
+        with connect(url(side.instances()[0])) as client:
+            captured = captured_requests(file, model, client, self.settings.shadow_requests)
+        return replace(golden, requests=(*golden.requests, *(one.request for one in captured)))
 
     def _everywhere(self, target: Target, serve: Serve, pause: Pause, *, keep: bool = True) -> None:
         """Has every server serve this, those too that start meanwhile, and, with `keep`, when they start again."""
@@ -308,20 +336,35 @@ class Way(ABC):
         """
         deadline = time.monotonic() + self.wait
         with connect(url(instance), timeout=5) as client:
-            # Also where it serves all of it: what it begins with when it starts again may be something else.
-            for step in self._patiently(instance, lambda: serves.steps(client, serve), deadline, pause):
-                self._step(instance, client, step, deadline, pause, keep=keep)
+            before = self._patiently(instance, lambda: serves.now(client, serve), deadline, pause)
+            # The last step changes nothing where it serves all of it. It may have to begin with it another time.
+            for step in steps(before, serve.served):
+                self._step(instance, client, Serve(serve.model, step.served), before, deadline, pause, keep=keep)
+                before = step.served
 
     def _step(
-        self, instance: Instance, client: Client, step: Serve, deadline: float, pause: Pause, *, keep: bool
+        self,
+        instance: Instance,
+        client: Client,
+        serve: Serve,
+        before: Sequence[Served],
+        deadline: float,
+        pause: Pause,
+        *,
+        keep: bool,
     ) -> None:
-        before = _failed(client, step)
-        self._patiently(instance, lambda: instance.tell(step, keep=keep), deadline, pause)
-        sent = time.monotonic()
-        while missing := self._patiently(instance, lambda: _missing(client, step, before, sent), deadline, pause):
-            if time.monotonic() > deadline:
-                raise GateError(f"{instance.name}: {missing} after {self.wait:g} s")
-            pause(_POLL_SECONDS)
+        names = [one.name for one in serve.served]
+        earlier = self._patiently(instance, lambda: Earlier(client, names, _BELIEVED_SECONDS), deadline, pause)
+        self._patiently(instance, lambda: instance.tell(serve, keep=keep), deadline, pause)
+        try:
+            while said := self._patiently(
+                instance, lambda: missing(client, serve.served, earlier, before), deadline, pause
+            ):
+                if time.monotonic() > deadline:
+                    raise GateError(f"{instance.name}: {said} after {self.wait:g} s")
+                pause(_POLL_SECONDS)
+        except EngineError as error:
+            raise GateError(str(error)) from None
 
     def _patiently(self, instance: Instance, call: Callable[[], Result], deadline: float, pause: Pause) -> Result:
         """What `call` returns, once the server isn't busy. Raises ServingError."""
@@ -342,9 +385,6 @@ class Way(ABC):
         self._figures.append(figure)
         if figure.passed:
             self.say(f"  {figure.text}")
-
-    def _version(self, number: int) -> Path:
-        return self.folder / str(number)
 
 
 @dataclass
@@ -368,46 +408,13 @@ class Before:
         found = cls()
         for figure in state.figures:
             # The numbers of a long rollout may have been left out.
-            if figure.phase == "stable" and figure.gate in found.__dict__ and "old" in figure.numbers:
-                getattr(found, figure.gate).add(Sample.of_numbers(figure.numbers["old"]))
+            if figure.phase == "stable" and figure.gate in found.__dict__ and "failures" in figure.numbers:
+                old = figure.numbers["failures"]["old"]
+                failed = Counter[str](old["failures"])
+                sample = Sample(old["requests"] - failed.total(), failed=failed)
+                if figure.gate == "address":
+                    # The same for each weight.
+                    found.address = sample
+                else:
+                    getattr(found, figure.gate).add(sample)
         return found
-
-
-def _failed(client: Client, serve: Serve) -> dict[tuple[str, int], VersionStatus]:
-    """The versions that a server reports as failed already, by name and version."""
-    return {
-        (one.name, version): status
-        for one in serve.served
-        for version, status in states_of(client, one.name).items()
-        if status.failed
-    }
-
-
-def _missing(client: Client, serve: Serve, failed: Mapping[tuple[str, int], VersionStatus], sent: float) -> str | None:
-    """What a server doesn't serve yet of that; None when it does. Raises GateError for a version that failed.
-
-    `failed` were those before it was sent, at `sent` of time.monotonic().
-    """
-    for one in serve.served:
-        states = states_of(client, one.name)
-        for version in one.versions:
-            status = states.get(version)
-            if status is None or status.state != "AVAILABLE":
-                stale = failed.get((one.name, version)) == status and time.monotonic() < sent + _STALE_SECONDS
-                if status is not None and status.failed and not stale:
-                    raise GateError(f"model {one.name!r}: {status}")
-                return f"model {one.name!r}: {status or f'version {version} is not known'}"
-        for label, version in one.labels.items():
-            if (found := label_version(client, one.name, label)) != version:
-                return f"model {one.name!r}: label {label!r} is at {found or 'no version'}, not at {version}"
-    return _leaving(client, serve)
-
-
-def _leaving(client: Client, serve: Serve) -> str | None:
-    """What a server has still loaded that isn't wanted any more."""
-    for name in (serve.model, canary_name(serve.model)):
-        wanted = {version for one in serve.served if one.name == name for version in one.versions}
-        for version, status in states_of(client, name).items():
-            if version not in wanted and status.state != "END":
-                return f"model {name!r}: {status}, which is to be unloaded"
-    return None

@@ -109,7 +109,8 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
     """Gives versions of MODEL their labels, and returns when every server of the fleet that runs knows them.
 
     The version is loaded first, so a label never means nothing. A label for a version that isn't there, or that can't
-    be loaded, changes nothing.
+    be loaded, changes nothing. With a label `stable`, clients that give neither label nor version get that version, and
+    `canary` is served as a model of its own, MODEL-canary.
     """
     from tfserving.foundation.golden import is_version
     from tfserving.serving.models_yaml.file import check_writable
@@ -158,34 +159,38 @@ Example:
 def reload(fleet: Path, wait: float) -> None:
     """Has the servers that run take what models.yaml says of models, versions and labels, and returns when they have.
 
-    Without labels, a new version is taken without this. Anything else that models.yaml says is for the next start.
+    Without labels, a server takes a new version by itself. Anything else that models.yaml says is for the next start.
     """
     from tfserving.serving.models_yaml.fleet import read_fleet
 
     with changing_fleet(fleet, wait):
         with Refusals():
             read = read_fleet(fleet)
-        _apply(read, wait)
+        _apply(read, tuple(read.models), wait)
 
 
 def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:
     """Applies a model's labels to the servers that run, and then writes them to models.yaml."""
     from tfserving.serving.models_yaml.file import write_labels
-    from tfserving.serving.models_yaml.fleet import FleetError
+    from tfserving.serving.models_yaml.fleet import CANARY, FleetError
+    from tfserving.serving.served import served
 
     changed = fleet.with_labels(name, wanted)
-    served = _apply(changed, wait)
+    there = _apply(changed, (name,), wait)
     with Failures():
         try:
             write_labels(fleet.file, name, wanted, before=fleet.models[name].labels)
         except FleetError as error:
-            raise FleetError(f"{error}; the servers have the new labels already" if served else str(error)) from None
+            raise FleetError(f"{error}; the servers have the new labels already" if there else str(error)) from None
     said = ", ".join(f"{label}={version}" for label, version in wanted.items()) or "none"
     say(f"Labels of {name}: {said}.")
+    for one in served(changed, name):
+        if one.is_canary:
+            say(f"Clients get version {wanted[CANARY]} as model {one.name}.")
 
 
-def _apply(fleet: Fleet, wait: float) -> bool:
-    """Has the servers that run serve what `fleet` says; whether there are any."""
+def _apply(fleet: Fleet, changed: tuple[str, ...], wait: float) -> bool:
+    """Has the servers that run serve what `fleet` says, or checks the models `changed`; whether there are servers."""
     from tfserving.serving import live
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import refuse
@@ -198,7 +203,7 @@ def _apply(fleet: Fleet, wait: float) -> bool:
             fleet.select(server.names)
             refuse(problems(fleet, server.names, container=server.is_container), say)
         if not servers:
-            refuse(problems(fleet, tuple(fleet.models), container=False), say)
+            refuse(problems(fleet, changed, container=False), say)
     with Failures():
         for server in servers:
             live.apply(fleet, server, wait, say)

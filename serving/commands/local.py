@@ -148,14 +148,17 @@ Example:
 @click.argument("name", metavar="MODEL")
 @fleet_option
 def example(name: str, fleet: Path) -> None:
-    """Prints a request for MODEL: the first golden request of its newest version, as the body of a REST predict."""
+    """Prints a request for MODEL, as the body of a REST predict: a golden request of the version that clients get.
+
+    That is the version with the label `stable` in models.yaml, else the newest.
+    """
     from tfserving.serving import engines
     from tfserving.serving.models_yaml.fleet import read_fleet
 
     with Refusals():
         read = read_fleet(fleet)
         engines.check_versions(read, read.select((name,)))
-        click.echo(smallest_request(read, name, read.versions(name)[-1]))
+        click.echo(smallest_request(read, name, (read.kept(name) or read.versions(name))[-1]))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -130,13 +130,19 @@ class Failures(Refusals):
 
 
 def banner(plan: Plan, engine: str, versions: dict[str, int], last: str) -> str:
-    """What is printed once every model is available; `last` says how it ends."""
+    """What is printed once every model is available, `versions` by served name; `last` says how it ends."""
+    from tfserving.serving.served import all_served, said
+
     width = max(map(len, versions))
     tls = plan.fleet.server.tls is not None
+    served = {one.name: one for one in all_served(plan.fleet, plan.names)}
     return "\n".join(
         [
-            f"Serving {len(versions)} model{'s' * (len(versions) > 1)} with the {engine} server:",
-            *(f"  {name:<{width}}  version {version}" for name, version in versions.items()),
+            f"Serving {len(plan.names)} model{'s' * (len(plan.names) > 1)} with the {engine} server:",
+            *(
+                f"  {name:<{width}}  {said(plan.fleet, served[name], version, served.values())}"
+                for name, version in versions.items()
+            ),
             f"gRPC  {plan.grpc_address}{', with TLS' * tls}",
             f"REST  http://{plan.rest_address}",
             "Ask it, in another shell:",

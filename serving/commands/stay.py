@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,10 @@ from tfserving.serving.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from tfserving.clients import Client
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.running import Running
+    from tfserving.serving.served import Served
 
 
 @click.command(
@@ -82,13 +86,17 @@ Exit codes: 0 every model is available on every server of the fleet; 1 one isn't
 @fleet_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 def status(fleet: Path, as_json: bool) -> None:
-    """Shows the fleet's servers that run, whatever engine runs them, and the state of every version there."""
+    """Shows the fleet's servers that run, whatever engine runs them, and the state of every version there.
+
+    Clients that give neither version nor label get the version that is named for each model, because it is `stable` or
+    because it is the newest.
+    """
     from tfserving.serving.docker import deployment
     from tfserving.serving.running import running
 
     with Failures():
         read = _read(fleet)
-        servers = [_describe(server) for server in running(read, deployment.exists)]
+        servers = [_describe(read, server) for server in running(read, deployment.exists)]
     if as_json:
         click.echo(json.dumps({"servers": servers}, indent=2))
     else:
@@ -177,12 +185,14 @@ def _read(path: Path) -> Fleet:
         return read_fleet(path)
 
 
-def _describe(server: Running) -> dict[str, Any]:
+def _describe(fleet: Fleet, server: Running) -> dict[str, Any]:
     """One server, its container if it has one, and its models."""
     from tfserving.clients import connect
-    from tfserving.clients.errors import ServingError
+    from tfserving.serving.config import MODELS_CONFIG
     from tfserving.serving.docker import deployment
-    from tfserving.serving.engines import address
+    from tfserving.serving.engines import EngineError, address
+    from tfserving.serving.running import config_folder, read_models_config
+    from tfserving.serving.served import all_served, configured
 
     said: dict[str, Any] = {
         "engine": server.engine,
@@ -191,16 +201,39 @@ def _describe(server: Running) -> dict[str, Any]:
     }
     if server.container:
         said |= deployment.describe(server.container)
-    models: dict[str, Any] = {}
+    try:
+        served = configured(read_models_config(config_folder(fleet, server.engine, server.grpc_port) / MODELS_CONFIG))
+    except EngineError:
+        # What it serves can be looked at all the same.
+        served = all_served(fleet, [name for name in server.names if name in fleet.models])
     with connect(server.url, timeout=5) as client:
-        for name in server.names:
-            try:
-                found = client.status(name)
-                models[name] = {"versions": {one.version: str(one) for one in found}}
-                models[name]["available"] = any(one.state == "AVAILABLE" for one in found)
-            except ServingError as error:
-                models[name] = {"available": False, "error": str(error)}
-    return said | {"models": models, "available": all(model["available"] for model in models.values())}
+        models = {one.name: _model(client, fleet, one, served) for one in served}
+    # As in the health check, a canary that fails is no failure of the server.
+    available = all(models[one.name]["available"] for one in served if not one.is_canary)
+    return said | {"models": models, "available": available}
+
+
+def _model(client: Client, fleet: Fleet, one: Served, served: Sequence[Served]) -> dict[str, Any]:
+    """What a server has under a name: states, labels, and what clients get that give neither version nor label."""
+    from tfserving.clients.errors import ServingError
+    from tfserving.serving.engines.readiness import label_version
+    from tfserving.serving.served import newer_on_disk, said, why
+
+    try:
+        found = client.status(one.name)
+        labels = {label: label_version(client, one.name, label) for label in one.labels}
+    except ServingError as error:
+        return {"available": False, "error": str(error)}
+    versions = {status.version: str(status) for status in found}
+    available = [status.version for status in found if status.state == "AVAILABLE"]
+    model: dict[str, Any] = {"versions": versions, "labels": labels, "available": bool(available)}
+    if available:
+        now = replace(one, labels={label: number for label, number in labels.items() if number is not None})
+        model["clients_get"] = max(available)
+        model["because"] = why(fleet, now)
+        model["newer_on_disk"] = newer_on_disk(fleet, now, max(available), served)
+        model["summary"] = said(fleet, now, max(available), served)
+    return model
 
 
 def _show(server: dict[str, Any]) -> None:
@@ -213,4 +246,5 @@ def _show(server: dict[str, Any]) -> None:
         click.echo(f"the {server['engine']} server")
     click.echo(f"  gRPC  {server['grpc']}\n  REST  {server['rest']}")
     for name, model in server["models"].items():
-        click.echo(f"  {name}: " + (model.get("error") or "; ".join(model["versions"].values())))
+        states = model.get("error") or "; ".join(model["versions"].values())
+        click.echo(f"  {name}: {states}" + (f". Clients get {model['summary']}" if "summary" in model else ""))

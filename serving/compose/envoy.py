@@ -1,8 +1,8 @@
 """Envoy's configuration: HTTPS for REST, and the split of requests between the labels `canary` and `stable`.
 
-    https ──► Envoy ──┬─ /v1/models/NAME:predict, some of 100 ──► /v1/models/NAME/labels/canary:predict ──┬─► server
-                      ├─ /v1/models/NAME:predict, the others ───► /v1/models/NAME/labels/stable:predict ──┤
-                      └─ other paths of /v1/ ─────────────────────────────────────────────────────────────┘
+    https ──► Envoy ──┬─ /v1/models/NAME:predict, some of 100 ──► NAME-canary/labels/canary:predict ──┬─► server
+                      ├─ /v1/models/NAME:predict, the others ───► NAME/labels/stable:predict ─────────┤
+                      └─ other paths of /v1/ ─────────────────────────────────────────────────────────┘
 
 Names are those of https://www.envoyproxy.io/docs/envoy/latest/api-v3/api.
 """
@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tfserving.foundation.labels import CANARY, STABLE, canary_name
 from tfserving.serving.models_yaml.server import Envoy
 
 FILE = "envoy.yaml"
@@ -94,10 +95,13 @@ def _split(model: str, canary: int) -> list[dict[str, Any]]:
     match = {"safe_regex": {"regex": f"/v1/models/{name}:(predict|classify|regress)"}}
     some = {"default_value": {"numerator": canary, "denominator": "HUNDRED"}, "runtime_key": f"split.{model}"}
     routes = []
-    for label, matched in (("canary", {**match, "runtime_fraction": some}), ("stable", match)):
+    for served, label, matched in (
+        (canary_name(model), CANARY, {**match, "runtime_fraction": some}),
+        (model, STABLE, match),
+    ):
         rewrite = {
             "pattern": {"regex": f"^/v1/models/{name}:"},
-            "substitution": f"/v1/models/{model}/labels/{label}:",
+            "substitution": f"/v1/models/{served}/labels/{label}:",
         }
         header = {"header": {"key": LABEL_HEADER, "value": label}}
         routes.append(

@@ -31,7 +31,7 @@ from tfserving.serving.embedded.processes.ports import claim
 from tfserving.serving.engines import EngineError, Plan, check
 from tfserving.serving.health import HEALTH
 from tfserving.serving.lint import Problem, tls_problems
-from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -60,7 +60,7 @@ def problems(plan: Plan) -> Iterator[Problem]:
             if name not in plan.names:
                 yield Problem(where, f"no model is called {name!r}; served are {', '.join(plan.names)}")
                 continue
-            for label in ("canary", "stable"):
+            for label in (CANARY, STABLE):
                 if label not in plan.fleet.models[name].labels:
                     text = f"model {name!r} has no label {label!r}; `models.{name}.labels` gives it"
                     yield Problem(where, text)

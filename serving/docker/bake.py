@@ -24,6 +24,7 @@ from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.proven import ProofError, prove
+from tfserving.serving.served import loaded
 
 # Seconds: within the 10 that `docker stop` gives a container.
 LONGEST_DRAIN = 8
@@ -42,7 +43,7 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], No
         raise EngineError("server.tls: a private key doesn't belong into an image; mount /config where it runs instead")
     with contextlib.closing(daemon.connect()) as client, tempfile.TemporaryFile() as staged:
         base = find_or_pull(client, fleet.server.image_name, say)
-        versions = [(name, version) for name in names for version in fleet.kept(name)]
+        versions = [(name, version) for name in names for version in sorted({*loaded(fleet, name)})]
         try:
             digests = {
                 f"{name}/{version}": prove(fleet.model_folder(name) / str(version)) for name, version in versions
@@ -95,7 +96,7 @@ def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
             info.size, info.mode = len(data), 0o755 if name == "serve-fleet" else 0o644
             tar.addfile(info, io.BytesIO(data))
         for name in names:
-            for version in fleet.kept(name):
+            for version in sorted({*loaded(fleet, name)}):
                 folder = fleet.model_folder(name) / str(version)
                 tar.add(folder, f"models/{name}/{version}", filter=_anonymous)
 

@@ -13,6 +13,9 @@ from yaml.composer import ComposerError
 
 from tfserving.foundation.files import read_text
 from tfserving.foundation.golden import LARGEST_VERSION, versions_on_disk
+from tfserving.foundation.labels import CANARY as CANARY  # noqa: PLC0414 - part of what models.yaml may have
+from tfserving.foundation.labels import STABLE as STABLE  # noqa: PLC0414
+from tfserving.foundation.labels import canary_name as canary_name  # noqa: PLC0414
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
 from tfserving.serving.models_yaml.quality import LabelledRows, MetricLimits
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -26,8 +29,6 @@ _MOST_ERRORS = 20
 _MOST_VERSIONS = (1 << 32) - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 BUILDER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-# The labels that say which version a model's clients get, and which one those that ask for it.
-STABLE, CANARY = "stable", "canary"
 
 
 # What `tfserving export lint` looks for; docs/lint.md explains each.
@@ -47,11 +48,6 @@ Rule = Literal[
     "unregistered-op",
     "untracked-variable",
 ]
-
-
-def canary_name(model: str) -> str:
-    """The name under which servers have a version of `model` that isn't stable."""
-    return f"{model}-{CANARY}"
 
 
 class FleetError(Exception):

@@ -50,8 +50,8 @@ def scaled_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `scaled`, versions 1 to 4, whose scales these are; 4 is slow. It is for tests to copy from."""
     folder = tmp_path_factory.mktemp("scaled")
     (folder / "models.yaml").write_text("models:\n  scaled:\n    builder: tests.scaled:build\n")
-    # Slow on a fast machine that does nothing else, too: rollouts on the cluster bear 100 ms.
-    export_scaled(folder / "models.yaml", (1, 2, 3, 4), slow=4, slowness=4)
+    # Many times as slow as the others, and quick enough to be asked often.
+    export_scaled(folder / "models.yaml", (1, 2, 3, 4), slow=4, slowness=0.5)
     return folder / "models/scaled"
 
 

@@ -17,7 +17,7 @@ from tests.docker.engine import SYNC
 from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
 from tests.k8s.deployed import Pods, volume
-from tests.k8s.test_rollout import MODELS
+from tests.k8s.rolled import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = (

@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.k8s.deployed import KUBERNETES, Pods
-from tests.k8s.test_rollout import MODELS
+from tests.k8s.rolled import MODELS
 from tests.servers import wait_for
 
 CALLERS, SECONDS = 160, 25

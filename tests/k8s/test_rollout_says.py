@@ -68,10 +68,8 @@ FIGURES = (
     Figure("golden", "all 5 golden requests equal", where="server A", phase="proving", at=at(2)),
     Figure("probe", f"12 of 112 failed {HOSTILE}", False, numbers=compared(12), phase="stable", at=at(40)),
 )
-STEPS = tuple(
-    Step(phase, 0, at(seconds))
-    for phase, seconds in (("loading", 0), ("proving", 1), ("canary", 3), ("stable", 5), ("rolling-back", 40))
-)
+BEGUN: dict[Phase, float] = {"loading": 0, "proving": 1, "canary": 3, "stable": 5, "rolling-back": 40}
+STEPS = tuple(Step(phase, 0, at(seconds)) for phase, seconds in BEGUN.items())
 UNDER_WAY = State(
     "digits", 1, 2, {"stable": 1}, (1,), (2,), phase="baking", figures=FIGURES[:1], steps=STEPS[:-1], started=at(0)
 )
@@ -332,7 +330,25 @@ def test_the_plots_have_what_came_to_each_version(tmp_path: Path) -> None:
     empty = {**compared(), "old": {**outcome(2), "mean_ms": None, "histogram_ms": []}}
     without = {key: value for key, value in empty.items() if key != "series"}
     probes = [Figure("probe", "p", numbers=numbers, phase="stable", at=at(5)) for numbers in (empty, without)]
-    report.write(page, replace(DONE, figures=(*probes, Figure("metric", "m", numbers={"a": {"b_c": 0.25}}))), False)
-    text = page.read_text()
-    assert text.count("version 2</text>") == text.count("version 1</text>") == 2
-    assert re.search(r"<th>a, b c</th><td>0\.25</td>", text)
+    report.write(page, replace(DONE, figures=tuple(probes)), False)
+    assert page.read_text().count("version 2</text>") == page.read_text().count("version 1</text>") == 2
+
+
+def test_metrics_and_drift_are_tables_and_a_plot(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    metric = {"metric": f"test_accuracy {HOSTILE}", "old": 0.9889, "new": 0.0528, "higher_is_better": True}
+    moves = {"serving_default scores": {"mean": 0.5, "distance": 0.25, "lost": 3}}
+    drift = {"requests": 5, "rows": 46, "relabelled": 27, "share": 27 / 46, "outputs": moves}
+    figures = (
+        Figure("metric", "m", False, numbers={**metric, "allowed": 0.005, "why": ""}),
+        # It is not known which way is better.
+        Figure("metric", "n", numbers={**metric, "higher_is_better": None, "new": None}),
+        Figure("evaluation", "e", where="server A", numbers={**metric, "rows": 360, "output": "label"}),
+        Figure("drift", "d", where="server A", numbers={**drift, "allowed": {"labels": 0.01, "scores": None}}),
+    )
+    report.write(page, replace(ROLLED_BACK, figures=figures), False)
+    text = " ".join(re.sub(r"<[^>]*>", " ", page.read_text()).split())
+    assert "manifest 0.9889 0.0528 0.005 less failed" in text
+    assert "360 labelled rows, server A 0.9889 0.0528 passed" in text
+    assert "27 of 46 serving_default scores 0.5 0.25 3" in text
+    assert "rows with another label (%)" in text

@@ -31,7 +31,7 @@ def configured(folder: Path, server: str = "", models: str = GOOD, *, embedded: 
 
 
 def test_models_become_a_model_config_list(tmp_path: Path) -> None:
-    models = f"{GOOD}    labels: {{stable: 1}}\n  all:\n    builder: m:b\n    versions: all\n"
+    models = f"{GOOD}    labels: {{previous: 1}}\n  all:\n    builder: m:b\n    versions: all\n"
     models += "  two:\n    builder: m:b\n    versions: 2\n  these:\n    builder: m:b\n    versions: [1, 3]\n"
     text = configured(tmp_path, models=models).files["models.config"]
     listed = {model.name: model for model in text_format.Parse(text, ModelServerConfig()).model_config_list.config}
@@ -39,11 +39,21 @@ def test_models_become_a_model_config_list(tmp_path: Path) -> None:
         name: f"/models/{name}" for name in ("digits", "all", "two", "these")
     }
     assert {model.model_platform for model in listed.values()} == {"tensorflow"}
-    assert dict(listed["digits"].version_labels) == {"stable": 1}
+    assert dict(listed["digits"].version_labels) == {"previous": 1}
     assert list(listed["digits"].model_version_policy.specific.versions) == [1, 3]
     assert listed["all"].model_version_policy.WhichOneof("policy_choice") == "all"
     assert listed["two"].model_version_policy.latest.num_versions == 2
     assert list(listed["these"].model_version_policy.specific.versions) == [1, 3]
+
+
+def test_a_canary_is_a_model_of_its_own_in_the_same_folder(tmp_path: Path) -> None:
+    text = configured(tmp_path, models=f"{GOOD}    labels: {{stable: 2, canary: 3}}\n").files["models.config"]
+    own, canary = text_format.Parse(text, ModelServerConfig()).model_config_list.config
+    assert (own.name, canary.name) == ("digits", "digits-canary")
+    assert own.base_path == canary.base_path == "/models/digits"
+    assert list(own.model_version_policy.specific.versions) == [2]
+    assert list(canary.model_version_policy.specific.versions) == [3]
+    assert (dict(own.version_labels), dict(canary.version_labels)) == ({"stable": 2}, {"canary": 3})
 
 
 def test_flags_name_the_files_and_the_ports(tmp_path: Path) -> None:

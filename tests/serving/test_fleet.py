@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tfserving.serving.config import in_container, models_config
 from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
 
 GOOD = """\
@@ -62,6 +61,11 @@ def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
         ),
         ("models:\n  digits:\n    bilder: a:b\n    builder: a:b\n", 3, "models.digits.bilder: is not a key"),
         ("models:\n  a/b:\n    builder: a:b\n", 1, "models: 'a/b' can't name a model"),
+        (
+            "models:\n  d:\n    builder: a:b\n    labels: {stable: 1}\n  d-canary:\n    builder: a:b\n",
+            1,
+            "models: 'd-canary' is where servers have the canary of 'd', which has a label `stable`; rename the model",
+        ),
         ("models: {}\n", 1, "models: Dictionary should have at least 1 item"),
         ("folder: x\n", 1, "models: Field required"),
         ("models:\n  digits:\n", 2, "models.digits: "),
@@ -164,12 +168,3 @@ def test_what_a_model_cannot_say_is_told_with_its_line(tmp_path: Path, line: str
     with pytest.raises(FleetError) as error:
         read_fleet(write(tmp_path, f"{GOOD}    {line}\n"))
     assert f"models.yaml:4: {problem}" in str(error.value)
-
-
-def test_labelled_versions_are_configured_beside_the_newest(tmp_path: Path) -> None:
-    fleet = read_fleet(write(tmp_path, f"{GOOD}    labels: {{stable: 1}}\n"))
-    for version in (1, 2, 3):
-        (tmp_path / f"models/digits/{version}").mkdir(parents=True)
-    config = models_config(fleet, ("digits",), in_container()).model_config_list.config[0]
-    assert list(config.model_version_policy.specific.versions) == [1, 3]
-    assert dict(config.version_labels) == {"stable": 1}

@@ -286,7 +286,7 @@ def test_the_command_exits_with_2_for_errors_and_0_for_warnings(tmp_path: Path) 
     assert done.exit_code == 0
     assert done.stdout.startswith("Warning: ")
     assert "models.yaml is right for digits." in done.stderr
-    fleet(tmp_path, f"{GOOD}    labels: {{stable: 9}}\n", warm=False)
+    fleet(tmp_path, f"{GOOD}    labels: {{previous: 9}}\n", warm=False)
     done = check("--json")
     assert done.exit_code == 2
     said = json.loads(done.stdout)["problems"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,8 @@ from click.testing import CliRunner, Result
 
 from tests.exporting import export_scaled
 from tests.servers import STAND_IN, ModelServer, Served, free_ports, model_servers, serve, wait_for
+from tests.serving.due import ChangedLoad
+from tests.serving.due import Served as Due
 from tests.serving.embedded import saved_models
 from tfserving.clients import connect
 from tfserving.clients.errors import FailedPrecondition, ServingError
@@ -31,6 +35,9 @@ from tfserving.serving.engines import Plan
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.running import config_folder, read_models_config
 from tfserving.serving.running import running as running_servers
+from tfserving.serving.served import Served as OneServed
+from tfserving.serving.served import all_served
+from tfserving.serving.steps import steps
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALED = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n"
@@ -118,59 +125,104 @@ def scale(server: Served, label: str | None = None) -> float:
 
 
 def test_labels_move_while_the_server_runs(server: Served, fleet: Path, engine: ModelServer) -> None:
-    said = toolkit(fleet, "labels", "set", "scaled", "stable=1", "canary=3")
+    said = toolkit(fleet, "labels", "set", "scaled", "live=1", "next=3")
     assert f"The {engine.name} server on port {server.grpc_port} has it." in said
-    assert "Labels of scaled: stable=1, canary=3." in said
+    assert "Labels of scaled: live=1, next=3." in said
     assert "builder: tests.scaled:build  # ours" in fleet.read_text()
-    assert [scale(server, label) for label in ("stable", "canary", None)] == [1, 3, 3]
-    toolkit(fleet, "labels", "set", "scaled", "canary=2")
-    assert [scale(server, label) for label in ("stable", "canary", None)] == [1, 2, 3]
-    # Roll the canary out, and the old version goes.
-    toolkit(fleet, "labels", "set", "scaled", "stable=2")
+    assert [scale(server, label) for label in ("live", "next", None)] == [1, 3, 3]
+    toolkit(fleet, "labels", "set", "scaled", "next=2")
+    assert [scale(server, label) for label in ("live", "next", None)] == [1, 2, 3]
+    # The old version goes.
+    toolkit(fleet, "labels", "set", "scaled", "live=2")
     with connect(server.url("rest")) as client:
         assert {one.version for one in client.status("scaled") if one.state == "AVAILABLE"} == {2, 3}
-    toolkit(fleet, "labels", "remove", "scaled", "canary", "stable")
+    toolkit(fleet, "labels", "remove", "scaled", "next", "live")
     with connect(server.url("rest")) as client:
         assert [one.version for one in client.status("scaled") if one.state == "AVAILABLE"] == [3]
         with pytest.raises(ServingError):
-            client.predict("scaled", [[1, 2, 3]], label="stable")
+            client.predict("scaled", [[1, 2, 3]], label="live")
+
+
+def test_clients_without_a_label_get_what_is_stable_through_every_change_and_restart(
+    server: Served, running: Callable[[], Served], fleet: Path
+) -> None:
+    """Versions 2 and 3 are on disk all the time."""
+    said = toolkit(fleet, "labels", "set", "scaled", "stable=1")
+    assert "Clients get" not in said
+    with ChangedLoad((server.url("grpc"), server.url("rest"))) as load:
+        load.serves(20)
+        with load.becomes(1, canary=2):
+            said = toolkit(fleet, "labels", "set", "scaled", "canary=2")
+            assert "Clients get version 2 as model scaled-canary.\n" in said
+        with load.becomes(3, canary=3):
+            toolkit(fleet, "labels", "set", "scaled", "stable=3", "canary=3")
+        with load.becomes(2, 1, canary=3):
+            toolkit(fleet, "labels", "set", "scaled", "stable=2", "previous=1")
+    assert not load.failures
+    assert {kind for kind, *_ in load.counts} == {*load.kinds}
+    shown = json.loads(toolkit_prints(fleet, "status", "--json"))["servers"][0]["models"]
+    assert (shown["scaled"]["clients_get"], shown["scaled"]["because"]) == (2, "stable")
+    assert shown["scaled"]["newer_on_disk"] == []
+    assert (shown["scaled-canary"]["clients_get"], shown["scaled-canary"]["because"]) == (3, "canary")
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
+    again = running()
+    assert "  scaled         version 2, stable; previous → 1\n  scaled-canary  version 3, canary\n" in again.output
+    with ChangedLoad((again.url("grpc"), again.url("rest")), served=Due(2, frozenset({1, 2}), 3)) as load:
+        load.serves(20)
+        with load.becomes(1):
+            fleet.write_text(f"{SCALED}    labels: {{stable: 1}}\n    versions: all\n")
+            toolkit(fleet, "reload")
+    assert not load.failures
+    assert "; version 3, the newest of 2, is on disk and isn't stable\n" in toolkit_prints(fleet, "status")
 
 
 def test_a_version_that_does_not_load_changes_nothing(server: Served, fleet: Path) -> None:
-    toolkit(fleet, "labels", "set", "scaled", "stable=1", "canary=2")
+    """Neither as the canary, a model that is new to the server, nor as a version of one that it has."""
+    toolkit(fleet, "labels", "set", "scaled", "stable=1")
     before = fleet.read_text()
     broken = fleet.parent / "models/scaled/4"
     saved_models.broken(fleet.parent / "models/scaled", 4, fleet.parent / "models/scaled/3")
     try:
-        said = toolkit(fleet, "labels", "set", "scaled", "canary=4", code=1)
+        for label, name in (("canary", "scaled-canary"), ("stable", "scaled")):
+            said = toolkit(fleet, "labels", "set", "scaled", f"{label}=4", code=1)
+            assert f"model '{name}': version 4 END (" in said
+            assert said.endswith("; the server serves what it did before\n")
+            assert fleet.read_text() == before
+            assert [scale(server, label) for label in ("stable", None)] == [1, 1]
     finally:
         shutil.rmtree(broken)
-    assert "model 'scaled': version 4 END (" in said
-    assert said.endswith("; the server serves what it did before\n")
-    assert fleet.read_text() == before
-    assert [scale(server, label) for label in ("stable", "canary")] == [1, 2]
-    # The way is free for the next change.
-    toolkit(fleet, "labels", "set", "scaled", "canary=3")
-    assert [scale(server, label) for label in ("stable", "canary")] == [1, 3]
+    # The server still shows what failed. It is no failure of the same version, put right.
+    shutil.copytree(fleet.parent / "models/scaled/3", broken)
+    try:
+        for label in ("canary", "stable"):
+            toolkit(fleet, "labels", "set", "scaled", f"{label}=4")
+        assert scale(server) == 3
+        toolkit(fleet, "labels", "set", "scaled", "stable=1", "canary=1")
+    finally:
+        shutil.rmtree(broken)
 
 
 def test_it_goes_back_to_versions_that_are_unloaded_already(server: Served, fleet: Path) -> None:
     """A label that moves needs a loaded version, on the way back, too."""
     toolkit(fleet, "labels", "set", "scaled", "stable=1")
     old = read_fleet(fleet)
-    new = old.with_labels("scaled", {"stable": 3})
+    new = old.with_labels("scaled", {"stable": 3, "canary": 2})
     (running,) = running_servers(old, lambda _: False)
-    folder = config_folder(old, running.engine, running.grpc_port)
-    before = read_models_config(folder / "models.config")
+    path = config_folder(old, running.engine, running.grpc_port) / "models.config"
+    before, served = read_models_config(path), all_served(old, ("scaled",))
     live.apply(new, running, 60, print)
     assert scale(server, "stable") == 3
-    wanted = read_models_config(folder / "models.config")
+    wanted = read_models_config(path)
+    told = [(before, served)]
+    told += [
+        (live._written(step.served, before, wanted), step.served)
+        for step in steps(served, all_served(new, ("scaled",)))
+    ]
     with connect(running.url) as client:
-        live._go_back(
-            running, folder / "models.config", client, [before, *live._steps(before, wanted, new), wanted], print
-        )
-    assert read_models_config(folder / "models.config") == before
-    assert scale(server, "stable") == 1
+        live._go_back(running, path, client, told, print)
+    assert read_models_config(path) == before
+    assert [scale(server, label) for label in ("stable", None)] == [1, 1]
 
 
 def test_a_rollout_changes_the_server_too_and_what_it_refuses_is_not_kept(
@@ -178,17 +230,21 @@ def test_a_rollout_changes_the_server_too_and_what_it_refuses_is_not_kept(
 ) -> None:
     (instance,) = LocalTarget(read_fleet(fleet), "scaled", lambda _: False).instances()
     (path,) = Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}/config/models.config")
-    instance.tell(Serve("scaled", (1, 3), {}))
+
+    def serve(versions: tuple[int, ...], labels: dict[str, int]) -> Serve:
+        return Serve("scaled", (OneServed("scaled", "scaled", versions, labels),))
+
+    instance.tell(serve((1, 3), {}))
     with connect(server.url("grpc")) as client:
         client.wait_until_available("scaled", version=1)
-        instance.tell(Serve("scaled", (1, 3), {"stable": 1}))
+        instance.tell(serve((1, 3), {"stable": 1}))
         client.wait_until_available("scaled", label="stable")
     assert scale(server, "stable") == 1
     if not engine.embedded:
         before = path.read_text()
         # A label can't move to a version that isn't loaded.
         with pytest.raises(FailedPrecondition):
-            instance.tell(Serve("scaled", (2, 3), {"stable": 2}))
+            instance.tell(serve((2, 3), {"stable": 2}))
         assert path.read_text() == before
         assert scale(server, "stable") == 1
 
@@ -202,9 +258,9 @@ def test_the_log_is_shown_and_followed_as_long_as_the_server_lives(
     before = calls()
     toolkit(fleet, "labels", "set", "scaled", "live=1")
     if not engine.embedded:
-        # Once at the start and for each step of a change: it does not poll the file.
+        # Once at the start and for each step of a change, the version and the label: it does not poll the file.
         assert before >= 1
-        assert calls() == before + 3
+        assert calls() == before + 2
     printed = toolkit_prints(fleet, "logs").splitlines()
     loading = "{name: scaled version: 3}" if not engine.embedded else "loading model 'scaled' version 3"
     assert any(loading in line for line in printed)
@@ -290,7 +346,7 @@ def test_status_shows_the_server_and_forgets_it_when_it_has_ended(
 
     shown = status(0)
     assert f"the {engine.name} server\n  gRPC  127.0.0.1:{server.grpc_port}\n" in shown
-    assert "  scaled: version 3 AVAILABLE" in shown
+    assert re.search(r"  scaled: .*version 3 AVAILABLE.*\. Clients get version 3, the newest\n", shown)
     server.process.kill()
     wait_for(lambda: "No server of" in status(1) if server.process.poll() is not None else False, what="its end")
     assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}"))
