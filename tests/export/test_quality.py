@@ -288,7 +288,8 @@ def shadowed(versions: Versions, new: int, rollout: str) -> list[Figure]:
 def test_captured_requests_are_replayed_to_both(versions: Versions, capture: Path, name: str) -> None:
     assert capture.is_file()
     compared, moved = shadowed(versions, 2, f"shadow: {name}, drift: {{labels: 0.1}}")
-    assert {compared.gate, moved.gate} == {"shadow"}
+    assert (compared.gate, moved.gate) == ("shadow", "drift")
+    assert moved.text.startswith(f"drift of 60 captured requests: {moved.numbers['relabelled']} of 60 rows get another")
     for side in ("new", "old"):
         assert (compared.numbers[side]["requests"], compared.numbers[side]["failed"]) == (60, 0)
     assert compared.text.startswith("shadow, 60 of 60 captured requests: version 2: 60 requests, 0 failed")
