@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
@@ -240,7 +241,7 @@ class Way(ABC):
             probe.add(old.probe)
         comparisons["clients"].add(new.clients, clients, at)
         if "probe" in comparisons:
-            comparisons["probe"].add(new.probe, probe, at)
+            comparisons["probe"].add(new.probe, probe, at, shared=watch.shares)
         if "address" in comparisons:
             comparisons["address"].add(through, Sample(), at)
 
@@ -407,6 +408,13 @@ class Before:
         found = cls()
         for figure in state.figures:
             # The numbers of a long rollout may have been left out.
-            if figure.phase == "stable" and figure.gate in found.__dict__ and "old" in figure.numbers:
-                getattr(found, figure.gate).add(Sample.of_numbers(figure.numbers["old"]))
+            if figure.phase == "stable" and figure.gate in found.__dict__ and "failures" in figure.numbers:
+                old = figure.numbers["failures"]["old"]
+                failed = Counter[str](old["failures"])
+                sample = Sample(old["requests"] - failed.total(), failed=failed)
+                if figure.gate == "address":
+                    # The same for each weight.
+                    found.address = sample
+                else:
+                    getattr(found, figure.gate).add(sample)
         return found

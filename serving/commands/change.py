@@ -190,7 +190,7 @@ def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None
 
 
 def _apply(fleet: Fleet, changed: tuple[str, ...], wait: float) -> bool:
-    """Has the servers that run serve what `fleet` says; whether there are any. Where none runs, `changed` is checked."""
+    """Has the servers that run serve what `fleet` says, or checks the models `changed`; whether there are servers."""
     from tfserving.serving import live
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import refuse
