@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tests.k8s.load import Load
+from tests.k8s.load import BY_STABLE, UNLABELLED, Load
 from tests.k8s.rolled import MODELS, PHASES, ROLLOUT, WITH_CANARY, Rolled, at_version_1, crashing, resealed
 from tests.servers import ROOT, wait_for
 from tfserving.foundation.golden import RECORDS
@@ -134,7 +134,8 @@ def test_a_version_that_ends_the_server_does_not_keep_it_from_starting(rolled: R
 @on_one
 def test_a_slow_version_is_stopped(rolled: Rolled) -> None:
     rolled.have(4)
-    with rolled.load() as load:
+    # Those of the canary would keep the machine busy.
+    with rolled.load(kinds=(UNLABELLED, BY_STABLE)) as load:
         done = rolled.rollout("start", "scaled", code=1, load=load)
         assert "Error: rolled back: canary: " in done.stderr
         assert rolled.serves(stable=1, available={1})
