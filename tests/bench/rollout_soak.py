@@ -34,7 +34,6 @@ GOOD, BROKEN, ENDING = (1, 2, 3), 4, 5
 # Short enough for many rollouts, and sure of what is so much slower.
 ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, slack_ms: 100, probe: 20}\n"
 KINDS = (UNLABELLED, BY_STABLE, *by_version(*GOOD), UNLABELLED, BY_STABLE, *OF_CANARY)
-RETURNABLE = ("loading", "proving", "canary", "stable", "baking")
 _MOST_TRIES = 20
 
 
@@ -70,15 +69,17 @@ class Soak:
                 raise RuntimeError(f"no end after {tries} tries: {self.rolled.status()}")
             with self.rolled.following(*words) as rollout:
                 disturbed |= self._through(rollout, likely)
-            said, state = rollout.said, self.rolled.status()
-            over = state["phase"] in ("done", "rolled-back")
+            said, state = rollout.said, self.rolled.state
+            # One that was killed may have come further than it was followed.
+            self.load.enters(state)
+            over = state.over
             words = ("start", "scaled")
-            if disturbed and state["phase"] in RETURNABLE and self.chance.random() < 0.25:
+            if disturbed and state.returnable and self.chance.random() < 0.25:
                 words = ("abort", "scaled")
                 self.done_to_it["abort of one that is left"] += 1
-        self.ended[state["phase"]] += 1
-        if state["phase"] != ("rolled-back" if broken else "done") and not disturbed:
-            self.unexpected.append(f"to version {new}: {state['phase']}: {state['reason']}\n{said}")
+        self.ended[state.phase] += 1
+        if state.phase != ("rolled-back" if broken else "done") and not disturbed:
+            self.unexpected.append(f"to version {new}: {state.phase}: {state.reason}\n{said}")
 
     def _through(self, rollout: Followed, likely: float) -> bool:
         """Follows a rollout until it ends or is killed; whether it was disturbed: `likely` is how likely in a phase."""

@@ -25,6 +25,8 @@ from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.model_server import VARIABLE
+from tfserving.k8s.rollout.local import LocalStore
+from tfserving.k8s.rollout.state import Phase, State
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, canary_name, read_fleet
 from tfserving.serving.running import fleet_folder
 
@@ -32,6 +34,8 @@ from tfserving.serving.running import fleet_folder
 ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, slack_ms: 60, probe: 40}\n"
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n    labels: {stable: 1}\n"
 WITH_CANARY = MODELS.replace("{stable: 1}", "{stable: 1, canary: 1}")
+
+PHASES: tuple[Phase, ...] = ("loading", "proving", "canary", "stable", "baking", "unloading")
 
 
 @dataclass
@@ -110,6 +114,13 @@ class Rolled:
     @property
     def phase(self) -> str:
         return str(self.status()["phase"])
+
+    @property
+    def state(self) -> State:
+        """That of the last rollout, as it is noted."""
+        found = LocalStore(read_fleet(self.file), "scaled").load()
+        assert found is not None
+        return found
 
     def load(self, **settings: Any) -> Load:
         return Load((self.server.url("grpc"), self.server.url("rest")), **settings)

@@ -88,7 +88,8 @@ class Refusing:
         """There is nothing to close."""
 
     def way(self, settings: Rollout) -> InPlace:
-        return InPlace(self.folder / "models/scaled", settings, 60, Progress(), self)
+        fleet = read_fleet(self.folder / "models.yaml")
+        return InPlace(fleet.model_copy(update={"rollout": settings}), 60, Progress(), self)
 
     def page(self) -> str:
         return read_page(self.server.url("rest") + PATH)

@@ -15,14 +15,12 @@ import yaml
 from pydantic import ValidationError
 
 from tests.k8s.load import Load
-from tests.k8s.rolled import MODELS, ROLLOUT, WITH_CANARY, Rolled, at_version_1, crashing, resealed
+from tests.k8s.rolled import MODELS, PHASES, ROLLOUT, WITH_CANARY, Rolled, at_version_1, crashing, resealed
 from tests.servers import ROOT, wait_for
 from tfserving.foundation.golden import RECORDS
 from tfserving.k8s.rollout.plan import described
 from tfserving.k8s.rollout.state import Phase, State
 from tfserving.serving.models_yaml.rollout import Rollout
-
-PHASES: tuple[Phase, ...] = ("loading", "proving", "canary", "stable", "baking", "unloading")
 
 
 @pytest.fixture(scope="module", params=["embedded", "native"])
