@@ -150,8 +150,8 @@ class Way(ABC):
         if not self.settings.longest:
             return
         old, new = pairs[0]
-        for gate, accept in ((evaluate, state.accept_quality), (drift, state.accept_quality), (shadow, False)):
-            require(gate(self.fleet, state.model, old, new, pause), self._saw, accept=accept)
+        for gate in (evaluate, drift, shadow):
+            require(gate(self.fleet, state.model, old, new, pause), self._saw, accept=state.accept_quality)
         self._saw(gates.latency(pairs, self._golden(state.model, state.old), self.settings, pause))
 
     def _judged(
