@@ -20,7 +20,7 @@ from tests.export import zoo
 from tests.export.conftest import ROOT, Project, export_to
 from tests.exporting import run_export
 from tests.servers import Served, serve
-from tfserving.export.differences import diff_versions
+from tfserving.export.differences import MetricChange, diff_versions
 from tfserving.export.inspection import inspect_version
 from tfserving.export.servable import Servable, Signature
 
@@ -134,7 +134,8 @@ def test_two_versions_differ_in_signatures_weights_metrics_and_answers(versions:
     assert (changed.variable, changed.what, changed.largest) == ("factor", "changed", 1.0)
     # The root mean square of (0, 0, 1) over that of (2, 3, 4).
     assert changed.relative == pytest.approx(1 / np.sqrt(4 + 9 + 16))
-    assert diff.metrics == {"error": (None, 0.5), "rows": (40.0, 40.0)}
+    assert diff.metrics == (MetricChange("error", None, 0.5, False), MetricChange("rows", 40.0, 40.0, None))
+    assert [change.verdict for change in diff.metrics] == ["added", "equal"]
     (answer,) = diff.answers
     assert (answer.signature, answer.output, answer.verdict) == ("serving_default", "scaled", "different")
     # Zeros and what isn't a number stay; the largest is infinite times anything.

@@ -1,0 +1,358 @@
+"""How often rollouts are wrong: of versions that are as good as the old one, and of versions that are worse.
+
+    python -m tests.bench.rollouts simulate                     thousands of simulated rollouts, some minutes
+    python -m tests.bench.rollouts real --same 200 --slow 100 --failing 100 --out real.jsonl
+    python -m tests.bench.rollouts report real.jsonl
+
+`simulate` draws latencies with heavy tails, slow phases, and stalls, and compares them by
+`tfserving.k8s.rollout.judge`.
+`real` rolls versions out by the command on embedded servers of this machine, under load. It appends a line of JSON for
+each rollout, and goes on where an earlier run ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from click.testing import CliRunner
+
+from tests.servers import Served, serve
+from tfserving.cli import tfserving
+from tfserving.clients import connect
+from tfserving.clients.errors import ServingError
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.k8s.rollout.local import LocalStore
+from tfserving.serving.models_yaml.fleet import read_fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("same", "slow", "failing")
+# What every version does of its own, in multiplications of matrices.
+WORK = 40.0
+FAILING = 0.02
+TIMES = 1.5
+
+
+def build() -> Servable:
+    """A model that reads at each request how much it is to work, and which part of its requests is to fail.
+
+    The file of these two numbers is in the environment at the export. So a version can be as slow as it is to be, and
+    is good while it is proven.
+    """
+    import tensorflow as tf
+
+    path = os.environ["BEHAVIOUR"]
+    module = tf.Module()
+    module.scale = tf.Variable(1.0)
+
+    def worked(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        numbers = tf.strings.to_number(tf.strings.split(tf.io.read_file(path)), tf.float32)
+        check = tf.debugging.Assert(tf.random.uniform([]) >= numbers[1], ["it fails by chance"])
+        with tf.control_dependencies([check]):
+            square = tf.zeros((100, 100)) + 0 * rows[0, 0]
+        _, square = tf.while_loop(
+            lambda count, _: count < numbers[0],
+            lambda count, matrix: (count + 1, tf.linalg.matmul(matrix, matrix)),
+            [tf.constant(0.0), square],
+        )
+        return {"sums": tf.reduce_sum(rows, axis=1) * module.scale + square[0, 0]}
+
+    return Servable(
+        module,
+        {"serving_default": Signature(worked, {"rows": TensorSpec("float32", (None, 3))}, ("sums",))},
+        {"serving_default": {"rows": np.random.default_rng(7).normal(size=(16, 3)).astype(np.float32)}},
+    )
+
+
+@dataclass
+class Real:
+    """Rollouts on servers of one fleet in `folder`, one after the other."""
+
+    number: int
+    folder: Path
+    out: Path
+    options: argparse.Namespace
+    servers: list[Served] = field(default_factory=list)
+    stable: int = 1
+
+    @property
+    def fleet(self) -> Path:
+        return self.folder / "models.yaml"
+
+    def run(self, kinds: Sequence[str]) -> None:
+        """Rolls out a version of each of `kinds`."""
+        self._export()
+        options = self.options
+        self.fleet.write_text(
+            _models(1)
+            + f"rollout: {{window: {options.window:g}, bake: {options.bake:g}, longest: {options.longest:g}, "
+            f"probe: {options.probe:g}}}\n"
+        )
+        with contextlib.ExitStack() as stack:
+            for _ in range(1 + (self.number < options.two_servers)):
+                self.servers.append(stack.enter_context(self._server()))
+                stack.enter_context(_load(self.servers[-1].url("grpc"), options.load))
+            self.behave("slow", self._calibrated())
+            for kind in kinds:
+                self._append(self.roll(kind))
+
+    def _export(self) -> None:
+        """A version of each kind, which differ in the name of the file that they read; and version 1."""
+        self.fleet.write_text(_models(1))
+        for kind in KINDS:
+            self.behave(kind, WORK)
+            command = [sys.executable, "-m", "tfserving", "export", "build", "--fleet", str(self.fleet)]
+            environment = {**os.environ, "BEHAVIOUR": str(self.folder / "behaviour" / kind)}
+            subprocess.run(command, cwd=ROOT, env=environment, check=True, stderr=subprocess.DEVNULL)
+            (self.folder / "models/worked/1").rename(self.folder / kind)
+        shutil.copytree(self.folder / "same", self.folder / "models/worked/1")
+
+    def behave(self, kind: str, work: float, failing: float = 0.0) -> None:
+        """What versions of this kind do from now on."""
+        path = self.folder / "behaviour" / kind
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".new").write_text(f"{work} {failing}")
+        path.with_suffix(".new").replace(path)
+
+    def roll(self, kind: str) -> dict[str, Any]:
+        """One rollout; the fleet is as before it then, but for the number of a version that passed as it should."""
+        new = self.stable + 1
+        shutil.copytree(self.folder / kind, self.folder / f"models/worked/{new}")
+        started = time.monotonic()
+        with self._failing_once_proven() if kind == "failing" else contextlib.nullcontext():
+            done = CliRunner().invoke(tfserving, ["k8s", "rollout", "start", "worked", "--fleet", str(self.fleet)])
+        seconds = time.monotonic() - started
+        state = LocalStore(read_fleet(self.fleet), "worked").load()
+        assert state is not None, f"{done.output}\n{done.exception!r}"
+        assert (state.new, state.over) == (new, True), f"{state}\n{done.output}\n{done.exception!r}"
+        if state.phase == "done" and kind != "same":
+            undone = CliRunner().invoke(tfserving, ["k8s", "rollout", "undo", "worked", "--fleet", str(self.fleet)])
+            assert undone.exit_code == 0, undone.output
+        elif state.phase == "done":
+            self.stable = new
+        for version in (self.folder / "models/worked").iterdir():
+            if version.name != str(self.stable):
+                shutil.rmtree(version)
+        figures = [
+            {"gate": one.gate, "phase": one.phase, "passed": one.passed, "text": one.text}
+            | ({"requests": one.numbers["new"]["requests"]} if "new" in one.numbers else {})
+            | ({"latency": one.numbers["latency"]} if "latency" in one.numbers else {})
+            for one in state.figures
+        ]
+        return {
+            "kind": kind,
+            "servers": len(self.servers),
+            "outcome": state.phase,
+            "reason": state.reason,
+            "seconds": round(seconds, 2),
+            "load": os.getloadavg()[0],
+            "figures": figures,
+        }
+
+    @contextlib.contextmanager
+    def _failing_once_proven(self) -> Iterator[None]:
+        """A part of the requests to versions that fail does so from `canary` on: golden requests prove them."""
+        over = threading.Event()
+        store = LocalStore(read_fleet(self.fleet), "worked")
+
+        def follow() -> None:
+            while not over.wait(0.02):
+                state = store.load()
+                if state and state.new == self.stable + 1 and state.phase in ("canary", "stable", "baking"):
+                    self.behave("failing", WORK, FAILING)
+                    return
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.behave("failing", WORK)
+
+    @contextlib.contextmanager
+    def _server(self) -> Iterator[Served]:
+        words = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded", "--fleet", str(self.fleet)]
+        with serve([*words, "--port", "{port}", "--rest-port", "{rest_port}"], ROOT) as served:
+            yield served
+
+    def _calibrated(self) -> float:
+        """How much work takes `TIMES` as long, end to end, under the load that there is."""
+        self._times(WORK, 50)
+        once, twice = self._times(WORK), self._times(2 * WORK)
+        a_piece = (np.median(twice) - np.median(once)) / WORK
+        work = WORK + (TIMES - 1) * float(np.median(once)) / a_piece
+        old, new = [], []
+        for _ in range(10):
+            old += self._times(WORK, 20)
+            new += self._times(work, 20)
+        self.behave("same", WORK)
+        found = {
+            "kind": "calibration",
+            "work": work / WORK,
+            "old_ms": 1000 * float(np.median(old)),
+            "times_median": float(np.median(new) / np.median(old)),
+            "times_mean": float(np.mean(new) / np.mean(old)),
+        }
+        self._append(found)
+        return work
+
+    def _times(self, work: float, requests: int = 100) -> list[float]:
+        """How many seconds requests take, one after the other, when version 1 has so much work."""
+        self.behave("same", work)
+        found = []
+        with connect(self.servers[0].url("grpc")) as client:
+            for _ in range(requests):
+                started = time.perf_counter()
+                client.predict("worked", [[1.0, 2.0, 3.0]])
+                found.append(time.perf_counter() - started)
+        return found
+
+    def _append(self, found: dict[str, Any]) -> None:
+        with self.out.open("a") as file:
+            file.write(json.dumps({"worker": self.number, "at": time.strftime("%H:%M:%S"), **found}) + "\n")
+
+
+def _models(stable: int) -> str:
+    return (
+        "models:\n  worked:\n    builder: tests.bench.rollouts:build\n"
+        f"    allow: [file-op]\n    labels: {{stable: {stable}}}\n"
+    )
+
+
+@contextlib.contextmanager
+def _load(url: str, rate: float) -> Iterator[None]:
+    """Clients in a process of their own."""
+    command = [sys.executable, "-m", "tests.bench.rollouts", "load", url, "--rate", str(rate)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _load_for_ever(url: str, rate: float) -> None:
+    """An open loop, whose arrivals are random, until it is ended."""
+    chance = np.random.default_rng()
+    with connect(url) as client, ThreadPoolExecutor(16) as pool:
+
+        def send() -> None:
+            with contextlib.suppress(ServingError):
+                client.predict("worked", [[1.0, 2.0, 3.0]], label="stable")
+
+        due = time.monotonic()
+        while True:
+            due += chance.exponential(1 / rate)
+            time.sleep(max(0.0, due - time.monotonic()))
+            pool.submit(send)
+
+
+def _one_worker(number: int, base: Path, options: argparse.Namespace, kinds: Sequence[str]) -> None:
+    folder = base / f"worker-{number}"
+    folder.mkdir()
+    # Of other fleets of this user nothing is changed, nor of other workers.
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    Real(number, folder, options.out, options).run(kinds)
+
+
+def real(options: argparse.Namespace) -> None:
+    """Real rollouts, several beside each other, as far as they are missing in the file."""
+    out: Path = options.out
+    done = Counter(one["kind"] for one in _lines(out))
+    missing = {kind: max(0, getattr(options, kind) - done[kind]) for kind in KINDS}
+    # All kinds from the beginning on, in the proportion in which they are missing.
+    kinds = [
+        kind
+        for _, kind in sorted(
+            ((index + 0.5) / count, kind) for kind, count in missing.items() for index in range(count)
+        )
+    ]
+    print(f"{len(kinds)} rollouts: {missing}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        with ProcessPoolExecutor(options.workers) as pool:
+            shares = [kinds[number :: options.workers] for number in range(options.workers)]
+            jobs = [pool.submit(_one_worker, number, base, options, share) for number, share in enumerate(shares)]
+            for job in jobs:
+                job.result()
+    report(options.out)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def report(path: Path) -> None:
+    """What came of the rollouts in the file, as a table."""
+    lines = _lines(path)
+    for kind in KINDS:
+        found = [one for one in lines if one["kind"] == kind]
+        if not found:
+            continue
+        back = [one for one in found if one["outcome"] == "rolled-back"]
+        share = f"{kind}: {len(back)} of {len(found)} taken back ({100 * len(back) / len(found):.1f} %)"
+        times = [one["seconds"] for one in found]
+        print(f"{share}; seconds: median {np.median(times):.1f}, 95 % within {np.quantile(times, 0.95):.1f}")
+        print("   stopped in:", dict(Counter(one["reason"].split(":")[0] for one in back)))
+        for gate in ("latency", "clients", "probe"):
+            requests = [
+                figure["requests"]
+                for one in found
+                for figure in one["figures"]
+                if figure["gate"] == gate and "requests" in figure
+            ]
+            if requests:
+                print(f"   {gate}: requests to the new version: median {np.median(requests):g}, most {max(requests)}")
+    for one in lines:
+        if one["kind"] == "calibration":
+            print({key: round(value, 3) if isinstance(value, float) else value for key, value in one.items()})
+
+
+def main() -> None:
+    """Reads what is to be done from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    modes = parser.add_subparsers(dest="mode", required=True)
+    one = modes.add_parser("real")
+    one.add_argument("--out", type=Path, default=Path("rollouts.jsonl"))
+    for kind, count in zip(KINDS, (200, 100, 100), strict=True):
+        one.add_argument(f"--{kind}", type=int, default=count, help=f"rollouts of a version that is {kind}")
+    one.add_argument("--workers", type=int, default=3, help="fleets beside each other")
+    one.add_argument("--two-servers", type=int, default=1, help="so many of them have two servers")
+    for name, value in (("window", 4.0), ("bake", 2.0), ("longest", 120.0), ("probe", 25.0), ("load", 30.0)):
+        one.add_argument(f"--{name}", type=float, default=value)
+    one = modes.add_parser("report")
+    one.add_argument("out", type=Path)
+    one = modes.add_parser("load")
+    one.add_argument("url")
+    one.add_argument("--rate", type=float, required=True)
+    options = parser.parse_args()
+    match options.mode:
+        case "real":
+            real(options)
+        case "report":
+            report(options.out)
+        case "load":
+            _load_for_ever(options.url, options.rate)
+
+
+if __name__ == "__main__":
+    main()
