@@ -102,6 +102,7 @@ def start(
     `rollout:` in models.yaml says what the gates allow; these options go before it.
     """
     from tfserving.k8s.rollout.plan import described, plan, with_metrics
+    from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.target import GateError
 
     if by_pods and not place.cluster:
@@ -120,9 +121,14 @@ def start(
             way: WayName = "pods" if by_pods else "in-place"
             state = plan(read, model, version, manual=manual or settings.manual, way=way)
             try:
-                state = with_metrics(read, dataclasses.replace(state, accept_quality=accept_quality), say)
+                state = dataclasses.replace(state, accept_quality=accept_quality)
+                state = with_metrics(read, state, say if dry_run else Progress())
             except GateError as error:
                 click.echo(f"Error: version {state.new} is not rolled out: {error}", err=True)
+                if report and not dry_run:
+                    figures = (error.figure,) if error.figure else ()
+                    stopped = dataclasses.replace(state, phase="rolled-back", reason=str(error), figures=figures)
+                    write(report, stopped, running=False)
                 sys.exit(1)
         if dry_run:
             click.echo(described(state, settings))
