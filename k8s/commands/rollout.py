@@ -40,14 +40,23 @@ Exit codes:
   130  interrupted, and `rollout start` resumes it"""
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  tfserving k8s rollout start digits --dry-run    what it would do, and how long it would take
+  tfserving k8s rollout start digits
+  tfserving k8s rollout status digits --watch     from any other shell
+  tfserving k8s rollout report digits             a page to send to somebody
+  tfserving k8s rollout undo digits"""
+)
 def rollout() -> None:
     """Rolls a new version of a model out over this machine's servers, whatever engine runs them, or a cluster's pods.
 
-    Every server loads the version beside the old one and is asked its golden requests; label `canary` moves to it, then
-    `stable`, server by server, with gates in between; the old version is unloaded after a while. Or, by pods, a second
-    Deployment has the new version, and a Gateway gives it more and more of the requests. A gate that fails takes
-    everything back.
+    Every server loads the new version under a name of its own, MODEL-canary, while clients get the old one. There it is
+    proven by its golden requests, and compared with the old one: quality, drift, latency. Then clients move, server by
+    server, and what comes of their requests is compared. The old version is unloaded after a while. Or, by pods, a
+    second Deployment has the new version, and a Gateway sends it more and more of the requests. When a gate fails, all
+    is as before.
     """
 
 

@@ -88,7 +88,7 @@ def _drift(figures: Sequence[Figure]) -> str:
         (scores, distances, allowed["scores"], "distance between distributions"),
     ):
         names = [printable(name, _MOST_NAME) for name in bars]
-        axes.bar_label(axes.barh(names, list(bars.values()), height=0.6, color=COLOURS["other"]), fmt=" %.3g")
+        axes.bar_label(axes.barh(names, list(bars.values()), height=0.6, color=COLOURS["other"]), fmt="%.3g", padding=3)
         if most is not None:
             axes.axvline(most, color=COLOURS["bad"], linestyle="--", linewidth=1)
         axes.set_title(what)
