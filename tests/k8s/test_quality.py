@@ -155,11 +155,11 @@ def test_accepted_figures_are_warnings(tmp_path: Path) -> None:
 def test_failures_and_latency_are_not_accepted_with_quality() -> None:
     slow, moved = Figure("shadow", "too slow", passed=False), Figure("drift", "it moved", passed=False)
     seen: list[Figure] = []
-    with pytest.raises(GateError, match="^too slow$") as stopped:
+    with pytest.raises(GateError, match=r"^too slow$") as stopped:
         require([slow, moved], seen.append, accept=True)
     assert stopped.value.figure == slow
     assert [one.text for one in seen] == ["warning: it moved; accepted by --accept-quality"]
-    with pytest.raises(GateError, match="^too slow; 1 more failed$"):
+    with pytest.raises(GateError, match=r"^too slow; 1 more failed$"):
         require([slow, moved], seen.append)
 
 
