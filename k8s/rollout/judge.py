@@ -98,6 +98,11 @@ class Comparison:
         self._failing.add(old)
         self._failures.before(old)
 
+    @property
+    def latency(self) -> Decision:
+        """What is clear of latencies alone."""
+        return self._latency.decision
+
     def verdict(self) -> Verdict:
         """What is clear so far. Nothing is fine before the settings' `window` is over."""
         if reason := self._worse(self._latency.decision, self._failures.decision):

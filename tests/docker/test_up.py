@@ -19,6 +19,7 @@ import pytest
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet, make_fleet, remove_all
 from tests.docker.engine import EMBEDDED_IMAGE
+from tests.k8s.followed import followed
 from tests.k8s.load import Load
 from tests.servers import free_ports, wait_for
 from tfserving.clients import Tls, connect
@@ -121,16 +122,17 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
 
 
 def test_a_version_is_rolled_out_and_back_under_load(fleet: Fleet) -> None:
-    gates = "rollout: {window: 1, samples: 20, bake: 1, latency: 4, slack_ms: 100}\n"
+    gates = "rollout: {window: 1, bake: 1, latency: 8, probe: 20}\n"
     fleet.say(f"{SCALED}    labels: {{stable: 1}}\n{gates}")
     fleet.up()
     fleet.version(2)
     with Load((fleet.grpc, fleet.rest)) as load:
         for words, version in ((("start", "scaled"), 2), (("undo", "scaled"), 1)):
-            command = [sys.executable, "-m", "tfserving", "k8s", "rollout", *words, "--fleet", str(fleet.file)]
-            done = subprocess.run(command, cwd=ROOT, env=fleet.env, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            assert f"docker server on port {fleet.grpc_port}: all 5 golden requests of 1 model equal" in done.stderr
+            command = ["k8s", "rollout", *words, "--fleet", str(fleet.file)]
+            with followed(command, fleet.file.parent / "followed.txt", fleet.env) as rollout:
+                rollout.until(None, load.enters)
+                assert rollout.process.returncode == 0, rollout.said
+            assert f"docker server on port {fleet.grpc_port}: all 5 golden requests of 1 model equal" in rollout.said
             assert sums(fleet.rest, label="stable") == 6 * version
     assert load.failures == []
     assert set(load.versions) == {1, 2}

@@ -27,7 +27,7 @@ from tfserving.serving.models_yaml.fleet import read_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 _VERSION_1 = "version 1 AVAILABLE"
-ROLLOUT = "rollout: {window: 1, bake: 1, longest: 30, latency: 8, slack_ms: 60, probe: 20}\n"
+ROLLOUT = "rollout: {window: 1, bake: 1, longest: 30, latency: 8, probe: 20}\n"
 KUBERNETES = "kubernetes: {{namespace: {0}, components: [volume], cpu: 50m, memory: 1Gi, drain_seconds: 6}}\n"
 
 
@@ -69,9 +69,9 @@ class Pods:
         self.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
         wait_for(lambda: len(json.loads(self.kubectl("get", "pods", "--output=json"))["items"]) == 2, what="two pods")
 
-    def load(self, model: str = "scaled") -> Load:
+    def load(self, model: str = "scaled", **settings: Any) -> Load:
         address = self.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
-        return Load((f"grpc://{address}:8500", f"http://{address}:8501"), model=model)
+        return Load((f"grpc://{address}:8500", f"http://{address}:8501"), model=model, **settings)
 
     def reachable(self) -> bool:
         """Whether the Service leads to a server, over both protocols."""
@@ -80,8 +80,9 @@ class Pods:
             probes = [stack.enter_context(socket.socket()) for _ in range(2)]
             return all(probe.connect_ex((address, port)) == 0 for probe, port in zip(probes, (8500, 8501), strict=True))
 
-    def have(self, version: int) -> Path:
-        target = self.folder / "models/scaled" / str(version)
+    def have(self, version: int, at: int | None = None) -> Path:
+        """Copies a version to where the pods find theirs, as version `at` if that is given."""
+        target = self.folder / "models/scaled" / str(at or version)
         shutil.copytree(self.folder / "later" / str(version), target)
         subprocess.run(["chmod", "-R", "a+rX", str(target)], check=True)
         return target

@@ -127,7 +127,7 @@ def test_refusals_that_no_page_counts_take_a_version_back(refusing: Refusing) ->
     # Slow, so that requests are in flight beside one another.
     state = rolled_out_to(4)
     refusing.way(QUICK).load(state, time.sleep)
-    with Load((refusing.server.url("grpc"),), rate=40, kinds=(BY_STABLE,)) as sent, phases_told(sent.enters):
+    with Load((refusing.server.url("grpc"),), rate=100, kinds=(BY_STABLE,)) as sent, phases_told(sent.enters):
         wait_for(lambda: sent.versions.get(1, 0) > 5)
         store = LocalStore(read_fleet(refusing.folder / "models.yaml"), "scaled")
         ended = Controller(refusing.way(QUICK), store, Ending(sent)).run(state)
