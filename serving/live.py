@@ -212,10 +212,10 @@ def _go_back(server: Running, path: Path, client: Client, told: list[Told], say:
 def _unlike(client: Client, served: tuple[Served, ...], earlier: Earlier, last: tuple[Served, ...]) -> str | None:
     """What a server that served `last` doesn't serve yet of that. Raises EngineError when there is no server any more.
 
-    A version that is still loading leaves when it has loaded.
+    A version that is still loading may be there: it goes when it is loaded, before clients get it.
     """
     try:
-        return missing(client, served, earlier, last, leaving=False)
+        return missing(client, served, earlier, last, reachable=True)
     except Unavailable as error:
         raise EngineError(str(error)) from None
 

@@ -47,7 +47,8 @@ def served(fleet: Fleet, name: str) -> tuple[Served, ...]:
         newest = not (isinstance(model.versions, tuple) or (model.versions is None and model.labels))
         return (Served(name, name, kept, dict(model.labels), newest),)
     labels = {label: version for label, version in model.labels.items() if label != CANARY}
-    own = Served(name, name, kept, labels)
+    # Pods may have a version that this machine hasn't.
+    own = Served(name, name, tuple(sorted({*kept, *labels.values()})), labels)
     if CANARY not in model.labels:
         return (own,)
     version = model.labels[CANARY]

@@ -35,13 +35,17 @@ def steps(before: Sequence[Served], wanted: Sequence[Served]) -> list[Step]:
     there, goal = ({one.name: one for one in served} for served in (before, wanted))
     ways = [_way(there.get(one.name, one), one) for one in wanted]
     gone = [one for name, one in there.items() if name not in goal]
+    stages = [
+        # A name that is to go stays until nothing can fail any more.
+        (*(way[number] for way in ways), *(gone if what in _STEPS[:3] else ()))
+        for number, what in enumerate(_STEPS)
+    ]
     made: list[Step] = []
     last = tuple(before)
-    for number, what in enumerate(_STEPS[:-1]):
-        # A name that is to go stays until nothing can fail any more.
-        now = (*(way[number] for way in ways), *(gone if number <= _STEPS.index("moving labels") else ()))
+    for what, now in zip(_STEPS[:-1], stages, strict=False):
         if _effect(now) not in (_effect(last), _effect(wanted)):
-            made.append(Step(what, now))
+            # Where one step loads all, the first is that.
+            made.append(Step(_STEPS[1] if _effect(now) == _effect(stages[1]) else what, now))
             last = now
     return [*made, Step(_STEPS[-1], tuple(wanted))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -18,8 +19,20 @@ COMMANDS = [command for language, block in BLOCKS if language == "sh" for comman
 # `make serve` runs while the others do; the tests are what runs, and the checks have run before them. What needs a
 # Docker Engine is run in tests/docker/test_docs.py. What loads a server for long does it for less time here.
 DOCKER = ["make up", "make down", "make image TAG=digits:1"]
-SHORTER = {" bench ": " bench --window 0.1 --warm-up 0.1 --processes 1 "}
-ELSEWHERE = ["make serve", "make test", "make check", *DOCKER]
+SHORTER = {
+    " bench ": " bench --window 0.1 --warm-up 0.1 --processes 1 ",
+    "--window 10 --bake 10": "--window 1 --bake 1",
+}
+# More golden requests a second make it clear sooner which version is worse.
+QUICK = "rollout: {probe: 100}\n"
+# `make export` has made a second version of digits, too.
+ELSEWHERE = ["make serve", "make test", "make check", "make export MODEL=digits", *DOCKER]
+# What a rollout prints, by its command, without the lines on what it waits for.
+SHOWN = {
+    commands.splitlines()[-1]: [line for line in text.splitlines() if "so golden requests are sent" not in line]
+    for (_, commands), (language, text) in itertools.pairwise(BLOCKS)
+    if " rollout start " in commands and language == "text"
+}
 
 
 pytestmark = pytest.mark.xdist_group("served")
@@ -41,11 +54,27 @@ def test_a_command_of_the_readme_works(command: str, served: Served, clone: Path
     command = command.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
     if "tfserving client" in command and "--server" not in command:
         command += f" --server grpc://127.0.0.1:{served.grpc_port}"
+    shown = shape("\n".join(SHOWN.get(command, [])))
     for whole, part in SHORTER.items():
         command = command.replace(whole, part)
+    models = clone / "models.yaml"
+    if " rollout " in command and QUICK not in models.read_text():
+        models.write_text(models.read_text() + QUICK)
     done = subprocess.run(["sh", "-c", command], cwd=clone, env=served.env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout or done.stderr
+    printed = shape(done.stdout + done.stderr)
+    assert printed
+    # In this order, with other lines where the page has a "…".
+    assert re.search(".*".join(map(re.escape, shown.split("\n…\n"))), printed, re.S), done.stdout + done.stderr
+
+
+def shape(printed: str) -> str:
+    """What is printed, whatever its numbers are, and how long the rest takes."""
+    return re.sub(r"\d+(\.\d+)?", "#", re.sub(r" about .* left$", "", printed, flags=re.M))
+
+
+def test_the_readme_shows_what_rollouts_print() -> None:
+    assert len(SHOWN) == 2
 
 
 def test_the_python_of_the_readme_works(served: Served, clone: Path) -> None:

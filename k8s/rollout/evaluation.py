@@ -26,6 +26,8 @@ from tfserving.serving.models_yaml.quality import LabelledRows
 # Of inputs: in JSON a float takes five times its bytes, and servers take 64 MiB by default.
 _MOST_BYTES = 8 << 20
 _MOMENT_SECONDS = 1.0
+# So much of the old value is never too much worse: of many rows, chance explains less than anybody minds.
+LEAST = 0.001
 
 
 class _UnansweredError(Exception):
@@ -106,7 +108,8 @@ def _compared(
     if worse is None:
         noise = noise_of(metric, function, output, evaluation.labels, newer, older, upward=upward)
         numbers |= noise.numbers
-        allowed = Allowed(noise.worse, noise.why)
+        least = LEAST * abs(before)
+        allowed = Allowed(noise.worse, noise.why) if noise.worse > least else Allowed(least, f"{100 * LEAST:g} % of it")
     else:
         allowed = Allowed(worse)
     numbers |= {"allowed": allowed.worse, "why": allowed.why}

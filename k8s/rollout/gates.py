@@ -58,8 +58,8 @@ def latency(
 ) -> Figure:
     """Sends `golden` to an old and a new version in turns, on each pair of servers, and compares how long they take.
 
-    The pairs are those of the same servers, or of the same kind. It ends when it is clear which is slower. Raises
-    GateError when the new one is too slow, or fails more often.
+    The pairs are those of the same servers, or of the same kind. It ends when it is clear which is slower, and after
+    `settings.longest` seconds as it stands. Raises GateError when the new one is too slow, or fails more often.
     """
     # Nobody gets the new version yet: it ends as soon as it is clear.
     at_once = settings.model_copy(update={"window": 0.0})
@@ -67,21 +67,23 @@ def latency(
     started = time.monotonic()
     where = ", ".join(dict.fromkeys(new.instance.name for _, new in pairs))
     with contextlib.ExitStack() as stack:
-        clients = {
-            reached: Patient(stack.enter_context(connect(url(reached.instance)))) for pair in pairs for reached in pair
-        }
+        clients = [tuple(Patient(stack.enter_context(connect(url(one.instance)))) for one in pair) for pair in pairs]
         for number in range(ROUNDS):
-            old, new = pairs[number % len(pairs)]
+            turn = number % len(pairs)
+            found = [Sample(), Sample()]
             # Neither is always the first.
-            order = (old, new) if number % 2 else (new, old)
-            found = {reached: _round(clients[reached], reached, golden) for reached in order}
+            for side in (0, 1) if number // len(pairs) % 2 else (1, 0):
+                found[side] = _round(clients[turn][side], pairs[turn][side], golden)
             if number >= len(pairs):
                 # The first time a server is slow, for both.
-                comparison.add(found[new], found[old], time.monotonic() - started)
-            if comparison.verdict().decision != "open":
+                comparison.add(found[1], found[0], time.monotonic() - started)
+            # Whether more fail is looked at under load.
+            if comparison.verdict().decision == "worse" or comparison.latency != "open":
+                break
+            if time.monotonic() - started > settings.longest:
                 break
             pause(0)
-        busy = [str(client.refusals) for client in clients.values() if client.refusals]
+        busy = [str(client.refusals) for pair in clients for client in pair if client.refusals]
     verdict = comparison.last()
     text = "; ".join([f"{where}: golden requests in turns: {comparison}", *busy])
     figure = Figure("latency", text, verdict.decision != "worse", where, dict(comparison.numbers()))

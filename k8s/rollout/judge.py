@@ -63,6 +63,8 @@ class Comparison:
     def __init__(self, settings: Rollout, new: str = "the new version", old: str = "the old version") -> None:
         self._settings, self._names = settings, (new, old)
         self._new, self._old = Sample(), Sample()
+        # What the new version's failures are compared with.
+        self._failing = Sample()
         self._latency, self._failures = Latency(settings), Failures(settings)
         # Each row has so many blocks, and the last one may have fewer.
         self._series: list[_Row] = []
@@ -74,22 +76,32 @@ class Comparison:
         """All that came to the new version."""
         return self._new
 
-    def add(self, new: Sample, old: Sample, at: float) -> None:
+    def add(self, new: Sample, old: Sample, at: float, *, shared: bool = False) -> None:
         """Adds what came in the same block of time to both, which ended `at` seconds after the first began.
 
         A side without requests is an empty sample. Latencies are compared only where both have some at the same time.
+        Where both share a server, the new version's clients can make the old one's requests fail: with `shared`, the
+        new one's failures are compared with those before alone.
         """
         self._at = max(self._at, at)
         self._new.add(new)
         self._old.add(old)
         self._latency.add(new, old, at)
-        self._failures.add(new, old)
+        others = Sample() if shared else old
+        self._failing.add(others)
+        self._failures.add(new, others)
         self._plot(_Row(at, copy.deepcopy(new), copy.deepcopy(old)))
 
     def before(self, old: Sample) -> None:
         """Adds what came to the old version at another time: the new one's failures are compared with its, too."""
         self._old.add(old)
+        self._failing.add(old)
         self._failures.before(old)
+
+    @property
+    def latency(self) -> Decision:
+        """What is clear of latencies alone."""
+        return self._latency.decision
 
     def verdict(self) -> Verdict:
         """What is clear so far. Nothing is fine before the settings' `window` is over."""
@@ -127,6 +139,7 @@ class Comparison:
                 "decision": self._latency.decision if self._latency.judged else "not judged",
             },
             "failures": {
+                "old": {"requests": self._failing.total, "failures": dict(self._failing.failed)},
                 "more": self._failures.more,
                 "low": low,
                 "high": high,
@@ -153,7 +166,7 @@ class Comparison:
         found = []
         if failures == "worse":
             low, high = self._failures.interval()
-            said = f"{self._failed(self._new, new)}, {self._failed(self._old, old)}: "
+            said = f"{self._failed(self._new, new)}, {self._failed(self._failing, old)}: "
             said += f"{_percent(self._failures.more)} more ({_percent(max(0.0, low))} to {_percent(high)}), "
             found.append(f"{said}{100 * self._settings.error_rate:g} % more is allowed")
         ratio = self._latency.ratio()

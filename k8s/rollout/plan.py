@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tfserving.k8s.rollout.quality import compare_metrics, require
+from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.serves import final_labels
 from tfserving.k8s.rollout.state import Figure, State, WayName
 from tfserving.k8s.rollout.target import RolloutError
@@ -72,52 +73,56 @@ def with_metrics(fleet: Fleet, state: State, say: Callable[[str], None]) -> Stat
 
 
 def described(state: State, settings: Rollout) -> str:
-    """The steps, a line each."""
-    gate = (
-        f"{settings.window:g} s at least, until it is clear whether it takes {settings.latency:g} times as long, or "
-        f"{200 * settings.error_rate:g} % more fail{_probe(settings)}"
+    """The steps, a line each, what a comparison is, and how long it takes."""
+    steps = _by_pods(state, settings) if state.way == "pods" else _in_place(state, settings)
+    numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+    seconds = remaining(state, settings)
+    takes = f"\nAll of it takes {about(seconds)}, if no gate fails, and the time for loading." if seconds else ""
+    return f"{numbered}\n\n{_comparison(state, settings)}{takes}"
+
+
+def _comparison(state: State, settings: Rollout) -> str:
+    """What a comparison under load is."""
+    said = (
+        f"A comparison lasts {settings.window:g} s at least, until it is clear whether version {state.new}\n"
+        f"takes {settings.latency:g} times as long as {state.old}, or {200 * settings.error_rate:g} % more of its "
+        "requests fail."
     )
-    steps = _by_pods(state, settings, gate) if state.way == "pods" else _in_place(state, settings, gate)
-    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
-
-
-def _probe(settings: Rollout) -> str:
-    """What is sent while versions are compared."""
     if not settings.probe:
-        return ""
+        return f"{said}\nOnly clients send requests meanwhile: `rollout.probe` is 0."
     where = f", and to {settings.address}" if settings.address else ""
-    return f"; {settings.probe:g} golden requests a second are sent to each version{where}"
+    sent = f"the probe sends {settings.probe:g} golden requests a second to each version{where}"
+    return f"{said}\nBeside clients, {sent}."
 
 
 def _own(state: State, settings: Rollout) -> list[str]:
     """What comes before the first request moves."""
+    shadow = [f"replay {settings.shadow} to both versions, and compare the responses"] if settings.shadow else []
     commands = [f"run {' '.join(words)}" for words in settings.commands]
-    return [*commands, *(["wait for `rollout promote`"] if state.manual else [])]
+    return [*shadow, *commands, *(["wait for `rollout promote`"] if state.manual else [])]
 
 
-def _by_pods(state: State, settings: Rollout, gate: str) -> list[str]:
+def _by_pods(state: State, settings: Rollout) -> list[str]:
     return [
         f"make as many pods with version {state.new} of {state.model} as there are with {state.old}",
         "send each of them its golden requests, over gRPC and REST, and compare the responses",
-        f"compare it with version {state.old}, by golden requests in turns: it may not take {settings.latency:g} times "
-        "as long",
+        f"compare quality and latency of version {state.new} with those of {state.old}",
         *_own(state, settings),
-        *(f"{weight} % of the requests → version {state.new}; {gate}" for weight in settings.weights),
+        *(f"{weight} % of the requests → version {state.new}; comparison" for weight in settings.weights),
         f"bake for {settings.bake:g} s, then send the golden requests again",
         f"pods with version {state.new} in the place of those with {state.old}, proven as the others were",
         "all requests → these; end the others",
     ]
 
 
-def _in_place(state: State, settings: Rollout, gate: str) -> list[str]:
+def _in_place(state: State, settings: Rollout) -> list[str]:
     canary = canary_name(state.model)
     return [
         f"load version {state.new} on every server, as {canary}: the clients of {state.model} get {state.old}",
         "send every server its golden requests, over gRPC and REST, and compare the responses",
-        f"compare it with version {state.old}, by golden requests in turns: it may not take {settings.latency:g} times "
-        "as long",
+        f"compare quality and latency of version {state.new} with those of {state.old}",
         *_own(state, settings),
-        f"the clients of the first server → version {state.new}; {gate}",
+        f"the clients of the first server → version {state.new}; comparison",
         f"the clients of the others → version {state.new}",
         f"bake for {settings.bake:g} s, then send the golden requests again",
         f"unload version {state.old}" + (f", and {canary}" if CANARY not in state.labels else ""),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tfserving.clients.printable import printable
 from tfserving.clients.reports.page import COLOURS, new_figure, svg, write_page
 from tfserving.k8s.rollout.overview import lasted, parts, title
 from tfserving.k8s.rollout.remaining import about, left
@@ -22,25 +22,23 @@ Numbers: TypeAlias = Mapping[str, Any]
 _SIDES = {"old": "plain", "new": "fair"}
 # Buckets of latencies are no wider than this: TensorFlow Serving's own, each 1.8 times the one before.
 _WIDEST_BUCKET = 1.8
-_MOST_CELLS = 40
+_MOST_NAME = 80
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A comparison of what comes of requests, drawn."""
-
-    figure: Figure
-    plot: str
-
-    @property
-    def numbers(self) -> Numbers:
-        """All that is known of it."""
-        return self.figure.numbers
+# What the requests are whose outcome a gate compares.
+_GATES = {
+    "latency": "golden requests in turns",
+    "shadow": "captured requests, replayed",
+    "clients": "requests of clients",
+    "probe": "golden requests of the probe",
+    "address": "golden requests through the address of clients",
+}
 
 
 def write(path: Path, state: State, running: bool) -> None:
     """Writes the page. Raises OSError."""
     seconds = left(state, running)
+    drifts = _have(state.figures, "share", "outputs", "allowed")
     write_page(
         path,
         "rollout.html",
@@ -53,8 +51,11 @@ def write(path: Path, state: State, running: bool) -> None:
         parts=parts(state),
         title_of=title,
         local=_local,
-        compared=[Compared(figure, _plot(figure.numbers, state)) for figure in state.figures if _is_compared(figure)],
-        measured=[(figure, list(_cells(figure.numbers))) for figure in state.figures if _is_measured(figure)],
+        gates=_GATES,
+        metrics=_have(state.figures, "metric", "new", "old"),
+        drifts=drifts,
+        drift=_drift(drifts),
+        compared=[(figure, _plot(figure.numbers, state)) for figure in _have(state.figures, "latency", "failures")],
     )
 
 
@@ -63,24 +64,38 @@ def _local(at: str, form: str = "%H:%M:%S") -> str:
     return datetime.fromisoformat(at).astimezone().strftime(form)
 
 
-def _is_compared(figure: Figure) -> bool:
-    return {"new", "old", "latency", "failures"} <= set(figure.numbers)
+def _have(figures: Iterable[Figure], *keys: str) -> list[Figure]:
+    """The figures that have all these numbers."""
+    return [figure for figure in figures if set(keys) <= set(figure.numbers)]
 
 
-def _is_measured(figure: Figure) -> bool:
-    return bool(figure.numbers) and not _is_compared(figure)
-
-
-def _cells(numbers: Numbers, before: str = "") -> Iterator[tuple[str, str]]:
-    """The names of numbers and what they are, those inside others too."""
-    for key, value in list(numbers.items())[:_MOST_CELLS]:
-        name = f"{before}{key}".replace("_", " ")
-        if isinstance(value, Mapping):
-            yield from _cells(value, f"{name}, ")
-        elif isinstance(value, float):
-            yield name, f"{value:.5g}"
-        elif not isinstance(value, list):
-            yield name, "not known" if value is None else str(value)
+def _drift(figures: Sequence[Figure]) -> str:
+    """What share of rows gets another label, and how far the numbers of outputs move, with what is allowed."""
+    if not figures:
+        return ""
+    shares = {f"{figure.gate}, {figure.where}": 100 * figure.numbers["share"] for figure in figures}
+    distances = {
+        f"{name} ({figure.gate}, {figure.where})": move["distance"]
+        for figure in figures
+        for name, move in figure.numbers["outputs"].items()
+    }
+    rows = [len(shares) + 1, len(distances) + 1]
+    drawn = new_figure(11, 1 + 0.35 * sum(rows))
+    labels, scores = drawn.subplots(2, 1, height_ratios=rows)
+    allowed = figures[0].numbers["allowed"]
+    for axes, bars, most, what in (
+        (labels, shares, allowed["labels"] and 100 * allowed["labels"], "rows with another label (%)"),
+        (scores, distances, allowed["scores"], "distance between distributions"),
+    ):
+        axes.barh(
+            [printable(name, _MOST_NAME) for name in bars], list(bars.values()), height=0.6, color=COLOURS["other"]
+        )
+        if most is not None:
+            axes.axvline(most, color=COLOURS["bad"], linestyle="--", linewidth=1)
+        axes.set_title(what)
+        axes.set_xlim(left=0, right=None if any(bars.values()) or most else 1)
+        axes.invert_yaxis()
+    return svg(drawn)
 
 
 def _plot(numbers: Numbers, state: State) -> str:

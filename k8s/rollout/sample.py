@@ -60,14 +60,6 @@ class Sample:
         buckets = Counter(_GROWTH ** math.ceil(math.log(1000 * one, _GROWTH) - 1e-9) for one in kept)
         return cls(len(kept), sum(kept), _printable(failed or {}), buckets, sum(map(math.log, kept)))
 
-    @classmethod
-    def of_numbers(cls, numbers: Mapping[str, Any]) -> Sample:
-        """What `numbers` returned."""
-        answered = numbers["requests"] - numbers["failed"]
-        seconds = answered * (numbers["mean_ms"] or 0.0) / 1000
-        buckets = Counter(dict(numbers["histogram_ms"]))
-        return cls(answered, seconds, Counter(numbers["failures"]), buckets)
-
     def add(self, other: Sample) -> None:
         """Adds the outcome of other requests."""
         if not self.answered:

@@ -67,6 +67,11 @@ class Watch:
         self._counted, self._of_clients = [0 for _ in sides], [0 for _ in sides]
         self._stack = contextlib.ExitStack()
 
+    @property
+    def shares(self) -> bool:
+        """Whether sides are on the same servers."""
+        return any(side.by_number for side in self._sides)
+
     def __enter__(self) -> Watch:
         for probe in self._all():
             self._stack.enter_context(probe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
@@ -37,6 +38,8 @@ Result = TypeVar("Result")
 # Lets so many seconds pass; raises when somebody wants the rollout taken back.
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
+# Where it takes clients longer to make a comparison clear, the requests of the probe have to do.
+_PATIENCE_SECONDS = 120.0
 _MOMENT_SECONDS = 1.0
 # A server that polls its configuration, with TLS, reads it within this time.
 _BELIEVED_SECONDS = BELIEVED_SECONDS + POLL_SECONDS_WITH_TLS
@@ -140,18 +143,17 @@ class Way(ABC):
         return self.fleet.rollout
 
     def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
+        folder = self.fleet.model_folder(state.model) / str(state.new)
         for instance in instances:
-            self._saw(
-                gates.golden(Reached(instance, name, state.new), self.fleet.model_folder(state.model) / str(state.new))
-            )
+            self._saw(gates.golden(Reached(instance, name, state.new), folder))
 
     def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
         """Compares an old and a new version where no client gets the new one yet; not where no time is to be lost."""
         if not self.settings.longest:
             return
         old, new = pairs[0]
-        for gate, accept in ((evaluate, state.accept_quality), (drift, state.accept_quality), (shadow, False)):
-            require(gate(self.fleet, state.model, old, new, pause), self._saw, accept=accept)
+        for gate in (evaluate, drift, shadow):
+            require(gate(self.fleet, state.model, old, new, pause), self._saw, accept=state.accept_quality)
         self._saw(gates.latency(pairs, self._golden(state.model, state.old), self.settings, pause))
 
     def _judged(
@@ -241,7 +243,7 @@ class Way(ABC):
             probe.add(old.probe)
         comparisons["clients"].add(new.clients, clients, at)
         if "probe" in comparisons:
-            comparisons["probe"].add(new.probe, probe, at)
+            comparisons["probe"].add(new.probe, probe, at, shared=watch.shares)
         if "address" in comparisons:
             comparisons["address"].add(through, Sample(), at)
 
@@ -258,7 +260,7 @@ class Way(ABC):
                 continue
             rate = one.new.total / passed
             needed = verdicts[gate].needed / rate if rate else float("inf")
-            if gate == "clients" and self.settings.probe and passed + needed > self.settings.longest:
+            if gate == "clients" and self.settings.probe and passed + needed > _PATIENCE_SECONDS:
                 needed = self.settings.window - passed
                 if needed <= 0:
                     continue
@@ -408,6 +410,13 @@ class Before:
         found = cls()
         for figure in state.figures:
             # The numbers of a long rollout may have been left out.
-            if figure.phase == "stable" and figure.gate in found.__dict__ and "old" in figure.numbers:
-                getattr(found, figure.gate).add(Sample.of_numbers(figure.numbers["old"]))
+            if figure.phase == "stable" and figure.gate in found.__dict__ and "failures" in figure.numbers:
+                old = figure.numbers["failures"]["old"]
+                failed = Counter[str](old["failures"])
+                sample = Sample(old["requests"] - failed.total(), failed=failed)
+                if figure.gate == "address":
+                    # The same for each weight.
+                    found.address = sample
+                else:
+                    getattr(found, figure.gate).add(sample)
         return found

@@ -166,7 +166,7 @@ def reload(fleet: Path, wait: float) -> None:
     with changing_fleet(fleet, wait):
         with Refusals():
             read = read_fleet(fleet)
-        _apply(read, wait)
+        _apply(read, tuple(read.models), wait)
 
 
 def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:
@@ -176,7 +176,7 @@ def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None
     from tfserving.serving.served import served
 
     changed = fleet.with_labels(name, wanted)
-    there = _apply(changed, wait)
+    there = _apply(changed, (name,), wait)
     with Failures():
         try:
             write_labels(fleet.file, name, wanted, before=fleet.models[name].labels)
@@ -189,8 +189,8 @@ def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None
             say(f"Clients get version {wanted[CANARY]} as model {one.name}.")
 
 
-def _apply(fleet: Fleet, wait: float) -> bool:
-    """Has the servers that run serve what `fleet` says; whether there are any."""
+def _apply(fleet: Fleet, changed: tuple[str, ...], wait: float) -> bool:
+    """Has the servers that run serve what `fleet` says, or checks the models `changed`; whether there are servers."""
     from tfserving.serving import live
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import refuse
@@ -203,7 +203,7 @@ def _apply(fleet: Fleet, wait: float) -> bool:
             fleet.select(server.names)
             refuse(problems(fleet, server.names, container=server.is_container), say)
         if not servers:
-            refuse(problems(fleet, tuple(fleet.models), container=False), say)
+            refuse(problems(fleet, changed, container=False), say)
     with Failures():
         for server in servers:
             live.apply(fleet, server, wait, say)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from tfserving.clients import Client, connect
 from tfserving.clients.answers import VersionStatus
@@ -17,6 +17,8 @@ _POLL_SECONDS = 0.1
 # A server that has a version in a new configuration tries it within this time, even when it looks for versions every
 # second; one that polls its configuration takes longer.
 BELIEVED_SECONDS = 5.0
+# All states but END.
+_LOADED = frozenset({"START", "LOADING", "AVAILABLE", "UNLOADING"})
 
 
 def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: Callable[[], str]) -> dict[str, int]:
@@ -128,20 +130,21 @@ def missing(
     earlier: Earlier | None = None,
     before: Iterable[Served] = (),
     *,
-    leaving: bool = True,
+    reachable: bool = False,
 ) -> str | None:
     """What a server doesn't serve yet of `served`, or still serves of `before`; None when all is as it should be.
 
-    Without `earlier`, for a server that was just started, every failure counts. Without `leaving`, versions that are to
-    be unloaded may still be there. Raises EngineError for a version that failed, and ServingError.
+    Without `earlier`, for a server that was just started, every failure counts. With `reachable`, what is to go may be
+    there as long as no client gets it: it may still be loading. Raises EngineError for a version that failed, and
+    ServingError.
     """
     wanted, old = ({one.name: one for one in some} for some in (served, before))
     for one in wanted.values():
         labels = {*(old[one.name].labels if one.name in old else ()), *one.labels}
         if said := _not_loaded(client, one, earlier) or _not_labelled(client, one, labels):
             return f"model {one.name!r}: {said}"
-    for name in {**wanted, **old} if leaving else ():
-        if said := _not_unloaded(client, name, wanted.get(name)):
+    for name in {**wanted, **old}:
+        if said := _not_unloaded(client, name, wanted.get(name), {"AVAILABLE"} if reachable else _LOADED):
             return f"model {name!r}: {said}, which is to be unloaded"
     return None
 
@@ -165,11 +168,11 @@ def _not_labelled(client: Client, one: Served, labels: set[str]) -> str | None:
     return None
 
 
-def _not_unloaded(client: Client, name: str, one: Served | None) -> str | None:
+def _not_unloaded(client: Client, name: str, one: Served | None, states: Container[str]) -> str | None:
     versions = one.versions if one else ()
     for version, status in states_of(client, name).items():
         newer = one is not None and one.newest and version > max(versions, default=0)
-        if version not in versions and not newer and status.state != "END":
+        if version not in versions and not newer and status.state in states:
             return str(status)
     return None
 

@@ -34,7 +34,6 @@ GOOD, BROKEN, ENDING = (1, 2, 3), 4, 5
 # Short enough for many rollouts, and sure of what is so much slower.
 ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, slack_ms: 100, probe: 20}\n"
 KINDS = (UNLABELLED, BY_STABLE, *by_version(*GOOD), UNLABELLED, BY_STABLE, *OF_CANARY)
-RETURNABLE = ("loading", "proving", "canary", "stable", "baking")
 _MOST_TRIES = 20
 
 
@@ -70,15 +69,17 @@ class Soak:
                 raise RuntimeError(f"no end after {tries} tries: {self.rolled.status()}")
             with self.rolled.following(*words) as rollout:
                 disturbed |= self._through(rollout, likely)
-            said, state = rollout.said, self.rolled.status()
-            over = state["phase"] in ("done", "rolled-back")
+            said, state = rollout.said, self.rolled.state
+            # One that was killed may have come further than it was followed.
+            self.load.enters(state)
+            over = state.over
             words = ("start", "scaled")
-            if disturbed and state["phase"] in RETURNABLE and self.chance.random() < 0.25:
+            if disturbed and state.returnable and self.chance.random() < 0.25:
                 words = ("abort", "scaled")
                 self.done_to_it["abort of one that is left"] += 1
-        self.ended[state["phase"]] += 1
-        if state["phase"] != ("rolled-back" if broken else "done") and not disturbed:
-            self.unexpected.append(f"to version {new}: {state['phase']}: {state['reason']}\n{said}")
+        self.ended[state.phase] += 1
+        if state.phase != ("rolled-back" if broken else "done") and not disturbed:
+            self.unexpected.append(f"to version {new}: {state.phase}: {state.reason}\n{said}")
 
     def _through(self, rollout: Followed, likely: float) -> bool:
         """Follows a rollout until it ends or is killed; whether it was disturbed: `likely` is how likely in a phase."""
@@ -92,7 +93,7 @@ class Soak:
             if self.chance.random() < 0.7:
                 rollout.go_on()
                 time.sleep(1.5 * self.chance.random())
-            what = self.chance.choice(("kill", "kill", "abort", "restart", "kill and restart"))
+            what = self.chance.choice(("kill", "kill", "kill", "abort", "abort", "restart", "kill and restart"))
             self.done_to_it[f"{what} in {state.phase}"] += 1
             if "kill" in what:
                 rollout.kill()
@@ -107,9 +108,9 @@ class Soak:
         return disturbed
 
     def restart(self) -> None:
-        """Ends the server, with or without a drain, and starts it again."""
+        """Ends the server, with or without a drain, which lasts as long as clients send, and starts it again."""
         with self.load.down():
-            if self.chance.random() < 0.7:
+            if self.rolled.engine == "native" or self.chance.random() < 0.7:
                 self.rolled.kill()
             else:
                 self.rolled.stop()

@@ -22,7 +22,9 @@ from tfserving.clients import connect
 from tfserving.clients.busy import Patient, Refusals
 from tfserving.clients.cli import main
 from tfserving.clients.errors import BUSY, ResourceExhausted
+from tfserving.foundation.golden import read_golden
 from tfserving.k8s.rollout import gates
+from tfserving.k8s.rollout.target import Reached
 from tfserving.serving.models_yaml.rollout import Rollout
 
 pytestmark = ON_SERVERS
@@ -138,22 +140,22 @@ def test_a_load_test_sends_nothing_again_and_names_the_refusals(few_threads: Ser
 
 
 def test_the_time_that_a_gate_waits_for_a_busy_server_is_no_latency(server: Server) -> None:
-    folder = server.models / "words" / "1"
+    golden = read_golden(server.models / "words" / "1")
     with refusing(server.grpc, every_second()) as (address, _):
         instance: Any = SimpleNamespace(name="pod", grpc=address, rest=server.rest)
+        reached = Reached(instance, "words", 1)
         started = time.monotonic()
-        said = gates.latency("words", (instance, folder), (instance, folder), Rollout(slack_ms=1000))
+        found = gates.latency([(reached, reached)], golden, Rollout(), lambda _: None)
         took = time.monotonic() - started
-    times = [float(ms) for ms in re.findall(r"([\d.]+) ms", said)]
-    assert len(times) == 2
-    assert gates.ROUNDS * sum(times) / 1000 < took / 2
-    assert f"the server {address} was busy {gates.ROUNDS} times" in said
+    sides = [found.numbers[side] for side in ("new", "old")]
+    assert sum(side["mean_ms"] * side["requests"] / 1000 for side in sides) < took / 2
+    assert f"the server {address} was busy " in found.text
 
 
 def test_golden_requests_pass_a_gate_of_a_busy_server_which_says_so(server: Server) -> None:
     with refusing(server.grpc, every_second()) as (address, _):
         instance: Any = SimpleNamespace(name="pod", grpc=address, rest=server.rest)
-        said = gates.golden(instance, server.models / "words" / "1")
+        said = gates.golden(Reached(instance, "words", 1), server.models / "words" / "1").text
     assert said.startswith("pod: the golden request of 1 model equal over gRPC and REST; the server")
     assert "was busy" in said
 

@@ -84,7 +84,7 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     # TLS is verified, and the split is as it was said.
     address = f"https://localhost:{watched.envoy_port}"
     with connect(address, tls=Tls(watched.folder / "ca.pem")) as client:
-        assert client.predict("scaled", [[1, 2, 3]], version=2).outputs["sums"].tolist() == [12.0]
+        assert client.predict("scaled-canary", [[1, 2, 3]], version=2).outputs["sums"].tolist() == [12.0]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{address}/v1/models/scaled")
     found = watched.served_by(300)
@@ -111,7 +111,7 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     wait_for(lambda: watched.query(f"{MEMORY_METRIC} > 1e8"), what="the server's memory")
     (versions,) = (panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["title"] == "Versions")
     rows = {(row["metric"]["model"], row["metric"]["version"]) for row in watched.query(versions["targets"][0]["expr"])}
-    assert rows == {("scaled", "1"), ("scaled", "2")}
+    assert rows == {("scaled", "1"), ("scaled-canary", "2")}
 
     # Another split starts Envoy anew and nothing else; labels move while the server runs.
     watched.say_split(100)
@@ -153,7 +153,7 @@ def test_what_does_not_come_up_leaves_nothing(watched: Watched, left: Left) -> N
     broken = watched.folder / "models/scaled/2/saved_model.pb"
     broken.write_bytes(broken.read_bytes()[:100])
     done = watched.toolkit("compose", "up", *watched.ports, code=1)
-    assert "Error: model 'scaled': version 2 END (" in done.stderr
+    assert "`tfserving serve labels remove scaled canary` leaves it out" in done.stderr
     assert left() == before
     assert not [path for path in watched.state.rglob("*") if path.is_file()]
 

@@ -19,6 +19,7 @@ import pytest
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet, make_fleet, remove_all
 from tests.docker.engine import EMBEDDED_IMAGE
+from tests.k8s.followed import followed
 from tests.k8s.load import Load
 from tests.servers import free_ports, wait_for
 from tfserving.clients import Tls, connect
@@ -38,10 +39,13 @@ def await_line(process: subprocess.Popen[str], start: str) -> None:
 HUNGRY = f"{SCALED}  hungry:\n    builder: tests.docker.hungry:build\n"
 
 
-def sums(address: str, **which: Any) -> float:
+CANARY = "scaled-canary"
+
+
+def sums(address: str, *, name: str = "scaled", **which: Any) -> float:
     """What `scaled` answers for 1 + 2 + 3: six times its version."""
     with connect(address) as client:
-        return float(client.predict("scaled", [[1, 2, 3]], **which).outputs["sums"][0])
+        return float(client.predict(name, [[1, 2, 3]], **which).outputs["sums"][0])
 
 
 def verified(fleet: Fleet) -> str:
@@ -60,7 +64,7 @@ def verified(fleet: Fleet) -> str:
 def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], dict[str, set[str]]]) -> None:
     before = left()
     done = fleet.up()
-    assert "Serving 1 model with the docker server:\n  scaled  version 1\n" in done.stdout
+    assert "Serving 1 model with the docker server:\n  scaled  version 1, the newest\n" in done.stdout
     assert f"gRPC  127.0.0.1:{fleet.grpc_port}\nREST  http://127.0.0.1:{fleet.rest_port}\n" in done.stdout
     assert re.search(r"all \d+ golden requests of 1 model equal", verified(fleet))
     first = fleet.container
@@ -77,24 +81,25 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
     assert sums(fleet.rest) == 12
     verified(fleet)
 
-    # Labels: both versions, each by its name; the file keeps what a person wrote there.
+    # Labels: clients get what is stable, and the canary under its own name; the file keeps what a person wrote there.
     fleet.say(f"# ours\n{SCALED}")
     done = fleet.toolkit("labels", "set", "scaled", "stable=1", "canary=2")
     assert "Labels of scaled: stable=1, canary=2." in done.stderr
     assert "# ours\n" in fleet.file.read_text()
     for address in (fleet.grpc, fleet.rest):
-        assert (sums(address, label="stable"), sums(address, label="canary")) == (6, 12)
+        assert (sums(address, label="stable"), sums(address), sums(address, name=CANARY)) == (6, 6, 12)
     fleet.version(3)
     fleet.toolkit("labels", "set", "scaled", "canary=3")
     for address in (fleet.grpc, fleet.rest):
-        assert (sums(address, label="stable"), sums(address, label="canary"), sums(address)) == (6, 18, 18)
+        assert (sums(address, label="stable"), sums(address), sums(address, name=CANARY)) == (6, 6, 18)
+    verified(fleet)
 
     # A label for nothing changes nothing.
     said = fleet.file.read_text()
     done = fleet.toolkit("labels", "set", "scaled", "canary=9", code=2)
     assert "label 'canary' is for version 9, which is not in" in done.stderr
     assert fleet.file.read_text() == said
-    assert sums(fleet.rest, label="canary") == 18
+    assert sums(fleet.rest, name=CANARY, label="canary") == 18
 
     # None of this needed another container.
     assert fleet.container.id == first.id
@@ -117,16 +122,17 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
 
 
 def test_a_version_is_rolled_out_and_back_under_load(fleet: Fleet) -> None:
-    gates = "rollout: {window: 1, samples: 20, bake: 1, latency: 4, slack_ms: 100}\n"
+    gates = "rollout: {window: 1, bake: 1, latency: 8, probe: 20}\n"
     fleet.say(f"{SCALED}    labels: {{stable: 1}}\n{gates}")
     fleet.up()
     fleet.version(2)
     with Load((fleet.grpc, fleet.rest)) as load:
         for words, version in ((("start", "scaled"), 2), (("undo", "scaled"), 1)):
-            command = [sys.executable, "-m", "tfserving", "k8s", "rollout", *words, "--fleet", str(fleet.file)]
-            done = subprocess.run(command, cwd=ROOT, env=fleet.env, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            assert f"docker server on port {fleet.grpc_port}: all 5 golden requests of 1 model equal" in done.stderr
+            command = ["k8s", "rollout", *words, "--fleet", str(fleet.file)]
+            with followed(command, fleet.file.parent / "followed.txt", fleet.env) as rollout:
+                rollout.until(None, load.enters)
+                assert rollout.process.returncode == 0, rollout.said
+            assert f"docker server on port {fleet.grpc_port}: all 5 golden requests of 1 model equal" in rollout.said
             assert sums(fleet.rest, label="stable") == 6 * version
     assert load.failures == []
     assert set(load.versions) == {1, 2}
@@ -178,12 +184,18 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_answering(fleet: Fl
     broken.write_bytes(broken.read_bytes()[:100])
     fleet.version(2)
     done = fleet.toolkit("labels", "set", "scaled", "canary=2", code=1)
-    assert "model 'scaled': version 2 END (" in done.stderr
+    assert "model 'scaled-canary': version 2 END (" in done.stderr
     assert "the server serves what it did before" in done.stderr
     assert "canary" not in fleet.file.read_text()
-    assert sums(fleet.grpc, label="stable") == 6
-    fleet.toolkit("reload", code=1)
-    assert sums(fleet.rest, label="stable") == 6
+    assert sums(fleet.grpc) == 6
+    # It is no version of the model's own name, so nothing of it is in the way.
+    fleet.toolkit("reload")
+    assert sums(fleet.rest) == 6
+    # A server starts with all of its models or not at all.
+    fleet.say(f"{SCALED}    labels: {{stable: 1, canary: 2}}\n")
+    fleet.toolkit("down")
+    done = fleet.up(code=1)
+    assert "`tfserving serve labels remove scaled canary` leaves it out" in done.stderr
 
 
 def test_other_settings_replace_the_container(fleet: Fleet) -> None:
@@ -275,18 +287,18 @@ def test_the_embedded_server_s_image_takes_changes_by_its_file(fleet: Fleet) -> 
     fleet.version(2)
     fleet.up()
     fleet.toolkit("labels", "set", "scaled", "stable=1", "canary=2")
-    assert [sums(fleet.grpc, label=label) for label in ("stable", "canary")] == [6, 12]
+    assert [sums(fleet.grpc), sums(fleet.grpc, name=CANARY)] == [6, 12]
     fleet.toolkit("labels", "set", "scaled", "stable=2")
-    assert sums(fleet.rest, label="stable") == 12
+    assert [sums(fleet.rest), sums(fleet.rest, label="stable")] == [12, 12]
     assert "loading model 'scaled' version 1" in fleet.toolkit("logs").stdout
-    assert "scaled: version 2 AVAILABLE" in fleet.toolkit("status").stdout
+    assert re.search("scaled: version 2 AVAILABLE.* Clients get version 2, stable", fleet.toolkit("status").stdout)
 
 
 def test_restart_is_the_same_container_again_and_no_fault(fleet: Fleet) -> None:
     fleet.up()
     first = fleet.container
     done = fleet.toolkit("restart")
-    assert "scaled  version 1" in done.stdout
+    assert "scaled  version 1, the newest" in done.stdout
     assert fleet.container.id == first.id
     assert fleet.container.attrs["State"]["StartedAt"] != first.attrs["State"]["StartedAt"]
     assert sums(fleet.grpc) == 6

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tfserving.export.errors import ServableError
-from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.servable import Evaluation, Servable, Signature, TensorSpec
 
 ROWS = np.zeros((32, 3), np.float32)
 
@@ -119,6 +120,42 @@ def test_examples_of_a_signature_that_is_none_are_refused() -> None:
 @pytest.mark.parametrize("value", ["high", True, float("nan"), None])
 def test_a_metric_must_be_a_number(value: object) -> None:
     assert f"metrics['accuracy'] is {value!r}, a finite number is needed" in problems(metrics={"accuracy": value})
+
+
+SCORED = Evaluation({"x": ROWS}, np.zeros(32, np.int64))
+MEAN: Any = np.mean
+WRONG: Any = [0] * 32
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "problem"),
+    [
+        (SCORED, ""),
+        (replace(SCORED, metric="acuracy"), "metric is 'acuracy'; accuracy, auc, mae, or a function"),
+        (replace(SCORED, metric=lambda *_: 1.0), "or a function of a module that can be imported"),
+        (replace(SCORED, metric=MEAN), "the metric numpy:mean needs True or False"),
+        (replace(SCORED, metric=MEAN, higher_is_better=True), ""),
+        (replace(SCORED, higher_is_better=True), "that of accuracy is known"),
+        (replace(SCORED, drop=-0.1), "drop is -0.1"),
+        (replace(SCORED, labels=WRONG), "labels: a numpy array with one row for each label is needed, not list"),
+        (replace(SCORED, labels=np.zeros(31)), "different numbers of rows"),
+        (Evaluation({"x": ROWS[:3]}, np.zeros(3)), "it has 3 rows, 10 to 100000 are possible"),
+        (replace(SCORED, inputs={}), "it has no input 'x'"),
+        (replace(SCORED, inputs={"z": ROWS}), "there is no input 'z'; the inputs are 'x'"),
+        (replace(SCORED, inputs={"x": ROWS[:, :2]}), "it is float32 (32, 2), the signature wants float32 (None, 3)"),
+        (replace(SCORED, output="z"), "there is no output 'z'; the outputs are 'y'"),
+        (replace(SCORED, signature="other"), "there is no signature 'other'"),
+    ],
+)
+def test_labelled_rows_must_be_rows_of_a_signature(evaluation: Evaluation, problem: str) -> None:
+    told = problems(evaluation=evaluation)
+    assert problem in told
+    assert bool(told) == bool(problem)
+
+
+def test_labelled_rows_say_which_of_several_outputs_they_measure() -> None:
+    assert "output says which one is measured: 'y', 'z'" in problems(outputs=("y", "z"), evaluation=SCORED)
+    assert not problems(outputs=("y", "z"), evaluation=replace(SCORED, output="z"))
 
 
 def test_every_problem_is_told_at_once() -> None:

@@ -10,23 +10,24 @@ import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.cluster.node import Cluster
+from tests.k8s.followed import Followed, followed
 from tests.k8s.load import Load
 from tests.k8s.rolled import MODELS
 from tests.servers import wait_for
-from tfserving.k8s.names import ROLLOUTS
+from tfserving.k8s.names import ROLLOUTS, TRACK
+from tfserving.k8s.rollout.state import Phase
 from tfserving.serving.models_yaml.fleet import read_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 _VERSION_1 = "version 1 AVAILABLE"
-ROLLOUT = "rollout: {window: 1, samples: 20, bake: 1, longest: 60, latency: 4, slack_ms: 100}\n"
+ROLLOUT = "rollout: {window: 1, bake: 1, longest: 30, latency: 8, probe: 20}\n"
 KUBERNETES = "kubernetes: {{namespace: {0}, components: [volume], cpu: 50m, memory: 1Gi, drain_seconds: 6}}\n"
 
 
@@ -68,9 +69,9 @@ class Pods:
         self.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
         wait_for(lambda: len(json.loads(self.kubectl("get", "pods", "--output=json"))["items"]) == 2, what="two pods")
 
-    def load(self, model: str = "scaled") -> Load:
+    def load(self, model: str = "scaled", **settings: Any) -> Load:
         address = self.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
-        return Load((f"grpc://{address}:8500", f"http://{address}:8501"), model=model)
+        return Load((f"grpc://{address}:8500", f"http://{address}:8501"), model=model, **settings)
 
     def reachable(self) -> bool:
         """Whether the Service leads to a server, over both protocols."""
@@ -79,8 +80,9 @@ class Pods:
             probes = [stack.enter_context(socket.socket()) for _ in range(2)]
             return all(probe.connect_ex((address, port)) == 0 for probe, port in zip(probes, (8500, 8501), strict=True))
 
-    def have(self, version: int) -> Path:
-        target = self.folder / "models/scaled" / str(version)
+    def have(self, version: int, at: int | None = None) -> Path:
+        """Copies a version to where the pods find theirs, as version `at` if that is given."""
+        target = self.folder / "models/scaled" / str(at or version)
         shutil.copytree(self.folder / "later" / str(version), target)
         subprocess.run(["chmod", "-R", "a+rX", str(target)], check=True)
         return target
@@ -122,25 +124,31 @@ class Pods:
         assert "Traceback" not in done.stderr
         return done
 
-    def killed_at(self, step: str, *words: str, held: bool = False) -> None:
-        """Starts a rollout, or goes on with one, and kills it as soon as it says that it is at `step`.
+    @contextlib.contextmanager
+    def following(self, *words: str) -> Iterator[Followed]:
+        """A rollout that holds wherever a phase begins."""
+        with followed(self.command(*words)[3:], self.folder / "followed.txt", self.env) as rollout:
+            yield rollout
+
+    def through(self, load: Load, *words: str, code: int = 0) -> str:
+        """A rollout to its end, of whose phases `load` hears before they begin; returns what it printed."""
+        with self.following(*words) as rollout:
+            rollout.until(None, load.enters)
+            assert rollout.process.returncode == code, rollout.said
+            assert "Traceback" not in rollout.said
+            return rollout.said
+
+    def killed_at(self, phase: Phase, load: Load, *words: str, weight: int = 0, held: bool = False) -> None:
+        """Starts a rollout, or goes on with one, and kills it where `phase` begins.
 
         With `held` nobody else may roll out as long as it lives, and then until nobody has renewed its lease for the
         time that this says. Without, the lease is made as old as that.
         """
-        command = self.command("start", "scaled", *words)
-        with subprocess.Popen(command, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if line.startswith(step):
-                    break
-            else:
-                pytest.fail(f"it never came to {step!r}:\n{''.join(said)}")
+        with self.following("start", "scaled", *words) as rollout:
+            assert rollout.until(phase, load.enters, weight), rollout.said
             if held:
                 assert "is being rolled out by" in self.rollout("start", "scaled", code=2).stderr
-            process.kill()
+            rollout.kill()
         (lease,) = json.loads(self.kubectl("get", "leases", "--output=json"))["items"]
         seconds = timedelta(seconds=lease["spec"]["leaseDurationSeconds"])
         if held:
@@ -151,6 +159,13 @@ class Pods:
             renewed_before = json.dumps({"spec": {"renewTime": before}})
             self.kubectl("patch", "lease", lease["metadata"]["name"], "--type=merge", f"--patch={renewed_before}")
         assert not self.state()["running"]
+
+    def lose_a_pod(self, load: Load, track: str = "stable") -> None:
+        """Deletes one of the pods, which drains; another one takes its place."""
+        load.some_end()
+        selector = f"--selector=app.kubernetes.io/instance=serving,{TRACK}={track}"
+        pod = self.kubectl("get", "pods", "--output=name", "--field-selector=status.phase=Running", selector).split()[0]
+        self.kubectl("delete", pod, "--wait=false")
 
     def is_back(self, kubernetes: str) -> bool:
         """Takes away what a test has brought; whether the pods are then as they were before it."""

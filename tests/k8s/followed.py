@@ -53,15 +53,15 @@ class Followed:
     states: list[State] = field(default_factory=list)
     _holds: bool = False
 
-    def until(self, phase: Phase | None, hear: Callable[[State], object]) -> bool:
+    def until(self, phase: Phase | None, hear: Callable[[State], object], weight: int = 0) -> bool:
         """Lets it go on until it holds where `phase` begins, or to its end; `hear` gets each state, that one, too.
 
-        Whether it holds there.
+        By pods `weight` percent of the requests have moved then. Returns whether it holds there.
         """
         self.go_on()
         while (state := self.next()) is not None:
             hear(state)
-            if state.phase == phase:
+            if state.phase == phase and state.weight >= weight:
                 return True
             self.go_on()
         return False

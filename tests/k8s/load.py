@@ -95,8 +95,7 @@ class Load:
     It begins with version `stable`, and with `canary` where models.yaml has that. `answers` says which version has a
     scale that isn't its number. `host` is the name that REST is asked by, where it isn't the address.
 
-    Once a server has ended (`down`, `some_end`), those that start begin with what models.yaml says, until the rollout
-    has gone on.
+    Once servers have ended meanwhile (`down`, `some_end`), what is on trial may be missing until the rollout is over.
     """
 
     addresses: tuple[str, ...]
@@ -113,6 +112,7 @@ class Load:
     _state: State | None = None
     _moved: bool = False
     _restarted: bool = False
+    _forgotten: bool = False
 
     def __enter__(self) -> Load:
         self._over = threading.Event()
@@ -150,7 +150,7 @@ class Load:
         )
         self._state = state
         if state.over:
-            self._restarted = False
+            self._restarted = self._forgotten = False
             self.stable = state.new if state.phase == "done" else state.old
             if self.canary and state.phase == "done":
                 self.canary = state.new
@@ -158,7 +158,11 @@ class Load:
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
-        """The only server ends, and another takes its place: clients find none meanwhile."""
+        """The only server of this machine ends, and another takes its place: clients find none meanwhile.
+
+        That begins with what models.yaml says, and goes on with the rollout.
+        """
+        self._forgotten = True
         self.some_end()
         self._outage.becomes(DOWN, "down")
         yield
@@ -168,7 +172,7 @@ class Load:
         self._outage.becomes(frozenset(), "up")
 
     def some_end(self) -> None:
-        """Servers are about to end, and others to start."""
+        """Pods are about to end, and others to start, with what is kept for them."""
         self._restarted = True
         self._widen()
 
@@ -212,7 +216,7 @@ class Load:
             case "stable":
                 return frozenset({state.old, state.new})
             case "baking" | "unloading":
-                return frozenset({state.old, state.new} if self._restarted else {state.new})
+                return frozenset({state.old, state.new} if self._forgotten else {state.new})
             case "rolling-back" if self._moved:
                 return frozenset({state.old, state.new})
         return frozenset({state.old})

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,13 +26,17 @@ from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.model_server import VARIABLE
+from tfserving.k8s.rollout.local import LocalStore
+from tfserving.k8s.rollout.state import Phase, State
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, canary_name, read_fleet
 from tfserving.serving.running import fleet_folder
 
 # A window of so many requests knows how sure it is; the machine's other work is no reason to take a version back.
-ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, slack_ms: 60, probe: 40}\n"
+ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, probe: 40}\n"
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n    labels: {stable: 1}\n"
 WITH_CANARY = MODELS.replace("{stable: 1}", "{stable: 1, canary: 1}")
+
+PHASES: tuple[Phase, ...] = ("loading", "proving", "canary", "stable", "baking", "unloading")
 
 
 @dataclass
@@ -111,6 +116,13 @@ class Rolled:
     def phase(self) -> str:
         return str(self.status()["phase"])
 
+    @property
+    def state(self) -> State:
+        """That of the last rollout, as it is noted."""
+        found = LocalStore(read_fleet(self.file), "scaled").load()
+        assert found is not None
+        return found
+
     def load(self, **settings: Any) -> Load:
         return Load((self.server.url("grpc"), self.server.url("rest")), **settings)
 
@@ -170,13 +182,15 @@ def crashing(version: Path) -> None:
     """Has TensorFlow end the process that loads a version, by a check of its own at the first warm-up request."""
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 3), tf.float32, name="rows")])
     def crashed(rows: Any) -> dict[str, Any]:
         # How many dimensions it has is known when it runs.
         scalar = tf.reshape(rows[:1, :1], tf.zeros([tf.shape(rows)[0] * 0], tf.int32))
         wrong = tf.quantization.fake_quant_with_min_max_vars_per_channel(scalar, -tf.ones(3), tf.ones(3))
         return {"sums": tf.reduce_sum(rows, axis=1) + tf.reduce_sum(wrong)}
 
-    tf.saved_model.save(tf.Module(), str(version), signatures={"serving_default": crashed})
+    function = tf.function(crashed).get_concrete_function(rows=tf.TensorSpec((None, 3), tf.float32, name="rows"))
+    tf.saved_model.save(tf.Module(), str(version), signatures={"serving_default": function})
+    # Pods are other users.
+    subprocess.run(["chmod", "-R", "a+rX", str(version)], check=True)
     found = json.loads((version / MANIFEST).read_bytes())["files"]
     resealed(version, *(name for name in found if (version / name).is_file()))

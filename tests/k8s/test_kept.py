@@ -21,7 +21,7 @@ from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.running import Running
 
-STATE = State("digits", 1, 2, {"stable": 1}, (1,))
+STATE = State("digits", 1, 2, {"stable": 1}, (1,), (2,))
 SAID = asdict(STATE)
 WRONG: dict[str, bytes] = {
     "cut": STATE.text().encode()[:15],
@@ -109,7 +109,7 @@ def test_a_configuration_that_is_cut_is_told(tmp_path: Path, text: str | None) -
     if text is not None:
         path.write_text(text)
     with pytest.raises(EngineError, match=r"models\.config is not what the server was given to read: "):
-        LocalInstance(Running("native", "127.0.0.1", 1, 2, ("digits",), pid=1), path).tell(Serve("digits", (1,), {}))
+        LocalInstance(Running("native", "127.0.0.1", 1, 2, ("digits",), pid=1), path).tell(Serve("digits", ()))
 
 
 def test_no_two_models_share_a_config_map_or_a_lease() -> None:

@@ -9,7 +9,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import pytest
 from google.protobuf import text_format
 from pydantic import ValidationError
 
-from tests.k8s.load import Load
+from tests.k8s.followed import phases_told
+from tests.k8s.load import BY_STABLE, UNLABELLED, Load
 from tests.k8s.rolled import MODELS
 from tests.servers import ROOT, STAND_IN, Served, free_ports, install, serve, wait_for
 from tests.stand_in.threads import POLLING, REFUSAL
@@ -33,6 +35,7 @@ from tfserving.k8s.rollout.controller import Controller
 from tfserving.k8s.rollout.in_place import InPlace
 from tfserving.k8s.rollout.local import LocalStore
 from tfserving.k8s.rollout.probe import MOST_IN_FLIGHT, SECONDS, Place, Probe
+from tfserving.k8s.rollout.progress import Kind, Progress
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, Instance, RolloutError, Serve
 from tfserving.serving.models_yaml.fleet import read_fleet
@@ -41,11 +44,11 @@ from tfserving.serving.models_yaml.rollout import Rollout
 THREADS = 2
 SERVER = f"server: {{grpc_max_threads: {POLLING + THREADS}}}\n"
 CONFIG = 'model_config_list {{ config {{ name: "scaled" base_path: "{}" model_platform: "tensorflow" }} }}'
-QUICK = Rollout(window=0.5, samples=5, longest=30, latency=1e6, error_rate=0.3, probe_rate=20, bake=0)
+QUICK = Rollout(window=0.5, longest=30, latency=1e6, error_rate=0.3, probe=20, bake=0)
 ONE = Golden((GoldenRequest("serving_default", {"rows": np.ones((1, 3), np.float32)}, {}),), {})
 
 
-@dataclass
+@dataclass(eq=False)
 class Refusing:
     """A fleet, and a server of it with few threads for gRPC, which refuses what exceeds them and counts none of it."""
 
@@ -63,7 +66,7 @@ class Refusing:
     def rest(self) -> str:
         return self.server.url("rest").removeprefix("http://")
 
-    def tell(self, serve: Serve) -> None:
+    def tell(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - there is nothing to keep
         config = text_format.Parse(CONFIG.format(self.folder / "models/scaled"), ModelServerConfig())
         with connect(self.server.url("grpc")) as client:
             client.reload_config(serve.applied(config))
@@ -78,14 +81,15 @@ class Refusing:
     def keep(self, serve: Serve) -> None:
         """There is nothing to keep."""
 
-    def finish(self, serve: Serve) -> None:
+    def finish(self, model: str, labels: Mapping[str, int]) -> None:
         """There is nothing to note."""
 
     def close(self) -> None:
         """There is nothing to close."""
 
     def way(self, settings: Rollout) -> InPlace:
-        return InPlace(self.folder / "models/scaled", settings, 60, lambda _: None, self)
+        fleet = read_fleet(self.folder / "models.yaml")
+        return InPlace(fleet.model_copy(update={"rollout": settings}), 60, Progress(), self)
 
     def page(self) -> str:
         return read_page(self.server.url("rest") + PATH)
@@ -105,7 +109,7 @@ def refusing(scaled_versions: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def rolled_out_to(version: int) -> State:
-    return State("scaled", 1, version, {"stable": 1}, (1,), phase="stable")
+    return State("scaled", 1, version, {"stable": 1}, (1,), (version,), phase="stable")
 
 
 def test_our_own_checks_are_on_no_page(refusing: Refusing) -> None:
@@ -121,35 +125,39 @@ def test_our_own_checks_are_on_no_page(refusing: Refusing) -> None:
 
 def test_refusals_that_no_page_counts_take_a_version_back(refusing: Refusing) -> None:
     # Slow, so that requests are in flight beside one another.
-    state, said = rolled_out_to(4), list[str]()
+    state = rolled_out_to(4)
     refusing.way(QUICK).load(state, time.sleep)
-    with Load((refusing.server.url("grpc"),), rate=20) as sent:
+    with Load((refusing.server.url("grpc"),), rate=100, kinds=(BY_STABLE,)) as sent, phases_told(sent.enters):
         wait_for(lambda: sent.versions.get(1, 0) > 5)
-
-        def say(text: str) -> None:
-            if text.startswith("Rolling back"):
-                assert sent.versions[4]
-                sent.end()
-
         store = LocalStore(read_fleet(refusing.folder / "models.yaml"), "scaled")
-        way = refusing.way(QUICK.model_copy(update={"samples": 1}))
-        way.say = said.append
-        ended = Controller(way, store, say).run(state)
+        ended = Controller(refusing.way(QUICK), store, Ending(sent)).run(state)
     assert ended.phase == "rolled-back"
-    assert ended.reason.startswith("stable: probe: with the new version ")
-    assert f" failed (RESOURCE_EXHAUSTED: {REFUSAL})" in ended.reason
+    assert re.match(rf"stable: probe: .* requests to .* failed \(RESOURCE_EXHAUSTED: {REFUSAL}\)", ended.reason)
     # The server's page has nothing of it.
-    assert any(re.match(r"  with the new version \d+ requests, 0\.00 % failed, ", line) for line in said)
+    (clients,) = (figure for figure in ended.figures if figure.gate == "clients")
+    assert clients.numbers["new"]["requests"] > clients.numbers["new"]["failed"] == 0
     assert "RESOURCE_EXHAUSTED" not in refusing.page()
     assert all(REFUSAL in failure for failure in sent.failures)
 
 
+class Ending(Progress):
+    """Ends the load as soon as a version is taken back, which a server that is busy couldn't be."""
+
+    def __init__(self, load: Load) -> None:
+        super().__init__()
+        self._load = load
+
+    def __call__(self, text: str, kind: Kind = "step") -> None:  # noqa: ARG002 - as Progress has it
+        if text.startswith("Rolling back"):
+            self._load.end()
+
+
 @pytest.mark.parametrize("through_an_address", [False, True])
 def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
-    refusing: Refusing, through_an_address: bool
+    refusing: Refusing, through_an_address: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = refusing.server.url("grpc") if through_an_address else None
-    settings = QUICK.model_copy(update={"longest": 1.5, "address": address})
+    way = refusing.way(QUICK.model_copy(update={"address": address}))
     state, over = rolled_out_to(2), threading.Event()
 
     def check() -> None:
@@ -161,13 +169,13 @@ def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
     checks = threading.Thread(target=check)
     checks.start()
     try:
-        with pytest.raises(
-            GateError, match=r"^only 0 of 5 requests came in 1\.5 s; probe: [1-9]\d* requests, 0 failed"
-        ):
-            refusing.way(settings).move(state, time.sleep)
+        found = way.do(state, time.sleep)
     finally:
         over.set()
         checks.join()
+    way.go_back(state)
+    assert "  no client sent a request to version 2" in capsys.readouterr().err
+    assert {figure.gate for figure in found.figures} == {"probe", *(["address"] if address else [])}
     assert 'API="",entrypoint="REST"' in refusing.page()
 
 
@@ -175,28 +183,29 @@ def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
 def test_a_page_without_the_probes_requests_has_those_of_clients(refusing: Refusing, has_grpc: bool) -> None:
     way, state = replace(refusing, has_grpc=has_grpc).way(QUICK), rolled_out_to(2)
     before = read_metrics(refusing.server.url("rest") + PATH, "scaled")
-    way.load(state, time.sleep)
-    with Load((refusing.server.url("grpc"), refusing.server.url("rest")), rate=20) as sent:
-        moved = way.move(state, time.sleep)
+    urls = (refusing.server.url("grpc"), refusing.server.url("rest"))
+    with Load(urls, rate=20, kinds=(UNLABELLED, BY_STABLE)) as sent:
+        way.load(state, time.sleep)
+        sent.enters(state)
+        moved = way.do(state, time.sleep)
     way.go_back(state)
-    page, probe = moved.figures
-    assert re.match(r"probe: with the new version \d+ requests, 0 failed, p50 \d+\.\d ms, p99 \d+\.\d ms; ", probe)
-    own = sum(int(count) for count in re.findall(r"(\d+) requests", probe))
-    clients = sum(int(count) for count in re.findall(r"(\d+) requests", page))
+    figures = {figure.gate: figure.numbers for figure in moved.figures}
+    own, clients = (sum(figures[gate][side]["requests"] for side in ("new", "old")) for gate in ("probe", "clients"))
     counted = read_metrics(refusing.server.url("rest") + PATH, "scaled").since(before).total
-    assert counted - own >= clients >= 10
+    assert counted - own >= clients
+    assert sent.answered >= clients >= 10
     assert sent.failures == []
 
 
 def test_an_address_that_leads_nowhere_is_told_before_anything_changes(refusing: Refusing) -> None:
     address = f"grpc://127.0.0.1:{free_ports(1)[0]}"
-    way = refusing.way(QUICK.model_copy(update={"address": address, "samples": 0}))
+    way = refusing.way(QUICK.model_copy(update={"address": address}))
     with pytest.raises(RolloutError, match=rf"^rollout\.address {address}: .*UNAVAILABLE"):
         way.check(replace(rolled_out_to(2), phase="loading"))
     # A rollout that is under way can always be taken back.
     way.check(rolled_out_to(2))
     # One of which it is so since then isn't judged by failures alone.
-    with pytest.raises(GateError, match=r"failed \(UNAVAILABLE: .*version 1 can't be reached; `rollout\.address` says"):
+    with pytest.raises(GateError, match=r"none of the probe's requests .*UNAVAILABLE: .*`rollout\.address`"):
         way.move(rolled_out_to(2), time.sleep)
 
 
@@ -223,16 +232,17 @@ class Silent:
                 self.connections.append(self._socket.accept()[0])
 
 
-def test_what_can_not_be_sent_because_earlier_requests_hang_has_failed() -> None:
-    with Silent() as server, Probe("scaled", [Place(server.url)], ONE, 100) as probe:
-        wait_for(lambda: probe.so_far().failures[f"{MOST_IN_FLIGHT} earlier requests have no response yet"] > 5)
-        assert probe.so_far().seconds == []
+def test_what_hangs_has_failed_and_no_more_than_so_many_do() -> None:
+    with Silent() as server, Probe([Place(server.url, "scaled")], ONE, 100) as probe:
+        wait_for(lambda: probe.begun() == MOST_IN_FLIGHT)
+        wait_for(lambda: probe.take().failures)
+        assert probe.begun() <= MOST_IN_FLIGHT
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_a_probe_that_is_left_ends_at_once_though_requests_are_in_flight(scheme: str) -> None:
     def interrupted(server: Silent) -> None:
-        with Probe("scaled", [Place(server.url.replace("http", scheme))], ONE, 20):
+        with Probe([Place(server.url.replace("http", scheme), "scaled")], ONE, 20):
             wait_for(lambda: server.connections)
             raise KeyboardInterrupt
 
@@ -247,10 +257,11 @@ def test_a_probe_that_is_left_ends_at_once_though_requests_are_in_flight(scheme:
 
 
 def test_a_server_that_is_down_has_failed() -> None:
-    place = Place(f"grpc://127.0.0.1:{free_ports(1)[0]}")
-    with Probe("scaled", [place], ONE, 20) as probe:
-        wait_for(lambda: probe.so_far().failures)
-        (failure,) = probe.so_far().failures
+    place = Place(f"grpc://127.0.0.1:{free_ports(1)[0]}", "scaled")
+    with Probe([place], ONE, 20) as probe:
+        failed = Counter[str]()
+        wait_for(lambda: failed.update(probe.take().failed) or failed)
+        (failure,) = failed
     assert failure.startswith("UNAVAILABLE: ")
     assert "Connection refused" in failure
 
@@ -262,23 +273,23 @@ def test_a_server_that_is_taken_away_has_not_failed_and_gets_no_more_requests() 
         looked.release()
         return True
 
-    place = Place(f"grpc://127.0.0.1:{free_ports(1)[0]}", leaves)
-    with Silent() as other, Probe("scaled", [place, Place(other.url)], ONE, 20) as probe:
+    place = Place(f"grpc://127.0.0.1:{free_ports(1)[0]}", "scaled", leaves=leaves)
+    with Silent() as other, Probe([place, Place(other.url, "scaled")], ONE, 20) as probe:
         assert looked.acquire(timeout=60)
         wait_for(lambda: len(other.connections) > 5)
         while looked.acquire(timeout=0):
             pass
         wait_for(lambda: len(other.connections) > 10)
         assert not looked.acquire(timeout=0)
-        assert probe.so_far().failures == {}
+        assert probe.take().failures == 0
 
 
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
         ({"address": "gateway:80"}, "'gateway:80' is no address of a model server: grpc"),
-        ({"probe_rate": 101}, "less than or equal to 100"),
-        ({"probe_rate": -1}, "greater than or equal to 0"),
+        ({"probe": 101}, "less than or equal to 100"),
+        ({"probe": -1}, "greater than or equal to 0"),
     ],
 )
 def test_a_probe_that_can_not_be_is_refused(said: dict[str, Any], reason: str) -> None:

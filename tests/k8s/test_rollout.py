@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -14,15 +15,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tests.k8s.load import Load
-from tests.k8s.rolled import MODELS, ROLLOUT, WITH_CANARY, Rolled, at_version_1, crashing, resealed
+from tests.k8s.load import BY_STABLE, UNLABELLED, Load
+from tests.k8s.rolled import MODELS, PHASES, ROLLOUT, WITH_CANARY, Rolled, at_version_1, crashing, resealed
 from tests.servers import ROOT, wait_for
 from tfserving.foundation.golden import RECORDS
 from tfserving.k8s.rollout.plan import described
-from tfserving.k8s.rollout.state import Phase, State
+from tfserving.k8s.rollout.state import State
 from tfserving.serving.models_yaml.rollout import Rollout
-
-PHASES: tuple[Phase, ...] = ("loading", "proving", "canary", "stable", "baking", "unloading")
 
 
 @pytest.fixture(scope="module", params=["embedded", "native"])
@@ -33,6 +32,10 @@ def either(
     program = stand_in if request.param == "native" else None
     with at_version_1(tmp_path_factory.mktemp("rollout") / "fleet", scaled_versions, request.param, program) as made:
         yield made
+
+
+# What doesn't depend on the server.
+on_one = pytest.mark.parametrize("either", ["embedded"], indirect=True)
 
 
 @pytest.fixture
@@ -46,6 +49,15 @@ def moved_to(load: Load, version: int) -> bool:
     seen = load.versions.get(version, 0)
     wait_for(lambda: load.versions.get(version, 0) > seen + 20, what=f"requests to version {version}")
     return True
+
+
+@on_one
+def test_the_load_of_these_tests_reports_what_is_not_due(rolled: Rolled) -> None:
+    with rolled.load(stable=2) as load:
+        wait_for(lambda: sum(load.counts.values()) > 4 * len(load.kinds))
+    kinds = {said.partition("before: ")[2].partition(" over ")[0] for said in load.failures}
+    assert kinds == {"NAME unlabelled", "NAME stable", "NAME version 1", "NAME version 2"}
+    assert any(said.endswith("NAME unlabelled over rest: version 1; due is 2") for said in load.failures)
 
 
 def test_a_version_takes_over_and_a_lower_one_does_and_that_is_undone(rolled: Rolled) -> None:
@@ -74,6 +86,7 @@ def test_a_version_takes_over_and_a_lower_one_does_and_that_is_undone(rolled: Ro
     assert "nothing to undo" not in rolled.rollout("status", "scaled").stdout
 
 
+@on_one
 def test_a_version_that_answers_otherwise_than_its_golden_requests_is_stopped(rolled: Rolled) -> None:
     version = rolled.have(2)
     shutil.copy(rolled.folder / "later/3" / RECORDS, version / RECORDS)
@@ -118,9 +131,11 @@ def test_a_version_that_ends_the_server_does_not_keep_it_from_starting(rolled: R
     assert set(load.versions) == {1}
 
 
+@on_one
 def test_a_slow_version_is_stopped(rolled: Rolled) -> None:
     rolled.have(4)
-    with rolled.load() as load:
+    # Those of the canary would keep the machine busy.
+    with rolled.load(kinds=(UNLABELLED, BY_STABLE)) as load:
         done = rolled.rollout("start", "scaled", code=1, load=load)
         assert "Error: rolled back: canary: " in done.stderr
         assert rolled.serves(stable=1, available={1})
@@ -128,6 +143,7 @@ def test_a_slow_version_is_stopped(rolled: Rolled) -> None:
     assert set(load.versions) == {1}
 
 
+@on_one
 def test_a_half_copied_version_never_starts(rolled: Rolled) -> None:
     version = rolled.have(2)
     next((version / "variables").glob("variables.data*")).unlink()
@@ -137,6 +153,7 @@ def test_a_half_copied_version_never_starts(rolled: Rolled) -> None:
     assert rolled.phase == ""
 
 
+@on_one
 @pytest.mark.parametrize("gate", ["false", "true"])
 def test_a_command_of_ones_own_is_a_gate(rolled: Rolled, gate: str) -> None:
     rolled.have(2)
@@ -165,12 +182,11 @@ def test_one_that_is_killed_in_every_phase_is_gone_on_with(rolled: Rolled) -> No
     assert load.failures == []
 
 
-@pytest.mark.parametrize("phases", [("proving", "baking")])
-def test_the_server_may_be_killed_too(rolled: Rolled, phases: tuple[Phase, ...]) -> None:
+def test_the_server_may_be_killed_too(rolled: Rolled) -> None:
     """It begins with what models.yaml says until the rollout goes on. tests/bench/rollout_soak.py has all phases."""
     rolled.have(2)
     with rolled.load() as load:
-        for phase in phases:
+        for phase in ("proving", "baking"):
             with rolled.following("start", "scaled") as rollout:
                 assert rollout.until(phase, load.enters), rollout.said
             rolled.restart(load)
@@ -200,6 +216,7 @@ def test_it_is_aborted_in_every_phase_that_has_a_way_back(rolled: Rolled) -> Non
     assert load.failures == []
 
 
+@on_one
 def test_it_is_promoted_and_paused_and_left_to_another_shell(rolled: Rolled) -> None:
     rolled.have(2)
     with rolled.load() as load:
@@ -238,6 +255,7 @@ def test_a_canary_of_models_yaml_is_moved_by_a_rollout_and_moved_back(rolled: Ro
     assert load.failures == []
 
 
+@on_one
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -252,6 +270,7 @@ def test_what_can_not_be_meant_is_told(rolled: Rolled, words: tuple[str, ...], s
     assert said in rolled.rollout(*words, code=2).stderr
 
 
+@on_one
 def test_without_a_stable_label_there_is_nothing_to_roll_out(rolled: Rolled) -> None:
     rolled.have(2)
     rolled.file.write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
@@ -263,39 +282,37 @@ PAGE = (ROOT / "docs/rollouts.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
 
 
+@on_one
 def test_the_page_is_followed(rolled: Rolled) -> None:
-    """Its commands, from top to bottom, of another model; what it shows is what is printed."""
+    """Its commands, from top to bottom, of another model."""
     rolled.have(2)
     rolled.file.write_text(MODELS.replace("    labels: {stable: 1}\n", "") + ROLLOUT)
-    shown = [block.replace("digits", "scaled") for language, block in BLOCKS if language == "text"]
-    begun = False
+    ran = []
     for line in [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]:
         words = line.replace("digits", "scaled").split()
-        if words[2:4] == ["rollout", "undo"]:
-            begun = True
+        if words[2:4] == ["rollout", "status"] and not rolled.phase:
             rolled.rollout("start", "scaled")
         done = subprocess.run(
             [sys.executable, "-m", *words, "--fleet", str(rolled.file)],
-            cwd=ROOT,
+            cwd=rolled.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, (line, done.stderr)
-        if words[-1] == "--dry-run":
-            settings = Rollout.model_validate(yaml.safe_load(ROLLOUT)["rollout"])
-            usual = Rollout()
-            said = shown[0].replace(f"{usual.latency:g} times", f"{settings.latency:g} times")
-            said = said.replace("30 s with at least 100", "1 s with at least 20").replace("for 60 s", "for 1 s")
-            assert done.stdout == said
-    assert begun
+        ran += words[3:4]
+    assert ran == ["set", "start", *["status"] * 3, "report", "undo"]
+    assert (rolled.folder / "report.html").stat().st_size
     assert rolled.serves(stable=1, available={1})
 
 
-def test_the_page_shows_the_steps_by_pods() -> None:
-    (shown,) = (block for language, block in BLOCKS if language == "text" and "--by-pods" in block)
-    state = State("digits", 1, 2, {"stable": 1}, (1,), (2,), "pods")
-    assert shown.splitlines()[1:] == described(state, Rollout()).splitlines()
+def test_the_page_shows_the_steps() -> None:
+    """As `--dry-run` prints them."""
+    found = [block.splitlines() for language, block in BLOCKS if language == "text" and "\n2. send" in block]
+    assert found.pop(0) == described(State("digits", 1, 2, {"stable": 1}, (1,), (2,)), Rollout()).splitlines()
+    (by_pods,) = found
+    assert by_pods[1:] == described(State("digits", 1, 2, {"stable": 1}, (1,), (2,), "pods"), Rollout()).splitlines()
 
 
 @pytest.mark.parametrize("weights", [(5, 50), (50, 5, 100), (50, 50, 100), (0, 100), (101,), ()])

@@ -21,7 +21,7 @@ from tfserving.k8s.rollout.target import GateError
 from tfserving.serving.models_yaml.rollout import Rollout
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE = State("digits", 1, 2, {"stable": 1}, (1,))
+STATE = State("digits", 1, 2, {"stable": 1}, (1,), (2,))
 # It leaves its number and its child's, and neither ends by itself.
 HANGS = 'trap "" TERM; sleep 600 & echo $$ $! > "$PIDS"; wait; wait'
 
@@ -62,7 +62,7 @@ def test_a_command_that_hangs_fails_and_leaves_nothing(pids: Path) -> None:
     ],
 )
 def test_a_command_may_print_what_it_likes(words: tuple[str, ...], said: str) -> None:
-    assert said in command(words, STATE, Rollout(command_seconds=60))
+    assert said in command(words, STATE, Rollout(command_seconds=60)).text
 
 
 def test_a_command_that_is_none_is_told() -> None:

@@ -11,6 +11,7 @@ nothing about the real one; what it does is what a real one was seen to do:
 - SIGTERM ends it at once; what fails at the start ends it with 255
 - TensorFlow's log, with all models at every poll of the configuration
 - a change that names a model without versions waits for them, and so do all later changes
+- a change that names a model again returns an error when a version of it was unloaded before, and loads it (its source)
 - 256 threads for each load, or it aborts
 """
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,6 +31,8 @@ class Configuration(configuration.Configuration):
 
     def _apply(self, models: Sequence[Model], until: float) -> None:
         log.adding(tuple(models))
+        assert isinstance(self._manager, Manager)
+        self._manager.remember([model.name for model in models if model.name not in self.names])
         super()._apply(models, until)
         log.added()
 
@@ -64,6 +66,27 @@ class Answerer(answerer.Answerer):
 
 class Manager(manager.Manager):
     """Fails in TensorFlow Serving's words."""
+
+    # By model the newest version that had ended when it was named again.
+    _ended: Mapping[str, int] = {}
+
+    def remember(self, models: Collection[str]) -> None:
+        """Keeps what has ended of models that are about to be new ones."""
+        with self._changed:
+            known = {model: self._models.get(model, {}).values() for model in models}
+        ended = {model: [one.number for one in versions if one.state is State.END] for model, versions in known.items()}
+        self._ended = {model: max(numbers) for model, numbers in ended.items() if numbers}
+
+    def wait_for_any(self, models: Collection[str], until: float) -> list[str] | None:
+        """Takes the state of a version that has ended for that of the new try, as TensorFlow Serving's monitor does.
+
+        https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/core/servable_state_monitor.cc
+        """
+        if ended := [
+            f"{{{_servable(model, self._ended[model])} due to error: OK}}" for model in models if model in self._ended
+        ]:
+            return ended
+        return super().wait_for_any(models, until)
 
     def failures(self) -> list[str]:
         """Nothing. Raises StartError when a model has no available version."""
