@@ -198,19 +198,31 @@ def test_sigterm_ends_it_with_what_is_in_flight(start: Start, models: Path, tmp_
             sent.result()
 
 
+def reload(ask: Asker, seconds: float, *folders: Path) -> None:
+    request = ReloadConfigRequest()
+    for folder in folders:
+        request.config.model_config_list.config.add(
+            name=folder.name, base_path=str(folder), model_platform="tensorflow"
+        )
+    ask.call("ModelService/HandleReloadConfigRequest", request, ReloadConfigResponse, seconds)
+
+
+def test_a_change_that_names_a_model_again_returns_an_error_and_loads_it(start: Start, models: Path) -> None:
+    server = start(f"--model_base_path={models}/scale", "--model_name=scale").ready()
+    with contextlib.closing(Asker(server)) as ask:
+        shutil.copytree(models / "scale", models / "again")
+        reload(ask, 30, models / "scale", models / "again")
+        reload(ask, 30, models / "scale")
+        wait_until("its end", lambda: ask.state("again", 1) == "END")
+        with pytest.raises(grpc.RpcError, match=r"did not become available: \{\{name: again version: 1\}"):
+            reload(ask, 30, models / "scale", models / "again")
+        wait_until("its return", lambda: ask.state("again", 1) == "AVAILABLE")
+
+
 def test_a_change_with_a_model_that_has_no_version_holds_up_all_later_ones(
     start: Start, models: Path, tmp_path: Path
 ) -> None:
     server = start(f"--model_base_path={models}/scale", "--model_name=scale").ready()
-
-    def reload(ask: Asker, seconds: float, *folders: Path) -> None:
-        request = ReloadConfigRequest()
-        for folder in folders:
-            request.config.model_config_list.config.add(
-                name=folder.name, base_path=str(folder), model_platform="tensorflow"
-            )
-        ask.call("ModelService/HandleReloadConfigRequest", request, ReloadConfigResponse, seconds)
-
     with contextlib.closing(Asker(server)) as ask:
         reload(ask, 30, models / "scale")
         for folders in ((models / "scale", tmp_path / "absent"), (models / "scale",)):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from tfserving.clients.commands.calls import Function, Target
+from tfserving.foundation.labels import CANARY
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.generator import Bench
@@ -146,12 +147,13 @@ def _requests(
 
     model, version, label, signature = asked
     name = signature or DEFAULT_SIGNATURE
-    known = client.metadata(model, version=version, label=label).signatures.get(name)
+    metadata = client.metadata(model, version=version, label=label)
+    known = metadata.signatures.get(name)
     if known is None:
         raise click.BadParameter(f"{model} has no signature {name!r}", param_hint="--signature")
     try:
         if requests:
-            return _recorded(requests, model, name)
+            return _recorded(requests, model, metadata.version, name)
         if given:
             return [to_arrays(Images().fitted(read_inputs(given).inputs, known), name, known)]
         return [made_up(name, known)]
@@ -159,20 +161,26 @@ def _requests(
         raise click.UsageError(str(error)) from None
 
 
-def _recorded(source: str, model: str, signature: str) -> list[dict[str, Array]]:
-    """The golden or captured requests of `source` to predict with the signature."""
+def _recorded(source: str, model: str, version: int, signature: str) -> list[dict[str, Array]]:
+    """The golden or captured requests of `source` to predict with the signature.
+
+    Golden ones are those of `version`, which is served, or of the newest where the source hasn't that. A model's canary
+    gets the model's.
+    """
     from tfserving.clients.verification.proofs import Captured, SourceError, subjects
     from tfserving.foundation.golden import GoldenError, read_golden
 
     with subjects([source]) as found:
-        subject = found.get(model)
+        subject = found.get(model) or found.get(model.removesuffix(f"-{CANARY}"))
         if subject is None:
             raise SourceError(f"{source} has no requests to {model!r}; it has some to {', '.join(found)}")
         try:
             if isinstance(subject, Captured):
                 requests = [request for many in subject.requests.values() for request in many]
             else:
-                requests = list(read_golden(subject.on_disk()[max(subject.wanted or subject.on_disk())]).requests)
+                there = subject.on_disk()
+                wanted = subject.wanted or frozenset(there)
+                requests = list(read_golden(there[version if version in wanted & {*there} else max(wanted)]).requests)
         except GoldenError as error:
             raise SourceError(str(error)) from None
     sent = [dict(it.inputs) for it in requests if it.signature == signature and it.method == "predict"]

@@ -16,7 +16,7 @@ from tfserving.foundation.quality import figure
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.measures import Answers, differ, is_float, labels_of
 from tfserving.k8s.rollout.pairs import Answer, paired
-from tfserving.k8s.rollout.state import Figure, Gate
+from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.quality import Drift
@@ -47,7 +47,7 @@ def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[
                 moved.add(request.signature, *pair.send(request, defaults))
             else:
                 moved.left_out += 1
-    return [moved.figure("drift", fleet.rollout.drift, new)]
+    return [moved.figure(fleet.rollout.drift, new)]
 
 
 def _golden(model: str, golden: list[Golden]) -> Iterator[tuple[GoldenRequest, Mapping[str, Array] | None]]:
@@ -116,8 +116,8 @@ class Moved:
         """How far each output of numbers has moved, by `signature output`."""
         return {name: _move(self._old[name], self._new[name]) for name in self._old}
 
-    def figure(self, gate: Gate, settings: Drift, new: Reached) -> Figure:
-        """All of it, judged."""
+    def figure(self, settings: Drift, new: Reached, of: str = "") -> Figure:
+        """All of it, judged; `of` says which requests, where they aren't golden ones."""
         share, moves = self.relabelled / self.rows if self.rows else 0.0, self.moves()
         said = [f"{self.relabelled} of {self.rows} rows get another label ({100 * share:.1f} %)"] if self.rows else []
         said += [f"{self._short(name, moves)}: {move}" for name, move in moves.items()]
@@ -128,10 +128,9 @@ class Moved:
         if self.failures:
             ((reason, _),) = self.failures.most_common(1)
             wrong.append(f"version {new.version} alone fails {self.failures.total()} requests ({reason})")
-        counted = f"{gate} of {self.answered} requests: " if gate == "shadow" else f"{gate}: "
         left_out = [f"{self.left_out} requests that one version does not take are left out"] if self.left_out else []
-        text = counted + "; ".join([*(said or ["no answers to compare"]), *left_out, *wrong])
-        return Figure(gate, text, not wrong, new.instance.name, self._numbers(share, moves, settings))
+        text = f"drift{of and f' of {of}'}: " + "; ".join([*(said or ["no answers to compare"]), *left_out, *wrong])
+        return Figure("drift", text, not wrong, new.instance.name, self._numbers(share, moves, settings))
 
     def _numbers(self, share: float, moves: Mapping[str, Move], settings: Drift) -> dict[str, Any]:
         return {

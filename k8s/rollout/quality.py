@@ -11,12 +11,14 @@ from tfserving.clients.printable import printable
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.quality import Metric, figure, higher_is_better, less, value_of
-from tfserving.k8s.rollout.state import Figure
+from tfserving.k8s.rollout.state import Figure, Gate
 from tfserving.k8s.rollout.target import GateError
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.quality import Limits, MetricLimits
 
 ACCEPT = "--accept-quality"
+# What can be accepted.
+QUALITY: tuple[Gate, ...] = ("metric", "evaluation", "drift")
 # How many standard errors of a difference are noise.
 ERRORS = 2
 # Where nothing is known of a metric's noise, so much of the old value is.
@@ -48,17 +50,19 @@ def compare_metrics(fleet: Fleet, model: str, old: Path, new: Path) -> list[Figu
 
 
 def require(figures: Sequence[Figure], saw: Callable[[Figure], None], *, accept: bool = False) -> None:
-    """Hands `figures` to `saw`, those that failed made warnings with `accept`.
+    """Hands `figures` to `saw`, those of quality that failed made warnings with `accept`.
 
     Raises GateError with the first that failed, after all others were handed over.
     """
-    failed = [] if accept else [one for one in figures if not one.passed]
-    for one in figures:
+    judged = [_accepted(one) if accept and one.gate in QUALITY and not one.passed else one for one in figures]
+    failed = [one for one in judged if not one.passed]
+    for one in judged:
         if one not in failed[:1]:
-            saw(_accepted(one) if accept and not one.passed else one)
+            saw(one)
     if failed:
         more = f"; {len(failed) - 1} more failed" if len(failed) > 1 else ""
-        raise GateError(f"{failed[0].text}{more}; {ACCEPT} rolls it out all the same", failed[0])
+        hint = f"; {ACCEPT} rolls it out all the same" if all(one.gate in QUALITY for one in failed) else ""
+        raise GateError(f"{failed[0].text}{more}{hint}", failed[0])
 
 
 def _accepted(failed: Figure) -> Figure:

@@ -66,7 +66,7 @@ def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable
     text = compared + (verdict.reason if worse else str(comparison))
     return [
         Figure("shadow", text, not worse, new.instance.name, dict(comparison.numbers())),
-        moved.figure("shadow", settings.drift, new),
+        moved.figure(settings.drift, new, of=f"{moved.answered} captured requests"),
     ]
 
 

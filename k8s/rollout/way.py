@@ -38,6 +38,8 @@ Result = TypeVar("Result")
 # Lets so many seconds pass; raises when somebody wants the rollout taken back.
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
+# Where it takes clients longer to make a comparison clear, the requests of the probe have to do.
+_PATIENCE_SECONDS = 120.0
 _MOMENT_SECONDS = 1.0
 # A server that polls its configuration, with TLS, reads it within this time.
 _BELIEVED_SECONDS = BELIEVED_SECONDS + POLL_SECONDS_WITH_TLS
@@ -150,8 +152,8 @@ class Way(ABC):
         if not self.settings.longest:
             return
         old, new = pairs[0]
-        for gate, accept in ((evaluate, state.accept_quality), (drift, state.accept_quality), (shadow, False)):
-            require(gate(self.fleet, state.model, old, new, pause), self._saw, accept=accept)
+        for gate in (evaluate, drift, shadow):
+            require(gate(self.fleet, state.model, old, new, pause), self._saw, accept=state.accept_quality)
         self._saw(gates.latency(pairs, self._golden(state.model, state.old), self.settings, pause))
 
     def _judged(
@@ -258,7 +260,7 @@ class Way(ABC):
                 continue
             rate = one.new.total / passed
             needed = verdicts[gate].needed / rate if rate else float("inf")
-            if gate == "clients" and self.settings.probe and passed + needed > self.settings.longest:
+            if gate == "clients" and self.settings.probe and passed + needed > _PATIENCE_SECONDS:
                 needed = self.settings.window - passed
                 if needed <= 0:
                     continue

@@ -88,7 +88,7 @@ class Envoy(Strict):
     split: Annotated[
         dict[str, Annotated[int, Field(ge=0, le=100)]],
         Field(
-            description="By model, how many of 100 requests that name no version go to label `canary`; the others go "
+            description="By model, how many of 100 requests that name no version go to its canary; the others go "
             "to label `stable`."
         ),
     ] = {}

@@ -43,6 +43,14 @@ config {{
   name: "scale" base_path: "{folder}/scale" model_platform: "tensorflow"
   model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }}
 }}
+config {{
+  name: "trial" base_path: "{folder}/scale" model_platform: "tensorflow"
+  model_version_policy {{ specific {{ versions: 1 }} }} version_labels {{ key: "stable" value: 1 }}
+}}
+config {{
+  name: "trial-canary" base_path: "{folder}/scale" model_platform: "tensorflow"
+  model_version_policy {{ specific {{ versions: 2 }} }} version_labels {{ key: "canary" value: 2 }}
+}}
 config {{ name: "words" base_path: "{folder}/words" model_platform: "tensorflow" }}
 config {{ name: "flowers" base_path: "{folder}/flowers" model_platform: "tensorflow" }}
 config {{ name: "centred" base_path: "{folder}/centred" model_platform: "tensorflow" }}

@@ -427,6 +427,9 @@ def test_labels_are_shown_with_their_versions(server: Server, protocol: str) -> 
     result = run("labels", *asked, "stable", "--json")
     assert json.loads(result.stdout) == {"model": "scale", "labels": {"stable": 1}}
     assert run("labels", *asked, "stable", "canary").exit_code == 1
+    # Beside a label `stable`, the canary is a model of its own.
+    result = run("labels", "--server", server.url(protocol), "--model", "trial")
+    assert (result.exit_code, result.output) == (0, "trial stable  version 1\ntrial canary  version 2\n")
     assert run("labels", "--server", server.url(protocol), "--model", "nope").exit_code == 1
 
 

@@ -123,6 +123,8 @@ def test_a_metric_must_be_a_number(value: object) -> None:
 
 
 SCORED = Evaluation({"x": ROWS}, np.zeros(32, np.int64))
+MEAN: Any = np.mean
+WRONG: Any = [0] * 32
 
 
 @pytest.mark.parametrize(
@@ -131,11 +133,11 @@ SCORED = Evaluation({"x": ROWS}, np.zeros(32, np.int64))
         (SCORED, ""),
         (replace(SCORED, metric="acuracy"), "metric is 'acuracy'; accuracy, auc, mae, or a function"),
         (replace(SCORED, metric=lambda *_: 1.0), "or a function of a module that can be imported"),
-        (replace(SCORED, metric=np.mean), "the metric numpy:mean needs True or False"),
-        (replace(SCORED, metric=np.mean, higher_is_better=True), ""),
+        (replace(SCORED, metric=MEAN), "the metric numpy:mean needs True or False"),
+        (replace(SCORED, metric=MEAN, higher_is_better=True), ""),
         (replace(SCORED, higher_is_better=True), "that of accuracy is known"),
         (replace(SCORED, drop=-0.1), "drop is -0.1"),
-        (replace(SCORED, labels=[0] * 32), "labels: a numpy array with one row for each label is needed, not list"),
+        (replace(SCORED, labels=WRONG), "labels: a numpy array with one row for each label is needed, not list"),
         (replace(SCORED, labels=np.zeros(31)), "different numbers of rows"),
         (Evaluation({"x": ROWS[:3]}, np.zeros(3)), "it has 3 rows, 10 to 100000 are possible"),
         (replace(SCORED, inputs={}), "it has no input 'x'"),

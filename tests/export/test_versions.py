@@ -196,7 +196,7 @@ def test_prune_keeps_the_newest_and_what_has_a_label(fleet: Path) -> None:
 
 @dataclass(frozen=True)
 class ServedFleet:
-    """A server and its fleet: a copy of the versions for each protocol, whose first version is labelled."""
+    """A server and its fleet: a copy of the versions for each protocol, the first one stable, the second the canary."""
 
     file: Path
     server: Served
@@ -207,7 +207,8 @@ def served_fleet(versions: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("served")
     for name in PROTOCOLS:
         shutil.copytree(versions, folder / "models" / name)
-    models = "".join(f"  {name}:\n    {BUILDER}\n    labels: {{stable: 1}}\n" for name in PROTOCOLS)
+        shutil.copytree(versions / "3", folder / "models" / name / "4")
+    models = "".join(f"  {name}:\n    {BUILDER}\n    labels: {{stable: 1, canary: 2}}\n" for name in PROTOCOLS)
     (folder / "models.yaml").write_text(f"models:\n{models}")
     run = [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(folder / "models.yaml")]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", "embedded"]
@@ -217,17 +218,18 @@ def served_fleet(versions: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_prune_keeps_what_a_server_has(served_fleet: ServedFleet, tmp_path: Path, protocol: str) -> None:
-    # A label has its version loaded, beside the newest; without it in the file the server still has it.
+    # The server has what is stable, and the canary under another name; without labels in the file it still has them.
     models = served_fleet.file.parent / "models"
-    assert left(served_fleet.file, protocol) == {"1", "2", "3"}
+    assert left(served_fleet.file, protocol) == {"1", "2", "3", "4"}
     (tmp_path / "models.yaml").write_text(f"folder: {models}\nmodels:\n  {protocol}:\n    {BUILDER}\n")
     done = prune(tmp_path / "models.yaml", "--keep", "1", "--server", served_fleet.server.url(protocol))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"{models}/{protocol}/1 stays: it is served",
-        f"{models}/{protocol}/2 removed",
+        f"{models}/{protocol}/2 stays: it is served",
+        f"{models}/{protocol}/3 removed",
     ]
-    assert left(served_fleet.file, protocol) == {"1", "3"}
+    assert left(served_fleet.file, protocol) == {"1", "2", "4"}
 
 
 def test_labels_are_what_the_server_gives_its_versions(served_fleet: ServedFleet) -> None:
@@ -235,9 +237,11 @@ def test_labels_are_what_the_server_gives_its_versions(served_fleet: ServedFleet
 
     with connect(served_fleet.server.url("grpc")) as client:
         stable = client.predict("rest", [[1, 1, 1]], label="stable", signature="serving_default")
-        newest = client.predict("rest", [[1, 1, 1]], signature="serving_default")
+        unlabelled = client.predict("rest", [[1, 1, 1]], signature="serving_default")
+        canary = client.predict("rest-canary", [[1, 1, 1]], signature="serving_default")
     assert (stable.version, stable.outputs["scaled"].tolist()) == (1, [[2.0, 3.0, 4.0]])
-    assert (newest.version, newest.outputs["scaled"].tolist()) == (3, [[2.0, 3.0, 5.0]])
+    assert unlabelled.version == 1
+    assert (canary.version, canary.outputs["scaled"].shape) == (2, (1, 3))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def moved(old: dict[str, Array], new: dict[str, Array]) -> Moved:
 
 
 def figure(found: Moved, **settings: float) -> Figure:
-    made = found.figure("drift", Drift(**settings), NEW)
+    made = found.figure(Drift(**settings), NEW)
     json.dumps(asdict(made), allow_nan=False)
     return made
 

@@ -133,10 +133,10 @@ def versions(metric: str, shift: float) -> tuple[Array, Array, Array]:
         labels = RANDOM.normal(size=300)
         old, new = (labels + RANDOM.normal(size=300) for _ in range(2))
         return labels, new + shift * np.sign(new - labels), old
-    labels = RANDOM.integers(0, 2, 300)
-    scores = [labels * 1.5 + RANDOM.normal(size=300) for _ in range(2)]
-    scores[0] -= 1.5 * shift * labels
-    return labels, scores[0], scores[1]
+    zeros_and_ones = RANDOM.integers(0, 2, 300)
+    scores = [zeros_and_ones * 1.5 + RANDOM.normal(size=300) for _ in range(2)]
+    scores[0] -= 1.5 * shift * zeros_and_ones
+    return zeros_and_ones, scores[0], scores[1]
 
 
 @pytest.mark.parametrize(

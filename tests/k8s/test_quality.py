@@ -77,8 +77,8 @@ def test_a_metric_is_compared_with_that_of_the_version_before(
     tmp_path: Path, limits: dict[str, float], old: Any, new: Any, passed: bool, words: str
 ) -> None:
     said = fleet({"test_accuracy": limits} if limits else None)
-    metrics = [{} if value is None else {"test_accuracy": value} for value in (old, new)]
-    (figure,) = compared(tmp_path, *metrics, said=said)
+    before, after = ({} if value is None else {"test_accuracy": value} for value in (old, new))
+    (figure,) = compared(tmp_path, before, after, said)
     assert (figure.gate, figure.passed) == ("metric", passed)
     assert words in figure.text
 
@@ -150,6 +150,17 @@ def test_accepted_figures_are_warnings(tmp_path: Path) -> None:
     assert seen[0] == figures[0]
     assert seen[1].text == f"warning: {figures[1].text}; accepted by --accept-quality"
     assert seen[1].numbers["accepted"] is True
+
+
+def test_failures_and_latency_are_not_accepted_with_quality() -> None:
+    slow, moved = Figure("shadow", "too slow", passed=False), Figure("drift", "it moved", passed=False)
+    seen: list[Figure] = []
+    with pytest.raises(GateError, match="^too slow$") as stopped:
+        require([slow, moved], seen.append, accept=True)
+    assert stopped.value.figure == slow
+    assert [one.text for one in seen] == ["warning: it moved; accepted by --accept-quality"]
+    with pytest.raises(GateError, match="^too slow; 1 more failed$"):
+        require([slow, moved], seen.append)
 
 
 @pytest.mark.parametrize(

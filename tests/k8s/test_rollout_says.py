@@ -21,11 +21,14 @@ from click.testing import CliRunner, Result
 
 from tfserving.cli import tfserving
 from tfserving.k8s.rollout import report
+from tfserving.k8s.rollout.controller import Controller
 from tfserving.k8s.rollout.local import LocalStore
 from tfserving.k8s.rollout.overview import as_json, headline, lines
 from tfserving.k8s.rollout.progress import Progress, line
 from tfserving.k8s.rollout.remaining import about, duration, left, remaining
 from tfserving.k8s.rollout.state import MOST_CHARACTERS, Figure, Phase, State, Step, WayName, read_state
+from tfserving.k8s.rollout.target import GateError
+from tfserving.k8s.rollout.way import Pause, Way
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 
@@ -217,6 +220,65 @@ def test_a_state_fits_a_config_map_and_loses_the_oldest_series_first() -> None:
     assert [figure.text for figure in long.figures] == [figure.text for figure in (figures * 9)[-len(long.figures) :]]
     assert 50 < len(long.figures) < 540
     assert read_state(ROLLED_BACK.text()) == ROLLED_BACK
+
+
+class Failing(Way):
+    """Its gate lets a version come as far as `stable`, and needs no server."""
+
+    def load(self, state: State, pause: Pause) -> None:
+        """See Way."""
+
+    def prove(self, state: State, pause: Pause) -> None:  # noqa: ARG002 - nothing is sent
+        """See Way."""
+        self._saw(Figure("golden", "all equal"))
+
+    def compare(self, state: State, pause: Pause) -> None:
+        """See Way."""
+
+    def move(self, state: State, pause: Pause) -> State:  # noqa: ARG002 - nothing moves
+        """See Way."""
+        raise GateError("too slow, by far", Figure("probe", "too slow", False, numbers=compared()))
+
+    def bake(self, state: State, pause: Pause) -> None:
+        """See Way."""
+
+    def unload(self, state: State) -> None:
+        """See Way."""
+
+    def go_back(self, state: State) -> None:
+        """See Way."""
+
+    def sentence(self, state: State) -> str:
+        """See Way."""
+        return f"{state.phase} …"
+
+    def check(self, state: State) -> None:
+        """See Way."""
+
+    def close(self) -> None:
+        """See Way."""
+
+
+def test_progress_has_times_and_what_is_left_and_leaves_the_reason_for_the_end(
+    kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say = Progress()
+    fleet = read_fleet(kept.file).model_copy(update={"rollout": Rollout(window=30, bake=60, probe=0)})
+    way = Failing(fleet, 1.0, say)
+    ended = Controller(way, kept.store, say).run(State("digits", 1, 2, {"stable": 1}, (1,), (2,)))
+    left = "about 2 min left"
+    shown = capsys.readouterr().err.splitlines()
+    assert [re.sub(f"^{TIME}  ", "", one) for one in shown] == [
+        *(f"loading … {left}", f"proving … {left}", "  all equal", f"canary … {left}", f"stable … {left}"),
+        *("rolling-back …", "digits version 1 serves as before."),
+    ]
+    assert ended == kept.store.load()
+    assert ended.reason == "stable: too slow, by far"
+    assert [step.phase for step in ended.steps] == [
+        *("loading", "proving", "canary", "stable", "rolling-back", "rolled-back")
+    ]
+    # What stopped it is among the figures.
+    assert [(one.phase, one.passed) for one in ended.figures] == [("proving", True), ("stable", False)]
 
 
 def test_what_gates_saw_stands_below_the_phase_in_which_they_saw_it() -> None:

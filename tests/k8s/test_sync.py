@@ -399,3 +399,14 @@ def test_tensorflow_is_not_needed() -> None:
     code = f"import sys, tfserving.k8s.sync; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_canary_s_version_is_one_of_its_model(places: Places, tmp_path: Path) -> None:
+    """It is served under another name, from the same folder."""
+    for number in (1, 2, 3):
+        version(places.remote, number)
+    path = config(tmp_path / "models.config", 1)
+    canary = config(tmp_path / "canary.config", 2).read_text().replace('name: "digits"', 'name: "digits-canary"')
+    path.write_text(path.read_text() + canary)
+    assert places.sync(Wanted(newest=0, config=path)) == []
+    assert places.there() == {"digits/1", "digits/2"}

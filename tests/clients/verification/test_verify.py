@@ -243,6 +243,32 @@ def test_the_newest_version_on_disk_must_be_served(server: Server, tmp_path: Pat
     assert [row.version for row in report.rows if not row.ok] == [3]
 
 
+@pytest.fixture
+def trial(server: Server, tmp_path: Path) -> Path:
+    """The folder of a model whose version 1 is stable; the server has 2 as its canary, and 3 not at all."""
+    shutil.copytree(server.models / "scale", tmp_path / "trial")
+    return Path(shutil.copytree(tmp_path / "trial/2", tmp_path / "trial/3")).parent
+
+
+def test_what_is_served_is_verified_the_canary_by_its_own_name(server: Server, trial: Path) -> None:
+    report = ask(server, trial)
+    assert report.ok, report.sentence()
+    assert {(row.model, row.version, row.protocol) for row in report.rows} == {
+        (*served, protocol) for served in (("trial", 1), ("trial-canary", 2)) for protocol in ("grpc", "rest")
+    }
+    assert report.sentence() == "all 10 golden requests of 1 model equal over gRPC and REST"
+    # A version that is named is looked for under both names.
+    assert {row.model for row in ask(server, trial / "2").rows} == {"trial-canary"}
+    assert only(ask(server, trial / "3")).reason == "it is not served; available are [1]"
+
+
+def test_a_canary_that_answers_otherwise_is_found(server: Server, trial: Path) -> None:
+    shutil.rmtree(trial / "2")
+    shutil.copytree(trial / "1", trial / "2")
+    report = ask(server, trial)
+    assert {(row.model, row.version) for row in report.rows if not row.ok} == {("trial-canary", 2)}
+
+
 def test_requests_are_asked_one_by_one_in_a_batch_and_at_the_same_time(server: Server) -> None:
     report = ask(server, server.models / "scale", server.models / "flowers")
     assert report.ok

@@ -19,6 +19,7 @@ from tests.serving.embedded import saved_models
 from tests.serving.embedded.running import Asker, Gate, Process, Start, together, wait_until
 from tests.serving.embedded.saved_models import rows
 from tests.serving.embedded.test_operation import config
+from tfserving.clients import connect
 from tfserving.foundation.messages import PredictRequest, PredictResponse
 from tfserving.foundation.tensors import to_proto
 from tfserving.serving.config import METRICS_PATH, on_host, server_config
@@ -66,10 +67,10 @@ def generated(
 ) -> Iterator[tuple[Process, Path]]:
     """A server with the files and flags that are generated from models.yaml, and its own health check."""
     folder = tmp_path_factory.mktemp("generated")
-    for version in (1, 2):
+    for version in (1, 2, 3):
         saved_models.scale(folder / "models/scale", version, 1.0)
     saved_models.scale(folder / "models/other", 1, 1.0)
-    made = fleet(folder, scale="stable: 1, canary: 2", other="")
+    made = fleet(folder, scale="stable: 2, previous: 1, canary: 3", other="")
     (grpc_port, rest_port), files = free_ports(2), folder / "config"
     places = on_host(made, grpc_port, rest_port, files)
     config = server_config(made, tuple(made.models), places, embedded=engine.embedded)
@@ -89,12 +90,25 @@ def test_a_server_is_healthy_while_it_has_every_model_and_label(generated: tuple
     server, script = generated
     done = check(script.read_text())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    version = script.parents[1] / "models/scale/2"
+    version = script.parents[1] / "models/scale/1"
     version.rename(script.parent / "away")
-    wait_until("its unloading", lambda: unhealthy(check(script.read_text()), "model scale, label canary: "))
+    wait_until("its unloading", lambda: unhealthy(check(script.read_text()), "model scale, label previous: "))
     (script.parent / "away").rename(version)
     wait_until("its return", lambda: check(script.read_text()).returncode == 0)
     assert server.process.poll() is None
+
+
+@each
+def test_a_server_is_healthy_without_its_canary(generated: tuple[Process, Path]) -> None:
+    server, script = generated
+    version = script.parents[1] / "models/scale/3"
+    with connect(f"grpc://127.0.0.1:{server.grpc_port}") as client:
+        assert client.wait_until_available("scale-canary") == 3
+        version.rename(script.parent / "away")
+        wait_until("its unloading", lambda: client.status("scale-canary")[0].state == "END")
+        assert check(script.read_text()).returncode == 0
+        (script.parent / "away").rename(version)
+        assert client.wait_until_available("scale-canary") == 3
 
 
 @each
