@@ -203,7 +203,10 @@ def test_importing_the_clients_is_quick_and_small() -> None:
         ["tfserving", "client", "capture"],
         ["tfserving", "completion"],
         ["tfserving", "k8s"],
+        ["tfserving", "k8s", "rollout"],
         ["tfserving", "k8s", "rollout", "start"],
+        ["tfserving", "k8s", "rollout", "status"],
+        ["tfserving", "k8s", "rollout", "report"],
     ],
     ids=" ".join,
 )

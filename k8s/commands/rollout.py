@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tfserving.clients.commands.calls import report_option
+from tfserving.clients.printable import printable
 from tfserving.k8s.commands.errors import Errors, refuse
 from tfserving.k8s.commands.place import Place, model_argument, place_options
 from tfserving.k8s.commands.rollout_status import report, status, write
@@ -70,7 +71,7 @@ def rollout() -> None:
   tfserving k8s rollout start digits --cluster --namespace models
   tfserving k8s rollout start digits --cluster --by-pods""",
         "the version is stable",
-        "it was rolled back for the reason that is printed",
+        "its metrics are worse, it was rolled back",
     )
 )
 @model_argument
@@ -283,9 +284,9 @@ def _run(controller: Controller, state: State, *, back: bool = False, report: Pa
             controller.store.asked()
             ended = controller.run(state)
             if ended.phase == "rolled-back" and not back:
-                code, said = 1, f"Error: rolled back: {ended.reason}"
+                code, said = 1, printable(f"Error: rolled back: {ended.reason}")
     except (EngineError, FleetError, KubectlError, RolloutError) as error:
-        code, said = 1, f"Error: {error}; `rollout start {state.model}` goes on"
+        code, said = 1, printable(f"Error: {error}; `rollout start {state.model}` goes on")
     except KeyboardInterrupt:
         code, said = 130, f"\nInterrupted; `rollout start {state.model}` goes on, `rollout abort` goes back."
     finally:

@@ -132,12 +132,20 @@ def test_a_version_that_ends_the_server_does_not_keep_it_from_starting(rolled: R
 
 
 @on_one
-def test_a_slow_version_is_stopped(rolled: Rolled) -> None:
+def test_a_slow_version_is_stopped(rolled: Rolled, tmp_path: Path) -> None:
     rolled.have(4)
     # Those of the canary would keep the machine busy.
     with rolled.load(kinds=(UNLABELLED, BY_STABLE)) as load:
-        done = rolled.rollout("start", "scaled", code=1, load=load)
-        assert "Error: rolled back: canary: " in done.stderr
+        page = tmp_path / "report.html"
+        done = rolled.rollout("start", "scaled", "--report", str(page), code=1, load=load)
+        *progress, reason, written = done.stderr.splitlines()
+        assert reason.startswith("Error: rolled back: canary: ")
+        assert " times as long as version 1 " in reason
+        assert written == f"{page}: the report"
+        assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in progress), progress
+        # The reason is printed once.
+        assert done.stderr.count(reason.removeprefix("Error: rolled back: canary: ")) == 1
+        assert "Rolled back to version 1: canary: " in page.read_text()
         assert rolled.serves(stable=1, available={1})
     assert load.failures == []
     assert set(load.versions) == {1}
