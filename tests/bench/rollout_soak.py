@@ -32,7 +32,7 @@ from tests.servers import STAND_IN, install
 
 GOOD, BROKEN, ENDING = (1, 2, 3), 4, 5
 # Short enough for many rollouts, and sure of what is so much slower.
-ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, slack_ms: 100, probe: 20}\n"
+ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, probe: 20}\n"
 KINDS = (UNLABELLED, BY_STABLE, *by_version(*GOOD), UNLABELLED, BY_STABLE, *OF_CANARY)
 _MOST_TRIES = 20
 

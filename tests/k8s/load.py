@@ -40,7 +40,8 @@ from tfserving.serving.models_yaml.fleet import CANARY, STABLE, canary_name
 # A version, or the code of an error.
 Outcome: TypeAlias = int | str
 NOWHERE = NotFound.code
-DOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+# Where no server is. Once the embedded server has drained, gRPC cancels what comes just then.
+DOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 _MOST_IN_FLIGHT = 16
 
 
