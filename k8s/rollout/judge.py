@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfserving.k8s.rollout.evidence import (
@@ -38,10 +37,10 @@ class Verdict:
 class _Row:
     """What came to both until `at`, in so many blocks of time."""
 
-    at: float
-    new: Sample
-    old: Sample
-    blocks: int = 1
+    at: float = 0.0
+    new: Sample = field(default_factory=Sample)
+    old: Sample = field(default_factory=Sample)
+    blocks: int = 0
 
     def add(self, later: _Row) -> None:
         self.at = later.at
@@ -91,7 +90,7 @@ class Comparison:
         self._failures.add(new, old)
         if shared and self._before.total:
             self._since.add(new, Sample())
-        self._plot(_Row(at, copy.deepcopy(new), copy.deepcopy(old)))
+        self._plot(new, old, at)
 
     def before(self, old: Sample) -> None:
         """Adds what came to the old version at another time: the new one's failures are compared with its, too."""
@@ -170,8 +169,7 @@ class Comparison:
             found.append(self._more(self._failures, self._failed(self._old, old)))
         elif since == "worse":
             found.append(self._more(self._since, f"{self._failed(self._before, old)} before"))
-        ratio = self._latency.ratio()
-        if latency == "worse" and ratio is not None:
+        if latency == "worse" and (ratio := self._latency.ratio()):
             said = f"{new} takes {ratio.ratio:.2f} times as long as {old} ({ratio.low:.2f} to {ratio.high:.2f})"
             if self._new.mean_ms is not None and self._old.mean_ms is not None:
                 said += f", mean {self._new.mean_ms:.1f} ms, not {self._old.mean_ms:.1f} ms"
@@ -197,12 +195,11 @@ class Comparison:
         left = math.ceil(a_second * max(0.0, self._settings.window - self._at))
         return max(self._failures.needed(), math.ceil(blocks * in_block), left)
 
-    def _plot(self, row: _Row) -> None:
+    def _plot(self, new: Sample, old: Sample, at: float) -> None:
         """Adds to the series. When it has grown too long, two rows become one."""
-        if self._series and self._series[-1].blocks < self._in_row:
-            self._series[-1].add(row)
-        else:
-            self._series.append(row)
+        if not self._series or self._series[-1].blocks == self._in_row:
+            self._series.append(_Row())
+        self._series[-1].add(_Row(at, new, old, 1))
         if len(self._series) > _MOST_ROWS:
             for first, second in zip(self._series[::2], self._series[1::2], strict=False):
                 first.add(second)

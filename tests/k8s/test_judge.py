@@ -163,7 +163,7 @@ def test_on_one_server_failures_are_compared_with_those_at_the_same_time_and_bef
 
     assert on_one_server(0.0, 0.0).decision == "fine"
     assert "0 of 350 requests to version 1 failed" in on_one_server(0.04, 0.0).reason
-    assert "0 of 75 requests to version 1 failed before" in on_one_server(0.0, 0.5).reason
+    assert "0 of 75 requests to version 1 failed before" in on_one_server(0.0, 0.15).reason
 
 
 def test_without_any_request_it_stays_open() -> None:
