@@ -214,7 +214,7 @@ def test_a_change_that_names_a_model_again_returns_an_error_and_loads_it(start: 
         reload(ask, 30, models / "scale", models / "again")
         reload(ask, 30, models / "scale")
         wait_until("its end", lambda: ask.state("again", 1) == "END")
-        with pytest.raises(grpc.RpcError, match=r"did not become available: \{\{name: again version: 1\}"):
+        with pytest.raises(grpc.RpcError, match=r"did not become available: \{+name: again version: 1\}"):
             reload(ask, 30, models / "scale", models / "again")
         wait_until("its return", lambda: ask.state("again", 1) == "AVAILABLE")
 

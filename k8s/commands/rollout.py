@@ -40,14 +40,23 @@ Exit codes:
   130  interrupted, and `rollout start` resumes it"""
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  tfserving k8s rollout start digits --dry-run    what it would do, and how long it would take
+  tfserving k8s rollout start digits
+  tfserving k8s rollout status digits --watch     from any other shell
+  tfserving k8s rollout report digits             a page to send to somebody
+  tfserving k8s rollout undo digits"""
+)
 def rollout() -> None:
     """Rolls a new version of a model out over this machine's servers, whatever engine runs them, or a cluster's pods.
 
-    Every server loads the version beside the old one and is asked its golden requests; label `canary` moves to it, then
-    `stable`, server by server, with gates in between; the old version is unloaded after a while. Or, by pods, a second
-    Deployment has the new version, and a Gateway gives it more and more of the requests. A gate that fails takes
-    everything back.
+    Every server loads the new version under a name of its own, MODEL-canary, while clients get the old one. There it is
+    proven by its golden requests, and compared with the old one: quality, drift, latency. Then clients move, server by
+    server, and what comes of their requests is compared. The old version is unloaded after a while. Or, by pods, a
+    second Deployment has the new version, and a Gateway sends it more and more of the requests. When a gate fails, all
+    is as before.
     """
 
 
@@ -102,6 +111,7 @@ def start(
     `rollout:` in models.yaml says what the gates allow; these options go before it.
     """
     from tfserving.k8s.rollout.plan import described, plan, with_metrics
+    from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.target import GateError
 
     if by_pods and not place.cluster:
@@ -120,9 +130,14 @@ def start(
             way: WayName = "pods" if by_pods else "in-place"
             state = plan(read, model, version, manual=manual or settings.manual, way=way)
             try:
-                state = with_metrics(read, dataclasses.replace(state, accept_quality=accept_quality), say)
+                state = dataclasses.replace(state, accept_quality=accept_quality)
+                state = with_metrics(read, state, say if dry_run else Progress())
             except GateError as error:
                 click.echo(f"Error: version {state.new} is not rolled out: {error}", err=True)
+                if report and not dry_run:
+                    figures = (error.figure,) if error.figure else ()
+                    stopped = dataclasses.replace(state, phase="rolled-back", reason=str(error), figures=figures)
+                    write(report, stopped, running=False)
                 sys.exit(1)
         if dry_run:
             click.echo(described(state, settings))

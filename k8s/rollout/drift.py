@@ -21,8 +21,8 @@ from tfserving.k8s.rollout.target import GateError, Reached
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.quality import Drift
 
-# Of each output, so that what is kept of 100,000 requests is bounded.
-MOST_NUMBERS = 1_000_000
+# Of all outputs together, so that what is kept of 100,000 requests is bounded. They take 64 MB.
+MOST_NUMBERS = 4_000_000
 
 
 def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
@@ -93,7 +93,7 @@ class Moved:
     failures: Counter[str] = field(default_factory=Counter)
     _old: dict[str, list[Array]] = field(default_factory=dict)
     _new: dict[str, list[Array]] = field(default_factory=dict)
-    _kept: Counter[str] = field(default_factory=Counter)
+    _kept: int = 0
 
     def add(self, signature: str, old: Answer, new: Answer) -> None:
         """Adds what both versions answered to a request."""
@@ -153,9 +153,9 @@ class Moved:
         return name if len(signatures) > 1 else name.partition(" ")[2]
 
     def _keep(self, name: str, old: Array, new: Array) -> None:
-        if self._kept[name] + old.size > MOST_NUMBERS:
+        if self._kept + old.size > MOST_NUMBERS:
             return
-        self._kept[name] += old.size
+        self._kept += old.size
         for kept, array in ((self._old, old), (self._new, new)):
             flat = array.astype(np.float64)
             kept.setdefault(name, []).append(flat.reshape(len(flat) if flat.ndim else 1, -1))

@@ -25,6 +25,8 @@ from tfserving.serving.models_yaml.quality import LabelledRows
 
 # Of inputs: in JSON a float takes five times its bytes, and servers take 64 MiB by default.
 _MOST_BYTES = 8 << 20
+# Of all responses of a version.
+_MOST_ANSWERED = 1 << 30
 _MOMENT_SECONDS = 1.0
 # So much of the old value is never too much worse: of many rows, chance explains less than anybody minds.
 LEAST = 0.001
@@ -133,6 +135,7 @@ def _answers(evaluation: Evaluation, asked: Asked, most: int, clock: _Clock) -> 
     fixed = _fixed_rows(asked.signatures.get(evaluation.signature))
     size = fixed or _rows_at_a_time(evaluation, most)
     parts: list[Mapping[str, Array]] = []
+    total = 0
     for start in range(0, evaluation.rows, size):
         # The last rows, and some of the first ones, where the number of rows is fixed.
         rows = np.arange(start, start + size) if fixed else np.arange(start, min(start + size, evaluation.rows))
@@ -147,6 +150,9 @@ def _answers(evaluation: Evaluation, asked: Asked, most: int, clock: _Clock) -> 
         answer = asked.send(sent)
         if answer.failure:
             raise _UnansweredError(answer.failure)
+        total += sum(array.nbytes for array in answer.outputs.values())
+        if total > _MOST_ANSWERED:
+            raise _UnansweredError(f"its responses to {start + size} rows have more than {_MOST_ANSWERED} bytes")
         wrong = [name for name, array in answer.outputs.items() if array.ndim == 0 or len(array) != len(rows)]
         if wrong:
             raise _UnansweredError(f"output {wrong[0]!r} doesn't have a row for each of the request's {len(rows)}")

@@ -76,5 +76,4 @@ def lasted(state: State) -> str:
 def _lines(step: Step, figures: list[Figure]) -> Iterator[Line]:
     yield Line(datetime.fromisoformat(step.at), title(step))
     for figure in figures:
-        where = f"{figure.where}: " if figure.where and not figure.text.startswith(figure.where) else ""
-        yield Line(datetime.fromisoformat(figure.at), f"  {where}{figure.text}", "step" if figure.passed else "bad")
+        yield Line(datetime.fromisoformat(figure.at), f"  {figure}", "step" if figure.passed else "bad")

@@ -87,9 +87,8 @@ def _drift(figures: Sequence[Figure]) -> str:
         (labels, shares, allowed["labels"] and 100 * allowed["labels"], "rows with another label (%)"),
         (scores, distances, allowed["scores"], "distance between distributions"),
     ):
-        axes.barh(
-            [printable(name, _MOST_NAME) for name in bars], list(bars.values()), height=0.6, color=COLOURS["other"]
-        )
+        names = [printable(name, _MOST_NAME) for name in bars]
+        axes.bar_label(axes.barh(names, list(bars.values()), height=0.6, color=COLOURS["other"]), fmt="%.3g", padding=3)
         if most is not None:
             axes.axvline(most, color=COLOURS["bad"], linestyle="--", linewidth=1)
         axes.set_title(what)

@@ -84,6 +84,10 @@ class Figure:
     phase: Phase = "loading"
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
+    def __str__(self) -> str:
+        """The sentence, with the server in it."""
+        return self.text if not self.where or self.text.startswith(self.where) else f"{self.where}: {self.text}"
+
 
 @dataclass(frozen=True)
 class Step:

@@ -386,7 +386,7 @@ class Way(ABC):
         """Keeps what a gate saw. What stops the rollout is reported as its reason."""
         self._figures.append(figure)
         if figure.passed:
-            self.say(f"  {figure.text}")
+            self.say(f"  {figure}")
 
 
 @dataclass

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
-from pydantic_core import CoreSchema
 
 from tfserving.foundation.quality import FUNCTION, MEASURES
 from tfserving.serving.models_yaml.server import Strict
@@ -125,7 +124,7 @@ class LabelledRows(Limits):
         return self
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """As one word, too: the file or the builder."""
         schema = handler.resolve_ref_schema(handler(core))
         return {"anyOf": [schema, {"type": "string"}], "description": schema.pop("description", "")}

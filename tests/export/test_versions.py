@@ -148,7 +148,7 @@ def test_the_difference_is_printed_and_comes_as_json(versions: Path, project: Pr
     assert done.returncode == 0, done.stderr
     for line in (
         r"shift +it is new",
-        r"error +0\.5",
+        r"error +0\.5 +added",
         r"factor +changed +1 +0\.1857",
         r"serving_default +scaled +different +\S+ +43 of 47",
         r"5 requests +only one version has them",

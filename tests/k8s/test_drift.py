@@ -82,7 +82,7 @@ def test_all_is_printed_and_nothing_fails_unless_it_is_asked_for() -> None:
     assert (shown.passed, shown.text, shown.where) == (True, text, "server")
     assert figure(found, labels=0.5, scores=0.25).passed
     assert figure(found, labels=0.4).text == f"{text}; 40 % are allowed"
-    assert figure(found, scores=0.1).text == f"{text}; a distance of 0.1000 is allowed"
+    assert figure(found, scores=0.1).text == f"{text}; a distance of 0.1 is allowed"
     assert not figure(found, labels=0.4).passed
     assert not figure(found, scores=0.1).passed
 

@@ -61,11 +61,11 @@ GOOD, BAD = 356 / 360, 19 / 360
         # A bound, which needs no version before.
         ({"at_least": 0.97}, {"value": 0.96, **UP}, {"value": 0.965, **UP}, False, "; at least 0.97 is needed"),
         ({"at_least": 0.97}, None, {"value": 0.965, **UP}, False,
-         "test_accuracy 0.9650, version 1 has none: at least 0.97 is needed"),
-        ({"at_least": 0.9}, None, {"value": 0.965, **UP}, True, "test_accuracy 0.9650, version 1 has none"),
+         "test_accuracy 0.965, version 1 has none: at least 0.97 is needed"),
+        ({"at_least": 0.9}, None, {"value": 0.965, **UP}, True, "test_accuracy 0.965, version 1 has none"),
         # What isn't there.
         ({}, {"value": 0.96, **UP}, None, False,
-         "test_accuracy is not in version 2, version 1 has 0.9600: a metric may not vanish"),
+         "test_accuracy is not in version 2, version 1 has 0.96: a metric may not vanish"),
         ({"at_least": 0.9}, None, None, False, "models.yaml names it, and neither version 1 nor 2 has it"),
         # Which way is better is said once.
         ({"at_most": 0.9}, {"value": 0.96, **UP}, {"value": 0.96, **UP}, False, "don't agree on which way is better"),
@@ -138,7 +138,7 @@ def test_the_first_figure_that_failed_stops_a_rollout_and_all_others_are_seen(tm
         require(figures, seen.append)
     assert stopped.value.figure == figures[1]
     assert seen == [figures[0], figures[2]]
-    wanted = "auc 0.1000, version 1 has 0.9000: 0.009 less is allowed (1 % of it, as its noise is not known)"
+    wanted = "auc 0.1, version 1 has 0.9: 0.009 less is allowed (1 % of it, as its noise is not known)"
     assert str(stopped.value) == f"{wanted}; 1 more failed; --accept-quality rolls it out all the same"
 
 
@@ -155,11 +155,11 @@ def test_accepted_figures_are_warnings(tmp_path: Path) -> None:
 def test_failures_and_latency_are_not_accepted_with_quality() -> None:
     slow, moved = Figure("shadow", "too slow", passed=False), Figure("drift", "it moved", passed=False)
     seen: list[Figure] = []
-    with pytest.raises(GateError, match="^too slow$") as stopped:
+    with pytest.raises(GateError, match=r"^too slow$") as stopped:
         require([slow, moved], seen.append, accept=True)
     assert stopped.value.figure == slow
     assert [one.text for one in seen] == ["warning: it moved; accepted by --accept-quality"]
-    with pytest.raises(GateError, match="^too slow; 1 more failed$"):
+    with pytest.raises(GateError, match=r"^too slow; 1 more failed$"):
         require([slow, moved], seen.append)
 
 

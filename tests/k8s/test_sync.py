@@ -405,8 +405,10 @@ def test_a_canary_s_version_is_one_of_its_model(places: Places, tmp_path: Path) 
     """It is served under another name, from the same folder."""
     for number in (1, 2, 3):
         version(places.remote, number)
-    path = config(tmp_path / "models.config", 1)
-    canary = config(tmp_path / "canary.config", 2).read_text().replace('name: "digits"', 'name: "digits-canary"')
-    path.write_text(path.read_text() + canary)
+    text = config(tmp_path / "models.config", 1).read_text()
+    own = text.removeprefix("model_config_list {").removesuffix("}")
+    canary = own.replace('name: "digits"', 'name: "digits-canary"').replace("versions: 1", "versions: 2")
+    path = tmp_path / "models.config"
+    path.write_text(f"model_config_list {{{own}{canary}}}")
     assert places.sync(Wanted(newest=0, config=path)) == []
     assert places.there() == {"digits/1", "digits/2"}

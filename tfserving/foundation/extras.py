@@ -13,7 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "clients": _REPORTS,
     "export": (*_REPORTS, "keras", "pydantic", "ruamel", "tensorflow", "yaml"),
     "serving": (*_FLEET, *EMBEDDED),
-    "k8s": (*_REPORTS, *_FLEET),
+    "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
 
 

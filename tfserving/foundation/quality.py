@@ -101,7 +101,9 @@ def figure(value: float, *beside: float) -> str:
 
 def _rounded(value: float, digits: int) -> str:
     # 0.0528, as 0.9889 has four digits; but 0.0000123.
-    return f"{value:.{digits}f}" if 0.001 <= abs(value) < 1 else f"{value:.{digits}g}"  # noqa: PLR2004
+    if 0.001 <= abs(value) < 1:  # noqa: PLR2004
+        return f"{value:.{digits}f}".rstrip("0")
+    return f"{value:.{digits}g}"
 
 
 @dataclass(frozen=True)
