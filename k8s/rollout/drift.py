@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from tfserving.foundation.golden import Golden, GoldenError, GoldenRequest, read
 from tfserving.foundation.quality import figure
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.measures import Answers, differ, is_float, labels_of
-from tfserving.k8s.rollout.pairs import Answer, paired
+from tfserving.k8s.rollout.pairs import Answer, Clock, paired
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -29,10 +28,10 @@ def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[
     """Sends the golden requests of both versions to both of them, each once, and compares the answers.
 
     Requests that one of them doesn't take, by its signatures, are left out. The figure fails beyond `rollout.drift`,
-    and where the new version alone fails a request. `pause` is called before each request. Raises GateError when golden
+    and where the new version alone fails a request. `pause` is called every second. Raises GateError when golden
     requests can't be read.
     """
-    moved, deadline = Moved(), time.monotonic() + fleet.rollout.longest
+    moved, clock = Moved(), Clock(fleet.rollout.longest, pause)
     folder = fleet.model_folder(model)
     try:
         golden = [read_golden(folder / str(reached.version)) for reached in (old, new)]
@@ -40,8 +39,7 @@ def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[
         raise GateError(str(error)) from None
     with paired(old, new) as pair:
         for request, defaults in _golden(model, golden):
-            pause(0)
-            if time.monotonic() > deadline:
+            if clock.is_over():
                 break
             if pair.takes(request):
                 moved.add(request.signature, *pair.send(request, defaults))

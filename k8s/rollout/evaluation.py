@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from tfserving.foundation.quality import Evaluation, figure
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.labelled_rows import labelled_rows
 from tfserving.k8s.rollout.measures import Answers, MeasureError, function_of, noise_of
-from tfserving.k8s.rollout.pairs import Asked, paired
+from tfserving.k8s.rollout.pairs import Asked, Clock, paired
 from tfserving.k8s.rollout.quality import Allowed, beyond, sentence, worse_by
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
@@ -27,28 +26,12 @@ from tfserving.serving.models_yaml.quality import LabelledRows
 _MOST_BYTES = 8 << 20
 # Of all responses of a version.
 _MOST_ANSWERED = 1 << 30
-_MOMENT_SECONDS = 1.0
 # So much of the old value is never too much worse: of many rows, chance explains less than anybody minds.
 LEAST = 0.001
 
 
 class _UnansweredError(Exception):
     """A version doesn't answer the rows."""
-
-
-class _Clock:
-    """The time that there is, in which `pause` is called every second."""
-
-    def __init__(self, seconds: float, pause: Callable[[float], None]) -> None:
-        self._paused = time.monotonic()
-        self._deadline, self._pause = self._paused + seconds, pause
-
-    def is_over(self) -> bool:
-        """Whether no time is left."""
-        if (now := time.monotonic()) - self._paused > _MOMENT_SECONDS:
-            self._paused = now
-            self._pause(0)
-        return now > self._deadline
 
 
 def evaluate(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
@@ -60,7 +43,7 @@ def evaluate(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callab
     rows. `pause` is called every second. Raises GateError when rows or metric are of no use, or `rollout.longest` is
     over.
     """
-    most, clock = fleet.models[model].batch_sizes[-1], _Clock(fleet.rollout.longest, pause)
+    most, clock = fleet.models[model].batch_sizes[-1], Clock(fleet.rollout.longest, pause)
     with paired(old, new) as pair:
         try:
             found = labelled_rows(fleet, model, (new.version, old.version), pair.new.signatures)
@@ -120,7 +103,7 @@ def _compared(
     return Figure("evaluation", f"{text}; {wrong}" if wrong else text, passed, where, numbers)
 
 
-def _try(evaluation: Evaluation, asked: Asked, most: int, clock: _Clock) -> Answers | str:
+def _try(evaluation: Evaluation, asked: Asked, most: int, clock: Clock) -> Answers | str:
     """What a version answers to all rows, by output, or why it doesn't."""
     try:
         return _answers(evaluation, asked, most, clock)
@@ -128,7 +111,7 @@ def _try(evaluation: Evaluation, asked: Asked, most: int, clock: _Clock) -> Answ
         return str(error)
 
 
-def _answers(evaluation: Evaluation, asked: Asked, most: int, clock: _Clock) -> Answers:
+def _answers(evaluation: Evaluation, asked: Asked, most: int, clock: Clock) -> Answers:
     """What a version answers to all rows, by output, in requests of `most` rows. Raises _UnansweredError."""
     method = asked.method(evaluation.signature) if evaluation.signature in asked.signatures else "predict"
     request = GoldenRequest(evaluation.signature, evaluation.inputs, {}, method)

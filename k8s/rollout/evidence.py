@@ -139,13 +139,13 @@ class Latency:
         if self.decision != "open":
             return 0
         import numpy as np
-        from scipy.stats import norm
+        from scipy.special import ndtri
 
         size = next(size for size in _LOOKS if size > len(self._logs))
         if len(self._logs) >= _LEAST_BLOCKS:
             beyond = self._beyond()
             centre, spread = abs(float(np.median(beyond))), float(np.std(beyond))
-            wanted = (norm.isf(MISS * _share(self._looks + 1)) * spread / max(centre, 1e-3)) ** 2
+            wanted = (-ndtri(MISS * _share(self._looks + 1)) * spread / max(centre, 1e-3)) ** 2
             size = max(size, min(math.ceil(wanted), 10 * _LOOKS[-1]))
         return (size - len(self._logs)) * self._merged - len(self._merging)
 
@@ -192,11 +192,11 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def _hodges_lehmann(values: NDArray[np.float64]) -> tuple[float, float, float]:
     """The centre of values that lie around it symmetrically, and its confidence interval, from the signed ranks."""
     import numpy as np
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     count = len(values)
     walsh = np.sort(((values[:, None] + values[None, :]) / 2)[np.triu_indices(count)])
-    spread = norm.isf((1 - _CONFIDENCE) / 2) * math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
+    spread = -ndtri((1 - _CONFIDENCE) / 2) * math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
     rank = max(0, math.floor(count * (count + 1) / 4 - spread))
     return float(np.median(walsh)), float(walsh[rank]), float(walsh[-1 - rank])
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfserving.k8s.rollout.evidence import (
@@ -38,10 +37,10 @@ class Verdict:
 class _Row:
     """What came to both until `at`, in so many blocks of time."""
 
-    at: float
-    new: Sample
-    old: Sample
-    blocks: int = 1
+    at: float = 0.0
+    new: Sample = field(default_factory=Sample)
+    old: Sample = field(default_factory=Sample)
+    blocks: int = 0
 
     def add(self, later: _Row) -> None:
         self.at = later.at
@@ -63,9 +62,10 @@ class Comparison:
     def __init__(self, settings: Rollout, new: str = "the new version", old: str = "the old version") -> None:
         self._settings, self._names = settings, (new, old)
         self._new, self._old = Sample(), Sample()
-        # What the new version's failures are compared with.
-        self._failing = Sample()
+        self._before = Sample()
         self._latency, self._failures = Latency(settings), Failures(settings)
+        # Where both versions share a server: failures compared with those before alone.
+        self._since = Failures(settings)
         # Each row has so many blocks, and the last one may have fewer.
         self._series: list[_Row] = []
         self._in_row = 1
@@ -80,23 +80,24 @@ class Comparison:
         """Adds what came in the same block of time to both, which ended `at` seconds after the first began.
 
         A side without requests is an empty sample. Latencies are compared only where both have some at the same time.
-        Where both share a server, the new version's clients can make the old one's requests fail: with `shared`, the
-        new one's failures are compared with those before alone.
+        Where both share a server, the new version can make the old one's requests fail, too: with `shared`, the new
+        one's failures are also compared with those before alone. These are often too few to find a small difference.
         """
         self._at = max(self._at, at)
         self._new.add(new)
         self._old.add(old)
         self._latency.add(new, old, at)
-        others = Sample() if shared else old
-        self._failing.add(others)
-        self._failures.add(new, others)
-        self._plot(_Row(at, copy.deepcopy(new), copy.deepcopy(old)))
+        self._failures.add(new, old)
+        if shared and self._before.total:
+            self._since.add(new, Sample())
+        self._plot(new, old, at)
 
     def before(self, old: Sample) -> None:
         """Adds what came to the old version at another time: the new one's failures are compared with its, too."""
         self._old.add(old)
-        self._failing.add(old)
+        self._before.add(old)
         self._failures.before(old)
+        self._since.before(old)
 
     @property
     def latency(self) -> Decision:
@@ -105,7 +106,7 @@ class Comparison:
 
     def verdict(self) -> Verdict:
         """What is clear so far. Nothing is fine before the settings' `window` is over."""
-        if reason := self._worse(self._latency.decision, self._failures.decision):
+        if reason := self._worse(self._latency.decision, self._failures.decision, self._since.decision):
             return Verdict("worse", reason)
         if self._at < self._settings.window:
             return Verdict("open", needed=self._needed())
@@ -116,8 +117,8 @@ class Comparison:
 
     def last(self) -> Verdict:
         """What is decided when no time is left: as it stands. Open only when no request came to the new version."""
-        latency, failures = self._latency.as_it_stands(), self._failures.as_it_stands()
-        if reason := self._worse(latency, failures):
+        latency, *failures = (one.as_it_stands() for one in (self._latency, self._failures, self._since))
+        if reason := self._worse(latency, *failures):
             return Verdict("worse", reason)
         return Verdict("fine" if self._new.total else "open")
 
@@ -139,7 +140,7 @@ class Comparison:
                 "decision": self._latency.decision if self._latency.judged else "not judged",
             },
             "failures": {
-                "old": {"requests": self._failing.total, "failures": dict(self._failing.failed)},
+                "old": {"requests": self._old.total, "failures": dict(self._old.failed)},
                 "more": self._failures.more,
                 "low": low,
                 "high": high,
@@ -160,22 +161,27 @@ class Comparison:
             return "latencies are not compared, as no requests came to both at the same time"
         return f"{ratio.ratio:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f})"
 
-    def _worse(self, latency: Decision, failures: Decision) -> str:
+    def _worse(self, latency: Decision, failures: Decision, since: Decision) -> str:
         """What is worse, with figures; nothing when nothing is."""
         new, old = self._names
         found = []
         if failures == "worse":
-            low, high = self._failures.interval()
-            said = f"{self._failed(self._new, new)}, {self._failed(self._failing, old)}: "
-            said += f"{_percent(self._failures.more)} more ({_percent(max(0.0, low))} to {_percent(high)}), "
-            found.append(f"{said}{100 * self._settings.error_rate:g} % more is allowed")
-        ratio = self._latency.ratio()
-        if latency == "worse" and ratio is not None:
+            found.append(self._more(self._failures, self._failed(self._old, old)))
+        elif since == "worse":
+            found.append(self._more(self._since, f"{self._failed(self._before, old)} before"))
+        if latency == "worse" and (ratio := self._latency.ratio()):
             said = f"{new} takes {ratio.ratio:.2f} times as long as {old} ({ratio.low:.2f} to {ratio.high:.2f})"
             if self._new.mean_ms is not None and self._old.mean_ms is not None:
                 said += f", mean {self._new.mean_ms:.1f} ms, not {self._old.mean_ms:.1f} ms"
             found.append(f"{said}; {self._settings.latency:g} times is too long")
         return "; ".join(found)
+
+    def _more(self, failures: Failures, others: str) -> str:
+        low, high = failures.interval()
+        return (
+            f"{self._failed(self._new, self._names[0])}, {others}: {_percent(failures.more)} more "
+            f"({_percent(max(0.0, low))} to {_percent(high)}), {100 * self._settings.error_rate:g} % more is allowed"
+        )
 
     def _failed(self, sample: Sample, name: str) -> str:
         said = f"{sample.failures} of {sample.total} requests to {name} failed"
@@ -189,12 +195,11 @@ class Comparison:
         left = math.ceil(a_second * max(0.0, self._settings.window - self._at))
         return max(self._failures.needed(), math.ceil(blocks * in_block), left)
 
-    def _plot(self, row: _Row) -> None:
+    def _plot(self, new: Sample, old: Sample, at: float) -> None:
         """Adds to the series. When it has grown too long, two rows become one."""
-        if self._series and self._series[-1].blocks < self._in_row:
-            self._series[-1].add(row)
-        else:
-            self._series.append(row)
+        if not self._series or self._series[-1].blocks == self._in_row:
+            self._series.append(_Row())
+        self._series[-1].add(_Row(at, new, old, 1))
         if len(self._series) > _MOST_ROWS:
             for first, second in zip(self._series[::2], self._series[1::2], strict=False):
                 first.add(second)

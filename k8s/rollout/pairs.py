@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tfserving.clients import Client, connect
@@ -19,12 +19,28 @@ from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.target import GateError, Reached, url
 
 SECONDS = 10.0
+_MOMENT_SECONDS = 1.0
 _MOST_TEXT = 200
 _METHODS: Mapping[str, Method] = {
     "tensorflow/serving/predict": "predict",
     "tensorflow/serving/classify": "classify",
     "tensorflow/serving/regress": "regress",
 }
+
+
+class Clock:
+    """The time that there is, in which `pause` is called every second."""
+
+    def __init__(self, seconds: float, pause: Callable[[float], None]) -> None:
+        self._paused = time.monotonic()
+        self._deadline, self._pause = self._paused + seconds, pause
+
+    def is_over(self) -> bool:
+        """Whether no time is left."""
+        if (now := time.monotonic()) - self._paused > _MOMENT_SECONDS:
+            self._paused = now
+            self._pause(0)
+        return now > self._deadline
 
 
 @dataclass(frozen=True)

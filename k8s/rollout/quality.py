@@ -41,8 +41,16 @@ def compare_metrics(fleet: Fleet, model: str, old: Path, new: Path) -> list[Figu
     """Compares the metrics of the manifests in two version folders, a figure for each.
 
     A metric fails where it is worse than the old one by more than is allowed, beyond a bound of models.yaml, gone, or
-    named in models.yaml and in neither manifest. Raises GateError when a manifest can't be read.
+    named in models.yaml and in neither manifest. Raises GateError when a manifest can't be read, and when a file is not
+    there that a later gate reads.
     """
+    evaluation = fleet.models[model].evaluation
+    for key, file in (
+        (f"models.{model}.evaluation", evaluation and evaluation.file),
+        ("rollout.shadow", fleet.rollout.shadow),
+    ):
+        if file and not file.is_file():
+            raise GateError(f"{key}: there is no file {file}")
     before, after, limits = _metrics(old), _metrics(new), fleet.quality(model)
     names = list(dict.fromkeys([*after, *before, *limits]))
     pairs = {name: _Pair(before.get(name), after.get(name), old.name, new.name) for name in names}

@@ -14,7 +14,7 @@ from tfserving.clients.errors import ServingError
 from tfserving.foundation.quality import LARGEST_BYTES
 from tfserving.k8s.rollout.drift import Moved
 from tfserving.k8s.rollout.judge import Comparison
-from tfserving.k8s.rollout.pairs import Answer, paired
+from tfserving.k8s.rollout.pairs import Answer, Clock, paired
 from tfserving.k8s.rollout.sample import Sample
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
@@ -22,7 +22,6 @@ from tfserving.serving.models_yaml.fleet import Fleet
 
 # Pairs of requests that make a block of a comparison.
 _BLOCK = 5
-_MOMENT_SECONDS = 1.0
 
 
 def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
@@ -43,14 +42,10 @@ def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable
     moved, block = Moved(), _Block(comparison)
     with paired(old, new) as pair:
         requests = captured_requests(settings.shadow, model, pair.old.client, settings.shadow_requests)
-        started = paused = time.monotonic()
+        started, clock = time.monotonic(), Clock(settings.longest, pause)
         for captured in requests:
-            now = time.monotonic()
-            if now - started > settings.longest or comparison.verdict().decision == "worse":
+            if clock.is_over() or comparison.verdict().decision == "worse":
                 break
-            if now - paused > _MOMENT_SECONDS:
-                paused = now
-                pause(0)
             if pair.takes(captured.request):
                 answers = pair.send(captured.request)
                 moved.add(captured.request.signature, *answers)

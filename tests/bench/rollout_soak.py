@@ -27,12 +27,10 @@ from pathlib import Path
 from tests.exporting import export_scaled
 from tests.k8s.followed import Followed
 from tests.k8s.load import BY_STABLE, OF_CANARY, UNLABELLED, Load, by_version
-from tests.k8s.rolled import MODELS, WITH_CANARY, Rolled, at_version_1, crashing, resealed
+from tests.k8s.rolled import MODELS, ROLLOUT, WITH_CANARY, Rolled, at_version_1, crashing, resealed
 from tests.servers import STAND_IN, install
 
 GOOD, BROKEN, ENDING = (1, 2, 3), 4, 5
-# Short enough for many rollouts, and sure of what is so much slower.
-ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, probe: 20}\n"
 KINDS = (UNLABELLED, BY_STABLE, *by_version(*GOOD), UNLABELLED, BY_STABLE, *OF_CANARY)
 _MOST_TRIES = 20
 

@@ -122,7 +122,7 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
 
 
 def test_a_version_is_rolled_out_and_back_under_load(fleet: Fleet) -> None:
-    gates = "rollout: {window: 1, bake: 1, latency: 8, probe: 20}\n"
+    gates = "rollout: {window: 0.3, bake: 0.5, latency: 8, error_rate: 0.2, probe: 30}\n"
     fleet.say(f"{SCALED}    labels: {{stable: 1}}\n{gates}")
     fleet.up()
     fleet.version(2)

@@ -29,7 +29,10 @@ _SECONDS = 180.0
 
 @contextlib.contextmanager
 def phases_told(hear: Callable[[State], object]) -> Iterator[None]:
-    """Rollouts of this process tell `hear` each state as soon as it is noted, before they go on."""
+    """A rollout of this process tells `hear` each state as soon as it is noted, before it goes on.
+
+    A phase is told once, though what it will take is noted when it begins.
+    """
     with contextlib.ExitStack() as stack:
         for store in (LocalStore, ClusterStore):
             stack.enter_context(patch.object(store, "save", _telling(store.save, hear)))
@@ -37,9 +40,13 @@ def phases_told(hear: Callable[[State], object]) -> Iterator[None]:
 
 
 def _telling(save: Callable[..., None], hear: Callable[[State], object]) -> Callable[..., None]:
+    told: tuple[object, ...] = ()
+
     def saved(self: object, state: State) -> None:
+        nonlocal told
         save(self, state)
-        hear(state)
+        if told != (told := (state.new, state.phase, state.weight, state.paused)):
+            hear(state)
 
     return saved
 

@@ -31,8 +31,8 @@ from tfserving.k8s.rollout.state import Phase, State
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, canary_name, read_fleet
 from tfserving.serving.running import fleet_folder
 
-# A window of so many requests knows how sure it is; the machine's other work is no reason to take a version back.
-ROLLOUT = "rollout: {window: 0.5, bake: 0.5, longest: 20, latency: 8, probe: 40}\n"
+# Few requests and short blocks of time are enough to be sure of what is so much worse.
+ROLLOUT = "rollout: {window: 0.2, bake: 0.5, longest: 20, latency: 8, error_rate: 0.2, probe: 40}\n"
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n    labels: {stable: 1}\n"
 WITH_CANARY = MODELS.replace("{stable: 1}", "{stable: 1, canary: 1}")
 

@@ -149,6 +149,23 @@ def test_of_a_window_before_only_failures_are_compared() -> None:
     assert compared(in_turns(0.1), settings)[0].decision == "worse"
 
 
+def test_on_one_server_failures_are_compared_with_those_at_the_same_time_and_before() -> None:
+    """What the new version spoils for both is not fine because both fail; a short window before finds no 4 %."""
+
+    def on_one_server(failing: float, both_failing: float) -> Verdict:
+        comparison = Comparison(Rollout(window=1), "version 2", "version 1")
+        comparison.before(sample(np.random.default_rng(1), 75))
+        for new, old, at in blocks(1, failing=failing, both_failing=both_failing):
+            comparison.add(new, old, at, shared=True)
+            if comparison.verdict().decision != "open" or at == 60:
+                break
+        return comparison.verdict()
+
+    assert on_one_server(0.0, 0.0).decision == "fine"
+    assert "0 of 350 requests to version 1 failed" in on_one_server(0.04, 0.0).reason
+    assert "0 of 75 requests to version 1 failed before" in on_one_server(0.0, 0.15).reason
+
+
 def test_without_any_request_it_stays_open() -> None:
     comparison = Comparison(Rollout())
     comparison.add(Sample(), Sample(), 600)

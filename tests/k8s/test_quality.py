@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,19 @@ def test_a_manifest_that_was_changed_is_not_believed(tmp_path: Path) -> None:
     (new / MANIFEST).write_text(json.dumps({"metrics": {"accuracy": 0.99}, "digest": "0" * 64}))
     with pytest.raises(GateError, match="was changed: its digest is not that of its contents"):
         compare_metrics(fleet(), "digits", old, new)
+
+
+@pytest.mark.parametrize("said", ["models.digits.evaluation", "rollout.shadow"])
+def test_a_file_that_a_later_gate_reads_must_be_there(tmp_path: Path, said: str) -> None:
+    rows = "evaluation: gone.npz" if "evaluation" in said else "golden: []"
+    shadow = "" if "evaluation" in said else "shadow: gone.npz"
+    (tmp_path / "models.yaml").write_text(f"models: {{digits: {{builder: 'a:b', {rows}}}}}\nrollout: {{{shadow}}}\n")
+    read = read_fleet(tmp_path / "models.yaml")
+    old, new = version(tmp_path, 1, {}), version(tmp_path, 2, {})
+    with pytest.raises(GateError, match=f"^{re.escape(said)}: there is no file {re.escape(str(tmp_path))}/gone.npz$"):
+        compare_metrics(read, "digits", old, new)
+    (tmp_path / "gone.npz").write_bytes(b"")
+    assert compare_metrics(read, "digits", old, new) == []
 
 
 def test_the_first_figure_that_failed_stops_a_rollout_and_all_others_are_seen(tmp_path: Path) -> None:

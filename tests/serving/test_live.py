@@ -425,3 +425,22 @@ def test_labels_for_no_server_are_for_the_next_start(fleet: Path, tmp_path: Path
     said = toolkit(alone, "labels", "set", "scaled", "stable=2")
     assert "No server runs; the next one starts with it." in said
     assert "stable: 2" in alone.read_text()
+    # What is sent for an example is of the version that clients get. This one has no golden requests.
+    assert f"{alone.parent}/models/scaled/2/" in toolkit(alone, "example", "scaled", code=2)
+
+
+def test_a_canary_that_does_not_load_keeps_a_server_from_starting(
+    fleet: Path, engine: ModelServer, tmp_path: Path
+) -> None:
+    alone = Path(shutil.copytree(fleet.parent, tmp_path / "alone")) / "models.yaml"
+    alone.write_text(f"{SCALED}    labels: {{stable: 1, canary: 4}}\n")
+    saved_models.broken(alone.parent / "models/scaled", 4, alone.parent / "models/scaled/3")
+    ports = [
+        word for name, port in zip(("port", "rest-port"), free_ports(2), strict=True) for word in (f"--{name}", port)
+    ]
+    done = run(alone, "run", "--engine", engine.name, *map(str, ports))
+    assert done.exit_code == 1
+    assert done.stderr.endswith(
+        "scaled-canary is `models.scaled.labels.canary` in models.yaml, and a server starts with all of its models or "
+        "not at all; `tfserving serve labels remove scaled canary` leaves it out\n"
+    )
