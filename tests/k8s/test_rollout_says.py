@@ -341,9 +341,9 @@ def test_watching_ends_with_the_rollout_and_its_outcome(kept: Kept) -> None:
             begun.append(process.stdout.readline())
         drawn = os.read(control, 1000)
         interrupted.send_signal(signal.SIGINT)
-        assert interrupted.wait(30) == 130
+        assert interrupted.wait(60) == 130
         kept.store.save(ROLLED_BACK)
-        assert [process.wait(30) for process in (plain, as_objects, on_a_terminal)] == [1, 1, 1]
+        assert [process.wait(60) for process in (plain, as_objects, on_a_terminal)] == [1, 1, 1]
         assert begun[0] == begun[2] == f"{headline(UNDER_WAY, False)}\n"
         assert plain.stdout is not None
         shown = [re.sub(f"^{TIME}  ", "", one) for one in plain.stdout.read().splitlines()]
