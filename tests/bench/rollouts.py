@@ -331,29 +331,41 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def report(path: Path) -> None:
-    """What came of the rollouts in the file, as a table."""
+    """Prints what came of the rollouts in the file, as a table in Markdown."""
+    from scipy.stats import binomtest
+
     lines = _lines(path)
+    print("| version | rollouts | taken back | where | seconds: half, 95 % | requests to it: half, 95 % |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for kind in KINDS:
         found = [one for one in lines if one["kind"] == kind]
         if not found:
             continue
         back = [one for one in found if one["outcome"] == "rolled-back"]
-        share = f"{kind}: {len(back)} of {len(found)} taken back ({100 * len(back) / len(found):.1f} %)"
-        times = [one["seconds"] for one in found]
-        print(f"{share}; seconds: median {np.median(times):.1f}, 95 % within {np.quantile(times, 0.95):.1f}")
-        print("   stopped in:", dict(Counter(one["reason"].split(":")[0] for one in back)))
-        for gate in ("latency", "clients", "probe"):
-            requests = [
-                figure["requests"]
-                for one in found
-                for figure in one["figures"]
-                if figure["gate"] == gate and "requests" in figure
-            ]
-            if requests:
-                print(f"   {gate}: requests to the new version: median {np.median(requests):g}, most {max(requests)}")
-    for one in lines:
-        if one["kind"] == "calibration":
-            print({key: round(value, 3) if isinstance(value, float) else value for key, value in one.items()})
+        where = Counter(one["reason"].split(":")[0] for one in back)
+        interval = binomtest(len(back), len(found)).proportion_ci()
+        share = f"{len(back)}: {100 * len(back) / len(found):.1f} %"
+        share += f" (95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %)"
+        # Those of a phase come one after the other, those of clients and the probe at the same time.
+        requests = [sum(figure.get("requests", 0) for figure in one["figures"]) for one in found]
+        spans = (
+            f"{np.median(one):.0f}, {np.quantile(one, 0.95):.0f}"
+            for one in ([one["seconds"] for one in found], requests)
+        )
+        places = ", ".join(f"`{phase}` {count}" for phase, count in where.most_common())
+        print(f"| {kind} | {len(found)} | {share} | {places} | {' | '.join(spans)} |")
+    ratios = [
+        figure["latency"]["ratio"]
+        for one in lines
+        if one["kind"] == "slow"
+        for figure in one["figures"]
+        if figure["gate"] == "latency" and figure["latency"]["ratio"]
+    ]
+    if ratios:
+        print(f"\nThe slow ones take {np.median(ratios):.2f} times as long, by the median of the rollouts' own ratios.")
+    loads = [one["load"] for one in lines if "load" in one]
+    if loads:
+        print(f"The load average was {min(loads):.0f} to {max(loads):.0f}, the median {np.median(loads):.0f}.")
 
 
 @dataclass(frozen=True)
@@ -428,7 +440,7 @@ class Simulated:
         return began, began + self._chance.uniform(0.05, 1.0)
 
 
-def simulated(seed: int, rate: float, times: float, more: float, two_servers: bool) -> tuple[bool, float, int]:
+def simulated(seed: int, rate: float, times: float, more: float, *, two_servers: bool) -> tuple[bool, float, int]:
     """A rollout: whether the version is taken back, after how many seconds and requests to it.
 
     First golden requests are compared in turns, then clients' and the probe's requests for a window; where clients have
@@ -444,7 +456,7 @@ def simulated(seed: int, rate: float, times: float, more: float, two_servers: bo
         new, old = data.second(5, probe=True)
         at, sent = at + new.seconds + old.seconds, sent + new.total
         turns.add(new, old, at)
-        if turns.verdict().decision != "open":
+        if turns.verdict().decision == "worse" or turns.latency != "open" or at > settings.longest:
             break
     if turns.last().decision == "worse":
         return True, at, sent
@@ -485,7 +497,9 @@ def simulate(options: argparse.Namespace) -> None:
         for rate, two_servers in ((0, False), (50, False), (50, True), (500, True)):
             for times, more in CASES:
                 count = options.rollouts if (times, more) == (1.0, 0.0) else max(1, options.rollouts // 5)
-                jobs = [pool.submit(simulated, seed, rate, times, more, two_servers) for seed in range(count)]
+                jobs = [
+                    pool.submit(simulated, seed, rate, times, more, two_servers=two_servers) for seed in range(count)
+                ]
                 back, seconds, requests = zip(*(job.result() for job in jobs), strict=True)
                 name = (
                     f"{times:g} times as slow" if times > 1 else f"{100 * more:g} % more fail" if more else "the same"

@@ -174,7 +174,8 @@ def test_the_autoscalers_pods_stay(applied: Callable[..., Fleet]) -> None:
     fleet.kubectl("scale", "deployment/serving", "--replicas=2")
     fleet.k8s("apply")
     assert fleet.kubectl("get", "deployment", "serving", "--output=jsonpath={.spec.replicas}") == "2"
-    assert fleet.k8s("status").stdout.count("  scaled: version 1 AVAILABLE, stable → 1\n") == 2
+    served = "  scaled: version 1 AVAILABLE, stable → 1. Clients get version 1, stable"
+    assert fleet.k8s("status").stdout.count(served) == 2
 
 
 def test_what_is_not_said_any_more_is_removed_and_nothing_of_others(applied: Callable[..., Fleet]) -> None:

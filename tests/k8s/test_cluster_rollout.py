@@ -100,7 +100,9 @@ def test_one_that_is_killed_in_every_phase_is_gone_on_with_though_pods_end(pods:
         seen = load.versions[2]
         wait_for(lambda: load.versions[2] > seen + 20)
     assert load.failures == []
-    assert pods.state()["phase"] == "done"
+    state = pods.state()
+    assert state["outcome"] == "done"
+    assert json.loads(pods.k8s("status", "--json").stdout)["rollouts"] == [state]
 
 
 def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:

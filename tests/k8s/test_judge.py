@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from tests.bench.rollouts import simulated
 from tfserving.clients.metrics import Page
 from tfserving.k8s.rollout.judge import Comparison, Sample, Verdict, required
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -237,3 +238,8 @@ def test_a_metrics_page_is_a_sample() -> None:
     assert found.quantile_ms(0.5) == 1.0
     # Of the requests of a probe, which are left out, the page does not know the latencies.
     assert Sample.of_page(page.without(50)).mean_ms == pytest.approx(1.2)
+
+
+def test_the_simulation_has_a_good_version_pass_and_a_bad_one_taken_back() -> None:
+    assert [simulated(seed, 0, 1.0, 0.0, two_servers=False)[0] for seed in range(2)] == [False, False]
+    assert [simulated(seed, 0, 2.0, 0.0, two_servers=False)[0] for seed in range(2)] == [True, True]

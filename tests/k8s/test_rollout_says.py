@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from tfserving.cli import tfserving
 from tfserving.k8s.rollout import report
 from tfserving.k8s.rollout.controller import Controller
+from tfserving.k8s.rollout.judge import Comparison
 from tfserving.k8s.rollout.local import LocalStore
 from tfserving.k8s.rollout.overview import as_json, headline, lines
 from tfserving.k8s.rollout.progress import Progress, line
@@ -310,6 +311,19 @@ def test_status_is_a_line_for_each_step_and_numbers_for_programs(kept: Kept) -> 
     assert set(said["figures"][0]) == {"gate", "phase", "at", "where", "passed", "text", "numbers"}
 
 
+def test_the_page_has_every_key_of_the_status() -> None:
+    page = (ROOT / "docs/rollouts.md").read_text()
+    (section,) = re.findall(r"^## Following a rollout\n(.*?)^## ", page, re.M | re.S)
+    keys, of_comparisons = (
+        {key for first in re.findall(r"^\| (`.*?) \|", table, re.M) for key in re.findall(r"`(\w+)`", first)}
+        for table in section.split("| key | what |")[1:]
+    )
+    assert keys == set(as_json(DONE, False))
+    assert of_comparisons == set(compared()) == set(Comparison(Rollout()).numbers())
+    for key in (*asdict(FIGURES[0]), *asdict(STEPS[0]), *outcome(1)):
+        assert f"`{key}`" in section
+
+
 def test_watching_ends_with_the_rollout_and_its_outcome(kept: Kept) -> None:
     """A line for each step on a pipe, an object a line with --json, and on a terminal a screen that is drawn again."""
     kept.store.save(UNDER_WAY)
@@ -327,9 +341,9 @@ def test_watching_ends_with_the_rollout_and_its_outcome(kept: Kept) -> None:
             begun.append(process.stdout.readline())
         drawn = os.read(control, 1000)
         interrupted.send_signal(signal.SIGINT)
-        assert interrupted.wait(30) == 130
+        assert interrupted.wait(60) == 130
         kept.store.save(ROLLED_BACK)
-        assert [process.wait(30) for process in (plain, as_objects, on_a_terminal)] == [1, 1, 1]
+        assert [process.wait(60) for process in (plain, as_objects, on_a_terminal)] == [1, 1, 1]
         assert begun[0] == begun[2] == f"{headline(UNDER_WAY, False)}\n"
         assert plain.stdout is not None
         shown = [re.sub(f"^{TIME}  ", "", one) for one in plain.stdout.read().splitlines()]
