@@ -93,10 +93,10 @@ class Due:
 class Load:
     """`rate` requests a second to `model`, of clients of `kinds`; version N of it answers N times the sum of a row.
 
-    It begins with version `stable`, and with `canary` where models.yaml has that. `answers` says which version has a
-    scale that isn't its number. `host` is the name that REST is asked by, where it isn't the address.
+    It begins with version `stable`, and with `canary` where models.yaml has that. `host` is the name that REST is asked
+    by, where it isn't the address.
 
-    Once servers have ended meanwhile (`down`, `some_end`), what is on trial may be missing until the rollout is over.
+    Where servers have ended during a rollout (`down`, `some_end`), what is on trial may be missing until it is over.
     """
 
     addresses: tuple[str, ...]
@@ -106,7 +106,6 @@ class Load:
     stable: int = 1
     canary: int | None = None
     kinds: tuple[Kind, ...] = (UNLABELLED, BY_STABLE, *by_version(1, 2), UNLABELLED, BY_STABLE, *OF_CANARY)
-    answers: dict[int, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     counts: Counter[tuple[Kind, str, Outcome]] = field(default_factory=Counter)
@@ -163,8 +162,9 @@ class Load:
 
         That begins with what models.yaml says, and goes on with the rollout.
         """
-        self._forgotten = True
         self.some_end()
+        self._forgotten = self._restarted
+        self._widen()
         self._outage.becomes(DOWN, "down")
         yield
         # Connections that failed are tried again after a while.
@@ -174,7 +174,7 @@ class Load:
 
     def some_end(self) -> None:
         """Pods are about to end, and others to start, with what is kept for them."""
-        self._restarted = True
+        self._restarted = self._state is not None and not self._state.over
         self._widen()
 
     @property
@@ -293,7 +293,7 @@ class Load:
         scale, rest = divmod(output, 3.0 + last)
         if rest:
             return "WRONG", f"output {output} is of no version"
-        version = self.answers.get(int(scale), int(scale))
+        version = int(scale)
         if answer.version not in (None, version):
             return "WRONG", f"output {output} is version {version}'s, and the answer says {answer.version}"
         return version, f"version {version}"
