@@ -65,6 +65,7 @@ class Probe:
         self._seconds: list[float] = []
         self._failures: Counter[str] = Counter()
         self._answered: Counter[int | None] = Counter()
+        self._codes: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
     def __enter__(self) -> Probe:
@@ -105,6 +106,11 @@ class Probe:
         with self._lock:
             answered = self._answered.total() if version is None else self._answered[version] + self._answered[None]
             return answered + self._in_flight
+
+    def codes(self) -> Counter[str]:
+        """How many requests have got each error of a server until now, by its code."""
+        with self._lock:
+            return Counter(self._codes)
 
     def _run(self) -> None:
         if not (self._rate and self._staying):
@@ -153,6 +159,8 @@ class Probe:
             version = send(client, place.model, request, defaults=defaults, timeout=SECONDS, **asked).version
             failure = ""
         except ServingError as error:
+            with self._lock:
+                self._codes[error.code] += 1
             failure = f"{error.code}: {printable(error.text, _MOST_TEXT)}"
         finally:
             seconds = time.monotonic() - started

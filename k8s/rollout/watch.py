@@ -8,6 +8,7 @@ probe through the address that clients use ──► the address's ────�
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -65,6 +66,7 @@ class Watch:
         self._pages = [dict(_pages(self._seen_by(side), model)) for side in sides]
         # How many requests each side's pages have counted until now, and of these how many are surely of clients.
         self._counted, self._of_clients = [0 for _ in sides], [0 for _ in sides]
+        self._failed: list[Counter[str]] = [Counter() for _ in sides]
         self._stack = contextlib.ExitStack()
 
     @property
@@ -101,19 +103,31 @@ class Watch:
         """The servers whose pages count the clients of a side: none where they are another side's by now."""
         return () if side.by_number else side.instances()
 
+    def _failed_of_clients(self, number: int, failed: Counter[str]) -> Counter[str]:
+        """Without the errors of the probe, by code, as far as the page has them: refusals it has none."""
+        codes: Counter[str] = sum((probe.codes() for probe in self._probes_of(number)), Counter())
+        ours = (codes - self._failed[number]) & failed
+        self._failed[number] += ours
+        return failed - ours
+
+    def _probes_of(self, number: int) -> list[Probe]:
+        """Those that send to the servers of a side."""
+        return [
+            probe
+            for probe, side in zip(self._probes, self._sides, strict=True)
+            if side is self._sides[number] or side.by_number
+        ]
+
     def _clients(self, number: int) -> Sample:
         """What the pages of a side have counted since, without the probe's requests."""
         side, before, total = self._sides[number], self._pages[number], Page()
         for name, page in _pages(self._seen_by(side), self._model):
             total.add(page.since(before.get(name, Page())))
             before[name] = page
+        total.failed = self._failed_of_clients(number, total.failed)
         self._counted[number] += total.answered
         # A page may have counted a request whose response is on its way.
-        probed = self._through.begun(side.version) + sum(
-            probe.begun()
-            for probe, other in zip(self._probes, self._sides, strict=True)
-            if other is side or other.by_number
-        )
+        probed = self._through.begun(side.version) + sum(probe.begun() for probe in self._probes_of(number))
         clients = min(max(self._counted[number] - probed - self._of_clients[number], 0), total.answered)
         self._of_clients[number] += clients
         return Sample.of_page(total.without(total.answered - clients))
