@@ -80,9 +80,8 @@ class Pods:
             probes = [stack.enter_context(socket.socket()) for _ in range(2)]
             return all(probe.connect_ex((address, port)) == 0 for probe, port in zip(probes, (8500, 8501), strict=True))
 
-    def have(self, version: int, at: int | None = None) -> Path:
-        """Copies a version to where the pods find theirs, as version `at` if that is given."""
-        target = self.folder / "models/scaled" / str(at or version)
+    def have(self, version: int) -> Path:
+        target = self.folder / "models/scaled" / str(version)
         shutil.copytree(self.folder / "later" / str(version), target)
         subprocess.run(["chmod", "-R", "a+rX", str(target)], check=True)
         return target
