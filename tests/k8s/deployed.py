@@ -159,12 +159,15 @@ class Pods:
             self.kubectl("patch", "lease", lease["metadata"]["name"], "--type=merge", f"--patch={renewed_before}")
         assert not self.state()["running"]
 
-    def lose_a_pod(self, load: Load, track: str = "stable") -> None:
-        """Deletes one of the pods, which drains; another one takes its place."""
+    def lose_a_pod(self, load: Load, track: str = "stable", *, drained: bool = False) -> None:
+        """Deletes one of the pods, which drains, waited for with `drained`; another one takes its place.
+
+        A pod that drains goes on with the version that it has: no rollout changes that any more.
+        """
         load.some_end()
         selector = f"--selector=app.kubernetes.io/instance=serving,{TRACK}={track}"
         pod = self.kubectl("get", "pods", "--output=name", "--field-selector=status.phase=Running", selector).split()[0]
-        self.kubectl("delete", pod, "--wait=false")
+        self.kubectl("delete", pod, f"--wait={str(drained).lower()}")
 
     def is_back(self, kubernetes: str) -> bool:
         """Takes away what a test has brought; whether the pods are then as they were before it."""

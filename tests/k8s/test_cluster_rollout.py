@@ -91,7 +91,7 @@ def test_one_that_is_killed_in_every_phase_is_gone_on_with_though_pods_end(pods:
     with pods.load() as load:
         for phase in PHASES:
             pods.killed_at(phase, load, held=phase == "stable")
-            pods.lose_a_pod(load)
+            pods.lose_a_pod(load, drained=phase == "stable")
         pods.through(load, "start", "scaled")
         pods.settled()
         seen = load.versions[2]
@@ -145,7 +145,10 @@ def test_the_page_is_followed(pods: Pods) -> None:
     pods.have(2)
     with pods.load() as load:
         for words in commands[:-1]:
-            pods.k8s(*words)
+            if words[0] == "rollout":
+                pods.through(load, *words[1:])
+            else:
+                pods.k8s(*words)
     assert load.failures == []
     assert set(load.versions) == {1, 2}
     pods.k8s(*commands[-1])

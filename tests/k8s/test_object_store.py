@@ -68,7 +68,7 @@ def test_what_is_published_is_served_and_rolled_out(
         pods.k8s("apply")
         with pods.load() as load:
             publish(2)
-            pods.rollout("start", "scaled")
+            pods.through(load, "start", "scaled")
         assert load.failures == []
         assert set(load.versions) == {1, 2}
         said = pods.kubectl("logs", "deployment/serving", "--container=sync")
