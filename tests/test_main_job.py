@@ -69,8 +69,8 @@ def serving_run(fleet: Path, engine: ModelServer = EMBEDDED) -> list[str]:
 @beside_the_readme
 def test_the_first_command_exports_serves_and_says_where_it_listens(served: Served, clone: Path) -> None:
     assert "Serving 2 models with the embedded server:" in served.output
-    assert re.search(r"^  digits +version 1$", served.output, re.M)
-    assert re.search(r"^  dense +version 1$", served.output, re.M)
+    assert re.search(r"^  digits +version 1, the newest$", served.output, re.M)
+    assert re.search(r"^  dense +version 1, the newest$", served.output, re.M)
     assert f"127.0.0.1:{served.grpc_port}" in served.output
     assert f"http://127.0.0.1:{served.rest_port}" in served.output
     manifest = json.loads((clone / "models/digits/1/assets.extra/manifest.json").read_text())

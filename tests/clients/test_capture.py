@@ -77,7 +77,7 @@ def test_a_request_log_becomes_golden_and_warm_up_records(server: Server, loggin
 def test_captured_warm_up_is_played_by_a_server(logging: Server) -> None:
     page = httpx2.get(f"http://{logging.rest}/monitoring/prometheus/metrics", trust_env=False).text
     version = logging.models / "scale" / "2"
-    assert re.search(rf'warmup.*{version}.*"OK"\}} 1$', page, re.M), "one record was played"
+    assert re.search(rf'warmup.*{version}.*"OK"\}} 2$', page, re.M), "one record was played under each name"
 
 
 def test_bodies_of_rest_requests_become_records(server: Server, protocol: str, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_config_is_reloaded(client: Client, served: Server) -> None:
             client.reload_config(text)
         return
     try:
-        client.reload_config(text.replace('key: "stable" value: 1', 'key: "stable" value: 2'), timeout=30)
+        client.reload_config(text.replace('key: "stable" value: 1', 'key: "stable" value: 2', 1), timeout=30)
         assert client.predict("scale", {"x": ROWS}, label="stable").version == 2
     finally:
         client.reload_config(text_format.Parse(text, ModelServerConfig()), timeout=30)

@@ -296,7 +296,9 @@ def test_the_page_is_followed(rolled: Rolled) -> None:
     rolled.have(2)
     rolled.file.write_text(MODELS.replace("    labels: {stable: 1}\n", "") + ROLLOUT)
     ran = []
-    for line in [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]:
+    lines = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
+    # The others take hours: tests/k8s/test_judge.py runs what they run, with less of it.
+    for line in [line for line in lines if line.startswith("tfserving ")]:
         words = line.replace("digits", "scaled").split()
         if words[2:4] == ["rollout", "status"] and not rolled.phase:
             rolled.rollout("start", "scaled")

@@ -11,10 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.servers import free_ports
 from tests.serving.fleets import fleet as make_fleet
-from tfserving.clients.grpc_calls import RELOAD
-from tfserving.foundation.messages import ReloadConfigResponse
+from tfserving.clients.grpc_calls import RELOAD, STATUS
+from tfserving.foundation.messages import GetModelStatusResponse, ReloadConfigResponse
 from tfserving.serving import live, running
 from tfserving.serving.config import POLL_SECONDS_WITH_TLS, models_config
 from tfserving.serving.engines import EngineError
@@ -43,17 +42,37 @@ def noted(fleet: Fleet, ports: tuple[int, int], *, tls: bool = False) -> tuple[R
 
 @pytest.fixture
 def reloads() -> Iterator[tuple[int, Firsts]]:
-    """The port of a server that takes HandleReloadConfigRequest alone, and what it does first, one item for a call."""
+    """The port of a server of version 1 that takes changes, and what it does first, one item for a change.
+
+    It knows of no label. Once an item has raised, the server is gone.
+    """
     firsts: Firsts = []
+    gone = threading.Event()
 
     def take(_request: bytes, context: grpc.ServicerContext) -> bytes:
-        if firsts:
-            firsts.pop(0)(context)
-        return bytes(ReloadConfigResponse().SerializeToString())
+        if firsts and not gone.is_set():
+            try:
+                firsts.pop(0)(context)
+            except ConnectionError:
+                gone.set()
+        return answer(ReloadConfigResponse(), context)
+
+    def status(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        response = GetModelStatusResponse()
+        response.model_version_status.add(version=1, state="AVAILABLE")
+        return answer(response, context)
+
+    def answer(response: Any, context: grpc.ServicerContext) -> bytes:
+        if gone.is_set():
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        return bytes(response.SerializeToString())
+
+    methods = {RELOAD: take, STATUS: status}
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> Any:
-            return grpc.unary_unary_rpc_method_handler(take) if details.method == RELOAD else None
+            method = methods.get(details.method)
+            return grpc.unary_unary_rpc_method_handler(method) if method else None
 
     server = grpc.server(ThreadPoolExecutor(4), handlers=[Handler()])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -101,27 +120,19 @@ def test_a_server_that_never_returns_is_left_in_time(
     assert path.read_bytes() == before
 
 
-def test_a_server_that_can_not_go_back_is_told_with_the_way_out(fleet: Fleet) -> None:
-    grpc_port, rest_port = free_ports(2)
-    server, path = noted(fleet, (grpc_port, rest_port))
+def test_a_server_that_can_not_go_back_is_told_with_the_way_out(fleet: Fleet, reloads: tuple[int, Firsts]) -> None:
+    port, firsts = reloads
+
+    def end(_: grpc.ServicerContext) -> None:
+        raise ConnectionError
+
+    firsts.append(end)
+    server, path = noted(fleet, (port, port))
     before = path.read_bytes()
     with pytest.raises(EngineError) as caught:
         live.apply(fleet.with_labels("digits", {"stable": 1}), server, 5, print)
     said = str(caught.value)
-    assert f"the native server on port {grpc_port} did not take the new configuration: over gRPC: UNAVAILABLE: " in said
-    assert "; going back failed, too: over gRPC: UNAVAILABLE: " in said
+    assert f"the native server on port {port} did not take the new configuration: over gRPC: UNAVAILABLE: " in said
+    assert "; going back failed, too: " in said
     assert f"; {path} has what the server served before, which it serves again when it is started again" in said
     assert path.read_bytes() == before
-
-
-def test_with_tls_each_step_is_reported_with_the_time_that_it_takes(fleet: Fleet) -> None:
-    grpc_port, rest_port = free_ports(2)
-    server, _ = noted(fleet, (grpc_port, rest_port), tls=True)
-    said: Said = []
-    with pytest.raises(EngineError, match="did not take the new configuration in time"):
-        live.apply(fleet.with_labels("digits", {"stable": 1}), server, 0.1, said.append)
-    every = "the server reads models.config every 10 s"
-    assert said == [
-        f"The native server on port {grpc_port}: loading versions (step 1 of 3, {every}) …",
-        f"The native server on port {grpc_port}: back to what it served before, {every} …",
-    ]
