@@ -74,7 +74,7 @@ def test_the_first_command_exports_serves_and_says_where_it_listens(served: Serv
     assert f"127.0.0.1:{served.grpc_port}" in served.output
     assert f"http://127.0.0.1:{served.rest_port}" in served.output
     manifest = json.loads((clone / "models/digits/1/assets.extra/manifest.json").read_text())
-    assert manifest["metrics"]["test_accuracy"] >= 0.97
+    assert manifest["metrics"]["test_accuracy"]["value"] >= 0.97
 
 
 @beside_the_readme
