@@ -138,6 +138,9 @@ class Rolled:
         """Has the fleet and its server be as they were before the test, and no rollout ever."""
         shutil.rmtree(fleet_folder(read_fleet(self.file)) / "rollouts", ignore_errors=True)
         self.file.write_text(models + rollout)
+        if self.server.process.poll() is not None:
+            # A test that failed leaves the others a server.
+            self.start((self.server.grpc_port, self.server.rest_port))
         if not self.serves(stable=1, available={1}, canary=read_fleet(self.file).models["scaled"].labels.get(CANARY)):
             done = CliRunner().invoke(tfserving, ["serve", "reload", "--fleet", str(self.file)])
             assert done.exit_code == 0, done.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import statistics
 import ssl
 import subprocess
 import time
@@ -128,8 +129,7 @@ def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Ask
             waited.append(time.monotonic() - begun)
         took = time.monotonic() - sent
         assert [one.result()[0] for one in huge] == [400, 400]
-    assert waited
-    assert max(waited) < took / 2, "others waited as if the two were all that the server did"
+    assert statistics.median(waited) < took / 4, f"others waited as if the two were all that the server did: {waited}"
 
 
 def test_a_rest_request_that_takes_too_long_is_told_so(start: Start, models: Path) -> None:
