@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import statistics
 import ssl
+import statistics
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
