@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,8 @@ def convert(array: Array, dtype: DType) -> Array | None:
 
 def _has_booleans(value: list[Any]) -> bool:
     while value and isinstance(value[0], list):
-        value = [element for row in value for element in row]
-    return any(element is True or element is False for element in value)
+        value = list(chain.from_iterable(value))
+    return bool in map(type, value)
 
 
 def _read_each(name: str, value: Any, spec: TensorSpec, most_nested: int) -> Any:
