@@ -43,7 +43,7 @@ _kept: deque[simdjson.Parser] = deque(maxlen=1)
 
 @dataclass(frozen=True)
 class Plain:
-    """A request of numbers in lists: for which signature, in rows or in columns, and where in the body the lists are."""
+    """A request of numbers in lists: for which signature, in rows or in columns, and where in the body they are."""
 
     signature: str
     in_rows: bool
