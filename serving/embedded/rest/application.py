@@ -126,9 +126,9 @@ class Application:
 
         self._pools[place].post(answer)
 
-    def headers(self, response: Response) -> bytes:
-        """Lines for the head of an answer, beyond those that every answer has."""
-        return self._cors if response.kind is not HTML else b""
+    def headers(self, kind: bytes) -> bytes:
+        """Lines for the head of an answer with a body of this content type, beyond those that every answer has."""
+        return self._cors if kind != HTML else b""
 
     def log_refusal(self, method: str, target: bytes, client: str, response: Response) -> None:
         """Notes the answer to a request that is not all there."""

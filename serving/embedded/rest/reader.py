@@ -59,7 +59,7 @@ class Reader:
     def feed(self, data: memoryview) -> int:
         """Parses the beginning of `data`; how much of it. Raises RefusedError; then there is nothing more to read."""
         size = min(len(data), self._left or SLICE)
-        part = data[:size]
+        part = data[:size] if size < len(data) else data
         self._since += size
         try:
             while True:
