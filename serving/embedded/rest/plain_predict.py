@@ -10,7 +10,7 @@ Most of the time goes into memory that is fresh from the operating system, so si
 from __future__ import annotations
 
 import re
-from collections import deque
+import threading
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -37,8 +37,9 @@ _PART = 2**22
 # Below this every integer is a double.
 _EXACT = 2.0**53
 
-# simdjson's parser, with its memory, while nobody parses; another thread makes one of its own meanwhile.
-_kept: deque[simdjson.Parser] = deque(maxlen=1)
+# Python runs nothing else while simdjson parses, so there is no use in more than one.
+_parser = simdjson.Parser()
+_parsing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -98,21 +99,17 @@ class Plain:
 def _parse(text: bytes, dtype: DType, name: str = "") -> Array | None:
     """The numbers in the lists of a JSON document, or of its member `name`; None when they are none of `dtype`."""
     is_float = dtype.numpy.kind == "f"
-    try:
-        parser = _kept.pop()
-    except IndexError:
-        parser = simdjson.Parser()
-    # simdjson has no types.
-    parsed: Any = None
-    try:
-        parsed = parser.parse(text)
-        if name:
-            parsed = parsed[name]
-        buffer = parsed.as_buffer(of_type="d" if is_float else "i")
-    finally:
-        # A parser has one document at a time.
-        del parsed
-        _kept.append(parser)
+    with _parsing:
+        # simdjson has no types.
+        parsed: Any = None
+        try:
+            parsed = _parser.parse(text)
+            if name:
+                parsed = parsed[name]
+            buffer = parsed.as_buffer(of_type="d" if is_float else "i")
+        finally:
+            # The parser has one document at a time.
+            del parsed
     numbers = np.frombuffer(buffer, np.float64 if is_float else np.int64)
     if is_float and len(numbers) and np.abs(numbers).max() >= _EXACT:
         return None
