@@ -111,7 +111,7 @@ def _parse(text: bytes, dtype: DType, name: str = "") -> Array | None:
             # The parser has one document at a time.
             del parsed
     numbers = np.frombuffer(buffer, np.float64 if is_float else np.int64)
-    if is_float and len(numbers) and np.abs(numbers).max() >= _EXACT:
+    if is_float and len(numbers) and max(numbers.max(), -numbers.min()) >= _EXACT:
         return None
     return convert(numbers, dtype)
 
@@ -145,8 +145,8 @@ def _shape(lists: bytes) -> tuple[int, ...] | None:
     one = b""
     wraps = at = 0
     for level in range(1, depth + 1):
-        # Where the first list of this level ends: nowhere before do so many lists end.
-        at = lists.find(b"]" * level, at)
+        # Where the first list of this level ends: nowhere before do so many lists end. All lists end in the end.
+        at = lists.find(b"]" * level, at) if level < depth else len(lists) - depth
         size = at + level - (depth - level)
         count = (size - 1) // (len(one) + 2 * wraps + 1)
         if at < 0 or count < 1:
