@@ -10,8 +10,9 @@ from time import monotonic
 
 from tfserving.serving.embedded.core.pool import LONG_SECONDS
 
-# A request that took so long may have waited for a processor. It says nothing about those after it.
-HELD_UP_SECONDS = 0.005
+# A request that took so long, computing or not, held others up. It may have waited for a processor, so those after it
+# need no time to be short again.
+HELD_UP_SECONDS = 0.05
 ENOUGH = 16
 # Long requests among short ones hold others up for at most a hundredth of the time.
 PATIENCE = 100
@@ -41,7 +42,8 @@ class Pace:
         now = monotonic()
         if computed > LONG_SECONDS or much:
             self._row = 0
-            self._again = now + PATIENCE * (now - began)
+            # Not the time in all, most of which it may have waited for a processor.
+            self._again = now + PATIENCE * max(computed, LONG_SECONDS)
         elif now - began > HELD_UP_SECONDS:
             self._row = 0
         elif self._row < ENOUGH and not failed and now >= self._again:

@@ -73,7 +73,7 @@ def flush_denormals(values: Array) -> Array:
         return values
     # In nearly all arrays there are none. Counting takes a fifth of the time of finding them.
     size = np.abs(values)
-    if np.count_nonzero(size >= tiny) == np.count_nonzero(values):
+    if np.count_nonzero(size >= tiny) + np.count_nonzero(size == 0) == size.size:
         return values
     return np.where((size < tiny) & (values != 0), np.copysign(values.dtype.type(0), values), values)
 
