@@ -23,8 +23,9 @@ _AT_ONCE = 2**14
 _SPECIAL = re.compile(rb'[\x00-\x1f"\\]')
 _SHORT = {b'"': b'\\"', b"\\": b"\\\\", b"\b": b"\\b", b"\f": b"\\f", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t"}
 _NOT_FINITE = {b"nan": b"NaN", b"-nan": b"NaN", b"inf": b"Infinity", b"-inf": b"-Infinity"}
+_FLOAT32 = np.dtype(np.float32)
 # The smallest numbers that are no denormals.
-_TINY = {np.dtype(kind): np.finfo(kind).tiny for kind in (np.float16, np.float32, np.float64)}
+TINY = {np.dtype(kind): float(np.finfo(kind).tiny) for kind in (np.float16, np.float32, np.float64)}
 
 
 def quote(text: str | bytes) -> bytes:
@@ -57,7 +58,7 @@ def _float_texts(flat: Array) -> list[bytes]:
     texts = text.split()
     read_back: Iterable[float] = map(float, texts)
     every_digit = b"%.17g"
-    if flat.dtype == np.float32:
+    if flat.dtype == _FLOAT32:
         read_back, every_digit = array("f", read_back), b"%.9g"
     texts = [
         text if same == number else every_digit % number
@@ -68,7 +69,7 @@ def _float_texts(flat: Array) -> list[bytes]:
 
 def flush_denormals(values: Array) -> Array:
     """`values` with denormal floats made zero, of the same sign; its threads for REST run that way."""
-    tiny = _TINY.get(values.dtype)
+    tiny = TINY.get(values.dtype)
     if tiny is None:
         return values
     # In nearly all arrays there are none. Counting takes a fifth of the time of finding them.
