@@ -1,4 +1,8 @@
-"""The application behind the connections: each request is answered where nothing that takes longer is in its way."""
+"""The application behind the connections: each request is answered where nothing that takes longer is in its way.
+
+A small prediction of a short signature is answered in the event loop, which looks at what else there is to do after
+each slice of 5 ms. Other predictions are answered in a pool of threads, statuses and metrics in threads of their own.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ _LEFT = Response(499, b"")
 
 
 class Application:
-    """Has a face answer requests: predictions in a pool of threads, the rest beside it, and logs them."""
+    """Has a face answer requests: predictions in the event loop or a pool of threads, the rest beside it; logs them."""
 
     def __init__(
         self,

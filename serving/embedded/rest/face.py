@@ -72,7 +72,7 @@ class Place(enum.Enum):
     """Where a request is answered, so that what says how the server is never waits for predictions."""
 
     HERE = "in the event loop"
-    PREDICTIONS = "in the pool of threads"
+    PREDICTIONS = "in the pool of threads, or in the event loop when it is short"
     BESIDE = "in threads that no prediction has"
     METRICS = "in a thread for what may wait for other processes"
 
@@ -130,8 +130,16 @@ class RestFace:
         return Place.PREDICTIONS if match and match["metadata"] else Place.BESIDE
 
     def may_be_short(self, request: Request) -> bool:
-        """Whether a prediction is small, so that it takes no time to find out that its model isn't short."""
-        return len(request.body) <= _SMALL and b"content-encoding" not in request.headers
+        """Whether it takes no time to find out if `request` is short: it is a small one of predict."""
+        path = request.target
+        return (
+            len(request.body) <= _SMALL
+            and request.method == "POST"
+            and (wanted := inference(path)) is not None
+            and wanted.verb == "predict"
+            and b"content-encoding" not in request.headers
+            and not self._is_metrics(path)
+        )
 
     def answer(self, request: Request, *, only_short: bool = False) -> Response:
         """The answer to `request`; with `only_short` it may be short, and LongError is raised when it isn't."""
@@ -179,7 +187,7 @@ class RestFace:
         return None
 
     def _is_metrics(self, path: bytes) -> bool:
-        return self._metrics_path is not None and path.partition(b"?")[0] == self._metrics_path
+        return bool(self._metrics_path) and path.partition(b"?")[0] == self._metrics_path
 
     def _metrics(self, path: bytes, wanted: bytes) -> Response:
         if path != wanted:

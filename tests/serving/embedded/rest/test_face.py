@@ -187,12 +187,22 @@ def test_a_small_request_of_a_signature_that_is_short_may_be_answered_at_once(fa
             break
     else:
         raise AssertionError("it is never short")
-    # What can't be known to be short, and what would take time to look at.
-    with pytest.raises(LongError):
-        face.answer(Request("POST", b"/v1/models/scale:classify", body=b'{"examples":[{}]}'), only_short=True)
     assert face.may_be_short(request)
-    assert not face.may_be_short(Request("POST", request.target, body=BODY + b" " * 5000))
-    assert not face.may_be_short(Request("POST", request.target, {b"content-encoding": b"gzip"}, b"small"))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("POST", b"/v1/models/scale:predict", body=BODY + b" " * 5000),
+        Request("POST", b"/v1/models/scale:predict", {b"content-encoding": b"gzip"}, BODY),
+        Request("POST", b"/v1/models/scale:classify", body=b'{"examples":[{}]}'),
+        Request("GET", b"/v1/models/scale/metadata"),
+        Request("POST", b"/metrics"),
+    ],
+    ids=["large", "compressed", "classify", "metadata", "metrics"],
+)
+def test_what_may_take_long_is_not_tried_at_once(face: RestFace, request_: Request) -> None:
+    assert not face.may_be_short(request_)
 
 
 @pytest.mark.parametrize("runtime", [Runtime(allowed_operations=("ReadFile",)), Runtime(inter_op_threads=1)])
