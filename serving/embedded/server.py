@@ -105,7 +105,7 @@ class Server:
             configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
         self._serving.set()
         answering.open(configuration, *sockets)
-        log.info("%s", _ready(flags, manager.available()))
+        log.info("%s", _ready(self._plan, manager.available()))
         # A signal that comes just before a wait without end doesn't interrupt it: Python runs the handler afterwards.
         while not self._stopping.wait(_SIGNALS_SECONDS):
             pass
@@ -203,9 +203,9 @@ def _stop_on_signals(server: Server) -> None:
     signal.signal(signal.SIGINT, stop)
 
 
-def _ready(flags: Flags, available: dict[str, list[int]]) -> str:
-    addresses = [
-        f"{what} on {flags.host}:{port}" for what, port in (("gRPC", flags.port), ("REST", flags.rest_api_port)) if port
-    ]
+def _ready(plan: Plan, available: dict[str, list[int]]) -> str:
+    flags = plan.flags
+    where = (f"gRPC (over {plan.transport})", flags.port), ("REST", flags.rest_api_port)
+    addresses = [f"{what} on {flags.host}:{port}" for what, port in where if port]
     models = [f"{name} {', '.join(map(str, versions))}" for name, versions in available.items()]
     return f"serving: {', '.join(addresses)}; models: {'; '.join(models)}"

@@ -14,6 +14,10 @@ for a slow one.
 
 A task that waits for something else than TensorFlow, for its client to send or for its turn, *steps aside*: another
 thread takes its place, so that what it waits for can't keep others waiting.
+
+A pool may have a *source*, from which its threads read their tasks. A thread that has nothing to do reads, one at a
+time, and runs what it read itself: a short task costs no change of threads. When one reads a long task, another thread
+reads next. While all threads run tasks, the pool's watch reads, every tick.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -29,6 +33,9 @@ from typing import Any, TypeVar
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Returns tasks: those that are there, or, when it is to wait and there are none, the next ones. None: it has ended.
+Source = Callable[[bool], Sequence[Callable[[], None]] | None]
 
 # A call of TensorFlow that computes longer is long: a wake-up and a switch of threads are some 50 microseconds.
 LONG_SECONDS = 0.0003
@@ -120,6 +127,9 @@ class Pool(Executor):
         # Tokens that are to vanish when the threads that have them are done.
         self._debt = 0
         self._aside = 0
+        self._source: Source | None = None
+        # Whether a thread reads from the source, and whether one was woken to do so.
+        self._reading = self._called = False
         self._ticking = threading.Event()
         threading.Thread(target=self._watch, name=f"{name}-watch", daemon=True).start()
 
@@ -147,6 +157,12 @@ class Pool(Executor):
             self._use_free_token()
         if not self._ticking.is_set():
             self._ticking.set()
+
+    def read_from(self, source: Source) -> None:
+        """Has the threads read tasks from `source`, which raises nothing; once in a pool's life."""
+        with self._lock:
+            self._source = source
+            self._use_free_token()
 
     @property
     def load(self) -> int:
@@ -197,8 +213,9 @@ class Pool(Executor):
             self._debt += 1
 
     def _use_free_token(self) -> bool:
-        """Gives a token that nobody has to a thread that has nothing to do, if there is a task; with the lock held."""
-        if not self._free or not self._waiting:
+        """Gives a token that nobody has to an idle thread, if there is a task, or nobody reads; with the lock held."""
+        reads = self._source is not None and not self._reading and not self._called
+        if not self._free or not (self._waiting or reads):
             return False
         if self._idle:
             self._idle.pop().release()
@@ -213,6 +230,7 @@ class Pool(Executor):
         else:
             return False
         self._free -= 1
+        self._called = reads
         return True
 
     def _work(self) -> None:
@@ -221,15 +239,22 @@ class Pool(Executor):
         woken.acquire()
         while True:
             with self._lock:
+                self._called = False
                 task = self._waiting.popleft() if self._waiting else None
-                if task is None:
-                    self._release_token()
-                    self._idle.append(woken)
-                else:
+                source = None if self._reading else self._source
+                if task is not None:
                     task.started = monotonic()
                     self._running.add(task)
+                elif source is not None:
+                    self._reading = True
+                else:
+                    self._release_token()
+                    self._idle.append(woken)
             if task is None:
-                woken.acquire()
+                if source is None:
+                    woken.acquire()
+                else:
+                    self._read(source, wait=True)
                 continue
             _here.task = task
             try:
@@ -255,6 +280,22 @@ class Pool(Executor):
             if task is None:
                 woken.acquire()
 
+    def _read(self, source: Source, *, wait: bool) -> None:
+        """Reads tasks, which this thread and others run next."""
+        calls = source(wait)
+        with self._lock:
+            self._reading = False
+            if calls is None:
+                self._source = None
+                return
+            self._waiting.extend([_Task(call, self) for call in calls])
+            # A thread that reads runs the first itself, and another one reads.
+            for _ in range(len(calls) + (not wait)):
+                if not self._use_free_token():
+                    break
+        if calls and not self._ticking.is_set():
+            self._ticking.set()
+
     def _release_token(self) -> None:
         if self._debt:
             self._debt -= 1
@@ -271,11 +312,16 @@ class Pool(Executor):
             pass
 
     def _watch(self) -> None:
-        """Finds the tasks that take longer than a tick."""
+        """Finds the tasks that take longer than a tick; reads when no thread does."""
         quiet = 0
         while True:
             self._ticking.wait()
             sleep(TICK_SECONDS)
+            with self._lock:
+                source = None if self._reading else self._source
+                self._reading = self._reading or source is not None
+            if source is not None:
+                self._read(source, wait=False)
             with self._lock:
                 now = monotonic()
                 for task in list(self._running):

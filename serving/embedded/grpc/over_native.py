@@ -1,0 +1,252 @@
+"""gRPC over pygrpc-native, which does HTTP/2 and gRPC in Rust, outside of Python's lock.
+
+https://pypi.org/project/pygrpc-native. Calls come in batches, each whole: the thread that reads one runs it and sends
+the response, see `core/pool.py`.
+
+                                  room in the pool       its turn comes
+    call ──► a method of ours? ──────────────────► read ────────────────► it runs ──► a response, or a status
+                   │ no                │ no                  │ its client has gone
+                   ▼                   ▼                     ▼
+             grpcio's turn      RESOURCE_EXHAUSTED        nothing
+
+What is no plain call of a known method, such as reflection, goes to a grpcio server on a UNIX socket.
+
+A drain must cancel nothing, and the library's `close` cancels what it knows of. So responses are held back from `hold`
+on, until all calls have one. Clients that wait send no others: then all responses go out, and `close` comes next.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import grpc
+from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+from tfserving.serving.embedded.core.pool import EagerPool, Pool
+from tfserving.serving.embedded.errors import Code, StartError
+from tfserving.serving.embedded.grpc import reflection
+from tfserving.serving.embedded.grpc.answering import (
+    CONTROL_THREADS,
+    LONGEST_HOLD_SECONDS,
+    MOST_CALLS,
+    MOST_STREAMS,
+    TICK_SECONDS,
+    Answering,
+    Result,
+    full,
+    unknown,
+    wait_until_quiet,
+)
+from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
+from tfserving.serving.embedded.grpc.over_grpcio import refusal
+from tfserving.serving.embedded.grpc.reflection import Reflection
+from tfserving.serving.embedded.grpc.transport import SETTINGS
+from tfserving.serving.embedded.observability.access_log import AccessLog
+
+# How many calls a thread reads at a time.
+BATCH = 16
+
+
+class OverNative:
+    """Methods over pygrpc-native, in a pool of `threads` handler threads."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        host: str,
+        port: int,
+        threads: int,
+        *,
+        eager: bool = False,
+        explain: bool = True,
+        most_in_flight: int = 0,
+        largest_message: int = 0,
+        settings: Mapping[str, str] | None = None,
+        shared: bool = False,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        """See `OverGrpcio`; a message that is too large is refused when it is there. `settings` are of SETTINGS."""
+        self._most = most_in_flight or MOST_CALLS
+        self._largest = largest_message
+        self._pool = (EagerPool if eager else Pool)(threads, "grpc")
+        control, reload = Pool(CONTROL_THREADS, "grpc-control"), Pool(1, "grpc-reload")
+        self._methods: list[tuple[Answering, Pool | None]] = [
+            (
+                Answering(name, method, explain=explain, access_log=access_log),
+                None if name in PREDICTIONS else reload if name == RELOAD else control,
+            )
+            for name, method in methods.items()
+        ]
+        # The calls that have no result yet, by their numbers.
+        self._calls: dict[int, _Call] = {}
+        self._count = 0
+        # Results that are held back; None: none are.
+        self._held: list[tuple[int, Result]] | None = None
+        self._holding = threading.Lock()
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        given = {SETTINGS[key]: int(value) for key, value in (settings or {}).items()}
+        try:
+            self._front = NativeGrpcFront(
+                where,
+                [(name, False) for name in methods],
+                io_threads=1,
+                call_details=True,
+                reuse_port=shared,
+                **{"max_concurrent_streams": MOST_STREAMS, **given},
+            )
+        except Exception as error:
+            raise StartError(f"--port={port}: gRPC can't listen on {host}:{port}: {error}") from None
+        services = sorted({name.strip("/").partition("/")[0] for name in methods})
+        self._rest = _Rest(Reflection(*services), explain=explain)
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._front.set_fallback(self._rest.start())
+        self._front.start()
+        self._pool.read_from(self._read)
+
+    def hold(self) -> None:
+        """Holds results back until `finish`, and returns when no more requests come."""
+        with self._holding:
+            self._held = []
+        wait_until_quiet(lambda: self._count)
+
+    def refuse(self, grace: float) -> None:
+        """Does nothing: there is no way to take no more calls but `close`, which `finish` calls."""
+
+    def finish(self, grace: float) -> int:
+        """Returns when requests in flight are answered, or `grace` seconds are over: how many are cut off.
+
+        While one takes long others have their results, and may send requests that are answered, too.
+        """
+        until = monotonic() + grace
+        while True:
+            together = min(until, monotonic() + LONGEST_HOLD_SECONDS)
+            while self._calls and monotonic() < together:
+                time.sleep(TICK_SECONDS)
+            ends = not self._calls or monotonic() >= until
+            with self._holding:
+                held, self._held = self._held or [], []
+            for number, result in held:
+                self._send(number, result)
+            if ends:
+                cut_off = len(self._calls)
+                self._front.close()
+                self._rest.stop()
+                return cut_off
+
+    def _read(self, wait: bool) -> Sequence[Callable[[], None]] | None:
+        """The next calls of predictions, for the pool; others go to theirs. See `Source`."""
+        events = self._front.recv_batch_details(BATCH, None if wait else 0)
+        if events is None:
+            return None
+        now = monotonic()
+        predictions: list[Callable[[], None]] = []
+        for kind, number, index, data, _, details in events:
+            if kind != EVENT_CALL:
+                if (gone := self._calls.get(number)) is not None:
+                    gone.cancelled = True
+                continue
+            self._count += 1
+            answering, pool = self._methods[index]
+            assert data is not None
+            if self._largest and len(data) > self._largest:
+                # gRPC's words.
+                text = f"Received message larger than max ({len(data)} vs. {self._largest})"
+                self._front.fail(number, Code.RESOURCE_EXHAUSTED, text)
+            elif pool is None and self._pool.load + len(predictions) >= self._most:
+                self._front.fail(number, Code.RESOURCE_EXHAUSTED, full(self._most))
+            else:
+                _, peer, left = details or ((), "", None)
+                call = _Call(self, number, answering, data, peer, None if left is None else now + left)
+                self._calls[number] = call
+                if pool is None:
+                    predictions.append(call)
+                else:
+                    pool.post(call)
+        return predictions
+
+    def run(self, call: _Call) -> None:
+        """Runs a call, in a thread of its pool."""
+        if not call.cancelled:
+            result = call.answering.answer(call.data, call.until, partial(str, call.peer))
+            if self._held is None:
+                self._send(call.number, result)
+            else:
+                self._hold(call.number, result)
+        del self._calls[call.number]
+
+    def _hold(self, number: int, result: Result) -> None:
+        with self._holding:
+            if self._held is not None:
+                self._held.append((number, result))
+                return
+        self._send(number, result)
+
+    def _send(self, number: int, result: Result) -> None:
+        code, data = result
+        if code is None:
+            self._front.respond(number, data)  # type: ignore[arg-type]
+        else:
+            self._front.fail(number, code, data)  # type: ignore[arg-type]
+
+
+class _Call:
+    """One call, which runs when it is called."""
+
+    __slots__ = ("answering", "cancelled", "data", "number", "peer", "transport", "until")
+
+    def __init__(
+        self, transport: OverNative, number: int, answering: Answering, data: bytes, peer: str, until: float | None
+    ) -> None:
+        self.transport = transport
+        self.number = number
+        self.answering = answering
+        self.data = data
+        self.peer = peer
+        self.until = until
+        self.cancelled = False
+
+    def __call__(self) -> None:
+        self.transport.run(self)
+
+
+class _Rest(grpc.GenericRpcHandler):
+    """The grpcio server for what pygrpc-native can't do: reflection, and refusing methods that there are not."""
+
+    def __init__(self, served: Reflection, *, explain: bool) -> None:
+        self._reflection = served
+        self._handler = served.handler()
+        threads = ThreadPoolExecutor(1, thread_name_prefix="grpc-refuse")
+        self._unknown = refusal(grpc.StatusCode.UNIMPLEMENTED, unknown(explain=explain), threads)
+        self._server = grpc.server(
+            threads,
+            handlers=[self],
+            options=(("grpc.max_concurrent_streams", MOST_STREAMS), ("grpc.max_receive_message_length", 2**16)),
+        )
+        # Others may not enter it.
+        self._folder = tempfile.TemporaryDirectory(prefix="tfserving-", ignore_cleanup_errors=True)
+
+    def start(self) -> str:
+        """Begins to answer; returns the path of its socket."""
+        path = f"{self._folder.name}/grpc.sock"
+        self._server.add_insecure_port(f"unix:{path}")
+        self._server.start()
+        return path
+
+    def stop(self) -> None:
+        """Ends it, at once."""
+        self._reflection.end()
+        self._server.stop(0).wait()
+        self._folder.cleanup()
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """See grpcio."""
+        return self._handler if details.method in reflection.METHODS else self._unknown
