@@ -35,10 +35,10 @@ class Answering:
         self._explain = explain
         self._access_log = access_log
 
-    def answer(self, data: bytes, until: float | None, peer: Callable[[], str]) -> Result:
+    def answer(self, data: bytes, until: float | None, peer: str | Callable[[], str]) -> Result:
         """None and the response's bytes, or a code and its details; never raises.
 
-        Nobody waits for it after `until`, in seconds of `time.monotonic`. `peer` returns who called.
+        Nobody waits for it after `until`, in seconds of `time.monotonic`. `peer` is, or returns, who called.
         """
         deadline.until = until
         if self._access_log is None:
@@ -49,7 +49,7 @@ class Answering:
             began,
             "grpc",
             method=self.name,
-            client=peer(),
+            client=peer if isinstance(peer, str) else peer(),
             status="OK" if code is None else code.name,
             request_bytes=len(data),
             response_bytes=0 if code else len(result),

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
@@ -49,6 +49,9 @@ from tfserving.serving.embedded.grpc.over_grpcio import refusal
 from tfserving.serving.embedded.grpc.reflection import Reflection
 from tfserving.serving.embedded.grpc.transport import SETTINGS
 from tfserving.serving.embedded.observability.access_log import AccessLog
+
+if TYPE_CHECKING:
+    from pygrpc_native._native import CallDetails
 
 # How many calls a thread reads at a time.
 BATCH = 16
@@ -77,16 +80,17 @@ class OverNative:
         self._largest = largest_message
         self._pool = (EagerPool if eager else Pool)(threads, "grpc")
         control, reload = Pool(CONTROL_THREADS, "grpc-control"), Pool(1, "grpc-reload")
-        self._methods: list[tuple[Answering, Pool | None]] = [
+        self._pools = (self._pool, control, reload)
+        self._methods = [
             (
                 Answering(name, method, explain=explain, access_log=access_log),
-                None if name in PREDICTIONS else reload if name == RELOAD else control,
+                self._pool if name in PREDICTIONS else reload if name == RELOAD else control,
             )
             for name, method in methods.items()
         ]
-        # The calls that have no result yet, by their numbers.
-        self._calls: dict[int, _Call] = {}
         self._count = 0
+        # Calls that wait or run while their clients have gone, by their numbers.
+        self._gone: set[int] = set()
         # Results that are held back; None: none are.
         self._held: list[tuple[int, Result]] | None = None
         self._holding = threading.Lock()
@@ -129,59 +133,61 @@ class OverNative:
         until = monotonic() + grace
         while True:
             together = min(until, monotonic() + LONGEST_HOLD_SECONDS)
-            while self._calls and monotonic() < together:
+            while (load := self._load()) and monotonic() < together:
                 time.sleep(TICK_SECONDS)
-            ends = not self._calls or monotonic() >= until
+            ends = not load or monotonic() >= until
             with self._holding:
                 held, self._held = self._held or [], []
             for number, result in held:
                 self._send(number, result)
             if ends:
-                cut_off = len(self._calls)
                 self._front.close()
                 self._rest.stop()
-                return cut_off
+                return load
+
+    def _load(self) -> int:
+        return sum(pool.load for pool in self._pools)
 
     def _read(self, wait: bool) -> Sequence[Callable[[], None]] | None:
         """The next calls of predictions, for the pool; others go to theirs. See `Source`."""
-        events = self._front.recv_batch_details(BATCH, None if wait else 0)
+        events: Any = self._front.recv_batch_details(BATCH, None if wait else 0)
         if events is None:
             return None
         now = monotonic()
+        load = self._pool.load
+        self._count += len(events)
         predictions: list[Callable[[], None]] = []
-        for kind, number, index, data, _, details in events:
+        for event in events:
+            kind, number, index, data, _, details = event
             if kind != EVENT_CALL:
-                if (gone := self._calls.get(number)) is not None:
-                    gone.cancelled = True
+                if len(self._gone) >= MOST_CALLS or not self._load():
+                    self._gone.clear()
+                self._gone.add(number)
                 continue
-            self._count += 1
-            answering, pool = self._methods[index]
-            assert data is not None
+            pool = self._methods[index][1]
             if self._largest and len(data) > self._largest:
                 # gRPC's words.
                 text = f"Received message larger than max ({len(data)} vs. {self._largest})"
                 self._front.fail(number, Code.RESOURCE_EXHAUSTED, text)
-            elif pool is None and self._pool.load + len(predictions) >= self._most:
+            elif pool is not self._pool:
+                pool.post(partial(self._run, number, index, data, now, details))
+            elif load + len(predictions) >= self._most:
                 self._front.fail(number, Code.RESOURCE_EXHAUSTED, full(self._most))
             else:
-                _, peer, left = details or ((), "", None)
-                call = _Call(self, number, answering, data, peer, None if left is None else now + left)
-                self._calls[number] = call
-                if pool is None:
-                    predictions.append(call)
-                else:
-                    pool.post(call)
+                predictions.append(partial(self._run, number, index, data, now, details))
         return predictions
 
-    def run(self, call: _Call) -> None:
-        """Runs a call, in a thread of its pool."""
-        if not call.cancelled:
-            result = call.answering.answer(call.data, call.until, partial(str, call.peer))
-            if self._held is None:
-                self._send(call.number, result)
-            else:
-                self._hold(call.number, result)
-        del self._calls[call.number]
+    def _run(self, number: int, index: int, data: bytes, read: float, details: CallDetails) -> None:
+        """Runs a call that was read at the time `read`."""
+        if self._gone and number in self._gone:
+            self._gone.discard(number)
+            return
+        _, peer, left = details
+        result = self._methods[index][0].answer(data, None if left is None else read + left, peer)
+        if self._held is None:
+            self._send(number, result)
+        else:
+            self._hold(number, result)
 
     def _hold(self, number: int, result: Result) -> None:
         with self._holding:
@@ -196,26 +202,6 @@ class OverNative:
             self._front.respond(number, data)  # type: ignore[arg-type]
         else:
             self._front.fail(number, code, data)  # type: ignore[arg-type]
-
-
-class _Call:
-    """One call, which runs when it is called."""
-
-    __slots__ = ("answering", "cancelled", "data", "number", "peer", "transport", "until")
-
-    def __init__(
-        self, transport: OverNative, number: int, answering: Answering, data: bytes, peer: str, until: float | None
-    ) -> None:
-        self.transport = transport
-        self.number = number
-        self.answering = answering
-        self.data = data
-        self.peer = peer
-        self.until = until
-        self.cancelled = False
-
-    def __call__(self) -> None:
-        self.transport.run(self)
 
 
 class _Rest(grpc.GenericRpcHandler):

@@ -12,8 +12,8 @@ import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded import flags as names
+from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.flags import Flags
 
 # gRPC's own settings that pygrpc-native has, by its names for them.
