@@ -211,8 +211,8 @@ class Flags:
     grpc_transport: Annotated[
         str,
         click.Choice([AUTO, NATIVE, GRPCIO]),
-        "What carries gRPC: pygrpc-native, which is fast, or grpcio, which has TLS and more limits; auto: pygrpc-native "
-        "on a loopback port, where it can do what the other flags ask. This server's own flag.",
+        "What carries gRPC: pygrpc-native, which is fast, or grpcio, which has TLS and more limits; auto: "
+        "pygrpc-native on a loopback port, where it can do what the other flags ask. This server's own flag.",
     ] = AUTO
     max_run_time_in_ms: Annotated[
         int,

@@ -205,7 +205,7 @@ def _stop_on_signals(server: Server) -> None:
 
 def _ready(plan: Plan, available: dict[str, list[int]]) -> str:
     flags = plan.flags
-    where = (f"gRPC (over {plan.transport})", flags.port), ("REST", flags.rest_api_port)
-    addresses = [f"{what} on {flags.host}:{port}" for what, port in where if port]
+    where = ("gRPC", flags.port, f" ({plan.transport})"), ("REST", flags.rest_api_port, "")
+    addresses = [f"{what} on {flags.host}:{port}{how}" for what, port, how in where if port]
     models = [f"{name} {', '.join(map(str, versions))}" for name, versions in available.items()]
     return f"serving: {', '.join(addresses)}; models: {'; '.join(models)}"

@@ -27,6 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from math import inf
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -172,6 +173,10 @@ class Pool(Executor):
     def load(self) -> int:
         """How many tasks wait or run."""
         return len(self._waiting) + sum([worker.busy for worker in self._workers])
+
+    def oldest(self) -> float:
+        """When the task that runs longest was begun, in seconds of `time.monotonic`; infinity when none runs."""
+        return min((worker.started for worker in self._workers if worker.busy), default=inf)
 
     def step_aside(self, worker: _Worker) -> bool:
         """See the function of that name."""

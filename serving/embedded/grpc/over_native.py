@@ -12,7 +12,8 @@ the response, see `core/pool.py`.
 What is no plain call of a known method, such as reflection, goes to a grpcio server on a UNIX socket.
 
 A drain must cancel nothing, and the library's `close` cancels what it knows of. So responses are held back from `hold`
-on, until all calls have one. Clients that wait send no others: then all responses go out, and `close` comes next.
+on, until all calls have one. Clients that wait send no others: then all responses go out together with what `close`
+sends, see `corked`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
@@ -44,6 +45,7 @@ from tfserving.serving.embedded.grpc.answering import (
     unknown,
     wait_until_quiet,
 )
+from tfserving.serving.embedded.grpc.corked import corked
 from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
 from tfserving.serving.embedded.grpc.over_grpcio import refusal
 from tfserving.serving.embedded.grpc.reflection import Reflection
@@ -92,10 +94,10 @@ class OverNative:
         # Calls that wait or run while their clients have gone, by their numbers.
         self._gone: set[int] = set()
         # Results that are held back; None: none are.
-        self._held: list[tuple[int, Result]] | None = None
+        self._held: list[_Held] | None = None
         self._holding = threading.Lock()
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        given = {SETTINGS[key]: int(value) for key, value in (settings or {}).items()}
+        given: dict[str, Any] = {SETTINGS[key]: _setting(key, value) for key, value in (settings or {}).items()}
         try:
             self._front = NativeGrpcFront(
                 where,
@@ -118,32 +120,46 @@ class OverNative:
 
     def hold(self) -> None:
         """Holds results back until `finish`, and returns when no more requests come."""
-        with self._holding:
-            self._held = []
+        self._held_from_now_on([])
         wait_until_quiet(lambda: self._count)
 
     def refuse(self, grace: float) -> None:
         """Does nothing: there is no way to take no more calls but `close`, which `finish` calls."""
 
     def finish(self, grace: float) -> int:
-        """Returns when requests in flight are answered, or `grace` seconds are over: how many are cut off.
+        """Returns when all requests are answered, or `grace` seconds are over: how many are cut off.
 
-        While one takes long others have their results, and may send requests that are answered, too.
+        While one takes long, others get their responses, and new requests are answered, too.
         """
         until = monotonic() + grace
-        while True:
-            together = min(until, monotonic() + LONGEST_HOLD_SECONDS)
-            while (load := self._load()) and monotonic() < together:
-                time.sleep(TICK_SECONDS)
-            ends = not load or monotonic() >= until
-            with self._holding:
-                held, self._held = self._held or [], []
-            for number, result in held:
-                self._send(number, result)
-            if ends:
-                self._front.close()
-                self._rest.stop()
-                return load
+        patience = LONGEST_HOLD_SECONDS
+        while not _waited(lambda: not self._load(), min(until, monotonic() + patience)) and monotonic() < until:
+            for held in self._held_from_now_on(None):
+                self._send(held.number, held.result)
+            _waited(partial(self._began_after, monotonic()), until)
+            self._held_from_now_on([])
+            # A model may take longer than that for each request.
+            patience *= 2
+        cut_off = self._load()
+        last = self._held_from_now_on([])
+
+        def send() -> None:
+            for held in last:
+                self._send(held.number, held.result)
+
+        corked(self._front.bound_port, len({held.peer for held in last}), send, self._front.close)
+        self._rest.stop()
+        return cut_off
+
+    def _began_after(self, moment: float) -> bool:
+        """Whether all calls that run began later."""
+        return all(pool.oldest() > moment for pool in self._pools)
+
+    def _held_from_now_on(self, results: list[_Held] | None) -> list[_Held]:
+        """Has results be added to `results`, or sent; returns those that were held until now."""
+        with self._holding:
+            held, self._held = self._held or [], results
+        return held
 
     def _load(self) -> int:
         return sum(pool.load for pool in self._pools)
@@ -187,14 +203,14 @@ class OverNative:
         if self._held is None:
             self._send(number, result)
         else:
-            self._hold(number, result)
+            self._hold(_Held(number, result, peer))
 
-    def _hold(self, number: int, result: Result) -> None:
+    def _hold(self, held: _Held) -> None:
         with self._holding:
             if self._held is not None:
-                self._held.append((number, result))
+                self._held.append(held)
                 return
-        self._send(number, result)
+        self._send(held.number, held.result)
 
     def _send(self, number: int, result: Result) -> None:
         code, data = result
@@ -202,6 +218,27 @@ class OverNative:
             self._front.respond(number, data)  # type: ignore[arg-type]
         else:
             self._front.fail(number, code, data)  # type: ignore[arg-type]
+
+
+class _Held(NamedTuple):
+    """The result of a call, and whose call it was."""
+
+    number: int
+    result: Result
+    peer: str
+
+
+def _waited(condition: Callable[[], bool], until: float) -> bool:
+    """Returns True when `condition` holds, False when it is `until` before."""
+    while not condition():
+        if monotonic() >= until:
+            return False
+        time.sleep(TICK_SECONDS)
+    return True
+
+
+def _setting(key: str, value: str) -> int | bool:
+    return bool(int(value)) if key == "grpc.keepalive_permit_without_calls" else int(value)
 
 
 class _Rest(grpc.GenericRpcHandler):

@@ -43,7 +43,7 @@ def command(engine: ModelServer) -> Iterator[str]:
         yield shlex.join(engine.command)
         return
     with prepared(**ENV) as server:
-        yield shlex.join([*server.command, *AS_THE_REAL_ONE])
+        yield shlex.join([*server.command, *engine.flags, *AS_THE_REAL_ONE])
 
 
 def play(command: str, transcripts: list[Path], results: Path) -> list[dict[str, Any]]:
