@@ -109,7 +109,7 @@ class Server:
         # A signal that comes just before a wait without end doesn't interrupt it: Python runs the handler afterwards.
         while not self._stopping.wait(_SIGNALS_SECONDS):
             pass
-        log.info("draining: requests in flight are answered, new ones are refused")
+        log.info("draining: requests in flight are answered")
         until = time.monotonic() + flags.drain_seconds
         if cut_off := answering.drain(flags.drain_seconds):
             log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)

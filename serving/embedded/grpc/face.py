@@ -1,6 +1,6 @@
 """The gRPC face: TensorFlow Serving's services over the core.
 
-`methods` are functions from bytes to bytes. They know nothing of what carries them: see `over_native` and `over_grpcio`.
+`methods` are functions from bytes to bytes. They know nothing of what carries them: `over_native` or `over_grpcio`.
 """
 
 from __future__ import annotations
