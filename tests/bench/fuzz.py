@@ -176,12 +176,8 @@ def start(folder: Path, transport: str) -> Process:
     head = json.loads((CORPUS / "public/core.jsonl").open(encoding="utf-8").readline())
     (file,) = head["files"]
     (folder / "models.conf").write_text(file["text"].replace("${MODELS}", str(CORPUS / "models")))
-    flags = (
-        "--allow_version_labels_for_unavailable_models",
-        "--max_body_bytes=100000000",
-        f"--grpc_transport={transport}",
-    )
-    return Process(f"--model_config_file={folder}/models.conf", *flags)
+    flags = ("--allow_version_labels_for_unavailable_models", "--max_body_bytes=100000000")
+    return Process(f"--model_config_file={folder}/models.conf", f"--grpc_transport={transport}", *flags)
 
 
 def fuzz(requests: int, seed: int, only: list[int] | None = None, transport: str = "auto") -> dict[str, Any]:

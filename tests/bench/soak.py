@@ -194,7 +194,7 @@ def soak(folder: Path, seconds: float, clients: int, every: float, *how: str) ->
     return {
         "seconds": round(took),
         "clients": clients,
-        "workers": workers,
+        "flags": how,
         "requests": load.counts.total(),
         "a_second": round(load.counts.total() / took),
         "kinds": dict(load.counts.most_common()),

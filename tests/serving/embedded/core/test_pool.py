@@ -171,7 +171,7 @@ def test_when_all_threads_are_busy_the_pool_reads_on_and_runs_later() -> None:
     pool, line, gate, ran = Pool(2, "full"), Line(), threading.Event(), []
     line.put(*[partial(gate.wait, 30)] * 2, partial(ran.append, 1))
     pool.read_from(line.read)
-    wait_for(lambda: line.readers[-1] == "full-watch")
+    wait_for(lambda: line.readers[-1:] == ["full-watch"])
     assert pool.load == 3
     assert pool.oldest() < time.monotonic()
     gate.set()

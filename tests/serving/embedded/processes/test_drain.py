@@ -107,7 +107,8 @@ def test_a_drain_under_load_loses_no_request_and_the_server_says_what_it_does(
     assert [line.split(" ", 1)[1] for line in server.output.splitlines()] == [
         f"info: loading model 'scale' version 2 from {models}/scale/2",
         "info: model 'scale' version 2 is available",
-        f"info: serving: gRPC on 127.0.0.1:{server.grpc_port} ({carrier}), REST on 127.0.0.1:{server.rest_port}; models: scale 2",
+        f"info: serving: gRPC on 127.0.0.1:{server.grpc_port} ({carrier}), REST on 127.0.0.1:{server.rest_port}; "
+        "models: scale 2",
         "info: draining: requests in flight are answered",
         "info: model 'scale' version 2 is unloaded",
     ]
