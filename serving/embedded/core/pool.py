@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Returns tasks: those that are there, or, when it is to wait and there are none, the next ones. None: it has ended.
-Source = Callable[[bool], Sequence[Callable[[], None]] | None]
+Source = Callable[[bool], Sequence[Callable[[], object]] | None]
 
 # A call of TensorFlow that computes longer is long: a wake-up and a switch of threads are some 50 microseconds.
 LONG_SECONDS = 0.0003
@@ -123,7 +123,7 @@ class Pool(Executor):
         self._most = threads
         self._name = name
         self._lock = threading.Lock()
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Callable[[], object]] = deque()
         self._workers: list[_Worker] = []
         # The last one that had something to do is woken first: what it needs may still be in the processor's caches.
         self._idle: list[_Worker] = []

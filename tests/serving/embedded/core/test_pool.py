@@ -133,14 +133,14 @@ class Line:
     """Tasks that a pool reads one by one, as a library hands them over."""
 
     def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self.readers: list[str] = []
 
-    def put(self, *tasks: Callable[[], None] | None) -> None:
+    def put(self, *tasks: Callable[[], object] | None) -> None:
         for task in tasks:
             self._tasks.put(task)
 
-    def read(self, wait: bool) -> list[Callable[[], None]] | None:
+    def read(self, wait: bool) -> list[Callable[[], object]] | None:
         try:
             task = self._tasks.get(block=wait)
         except queue.Empty:
@@ -150,7 +150,8 @@ class Line:
 
 
 def test_the_thread_that_reads_a_short_task_runs_it() -> None:
-    pool, line, ran = Pool(4, "reads"), Line(), []
+    pool, line = Pool(4, "reads"), Line()
+    ran: list[str] = []
     line.put(*[partial(lambda: ran.append(threading.current_thread().name))] * 500)
     pool.read_from(line.read)
     wait_for(lambda: len(ran) == 500)
@@ -159,7 +160,8 @@ def test_the_thread_that_reads_a_short_task_runs_it() -> None:
 
 
 def test_while_one_task_read_takes_long_others_are_read_and_run() -> None:
-    pool, line, gate, ran = Pool(2, "reads-on"), Line(), threading.Event(), []
+    pool, line, gate = Pool(2, "reads-on"), Line(), threading.Event()
+    ran: list[int] = []
     line.put(partial(gate.wait, 30), *[partial(ran.append, number) for number in range(20)])
     pool.read_from(line.read)
     wait_for(lambda: len(ran) == 20)
@@ -168,7 +170,8 @@ def test_while_one_task_read_takes_long_others_are_read_and_run() -> None:
 
 
 def test_when_all_threads_are_busy_the_pool_reads_on_and_runs_later() -> None:
-    pool, line, gate, ran = Pool(2, "full"), Line(), threading.Event(), []
+    pool, line, gate = Pool(2, "full"), Line(), threading.Event()
+    ran: list[int] = []
     line.put(*[partial(gate.wait, 30)] * 2, partial(ran.append, 1))
     pool.read_from(line.read)
     wait_for(lambda: line.readers[-1:] == ["full-watch"])
