@@ -107,7 +107,7 @@ def answer_reload(configuration: Reloadable, reload: Reload, request: Any) -> by
             "supported"
         )
         raise RequestError(Code.INVALID_ARGUMENT, text)
-    models = models_of(request.config.model_config_list)
+    models = models_of(request.config.model_config_list, configuration.names)
     reload.check(models)
     configuration.apply(models, deadline.left())
     response = ReloadConfigResponse()
