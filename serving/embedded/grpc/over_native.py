@@ -13,7 +13,7 @@ What is no plain call of a known method, such as reflection, goes to a grpcio se
 
 A drain must cancel nothing, and the library's `close` cancels what it knows of. So responses are held back from `hold`
 on, until all calls have one. Clients that wait send no others: then all responses go out together with what `close`
-sends, see `corked`.
+sends, see `sockets`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from tfserving.serving.embedded.grpc.answering import (
     unknown,
     wait_until_quiet,
 )
-from tfserving.serving.embedded.grpc.corked import corked
 from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
 from tfserving.serving.embedded.grpc.over_grpcio import refusal
 from tfserving.serving.embedded.grpc.reflection import Reflection
+from tfserving.serving.embedded.grpc.sockets import close_port, corked
 from tfserving.serving.embedded.grpc.transport import SETTINGS
 from tfserving.serving.embedded.observability.access_log import AccessLog
 
@@ -123,8 +123,9 @@ class OverNative:
         self._held_from_now_on([])
         wait_until_quiet(lambda: self._count)
 
-    def refuse(self, grace: float) -> None:
-        """Does nothing: there is no way to take no more calls but `close`, which `finish` calls."""
+    def refuse(self, grace: float) -> None:  # noqa: ARG002 - `finish` gets it
+        """Takes no more connections. Those that there are have their calls answered until `finish` closes them."""
+        close_port(self._front.bound_port)
 
     def finish(self, grace: float) -> int:
         """Returns when all requests are answered, or `grace` seconds are over: how many are cut off.
