@@ -1,7 +1,6 @@
 """gRPC over pygrpc-native, which does HTTP/2 and gRPC in Rust, outside of Python's lock.
 
-https://pypi.org/project/pygrpc-native. Calls come in batches, each whole: the thread that reads one runs it and sends
-the response, see `core/pool.py`.
+Calls come in batches, each whole. The thread that reads one runs it and sends the response, see `core/pool.py`.
 
                                   room in the pool       its turn comes
     call ──► a method of ours? ──────────────────► read ────────────────► it runs ──► a response, or a status
