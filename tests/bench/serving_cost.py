@@ -137,8 +137,7 @@ def job_workers(run: Run) -> dict[str, Any]:
     for protocol in ("grpc", "rest"):
         say(f"  {protocol}")
         started = {
-            f"{count} workers": servers.embedded(model, f"--workers={count}", rest=protocol == "rest")
-            for count in (1, 2, 4)
+            str(count): servers.embedded(model, f"--workers={count}", rest=protocol == "rest") for count in (1, 2, 4)
         }
         with running(started) as there:
             found[protocol] = run.loads(there, 32)["32"]
@@ -218,7 +217,7 @@ JOBS: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
-def circumstances(jobs: Collection[str]) -> dict[str, Any]:
+def circumstances(jobs: Collection[str], rounds: int) -> dict[str, Any]:
     """What a reader must know of the figures: when they were measured, on what machine, with which versions."""
     program = find_model_server()
     found = {name: version(name) for name in ("tensorflow", "grpcio")}
@@ -235,6 +234,7 @@ def circumstances(jobs: Collection[str]) -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "python": platform.python_version(),
+        "rounds": rounds,
         "versions": found,
     }
 
@@ -259,7 +259,7 @@ def main() -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     jobs = arguments.jobs or [*JOBS]
-    measured = circumstances(jobs)
+    measured = circumstances(jobs, arguments.rounds)
     if not find_model_server():
         say(f"TensorFlow Serving is left out: {no_model_server()}")
     before = arguments.before and arguments.before.resolve()

@@ -1,0 +1,184 @@
+"""Writes the tables of docs/performance.md and its picture from the figures in docs/performance.json.
+
+    python -m tests.bench.page
+
+`tests.bench.serving_cost` measures the figures. A figure is the median of its rounds, and a ratio the median of the
+rounds' ratios, since one round's parts saw the same machine. A machine without TensorFlow Serving can't measure it:
+then its figures are those of tests/bench/elsewhere.json, and are marked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tests.bench.measured import CONNECTIONS, NAMES, Measured, medians, ratio, short
+from tests.bench.picture import draw
+from tests.serving.embedded.running import ROOT
+from tfserving.foundation.files import written_whole
+
+DOCS = ROOT / "docs"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, its first column of words and the others of numbers."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def circumstances(measured: Measured) -> str:
+    """When, on what and with which versions it was measured."""
+    all_of = [*measured.jobs.values()]
+    one = all_of[0]
+    dates = sorted({job["date"][:10] for job in all_of})
+    versions = {name: number for job in all_of for name, number in job["versions"].items()}
+    named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    rounds = sorted({job["rounds"] for job in all_of})
+    machine = f"{one['cores']} virtual cores ({one['processor']}), {one['memory_gb']} GB of memory"
+    number = " to ".join(map(str, rounds))
+    return f"Measured on {' and '.join(dates)}, {number} rounds: {machine}.\nPython {one['python']}, {named}."
+
+
+def expect(measured: Measured) -> str:
+    """Requests a second of each server over each protocol."""
+    rows: dict[str, list[str]] = {}
+    for job in ("grpc", "rest"):
+        for connections in CONNECTIONS:
+            for key, (name, figures) in measured.with_real(job, connections).items():
+                if key != "echo":
+                    label = f"{'gRPC' if job == 'grpc' else 'REST'}, {name}"
+                    rows.setdefault(label, [label]).append(short(figures["rate"]))
+    return table(("requests a second, tiny model", "1 connection", "8", "32"), [*rows.values()])
+
+
+def under_load(job: str) -> Callable[[Measured], str]:
+    """All figures of the tiny model over one protocol."""
+
+    def made(measured: Measured) -> str:
+        rows = []
+        for connections in CONNECTIONS:
+            for name, figures in measured.with_real(job, connections).values():
+                cells = (short(figures.get(key)) for key in ("rate", "cpu_us", "p50_ms", "p99_ms", "memory_mb"))
+                rows.append((name, connections, *cells))
+        return table(("server", "connections", "requests/s", "CPU, µs", "p50, ms", "p99, ms", "memory, MB"), rows)
+
+    return made
+
+
+def image(measured: Measured) -> str:
+    """The image over gRPC and as JSON."""
+    rows = []
+    for job, protocol in (("image", "gRPC"), ("json_image", "REST")):
+        there = measured.of(job, "8")
+        for key in (key for key in NAMES if key in there and key != "before"):
+            figures = medians(there[key])
+            cells = (short(value) for value in (figures["rate"], figures["cpu_us"] / 1e3, figures["p50_ms"]))
+            rows.append((f"{protocol}, {NAMES[key]}", *cells, short(figures["p99_ms"])))
+    return table(("server", "requests/s", "CPU, ms", "p50, ms", "p99, ms"), rows)
+
+
+def workers(measured: Measured) -> str:
+    """One, two and four processes."""
+    rows = []
+    for protocol in ("grpc", "rest"):
+        there = measured.of("workers", protocol)
+        one = there["1"]
+        for count, rounds in there.items():
+            figures = medians(rounds)
+            cells = [short(figures[key]) for key in ("cpu_us", "client_us", "p99_ms", "memory_mb")]
+            label = f"{'gRPC' if protocol == 'grpc' else 'REST'}, {count}"
+            rows.append((label, short(figures["rate"]), f"{ratio(rounds, one, 'rate'):.2f}", *cells))
+    head = ("protocol, workers", "requests/s", "over one's", "CPU, µs", "h2load's CPU, µs", "p99, ms", "memory, MB")
+    return table(head, rows)
+
+
+def aims(measured: Measured) -> str:
+    """What was to be reached, and whether it was."""
+    rows = [(what, f"{short(figure)}{unit}", aim) for what, figure, unit, aim in _figures(measured)]
+    return table(("what", "figure", "aim"), rows)
+
+
+def _figures(measured: Measured) -> Iterator[tuple[str, float, str, str]]:
+    def most(figure: float, aim: float, unit: str = "") -> tuple[float, str, str]:
+        return figure, unit, f"at most {aim:g}{unit}{'' if figure <= aim else ': not met'}"
+
+    def least(figure: float, aim: float) -> tuple[float, str, str]:
+        return figure, "", f"at least {aim:g}{'' if figure >= aim else ': not met'}"
+
+    for connections, aim in zip(CONNECTIONS, (0.75, 0.45, 0.40), strict=True):
+        there = measured.of("grpc", connections)
+        what = f"gRPC, {connections} connection{'s' * (connections != '1')}: CPU over that of grpcio's echo"
+        yield what, *most(ratio(there["native"], there["echo"], "cpu_us"), aim)
+    for job, figure, what, aim in (
+        ("grpc", "rate", "gRPC, {} connections: throughput over that before", 3.0),
+        ("rest", "cpu_us", "REST, {} connections: CPU over that before", 0.6),
+        ("rest", "p99_ms", "REST, {} connections: p99 over that before", 1.0),
+        ("json_image", "cpu_us", "the image as JSON, {} connections: CPU over that before", 0.75),
+        ("image", "cpu_us", "the image over gRPC, {} connections: CPU over that before", 1.0),
+    ):
+        for connections in ("8", "32"):
+            there = measured.of(job).get(connections, {})
+            if "before" in there:
+                ours = there.get("native") or there["embedded"]
+                compared = ratio(ours, there["before"], figure)
+                yield what.format(connections), *(least if figure == "rate" else most)(compared, aim)
+    model, batching, start = measured.of("model"), measured.of("batching"), measured.of("start")
+    callers = "a model of 5 ms, gRPC, 4 connections: throughput over {} in process"
+    yield callers.format("one caller"), *least(ratio(model["native"], model["1 in process"], "rate"), 0.97)
+    yield callers.format("four callers"), ratio(model["native"], model["4 in process"], "rate"), "", ""
+    many, one = batching["64"], batching["1"]
+    what = "batching, weight-bound model, {}"
+    gained, cost = ratio(many["batched"], many["unbatched"], "rate"), ratio(one["batched"], one["unbatched"], "p50_ms")
+    yield what.format("64 connections: throughput over that without"), *least(gained, 2)
+    yield what.format("1 connection: p50 over that without"), *most(cost, 1.1)
+    what = "start to the first response, over `import tensorflow` and loading the model"
+    yield what, *most(ratio(start["embedded"], start["bare"], "seconds"), 1.3)
+    handler = medians(measured.of("handler", "handler"))
+    yield (
+        "the gRPC handler without TensorFlow's call, in a loop",
+        *most(handler["handler_without_tensorflow_us"], 15, " µs"),
+    )
+
+
+TABLES: dict[str, Callable[[Measured], str]] = {
+    "circumstances": circumstances,
+    "requests to expect": expect,
+    "gRPC": under_load("grpc"),
+    "REST": under_load("rest"),
+    "image": image,
+    "workers": workers,
+    "aims": aims,
+}
+
+
+def with_tables(page: str, measured: Measured) -> str:
+    """The page with the tables between its marks, `<!-- NAME: python -m tests.bench.page -->` and `<!-- end -->`."""
+    for name, made in TABLES.items():
+        head = f"<!-- {name}: python -m tests.bench.page -->"
+        between = re.compile(rf"(?<={re.escape(head)}\n).*?(?=^<!-- end -->)", re.M | re.S)
+        if len(between.findall(page)) != 1:
+            raise ValueError(f"one place for a table has to begin with {head} and to end with <!-- end -->")
+        before, after = between.split(page)
+        page = f"{before}\n{made(measured)}\n\n{after}"
+    return page
+
+
+def main() -> None:
+    """Does what the module's docstring says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=DOCS / "performance.json")
+    parser.add_argument("--page", type=Path, default=DOCS / "performance.md")
+    parser.add_argument("--picture", type=Path, default=DOCS / "performance.png")
+    arguments = parser.parse_args()
+    measured = Measured(json.loads(arguments.json.read_text()))
+    page = with_tables(arguments.page.read_text(), measured)
+    with written_whole(arguments.page) as file:
+        file.write(page.encode())
+    draw(measured, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
