@@ -80,7 +80,7 @@ class Server:
         with tempfile.TemporaryDirectory() as folder:
             body = Path(folder) / "body"
             body.write_bytes(self.sent.body(self.model))
-            rate = self._h2load(body, connections, 4 * connections)
+            rate = self._h2load(body, connections, 2 * connections)
             rate = self._h2load(body, connections, int(rate * WARM_UP) + connections)
             count, times = int(rate * seconds) + connections, Path(folder) / "times"
             before, client = self._cpu(), _children_cpu()

@@ -21,7 +21,7 @@ COLOURS = {
     "echo": "#cfcfcf",
 }
 PROTOCOLS = (("grpc", "gRPC"), ("rest", "REST"))
-FIGURES = (("rate", "requests a second, more is better"), ("cpu_us", "server's CPU of a request in µs, less is better"))
+FIGURES = (("rate", "requests a second (more is better)"), ("cpu_us", "CPU of a request in µs (less is better)"))
 # Connections, where their bar is beside a server's name, and how strong its colour is.
 BARS = (("8", -0.2, 1.0), ("32", 0.2, 0.5))
 Servers = dict[str, tuple[str, dict[str, float]]]
@@ -33,15 +33,17 @@ def draw(measured: Measured, target: Path) -> None:
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     there = {job: {number: measured.with_real(job, number) for number, *_ in BARS} for job, _ in PROTOCOLS}
     heights = [len(there[job]["8"]) for job, _ in PROTOCOLS]
-    figure, axes = plt.subplots(2, 2, figsize=(11, 6.6), layout="constrained", height_ratios=heights, sharey="row")
+    layout = ConstrainedLayoutEngine(hspace=0.06, wspace=0.03)
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout=layout, height_ratios=heights, sharey="row")
     for (job, protocol), row in zip(PROTOCOLS, axes, strict=True):
         for axis, (key, title) in zip(row, FIGURES, strict=True):
             for number, shift, alpha in BARS:
                 bars(axis, there[job][number], key, shift, alpha)
-            axis.set_title(f"{protocol}: {title}", fontsize=11, loc="left")
+            axis.set_title(f"{protocol}: {title}", fontsize=11.5, fontweight="bold", loc="left")
             axis.margins(x=0.12)
             axis.set_xticks([])
             axis.spines[["top", "right", "bottom"]].set_visible(False)
@@ -52,7 +54,7 @@ def draw(measured: Measured, target: Path) -> None:
     handles = [
         mpl.patches.Patch(color="black", alpha=alpha, label=f"{number} connections") for number, _, alpha in BARS
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10.5)
     with written_whole(target) as file:
         figure.savefig(file, dpi=120, format="png")
     plt.close(figure)
