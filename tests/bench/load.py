@@ -149,7 +149,7 @@ def h2load_version() -> str:
     """What h2load prints of itself; raises SystemExit where there is none."""
     if shutil.which("h2load") is None:
         raise SystemExit("h2load is not on PATH; Debian's package nghttp2-client contains it")
-    return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
 def say(text: str) -> None:

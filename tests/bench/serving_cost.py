@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -269,6 +270,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results[name] = {**measured, "results": JOBS[name](Run(Path(folder), arguments.rounds, before))}
     text = json.dumps({name: results[name] for name in JOBS if name in results}, indent=1) + "\n"
+    # A figure's rounds in one line.
+    text = re.sub(r"\[[^][{}]+\]", lambda found: " ".join(found[0].split()), text)
     if arguments.into:
         with written_whole(arguments.into) as file:
             file.write(text.encode())
