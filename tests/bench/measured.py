@@ -15,7 +15,7 @@ from typing import Any
 
 ELSEWHERE = json.loads(Path(__file__).with_name("elsewhere.json").read_text())
 NAMES = {
-    "native": "embedded, native transport",
+    "native": "embedded, pygrpc-native",
     "grpcio": "embedded, grpcio",
     "embedded": "embedded",
     "before": "embedded, as it was before",

@@ -35,6 +35,7 @@ def circumstances(measured: Measured) -> str:
     one = all_of[0]
     dates = sorted({job["date"][:10] for job in all_of})
     versions = {name: number for job in all_of for name, number in job["versions"].items()}
+    versions.pop("before", None)
     named = ", ".join(f"{name} {number}" for name, number in versions.items())
     rounds = sorted({job["rounds"] for job in all_of})
     machine = f"{one['cores']} virtual cores ({one['processor']}), {one['memory_gb']} GB of memory"
@@ -113,18 +114,22 @@ def _figures(measured: Measured) -> Iterator[tuple[str, float, str, str]]:
         what = f"gRPC, {connections} connection{'s' * (connections != '1')}: CPU over that of grpcio's echo"
         yield what, *most(ratio(there["native"], there["echo"], "cpu_us"), aim)
     for job, figure, what, aim in (
-        ("grpc", "rate", "gRPC, {} connections: throughput over that before", 3.0),
-        ("rest", "cpu_us", "REST, {} connections: CPU over that before", 0.6),
-        ("rest", "p99_ms", "REST, {} connections: p99 over that before", 1.0),
-        ("json_image", "cpu_us", "the image as JSON, {} connections: CPU over that before", 0.75),
-        ("image", "cpu_us", "the image over gRPC, {} connections: CPU over that before", 1.0),
+        ("grpc", "rate", "gRPC, {} connections: throughput over that of {}", 3.0),
+        ("rest", "cpu_us", "REST, {} connections: CPU over that of {}", 0.6),
+        ("rest", "p99_ms", "REST, {} connections: p99 over that of {}", 1.0),
+        ("json_image", "cpu_us", "the image as JSON, {} connections: CPU over that of {}", 0.75),
+        ("image", "cpu_us", "the image over gRPC, {} connections: CPU over that of {}", 1.0),
     ):
         for connections in ("8", "32"):
             there = measured.of(job).get(connections, {})
             if "before" in there:
                 ours = there.get("native") or there["embedded"]
                 compared = ratio(ours, there["before"], figure)
-                yield what.format(connections), *(least if figure == "rate" else most)(compared, aim)
+                commit = measured.jobs[job]["versions"]["before"]
+                yield (
+                    what.format(connections, f"commit {commit}"),
+                    *(least if figure == "rate" else most)(compared, aim),
+                )
     model, batching, start = measured.of("model"), measured.of("batching"), measured.of("start")
     callers = "a model of 5 ms, gRPC, 4 connections: throughput over {} in process"
     yield callers.format("one caller"), *least(ratio(model["native"], model["1 in process"], "rate"), 0.97)

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -218,7 +219,7 @@ JOBS: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
-def circumstances(jobs: Collection[str], rounds: int) -> dict[str, Any]:
+def circumstances(jobs: Collection[str]) -> dict[str, Any]:
     """What a reader must know of the figures: when they were measured, on what machine, with which versions."""
     program = find_model_server()
     found = {name: version(name) for name in ("tensorflow", "grpcio")}
@@ -235,7 +236,6 @@ def circumstances(jobs: Collection[str], rounds: int) -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "python": platform.python_version(),
-        "rounds": rounds,
         "versions": found,
     }
 
@@ -259,8 +259,13 @@ def main() -> None:
         print("\n".join(f"{name:12}{job.__doc__}" for name, job in JOBS.items()))
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Ends the servers, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     jobs = arguments.jobs or [*JOBS]
-    measured = circumstances(jobs, arguments.rounds)
+    measured = {"rounds": arguments.rounds, **circumstances(jobs)}
+    if arguments.before:
+        show = ["git", "-C", arguments.before, "rev-parse", "--short", "HEAD"]
+        measured["versions"]["before"] = subprocess.check_output(show, text=True).strip()
     if not find_model_server():
         say(f"TensorFlow Serving is left out: {no_model_server()}")
     before = arguments.before and arguments.before.resolve()
