@@ -225,7 +225,7 @@ def circumstances(jobs: Collection[str]) -> dict[str, Any]:
     found = {name: version(name) for name in ("tensorflow", "grpcio")}
     if program:
         said = subprocess.check_output([program, "--version"], text=True, stderr=subprocess.STDOUT)
-        found["tensorflow_model_server"] = said.splitlines()[0]
+        found["tensorflow_model_server"] = said.splitlines()[0].rpartition(": ")[2]
     if WITH_OTHERS & {*jobs}:
         found |= {name: servers.version(name) for name in ("fastapi", "mlserver", "bentoml")}
     if not {*jobs} <= WITHOUT_LOAD:
