@@ -96,6 +96,45 @@ def workers(measured: Measured) -> str:
     return table(head, rows)
 
 
+# What is compared with an earlier commit: a job and its connections, the server's name there, what the page calls it, a
+# figure, and what its ratio should be.
+BEFORE = (
+    (("grpc", "1"), "native", "gRPC, 1 connection", "cpu_us", ""),
+    (("grpc", "1"), "native", "gRPC, 1 connection", "rate", ""),
+    (("grpc", "8"), "native", "gRPC, 8 connections", "cpu_us", ""),
+    (("grpc", "8"), "native", "gRPC, 8 connections", "rate", "at least 3"),
+    (("grpc", "8"), "native", "gRPC, 8 connections", "memory_mb", "at most 1"),
+    (("grpc", "32"), "native", "gRPC, 32 connections", "cpu_us", ""),
+    (("grpc", "32"), "native", "gRPC, 32 connections", "rate", "at least 3"),
+    (("rest", "1"), "embedded", "REST, 1 connection", "cpu_us", ""),
+    (("rest", "8"), "embedded", "REST, 8 connections", "cpu_us", "at most 0.6"),
+    (("rest", "8"), "embedded", "REST, 8 connections", "p99_ms", "at most 1"),
+    (("rest", "32"), "embedded", "REST, 32 connections", "cpu_us", "at most 0.6"),
+    (("rest", "32"), "embedded", "REST, 32 connections", "p99_ms", "at most 1"),
+    (("json_image", "8"), "embedded", "the image as JSON", "cpu_us", "at most 0.75"),
+    (("image", "8"), "native", "the image over gRPC", "cpu_us", "at most 1"),
+    (("model",), "native", "a model of 5 ms", "rate", "at least 1"),
+    (("batching", "64"), "batched", "batching, 64 connections", "rate", "at least 1"),
+    (("start",), "embedded", "start to the first response", "seconds", "at most 1"),
+)
+UNITS = {"rate": "requests/s", "cpu_us": "CPU, µs", "p99_ms": "p99, ms", "memory_mb": "memory, MB", "seconds": "s"}
+
+
+def before(measured: Measured) -> str:
+    """The embedded server beside that of an earlier commit."""
+    rows = []
+    for path, name, what, figure, aim in BEFORE:
+        there = measured.of(*path)
+        if "before" in there:
+            numbers = (short(medians(there[key])[figure]) for key in ("before", name))
+            compared = f"{ratio(there[name], there['before'], figure):.2f}"
+            rows.append((f"{what}, {UNITS[figure]}", *numbers, compared, aim))
+    commits = {job["versions"]["before"] for job in measured.jobs.values() if "before" in job["versions"]}
+    return (
+        table(("what", f"commit {' and '.join(sorted(commits))}", "now", "ratio", "aim"), rows) if rows else "Nothing."
+    )
+
+
 def aims(measured: Measured) -> str:
     """What was to be reached, and whether it was."""
     rows = [(what, f"{short(figure)}{unit}", aim) for what, figure, unit, aim in _figures(measured)]
@@ -113,23 +152,6 @@ def _figures(measured: Measured) -> Iterator[tuple[str, float, str, str]]:
         there = measured.of("grpc", connections)
         what = f"gRPC, {connections} connection{'s' * (connections != '1')}: CPU over that of grpcio's echo"
         yield what, *most(ratio(there["native"], there["echo"], "cpu_us"), aim)
-    for job, figure, what, aim in (
-        ("grpc", "rate", "gRPC, {} connections: throughput over that of {}", 3.0),
-        ("rest", "cpu_us", "REST, {} connections: CPU over that of {}", 0.6),
-        ("rest", "p99_ms", "REST, {} connections: p99 over that of {}", 1.0),
-        ("json_image", "cpu_us", "the image as JSON, {} connections: CPU over that of {}", 0.75),
-        ("image", "cpu_us", "the image over gRPC, {} connections: CPU over that of {}", 1.0),
-    ):
-        for connections in ("8", "32"):
-            there = measured.of(job).get(connections, {})
-            if "before" in there:
-                ours = there.get("native") or there["embedded"]
-                compared = ratio(ours, there["before"], figure)
-                commit = measured.jobs[job]["versions"]["before"]
-                yield (
-                    what.format(connections, f"commit {commit}"),
-                    *(least if figure == "rate" else most)(compared, aim),
-                )
     model, batching, start = measured.of("model"), measured.of("batching"), measured.of("start")
     callers = "a model of 5 ms, gRPC, 4 connections: throughput over {} in process"
     yield callers.format("one caller"), *least(ratio(model["native"], model["1 in process"], "rate"), 0.97)
@@ -156,6 +178,7 @@ TABLES: dict[str, Callable[[Measured], str]] = {
     "image": image,
     "workers": workers,
     "aims": aims,
+    "before": before,
 }
 
 

@@ -169,8 +169,11 @@ def job_batching(run: Run) -> dict[str, Any]:
         "num_batch_threads { value: 1 }\n"
     )
     flags = ("--tensorflow_intra_op_parallelism=1", "--grpc_max_threads=64")
-    batched = servers.embedded(model, *flags, "--enable_batching", f"--batching_parameters_file={parameters}")
-    with running({"unbatched": servers.embedded(model, *flags), "batched": batched}) as there:
+    batching = (*flags, "--enable_batching", f"--batching_parameters_file={parameters}")
+    started = {"unbatched": servers.embedded(model, *flags), "batched": servers.embedded(model, *batching)}
+    if run.before:
+        started["before"] = servers.embedded(model, *batching, checkout=run.before)
+    with running(started) as there:
         return run.loads(there, 1, 64)
 
 
@@ -179,9 +182,9 @@ def job_start(run: Run) -> dict[str, Any]:
     model = save(run.folder, "tiny")
     code = f"import tensorflow as tf; tf.saved_model.load({str(model.version)!r})"
 
-    def embedded() -> Figures:
+    def embedded(checkout: Path = ROOT) -> Figures:
         started = time.perf_counter()
-        with running({"embedded": servers.embedded(model)}):
+        with running({"embedded": servers.embedded(model, checkout=checkout)}):
             return {"seconds": time.perf_counter() - started}
 
     def bare() -> Figures:
@@ -189,9 +192,13 @@ def job_start(run: Run) -> dict[str, Any]:
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
         return {"seconds": time.perf_counter() - started}
 
+    measured = {"embedded": embedded, "bare": bare}
+    if run.before:
+        measured["before"] = functools.partial(embedded, run.before)
     # Fills the disk's cache.
-    embedded(), bare()
-    return run.in_turn({"embedded": embedded, "bare": bare})
+    for measure in measured.values():
+        measure()
+    return run.in_turn(measured)
 
 
 def job_handler(run: Run) -> dict[str, Any]:
