@@ -121,5 +121,4 @@ def test_the_page_on_performance_has_commands_that_work(tmp_path: Path) -> None:
         assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert (tmp_path / "performance.png").stat().st_size > 10_000
     assert set(json.loads((tmp_path / "performance.json").read_text())) == {"handler"}
-    # The page's tables are those of docs/performance.json already.
     assert (tmp_path / "performance.md").read_text() == page

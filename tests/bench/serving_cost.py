@@ -277,10 +277,12 @@ def main() -> None:
         say(f"TensorFlow Serving is left out: {no_model_server()}")
     before = arguments.before and arguments.before.resolve()
     results = json.loads(arguments.into.read_text()) if arguments.into and arguments.into.exists() else {}
+    started = time.monotonic()
     for name in jobs:
         say(f"{name}: {JOBS[name].__doc__}")
         with tempfile.TemporaryDirectory() as folder:
             results[name] = {**measured, "results": JOBS[name](Run(Path(folder), arguments.rounds, before))}
+    say(f"measured in {(time.monotonic() - started) / 60:.0f} minutes")
     text = json.dumps({name: results[name] for name in JOBS if name in results}, indent=1) + "\n"
     # A figure's rounds in one line.
     text = re.sub(r"\[[^][{}]+\]", lambda found: " ".join(found[0].split()), text)
