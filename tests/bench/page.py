@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.bench.measured import CONNECTIONS, NAMES, Measured, medians, ratio, short
+from tests.bench.measured import CONNECTIONS, ELSEWHERE, NAMES, Measured, medians, ratio, short
 from tests.bench.picture import draw
 from tests.serving.embedded.running import ROOT
 from tfserving.foundation.files import written_whole
@@ -53,6 +53,24 @@ def expect(measured: Measured) -> str:
                     label = f"{'gRPC' if job == 'grpc' else 'REST'}, {name}"
                     rows.setdefault(label, [label]).append(short(figures["rate"]))
     return table(("requests a second, tiny model", "1 connection", "8", "32"), [*rows.values()])
+
+
+def real(measured: Measured) -> str:
+    """Where the figures of TensorFlow Serving come from."""
+    if "tensorflow_serving" in measured.of("grpc", "1"):
+        return "TensorFlow Serving was measured in the same rounds as all others."
+    echoes = {
+        "there": [ELSEWHERE["grpc"][number]["echo"] for number in CONNECTIONS],
+        "here": [medians(measured.of("grpc", number)["echo"]) for number in CONNECTIONS],
+    }
+    took = " and ".join(
+        f"{', '.join(short(one['cpu_us']) for one in some)} µs {where}" for where, some in echoes.items()
+    )
+    return (
+        "No `tensorflow_model_server` was on PATH. The figures of TensorFlow Serving, marked, and hatched in the picture,\n"
+        f"come from {ELSEWHERE['circumstances']}. `grpcio`'s echo took\n"
+        f"{took}, with {', '.join(CONNECTIONS)} connections."
+    )
 
 
 def under_load(job: str) -> Callable[[Measured], str]:
@@ -173,6 +191,7 @@ def _figures(measured: Measured) -> Iterator[tuple[str, float, str, str]]:
 TABLES: dict[str, Callable[[Measured], str]] = {
     "circumstances": circumstances,
     "requests to expect": expect,
+    "TensorFlow Serving": real,
     "gRPC": under_load("grpc"),
     "REST": under_load("rest"),
     "image": image,
