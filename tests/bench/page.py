@@ -67,9 +67,9 @@ def real(measured: Measured) -> str:
         f"{', '.join(short(one['cpu_us']) for one in some)} µs {where}" for where, some in echoes.items()
     )
     return (
-        "No `tensorflow_model_server` was on PATH. The figures of TensorFlow Serving, marked, and hatched in the picture,\n"
-        f"come from {ELSEWHERE['circumstances']}. `grpcio`'s echo took\n"
-        f"{took}, with {', '.join(CONNECTIONS)} connections."
+        f"No `tensorflow_model_server` was on PATH. The figures of TensorFlow Serving come from\n"
+        f"{ELSEWHERE['circumstances']}; they are marked, and hatched in the picture. With\n"
+        f"{', '.join(CONNECTIONS)} connections, `grpcio`'s echo took a CPU of {took}."
     )
 
 
