@@ -82,8 +82,7 @@ class Run:
         if rest:
             started = {"embedded": servers.embedded(model, rest=True)}
         else:
-            known = "grpc_transport" in (ROOT / "serving/embedded/flags.py").read_text()
-            started = {name: servers.embedded(model, *[f"--grpc_transport={name}"] * known) for name in TRANSPORTS}
+            started = {name: servers.embedded(model, f"--grpc_transport={name}") for name in TRANSPORTS}
         if self.before:
             started["before"] = servers.embedded(model, rest=rest, checkout=self.before)
         if find_model_server():
@@ -229,7 +228,7 @@ JOBS: dict[str, Callable[[Run], dict[str, Any]]] = {
 def circumstances(jobs: Collection[str]) -> dict[str, Any]:
     """What a reader must know of the figures: when they were measured, on what machine, with which versions."""
     program = find_model_server()
-    found = {name: version(name) for name in ("tensorflow", "grpcio")}
+    found = {name: version(name) for name in ("tensorflow", "grpcio", "pygrpc-native")}
     if program:
         said = subprocess.check_output([program, "--version"], text=True, stderr=subprocess.STDOUT)
         found["tensorflow_model_server"] = said.splitlines()[0].rpartition(": ")[2]
