@@ -47,5 +47,6 @@ def test_a_load_has_the_figures_of_the_server_and_of_its_client(echo: Server) ->
     assert set(figures) == {"rate", "cpu_us", "client_us", "p50_ms", "p99_ms", "memory_mb"}
     assert all(value > 0 for value in figures.values())
     assert figures["p50_ms"] < figures["p99_ms"]
-    # Four requests at a time: Little's law.
-    assert figures["rate"] * figures["p50_ms"] / 1e3 == pytest.approx(4, rel=0.5)
+    # With four requests at a time the mean is 4 s divided by the rate, and no median is twice a mean.
+    assert figures["rate"] * figures["p50_ms"] <= 8000
+    assert figures["rate"] * figures["p99_ms"] >= 400
