@@ -107,6 +107,10 @@ lock: env ## Pin the newest versions that pyproject.toml allows, with hashes.
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--constraint requirements.lock --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 		--output-file k8s/requirements.lock k8s/requirements.in
+	@for other in tests/bench/others/*/; do \
+		$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header \
+			--no-emit-index-url --no-emit-find-links --output-file $${other}requirements.lock $${other}requirements.in; \
+	done
 
 generated: env ## Write what is generated: messages, operations, JSON Schemas, the docs' command help.
 	@$(PY) tfserving/foundation/messages/generate.py

@@ -22,6 +22,8 @@ _THREADS = click.IntRange(1, 2**16)
 _MICROSECONDS = click.IntRange(0, 10**15)
 _SECONDS = click.FloatRange(max=1e9)
 _PATH = click.Path(path_type=Path)
+# What may carry gRPC.
+AUTO, NATIVE, GRPCIO = "auto", "native", "grpcio"
 MOST_WORKERS = max(16, 4 * (os.cpu_count() or 1))
 
 
@@ -47,7 +49,9 @@ class Flags:
         float, _SECONDS, "How often that file is read and applied again; 0 or less: never."
     ] = 0.0
     file_system_poll_wait_seconds: Annotated[
-        float, _SECONDS, "How often base paths are looked at; 0 or less: only at the start."
+        float,
+        _SECONDS,
+        "How often base paths are looked at; 0: once, at the start; less: never, so the server waits for ever.",
     ] = 1.0
     allow_version_labels_for_unavailable_models: Annotated[
         bool, click.BOOL, "Accept labels for versions that are not loaded."
@@ -206,6 +210,12 @@ class Flags:
         _COUNT,
         "How long a gRPC request may take to arrive, in milliseconds; 0: as long as it takes. This server's own flag.",
     ] = 60_000
+    grpc_transport: Annotated[
+        str,
+        click.Choice([AUTO, NATIVE, GRPCIO]),
+        "What carries gRPC: pygrpc-native, which is fast, or grpcio, which has TLS and more limits; auto: "
+        "pygrpc-native on a loopback port, where it can do what the other flags ask. This server's own flag.",
+    ] = AUTO
     max_run_time_in_ms: Annotated[
         int,
         _COUNT,

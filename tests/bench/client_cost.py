@@ -25,15 +25,18 @@ from typing import Any
 import grpc
 import numpy as np
 
-from tests.bench.serving_cost import Server
-from tests.serving.embedded.running import ROOT, free_port
+from tests.bench import servers
+from tests.bench.load import running
+from tests.bench.saved_models import Model
+from tests.bench.servers import predict_response
+from tests.serving.embedded.running import ROOT
 from tfserving.clients import connect, connect_async
 from tfserving.clients.errors import Call
 from tfserving.clients.grpc_calls import PREDICT
 from tfserving.clients.grpc_transport import OPTIONS
 from tfserving.clients.wire import predict_request, read_predict_response
 from tfserving.foundation.messages import PredictResponse
-from tfserving.foundation.tensors import Array, to_proto
+from tfserving.foundation.tensors import Array
 
 ROUNDS = 9
 START = (
@@ -77,24 +80,13 @@ def cpu(call: Callable[[], Any]) -> Callable[[int], float]:
     return measure
 
 
-def answer(array: Array) -> bytes:
-    """A PredictResponse with `array` in the field that TensorFlow Serving uses."""
-    response = PredictResponse()
-    response.model_spec.name, response.model_spec.version.value = "model", 1
-    response.model_spec.signature_name = "serving_default"
-    response.outputs["output"].CopyFrom(to_proto(array, typed=True))
-    return bytes(response.SerializeToString())
-
-
 def predict(job: str, sent: Array, answered: Array, calls: int) -> list[Result]:
     """A predict call of the client against the bare stub's with the bytes prepared."""
     body = b"".join(predict_request(Call(model="model", signature="serving_default"), {"input": sent}))
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(answer(answered))
-        file.flush()
-        port = free_port()
-        server = Server(port, "tests.bench.baselines", "echo", str(port), file.name)
-        try:
+    with tempfile.TemporaryDirectory() as folder:
+        model = Model("model", Path(folder) / "model", sent, answered)
+        with running({"echo": servers.echo(model)}) as there:
+            port = there["echo"].port
             with (
                 connect(f"grpc://127.0.0.1:{port}") as client,
                 grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel,
@@ -107,8 +99,6 @@ def predict(job: str, sent: Array, answered: Array, calls: int) -> list[Result]:
                     calls,
                 )
             return [blocking, asyncio.run(predict_async(job, port, sent, body, calls))]
-        finally:
-            server.stop()
 
 
 async def predict_async(job: str, port: int, sent: Array, body: bytes, calls: int) -> Result:
@@ -137,8 +127,8 @@ async def predict_async(job: str, port: int, sent: Array, body: bytes, calls: in
 
 def decode() -> Result:
     """An answer of 64 x 1000 floats against `np.array` of its field, already parsed."""
-    data = answer(np.random.default_rng(1).random((64, 1000), np.float32))
-    field = PredictResponse.FromString(data).outputs["output"].float_val
+    data = predict_response("model", np.random.default_rng(1).random((64, 1000), np.float32))
+    field = PredictResponse.FromString(data).outputs["y"].float_val
     ours, bare = cpu(lambda: read_predict_response(data)), cpu(lambda: np.array(field))
     return compared("decode 64 x 1000 floats", ours, bare, 1000)
 

@@ -1,7 +1,7 @@
 """Calling a model, or the handler of a request to it, without a server: a process for `tests.bench.serving_cost`.
 
-python -m tests.bench.in_process in-process VERSION MODEL THREADS INTRA_OP
-python -m tests.bench.in_process handler VERSION ROUNDS
+python -m tests.bench.in_process in-process VERSION MODEL THREADS
+python -m tests.bench.in_process handler VERSION
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SECONDS = 4.0
 CALLS = 400
 
 
-def in_process(version: str, model: str, threads: int, intra_op: int) -> dict[str, float]:
-    """Calls a second with so many threads, CPU and time of each; each call may use `intra_op` threads, 0 for any."""
+def in_process(version: str, model: str, threads: int) -> dict[str, float]:
+    """Calls a second with so many threads, the CPU of each in microseconds, and how long one takes in milliseconds."""
     from tfserving.serving.embedded.core.loader import Runtime, load
 
-    servable = load(model, 1, Path(version), Runtime(intra_op_threads=intra_op))
+    servable = load(model, 1, Path(version), Runtime())
     signature = servable.signatures["serving_default"]
     values = np.random.default_rng(1).random((1, *SHAPES[model]), np.float32)
     counts = [0] * threads
@@ -51,10 +51,10 @@ def in_process(version: str, model: str, threads: int, intra_op: int) -> dict[st
     ended.set()
     for caller in callers:
         caller.join()
-    return {"rate": done / seconds, "cpu_us": cpu / done * 1e6, "latency_ms": threads * seconds / done * 1e3}
+    return {"rate": done / seconds, "cpu_us": cpu / done * 1e6, "p50_ms": threads * seconds / done * 1e3}
 
 
-def handler(version: str, rounds: int) -> dict[str, float]:
+def handler(version: str) -> dict[str, float]:
     """Microseconds of CPU of the handler, of TensorFlow's call in it, and of the handler without that call."""
     from tfserving.serving.embedded.core.loader import Runtime, load
     from tfserving.serving.embedded.core.manager import Manager
@@ -77,7 +77,7 @@ def handler(version: str, rounds: int) -> dict[str, float]:
         ((key, guarded),) = servable._calls.items()
         (output,) = guarded(values)
         found: dict[str, list[float]] = {"handler": [], "tensorflow": [], "without": []}
-        for _ in range(20 * rounds):
+        for _ in range(20):
             found["handler"].append(_cost(lambda: answer(data)))
             found["tensorflow"].append(_cost(lambda: guarded(values)))
             servable._calls[key] = lambda *_: [output]
@@ -106,6 +106,6 @@ if __name__ == "__main__":
     sys.modules["keras"] = None  # type: ignore[assignment]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if sys.argv[1] == "handler":
-        print(json.dumps(handler(sys.argv[2], int(sys.argv[3]))))
+        print(json.dumps(handler(sys.argv[2])))
     else:
-        print(json.dumps(in_process(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))))
+        print(json.dumps(in_process(sys.argv[2], sys.argv[3], int(sys.argv[4]))))

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from tfserving.foundation.tensors import Array
 
 # What a row of each model's input is.
 SHAPES: dict[str, tuple[int, ...]] = {"tiny": (32,), "image": (224, 224, 3), "cnn": (72, 72, 3), "wide": (2048,)}
 
 
-def save(folder: Path, *names: str) -> None:
-    """Saves version 1 of each of `names` under `folder`, with one float32 input `x` and one output `y`.
+@dataclass(frozen=True)
+class Model:
+    """A model under `base`/1, a row that is sent to it, and what TensorFlow returns for that row in process."""
+
+    name: str
+    base: Path
+    values: Array
+    expected: Array
+
+    @property
+    def version(self) -> Path:
+        """The folder of its SavedModel."""
+        return self.base / "1"
+
+
+def save(folder: Path, name: str) -> Model:
+    """Saves version 1 of the model `name` under `folder`, with one float32 input `x` and one output `y`.
 
     `tiny` is an MLP 32→64→10, `image` the mean of each channel, `cnn` three convolutions, and `wide` an MLP of three
     layers of 2048: 50 MB of weights that every run reads.
@@ -50,9 +70,10 @@ def save(folder: Path, *names: str) -> None:
         "cnn": cnn,
         "wide": lambda module: mlp(module, (2048, 2048, 2048, 2048)),
     }
-    for name in names:
-        module = tf.Module()
-        apply = made[name](module)
-        spec = tf.TensorSpec((None, *SHAPES[name]), tf.float32, "x")
-        function = tf.function(lambda x, apply=apply: {"y": apply(x)}, input_signature=[spec])
-        tf.saved_model.save(module, str(folder / name / "1"), {"serving_default": function})
+    module = tf.Module()
+    apply = made[name](module)
+    spec = tf.TensorSpec((None, *SHAPES[name]), tf.float32, "x")
+    function = tf.function(lambda x: {"y": apply(x)}, input_signature=[spec])
+    tf.saved_model.save(module, str(folder / name / "1"), {"serving_default": function})
+    values = np.random.default_rng(1).random((1, *SHAPES[name]), np.float32)
+    return Model(name, folder / name, values, function(values)["y"].numpy())

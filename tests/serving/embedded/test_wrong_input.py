@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.serving.embedded.running import Asker, Start, embedded_only, together
+from tests.serving.embedded.running import Asker, Start, both_transports, embedded_only, together
 from tests.serving.embedded.saved_models import rows
 
 pytestmark = together
@@ -30,6 +30,7 @@ def _still_serves(ask: Asker) -> object:
     assert ask.predict("pair", GOOD)["total"].tolist() == [3.0, 12.0]
 
 
+@both_transports
 def test_a_wrong_shape_over_grpc(ask: Asker) -> None:
     code, text = ask.error("pair", GOOD | {"features": np.ones((2, 4), np.float32)})
 
@@ -99,6 +100,7 @@ def test_a_tensor_that_is_too_deep_is_refused(ask: Asker) -> None:
         assert answer["error"] == "tensor parsing error: x"
 
 
+@both_transports
 def test_a_wrong_type_over_grpc(ask: Asker) -> None:
     assert ask.error("pair", GOOD | {"weight": np.array([b"1", b"2"], object)}) == (
         "INVALID_ARGUMENT",
@@ -122,6 +124,7 @@ def test_a_wrong_type_over_rest(ask: Asker) -> None:
     )
 
 
+@both_transports
 def test_a_wrong_name_over_grpc(ask: Asker) -> None:
     code, text = ask.error("pair", {"features": rows(2), "wait": np.ones(2, np.float32)})
 
@@ -135,6 +138,7 @@ def test_a_wrong_name_over_grpc(ask: Asker) -> None:
     )
 
 
+@both_transports
 def test_a_missing_input_over_grpc(ask: Asker) -> None:
     code, text = ask.error("pair", {"features": rows(2)})
 
@@ -161,6 +165,7 @@ def test_a_missing_input_over_rest(ask: Asker, body: object, beginning: str) -> 
     assert explains(ask, document["error"], "the inputs are 'features': float32 (-1, 3), 'weight': float32 (-1,)")
 
 
+@both_transports
 def test_a_wrong_model(ask: Asker) -> None:
     code, text = ask.error("pears", GOOD)
     assert code == "NOT_FOUND"
@@ -176,6 +181,7 @@ def test_a_wrong_model(ask: Asker) -> None:
     assert (status, document["error"]) == (404, text)
 
 
+@both_transports
 def test_a_wrong_version(ask: Asker) -> None:
     wanted = ask.engine.says(
         "Servable not found for request: Specific(scale, 9)", "model 'scale' has versions [1, 2] available"
@@ -184,12 +190,14 @@ def test_a_wrong_version(ask: Asker) -> None:
     assert ask.post("scale/versions/9:predict", {"instances": [[1, 2, 3]]}) == (404, {"error": wanted})
 
 
+@both_transports
 def test_a_wrong_label(ask: Asker) -> None:
     wanted = ask.engine.says("Unrecognized servable version label: canary", "model 'scale' has 'gone', 'stable'")
     assert ask.error("scale", {"x": rows(1)}, label="canary") == ("INVALID_ARGUMENT", wanted)
     assert ask.post("scale/labels/canary:predict", {"instances": [[1, 2, 3]]}) == (400, {"error": wanted})
 
 
+@both_transports
 def test_a_label_whose_version_is_not_there(ask: Asker) -> None:
     code, text = ask.error("scale", {"x": rows(1)}, label="gone")
 
@@ -197,6 +205,7 @@ def test_a_label_whose_version_is_not_there(ask: Asker) -> None:
     assert text.startswith("Servable not found for request: Specific(scale, 77)")
 
 
+@both_transports
 def test_a_wrong_signature(ask: Asker) -> None:
     code, text = ask.error("pair", GOOD, signature="nope")
     assert code == "FAILED_PRECONDITION"
@@ -215,6 +224,7 @@ def test_a_wrong_signature(ask: Asker) -> None:
         assert document["error"] == missing
 
 
+@both_transports
 def test_a_tensor_that_does_not_hold_what_its_shape_says(ask: Asker) -> None:
     import grpc
 
