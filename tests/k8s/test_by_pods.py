@@ -14,7 +14,7 @@ from tests.cluster.node import Cluster
 from tests.k8s.deployed import Pods, at_version_1
 from tests.k8s.followed import phases_told
 from tests.k8s.load import BY_STABLE, OF_CANARY, UNLABELLED, Load
-from tests.k8s.rolled import PHASES, resealed
+from tests.k8s.rolled import ON_PODS, resealed
 from tests.servers import wait_for
 from tfserving.cli import tfserving
 from tfserving.clients import grpc_transport
@@ -119,7 +119,7 @@ def test_what_is_worse_never_gets_all_requests(routed: Pods) -> None:
     assert set(sent.versions) == {1}
 
 
-def test_one_that_is_killed_in_every_phase_is_gone_on_with_or_taken_back(routed: Pods) -> None:
+def test_one_that_is_killed_is_gone_on_with_or_taken_back(routed: Pods) -> None:
     """And pods of the new version end meanwhile."""
     routed.have(2)
     with load(routed) as sent:
@@ -127,7 +127,7 @@ def test_one_that_is_killed_in_every_phase_is_gone_on_with_or_taken_back(routed:
         routed.through(sent, "abort", "scaled")
         assert (routed.state()["phase"], weights(routed), left(routed)) == ("rolled-back", {0}, [])
 
-        for phase in PHASES:
+        for phase in ON_PODS:
             routed.killed_at(phase, sent, "--by-pods", weight=25 if phase == "stable" else 0)
             if phase in ("proving", "stable"):
                 routed.lose_a_pod(sent, "canary")
