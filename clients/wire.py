@@ -29,6 +29,7 @@ from tfserving.foundation.tensors import (
     dtype_of,
     from_proto,
     to_proto,
+    varint,
     wire_dtype,
 )
 
@@ -226,7 +227,7 @@ def _frames(
         else:
             size = prod(shape) * kind.itemsize
             tensor = TensorProto(dtype=dtype.number, tensor_shape=_shape(shape)).SerializeToString()
-            tensor += _CONTENT_TAG + _varint(size) if size else b""
+            tensor += _CONTENT_TAG + varint(size) if size else b""
             frames.append((head + _entry(name, tensor, size), wire_dtype(dtype)))
         head = b""
     return *frames, (head + PredictRequest(output_filter=outputs).SerializeToString(), None)
@@ -243,19 +244,8 @@ def _entry(name: str, tensor: bytes, more: int = 0) -> bytes:
     """The entry of the input `name` in the map of inputs, whose tensor goes on for `more` bytes after `tensor`."""
     key = name.encode()
     length = len(tensor) + more
-    start = _KEY_TAG + _varint(len(key)) + key + _VALUE_TAG + _varint(length)
-    return _INPUT_TAG + _varint(len(start) + length) + start + tensor
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:  # noqa: PLR2004 - the numbers of one byte
-        return bytes((number,))
-    written = bytearray()
-    while number >= 0x80:  # noqa: PLR2004
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
+    start = _KEY_TAG + varint(len(key)) + key + _VALUE_TAG + varint(length)
+    return _INPUT_TAG + varint(len(start) + length) + start + tensor
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
-from tfserving.foundation.given import given_text
+from tfserving.foundation.given import NotTextError, given_text
 from tfserving.foundation.messages import POOL, message
 from tfserving.serving.embedded.errors import StartError
 
@@ -90,21 +90,23 @@ def text(config: Any) -> str:
 def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> Any:
     """The text proto in the file `path` as the message `name`: BatchingParameters, or with its package.
 
-    Raises StartError, which begins with `where` and the path, when it can't be read or is something else. It shows
-    nothing of what is `secret`.
+    Raises StartError, which begins with `where` and the path, when it can't be read or is something else. What is
+    something else is named in TensorFlow Serving's words. It shows nothing of what is `secret`.
     """
     kind = name.rpartition(".")[2]
     try:
         return text_format.Parse(
             given_text(path, LARGEST_FILE), message(name if "." in name else f"{PACKAGE}.{name}")()
         )
+    except NotTextError as error:
+        trouble = str(error.strerror)
     except OSError as error:
         raise StartError(f"{where}={path}: {error.strerror}") from None
     except text_format.ParseError as error:
-        trouble = f"{error.GetLine()}:{error.GetColumn()}" if secret else printable(str(error))
-        raise StartError(f"{where}={path}: line {trouble}; it needs a text {kind}") from None
+        trouble = f"line {error.GetLine()}:{error.GetColumn()}" if secret else f"line {printable(str(error))}"
     except RecursionError:
-        raise StartError(f"{where}={path}: it is nested too deeply; it needs a text {kind}") from None
+        trouble = "it is nested too deeply"
+    raise StartError(f"{where}={path}: Invalid protobuf file: '{path}'; {trouble}; it needs a text {kind}")
 
 
 def printable(text: str) -> str:

@@ -109,19 +109,45 @@ def counted(text: str, model: str) -> int:
     return int(found[1]) if found else 0
 
 
+def run(*flags: str) -> tuple[int, str]:
+    """The exit code of a start that ends by itself, and what it printed."""
+    done = subprocess.run([*STAND_IN.command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
 def test_it_takes_the_flags_of_the_real_one_alone(server: Process) -> None:
     assert "unknown argument: --no_such_flag=1" in server.output
-
-    def run(*flags: str) -> tuple[int, str]:
-        done = subprocess.run([*STAND_IN.command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout
-
     code, said = run("--version")
     assert code == 0
     assert said == f"TensorFlow ModelServer: {TENSORFLOW_SERVING}\nTensorFlow Library: {TENSORFLOW_SERVING}\n"
     code, said = run("--workers=2", "--enable_batching=perhaps")
     assert code == 255
     assert "enable_batching" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "said"),
+    [
+        ("model_config_file", "model_config_list { nam", "INVALID_ARGUMENT: Invalid protobuf file: '{path}'"),
+        ("monitoring_config_file", "nonsense", "INVALID_ARGUMENT: Invalid protobuf file: '{path}'"),
+        ("batching_parameters_file", None, "NOT_FOUND: {path}; No such file or directory"),
+        (
+            "model_config_file",
+            'model_config_list { config { name: "m" base_path: "/m" model_platform: "onnx" } }',
+            "INVALID_ARGUMENT: Model m requests unsupported platform onnx",
+        ),
+    ],
+)
+def test_a_wrong_file_ends_it_in_the_words_of_the_real_one(
+    tmp_path: Path, flag: str, text: str | None, said: str
+) -> None:
+    path = tmp_path / "file"
+    if text is not None:
+        path.write_text(text)
+    assert run("--port=1", "--model_base_path=/m", "--enable_batching", f"--{flag}={path}") == (
+        255,
+        f"Failed to start server. Error: {said.format(path=path)}\n",
+    )
 
 
 def test_it_has_nothing_of_the_embedded_one(server: Process, ask: Asker) -> None:

@@ -47,7 +47,9 @@ class Flags:
         float, _SECONDS, "How often that file is read and applied again; 0 or less: never."
     ] = 0.0
     file_system_poll_wait_seconds: Annotated[
-        float, _SECONDS, "How often base paths are looked at; 0 or less: only at the start."
+        float,
+        _SECONDS,
+        "How often base paths are looked at; 0: once, at the start; less: never, so the server waits for ever.",
     ] = 1.0
     allow_version_labels_for_unavailable_models: Annotated[
         bool, click.BOOL, "Accept labels for versions that are not loaded."

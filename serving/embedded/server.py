@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 
 # The longest that a signal may have to wait for its handler.
 _SIGNALS_SECONDS = 0.5
+# A wait that only a signal ends.
+_LONG_SECONDS = 3600.0
 
 
 def run(flags: Flags) -> int:
@@ -141,24 +143,33 @@ class Server:
         return Answerer(self._plan)
 
     def _wait_for_versions(self) -> None:
-        """Waits until every model has a version to load, as long as base paths are looked at again.
+        """Waits until every model has a version to load: a volume may be mounted, or filled, later.
 
-        A volume may be mounted, or filled, later. Raises StartError when they are not looked at again.
+        As TensorFlow Serving, it waits without an end when base paths are not looked at again.
         """
         seconds = self._flags.file_system_poll_wait_seconds
         said = ""
-        while True:
-            try:
-                for model in self._plan.models:
-                    _check_base_path(model)
-                return
-            except StartError as error:
-                if seconds <= 0:
-                    raise
-                if str(error) != said:
-                    said = str(error)
-                    log.info("waiting: %s", said)
+        while trouble := self._missing(looks=seconds >= 0):
+            if trouble != said:
+                said = trouble
+                log.info("waiting: %s", said)
+            if seconds <= 0:
+                log.warning(
+                    "waiting for ever: --file_system_poll_wait_seconds=%g does not look at base paths again; restart "
+                    "the server when every model has a version",
+                    seconds,
+                )
+                while True:
+                    time.sleep(_LONG_SECONDS)
             time.sleep(min(seconds, 1))
+
+    def _missing(self, *, looks: bool) -> str:
+        """What the first model lacks that has no version to load; every one lacks it when nobody looks."""
+        for model in self._plan.models:
+            trouble = _trouble(model) if looks else " is not looked at"
+            if trouble:
+                return f"model {model.name!r}: base path {model.base_path}{trouble}"
+        return ""
 
     def _load(self, answering: Answering) -> tuple[Manager, Source]:
         """Loads the first versions. Raises StartError when a model has none that loads."""
@@ -181,16 +192,17 @@ class Server:
         return manager, source
 
 
-def _check_base_path(model: Model) -> None:
-    where = f"model {model.name!r}: base path {model.base_path}"
+def _trouble(model: Model) -> str:
+    """Why a model has no version to load; empty when it has one."""
     try:
         versions = list(list_versions(model.base_path))
     except OSError as error:
-        raise StartError(f"{where}: {error.strerror}") from None
+        return f": {error.strerror}"
     if not versions:
-        raise StartError(f"{where} has no version; {what_lies_there(model.base_path)}")
+        return f" has no version; {what_lies_there(model.base_path)}"
     if not model.policy.choose(versions):
-        raise StartError(f"{where} has versions {versions}, none of those wanted: {list(model.policy.specific)}")
+        return f" has versions {versions}, none of those wanted: {list(model.policy.specific)}"
+    return ""
 
 
 def _stop_on_signals(server: Server) -> None:

@@ -235,6 +235,7 @@ EVIL = "\x1b]0;evil\x07\u202e\r\n OK"
 GRPC: dict[str, tuple[Any, type[ServingError], str]] = {
     "17 bytes for 381 MB": (prediction(tensor([100_000_000])), Internal, "400000000 bytes, 16777216 are the most"),
     "strings for 2 GB": (prediction(tensor([10**8], 7, string_val=[b"x"])), Internal, "are the most"),
+    "a billion strings in a byte": (prediction(tensor([10**9], 7, tensor_content=b"x")), Internal, "need more"),
     "many small ones": (prediction(*[tensor([500_000], float_val=[1.0])] * 30), Internal, "are the most"),
     "a product past 2**63": (prediction(tensor([2**62, 2**62, 2**62], float_val=[1])), Internal, "are the most"),
     "an empty one of huge sides": (prediction(tensor([0, 2**62, 2**62])), Internal, "can't be read"),

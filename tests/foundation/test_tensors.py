@@ -30,11 +30,11 @@ def example(name: str) -> Array:
     return np.array([1, 0, 1] if dtype.kind == "b" else [1.5, -0.0, np.nan], dtype)
 
 
-@pytest.mark.parametrize("typed", [False, True])
+@pytest.mark.parametrize("form", [{}, {"typed": True}, {"pack": True}], ids=["content", "typed", "packed"])
 @pytest.mark.parametrize("name", BY_NAME)
-def test_every_type_survives_the_wire_in_both_forms(name: str, typed: bool) -> None:
+def test_every_type_survives_the_wire_in_every_form(name: str, form: dict[str, bool]) -> None:
     for array in (example(name), example(name).reshape(1, 3, 1), example(name)[:0], example(name)[0:1].reshape(())):
-        proto = TensorProto.FromString(to_proto(array, typed=typed).SerializeToString())
+        proto = TensorProto.FromString(to_proto(array, **form).SerializeToString())
         answered = from_proto(proto)
         assert answered.dtype == array.dtype
         assert answered.shape == array.shape
@@ -116,6 +116,65 @@ def with_shape(*sizes: int, **fields: Any) -> Any:
 )
 def test_tensors_that_cannot_be_are_refused(proto: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
+        from_proto(proto)
+
+
+def strings(content: bytes, *sizes: int) -> Any:
+    proto = with_shape(*sizes, tensor_content=content)
+    proto.dtype = BY_NAME["string"].number
+    return proto
+
+
+def test_packed_strings_are_their_lengths_and_then_their_bytes() -> None:
+    """The bytes that TensorFlow's EncodeStringList writes."""
+    array = np.array([b"a", b"", b"x" * 200], np.object_)
+    proto = to_proto(array, pack=True)
+    assert proto.tensor_content == b"\x01\x00\xc8\x01" + b"a" + b"x" * 200
+    assert not proto.string_val
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"\x03abc", b"abc"),
+        (b"\x00", b""),
+        # Longer than it needs to be, and with bits that 32 do not hold: TensorFlow's own tf.io.parse_tensor reads both.
+        (b"\x83\x00abc", b"abc"),
+        (b"\x83\x80\x80\x80\x10abc", b"abc"),
+    ],
+)
+def test_a_packed_length_is_read_as_tensorflow_reads_it(content: bytes, wanted: bytes) -> None:
+    assert from_proto(strings(content)).item() == wanted
+    assert from_proto(strings(content, 1)).tolist() == [wanted]
+
+
+def test_a_tensor_without_elements_has_whatever_content() -> None:
+    assert from_proto(strings(b"\x03abc", 0)).shape == (0,)
+    assert from_proto(with_shape(0, 3, tensor_content=b"1")).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "said"),
+    [
+        (b"\x01\x02abcd", 2, "tensor_content has 6 bytes, its 2 strings end at byte 5"),
+        (b"\x01\x02ab", 2, "tensor_content has 4 bytes, its 2 strings end at byte 5"),
+        (b"\x01\x82", 2, "tensor_content does not begin with the lengths of 2 strings"),
+        (b"\x83\x80\x80\x80\x80\x00abc", 1, "tensor_content does not begin with the lengths of 1 strings"),
+        (b"\xff" * 20, 4, "tensor_content does not begin with the lengths of 4 strings"),
+        (b"\xff\xff\xff\xff\x0fabc", 1, "tensor_content has 8 bytes, its 1 strings end at byte 4294967300"),
+        (b"\x00", 2**40, "tensor_content has 1 bytes, the lengths of 1099511627776 strings need more"),
+        (bytes(100), 100, "100 strings in tensor_content would be 2500 bytes, 2000 are the most"),
+    ],
+)
+def test_packed_strings_that_cannot_be_are_refused(content: bytes, count: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        from_proto(strings(content, count), largest=2000)
+
+
+def test_bools_in_content_are_zeros_and_ones() -> None:
+    proto = with_shape(3, tensor_content=b"\x00\x01\x02")
+    proto.dtype = BY_NAME["bool"].number
+    with pytest.raises(ValueError, match="tensor_content of bool has bytes other than 0 and 1"):
         from_proto(proto)
 
 

@@ -17,7 +17,7 @@ from tests.stand_in.threads import LimitedTransport, loading
 from tfserving.serving.config_messages import read_message
 from tfserving.serving.embedded import server
 from tfserving.serving.embedded.core import configuration, loader, manager
-from tfserving.serving.embedded.core.model_config import Model
+from tfserving.serving.embedded.core.model_config import Model, models_of
 from tfserving.serving.embedded.core.source import list_versions
 from tfserving.serving.embedded.core.view import State
 from tfserving.serving.embedded.errors import RequestError, StartError
@@ -145,7 +145,7 @@ def serve(flags: Flags) -> int:
 
 def _serve(flags: Flags) -> None:
     """Serves. Raises StartError with a status of TensorFlow's when it can't."""
-    _check_config(flags)
+    _check_files(flags)
     try:
         plan = read_plan(flags)
     except StartError as error:
@@ -154,16 +154,33 @@ def _serve(flags: Flags) -> None:
     server.Server(plan).run()
 
 
-def _check_config(flags: Flags) -> None:
-    path = flags.model_config_file
-    if path is None:
-        return
-    if not path.exists():
-        raise StartError(f"NOT_FOUND: {path}; No such file or directory")
-    try:
-        read_message("ModelServerConfig", path, "--model_config_file")
-    except StartError:
-        raise StartError(f"INVALID_ARGUMENT: Invalid protobuf file: '{path}'") from None
+# The flags that name text protos, and what these are.
+FILES = {
+    "model_config_file": "ModelServerConfig",
+    "batching_parameters_file": "BatchingParameters",
+    "monitoring_config_file": "MonitoringConfig",
+    "ssl_config_file": "SSLConfig",
+    "tensorflow_session_config_file": "tensorflow.ConfigProto",
+}
+
+
+def _check_files(flags: Flags) -> None:
+    """Raises StartError for the first file that isn't there or is no text proto, and for models that can't be."""
+    for flag, message in FILES.items():
+        path = getattr(flags, flag)
+        if path is None:
+            continue
+        if not path.exists():
+            raise StartError(f"NOT_FOUND: {path}; No such file or directory")
+        try:
+            config = read_message(message, path, flag)
+        except StartError:
+            raise StartError(f"INVALID_ARGUMENT: Invalid protobuf file: '{path}'") from None
+        if flag == "model_config_file":
+            try:
+                models_of(config.model_config_list)
+            except RequestError as error:
+                raise StartError(_status(error)) from None
 
 
 def _servable(model: str, version: int) -> str:

@@ -27,11 +27,15 @@ class UnreadableError(OSError):
         return f"{self.filename}: {self.strerror}"
 
 
+class NotTextError(UnreadableError):
+    """A file is not UTF-8."""
+
+
 def given_text(path: Path | str, largest: int = LARGEST_TEXT) -> str:
     """The text of the file `path`, which is UTF-8; `-` is standard input.
 
-    Raises OSError: UnreadableError for other text, for more than `largest` bytes, for a pipe that nobody writes to and
-    for a standard input that is closed.
+    Raises OSError: NotTextError for other text, UnreadableError for more than `largest` bytes, for a pipe that nobody
+    writes to and for a standard input that is closed.
     """
     data = given_bytes(path, largest)
     try:
@@ -40,7 +44,7 @@ def given_text(path: Path | str, largest: int = LARGEST_TEXT) -> str:
         found = f"it is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}"
         if data.startswith(_UTF16):
             found += ". It looks like UTF-16, which PowerShell's > writes; save it as UTF-8"
-        raise UnreadableError(_named(path), found) from None
+        raise NotTextError(_named(path), found) from None
 
 
 def given_bytes(path: Path | str, largest: int = LARGEST_TEXT) -> bytes:

@@ -27,11 +27,14 @@ _LARGEST_PIECE = 1 << 20
 
 
 class RecordError(Exception):
-    """A TFRecord file can't be read; the text names the file and the byte where the trouble starts."""
+    """A TFRecord file can't be read; the text names the file and the byte where the record starts.
 
-    def __init__(self, path: Path, offset: int, trouble: str) -> None:
+    `seen` is what TensorFlow's own reader reports, `""` where it takes what is there for the end of the file.
+    """
+
+    def __init__(self, path: Path, offset: int, trouble: str, seen: str) -> None:
         super().__init__(f"{path}, byte {offset}: {trouble}")
-        self.offset = offset
+        self.seen = seen
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -97,18 +100,24 @@ def _read(path: Path, file: BinaryIO, offset: int, size: int) -> bytes:
     file.seek(offset)
     header = file.read(_HEADER_SIZE)
     if len(header) < _HEADER_SIZE:
-        raise RecordError(path, offset, f"the file ends within the {_HEADER_SIZE} bytes that start a record")
+        trouble = f"the file ends within the {_HEADER_SIZE} bytes that start a record"
+        raise RecordError(path, offset, trouble, "")
     length = _LENGTH.unpack_from(header)[0]
     if masked_crc32c(header[: _LENGTH.size]) != _CHECKSUM.unpack_from(header, _LENGTH.size)[0]:
-        raise RecordError(path, offset, "the record's length does not have its checksum; this is no TFRecord")
+        trouble = "the record's length does not have its checksum; this is no TFRecord"
+        hint = "" if offset else " (Is this even a TFRecord file?)"
+        raise RecordError(path, offset, trouble, f"corrupted record at {offset}{hint}")
     end = offset + FRAME_SIZE + length
+    truncated = f"truncated record at {offset}' failed with Read less bytes than requested"
     if end > size:
-        raise RecordError(path, offset, f"the record ends at byte {end}, the file at byte {size}")
+        raise RecordError(path, offset, f"the record ends at byte {end}, the file at byte {size}", truncated)
     if length > LARGEST_RECORD:
-        raise RecordError(path, offset, f"the record has {length} bytes; at most {LARGEST_RECORD} are read")
+        trouble = f"the record has {length} bytes; at most {LARGEST_RECORD} are read"
+        raise RecordError(path, offset, trouble, truncated)
     data = file.read(length)
     if masked_crc32c(data) != _CHECKSUM.unpack(file.read(_CHECKSUM.size))[0]:
-        raise RecordError(path, offset, f"the record's {length} bytes do not have their checksum")
+        trouble = f"the record's {length} bytes do not have their checksum"
+        raise RecordError(path, offset, trouble, f"corrupted record at {offset + _HEADER_SIZE}")
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -63,6 +64,7 @@ BY_WIRE_NAME = {dtype.wire_name: dtype for dtype in DTYPES}
 _WIRE: dict[int, np.dtype[Any]] = {dtype.number: dtype.numpy.newbyteorder("<") for dtype in DTYPES}
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
 STRING = BY_NAME["string"]
+BOOL = BY_NAME["bool"]
 UINT64 = BY_NAME["uint64"]
 
 
@@ -104,11 +106,12 @@ def from_numbers(value: object, wanted: DType | None = None) -> Array:
     return array
 
 
-def to_proto(array: Array, *, typed: bool = False) -> Any:
+def to_proto(array: Array, *, typed: bool = False, pack: bool = False) -> Any:
     """A TensorProto of `array`, any shape.
 
     Numbers go as `tensor_content` (one copy, no boxing) or, with `typed`, in the typed field (`float_val`, ...) that
-    TensorFlow Serving answers with. Strings always go in `string_val`; str is encoded as UTF-8.
+    TensorFlow Serving answers with. Strings go in `string_val` or, with `pack`, as `tensor_content`, which only
+    TensorFlow's C++ code reads, `tf.make_ndarray` does not. str is encoded as UTF-8.
 
     Raises TypeError for an element type that the wire cannot carry.
     """
@@ -119,7 +122,11 @@ def to_proto(array: Array, *, typed: bool = False) -> Any:
     if not array.shape:
         proto.tensor_shape.SetInParent()
     if dtype is STRING:
-        proto.string_val.extend(_bytes(value) for value in array.ravel().tolist())
+        strings = [_bytes(value) for value in array.ravel().tolist()]
+        if pack:
+            proto.tensor_content = b"".join((*(varint(len(one)) for one in strings), *strings))
+        else:
+            proto.string_val.extend(strings)
     elif typed:
         getattr(proto, dtype.field).extend(_field_values(dtype, array))
     else:
@@ -139,11 +146,11 @@ def from_proto(proto: Any, largest: int = LARGEST_DECLARED) -> Array:
     """The array in `proto`: strings as an object array of bytes, everything else in its own type.
 
     A typed field with fewer values than the shape has elements repeats its last one (zeros when it is empty), one
-    with more is cut, and `tensor_content` must have the exact length: what TensorFlow Serving does with such tensors.
-    A tensor that repeats a value may take at most `largest` bytes.
+    with more is cut, and `tensor_content` must have the exact length, except in a tensor without elements: what
+    TensorFlow Serving does with such tensors. A tensor that repeats a value, or has strings in `tensor_content`, may
+    take at most `largest` bytes.
 
-    Raises ValueError for an unknown type, a negative or unknown dimension, content of another length, or a larger
-    tensor.
+    Raises ValueError for an unknown type, a negative or unknown dimension, other content, or a larger tensor.
     """
     flat, shape = read_flat(proto, largest)
     return flat.reshape(shape)
@@ -162,11 +169,16 @@ def read_flat(proto: Any, largest: int = LARGEST_DECLARED) -> tuple[Array, tuple
     shape = _read_shape(described) if len(described) <= _KEPT_BYTES else _shape_of(described)
     count = prod(shape)
     content = proto.tensor_content
-    if content and dtype is not STRING:
+    if content and count:
+        if dtype is STRING:
+            return _unpack_strings(content, count, largest), shape
         wanted = count * dtype.numpy.itemsize
         if len(content) != wanted:
             raise ValueError(f"tensor_content has {len(content)} bytes, {dtype.name} of shape {shape} needs {wanted}")
-        return np.frombuffer(content, _WIRE[dtype.number]), shape
+        flat = np.frombuffer(content, _WIRE[dtype.number])
+        if dtype is BOOL and (flat.view(np.uint8) > 1).any():
+            raise ValueError("tensor_content of bool has bytes other than 0 and 1")
+        return flat, shape
     given = len(getattr(proto, dtype.field)) // (2 if dtype.numpy.kind == "c" else 1)
     if given < count:
         # Checked before anything is made of the values.
@@ -203,6 +215,52 @@ def _shape_of(data: bytes) -> tuple[int, ...]:
     if proto.unknown_rank or any(size < 0 for size in shape):
         raise ValueError(f"a tensor needs a fully known shape, this one has {shape}")
     return shape
+
+
+def varint(value: int) -> bytes:
+    """A number of the wire, seven bits a byte: https://protobuf.dev/programming-guides/encoding/#varints."""
+    if value < 128:  # noqa: PLR2004 - the numbers of one byte
+        return bytes((value,))
+    written = bytearray()
+    while value >= 128:  # noqa: PLR2004
+        written.append(value & 127 | 128)
+        value >>= 7
+    written.append(value)
+    return bytes(written)
+
+
+# The bytes of a length at most. TensorFlow reads lengths of 32 bits.
+_VARINT_BYTES = 5
+
+
+def _unpack_strings(content: bytes, count: int, largest: int) -> Array:
+    """`count` strings in `tensor_content`: the lengths of all of them as varints, then their bytes.
+
+    https://github.com/tensorflow/tensorflow/blob/v2.10.0/tensorflow/core/platform/tensor_coding.cc
+
+    Raises ValueError when it is not that, or the strings take more than `largest` bytes.
+    """
+    # Each length has a byte, so a short content can't declare many strings.
+    if count > len(content):
+        raise ValueError(f"tensor_content has {len(content)} bytes, the lengths of {count} strings need more")
+    if (size := count * STRING_BYTES + len(content)) > largest:
+        raise ValueError(f"{count} strings in tensor_content would be {size} bytes, {largest} are the most")
+    head = np.frombuffer(content, np.uint8, min(len(content), count * _VARINT_BYTES))
+    ends = np.flatnonzero(head < 128)[:count]  # noqa: PLR2004 - the last byte of a varint
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    if len(ends) < count or (ends - starts).max() >= _VARINT_BYTES:
+        raise ValueError(f"tensor_content does not begin with the lengths of {count} strings")
+    lengths = np.zeros(count, np.int64)
+    for place in range(_VARINT_BYTES):
+        there = starts + place <= ends
+        lengths[there] |= (head[starts[there] + place].astype(np.int64) & 127) << 7 * place
+    # What does not fit in 32 bits is lost.
+    bounds = np.concatenate(([0], np.cumsum(lengths & 0xFFFFFFFF))) + int(ends[-1]) + 1
+    if bounds[-1] != len(content):
+        raise ValueError(f"tensor_content has {len(content)} bytes, its {count} strings end at byte {bounds[-1]}")
+    strings = np.empty(count, np.object_)
+    strings[:] = [content[start:end] for start, end in pairwise(bounds.tolist())]
+    return strings
 
 
 def _bytes(value: object) -> bytes:

@@ -114,7 +114,7 @@ class Configuration:
         while not self._ended.wait(seconds):
             problem = ""
             try:
-                self.apply(read_config(path))
+                self.apply(read_config(path, self._names))
             except (StartError, RequestError) as error:
                 problem = str(error)
             if problem and problem != said:

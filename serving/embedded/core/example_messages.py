@@ -76,8 +76,4 @@ def _task(servable: Servable, asked: Any, model: str, before: list[Task]) -> Tas
     if asked.method_name not in (CLASSIFY, REGRESS):
         text = f"Unsupported signature method_name: {asked.method_name}"
         raise RequestError(Code.UNIMPLEMENTED, text, f"{CLASSIFY} and {REGRESS} are supported")
-    task = make_task(servable, signature, asked.method_name)
-    if before and task.feed != before[0].feed:
-        text = f"Input tensor must be the same for all Signatures. {before[0].feed}, {task.feed}"
-        raise RequestError(Code.INVALID_ARGUMENT, text)
-    return task
+    return make_task(servable, signature, asked.method_name)

@@ -85,6 +85,8 @@ def make_task(servable: Servable, signature: Signature, method: str) -> Task:
 def run(servable: Servable, tasks: Sequence[Task], examples: Sequence[bytes]) -> list[Classifications | Array]:
     """Runs `tasks` on serialized tf.Examples, one session call for all: Classifications, or float32 (batch,), for each.
 
+    Every placeholder of the tasks gets the same examples.
+
     Raises RequestError: INVALID_ARGUMENT without examples and for outputs of another shape or type, else the runtime's.
     """
     if not examples:
@@ -97,7 +99,8 @@ def run(servable: Servable, tasks: Sequence[Task], examples: Sequence[bytes]) ->
             raise wrong_shape(task.signature, [serialized])
     api = _APIS[tasks[0].method] if len(tasks) == 1 else "MultiInference"
     started = monotonic()
-    answers = servable.run_tensors([tasks[0].feed], [serialized], fetches)
+    feeds = sorted({task.feed for task in tasks})
+    answers = servable.run_tensors(feeds, [serialized] * len(feeds), fetches)
     count_run(servable.model, api, started)
     results: list[Classifications | Array] = []
     for task in tasks:

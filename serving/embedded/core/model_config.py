@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from tfserving.serving.config_messages import printable, read_message
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 
 PLATFORM = "tensorflow"
+# The same in the deprecated enum ModelType: tensorflow_serving/config/model_server_config.proto.
+TENSORFLOW_TYPE = 1
 # Characters of a model's or label's name, and of a path.
 LONGEST_NAME, LONGEST_PATH = 255, 4096
 ONLY_LOCAL = (
@@ -49,8 +51,8 @@ class Model:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_config(path: Path) -> tuple[Model, ...]:
-    """The models of a text ModelServerConfig.
+def read_config(path: Path, served: Collection[str] = ()) -> tuple[Model, ...]:
+    """The models of a text ModelServerConfig; `served` are the names of those that there are now.
 
     Raises StartError when the file can't be read or parsed, has no list of models, or says what can't be served; the
     text names the file and the model.
@@ -59,18 +61,30 @@ def read_config(path: Path) -> tuple[Model, ...]:
     if config.WhichOneof("config") != "model_config_list":
         raise StartError(f"--model_config_file={path}: it has no model_config_list")
     try:
-        return models_of(config.model_config_list)
+        return models_of(config.model_config_list, served)
     except RequestError as error:
         raise StartError(f"--model_config_file={path}: {error}") from None
 
 
-def models_of(listed: Any) -> tuple[Model, ...]:
-    """The models of a ModelConfigList. Raises RequestError for what can't be served, in TensorFlow Serving's words."""
-    models = tuple(_model(entry) for entry in listed.config)
-    for name, number in Counter(model.name for model in models).items():
+def models_of(listed: Any, served: Collection[str] = ()) -> tuple[Model, ...]:
+    """The models of a ModelConfigList; `served` are the names of those that there are now.
+
+    Raises RequestError for what can't be served, in TensorFlow Serving's words and order.
+    """
+    entries = listed.config
+    for entry in entries:
+        for what, names in (("model", [entry.name]), ("label", entry.version_labels)):
+            for name in names:
+                _check_name(what, name)
+    for name, number in Counter(entry.name for entry in entries).items():
         if number > 1:
             text = f"Illegal to list model {name} multiple times in config list"
             raise RequestError(Code.INVALID_ARGUMENT, text, f"two models are called {name!r}; names must differ")
+    models = tuple(
+        Model(entry.name, _base_path(entry), _policy(entry), labels=dict(entry.version_labels)) for entry in entries
+    )
+    for entry in sorted(entries, key=lambda entry: entry.name not in served):
+        _check_platform(entry, is_served=entry.name in served)
     return models
 
 
@@ -121,32 +135,43 @@ def _local_path(base_path: str) -> Path | None:
     return Path(path) if path.startswith("/") else None
 
 
-def _model(entry: Any) -> Model:
-    for what, names in (("model", [entry.name]), ("label", entry.version_labels)):
-        for name in names:
-            _check_name(what, name)
+def _base_path(entry: Any) -> Path:
     path = _local_path(entry.base_path)
     if path is None:
         text = (
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={printable(entry.base_path)}"
         )
         raise RequestError(Code.INVALID_ARGUMENT, text)
-    if not entry.model_platform and not entry.model_type:
+    return path
+
+
+def _check_platform(entry: Any, *, is_served: bool) -> None:
+    """Raises RequestError INVALID_ARGUMENT for a model of another platform than the only one that there is."""
+    platform, explanation = printable(entry.model_platform), f"model {entry.name!r} needs model_platform: {PLATFORM!r}"
+    if entry.model_type:
+        # Its deprecated enum.
+        text = ""
+        if platform:
+            text = (
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
+            )
+        elif entry.model_type != TENSORFLOW_TYPE:
+            text = f"ModelServerConfig::model_type choice {entry.model_type} not supported."
+        if text:
+            raise RequestError(Code.INVALID_ARGUMENT, text, explanation)
+    elif not platform:
         text = (
             "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
         )
-        raise RequestError(Code.INVALID_ARGUMENT, text, f"model {entry.name!r} needs model_platform: {PLATFORM!r}")
-    if entry.model_platform not in ("", PLATFORM):
-        text = f"PlatformConfigMap has no entry for platform {printable(entry.model_platform)}"
-        raise RequestError(
-            Code.FAILED_PRECONDITION, text, f"model {entry.name!r}: {PLATFORM!r} is the only one there is"
-        )
-    return Model(
-        name=entry.name,
-        base_path=path,
-        policy=_policy(entry),
-        labels=dict(entry.version_labels),
-    )
+        raise RequestError(Code.INVALID_ARGUMENT, text, explanation)
+    elif platform != PLATFORM:
+        text = f"Model {entry.name} requests unsupported platform {platform}"
+        if is_served:
+            text = (
+                f"Illegal to change a model's platform. For model {entry.name} platform was {PLATFORM} and new "
+                f"platform requested is {platform}"
+            )
+        raise RequestError(Code.INVALID_ARGUMENT, text, explanation)
 
 
 def _policy(entry: Any) -> VersionPolicy:

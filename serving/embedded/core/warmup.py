@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.foundation.tensors import from_proto
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MOST_RECORDS = 1000
+# Of a record that can't be read, in an error.
+MOST_SHOWN = 1000
 
 
 def play(servable: Servable, folder: Path, times: int = 1) -> int:
@@ -35,7 +39,7 @@ def play(servable: Servable, folder: Path, times: int = 1) -> int:
     read, has more than a thousand records, or one of them fails.
     """
     file = folder / FILE
-    if not file.is_file():
+    if not file.exists():
         return 0
     played = 0
     for number, record in enumerate(_records(file)):
@@ -46,10 +50,10 @@ def play(servable: Servable, folder: Path, times: int = 1) -> int:
             )
         try:
             entry = PredictionLog.FromString(record)
-        except Exception as error:
-            raise RequestError(
-                Code.INVALID_ARGUMENT, f"Failed to parse warmup record: {number} from {file}: {error}"
-            ) from None
+        except DecodeError as error:
+            shown = record[:MOST_SHOWN].decode(errors="replace")
+            text = f"Failed to parse warmup record: {shown} from {file}"
+            raise RequestError(Code.INVALID_ARGUMENT, text, f"record {number} is no PredictionLog: {error}") from None
         kind = entry.WhichOneof("log_type")
         if kind in _PLAYERS:
             for _ in range(times):
@@ -94,8 +98,12 @@ def _records(file: Path) -> Iterator[bytes]:
     try:
         yield from read_records(file)
     except RecordError as error:
+        if not error.seen:
+            log.warning("the warm-up file is %s; what is left is ignored, as TensorFlow Serving ignores it", error)
+            return
         # TensorFlow Serving's words, and what it leaves out.
-        text = f"corrupted record at {error.offset}. Please verify your warmup data is in TFRecord format."
+        text = f"{error.seen}. Please verify your warmup data is in TFRecord format."
         raise RequestError(Code.DATA_LOSS, text, f"the warm-up file is {error}") from None
     except OSError as error:
-        raise RequestError(Code.FAILED_PRECONDITION, f"{file}: {error.strerror}") from None
+        code = Code.PERMISSION_DENIED if isinstance(error, PermissionError) else Code.FAILED_PRECONDITION
+        raise RequestError(code, f"{file}; {error.strerror}") from None

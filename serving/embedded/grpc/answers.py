@@ -19,17 +19,23 @@ from tfserving.serving.embedded.core.model_config import Model, models_of
 from tfserving.serving.embedded.core.served import Served
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.grpc.parts import packed_strings, too_many
 from tfserving.serving.embedded.grpc.tensor_proto import write_response
 
 METADATA_FIELD = "signature_def"
 
 
 def answer_predict(
-    served: Served, request: Any, *, tensor_content: bool = False, largest: int = LARGEST_DECLARED
+    served: Served,
+    request: Any,
+    *,
+    tensor_content: bool = False,
+    largest: int = LARGEST_DECLARED,
+    most_strings: int = 0,
 ) -> bytes:
     """A PredictResponse to a PredictRequest, its tensors in typed fields or as `tensor_content`.
 
-    An input may declare at most `largest` bytes.
+    An input may declare at most `largest` bytes. All may have `most_strings` in `tensor_content`; 0 is no limit.
     """
     spec = request.model_spec
     latest = spec.name and spec.WhichOneof("version_choice") is None
@@ -41,7 +47,13 @@ def answer_predict(
                 Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.', servable.has_signatures()
             )
 
+        packed = 0
+
         def decode(proto: Any) -> Array:
+            nonlocal packed
+            packed += packed_strings(proto)
+            if packed > most_strings > 0:
+                raise too_many()
             return _decode(proto, largest)
 
         outputs = predict(servable, signature, request.inputs, decode, request.output_filter)
@@ -107,7 +119,7 @@ def answer_reload(configuration: Reloadable, reload: Reload, request: Any) -> by
             "supported"
         )
         raise RequestError(Code.INVALID_ARGUMENT, text)
-    models = models_of(request.config.model_config_list)
+    models = models_of(request.config.model_config_list, configuration.names)
     reload.check(models)
     configuration.apply(models, deadline.left())
     response = ReloadConfigResponse()

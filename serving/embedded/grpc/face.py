@@ -68,8 +68,9 @@ def methods(
     A tensor may declare at most `largest` bytes, a message have `most_parts`; 0 is no limit. `reload` says who may
     change the configuration to what.
     """
+    predict = partial(answer_predict, served, tensor_content=tensor_content, largest=largest, most_strings=most_parts)
     inference: dict[str, tuple[Any, Callable[[Any], bytes]]] = {
-        "Predict": (PredictRequest, partial(answer_predict, served, tensor_content=tensor_content, largest=largest)),
+        "Predict": (PredictRequest, predict),
         "Classify": (ClassificationRequest, partial(answer_classify, served)),
         "Regress": (RegressionRequest, partial(answer_regress, served)),
         "MultiInference": (MultiInferenceRequest, partial(answer_multi_inference, served)),

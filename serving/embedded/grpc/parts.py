@@ -6,8 +6,10 @@ a message of 64 MiB has room for 30 million. https://protobuf.dev/programming-gu
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
+from tfserving.foundation.tensors import STRING
 from tfserving.serving.embedded.errors import Code, RequestError
 
 # A message that is no larger can't have so many that anybody would notice.
@@ -49,8 +51,23 @@ def check_parts(data: bytes, kind: Kind, most: int) -> None:
     except IndexError:
         return
     if most < 0:
-        text = "The message has too many strings, examples, features and inputs"
-        raise RequestError(Code.RESOURCE_EXHAUSTED, text, "send fewer at a time; --max_grpc_parts is the limit")
+        raise too_many()
+
+
+def packed_strings(proto: Any) -> int:
+    """How many strings a TensorProto may have in its `tensor_content`: parts as well, though on the wire they are one.
+
+    Each has a byte at least, whatever the shape says.
+    """
+    if proto.dtype != STRING.number or not proto.tensor_content:
+        return 0
+    return min(prod(int(dim.size) for dim in proto.tensor_shape.dim), len(proto.tensor_content))
+
+
+def too_many() -> RequestError:
+    """The error of a message with more parts than it may have."""
+    text = "The message has too many strings, examples, features and inputs"
+    return RequestError(Code.RESOURCE_EXHAUSTED, text, "send fewer at a time; --max_grpc_parts is the limit")
 
 
 def _count(data: bytes, at: int, end: int, kind: Kind, waiting: list[tuple[int, int, Kind]], most: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfserving.foundation.messages import ModelSpec, TensorProto
-from tfserving.foundation.tensors import Array, dtype_of, to_proto
+from tfserving.foundation.tensors import Array, dtype_of, to_proto, varint
 from tfserving.serving.embedded.core.deep import Deep, write_shape
 
 # The typed fields, by their numbers, whose elements are on the wire what they are in memory.
@@ -45,16 +45,6 @@ def write_response(
     return b"".join(parts)
 
 
-def varint(value: int) -> bytes:
-    """A number of the wire, seven bits a byte: https://protobuf.dev/programming-guides/encoding/#varints."""
-    written = bytearray()
-    while value > 127:  # noqa: PLR2004
-        written.append(value & 127 | 128)
-        value >>= 7
-    written.append(value)
-    return bytes(written)
-
-
 def field(number: int, data: bytes) -> bytes:
     """A field of bytes on the wire: https://protobuf.dev/programming-guides/encoding/."""
     return field_head(number, len(data)) + data
@@ -70,8 +60,8 @@ _LITTLE = sys.byteorder == "little"
 
 def _tensor(array: Array | Deep, *, content: bool) -> Any:
     if not isinstance(array, Deep):
-        return to_proto(array, typed=not content)
-    proto = to_proto(array.flat, typed=not content)
+        return to_proto(array, typed=not content, pack=content)
+    proto = to_proto(array.flat, typed=not content, pack=content)
     write_shape(proto, array.shape)
     return proto
 

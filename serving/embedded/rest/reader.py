@@ -20,6 +20,9 @@ from tfserving.serving.embedded.rest.urls import AUTHORITY
 # What is parsed at a time: the requests in it may come before the answer to the first.
 SLICE = 2**14
 _WISHES = (b"upgrade", b"http2-settings")
+_WITH_BODY = ("POST", "PUT", "PATCH")
+_CONTINUE = b"100-continue"
+_FORWARDED = b"x-forwarded-for"
 
 
 class Reader:
@@ -91,9 +94,15 @@ class Reader:
         self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; those that come after a body don't count."""
-        if not self.in_body:
-            self._headers[name.lower()] = value
+        """A header; those that come after a body don't count. Of several with one name the first counts."""
+        if self.in_body:
+            return
+        name = name.lower()
+        if name not in self._headers:
+            self._headers[name] = value
+        elif name == _FORWARDED:
+            # Every proxy may add a line of its own, and the last one is the one to trust.
+            self._headers[name] += b", " + value
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
@@ -109,13 +118,16 @@ class Reader:
             size = len(self.target) + sum(len(name) + len(value) + 4 for name, value in headers.items())
             if size > self._limits.head_bytes:
                 self._refuse(self._head_too_large())
+        expects = headers[b"expect"].rstrip().lower() if b"expect" in headers and self._takes_body() else None
+        if expects not in (None, _CONTINUE):
+            self._refuse(RefusedError(417, "Expectation Failed", page(417, "Expectation Failed")))
         if b"content-length" in headers:
             self._left = int(headers[b"content-length"])
             if self._left > self._limits.body_bytes:
                 self._refuse(too_large(self._limits.body_bytes))
         self.in_body = True
         self._since = 0
-        if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
+        if expects is not None:
             self._expected()
 
     def on_chunk_header(self) -> None:
@@ -156,6 +168,12 @@ class Reader:
         self.method = ""
         self._body, self._parts = b"", None
         self._size = self._left = self._since = 0
+
+    def _takes_body(self) -> bool:
+        """Whether a body follows that the real server reads: else it does not look at `Expect`."""
+        headers = self._headers
+        has_body = b"transfer-encoding" in headers or int(headers.get(b"content-length", 0)) > 0
+        return has_body and self.method in _WITH_BODY and self._parser.get_http_version() != "1.0"
 
     def _head_without_wishes(self) -> bytes:
         lines = [b"%b %b HTTP/%b" % (self.method.encode(), self.target, self._parser.get_http_version().encode())]

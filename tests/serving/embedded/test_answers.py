@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import grpc
 import numpy as np
 import pytest
 
 from tests.serving.embedded.running import Asker, together
 from tests.serving.embedded.saved_models import rows
-from tfserving.foundation.messages import SignatureDefMap
+from tfserving.foundation.messages import PredictRequest, PredictResponse, SignatureDefMap
+from tfserving.foundation.tensors import from_proto, to_proto
 
 pytestmark = together
 
@@ -105,6 +107,21 @@ def test_every_element_type_comes_back_over_both_protocols(ask: Asker, signature
         200,
         {"predictions": values},
     )
+
+
+def test_strings_in_tensor_content_are_read(ask: Asker) -> None:
+    words = np.array([["blå".encode(), b""], [b"x" * 300, b"\xff"]], object)
+    request = PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "kinds", "string"
+    request.inputs["x"].CopyFrom(to_proto(words, pack=True))
+
+    answered = from_proto(ask.call("PredictionService/Predict", request, PredictResponse).outputs["y"])
+    assert answered.tolist() == words.tolist()
+
+    request.inputs["x"].tensor_content += b"more"
+    with pytest.raises(grpc.RpcError, match="tensor parsing error: x") as refused:
+        ask.call("PredictionService/Predict", request, PredictResponse)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_half_precision_goes_over_grpc_only(ask: Asker) -> None:

@@ -168,11 +168,10 @@ def test_a_session_configuration_that_is_none_is_refused(
     flag = f"--tensorflow_session_config_file={tmp_path}/session.config"
     server = start(f"--model_base_path={models}/scale", flag)
     assert server.wait() == engine.refused(2)
+    assert f"Invalid protobuf file: '{tmp_path}/session.config'" in server.output
     if engine.embedded:
-        assert f"{flag}: line 1" in server.output
+        assert f"{flag}: Invalid" in server.output
         assert "it needs a text ConfigProto" in server.output
-    else:
-        assert f"Invalid protobuf file: '{tmp_path}/session.config'" in server.output
 
 
 def over_tls(server: Process, authority: Authority, *, client: bool) -> list[float]:
@@ -251,7 +250,7 @@ def test_a_configuration_of_tls_that_can_not_work_is_refused_and_not_shown(autho
             read_tls(authority.config("wrong.config", *more, key=key, certificate=certificate))
         assert f"server_key, server_cert and custom_ca can't be used together: {why}" in str(refused.value)
     authority.config("torn.config", "nonsense")
-    with pytest.raises(StartError, match=r"torn\.config: line 3:\d+; it needs a text SSLConfig$"):
+    with pytest.raises(StartError, match=r"torn\.config'; line 3:\d+; it needs a text SSLConfig$"):
         read_tls(authority.folder / "torn.config")
     (authority.folder / "empty.config").write_text("")
     with pytest.raises(StartError, match="it has no server_key, a PEM text"):

@@ -72,3 +72,25 @@ def test_a_label_does_not_move_to_what_is_not_available_and_nothing_changes(ask:
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert version(ask, "scale", "stable") == 1
     assert ask.state("pair", 1) == "AVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("new", "Model new requests unsupported platform onnx"),
+        (
+            "pair",
+            "Illegal to change a model's platform. For model pair platform was tensorflow and new platform requested "
+            "is onnx",
+        ),
+    ],
+)
+def test_another_platform_is_refused_and_nothing_changes(ask: Asker, reload: Reload, name: str, text: str) -> None:
+    models = reload.request.config.model_config_list.config
+    changed = reload.models.get(name) or models.add(name=name, base_path=reload.models["scale"].base_path)
+    changed.model_platform = "onnx"
+    with pytest.raises(grpc.RpcError) as refused:
+        reload.send()
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == ask.engine.says(text, f"model {name!r} needs model_platform: 'tensorflow'")
+    assert ask.state("pair", 1) == "AVAILABLE"

@@ -238,27 +238,40 @@ def test_a_configuration_that_can_not_work_is_refused_before_anything_starts(
 # The real server waits for ever.
 @embedded_only
 @pytest.mark.parametrize(
-    ("flags", "text"),
+    ("seconds", "bases", "text"),
     [
+        (0, ["/no/such/folder"], "model 'm0': base path /no/such/folder: No such file or directory"),
+        (0, ["{models}/scale", "/no/such/folder"], "model 'm1': base path /no/such/folder: No such file or directory"),
+        (0, ["/proc/version"], "model 'm0': base path /proc/version: Not a directory"),
+        (0, ["/"], "model 'm0': base path / has no version; a version is a folder whose name is an integer"),
         (
-            ["--model_base_path=/no/such/folder"],
-            "model 'default': base path /no/such/folder: No such file or directory",
+            0,
+            ["{models}/scale/1"],
+            "model 'm0': base path {models}/scale/1 has no version; saved_model.pb lies right there: move it, and all "
+            "beside it, to a folder named 1",
         ),
-        (["--model_base_path=/", "--model_name=m"], "model 'm': base path / has no version"),
-        (
-            ["--model_base_path={models}/scale/1"],
-            "base path {models}/scale/1 has no version; saved_model.pb lies right there: move it, and all beside it, "
-            "to a folder named 1",
-        ),
+        (-1, ["{models}/scale"], "model 'm0': base path {models}/scale is not looked at"),
     ],
+    ids=["missing", "one of two", "file", "empty", "version", "never"],
 )
-def test_a_model_that_nobody_waits_for_is_refused_before_anything_starts(
-    start_command: Start, models: Path, flags: list[str], text: str
+def test_what_nobody_looks_for_again_is_waited_for_all_the_same(
+    start_command: Start, models: Path, tmp_path: Path, engine: ModelServer, seconds: int, bases: list[str], text: str
 ) -> None:
-    server = start_command(*(flag.format(models=models) for flag in flags), "--file_system_poll_wait_seconds=0")
+    config = tmp_path / "models.config"
+    paths = [base.format(models=models) for base in bases]
+    entries = (
+        f'config {{ name: "m{number}" base_path: "{path}" model_platform: "tensorflow" }}'
+        for number, path in enumerate(paths)
+    )
+    config.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    server = start_command(f"--model_config_file={config}", f"--file_system_poll_wait_seconds={seconds}")
 
-    assert server.wait(10) == 1
-    assert text.format(models=models) in server.output
+    if engine.embedded:
+        wait_until("it waits", lambda: server.says("waiting for ever: "))
+        assert f"waiting: {text.format(models=models)}" in server.output
+    assert not server.opened(server.grpc_port)
+    server.signal(signal.SIGTERM)
+    assert server.wait(10) == (0 if engine.embedded else -signal.SIGTERM)
     assert "Traceback" not in server.output
 
 

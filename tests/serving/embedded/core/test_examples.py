@@ -22,7 +22,10 @@ from tfserving.foundation.messages import (
 )
 from tfserving.foundation.records import write_records
 from tfserving.serving.embedded.core import warmup
-from tfserving.serving.embedded.core.loader import Runtime, load
+from tfserving.serving.embedded.core.batching import Parameters, Scheduler
+from tfserving.serving.embedded.core.example_messages import infer_all
+from tfserving.serving.embedded.core.examples import Classifications
+from tfserving.serving.embedded.core.loader import Batching, Runtime, load
 from tfserving.serving.embedded.errors import RequestError
 
 pytestmark = together
@@ -109,20 +112,34 @@ def test_multi_inference_runs_several_signatures_on_the_same_examples(ask: Asker
         ("examples", "regress", "tensorflow/serving/regress"),
         examples=[example(f=2.0)],
     )
-    # Each signature of this model has a placeholder of its own. A real TensorFlow Serving was seen to feed all of them.
-    if ask.engine.embedded:
-        code, text = refusal(lambda: ask.call("PredictionService/MultiInference", request, MultiInferenceResponse))
-        assert (code, text.split(".")[0]) == ("INVALID_ARGUMENT", "Input tensor must be the same for all Signatures")
-    else:
-        several = ask.call("PredictionService/MultiInference", request, MultiInferenceResponse).results
-        assert classes(several[0].classification_result) == [[("none", 2.0), ("other", -2.0)]]
-        assert [entry.value for entry in several[1].regression_result.regressions] == [4.0]
+    # Each signature of this model has a placeholder of its own.
+    several = ask.call("PredictionService/MultiInference", request, MultiInferenceResponse).results
+    assert classes(several[0].classification_result) == [[("none", 2.0), ("other", -2.0)]]
+    assert [entry.value for entry in several[1].regression_result.regressions] == [4.0]
+    assert [one.model_spec.signature_name for one in several] == ["classify", "regress"]
 
     request = multi(("examples", "regress", "tensorflow/serving/regress"), examples=[example(f=2.0), example()])
     response = ask.call("PredictionService/MultiInference", request, MultiInferenceResponse)
     (result,) = response.results
     assert [entry.value for entry in result.regression_result.regressions] == [4.0, 2.0]
     assert result.model_spec.signature_name == "regress"
+
+
+def test_several_signatures_run_by_themselves_beside_batches(models: Path) -> None:
+    """What is put together with other requests is one signature; so it is in TensorFlow Serving's batching session."""
+    one_row = Batching(Scheduler(1), Scheduler(1), Parameters(max_batch_size=1))
+    tasks = [("examples", name, f"tensorflow/serving/{name}") for name in ("classify", "regress")]
+    servable = load("examples", 1, models / "examples" / "1", Runtime(batching=one_row))
+    try:
+        (_, labels), (_, values) = infer_all(servable, multi(*tasks, examples=[example(f=2.0), example()]))
+        assert isinstance(labels, Classifications)
+        assert labels.rows() == [[(b"none", 2.0), (b"other", -2.0)], [(b"none", 1.0), (b"other", -1.0)]]
+        assert isinstance(values, np.ndarray)
+        assert values.tolist() == [4.0, 2.0]
+        with pytest.raises(RequestError, match="Task size 2 is larger than maximum input batch size 1"):
+            infer_all(servable, multi(tasks[1], examples=[example(), example()]))
+    finally:
+        servable.close()
 
 
 def test_the_same_requests_over_rest(ask: Asker) -> None:

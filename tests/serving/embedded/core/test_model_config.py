@@ -51,7 +51,7 @@ def test_labels_name_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("model_config_list { config { nam", "line 1"),
+        ("model_config_list { config { nam", "Invalid protobuf file: '{path}'; line 1:30 :"),
         ("", "it has no model_config_list"),
         (
             'model_config_list { config { name: "a" base_path: "a" model_platform: "tensorflow" } }',
@@ -65,7 +65,20 @@ def test_labels_name_versions(tmp_path: Path) -> None:
         ),
         (
             'model_config_list { config { name: "a" base_path: "/a" model_platform: "onnx" } }',
-            "model 'a': 'tensorflow' is the only one there is",
+            "Model a requests unsupported platform onnx; model 'a' needs model_platform: 'tensorflow'",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_type: OTHER } }',
+            "ModelServerConfig::model_type choice 2 not supported.; model 'a' needs model_platform: 'tensorflow'",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_type: TENSORFLOW model_platform: "x" } }',
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform.",
+        ),
+        # Names and base paths come first, of all models.
+        (
+            'model_config_list { config { name: "a" base_path: "/a" } config { name: "b" base_path: "b" } }',
+            "Expected model b to have an absolute path or URI; got base_path()=b",
         ),
         ('model_config_list { config { name: "a" base_path: "/a" } }', "model 'a' needs model_platform: 'tensorflow'"),
         (
@@ -82,7 +95,28 @@ def test_a_configuration_that_says_nonsense_is_refused(tmp_path: Path, text: str
         read_config(path)
 
     assert str(failure.value).startswith(f"--model_config_file={path}: ")
-    assert error in str(failure.value)
+    assert error.replace("{path}", str(path)) in str(failure.value)
+
+
+def test_the_deprecated_type_may_name_the_platform(tmp_path: Path) -> None:
+    path = written(tmp_path, 'model_config_list { config { name: "m" base_path: "/m" model_type: TENSORFLOW } }')
+    assert read_config(path) == (Model("m", Path("/m")),)
+
+
+def test_a_model_that_is_served_keeps_its_platform(tmp_path: Path) -> None:
+    """It is refused before one that is new."""
+    entries = "".join(
+        f'config {{ name: "{name}" base_path: "/m" model_platform: "{platform}" }}'
+        for name, platform in (("new", "onnx"), ("m", "torch"))
+    )
+    path = written(tmp_path, f"model_config_list {{ {entries} }}")
+    with pytest.raises(StartError, match="Model new requests unsupported platform onnx"):
+        read_config(path)
+    changed = (
+        "Illegal to change a model's platform. For model m platform was tensorflow and new platform requested is torch"
+    )
+    with pytest.raises(StartError, match=changed):
+        read_config(path, {"m"})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tfserving.foundation.messages import ClassificationRequest, Example, PredictRequest
 from tfserving.foundation.tensors import to_proto
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.grpc.parts import SMALL_BYTES, check_parts, kind_of
+from tfserving.serving.embedded.grpc.parts import SMALL_BYTES, check_parts, kind_of, packed_strings
 
 PREDICT, CLASSIFY = kind_of(PredictRequest.DESCRIPTOR), kind_of(ClassificationRequest.DESCRIPTOR)
 
@@ -55,6 +55,14 @@ def test_a_message_with_more_parts_than_allowed_is_refused_and_others_are_not(
     with pytest.raises(RequestError, match="--max_grpc_parts") as error:
         check_parts(data, kind, max(1, int(parts * 0.9) - 10))
     assert error.value.code is Code.RESOURCE_EXHAUSTED
+
+
+def test_strings_in_content_are_parts_too() -> None:
+    words = to_proto(np.full(6, b"a", object), pack=True)
+    assert packed_strings(words) == 6
+    assert packed_strings(to_proto(np.full(6, b"a", object))) == packed_strings(to_proto(np.ones(6))) == 0
+    words.tensor_shape.dim[0].size = 2**60
+    assert packed_strings(words) == 12
 
 
 def test_a_small_message_is_not_looked_at() -> None:

@@ -22,7 +22,7 @@ def test_answers_are_the_messages_that_protobuf_would_write() -> None:
         wanted.model_spec.name, wanted.model_spec.signature_name = "model", "signature"
         wanted.model_spec.version.value = 3
         for name in ("a", "b" * 200):
-            wanted.outputs[name].CopyFrom(to_proto(array, typed=not content))
+            wanted.outputs[name].CopyFrom(to_proto(array, typed=not content, pack=content))
 
         written = write_response("model", 3, "signature", {"a": array, "b" * 200: array}, content=content)
 

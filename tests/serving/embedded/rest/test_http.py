@@ -48,6 +48,17 @@ def test_a_client_that_waits_for_permission_gets_it(server: Process) -> None:
         assert client.answer()[0] == 200
 
 
+def test_a_client_that_expects_anything_else_is_refused(server: Process) -> None:
+    with connected(server) as client:
+        client.send(post("scale:predict", GOOD, "Expect: 200-ok"))
+        assert client.answer() == (
+            417,
+            b"<HTML><HEAD>\n<TITLE>417 Expectation Failed</TITLE>\n</HEAD><BODY>\n"
+            b"<H1>Expectation Failed</H1>\n</BODY></HTML>\n",
+        )
+        assert client.ended()
+
+
 @pytest.mark.parametrize("request_", [post("scale:predict", GOOD, "Connection: close"), post("scale:predict", GOOD)])
 def test_a_connection_ends_when_its_client_wants_that(server: Process, request_: bytes) -> None:
     with connected(server) as client:

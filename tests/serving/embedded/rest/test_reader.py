@@ -85,3 +85,59 @@ def test_a_large_body_is_read_whatever_its_parts_are() -> None:
     chunked = LINE + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     for size in (1000, 2**18, 2**21):
         assert [found.body for found in read(plain + chunked + plain, size)] == [body] * 3
+
+
+@pytest.mark.parametrize(
+    "expect", [b"Expect: 200-ok", b"Expect:", b"Expect: 100-continue, x", b"Expect: 100-continue;q=1"]
+)
+@pytest.mark.parametrize(
+    "rest", [LENGTH, CHUNKED, b"Content-Length: 99999999999\r\n\r\n"], ids=["length", "chunks", "huge"]
+)
+def test_an_expectation_that_nobody_meets_is_refused_with_the_real_servers_page(expect: bytes, rest: bytes) -> None:
+    with pytest.raises(RefusedError) as refused:
+        read(LINE + expect + b"\r\n" + rest)
+    assert refused.value.status == 417
+    assert refused.value.page is not None
+    assert refused.value.page.kind == b"text/html"
+    assert b"<TITLE>417 Expectation Failed</TITLE>" in refused.value.page.body
+    assert b"<H1>Expectation Failed</H1>" in refused.value.page.body
+
+
+@pytest.mark.parametrize("expect", [b"Expect: 100-continue", b"expect: 100-Continue \r\nExpect: other"])
+def test_a_client_that_waits_may_send_its_body(expect: bytes) -> None:
+    """Of two lines the first counts, in whatever case."""
+    allowed: list[bool] = []
+    reader = Reader(Limits(), "client", lambda: allowed.append(True), lambda _: True)
+    reader.feed(memoryview(LINE + expect + b"\r\nContent-Length: 5\r\n\r\n"))
+    assert allowed == [True]
+
+
+@pytest.mark.parametrize("expect", [b"Expect: 100-continue", b"Expect: 200-ok"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /v1/models/m HTTP/1.1\r\nContent-Length: 0\r\n",
+        b"GET /v1/models/m HTTP/1.1\r\n",
+        b"DELETE /v1/models/m HTTP/1.1\r\nContent-Length: 0\r\n",
+        b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: 0\r\n",
+        b"POST /v1/models/m:predict HTTP/1.0\r\nContent-Length: 0\r\n",
+    ],
+)
+def test_without_a_body_nobody_looks_at_expect(line: bytes, expect: bytes) -> None:
+    allowed: list[bool] = []
+    reader = Reader(Limits(), "client", lambda: allowed.append(True), lambda _: True)
+    reader.feed(memoryview(line + expect + b"\r\n\r\n"))
+    assert len(reader.requests) == 1
+    assert allowed == []
+
+
+def test_an_old_client_expects_nothing() -> None:
+    (request,) = read(LINE.replace(b"1.1", b"1.0") + b"Expect: 200-ok\r\n" + LENGTH)
+    assert request.body == BODY
+
+
+def test_the_first_of_several_lines_counts_and_proxies_may_add_theirs() -> None:
+    lines = b"Origin: a\r\norigin: b\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 1.1.1.1, 10.0.0.1\r\n"
+    (request,) = read(LINE + lines + LENGTH)
+    assert request.headers[b"origin"] == b"a"
+    assert request.headers[b"x-forwarded-for"] == b"6.6.6.6, 1.1.1.1, 10.0.0.1"
