@@ -42,11 +42,12 @@ class ModelServer:
 
     name: str
     command: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
     @property
     def embedded(self) -> bool:
         """Whether it is this project's own."""
-        return self.name == "embedded"
+        return self.name in ("embedded", "grpcio")
 
     def says(self, text: str, explanation: str) -> str:
         """An error text: the real server doesn't explain what was sent and what is wanted."""
@@ -63,6 +64,8 @@ class ModelServer:
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ModelServer("embedded", (sys.executable, "-m", "tfserving.serving.embedded"))
+# The same, where gRPC is carried by grpcio: on loopback it is not.
+GRPCIO = ModelServer("grpcio", EMBEDDED.command, ("--grpc_transport=grpcio",))
 # For tests of what only the real one does: see tests/stand_in/__main__.py.
 STAND_IN = ModelServer("native", (sys.executable, "-m", "tests.stand_in"))
 

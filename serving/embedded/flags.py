@@ -22,6 +22,8 @@ _THREADS = click.IntRange(1, 2**16)
 _MICROSECONDS = click.IntRange(0, 10**15)
 _SECONDS = click.FloatRange(max=1e9)
 _PATH = click.Path(path_type=Path)
+# What may carry gRPC.
+AUTO, NATIVE, GRPCIO = "auto", "native", "grpcio"
 MOST_WORKERS = max(16, 4 * (os.cpu_count() or 1))
 
 
@@ -208,6 +210,12 @@ class Flags:
         _COUNT,
         "How long a gRPC request may take to arrive, in milliseconds; 0: as long as it takes. This server's own flag.",
     ] = 60_000
+    grpc_transport: Annotated[
+        str,
+        click.Choice([AUTO, NATIVE, GRPCIO]),
+        "What carries gRPC: pygrpc-native, which is fast, or grpcio, which has TLS and more limits; auto: "
+        "pygrpc-native on a loopback port, where it can do what the other flags ask. This server's own flag.",
+    ] = AUTO
     max_run_time_in_ms: Annotated[
         int,
         _COUNT,

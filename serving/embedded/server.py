@@ -107,11 +107,11 @@ class Server:
             configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
         self._serving.set()
         answering.open(configuration, *sockets)
-        log.info("%s", _ready(flags, manager.available()))
+        log.info("%s", _ready(self._plan, manager.available()))
         # A signal that comes just before a wait without end doesn't interrupt it: Python runs the handler afterwards.
         while not self._stopping.wait(_SIGNALS_SECONDS):
             pass
-        log.info("draining: requests in flight are answered, new ones are refused")
+        log.info("draining: requests in flight are answered")
         until = time.monotonic() + flags.drain_seconds
         if cut_off := answering.drain(flags.drain_seconds):
             log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)
@@ -215,9 +215,9 @@ def _stop_on_signals(server: Server) -> None:
     signal.signal(signal.SIGINT, stop)
 
 
-def _ready(flags: Flags, available: dict[str, list[int]]) -> str:
-    addresses = [
-        f"{what} on {flags.host}:{port}" for what, port in (("gRPC", flags.port), ("REST", flags.rest_api_port)) if port
-    ]
+def _ready(plan: Plan, available: dict[str, list[int]]) -> str:
+    flags = plan.flags
+    where = ("gRPC", flags.port, f" ({plan.transport})"), ("REST", flags.rest_api_port, "")
+    addresses = [f"{what} on {flags.host}:{port}{how}" for what, port, how in where if port]
     models = [f"{name} {', '.join(map(str, versions))}" for name, versions in available.items()]
     return f"serving: {', '.join(addresses)}; models: {'; '.join(models)}"

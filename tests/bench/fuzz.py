@@ -171,16 +171,16 @@ def measure(server: Process) -> dict[str, float]:
     }
 
 
-def start(folder: Path) -> Process:
+def start(folder: Path, transport: str) -> Process:
     """The server that the corpus' requests are for."""
     head = json.loads((CORPUS / "public/core.jsonl").open(encoding="utf-8").readline())
     (file,) = head["files"]
     (folder / "models.conf").write_text(file["text"].replace("${MODELS}", str(CORPUS / "models")))
     flags = ("--allow_version_labels_for_unavailable_models", "--max_body_bytes=100000000")
-    return Process(f"--model_config_file={folder}/models.conf", *flags)
+    return Process(f"--model_config_file={folder}/models.conf", f"--grpc_transport={transport}", *flags)
 
 
-def fuzz(requests: int, seed: int, only: list[int] | None = None) -> dict[str, Any]:
+def fuzz(requests: int, seed: int, only: list[int] | None = None, transport: str = "auto") -> dict[str, Any]:
     """Sends `requests` requests, or `only` some of them; what came of it, and the first few that were wrong."""
     corpus = recorded()
     statuses: Counter[str] = Counter()
@@ -204,7 +204,7 @@ def fuzz(requests: int, seed: int, only: list[int] | None = None) -> dict[str, A
                 return
 
     with tempfile.TemporaryDirectory() as folder:
-        server = start(Path(folder)).ready()
+        server = start(Path(folder), transport).ready()
         try:
             began = time.monotonic()
             first = requests // 10
@@ -258,8 +258,9 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, nargs="*", help="the numbers of the requests to send")
+    parser.add_argument("--transport", default="auto", choices=["auto", "native", "grpcio"], help="what carries gRPC")
     arguments = parser.parse_args()
-    result = fuzz(arguments.requests, arguments.seed, arguments.only)
+    result = fuzz(arguments.requests, arguments.seed, arguments.only, arguments.transport)
     print(json.dumps(result, indent=2))
     return 1 if result["wrong_in_all"] else 0
 

@@ -166,9 +166,9 @@ def swap(folder: Path, ask: Asker, number: int) -> None:
     wait_until(f"version {new}", lambda: ask.state("swapped", new) == "AVAILABLE")
 
 
-def soak(folder: Path, seconds: float, clients: int, every: float, workers: int) -> dict[str, Any]:
+def soak(folder: Path, seconds: float, clients: int, every: float, *how: str) -> dict[str, Any]:
     """The load, with swaps; then a drain under load."""
-    server = Process(*prepare(folder), f"--workers={workers}").ready()
+    server = Process(*prepare(folder), *how).ready()
     load = Clients(server)
     ask = Asker(server)
     measures = []
@@ -194,7 +194,7 @@ def soak(folder: Path, seconds: float, clients: int, every: float, workers: int)
     return {
         "seconds": round(took),
         "clients": clients,
-        "workers": workers,
+        "flags": how,
         "requests": load.counts.total(),
         "a_second": round(load.counts.total() / took),
         "kinds": dict(load.counts.most_common()),
@@ -226,11 +226,11 @@ def drain(server: Process, clients: int) -> tuple[int, list[str]]:
     return len(answered), [repr(error) for error in lost]
 
 
-def kill_and_restart(folder: Path, workers: int) -> float:
+def kill_and_restart(folder: Path, *how: str) -> float:
     """Kills a server under load and starts another one on its ports; the seconds until that one answers."""
     flags = (f"--model_config_file={folder}/models.config", "--allow_version_labels_for_unavailable_models")
     grpc_port, rest_port = free_port(), free_port()
-    server = Process(*flags, f"--workers={workers}", grpc_port=grpc_port, rest_port=rest_port).ready()
+    server = Process(*flags, *how, grpc_port=grpc_port, rest_port=rest_port).ready()
     load = Clients(server)
     with ThreadPoolExecutor(8) as pool:
         for number in range(8):
@@ -240,7 +240,7 @@ def kill_and_restart(folder: Path, workers: int) -> float:
         server.wait()
         load.ended.set()
     began = time.monotonic()
-    again = Process(*flags, f"--workers={workers}", grpc_port=grpc_port, rest_port=rest_port).ready()
+    again = Process(*flags, *how, grpc_port=grpc_port, rest_port=rest_port).ready()
     Asker(again).predict("fixed", {"x": rows(1)})
     took = time.monotonic() - began
     again.stop()
@@ -254,11 +254,13 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--every", type=float, default=5, help="seconds between swaps")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--transport", default="auto", choices=["auto", "native", "grpcio"], help="what carries gRPC")
     arguments = parser.parse_args()
+    how = (f"--workers={arguments.workers}", f"--grpc_transport={arguments.transport}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        result = soak(folder, arguments.seconds, arguments.clients, arguments.every, arguments.workers)
-        result["killed_and_serving_again_after_seconds"] = kill_and_restart(folder, arguments.workers)
+        result = soak(folder, arguments.seconds, arguments.clients, arguments.every, *how)
+        result["killed_and_serving_again_after_seconds"] = kill_and_restart(folder, *how)
     print(json.dumps(result, indent=2))
     return 1 if result["failed"] or result["drained_with"]["lost"] else 0
 

@@ -22,7 +22,8 @@ from tfserving.serving.embedded.core.source import list_versions
 from tfserving.serving.embedded.core.view import State
 from tfserving.serving.embedded.errors import RequestError, StartError
 from tfserving.serving.embedded.flags import Flags
-from tfserving.serving.embedded.processes import answerer
+from tfserving.serving.embedded.grpc import transport
+from tfserving.serving.embedded.processes import answerer, plan
 from tfserving.serving.embedded.processes.plan import read_plan
 
 
@@ -117,7 +118,8 @@ def await_versions(model: Model) -> None:
 # All that is changed of the embedded server: where, what, and what stands there instead.
 HABITS = (
     (answerer, "Answerer", Answerer),
-    (answerer, "GrpcTransport", LimitedTransport),
+    (answerer, "OverGrpcio", LimitedTransport),
+    (plan, "choose", lambda _: transport.GRPCIO),
     (answerer, "RestFace", Face),
     (configuration, "Configuration", Configuration),
     (configuration, "_check_versions", await_versions),

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from tests.stand_in import log
-from tfserving.serving.embedded.grpc import transport
+from tfserving.serving.embedded.grpc import over_grpcio
 from tfserving.serving.embedded.grpc.face import HEALTH, Methods
 
 # What each load makes to measure the model's size on the disk.
@@ -38,7 +38,7 @@ def loading() -> Iterator[None]:
         loaded.set()
 
 
-class LimitedTransport(transport.GrpcTransport):
+class LimitedTransport(over_grpcio.OverGrpcio):
     """gRPC that refuses what exceeds its threads, whatever the method, before anything counts it."""
 
     def __init__(self, methods: Methods, host: str, port: int, threads: int, **options: Any) -> None:
@@ -54,8 +54,8 @@ class _Limit:
         self._most = most
         self._lock = threading.Lock()
         self._in_flight = 0
-        beside = transport._Beside(1, "grpc-exhausted")
-        self._refusal = transport._refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, REFUSAL, beside)
+        beside = over_grpcio.Beside(1, "grpc-exhausted")
+        self._refusal = over_grpcio.refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, REFUSAL, beside)
 
     def __call__(self, details: grpc.HandlerCallDetails) -> Any:
         handler = self._service(details)

@@ -12,7 +12,8 @@ EMBEDDED = ("grpc_reflection", "httptools", "simdjson", "tensorflow", "uvloop")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "clients": _REPORTS,
     "export": (*_REPORTS, "keras", "pydantic", "ruamel", "tensorflow", "yaml"),
-    "serving": (*_FLEET, *EMBEDDED),
+    # Without pygrpc_native the embedded server uses grpcio.
+    "serving": (*_FLEET, *EMBEDDED, "pygrpc_native"),
     "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
 

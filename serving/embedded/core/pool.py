@@ -14,6 +14,10 @@ for a slow one.
 
 A task that waits for something else than TensorFlow, for its client to send or for its turn, *steps aside*: another
 thread takes its place, so that what it waits for can't keep others waiting.
+
+A pool may have a *source*, from which its threads read their tasks. A thread that has nothing to do reads, one at a
+time, and runs what it read itself: a short task costs no change of threads. When one reads a long task, another thread
+reads next. While all threads run tasks, the pool's watch reads, every tick.
 """
 
 from __future__ import annotations
@@ -21,14 +25,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from math import inf
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Returns tasks: those that are there, or, when it is to wait and there are none, the next ones. None: it has ended.
+Source = Callable[[bool], Sequence[Callable[[], object]] | None]
 
 # A call of TensorFlow that computes longer is long: a wake-up and a switch of threads are some 50 microseconds.
 LONG_SECONDS = 0.0003
@@ -39,8 +47,6 @@ QUIET_TICKS = 20
 # How many tasks of a pool may be aside at a time: each has a thread.
 MOST_ASIDE = 256
 
-_here = threading.local()
-
 
 def call_took(seconds: float) -> None:
     """Tells the pool whose thread this is, if it is a pool's, how long this thread computed in TensorFlow.
@@ -48,53 +54,60 @@ def call_took(seconds: float) -> None:
     It is the thread's own time: what it waited for Python to be free must not count, else one more thread is a reason
     for yet another.
     """
-    if seconds > LONG_SECONDS:
-        task: _Task | None = getattr(_here, "task", None)
-        if task is not None:
-            task.long = True
+    if seconds > LONG_SECONDS and (worker := _here.worker) is not None:
+        worker.long = True
 
 
 def step_aside() -> bool:
     """Gives this thread's place in its pool to another thread, until `step_back`; False when too many are aside."""
-    task: _Task | None = getattr(_here, "task", None)
-    return task is None or task.pool.step_aside(task)
+    worker = _here.worker
+    return worker is None or worker.pool.step_aside(worker)
 
 
 def step_back() -> None:
     """Takes this thread's place in its pool again."""
-    task: _Task | None = getattr(_here, "task", None)
-    if task is not None:
-        task.pool.step_back(task)
+    if (worker := _here.worker) is not None:
+        worker.pool.step_back(worker)
 
 
 def begin_waiting(seconds: float = TICK_SECONDS) -> None:
     """This thread's task waits from now on for something elsewhere: it steps aside when that takes so long."""
-    task: _Task | None = getattr(_here, "task", None)
-    if task is not None:
-        task.started = monotonic()
-        task.patience = seconds
+    if (worker := _here.worker) is not None:
+        worker.started = monotonic()
+        worker.patience = seconds
 
 
 def end_waiting() -> None:
     """What this thread's task waited for is there."""
-    task: _Task | None = getattr(_here, "task", None)
-    if task is not None:
-        task.pool.end_waiting(task)
+    if (worker := _here.worker) is not None:
+        worker.pool.end_waiting(worker)
 
 
-class _Task:
-    __slots__ = ("aside", "call", "long", "patience", "pool", "rewarded", "started")
+class _Worker:
+    """A thread of a pool, and what is known of the task that it runs."""
 
-    def __init__(self, call: Callable[[], None], pool: Pool) -> None:
-        self.call = call
+    __slots__ = ("aside", "busy", "long", "patience", "pool", "rewarded", "started", "woken")
+
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        # It sleeps on a lock of its own.
+        self.woken = threading.Lock()
+        self.woken.acquire()
+        self.busy = False
         self.started = 0.0
         self.long = False
-        # Whether a token was made for it.
+        # Whether a token was made for the task.
         self.rewarded = False
         # How long it waits before it steps aside; None: it doesn't wait for anything elsewhere.
         self.patience: float | None = None
         self.aside = False
+
+
+class _Here(threading.local):
+    worker: _Worker | None = None
+
+
+_here = _Here()
 
 
 class Pool(Executor):
@@ -110,16 +123,18 @@ class Pool(Executor):
         self._most = threads
         self._name = name
         self._lock = threading.Lock()
-        self._waiting: deque[_Task] = deque()
-        self._running: set[_Task] = set()
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._workers: list[_Worker] = []
         # The last one that had something to do is woken first: what it needs may still be in the processor's caches.
-        # Each sleeps on a lock of its own.
-        self._idle: list[threading.Lock] = []
+        self._idle: list[_Worker] = []
         self._threads = 0
-        self._tokens = self._free = self._fewest or threads
+        self._usual = self._tokens = self._free = self._fewest or threads
         # Tokens that are to vanish when the threads that have them are done.
         self._debt = 0
         self._aside = 0
+        self._source: Source | None = None
+        # Whether a thread reads from the source, and whether one was woken to do so.
+        self._reading = self._called = False
         self._ticking = threading.Event()
         threading.Thread(target=self._watch, name=f"{name}-watch", daemon=True).start()
 
@@ -143,40 +158,50 @@ class Pool(Executor):
     def post(self, call: Callable[[], None]) -> None:
         """As `submit`, for a call that raises nothing and whose end nobody waits for here: that costs half."""
         with self._lock:
-            self._waiting.append(_Task(call, self))
+            self._waiting.append(call)
             self._use_free_token()
         if not self._ticking.is_set():
             self._ticking.set()
 
+    def read_from(self, source: Source) -> None:
+        """Has the threads read tasks from `source`, which raises nothing; once in a pool's life."""
+        with self._lock:
+            self._source = source
+            self._use_free_token()
+
     @property
     def load(self) -> int:
         """How many tasks wait or run."""
-        return len(self._waiting) + len(self._running)
+        return len(self._waiting) + sum([worker.busy for worker in self._workers])
 
-    def step_aside(self, task: _Task) -> bool:
+    def oldest(self) -> float:
+        """When the task that runs longest was begun, in seconds of `time.monotonic`; infinity when none runs."""
+        return min((worker.started for worker in self._workers if worker.busy), default=inf)
+
+    def step_aside(self, worker: _Worker) -> bool:
         """See the function of that name."""
         with self._lock:
-            return self._step_aside(task)
+            return self._step_aside(worker)
 
-    def step_back(self, task: _Task) -> None:
+    def step_back(self, worker: _Worker) -> None:
         """See the function of that name."""
         with self._lock:
-            self._step_back(task)
+            self._step_back(worker)
 
-    def end_waiting(self, task: _Task) -> None:
+    def end_waiting(self, worker: _Worker) -> None:
         """See the function of that name."""
-        task.patience = None
+        worker.patience = None
         # The watch may be about to put it aside.
         with self._lock:
-            self._step_back(task)
-            task.started = monotonic()
+            self._step_back(worker)
+            worker.started = monotonic()
 
-    def _step_aside(self, task: _Task) -> bool:
-        if task.aside:
+    def _step_aside(self, worker: _Worker) -> bool:
+        if worker.aside:
             return True
         if self._aside >= MOST_ASIDE:
             return False
-        task.aside = True
+        worker.aside = True
         self._aside += 1
         self._most += 1
         self._tokens += 1
@@ -184,10 +209,10 @@ class Pool(Executor):
         self._use_free_token()
         return True
 
-    def _step_back(self, task: _Task) -> None:
-        if not task.aside:
+    def _step_back(self, worker: _Worker) -> None:
+        if not worker.aside:
             return
-        task.aside = False
+        worker.aside = False
         self._aside -= 1
         self._most -= 1
         self._tokens -= 1
@@ -197,11 +222,14 @@ class Pool(Executor):
             self._debt += 1
 
     def _use_free_token(self) -> bool:
-        """Gives a token that nobody has to a thread that has nothing to do, if there is a task; with the lock held."""
-        if not self._free or not self._waiting:
+        """Gives a token that nobody has to an idle thread, if there is a task, or nobody reads; with the lock held."""
+        if not self._free:
+            return False
+        reads = self._source is not None and not self._reading and not self._called
+        if not (self._waiting or reads):
             return False
         if self._idle:
-            self._idle.pop().release()
+            self._idle.pop().woken.release()
         elif self._threads < self._most:
             thread = threading.Thread(target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True)
             try:
@@ -213,47 +241,88 @@ class Pool(Executor):
         else:
             return False
         self._free -= 1
+        self._called = reads
         return True
 
     def _work(self) -> None:
-        """A thread's life; it has a token whenever it isn't idle."""
-        woken = threading.Lock()
-        woken.acquire()
+        """A thread's life; it has a token whenever it isn't idle. Without a reason it takes no lock."""
+        me = _here.worker = _Worker(self)
+        with self._lock:
+            self._workers.append(me)
+        waiting = self._waiting
         while True:
-            with self._lock:
-                task = self._waiting.popleft() if self._waiting else None
-                if task is None:
-                    self._release_token()
-                    self._idle.append(woken)
-                else:
-                    task.started = monotonic()
-                    self._running.add(task)
-            if task is None:
-                woken.acquire()
+            if not waiting:
+                self._find_work(me)
                 continue
-            _here.task = task
             try:
-                task.call()
+                call = waiting.popleft()
+            except IndexError:
+                # Another thread was quicker.
+                continue
+            me.started = monotonic()
+            me.busy = True
+            try:
+                call()
             except Exception:
                 # Whatever a task forgot must not cost the pool a thread.
                 log.exception("a task of the pool %r failed", self._name)
-            with self._lock:
-                self._running.discard(task)
-                self._step_back(task)
-                if self._debt:
-                    self._debt -= 1
-                    self._idle.append(woken)
-                    self._use_free_token()
-                    task = None
-                elif task.long:
-                    self._reward(task)
-                elif self._fewest and self._tokens - 1 > self._aside + sum(running.long for running in self._running):
-                    self._tokens -= 1
-                    self._idle.append(woken)
-                    self._use_free_token()
-                    task = None
-            if task is None:
-                woken.acquire()
+            me.busy = False
+            if me.long or me.rewarded or me.aside or self._debt or self._tokens != self._usual:
+                self._settle(me)
+
+    def _find_work(self, me: _Worker) -> None:
+        """Reads from the source, or sleeps until there is something to do."""
+        with self._lock:
+            self._called = False
+            if self._waiting:
+                return
+            source = None if self._reading else self._source
+            if source is not None:
+                self._reading = True
+            else:
+                self._release_token()
+                self._idle.append(me)
+        if source is not None:
+            self._read(source, wait=True)
+        else:
+            me.woken.acquire()
+
+    def _settle(self, me: _Worker) -> None:
+        """After a task that wasn't short, or while there are more tokens than usual."""
+        with self._lock:
+            self._step_back(me)
+            if self._debt:
+                self._debt -= 1
+                sleeps = True
+            elif me.long:
+                self._reward(me)
+                sleeps = False
+            else:
+                long = sum([worker.busy and worker.long for worker in self._workers])
+                sleeps = bool(self._fewest) and self._tokens - 1 > self._aside + long
+                self._tokens -= sleeps
+            me.long = me.rewarded = False
+            if sleeps:
+                self._idle.append(me)
+                self._use_free_token()
+        if sleeps:
+            me.woken.acquire()
+
+    def _read(self, source: Source, *, wait: bool) -> None:
+        """Reads tasks, which this thread and others run next."""
+        calls = source(wait)
+        with self._lock:
+            self._reading = False
+            if calls is None:
+                self._source = None
+                return
+            self._waiting.extend(calls)
+            # A thread that reads runs the first itself, and another one reads.
+            for _ in range(len(calls) + (not wait)):
+                if not self._use_free_token():
+                    break
+        if calls and not self._ticking.is_set():
+            self._ticking.set()
 
     def _release_token(self) -> None:
         if self._debt:
@@ -261,33 +330,42 @@ class Pool(Executor):
         else:
             self._free += 1
 
-    def _reward(self, task: _Task) -> None:
+    def _reward(self, worker: _Worker) -> None:
         """Makes one more token for a long task, with the lock held."""
-        if not task.rewarded and self._tokens < self._most:
+        if not worker.rewarded and self._tokens < self._most:
             self._tokens += 1
             self._free += 1
-        task.rewarded = True
+        worker.rewarded = True
         while self._use_free_token():
             pass
 
     def _watch(self) -> None:
-        """Finds the tasks that take longer than a tick."""
+        """Finds the tasks that take longer than a tick; reads when no thread does."""
         quiet = 0
         while True:
             self._ticking.wait()
             sleep(TICK_SECONDS)
+            source = None
             with self._lock:
-                now = monotonic()
-                for task in list(self._running):
-                    took, patience = now - task.started, task.patience
+                now, busy = monotonic(), False
+                for worker in self._workers:
+                    if not worker.busy:
+                        continue
+                    busy = True
+                    took, patience = now - worker.started, worker.patience
                     if patience is not None and took > patience:
-                        self._step_aside(task)
-                    elif took > TICK_SECONDS and not task.rewarded and not task.aside:
-                        task.long = True
-                        self._reward(task)
-                quiet = 0 if self._running or self._waiting else quiet + 1
+                        self._step_aside(worker)
+                    elif took > TICK_SECONDS and not worker.rewarded and not worker.aside:
+                        worker.long = True
+                        self._reward(worker)
+                if not self._reading and self._source is not None:
+                    source = self._source
+                    self._reading = True
+                quiet = 0 if busy or self._waiting else quiet + 1
                 if quiet > QUIET_TICKS:
                     self._ticking.clear()
+            if source is not None:
+                self._read(source, wait=False)
 
 
 class EagerPool(Pool):

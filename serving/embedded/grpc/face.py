@@ -1,6 +1,6 @@
 """The gRPC face: TensorFlow Serving's services over the core.
 
-`methods` are functions from bytes to bytes, which know nothing of what carries them; see `transport`.
+`methods` are functions from bytes to bytes. They know nothing of what carries them: `over_native` or `over_grpcio`.
 """
 
 from __future__ import annotations

@@ -1,299 +1,78 @@
-"""gRPC over grpcio: which thread runs a call, and which calls are refused.
+"""Which library carries gRPC: pygrpc-native where it can do what the flags ask, else grpcio.
 
-                                  room in the pool         the message, in time
-    call ──► a method of ours? ──────────────────► thread ──────────────────────► it runs ──► a response, or a status
-                   │ no                │ no                      │ no
-                   ▼                   ▼                         ▼
-             UNIMPLEMENTED    RESOURCE_EXHAUSTED            it is cancelled
-
-Predictions have a pool of their own. What others use to look after the server, health, status, metadata, has another
-one, so that it never waits for predictions; a reload of the configuration, which may take minutes, a third.
+pygrpc-native needs a third of grpcio's CPU, see docs/performance.md. It can't do all that grpcio does, and it has no
+limit for what a client sends before a message is there: see docs/security.md. So it is chosen only for a port of the
+loopback address, unless a flag names it.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from time import monotonic
-from typing import Any
+import importlib.util
+import socket
+from dataclasses import dataclass
+from ipaddress import ip_address
 
-import grpc
+from tfserving.serving.embedded import flags as names
+from tfserving.serving.embedded.errors import StartError
+from tfserving.serving.embedded.flags import Flags
 
-from tfserving.serving.embedded.core.deadline import deadline
-from tfserving.serving.embedded.core.pool import EagerPool, Pool
-from tfserving.serving.embedded.errors import Code, RequestError, StartError
-from tfserving.serving.embedded.grpc import reflection
-from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Method, Methods
-from tfserving.serving.embedded.grpc.receiving import Receiving
-from tfserving.serving.embedded.grpc.reflection import Reflection
-from tfserving.serving.embedded.observability.access_log import AccessLog
-from tfserving.serving.embedded.tls import Tls
-
-log = logging.getLogger(__name__)
-
-LONGEST_DETAILS = 1024
-# A drain holds answers back until for so many ticks nothing came, and at most so long.
-TICK_SECONDS, QUIET_TICKS, LONGEST_HOLD_SECONDS = 0.01, 10, 1.0
-CONTROL_THREADS = 2
-# Calls that wait for a thread, when nothing else is said; each takes some kilobytes.
-MOST_CALLS = 10_000
-MOST_STREAMS = 2_000
-# To grpcio a call without a deadline has one in the far future, of a century and more.
-NO_DEADLINE = 1e9
+# gRPC's own settings that pygrpc-native has, by its names for them.
+SETTINGS = {
+    "grpc.keepalive_time_ms": "keepalive_time_ms",
+    "grpc.keepalive_timeout_ms": "keepalive_timeout_ms",
+    "grpc.keepalive_permit_without_calls": "keepalive_permit_without_calls",
+    "grpc.max_concurrent_streams": "max_concurrent_streams",
+    "grpc.absolute_max_metadata_size": "max_metadata_size",
+}
 
 
-class GrpcTransport:
-    """Methods over grpcio, in a pool of `threads` handler threads."""
+@dataclass(frozen=True)
+class Transport:
+    """Whether pygrpc-native carries gRPC, and why not."""
 
-    def __init__(
-        self,
-        methods: Methods,
-        host: str,
-        port: int,
-        threads: int,
-        *,
-        eager: bool = False,
-        explain: bool = True,
-        most_in_flight: int = 0,
-        largest_message: int = 0,
-        receive_seconds: float | None = None,
-        tls: Tls | None = None,
-        socket_path: str = "",
-        settings: Mapping[str, str] | None = None,
-        shared: bool = False,
-        access_log: AccessLog | None = None,
-    ) -> None:
-        """Requests that are batched wait for each other, which needs an `eager` pool.
+    native: bool
+    why: str = ""
 
-        Beyond `most_in_flight` predictions, and `largest_message` bytes, gRPC refuses requests; 0 is no limit. A
-        request's message has to be there within `receive_seconds`.
-
-        It listens on the UNIX socket `socket_path`, too; `settings` are gRPC's own, by their names. With `shared`
-        other processes may listen on the same port, and each connection is one's.
-        """
-        self._open = threading.Event()
-        self._open.set()
-        self._stopped = threading.Event()
-        services = [name.strip("/").partition("/")[0] for name in methods]
-        self._reflection = Reflection(*sorted(set(services)))
-        self._receiving = Receiving(receive_seconds)
-        self._pool = (EagerPool if eager else Pool)(threads, "grpc")
-        self._until = 0.0
-        self._handlers = _Handlers(
-            {
-                name: _Behaviour(name, method, self._receiving, self._open, explain=explain, access_log=access_log)
-                for name, method in methods.items()
-            },
-            self._pool,
-            most_in_flight or MOST_CALLS,
-            explain=explain,
-        )
-        for name in reflection.METHODS:
-            self._handlers.add(name, self._reflection.handler())
-        self._server = grpc.server(
-            # Any executor will do, whatever the type says.
-            self._pool,  # type: ignore[arg-type]
-            handlers=[self._handlers],
-            options=(
-                ("grpc.max_receive_message_length", largest_message or -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_concurrent_streams", MOST_STREAMS),
-                ("grpc.so_reuseport", int(shared)),
-                *((key, int(value) if value.isdecimal() else value) for key, value in (settings or {}).items()),
-            ),
-        )
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            if tls:
-                bound = self._server.add_secure_port(where, _credentials(tls))
-            else:
-                bound = self._server.add_insecure_port(where)
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise StartError(f"--port={port}: gRPC can't listen on {host}:{port}")
-        if socket_path:
-            self._listen_on_socket(socket_path)
-
-    def _listen_on_socket(self, path: str) -> None:
-        try:
-            bound = self._server.add_insecure_port(f"unix:{path}")
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise StartError(f"--grpc_socket_path={path}: gRPC can't listen there")
-
-    def start(self) -> None:
-        """Begins to answer."""
-        self._server.start()
-
-    def hold(self) -> None:
-        """Has handlers pause until `finish`, and returns when no more requests come.
-
-        `refuse` cancels what gRPC reads from then on. Clients that wait for an answer send no others, those that just
-        had one may be about to. A tick that comes late says that the machine is busy, and that they may be late, too.
-        """
-        self._open.clear()
-        quiet, seen, until = 0, -1, monotonic() + LONGEST_HOLD_SECONDS
-        while quiet < QUIET_TICKS and (now := monotonic()) < until:
-            time.sleep(TICK_SECONDS)
-            late = monotonic() - now > 2 * TICK_SECONDS
-            quiet = 0 if late or self._handlers.calls != seen else quiet + 1
-            seen = self._handlers.calls
-
-    def refuse(self, grace: float) -> None:
-        """Closes the door; requests in flight are cancelled when `grace` seconds are over."""
-        self._until = monotonic() + grace
-        self._stopped = self._server.stop(grace)
-
-    def finish(self, grace: float) -> int:  # noqa: ARG002 - `refuse` was told
-        """Returns when requests in flight are answered, or cancelled: how many those are."""
-        self._reflection.end()
-        self._receiving.hurry()
-        self._open.set()
-        self._stopped.wait()
-        return self._pool.load if monotonic() >= self._until else 0
+    def __str__(self) -> str:
+        return f"{'pygrpc-native' if self.native else 'grpcio'}{self.why and f': {self.why}'}"
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(tls.key.encode(), tls.certificate.encode())],
-        root_certificates=tls.ca.encode() or None,
-        require_client_auth=tls.verify_clients,
-    )
+GRPCIO = Transport(native=False)
 
 
-class _Behaviour:
-    """How one method runs, in a thread of its pool.
-
-    To grpcio it takes a stream: else grpcio would read the message itself, in this thread, and wait for it for ever.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        method: Method,
-        receiving: Receiving,
-        opened: threading.Event,
-        *,
-        explain: bool,
-        access_log: AccessLog | None,
-    ) -> None:
-        self._name = name
-        self._method = method
-        self._receiving = receiving
-        self._opened = opened
-        self._explain = explain
-        self._access_log = access_log
-
-    def __call__(self, messages: Iterator[bytes], context: Any) -> bytes:
-        """The response's bytes. Raises what `context.abort` raises when there is none."""
-        data = self._receiving.read(messages, context)
-        if data is None:
-            # grpcio's words for a call without a message; one that is cancelled gets nothing.
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, f'"{self._name}" requires exactly one request message.')
-            return b""
-        self._opened.wait()
-        if not context.is_active():
-            # Nobody waits for it any more.
-            return b""
-        left = context.time_remaining()
-        deadline.until = None if left > NO_DEADLINE else monotonic() + left
-        if self._access_log is None:
-            status, result = self._run(data)
-        else:
-            status, result = self._logged(data, context, self._access_log)
-        if status is not None:
-            context.abort(status, result)
-        return result  # type: ignore[return-value]
-
-    def _run(self, data: bytes) -> tuple[grpc.StatusCode | None, bytes | str]:
-        """The response, or a status and its details."""
-        try:
-            return None, self._method(data)
-        except RequestError as error:
-            code, details = error.code, error.say(explain=self._explain)
-        except Exception as error:
-            log.exception("a gRPC request failed")
-            code, details = Code.INTERNAL, f"{type(error).__name__}: {error}"
-        if len(details) > LONGEST_DETAILS:
-            details = details[:LONGEST_DETAILS] + "...TRUNCATED"
-        return _STATUS[code], details
-
-    def _logged(self, data: bytes, context: Any, access_log: AccessLog) -> tuple[grpc.StatusCode | None, bytes | str]:
-        began = access_log.begin()
-        status, result = self._run(data)
-        access_log.write(
-            began,
-            "grpc",
-            method=self._name,
-            client=context.peer(),
-            status=(status or grpc.StatusCode.OK).name,
-            request_bytes=len(data),
-            response_bytes=0 if status else len(result),
-        )
-        return status, result
+def choose(flags: Flags) -> Transport:
+    """What the flags ask for. Raises StartError when they ask for pygrpc-native and for what it can't do."""
+    if flags.grpc_transport == names.GRPCIO:
+        return GRPCIO
+    missing = _missing(flags)
+    if flags.grpc_transport == names.NATIVE:
+        if missing:
+            raise StartError(f"--grpc_transport={names.NATIVE}: {missing}; --grpc_transport={names.GRPCIO} can do it")
+        return Transport(native=True)
+    if not missing and flags.grpc_receive_timeout_in_ms != Flags.grpc_receive_timeout_in_ms:
+        missing = "pygrpc-native has no --grpc_receive_timeout_in_ms"
+    if not missing and not _is_loopback(flags.host):
+        missing = f"pygrpc-native bounds no message before it is there, and others reach {flags.host}"
+    return Transport(not missing, missing)
 
 
-class _Beside(ThreadPoolExecutor):
-    """A pool as grpcio wants it for single methods: their behaviours name it."""
-
-    def __init__(self, threads: int, name: str) -> None:
-        super().__init__(1)
-        self._pool = Pool(threads, name)
-
-    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As the pool does."""
-        return self._pool.submit(call, *args, **kwargs)
-
-
-class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, behaviours: Mapping[str, _Behaviour], predictions: Pool, most: int, *, explain: bool) -> None:
-        control, reload = _Beside(CONTROL_THREADS, "grpc-control"), _Beside(1, "grpc-reload")
-        self._handlers: dict[str, Any] = {}
-        for name, behaviour in behaviours.items():
-            if name not in PREDICTIONS:
-                # By this name grpcio finds who shall run a method.
-                behaviour.experimental_thread_pool = reload if name == RELOAD else control  # type: ignore[attr-defined]
-            self._handlers[name] = grpc.stream_unary_rpc_method_handler(behaviour)
-        beside = _Beside(1, "grpc-refuse")
-        full = f"{most} requests are in flight already, no more are taken; try again later"
-        self._full = _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, full, beside)
-        # grpcio has words for this; TensorFlow Serving has none.
-        unknown = "this server has no such method" if explain else ""
-        self._unknown = _refusal(grpc.StatusCode.UNIMPLEMENTED, unknown, beside)
-        self._predictions = predictions
-        self._most = most
-        # How many calls came, counted by the one thread that hands them over.
-        self.calls = 0
-
-    def add(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
-        """Adds a method that is no function of bytes."""
-        self._handlers[name] = handler
-
-    def service(self, details: grpc.HandlerCallDetails) -> Any:
-        self.calls += 1
-        handler = self._handlers.get(details.method)
-        if handler is None:
-            return self._unknown
-        if details.method in PREDICTIONS and self._predictions.load >= self._most:
-            return self._full
-        return handler
+def _missing(flags: Flags) -> str:
+    """What pygrpc-native can't do of what the flags ask; nothing when it can."""
+    if importlib.util.find_spec("pygrpc_native") is None:
+        return "pygrpc-native isn't installed"
+    if flags.ssl_config_file is not None:
+        return "pygrpc-native has no TLS"
+    if flags.grpc_socket_path:
+        return "pygrpc-native has no --grpc_socket_path beside the port"
+    for key, value in flags.grpc_settings.items():
+        if key not in SETTINGS or not value.isdecimal():
+            return f"pygrpc-native has no setting {key}={value}"
+    return ""
 
 
-def _refusal(status: grpc.StatusCode, details: str, pool: _Beside) -> Any:
-    """Refuses a call, without reading its message."""
-
-    def refuse(_messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        context.abort(status, details)
-        yield b""
-
-    refuse.experimental_thread_pool = pool  # type: ignore[attr-defined]
-    # A stream both ways, so that a client of any kind of method gets a status and no message.
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-_STATUS = {Code(status.value[0]): status for status in grpc.StatusCode if status is not grpc.StatusCode.OK}
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return False
+    return all(ip_address(one[4][0]).is_loopback for one in found)

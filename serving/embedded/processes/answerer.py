@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
@@ -20,7 +20,7 @@ from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.grpc.answers import Reload
 from tfserving.serving.embedded.grpc.face import methods
-from tfserving.serving.embedded.grpc.transport import GrpcTransport
+from tfserving.serving.embedded.grpc.over_grpcio import OverGrpcio
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.access_log import AccessLog
 from tfserving.serving.embedded.observability.request_log import RequestLog
@@ -193,21 +193,30 @@ class Answerer:
             most_parts=flags.max_grpc_parts,
             reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
-        transport = GrpcTransport(
-            answers,
-            *ports.address(claimed),
-            threads=flags.grpc_max_threads,
-            eager=flags.enable_batching,
-            explain=flags.explain_errors,
-            most_in_flight=flags.max_requests_in_flight,
-            largest_message=flags.max_body_bytes,
-            receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,
-            tls=self._plan.tls,
-            socket_path=flags.grpc_socket_path,
-            settings=flags.grpc_settings,
-            shared=self._shared,
-            access_log=self._access_log,
-        )
+        how: dict[str, Any] = {
+            "threads": flags.grpc_max_threads,
+            "eager": flags.enable_batching,
+            "explain": flags.explain_errors,
+            "most_in_flight": flags.max_requests_in_flight,
+            "largest_message": flags.max_body_bytes,
+            "settings": flags.grpc_settings,
+            "shared": self._shared,
+            "access_log": self._access_log,
+        }
+        transport: Face
+        if self._plan.transport.native:
+            from tfserving.serving.embedded.grpc.over_native import OverNative
+
+            transport = OverNative(answers, *ports.address(claimed), **how)
+        else:
+            transport = OverGrpcio(
+                answers,
+                *ports.address(claimed),
+                receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,
+                tls=self._plan.tls,
+                socket_path=flags.grpc_socket_path,
+                **how,
+            )
         # gRPC has a socket of its own on that port now.
         claimed.close()
         return transport

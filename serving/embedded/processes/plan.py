@@ -10,6 +10,7 @@ from tfserving.serving.embedded.core.batching import Parameters, read_parameters
 from tfserving.serving.embedded.core.model_config import Model, read_config, single_model
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.flags import Flags
+from tfserving.serving.embedded.grpc.transport import GRPCIO, Transport, choose
 from tfserving.serving.embedded.tls import Tls, read_tls
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -20,7 +21,7 @@ class Plan:
     """The flags, and what is in their files.
 
     `batching` is how requests are batched and by how many threads, `metrics_path` where Prometheus asks,
-    `session_config` a serialized ConfigProto.
+    `session_config` a serialized ConfigProto, `transport` what carries gRPC.
     """
 
     flags: Flags
@@ -29,6 +30,7 @@ class Plan:
     metrics_path: bytes | None = None
     tls: Tls | None = None
     session_config: bytes = b""
+    transport: Transport = GRPCIO
 
 
 def read_plan(flags: Flags) -> Plan:
@@ -40,6 +42,7 @@ def read_plan(flags: Flags) -> Plan:
         _metrics_path(flags),
         read_tls(flags.ssl_config_file) if flags.ssl_config_file is not None else None,
         _session_config(flags),
+        choose(flags),
     )
 
 

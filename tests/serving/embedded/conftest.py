@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +55,10 @@ def prepared() -> Iterator[ModelServer]:
 @pytest.fixture(scope="session")
 def quick(engine: ModelServer, request: pytest.FixtureRequest) -> ModelServer:
     """The model server of this test, as quickly started as it can be."""
-    server: ModelServer = request.getfixturevalue("prepared") if engine.embedded else engine
-    return server
+    if not engine.embedded:
+        return engine
+    server: ModelServer = request.getfixturevalue("prepared")
+    return dataclasses.replace(engine, command=server.command)
 
 
 def starting(engine: ModelServer) -> Iterator[Start]:

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.servers import EMBEDDED, ModelServer
+from tests.servers import EMBEDDED, GRPCIO, ModelServer, model_servers
 from tfserving.foundation.messages import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -40,6 +40,11 @@ STOP_SECONDS = 60.0
 PREPARED = Path(__file__).with_name("prepared.py")
 # Tests of what the real server lacks or does otherwise, and of what is said in words of this project.
 embedded_only = pytest.mark.parametrize("engine", [EMBEDDED], indirect=True, ids=["embedded"])
+# Tests of what depends on the library that carries gRPC.
+both_transports = pytest.mark.parametrize(
+    "engine", [*model_servers(), GRPCIO], indirect=True, ids=lambda engine: engine.name
+)
+both_embedded = pytest.mark.parametrize("engine", [EMBEDDED, GRPCIO], indirect=True, ids=lambda engine: engine.name)
 # Tests that ask the shared server, or have servers forked off the one that imported TensorFlow.
 together = pytest.mark.xdist_group("servers")
 
@@ -110,7 +115,7 @@ class Process:
         self.lines: list[str] = []
         ports = (f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port}")
         self.process = subprocess.Popen(
-            [*engine.command, *ports, *flags],
+            [*engine.command, *ports, *engine.flags, *flags],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.servers import ModelServer
-from tests.serving.embedded.running import ROOT, embedded_only, prepared
+from tests.serving.embedded.running import ROOT, both_embedded, both_transports, prepared
 from tfserving.serving.embedded.release import installed, minor
 
 CORPUS = ROOT / "tests/conformance"
@@ -43,7 +43,7 @@ def command(engine: ModelServer) -> Iterator[str]:
         yield shlex.join(engine.command)
         return
     with prepared(**ENV) as server:
-        yield shlex.join([*server.command, *AS_THE_REAL_ONE])
+        yield shlex.join([*server.command, *engine.flags, *AS_THE_REAL_ONE])
 
 
 def play(command: str, transcripts: list[Path], results: Path) -> list[dict[str, Any]]:
@@ -70,6 +70,7 @@ def exact(results: Iterable[dict[str, Any]]) -> float:
     return buckets["exact"] / buckets.total()
 
 
+@both_transports
 @pytest.mark.timeout(900)
 def test_nothing_is_answered_wrongly(results: list[dict[str, Any]], engine: ModelServer) -> None:
     """Of the real server, another release than the recorded one may have other words."""
@@ -78,13 +79,14 @@ def test_nothing_is_answered_wrongly(results: list[dict[str, Any]], engine: Mode
     assert {result["id"]: result["why"] for result in results if result["bucket"] == "wrong"}.keys() <= documented
 
 
-@embedded_only
+@both_embedded
 def test_whatever_differs_is_documented(results: list[dict[str, Any]]) -> None:
     differing = {result["id"]: result["why"] for result in results if result["bucket"] != "exact"}
     assert differing.keys() - DOCUMENTED == set(), [differing[one] for one in differing.keys() - DOCUMENTED]
     assert DOCUMENTED - differing.keys() == set()
 
 
+@both_transports
 def test_nearly_all_is_answered_byte_for_byte(results: list[dict[str, Any]]) -> None:
     assert exact(result for result in results if result["category"].startswith("rest-")) >= 0.98
     predict = ("grpc-dtypes", "grpc-inputs", "grpc-output-filter", "grpc-shapes", "grpc-tensor-form", "grpc-values")

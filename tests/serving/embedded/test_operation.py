@@ -21,7 +21,16 @@ import pytest
 from tests.authority import Authority
 from tests.servers import ModelServer
 from tests.serving.embedded import saved_models
-from tests.serving.embedded.running import Asker, Gate, Process, Start, embedded_only, together, wait_until
+from tests.serving.embedded.running import (
+    Asker,
+    Gate,
+    Process,
+    Start,
+    both_embedded,
+    embedded_only,
+    together,
+    wait_until,
+)
 from tests.serving.embedded.saved_models import rows
 from tfserving.foundation.messages import PredictRequest, PredictResponse
 from tfserving.foundation.tensors import to_proto
@@ -69,7 +78,7 @@ def test_models_are_not_listed_unless_that_is_wanted(server: Process) -> None:
     assert get(server, "/v1/models").json() == {"error": "Missing model name in request."}
 
 
-@embedded_only
+@both_embedded
 def test_bodies_beyond_the_limit_are_refused_and_the_server_goes_on(start: Start, models: Path) -> None:
     server = start(f"--model_base_path={models}/scale", "--max_body_bytes=1000").ready()
     ask = Asker(server)
@@ -85,7 +94,7 @@ def test_bodies_beyond_the_limit_are_refused_and_the_server_goes_on(start: Start
     ask.close()
 
 
-@embedded_only
+@both_embedded
 def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, models: Path, tmp_path: Path) -> None:
     flags = ("--max_requests_in_flight=2", "--allow_file_and_python_ops")
     ask = Asker(start(f"--model_base_path={models}/gated", *flags).ready())
@@ -103,7 +112,7 @@ def test_requests_beyond_the_limit_in_flight_are_refused_at_once(start: Start, m
     ask.close()
 
 
-@embedded_only
+@both_embedded
 @pytest.mark.alone
 def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Asker) -> None:
     head = b"POST /v1/models/scale:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"

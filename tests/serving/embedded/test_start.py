@@ -213,7 +213,8 @@ def test_ports_open_only_when_the_models_are_there(start: Start, models: Path, e
 
     assert not opened_early
     assert server.output.endswith(
-        f"serving: gRPC on 127.0.0.1:{server.grpc_port}, REST on 127.0.0.1:{server.rest_port}; models: scale 2\n"
+        f"serving: gRPC on 127.0.0.1:{server.grpc_port} (pygrpc-native), REST on 127.0.0.1:{server.rest_port}; "
+        "models: scale 2\n"
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, wait
+from functools import partial
 
 import pytest
 
+from tests.servers import wait_for
 from tfserving.serving.embedded.core.pool import LONG_SECONDS, EagerPool, Pool, call_took
 
 
@@ -123,3 +127,64 @@ def test_many_threads_may_submit() -> None:
 
 def test_calls_outside_of_a_pool_are_nobodys() -> None:
     call_took(1.0)
+
+
+class Line:
+    """Tasks that a pool reads one by one, as a library hands them over."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self.readers: list[str] = []
+
+    def put(self, *tasks: Callable[[], object] | None) -> None:
+        for task in tasks:
+            self._tasks.put(task)
+
+    def read(self, wait: bool) -> list[Callable[[], object]] | None:
+        try:
+            task = self._tasks.get(block=wait)
+        except queue.Empty:
+            return []
+        self.readers.append(threading.current_thread().name)
+        return None if task is None else [task]
+
+
+def test_the_thread_that_reads_a_short_task_runs_it() -> None:
+    pool, line = Pool(4, "reads"), Line()
+    ran: list[str] = []
+    line.put(*[partial(lambda: ran.append(threading.current_thread().name))] * 500)
+    pool.read_from(line.read)
+    wait_for(lambda: len(ran) == 500)
+    assert sum(one == other for one, other in zip(ran, line.readers, strict=True)) > 400
+    assert mostly_one(map(hash, ran))
+
+
+def test_while_one_task_read_takes_long_others_are_read_and_run() -> None:
+    pool, line, gate = Pool(2, "reads-on"), Line(), threading.Event()
+    ran: list[int] = []
+    line.put(partial(gate.wait, 30), *[partial(ran.append, number) for number in range(20)])
+    pool.read_from(line.read)
+    wait_for(lambda: len(ran) == 20)
+    assert not gate.is_set()
+    gate.set()
+
+
+def test_when_all_threads_are_busy_the_pool_reads_on_and_runs_later() -> None:
+    pool, line, gate = Pool(2, "full"), Line(), threading.Event()
+    ran: list[int] = []
+    line.put(*[partial(gate.wait, 30)] * 2, partial(ran.append, 1))
+    pool.read_from(line.read)
+    wait_for(lambda: line.readers[-1:] == ["full-watch"])
+    assert pool.load == 3
+    assert pool.oldest() < time.monotonic()
+    gate.set()
+    wait_for(lambda: pool.load == 0)
+    assert ran == [1]
+    assert pool.oldest() == math.inf
+
+
+def test_a_pool_goes_on_when_its_source_has_ended() -> None:
+    pool, line = Pool(2, "ended"), Line()
+    line.put(None)
+    pool.read_from(line.read)
+    assert pool.submit(lambda: "answered").result(5) == "answered"

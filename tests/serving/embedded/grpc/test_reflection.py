@@ -14,11 +14,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from tests.serving.embedded.running import Asker, Start, embedded_only, together
+from tests.serving.embedded.running import Asker, Start, both_embedded, together
 from tests.serving.embedded.saved_models import rows
 from tfserving.serving.embedded.grpc import reflection
 
-pytestmark = [embedded_only, together]
+pytestmark = [both_embedded, together]
 
 
 def reflect(ask: Asker, **asked: Any) -> Any:

@@ -1,0 +1,247 @@
+"""gRPC over grpcio: which thread runs a call, and which calls are refused.
+
+                                  room in the pool         the message, in time
+    call ──► a method of ours? ──────────────────► thread ──────────────────────► it runs ──► a response, or a status
+                   │ no                │ no                      │ no
+                   ▼                   ▼                         ▼
+             UNIMPLEMENTED    RESOURCE_EXHAUSTED            it is cancelled
+
+Predictions have a pool of their own. What others use to look after the server, health, status, metadata, has another
+one, so that it never waits for predictions; a reload of the configuration, which may take minutes, a third.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import grpc
+
+from tfserving.serving.embedded.core.pool import EagerPool, Pool
+from tfserving.serving.embedded.errors import Code, StartError
+from tfserving.serving.embedded.grpc import reflection
+from tfserving.serving.embedded.grpc.answering import (
+    CONTROL_THREADS,
+    MOST_CALLS,
+    MOST_STREAMS,
+    Answering,
+    full,
+    unknown,
+    wait_until_quiet,
+)
+from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
+from tfserving.serving.embedded.grpc.receiving import Receiving
+from tfserving.serving.embedded.grpc.reflection import Reflection
+from tfserving.serving.embedded.observability.access_log import AccessLog
+from tfserving.serving.embedded.tls import Tls
+
+# To grpcio a call without a deadline has one in the far future, of a century and more.
+NO_DEADLINE = 1e9
+
+
+class OverGrpcio:
+    """Methods over grpcio, in a pool of `threads` handler threads."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        host: str,
+        port: int,
+        threads: int,
+        *,
+        eager: bool = False,
+        explain: bool = True,
+        most_in_flight: int = 0,
+        largest_message: int = 0,
+        receive_seconds: float | None = None,
+        tls: Tls | None = None,
+        socket_path: str = "",
+        settings: Mapping[str, str] | None = None,
+        shared: bool = False,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        """Requests that are batched wait for each other, which needs an `eager` pool.
+
+        Beyond `most_in_flight` predictions, and `largest_message` bytes, gRPC refuses requests; 0 is no limit. A
+        request's message has to be there within `receive_seconds`.
+
+        It listens on the UNIX socket `socket_path`, too; `settings` are gRPC's own, by their names. With `shared`
+        other processes may listen on the same port, and each connection is one's.
+        """
+        self._open = threading.Event()
+        self._open.set()
+        self._stopped = threading.Event()
+        services = [name.strip("/").partition("/")[0] for name in methods]
+        self._reflection = Reflection(*sorted(set(services)))
+        self._receiving = Receiving(receive_seconds)
+        self._pool = (EagerPool if eager else Pool)(threads, "grpc")
+        self._until = 0.0
+        self._handlers = _Handlers(
+            {
+                name: _Behaviour(
+                    Answering(name, method, explain=explain, access_log=access_log), self._receiving, self._open
+                )
+                for name, method in methods.items()
+            },
+            self._pool,
+            most_in_flight or MOST_CALLS,
+            explain=explain,
+        )
+        for name in reflection.METHODS:
+            self._handlers.add(name, self._reflection.handler())
+        self._server = grpc.server(
+            # Any executor will do, whatever the type says.
+            self._pool,  # type: ignore[arg-type]
+            handlers=[self._handlers],
+            options=(
+                ("grpc.max_receive_message_length", largest_message or -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", MOST_STREAMS),
+                ("grpc.so_reuseport", int(shared)),
+                *((key, int(value) if value.isdecimal() else value) for key, value in (settings or {}).items()),
+            ),
+        )
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if tls:
+                bound = self._server.add_secure_port(where, _credentials(tls))
+            else:
+                bound = self._server.add_insecure_port(where)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise StartError(f"--port={port}: gRPC can't listen on {host}:{port}")
+        if socket_path:
+            self._listen_on_socket(socket_path)
+
+    def _listen_on_socket(self, path: str) -> None:
+        try:
+            bound = self._server.add_insecure_port(f"unix:{path}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise StartError(f"--grpc_socket_path={path}: gRPC can't listen there")
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._server.start()
+
+    def hold(self) -> None:
+        """Has handlers pause until `finish`, and returns when no more requests come.
+
+        `refuse` cancels what gRPC reads from then on.
+        """
+        self._open.clear()
+        wait_until_quiet(lambda: self._handlers.calls)
+
+    def refuse(self, grace: float) -> None:
+        """Closes the door; requests in flight are cancelled when `grace` seconds are over."""
+        self._until = monotonic() + grace
+        self._stopped = self._server.stop(grace)
+
+    def finish(self, grace: float) -> int:  # noqa: ARG002 - `refuse` was told
+        """Returns when requests in flight are answered, or cancelled: how many those are."""
+        self._reflection.end()
+        self._receiving.hurry()
+        self._open.set()
+        self._stopped.wait()
+        return self._pool.load if monotonic() >= self._until else 0
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key.encode(), tls.certificate.encode())],
+        root_certificates=tls.ca.encode() or None,
+        require_client_auth=tls.verify_clients,
+    )
+
+
+class _Behaviour:
+    """How one method runs, in a thread of its pool.
+
+    To grpcio it takes a stream: else grpcio would read the message itself, in this thread, and wait for it for ever.
+    """
+
+    def __init__(self, answering: Answering, receiving: Receiving, opened: threading.Event) -> None:
+        self._answering = answering
+        self._receiving = receiving
+        self._opened = opened
+
+    def __call__(self, messages: Iterator[bytes], context: Any) -> bytes:
+        """The response's bytes. Raises what `context.abort` raises when there is none."""
+        data = self._receiving.read(messages, context)
+        if data is None:
+            # grpcio's words for a call without a message; one that is cancelled gets nothing.
+            name = self._answering.name
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, f'"{name}" requires exactly one request message.')
+            return b""
+        self._opened.wait()
+        if not context.is_active():
+            # Nobody waits for it any more.
+            return b""
+        left = context.time_remaining()
+        code, result = self._answering.answer(data, None if left > NO_DEADLINE else monotonic() + left, context.peer)
+        if code is not None:
+            context.abort(_STATUS[code], result)
+        return result  # type: ignore[return-value]
+
+
+class Beside(ThreadPoolExecutor):
+    """A pool as grpcio wants it for single methods: their behaviours name it."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        super().__init__(1)
+        self._pool = Pool(threads, name)
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the pool does."""
+        return self._pool.submit(call, *args, **kwargs)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    def __init__(self, behaviours: Mapping[str, _Behaviour], predictions: Pool, most: int, *, explain: bool) -> None:
+        control, reload = Beside(CONTROL_THREADS, "grpc-control"), Beside(1, "grpc-reload")
+        self._handlers: dict[str, Any] = {}
+        for name, behaviour in behaviours.items():
+            if name not in PREDICTIONS:
+                # By this name grpcio finds who shall run a method.
+                behaviour.experimental_thread_pool = reload if name == RELOAD else control  # type: ignore[attr-defined]
+            self._handlers[name] = grpc.stream_unary_rpc_method_handler(behaviour)
+        beside = Beside(1, "grpc-refuse")
+        self._full = refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, full(most), beside)
+        self._unknown = refusal(grpc.StatusCode.UNIMPLEMENTED, unknown(explain=explain), beside)
+        self._predictions = predictions
+        self._most = most
+        # How many calls came, counted by the one thread that hands them over.
+        self.calls = 0
+
+    def add(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
+        """Adds a method that is no function of bytes."""
+        self._handlers[name] = handler
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        self.calls += 1
+        handler = self._handlers.get(details.method)
+        if handler is None:
+            return self._unknown
+        if details.method in PREDICTIONS and self._predictions.load >= self._most:
+            return self._full
+        return handler
+
+
+def refusal(status: grpc.StatusCode, details: str, pool: ThreadPoolExecutor) -> Any:
+    """A handler that refuses a call in a thread of `pool`, without reading its message."""
+
+    def refuse(_messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        context.abort(status, details)
+        yield b""
+
+    refuse.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    # A stream both ways, so that a client of any kind of method gets a status and no message.
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+_STATUS = {Code(status.value[0]): status for status in grpc.StatusCode if status is not grpc.StatusCode.OK}

@@ -1,0 +1,276 @@
+"""gRPC over pygrpc-native, which does HTTP/2 and gRPC in Rust, outside of Python's lock.
+
+https://pypi.org/project/pygrpc-native. Calls come in batches, each whole: the thread that reads one runs it and sends
+the response, see `core/pool.py`.
+
+                                  room in the pool       its turn comes
+    call ──► a method of ours? ──────────────────► read ────────────────► it runs ──► a response, or a status
+                   │ no                │ no                  │ its client has gone
+                   ▼                   ▼                     ▼
+             grpcio's turn      RESOURCE_EXHAUSTED        nothing
+
+What is no plain call of a known method, such as reflection, goes to a grpcio server on a UNIX socket.
+
+A drain must cancel nothing, and the library's `close` cancels what it knows of. So responses are held back from `hold`
+on, until all calls have one. Clients that wait send no others: then all responses go out together with what `close`
+sends, see `sockets`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import grpc
+from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+from tfserving.serving.embedded.core.pool import EagerPool, Pool
+from tfserving.serving.embedded.errors import Code, StartError
+from tfserving.serving.embedded.grpc import reflection
+from tfserving.serving.embedded.grpc.answering import (
+    CONTROL_THREADS,
+    LONGEST_HOLD_SECONDS,
+    MOST_CALLS,
+    MOST_STREAMS,
+    TICK_SECONDS,
+    Answering,
+    Result,
+    full,
+    unknown,
+    wait_until_quiet,
+)
+from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
+from tfserving.serving.embedded.grpc.over_grpcio import refusal
+from tfserving.serving.embedded.grpc.reflection import Reflection
+from tfserving.serving.embedded.grpc.sockets import close_port, corked
+from tfserving.serving.embedded.grpc.transport import SETTINGS
+from tfserving.serving.embedded.observability.access_log import AccessLog
+
+if TYPE_CHECKING:
+    from pygrpc_native._native import CallDetails
+
+# How many calls a thread reads at a time.
+BATCH = 16
+
+
+class OverNative:
+    """Methods over pygrpc-native, in a pool of `threads` handler threads."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        host: str,
+        port: int,
+        threads: int,
+        *,
+        eager: bool = False,
+        explain: bool = True,
+        most_in_flight: int = 0,
+        largest_message: int = 0,
+        settings: Mapping[str, str] | None = None,
+        shared: bool = False,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        """See `OverGrpcio`; a message that is too large is refused when it is there. `settings` are of SETTINGS."""
+        self._most = most_in_flight or MOST_CALLS
+        self._largest = largest_message
+        self._pool = (EagerPool if eager else Pool)(threads, "grpc")
+        control, reload = Pool(CONTROL_THREADS, "grpc-control"), Pool(1, "grpc-reload")
+        self._pools = (self._pool, control, reload)
+        self._methods = [
+            (
+                Answering(name, method, explain=explain, access_log=access_log),
+                self._pool if name in PREDICTIONS else reload if name == RELOAD else control,
+            )
+            for name, method in methods.items()
+        ]
+        self._count = 0
+        # Calls that wait or run while their clients have gone, by their numbers.
+        self._gone: set[int] = set()
+        # Results that are held back; None: none are.
+        self._held: list[_Held] | None = None
+        self._holding = threading.Lock()
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        given: dict[str, Any] = {SETTINGS[key]: _setting(key, value) for key, value in (settings or {}).items()}
+        try:
+            self._front = NativeGrpcFront(
+                where,
+                [(name, False) for name in methods],
+                io_threads=1,
+                call_details=True,
+                reuse_port=shared,
+                **{"max_concurrent_streams": MOST_STREAMS, **given},
+            )
+        except Exception as error:
+            raise StartError(f"--port={port}: gRPC can't listen on {host}:{port}: {error}") from None
+        services = sorted({name.strip("/").partition("/")[0] for name in methods})
+        self._rest = _Rest(Reflection(*services), explain=explain)
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._front.set_fallback(self._rest.start())
+        self._front.start()
+        self._pool.read_from(self._read)
+
+    def hold(self) -> None:
+        """Holds results back until `finish`, and returns when no more requests come."""
+        self._held_from_now_on([])
+        wait_until_quiet(lambda: self._count)
+
+    def refuse(self, grace: float) -> None:  # noqa: ARG002 - `finish` gets it
+        """Takes no more connections. Those that there are have their calls answered until `finish` closes them."""
+        close_port(self._front.bound_port)
+
+    def finish(self, grace: float) -> int:
+        """Returns when all requests are answered, or `grace` seconds are over: how many are cut off.
+
+        While one takes long, others get their responses, and new requests are answered, too.
+        """
+        until = monotonic() + grace
+        patience = LONGEST_HOLD_SECONDS
+        while not _waited(lambda: not self._load(), min(until, monotonic() + patience)) and monotonic() < until:
+            for held in self._held_from_now_on(None):
+                self._send(held.number, held.result)
+            _waited(partial(self._began_after, monotonic()), until)
+            self._held_from_now_on([])
+            # A model may take longer than that for each request.
+            patience *= 2
+        cut_off = self._load()
+        last = self._held_from_now_on([])
+
+        def send() -> None:
+            for held in last:
+                self._send(held.number, held.result)
+
+        corked(self._front.bound_port, len({held.peer for held in last}), send, self._front.close)
+        self._rest.stop()
+        return cut_off
+
+    def _began_after(self, moment: float) -> bool:
+        """Whether all calls that run began later."""
+        return all(pool.oldest() > moment for pool in self._pools)
+
+    def _held_from_now_on(self, results: list[_Held] | None) -> list[_Held]:
+        """Has results be added to `results`, or sent; returns those that were held until now."""
+        with self._holding:
+            held, self._held = self._held or [], results
+        return held
+
+    def _load(self) -> int:
+        return sum(pool.load for pool in self._pools)
+
+    def _read(self, wait: bool) -> Sequence[Callable[[], None]] | None:
+        """The next calls of predictions, for the pool; others go to theirs. See `Source`."""
+        events: Any = self._front.recv_batch_details(BATCH, None if wait else 0)
+        if events is None:
+            return None
+        now = monotonic()
+        load = self._pool.load
+        self._count += len(events)
+        predictions: list[Callable[[], None]] = []
+        for event in events:
+            kind, number, index, data, _, details = event
+            if kind != EVENT_CALL:
+                if len(self._gone) >= MOST_CALLS or not self._load():
+                    self._gone.clear()
+                self._gone.add(number)
+                continue
+            pool = self._methods[index][1]
+            if self._largest and len(data) > self._largest:
+                # gRPC's words.
+                text = f"Received message larger than max ({len(data)} vs. {self._largest})"
+                self._front.fail(number, Code.RESOURCE_EXHAUSTED, text)
+            elif pool is not self._pool:
+                pool.post(partial(self._run, number, index, data, now, details))
+            elif load + len(predictions) >= self._most:
+                self._front.fail(number, Code.RESOURCE_EXHAUSTED, full(self._most))
+            else:
+                predictions.append(partial(self._run, number, index, data, now, details))
+        return predictions
+
+    def _run(self, number: int, index: int, data: bytes, read: float, details: CallDetails) -> None:
+        """Runs a call that was read at the time `read`."""
+        if self._gone and number in self._gone:
+            self._gone.discard(number)
+            return
+        _, peer, left = details
+        result = self._methods[index][0].answer(data, None if left is None else read + left, peer)
+        if self._held is None:
+            self._send(number, result)
+        else:
+            self._hold(_Held(number, result, peer))
+
+    def _hold(self, held: _Held) -> None:
+        with self._holding:
+            if self._held is not None:
+                self._held.append(held)
+                return
+        self._send(held.number, held.result)
+
+    def _send(self, number: int, result: Result) -> None:
+        code, data = result
+        if code is None:
+            self._front.respond(number, data)  # type: ignore[arg-type]
+        else:
+            self._front.fail(number, code, data)  # type: ignore[arg-type]
+
+
+class _Held(NamedTuple):
+    """The result of a call, and whose call it was."""
+
+    number: int
+    result: Result
+    peer: str
+
+
+def _waited(condition: Callable[[], bool], until: float) -> bool:
+    """Returns True when `condition` holds, False when it is `until` before."""
+    while not condition():
+        if monotonic() >= until:
+            return False
+        time.sleep(TICK_SECONDS)
+    return True
+
+
+def _setting(key: str, value: str) -> int | bool:
+    return bool(int(value)) if key == "grpc.keepalive_permit_without_calls" else int(value)
+
+
+class _Rest(grpc.GenericRpcHandler):
+    """The grpcio server for what pygrpc-native can't do: reflection, and refusing methods that there are not."""
+
+    def __init__(self, served: Reflection, *, explain: bool) -> None:
+        self._reflection = served
+        self._handler = served.handler()
+        threads = ThreadPoolExecutor(1, thread_name_prefix="grpc-refuse")
+        self._unknown = refusal(grpc.StatusCode.UNIMPLEMENTED, unknown(explain=explain), threads)
+        self._server = grpc.server(
+            threads,
+            handlers=[self],
+            options=(("grpc.max_concurrent_streams", MOST_STREAMS), ("grpc.max_receive_message_length", 2**16)),
+        )
+        # Others may not enter it.
+        self._folder = tempfile.TemporaryDirectory(prefix="tfserving-", ignore_cleanup_errors=True)
+
+    def start(self) -> str:
+        """Begins to answer; returns the path of its socket."""
+        path = f"{self._folder.name}/grpc.sock"
+        self._server.add_insecure_port(f"unix:{path}")
+        self._server.start()
+        return path
+
+    def stop(self) -> None:
+        """Ends it, at once."""
+        self._reflection.end()
+        self._server.stop(0).wait()
+        self._folder.cleanup()
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """See grpcio."""
+        return self._handler if details.method in reflection.METHODS else self._unknown
