@@ -37,9 +37,6 @@ MODELS = "models:\n  scaled:\n    builder: tests.scaled:build  # ours\n    label
 WITH_CANARY = MODELS.replace("{stable: 1}", "{stable: 1, canary: 1}")
 
 PHASES: tuple[Phase, ...] = ("loading", "proving", "canary", "stable", "baking", "unloading")
-# Where pods begin otherwise than in the phase before, and where the most is under way. On pods a phase takes long;
-# test_rollout.py has them all.
-ON_PODS: tuple[Phase, ...] = ("loading", "proving", "stable", "unloading")
 
 
 @dataclass

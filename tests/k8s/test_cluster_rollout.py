@@ -11,7 +11,7 @@ import sys
 from tests.exporting import export_scaled
 from tests.k8s.deployed import KUBERNETES, ROOT, Pods
 from tests.k8s.load import BY_STABLE, UNLABELLED, by_version
-from tests.k8s.rolled import MODELS, ON_PODS, resealed
+from tests.k8s.rolled import MODELS, PHASES, resealed
 from tests.servers import wait_for
 from tfserving.foundation.golden import RECORDS
 
@@ -85,11 +85,11 @@ def test_clients_that_try_again_miss_no_pod_that_is_killed(pods: Pods) -> None:
     assert load.failures == []
 
 
-def test_one_that_is_killed_is_gone_on_with_though_pods_end(pods: Pods) -> None:
+def test_one_that_is_killed_in_every_phase_is_gone_on_with_though_pods_end(pods: Pods) -> None:
     """Each time one of two pods goes, too; the one in its place begins with what is due."""
     pods.have(2)
     with pods.load() as load:
-        for phase in ON_PODS:
+        for phase in PHASES:
             pods.killed_at(phase, load, held=phase == "stable")
             pods.lose_a_pod(load, drained=phase == "stable")
         pods.through(load, "start", "scaled")
