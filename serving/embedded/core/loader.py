@@ -16,6 +16,7 @@ from tfserving.foundation.messages import SignatureDefMap
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.batching import Parameters, Scheduler
 from tfserving.serving.embedded.core.deep import Deep, make_deep_run
+from tfserving.serving.embedded.core.pace import Pace
 from tfserving.serving.embedded.core.safety import check_operations
 from tfserving.serving.embedded.core.session_call import (
     OWN_THREAD,
@@ -74,6 +75,11 @@ class Runtime:
     longest_run: float | None = None
     allowed_operations: tuple[str, ...] = ()
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether there may be operations that wait for something else than a processor."""
+        return self.allow_file_and_python_ops or bool(self.allowed_operations)
+
 
 class Servable:
     """One loaded version of a model: its signatures, and a session to run them.
@@ -109,6 +115,9 @@ class Servable:
         self.signatures: Mapping[str, Signature] = {
             name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
         }
+        # Of signatures whose runs are the caller's own computing, and end by themselves.
+        own = pool == OWN_THREAD and not (ending or runtime.batching or runtime.may_wait)
+        self.paces: Mapping[str, Pace] = {name: Pace() for name in self.signatures} if own else {}
         self._session = session
         self._lock = threading.Lock()
         self._calls: dict[tuple[object, ...], Call] = {}

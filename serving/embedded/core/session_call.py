@@ -13,6 +13,7 @@ over. `Session._call_tf_sessionrun` is private, too, and `Session.run` stands in
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic, thread_time
@@ -30,6 +31,14 @@ PUBLIC_ONLY = "EMBEDDED_PUBLIC_SESSION_CALL"
 
 # TensorFlow's number for that.
 OWN_THREAD = -1
+
+
+class _Computed(threading.local):
+    seconds = 0.0
+
+
+# How long this thread's last run computed, in seconds of its own time.
+computed = _Computed()
 
 Call = Callable[..., list[Array]]
 Run = Callable[[Any, Sequence[Array]], list[Array]]
@@ -175,8 +184,11 @@ def guard(call: Call) -> Call:
     def guarded(*arrays: Array) -> list[Array]:
         try:
             started = thread_time()
-            values = call(*arrays)
-            call_took(thread_time() - started)
+            try:
+                values = call(*arrays)
+            finally:
+                computed.seconds = seconds = thread_time() - started
+                call_took(seconds)
             for index, value in enumerate(values):
                 if not isinstance(value, (np.ndarray, Deep)):
                     values[index] = _scalar(value)

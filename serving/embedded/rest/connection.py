@@ -18,7 +18,6 @@ import math
 import socket
 import struct
 from contextlib import suppress
-from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,6 @@ _SLOW = Response(408, b"")
 _ALL_BUSY = Response(503, answers.error("All connections that may be open have a request; try again later"))
 # On, for 0 seconds.
 _NO_LINGER = struct.pack("ii", 1, 0)
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class Connection(asyncio.Protocol):
@@ -64,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._kept = 0
         self._fresh = True
         self._advancing = False
+        self._paused = False
         self.closing = False
 
     def connection_made(self, transport: Any) -> None:
@@ -169,6 +168,7 @@ class Connection(asyncio.Protocol):
                 break
         self._advancing = False
         if self._unread and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def _read(self) -> None:
@@ -195,7 +195,8 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, request: Request) -> None:
         self._fresh = False
-        self._kept = self._all.held.keep(self.drop)
+        if len(request.body) > SMALL:
+            self._kept = self._all.held.keep(self.drop)
         self.until = monotonic() + self._limits.answer_seconds
         self.exchange = Exchange(request, self.until, self._answered)
         self._all.application.take(self.exchange)
@@ -227,21 +228,20 @@ class Connection(asyncio.Protocol):
         self.until = monotonic() + self._limits.idle_seconds
         if self._all.draining:
             self.drain()
-        self._transport.resume_reading()
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
 
     def _send(self, response: Response, method: str, *, last: bool) -> None:
-        head = [
-            _STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status,
-            self._all.date,
-            b"content-type: %b\r\ncontent-length: %d\r\n" % (response.kind, len(response.body)),
-            self._all.application.headers(response),
-            b"connection: close\r\n\r\n" if last else b"\r\n",
-        ]
-        body = b"" if method == "HEAD" else response.body
+        body = response.body
+        head = self._all.head(response.status, response.kind) % len(body)
+        end = b"connection: close\r\n\r\n" if last else b"\r\n"
+        if method == "HEAD":
+            body = b""
         if len(body) < SMALL:
-            self._transport.write(b"".join((*head, body)))
+            self._transport.write(b"".join((head, end, body)))
         else:
-            self._transport.write(b"".join(head))
+            self._transport.write(head + end)
             self._transport.write(body)
 
     def _refuse(self, refusal: RefusedError) -> None:

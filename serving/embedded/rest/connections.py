@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from email.utils import formatdate
+from http import HTTPStatus
 from time import monotonic, time
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tfserving.serving.embedded.rest.exchange import Exchange
     from tfserving.serving.embedded.rest.http import Response
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 # How long a drain waits for the rest of a request of which a part is there.
 HALF_SENT_SECONDS = 2.0
 
@@ -24,8 +26,8 @@ class Application(Protocol):
     def take(self, exchange: Exchange) -> None:
         """Has a request answered, now or later."""
 
-    def headers(self, response: Response) -> bytes:
-        """Lines of its own for the head of an answer."""
+    def headers(self, kind: bytes) -> bytes:
+        """Lines of its own for the head of an answer with a body of this content type."""
 
     def log_refusal(self, method: str, target: bytes, client: str, response: Response) -> None:
         """Notes an answer to what is no request."""
@@ -41,7 +43,9 @@ class Connections:
         self.draining = False
         # By when what is half sent has to be there in a drain.
         self.drained = math.inf
-        self.date = b""
+        # The heads of this second's answers, by their status and content type.
+        self._heads: dict[tuple[int, bytes], bytes] = {}
+        self._date = ""
         self._there: set[Connection] = set()
         self._set_date()
 
@@ -77,6 +81,16 @@ class Connections:
         """How many requests are being answered, or their answers sent."""
         return sum(connection.busy for connection in self._there)
 
+    def head(self, status: int, kind: bytes) -> bytes:
+        """The head of an answer but for its end, with `%d` for the length of the body, of content type `kind`."""
+        head = self._heads.get((status, kind))
+        if head is None:
+            line = f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\ndate: {self._date}\r\n".encode()
+            own = self.application.headers(kind)
+            head = line + b"content-type: " + kind + b"\r\ncontent-length: %d\r\n" + own
+            self._heads[status, kind] = head
+        return head
+
     def _make_room(self) -> bool:
         idle = [connection for connection in self._there if not (connection.busy or connection.closing)]
         if not idle:
@@ -85,4 +99,5 @@ class Connections:
         return True
 
     def _set_date(self) -> None:
-        self.date = f"date: {formatdate(time(), usegmt=True)}\r\n".encode()
+        self._date = formatdate(time(), usegmt=True)
+        self._heads.clear()

@@ -15,7 +15,11 @@ from functools import partial
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from tfserving.serving.embedded.core.inference import ModelSpec, acquire, predict
+from tfserving.serving.embedded.core.loader import Servable
+from tfserving.serving.embedded.core.pace import Pace
 from tfserving.serving.embedded.core.served import Served
+from tfserving.serving.embedded.core.session_call import computed
+from tfserving.serving.embedded.core.signature import Signature
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.request_log import RequestLog
@@ -27,13 +31,14 @@ from tfserving.serving.embedded.rest.plain_predict import Plain, read_plain
 from tfserving.serving.embedded.rest.predict_request import complete_empty, read_inputs, signature_name
 from tfserving.serving.embedded.rest.records import log_examples, log_predict, size_of, size_of_examples
 from tfserving.serving.embedded.rest.urls import (
-    INFERENCE,
     LISTING,
     LIVE,
     OURS,
     PROBE,
     STATUS,
     URI,
+    Inference,
+    inference,
     model_spec,
     unescape,
 )
@@ -41,7 +46,10 @@ from tfserving.serving.embedded.rest.urls import (
 log = logging.getLogger(__name__)
 
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
-
+# The largest request and the largest answer, in bytes, that take no time to read and write.
+_SMALL, _SMALL_ANSWER = 2**12, 2**13
+# Up to this size a document is read faster by the parser for all documents than by the one for many numbers.
+_FEW_NUMBERS = 2**11
 
 _HTTP = {
     Code.CANCELLED: 499,
@@ -64,9 +72,13 @@ class Place(enum.Enum):
     """Where a request is answered, so that what says how the server is never waits for predictions."""
 
     HERE = "in the event loop"
-    PREDICTIONS = "in the pool of threads"
+    PREDICTIONS = "in the pool of threads, or in the event loop when it is short"
     BESIDE = "in threads that no prediction has"
     METRICS = "in a thread for what may wait for other processes"
+
+
+class LongError(Exception):
+    """A prediction that isn't known to be short."""
 
 
 class RestFace:
@@ -117,10 +129,24 @@ class RestFace:
         # Writing down what a version's signatures are may take as long as a prediction.
         return Place.PREDICTIONS if match and match["metadata"] else Place.BESIDE
 
-    def answer(self, request: Request) -> Response:
-        """The answer to `request`; never raises."""
+    def may_be_short(self, request: Request) -> bool:
+        """Whether it takes no time to find out if `request` is short: it is a small one of predict."""
+        path = request.target
+        return (
+            len(request.body) <= _SMALL
+            and request.method == "POST"
+            and (wanted := inference(path)) is not None
+            and wanted.verb == "predict"
+            and b"content-encoding" not in request.headers
+            and not self._is_metrics(path)
+        )
+
+    def answer(self, request: Request, *, only_short: bool = False) -> Response:
+        """The answer to `request`; with `only_short` it may be short, and LongError is raised when it isn't."""
         try:
-            return self._route(request)
+            return self._route(request, only_short=only_short)
+        except LongError:
+            raise
         except RefusedError as refusal:
             return answers.refusal(refusal)
         except RequestError as error:
@@ -129,8 +155,10 @@ class RestFace:
             log.exception("a REST request failed")
             return Response(500, answers.error(f"{type(error).__name__}: {error}"))
 
-    def _route(self, request: Request) -> Response:
+    def _route(self, request: Request, *, only_short: bool) -> Response:
         path = request.target
+        if request.method == "POST" and (wanted := inference(path)) and not self._is_metrics(path):
+            return self._infer(wanted, request, only_short=only_short)
         if request.method not in _METHODS:
             return page(501, "Not Implemented")
         if not URI.fullmatch(path):
@@ -142,11 +170,7 @@ class RestFace:
         if request.method == "OPTIONS":
             allowed = re.search(rb"https?://", request.headers.get(b"origin", b""))
             return Response(200 if allowed else 400, b"", b"text/html; charset=ISO-8859-1")
-        if request.method == "POST":
-            match = INFERENCE.fullmatch(path)
-            if match and match["verb"] in (b"predict", b"classify", b"regress"):
-                return self._infer(match, request)
-        elif request.method == "GET" or (request.method == "HEAD" and self._list_models and path == LISTING):
+        if request.method == "GET" or (request.method == "HEAD" and self._list_models and path == LISTING):
             match = STATUS.fullmatch(path)
             if match:
                 return self._describe(match)
@@ -156,11 +180,14 @@ class RestFace:
     def _outside(self, request: Request) -> Response | None:
         """Prometheus' page, and probes."""
         path = request.target
-        if self._metrics_path and path.partition(b"?")[0] == self._metrics_path:
+        if self._metrics_path and self._is_metrics(path):
             return self._metrics(path, self._metrics_path)
         if request.method in ("GET", "HEAD") and (match := PROBE.fullmatch(path)):
             return self._probe(match)
         return None
+
+    def _is_metrics(self, path: bytes) -> bool:
+        return bool(self._metrics_path) and path.partition(b"?")[0] == self._metrics_path
 
     def _metrics(self, path: bytes, wanted: bytes) -> Response:
         if path != wanted:
@@ -183,14 +210,13 @@ class RestFace:
             return Response(503, text.encode("utf-8", "surrogateescape"), TEXT)
         return Response(200, b"ready\n", TEXT)
 
-    def _infer(self, match: re.Match[bytes], request: Request) -> Response:
-        spec = model_spec(match)
+    def _infer(self, wanted: Inference, request: Request, *, only_short: bool) -> Response:
+        spec, verb = wanted
         if spec is None:
             return Response(400, b"")
-        verb = match["verb"].decode()
         started = time.monotonic()
         try:
-            response = self._infer_model(spec, verb, request)
+            response = self._infer_model(spec, verb, request, started, only_short=only_short)
         except RequestError as error:
             metrics.count_failure(self._known(spec), error)
             raise
@@ -203,13 +229,19 @@ class RestFace:
     def _known(self, spec: ModelSpec) -> str:
         return spec.name if self._served.view.knows(spec.name) else metrics.UNKNOWN
 
-    def _infer_model(self, spec: ModelSpec, verb: str, request: Request) -> Response:
+    def _infer_model(
+        self, spec: ModelSpec, verb: str, request: Request, started: float, *, only_short: bool
+    ) -> Response:
         body = unpacked(request, self._largest_body)
-        if verb == "predict" and (plain := read_plain(body)) and (answered := self._infer_plain(spec, plain)):
-            return answered
+        if verb == "predict" and len(body) > _FEW_NUMBERS and (plain := read_plain(body)):
+            answered = self._infer_plain(spec, plain, request, started, only_short=only_short)
+            if answered:
+                return answered
         document = parse(body, self._most_values)
         name = signature_name(document)
         if verb != "predict":
+            if only_short:
+                raise LongError
             return self._infer_examples(spec, name, verb, read_examples(document))
         with acquire(self._served, spec) as servable:
             signature = servable.signatures.get(name)
@@ -221,25 +253,54 @@ class RestFace:
                 )
             if not signature.inputs:
                 raise RequestError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
+            pace = self._pace(servable, name, request, only_short=only_short)
             arrays, in_rows = read_inputs(document, signature.inputs, self._most_nested)
             if servable.check_shapes:
                 arrays = complete_empty(arrays, signature.inputs)
-            outputs = predict(servable, signature, arrays, lambda array: array)
-        self._log_predict(name, arrays, outputs)
-        return Response(200, (answers.rows if in_rows else answers.columns)(outputs))
+            return self._predict(servable, signature, arrays, pace, started, in_rows=in_rows)
 
-    def _infer_plain(self, spec: ModelSpec, plain: Plain) -> Response | None:
+    def _infer_plain(
+        self, spec: ModelSpec, plain: Plain, request: Request, started: float, *, only_short: bool
+    ) -> Response | None:
         with acquire(self._served, spec) as servable:
             signature = servable.signatures.get(plain.signature)
             if signature is None or len(signature.inputs) != 1:
                 return None
+            pace = self._pace(servable, plain.signature, request, only_short=only_short)
             ((name, wanted),) = signature.inputs.items()
             array = plain.read(wanted.dtype)
             if array is None:
                 return None
-            outputs = predict(servable, signature, {name: array}, lambda array: array)
-        self._log_predict(plain.signature, {name: array}, outputs)
-        return Response(200, (answers.rows if plain.in_rows else answers.columns)(outputs))
+            return self._predict(servable, signature, {name: array}, pace, started, in_rows=plain.in_rows)
+
+    def _pace(self, servable: Servable, name: str, request: Request, *, only_short: bool) -> Pace | None:
+        """The pace of a signature, if the request is one that it is about. Raises LongError as `answer` does."""
+        pace = servable.paces.get(name) if only_short or self.may_be_short(request) else None
+        if only_short and (pace is None or not pace.short):
+            raise LongError
+        return pace
+
+    def _predict(
+        self,
+        servable: Servable,
+        signature: Signature,
+        arrays: Mapping[str, Array],
+        pace: Pace | None,
+        started: float,
+        *,
+        in_rows: bool,
+    ) -> Response:
+        computed.seconds = 0.0
+        size = None
+        try:
+            outputs = predict(servable, signature, arrays, lambda array: array)
+            self._log_predict(signature.name, arrays, outputs)
+            body = (answers.rows if in_rows else answers.columns)(outputs)
+            size = len(body)
+            return Response(200, body)
+        finally:
+            if pace is not None:
+                pace.note(computed.seconds, started, failed=size is None, much=(size or 0) > _SMALL_ANSWER)
 
     def _log_predict(self, signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         if self._request_log is not None and self._request_log.wants():

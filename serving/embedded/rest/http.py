@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 JSON = b"application/json"
 HTML = b"text/html"
@@ -15,19 +17,17 @@ MOST_UNPACKED = 100 * 2**20
 _READ, _STEP = 2**16, 2**20
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One HTTP request; `target` is the path as it was sent, query string included."""
 
     method: str
     target: bytes
-    headers: dict[bytes, bytes] = field(default_factory=dict)
+    headers: Mapping[bytes, bytes] = MappingProxyType({})
     body: bytes = b""
     client: str = ""
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """One HTTP answer."""
 
     status: int

@@ -54,7 +54,7 @@ def parse(body: bytes, most: int = 0) -> Any:
     except orjson.JSONDecodeError:
         return _parse_slowly(body, most)
     # Of two members with one name orjson keeps the last. Every member has a colon, so the sums tell.
-    if isinstance(document, dict) and body.count(b":") != _members(document):
+    if isinstance(document, dict) and (colons := body.count(b":")) > len(document) and colons != _members(document):
         del document
         return _parse_slowly(body, most)
     return document

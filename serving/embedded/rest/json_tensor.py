@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,13 @@ from tfserving.serving.embedded.core.deep import NUMPYS_MOST, Deep
 from tfserving.serving.embedded.core.signature import TensorSpec, runtime_name
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.rest.json_parser import Members
-from tfserving.serving.embedded.rest.json_text import flush_denormals, show
+from tfserving.serving.embedded.rest.json_text import TINY, flush_denormals, show
 
 _FLOATS = ("float32", "float64")
+_LARGEST = {name: float(np.finfo(name).max) for name in _FLOATS}
+_LISTS, _ONLY_FLOATS = {list}, {float}
+# Up to so many numbers Python is faster than numpy.
+_FEW = 256
 # The real server reads these through a 32-bit integer, so they wrap.
 _NARROW = ("int8", "int16", "uint8")
 _INTEGERS = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63), "uint32": (0, 2**32), "uint64": (0, 2**64)}
@@ -45,6 +50,9 @@ def read_regular(value: Any, dtype: DType | None) -> Array | None:
     if dtype is None or dtype is STRING or not isinstance(value, list):
         return None
     try:
+        few = _read_few(value, dtype)
+        if few is not None:
+            return few
         array = np.array(value)
     except (ValueError, OverflowError):
         return None
@@ -54,6 +62,27 @@ def read_regular(value: Any, dtype: DType | None) -> Array | None:
     if array.dtype.kind not in "iuf" or _has_booleans(value):
         return None
     return convert(array, dtype)
+
+
+def _read_few(value: list[Any], dtype: DType) -> Array | None:
+    """The array of a few floats that all are what `dtype` has, which takes a third of the time; else None.
+
+    Raises ValueError when numpy can't convert them.
+    """
+    tiny = TINY.get(dtype.numpy) if dtype.name in _FLOATS else None
+    if tiny is None:
+        return None
+    flat = value
+    while flat and type(flat[0]) is list and len(flat) <= _FEW:
+        if set(map(type, flat)) != _LISTS:
+            return None
+        flat = list(chain.from_iterable(flat))
+    if len(flat) > _FEW or set(map(type, flat)) != _ONLY_FLOATS:
+        return None
+    sizes = list(map(abs, flat))
+    if max(sizes) > _LARGEST[dtype.name] or min(filter(None, sizes), default=1.0) < tiny:
+        return None
+    return np.array(value, dtype.numpy)
 
 
 def is_base64(value: Any) -> bool:
@@ -98,8 +127,8 @@ def convert(array: Array, dtype: DType) -> Array | None:
 
 def _has_booleans(value: list[Any]) -> bool:
     while value and isinstance(value[0], list):
-        value = [element for row in value for element in row]
-    return any(element is True or element is False for element in value)
+        value = list(chain.from_iterable(value))
+    return bool in map(type, value)
 
 
 def _read_each(name: str, value: Any, spec: TensorSpec, most_nested: int) -> Any:

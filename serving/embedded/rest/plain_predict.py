@@ -2,12 +2,15 @@
 
 simdjson reads all numbers into one buffer, whatever lists they stand in: https://github.com/simdjson/simdjson. That is
 several times as fast as making a Python object of each. The lists' shape comes from the brackets and commas between
-the numbers. Whatever is not as plain as that, or not right, is left to `rest_parse` and `rest_request`.
+the numbers. Whatever is not as plain as that, or not right, is left to `json_parser` and `predict_request`.
+
+Most of the time goes into memory that is fresh from the operating system, so simdjson's is kept for the next request.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -27,71 +30,88 @@ _HEAD = re.compile(
 )
 _TAIL = re.compile(_WHITE + rb"(?:," + _WHITE + _NAME + rb")?\}" + _WHITE)
 _IN_NUMBERS = b"0123456789+-.eE \t\n\r"
-_IN_LISTS = b"[],"
 # More than that is left to those who know what to do beyond numpy's 64.
 _DEEPEST = 32
-# How much of a large request is parsed at a time.
-_PART = 2**24
+# How much of a large request is parsed at a time. It also bounds what is kept: some ten times as much, as a rule less.
+_PART = 2**22
 # Below this every integer is a double.
 _EXACT = 2.0**53
+
+# Python runs nothing else while simdjson parses, so there is no use in more than one.
+_parser = simdjson.Parser()
+_parsing = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A request of numbers in lists: for which signature, in rows or in columns, and the lists' text."""
+    """A request of numbers in lists: for which signature, in rows or in columns, and where in the body they are."""
 
     signature: str
     in_rows: bool
-    text: bytes
+    body: bytes
+    start: int
+    end: int
 
     def read(self, dtype: DType | None) -> Array | None:
         """The numbers as an array of `dtype`; None when they are no such array, for whatever reason."""
         kind = dtype.numpy.kind if dtype else ""
         if dtype is None or kind not in "fiu":
             return None
-        shape = _shape(self.text)
+        lists = self.body.translate(None, _IN_NUMBERS)
+        before, after = self.body[: self.start], self.body[self.end :]
+        shape = _shape(lists[len(before.translate(None, _IN_NUMBERS)) : -len(after.translate(None, _IN_NUMBERS))])
         if shape is None:
             return None
         try:
-            numbers = _numbers(self.text, dtype, prod(shape))
+            numbers = self._numbers(dtype, prod(shape))
         except (ValueError, TypeError, RuntimeError):
             return None
         return None if numbers is None else numbers.reshape(shape)
 
+    def _numbers(self, dtype: DType, count: int) -> Array | None:
+        """The `count` numbers, part by part: simdjson takes many times the room of what it parses.
 
-def _numbers(text: bytes, dtype: DType, count: int) -> Array | None:
-    """The `count` numbers in `text`, part by part: simdjson takes many times the room of what it parses.
+        Raises ValueError, TypeError or RuntimeError when they are no numbers.
+        """
+        body, start, stop = self.body, self.start, self.end
+        if stop - start <= _PART:
+            found = _parse(body, dtype, "instances" if self.in_rows else "inputs")
+            return found if found is not None and len(found) == count else None
+        numbers = np.empty(count, dtype.numpy)
+        filled = depth = 0
+        while start < stop:
+            end = body.find(b",", start + _PART, stop)
+            part = body[start : end if end >= 0 else stop]
+            lists = part.translate(None, _IN_NUMBERS)
+            # The lists that a part is in are opened before it, and closed after it.
+            before, depth = depth, depth + lists.count(b"[") - lists.count(b"]")
+            if depth < 0:
+                return None
+            found = _parse(b"[" * before + part + b"]" * depth, dtype)
+            if found is None or filled + len(found) > count:
+                return None
+            numbers[filled : filled + len(found)] = found
+            filled += len(found)
+            start += len(part) + 1
+        return numbers if filled == count and not depth else None
 
-    Raises ValueError, TypeError or RuntimeError when they are no numbers.
-    """
-    if len(text) <= _PART:
-        found = _parse(text, dtype)
-        return found if found is not None and len(found) == count else None
-    numbers = np.empty(count, dtype.numpy)
-    start = filled = depth = 0
-    while start < len(text):
-        end = text.find(b",", start + _PART)
-        part = text[start : end if end >= 0 else len(text)]
-        # The lists that a part is in are opened before it, and closed after it.
-        before, depth = depth, depth + part.count(b"[") - part.count(b"]")
-        if depth < 0:
-            return None
-        found = _parse(b"[" * before + part + b"]" * depth, dtype)
-        if found is None or filled + len(found) > count:
-            return None
-        numbers[filled : filled + len(found)] = found
-        filled += len(found)
-        start += len(part) + 1
-    return numbers if filled == count and not depth else None
 
-
-def _parse(text: bytes, dtype: DType) -> Array | None:
-    """The numbers in the lists of a JSON document; None when they are none of `dtype`."""
+def _parse(text: bytes, dtype: DType, name: str = "") -> Array | None:
+    """The numbers in the lists of a JSON document, or of its member `name`; None when they are none of `dtype`."""
     is_float = dtype.numpy.kind == "f"
-    # simdjson has no types.
-    parsed: Any = simdjson.Parser().parse(text)
-    numbers = np.frombuffer(parsed.as_buffer(of_type="d" if is_float else "i"), np.float64 if is_float else np.int64)
-    if is_float and len(numbers) and np.abs(numbers).max() >= _EXACT:
+    with _parsing:
+        # simdjson has no types.
+        parsed: Any = None
+        try:
+            parsed = _parser.parse(text)
+            if name:
+                parsed = parsed[name]
+            buffer = parsed.as_buffer(of_type="d" if is_float else "i")
+        finally:
+            # The parser has one document at a time.
+            del parsed
+    numbers = np.frombuffer(buffer, np.float64 if is_float else np.int64)
+    if is_float and len(numbers) and max(numbers.max(), -numbers.min()) >= _EXACT:
         return None
     return convert(numbers, dtype)
 
@@ -109,25 +129,24 @@ def read_plain(body: bytes) -> Plain | None:
         name = (head[1] or tail[1] or b"").decode()
     except UnicodeDecodeError:
         return None
-    return Plain(name or DEFAULT_SIGNATURE, head[2] == b"instances", body[head.end() : end])
+    return Plain(name or DEFAULT_SIGNATURE, head[2] == b"instances", body, head.end(), end)
 
 
-def _shape(text: bytes) -> tuple[int, ...] | None:
-    """The shape of the lists in `text`, if all that stand beside each other have the same.
+def _shape(lists: bytes) -> tuple[int, ...] | None:
+    """The shape of `lists`, text without its numbers, if all that stand beside each other have the same.
 
     An empty list looks like one of a single number here.
     """
-    lists = text.translate(None, _IN_NUMBERS)
     depth = len(lists) - len(lists.lstrip(b"["))
-    if not 0 < depth <= _DEEPEST or lists.translate(None, _IN_LISTS):
+    if not 0 < depth <= _DEEPEST:
         return None
     shape: list[int] = []
     # The text of one list of the level before, but for the brackets of `wraps` levels that hold one list each.
     one = b""
     wraps = at = 0
     for level in range(1, depth + 1):
-        # Where the first list of this level ends: nowhere before do so many lists end.
-        at = lists.find(b"]" * level, at)
+        # Where the first list of this level ends: nowhere before do so many lists end. All lists end in the end.
+        at = lists.find(b"]" * level, at) if level < depth else len(lists) - depth
         size = at + level - (depth - level)
         count = (size - 1) // (len(one) + 2 * wraps + 1)
         if at < 0 or count < 1:

@@ -7,7 +7,6 @@ the same head again, without the wish, and goes on with the body.
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable
 
@@ -19,6 +18,8 @@ from tfserving.serving.embedded.rest.urls import AUTHORITY
 
 # What is parsed at a time: the requests in it may come before the answer to the first.
 SLICE = 2**14
+# Parts of a body that are smaller are put together as they come: each costs some fifty bytes more than it has.
+_SMALL_PART = 2**14
 _WISHES = (b"upgrade", b"http2-settings")
 _WITH_BODY = ("POST", "PUT", "PATCH")
 _CONTINUE = b"100-continue"
@@ -46,9 +47,8 @@ class Reader:
         self._expected = expected
         self._room = room
         self._headers: dict[bytes, bytes] = {}
-        # A body that comes at once is not copied, one in parts is written.
-        self._body: bytes = b""
-        self._parts: io.BytesIO | None = None
+        # A body that comes at once is not copied, one in parts is put together in the end.
+        self._parts: list[bytes] = []
         self._size = 0
         # How much of the body is still to come, if the head has its length.
         self._left = 0
@@ -62,7 +62,7 @@ class Reader:
     def feed(self, data: memoryview) -> int:
         """Parses the beginning of `data`; how much of it. Raises RefusedError; then there is nothing more to read."""
         size = min(len(data), self._left or SLICE)
-        part = data[:size]
+        part = data[:size] if size < len(data) else data
         self._since += size
         try:
             while True:
@@ -145,13 +145,10 @@ class Reader:
             self._refuse(too_large(self._limits.body_bytes))
         if self._size > SMALL and not self._room(self._size):
             self._refuse(RefusedError(503, "The server holds as many bytes of bodies as it may; try again later"))
-        if self._size == len(body):
-            self._body = body
-            return
-        if self._parts is None:
-            self._parts = io.BytesIO()
-            self._parts.write(self._body)
-        self._parts.write(body)
+        if self._parts and len(body) < _SMALL_PART and len(self._parts[-1]) < _SMALL_PART:
+            self._parts[-1] += body
+        else:
+            self._parts.append(body)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
@@ -161,12 +158,12 @@ class Reader:
         self.last = not parser.should_keep_alive() or parser.get_http_version() == "1.0"
         # What a proxy would be sent, http://host/path, is answered too.
         target = self.target if self.target.startswith(b"/") else AUTHORITY.sub(b"", self.target, 1)
-        body = self._body if self._parts is None else self._parts.getvalue()
+        body = b"".join(self._parts)
         self.requests.append(Request(self.method, target, self._headers, body, self._client))
         self.begun = self.in_body = False
         # What comes next may be no request, and is answered by no other one's method.
         self.method = ""
-        self._body, self._parts = b"", None
+        self._parts.clear()
         self._size = self._left = self._since = 0
 
     def _takes_body(self) -> bool:

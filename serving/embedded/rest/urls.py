@@ -6,6 +6,8 @@ https://www.tensorflow.org/tfx/serving/api_rest
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from tfserving.serving.embedded.core.inference import ModelSpec
@@ -24,6 +26,30 @@ AUTHORITY = re.compile(rb"^https?://[^/?#]*", re.IGNORECASE)
 URI = re.compile(_PLAIN + rb"(?:\?(?:" + _PLAIN[:-1] + rb"|\?)*)?(?:#(?:" + _PLAIN[:-1] + rb"|\?)*)?")
 LIVE, LISTING = b"/healthz", b"/v1/models"
 PROBE = re.compile(rb"/(?:(?P<live>healthz)|readyz(?:/(?P<model>[^/]+))?)")
+# Clients repeat themselves.
+_KEPT, _LONGEST_KEPT = 256, 256
+
+
+class Inference(NamedTuple):
+    """What a URL of predict, classify or regress wants of which model; `spec` is None as `model_spec` says."""
+
+    spec: ModelSpec | None
+    verb: str
+
+
+def inference(path: bytes) -> Inference | None:
+    """What a URL asks of a model; None when it isn't one of those, in the words of `INFERENCE`."""
+    return _known(path) if len(path) <= _LONGEST_KEPT else _read(path)
+
+
+def _read(path: bytes) -> Inference | None:
+    match = INFERENCE.fullmatch(path)
+    if match is None or match["verb"] not in (b"predict", b"classify", b"regress") or not URI.fullmatch(path):
+        return None
+    return Inference(model_spec(match), match["verb"].decode())
+
+
+_known = lru_cache(_KEPT)(_read)
 
 
 def model_spec(match: re.Match[bytes]) -> ModelSpec | None:

@@ -13,7 +13,7 @@ import pytest
 from tfserving.serving.embedded.core.loader import Runtime, load
 from tfserving.serving.embedded.core.manager import Manager
 from tfserving.serving.embedded.core.served import Served
-from tfserving.serving.embedded.rest.face import Place, RestFace
+from tfserving.serving.embedded.rest.face import LongError, Place, RestFace
 from tfserving.serving.embedded.rest.http import Request
 
 BODY = b'{"instances":[[1,2,3]]}'
@@ -173,3 +173,40 @@ def test_explanations_can_be_left_out(face: RestFace) -> None:
     assert json.loads(face.answer(request).body)["error"].endswith(
         "no model is called 'scales', this server has 'scale'"
     )
+
+
+def test_a_small_request_of_a_signature_that_is_short_may_be_answered_at_once(face: RestFace) -> None:
+    request = Request("POST", b"/v1/models/scale:predict", body=BODY)
+    answer = face.answer(request)
+    for _ in range(1000):
+        try:
+            assert face.answer(request, only_short=True) == answer
+        except LongError:
+            face.answer(request)
+        else:
+            break
+    else:
+        raise AssertionError("it is never short")
+    assert face.may_be_short(request)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("POST", b"/v1/models/scale:predict", body=BODY + b" " * 5000),
+        Request("POST", b"/v1/models/scale:predict", {b"content-encoding": b"gzip"}, BODY),
+        Request("POST", b"/v1/models/scale:classify", body=b'{"examples":[{}]}'),
+        Request("GET", b"/v1/models/scale/metadata"),
+        Request("POST", b"/metrics"),
+    ],
+    ids=["large", "compressed", "classify", "metadata", "metrics"],
+)
+def test_what_may_take_long_is_not_tried_at_once(face: RestFace, request_: Request) -> None:
+    assert not face.may_be_short(request_)
+
+
+@pytest.mark.parametrize("runtime", [Runtime(allowed_operations=("ReadFile",)), Runtime(inter_op_threads=1)])
+def test_signatures_that_may_wait_for_others_are_never_short(models: Path, runtime: Runtime) -> None:
+    servable = load("scale", 1, models / "scale" / "1", runtime)
+    assert not servable.paces
+    servable.close()
