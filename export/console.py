@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import time
@@ -54,10 +56,17 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # What a builder needed on the way to its model is given back.
     os.environ.setdefault(*SYSTEM_ALLOCATOR)
-    with hidden_stderr():
-        import tensorflow as tf
+    # The collector would look through all that is imported, again and again, and find nothing to free.
+    gc.disable()
+    try:
+        with hidden_stderr():
+            import tensorflow as tf
 
-        # The first look for a GPU complains when there is none; it changes no setting that a builder may want to make.
-        tf.config.list_physical_devices()
+            # The first look for a GPU complains when there is none; it changes no setting that a builder may make.
+            tf.config.list_physical_devices()
+    finally:
+        gc.enable()
+    # Nor does Python look through it when the process ends, which takes a second.
+    atexit.register(gc.freeze)
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)

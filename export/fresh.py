@@ -80,8 +80,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     os.environ.setdefault(*SYSTEM_ALLOCATOR)
+    # Until all is imported, the collector would find nothing to free.
+    gc.disable()
     import tensorflow as tf
 
+    gc.enable()
     # Functions run the graph as it was written, sessions as Grappler makes it, which is how it is served.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     prediction_log, response = _messages(Path(sys.argv[1]))

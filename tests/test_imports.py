@@ -101,6 +101,13 @@ def test_the_embedded_server_needs_the_foundation_and_two_of_its_neighbours_alon
             assert not name.startswith("tfserving.") or f"{name}.".startswith(allowed), f"{path} imports {name}"
 
 
+def test_the_embedded_server_uses_nothing_of_tensorflows_api() -> None:
+    """Its package has none there: see `processes/process.py`."""
+    used = {name for path in files("serving/embedded") for name in imported(path) if name.startswith("tensorflow")}
+    assert used
+    assert all(name.startswith(("tensorflow.python.", "tensorflow.core.")) for name in used), used
+
+
 def installed_with(extra: str | None) -> set[str]:
     """What `pip install tfserving[EXTRA]` brings, by the names of packages."""
     found: set[str] = set()

@@ -78,6 +78,22 @@ def test_the_first_command_exports_serves_and_says_where_it_listens(served: Serv
 
 
 @beside_the_readme
+def test_the_server_alone_imports_tensorflow(served: Served, clone: Path) -> None:
+    """Of all that `make serve` runs once the models are exported."""
+    command = psutil.Process(served.process.pid)
+    running = [command, *command.children(recursive=True)]
+    mapping = [one for one in running if "libtensorflow" in Path(f"/proc/{one.pid}/maps").read_text()]
+    assert [one.cmdline()[1:3] for one in mapping] == [["-m", "tfserving.serving.embedded"]]
+    ports = [str(port) for port in free_ports(2)]
+    checks = ("serve", "check", "--engine=embedded", "--port", ports[0], "--rest-port", ports[1])
+    for words in (checks, ("export", "build", "--missing")):
+        done = run([sys.executable, "-X", "importtime", "-m", "tfserving", *words], clone)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"\| +tfserving\.cli$", done.stderr, re.M)
+        assert not re.search(r"\| +tensorflow$", done.stderr, re.M)
+
+
+@beside_the_readme
 def test_every_printed_query_can_be_pasted(served: Served, clone: Path) -> None:
     queries = [line for line in served.output.splitlines() if line.startswith(("  curl ", "  make query "))]
     assert len(queries) == 2, served.output

@@ -28,7 +28,6 @@ from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import version_in, version_of
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.exit_codes import as_subprocess
-from tfserving.serving.engines.readiness import await_models
 from tfserving.serving.lint import version_problems
 
 if TYPE_CHECKING:
@@ -60,6 +59,9 @@ class ContainerServer:
 
     def wait_until_settled(self, seconds: float) -> dict[str, int]:
         """As `wait_until_ready`, but a server that isn't ready in time is left as it is."""
+        # The clients' modules are imported while the server starts, and not where none is started.
+        from tfserving.serving.engines.readiness import await_models
+
         deadline = time.monotonic() + seconds
         versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines)
         while self._health() != "healthy":

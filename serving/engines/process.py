@@ -21,7 +21,6 @@ from tfserving.serving import running, server_log
 from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.engines.exit_codes import as_subprocess, meaning
-from tfserving.serving.engines.readiness import await_models
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -99,6 +98,9 @@ class ServerProcess:
     def wait_until_ready(self, seconds: float) -> dict[str, int]:
         """Waits until every model is available and returns their versions. See `tfserving.serving.engines.Server`."""
         try:
+            # The clients' modules are imported while the server starts, and not where none is started.
+            from tfserving.serving.engines.readiness import await_models
+
             versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines)
         except BaseException:
             self.stop()

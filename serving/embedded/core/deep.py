@@ -60,17 +60,18 @@ def make_deep_run(
     session: Any, feeds: Sequence[str], fetches: Sequence[str]
 ) -> Callable[[Any, Sequence[Any]], list[Any]]:
     """A function of RunOptions, or None, and arrays, Deep ones too, both ways: it runs a copy of the graph."""
-    import tensorflow as tf
+    from tensorflow.python.framework import dtypes, importer
+    from tensorflow.python.ops import array_ops, gen_parsing_ops
 
     graph = session.graph
     with graph.as_default():
-        serialized = [tf.compat.v1.placeholder(tf.string, []) for _ in feeds]
+        serialized = [array_ops.placeholder(dtypes.string, []) for _ in feeds]
         fed = {
-            name: tf.io.parse_tensor(text, graph.get_tensor_by_name(name).dtype)
+            name: gen_parsing_ops.parse_tensor(text, graph.get_tensor_by_name(name).dtype)
             for name, text in zip(feeds, serialized, strict=True)
         }
-        outputs = tf.import_graph_def(graph.as_graph_def(), fed, list(fetches), name="deep")
-        answers = [tf.io.serialize_tensor(output) for output in outputs]
+        outputs = importer.import_graph_def(graph.as_graph_def(), fed, list(fetches), name="deep")
+        answers = [gen_parsing_ops.serialize_tensor(output) for output in outputs]
 
     def run(options: Any, arrays: Sequence[Any]) -> list[Any]:
         given = {text: _serialized(array) for text, array in zip(serialized, arrays, strict=True)}

@@ -222,10 +222,12 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {path}",
         )
-    import tensorflow as tf
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+    from tensorflow.python.client.session import Session
+    from tensorflow.python.framework.ops import Graph
     from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
-    config = tf.compat.v1.ConfigProto.FromString(runtime.session_config)
+    config = ConfigProto.FromString(runtime.session_config)
     if runtime.intra_op_threads:
         config.intra_op_parallelism_threads = runtime.intra_op_threads
     if runtime.inter_op_threads or not config.inter_op_parallelism_threads:
@@ -233,7 +235,7 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         config.inter_op_parallelism_threads = runtime.inter_op_threads or -1
     pools = add_pools(config, runtime.slots.count)
     pool = OWN_THREAD if pools and config.inter_op_parallelism_threads < 0 else 0
-    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    session = Session(graph=Graph(), config=config)
     started = time.monotonic()
     try:
         # `tf.compat.v1.saved_model.load`, step by step: what is checked has to be what is loaded, so it is read once.

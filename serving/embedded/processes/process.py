@@ -6,7 +6,9 @@ import gc
 import logging
 import os
 import sys
-import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from tfserving.foundation.standard_files import open_standard_files
@@ -21,9 +23,7 @@ def prepare_process() -> None:
     # TensorFlow has much to say about how it was built, and about loading as its own server does.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow imports Keras when there is one, and that takes longer than all the rest of TensorFlow. No SavedModel
-    # needs it.
-    sys.modules["keras"] = None  # type: ignore[assignment]
+    _leave_out_the_api()
 
 
 def import_tensorflow(*, find_devices: bool = True) -> None:
@@ -31,27 +31,60 @@ def import_tensorflow(*, find_devices: bool = True) -> None:
 
     What is begun with a device can't be forked: a process that forks others leaves that to them.
     """
-    _name_temporary_folder()
-    with hidden_stderr():
-        import tensorflow as tf
+    # The collector would look through all that is imported, again and again, and find nothing to free.
+    gc.disable()
+    try:
+        with hidden_stderr():
+            _import_core()
+            if find_devices:
+                from tensorflow.python.eager import context
 
-        if find_devices:
-            # The first look for a GPU complains when there is none.
-            tf.config.list_physical_devices()
+                # The first look for a GPU complains when there is none.
+                context.context().list_physical_devices()
+    finally:
+        gc.enable()
     # What was imported stays. Looking through it takes a tenth of a second, which the garbage collector would do while
     # a request waits: bodies of JSON make it run often. What is loaded later, and unloaded, it goes on looking through.
     gc.freeze()
+
+
+def _leave_out_the_api() -> None:
+    """Has `tensorflow.python` imported without `tensorflow/__init__.py`, unless TensorFlow is imported already.
+
+    That file imports all of TensorFlow's Python API, and Keras, which takes most of the time. The server needs a
+    session and the loader of SavedModels. TensorFlow's own tests import `tensorflow.python` in this way: in its source
+    the file is empty, and a build makes it.
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/api_template.__init__.py
+    """
+    spec = find_spec("tensorflow")
+    if "tensorflow" not in sys.modules and spec is not None and spec.submodule_search_locations:
+        package = ModuleType("tensorflow")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["tensorflow"] = package
+
+
+def _import_core() -> None:
+    """Imports what the server needs, and does what else `tensorflow/__init__.py` does: behavior and plugins."""
+    os.environ["TF2_BEHAVIOR"] = "1"
+    # First: it loads the library.
+    from tensorflow.python import pywrap_tensorflow
+    from tensorflow.python.client import session
+    from tensorflow.python.compat import v2_compat
+    from tensorflow.python.framework import load_library
+    from tensorflow.python.saved_model import loader_impl
+
+    del session, loader_impl
+    v2_compat.enable_v2_behavior()
+    # Devices that TensorFlow doesn't know itself. https://www.tensorflow.org/install/gpu_plugins
+    plugins = str(Path(pywrap_tensorflow.__file__).parents[2] / "tensorflow-plugins")
+    for place in (plugins, os.environ.get("TF_PLUGGABLE_DEVICE_LIBRARY_PATH")):
+        if place and Path(place).exists():
+            load_library.load_library(place)
+            load_library.load_pluggable_device_library(place)
 
 
 def end_process(code: int) -> NoReturn:
     """Writes what was logged, within a time limit, and ends the process, whatever its threads do."""
     logging.shutdown()
     os._exit(code)
-
-
-def _name_temporary_folder() -> None:
-    """Names one where none can be written: TensorFlow's tests, which it imports, ask for the name and no more."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = "/tmp"  # noqa: S108 - nothing is written there

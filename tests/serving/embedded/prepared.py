@@ -68,18 +68,16 @@ def serve(path: str) -> None:
 
 def prepare() -> None:
     """Imports what a server imports; what that begins for good, threads above all, is left to each server."""
-    from tfserving.foundation.stderr import hidden_stderr
-    from tfserving.serving.embedded.processes.process import prepare_process
+    from tfserving.serving.embedded.processes.process import import_tensorflow, prepare_process
 
     prepare_process()
-    with hidden_stderr():
-        for module in (
-            "tensorflow",
-            "tfserving.serving.embedded.processes.answerer",
-            "tfserving.serving.embedded.server",
-            "tests.stand_in.server",
-        ):
-            importlib.import_module(module)
+    import_tensorflow(find_devices=False)
+    for module in (
+        "tfserving.serving.embedded.processes.answerer",
+        "tfserving.serving.embedded.server",
+        "tests.stand_in.server",
+    ):
+        importlib.import_module(module)
 
 
 def become_server(module: str, flags: list[str], level: str, descriptors: list[int]) -> None:
