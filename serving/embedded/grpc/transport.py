@@ -8,7 +8,9 @@ loopback address, unless a flag names it.
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
+import tempfile
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -24,6 +26,8 @@ SETTINGS = {
     "grpc.max_concurrent_streams": "max_concurrent_streams",
     "grpc.absolute_max_metadata_size": "max_metadata_size",
 }
+# Of a UNIX socket's path, which has 104 bytes on macOS: https://man7.org/linux/man-pages/man7/unix.7.html.
+LONGEST_FOLDER = 70
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ def _missing(flags: Flags) -> str:
         return "pygrpc-native has no TLS"
     if flags.grpc_socket_path:
         return "pygrpc-native has no --grpc_socket_path beside the port"
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "pygrpc-native needs a folder for a socket, and no temporary folder can be written"
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        return f"pygrpc-native needs a folder for a socket, and the path {folder} is too long"
     for key, value in flags.grpc_settings.items():
         if key not in SETTINGS or not value.isdecimal():
             return f"pygrpc-native has no setting {key}={value}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
@@ -39,6 +41,14 @@ def test_pygrpc_native_carries_grpc_on_loopback(host: str) -> None:
 )
 def test_grpcio_carries_it_where_pygrpc_native_can_not_do_what_the_flags_say(flags: Flags, why: str) -> None:
     assert str(choose(flags)) == f"grpcio: pygrpc-native {why}"
+
+
+def test_grpcio_carries_it_where_there_is_no_folder_for_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/long" * 20)
+    assert str(choose(Flags())).endswith("needs a folder for a socket, and the path " + "/long" * 20 + " is too long")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", Mock(side_effect=FileNotFoundError))
+    assert str(choose(Flags())).endswith("and no temporary folder can be written")
 
 
 def test_a_flag_names_the_library() -> None:
