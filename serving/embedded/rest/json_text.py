@@ -76,7 +76,9 @@ def flush_denormals(values: Array) -> Array:
     size = np.abs(values)
     if np.count_nonzero(size >= tiny) + np.count_nonzero(size == 0) == size.size:
         return values
-    return np.where((size < tiny) & (values != 0), np.copysign(values.dtype.type(0), values), values)
+    denormal = (size < tiny) & (size != 0)
+    # It may have been NaN.
+    return np.where(denormal, np.copysign(values.dtype.type(0), values), values) if denormal.any() else values
 
 
 def show(value: Any) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import statistics
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +128,7 @@ def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Ask
         # Texts take the slow way through the parser; they come to 10 MB.
         body = json.dumps({"instances": [["not a number"] * 3] * 200_000}).encode()
         sent = time.monotonic()
-        huge = [much.submit(ask.post, "scale:predict", body) for _ in range(2)]
+        huge = [much.submit(ask.post, "scale:predict", body) for _ in range(6)]
         waited = []
         while not all(one.done() for one in huge):
             begun = time.monotonic()
@@ -137,8 +136,9 @@ def test_who_sends_slowly_or_much_keeps_nobody_waiting(server: Process, ask: Ask
             assert ask.post("scale:predict", {"instances": rows(1).tolist()})[0] == 200
             waited.append(time.monotonic() - begun)
         took = time.monotonic() - sent
-        assert [one.result()[0] for one in huge] == [400, 400]
-    assert statistics.median(waited) < took / 4, f"others waited as if the two were all that the server did: {waited}"
+        assert [one.result()[0] for one in huge] == [400] * 6
+    # For one body at a time Python runs nothing else.
+    assert max(waited) < took / 2, f"others waited as if these were all that the server did: {waited} of {took}"
 
 
 def test_a_rest_request_that_takes_too_long_is_told_so(start: Start, models: Path) -> None:

@@ -104,3 +104,9 @@ def test_a_deep_value_in_an_error() -> None:
         value = [value]
 
     assert show(value) == "[" * (LONGEST_SHOWN + 1)
+
+
+def test_nan_beside_a_denormal_and_a_small_number_keep_their_texts() -> None:
+    values = np.array([np.nan, 1e-310, 1e-30, 1.5, -np.inf])
+    assert float_texts(values) == [b"NaN", b"0.0", b"1e-30", b"1.5", b"-Infinity"]
+    assert float_texts(values[[0, 2]]) == [b"NaN", b"1e-30"]
