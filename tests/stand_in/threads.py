@@ -12,6 +12,7 @@ import grpc
 
 from tests.stand_in import log
 from tfserving.serving.embedded.grpc import over_grpcio
+from tfserving.serving.embedded.grpc.answering import Settings
 from tfserving.serving.embedded.grpc.face import HEALTH, Methods
 
 # What each load makes to measure the model's size on the disk.
@@ -41,10 +42,10 @@ def loading() -> Iterator[None]:
 class LimitedTransport(over_grpcio.OverGrpcio):
     """gRPC that refuses what exceeds its threads, whatever the method, before anything counts it."""
 
-    def __init__(self, methods: Methods, host: str, port: int, threads: int, **options: Any) -> None:
-        super().__init__(methods, host, port, threads, **options)
+    def __init__(self, methods: Methods, host: str, port: int, settings: Settings, **options: Any) -> None:
+        super().__init__(methods, host, port, settings, **options)
         # grpcio looks the method up at every call.
-        limit = _Limit(self._handlers.service, max(1, threads - POLLING))
+        limit = _Limit(self._handlers.service, max(1, settings.threads - POLLING))
         self._handlers.service = limit  # type: ignore[method-assign]
 
 

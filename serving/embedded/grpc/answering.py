@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from time import monotonic
 
 from tfserving.serving.embedded.core.deadline import deadline
+from tfserving.serving.embedded.core.pool import EagerPool, Pool
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.grpc.face import Method
+from tfserving.serving.embedded.grpc.face import Method, Methods
 from tfserving.serving.embedded.observability.access_log import AccessLog
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,37 @@ MOST_STREAMS = 2_000
 TICK_SECONDS, QUIET_TICKS, LONGEST_HOLD_SECONDS = 0.01, 10, 1.0
 
 Result = tuple[Code | None, bytes | str]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is the same for both transports.
+
+    There are `threads` handler threads. Requests that are batched wait for each other, which needs an `eager` pool.
+    Beyond `most_in_flight` predictions, and `largest_message` bytes, gRPC refuses requests; 0 is no limit. `explain` is
+    for errors, `options` are gRPC's own settings, by their names. With `shared` other processes may listen on the same
+    port, and each connection is one's.
+    """
+
+    threads: int
+    eager: bool = False
+    explain: bool = True
+    most_in_flight: int = 0
+    largest_message: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+    shared: bool = False
+    access_log: AccessLog | None = None
+
+    def pool(self) -> Pool:
+        """The threads for predictions."""
+        return (EagerPool if self.eager else Pool)(self.threads, "grpc")
+
+    def answering(self, methods: Methods) -> dict[str, Answering]:
+        """The methods, each by its full name."""
+        return {
+            name: Answering(name, method, explain=self.explain, access_log=self.access_log)
+            for name, method in methods.items()
+        }
 
 
 class Answering:
@@ -67,6 +100,16 @@ class Answering:
         if len(details) > LONGEST_DETAILS:
             details = details[:LONGEST_DETAILS] + "...TRUNCATED"
         return code, details
+
+
+def services_of(methods: Methods) -> list[str]:
+    """The names of the methods' services."""
+    return sorted({name.strip("/").partition("/")[0] for name in methods})
+
+
+def target(host: str, port: int) -> str:
+    """A numeric address and a port as gRPC writes them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def full(most: int) -> str:

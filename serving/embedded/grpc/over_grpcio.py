@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 
-from tfserving.serving.embedded.core.pool import EagerPool, Pool
+from tfserving.serving.embedded.core.pool import Pool
 from tfserving.serving.embedded.errors import Code, StartError
 from tfserving.serving.embedded.grpc import reflection
 from tfserving.serving.embedded.grpc.answering import (
@@ -28,14 +28,16 @@ from tfserving.serving.embedded.grpc.answering import (
     MOST_CALLS,
     MOST_STREAMS,
     Answering,
+    Settings,
     full,
+    services_of,
+    target,
     unknown,
     wait_until_quiet,
 )
 from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
 from tfserving.serving.embedded.grpc.receiving import Receiving
 from tfserving.serving.embedded.grpc.reflection import Reflection
-from tfserving.serving.embedded.observability.access_log import AccessLog
 from tfserving.serving.embedded.tls import Tls
 
 # To grpcio a call without a deadline has one in the far future, of a century and more.
@@ -43,52 +45,38 @@ NO_DEADLINE = 1e9
 
 
 class OverGrpcio:
-    """Methods over grpcio, in a pool of `threads` handler threads."""
+    """Methods over grpcio, in a pool of handler threads."""
 
     def __init__(
         self,
         methods: Methods,
         host: str,
         port: int,
-        threads: int,
+        settings: Settings,
         *,
-        eager: bool = False,
-        explain: bool = True,
-        most_in_flight: int = 0,
-        largest_message: int = 0,
         receive_seconds: float | None = None,
         tls: Tls | None = None,
         socket_path: str = "",
-        settings: Mapping[str, str] | None = None,
-        shared: bool = False,
-        access_log: AccessLog | None = None,
     ) -> None:
-        """Requests that are batched wait for each other, which needs an `eager` pool.
+        """A request's message has to be there within `receive_seconds`.
 
-        Beyond `most_in_flight` predictions, and `largest_message` bytes, gRPC refuses requests; 0 is no limit. A
-        request's message has to be there within `receive_seconds`.
-
-        It listens on the UNIX socket `socket_path`, too; `settings` are gRPC's own, by their names. With `shared`
-        other processes may listen on the same port, and each connection is one's.
+        It listens on the UNIX socket `socket_path`, too.
         """
         self._open = threading.Event()
         self._open.set()
         self._stopped = threading.Event()
-        services = [name.strip("/").partition("/")[0] for name in methods]
-        self._reflection = Reflection(*sorted(set(services)))
+        self._reflection = Reflection(*services_of(methods))
         self._receiving = Receiving(receive_seconds)
-        self._pool = (EagerPool if eager else Pool)(threads, "grpc")
+        self._pool = settings.pool()
         self._until = 0.0
         self._handlers = _Handlers(
             {
-                name: _Behaviour(
-                    Answering(name, method, explain=explain, access_log=access_log), self._receiving, self._open
-                )
-                for name, method in methods.items()
+                name: _Behaviour(answering, self._receiving, self._open)
+                for name, answering in settings.answering(methods).items()
             },
             self._pool,
-            most_in_flight or MOST_CALLS,
-            explain=explain,
+            settings.most_in_flight or MOST_CALLS,
+            explain=settings.explain,
         )
         for name in reflection.METHODS:
             self._handlers.add(name, self._reflection.handler())
@@ -97,14 +85,14 @@ class OverGrpcio:
             self._pool,  # type: ignore[arg-type]
             handlers=[self._handlers],
             options=(
-                ("grpc.max_receive_message_length", largest_message or -1),
+                ("grpc.max_receive_message_length", settings.largest_message or -1),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", MOST_STREAMS),
-                ("grpc.so_reuseport", int(shared)),
-                *((key, int(value) if value.isdecimal() else value) for key, value in (settings or {}).items()),
+                ("grpc.so_reuseport", int(settings.shared)),
+                *((key, int(value) if value.isdecimal() else value) for key, value in settings.options.items()),
             ),
         )
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        where = target(host, port)
         try:
             if tls:
                 bound = self._server.add_secure_port(where, _credentials(tls))

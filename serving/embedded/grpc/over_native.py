@@ -20,7 +20,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import grpc
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
-from tfserving.serving.embedded.core.pool import EagerPool, Pool
+from tfserving.serving.embedded.core.pool import Pool
 from tfserving.serving.embedded.errors import Code, StartError
 from tfserving.serving.embedded.grpc import reflection
 from tfserving.serving.embedded.grpc.answering import (
@@ -38,9 +38,11 @@ from tfserving.serving.embedded.grpc.answering import (
     MOST_CALLS,
     MOST_STREAMS,
     TICK_SECONDS,
-    Answering,
     Result,
+    Settings,
     full,
+    services_of,
+    target,
     unknown,
     wait_until_quiet,
 )
@@ -49,7 +51,6 @@ from tfserving.serving.embedded.grpc.over_grpcio import refusal
 from tfserving.serving.embedded.grpc.reflection import Reflection
 from tfserving.serving.embedded.grpc.sockets import close_port, corked
 from tfserving.serving.embedded.grpc.transport import SETTINGS
-from tfserving.serving.embedded.observability.access_log import AccessLog
 
 if TYPE_CHECKING:
     from pygrpc_native._native import CallDetails
@@ -59,35 +60,18 @@ BATCH = 16
 
 
 class OverNative:
-    """Methods over pygrpc-native, in a pool of `threads` handler threads."""
+    """Methods over pygrpc-native, in a pool of handler threads."""
 
-    def __init__(
-        self,
-        methods: Methods,
-        host: str,
-        port: int,
-        threads: int,
-        *,
-        eager: bool = False,
-        explain: bool = True,
-        most_in_flight: int = 0,
-        largest_message: int = 0,
-        settings: Mapping[str, str] | None = None,
-        shared: bool = False,
-        access_log: AccessLog | None = None,
-    ) -> None:
-        """See `OverGrpcio`; a message that is too large is refused when it is there. `settings` are of SETTINGS."""
-        self._most = most_in_flight or MOST_CALLS
-        self._largest = largest_message
-        self._pool = (EagerPool if eager else Pool)(threads, "grpc")
+    def __init__(self, methods: Methods, host: str, port: int, settings: Settings) -> None:
+        """A message that is too large is refused when it is there. The options of `settings` are of SETTINGS."""
+        self._most = settings.most_in_flight or MOST_CALLS
+        self._largest = settings.largest_message
+        self._pool = settings.pool()
         control, reload = Pool(CONTROL_THREADS, "grpc-control"), Pool(1, "grpc-reload")
         self._pools = (self._pool, control, reload)
         self._methods = [
-            (
-                Answering(name, method, explain=explain, access_log=access_log),
-                self._pool if name in PREDICTIONS else reload if name == RELOAD else control,
-            )
-            for name, method in methods.items()
+            (answering, self._pool if name in PREDICTIONS else reload if name == RELOAD else control)
+            for name, answering in settings.answering(methods).items()
         ]
         self._count = 0
         # Calls that wait or run while their clients have gone, by their numbers.
@@ -95,21 +79,19 @@ class OverNative:
         # Results that are held back; None: none are.
         self._held: list[_Held] | None = None
         self._holding = threading.Lock()
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        given: dict[str, Any] = {SETTINGS[key]: _setting(key, value) for key, value in (settings or {}).items()}
+        given: dict[str, Any] = {SETTINGS[key]: _setting(key, value) for key, value in settings.options.items()}
         try:
             self._front = NativeGrpcFront(
-                where,
+                target(host, port),
                 [(name, False) for name in methods],
                 io_threads=1,
                 call_details=True,
-                reuse_port=shared,
+                reuse_port=settings.shared,
                 **{"max_concurrent_streams": MOST_STREAMS, **given},
             )
         except Exception as error:
             raise StartError(f"--port={port}: gRPC can't listen on {host}:{port}: {error}") from None
-        services = sorted({name.strip("/").partition("/")[0] for name in methods})
-        self._rest = _Rest(Reflection(*services), explain=explain)
+        self._rest = _Rest(Reflection(*services_of(methods)), explain=settings.explain)
 
     def start(self) -> None:
         """Begins to answer."""

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
@@ -18,6 +18,7 @@ from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.grpc.answering import Settings
 from tfserving.serving.embedded.grpc.answers import Reload
 from tfserving.serving.embedded.grpc.face import methods
 from tfserving.serving.embedded.grpc.over_grpcio import OverGrpcio
@@ -193,29 +194,29 @@ class Answerer:
             most_parts=flags.max_grpc_parts,
             reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
-        how: dict[str, Any] = {
-            "threads": flags.grpc_max_threads,
-            "eager": flags.enable_batching,
-            "explain": flags.explain_errors,
-            "most_in_flight": flags.max_requests_in_flight,
-            "largest_message": flags.max_body_bytes,
-            "settings": flags.grpc_settings,
-            "shared": self._shared,
-            "access_log": self._access_log,
-        }
+        settings = Settings(
+            threads=flags.grpc_max_threads,
+            eager=flags.enable_batching,
+            explain=flags.explain_errors,
+            most_in_flight=flags.max_requests_in_flight,
+            largest_message=flags.max_body_bytes,
+            options=flags.grpc_settings,
+            shared=self._shared,
+            access_log=self._access_log,
+        )
         transport: Face
         if self._plan.transport.native:
             from tfserving.serving.embedded.grpc.over_native import OverNative
 
-            transport = OverNative(answers, *ports.address(claimed), **how)
+            transport = OverNative(answers, *ports.address(claimed), settings)
         else:
             transport = OverGrpcio(
                 answers,
                 *ports.address(claimed),
+                settings,
                 receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,
                 tls=self._plan.tls,
                 socket_path=flags.grpc_socket_path,
-                **how,
             )
         # gRPC has a socket of its own on that port now.
         claimed.close()
