@@ -3,7 +3,7 @@
     build ──► trace ──► lint ──► write ──┬──► lint the graph ──► ask the live model ──┬──► publish
                                          └──► a fresh process loads it, and is asked ──┘
 
-Whatever fails on the way leaves the model's folder as it was.
+A SavedModel that is there already is read instead of built and traced, and copied instead of written. Whatever fails on the way leaves the model's folder as it was.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tfserving.export import savedmodel
+from tfserving.export.adopted import Adopted
 from tfserving.export.builders import run_builder
+from tfserving.export.built import Built
 from tfserving.export.checkpoints import restore
 from tfserving.export.empty_requests import check_empty
-from tfserving.export.errors import ExportError, ProofError
+from tfserving.export.errors import ExportError, ProofError, ServableError
+from tfserving.export.findings import Rules
 from tfserving.export.given import read_given
-from tfserving.export.golden import LARGEST, golden_requests
+from tfserving.export.golden import LARGEST
 from tfserving.export.graph import read_graph
-from tfserving.export.lint import lint_answers, lint_graph, lint_signatures, require_clean
+from tfserving.export.lint import lint_answers, lint_graph
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
-from tfserving.export.options import Effect, Option, improve, judge_with
+from tfserving.export.options import Effect, Option, judge_with
 from tfserving.export.proof import FreshProcess, Proof, prove
 from tfserving.export.records import write_golden
-from tfserving.export.servable import Servable
+from tfserving.export.savedmodel import read_signatures
+from tfserving.export.source import Source
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
 from tfserving.foundation.evaluation import write_evaluation
@@ -43,17 +46,18 @@ from tfserving.foundation.quality import MEASURES, Metric
 class Target:
     """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions.
 
-    The rest is as in models.yaml, and as the options of `tfserving export build`.
+    Or no builder, and the folder of a SavedModel, which is served as it is. The rest is as in models.yaml, and as the options of `tfserving export build`.
     """
 
     model: str
-    builder: str
+    builder: str | None
     folder: Path
     allow: tuple[str, ...] = ()
     batch_sizes: tuple[int, ...] = (LARGEST,)
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
+    saved_model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,77 +88,90 @@ class _Steps:
         self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say: Callable[[str], None]) -> Exported:
+def export(
+    target: Target, builder: Callable[[], Any] | None, fresh: FreshProcess, say: Callable[[str], None]
+) -> Exported:
     """Makes a new version of `target`; `fresh` is a process nobody used yet, `say` is told what happens now.
+
+    `builder` is the function that the target names, None for a SavedModel.
 
     Raises BuilderError, ServableError or ProofError, and OSError when the disk refuses; nothing is left then.
     """
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
-    with steps.step("build", f"building with {target.builder}"):
-        servable = run_builder(target.builder, builder)
-        given = [request for file in target.golden for request in read_given(file, servable.signatures)]
-        if target.checkpoint:
-            steps.say(f"restoring {target.checkpoint}")
-            restore(servable, target.checkpoint)
+    rules = Rules(target.allow, steps.say, adopted=target.saved_model is not None)
+    source: Source
+    with steps.step("build", f"reading {target.saved_model}" if builder is None else f"building with {target.builder}"):
+        source = _adopt(target) if builder is None else _build(target, builder, steps)
+        given = [request for file in target.golden for request in read_given(file, source.signatures)]
     judge = Judge()
-    with steps.step("trace", "making its signatures graphs"):
-        built = savedmodel.variables_of(servable.module)
-        functions = savedmodel.trace(servable)
-        savedmodel.check_built(servable, built)
-        declared = savedmodel.described(servable, functions)
-        require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
-    requests: Iterable[GoldenRequest] = golden_requests(
-        servable, judge, target.batch_sizes, given, steps.say, target.allow
-    )
+    with steps.step("trace", "holding its graphs to the rules of lint"):
+        rules.require(source.lint(_signatures_before(target.folder)))
+    requests = source.requests(judge, target.batch_sizes, given, steps.say, target.allow)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
-        if target.options:
+        if isinstance(source, Built) and target.options:
             with steps.step("options", f"trying {', '.join(target.options)}"):
                 requests = list(requests)
-                functions, effects = improve(servable, functions, requests, target.options, staging.scratch)
+                effects = source.improve(requests, target.options, staging.scratch)
                 if "half" in (kept := tuple(effect.option for effect in effects if effect.kept)):
                     judge = judge_with(kept)
         with steps.step("write", "writing the SavedModel"):
-            signatures = savedmodel.write_savedmodel(servable, functions, staging.version_folder)
+            signatures = source.write(staging.version_folder)
         with steps.step("prove", "asking the live model and a fresh process the golden requests"):
 
             def linted(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
                 # While the fresh process loads the version.
-                require_clean(lint_graph(read_graph(staging.version_folder), signatures), target.allow)
+                rules.require(lint_graph(read_graph(staging.version_folder), signatures))
                 yield from requests
 
-            refused = {target.builder.partition(".")[0].partition(":")[0]}
             try:
                 golden, proof = prove(
-                    fresh, staging.version_folder, signatures, linted(requests), judge, refused, steps.say
+                    fresh, staging.version_folder, signatures, linted(requests), judge, source.refused, steps.say
                 )
             except ProofError as error:
-                raise ProofError(
-                    f"{error}\n  (a common reason: Python in the function that ran only once, when it was made a graph)"
-                ) from None
-            savedmodel.check_built(servable, built)
-            require_clean(lint_answers(golden), target.allow)
+                raise ProofError(f"{error}{source.hint}") from None
+            source.check()
+            rules.require(lint_answers(golden))
             if "empty-request" not in target.allow:
                 check_empty(fresh, signatures, golden)
         with steps.step("publish", "flushing to disk"):
             write_golden(golden, target.model, staging.version_folder)
-            if servable.evaluation:
-                write_evaluation(servable.evaluation, target.model, staging.version_folder)
+            if source.evaluation:
+                write_evaluation(source.evaluation, target.model, staging.version_folder)
             files = hash_files(staging.version_folder)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, servable, signatures, judge, kept, files).text()
+                    _manifest(target, version, source, signatures, judge, kept, files).text()
                 )
             )
-    return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), effects, steps.seconds)
+    return Exported(target.model, int(path.name), path, proof, dict(source.metrics), effects, steps.seconds)
 
 
-def _evaluation(servable: Servable) -> EvaluationEntry | None:
+def _build(target: Target, builder: Callable[[], Any], steps: _Steps) -> Built:
+    assert target.builder is not None
+    servable = run_builder(target.builder, builder)
+    if target.checkpoint:
+        steps.say(f"restoring {target.checkpoint}")
+        restore(servable, target.checkpoint)
+    return Built(target.builder, servable)
+
+
+def _adopt(target: Target) -> Adopted:
+    assert target.saved_model is not None
+    if unfit := [*target.options, *(["a checkpoint"] if target.checkpoint else [])]:
+        raise ServableError(
+            f"{', '.join(unfit)} would change it, and {target.saved_model} is served as it is; a builder with "
+            "load_existing can do it (docs/export.md)"
+        )
+    return Adopted(target.saved_model)
+
+
+def _evaluation(source: Source) -> EvaluationEntry | None:
     """What the manifest says of the labelled rows."""
-    if (said := servable.evaluation) is None:
+    if (said := source.evaluation) is None:
         return None
-    outputs = servable.signatures[said.signature].outputs
+    outputs = source.signatures[said.signature].outputs
     output = said.output or (outputs[0] if said.metric_name in MEASURES else None)
     return EvaluationEntry(said.signature, output, said.metric_name, said.rows, said.higher_is_better, said.drop)
 
@@ -163,7 +180,7 @@ def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
     """The signatures of the newest version in `model_folder`; None when there is none that can be read."""
     versions = versions_on_disk(model_folder) if model_folder.is_dir() else {}
     try:
-        return savedmodel.read_signatures(versions[max(versions)]) if versions else None
+        return read_signatures(versions[max(versions)]) if versions else None
     except ExportError:
         return None
 
@@ -171,7 +188,7 @@ def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
 def _manifest(
     target: Target,
     version: int,
-    servable: Servable,
+    source: Source,
     signatures: dict[str, ServedSignature],
     judge: Judge,
     options: tuple[str, ...],
@@ -187,13 +204,15 @@ def _manifest(
         version=version,
         created=datetime.now(timezone.utc).replace(microsecond=0),
         builder=target.builder,
+        saved_model=short(target.saved_model) if target.saved_model else None,
+        made_requests=source.made,
         checkpoint=target.checkpoint.name if target.checkpoint else None,
         options=options,
         versions=Versions(
             tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__, python=platform.python_version()
         ),
-        metrics=dict(servable.metrics),
-        evaluation=_evaluation(servable),
+        metrics=dict(source.metrics),
+        evaluation=_evaluation(source),
         signatures=signatures,
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         files=files,

@@ -7,14 +7,13 @@ It needs no TensorFlow, so it judges versions that something else wrote, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from tfserving.export.changes import signature_changes
-from tfserving.export.errors import LintError
+from tfserving.export.findings import Finding
 from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.ranks import trusting
@@ -24,7 +23,6 @@ from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, ve
 from tfserving.foundation.graph import CALLS, Graph, Node
 from tfserving.foundation.operations import DOES, FILES, PYTHON, class_of
 from tfserving.foundation.tensors import BY_NAME, STRING, dtype_of
-from tfserving.serving.models_yaml.fleet import Rule
 
 # JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
 # 400 (tensorflow/serving, util/json_tensor.cc).
@@ -45,19 +43,6 @@ SERVED_OPS = (
     *("SimpleMLLoadModelFromPath", "SimpleMLLoadModelFromPathWithHandle", "SimpleMLInferenceOp"),
     *("SimpleMLInferenceOpWithHandle", "SimpleMLInferenceLeafIndexOpWithHandle"),
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A rule that is broken: by what, and how to mend it."""
-
-    rule: Rule
-    where: str
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"[{self.rule}] {self.where}: {self.problem}; {self.remedy}"
 
 
 def lint_signatures(
@@ -135,19 +120,6 @@ def previous_version(folder: Path) -> Path | None:
         return None
     lower = [version for version in versions_on_disk(folder.parent) if version < int(folder.name)]
     return folder.parent / str(max(lower)) if lower else None
-
-
-def require_clean(findings: Iterable[Finding], allowed: Collection[str]) -> None:
-    """Raises LintError with the findings of rules that are not `allowed`."""
-    if refused := [finding for finding in findings if finding.rule not in allowed]:
-        raise LintError(
-            "\n  ".join(
-                [
-                    *map(str, refused),
-                    "docs/lint.md says more of each rule; `allow: [...]` in models.yaml lets a model break one",
-                ]
-            )
-        )
 
 
 def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:

@@ -58,7 +58,19 @@ class Manifest(_Strict):
     model: Annotated[str, Field(description="The name it is served under.")]
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
-    builder: Annotated[str, Field(description="The function that made the servable, as 'module:function'.")]
+    builder: Annotated[
+        str | None, Field(description="The function that made the servable, as 'module:function'; not for a SavedModel.")
+    ] = None
+    saved_model: Annotated[
+        str | None, Field(description="The folder of the SavedModel that was exported as it is, if there was no builder.")
+    ] = None
+    made_requests: Annotated[
+        tuple[str, ...],
+        Field(
+            description="The signatures whose golden requests are random values of their dtypes and shapes, as nobody gave "
+            "real ones."
+        ),
+    ] = ()
     checkpoint: Annotated[
         str | None, Field(description="The checkpoint that the variables were restored from, if one was named.")
     ] = None
@@ -82,14 +94,19 @@ class Manifest(_Strict):
     files: Annotated[dict[str, FileEntry], Field(description="Every other file, by its path in the version's folder.")]
     digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
 
+    @property
+    def source(self) -> str:
+        """What it was made of."""
+        return f"by {self.builder}" if self.builder else f"from the SavedModel {self.saved_model}, as it is"
+
     def text(self) -> str:
         """The file's text, its digest made anew."""
         digest = hashlib.sha256(self._text("").encode()).hexdigest()
         return self._text(digest)
 
     def _text(self, digest: str) -> str:
-        # A version without labelled rows says nothing of them.
-        left_out = {"evaluation"} if self.evaluation is None else None
+        # What a version doesn't have it says nothing of.
+        left_out = {name for name in ("builder", "saved_model", "made_requests", "evaluation") if not getattr(self, name)}
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=left_out) + "\n"
 
 

@@ -1,0 +1,197 @@
+"""A SavedModel that something else wrote, exported as it is: its files are copied, nothing in its graph is changed.
+
+Its live model is a session over the graph in the folder where it was found, as TensorFlow Serving has one. What that
+answers is golden; the copy then has to answer the same in a fresh process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfserving.export import fresh
+from tfserving.export.check import check_files
+from tfserving.export.copied import copy_files, files_of, left_out
+from tfserving.export.errors import ExportError, ServableError
+from tfserving.export.feature_specs import features_of
+from tfserving.export.findings import FOR_CLIENTS, Finding
+from tfserving.export.given import Given
+from tfserving.export.golden import golden_requests
+from tfserving.export.graph import read_graph
+from tfserving.export.lint import lint_graph, lint_signatures
+from tfserving.export.live import LiveSignature
+from tfserving.export.made import ROWS, made_examples
+from tfserving.export.manifest import ServedSignature, read_manifest
+from tfserving.export.recorded import recorded
+from tfserving.export.savedmodel import read_signatures
+from tfserving.export.servable import Servable, Signature
+from tfserving.export.tolerances import Judge
+from tfserving.foundation.evaluation import EvaluationError, read_evaluation
+from tfserving.foundation.golden import MANIFEST, GoldenRequest
+from tfserving.foundation.quality import Evaluation, Metric
+from tfserving.foundation.tensors import Array, from_proto
+
+
+class Adopted:
+    """The SavedModel in a folder. Reading it needs no TensorFlow."""
+
+    # No package has its code.
+    refused: Collection[str] = ()
+    hint = ""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ExportError when there is no SavedModel in `folder` that can be read and copied.
+
+        The metrics and labelled rows of a version of this toolkit are kept; such a version must be whole.
+        """
+        self._folder = folder
+        self._files = files_of(folder)
+        self._written = read_signatures(folder)
+        self._graph = read_graph(folder)
+        # The signatures whose golden requests are made of nothing but dtypes and shapes.
+        self.made: tuple[str, ...] = ()
+        self.metrics: Mapping[str, float | Metric] = {}
+        self.evaluation: Evaluation | None = None
+        if (folder / MANIFEST).exists():
+            check_files(folder)
+            self.metrics = read_manifest(folder).metrics
+            try:
+                self.evaluation = read_evaluation(folder)
+            except EvaluationError as error:
+                raise ExportError(str(error)) from None
+
+    @cached_property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Its signatures, each with a function that runs in the session."""
+        return {
+            name: Signature(
+                function=self._function(name),
+                inputs=signature.inputs,
+                outputs=tuple(signature.outputs),
+                method=signature.method,
+                defaults={key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()},
+            )
+            for name, signature in self._written.items()
+        }
+
+    def lint(self, previous: Mapping[str, ServedSignature] | None) -> list[Finding]:
+        """What is wrong with it, found before any of it is run."""
+        return [*lint_signatures(self._written, previous), *lint_graph(self._graph, self._written)]
+
+    def requests(
+        self,
+        judge: Judge,
+        batch_sizes: Sequence[int],
+        given: Iterable[Given],
+        note: Callable[[str], None],
+        allow: Collection[str],
+    ) -> Iterator[GoldenRequest]:
+        """Golden requests, of the rows of those that are `given` or that it brings along, else of made ones.
+
+        Raises ServableError for a signature that takes none of those that were made.
+        """
+        if others := left_out(self._folder):
+            note(f"not part of a SavedModel, so not copied: {', '.join(others)}")
+        given = [*recorded(self._folder, self.signatures), *given]
+        allow = {*allow, *FOR_CLIENTS}
+        examples: dict[str, Mapping[str, Array]] = {}
+        for name, signature in self.signatures.items():
+            rows = _rows([request for request in given if request.signature == name], signature)
+            if not rows:
+                rows = self._made(name, signature, allow)
+                self.made += (name,)
+                note(
+                    f"signature {name!r}: its golden requests are random values of its dtypes and shapes; real ones "
+                    "prove more: `golden: [FILE.json]` in models.yaml, or --golden FILE.json"
+                )
+            examples[name] = rows
+        servable = Servable(None, self.signatures, examples)
+        yield from _distinct(golden_requests(servable, judge, batch_sizes, given, note, allow))
+
+    def write(self, folder: Path) -> dict[str, ServedSignature]:
+        """Copies its files to the folder of a version."""
+        copy_files(self._folder, self._files, folder)
+        return read_signatures(folder)
+
+    def check(self) -> None:
+        """There is nothing that could not have been built."""
+
+    @cached_property
+    def _ask(self) -> fresh.Ask:
+        try:
+            ask, _ = fresh.LOAD["session"](str(self._folder))
+        except Exception as error:
+            raise ServableError(f"{self._folder} can't be loaded, as a server does: {_reason(error)}") from error
+        return ask
+
+    def _function(self, name: str) -> Callable[..., Mapping[str, Any]]:
+        return lambda **inputs: self._ask(name, inputs)
+
+    def _made(self, name: str, signature: Signature, allow: Collection[str]) -> dict[str, Array]:
+        """The first inputs that were made of `signature` which the model answers."""
+        features = {
+            key: parsed
+            for key, spec in signature.inputs.items()
+            if spec.dtype == "string"
+            and (parsed := features_of(self._graph, self._graph.signatures[name].inputs[key].name)) is not None
+        }
+        live = LiveSignature(name, signature, allow)
+        failed: Exception | None = None
+        for examples in made_examples(signature, features):
+            try:
+                live.ask(examples)
+            except ServableError as error:
+                failed = failed or error.__cause__ or error  # type: ignore[assignment]
+            else:
+                return examples
+        assert failed is not None
+        raise ServableError(
+            f"no golden request could be made for signature {name!r}: random values of its dtypes and shapes were "
+            f"refused ({_reason(failed)}); give real ones: `golden: [FILE.json]` in models.yaml, or --golden FILE.json"
+        )
+
+
+def _rows(given: Sequence[Given], signature: Signature) -> dict[str, Array]:
+    """The rows of those of the `given` requests that have the shapes of the first; {} when there are none."""
+    found: dict[str, list[Array]] = {}
+    for request in given:
+        inputs = dict(request.inputs)
+        batch = max((len(array) for array in inputs.values() if array.ndim), default=1)
+        for key, value in signature.defaults.items():
+            inputs.setdefault(key, np.broadcast_to(value, (batch, *value.shape[1:])))
+        if not found:
+            found = {key: [array] for key, array in inputs.items()}
+        elif all(array.shape[1:] == found[key][0].shape[1:] for key, array in inputs.items()):
+            for key, array in inputs.items():
+                found[key].append(array)
+    return {key: np.concatenate(arrays)[:ROWS] for key, arrays in found.items()}
+
+
+def _distinct(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
+    """The `requests` without those that were there before."""
+    seen: set[tuple[object, ...]] = set()
+    for request in requests:
+        key = (request.signature, *(_content(name, array) for name, array in sorted(request.inputs.items())))
+        if key not in seen:
+            seen.add(key)
+            yield request
+
+
+def _content(name: str, array: Array) -> tuple[object, ...]:
+    data = tuple(array.ravel().tolist()) if array.dtype == np.object_ else array.tobytes()
+    return name, array.shape, array.dtype.name, hash(data)
+
+
+def _reason(error: BaseException) -> str:
+    """The line of TensorFlow's error that says most: those of a session begin with where in the graph it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    says = [line for line in lines if not line.startswith(_PLACES) and not line.endswith("root error(s) found.")]
+    text = (says or lines or [type(error).__name__])[0]
+    return f"{type(error).__name__}: {text}"
+
+
+_PLACES = ("Graph execution error", "Detected at node", "Node:", "<stack traces unavailable>", "[[{{node", "File ")

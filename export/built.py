@@ -1,0 +1,72 @@
+"""A servable that a builder made, as something that is exported: traced, and written as a SavedModel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfserving.export import savedmodel
+from tfserving.export.findings import Finding
+from tfserving.export.given import Given
+from tfserving.export.golden import golden_requests
+from tfserving.export.lint import lint_signatures
+from tfserving.export.manifest import ServedSignature
+from tfserving.export.options import Effect, Option, improve
+from tfserving.export.servable import Servable, Signature
+from tfserving.export.tolerances import Judge
+from tfserving.foundation.golden import GoldenRequest
+from tfserving.foundation.quality import Evaluation, Metric
+
+
+class Built:
+    """What a builder returned. Its functions are traced first, and written then."""
+
+    made: tuple[str, ...] = ()
+    hint = "\n  (a common reason: Python in the function that ran only once, when it was made a graph)"
+
+    def __init__(self, builder: str, servable: Servable) -> None:
+        """`servable` is what `builder`, 'module:function', returned."""
+        self.refused = {builder.partition(".")[0].partition(":")[0]}
+        self._servable = servable
+        self._functions: dict[str, Any] = {}
+        self._built = savedmodel.variables_of(servable.module)
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        return self._servable.signatures
+
+    @property
+    def metrics(self) -> Mapping[str, float | Metric]:
+        return self._servable.metrics
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        return self._servable.evaluation
+
+    def lint(self, previous: Mapping[str, ServedSignature] | None) -> list[Finding]:
+        self._functions = savedmodel.trace(self._servable)
+        self.check()
+        return lint_signatures(savedmodel.described(self._servable, self._functions), previous)
+
+    def requests(
+        self,
+        judge: Judge,
+        batch_sizes: Sequence[int],
+        given: Iterable[Given],
+        note: Callable[[str], None],
+        allow: Collection[str],
+    ) -> Iterator[GoldenRequest]:
+        return golden_requests(self._servable, judge, batch_sizes, given, note, allow)
+
+    def improve(
+        self, requests: Sequence[GoldenRequest], options: Sequence[Option], scratch: Path
+    ) -> tuple[Effect, ...]:
+        self._functions, effects = improve(self._servable, self._functions, requests, options, scratch)
+        return effects
+
+    def write(self, folder: Path) -> dict[str, ServedSignature]:
+        return savedmodel.write_savedmodel(self._servable, self._functions, folder)
+
+    def check(self) -> None:
+        savedmodel.check_built(self._servable, self._built)
