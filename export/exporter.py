@@ -22,10 +22,11 @@ from tfserving.export.builders import run_builder
 from tfserving.export.checkpoints import restore
 from tfserving.export.empty_requests import check_empty
 from tfserving.export.errors import ExportError, ProofError
+from tfserving.export.findings import require_clean
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST, golden_requests
 from tfserving.export.graph import read_graph
-from tfserving.export.lint import lint_answers, lint_graph, lint_signatures, require_clean
+from tfserving.export.lint import lint_answers, lint_graph, lint_signatures
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
 from tfserving.export.options import Effect, Option, improve, judge_with
 from tfserving.export.proof import FreshProcess, Proof, prove
@@ -99,7 +100,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
     judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
         built = savedmodel.variables_of(servable.module)
-        functions = savedmodel.trace(servable)
+        functions = savedmodel.trace(servable, target.allow)
         savedmodel.check_built(servable, built)
         declared = savedmodel.described(servable, functions)
         require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)

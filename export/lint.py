@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from tfserving.export.changes import signature_changes
-from tfserving.export.errors import LintError
+from tfserving.export.effects import written_effects
+from tfserving.export.findings import Finding
 from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.ranks import trusting
@@ -24,7 +24,6 @@ from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, ve
 from tfserving.foundation.graph import CALLS, Graph, Node
 from tfserving.foundation.operations import DOES, FILES, PYTHON, class_of
 from tfserving.foundation.tensors import BY_NAME, STRING, dtype_of
-from tfserving.serving.models_yaml.fleet import Rule
 
 # JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
 # 400 (tensorflow/serving, util/json_tensor.cc).
@@ -45,19 +44,6 @@ SERVED_OPS = (
     *("SimpleMLLoadModelFromPath", "SimpleMLLoadModelFromPathWithHandle", "SimpleMLInferenceOp"),
     *("SimpleMLInferenceOpWithHandle", "SimpleMLInferenceLeafIndexOpWithHandle"),
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A rule that is broken: by what, and how to mend it."""
-
-    rule: Rule
-    where: str
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"[{self.rule}] {self.where}: {self.problem}; {self.remedy}"
 
 
 def lint_signatures(
@@ -89,6 +75,7 @@ def lint_signatures(
 def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[Finding]:
     """What is wrong with what the `signatures` of a SavedModel do."""
     rules: tuple[Callable[[str, Graph, ServedSignature], Iterable[Finding]], ...] = (
+        _effects,
         _int_inputs,
         _bytes_outputs,
         _operations,
@@ -137,19 +124,6 @@ def previous_version(folder: Path) -> Path | None:
     return folder.parent / str(max(lower)) if lower else None
 
 
-def require_clean(findings: Iterable[Finding], allowed: Collection[str]) -> None:
-    """Raises LintError with the findings of rules that are not `allowed`."""
-    if refused := [finding for finding in findings if finding.rule not in allowed]:
-        raise LintError(
-            "\n  ".join(
-                [
-                    *map(str, refused),
-                    "docs/lint.md says more of each rule; `allow: [...]` in models.yaml lets a model break one",
-                ]
-            )
-        )
-
-
 def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
     """What is wrong with the names, dtypes and shapes of a signature."""
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
@@ -188,6 +162,10 @@ def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
                 "answer a row for each row (does the function reshape to a fixed size, or answer something that no row "
                 "has?)",
             )
+
+
+def _effects(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:  # noqa: ARG001
+    return written_effects(name, graph)
 
 
 def _int_inputs(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
