@@ -103,7 +103,12 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         functions = savedmodel.trace(servable, target.allow)
         savedmodel.check_built(servable, built)
         declared = savedmodel.described(servable, functions)
-        require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
+        unbatched = {name for name, signature in servable.signatures.items() if not signature.batched}
+        findings = lint_signatures(declared, _signatures_before(target.folder), unbatched)
+        require_clean(findings, target.allow)
+        for finding in findings:
+            if finding.note and finding.rule not in target.allow:
+                steps.say(str(finding))
     requests: Iterable[GoldenRequest] = golden_requests(
         servable, judge, target.batch_sizes, given, steps.say, target.allow
     )
@@ -196,6 +201,7 @@ def _manifest(
         metrics=dict(servable.metrics),
         evaluation=_evaluation(servable),
         signatures=signatures,
+        unbatched=tuple(sorted(name for name, signature in servable.signatures.items() if not signature.batched)),
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         files=files,
         digest="",
