@@ -24,7 +24,7 @@ from tfserving.export.golden import golden_requests
 from tfserving.export.graph import read_graph
 from tfserving.export.lint import lint_graph, lint_signatures
 from tfserving.export.live import LiveSignature
-from tfserving.export.made import ROWS, made_examples
+from tfserving.export.made import made_examples
 from tfserving.export.manifest import ServedSignature, read_manifest
 from tfserving.export.recorded import recorded
 from tfserving.export.savedmodel import read_signatures
@@ -74,11 +74,12 @@ class Adopted:
                 outputs=tuple(signature.outputs),
                 method=signature.method,
                 defaults={key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()},
+                batched=_has_batch(signature),
             )
             for name, signature in self._written.items()
         }
 
-    def lint(self, previous: Mapping[str, ServedSignature] | None) -> list[Finding]:
+    def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:  # noqa: ARG002
         """What is wrong with it, found before any of it is run."""
         return [*lint_signatures(self._written, previous), *lint_graph(self._graph, self._written)]
 
@@ -98,9 +99,9 @@ class Adopted:
             note(f"not part of a SavedModel, so not copied: {', '.join(others)}")
         given = [*recorded(self._folder, self.signatures), *given]
         allow = {*allow, *FOR_CLIENTS}
-        examples: dict[str, Mapping[str, Array]] = {}
+        examples: dict[str, Mapping[str, Any]] = {}
         for name, signature in self.signatures.items():
-            rows = _rows([request for request in given if request.signature == name], signature)
+            rows = examples_of([request for request in given if request.signature == name], signature)
             if not rows:
                 rows = self._made(name, signature, allow)
                 self.made += (name,)
@@ -143,7 +144,7 @@ class Adopted:
         failed: Exception | None = None
         for examples in made_examples(signature, features):
             try:
-                live.ask(examples)
+                live.ask(examples if signature.batched else {key: array[0] for key, array in examples.items()})
             except ServableError as error:
                 failed = failed or error.__cause__ or error  # type: ignore[assignment]
             else:
@@ -155,20 +156,30 @@ class Adopted:
         )
 
 
-def _rows(given: Sequence[Given], signature: Signature) -> dict[str, Array]:
-    """The rows of those of the `given` requests that have the shapes of the first; {} when there are none."""
+def _has_batch(signature: ServedSignature) -> bool:
+    """Whether the inputs have their first dimension in common, as far as the signature says."""
+    sizes = {None if spec.shape is None else spec.shape[:1] or () for spec in signature.inputs.values()} - {None}
+    return sizes <= {(None,)} or (len(sizes) == 1 and () not in sizes)
+
+
+def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
+    """Example inputs from requests to `signature`: the rows of those that have the shapes of the first.
+
+    Of a signature without a batch all of them, one by one. {} when there are none.
+    """
     found: dict[str, list[Array]] = {}
     for request in given:
         inputs = dict(request.inputs)
-        batch = max((len(array) for array in inputs.values() if array.ndim), default=1)
         for key, value in signature.defaults.items():
-            inputs.setdefault(key, np.broadcast_to(value, (batch, *value.shape[1:])))
-        if not found:
-            found = {key: [array] for key, array in inputs.items()}
-        elif all(array.shape[1:] == found[key][0].shape[1:] for key, array in inputs.items()):
+            if key not in inputs:
+                rows = max((len(array) for array in inputs.values() if array.ndim), default=1)
+                inputs[key] = np.repeat(value, rows, axis=0) if signature.batched and len(value) == 1 else value
+        if not signature.batched or all(
+            array.shape[1:] == found[key][0].shape[1:] for key, array in inputs.items() if found
+        ):
             for key, array in inputs.items():
-                found[key].append(array)
-    return {key: np.concatenate(arrays)[:ROWS] for key, arrays in found.items()}
+                found.setdefault(key, []).append(array)
+    return {key: np.concatenate(arrays) for key, arrays in found.items()} if signature.batched else found
 
 
 def _distinct(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:

@@ -44,10 +44,11 @@ class Built:
     def evaluation(self) -> Evaluation | None:
         return self._servable.evaluation
 
-    def lint(self, previous: Mapping[str, ServedSignature] | None) -> list[Finding]:
-        self._functions = savedmodel.trace(self._servable)
+    def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
+        self._functions = savedmodel.trace(self._servable, allow)
         self.check()
-        return lint_signatures(savedmodel.described(self._servable, self._functions), previous)
+        unbatched = {name for name, signature in self.signatures.items() if not signature.batched}
+        return lint_signatures(savedmodel.described(self._servable, self._functions), previous, unbatched)
 
     def requests(
         self,

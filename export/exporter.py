@@ -105,7 +105,7 @@ def export(
         given = [request for file in target.golden for request in read_given(file, source.signatures)]
     judge = Judge()
     with steps.step("trace", "holding its graphs to the rules of lint"):
-        rules.require(source.lint(_signatures_before(target.folder)))
+        rules.require(source.lint(_signatures_before(target.folder), target.allow))
     requests = source.requests(judge, target.batch_sizes, given, steps.say, target.allow)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
@@ -214,6 +214,7 @@ def _manifest(
         metrics=dict(source.metrics),
         evaluation=_evaluation(source),
         signatures=signatures,
+        unbatched=tuple(sorted(name for name, signature in source.signatures.items() if not signature.batched)),
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         files=files,
         digest="",

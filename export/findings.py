@@ -11,7 +11,7 @@ from tfserving.serving.models_yaml.fleet import Rule
 # What clients have to live with in a SavedModel that is served as it is. The other rules are about what nobody can live
 # with: a server that ends, or a signature that always fails.
 FOR_CLIENTS: tuple[Rule, ...] = (
-    *("bytes-suffix", "fixed-batch", "int-input", "made-up-name", "output-batch", "rest-dtype"),
+    *("bytes-suffix", "fixed-batch", "int-input", "made-up-name", "output-batch", "rest-dtype", "unbatched"),
 )
 
 

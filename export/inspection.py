@@ -109,7 +109,9 @@ class Inspection:
             yield part, _bytes(size)
         yield "total", _bytes(self.total)
         for name, batches in self.golden.items():
-            yield f"golden, {name}", f"{len(batches)} requests, of {', '.join(map(str, batches))} rows"
+            alone = self.manifest is not None and name in self.manifest.unbatched
+            of = "one example each" if alone else f"of {', '.join(map(str, batches))} rows"
+            yield f"golden, {name}", f"{len(batches)} requests, {of}"
         yield "warm-up", f"{self.warmup} requests"
 
 
@@ -162,12 +164,13 @@ def _size(path: Path) -> int:
 def _golden(folder: Path) -> dict[str, tuple[int, ...]]:
     batches: dict[str, tuple[int, ...]] = {}
     try:
-        requests = read_golden(folder).requests if (folder / RECORDS).exists() else ()
+        golden = read_golden(folder) if (folder / RECORDS).exists() else None
     except GoldenError:
         # The state says that its file is damaged.
         return {}
-    for request in requests:
-        batches[request.signature] = (*batches.get(request.signature, ()), batch_of(request))
+    for request in golden.requests if golden else ():
+        rows = 1 if golden and request.signature in golden.unbatched else batch_of(request)
+        batches[request.signature] = (*batches.get(request.signature, ()), rows)
     return batches
 
 

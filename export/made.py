@@ -43,12 +43,15 @@ KINDS = (
 def made_examples(
     signature: Signature, features: Mapping[str, Mapping[str, Feature]]
 ) -> Iterator[dict[str, Array]]:
-    """Inputs of 32 rows to try, the likely ones first; the same ones each time.
+    """Inputs to try, the likely ones first, the same each time: 32 rows, or one by one for a signature without a batch.
 
     Strings of an input that has `features` are tf.Examples.
     """
     seen: set[tuple[int, int, bool]] = set()
-    sizes = any(spec.shape is not None and None in spec.shape[1:] for spec in signature.inputs.values())
+    sizes = any(
+        None in ((spec.shape or ())[1:] if signature.batched else spec.shape or (None,))
+        for spec in signature.inputs.values()
+    )
     integers = any("int" in dtype for dtype in _dtypes(signature, features))
     strings = any(spec.dtype == "string" and name not in features for name, spec in signature.inputs.items())
     for kind in KINDS:
@@ -59,7 +62,9 @@ def made_examples(
         seen.add(key)
         random = np.random.default_rng(1)
         yield {
-            name: _examples(features[name], kind, random) if name in features else _values(spec, kind, random)
+            name: _examples(features[name], kind, random)
+            if name in features
+            else _array(spec.dtype, (ROWS, *_sizes(spec, kind, batched=signature.batched)), kind, random)
             for name, spec in sorted(signature.inputs.items())
         }
 
@@ -69,10 +74,10 @@ def _dtypes(signature: Signature, features: Mapping[str, Mapping[str, Feature]])
     yield from (feature.dtype for parsed in features.values() for feature in parsed.values())
 
 
-def _values(spec: TensorSpec, kind: _Kind, random: np.random.Generator) -> Array:
-    """Rows of an input; one of any rank is a vector."""
-    shape = (ROWS, *(kind.size if size is None else size for size in (spec.shape or (None,))[1:]))
-    return _array(spec.dtype, shape, kind, random)
+def _sizes(spec: TensorSpec, kind: _Kind, *, batched: bool) -> tuple[int, ...]:
+    """The shape of one example; one of any rank is a number, or a vector where there is no batch."""
+    shape = (None,) if spec.shape is None else spec.shape
+    return tuple(kind.size if size is None else size for size in (shape[1:] if batched else shape))
 
 
 def _array(dtype: str, shape: tuple[int, ...], kind: _Kind, random: np.random.Generator) -> Array:

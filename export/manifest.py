@@ -87,6 +87,10 @@ class Manifest(_Strict):
         Field(description="What is computed of the labelled rows in assets.extra/evaluation.tfrecord, if there are."),
     ] = None
     signatures: dict[str, ServedSignature]
+    unbatched: Annotated[
+        tuple[str, ...],
+        Field(description="The signatures that take one example a request, which can't be put together with others."),
+    ] = ()
     tolerances: Annotated[
         dict[str, Tolerance],
         Field(description="By dtype of output; a dtype that is not here must be answered exactly."),
@@ -106,7 +110,8 @@ class Manifest(_Strict):
 
     def _text(self, digest: str) -> str:
         # What a version doesn't have it says nothing of.
-        left_out = {name for name in ("builder", "saved_model", "made_requests", "evaluation") if not getattr(self, name)}
+        optional = ("builder", "saved_model", "made_requests", "evaluation", "unbatched")
+        left_out = {name for name in optional if not getattr(self, name)}
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=left_out) + "\n"
 
 

@@ -26,7 +26,7 @@ from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ProofError
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
-from tfserving.export.rows import batch_of
+from tfserving.export.rows import described
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
 from tfserving.foundation import messages
@@ -133,7 +133,7 @@ class FreshProcess:
 
     def answer(self, request: GoldenRequest) -> dict[str, Array]:
         """The next answer, to `request`. Raises ProofError when it has none."""
-        where = f"failed on signature {request.signature!r}, a batch of {batch_of(request)}"
+        where = f"failed on signature {request.signature!r}, {described(request.inputs)}"
         response = PredictResponse.FromString(self._answer(where))
         return {name: from_proto(tensor) for name, tensor in response.outputs.items()}
 
@@ -248,7 +248,7 @@ def _compare(
             disputed = {row for answer in answers for row in request.disputed(answer, comparison.judge)}
             if disputed:
                 note(request.told(disputed))
-                anew.append(request.without(disputed))
+                anew += [rest for rest in [request.without(disputed)] if rest]
                 continue
         for way, answer in zip(ways, answers, strict=True):
             comparison.compare(_as_recorded(request), _as_recorded(request, answer), way)
@@ -270,8 +270,8 @@ class _Comparison:
             difference = self.judge.judge(answered.outputs[output], expected)
             if difference.verdict == "different":
                 raise ProofError(
-                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers a batch "
-                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}"
+                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers "
+                    f"{described(golden.inputs)} otherwise than the live model: {describe(difference)}"
                 )
             self.identical = self.identical and difference.verdict == "equal"
             self.largest = max(self.largest, difference.absolute or 0.0)
