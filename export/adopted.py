@@ -22,7 +22,7 @@ from tfserving.export.findings import FOR_CLIENTS, Finding
 from tfserving.export.given import Given
 from tfserving.export.golden import golden_requests
 from tfserving.export.graph import read_graph
-from tfserving.export.lint import lint_graph, lint_signatures
+from tfserving.export.lint import lint_graph, lint_signatures, not_servable
 from tfserving.export.live import LiveSignature
 from tfserving.export.made import made_examples
 from tfserving.export.manifest import ServedSignature, read_manifest
@@ -34,6 +34,8 @@ from tfserving.foundation.evaluation import EvaluationError, read_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest
 from tfserving.foundation.quality import Evaluation, Metric
 from tfserving.foundation.tensors import Array, from_proto
+
+FILE = "`golden: [FILE.json]` in models.yaml, or --golden FILE.json"
 
 
 class Adopted:
@@ -66,7 +68,7 @@ class Adopted:
 
     @cached_property
     def signatures(self) -> Mapping[str, Signature]:
-        """Its signatures, each with a function that runs in the session."""
+        """Those of its signatures that can be asked, each with a function that runs in the session."""
         return {
             name: Signature(
                 function=self._function(name),
@@ -77,6 +79,7 @@ class Adopted:
                 batched=_has_batch(signature),
             )
             for name, signature in self._written.items()
+            if not any(not_servable(name, self._graph, signature))
         }
 
     def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:  # noqa: ARG002
@@ -99,17 +102,18 @@ class Adopted:
             note(f"not part of a SavedModel, so not copied: {', '.join(others)}")
         given = [*recorded(self._folder, self.signatures), *given]
         allow = {*allow, *FOR_CLIENTS}
+        if not self.signatures:
+            raise ServableError(f"{self._folder} has no signature that can be asked")
         examples: dict[str, Mapping[str, Any]] = {}
         for name, signature in self.signatures.items():
             rows = examples_of([request for request in given if request.signature == name], signature)
             if not rows:
                 rows = self._made(name, signature, allow)
                 self.made += (name,)
-                note(
-                    f"signature {name!r}: its golden requests are random values of its dtypes and shapes; real ones "
-                    "prove more: `golden: [FILE.json]` in models.yaml, or --golden FILE.json"
-                )
             examples[name] = rows
+        if self.made:
+            names = ", ".join(map(repr, self.made))
+            note(f"the golden requests of {names} are random values of its dtypes and shapes; real ones prove more: {FILE}")
         servable = Servable(None, self.signatures, examples)
         yield from _distinct(golden_requests(servable, judge, batch_sizes, given, note, allow))
 
@@ -152,7 +156,7 @@ class Adopted:
         assert failed is not None
         raise ServableError(
             f"no golden request could be made for signature {name!r}: random values of its dtypes and shapes were "
-            f"refused ({_reason(failed)}); give real ones: `golden: [FILE.json]` in models.yaml, or --golden FILE.json"
+            f"refused ({_reason(failed)}); give real ones: {FILE}"
         )
 
 

@@ -53,9 +53,7 @@ def _parse_example_v2(graph: Graph, node: Node) -> Iterator[tuple[str, Feature]]
         yield name.decode(), Feature(BY_NUMBER[dtype].name, SEVERAL)
 
 
-def _features(
-    attributes: Mapping[str, Any], sparse: list[bytes], dense: list[bytes]
-) -> Iterator[tuple[str, Feature]]:
+def _features(attributes: Mapping[str, Any], sparse: list[bytes], dense: list[bytes]) -> Iterator[tuple[str, Feature]]:
     for name, dtype in zip(sparse, attributes["sparse_types"].list.type, strict=True):
         yield name.decode(), Feature(BY_NUMBER[dtype].name, SEVERAL)
     shapes = attributes["dense_shapes"].list.shape

@@ -49,17 +49,18 @@ class Rules:
         findings = [finding for finding in findings if finding.rule not in self._allowed]
         if self._adopted:
             findings = of_adopted(findings)
-        for finding in findings:
-            if finding.note and finding not in self._told:
-                self._told.add(finding)
-                self._say(str(finding))
+        notes = [finding for finding in findings if finding.note and finding not in self._told]
+        self._told.update(notes)
+        for rule in dict.fromkeys(finding.rule for finding in notes):
+            first, *more = (finding for finding in notes if finding.rule == rule)
+            self._say(f"{first}{f' (and {len(more)} more; lint lists them)' if more else ''}")
         require_clean(findings, self._allowed, adopted=self._adopted)
 
 
 def require_clean(findings: Iterable[Finding], allowed: Collection[str], *, adopted: bool = False) -> None:
     """Raises LintError with the findings of rules that are not `allowed`, notes left out."""
     if refused := [finding for finding in findings if not finding.note and finding.rule not in allowed]:
-        mend = "; what a builder makes of it with load_existing can be mended" if adopted else ""
+        mend = "; a builder can give a SavedModel other signatures (docs/export.md)" if adopted else ""
         raise LintError(
             "\n  ".join(
                 [

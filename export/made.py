@@ -16,6 +16,7 @@ from tfserving.export.servable import Signature, TensorSpec
 from tfserving.foundation.tensors import BY_NAME, STRING, Array
 
 ROWS = 32
+EXAMPLES = 8
 WORDS = ("the cat sat on the mat", "", "Zürich", "a longer text, of two sentences. This is the second.", "42")
 
 
@@ -40,10 +41,10 @@ KINDS = (
 )
 
 
-def made_examples(
-    signature: Signature, features: Mapping[str, Mapping[str, Feature]]
-) -> Iterator[dict[str, Array]]:
-    """Inputs to try, the likely ones first, the same each time: 32 rows, or one by one for a signature without a batch.
+def made_examples(signature: Signature, features: Mapping[str, Mapping[str, Feature]]) -> Iterator[dict[str, Array]]:
+    """Inputs to try, the likely ones first, the same each time: 32 rows, or as many as the signature fixes.
+
+    Of one without a batch they are 8 examples.
 
     Strings of an input that has `features` are tf.Examples.
     """
@@ -64,7 +65,7 @@ def made_examples(
         yield {
             name: _examples(features[name], kind, random)
             if name in features
-            else _array(spec.dtype, (ROWS, *_sizes(spec, kind, batched=signature.batched)), kind, random)
+            else _array(spec.dtype, _shape(spec, kind, batched=signature.batched), kind, random)
             for name, spec in sorted(signature.inputs.items())
         }
 
@@ -74,10 +75,11 @@ def _dtypes(signature: Signature, features: Mapping[str, Mapping[str, Feature]])
     yield from (feature.dtype for parsed in features.values() for feature in parsed.values())
 
 
-def _sizes(spec: TensorSpec, kind: _Kind, *, batched: bool) -> tuple[int, ...]:
-    """The shape of one example; one of any rank is a number, or a vector where there is no batch."""
+def _shape(spec: TensorSpec, kind: _Kind, *, batched: bool) -> tuple[int, ...]:
+    """The shape of the examples of an input; those of one of any rank are numbers, or vectors where there is no batch."""
     shape = (None,) if spec.shape is None else spec.shape
-    return tuple(kind.size if size is None else size for size in (shape[1:] if batched else shape))
+    rows, sizes = (shape[0] or ROWS, shape[1:]) if batched else (EXAMPLES, shape)
+    return (rows, *(kind.size if size is None else size for size in sizes))
 
 
 def _array(dtype: str, shape: tuple[int, ...], kind: _Kind, random: np.random.Generator) -> Array:
@@ -96,9 +98,7 @@ def _array(dtype: str, shape: tuple[int, ...], kind: _Kind, random: np.random.Ge
 
 def _examples(features: Mapping[str, Feature], kind: _Kind, random: np.random.Generator) -> Array:
     """Serialized tf.Examples."""
-    columns = {
-        name: _array(feature.dtype, (ROWS, feature.values), kind, random) for name, feature in features.items()
-    }
+    columns = {name: _array(feature.dtype, (ROWS, feature.values), kind, random) for name, feature in features.items()}
     return serialized_examples({name: column[row] for name, column in columns.items()} for row in range(ROWS))
 
 

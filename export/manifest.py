@@ -59,10 +59,12 @@ class Manifest(_Strict):
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
     builder: Annotated[
-        str | None, Field(description="The function that made the servable, as 'module:function'; not for a SavedModel.")
+        str | None,
+        Field(description="The function that made the servable, as 'module:function'; not for a SavedModel."),
     ] = None
     saved_model: Annotated[
-        str | None, Field(description="The folder of the SavedModel that was exported as it is, if there was no builder.")
+        str | None,
+        Field(description="The folder of the SavedModel that was exported as it is, if there was no builder."),
     ] = None
     made_requests: Annotated[
         tuple[str, ...],

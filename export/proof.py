@@ -24,6 +24,7 @@ from types import TracebackType
 from tfserving.export import fresh
 from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ProofError
+from tfserving.export.graph import has_functions
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
 from tfserving.export.rows import described
@@ -202,12 +203,13 @@ def prove(
 ) -> tuple[list[GoldenRequest], Proof]:
     """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
 
-    The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list, without the edge
+    It is run in a session, as servers do, and as a function, if TensorFlow 2 wrote it. The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list, without the edge
     values that are disputed, of which `note` is told. Raises ProofError naming the signature, the output and the
     largest difference.
     """
     one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
-    rounds = [[way] for way in fresh.WAYS] if one_by_one else [list(fresh.WAYS)]
+    every = fresh.WAYS if has_functions(version_folder) else ("session",)
+    rounds = [[way] for way in every] if one_by_one else [list(every)]
     comparison = _Comparison(judge)
     golden: list[GoldenRequest] = []
     for ways in rounds:
@@ -287,7 +289,23 @@ def _as_recorded(request: GoldenRequest, answered: Mapping[str, Array] | None = 
 def _check_signatures(
     loaded: Mapping[str, Mapping[str, Mapping[str, TensorSpec]]], written: Mapping[str, ServedSignature]
 ) -> None:
+    """Raises ProofError when what was `loaded` is not what was `written`; it may know less of the shapes."""
     for name, signature in written.items():
         declared = {"inputs": signature.inputs, "outputs": signature.outputs}
-        if loaded.get(name) != declared:
-            raise ProofError(f"signature {name!r} is loaded as {loaded.get(name)}, it was written as {declared}")
+        found = loaded.get(name)
+        if found is None or not all(_fit(found[kind], specs) for kind, specs in declared.items()):
+            raise ProofError(f"signature {name!r} is loaded as {found}, it was written as {declared}")
+
+
+def _fit(loaded: Mapping[str, TensorSpec], written: Mapping[str, TensorSpec]) -> bool:
+    return loaded.keys() == written.keys() and all(
+        loaded[name].dtype == spec.dtype and _covers(loaded[name].shape, spec.shape) for name, spec in written.items()
+    )
+
+
+def _covers(wide: tuple[int | None, ...] | None, narrow: tuple[int | None, ...] | None) -> bool:
+    if wide is None or wide == narrow:
+        return True
+    return narrow is not None and len(wide) == len(narrow) and all(
+        size in (None, other) for size, other in zip(wide, narrow, strict=True)
+    )

@@ -33,11 +33,12 @@ Examples:
   tfserving export build                                         every model in models.yaml
   tfserving export build --missing --json                        those without a version, the result as JSON
   tfserving export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
+  tfserving export build spam=exports/spam --golden spam.json    spam/, the SavedModel in exports/spam as it is
   tfserving export build --from-checkpoint runs/7 train.spam:untrained
                                                                  the latest checkpoint in runs/7
   tfserving export build digits --freeze --half                  weights as constants, of half the size"""
 )
-@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION]...")
+@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION | NAME=SAVED_MODEL]...")
 @fleet_option
 @folder_option
 @click.option("--missing", is_flag=True, help="Leaves out models that have a version already.")
@@ -81,7 +82,7 @@ def build(
     """Exports the fleet, or the MODELs named, each as a new version.
 
     NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
-    returns a tfserving.export.servable.Servable. A version that exists is never touched. When one model fails the
+    returns a tfserving.export.servable.Servable. NAME=SAVED_MODEL exports the SavedModel in that folder as it is. A version that exists is never touched. When one model fails the
     others are exported all the same, and the exit code is 1.
 
     --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
@@ -119,6 +120,7 @@ def build(
                     golden=(*model.golden, *golden),
                     options=options,
                     checkpoint=prefix,
+                    saved_model=model.saved_model,
                 )
             )
         failed = False
@@ -166,7 +168,7 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
         progress.say("importing TensorFlow")
         ready = processes.enter_context(FreshProcess())
         import_tensorflow()
-        builders = [find_builder(target.builder) for target in targets]
+        builders = [find_builder(target.builder) if target.builder else None for target in targets]
         for number, (target, builder) in enumerate(zip(targets, builders, strict=True), 1):
             fresh = ready
             if number < len(targets):
