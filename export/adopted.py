@@ -30,6 +30,7 @@ from tfserving.export.recorded import recorded
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.tolerances import Judge
+from tfserving.foundation import served_ops
 from tfserving.foundation.evaluation import EvaluationError, read_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest
 from tfserving.foundation.quality import Evaluation, Metric
@@ -127,7 +128,11 @@ class Adopted:
 
     @cached_property
     def _ask(self) -> fresh.Ask:
+        import tensorflow as tf
+
         try:
+            for library in served_ops.libraries_for(node.op for node in self._graph):
+                tf.load_op_library(library)
             ask, _ = fresh.LOAD["session"](str(self._folder))
         except Exception as error:
             raise ServableError(f"{self._folder} can't be loaded, as a server does: {_reason(error)}") from error

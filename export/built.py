@@ -15,6 +15,7 @@ from tfserving.export.manifest import ServedSignature
 from tfserving.export.options import Effect, Option, improve
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.tolerances import Judge
+from tfserving.export.tracking import variables_of
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.quality import Evaluation, Metric
 
@@ -30,21 +31,25 @@ class Built:
         self.refused = {builder.partition(".")[0].partition(":")[0]}
         self._servable = servable
         self._functions: dict[str, Any] = {}
-        self._built = savedmodel.variables_of(servable.module)
+        self._built = variables_of(servable.module)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
+        """Those that the builder declared."""
         return self._servable.signatures
 
     @property
     def metrics(self) -> Mapping[str, float | Metric]:
+        """What the builder measured."""
         return self._servable.metrics
 
     @property
     def evaluation(self) -> Evaluation | None:
+        """The labelled rows, if there are any."""
         return self._servable.evaluation
 
     def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
+        """Traces its functions, and looks at what they come to."""
         self._functions = savedmodel.trace(self._servable, allow)
         self.check()
         unbatched = {name for name, signature in self.signatures.items() if not signature.batched}
@@ -58,16 +63,20 @@ class Built:
         note: Callable[[str], None],
         allow: Collection[str],
     ) -> Iterator[GoldenRequest]:
+        """Golden requests, cut from the builder's examples, and those that are `given`."""
         return golden_requests(self._servable, judge, batch_sizes, given, note, allow)
 
     def improve(
         self, requests: Sequence[GoldenRequest], options: Sequence[Option], scratch: Path
     ) -> tuple[Effect, ...]:
+        """Changes its functions by the `options` that keep the answers, and says what each came to."""
         self._functions, effects = improve(self._servable, self._functions, requests, options, scratch)
         return effects
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:
+        """Writes its functions as a SavedModel."""
         return savedmodel.write_savedmodel(self._servable, self._functions, folder)
 
     def check(self) -> None:
+        """Raises ServableError when a call made variables, which nobody trained."""
         savedmodel.check_built(self._servable, self._built)

@@ -57,8 +57,8 @@ def _files(folder: Path, name: str, depth: int) -> Iterator[str]:
     if stat.S_ISLNK(mode):
         raise ExportError(f"{path} is a link; give a copy that has the files themselves: cp -rL {folder} COPY")
     if stat.S_ISDIR(mode) and depth < DEEPEST_NAME:
-        for child in os.listdir(path):
-            yield from _files(folder, f"{name}/{child}", depth + 1)
+        for child in path.iterdir():
+            yield from _files(folder, f"{name}/{child.name}", depth + 1)
     elif not stat.S_ISREG(mode):
         raise ExportError(f"{path} is no ordinary file; a SavedModel has files and folders only")
     elif len(os.fsencode(name)) > LONGEST_NAME or not _is_text(name):

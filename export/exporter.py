@@ -3,7 +3,8 @@
     build ──► trace ──► lint ──► write ──┬──► lint the graph ──► ask the live model ──┬──► publish
                                          └──► a fresh process loads it, and is asked ──┘
 
-A SavedModel that is there already is read instead of built and traced, and copied instead of written. Whatever fails on the way leaves the model's folder as it was.
+A SavedModel that is there already is read instead of built and traced, and copied instead of written. Whatever fails
+on the way leaves the model's folder as it was.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from tfserving.foundation.quality import MEASURES, Metric
 class Target:
     """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions.
 
-    Or no builder, and the folder of a SavedModel, which is served as it is. The rest is as in models.yaml, and as the options of `tfserving export build`.
+    Or no builder, and the folder of a SavedModel, which is served as it is. The rest is as in models.yaml, and as the
+    options of `tfserving export build`.
     """
 
     model: str

@@ -22,7 +22,7 @@ class Feature:
 
 
 def features_of(graph: Graph, tensor: str) -> dict[str, Feature] | None:
-    """By name the features of the serialized tf.Examples that are fed to the graph's `tensor`; None when it parses none.
+    """By name the features of the serialized tf.Examples that the graph's `tensor` is fed with; None for other strings.
 
     https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/ops/parsing_ops.cc
     """

@@ -60,17 +60,16 @@ class Manifest(_Strict):
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
     builder: Annotated[
         str | None,
-        Field(description="The function that made the servable, as 'module:function'; not for a SavedModel."),
+        Field(description="The function that made the servable, as 'module:function', if one did."),
     ] = None
     saved_model: Annotated[
         str | None,
-        Field(description="The folder of the SavedModel that was exported as it is, if there was no builder."),
+        Field(description="The folder of the SavedModel that was exported as it is, if one was."),
     ] = None
     made_requests: Annotated[
         tuple[str, ...],
         Field(
-            description="The signatures whose golden requests are random values of their dtypes and shapes, as nobody gave "
-            "real ones."
+            description="The signatures whose golden requests are random values of their dtypes and shapes."
         ),
     ] = ()
     checkpoint: Annotated[

@@ -16,25 +16,27 @@ from tfserving.foundation.quality import Evaluation, Metric
 
 
 class Source(Protocol):
-    """A model to export: `Built` and `Adopted` are.
-
-    The fresh process may not import the packages in `refused`. `hint` follows the error of a proof that failed.
-    """
+    """A model to export: `Built` and `Adopted` are."""
 
     @property
-    def refused(self) -> Collection[str]: ...
+    def refused(self) -> Collection[str]:
+        """Packages that have its code, which the fresh process may not import."""
 
     @property
-    def hint(self) -> str: ...
+    def hint(self) -> str:
+        """What follows the error of a proof that failed."""
 
     @property
-    def signatures(self) -> Mapping[str, Signature]: ...
+    def signatures(self) -> Mapping[str, Signature]:
+        """Those that can be asked, with functions that the live model answers by."""
 
     @property
-    def metrics(self) -> Mapping[str, float | Metric]: ...
+    def metrics(self) -> Mapping[str, float | Metric]:
+        """What is known of its quality."""
 
     @property
-    def evaluation(self) -> Evaluation | None: ...
+    def evaluation(self) -> Evaluation | None:
+        """Labelled rows, if there are any."""
 
     @property
     def made(self) -> tuple[str, ...]:

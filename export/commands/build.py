@@ -82,8 +82,9 @@ def build(
     """Exports the fleet, or the MODELs named, each as a new version.
 
     NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
-    returns a tfserving.export.servable.Servable. NAME=SAVED_MODEL exports the SavedModel in that folder as it is. A version that exists is never touched. When one model fails the
-    others are exported all the same, and the exit code is 1.
+    returns a tfserving.export.servable.Servable. NAME=SAVED_MODEL exports the SavedModel in that folder as it is. A
+    version that exists is never touched. When one model fails the others are exported all the same, and the exit code
+    is 1.
 
     --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
     the time of a call before and after are printed.

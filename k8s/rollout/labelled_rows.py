@@ -78,7 +78,7 @@ def _check_function(builder: str | None, model: str, said: LabelledRows, evaluat
     trusted = {one.partition(":")[0] for one in (builder, said.builder) if one}
     if name not in MEASURES and name != said.metric and name.partition(":")[0] not in trusted:
         raise EvaluationError(
-            f"the version's metric is {name}, which is not in the module of {'its builder' if builder else 'a builder'}; "
+            f"the version's metric is {name}, which is not in the module of its builder; "
             f"`models.{model}.evaluation: {{metric: '{name}'}}` in models.yaml allows it"
         )
 

@@ -72,8 +72,8 @@ class Model(Strict):
     saved_model: Annotated[
         Path | None,
         Field(
-            description="The folder of a SavedModel that is served as it is, instead of a builder. Relative to the file "
-            "that says it."
+            description="Instead of a builder, the folder of a SavedModel that is served as it is. Relative to the file that "
+            "says it."
         ),
     ] = None
     allow: Annotated[
@@ -118,8 +118,7 @@ class Model(Strict):
         if (self.builder is None) == (self.saved_model is None):
             raise ValueError(
                 f"it has {'neither a builder nor' if self.builder is None else 'a builder and'} a saved_model; one of "
-                "them is needed: `builder: module:function` makes a model, `saved_model: FOLDER` serves a SavedModel as "
-                "it is"
+                "them is needed: `builder: module:function`, or `saved_model: FOLDER`, which is served as it is"
             )
         return self
 
