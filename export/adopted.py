@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfserving.export import fresh
+from tfserving.export.batches import without_batch
 from tfserving.export.check import check_files
 from tfserving.export.copied import copy_files, files_of, left_out
 from tfserving.export.errors import ExportError, ServableError
@@ -27,6 +28,7 @@ from tfserving.export.live import LiveSignature
 from tfserving.export.made import made_examples
 from tfserving.export.manifest import ServedSignature, read_manifest
 from tfserving.export.recorded import recorded
+from tfserving.export.rows import rows_in
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.tolerances import Judge
@@ -55,6 +57,7 @@ class Adopted:
         self._files = files_of(folder)
         self._written = read_signatures(folder)
         self._graph = read_graph(folder)
+        self._unbatched = without_batch(self._written)
         # The signatures whose golden requests are made of nothing but dtypes and shapes.
         self.made: tuple[str, ...] = ()
         self.metrics: Mapping[str, float | Metric] = {}
@@ -77,7 +80,7 @@ class Adopted:
                 outputs=tuple(signature.outputs),
                 method=signature.method,
                 defaults={key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()},
-                batched=_has_batch(signature),
+                batched=name not in self._unbatched,
             )
             for name, signature in self._written.items()
             if not any(not_servable(name, self._graph, signature))
@@ -85,7 +88,7 @@ class Adopted:
 
     def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:  # noqa: ARG002
         """What is wrong with it, found before any of it is run."""
-        return [*lint_signatures(self._written, previous), *lint_graph(self._graph, self._written)]
+        return [*lint_signatures(self._written, previous, self._unbatched), *lint_graph(self._graph, self._written)]
 
     def requests(
         self,
@@ -114,7 +117,7 @@ class Adopted:
             examples[name] = rows
         if self.made:
             names = ", ".join(map(repr, self.made))
-            note(f"the golden requests of {names} are random values of its dtypes and shapes; real ones prove more: {FILE}")
+            note(f"golden requests of {names} are random values of the dtypes and shapes; real ones prove more: {FILE}")
         servable = Servable(None, self.signatures, examples)
         yield from _distinct(golden_requests(servable, judge, batch_sizes, given, note, allow))
 
@@ -165,24 +168,18 @@ class Adopted:
         )
 
 
-def _has_batch(signature: ServedSignature) -> bool:
-    """Whether the inputs have their first dimension in common, as far as the signature says."""
-    sizes = {None if spec.shape is None else spec.shape[:1] or () for spec in signature.inputs.values()} - {None}
-    return sizes <= {(None,)} or (len(sizes) == 1 and () not in sizes)
-
-
 def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
-    """Example inputs from requests to `signature`: the rows of those that have the shapes of the first.
+    """Example inputs from requests to `signature`: the rows of those that have the shapes of the one with most rows.
 
     Of a signature without a batch all of them, one by one. {} when there are none.
     """
     found: dict[str, list[Array]] = {}
-    for request in given:
+    for request in sorted(given, key=lambda request: -(rows_in(request.inputs) or 0)):
         inputs = dict(request.inputs)
         for key, value in signature.defaults.items():
             if key not in inputs:
-                rows = max((len(array) for array in inputs.values() if array.ndim), default=1)
-                inputs[key] = np.repeat(value, rows, axis=0) if signature.batched and len(value) == 1 else value
+                alone = signature.batched and value.shape[:1] == (1,)
+                inputs[key] = np.repeat(value, rows_in(request.inputs) or 1, axis=0) if alone else value
         if not signature.batched or all(
             array.shape[1:] == found[key][0].shape[1:] for key, array in inputs.items() if found
         ):

@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from tfserving.export.batches import without_batch
 from tfserving.export.changes import signature_changes
 from tfserving.export.effects import written_effects
 from tfserving.export.findings import Finding, of_adopted
@@ -118,7 +119,11 @@ def lint_version(folder: Path) -> list[Finding]:
     if (folder / MANIFEST).exists():
         golden, adopted = read_golden(folder), read_manifest(folder).builder is None
     found = [
-        *lint_signatures(signatures, read_signatures(before) if before else None, golden.unbatched if golden else ()),
+        *lint_signatures(
+            signatures,
+            read_signatures(before) if before else None,
+            golden.unbatched if golden else without_batch(signatures),
+        ),
         *lint_graph(read_graph(folder), signatures),
         *lint_answers(golden.requests if golden else ()),
     ]

@@ -76,7 +76,7 @@ def _dtypes(signature: Signature, features: Mapping[str, Mapping[str, Feature]])
 
 
 def _shape(spec: TensorSpec, kind: _Kind, *, batched: bool) -> tuple[int, ...]:
-    """The shape of the examples of an input; those of one of any rank are numbers, or vectors where there is no batch."""
+    """The shape of an input's examples; those of any rank are numbers, or vectors where there is no batch."""
     shape = (None,) if spec.shape is None else spec.shape
     rows, sizes = (shape[0] or ROWS, shape[1:]) if batched else (EXAMPLES, shape)
     return (rows, *(kind.size if size is None else size for size in sizes))

@@ -68,9 +68,7 @@ class Manifest(_Strict):
     ] = None
     made_requests: Annotated[
         tuple[str, ...],
-        Field(
-            description="The signatures whose golden requests are random values of their dtypes and shapes."
-        ),
+        Field(description="The signatures whose golden requests are random values of their dtypes and shapes."),
     ] = ()
     checkpoint: Annotated[
         str | None, Field(description="The checkpoint that the variables were restored from, if one was named.")

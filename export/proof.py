@@ -321,6 +321,8 @@ def _fit(loaded: Mapping[str, TensorSpec], written: Mapping[str, TensorSpec]) ->
 def _covers(wide: tuple[int | None, ...] | None, narrow: tuple[int | None, ...] | None) -> bool:
     if wide is None or wide == narrow:
         return True
-    return narrow is not None and len(wide) == len(narrow) and all(
-        size in (None, other) for size, other in zip(wide, narrow, strict=True)
+    return (
+        narrow is not None
+        and len(wide) == len(narrow)
+        and all(size in (None, other) for size, other in zip(wide, narrow, strict=True))
     )
