@@ -110,16 +110,20 @@ class Adopted:
             raise ServableError(f"{self._folder} has no signature that can be asked")
         examples: dict[str, Mapping[str, Any]] = {}
         for name, signature in self.signatures.items():
-            rows = examples_of([request for request in given if request.signature == name], signature)
-            if not rows:
-                rows = self._made(name, signature, allow)
+            live = LiveSignature(name, signature, allow)
+            mine = [request for request in given if request.signature == name]
+            for request in mine:
+                self._try(live, request)
+            if not mine:
                 self.made += (name,)
-            examples[name] = rows
+            examples[name] = examples_of(mine, signature) or self._made(live)
         if self.made:
             names = ", ".join(map(repr, self.made))
             note(f"golden requests of {names} are random values of the dtypes and shapes; real ones prove more: {FILE}")
         servable = Servable(None, self.signatures, examples)
         yield from _distinct(golden_requests(servable, judge, batch_sizes, given, note, allow))
+        # Before the fresh process has a second copy.
+        del self._ask
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:
         """Copies its files to the folder of a version."""
@@ -144,27 +148,33 @@ class Adopted:
     def _function(self, name: str) -> Callable[..., Mapping[str, Any]]:
         return lambda **inputs: self._ask(name, inputs)
 
-    def _made(self, name: str, signature: Signature, allow: Collection[str]) -> dict[str, Array]:
-        """The first inputs that were made of `signature` which the model answers."""
+    def _try(self, live: LiveSignature, request: Given) -> None:
+        try:
+            live.ask(request.inputs)
+        except ServableError as error:
+            raise ServableError(
+                f"{request.where}: signature {live.name!r} refuses it: {_reason(error.__cause__ or error)}"
+            ) from None
+
+    def _made(self, live: LiveSignature) -> dict[str, Array]:
+        """The first inputs that were made of the signature which it answers."""
+        signature, infos = live.signature, self._graph.signatures[live.name].inputs
         features = {
             key: parsed
             for key, spec in signature.inputs.items()
-            if spec.dtype == "string"
-            and (parsed := features_of(self._graph, self._graph.signatures[name].inputs[key].name)) is not None
+            if spec.dtype == "string" and (parsed := features_of(self._graph, infos[key].name)) is not None
         }
-        live = LiveSignature(name, signature, allow)
-        failed: Exception | None = None
+        reason = ""
         for examples in made_examples(signature, features):
             try:
                 live.ask(examples if signature.batched else {key: array[0] for key, array in examples.items()})
             except ServableError as error:
-                failed = failed or error.__cause__ or error  # type: ignore[assignment]
+                reason = reason or _reason(error.__cause__ or error)
             else:
                 return examples
-        assert failed is not None
         raise ServableError(
-            f"no golden request could be made for signature {name!r}: random values of its dtypes and shapes were "
-            f"refused ({_reason(failed)}); give real ones: {FILE}"
+            f"no golden request could be made for signature {live.name!r}: random values of its dtypes and shapes were "
+            f"refused ({reason}); give real ones: {FILE}"
         )
 
 
