@@ -201,7 +201,7 @@ def _apply(fleet: Fleet, changed: tuple[str, ...], wait: float) -> bool:
         servers = running(fleet, deployment.exists)
         for server in servers:
             fleet.select(server.names)
-            refuse(problems(fleet, server.names, container=server.is_container), say)
+            refuse(problems(fleet, server.names, container=server.is_container, engine=server.engine), say)
         if not servers:
             refuse(problems(fleet, changed, container=False), say)
     with Failures():
