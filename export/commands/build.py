@@ -183,6 +183,7 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
 
 
 def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
+    from tfserving.export.edge_requests import by_signature
     from tfserving.foundation.quality import Metric
 
     return {
@@ -207,5 +208,6 @@ def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
             }
             for effect in exported.effects
         ],
+        "edge_values_left_out": by_signature(exported.left_out),
         "seconds": exported.seconds,
     }
