@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.export.errors import ExportError
-from tfserving.export.savedmodel import trackables
 from tfserving.export.servable import Servable
+from tfserving.export.tracking import checkpointed, variables_of
 
 # Where TensorFlow keeps the tree of objects that a checkpoint was written from.
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -82,10 +82,9 @@ def _differences(name: str, part: Any, graph: Any, root: int, reader: Any) -> It
     """How the variables of `part` differ from those below the node `root` of the checkpoint's objects."""
     import tensorflow as tf
 
+    written = {id(found) for found in checkpointed(part)}
     live = {
-        f"{name}.{path}" if path else name: found
-        for path, found in trackables(part).items()
-        if hasattr(found, "handle")
+        f"{name}.{path}" if path else name: found for path, found in variables_of(part).items() if id(found) in written
     }
     if not live:
         yield f"{name!r} has no variables: build the model in its builder, before the checkpoint is restored"

@@ -33,6 +33,7 @@ from tfserving.export.records import write_golden
 from tfserving.export.servable import Servable
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
+from tfserving.export.tracking import variables_of
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
@@ -98,7 +99,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
             restore(servable, target.checkpoint)
     judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
-        built = savedmodel.variables_of(servable.module)
+        built = variables_of(servable.module)
         functions = savedmodel.trace(servable)
         savedmodel.check_built(servable, built)
         declared = savedmodel.described(servable, functions)
