@@ -57,7 +57,9 @@ def _in_folder(folder: Path, name: str | None) -> Path:
         latest = Path(line.partition(":")[2].strip().strip('"')).name
     if latest not in there:
         why = f"names {latest!r} as the latest" if latest else "is missing or names none"
-        raise CheckpointError(f"{folder}: its file 'checkpoint' {why}; {_those_in(folder)}; choose one with --checkpoint")
+        raise CheckpointError(
+            f"{folder}: its file 'checkpoint' {why}; {_those_in(folder)}; choose one with --checkpoint"
+        )
     return folder / latest
 
 

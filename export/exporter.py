@@ -17,9 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tfserving.export import savedmodel
+from tfserving.export import restores, savedmodel
 from tfserving.export.builders import run_builder
-from tfserving.export.checkpoints import restore
+from tfserving.export.checkpoints import Restored, restore
 from tfserving.export.empty_requests import check_empty
 from tfserving.export.errors import ExportError, ProofError
 from tfserving.export.given import read_given
@@ -55,11 +55,12 @@ class Target:
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A version that was exported, what the options came to, and the seconds that each step took."""
+    """A version that was exported, what options and checkpoint came to, and the seconds that each step took."""
 
     model: str
     version: int
@@ -67,6 +68,7 @@ class Exported:
     proof: Proof
     metrics: dict[str, float | Metric]
     effects: tuple[Effect, ...]
+    restored: Restored
     seconds: dict[str, float]
 
 
@@ -92,16 +94,21 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
     """
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
     with steps.step("build", f"building with {target.builder}"):
-        servable = run_builder(target.builder, builder)
+        with restores.watch() as watched:
+            servable = run_builder(target.builder, builder)
+        restored = Restored()
         given = [request for file in target.golden for request in read_given(file, servable.signatures)]
         if target.checkpoint:
             steps.say(f"restoring {target.checkpoint}")
-            restore(servable, target.checkpoint)
+            restored = restore(servable, target.checkpoint, partial=target.partial)
     judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
         built = variables_of(servable.module)
         functions = savedmodel.trace(servable)
         savedmodel.check_built(servable, built)
+        restores.check(watched, servable.module, functions)
+        # The optimizers that it knows are no longer needed.
+        del watched
         declared = savedmodel.described(servable, functions)
         require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
     requests: Iterable[GoldenRequest] = golden_requests(
@@ -148,7 +155,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                     _manifest(target, version, servable, signatures, judge, kept, files).text()
                 )
             )
-    return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), effects, steps.seconds)
+    return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), effects, restored, steps.seconds)
 
 
 def _evaluation(servable: Servable) -> EvaluationEntry | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from tfserving.export.tracking import trackables
 
 # Where TensorFlow keeps the tree.
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -17,10 +19,15 @@ VALUE = "VARIABLE_VALUE"
 OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "learning_rate"})
 # `tf.train.Checkpoint.save` counts its calls.
 COUNTER = "save_counter"
+# https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/layer.py
+UNSEEN = (
+    "Keras does not show tf.train.Checkpoint what is in a list or dict of a layer or model, so no checkpoint has it; "
+    "save with model.save_weights('name.weights.h5') and load that in the builder, or train again with "
+    "setattr(self, f'block{i}', layer) for each layer"
+)
 
 
-@dataclass(frozen=True)
-class SavedVariable:
+class SavedVariable(NamedTuple):
     """A variable in a checkpoint: its path in the tree, and its node and key in the file."""
 
     path: str
@@ -91,6 +98,23 @@ def children_of(trackable: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     return dict(tf.train.TrackableView.children(trackable))
+
+
+def weights_of(module: Any) -> dict[str, Any]:
+    """The variables of `module` by their paths, without those of optimizers, metrics and generators of random numbers.
+
+    Raises ServableError when `module` can't be tracked.
+    """
+    import keras
+
+    found = trackables(module)
+    others: set[int] = set()
+    for trackable in found.values():
+        if isinstance(trackable, (keras.optimizers.Optimizer, keras.metrics.Metric)):
+            others |= {id(variable.handle) for variable in trackable.variables}
+        elif isinstance(trackable, keras.random.SeedGenerator):
+            others.add(id(trackable.state.handle))
+    return {path: one for path, one in found.items() if hasattr(one, "handle") and id(one.handle) not in others}
 
 
 def was_restored(variable: Any, since: int = 0) -> bool:
