@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +12,8 @@ from tfserving.export.findings import require_clean
 from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
+from tfserving.export.tracking import trackables, variables_of
+from tfserving.export.user_code import told
 from tfserving.foundation.tensors import BY_NUMBER, to_proto
 
 METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
@@ -22,14 +23,6 @@ METHOD_SPECS: dict[str, tuple[str, tuple[tuple[int | None, ...], ...], str]] = {
     "scores": ("float32", (), "(batch, classes)"),
     "outputs": ("float32", ((None,), (None, 1)), "(batch,) or (batch, 1)"),
 }
-
-
-def variables_of(module: Any) -> dict[str, Any]:
-    """The variables that the Keras model or `tf.Module` tracks, by their path in it (`encoder.kernel`).
-
-    Raises ServableError when TensorFlow can't track it.
-    """
-    return {path: found for path, found in trackables(module).items() if hasattr(found, "handle")}
 
 
 def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
@@ -173,30 +166,6 @@ def read_signatures(folder: Path) -> dict[str, ServedSignature]:
     }
 
 
-def trackables(module: Any) -> dict[str, Any]:
-    """Everything that `module` tracks, itself included, by its shortest path."""
-    import tensorflow as tf
-
-    queue: deque[tuple[str, Any]] = deque([("", module)])
-    found: dict[str, Any] = {}
-    seen = {id(module)}
-    while queue:
-        path, trackable = queue.popleft()
-        try:
-            children = tf.train.TrackableView.children(trackable)
-        except AttributeError:
-            raise ServableError(
-                f"module is a {type(module).__name__}, which TensorFlow can't save; a Keras model or a tf.Module is "
-                "needed"
-            ) from None
-        found[path] = trackable
-        for name, child in children.items():
-            if id(child) not in seen:
-                seen.add(id(child))
-                queue.append((f"{path}.{name}" if path else name, child))
-    return found
-
-
 def _resource(trackable: Any) -> Any:
     """What a function captures when it uses `trackable`: a variable's or table's handle, an asset's path."""
     for attribute in ("handle", "resource_handle", "asset_path"):
@@ -218,7 +187,7 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
     except Exception as error:
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
-            f"{where}: its function can't be made a graph for {wanted}: {type(error).__name__}: {error}"
+            f"{where}: its function can't be made a graph for {wanted}: {told(error, signature.function)}"
             f"{_stateful_layers(module)}"
         ) from error
     outputs = concrete.structured_outputs
