@@ -16,6 +16,7 @@ import numpy as np
 from tfserving.export import fresh
 from tfserving.export.batches import without_batch
 from tfserving.export.check import check_files
+from tfserving.export.checkpoints import Restored
 from tfserving.export.copied import copy_files, files_of, left_out
 from tfserving.export.errors import ExportError, ServableError
 from tfserving.export.feature_specs import features_of
@@ -31,7 +32,7 @@ from tfserving.export.recorded import recorded
 from tfserving.export.rows import rows_in
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import Servable, Signature
-from tfserving.export.tolerances import Judge
+from tfserving.export.source import Asking
 from tfserving.foundation import served_ops
 from tfserving.foundation.evaluation import EvaluationError, read_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest
@@ -44,9 +45,10 @@ FILE = "`golden: [FILE.json]` in models.yaml, or --golden FILE.json"
 class Adopted:
     """The SavedModel in a folder. Reading it needs no TensorFlow."""
 
-    # No package has its code.
+    # No package has its code, and no Python of anybody's ran.
     refused: Collection[str] = ()
-    hint = ""
+    reasons: Mapping[str, str] = {}
+    restored = Restored()
 
     def __init__(self, folder: Path) -> None:
         """Raises ExportError when there is no SavedModel in `folder` that can be read and copied.
@@ -90,22 +92,15 @@ class Adopted:
         """What is wrong with it, found before any of it is run."""
         return [*lint_signatures(self._written, previous, self._unbatched), *lint_graph(self._graph, self._written)]
 
-    def requests(
-        self,
-        judge: Judge,
-        batch_sizes: Sequence[int],
-        given: Iterable[Given],
-        note: Callable[[str], None],
-        allow: Collection[str],
-    ) -> Iterator[GoldenRequest]:
+    def requests(self, given: Iterable[Given], asking: Asking) -> Iterator[GoldenRequest]:
         """Golden requests, of the rows of those that are `given` or that it brings along, else of made ones.
 
         Raises ServableError for a signature that takes none of those that were made.
         """
         if others := left_out(self._folder):
-            note(f"not part of a SavedModel, so not copied: {', '.join(others)}")
+            asking.say(f"not part of a SavedModel, so not copied: {', '.join(others)}")
         given = [*recorded(self._folder, self.signatures), *given]
-        allow = {*allow, *FOR_CLIENTS}
+        allow = {*asking.allow, *FOR_CLIENTS}
         if not self.signatures:
             raise ServableError(f"{self._folder} has no signature that can be asked")
         examples: dict[str, Mapping[str, Any]] = {}
@@ -119,9 +114,11 @@ class Adopted:
             examples[name] = examples_of(mine, signature) or self._made(live)
         if self.made:
             names = ", ".join(map(repr, self.made))
-            note(f"golden requests of {names} are random values of the dtypes and shapes; real ones prove more: {FILE}")
+            asking.say(f"golden requests of {names} are random values of the dtypes and shapes; real ones prove more: {FILE}")
         servable = Servable(None, self.signatures, examples)
-        yield from _distinct(golden_requests(servable, judge, batch_sizes, given, note, allow))
+        yield from _distinct(
+            golden_requests(servable, asking.judge, asking.batch_sizes, given, asking.note, allow)
+        )
         # Before the fresh process has a second copy.
         del self._ask
 

@@ -18,12 +18,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tfserving.export import restores
 from tfserving.export.adopted import Adopted
 from tfserving.export.builders import run_builder
 from tfserving.export.built import Built
-from tfserving.export.checkpoints import restore
+from tfserving.export.checkpoints import Restored, restore
+from tfserving.export.edge_requests import LeftOut, by_signature
 from tfserving.export.empty_requests import check_empty
-from tfserving.export.errors import ExportError, ProofError, ServableError
+from tfserving.export.errors import ExportError, ServableError
 from tfserving.export.findings import Rules
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST
@@ -34,13 +36,14 @@ from tfserving.export.options import Effect, Option, judge_with
 from tfserving.export.proof import FreshProcess, Proof, prove
 from tfserving.export.records import write_golden
 from tfserving.export.savedmodel import read_signatures
-from tfserving.export.source import Source
+from tfserving.export.source import Asking, Source
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
 from tfserving.foundation.quality import MEASURES, Metric
+
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,14 @@ class Target:
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
-    saved_model: Path | None = None
-
+ba
 
 @dataclass(frozen=True)
 class Exported:
-    """A version that was exported, what the options came to, and the seconds that each step took."""
+    """A version that was exported, what options and checkpoint came to, and the seconds that each step took.
+
+    `left_out` has the edge values that no golden request has.
+    """
 
     model: str
     version: int
@@ -72,7 +77,9 @@ class Exported:
     proof: Proof
     metrics: dict[str, float | Metric]
     effects: tuple[Effect, ...]
+    restored: Restored
     seconds: dict[str, float]
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass
@@ -100,15 +107,23 @@ def export(
     Raises BuilderError, ServableError or ProofError, and OSError when the disk refuses; nothing is left then.
     """
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
-    rules = Rules(target.allow, steps.say, adopted=target.saved_model is not None)
+    rules = Rules(target.allow, steps.say, adopted=builder is None)
     source: Source
     with steps.step("build", f"reading {target.saved_model}" if builder is None else f"building with {target.builder}"):
-        source = _adopt(target) if builder is None else _build(target, builder, steps)
+        source = _adopt(target) if builder is None else _build(target, builder, steps.say)
         given = [request for file in target.golden for request in read_given(file, source.signatures)]
     judge = Judge()
     with steps.step("trace", "holding its graphs to the rules of lint"):
         rules.require(source.lint(_signatures_before(target.folder), target.allow))
-    requests = source.requests(judge, target.batch_sizes, given, steps.say, target.allow)
+    left_out: list[LeftOut] = []
+
+    def note(values: LeftOut) -> None:
+        left_out.append(values)
+        if not values.is_normal:
+            steps.say(str(values))
+
+    asking = Asking(judge, target.batch_sizes, target.allow, note, steps.say)
+    requests = source.requests(given, asking)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
@@ -127,12 +142,16 @@ def export(
                 rules.require(lint_graph(read_graph(staging.version_folder), signatures))
                 yield from requests
 
-            try:
-                golden, proof = prove(
-                    fresh, staging.version_folder, signatures, linted(requests), judge, source.refused, steps.say
-                )
-            except ProofError as error:
-                raise ProofError(f"{error}{source.hint}") from None
+            golden, proof = prove(
+                fresh,
+                staging.version_folder,
+                signatures,
+                linted(requests),
+                judge,
+                source.refused,
+                note,
+                source.reasons,
+            )
             source.check()
             rules.require(lint_answers(golden))
             if "empty-request" not in target.allow:
@@ -144,24 +163,36 @@ def export(
             files = hash_files(staging.version_folder)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, source, signatures, judge, kept, files).text()
+                    _manifest(target, version, source, signatures, judge, kept, left_out, files).text()
                 )
             )
-    return Exported(target.model, int(path.name), path, proof, dict(source.metrics), effects, steps.seconds)
+    return Exported(
+        target.model,
+        int(path.name),
+        path,
+        proof,
+        dict(source.metrics),
+        effects,
+        source.restored,
+        steps.seconds,
+        tuple(left_out),
+    )
 
 
-def _build(target: Target, builder: Callable[[], Any], steps: _Steps) -> Built:
+def _build(target: Target, builder: Callable[[], Any], say: Callable[[str], None]) -> Built:
     assert target.builder is not None
-    servable = run_builder(target.builder, builder)
+    with restores.watch() as watched:
+        servable = run_builder(target.builder, builder)
+    restored = Restored()
     if target.checkpoint:
-        steps.say(f"restoring {target.checkpoint}")
-        restore(servable, target.checkpoint)
-    return Built(target.builder, servable)
+        say(f"restoring {target.checkpoint}")
+        restored = restore(servable, target.checkpoint, partial=target.partial)
+    return Built(target.builder, servable, watched, restored)
 
 
 def _adopt(target: Target) -> Adopted:
     assert target.saved_model is not None
-    if unfit := [*target.options, *(["a checkpoint"] if target.checkpoint else [])]:
+    if unfit := [*target.options, *(["the checkpoint"] if target.checkpoint else [])]:
         raise ServableError(
             f"{', '.join(unfit)} would change it, and {target.saved_model} is served as it is; a builder with "
             "load_existing can do it (docs/export.md)"
@@ -194,6 +225,7 @@ def _manifest(
     signatures: dict[str, ServedSignature],
     judge: Judge,
     options: tuple[str, ...],
+    left_out: Iterable[LeftOut],
     files: dict[str, FileEntry],
 ) -> Manifest:
     import keras
@@ -218,6 +250,7 @@ def _manifest(
         signatures=signatures,
         unbatched=tuple(sorted(name for name, signature in source.signatures.items() if not signature.batched)),
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
+        edge_values_left_out=by_signature(left_out),
         files=files,
         digest="",
     )

@@ -94,6 +94,13 @@ class Manifest(_Strict):
         dict[str, Tolerance],
         Field(description="By dtype of output; a dtype that is not here must be answered exactly."),
     ]
+    edge_values_left_out: Annotated[
+        dict[str, dict[str, tuple[str, ...]]],
+        Field(
+            description="Edge values that no golden request has, by signature and by why: the model `fails` on them, "
+            "it `changes` its outputs for other rows beside them, or the served graph `differs` from its Python."
+        ),
+    ] = {}
     files: Annotated[dict[str, FileEntry], Field(description="Every other file, by its path in the version's folder.")]
     digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
 
@@ -109,9 +116,9 @@ class Manifest(_Strict):
 
     def _text(self, digest: str) -> str:
         # What a version doesn't have it says nothing of.
-        optional = ("builder", "saved_model", "made_requests", "evaluation", "unbatched")
-        left_out = {name for name in optional if not getattr(self, name)}
-        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=left_out) + "\n"
+        optional = ("builder", "saved_model", "made_requests", "evaluation", "unbatched", "edge_values_left_out")
+        absent = {name for name in optional if not getattr(self, name)}
+        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=absent) + "\n"
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:

@@ -111,7 +111,7 @@ class _Graphs:
         """What is wrong with the first answer that is too far from the golden one; '' when none is."""
         for request in requests:
             answered = self.ask(request)
-            if isinstance(request, EdgeRequest) and (rows := request.disputed(answered, judge)):
+            if isinstance(request, EdgeRequest) and (rows := request.disputed(answered, judge, rewritten=True)):
                 if (rest := request.without(rows)) is None:
                     continue
                 request, answered = rest, self.ask(rest)  # noqa: PLW2901

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.export.checkpoints import Restored
+from tfserving.export.edge_requests import Note
 from tfserving.export.findings import Finding
 from tfserving.export.given import Given
 from tfserving.export.manifest import ServedSignature
@@ -13,6 +16,20 @@ from tfserving.export.servable import Signature
 from tfserving.export.tolerances import Judge
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.quality import Evaluation, Metric
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How golden requests are asked: the judge of answers, the sizes of batches, and the rules that may be broken.
+
+    `note` is told of edge values that are left out, `say` of anything else that happens.
+    """
+
+    judge: Judge
+    batch_sizes: Sequence[int]
+    allow: Collection[str]
+    note: Note
+    say: Callable[[str], None]
 
 
 class Source(Protocol):
@@ -23,8 +40,12 @@ class Source(Protocol):
         """Packages that have its code, which the fresh process may not import."""
 
     @property
-    def hint(self) -> str:
-        """What follows the error of a proof that failed."""
+    def reasons(self) -> Mapping[str, str]:
+        """By way of running it a common reason for a proof that fails."""
+
+    @property
+    def restored(self) -> Restored:
+        """What came of restoring a checkpoint, if one was named."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -48,14 +69,7 @@ class Source(Protocol):
         Raises LintError for what shows only while it is traced, and is not among the rules to `allow`.
         """
 
-    def requests(
-        self,
-        judge: Judge,
-        batch_sizes: Sequence[int],
-        given: Iterable[Given],
-        note: Callable[[str], None],
-        allow: Collection[str],
-    ) -> Iterable[GoldenRequest]:
+    def requests(self, given: Iterable[Given], asking: Asking) -> Iterable[GoldenRequest]:
         """Its golden requests, with the live model's answers: see `tfserving.export.golden.golden_requests`."""
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:

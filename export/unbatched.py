@@ -8,14 +8,14 @@ is a golden request, and is asked twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfserving.export.agreement import agree, require_steady
-from tfserving.export.edge_requests import EdgeRequest, is_excused
+from tfserving.export.edge_requests import EdgeRequest, LeftOut, Note, is_excused
 from tfserving.export.edges import EDGES, replaced
 from tfserving.export.errors import LintError, ServableError
 from tfserving.export.live import LiveSignature
@@ -32,10 +32,11 @@ MOST_EXAMPLES = 32
 class UnbatchedEdge(EdgeRequest):
     """A golden request with an edge value, and nothing beside it."""
 
-    def disputed(self, answered: Mapping[str, Array], judge: Judge) -> set[int]:
+    def disputed(self, answered: Mapping[str, Array], judge: Judge, *, rewritten: bool) -> set[int]:
         """As of a request with rows, of which this is one."""
         (edge,) = self.edges
-        return {0} if is_excused(edge, self.outputs, answered) and not agree(judge, self.outputs, answered) else set()
+        excused = is_excused(edge, self.outputs, answered, rewritten=rewritten)
+        return {0} if excused and not agree(judge, self.outputs, answered) else set()
 
     def without(self, rows: Collection[int]) -> EdgeRequest | None:
         """None: without its edge value nothing is left."""
@@ -43,7 +44,7 @@ class UnbatchedEdge(EdgeRequest):
 
 
 def unbatched_requests(
-    live: LiveSignature, judge: Judge, examples: Mapping[str, Sequence[Any]], note: Callable[[str], None]
+    live: LiveSignature, judge: Judge, examples: Mapping[str, Sequence[Any]], note: Note
 ) -> Iterator[GoldenRequest]:
     """The golden requests of a signature without a batch: see `golden_requests`."""
     requests = each_example(examples)
@@ -66,8 +67,7 @@ def unbatched_requests(
         else:
             yield UnbatchedEdge(asked.signature, asked.inputs, asked.outputs, asked.method, (edge,))
     if refused:
-        told = ", ".join(refused)
-        note(f"signature {live.name!r} fails on these edge values, so no golden request has them: {told}")
+        note(LeftOut(live.name, "fails", tuple(refused)))
 
 
 def each_example(examples: Mapping[str, Sequence[Any]]) -> list[dict[str, Array]]:
