@@ -114,11 +114,11 @@ class Adopted:
             examples[name] = examples_of(mine, signature) or self._made(live)
         if self.made:
             names = ", ".join(map(repr, self.made))
-            asking.say(f"golden requests of {names} are random values of the dtypes and shapes; real ones prove more: {FILE}")
+            asking.say(
+                f"golden requests of {names} are random values of the dtypes and shapes; real ones prove more: {FILE}"
+            )
         servable = Servable(None, self.signatures, examples)
-        yield from _distinct(
-            golden_requests(servable, asking.judge, asking.batch_sizes, given, asking.note, allow)
-        )
+        yield from _distinct(golden_requests(servable, asking.judge, asking.batch_sizes, given, asking.note, allow))
         # Before the fresh process has a second copy.
         del self._ask
 

@@ -8,7 +8,7 @@ from tfserving.export.manifest import ServedSignature
 
 
 def without_batch(signatures: Mapping[str, ServedSignature]) -> set[str]:
-    """Those of a SavedModel's `signatures` whose inputs have no first dimension in common: one is a single value, say."""
+    """Those of a SavedModel's `signatures` whose inputs have no first dimension in common, as with a single value."""
     return {name for name, signature in signatures.items() if not _has_batch(signature)}
 
 

@@ -78,9 +78,7 @@ class Built:
 
     def requests(self, given: Iterable[Given], asking: Asking) -> Iterator[GoldenRequest]:
         """Golden requests, cut from the builder's examples, and those that are `given`."""
-        return golden_requests(
-            self._servable, asking.judge, asking.batch_sizes, given, asking.note, asking.allow
-        )
+        return golden_requests(self._servable, asking.judge, asking.batch_sizes, given, asking.note, asking.allow)
 
     def improve(
         self, requests: Sequence[GoldenRequest], options: Sequence[Option], scratch: Path

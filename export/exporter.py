@@ -45,7 +45,6 @@ from tfserving.foundation.manifest import EvaluationEntry
 from tfserving.foundation.quality import MEASURES, Metric
 
 
-
 @dataclass(frozen=True)
 class Target:
     """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions.
@@ -62,7 +61,11 @@ class Target:
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
-ba
+
+
+    partial: bool = False
+    saved_model: Path | None = None
+
 
 @dataclass(frozen=True)
 class Exported:

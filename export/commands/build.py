@@ -184,11 +184,12 @@ def _options(**wanted: bool) -> tuple[Option, ...]:
 def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
     """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed.
 
-    TensorFlow is imported only when there is a builder that can be called.
+    TensorFlow is imported only when there is a builder that can be called, or a SavedModel.
     """
     from tfserving.export.before_import import look_at
     from tfserving.export.builders import find_builder
     from tfserving.export.console import Progress, import_tensorflow
+    from tfserving.export.copied import files_of
     from tfserving.export.errors import ExportError
     from tfserving.export.exporter import export
     from tfserving.export.proof import FreshProcess
@@ -197,7 +198,10 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
     there = []
     for target in targets:
         try:
-            look_at(target.builder)
+            if target.builder:
+                look_at(target.builder)
+            elif target.saved_model:
+                files_of(target.saved_model)
             there.append(target)
         except ExportError as error:
             yield target, error
