@@ -62,7 +62,6 @@ class Target:
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
 
-
     partial: bool = False
     saved_model: Path | None = None
 

@@ -161,7 +161,12 @@ def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
 
 def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterator[Finding]:
     """What is wrong with the batch of a signature's inputs and outputs; `declared` says that it is to have none."""
-    single = next((key for key, spec in signature.inputs.items() if spec.shape == ()), None)
+    # What is no tensor has no shape here, and is found by itself.
+    inputs, outputs = (
+        {key: spec for key, spec in specs.items() if spec.dtype in BY_NAME}
+        for specs in (signature.inputs, signature.outputs)
+    )
+    single = next((key for key, spec in inputs.items() if spec.shape == ()), None)
     if declared or single is not None:
         yield Finding(
             "unbatched",
@@ -174,7 +179,7 @@ def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterat
         )
         return
     fixed = False
-    for key, spec in signature.inputs.items():
+    for key, spec in inputs.items():
         if spec.shape and spec.shape[0] is not None:
             fixed = True
             yield Finding(
@@ -184,7 +189,7 @@ def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterat
                 f"{(None, *spec.shape[1:])} takes any; where it is no batch at all, declare the signature with "
                 "batched=False",
             )
-    for key, spec in signature.outputs.items() if not fixed else ():
+    for key, spec in outputs.items() if not fixed else ():
         if spec.shape is not None and spec.shape[:1] != (None,):
             yield Finding(
                 "output-batch",
