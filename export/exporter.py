@@ -240,7 +240,7 @@ def _manifest(
         version=version,
         created=datetime.now(timezone.utc).replace(microsecond=0),
         builder=target.builder,
-        saved_model=str(target.saved_model) if target.saved_model else None,
+        saved_model=str(target.saved_model.resolve()) if target.saved_model else None,
         made_requests=source.made,
         checkpoint=target.checkpoint.name if target.checkpoint else None,
         options=options,

@@ -241,9 +241,6 @@ def _spec_of(tensor: Any) -> TensorSpec:
 
 def _spec_of_info(info: Any) -> TensorSpec:
     shape = info.tensor_shape
-    # One that is no dense tensor doesn't say its shape here.
-    sizes = (
-        None if shape.unknown_rank or not info.name else tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
-    )
+    sizes = None if shape.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
     dtype = BY_NUMBER.get(info.dtype)
     return TensorSpec(dtype.name if dtype else f"type {info.dtype}", sizes)
