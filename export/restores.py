@@ -15,18 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfserving.export.errors import CheckpointError
+from tfserving.export.keras_2_names import matched_by_name
 from tfserving.export.saved_objects import (
     UNSEEN,
     SavedObjects,
     children_of,
+    few,
     read_objects,
     was_restored,
     weights_of,
 )
 from tfserving.export.tracking import not_checkpointed, trackables, variables_of
-
-# How many variables an error names.
-NAMED = 6
 
 
 @dataclass
@@ -66,14 +65,19 @@ class _Restore:
         found = variables_of(self.checkpoint).values()
         return self.given | {id(one.handle) for one in found if was_restored(one, since)}
 
-    def saved(self) -> set[int]:
-        """The handles, by id, of the variables that the checkpoint has, as the live objects are now."""
+    def saved(self) -> tuple[set[int], set[int]]:
+        """The handles, by id, of the variables that the checkpoint has, as the live objects are now.
+
+        First those that TensorFlow finds, then those that Keras 2 calls otherwise.
+        """
         if self.objects is None:
-            return set()
+            return set(), set()
         live = children_of(self.checkpoint)
+        root = live.get("root")
         # tf.train.Checkpoint(model) writes the children of the model as its own.
-        live |= children_of(live["root"]) if "root" in live else {}
-        return {id(one.handle) for one in self.objects.matched(live, 0).values()}
+        tracked = self.objects.matched(live | (children_of(root) if root is not None else {}), 0)
+        named = matched_by_name(self.objects, live if root is None else root, tracked)
+        return {id(one.handle) for one in tracked.values()}, {id(one.handle) for one in named.values()}
 
     @property
     def is_partial(self) -> bool:
@@ -204,27 +208,33 @@ def check(restores: Iterable[_Restore], module: Any, functions: Mapping[str, Any
 def _check_nothing(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
     if all(not was_restored(one) and restore.is_as_left(one, module) for one in served.values()):
         raise CheckpointError(
-            f"the builder called restore(None), which restores nothing, and {_names(served)} still have the values of "
+            f"the builder called restore(None), which restores nothing, and {few(served)} still have the values of "
             "a new model; correct the folder, which has no checkpoint, or call restore() only when there is one"
         )
 
 
 def _check_values(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
-    arrived, saved = restore.arrived(), restore.saved()
+    arrived = restore.arrived()
+    tracked, named = restore.saved()
     missing = {path: one for path, one in served.items() if id(one.handle) not in arrived}
-    if lost := [path for path, one in missing.items() if id(one.handle) in saved]:
+    if lost := [path for path, one in missing.items() if id(one.handle) in tracked]:
         raise CheckpointError(
-            f"the builder restored {restore.path}, but its values did not reach {_names(lost)}, made after restore(); "
+            f"the builder restored {restore.path}, but its values did not reach {few(lost)}, made after restore(); "
             "build the model before restore(), as by calling it on example rows: model(examples); or leave restore() "
             "out of the builder and use --from-checkpoint"
+        )
+    if renamed := [path for path, one in missing.items() if id(one.handle) in named]:
+        raise CheckpointError(
+            f"the builder restored {restore.path}, but its values did not reach {few(renamed)}, which Keras 2 wrote "
+            "under other names; leave restore() out of the builder and use --from-checkpoint, which knows them"
         )
     kept = [path for path, one in missing.items() if not was_restored(one) and restore.is_as_left(one, module)]
     unseen = {id(one.handle) for one in not_checkpointed(restore.checkpoint).values()}
     if hidden := [path for path in kept if id(missing[path].handle) in unseen]:
-        raise CheckpointError(f"the builder restored {restore.path}, which has no value for {_names(hidden)}: {UNSEEN}")
+        raise CheckpointError(f"the builder restored {restore.path}, which has no value for {few(hidden)}: {UNSEEN}")
     if kept and not restore.is_partial:
         raise CheckpointError(
-            f"the builder restored {restore.path}, which has no value for {_names(kept)}, and they still have those of "
+            f"the builder restored {restore.path}, which has no value for {few(kept)}, and they still have those of "
             "a new model; restore a checkpoint of this very model, or, if it is meant, restore(…).expect_partial()"
         )
 
@@ -242,8 +252,3 @@ def _check_normalization(module: Any) -> None:
                 f"{path}: a Normalization layer computes with the mean that it had before its variables were restored; "
                 "call its finalize_state() after restore()"
             )
-
-
-def _names(paths: Iterable[str]) -> str:
-    names = [*paths]
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
