@@ -23,11 +23,12 @@ class Restored:
     unused: tuple[str, ...] = ()
 
 
-def restore(servable: Servable, prefix: Path, *, partial: bool = False) -> Restored:
+def restore(servable: Servable, prefix: Path, functions: Mapping[str, Any], *, partial: bool = False) -> Restored:
     """Restores what `servable` declares as its checkpoint from the checkpoint `prefix`.
 
-    Every weight of the model must be in it, with the same shape and dtype, and every weight in it must be in the
-    model. With `partial`, weights may be missing on both sides. Optimizers and metrics are left alone.
+    Every weight that the traced `functions` use must be in it, with the same shape and dtype, and every weight in it
+    must be in the model. With `partial`, weights may be missing on both sides. Optimizers are left alone. What Python
+    made of variables when the functions were traced is not made anew.
 
     Raises CheckpointError, having changed nothing, with a line for each variable that does not fit.
     """
@@ -35,11 +36,10 @@ def restore(servable: Servable, prefix: Path, *, partial: bool = False) -> Resto
     import tensorflow as tf
 
     parts = dict(servable.checkpoint) or {"model": servable.module}
-    wanted = _weights(parts)
-    if bare := [name for name in parts if not any(path.partition(".")[0] == name for path in wanted)]:
-        raise CheckpointError(
-            f"{prefix}: {bare[0]!r} has no variables; build the model in its builder, as by calling it on example rows"
-        )
+    used = {id(variable.handle) for function in functions.values() for variable in function.variables}
+    wanted = {path: variable for path, variable in _weights(parts).items() if id(variable.handle) in used}
+    if not wanted:
+        raise CheckpointError(f"{prefix}: the signatures use no variable of {', '.join(map(_part, parts))}")
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         objects = read_objects(reader)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tfserving.export.errors import CheckpointError
@@ -28,20 +28,8 @@ from tfserving.export.saved_objects import (
 from tfserving.export.tracking import not_checkpointed, trackables, variables_of
 
 
-@dataclass
-class Restores:
-    """The restores that were noted, in order; `before` has those of a watch around this one."""
-
-    before: Restores | None = None
-    noted: list[_Restore] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[_Restore]:
-        yield from self.before or ()
-        yield from self.noted
-
-
 @dataclass(frozen=True)
-class _Restore:
+class Restore:
     """One restore, and what it left as it was.
 
     `path` is None when there was no checkpoint. `objects` is the tree in the checkpoint, None when it has none. `given`
@@ -96,12 +84,15 @@ class _Restore:
         )
 
 
-_watching: Restores | None = None
+_watching: list[Restore] | None = None
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[Restores]:
-    """Notes every restore by `tf.train.Checkpoint` and `tf.train.CheckpointManager` until the block ends."""
+def watch() -> Iterator[list[Restore]]:
+    """Notes every restore by `tf.train.Checkpoint` and `tf.train.CheckpointManager` until the block ends.
+
+    A watch inside of another begins with what that has noted, and notes what follows for itself.
+    """
     import tensorflow as tf
 
     global _watching  # noqa: PLW0603 - TensorFlow's classes are there once, too
@@ -117,7 +108,7 @@ def watch() -> Iterator[Restores]:
                 method = getattr(owner, name)
                 undone.callback(setattr, owner, name, method)
                 setattr(owner, name, noting(method))
-        _watching = Restores(outer)
+        _watching = [*(outer or ())]
         try:
             yield _watching
         finally:
@@ -160,7 +151,7 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
             given = {id(one.handle) for one in weights if _has_value(reader, one)}
     left = {id(one.handle): (one, _digest(one)) for one in weights if id(one.handle) not in given}
     name = None if path is None else str(path)
-    _watching.noted.append(_Restore(checkpoint, name, status, objects, given, left, _steps([checkpoint])))
+    _watching.append(Restore(checkpoint, name, status, objects, given, left, _steps([checkpoint])))
 
 
 def _has_value(reader: Any, variable: Any) -> bool:
@@ -189,7 +180,7 @@ def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
     return {id(one): (one, int(one.iterations.numpy())) for one in optimizers}
 
 
-def check(restores: Iterable[_Restore], module: Any, functions: Mapping[str, Any]) -> None:
+def check(restores: Iterable[Restore], module: Any, functions: Mapping[str, Any]) -> None:
     """Raises CheckpointError when a restore did not give the variables that `functions` use their values.
 
     `functions` are the traced signatures of `module`. Whether the values are the checkpoint's is not looked at: a model
@@ -205,7 +196,7 @@ def check(restores: Iterable[_Restore], module: Any, functions: Mapping[str, Any
     _check_normalization(module)
 
 
-def _check_nothing(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
+def _check_nothing(restore: Restore, served: Mapping[str, Any], module: Any) -> None:
     if all(not was_restored(one) and restore.is_as_left(one, module) for one in served.values()):
         raise CheckpointError(
             f"the builder called restore(None), which restores nothing, and {few(served)} still have the values of "
@@ -213,7 +204,7 @@ def _check_nothing(restore: _Restore, served: Mapping[str, Any], module: Any) ->
         )
 
 
-def _check_values(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
+def _check_values(restore: Restore, served: Mapping[str, Any], module: Any) -> None:
     arrived = restore.arrived()
     tracked, named = restore.saved()
     missing = {path: one for path, one in served.items() if id(one.handle) not in arrived}
