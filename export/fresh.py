@@ -86,7 +86,7 @@ def main() -> None:
     import tensorflow as tf
 
     gc.enable()
-    # Functions run the graph as it was written, sessions as Grappler makes it, which is how it is served.
+    # Functions run the graph as it was written. Sessions run it as servers do, see `_load_session`.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     prediction_log, response = _messages(Path(sys.argv[1]))
     _practise()
@@ -187,7 +187,10 @@ def _load_function(folder: str) -> tuple[Ask, dict[str, Any]]:
 def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
     import tensorflow as tf
 
-    session = tf.compat.v1.Session(graph=tf.Graph())
+    # A session without a configuration of its own gets that of the functions, without Grappler. TensorFlow Serving's
+    # has only numbers of threads in it, unless it is given another:
+    # https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/model_servers/server.cc
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=tf.compat.v1.ConfigProto())
     signatures = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def
     defaults = _defaults(folder)
 

@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from tfserving.export import fresh
-from tfserving.export.edge_requests import EdgeRequest
+from tfserving.export.edge_requests import EdgeRequest, Note
 from tfserving.export.errors import ProofError
 from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature
@@ -41,7 +41,7 @@ STDERR_LINES = 12
 # From this size of its variables a version is loaded in one way after the other, so that there are never more than two
 # copies of them: the live model's and one in the fresh process. Below it, loading in both ways at once saves time.
 LARGE = 64 << 20
-_HOW = {"function": "as a function", "session": "in a session"}
+_HOW = {"function": "as a function", "session": "in a session, as servers do"}
 
 
 @dataclass(frozen=True)
@@ -206,17 +206,18 @@ def prove(
     requests: Iterable[GoldenRequest],
     judge: Judge,
     refused: Iterable[str] = (),
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = lambda _: None,
+    reasons: Mapping[str, str] | None = None,
 ) -> tuple[list[GoldenRequest], Proof]:
     """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
 
     The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list, without the edge
     values that are disputed, of which `note` is told. Raises ProofError naming the signature, the output and the
-    largest difference.
+    largest difference, with a common reason for one when it is run in that way, if `reasons` has any.
     """
     one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
     rounds = [[way] for way in fresh.WAYS] if one_by_one else [list(fresh.WAYS)]
-    comparison = _Comparison(judge)
+    comparison = _Comparison(judge, reasons or {})
     golden: list[GoldenRequest] = []
     for ways in rounds:
         fresh_process.load(version_folder, ways, refused)
@@ -253,30 +254,40 @@ def _compare(
     asked: Iterable[GoldenRequest],
     ways: Sequence[str],
     comparison: _Comparison,
-    note: Callable[[str], None],
+    note: Note,
 ) -> tuple[list[GoldenRequest], list[GoldenRequest]]:
     """Those of the requests that were `asked` that are answered as they should, and those to be asked anew."""
     settled: list[GoldenRequest] = []
     anew: list[GoldenRequest] = []
     for request in asked:
-        answers = [fresh_process.answer(request) for _ in ways]
-        if isinstance(request, EdgeRequest):
-            disputed = {row for answer in answers for row in request.disputed(answer, comparison.judge)}
-            if disputed:
-                note(request.told(disputed))
-                anew.append(request.without(disputed))
-                continue
-        for way, answer in zip(ways, answers, strict=True):
+        answers = {way: fresh_process.answer(request) for way in ways}
+        if isinstance(request, EdgeRequest) and (disputed := _disputed(request, answers, comparison)):
+            note(request.left_out(disputed))
+            anew.append(request.without(disputed))
+            continue
+        for way, answer in answers.items():
             comparison.compare(_as_recorded(request), _as_recorded(request, answer), way)
         settled.append(request)
     return settled, anew
 
 
+def _disputed(request: EdgeRequest, answers: Mapping[str, Mapping[str, Array]], comparison: _Comparison) -> set[int]:
+    """The rows of `request` that are disputed. Raises ProofError when others are answered otherwise."""
+    disputed: set[int] = set()
+    for way, answer in answers.items():
+        if rows := request.disputed(answer, comparison.judge, rewritten=way == "session"):
+            rest, answered = (replace(request, outputs=outputs).without(rows) for outputs in (request.outputs, answer))
+            comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
+            disputed |= rows
+    return disputed
+
+
 class _Comparison:
     """What all comparisons so far came to."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, reasons: Mapping[str, str]) -> None:
         self.judge = judge
+        self._reasons = reasons
         self.identical = True
         self.largest = 0.0
 
@@ -285,9 +296,10 @@ class _Comparison:
         for output, expected in golden.outputs.items():
             difference = self.judge.judge(answered.outputs[output], expected)
             if difference.verdict == "different":
+                reason = f"\n  ({self._reasons[way]})" if way in self._reasons else ""
                 raise ProofError(
                     f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers a batch "
-                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}"
+                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}{reason}"
                 )
             self.identical = self.identical and difference.verdict == "equal"
             self.largest = max(self.largest, difference.absolute or 0.0)

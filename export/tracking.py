@@ -44,8 +44,8 @@ def trackables(module: Any) -> dict[str, Any]:
 
     if not isinstance(module, (tf.__internal__.tracking.Trackable, *_keras_types(), *COLLECTIONS)):
         raise ServableError(
-            f"module is a {type(module).__name__}, which TensorFlow can't save; a Keras model or a tf.Module is needed, "
-            "or a list or dict of them"
+            f"module is a {type(module).__name__}, which TensorFlow can't save; a Keras model or a tf.Module is "
+            "needed, or a list or dict of them"
         )
     waiting: tuple[deque[tuple[str, Any]], ...] = (deque([("", module)]), deque(), deque())
     found: dict[str, Any] = {}

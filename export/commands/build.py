@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,9 @@ def build(
                 results.append(_as_json(outcome, prefix.name if prefix else None))
                 _print(outcome, as_json)
         if as_json:
+            # As they were named: what is known at once was told first.
+            order = list(selected.models)
+            results.sort(key=lambda result: order.index(result["model"]))
             click.echo(json.dumps({"models": results}, indent=2))
         if failed:
             sys.exit(1)
@@ -176,7 +179,11 @@ def _options(**wanted: bool) -> tuple[Option, ...]:
 
 
 def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
-    """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed."""
+    """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed.
+
+    TensorFlow is imported only when there is a builder that can be called.
+    """
+    from tfserving.export.before_import import look_at
     from tfserving.export.builders import find_builder
     from tfserving.export.console import Progress, import_tensorflow
     from tfserving.export.errors import ExportError
@@ -184,7 +191,14 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
     from tfserving.export.proof import FreshProcess
     from tfserving.export.restores import watch
 
-    if not targets:
+    there = []
+    for target in targets:
+        try:
+            look_at(target.builder)
+            there.append(target)
+        except ExportError as error:
+            yield target, error
+    if not there:
         return
     progress = Progress()
     with contextlib.ExitStack() as processes:
@@ -193,23 +207,31 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
         import_tensorflow()
         # A module may restore when it is imported.
         processes.enter_context(watch())
-        builders = [find_builder(target.builder) for target in targets]
-        for number, (target, builder) in enumerate(zip(targets, builders, strict=True), 1):
+        builders: dict[str, Callable[[], Any]] = {}
+        for target in there:
+            try:
+                # What a module or a builder prints is no result.
+                with contextlib.redirect_stdout(sys.stderr):
+                    builders[target.model] = find_builder(target.builder)
+            except ExportError as error:
+                yield target, error
+        found = [target for target in there if target.model in builders]
+        for number, target in enumerate(found, 1):
             fresh = ready
-            if number < len(targets):
+            if number < len(found):
                 # It imports TensorFlow while this model is made.
                 ready = processes.enter_context(FreshProcess())
             outcome: Exported | Exception
             try:
-                # What a builder prints is no result.
                 with contextlib.redirect_stdout(sys.stderr):
-                    outcome = export(target, builder, fresh, progress.say)
+                    outcome = export(target, builders[target.model], fresh, progress.say)
             except (ExportError, OSError) as error:
                 outcome = error
             yield target, outcome
 
 
 def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
+    from tfserving.export.edge_requests import by_signature
     from tfserving.foundation.quality import Metric
 
     return {
@@ -236,5 +258,6 @@ def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
             }
             for effect in exported.effects
         ],
+        "edge_values_left_out": by_signature(exported.left_out),
         "seconds": exported.seconds,
     }
