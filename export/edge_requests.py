@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,8 +19,47 @@ from tfserving.foundation.tensors import Array
 
 # Beside the edge values there is a row that has none.
 ORDINARY = ""
+LIMITS = ("largest", "smallest")
 # An edge value's name, and a batch of one row that has it.
 Edge = tuple[str, Mapping[str, Array]]
+
+
+# Why no golden request has an edge value: the model raises an error, it returns something else for the rows beside it,
+# or the graph computes something else of it than the model's Python, which is normal.
+Why = Literal["fails", "changes", "differs"]
+_TOLD: Mapping[Why, str] = {
+    "fails": "fails on these edge values",
+    "changes": "answers other rows otherwise beside these edge values",
+    "differs": "computes something else of these edge values in the graph than in Python",
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Edge values that no golden request to `signature` has."""
+
+    signature: str
+    why: Why
+    edges: tuple[str, ...]
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether nobody needs to look at it: fused operations make what they like of NaN."""
+        return self.why == "differs"
+
+    def __str__(self) -> str:
+        return f"signature {self.signature!r} {_TOLD[self.why]}, so no golden request has them: {', '.join(self.edges)}"
+
+
+Note = Callable[[LeftOut], None]
+
+
+def by_signature(left_out: Iterable[LeftOut]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The edge values that were left out, by signature and by why, as a manifest has them."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for one in left_out:
+        found.setdefault(one.signature, {})[one.why] = one.edges
+    return found
 
 
 @dataclass(frozen=True)
@@ -28,17 +68,19 @@ class EdgeRequest(GoldenRequest):
 
     edges: tuple[str, ...] = ()
 
-    def disputed(self, answered: Mapping[str, Array], judge: Judge) -> set[int]:
-        """The rows that are `answered` otherwise because NaN or infinity is on the way.
+    def disputed(self, answered: Mapping[str, Array], judge: Judge, *, rewritten: bool) -> set[int]:
+        """The rows that are `answered` otherwise because NaN, infinity or a limit of the type is on the way.
 
-        What becomes of those depends on the kernel: on some processors TensorFlow's fused layers make a zero of NaN
-        where its relu leaves it. Rows that are answered otherwise for no such reason are not among them.
+        What becomes of NaN and infinity depends on the kernel: on some processors TensorFlow's fused layers make a zero
+        of NaN where its relu leaves it. In a graph that Grappler has `rewritten` sums and products are computed in
+        another order, which the largest and smallest numbers may not survive. Rows that are answered otherwise for no
+        such reason are not among them.
         """
         rows = set()
         for row, edge in enumerate(self.edges):
             mine, other = (rows_of(self, slice(row, row + 1), outputs) for outputs in (self.outputs, answered))
             same = agree(judge, mine, other)
-            excused = edge == "nan" or not (_is_finite(mine) and _is_finite(other))
+            excused = edge == "nan" or (rewritten and edge in LIMITS) or not (_is_finite(mine) and _is_finite(other))
             if not same and edge != ORDINARY and excused:
                 rows.add(row)
         return rows
@@ -54,13 +96,9 @@ class EdgeRequest(GoldenRequest):
             tuple(self.edges[row] for row in kept),
         )
 
-    def told(self, rows: Collection[int]) -> str:
-        """What is to be said of rows that are disputed."""
-        edges = ", ".join(self.edges[row] for row in sorted(rows))
-        return (
-            f"signature {self.signature!r}: the graph makes something else of NaN or infinity than the model's Python, "
-            f"so no golden request has these edge values: {edges}"
-        )
+    def left_out(self, rows: Collection[int]) -> LeftOut:
+        """What is to be known of rows that are disputed."""
+        return LeftOut(self.signature, "differs", tuple(self.edges[row] for row in sorted(rows)))
 
 
 def edge_request(
@@ -68,7 +106,7 @@ def edge_request(
     judge: Judge,
     ordinary: GoldenRequest,
     examples: Mapping[str, Array],
-    note: Callable[[str], None],
+    note: Note,
 ) -> EdgeRequest | None:
     """One request with every edge value that the model answers, without another answer to the `ordinary` row.
 
@@ -87,7 +125,7 @@ def edge_request(
 
 
 def _one_by_one(
-    live: LiveSignature, judge: Judge, ordinary: GoldenRequest, rows: Iterable[Edge], note: Callable[[str], None]
+    live: LiveSignature, judge: Judge, ordinary: GoldenRequest, rows: Iterable[Edge], note: Note
 ) -> EdgeRequest | None:
     """A request with those edge values that can be asked; the others are told."""
     refused, changing = [], []
@@ -104,10 +142,10 @@ def _one_by_one(
         else:
             kept.append((edge, row))
             together = more
-    for why, edges in (("fails on", refused), ("answers other rows otherwise beside", changing)):
-        if edges:
-            told = ", ".join(edges)
-            note(f"signature {live.name!r} {why} these edge values, so no golden request has them: {told}")
+    if refused:
+        note(LeftOut(live.name, "fails", tuple(refused)))
+    if changing:
+        note(LeftOut(live.name, "changes", tuple(changing)))
     return together
 
 

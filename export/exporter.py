@@ -17,11 +17,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tfserving.export import savedmodel
+from tfserving.export import restores, savedmodel
 from tfserving.export.builders import run_builder
-from tfserving.export.checkpoints import restore
+from tfserving.export.checkpoints import Restored, restore
+from tfserving.export.edge_requests import LeftOut, by_signature
 from tfserving.export.empty_requests import check_empty
-from tfserving.export.errors import ExportError, ProofError
+from tfserving.export.errors import ExportError
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST, golden_requests
 from tfserving.export.graph import read_graph
@@ -33,10 +34,21 @@ from tfserving.export.records import write_golden
 from tfserving.export.servable import Servable
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
+from tfserving.export.tracking import variables_of
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
 from tfserving.foundation.quality import MEASURES, Metric
+
+# Why a version mostly answers otherwise than the live model: as a function, which runs the graph as it was written, and
+# in a session when it was right as a function.
+REASONS = {
+    "function": "a common reason: Python in the function that ran only once, when it was made a graph",
+    "session": (
+        "servers run the graph as TensorFlow's optimizer, Grappler, rewrites it; a common reason: constants that it "
+        "multiplies with each other, too large or too small for their dtype"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,15 @@ class Target:
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A version that was exported, what the options came to, and the seconds that each step took."""
+    """A version that was exported, what options and checkpoint came to, and the seconds that each step took.
+
+    `left_out` has the edge values that no golden request has.
+    """
 
     model: str
     version: int
@@ -66,7 +82,9 @@ class Exported:
     proof: Proof
     metrics: dict[str, float | Metric]
     effects: tuple[Effect, ...]
+    restored: Restored
     seconds: dict[str, float]
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass
@@ -91,21 +109,31 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
     """
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
     with steps.step("build", f"building with {target.builder}"):
-        servable = run_builder(target.builder, builder)
+        with restores.watch() as watched:
+            servable = run_builder(target.builder, builder)
+        restored = Restored()
         given = [request for file in target.golden for request in read_given(file, servable.signatures)]
         if target.checkpoint:
             steps.say(f"restoring {target.checkpoint}")
-            restore(servable, target.checkpoint)
+            restored = restore(servable, target.checkpoint, partial=target.partial)
     judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
-        built = savedmodel.variables_of(servable.module)
+        built = variables_of(servable.module)
         functions = savedmodel.trace(servable)
         savedmodel.check_built(servable, built)
+        restores.check(watched, servable.module, functions)
+        # The optimizers that it knows are no longer needed.
+        del watched
         declared = savedmodel.described(servable, functions)
         require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
-    requests: Iterable[GoldenRequest] = golden_requests(
-        servable, judge, target.batch_sizes, given, steps.say, target.allow
-    )
+    left_out: list[LeftOut] = []
+
+    def note(values: LeftOut) -> None:
+        left_out.append(values)
+        if not values.is_normal:
+            steps.say(str(values))
+
+    requests: Iterable[GoldenRequest] = golden_requests(servable, judge, target.batch_sizes, given, note, target.allow)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
@@ -125,14 +153,9 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                 yield from requests
 
             refused = {target.builder.partition(".")[0].partition(":")[0]}
-            try:
-                golden, proof = prove(
-                    fresh, staging.version_folder, signatures, linted(requests), judge, refused, steps.say
-                )
-            except ProofError as error:
-                raise ProofError(
-                    f"{error}\n  (a common reason: Python in the function that ran only once, when it was made a graph)"
-                ) from None
+            golden, proof = prove(
+                fresh, staging.version_folder, signatures, linted(requests), judge, refused, note, REASONS
+            )
             savedmodel.check_built(servable, built)
             require_clean(lint_answers(golden), target.allow)
             if "empty-request" not in target.allow:
@@ -144,10 +167,20 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
             files = hash_files(staging.version_folder)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, servable, signatures, judge, kept, files).text()
+                    _manifest(target, version, servable, signatures, judge, kept, left_out, files).text()
                 )
             )
-    return Exported(target.model, int(path.name), path, proof, dict(servable.metrics), effects, steps.seconds)
+    return Exported(
+        target.model,
+        int(path.name),
+        path,
+        proof,
+        dict(servable.metrics),
+        effects,
+        restored,
+        steps.seconds,
+        tuple(left_out),
+    )
 
 
 def _evaluation(servable: Servable) -> EvaluationEntry | None:
@@ -175,6 +208,7 @@ def _manifest(
     signatures: dict[str, ServedSignature],
     judge: Judge,
     options: tuple[str, ...],
+    left_out: Iterable[LeftOut],
     files: dict[str, FileEntry],
 ) -> Manifest:
     import keras
@@ -196,6 +230,7 @@ def _manifest(
         evaluation=_evaluation(servable),
         signatures=signatures,
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
+        edge_values_left_out=by_signature(left_out),
         files=files,
         digest="",
     )

@@ -6,9 +6,10 @@ small model, so that nothing is left to be set up when the first order comes.
 
 Orders come on stdin, answers go to stdout, in their order; a message is its length, 8 bytes, and then the message:
 
-    {"load": folder, "ways": […], "refused": […]}  loads a version in those ways, forgetting what was loaded before, and
-                                                   refuses more packages; for each way the answer is the
-                                                   signatures as JSON,
+    {"load": folder, "ways": […], "refused": […], "libraries": […]}
+                                                   loads a version in those ways, forgetting what was loaded before,
+                                                   refuses more packages, and registers the operations of libraries;
+                                                   for each way the answer is the signatures as JSON,
                                                    {signature: {"inputs", "outputs": {name: [dtype, shape or null]}}}
     a PredictionLog                                asks its request; an answer for each way, a PredictResponse
 
@@ -85,7 +86,7 @@ def main() -> None:
     import tensorflow as tf
 
     gc.enable()
-    # Functions run the graph as it was written, sessions as Grappler makes it, which is how it is served.
+    # Functions run the graph as it was written. Sessions run it as servers do, see `_load_session`.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     prediction_log, response = _messages(Path(sys.argv[1]))
     _practise()
@@ -108,6 +109,8 @@ def main() -> None:
         job = json.loads(order)
         ways = job["ways"]
         refusal.packages.update(job["refused"])
+        for library in job["libraries"]:
+            tf.load_op_library(library)
         for worker in workers.values():
             worker.submit(int).result()
         if loaded:
@@ -184,7 +187,10 @@ def _load_function(folder: str) -> tuple[Ask, dict[str, Any]]:
 def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
     import tensorflow as tf
 
-    session = tf.compat.v1.Session(graph=tf.Graph())
+    # A session without a configuration of its own gets that of the functions, without Grappler. TensorFlow Serving's
+    # has only numbers of threads in it, unless it is given another:
+    # https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/model_servers/server.cc
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=tf.compat.v1.ConfigProto())
     signatures = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def
     defaults = _defaults(folder)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from tfserving.export.agreement import agree, require_equal
-from tfserving.export.edge_requests import edge_request
+from tfserving.export.edge_requests import Note, edge_request
 from tfserving.export.errors import ServableError
 from tfserving.export.given import Given
 from tfserving.export.live import LiveSignature, wire_array
@@ -27,7 +27,7 @@ def golden_requests(
     judge: Judge | None = None,
     batch_sizes: Sequence[int] = (LARGEST,),
     given: Iterable[Given] = (),
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = lambda _: None,
     allow: Collection[str] = (),
 ) -> Iterator[GoldenRequest]:
     """Asks the live model for every signature, for batches of 1, 2, 7 and `batch_sizes` rows, and edge values.
@@ -50,7 +50,7 @@ def _requests(
     judge: Judge,
     examples: Mapping[str, Array],
     batch_sizes: Sequence[int],
-    note: Callable[[str], None],
+    note: Note,
 ) -> Iterator[GoldenRequest]:
     """Those of one signature, made of its `examples`."""
     sizes = _fixed_sizes(live.signature) or _sizes(batch_sizes)

@@ -21,6 +21,12 @@ from tfserving.foundation.records import RecordError, read_records
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Why no golden request has some edge values.
+NOT_SENT = {
+    "fails": "none has those on which the model fails",
+    "changes": "none has those beside which the model returns something else for other rows",
+    "differs": "none has those of which the served graph computes something else than the model's Python",
+}
 PARTS = (SAVED_MODEL, "variables", "assets", "assets.extra")
 
 
@@ -89,12 +95,19 @@ class Inspection:
                 yield "evaluation", f"{evaluation.metric}{of}, {evaluation.rows} labelled rows"
             for dtype, tolerance in self.manifest.tolerances.items():
                 yield f"tolerance {dtype}", f"{tolerance.absolute:g} + {tolerance.relative:g} of the value"
+            yield from _left_out(self.manifest)
         for part, size in self.sizes.items():
             yield part, _bytes(size)
         yield "total", _bytes(self.total)
         for name, batches in self.golden.items():
             yield f"golden, {name}", f"{len(batches)} requests, of {', '.join(map(str, batches))} rows"
         yield "warm-up", f"{self.warmup} requests"
+
+
+def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for name, left_out in manifest.edge_values_left_out.items():
+        for why, edges in left_out.items():
+            yield f"edge values, {name}", f"{NOT_SENT.get(why, why)}: {', '.join(edges)}"
 
 
 def inspect_version(folder: Path) -> Inspection:

@@ -79,6 +79,13 @@ class Manifest(_Strict):
         dict[str, Tolerance],
         Field(description="By dtype of output; a dtype that is not here must be answered exactly."),
     ]
+    edge_values_left_out: Annotated[
+        dict[str, dict[str, tuple[str, ...]]],
+        Field(
+            description="Edge values that no golden request has, by signature and by why: the model `fails` on them, "
+            "it `changes` its outputs for other rows beside them, or the served graph `differs` from its Python."
+        ),
+    ] = {}
     files: Annotated[dict[str, FileEntry], Field(description="Every other file, by its path in the version's folder.")]
     digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
 
@@ -88,9 +95,9 @@ class Manifest(_Strict):
         return self._text(digest)
 
     def _text(self, digest: str) -> str:
-        # A version without labelled rows says nothing of them.
-        left_out = {"evaluation"} if self.evaluation is None else None
-        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=left_out) + "\n"
+        # A version without them says nothing of labelled rows, nor of edge values.
+        absent = {name for name in ("evaluation", "edge_values_left_out") if not getattr(self, name)}
+        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=absent) + "\n"
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:

@@ -111,7 +111,7 @@ class _Graphs:
         """What is wrong with the first answer that is too far from the golden one; '' when none is."""
         for request in requests:
             answered = self.ask(request)
-            if isinstance(request, EdgeRequest) and (rows := request.disputed(answered, judge)):
+            if isinstance(request, EdgeRequest) and (rows := request.disputed(answered, judge, rewritten=True)):
                 request = request.without(rows)  # noqa: PLW2901 - the rest of it
                 answered = self.ask(request)
             for name, golden in request.outputs.items():

@@ -16,20 +16,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from tfserving.export import fresh
-from tfserving.export.edge_requests import EdgeRequest
+from tfserving.export.edge_requests import EdgeRequest, Note
 from tfserving.export.errors import ProofError
+from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
 from tfserving.export.rows import batch_of
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
-from tfserving.foundation import messages
+from tfserving.foundation import messages, served_ops
 from tfserving.foundation.golden import GoldenRequest, request_of
 from tfserving.foundation.messages import PredictResponse
 from tfserving.foundation.temporary import no_temporary
@@ -40,7 +41,7 @@ STDERR_LINES = 12
 # From this size of its variables a version is loaded in one way after the other, so that there are never more than two
 # copies of them: the live model's and one in the fresh process. Below it, loading in both ways at once saves time.
 LARGE = 64 << 20
-_HOW = {"function": "as a function", "session": "in a session"}
+_HOW = {"function": "as a function", "session": "in a session, as servers do"}
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,20 @@ class FreshProcess:
         """Lets it load the version in `version_folder`, from now on without the packages `refused`.
 
         Its signatures, or the error, come with `signatures`, for each of the `ways`. Answers about the version before
-        that nobody took are forgotten.
+        that nobody took are forgotten. Raises ExportError when there is no SavedModel that can be read.
         """
         while self._due:
             self._take()
         self._ways = len(ways)
         self._due = self._ways
-        self._send(
-            json.dumps({"load": str(version_folder.absolute()), "ways": ways, "refused": list(refused)}).encode()
-        )
+        order = {
+            "load": str(version_folder.absolute()),
+            "ways": ways,
+            "refused": list(refused),
+            # A server has these operations, too.
+            "libraries": [str(path) for path in _libraries(version_folder)],
+        }
+        self._send(json.dumps(order).encode())
 
     def ask(self, request: GoldenRequest) -> None:
         """Lets it answer `request`, the answers come with `answer`, one for each way, in order."""
@@ -158,7 +164,9 @@ class FreshProcess:
         if message is None:
             raise ProofError(f"a process without the model's code {self._end()}")
         if message.startswith(fresh.ERROR):
-            raise ProofError(f"a process without the model's code {failed}, {message[1:].decode(errors='replace')}")
+            said = message[1:].decode(errors="replace")
+            hint = served_ops.hint(said)
+            raise ProofError(f"a process without the model's code {failed}, {said}{hint and f'; {hint}'}")
         return message[1:]
 
     def _take(self) -> bytes | None:
@@ -198,17 +206,18 @@ def prove(
     requests: Iterable[GoldenRequest],
     judge: Judge,
     refused: Iterable[str] = (),
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = lambda _: None,
+    reasons: Mapping[str, str] | None = None,
 ) -> tuple[list[GoldenRequest], Proof]:
     """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
 
     The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list, without the edge
     values that are disputed, of which `note` is told. Raises ProofError naming the signature, the output and the
-    largest difference.
+    largest difference, with a common reason for one when it is run in that way, if `reasons` has any.
     """
     one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
     rounds = [[way] for way in fresh.WAYS] if one_by_one else [list(fresh.WAYS)]
-    comparison = _Comparison(judge)
+    comparison = _Comparison(judge, reasons or {})
     golden: list[GoldenRequest] = []
     for ways in rounds:
         fresh_process.load(version_folder, ways, refused)
@@ -224,6 +233,14 @@ def prove(
     return golden, Proof(len(golden), comparison.identical, comparison.largest)
 
 
+def _libraries(version_folder: Path) -> list[Path]:
+    """What registers those operations of the version that TensorFlow itself has not."""
+    # Reading a graph takes a moment, and most machines have no such package.
+    if not served_ops.libraries():
+        return []
+    return served_ops.libraries_for(node.op for node in read_graph(version_folder))
+
+
 def _ask(fresh_process: FreshProcess, requests: Iterable[GoldenRequest]) -> list[GoldenRequest]:
     asked = []
     for request in requests:
@@ -237,30 +254,40 @@ def _compare(
     asked: Iterable[GoldenRequest],
     ways: Sequence[str],
     comparison: _Comparison,
-    note: Callable[[str], None],
+    note: Note,
 ) -> tuple[list[GoldenRequest], list[GoldenRequest]]:
     """Those of the requests that were `asked` that are answered as they should, and those to be asked anew."""
     settled: list[GoldenRequest] = []
     anew: list[GoldenRequest] = []
     for request in asked:
-        answers = [fresh_process.answer(request) for _ in ways]
-        if isinstance(request, EdgeRequest):
-            disputed = {row for answer in answers for row in request.disputed(answer, comparison.judge)}
-            if disputed:
-                note(request.told(disputed))
-                anew.append(request.without(disputed))
-                continue
-        for way, answer in zip(ways, answers, strict=True):
+        answers = {way: fresh_process.answer(request) for way in ways}
+        if isinstance(request, EdgeRequest) and (disputed := _disputed(request, answers, comparison)):
+            note(request.left_out(disputed))
+            anew.append(request.without(disputed))
+            continue
+        for way, answer in answers.items():
             comparison.compare(_as_recorded(request), _as_recorded(request, answer), way)
         settled.append(request)
     return settled, anew
 
 
+def _disputed(request: EdgeRequest, answers: Mapping[str, Mapping[str, Array]], comparison: _Comparison) -> set[int]:
+    """The rows of `request` that are disputed. Raises ProofError when others are answered otherwise."""
+    disputed: set[int] = set()
+    for way, answer in answers.items():
+        if rows := request.disputed(answer, comparison.judge, rewritten=way == "session"):
+            rest, answered = (replace(request, outputs=outputs).without(rows) for outputs in (request.outputs, answer))
+            comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
+            disputed |= rows
+    return disputed
+
+
 class _Comparison:
     """What all comparisons so far came to."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, reasons: Mapping[str, str]) -> None:
         self.judge = judge
+        self._reasons = reasons
         self.identical = True
         self.largest = 0.0
 
@@ -269,9 +296,10 @@ class _Comparison:
         for output, expected in golden.outputs.items():
             difference = self.judge.judge(answered.outputs[output], expected)
             if difference.verdict == "different":
+                reason = f"\n  ({self._reasons[way]})" if way in self._reasons else ""
                 raise ProofError(
                     f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers a batch "
-                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}"
+                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}{reason}"
                 )
             self.identical = self.identical and difference.verdict == "equal"
             self.largest = max(self.largest, difference.absolute or 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +10,7 @@ from tfserving.export.errors import LintError, ServableError
 from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
+from tfserving.export.tracking import trackables, variables_of
 from tfserving.export.user_code import told
 from tfserving.foundation.tensors import BY_NUMBER, to_proto
 
@@ -21,14 +21,6 @@ METHOD_SPECS: dict[str, tuple[str, tuple[tuple[int | None, ...], ...], str]] = {
     "scores": ("float32", (), "(batch, classes)"),
     "outputs": ("float32", ((None,), (None, 1)), "(batch,) or (batch, 1)"),
 }
-
-
-def variables_of(module: Any) -> dict[str, Any]:
-    """The variables that the Keras model or `tf.Module` tracks, by their path in it (`encoder.kernel`).
-
-    Raises ServableError when TensorFlow can't track it.
-    """
-    return {path: found for path, found in trackables(module).items() if hasattr(found, "handle")}
 
 
 def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
@@ -169,30 +161,6 @@ def read_signatures(folder: Path) -> dict[str, ServedSignature]:
         for name, signature in sorted(graph.signature_def.items())
         if signature.method_name in METHODS
     }
-
-
-def trackables(module: Any) -> dict[str, Any]:
-    """Everything that `module` tracks, itself included, by its shortest path."""
-    import tensorflow as tf
-
-    queue: deque[tuple[str, Any]] = deque([("", module)])
-    found: dict[str, Any] = {}
-    seen = {id(module)}
-    while queue:
-        path, trackable = queue.popleft()
-        try:
-            children = tf.train.TrackableView.children(trackable)
-        except AttributeError:
-            raise ServableError(
-                f"module is a {type(module).__name__}, which TensorFlow can't save; a Keras model or a tf.Module is "
-                "needed"
-            ) from None
-        found[path] = trackable
-        for name, child in children.items():
-            if id(child) not in seen:
-                seen.add(id(child))
-                queue.append((f"{path}.{name}" if path else name, child))
-    return found
 
 
 def _resource(trackable: Any) -> Any:

@@ -143,7 +143,7 @@ def test_another_models_checkpoint_lists_every_variable_that_does_not_fit(uninte
     assert "Error: mine was not exported: " in done.stderr
     assert "ckpt-25 does not fit the model:" in done.stderr
     assert "Traceback" not in done.stderr
-    for variable in ("first._kernel", "first.bias", "second._kernel", "second.bias"):
+    for variable in ("first.kernel", "first.bias", "second.kernel", "second.bias"):
         assert f"model.{variable} is in the model, not in the checkpoint" in done.stderr
     assert len([line for line in done.stderr.splitlines() if "is in the checkpoint, not in the model" in line]) == 4
     assert not (tmp_path / "models/mine").exists()

@@ -10,9 +10,12 @@ import pytest
 import tensorflow as tf
 
 from tests.export import zoo
+from tfserving.export.edge_requests import LeftOut
 from tfserving.export.errors import ProofError
 from tfserving.export.exporter import Exported
 from tfserving.export.golden import golden_requests
+from tfserving.export.inspection import inspect_version
+from tfserving.export.manifest import read_manifest
 from tfserving.export.servable import Servable
 from tfserving.foundation.golden import read_golden
 
@@ -38,20 +41,22 @@ def strict(problem: Any) -> Servable:
 
 
 def test_a_value_that_the_model_refuses_is_left_out_and_told() -> None:
-    notes: list[str] = []
+    notes: list[LeftOut] = []
     *_, last = golden_requests(strict(None), note=notes.append)
     assert len(last.inputs["rows"]) == 4
-    assert notes == ["signature 'serving_default' fails on these edge values, so no golden request has them: nan"]
+    assert list(map(str, notes)) == [
+        "signature 'serving_default' fails on these edge values, so no golden request has them: nan"
+    ]
 
 
 def test_a_value_that_changes_the_answers_beside_it_is_left_out_and_told() -> None:
     # A NaN anywhere makes a sum over the batch one; ordinary rows add zero.
-    notes: list[str] = []
+    notes: list[LeftOut] = []
     servable = strict(lambda rows: {"scaled": rows + 0 * tf.reduce_sum(tf.where(tf.math.is_nan(rows), rows, 0))})
     *_, last = golden_requests(servable, note=notes.append)
     assert np.isfinite(last.inputs["rows"]).all()
     assert len(last.inputs["rows"]) == 4
-    assert notes == [
+    assert list(map(str, notes)) == [
         "signature 'serving_default' answers other rows otherwise beside these edge values, so no golden request has "
         "them: nan"
     ]
@@ -65,7 +70,7 @@ def otherwise_in_the_graph(where: Callable[[Any], Any]) -> Servable:
     return zoo.servable(tf.Module(), scaled)
 
 
-def test_a_value_of_which_the_graph_makes_another_nan_is_left_out_and_told(
+def test_a_value_of_which_the_graph_makes_another_nan_is_left_out_as_the_manifest_tells(
     export_here: Callable[..., Exported], capsys: pytest.CaptureFixture[str]
 ) -> None:
     exported = export_here(lambda: otherwise_in_the_graph(tf.math.is_nan))
@@ -76,10 +81,22 @@ def test_a_value_of_which_the_graph_makes_another_nan_is_left_out_and_told(
         np.finfo(np.float32).min,
         zoo.ROWS[0, 0],
     ]
-    assert "the graph makes something else of NaN or infinity than the model's Python, so no golden request has " in (
-        said := capsys.readouterr().out
+    # It is so with most models.
+    assert "nan" not in capsys.readouterr().out
+    assert read_manifest(exported.path).edge_values_left_out == {"serving_default": {"differs": ("nan",)}}
+    facts = dict(inspect_version(exported.path)._facts())
+    assert facts["edge values, serving_default"] == (
+        "none has those of which the served graph computes something else than the model's Python: nan"
     )
-    assert said.count("these edge values: nan\n") == 1
+
+
+def test_a_value_that_the_model_refuses_is_told_when_it_is_exported(
+    export_here: Callable[..., Exported], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = export_here(lambda: strict(None))
+    told = "model: signature 'serving_default' fails on these edge values, so no golden request has them: nan\n"
+    assert capsys.readouterr().out.count(told) == 1
+    assert read_manifest(exported.path).edge_values_left_out == {"serving_default": {"fails": ("nan",)}}
 
 
 def test_a_number_of_which_the_graph_makes_another_is_an_error(export_here: Callable[..., Exported]) -> None:

@@ -111,9 +111,9 @@ def test_dense_is_the_tutorials_model(exported_fleet: ExportedFleet) -> None:
     model(np.zeros((1, 32), np.float32))
     restored = tf.saved_model.load(str(exported_fleet.models / "dense/1")).used
     for path, variable in (
-        ("hidden._kernel", model.hidden.kernel),
+        ("hidden.kernel", model.hidden.kernel),
         ("hidden.bias", model.hidden.bias),
-        ("logits._kernel", model.logits.kernel),
+        ("logits.kernel", model.logits.kernel),
         ("logits.bias", model.logits.bias),
     ):
         assert restored[path].shape == variable.shape
