@@ -88,7 +88,7 @@ class Adopted:
             if not any(not_servable(name, self._graph, signature))
         }
 
-    def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:  # noqa: ARG002
+    def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:  # noqa: ARG002
         """What is wrong with it, found before any of it is run."""
         return [*lint_signatures(self._written, previous, self._unbatched), *lint_graph(self._graph, self._written)]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfserving.export import restores, savedmodel
-from tfserving.export.checkpoints import Restored
+from tfserving.export.checkpoints import Restored, restore
 from tfserving.export.findings import Finding
 from tfserving.export.given import Given
 from tfserving.export.golden import golden_requests
@@ -39,17 +39,29 @@ class Built:
     made: tuple[str, ...] = ()
     reasons = REASONS
 
-    def __init__(self, builder: str, servable: Servable, watched: Restores, restored: Restored) -> None:
-        """`servable` is what `builder`, 'module:function', returned; `watched` are the restores that it did itself.
+    def __init__(
+        self,
+        builder: str,
+        servable: Servable,
+        noted: Restores,
+        checkpoint: Path | None,
+        say: Callable[[str], None],
+        *,
+        partial: bool,
+    ) -> None:
+        """`servable` is what `builder`, 'module:function', returned; `noted` are the restores that it did itself.
 
-        `restored` is what came of the checkpoint that was restored for it.
+        `checkpoint` is restored when its functions were traced; with `partial` it needn't have everything.
         """
         self.refused = {builder.partition(".")[0].partition(":")[0]}
-        self.restored = restored
+        self.restored = Restored()
         self._servable = servable
+        self._noted = noted
+        self._checkpoint = checkpoint
+        self._partial = partial
+        self._say = say
         self._functions: dict[str, Any] = {}
         self._built = variables_of(servable.module)
-        self._watched: Restores | None = watched
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -66,13 +78,18 @@ class Built:
         """The labelled rows, if there are any."""
         return self._servable.evaluation
 
-    def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
-        """Traces its functions, and looks at what they come to."""
+    def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
+        """Traces its functions, restores the checkpoint, and says what is wrong with the signatures."""
         self._functions = savedmodel.trace(self._servable, allow)
         self.check()
-        restores.check(self._watched or Restores(), self._servable.module, self._functions)
-        # The optimizers that it knows are no longer needed.
-        self._watched = None
+        if self._checkpoint:
+            self._say(f"restoring {self._checkpoint}")
+            self.restored = restore(self._servable, self._checkpoint, self._functions, partial=self._partial)
+            # What Python made of the variables, when the functions were traced, was made of other values.
+            self._functions = savedmodel.trace(self._servable, allow)
+        restores.check(self._noted, self._servable.module, self._functions)
+        # What a restore knows, an optimizer say, is no longer needed.
+        self._noted.clear()
         unbatched = {name for name, signature in self.signatures.items() if not signature.batched}
         return lint_signatures(savedmodel.described(self._servable, self._functions), previous, unbatched)
 

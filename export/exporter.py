@@ -22,7 +22,7 @@ from tfserving.export import restores
 from tfserving.export.adopted import Adopted
 from tfserving.export.builders import run_builder
 from tfserving.export.built import Built
-from tfserving.export.checkpoints import Restored, restore
+from tfserving.export.checkpoints import Restored
 from tfserving.export.edge_requests import LeftOut, by_signature
 from tfserving.export.empty_requests import check_empty
 from tfserving.export.errors import ExportError, ServableError
@@ -115,8 +115,10 @@ def export(
         source = _adopt(target) if builder is None else _build(target, builder, steps.say)
         given = [request for file in target.golden for request in read_given(file, source.signatures)]
     judge = Judge()
-    with steps.step("trace", "holding its graphs to the rules of lint"):
-        rules.require(source.lint(_signatures_before(target.folder), target.allow))
+    with steps.step(
+        "trace", "holding its graph to the rules of lint" if builder is None else "making its signatures graphs"
+    ):
+        rules.require(source.prepare(_signatures_before(target.folder), target.allow))
     left_out: list[LeftOut] = []
 
     def note(values: LeftOut) -> None:
@@ -183,13 +185,9 @@ def export(
 
 def _build(target: Target, builder: Callable[[], Any], say: Callable[[str], None]) -> Built:
     assert target.builder is not None
-    with restores.watch() as watched:
+    with restores.watch() as noted:
         servable = run_builder(target.builder, builder)
-    restored = Restored()
-    if target.checkpoint:
-        say(f"restoring {target.checkpoint}")
-        restored = restore(servable, target.checkpoint, partial=target.partial)
-    return Built(target.builder, servable, watched, restored)
+    return Built(target.builder, servable, noted, target.checkpoint, say, partial=target.partial)
 
 
 def _adopt(target: Target) -> Adopted:

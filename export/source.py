@@ -63,8 +63,8 @@ class Source(Protocol):
     def made(self) -> tuple[str, ...]:
         """The signatures whose golden requests are of random values."""
 
-    def lint(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
-        """What is wrong with it, and against the `previous` signatures, as far as it shows before it is written.
+    def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
+        """Makes it ready to be asked, and says what shows by then to be wrong, against the `previous` signatures, too.
 
         Raises LintError for what shows only while it is traced, and is not among the rules to `allow`.
         """

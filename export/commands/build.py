@@ -186,10 +186,8 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
 
     TensorFlow is imported only when there is a builder that can be called, or a SavedModel.
     """
-    from tfserving.export.before_import import look_at
     from tfserving.export.builders import find_builder
     from tfserving.export.console import Progress, import_tensorflow
-    from tfserving.export.copied import files_of
     from tfserving.export.errors import ExportError
     from tfserving.export.exporter import export
     from tfserving.export.proof import FreshProcess
@@ -198,10 +196,7 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
     there = []
     for target in targets:
         try:
-            if target.builder:
-                look_at(target.builder)
-            elif target.saved_model:
-                files_of(target.saved_model)
+            _look_at(target)
             there.append(target)
         except ExportError as error:
             yield target, error
@@ -235,6 +230,17 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
             except (ExportError, OSError) as error:
                 outcome = error
             yield target, outcome
+
+
+def _look_at(target: Target) -> None:
+    """Raises ExportError when there is no builder, or no SavedModel, as far as files tell."""
+    from tfserving.export.before_import import look_at
+    from tfserving.export.copied import files_of
+
+    if target.builder:
+        look_at(target.builder)
+    elif target.saved_model:
+        files_of(target.saved_model)
 
 
 def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
