@@ -23,10 +23,11 @@ from tfserving.export.checkpoints import Restored, restore
 from tfserving.export.edge_requests import LeftOut, by_signature
 from tfserving.export.empty_requests import check_empty
 from tfserving.export.errors import ExportError
+from tfserving.export.findings import require_clean
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST, golden_requests
 from tfserving.export.graph import read_graph
-from tfserving.export.lint import lint_answers, lint_graph, lint_signatures, require_clean
+from tfserving.export.lint import lint_answers, lint_graph, lint_signatures
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
 from tfserving.export.options import Effect, Option, improve, judge_with
 from tfserving.export.proof import FreshProcess, Proof, prove
@@ -115,14 +116,19 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
     judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
         built = variables_of(servable.module)
-        functions = savedmodel.trace(servable)
+        functions = savedmodel.trace(servable, target.allow)
         savedmodel.check_built(servable, built)
         functions, restored = _restored(servable, functions, target, steps.say)
         restores.check(noted, servable.module, functions)
         # What a restore knows, an optimizer say, is no longer needed.
         noted.clear()
         declared = savedmodel.described(servable, functions)
-        require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
+        unbatched = {name for name, signature in servable.signatures.items() if not signature.batched}
+        findings = lint_signatures(declared, _signatures_before(target.folder), unbatched)
+        require_clean(findings, target.allow)
+        for finding in findings:
+            if finding.note and finding.rule not in target.allow:
+                steps.say(str(finding))
     left_out: list[LeftOut] = []
 
     def note(values: LeftOut) -> None:
@@ -238,6 +244,7 @@ def _manifest(
         metrics=dict(servable.metrics),
         evaluation=_evaluation(servable),
         signatures=signatures,
+        unbatched=tuple(sorted(name for name, signature in servable.signatures.items() if not signature.batched)),
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         edge_values_left_out=by_signature(left_out),
         files=files,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfserving.export.errors import LintError, ServableError
-from tfserving.export.servable import Signature
+from tfserving.export.rows import described, rows_in
+from tfserving.export.servable import Signature, one_array
 from tfserving.export.user_code import told
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import BY_NAME, Array
@@ -36,7 +37,6 @@ class LiveSignature:
 
         signature = self.signature
         where = f"signature {self.name!r}"
-        batch = len(next(iter(inputs.values())))
         tensors = {
             input_name: tf.constant(array, dtype=signature.inputs[input_name].dtype)
             for input_name, array in {**signature.defaults, **inputs}.items()
@@ -45,7 +45,7 @@ class LiveSignature:
             outputs = signature.function(**tensors)
         except Exception as error:
             raise ServableError(
-                f"{where}: its function failed on a batch of {batch}: {told(error, signature.function)}"
+                f"{where}: its function failed on {described(inputs)}: {told(error, signature.function)}"
             ) from error
         if not isinstance(outputs, Mapping):
             raise ServableError(
@@ -57,15 +57,16 @@ class LiveSignature:
                 f"{where}: its function answers the outputs {_list(outputs)}, declared are {_list(signature.outputs)}"
             )
         return {
-            output: self._array(f"{where}, output {output!r}", outputs[output], batch) for output in signature.outputs
+            output: self._array(f"{where}, output {output!r}", outputs[output], rows_in(inputs))
+            for output in signature.outputs
         }
 
-    def _array(self, where: str, value: Any, batch: int) -> Array:
+    def _array(self, where: str, value: Any, rows: int | None) -> Array:
         array = _output_array(where, value)
-        if array.shape[:1] != (batch,) and "output-batch" not in self._allow:
+        if self.signature.batched and array.shape[:1] != (rows,) and "output-batch" not in self._allow:
             raise LintError(
-                f"[output-batch] {where} has shape {array.shape} for {batch} rows; the batch must come first: answer a "
-                "row for each row"
+                f"[output-batch] {where} has shape {array.shape} for {rows} rows; the batch must come first: answer a "
+                "row for each row, or declare the signature with batched=False"
             )
         return array
 
@@ -88,7 +89,7 @@ def _output_array(where: str, value: Any) -> Array:
         raise ServableError(f"{where} is a {type(value).__name__}, only dense tensors can be served") from None
     if tensor.dtype.name not in BY_NAME:
         raise ServableError(f"{where} is of {tensor.dtype.name}, which no client can read; cast it")
-    return wire_array(np.asarray(tensor.numpy()))
+    return wire_array(one_array(tensor.numpy()))
 
 
 def _list(names: Iterable[str]) -> str:

@@ -75,6 +75,10 @@ class Manifest(_Strict):
         Field(description="What is computed of the labelled rows in assets.extra/evaluation.tfrecord, if there are."),
     ] = None
     signatures: dict[str, ServedSignature]
+    unbatched: Annotated[
+        tuple[str, ...],
+        Field(description="The signatures that take one example a request, which can't be put together with others."),
+    ] = ()
     tolerances: Annotated[
         dict[str, Tolerance],
         Field(description="By dtype of output; a dtype that is not here must be answered exactly."),
@@ -95,8 +99,8 @@ class Manifest(_Strict):
         return self._text(digest)
 
     def _text(self, digest: str) -> str:
-        # A version without them says nothing of labelled rows, nor of edge values.
-        absent = {name for name in ("evaluation", "edge_values_left_out") if not getattr(self, name)}
+        # A version without them says nothing of labelled rows, signatures without a batch, or edge values.
+        absent = {name for name in ("evaluation", "unbatched", "edge_values_left_out") if not getattr(self, name)}
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=absent) + "\n"
 
 

@@ -27,7 +27,7 @@ from tfserving.export.errors import ProofError
 from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
-from tfserving.export.rows import batch_of
+from tfserving.export.rows import described
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
 from tfserving.foundation import messages, served_ops
@@ -139,7 +139,7 @@ class FreshProcess:
 
     def answer(self, request: GoldenRequest) -> dict[str, Array]:
         """The next answer, to `request`. Raises ProofError when it has none."""
-        where = f"failed on signature {request.signature!r}, a batch of {batch_of(request)}"
+        where = f"failed on signature {request.signature!r}, {described(request.inputs)}"
         response = PredictResponse.FromString(self._answer(where))
         return {name: from_proto(tensor) for name, tensor in response.outputs.items()}
 
@@ -263,7 +263,7 @@ def _compare(
         answers = {way: fresh_process.answer(request) for way in ways}
         if isinstance(request, EdgeRequest) and (disputed := _disputed(request, answers, comparison)):
             note(request.left_out(disputed))
-            anew.append(request.without(disputed))
+            anew += [rest for rest in [request.without(disputed)] if rest]
             continue
         for way, answer in answers.items():
             comparison.compare(_as_recorded(request), _as_recorded(request, answer), way)
@@ -298,8 +298,8 @@ class _Comparison:
             if difference.verdict == "different":
                 reason = f"\n  ({self._reasons[way]})" if way in self._reasons else ""
                 raise ProofError(
-                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers a batch "
-                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}{reason}"
+                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers "
+                    f"{described(golden.inputs)} otherwise than the live model: {describe(difference)}{reason}"
                 )
             self.identical = self.identical and difference.verdict == "equal"
             self.largest = max(self.largest, difference.absolute or 0.0)

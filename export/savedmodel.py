@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from tfserving.export.effects import traced_effects
 from tfserving.export.errors import LintError, ServableError
+from tfserving.export.findings import require_clean
 from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.saved_objects import few
@@ -38,13 +40,14 @@ def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
         )
 
 
-def trace(servable: Servable) -> dict[str, Any]:
+def trace(servable: Servable, allow: Collection[str] = ()) -> dict[str, Any]:
     """A concrete function for every signature, its inputs those that are declared.
 
     Raises ServableError for a signature that can't be traced with any batch size, whose outputs are not those that are
-    declared, or that uses variables which the module does not track.
+    declared, that assigns something or draws random numbers (if the rules `state` and `random` are not among those to
+    `allow`), or that uses variables which the module does not track.
     """
-    return {name: _trace(name, signature, servable.module) for name, signature in servable.signatures.items()}
+    return {name: _trace(name, signature, servable.module, allow) for name, signature in servable.signatures.items()}
 
 
 def described(servable: Servable, functions: Mapping[str, Any]) -> dict[str, ServedSignature]:
@@ -173,7 +176,7 @@ def _resource(trackable: Any) -> Any:
     return None
 
 
-def _trace(name: str, signature: Signature, module: Any) -> Any:
+def _trace(name: str, signature: Signature, module: Any, allow: Collection[str]) -> Any:
     import tensorflow as tf
 
     where = f"signature {name!r}"
@@ -187,12 +190,14 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
             f"{where}: its function can't be made a graph for {wanted}: {told(error, signature.function)}"
+            f"{_stateful_layers(module)}"
         ) from error
     outputs = concrete.structured_outputs
     if not isinstance(outputs, Mapping) or set(outputs) != set(signature.outputs):
         raise ServableError(f"{where}: as a graph its function answers {outputs}, declared are {signature.outputs}")
     if signature.method != "predict":
         _check_method(where, outputs)
+    require_clean(traced_effects(name, concrete), allow)
     tracked = {id(variable.handle) for variable in variables_of(module).values()}
     untracked = [variable.name for variable in concrete.graph.variables if id(variable.handle) not in tracked]
     if untracked:
@@ -201,6 +206,18 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
             "does not track; make them attributes of it"
         )
     return concrete
+
+
+def _stateful_layers(module: Any) -> str:
+    """What to do where an error may come from layers that keep a batch's state, in variables of that batch's size."""
+    names = [found.name for found in trackables(module).values() if getattr(found, "stateful", False) is True]
+    if not names:
+        return ""
+    return (
+        f"\n  {', '.join(names)} has stateful=True: it keeps the state of one batch, of a fixed size, and a request "
+        "would change the answer to the next one; leave it out, and make the state an input and an output "
+        "(docs/lint.md#state)"
+    )
 
 
 def _check_method(where: str, outputs: Mapping[str, Any]) -> None:
