@@ -144,7 +144,7 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
     objects = None
     given: set[int] = set()
     if path is not None:
-        reader = tf.train.load_checkpoint(path)
+        reader = tf.train.load_checkpoint(str(path))
         if objects := read_objects(reader):
             given = {id(one.handle) for one in weights if was_restored(one, status._checkpoint.restore_uid)}
         else:

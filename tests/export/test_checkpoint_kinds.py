@@ -70,6 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> keras.Model:
     model.folder = tmp_path_factory.mktemp("kinds")
     step = tf.Variable(7, dtype=tf.int64)
     tf.train.Checkpoint(model=model, optimizer=model.optimizer, step=step).write(str(model.folder / "compiled"))
+    tf.train.Checkpoint(model=model).write(str(model.folder / "only"))
     tf.train.Checkpoint(model).write(str(model.folder / "root"))
     tf.train.Checkpoint(model, step=step).write(str(model.folder / "counted"))
     return model
@@ -288,9 +289,9 @@ def test_a_checkpoint_of_keras_2_is_restored(tmp_path: Path) -> None:
 def test_averages_that_an_optimizer_keeps_become_the_weights(trained: keras.Model) -> None:
     """As docs/export.md does it."""
     model = network()
-    model.compile(keras.optimizers.Adam(use_ema=True), "mse")
+    model.compile(keras.optimizers.Adam(use_ema=True))
     model.optimizer.build(model.trainable_variables)
-    tf.train.Checkpoint(model=model).restore(str(trained.folder / "compiled")).expect_partial()
+    tf.train.Checkpoint(model=model).read(str(trained.folder / "only")).assert_existing_objects_matched()
     averages = [np.array(average) for average in model.optimizer._model_variables_moving_average]
     model.optimizer.finalize_variable_values(model.trainable_variables)
     for weights, average in zip(model.get_weights(), averages, strict=True):
