@@ -11,6 +11,7 @@ from tfserving.export.errors import LintError, ServableError
 from tfserving.export.findings import require_clean
 from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
+from tfserving.export.saved_objects import few
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
 from tfserving.export.tracking import trackables, variables_of
 from tfserving.export.user_code import told
@@ -33,8 +34,9 @@ def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
     new = [path for path in variables_of(servable.module) if path not in before]
     if new:
         raise ServableError(
-            f"{type(servable.module).__name__} was not built: its variables {', '.join(new)} appeared only when it was "
-            "called for the export, so they hold no trained values; call it, or load its weights, in the builder"
+            f"{type(servable.module).__name__} was not built: its variables {few(new)} appeared only when it was "
+            "called for the export, so they hold no trained values; in the builder, call it on example rows, "
+            "model(examples), and then load or train its weights"
         )
 
 

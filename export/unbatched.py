@@ -72,9 +72,7 @@ def unbatched_requests(
 
 def each_example(examples: Mapping[str, Sequence[Any]]) -> list[dict[str, Array]]:
     """The examples one by one: by input the first of each, the second of each, as arrays."""
-    return [
-        dict(zip(examples, map(one_array, values), strict=True)) for values in zip(*examples.values(), strict=True)
-    ]
+    return [dict(zip(examples, map(one_array, values), strict=True)) for values in zip(*examples.values(), strict=True)]
 
 
 def _with_edge(inputs: Mapping[str, Array], edge: str) -> dict[str, Array] | None:
