@@ -48,7 +48,8 @@ def unbatched_requests(
 ) -> Iterator[GoldenRequest]:
     """The golden requests of a signature without a batch: see `golden_requests`."""
     requests = each_example(examples)
-    for inputs in requests[:: -(-len(requests) // MOST_EXAMPLES)]:
+    count = min(len(requests), MOST_EXAMPLES)
+    for inputs in (requests[number * len(requests) // count] for number in range(count)):
         request = live.ask(inputs)
         require_steady(judge, request, live.ask(inputs))
         yield request
