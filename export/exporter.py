@@ -110,21 +110,18 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
     """
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
     with steps.step("build", f"building with {target.builder}"):
-        with restores.watch() as watched:
+        with restores.watch() as noted:
             servable = run_builder(target.builder, builder)
-        restored = Restored()
         given = [request for file in target.golden for request in read_given(file, servable.signatures)]
-        if target.checkpoint:
-            steps.say(f"restoring {target.checkpoint}")
-            restored = restore(servable, target.checkpoint, partial=target.partial)
     judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
         built = variables_of(servable.module)
         functions = savedmodel.trace(servable, target.allow)
         savedmodel.check_built(servable, built)
-        restores.check(watched, servable.module, functions)
-        # The optimizers that it knows are no longer needed.
-        del watched
+        functions, restored = _restored(servable, functions, target, steps.say)
+        restores.check(noted, servable.module, functions)
+        # What a restore knows, an optimizer say, is no longer needed.
+        noted.clear()
         declared = savedmodel.described(servable, functions)
         unbatched = {name for name, signature in servable.signatures.items() if not signature.batched}
         findings = lint_signatures(declared, _signatures_before(target.folder), unbatched)
@@ -187,6 +184,18 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         steps.seconds,
         tuple(left_out),
     )
+
+
+def _restored(
+    servable: Servable, functions: dict[str, Any], target: Target, say: Callable[[str], None]
+) -> tuple[dict[str, Any], Restored]:
+    """The traced `functions`, after the checkpoint of `target` was restored, if there is one, and what that left."""
+    if target.checkpoint is None:
+        return functions, Restored()
+    say(f"restoring {target.checkpoint}")
+    restored = restore(servable, target.checkpoint, functions, partial=target.partial)
+    # What Python made of the variables, when the functions were traced, was made of other values.
+    return savedmodel.trace(servable), restored
 
 
 def _evaluation(servable: Servable) -> EvaluationEntry | None:

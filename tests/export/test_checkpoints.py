@@ -18,7 +18,9 @@ from tests.export import zoo
 from tests.export.conftest import ROOT
 from tests.exporting import run_export
 from tests.servers import wait_for
-from tfserving.export.checkpoints import CheckpointError, find_checkpoint, restore
+from tfserving.export.checkpoint_files import find_checkpoint
+from tfserving.export.checkpoints import restore
+from tfserving.export.errors import CheckpointError
 from tfserving.export.manifest import read_manifest
 from tfserving.export.models import resumed
 from tfserving.export.servable import Servable
