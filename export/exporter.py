@@ -123,12 +123,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         # What a restore knows, an optimizer say, is no longer needed.
         noted.clear()
         declared = savedmodel.described(servable, functions)
-        unbatched = {name for name, signature in servable.signatures.items() if not signature.batched}
-        findings = lint_signatures(declared, _signatures_before(target.folder), unbatched)
-        require_clean(findings, target.allow)
-        for finding in findings:
-            if finding.note and finding.rule not in target.allow:
-                steps.say(str(finding))
+        _lint(declared, servable, target, steps.say)
     left_out: list[LeftOut] = []
 
     def note(values: LeftOut) -> None:
@@ -198,6 +193,20 @@ def _restored(
     return savedmodel.trace(servable), restored
 
 
+def _lint(declared: dict[str, ServedSignature], servable: Servable, target: Target, say: Callable[[str], None]) -> None:
+    """Raises LintError for what is wrong with the `declared` signatures; `say` is told the price of others."""
+    findings = lint_signatures(declared, _signatures_before(target.folder), _unbatched(servable))
+    require_clean(findings, target.allow)
+    for finding in findings:
+        if finding.note and finding.rule not in target.allow:
+            say(str(finding))
+
+
+def _unbatched(servable: Servable) -> tuple[str, ...]:
+    """The signatures that take one example a request."""
+    return tuple(sorted(name for name, signature in servable.signatures.items() if not signature.batched))
+
+
 def _evaluation(servable: Servable) -> EvaluationEntry | None:
     """What the manifest says of the labelled rows."""
     if (said := servable.evaluation) is None:
@@ -244,7 +253,7 @@ def _manifest(
         metrics=dict(servable.metrics),
         evaluation=_evaluation(servable),
         signatures=signatures,
-        unbatched=tuple(sorted(name for name, signature in servable.signatures.items() if not signature.batched)),
+        unbatched=_unbatched(servable),
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         edge_values_left_out=by_signature(left_out),
         files=files,

@@ -262,7 +262,11 @@ def _unbatched_problems(where: str, signature: Signature, examples: Mapping[str,
         yield f"{where}: its examples are of {have}, its inputs are {want}; give arrays, {needed}"
         return
     for name, value in examples.items():
-        if isinstance(value, (bytes, str)) or not isinstance(value, (Sequence, np.ndarray)) or (isinstance(value, np.ndarray) and not value.ndim):
+        if (
+            isinstance(value, (bytes, str))
+            or not isinstance(value, (Sequence, np.ndarray))
+            or (isinstance(value, np.ndarray) and not value.ndim)
+        ):
             yield (
                 f"{where}: the examples of input {name!r} are one {type(value).__name__}; a list of arrays of "
                 f"{signature.inputs[name]} is needed, {needed}"

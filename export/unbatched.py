@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tfserving.export.agreement import agree, require_steady
 from tfserving.export.edge_requests import EdgeRequest, LeftOut, Note, is_excused
 from tfserving.export.edges import EDGES, replaced
@@ -73,9 +71,7 @@ def unbatched_requests(
 
 def each_example(examples: Mapping[str, Sequence[Any]]) -> list[dict[str, Array]]:
     """The examples one by one: by input the first of each, the second of each, as arrays."""
-    return [
-        dict(zip(examples, map(one_array, values), strict=True)) for values in zip(*examples.values(), strict=True)
-    ]
+    return [dict(zip(examples, map(one_array, values), strict=True)) for values in zip(*examples.values(), strict=True)]
 
 
 def _with_edge(inputs: Mapping[str, Array], edge: str) -> dict[str, Array] | None:

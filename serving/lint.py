@@ -135,15 +135,16 @@ def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterat
             signatures = ", ".join(map(repr, sorted(_without_batch(folder))))
             if not signatures or (chosen and not (folder / BATCHING_PARAMETERS).is_file()):
                 continue
-            text = f"version {version} takes one example a request (signature {signatures}), and TensorFlow Serving with"
-            text += " `server.batching` puts requests together: it does not load the version. "
-            text += (
-                f"Take {BATCHING_PARAMETERS} out of the version"
-                if chosen
-                else "Serve it from a fleet without `server.batching`, or on the embedded server; or set "
-                f"`server.flags: {{{OWN_BATCHING}: true}}` and put a {BATCHING_PARAMETERS} into each version that is to "
-                "be batched"
+            text = (
+                f"version {version} takes one example a request (signature {signatures}), and TensorFlow Serving with"
             )
+            text += " `server.batching` puts requests together: it does not load the version. "
+            if chosen:
+                text += f"Take {BATCHING_PARAMETERS} out of the version"
+            else:
+                text += "Serve it from a fleet without `server.batching`, or on the embedded server; or set "
+                text += f"`server.flags: {{{OWN_BATCHING}: true}}` and put a {BATCHING_PARAMETERS} into each version "
+                text += "that is to be batched"
             yield Problem(f"models.{name}", text, warning=warning)
 
 

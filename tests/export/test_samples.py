@@ -145,7 +145,13 @@ def test_letters_is_sent_its_state_and_its_seed(sample_server: Served, protocol:
         # In one row it is the first letter, in the other the second.
         assert np.abs(after["probabilities"][0] - after["probabilities"][1]).max() > 0.01
         names = [
-            str(np.char.decode(client.predict("letters", {"start": "cat ", "seed": seed}, signature="name").outputs["name"].astype("S")))
+            str(
+                np.char.decode(
+                    client.predict("letters", {"start": "cat ", "seed": seed}, signature="name")
+                    .outputs["name"]
+                    .astype("S")
+                )
+            )
             for seed in ([1, 2], [1, 2], [3, 4], [5, 6])
         ]
     assert all(name.startswith("cat ") for name in names)

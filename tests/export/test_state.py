@@ -1,4 +1,4 @@
-"""Signatures that change something, or draw random numbers: what is found, what it is called, and what works instead."""
+"""Signatures that change something or draw random numbers: what is found, how it is named, and what works instead."""
 
 from __future__ import annotations
 

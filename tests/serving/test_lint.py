@@ -186,7 +186,9 @@ def test_a_signature_without_a_batch_is_not_for_tensorflow_serving_with_batching
     (version / "assets.extra/manifest.json").write_text(json.dumps({"unbatched": ["name"]}))
     text = f"{GOOD}server: {{batching: {{}}}}\n"
     said = errors(tmp_path, text)
-    assert "models.digits: version 3 takes one example a request (signature 'name'), and TensorFlow Serving with" in said
+    assert (
+        "models.digits: version 3 takes one example a request (signature 'name'), and TensorFlow Serving with" in said
+    )
     assert "Serve it from a fleet without `server.batching`, or on the embedded server; or set `server.flags:" in said
     assert not errors(tmp_path, GOOD)
     assert not errors(tmp_path, f"{GOOD}server: {{batching: {{}}, image: 'serving-embedded:1'}}\n")
