@@ -119,7 +119,8 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
             text = f"version {version} has no warm-up requests, so the first requests that it answers are slow"
             yield Problem(where, f"{text}; an export has them", warning=True)
         elif (batching := fleet.server.batching) and not batching.enable_large_batch_splitting:
-            yield from _warmup(where, version, warmup, batching.max_batch_size)
+            alone = _without_batch(folder / str(version))
+            yield from _warmup(where, version, warmup, batching.max_batch_size, alone)
 
 
 def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterator[Problem]:
@@ -176,8 +177,11 @@ def _stable(fleet: Fleet, name: str) -> Iterator[Problem]:
         )
 
 
-def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Problem]:
-    """A version doesn't load when one of its warm-up requests is more than a batch."""
+def _warmup(where: str, version: int, path: Path, largest: int, alone: frozenset[str]) -> Iterator[Problem]:
+    """A version doesn't load when one of its warm-up requests is more than a batch; those to signatures `alone` aren't.
+
+    Their first dimension may be a recording's length.
+    """
     try:
         logs = [PredictionLog.FromString(record) for record in read_records(path)]
     except (RecordError, DecodeError) as error:
@@ -186,6 +190,7 @@ def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Prob
     rows = [
         tensor.tensor_shape.dim[0].size
         for log in logs
+        if log.predict_log.request.model_spec.signature_name not in alone
         for tensor in log.predict_log.request.inputs.values()
         if tensor.tensor_shape.dim
     ]

@@ -196,6 +196,12 @@ def test_a_signature_without_a_batch_is_not_for_tensorflow_serving_with_batching
     assert [problem.warning for problem in problems(read, ("digits",), container=False)] == [True]
     assert problems(read, ("digits",), container=False, engine="embedded") == []
     assert not problems(read, ("digits",), container=False, engine="native")[0].warning
+    # What isn't batched may be longer than a batch: a recording.
+    log = PredictionLog()
+    log.predict_log.request.model_spec.signature_name = "name"
+    log.predict_log.request.inputs["sound"].tensor_shape.dim.add(size=16_000)
+    write_records(version / "assets.extra/tf_serving_warmup_requests", [log.SerializeToString()])
+    assert not errors(tmp_path, f"{GOOD}server: {{batching: {{}}, image: 'serving-embedded:1'}}\n")
     # With that flag only versions with parameters of their own are batched.
     text = f"{GOOD}server: {{batching: {{}}, flags: {{enable_per_model_batching_parameters: true}}}}\n"
     assert not errors(tmp_path, text)
