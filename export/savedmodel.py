@@ -197,7 +197,8 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
         raise ServableError(f"{where}: as a graph its function answers {outputs}, declared are {signature.outputs}")
     if signature.method != "predict":
         _check_method(where, outputs)
-    require_clean(traced_effects(name, concrete), allow)
+    resources = {id(_resource(found)): path for path, found in trackables(module).items()}
+    require_clean(traced_effects(name, concrete, resources), allow)
     tracked = {id(variable.handle) for variable in variables_of(module).values()}
     untracked = [variable.name for variable in concrete.graph.variables if id(variable.handle) not in tracked]
     if untracked:

@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tfserving.export.agreement import agree, require_steady
 from tfserving.export.edge_requests import EdgeRequest, LeftOut, Note, is_excused
 from tfserving.export.edges import EDGES, replaced
@@ -48,7 +46,8 @@ def unbatched_requests(
 ) -> Iterator[GoldenRequest]:
     """The golden requests of a signature without a batch: see `golden_requests`."""
     requests = each_example(examples)
-    for inputs in requests[:: -(-len(requests) // MOST_EXAMPLES)]:
+    count = min(len(requests), MOST_EXAMPLES)
+    for inputs in (requests[number * len(requests) // count] for number in range(count)):
         request = live.ask(inputs)
         require_steady(judge, request, live.ask(inputs))
         yield request
