@@ -14,7 +14,7 @@ from tfserving.export.golden import golden_requests
 from tfserving.export.lint import lint_signatures
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.options import Effect, Option, improve
-from tfserving.export.restores import Restores
+from tfserving.export.restores import Restore
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.source import Asking
 from tfserving.export.tracking import variables_of
@@ -43,7 +43,7 @@ class Built:
         self,
         builder: str,
         servable: Servable,
-        noted: Restores,
+        noted: list[Restore],
         checkpoint: Path | None,
         say: Callable[[str], None],
         *,

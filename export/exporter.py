@@ -127,14 +127,14 @@ def export(
             steps.say(str(values))
 
     asking = Asking(judge, target.batch_sizes, target.allow, note, steps.say)
-    requests = source.requests(given, asking)
+    requests: Iterable[GoldenRequest] = source.requests(given, asking)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
         if isinstance(source, Built) and target.options:
             with steps.step("options", f"trying {', '.join(target.options)}"):
-                requests = list(requests)
-                effects = source.improve(requests, target.options, staging.scratch)
+                requests = golden = list(requests)
+                effects = source.improve(golden, target.options, staging.scratch)
                 if "half" in (kept := tuple(effect.option for effect in effects if effect.kept)):
                     judge = judge_with(kept)
         with steps.step("write", "writing the SavedModel"):
