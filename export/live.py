@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from tfserving.export.errors import LintError, ServableError
+from tfserving.export.outputs import named_outputs
 from tfserving.export.servable import Signature
 from tfserving.foundation.golden import GoldenRequest
-from tfserving.foundation.tensors import BY_NAME, Array
+from tfserving.foundation.tensors import Array
 
 
 class LiveSignature:
@@ -42,25 +43,17 @@ class LiveSignature:
         }
         try:
             outputs = signature.function(**tensors)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ServableError(
                 f"{where}: its function failed on a batch of {batch}: {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(outputs, Mapping):
-            raise ServableError(
-                f"{where}: its function returns a {type(outputs).__name__}, a dict with "
-                f"{_list(signature.outputs)} is wanted"
-            )
-        if set(outputs) != set(signature.outputs):
-            raise ServableError(
-                f"{where}: its function answers the outputs {_list(outputs)}, declared are {_list(signature.outputs)}"
-            )
         return {
-            output: self._array(f"{where}, output {output!r}", outputs[output], batch) for output in signature.outputs
+            output: self._array(f"{where}, output {output!r}", tensor, batch)
+            for output, tensor in named_outputs(outputs, signature.outputs, where).items()
         }
 
-    def _array(self, where: str, value: Any, batch: int) -> Array:
-        array = _output_array(where, value)
+    def _array(self, where: str, tensor: Any, batch: int) -> Array:
+        array = wire_array(np.asarray(tensor.numpy()))
         if array.shape[:1] != (batch,) and "output-batch" not in self._allow:
             raise LintError(
                 f"[output-batch] {where} has shape {array.shape} for {batch} rows; the batch must come first: answer a "
@@ -76,19 +69,3 @@ def wire_array(array: Array) -> Array:
     as_bytes = np.empty(array.shape, np.object_)
     as_bytes.ravel()[:] = [value.encode() if isinstance(value, str) else value for value in array.ravel().tolist()]
     return as_bytes
-
-
-def _output_array(where: str, value: Any) -> Array:
-    import tensorflow as tf
-
-    try:
-        tensor = tf.convert_to_tensor(value)
-    except (TypeError, ValueError):
-        raise ServableError(f"{where} is a {type(value).__name__}, only dense tensors can be served") from None
-    if tensor.dtype.name not in BY_NAME:
-        raise ServableError(f"{where} is of {tensor.dtype.name}, which no client can read; cast it")
-    return wire_array(np.asarray(tensor.numpy()))
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, sorted(names))) or "none"

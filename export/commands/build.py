@@ -179,6 +179,9 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
                     outcome = export(target, builder, fresh, progress.say)
             except (ExportError, OSError) as error:
                 outcome = error
+            except Exception as error:
+                # Of TensorFlow's or of this toolkit's: it is this model's, the others are exported.
+                outcome = RuntimeError(f"{type(error).__name__}: {error}\n  at {where_raised(error)}")
             yield target, outcome
 
 
