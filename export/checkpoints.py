@@ -1,140 +1,186 @@
-"""Restores a servable's variables from a checkpoint, when every one of them is in it."""
+"""Restores a servable's variables from a checkpoint, when all that is served of them is in it."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfserving.export.errors import ExportError
+from tfserving.export.errors import CheckpointError, ServableError
+from tfserving.export.named_checkpoints import read_names
+from tfserving.export.saved_objects import COUNTER, UNSEEN, SavedObjects, children_of, read_objects, weights_of
 from tfserving.export.servable import Servable
-from tfserving.export.tracking import checkpointed, variables_of
+from tfserving.export.tracking import not_checkpointed, trackables
 
-# Where TensorFlow keeps the tree of objects that a checkpoint was written from.
-GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-VALUE = "VARIABLE_VALUE"
+KERAS_2 = ("layer_with_weights-", "keras_api")
 
 
-class CheckpointError(ExportError):
-    """A checkpoint can't be restored as it should; the text lists every variable that is the reason."""
+@dataclass(frozen=True)
+class Restored:
+    """What a restore left: `kept` are the paths of weights that the checkpoint does not have, `unused` its own."""
+
+    kept: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
-def find_checkpoint(folder: Path, name: str | None = None) -> Path:
-    """The prefix of the checkpoint `name` in `folder`, of the latest one when there is no name.
-
-    Raises CheckpointError when there is no such checkpoint.
-    """
-    there = sorted(path.stem for path in folder.glob("*.index")) if folder.is_dir() else []
-    if name is not None and name in there:
-        return folder / name
-    said = f"there are {', '.join(there)}" if there else "there are none (files called *.index)"
-    if name is not None:
-        raise CheckpointError(f"{folder} has no checkpoint {name!r}; {said}")
-    # What `tf.train.CheckpointManager` writes: a text proto whose first line names the latest checkpoint.
-    state = folder / "checkpoint"
-    latest = ""
-    if state.is_file():
-        line = next((line for line in state.read_text().splitlines() if line.startswith("model_checkpoint_path:")), "")
-        latest = Path(line.partition(":")[2].strip().strip('"')).name
-    if latest not in there:
-        why = f"names {latest!r} as the latest" if latest else "is missing or names none"
-        raise CheckpointError(f"{folder}: its file 'checkpoint' {why}; {said}; choose one with --checkpoint")
-    return folder / latest
-
-
-def restore(servable: Servable, prefix: Path) -> None:
+def restore(servable: Servable, prefix: Path, *, partial: bool = False) -> Restored:
     """Restores what `servable` declares as its checkpoint from the checkpoint `prefix`.
 
-    Raises CheckpointError, having changed nothing, when a variable is not in the checkpoint, one of the checkpoint is
-    not in the model, or their shapes or dtypes differ. What else the checkpoint holds, an optimizer say, is left alone.
+    Every weight of the model must be in it, with the same shape and dtype, and every weight in it must be in the
+    model. With `partial`, weights may be missing on both sides. Optimizers and metrics are left alone.
+
+    Raises CheckpointError, having changed nothing, with a line for each variable that does not fit.
     """
+    import keras
     import tensorflow as tf
 
     parts = dict(servable.checkpoint) or {"model": servable.module}
+    wanted = _weights(parts)
+    if bare := [name for name in parts if not any(path.partition(".")[0] == name for path in wanted)]:
+        raise CheckpointError(
+            f"{prefix}: {bare[0]!r} has no variables; build the model in its builder, as by calling it on example rows"
+        )
     try:
         reader = tf.train.load_checkpoint(str(prefix))
-        graph = _object_graph(reader)
+        objects = read_objects(reader)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{prefix} is no checkpoint that can be read: {error}") from None
-    there = {child.local_name: child.node_id for child in graph.nodes[0].children}
-    problems: list[str] = []
-    for name, part in parts.items():
-        if name not in there:
-            problems.append(f"it has no {name!r}; it was written with {', '.join(map(repr, sorted(there)))}")
-        else:
-            problems += _differences(name, part, graph, there[name], reader)
+    fit = read_names(reader, wanted) if objects is None else _read_tree(parts, wanted, reader, objects)
+    problems = [*fit.problems]
+    if not partial:
+        problems += [f"{path} is in the model, not in the checkpoint" for path in fit.kept]
+        problems += [f"{path} is in the checkpoint, not in the model" for path in fit.unused]
+    elif len(fit.kept) == len(wanted):
+        problems.append("it has no weight of the model")
     if problems:
-        raise CheckpointError("\n  ".join([f"{prefix} does not fit the model:", *problems]))
-    # The model is built, and everything is known to be there: nothing is left to be restored later.
-    tf.train.Checkpoint(**parts).restore(str(prefix)).assert_existing_objects_matched().expect_partial()
+        lines = [f"{prefix} does not fit the model:", *problems]
+        if fit.hint:
+            lines.append(fit.hint)
+        if not (partial or fit.problems or len(fit.kept) == len(wanted)):
+            lines.append("--partial restores the rest, and keeps what the builder gave the others")
+        raise CheckpointError("\n  ".join(lines))
+    fit.restore(str(prefix))
+    for trackable in trackables(parts).values():
+        if isinstance(trackable, keras.layers.Normalization):
+            # It computes with tensors that it once made of its variables.
+            trackable.finalize_state()
+    return Restored(tuple(fit.kept), tuple(fit.unused))
 
 
-def _object_graph(reader: Any) -> Any:
-    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
-
-    if not reader.has_tensor(GRAPH):
-        raise ValueError("it was not written by tf.train.Checkpoint")
-    return TrackableObjectGraph.FromString(reader.get_tensor(GRAPH))
-
-
-def _differences(name: str, part: Any, graph: Any, root: int, reader: Any) -> Iterator[str]:
-    """How the variables of `part` differ from those below the node `root` of the checkpoint's objects."""
-    import tensorflow as tf
-
-    written = {id(found) for found in checkpointed(part)}
-    live = {
-        f"{name}.{path}" if path else name: found for path, found in variables_of(part).items() if id(found) in written
-    }
-    if not live:
-        yield f"{name!r} has no variables: build the model in its builder, before the checkpoint is restored"
-        return
-    matched = _matched(part, graph, root)
-    found = {id(variable) for variable in matched.values()}
-    for path, variable in live.items():
-        if id(variable) not in found:
-            yield f"{path} is in the model, not in the checkpoint"
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    for path, node, key in _saved(name, graph, root):
-        if node not in matched:
-            yield f"{path} is in the checkpoint, not in the model"
+def _weights(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of what the servable declares as its checkpoint, by their paths."""
+    found = {}
+    for name, part in parts.items():
+        if hasattr(part, "handle"):
+            found[name] = part
             continue
-        shape, dtype = tuple(matched[node].shape), tf.as_dtype(matched[node].dtype)
-        if tuple(shapes[key]) != shape or dtypes[key] != dtype:
-            there = f"{dtypes[key].name} {tuple(shapes[key])}"
-            yield f"{path} is {there} in the checkpoint, {dtype.name} {shape} in the model"
+        try:
+            found |= {f"{name}.{path}": variable for path, variable in weights_of(part).items()}
+        except ServableError:
+            raise CheckpointError(
+                f"{_part(name)} is {part!r:.60}, a {type(part).__name__}; a model, a layer, a tf.Module, a variable, "
+                "or a list or dict of them is needed"
+            ) from None
+    return found
 
 
-def _matched(part: Any, graph: Any, root: int) -> dict[int, Any]:
-    """The variables below `part` that the checkpoint has too, by their nodes: what TensorFlow will restore."""
+def _part(name: str) -> str:
+    return f"checkpoint[{name!r}]"
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """How the variables of a model and of a checkpoint's tree fit, and how they are restored."""
+
+    problems: list[str]
+    kept: list[str]
+    unused: list[str]
+    hint: str
+    checkpoint: Any
+
+    def restore(self, prefix: str) -> None:
+        """Raises CheckpointError when TensorFlow can't restore the checkpoint `prefix`."""
+        import tensorflow as tf
+
+        try:
+            self.checkpoint.restore(prefix).expect_partial()
+        except (tf.errors.OpError, ValueError) as error:
+            raise CheckpointError(f"{prefix} can't be restored: {error}") from None
+
+
+def _read_tree(parts: Mapping[str, Any], wanted: Mapping[str, Any], reader: Any, objects: SavedObjects) -> _Tree:
     import tensorflow as tf
 
-    objects = {root: part}
-    waiting = [root]
-    while waiting:
-        number = waiting.pop()
-        children = tf.train.TrackableView.children(objects[number])
-        for child in graph.nodes[number].children:
-            if child.local_name in children and child.node_id not in objects:
-                objects[child.node_id] = children[child.local_name]
-                waiting.append(child.node_id)
-    return {
-        number: found
-        for number, found in objects.items()
-        if hasattr(found, "handle") and any(attribute.name == VALUE for attribute in graph.nodes[number].attributes)
-    }
+    try:
+        checkpoint = tf.train.Checkpoint(**parts)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"tf.train.Checkpoint can't restore {', '.join(map(_part, parts))}: {error}") from None
+    roots = objects.children(0)
+    live = children_of(checkpoint)
+    if len(parts) == 1 and not live.keys() & roots.keys():
+        # Perhaps it was written by tf.train.Checkpoint(model) itself.
+        ((name, part),) = live.items()
+        own = {} if hasattr(part, "handle") else children_of(part)
+        if objects.matched(own, 0):
+            return _compare(tf.train.Checkpoint(part), own, {0: name}, wanted, reader, objects)
+    if absent := [name for name in live if name not in roots]:
+        there = ", ".join(map(repr, sorted(roots))) or "nothing"
+        problems = [f"it has no {name!r}; it was written with {there}" for name in absent]
+        if len(parts) == len(names := [name for name in roots if name != COUNTER]) == 1:
+            (only,) = names
+            problems[0] += f". If {only!r} is the model: Servable(…, checkpoint={{{only!r}: model}})"
+        return _Tree(problems, [], [], _keras_2(roots), checkpoint)
+    return _compare(checkpoint, live, {roots[name]: name for name in live}, wanted, reader, objects)
 
 
-def _saved(name: str, graph: Any, root: int) -> Iterator[tuple[str, int, str]]:
-    """Every variable that the checkpoint has below the node `root`: its path, its node and its key."""
-    paths = {root: name}
-    waiting = deque([root])
-    while waiting:
-        number = waiting.popleft()
-        for attribute in graph.nodes[number].attributes:
-            if attribute.name == VALUE:
-                yield paths[number], number, attribute.checkpoint_key
-        for child in graph.nodes[number].children:
-            if child.node_id not in paths:
-                paths[child.node_id] = f"{paths[number]}.{child.local_name}"
-                waiting.append(child.node_id)
+def _compare(
+    checkpoint: Any,
+    live: Mapping[str, Any],
+    roots: Mapping[int, str],
+    wanted: Mapping[str, Any],
+    reader: Any,
+    objects: SavedObjects,
+) -> _Tree:
+    """How the variables that are `wanted` fit those below the nodes `roots`, when node 0's children are `live`."""
+    import tensorflow as tf
+
+    matched = objects.matched(live, 0)
+    handles = {id(variable.handle) for variable in matched.values()}
+    paths = {id(variable.handle): path for path, variable in wanted.items()}
+    kept = [path for path, variable in wanted.items() if id(variable.handle) not in handles]
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    problems, unused = [], []
+    seen: set[int] = set()
+    for root, name in roots.items():
+        for path, node, key in objects.variables(root, name):
+            if node in seen:
+                continue
+            seen.add(node)
+            there = f"{dtypes[key].name} {tuple(shapes[key])}"
+            if node not in matched:
+                # A step or an epoch that was counted is no weight.
+                if shapes[key] or not dtypes[key].is_integer:
+                    unused.append(path)
+                continue
+            variable = matched[node]
+            here = f"{tf.as_dtype(variable.dtype).name} {tuple(variable.shape)}"
+            if here != there:
+                problems.append(
+                    f"{paths.get(id(variable.handle), path)} is {there} in the checkpoint, {here} in the model"
+                )
+    hint = _unseen(kept, wanted, live) or _keras_2(name for root in roots for name in objects.children(root))
+    return _Tree(problems, kept, unused, hint, checkpoint)
+
+
+def _unseen(kept: list[str], wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
+    """Why variables of Keras layers in lists are not in the checkpoint, when some that are `kept` are such."""
+    unseen = {id(variable.handle) for variable in not_checkpointed(dict(live)).values()}
+    paths = [path for path in kept if id(wanted[path].handle) in unseen]
+    return f"{', '.join(paths)}: {UNSEEN}" if paths else ""
+
+
+def _keras_2(names: Iterator[str] | dict[str, int]) -> str:
+    if any(name.startswith(KERAS_2) for name in names):
+        return "Keras 2 wrote it, which names variables otherwise: docs/export.md has a recipe for these checkpoints"
+    return ""

@@ -2,6 +2,7 @@
 
 ExportError
 ├── BuilderError    the builder can't be found, or raised
+├── CheckpointError a checkpoint can't be restored, or its values did not reach the model
 ├── ServableError   what it returned can't be served as it says
 │   └── LintError   it could, but breaks rules that are there for its clients
 └── ProofError      the version on disk does not answer as the live model does
@@ -16,6 +17,10 @@ class ExportError(Exception):
 
 class BuilderError(ExportError):
     """The builder can't be found, or raised."""
+
+
+class CheckpointError(ExportError):
+    """A checkpoint can't be restored as it should, or was not; the text lists every variable that is the reason."""
 
 
 class ServableError(ExportError):

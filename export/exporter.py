@@ -17,9 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tfserving.export import savedmodel
+from tfserving.export import restores, savedmodel
 from tfserving.export.builders import run_builder
-from tfserving.export.checkpoints import restore
+from tfserving.export.checkpoints import Restored, restore
 from tfserving.export.edge_requests import LeftOut, by_signature
 from tfserving.export.empty_requests import check_empty
 from tfserving.export.errors import ExportError
@@ -66,11 +66,12 @@ class Target:
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A version that was exported, what the options came to, and the seconds that each step took.
+    """A version that was exported, what options and checkpoint came to, and the seconds that each step took.
 
     `left_out` has the edge values that no golden request has.
     """
@@ -81,6 +82,7 @@ class Exported:
     proof: Proof
     metrics: dict[str, float | Metric]
     effects: tuple[Effect, ...]
+    restored: Restored
     seconds: dict[str, float]
     left_out: tuple[LeftOut, ...]
 
@@ -107,16 +109,21 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
     """
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
     with steps.step("build", f"building with {target.builder}"):
-        servable = run_builder(target.builder, builder)
+        with restores.watch() as watched:
+            servable = run_builder(target.builder, builder)
+        restored = Restored()
         given = [request for file in target.golden for request in read_given(file, servable.signatures)]
         if target.checkpoint:
             steps.say(f"restoring {target.checkpoint}")
-            restore(servable, target.checkpoint)
+            restored = restore(servable, target.checkpoint, partial=target.partial)
     judge = Judge()
     with steps.step("trace", "making its signatures graphs"):
         built = variables_of(servable.module)
         functions = savedmodel.trace(servable)
         savedmodel.check_built(servable, built)
+        restores.check(watched, servable.module, functions)
+        # The optimizers that it knows are no longer needed.
+        del watched
         declared = savedmodel.described(servable, functions)
         require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
     left_out: list[LeftOut] = []
@@ -164,7 +171,15 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
                 )
             )
     return Exported(
-        target.model, int(path.name), path, proof, dict(servable.metrics), effects, steps.seconds, tuple(left_out)
+        target.model,
+        int(path.name),
+        path,
+        proof,
+        dict(servable.metrics),
+        effects,
+        restored,
+        steps.seconds,
+        tuple(left_out),
     )
 
 

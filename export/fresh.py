@@ -6,9 +6,10 @@ small model, so that nothing is left to be set up when the first order comes.
 
 Orders come on stdin, answers go to stdout, in their order; a message is its length, 8 bytes, and then the message:
 
-    {"load": folder, "ways": […], "refused": […]}  loads a version in those ways, forgetting what was loaded before, and
-                                                   refuses more packages; for each way the answer is the
-                                                   signatures as JSON,
+    {"load": folder, "ways": […], "refused": […], "libraries": […]}
+                                                   loads a version in those ways, forgetting what was loaded before,
+                                                   refuses more packages, and registers the operations of libraries;
+                                                   for each way the answer is the signatures as JSON,
                                                    {signature: {"inputs", "outputs": {name: [dtype, shape or null]}}}
     a PredictionLog                                asks its request; an answer for each way, a PredictResponse
 
@@ -108,6 +109,8 @@ def main() -> None:
         job = json.loads(order)
         ways = job["ways"]
         refusal.packages.update(job["refused"])
+        for library in job["libraries"]:
+            tf.load_op_library(library)
         for worker in workers.values():
             worker.submit(int).result()
         if loaded:

@@ -23,6 +23,7 @@ from tfserving.export.servable import MADE_UP
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
 from tfserving.foundation.graph import CALLS, Graph, Node
 from tfserving.foundation.operations import DOES, FILES, PYTHON, class_of
+from tfserving.foundation.served_ops import SERVED_OPS
 from tfserving.foundation.tensors import BY_NAME, STRING, dtype_of
 from tfserving.serving.models_yaml.fleet import Rule
 
@@ -35,15 +36,6 @@ FLOATS = tuple(BY_NAME[name].number for name in ("bfloat16", "float16", "float32
 MAKE_BYTES = (
     *("EncodeJpeg", "EncodeJpegVariableQuality", "EncodePng", "EncodeWav", "EncodeBase64Bytes"),
     *("EncodeProto", "SerializeTensor", "SerializeSparse", "SerializeManySparse", "DecodeBase64", "DecodeCompressed"),
-)
-# TensorFlow Serving registers these besides TensorFlow's own: some of TensorFlow Text's (release notes of 2.0.0,
-# https://github.com/tensorflow/serving/releases/tag/2.0.0) and TensorFlow Decision Forests' inference
-# (https://www.tensorflow.org/decision_forests/tensorflow_serving).
-SERVED_OPS = (
-    *("ConstrainedSequence", "SentenceFragments", "UnicodeScriptTokenizeWithOffsets", "WordpieceTokenizeWithOffsets"),
-    *("WhitespaceTokenizeWithOffsets", "WhitespaceTokenizeWithOffsetsV2", "SimpleMLCreateModelResource"),
-    *("SimpleMLLoadModelFromPath", "SimpleMLLoadModelFromPathWithHandle", "SimpleMLInferenceOp"),
-    *("SimpleMLInferenceOpWithHandle", "SimpleMLInferenceLeafIndexOpWithHandle"),
 )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from tfserving.export.errors import LintError, ServableError
 from tfserving.export.outputs import named_outputs
 from tfserving.export.servable import Signature
+from tfserving.export.user_code import told
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
 
@@ -45,7 +46,7 @@ class LiveSignature:
             outputs = signature.function(**tensors)
         except (Exception, SystemExit) as error:
             raise ServableError(
-                f"{where}: its function failed on a batch of {batch}: {type(error).__name__}: {error}"
+                f"{where}: its function failed on a batch of {batch}: {told(error, signature.function)}"
             ) from error
         return {
             output: self._array(f"{where}, output {output!r}", tensor, batch)

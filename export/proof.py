@@ -24,12 +24,13 @@ from types import TracebackType
 from tfserving.export import fresh
 from tfserving.export.edge_requests import EdgeRequest, Note
 from tfserving.export.errors import ProofError
+from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
 from tfserving.export.rows import batch_of
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
-from tfserving.foundation import messages
+from tfserving.foundation import messages, served_ops
 from tfserving.foundation.golden import GoldenRequest, request_of
 from tfserving.foundation.messages import PredictResponse
 from tfserving.foundation.temporary import no_temporary
@@ -99,15 +100,20 @@ class FreshProcess:
         """Lets it load the version in `version_folder`, from now on without the packages `refused`.
 
         Its signatures, or the error, come with `signatures`, for each of the `ways`. Answers about the version before
-        that nobody took are forgotten.
+        that nobody took are forgotten. Raises ExportError when there is no SavedModel that can be read.
         """
         while self._due:
             self._take()
         self._ways = len(ways)
         self._due = self._ways
-        self._send(
-            json.dumps({"load": str(version_folder.absolute()), "ways": ways, "refused": list(refused)}).encode()
-        )
+        order = {
+            "load": str(version_folder.absolute()),
+            "ways": ways,
+            "refused": list(refused),
+            # A server has these operations, too.
+            "libraries": [str(path) for path in _libraries(version_folder)],
+        }
+        self._send(json.dumps(order).encode())
 
     def ask(self, request: GoldenRequest) -> None:
         """Lets it answer `request`, the answers come with `answer`, one for each way, in order."""
@@ -158,7 +164,9 @@ class FreshProcess:
         if message is None:
             raise ProofError(f"a process without the model's code {self._end()}")
         if message.startswith(fresh.ERROR):
-            raise ProofError(f"a process without the model's code {failed}, {message[1:].decode(errors='replace')}")
+            said = message[1:].decode(errors="replace")
+            hint = served_ops.hint(said)
+            raise ProofError(f"a process without the model's code {failed}, {said}{hint and f'; {hint}'}")
         return message[1:]
 
     def _take(self) -> bytes | None:
@@ -223,6 +231,14 @@ def prove(
             asked = _ask(fresh_process, anew)
         requests = golden
     return golden, Proof(len(golden), comparison.identical, comparison.largest)
+
+
+def _libraries(version_folder: Path) -> list[Path]:
+    """What registers those operations of the version that TensorFlow itself has not."""
+    # Reading a graph takes a moment, and most machines have no such package.
+    if not served_ops.libraries():
+        return []
+    return served_ops.libraries_for(node.op for node in read_graph(version_folder))
 
 
 def _ask(fresh_process: FreshProcess, requests: Iterable[GoldenRequest]) -> list[GoldenRequest]:

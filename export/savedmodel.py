@@ -12,6 +12,7 @@ from tfserving.export.manifest import ServedSignature
 from tfserving.export.outputs import named_outputs
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
 from tfserving.export.tracking import trackables, variables_of
+from tfserving.export.user_code import told
 from tfserving.foundation.tensors import BY_NUMBER, to_proto
 
 METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
@@ -218,7 +219,7 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
             raise refused[0] from None
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
-            f"{where}: its function can't be made a graph for {wanted}: {type(error).__name__}: {error}"
+            f"{where}: its function can't be made a graph for {wanted}: {told(error, signature.function)}"
         ) from error
     if signature.method != "predict":
         _check_method(where, concrete.structured_outputs)

@@ -19,8 +19,8 @@ import re
 import shlex
 import shutil
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ NOTE = "server.json"
 
 @dataclass(frozen=True)
 class Running:
-    """A server of a fleet. `pid` is the process that looks after it, `container` a container's id; one of the two."""
+    """A server of a fleet. `pid` is the process that looks after it, `container` a container's id; one of the two.
+
+    `whole` says that it has all models of the fleet, later ones too; otherwise `names` were chosen.
+    """
 
     engine: str
     host: str
@@ -51,6 +54,7 @@ class Running:
     began: str | None = None
     # How often it reads models.config; 0: never, HandleReloadConfigRequest changes what it serves.
     poll_seconds: int = POLL_SECONDS
+    whole: bool = False
 
     # What has more in it than this is of another form.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
@@ -69,6 +73,19 @@ class Running:
     def is_container(self) -> bool:
         """Whether it runs in a container; otherwise it is a process of this machine."""
         return self.container is not None
+
+    def following(self, fleet: Fleet, new: Collection[str]) -> Running:
+        """This server with the models that it is to have by `fleet`: its own that are still there, and the `new` ones.
+
+        A server that models were chosen for keeps to these. Raises EngineError when none of its models is left.
+        """
+        names = tuple(name for name in fleet.models if name in self.names or (self.whole and name in new))
+        if not names:
+            raise EngineError(
+                f"the {self.title} has {', '.join(self.names)}, and {fleet.file} has none of these; end the server, or "
+                "put one back"
+            )
+        return replace(self, names=names)
 
     def places(self, fleet: Fleet) -> Places:
         """Where this server finds things."""

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/export.md").read_text(), re.M | re.S)
 MODELS = {
     *("mymodel", "fromkeras", "several", "training", "fromfile", "words", "flowers", "images", "found", "measured"),
+    *("reviews", "forest"),
 }
 
 
@@ -39,7 +40,9 @@ def followed(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / block[3 : block.index(":")]).write_text(block)
         elif kind == "json":
             (folder / "mine.json").write_text(block)
-    (folder / "models.yaml").write_text("".join(block for kind, block in BLOCKS if kind == "yaml"))
+    # Each section has the lines of its model; what is no model comes after all of them.
+    yaml = [block for kind, block in BLOCKS if kind == "yaml"]
+    (folder / "models.yaml").write_text("".join(sorted(yaml, key=lambda block: block.startswith("server:"))))
     return folder
 
 

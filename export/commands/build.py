@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +44,14 @@ Examples:
 @click.option(
     "--from-checkpoint",
     "checkpoints",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    metavar="DIR",
-    help="Restores the variables from a checkpoint in DIR, after the builder made the model.",
+    type=click.Path(path_type=Path),
+    metavar="DIR | DIR/NAME",
+    help="Restores the variables from the latest checkpoint in DIR, or from DIR/NAME, once the builder made the model.",
 )
-@click.option("--checkpoint", metavar="NAME", help="Which checkpoint, as in ckpt-12.  [default: the latest]")
+@click.option("--checkpoint", metavar="NAME", help="Which checkpoint in DIR, as in ckpt-12.  [default: the latest]")
+@click.option(
+    "--partial", is_flag=True, help="Lists variables that the checkpoint or the model lacks, instead of an error."
+)
 @click.option("--breaking", is_flag=True, help="Signatures may break clients of the version before.")
 @click.option("--allow", multiple=True, metavar="RULE", help="A rule of docs/lint.md that may be broken; repeatable.")
 @click.option(
@@ -69,6 +72,7 @@ def build(
     missing: bool,
     checkpoints: Path | None,
     checkpoint: str | None,
+    partial: bool,
     breaking: bool,
     allow: tuple[str, ...],
     golden: tuple[Path, ...],
@@ -87,19 +91,14 @@ def build(
     --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
     the time of a call before and after are printed.
     """
-    from tfserving.export.checkpoints import find_checkpoint
     from tfserving.export.exporter import Target
     from tfserving.export.staging import check_writable
 
     with ends_cleanly():
         check_rules(allow)
-        if checkpoint and not checkpoints:
-            raise click.UsageError("--checkpoint says which; --from-checkpoint must say in what folder")
         selected = select(models, fleet, folder)
-        if checkpoints and len(selected.models) != 1:
-            raise click.UsageError(f"a checkpoint is of one model; these are {', '.join(selected.models)}")
         options = _options(freeze=freeze, optimize=optimize, half=half, xla=xla)
-        prefix = find_checkpoint(checkpoints, checkpoint) if checkpoints else None
+        prefix = _checkpoint(checkpoints, checkpoint, partial, [*selected.models])
         results: list[dict[str, Any]] = []
         targets = []
         for name, model in selected.models.items():
@@ -119,6 +118,7 @@ def build(
                     golden=(*model.golden, *golden),
                     options=options,
                     checkpoint=prefix,
+                    partial=partial,
                 )
             )
         failed = False
@@ -129,17 +129,44 @@ def build(
                 click.echo(f"Error: {target.model} was not exported: {outcome}", err=True)
             else:
                 results.append(_as_json(outcome, prefix.name if prefix else None))
-                for effect in outcome.effects:
-                    click.echo(f"{outcome.model}: {effect}", err=as_json)
-                click.echo(
-                    f"{outcome.model}: version {outcome.version} in {short(outcome.path)}, "
-                    f"{outcome.proof.requests} golden requests verified {outcome.proof}",
-                    err=as_json,
-                )
+                _print(outcome, as_json)
         if as_json:
+            # As they were named: what is known at once was told first.
+            order = list(selected.models)
+            results.sort(key=lambda result: order.index(result["model"]))
             click.echo(json.dumps({"models": results}, indent=2))
         if failed:
             sys.exit(1)
+
+
+def _checkpoint(path: Path | None, name: str | None, partial: bool, models: Sequence[str]) -> Path | None:
+    """The prefix of the checkpoint that the options name; None when they name none."""
+    from tfserving.export.checkpoint_files import find_checkpoint
+
+    if path is None and name:
+        raise click.UsageError("--checkpoint says which; --from-checkpoint must say in what folder")
+    if path is None and partial:
+        raise click.UsageError("--partial is about a checkpoint; --from-checkpoint must say which")
+    if path is None:
+        return None
+    if len(models) != 1:
+        raise click.UsageError(f"a checkpoint is of one model; these are {', '.join(models)}")
+    return find_checkpoint(path, name)
+
+
+def _print(exported: Exported, as_json: bool) -> None:
+    """Prints what was exported, and what of a checkpoint was not restored; on stderr when stdout is for JSON."""
+    for path in exported.restored.kept:
+        click.echo(f"{exported.model}: {path} is not in the checkpoint, and keeps the builder's value", err=True)
+    for path in exported.restored.unused:
+        click.echo(f"{exported.model}: {path} is in the checkpoint only, and is not used", err=True)
+    for effect in exported.effects:
+        click.echo(f"{exported.model}: {effect}", err=as_json)
+    click.echo(
+        f"{exported.model}: version {exported.version} in {short(exported.path)}, "
+        f"{exported.proof.requests} golden requests verified {exported.proof}",
+        err=as_json,
+    )
 
 
 def _options(**wanted: bool) -> tuple[Option, ...]:
@@ -152,31 +179,52 @@ def _options(**wanted: bool) -> tuple[Option, ...]:
 
 
 def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
-    """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed."""
+    """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed.
+
+    TensorFlow is imported only when there is a builder that can be called.
+    """
+    from tfserving.export.before_import import look_at
     from tfserving.export.builders import find_builder
     from tfserving.export.console import Progress, import_tensorflow
     from tfserving.export.errors import ExportError
     from tfserving.export.exporter import export
     from tfserving.export.proof import FreshProcess
+    from tfserving.export.restores import watch
 
-    if not targets:
+    there = []
+    for target in targets:
+        try:
+            look_at(target.builder)
+            there.append(target)
+        except ExportError as error:
+            yield target, error
+    if not there:
         return
     progress = Progress()
     with contextlib.ExitStack() as processes:
         progress.say("importing TensorFlow")
         ready = processes.enter_context(FreshProcess())
         import_tensorflow()
-        builders = [find_builder(target.builder) for target in targets]
-        for number, (target, builder) in enumerate(zip(targets, builders, strict=True), 1):
+        # A module may restore when it is imported.
+        processes.enter_context(watch())
+        builders: dict[str, Callable[[], Any]] = {}
+        for target in there:
+            try:
+                # What a module or a builder prints is no result.
+                with contextlib.redirect_stdout(sys.stderr):
+                    builders[target.model] = find_builder(target.builder)
+            except ExportError as error:
+                yield target, error
+        found = [target for target in there if target.model in builders]
+        for number, target in enumerate(found, 1):
             fresh = ready
-            if number < len(targets):
+            if number < len(found):
                 # It imports TensorFlow while this model is made.
                 ready = processes.enter_context(FreshProcess())
             outcome: Exported | Exception
             try:
-                # What a builder prints is no result.
                 with contextlib.redirect_stdout(sys.stderr):
-                    outcome = export(target, builder, fresh, progress.say)
+                    outcome = export(target, builders[target.model], fresh, progress.say)
             except (ExportError, OSError) as error:
                 outcome = error
             except Exception as error:
@@ -195,6 +243,8 @@ def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
         "version": exported.version,
         "path": str(exported.path),
         "checkpoint": checkpoint,
+        "kept": exported.restored.kept,
+        "unused": exported.restored.unused,
         "golden_requests": exported.proof.requests,
         "identical": exported.proof.identical,
         "largest_difference": exported.proof.largest,

@@ -22,6 +22,7 @@ from tfserving.serving.commands.options import (
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
+    from tfserving.serving.running import Running
 
 
 @click.command(
@@ -159,14 +160,16 @@ Example:
 def reload(fleet: Path, wait: float) -> None:
     """Has the servers that run take what models.yaml says of models, versions and labels, and returns when they have.
 
-    Without labels, a server takes a new version by itself. Anything else that models.yaml says is for the next start.
+    A server that was started without MODEL gets new models, too, and models that are gone are unloaded; one that was
+    started with MODELs keeps to these. What each server reports then is printed. Without labels, a server takes a new
+    version by itself. Anything else that models.yaml says is for the next start.
     """
     from tfserving.serving.models_yaml.fleet import read_fleet
 
     with changing_fleet(fleet, wait):
         with Refusals():
             read = read_fleet(fleet)
-        _apply(read, tuple(read.models), wait)
+        _apply(read, tuple(read.models), wait, listed=True)
 
 
 def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:
@@ -189,28 +192,50 @@ def _label(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None
             say(f"Clients get version {wanted[CANARY]} as model {one.name}.")
 
 
-def _apply(fleet: Fleet, changed: tuple[str, ...], wait: float) -> bool:
-    """Has the servers that run serve what `fleet` says, or checks the models `changed`; whether there are servers."""
+def _apply(fleet: Fleet, changed: tuple[str, ...], wait: float, *, listed: bool = False) -> bool:
+    """Has the servers that run serve what `fleet` says, or checks the models `changed`; whether there are servers.
+
+    With `listed`, all that each server reports then is printed.
+    """
     from tfserving.serving import live
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
-    from tfserving.serving.running import running
+    from tfserving.serving.running import note, running
 
     with Refusals():
-        servers = running(fleet, deployment.exists)
-        for server in servers:
-            fleet.select(server.names)
+        servers = [(server, server.following(fleet, changed)) for server in running(fleet, deployment.exists)]
+        for _, server in servers:
             refuse(problems(fleet, server.names, container=server.is_container), say)
         if not servers:
             refuse(problems(fleet, changed, container=False), say)
     with Failures():
-        for server in servers:
+        for before, server in servers:
             live.apply(fleet, server, wait, say)
-            say(f"The {server.title} has it.")
+            if server != before:
+                note(fleet, server)
+            if listed:
+                _list(fleet, before, server)
+            elif {*changed} & {*server.names}:
+                say(f"The {server.title} has it.")
+            for name in changed:
+                if name not in server.names:
+                    say(f"{name} is not among the models that the {server.title} was started with.")
     if not servers:
         say("No server runs; the next one starts with it.")
     return bool(servers)
+
+
+def _list(fleet: Fleet, before: Running, server: Running) -> None:
+    """Says what `server` has now, which had the models of `before`."""
+    from tfserving.serving.states import lines, states
+
+    say(f"The {server.title} has:")
+    for line in lines(states(fleet, server)[1]):
+        say(f"  {line}")
+    for name in before.names:
+        if name not in server.names:
+            say(f"  {name}: unloaded; {fleet.file.name} doesn't have it any more")
 
 
 def _without_key(text: str) -> str:

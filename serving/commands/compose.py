@@ -54,7 +54,7 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
             read = read_fleet(fleet)
             daemon.require()
             project.command()
-            plan = engines.Plan(read, read.select(names), host, port, rest_port)
+            plan = engines.Plan(read, read.select(names), host, port, rest_port, whole=not names)
             engines.refuse([*problems(read, plan.names), *project.problems(plan)], say)
             project.check_ports(plan)
         with Failures():

@@ -98,7 +98,7 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
 
     with Refusals():
         read = read_fleet(fleet)
-        plan = engines.Plan(read, read.select(names), host, port, rest_port)
+        plan = engines.Plan(read, read.select(names), host, port, rest_port, whole=not names)
         engines.check(plan)
         chosen = choose(engine, read, say)
         engines.refuse(problems(read, plan.names, container=chosen.name == "docker"), say)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,8 @@ from tfserving.serving.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from tfserving.clients import Client
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.running import Running
-    from tfserving.serving.served import Served
 
 
 @click.command(
@@ -59,7 +55,7 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
         with Refusals():
             read = read_fleet(fleet)
             daemon.require()
-            plan = engines.Plan(read, read.select(names), host, port, rest_port)
+            plan = engines.Plan(read, read.select(names), host, port, rest_port, whole=not names)
             engines.refuse(problems(read, plan.names), say)
             deployment.check_ports(plan)
         with Failures():
@@ -143,17 +139,18 @@ def logs(fleet: Path, port: int | None, follow: bool, tail: int | None) -> None:
 @wait_option
 def restart(fleet: Path, wait: float) -> None:
     """Drains the fleet's container and starts it again, and returns when every model is available."""
-    from tfserving.serving import engines
+    from tfserving.serving import engines, running
     from tfserving.serving.docker import deployment
     from tfserving.serving.lint import problems
 
     with Refusals():
         read = _read(fleet)
-        note = deployment.note_of(read)
-        plan = engines.Plan(read, read.select(note.names), note.host, note.grpc_port, note.rest_port)
+        note = deployment.note_of(read).following(read, read.models)
+        plan = engines.Plan(read, note.names, note.host, note.grpc_port, note.rest_port, note.whole)
         engines.refuse(problems(read, plan.names), say)
     with Failures():
         versions = deployment.restart(plan, wait, say)
+        running.note(read, note)
         click.echo(banner(plan, "docker", versions, "`tfserving serve down` ends it."))
 
 
@@ -187,12 +184,9 @@ def _read(path: Path) -> Fleet:
 
 def _describe(fleet: Fleet, server: Running) -> dict[str, Any]:
     """One server, its container if it has one, and its models."""
-    from tfserving.clients import connect
-    from tfserving.serving.config import MODELS_CONFIG
     from tfserving.serving.docker import deployment
-    from tfserving.serving.engines import EngineError, address
-    from tfserving.serving.running import config_folder, read_models_config
-    from tfserving.serving.served import all_served, configured
+    from tfserving.serving.engines import address
+    from tfserving.serving.states import states
 
     said: dict[str, Any] = {
         "engine": server.engine,
@@ -201,42 +195,15 @@ def _describe(fleet: Fleet, server: Running) -> dict[str, Any]:
     }
     if server.container:
         said |= deployment.describe(server.container)
-    try:
-        served = configured(read_models_config(config_folder(fleet, server.engine, server.grpc_port) / MODELS_CONFIG))
-    except EngineError:
-        # What it serves can be looked at all the same.
-        served = all_served(fleet, [name for name in server.names if name in fleet.models])
-    with connect(server.url, timeout=5) as client:
-        models = {one.name: _model(client, fleet, one, served) for one in served}
+    served, models = states(fleet, server)
     # As in the health check, a canary that fails is no failure of the server.
     available = all(models[one.name]["available"] for one in served if not one.is_canary)
     return said | {"models": models, "available": available}
 
 
-def _model(client: Client, fleet: Fleet, one: Served, served: Sequence[Served]) -> dict[str, Any]:
-    """What a server has under a name: states, labels, and what clients get that give neither version nor label."""
-    from tfserving.clients.errors import ServingError
-    from tfserving.serving.engines.readiness import label_version
-    from tfserving.serving.served import newer_on_disk, said, why
-
-    try:
-        found = client.status(one.name)
-        labels = {label: label_version(client, one.name, label) for label in one.labels}
-    except ServingError as error:
-        return {"available": False, "error": str(error)}
-    versions = {status.version: str(status) for status in found}
-    available = [status.version for status in found if status.state == "AVAILABLE"]
-    model: dict[str, Any] = {"versions": versions, "labels": labels, "available": bool(available)}
-    if available:
-        now = replace(one, labels={label: number for label, number in labels.items() if number is not None})
-        model["clients_get"] = max(available)
-        model["because"] = why(fleet, now)
-        model["newer_on_disk"] = newer_on_disk(fleet, now, max(available), served)
-        model["summary"] = said(fleet, now, max(available), served)
-    return model
-
-
 def _show(server: dict[str, Any]) -> None:
+    from tfserving.serving.states import lines
+
     if "container" in server:
         state = f"{server['state']}, {server['health'] or 'no health check'}"
         click.echo(f"{server['container']}  {server['image']}  {state}")
@@ -245,6 +212,5 @@ def _show(server: dict[str, Any]) -> None:
     else:
         click.echo(f"the {server['engine']} server")
     click.echo(f"  gRPC  {server['grpc']}\n  REST  {server['rest']}")
-    for name, model in server["models"].items():
-        states = model.get("error") or "; ".join(model["versions"].values())
-        click.echo(f"  {name}: {states}" + (f". Clients get {model['summary']}" if "summary" in model else ""))
+    for line in lines(server["models"]):
+        click.echo(f"  {line}")

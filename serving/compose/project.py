@@ -147,6 +147,7 @@ def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
         plan.fleet.server.tls is not None,
         container=str(found[0].id),
         poll_seconds=container_config(plan.fleet, plan.names).poll_seconds,
+        whole=plan.whole,
     )
     running.note(plan.fleet, note)
     versions = ContainerServer(client, found[0], plan).wait_until_settled(wait)

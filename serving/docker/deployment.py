@@ -35,7 +35,7 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
         old = _find(client, plan.fleet)
         if old and old.labels[f"{containers.PREFIX}.fingerprint"] == fingerprint and old.status == "running":
             say(f"{old.name} is up already")
-            note = dataclasses.replace(note_of(plan.fleet), names=plan.names)
+            note = dataclasses.replace(note_of(plan.fleet), names=plan.names, whole=plan.whole)
             live.apply(plan.fleet, note, wait, say)
             running.note(plan.fleet, note)
             return server.ContainerServer(client, old, plan).wait_until_settled(wait)

@@ -203,6 +203,7 @@ def start(
         tls,
         container=str(container.id),
         poll_seconds=config.poll_seconds,
+        whole=plan.whole,
     )
     running.note(plan.fleet, note)
     return ContainerServer(client, container, plan)

@@ -31,13 +31,17 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What an engine is asked to serve, and where. `names` are models of `fleet`; ports are TCP ports of `host`."""
+    """What an engine is asked to serve, and where. `names` are models of `fleet`; ports are TCP ports of `host`.
+
+    `whole` says that nobody chose the models: the server has all that the fleet has, later ones too.
+    """
 
     fleet: Fleet
     names: tuple[str, ...]
     host: str
     grpc_port: int
     rest_port: int
+    whole: bool = False
 
     @property
     def grpc_address(self) -> str:

@@ -59,6 +59,7 @@ class ServerProcess:
             pid=me,
             began=running.began(me),
             poll_seconds=config.poll_seconds,
+            whole=plan.whole,
         )
         try:
             running.write_config(folder, config.files)

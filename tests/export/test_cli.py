@@ -159,13 +159,29 @@ def test_a_fleet_without_versions_has_none_to_list(project: Project) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "There are no versions yet.\n")
 
 
-def test_a_builder_that_cannot_be_found_is_told_before_any_model_is_built(project: Project) -> None:
-    done = project.run("build", "scale", "x=zoo:nothing")
-    assert done.returncode == 2
-    assert re.search(
-        r"^Error: builder 'zoo:nothing': .*zoo\.py has no function 'nothing'; it has .*scale", done.stderr, re.M
+def test_builders_that_cannot_be_found_are_told_before_tensorflow_is_imported(project: Project) -> None:
+    done = project.run("build", "x=zoo:nothing", "y=nowhere:build", "--json")
+    assert done.returncode == 1
+    results = json.loads(done.stdout)["models"]
+    assert [(result["model"], result["status"]) for result in results] == [("x", "failed"), ("y", "failed")]
+    first, second = done.stderr.splitlines()
+    assert re.match(
+        r"Error: x was not exported: builder 'zoo:nothing': .*zoo\.py has no function 'nothing'; it has .*scale", first
     )
-    assert project.names("scale") == set()
+    assert second.startswith("Error: y was not exported: builder 'nowhere:build': there is no module 'nowhere'")
+
+
+def test_a_builder_that_cannot_be_found_does_not_keep_the_others_from_being_exported(project: Project) -> None:
+    (project.folder / "broken.py").write_text("import tensorflow, nowhere\ndef build(): ...\n")
+    done = project.run("build", "x=broken:build", "scale", "y=nowhere:build", "--json")
+    assert done.returncode == 1
+    results = json.loads(done.stdout)["models"]
+    assert {result["model"]: result["status"] for result in results} == {
+        "x": "failed",
+        "scale": "exported",
+        "y": "failed",
+    }
+    assert f"at {project.folder}/broken.py:1: import tensorflow, nowhere" in done.stderr
 
 
 def test_ctrl_c_in_a_builder_ends_the_export_without_a_traceback(project: Project) -> None:

@@ -95,7 +95,7 @@ def test_a_keras_model_exported_by_keras_has_made_up_names(tmp_path: Path) -> No
 
 
 def test_an_operation_that_no_server_has_is_found(export_here: Export) -> None:
-    # No package has operations of its own for this TensorFlow; one is renamed to something that nobody registered.
+    # One operation is renamed to something that nobody registered.
     path = export_here(zoo.scale).path / "saved_model.pb"
     saved = SavedModel.FromString(path.read_bytes())
     for function in saved.meta_graphs[0].graph_def.library.function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -180,3 +180,11 @@ def with_arguments(rate: float) -> Servable:
 
 def not_a_servable() -> dict[str, int]:
     return {}
+
+
+async def waiting() -> Servable:
+    return scale()
+
+
+def yielding() -> Iterator[Servable]:
+    yield scale()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -24,7 +25,7 @@ from tests.serving.due import ChangedLoad
 from tests.serving.due import Served as Due
 from tests.serving.embedded import saved_models
 from tfserving.clients import connect
-from tfserving.clients.errors import FailedPrecondition, ServingError
+from tfserving.clients.errors import FailedPrecondition, NotFound, ServingError
 from tfserving.foundation.model_server import VARIABLE
 from tfserving.k8s.rollout.local import LocalTarget
 from tfserving.k8s.rollout.target import Serve
@@ -34,6 +35,7 @@ from tfserving.serving.commands.options import banner
 from tfserving.serving.engines import Plan
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.running import config_folder, read_models_config
+from tfserving.serving.running import note as write_note
 from tfserving.serving.running import running as running_servers
 from tfserving.serving.served import Served as OneServed
 from tfserving.serving.served import all_served
@@ -315,6 +317,47 @@ def test_reload_takes_what_models_yaml_says_of_versions(server: Served, fleet: P
     assert [scale(server, label) for label in ("old", None)] == [1, 2]
     fleet.write_text(f"{SCALED}    versions: all\n")
     toolkit(fleet, "reload")
+    assert scale(server) == 3
+
+
+def test_reload_serves_new_models_and_unloads_those_that_are_gone(server: Served, fleet: Path) -> None:
+    more = f"{SCALED}  more:\n    builder: tests.scaled:build\n"
+    fleet.write_text(more)
+    # It was never exported.
+    said = toolkit(fleet, "reload", code=2)
+    assert "models.more: model 'more' has no version in " in said
+    saved_models.sums(fleet.parent / "models/more", 1, 5.0)
+    said = toolkit(fleet, "reload")
+    assert re.search(r" has:\n  scaled: .*version 3 AVAILABLE.*\n  more: version 1 AVAILABLE.* get version 1, ", said)
+    for protocol in ("grpc", "rest"):
+        with connect(server.url(protocol)) as client:
+            assert client.predict("more", [[1, 0, 0]]).outputs["sums"].tolist() == [5.0]
+    assert "more: version 1 AVAILABLE" in run(fleet, "status").output
+    fleet.write_text(SCALED)
+    said = toolkit(fleet, "reload")
+    assert said.endswith("  more: unloaded; models.yaml doesn't have it any more\n")
+    with connect(server.url("grpc")) as client, pytest.raises(NotFound):
+        client.predict("more", [[1, 0, 0]])
+    shutil.rmtree(fleet.parent / "models/more")
+
+
+def test_reload_keeps_to_the_models_that_a_server_was_started_with(server: Served, fleet: Path) -> None:
+    read = read_fleet(fleet)
+    (note,) = running_servers(read, lambda _: False)
+    assert note.whole
+    # As `run scaled` has it.
+    write_note(read, replace(note, whole=False))
+    try:
+        fleet.write_text(f"{SCALED}  more:\n    builder: tests.scaled:build\n")
+        said = toolkit(fleet, "reload")
+        where = f"server on port {server.grpc_port}"
+        assert re.search(rf" {where} has:\n  scaled: .*version 3 AVAILABLE", said)
+        assert re.search(rf"\nmore is not among the models that the \w+ {where} was started with\.\n$", said)
+        fleet.write_text(SCALED.replace("scaled:\n", "more:\n", 1))
+        said = toolkit(fleet, "reload", code=2)
+        assert f"server on port {server.grpc_port} has scaled, and {fleet} has none of these" in said
+    finally:
+        write_note(read, note)
     assert scale(server) == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from tfserving.foundation.graph import INIT
 from tfserving.foundation.messages import SignatureDefMap
+from tfserving.foundation.served_ops import hint, libraries, libraries_for
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.batching import Parameters, Scheduler
 from tfserving.serving.embedded.core.deep import Deep, make_deep_run
@@ -248,6 +250,7 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
             # Nobody asks for the initialisation; TensorFlow only keeps it among the signatures.
             if name != INIT:
                 log.warning("model %r version %d: %s", model, version, why)
+        _register_operations(meta_graph)
         with session.graph.as_default():
             saver, _ = loader.load_graph(session.graph, runtime.tags)
             loader.restore_variables(session, saver)
@@ -268,6 +271,20 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         raise _load_error(error) from error
 
 
+def _register_operations(meta_graph: Any) -> None:
+    """Registers what a MetaGraphDef has of the operations that TensorFlow Serving brings, and TensorFlow does not.
+
+    Those of packages that aren't installed stay unknown: loading fails then.
+    """
+    from tensorflow.python.framework.load_library import load_op_library
+
+    if libraries():
+        library = meta_graph.graph_def.library
+        nodes = itertools.chain(meta_graph.graph_def.node, *(function.node_def for function in library.function))
+        for path in libraries_for({node.op for node in nodes}):
+            load_op_library(str(path))
+
+
 def _load_error(error: Exception) -> RequestError:
     if isinstance(error, RequestError):
         return error
@@ -275,4 +292,5 @@ def _load_error(error: Exception) -> RequestError:
         return RequestError(Code.OUT_OF_RANGE, "Read less bytes than requested", str(error))
     if isinstance(error, RuntimeError):
         return RequestError(Code.NOT_FOUND, str(error))
-    return translate(error)
+    found = translate(error)
+    return RequestError(found.code, found.text, hint(found.text) or found.explanation)

@@ -1,0 +1,76 @@
+"""Which checkpoint `--from-checkpoint` means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfserving.export.errors import CheckpointError
+from tfserving.foundation.golden import SAVED_MODEL
+
+INDEX = ".index"
+DATA = ".data-00000-of-"
+KERAS = (".keras", ".h5", ".hdf5")
+
+
+def find_checkpoint(path: Path, name: str | None = None) -> Path:
+    """The prefix of a checkpoint: `path` itself, or the checkpoint `name` in the folder `path`, or the latest there.
+
+    `path` may also be a file of the checkpoint, as in `ckpt-1.index`. Raises CheckpointError when there is none.
+    """
+    if path.is_dir():
+        return _in_folder(path, name)
+    prefix = path
+    if path.name.endswith(INDEX):
+        prefix = path.with_name(path.name.removesuffix(INDEX))
+    elif DATA in path.name:
+        prefix = path.with_name(path.name.partition(DATA)[0])
+    if _index(prefix).is_file():
+        if name is not None and name != prefix.name:
+            raise CheckpointError(f"{prefix} is one checkpoint already; leave out --checkpoint {name}")
+        return prefix
+    if path.suffix in KERAS:
+        raise CheckpointError(
+            f"{path} is a file of Keras; load it in the builder, with load_keras({path.name!r}) or, "
+            f"when it was written by save_weights, model.load_weights({path.name!r})"
+        )
+    if path.parent.is_dir():
+        raise CheckpointError(f"{path} is no checkpoint; {_those_in(path.parent)}")
+    raise CheckpointError(f"{path} is no checkpoint; there is no folder {path.parent}")
+
+
+def _in_folder(folder: Path, name: str | None) -> Path:
+    there = _names(folder)
+    if not there and (folder / SAVED_MODEL).is_file():
+        raise CheckpointError(
+            f"{folder} is a SavedModel, not a folder of checkpoints; use load_existing in the builder, or "
+            "`saved_model:` in models.yaml"
+        )
+    if name is not None and name in there:
+        return folder / name
+    if name is not None:
+        raise CheckpointError(f"{folder} has no checkpoint {name!r}; {_those_in(folder)}")
+    # What `tf.train.CheckpointManager` writes: a text proto whose first line names the latest checkpoint.
+    state = folder / "checkpoint"
+    latest = ""
+    if state.is_file():
+        line = next((line for line in state.read_text().splitlines() if line.startswith("model_checkpoint_path:")), "")
+        latest = Path(line.partition(":")[2].strip().strip('"')).name
+    if latest not in there:
+        why = f"names {latest!r} as the latest" if latest else "is missing or names none"
+        raise CheckpointError(
+            f"{folder}: its file 'checkpoint' {why}; {_those_in(folder)}; choose one with --checkpoint"
+        )
+    return folder / latest
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name.removesuffix(INDEX) for path in folder.glob(f"*{INDEX}"))
+
+
+def _those_in(folder: Path) -> str:
+    there = _names(folder)
+    return f"there are {', '.join(there)}" if there else f"there are none (files called *{INDEX})"
+
+
+def _index(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}{INDEX}")

@@ -1,0 +1,249 @@
+"""Notes the restores that a builder does itself, and finds those whose values did not reach what is served.
+
+`tf.train.Checkpoint.restore` assigns to variables that exist. What it has for others is assigned when they are made,
+says https://www.tensorflow.org/guide/checkpoint#delayed_restorations; Keras 3 makes some of its variables in a way that
+loses it, without a word. Variables that the checkpoint does not have keep their values, without a word, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfserving.export.errors import CheckpointError
+from tfserving.export.saved_objects import (
+    UNSEEN,
+    SavedObjects,
+    children_of,
+    read_objects,
+    was_restored,
+    weights_of,
+)
+from tfserving.export.tracking import not_checkpointed, trackables, variables_of
+
+# How many variables an error names.
+NAMED = 6
+
+
+@dataclass
+class Restores:
+    """The restores that were noted, in order; `before` has those of a watch around this one."""
+
+    before: Restores | None = None
+    noted: list[_Restore] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[_Restore]:
+        yield from self.before or ()
+        yield from self.noted
+
+
+@dataclass(frozen=True)
+class _Restore:
+    """One restore, and what it left as it was.
+
+    `path` is None when there was no checkpoint. `objects` is the tree in the checkpoint, None when it has none. `given`
+    has the handles, by id, of the variables that got a value at once. `left` has the others, with a digest of the value
+    that they had. `steps` are the optimizers, and how many steps each had done.
+    """
+
+    checkpoint: Any
+    path: str | None
+    status: Any
+    objects: SavedObjects | None
+    given: set[int]
+    left: dict[int, tuple[Any, int]]
+    steps: dict[int, tuple[Any, int]]
+
+    def arrived(self) -> set[int]:
+        """The handles, by id, of the variables that got a value by now."""
+        if self.objects is None:
+            return self.given
+        since = self.status._checkpoint.restore_uid
+        found = variables_of(self.checkpoint).values()
+        return self.given | {id(one.handle) for one in found if was_restored(one, since)}
+
+    def saved(self) -> set[int]:
+        """The handles, by id, of the variables that the checkpoint has, as the live objects are now."""
+        if self.objects is None:
+            return set()
+        live = children_of(self.checkpoint)
+        # tf.train.Checkpoint(model) writes the children of the model as its own.
+        live |= children_of(live["root"]) if "root" in live else {}
+        return {id(one.handle) for one in self.objects.matched(live, 0).values()}
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the builder said that not everything is in the checkpoint."""
+        return bool(self.status._checkpoint.expect_partial)
+
+    def is_as_left(self, variable: Any, module: Any) -> bool:
+        """Whether `variable`, which got no value, was not given one since then, by training `module` or otherwise."""
+        if id(variable.handle) in self.left:
+            return self.left[id(variable.handle)][1] == _digest(variable)
+        # It was made later. Nobody knows its first value, but optimizers count their steps.
+        now = _steps([self.checkpoint, module])
+        return all(
+            done == (self.steps[key][1] if key in self.steps else 0) or was_restored(optimizer.iterations)
+            for key, (optimizer, done) in now.items()
+        )
+
+
+_watching: Restores | None = None
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Restores]:
+    """Notes every restore by `tf.train.Checkpoint` and `tf.train.CheckpointManager` until the block ends."""
+    import tensorflow as tf
+
+    global _watching  # noqa: PLW0603 - TensorFlow's classes are there once, too
+    outer = _watching
+    wrapped: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
+        (tf.train.Checkpoint, "read", _noting_restore),
+        (tf.compat.v1.train.Checkpoint, "restore", _noting_restore),
+        (tf.train.CheckpointManager, "restore_or_initialize", _noting_initialize),
+    )
+    with contextlib.ExitStack() as undone:
+        if outer is None:
+            for owner, name, noting in wrapped:
+                method = getattr(owner, name)
+                undone.callback(setattr, owner, name, method)
+                setattr(owner, name, noting(method))
+        _watching = Restores(outer)
+        try:
+            yield _watching
+        finally:
+            _watching = outer
+
+
+def _noting_restore(method: Any) -> Any:
+    @functools.wraps(method)
+    def restore(self: Any, save_path: Any, *arguments: Any, **options: Any) -> Any:
+        status = method(self, save_path, *arguments, **options)
+        _note(self, save_path, status)
+        return status
+
+    return restore
+
+
+def _noting_initialize(method: Any) -> Any:
+    @functools.wraps(method)
+    def restore_or_initialize(self: Any) -> Any:
+        if self.latest_checkpoint is None:
+            _note(self.checkpoint, None, None)
+        return method(self)
+
+    return restore_or_initialize
+
+
+def _note(checkpoint: Any, path: Any, status: Any) -> None:
+    import tensorflow as tf
+
+    if _watching is None or not tf.executing_eagerly():
+        return
+    weights = weights_of(checkpoint).values()
+    objects = None
+    given: set[int] = set()
+    if path is not None:
+        reader = tf.train.load_checkpoint(path)
+        if objects := read_objects(reader):
+            given = {id(one.handle) for one in weights if was_restored(one, status._checkpoint.restore_uid)}
+        else:
+            given = {id(one.handle) for one in weights if _has_value(reader, one)}
+    left = {id(one.handle): (one, _digest(one)) for one in weights if id(one.handle) not in given}
+    name = None if path is None else str(path)
+    _watching.noted.append(_Restore(checkpoint, name, status, objects, given, left, _steps([checkpoint])))
+
+
+def _has_value(reader: Any, variable: Any) -> bool:
+    """Whether `variable` has the value that a checkpoint of names only has for it."""
+    import numpy as np
+
+    name = variable.name.partition(":")[0]
+    return bool(reader.has_tensor(name) and np.array_equal(reader.get_tensor(name), variable.numpy()))
+
+
+def _digest(variable: Any) -> int:
+    import numpy as np
+
+    array = np.ascontiguousarray(variable.numpy())
+    if array.dtype.hasobject:
+        return hash(tuple(array.ravel().tolist()))
+    return zlib.crc32(array.reshape(-1).view(np.uint8))
+
+
+def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
+    """Keras's optimizers in `modules`, by id, and how many steps each has done."""
+    import keras
+
+    found = [one for module in modules for one in trackables(module).values()]
+    optimizers = [one for one in found if isinstance(one, keras.optimizers.Optimizer)]
+    return {id(one): (one, int(one.iterations.numpy())) for one in optimizers}
+
+
+def check(restores: Iterable[_Restore], module: Any, functions: Mapping[str, Any]) -> None:
+    """Raises CheckpointError when a restore did not give the variables that `functions` use their values.
+
+    `functions` are the traced signatures of `module`. Whether the values are the checkpoint's is not looked at: a model
+    may be trained after a restore.
+    """
+    used = {id(variable.handle) for function in functions.values() for variable in function.variables}
+    for restore in restores:
+        served = {path: one for path, one in variables_of(restore.checkpoint).items() if id(one.handle) in used}
+        if served and restore.path is None:
+            _check_nothing(restore, served, module)
+        elif served:
+            _check_values(restore, served, module)
+    _check_normalization(module)
+
+
+def _check_nothing(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
+    if all(not was_restored(one) and restore.is_as_left(one, module) for one in served.values()):
+        raise CheckpointError(
+            f"the builder called restore(None), which restores nothing, and {_names(served)} still have the values of "
+            "a new model; correct the folder, which has no checkpoint, or call restore() only when there is one"
+        )
+
+
+def _check_values(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
+    arrived, saved = restore.arrived(), restore.saved()
+    missing = {path: one for path, one in served.items() if id(one.handle) not in arrived}
+    if lost := [path for path, one in missing.items() if id(one.handle) in saved]:
+        raise CheckpointError(
+            f"the builder restored {restore.path}, but its values did not reach {_names(lost)}, made after restore(); "
+            "build the model before restore(), as by calling it on example rows: model(examples); or leave restore() "
+            "out of the builder and use --from-checkpoint"
+        )
+    kept = [path for path, one in missing.items() if not was_restored(one) and restore.is_as_left(one, module)]
+    unseen = {id(one.handle) for one in not_checkpointed(restore.checkpoint).values()}
+    if hidden := [path for path in kept if id(missing[path].handle) in unseen]:
+        raise CheckpointError(f"the builder restored {restore.path}, which has no value for {_names(hidden)}: {UNSEEN}")
+    if kept and not restore.is_partial:
+        raise CheckpointError(
+            f"the builder restored {restore.path}, which has no value for {_names(kept)}, and they still have those of "
+            "a new model; restore a checkpoint of this very model, or, if it is meant, restore(…).expect_partial()"
+        )
+
+
+def _check_normalization(module: Any) -> None:
+    """Raises CheckpointError when a layer computes with a mean that its variables no longer have."""
+    import keras
+    import numpy as np
+
+    for path, layer in trackables(module).items():
+        if not isinstance(layer, keras.layers.Normalization) or not was_restored(getattr(layer, "adapt_mean", None)):
+            continue
+        if not np.array_equal(np.ravel(layer.mean), np.ravel(layer.adapt_mean)):
+            raise CheckpointError(
+                f"{path}: a Normalization layer computes with the mean that it had before its variables were restored; "
+                "call its finalize_state() after restore()"
+            )
+
+
+def _names(paths: Iterable[str]) -> str:
+    names = [*paths]
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
