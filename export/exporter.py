@@ -93,6 +93,7 @@ class _Steps:
 
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[None]:
@@ -100,6 +101,12 @@ class _Steps:
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
+
+    def leave_out(self, edges: LeftOut) -> None:
+        """Notes edge values that no golden request has, and says so unless it is normal."""
+        self.left_out.append(edges)
+        if not edges.is_normal:
+            self.say(str(edges))
 
 
 def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say: Callable[[str], None]) -> Exported:
@@ -126,14 +133,9 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         del watched
         declared = savedmodel.described(servable, functions)
         require_clean(lint_signatures(declared, _signatures_before(target.folder)), target.allow)
-    left_out: list[LeftOut] = []
-
-    def note(values: LeftOut) -> None:
-        left_out.append(values)
-        if not values.is_normal:
-            steps.say(str(values))
-
-    requests: Iterable[GoldenRequest] = golden_requests(servable, judge, target.batch_sizes, given, note, target.allow)
+    requests: Iterable[GoldenRequest] = golden_requests(
+        servable, judge, target.batch_sizes, given, steps.leave_out, target.allow
+    )
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
@@ -154,7 +156,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
 
             refused = {target.builder.partition(".")[0].partition(":")[0]}
             golden, proof = prove(
-                fresh, staging.version_folder, signatures, linted(requests), judge, refused, note, REASONS
+                fresh, staging.version_folder, signatures, linted(requests), judge, refused, steps.leave_out, REASONS
             )
             savedmodel.check_built(servable, built)
             require_clean(lint_answers(golden), target.allow)
@@ -167,7 +169,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
             files = hash_files(staging.version_folder)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, servable, signatures, judge, kept, left_out, files).text()
+                    _manifest(target, version, servable, signatures, judge, kept, steps.left_out, files).text()
                 )
             )
     return Exported(
@@ -179,7 +181,7 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         effects,
         restored,
         steps.seconds,
-        tuple(left_out),
+        tuple(steps.left_out),
     )
 
 

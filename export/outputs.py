@@ -35,7 +35,7 @@ def named_outputs(returned: Any, declared: Collection[str], where: str) -> dict[
     else:
         leaves = list(_in_order(values, where))
         if len(leaves) != len(declared):
-            kind = f"{_kind(returned)} of {len(leaves)} tensors" if _is_nest(values) else _kind(returned)
+            kind = f"{_kind(returned)} of {_count(leaves)}" if _is_nest(values) else _kind(returned)
             raise ServableError(
                 f"{where}: its function returns {kind}, declared {_are(len(declared))} {listed(declared)}; return a "
                 "dict with these names"
@@ -77,9 +77,10 @@ def _flat(values: Mapping[Any, Any], path: str, declared: Collection[str], where
             continue
         below = dict(_flat(_keyed(inner), name, declared, where))
         if name in declared:
-            told = f"declare {listed(below)}, or return each under a name of its own" if below else "a tensor is needed"
-            count = f"{len(below)} tensor{'' if len(below) == 1 else 's'}"
-            raise ServableError(f"{where}, output {name!r} is {_kind(value)} of {count}; {told}")
+            told = "a tensor is needed"
+            if below:
+                told = f"declare {' and '.join(map(repr, below))}, or return each under a name of its own"
+            raise ServableError(f"{where}, output {name!r} is {_kind(value)} of {_count(below)}; {told}")
         yield from below.items()
 
 
@@ -151,6 +152,10 @@ def _kind(value: Any) -> str:
     if tf.is_tensor(value) and name not in INSTEAD and isinstance(value, tf.Tensor):
         name = "tensor"
     return f"{'an' if name[0] in 'AEIOUaeio' else 'a'} {name}"
+
+
+def _count(tensors: Collection[Any]) -> str:
+    return f"{len(tensors)} tensor{'' if len(tensors) == 1 else 's'}"
 
 
 def _are(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,12 +37,15 @@ def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
         )
 
 
-def keyword_of(name: str) -> str:
-    """The keyword by which TensorFlow's functions take the input `name`: theirs are methods, which have a `self`.
+def keyword_of(name: str, inputs: Collection[str]) -> str:
+    """The keyword by which TensorFlow's functions take the input `name`, one of `inputs`.
 
-    No input that is declared has such a name.
+    They are methods, so none can be called `self`; that one gets a name that no other input has.
     """
-    return "_self" if name == "self" else name
+    keyword = name
+    while keyword == "self" or (keyword != name and keyword in inputs):
+        keyword += "_"
+    return keyword
 
 
 def trace(servable: Servable) -> dict[str, Any]:
@@ -111,17 +114,21 @@ def _checked(function: Any, signature: Signature) -> Any:
     """
     import tensorflow as tf
 
-    specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in signature.inputs.items()}
+    keywords = {name: keyword_of(name, signature.inputs) for name in signature.inputs}
 
     def checked(**inputs: Any) -> Any:
         return function(
             {
-                name: tf.ensure_shape(inputs[keyword_of(name)], spec.shape, f"check_{name}")
-                for name, spec in specs.items()
+                name: tf.ensure_shape(inputs[keywords[name]], spec.shape, f"check_{name}")
+                for name, spec in signature.inputs.items()
             }
         )
 
-    return tf.function(checked).get_concrete_function(**{keyword_of(name): spec for name, spec in specs.items()})
+    specs = {
+        keywords[name]: tf.TensorSpec(spec.shape, spec.dtype, name=keywords[name])
+        for name, spec in signature.inputs.items()
+    }
+    return tf.function(checked).get_concrete_function(**specs)
 
 
 def _complete_signatures(servable: Servable, folder: Path) -> None:
@@ -140,7 +147,7 @@ def _complete_signatures(servable: Servable, folder: Path) -> None:
         definition = graph.signature_def[name]
         definition.method_name = methods[signature.method]
         for key in signature.inputs:
-            if (keyword := keyword_of(key)) != key:
+            if (keyword := keyword_of(key, signature.inputs)) != key:
                 definition.inputs[key].CopyFrom(definition.inputs.pop(keyword))
         for key, value in signature.defaults.items():
             definition.defaults[key].CopyFrom(to_proto(value))
