@@ -6,11 +6,11 @@ in any SavedModel, whatever wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tfserving.export.findings import Finding
-from tfserving.foundation.graph import Graph, Node
+from tfserving.foundation.graph import SAME, Graph, Node
 from tfserving.foundation.operations.effects import draws, leaves_state
 
 # Keras keeps the state of its random numbers in a variable of this name
@@ -18,20 +18,23 @@ from tfserving.foundation.operations.effects import draws, leaves_state
 SEED_STATE = "seed_generator_state"
 # Made for one request, and gone with it.
 TEMPORARY = "TemporaryVariable"
+# Their first input says which function is called.
+BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 SHOWN = 3
 
 
-def traced_effects(name: str, function: Any) -> list[Finding]:
-    """What is found in the concrete `function` of signature `name`."""
+def traced_effects(name: str, function: Any, resources: Mapping[int, str]) -> list[Finding]:
+    """What is found in the concrete `function` of signature `name`.
+
+    `resources` has the paths of the model's tables and variables, by the `id` of what the function captures of them.
+    """
     from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
     inner = function.graph
     graph = Graph(MetaGraphDef(graph_def=inner.as_graph_def()))
-    variables = {id(variable.handle): variable.name for variable in inner.variables}
-    # A function takes the variables that it uses as inputs of its own.
-    names = {
-        f"{inside.op.name}:0": variables[id(outside)] for outside, inside in inner.captures if id(outside) in variables
-    }
+    known = {**resources, **{id(variable.handle): variable.name for variable in inner.variables}}
+    # A function takes the variables and tables that it uses as inputs of its own.
+    names = {inside.op.name: known[id(outside)] for outside, inside in inner.captures if id(outside) in known}
     # TensorFlow runs everything stateful in a function, also where no output depends on it.
     reach = graph.reach(graph.scope())
     return list(_found(name, graph, (node for node in graph if node in reach), names))
@@ -40,7 +43,7 @@ def traced_effects(name: str, function: Any) -> list[Finding]:
 def written_effects(name: str, graph: Graph) -> Iterator[Finding]:
     """What is found in the `graph` of a SavedModel, behind its signature `name`."""
     names = {
-        f"{node.message.name}:0": (node.message.attr["shared_name"].s.decode(errors="replace") or node.message.name)
+        node.message.name: node.message.attr["shared_name"].s.decode(errors="replace") or node.message.name
         for node in graph.scope().values()
         if node.op in ("VarHandleOp", "VariableV2", "Variable")
     }
@@ -50,17 +53,16 @@ def written_effects(name: str, graph: Graph) -> Iterator[Finding]:
 def _found(signature: str, graph: Graph, nodes: Iterable[Node], names: dict[str, str]) -> Iterator[Finding]:
     state: dict[str, Node] = {}
     chance: dict[str, Node] = {}
-    for node in nodes:
-        if not (leaves_state(node.message) or draws(node.message)):
+    found = [node for node in nodes if leaves_state(node.message) or draws(node.message)]
+    callers = _callers(graph) if found else {}
+    for node in found:
+        origins = _origins(graph, callers, node)
+        if origins and all(name in graph.scope() and graph.scope()[name].op == TEMPORARY for name in origins):
             continue
-        origins = graph.origins(node, 0)
-        if {TEMPORARY} == {graph.scope()[tensor.partition(":")[0]].op for tensor in origins}:
-            continue
-        variables = sorted(names[tensor].removesuffix(":0") for tensor in origins if tensor in names)
+        variables = sorted(names[name].removesuffix(":0") for name in origins if name in names)
         seeds = draws(node.message) or any(SEED_STATE in variable for variable in variables)
-        found = chance if seeds else state
         for what in variables or [str(node)]:
-            found.setdefault(what, node)
+            (chance if seeds else state).setdefault(what, node)
     where = f"signature {signature!r}"
     if chance:
         yield Finding(
@@ -79,6 +81,42 @@ def _found(signature: str, graph: Graph, nodes: Iterable[Node], names: dict[str,
             "take the state as an input and return it as an output; where it is a layer's, such as batch "
             "normalization's, call the model with training=False",
         )
+
+
+def _callers(graph: Graph) -> dict[str, list[tuple[Node, int]]]:
+    """By function the nodes that call it, and which of their inputs is its first argument."""
+    callers: dict[str, list[tuple[Node, int]]] = {}
+    for node in graph:
+        called = {node.op} if graph.is_function(node.op) else set()
+        for value in node.message.attr.values():
+            called |= {function.name for function in (value.func, *value.list.func) if function.name}
+        for name in called:
+            callers.setdefault(name, []).append((node, 1 if node.op in BRANCHES else 0))
+    return callers
+
+
+def _origins(graph: Graph, callers: Mapping[str, list[tuple[Node, int]]], node: Node) -> set[str]:
+    """The nodes of the graph itself that make the first input of `node`, through the calls that lead to it."""
+    found: set[str] = set()
+    waiting = [(node.function, tensor) for tensor in node.inputs[:1]]
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        function, name = place[0], place[1].partition(":")[0]
+        made_by = graph.scope(function).get(name)
+        if made_by and made_by.op in SAME:
+            waiting += [(function, tensor) for tensor in made_by.inputs[:1]]
+        elif not function:
+            found.add(name)
+        elif not made_by:
+            arguments = [argument.name for argument in graph.function(function).signature.input_arg]
+            for caller, first in callers.get(function, []) if name in arguments else ():
+                index = first + arguments.index(name)
+                waiting += [(caller.function, tensor) for tensor in caller.inputs[index : index + 1]]
+    return found
 
 
 def _listed(found: dict[str, Node]) -> str:

@@ -279,7 +279,8 @@ def _disputed(request: EdgeRequest, answers: Mapping[str, Mapping[str, Array]], 
     for way, answer in answers.items():
         if rows := request.disputed(answer, comparison.judge, rewritten=way == "session"):
             rest, answered = (replace(request, outputs=outputs).without(rows) for outputs in (request.outputs, answer))
-            comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
+            if rest and answered:
+                comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
             disputed |= rows
     return disputed
 

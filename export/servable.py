@@ -58,6 +58,15 @@ class TensorSpec:
             wanted in (None, size) for wanted, size in zip(self.shape, shape, strict=True)
         )
 
+    def is_a(self, other: TensorSpec) -> bool:
+        """Whether every array that fits this spec fits `other`, too: it is the same, or more exact."""
+        if self.dtype != other.dtype or self.shape is None:
+            return self == other
+        return other.shape is None or (
+            len(self.shape) == len(other.shape)
+            and all(wanted in (None, size) for wanted, size in zip(other.shape, self.shape, strict=True))
+        )
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -262,7 +271,11 @@ def _unbatched_problems(where: str, signature: Signature, examples: Mapping[str,
         yield f"{where}: its examples are of {have}, its inputs are {want}; give arrays, {needed}"
         return
     for name, value in examples.items():
-        if isinstance(value, (bytes, str)) or not isinstance(value, (Sequence, np.ndarray)) or (isinstance(value, np.ndarray) and not value.ndim):
+        if (
+            isinstance(value, (bytes, str))
+            or not isinstance(value, (Sequence, np.ndarray))
+            or (isinstance(value, np.ndarray) and not value.ndim)
+        ):
             yield (
                 f"{where}: the examples of input {name!r} are one {type(value).__name__}; a list of arrays of "
                 f"{signature.inputs[name]} is needed, {needed}"

@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tfserving.export.agreement import agree, require_steady
 from tfserving.export.edge_requests import EdgeRequest, LeftOut, Note, is_excused
 from tfserving.export.edges import EDGES, replaced
@@ -48,7 +46,8 @@ def unbatched_requests(
 ) -> Iterator[GoldenRequest]:
     """The golden requests of a signature without a batch: see `golden_requests`."""
     requests = each_example(examples)
-    for inputs in requests[:: -(-len(requests) // MOST_EXAMPLES)]:
+    count = min(len(requests), MOST_EXAMPLES)
+    for inputs in (requests[number * len(requests) // count] for number in range(count)):
         request = live.ask(inputs)
         require_steady(judge, request, live.ask(inputs))
         yield request
@@ -56,10 +55,10 @@ def unbatched_requests(
         yield live.ask({name: array for name, array in requests[0].items() if name not in live.signature.defaults})
     refused = []
     for edge in EDGES:
-        if (inputs := _with_edge(requests[0], edge)) is None:
+        if (changed := _with_edge(requests[0], edge)) is None:
             continue
         try:
-            asked = live.ask(inputs)
+            asked = live.ask(changed)
         except LintError:
             raise
         except ServableError:
@@ -72,9 +71,7 @@ def unbatched_requests(
 
 def each_example(examples: Mapping[str, Sequence[Any]]) -> list[dict[str, Array]]:
     """The examples one by one: by input the first of each, the second of each, as arrays."""
-    return [
-        dict(zip(examples, map(one_array, values), strict=True)) for values in zip(*examples.values(), strict=True)
-    ]
+    return [dict(zip(examples, map(one_array, values), strict=True)) for values in zip(*examples.values(), strict=True)]
 
 
 def _with_edge(inputs: Mapping[str, Array], edge: str) -> dict[str, Array] | None:

@@ -119,7 +119,8 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
             text = f"version {version} has no warm-up requests, so the first requests that it answers are slow"
             yield Problem(where, f"{text}; an export has them", warning=True)
         elif (batching := fleet.server.batching) and not batching.enable_large_batch_splitting:
-            yield from _warmup(where, version, warmup, batching.max_batch_size)
+            alone = _without_batch(folder / str(version))
+            yield from _warmup(where, version, warmup, batching.max_batch_size, alone)
 
 
 def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterator[Problem]:
@@ -135,15 +136,16 @@ def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterat
             signatures = ", ".join(map(repr, sorted(_without_batch(folder))))
             if not signatures or (chosen and not (folder / BATCHING_PARAMETERS).is_file()):
                 continue
-            text = f"version {version} takes one example a request (signature {signatures}), and TensorFlow Serving with"
-            text += " `server.batching` puts requests together: it does not load the version. "
-            text += (
-                f"Take {BATCHING_PARAMETERS} out of the version"
-                if chosen
-                else "Serve it from a fleet without `server.batching`, or on the embedded server; or set "
-                f"`server.flags: {{{OWN_BATCHING}: true}}` and put a {BATCHING_PARAMETERS} into each version that is to "
-                "be batched"
+            text = (
+                f"version {version} takes one example a request (signature {signatures}), and TensorFlow Serving with"
             )
+            text += " `server.batching` puts requests together: it does not load the version. "
+            if chosen:
+                text += f"Take {BATCHING_PARAMETERS} out of the version"
+            else:
+                text += "Serve it from a fleet without `server.batching`, or on the embedded server; or set "
+                text += f"`server.flags: {{{OWN_BATCHING}: true}}` and put a {BATCHING_PARAMETERS} into each version "
+                text += "that is to be batched"
             yield Problem(f"models.{name}", text, warning=warning)
 
 
@@ -175,8 +177,11 @@ def _stable(fleet: Fleet, name: str) -> Iterator[Problem]:
         )
 
 
-def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Problem]:
-    """A version doesn't load when one of its warm-up requests is more than a batch."""
+def _warmup(where: str, version: int, path: Path, largest: int, alone: frozenset[str]) -> Iterator[Problem]:
+    """A version doesn't load when one of its warm-up requests is more than a batch; those to signatures `alone` aren't.
+
+    Their first dimension may be a recording's length.
+    """
     try:
         logs = [PredictionLog.FromString(record) for record in read_records(path)]
     except (RecordError, DecodeError) as error:
@@ -185,6 +190,7 @@ def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Prob
     rows = [
         tensor.tensor_shape.dim[0].size
         for log in logs
+        if log.predict_log.request.model_spec.signature_name not in alone
         for tensor in log.predict_log.request.inputs.values()
         if tensor.tensor_shape.dim
     ]

@@ -121,7 +121,9 @@ def build() -> Servable:
                 ("probabilities", "likeliest", "state"),
             ),
             "name": Signature(
-                module.write, {"start": TensorSpec("string", ()), "seed": TensorSpec("int32", (2,))}, ("name",),
+                module.write,
+                {"start": TensorSpec("string", ()), "seed": TensorSpec("int32", (2,))},
+                ("name",),
                 batched=False,
             ),
         },
