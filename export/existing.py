@@ -23,8 +23,8 @@ NOTED = ("_output_shapes", "_input_shapes", "_shape")
 class Existing:
     """A SavedModel: the `module` that holds its variables, what its signatures say, and their functions.
 
-    `functions[name](**inputs)` returns a dict of tensors, with the names that the SavedModel has. Inputs may be given by
-    position, too, in the order of `signatures[name].inputs`: that of their names, as a SavedModel keeps no other.
+    `functions[name](**inputs)` returns a dict of tensors, with the names that the SavedModel has. Inputs may be given
+    by position, too, in the order of `signatures[name].inputs`: that of their names, as a SavedModel keeps no other.
     """
 
     module: Any
