@@ -127,7 +127,7 @@ def _tensor(value: Any, where: str) -> Any:
 
     if value is None:
         raise ServableError(f"{where} is None, a tensor is needed; don't declare it, or return one")
-    instead = next((INSTEAD[kind.__name__] for kind in type(value).__mro__ if kind.__name__ in INSTEAD), "")
+    instead = next((INSTEAD[kind.__name__] for kind in value.__class__.__mro__ if kind.__name__ in INSTEAD), "")
     try:
         if instead:
             raise TypeError(instead)
@@ -146,7 +146,7 @@ def _kind(value: Any) -> str:
 
     if value is None:
         return "None"
-    classes = [kind.__name__ for kind in type(value).__mro__]
+    classes = [kind.__name__ for kind in value.__class__.__mro__]
     name = next((name for name in classes if name in INSTEAD), classes[0])
     for kind in (dict, list, tuple):
         # TensorFlow and Keras wrap them.
