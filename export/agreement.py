@@ -28,3 +28,14 @@ def require_equal(judge: Judge, expected: GoldenRequest, answered: GoldenRequest
         difference = judge.judge(answered.outputs[output], array)
         if difference.verdict == "different":
             raise ServableError(f"{where}, output {output!r}: {what}: {describe(difference)}; {why}")
+
+
+def require_steady(judge: Judge, first: GoldenRequest, second: GoldenRequest) -> None:
+    """Raises ServableError for an output that is answered differently the `second` time."""
+    require_equal(
+        judge,
+        first,
+        second,
+        "the same request is answered differently the second time",
+        "an answer can't depend on random numbers or on what Python code remembers",
+    )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfserving.export.errors import CheckpointError, ServableError
+from tfserving.export.keras_2_names import matched_by_name
 from tfserving.export.named_checkpoints import read_names
-from tfserving.export.saved_objects import COUNTER, UNSEEN, SavedObjects, children_of, read_objects, weights_of
+from tfserving.export.saved_objects import COUNTER, UNSEEN, SavedObjects, children_of, few, read_objects, weights_of
 from tfserving.export.servable import Servable
 from tfserving.export.tracking import not_checkpointed, trackables
-
-KERAS_2 = ("layer_with_weights-", "keras_api")
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,12 @@ class Restored:
     unused: tuple[str, ...] = ()
 
 
-def restore(servable: Servable, prefix: Path, *, partial: bool = False) -> Restored:
+def restore(servable: Servable, prefix: Path, functions: Mapping[str, Any], *, partial: bool = False) -> Restored:
     """Restores what `servable` declares as its checkpoint from the checkpoint `prefix`.
 
-    Every weight of the model must be in it, with the same shape and dtype, and every weight in it must be in the
-    model. With `partial`, weights may be missing on both sides. Optimizers and metrics are left alone.
+    Every weight that the traced `functions` use must be in it, with the same shape and dtype, and every weight in it
+    must be in the model. With `partial`, weights may be missing on both sides. Optimizers are left alone. What Python
+    made of variables when the functions were traced is not made anew.
 
     Raises CheckpointError, having changed nothing, with a line for each variable that does not fit.
     """
@@ -36,11 +36,10 @@ def restore(servable: Servable, prefix: Path, *, partial: bool = False) -> Resto
     import tensorflow as tf
 
     parts = dict(servable.checkpoint) or {"model": servable.module}
-    wanted = _weights(parts)
-    if bare := [name for name in parts if not any(path.partition(".")[0] == name for path in wanted)]:
-        raise CheckpointError(
-            f"{prefix}: {bare[0]!r} has no variables; build the model in its builder, as by calling it on example rows"
-        )
+    used = {id(variable.handle) for function in functions.values() for variable in function.variables}
+    wanted = {path: variable for path, variable in _weights(parts).items() if id(variable.handle) in used}
+    if not wanted:
+        raise CheckpointError(f"{prefix}: the signatures use no variable of {', '.join(map(_part, parts))}")
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         objects = read_objects(reader)
@@ -98,6 +97,8 @@ class _Tree:
     unused: list[str]
     hint: str
     checkpoint: Any
+    reader: Any
+    named: list[tuple[Any, str | None]]
 
     def restore(self, prefix: str) -> None:
         """Raises CheckpointError when TensorFlow can't restore the checkpoint `prefix`."""
@@ -107,6 +108,8 @@ class _Tree:
             self.checkpoint.restore(prefix).expect_partial()
         except (tf.errors.OpError, ValueError) as error:
             raise CheckpointError(f"{prefix} can't be restored: {error}") from None
+        for variable, key in self.named:
+            variable.assign(self.reader.get_tensor(key))
 
 
 def _read_tree(parts: Mapping[str, Any], wanted: Mapping[str, Any], reader: Any, objects: SavedObjects) -> _Tree:
@@ -119,33 +122,39 @@ def _read_tree(parts: Mapping[str, Any], wanted: Mapping[str, Any], reader: Any,
     roots = objects.children(0)
     live = children_of(checkpoint)
     if len(parts) == 1 and not live.keys() & roots.keys():
-        # Perhaps it was written by tf.train.Checkpoint(model) itself.
+        # Perhaps tf.train.Checkpoint(model) wrote it: it then is its own child "root", and Keras 2 may have written it.
         ((name, part),) = live.items()
         own = {} if hasattr(part, "handle") else children_of(part)
-        if objects.matched(own, 0):
-            return _compare(tf.train.Checkpoint(part), own, {0: name}, wanted, reader, objects)
+        if own and (roots.get("root") == 0 or objects.matched(own, 0)):
+            return _compare(tf.train.Checkpoint(part), own, part, {0: name}, wanted, reader, objects)
     if absent := [name for name in live if name not in roots]:
         there = ", ".join(map(repr, sorted(roots))) or "nothing"
         problems = [f"it has no {name!r}; it was written with {there}" for name in absent]
         if len(parts) == len(names := [name for name in roots if name != COUNTER]) == 1:
             (only,) = names
-            problems[0] += f". If {only!r} is the model: Servable(…, checkpoint={{{only!r}: model}})"
-        return _Tree(problems, [], [], _keras_2(roots), checkpoint)
-    return _compare(checkpoint, live, {roots[name]: name for name in live}, wanted, reader, objects)
+            problems[0] += f"; if {only!r} is the model: Servable(…, checkpoint={{{only!r}: model}})"
+        return _Tree(problems, [], [], "", checkpoint, reader, [])
+    return _compare(checkpoint, live, parts, {roots[name]: name for name in live}, wanted, reader, objects)
 
 
 def _compare(
     checkpoint: Any,
     live: Mapping[str, Any],
+    owner: Any,
     roots: Mapping[int, str],
     wanted: Mapping[str, Any],
     reader: Any,
     objects: SavedObjects,
 ) -> _Tree:
-    """How the variables that are `wanted` fit those below the nodes `roots`, when node 0's children are `live`."""
+    """How the variables that are `wanted` fit those below the nodes `roots`.
+
+    `live` is what TensorFlow sees as the children of node 0, `owner` what they are attributes or items of.
+    """
     import tensorflow as tf
 
-    matched = objects.matched(live, 0)
+    tracked = objects.matched(live, 0)
+    named = matched_by_name(objects, owner, tracked)
+    matched = tracked | named
     handles = {id(variable.handle) for variable in matched.values()}
     paths = {id(variable.handle): path for path, variable in wanted.items()}
     kept = [path for path, variable in wanted.items() if id(variable.handle) not in handles]
@@ -169,18 +178,12 @@ def _compare(
                 problems.append(
                     f"{paths.get(id(variable.handle), path)} is {there} in the checkpoint, {here} in the model"
                 )
-    hint = _unseen(kept, wanted, live) or _keras_2(name for root in roots for name in objects.children(root))
-    return _Tree(problems, kept, unused, hint, checkpoint)
+    assigned = [(variable, objects.key(node)) for node, variable in named.items()]
+    return _Tree(problems, kept, unused, _unseen(kept, wanted, owner), checkpoint, reader, assigned)
 
 
-def _unseen(kept: list[str], wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
+def _unseen(kept: list[str], wanted: Mapping[str, Any], owner: Any) -> str:
     """Why variables of Keras layers in lists are not in the checkpoint, when some that are `kept` are such."""
-    unseen = {id(variable.handle) for variable in not_checkpointed(dict(live)).values()}
+    unseen = {id(variable.handle) for variable in not_checkpointed(owner).values()}
     paths = [path for path in kept if id(wanted[path].handle) in unseen]
-    return f"{', '.join(paths)}: {UNSEEN}" if paths else ""
-
-
-def _keras_2(names: Iterator[str] | dict[str, int]) -> str:
-    if any(name.startswith(KERAS_2) for name in names):
-        return "Keras 2 wrote it, which names variables otherwise: docs/export.md has a recipe for these checkpoints"
-    return ""
+    return f"{few(paths)}: {UNSEEN}" if paths else ""

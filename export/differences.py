@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tfserving.export.changes import SignatureChange, signature_changes
 from tfserving.export.manifest import read_manifest
 from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
+from tfserving.export.weights import WeightChange, weight_changes
 from tfserving.foundation.compare import Difference, compare
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden
 from tfserving.foundation.quality import Metric, figure, higher_is_better, value_of
@@ -20,24 +19,6 @@ from tfserving.foundation.tensors import Array
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-# What TensorFlow writes into a checkpoint besides variables.
-GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-@dataclass(frozen=True)
-class WeightChange:
-    """A variable that is not the same in both versions.
-
-    `what` is added, removed, reshaped or changed; of one that changed `largest` is the largest absolute difference, and
-    `relative` the root mean square of the differences over that of the old values.
-    """
-
-    variable: str
-    what: str
-    largest: float | None = None
-    relative: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +99,13 @@ class VersionDiff:
             rows = [(one.metric, *_numbers(one.old, one.new), one.verdict) for one in self.metrics]
             yield table("Metrics", ("metric", "old", "new", ""), rows)
         weights = [
-            (change.variable, change.what, _number(change.largest), _number(change.relative)) for change in self.weights
+            (
+                f"{change.old_name} → {change.variable}" if change.old_name else change.variable,
+                "renamed, equal" if change.what == "renamed" else change.what,
+                _number(change.largest),
+                _number(change.relative),
+            )
+            for change in self.weights
         ]
         rest = (f"{self.weights_equal} variables", "equal", "", "")
         yield table("Weights", ("variable", "change", "largest", "relative RMS"), [*weights, rest])
@@ -140,7 +127,7 @@ def diff_versions(old: Path, new: Path) -> VersionDiff:
     Raises ExportError when one can't be read, GoldenError when its golden requests are damaged.
     """
     changes = signature_changes(read_signatures(old), read_signatures(new))
-    weights, equal = _weights(old, new)
+    weights, equal = weight_changes(old, new)
     answers, lonely = _answers(
         *(read_golden(path).requests if (path / MANIFEST).exists() else () for path in (old, new))
     )
@@ -153,52 +140,6 @@ def _metrics(old: Path, new: Path) -> Iterator[MetricChange]:
         was, now = (None if found is None else value_of(found) for found in (before.get(name), after.get(name)))
         declared = [metric for metric in (after.get(name), before.get(name)) if isinstance(metric, Metric)]
         yield MetricChange(name, was, now, higher_is_better(name, declared[0] if declared else None))
-
-
-def _weights(old: Path, new: Path) -> tuple[list[WeightChange], int]:
-    """The variables that changed, and how many did not; one pair of them is in memory at a time."""
-    before, after = _Variables(old), _Variables(new)
-    changes, equal = [], 0
-    for name in sorted(before.keys.keys() | after.keys.keys()):
-        if name not in after.keys:
-            changes.append(WeightChange(name, "removed"))
-        elif name not in before.keys:
-            changes.append(WeightChange(name, "added"))
-        else:
-            change = _weight_change(name, before.read(name), after.read(name))
-            equal += change is None
-            changes += [change] if change else []
-    return changes, equal
-
-
-class _Variables:
-    """The variables of a version: those of a SavedModel without any are none."""
-
-    def __init__(self, folder: Path) -> None:
-        import tensorflow as tf
-
-        index = folder / "variables/variables"
-        self._reader = tf.train.load_checkpoint(str(index)) if index.with_suffix(".index").exists() else None
-        names = self._reader.get_variable_to_shape_map() if self._reader else {}
-        # Keys by the variable's path in the model: `used/hidden.kernel`.
-        self.keys = {name.removesuffix(SUFFIX).removeprefix("used/"): name for name in names if name != GRAPH}
-
-    def read(self, name: str) -> Array:
-        assert self._reader is not None
-        return np.asarray(self._reader.get_tensor(self.keys[name]))
-
-
-def _weight_change(name: str, old: Array, new: Array) -> WeightChange | None:
-    if old.shape != new.shape or old.dtype != new.dtype:
-        return WeightChange(name, f"was {old.dtype} {old.shape}, now it is {new.dtype} {new.shape}")
-    if old.dtype.kind in "OSUb":
-        return None if np.array_equal(old, new) else WeightChange(name, "changed")
-    if old.tobytes() == new.tobytes():
-        return None
-    wide = old.astype(np.complex128 if old.dtype.kind == "c" else np.float64)
-    apart = np.abs(new - wide)
-    size = float(np.sqrt(np.mean(np.abs(wide) ** 2)))
-    return WeightChange(name, "changed", float(apart.max()), float(np.sqrt(np.mean(apart**2))) / size if size else None)
 
 
 def _answers(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> tuple[list[AnswerChange], int]:

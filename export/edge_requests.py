@@ -80,13 +80,12 @@ class EdgeRequest(GoldenRequest):
         for row, edge in enumerate(self.edges):
             mine, other = (rows_of(self, slice(row, row + 1), outputs) for outputs in (self.outputs, answered))
             same = agree(judge, mine, other)
-            excused = edge == "nan" or (rewritten and edge in LIMITS) or not (_is_finite(mine) and _is_finite(other))
-            if not same and edge != ORDINARY and excused:
+            if not same and edge != ORDINARY and is_excused(edge, mine, other, rewritten=rewritten):
                 rows.add(row)
         return rows
 
-    def without(self, rows: Collection[int]) -> EdgeRequest:
-        """The request, and its answers, without some of its rows."""
+    def without(self, rows: Collection[int]) -> EdgeRequest | None:
+        """The request, and its answers, without some of its rows; None when nothing is left."""
         kept = [row for row in range(len(self.edges)) if row not in rows]
         return EdgeRequest(
             self.signature,
@@ -159,6 +158,14 @@ def _beside(live: LiveSignature, judge: Judge, ordinary: GoldenRequest, rows: Se
         return None
     edges = (*(edge for edge, _ in rows), ORDINARY)
     return EdgeRequest(asked.signature, asked.inputs, asked.outputs, asked.method, edges)
+
+
+def is_excused(edge: str, mine: Mapping[str, Array], other: Mapping[str, Array], *, rewritten: bool) -> bool:
+    """Whether different answers to `edge`, `mine` and `other`, may come from what kernels make of such values.
+
+    `rewritten` is as in `EdgeRequest.disputed`.
+    """
+    return edge == "nan" or (rewritten and edge in LIMITS) or not (_is_finite(mine) and _is_finite(other))
 
 
 def _is_finite(outputs: Mapping[str, Array]) -> bool:

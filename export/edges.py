@@ -30,25 +30,25 @@ def edge_rows(signature: Signature, examples: Mapping[str, Array]) -> Iterator[t
             if row is not None:
                 yield edge, {EXAMPLES: row}
             continue
-        replaced = _replace(examples, edge)
-        if any(row is not None for row in replaced.values()):
-            yield edge, {name: examples[name][:1] if row is None else row for name, row in replaced.items()}
+        rows = {name: replaced(array[:1], edge, among=array) for name, array in examples.items()}
+        if any(row is not None for row in rows.values()):
+            yield edge, {name: examples[name][:1] if row is None else row for name, row in rows.items()}
 
 
 EDGES = ("zero", "largest", "smallest", "nan", "empty", "unicode")
 
 
-def _replace(examples: Mapping[str, Array], edge: str) -> dict[str, Array | None]:
-    """By input its first example with `edge` everywhere, None where that is no value of its type."""
-    replaced: dict[str, Array | None] = {}
-    for name, array in examples.items():
-        value = _value(array, edge)
-        row = None
-        if value is not None:
-            row = np.empty(array[:1].shape, array.dtype)
-            row[...] = value
-        replaced[name] = row
-    return replaced
+def replaced(array: Array, edge: str, among: Array | None = None) -> Array | None:
+    """`array` with `edge` everywhere, None where that is no value of its type.
+
+    Large integers are replaced by the largest and smallest `among` those of another array.
+    """
+    value = _value(array if among is None else among, edge)
+    if value is None:
+        return None
+    new = np.empty(array.shape, array.dtype if dtype_of(array) is not STRING else np.object_)
+    new[...] = value
+    return new
 
 
 def _value(examples: Array, edge: str) -> Any:

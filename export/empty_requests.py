@@ -42,8 +42,8 @@ def emptied(inputs: Mapping[str, Array], signature: ServedSignature) -> Iterator
         (name, axis)
         for name, spec in signature.inputs.items()
         if name in inputs
-        for axis, size in enumerate(spec.shape or (None,))
-        if size is None
+        for axis, size in enumerate((None,) if spec.shape is None else spec.shape)
+        if size is None and axis < inputs[name].ndim
     }
     rows = {(name, 0) for name in inputs}
     if rows <= axes:

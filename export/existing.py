@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfserving.export.errors import BuilderError, ExportError
-from tfserving.export.graph import read_saved_model, serving_graph
+from tfserving.export.graph import has_functions, read_graph, read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.savedmodel import read_signatures
 from tfserving.foundation.golden import SAVED_MODEL
+from tfserving.foundation.graph import Node
 
 # What TensorFlow notes about the sizes of tensors in a graph, and works out anew when it isn't there.
 NOTED = ("_output_shapes", "_input_shapes", "_shape")
+
+# Variables that are references, and tables: `tf.saved_model.load` has them, with nothing that saves what is in them.
+KEPT_BY_SESSIONS = re.compile(r"Variable(V2)?|\w*HashTable\w*")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
         raise BuilderError(str(error)) from None
     if not signatures:
         raise BuilderError(f"{path} has no signature, so nothing says how to call it (was the model built when saved?)")
+    if lost := _lost(path, signatures):
+        raise BuilderError(
+            f"{path} was written by TensorFlow 1, and TensorFlow can't save its {lost} again with a value; "
+            f"`saved_model: {path}` in models.yaml serves it as it is"
+        )
     source = path
     folder = tempfile.TemporaryDirectory()
     if any_batch and any(_fixed(signature) for signature in signatures.values()):
@@ -87,6 +97,15 @@ def _call(module: Any, name: str, inputs: Mapping[str, Any]) -> Callable[..., Ma
         return function(**values)  # type: ignore[no-any-return]
 
     return call
+
+
+def _lost(path: Path, signatures: Iterable[str]) -> Node | None:
+    """What keeps a value of a graph that TensorFlow 1 wrote, and would have none when it is saved again."""
+    if has_functions(path):
+        return None
+    graph = read_graph(path)
+    nodes = (node for name in signatures for node in graph.nodes(name))
+    return next((node for node in nodes if KEPT_BY_SESSIONS.fullmatch(node.op)), None)
 
 
 def _fixed(signature: ServedSignature) -> bool:

@@ -255,7 +255,8 @@ def _described_info(info: Any) -> list[Any]:
     import tensorflow as tf
 
     shape = tf.TensorShape(info.tensor_shape)
-    return [tf.as_dtype(info.dtype).name, None if shape.rank is None else shape.as_list()]
+    # A ragged tensor has no dtype here.
+    return [tf.as_dtype(info.dtype).name if info.dtype else "", None if shape.rank is None else shape.as_list()]
 
 
 def _read_request(log: Any) -> tuple[str, dict[str, Any]]:

@@ -103,6 +103,11 @@ def _check(where: str, body: dict[str, Any], signatures: Mapping[str, Signature]
             serialized = np.empty(len(examples.examples), np.object_)
             serialized[:] = [example.SerializeToString(deterministic=True) for example in examples.examples]
             return Given(where, name, {EXAMPLES: serialized}, outputs)
+        if "instances" in body and not signature.batched:
+            raise ServableError(
+                f"{where}: it has instances, rows of a batch, and signature {name!r} takes one example a request; give "
+                "'inputs', each as the signature declares it"
+            )
         wanted = answers.Signature(
             "", {key: answers.TensorInfo(spec.dtype, spec.shape) for key, spec in signature.inputs.items()}, {}
         )

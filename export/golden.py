@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tfserving.export.agreement import agree, require_equal
+from tfserving.export.agreement import agree, require_equal, require_steady
 from tfserving.export.edge_requests import Note, edge_request
 from tfserving.export.errors import ServableError
 from tfserving.export.given import Given
@@ -14,6 +14,7 @@ from tfserving.export.live import LiveSignature, wire_array
 from tfserving.export.rows import rows_of
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.tolerances import Judge
+from tfserving.export.unbatched import unbatched_requests
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
 
@@ -32,7 +33,8 @@ def golden_requests(
 ) -> Iterator[GoldenRequest]:
     """Asks the live model for every signature, for batches of 1, 2, 7 and `batch_sizes` rows, and edge values.
 
-    The requests in `given` follow. `note` is told of edge values that are left out: those that the model refuses, and
+    A signature without a batch is asked for each of its examples, of more than 32 for some. The requests in `given`
+    follow. `note` is told of edge values that are left out: those that the model refuses, and
     those that change other rows' answers. Raises ServableError for a signature that does not answer exactly its
     outputs, that answers the same request differently the second time, or a row differently in another batch, and for
     an answer to a given request that is not the one given with it.
@@ -40,7 +42,10 @@ def golden_requests(
     judge = judge or Judge()
     live = {name: LiveSignature(name, signature, allow) for name, signature in servable.signatures.items()}
     for name, one in live.items():
-        yield from _requests(one, judge, servable.examples[name], batch_sizes, note)
+        if one.signature.batched:
+            yield from _requests(one, judge, servable.examples[name], batch_sizes, note)
+        else:
+            yield from unbatched_requests(one, judge, servable.examples[name], note)
     for request in given:
         yield _ask_given(live[request.signature], judge, request)
 
@@ -56,7 +61,7 @@ def _requests(
     sizes = _fixed_sizes(live.signature) or _sizes(batch_sizes)
     large = _ask_rows(live, examples, slice(0, sizes[-1]))
     if len(sizes) == 1:
-        _require_steady(live, judge, large)
+        require_steady(judge, large, live.ask(large.inputs))
     start = 0
     ordinary = None
     for size in sizes[:-1]:
@@ -66,7 +71,7 @@ def _requests(
         small = _ask_rows(live, examples, rows)
         whole = rows_of(large, rows)
         if not agree(judge, whole, small.outputs):
-            _require_steady(live, judge, small)
+            require_steady(judge, small, live.ask(small.inputs))
         require_equal(
             judge,
             GoldenRequest(live.name, small.inputs, whole),
@@ -100,16 +105,6 @@ def _ask_rows(live: LiveSignature, examples: Mapping[str, Array], rows: slice) -
     # Fewer examples than rows are repeated.
     indices = np.arange(rows.start, rows.stop)
     return live.ask({name: array[indices % len(array)] for name, array in examples.items()})
-
-
-def _require_steady(live: LiveSignature, judge: Judge, request: GoldenRequest) -> None:
-    require_equal(
-        judge,
-        request,
-        live.ask(request.inputs),
-        "the same request is answered differently the second time",
-        "an answer can't depend on random numbers or on what Python code remembers",
-    )
 
 
 def _ask_given(live: LiveSignature, judge: Judge, given: Given) -> GoldenRequest:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,10 @@ from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
 from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
+from tfserving.export.variables import Variable, Variables
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden
 from tfserving.foundation.quality import Metric, figure
 from tfserving.foundation.records import RecordError, read_records
-from tfserving.foundation.tensors import BY_NUMBER
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,20 +28,6 @@ NOT_SENT = {
     "differs": "none has those of which the served graph computes something else than the model's Python",
 }
 PARTS = (SAVED_MODEL, "variables", "assets", "assets.extra")
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A variable of a SavedModel: its path in the model, TensorFlow's name of its dtype, its shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """How many numbers it has."""
-        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,9 @@ class Inspection:
             "path": str(self.path),
             "state": self.state,
             "signatures": {name: signature.model_dump() for name, signature in self.signatures.items()},
-            "variables": [asdict(variable) for variable in self.variables],
+            "variables": [
+                {"name": variable.name, "dtype": variable.dtype, "shape": variable.shape} for variable in self.variables
+            ],
             "bytes": {**self.sizes, "total": self.total},
             "golden_requests": {name: list(batches) for name, batches in self.golden.items()},
             "warmup_requests": self.warmup,
@@ -96,7 +82,9 @@ class Inspection:
         if self.manifest:
             versions = self.manifest.versions
             yield "model", f"{self.manifest.model}, version {self.manifest.version}"
-            yield "exported", f"{self.manifest.created.isoformat()} by {self.manifest.builder}"
+            yield "exported", f"{self.manifest.created.isoformat()} {self.manifest.source}"
+            if self.manifest.made_requests:
+                yield "golden requests", f"of random values: {', '.join(self.manifest.made_requests)}"
             if self.manifest.checkpoint:
                 yield "checkpoint", self.manifest.checkpoint
             if self.manifest.options:
@@ -114,7 +102,9 @@ class Inspection:
             yield part, _bytes(size)
         yield "total", _bytes(self.total)
         for name, batches in self.golden.items():
-            yield f"golden, {name}", f"{len(batches)} requests, of {', '.join(map(str, batches))} rows"
+            alone = self.manifest is not None and name in self.manifest.unbatched
+            of = "one example each" if alone else f"of {', '.join(map(str, batches))} rows"
+            yield f"golden, {name}", f"{len(batches)} requests, {of}"
         yield "warm-up", f"{self.warmup} requests"
 
 
@@ -126,7 +116,7 @@ def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def inspect_version(folder: Path) -> Inspection:
     """Looks at the SavedModel in `folder`, whatever wrote it. Raises ExportError when none can be read there."""
-    graph = serving_graph(read_saved_model(folder), folder)
+    serving_graph(read_saved_model(folder), folder)
     manifest, state = None, "no manifest: something else wrote it, nothing can be verified"
     if (folder / MANIFEST).exists():
         try:
@@ -138,7 +128,7 @@ def inspect_version(folder: Path) -> Inspection:
     return Inspection(
         folder,
         read_signatures(folder),
-        tuple(_variables(graph)),
+        _variables(folder),
         {part: _size(folder / part) for part in PARTS},
         _golden(folder),
         _warmup(folder),
@@ -147,22 +137,9 @@ def inspect_version(folder: Path) -> Inspection:
     )
 
 
-def _variables(graph: Any) -> Iterator[Variable]:
-    nodes = graph.object_graph_def.nodes
-    paths, waiting = {0: ""}, deque([0] if nodes else [])
-    while waiting:
-        number = waiting.popleft()
-        node = nodes[number]
-        if node.WhichOneof("kind") == "variable":
-            dtype = BY_NUMBER.get(node.variable.dtype)
-            shape = tuple(dim.size for dim in node.variable.shape.dim)
-            # This toolkit's exports hold what the signatures use in `used`, by its path in the model.
-            path = paths[number].removeprefix("used.")
-            yield Variable(path, dtype.name if dtype else f"type {node.variable.dtype}", shape)
-        for child in node.children:
-            if child.node_id not in paths:
-                paths[child.node_id] = f"{paths[number]}.{child.local_name}".removeprefix(".")
-                waiting.append(child.node_id)
+def _variables(folder: Path) -> tuple[Variable, ...]:
+    with Variables(folder) as variables:
+        return tuple(variables.values())
 
 
 def _size(path: Path) -> int:
@@ -173,12 +150,13 @@ def _size(path: Path) -> int:
 def _golden(folder: Path) -> dict[str, tuple[int, ...]]:
     batches: dict[str, tuple[int, ...]] = {}
     try:
-        requests = read_golden(folder).requests if (folder / RECORDS).exists() else ()
+        golden = read_golden(folder) if (folder / RECORDS).exists() else None
     except GoldenError:
         # The state says that its file is damaged.
         return {}
-    for request in requests:
-        batches[request.signature] = (*batches.get(request.signature, ()), batch_of(request))
+    for request in golden.requests if golden else ():
+        rows = 1 if golden and request.signature in golden.unbatched else batch_of(request)
+        batches[request.signature] = (*batches.get(request.signature, ()), rows)
     return batches
 
 

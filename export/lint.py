@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from tfserving.export.batches import without_batch
 from tfserving.export.changes import signature_changes
-from tfserving.export.errors import LintError
+from tfserving.export.effects import written_effects
+from tfserving.export.findings import Finding, of_adopted
 from tfserving.export.graph import read_graph
-from tfserving.export.manifest import ServedSignature
+from tfserving.export.manifest import ServedSignature, read_manifest
 from tfserving.export.ranks import trusting
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import MADE_UP
@@ -24,9 +25,10 @@ from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, ve
 from tfserving.foundation.graph import CALLS, Graph, Node
 from tfserving.foundation.operations import DOES, FILES, PYTHON, class_of
 from tfserving.foundation.served_ops import SERVED_OPS
-from tfserving.foundation.tensors import BY_NAME, STRING, dtype_of
-from tfserving.serving.models_yaml.fleet import Rule
+from tfserving.foundation.tensors import BY_NAME, BY_NUMBER, STRING, dtype_of
 
+# By their name in TensorInfo.
+NOT_DENSE = {"coo_sparse": "a sparse tensor", "composite_tensor": "a ragged or other composite tensor"}
 # JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
 # 400 (tensorflow/serving, util/json_tensor.cc).
 NOT_IN_JSON = ("bfloat16", "complex64", "complex128", "float16")
@@ -39,23 +41,15 @@ MAKE_BYTES = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A rule that is broken: by what, and how to mend it."""
-
-    rule: Rule
-    where: str
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"[{self.rule}] {self.where}: {self.problem}; {self.remedy}"
-
-
 def lint_signatures(
-    signatures: Mapping[str, ServedSignature], previous: Mapping[str, ServedSignature] | None = None
+    signatures: Mapping[str, ServedSignature],
+    previous: Mapping[str, ServedSignature] | None = None,
+    unbatched: Collection[str] = (),
 ) -> list[Finding]:
-    """What is wrong with `signatures` by themselves, and against those of the version before."""
+    """What is wrong with `signatures` by themselves, and against those of the version before.
+
+    Those that are `unbatched` were declared without a batch, whose price is noted.
+    """
     if not signatures:
         return [
             Finding(
@@ -65,7 +59,11 @@ def lint_signatures(
                 "build the model, and export it with named signatures",
             )
         ]
-    found = [finding for name, signature in signatures.items() for finding in _tensors(name, signature)]
+    found = [
+        finding
+        for name, signature in signatures.items()
+        for finding in (*_tensors(name, signature), *_batches(name, signature, declared=name in unbatched))
+    ]
     return found + [
         Finding(
             "breaking-change",
@@ -81,6 +79,8 @@ def lint_signatures(
 def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[Finding]:
     """What is wrong with what the `signatures` of a SavedModel do."""
     rules: tuple[Callable[[str, Graph, ServedSignature], Iterable[Finding]], ...] = (
+        not_servable,
+        _effects,
         _int_inputs,
         _bytes_outputs,
         _operations,
@@ -110,15 +110,24 @@ def lint_answers(requests: Iterable[GoldenRequest]) -> list[Finding]:
 def lint_version(folder: Path) -> list[Finding]:
     """Everything that is wrong with the SavedModel in `folder`, compared with the version before it beside it.
 
+    One that no builder made is judged as it is when it is exported as it is: what only its clients feel is a note.
     Raises ExportError when there is none that can be read, and GoldenError when its golden requests are damaged.
     """
     signatures = read_signatures(folder)
     before = previous_version(folder)
-    return [
-        *lint_signatures(signatures, read_signatures(before) if before else None),
+    golden, adopted = None, True
+    if (folder / MANIFEST).exists():
+        golden, adopted = read_golden(folder), read_manifest(folder).builder is None
+    found = [
+        *lint_signatures(
+            signatures,
+            read_signatures(before) if before else None,
+            golden.unbatched if golden else without_batch(signatures),
+        ),
         *lint_graph(read_graph(folder), signatures),
-        *lint_answers(read_golden(folder).requests if (folder / MANIFEST).exists() else ()),
+        *lint_answers(golden.requests if golden else ()),
     ]
+    return of_adopted(found) if adopted else found
 
 
 def previous_version(folder: Path) -> Path | None:
@@ -127,19 +136,6 @@ def previous_version(folder: Path) -> Path | None:
         return None
     lower = [version for version in versions_on_disk(folder.parent) if version < int(folder.name)]
     return folder.parent / str(max(lower)) if lower else None
-
-
-def require_clean(findings: Iterable[Finding], allowed: Collection[str]) -> None:
-    """Raises LintError with the findings of rules that are not `allowed`."""
-    if refused := [finding for finding in findings if finding.rule not in allowed]:
-        raise LintError(
-            "\n  ".join(
-                [
-                    *map(str, refused),
-                    "docs/lint.md says more of each rule; `allow: [...]` in models.yaml lets a model break one",
-                ]
-            )
-        )
 
 
 def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
@@ -161,25 +157,75 @@ def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
                     f"JSON can't carry {spec.dtype}, REST requests fail",
                     "cast it to float32 in the signature" if spec.dtype != "uint16" else "declare it int32",
                 )
+
+
+def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterator[Finding]:
+    """What is wrong with the batch of a signature's inputs and outputs; `declared` says that it is to have none."""
+    # What is no tensor has no shape here, and is found by itself.
+    inputs, outputs = (
+        {key: spec for key, spec in specs.items() if spec.dtype in BY_NAME}
+        for specs in (signature.inputs, signature.outputs)
+    )
+    single = next((key for key, spec in inputs.items() if spec.shape == ()), None)
+    if declared or single is not None:
+        yield Finding(
+            "unbatched",
+            f"signature {name!r}" if declared else f"signature {name!r}, input {single!r}",
+            "it takes one example a request" if declared else "it is a single value, so a request is one example",
+            "each request is a run of its own: no server puts several together, and TensorFlow Serving with batching "
+            "refuses them"
+            + ("" if declared else "; give the input a batch, or declare the signature with batched=False"),
+            note=declared,
+        )
+        return
     fixed = False
-    for key, spec in signature.inputs.items():
+    for key, spec in inputs.items():
         if spec.shape and spec.shape[0] is not None:
             fixed = True
             yield Finding(
                 "fixed-batch",
                 f"signature {name!r}, input {key!r}",
                 f"its shape {spec.shape} fixes the batch, the first dimension",
-                f"{(None, *spec.shape[1:])} takes any",
+                f"{(None, *spec.shape[1:])} takes any; where it is no batch at all, declare the signature with "
+                "batched=False",
             )
-    for key, spec in signature.outputs.items() if not fixed else ():
+    for key, spec in outputs.items() if not fixed else ():
         if spec.shape is not None and spec.shape[:1] != (None,):
             yield Finding(
                 "output-batch",
                 f"signature {name!r}, output {key!r}",
                 f"its shape {spec.shape} does not have the batch, None, as its first dimension",
                 "answer a row for each row (does the function reshape to a fixed size, or answer something that no row "
-                "has?)",
+                "has?), or declare the signature with batched=False",
             )
+
+
+def not_servable(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
+    """What no request to the signature called `name` could carry, and no answer."""
+    definition = graph.signatures[name]
+    for kind, infos in (("input", definition.inputs), ("output", definition.outputs)):
+        if not infos:
+            yield Finding(
+                "not-servable",
+                f"signature {name!r}",
+                f"it has no {kind}s",
+                "give it some, or leave it out",
+            )
+        for key, info in sorted(infos.items()):
+            what = NOT_DENSE.get(info.WhichOneof("encoding"))
+            if what is None and info.dtype not in BY_NUMBER:
+                what = f"of {getattr(signature, f'{kind}s')[key].dtype}, which no client can send or read"
+            if what:
+                yield Finding(
+                    "not-servable",
+                    f"signature {name!r}, {kind} {key!r}",
+                    f"it is {what}; requests and answers are dense tensors",
+                    "take or answer its parts, each by a name of its own (values and row lengths, say)",
+                )
+
+
+def _effects(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:  # noqa: ARG001
+    return written_effects(name, graph)
 
 
 def _int_inputs(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from tfserving.export.errors import LintError, ServableError
 from tfserving.export.outputs import named_outputs
-from tfserving.export.servable import Signature
+from tfserving.export.rows import described, rows_in
+from tfserving.export.servable import Signature, one_array
 from tfserving.export.user_code import told
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
@@ -37,7 +38,6 @@ class LiveSignature:
 
         signature = self.signature
         where = f"signature {self.name!r}"
-        batch = len(next(iter(inputs.values())))
         tensors = {
             input_name: tf.constant(array, dtype=signature.inputs[input_name].dtype)
             for input_name, array in {**signature.defaults, **inputs}.items()
@@ -46,19 +46,19 @@ class LiveSignature:
             outputs = signature.function(**tensors)
         except (Exception, SystemExit) as error:
             raise ServableError(
-                f"{where}: its function failed on a batch of {batch}: {told(error, signature.function)}"
+                f"{where}: its function failed on {described(inputs)}: {told(error, signature.function)}"
             ) from error
         return {
-            output: self._array(f"{where}, output {output!r}", tensor, batch)
+            output: self._array(f"{where}, output {output!r}", tensor, rows_in(inputs))
             for output, tensor in named_outputs(outputs, signature.outputs, where).items()
         }
 
-    def _array(self, where: str, tensor: Any, batch: int) -> Array:
-        array = wire_array(np.asarray(tensor.numpy()))
-        if array.shape[:1] != (batch,) and "output-batch" not in self._allow:
+    def _array(self, where: str, tensor: Any, rows: int | None) -> Array:
+        array = wire_array(one_array(tensor.numpy()))
+        if self.signature.batched and array.shape[:1] != (rows,) and "output-batch" not in self._allow:
             raise LintError(
-                f"[output-batch] {where} has shape {array.shape} for {batch} rows; the batch must come first: answer a "
-                "row for each row"
+                f"[output-batch] {where} has shape {array.shape} for {rows} rows; the batch must come first: answer a "
+                "row for each row, or declare the signature with batched=False"
             )
         return array
 

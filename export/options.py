@@ -19,7 +19,7 @@ import numpy as np
 from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ServableError
 from tfserving.export.savedmodel import write_savedmodel
-from tfserving.export.servable import Servable
+from tfserving.export.servable import Servable, one_array
 from tfserving.export.tolerances import TOLERANCES, Judge, describe
 from tfserving.foundation.golden import GoldenRequest
 
@@ -105,15 +105,16 @@ class _Graphs:
         specs = _specs(function)
         values = {**self.servable.signatures[request.signature].defaults, **request.inputs}
         inputs = {name: tf.constant(array, specs[name].dtype) for name, array in values.items()}
-        return {name: tensor.numpy() for name, tensor in function(inputs).items()}
+        return {name: one_array(tensor.numpy()) for name, tensor in function(inputs).items()}
 
     def worst(self, requests: Sequence[GoldenRequest], judge: Judge) -> str:
         """What is wrong with the first answer that is too far from the golden one; '' when none is."""
         for request in requests:
             answered = self.ask(request)
             if isinstance(request, EdgeRequest) and (rows := request.disputed(answered, judge, rewritten=True)):
-                request = request.without(rows)  # noqa: PLW2901 - the rest of it
-                answered = self.ask(request)
+                if (rest := request.without(rows)) is None:
+                    continue
+                request, answered = rest, self.ask(rest)  # noqa: PLW2901
             for name, golden in request.outputs.items():
                 difference = judge.judge(answered[name], golden)
                 if difference.verdict == "different":

@@ -24,17 +24,17 @@ from types import TracebackType
 from tfserving.export import fresh
 from tfserving.export.edge_requests import EdgeRequest, Note
 from tfserving.export.errors import ProofError
-from tfserving.export.graph import read_graph
+from tfserving.export.graph import has_functions, read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
-from tfserving.export.rows import batch_of
+from tfserving.export.rows import described
 from tfserving.export.servable import TensorSpec
 from tfserving.export.tolerances import Judge, describe
 from tfserving.foundation import messages, served_ops
 from tfserving.foundation.golden import GoldenRequest, request_of
 from tfserving.foundation.messages import PredictResponse
 from tfserving.foundation.temporary import no_temporary
-from tfserving.foundation.tensors import Array, from_proto
+from tfserving.foundation.tensors import BY_NAME, Array, from_proto
 
 DESCRIPTORS = Path(messages.__file__).with_name("descriptors.binpb")
 STDERR_LINES = 12
@@ -139,7 +139,7 @@ class FreshProcess:
 
     def answer(self, request: GoldenRequest) -> dict[str, Array]:
         """The next answer, to `request`. Raises ProofError when it has none."""
-        where = f"failed on signature {request.signature!r}, a batch of {batch_of(request)}"
+        where = f"failed on signature {request.signature!r}, {described(request.inputs)}"
         response = PredictResponse.FromString(self._answer(where))
         return {name: from_proto(tensor) for name, tensor in response.outputs.items()}
 
@@ -211,12 +211,14 @@ def prove(
 ) -> tuple[list[GoldenRequest], Proof]:
     """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
 
-    The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list, without the edge
-    values that are disputed, of which `note` is told. Raises ProofError naming the signature, the output and the
-    largest difference, with a common reason for one when it is run in that way, if `reasons` has any.
+    It is run in a session, as servers do, and as a function, if TensorFlow 2 wrote it. The `requests` are taken one by
+    one, so that they can be made meanwhile; they come back as a list, without the edge values that are disputed, of
+    which `note` is told. Raises ProofError naming the signature, the output and the largest difference, with a common
+    reason for one when it is run in that way, if `reasons` has any.
     """
     one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
-    rounds = [[way] for way in fresh.WAYS] if one_by_one else [list(fresh.WAYS)]
+    every = fresh.WAYS if has_functions(version_folder) else ("session",)
+    rounds = [[way] for way in every] if one_by_one else [list(every)]
     comparison = _Comparison(judge, reasons or {})
     golden: list[GoldenRequest] = []
     for ways in rounds:
@@ -263,7 +265,7 @@ def _compare(
         answers = {way: fresh_process.answer(request) for way in ways}
         if isinstance(request, EdgeRequest) and (disputed := _disputed(request, answers, comparison)):
             note(request.left_out(disputed))
-            anew.append(request.without(disputed))
+            anew += [rest for rest in [request.without(disputed)] if rest]
             continue
         for way, answer in answers.items():
             comparison.compare(_as_recorded(request), _as_recorded(request, answer), way)
@@ -277,7 +279,8 @@ def _disputed(request: EdgeRequest, answers: Mapping[str, Mapping[str, Array]], 
     for way, answer in answers.items():
         if rows := request.disputed(answer, comparison.judge, rewritten=way == "session"):
             rest, answered = (replace(request, outputs=outputs).without(rows) for outputs in (request.outputs, answer))
-            comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
+            if rest and answered:
+                comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
             disputed |= rows
     return disputed
 
@@ -298,8 +301,8 @@ class _Comparison:
             if difference.verdict == "different":
                 reason = f"\n  ({self._reasons[way]})" if way in self._reasons else ""
                 raise ProofError(
-                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers a batch "
-                    f"of {batch_of(golden)} otherwise than the live model: {describe(difference)}{reason}"
+                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers "
+                    f"{described(golden.inputs)} otherwise than the live model: {describe(difference)}{reason}"
                 )
             self.identical = self.identical and difference.verdict == "equal"
             self.largest = max(self.largest, difference.absolute or 0.0)
@@ -315,7 +318,27 @@ def _as_recorded(request: GoldenRequest, answered: Mapping[str, Array] | None = 
 def _check_signatures(
     loaded: Mapping[str, Mapping[str, Mapping[str, TensorSpec]]], written: Mapping[str, ServedSignature]
 ) -> None:
+    """Raises ProofError when what was `loaded` is not what was `written`; it may know less of the shapes."""
     for name, signature in written.items():
         declared = {"inputs": signature.inputs, "outputs": signature.outputs}
-        if loaded.get(name) != declared:
-            raise ProofError(f"signature {name!r} is loaded as {loaded.get(name)}, it was written as {declared}")
+        found = loaded.get(name)
+        if found is None or not all(_fit(found[kind], specs) for kind, specs in declared.items()):
+            raise ProofError(f"signature {name!r} is loaded as {found}, it was written as {declared}")
+
+
+def _fit(loaded: Mapping[str, TensorSpec], written: Mapping[str, TensorSpec]) -> bool:
+    # What is no tensor of a request is not asked.
+    return loaded.keys() == written.keys() and all(
+        (loaded[name].dtype == spec.dtype and _covers(loaded[name].shape, spec.shape)) or spec.dtype not in BY_NAME
+        for name, spec in written.items()
+    )
+
+
+def _covers(wide: tuple[int | None, ...] | None, narrow: tuple[int | None, ...] | None) -> bool:
+    if wide is None or wide == narrow:
+        return True
+    return (
+        narrow is not None
+        and len(wide) == len(narrow)
+        and all(size in (None, other) for size, other in zip(wide, narrow, strict=True))
+    )

@@ -11,38 +11,25 @@ import contextlib
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tfserving.export.errors import CheckpointError
+from tfserving.export.keras_2_names import matched_by_name
 from tfserving.export.saved_objects import (
     UNSEEN,
     SavedObjects,
     children_of,
+    few,
     read_objects,
     was_restored,
     weights_of,
 )
 from tfserving.export.tracking import not_checkpointed, trackables, variables_of
 
-# How many variables an error names.
-NAMED = 6
-
-
-@dataclass
-class Restores:
-    """The restores that were noted, in order; `before` has those of a watch around this one."""
-
-    before: Restores | None = None
-    noted: list[_Restore] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[_Restore]:
-        yield from self.before or ()
-        yield from self.noted
-
 
 @dataclass(frozen=True)
-class _Restore:
+class Restore:
     """One restore, and what it left as it was.
 
     `path` is None when there was no checkpoint. `objects` is the tree in the checkpoint, None when it has none. `given`
@@ -66,19 +53,24 @@ class _Restore:
         found = variables_of(self.checkpoint).values()
         return self.given | {id(one.handle) for one in found if was_restored(one, since)}
 
-    def saved(self) -> set[int]:
-        """The handles, by id, of the variables that the checkpoint has, as the live objects are now."""
+    def saved(self) -> tuple[set[int], set[int]]:
+        """The handles, by id, of the variables that the checkpoint has, as the live objects are now.
+
+        First those that TensorFlow finds, then those that Keras 2 calls otherwise.
+        """
         if self.objects is None:
-            return set()
+            return set(), set()
         live = children_of(self.checkpoint)
+        root = live.get("root")
         # tf.train.Checkpoint(model) writes the children of the model as its own.
-        live |= children_of(live["root"]) if "root" in live else {}
-        return {id(one.handle) for one in self.objects.matched(live, 0).values()}
+        tracked = self.objects.matched(live | (children_of(root) if root is not None else {}), 0)
+        named = matched_by_name(self.objects, live if root is None else root, tracked)
+        return {id(one.handle) for one in tracked.values()}, {id(one.handle) for one in named.values()}
 
     @property
     def is_partial(self) -> bool:
         """Whether the builder said that not everything is in the checkpoint."""
-        return bool(self.status._checkpoint.expect_partial)
+        return self.objects is not None and bool(self.status._checkpoint.expect_partial)
 
     def is_as_left(self, variable: Any, module: Any) -> bool:
         """Whether `variable`, which got no value, was not given one since then, by training `module` or otherwise."""
@@ -92,12 +84,15 @@ class _Restore:
         )
 
 
-_watching: Restores | None = None
+_watching: list[Restore] | None = None
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[Restores]:
-    """Notes every restore by `tf.train.Checkpoint` and `tf.train.CheckpointManager` until the block ends."""
+def watch() -> Iterator[list[Restore]]:
+    """Notes every restore by `tf.train.Checkpoint` and `tf.train.CheckpointManager` until the block ends.
+
+    A watch inside of another begins with what that has noted, and notes what follows for itself.
+    """
     import tensorflow as tf
 
     global _watching  # noqa: PLW0603 - TensorFlow's classes are there once, too
@@ -113,7 +108,7 @@ def watch() -> Iterator[Restores]:
                 method = getattr(owner, name)
                 undone.callback(setattr, owner, name, method)
                 setattr(owner, name, noting(method))
-        _watching = Restores(outer)
+        _watching = [*(outer or ())]
         try:
             yield _watching
         finally:
@@ -149,14 +144,14 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
     objects = None
     given: set[int] = set()
     if path is not None:
-        reader = tf.train.load_checkpoint(path)
+        reader = tf.train.load_checkpoint(str(path))
         if objects := read_objects(reader):
             given = {id(one.handle) for one in weights if was_restored(one, status._checkpoint.restore_uid)}
         else:
             given = {id(one.handle) for one in weights if _has_value(reader, one)}
     left = {id(one.handle): (one, _digest(one)) for one in weights if id(one.handle) not in given}
     name = None if path is None else str(path)
-    _watching.noted.append(_Restore(checkpoint, name, status, objects, given, left, _steps([checkpoint])))
+    _watching.append(Restore(checkpoint, name, status, objects, given, left, _steps([checkpoint])))
 
 
 def _has_value(reader: Any, variable: Any) -> bool:
@@ -173,7 +168,7 @@ def _digest(variable: Any) -> int:
     array = np.ascontiguousarray(variable.numpy())
     if array.dtype.hasobject:
         return hash(tuple(array.ravel().tolist()))
-    return zlib.crc32(array.reshape(-1).view(np.uint8))
+    return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)))
 
 
 def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
@@ -185,7 +180,7 @@ def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
     return {id(one): (one, int(one.iterations.numpy())) for one in optimizers}
 
 
-def check(restores: Iterable[_Restore], module: Any, functions: Mapping[str, Any]) -> None:
+def check(restores: Iterable[Restore], module: Any, functions: Mapping[str, Any]) -> None:
     """Raises CheckpointError when a restore did not give the variables that `functions` use their values.
 
     `functions` are the traced signatures of `module`. Whether the values are the checkpoint's is not looked at: a model
@@ -201,30 +196,38 @@ def check(restores: Iterable[_Restore], module: Any, functions: Mapping[str, Any
     _check_normalization(module)
 
 
-def _check_nothing(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
+def _check_nothing(restore: Restore, served: Mapping[str, Any], module: Any) -> None:
     if all(not was_restored(one) and restore.is_as_left(one, module) for one in served.values()):
         raise CheckpointError(
-            f"the builder called restore(None), which restores nothing, and {_names(served)} still have the values of "
+            f"the builder called restore(None), which restores nothing, and {few(served)} still have the values of "
             "a new model; correct the folder, which has no checkpoint, or call restore() only when there is one"
         )
 
 
-def _check_values(restore: _Restore, served: Mapping[str, Any], module: Any) -> None:
-    arrived, saved = restore.arrived(), restore.saved()
+def _check_values(restore: Restore, served: Mapping[str, Any], module: Any) -> None:
+    arrived = restore.arrived()
+    tracked, named = restore.saved()
     missing = {path: one for path, one in served.items() if id(one.handle) not in arrived}
-    if lost := [path for path, one in missing.items() if id(one.handle) in saved]:
+    if lost := [path for path, one in missing.items() if id(one.handle) in tracked]:
         raise CheckpointError(
-            f"the builder restored {restore.path}, but its values did not reach {_names(lost)}, made after restore(); "
+            f"the builder restored {restore.path}, but its values did not reach {few(lost)}, made after restore(); "
             "build the model before restore(), as by calling it on example rows: model(examples); or leave restore() "
             "out of the builder and use --from-checkpoint"
         )
-    kept = [path for path, one in missing.items() if not was_restored(one) and restore.is_as_left(one, module)]
+    if renamed := [path for path, one in missing.items() if id(one.handle) in named]:
+        raise CheckpointError(
+            f"the builder restored {restore.path}, but its values did not reach {few(renamed)}, which Keras 2 wrote "
+            "under other names; leave restore() out of the builder and use --from-checkpoint, which knows them"
+        )
+    # By name, TensorFlow notes a restore in every variable, even if there is no such name.
+    kept = {path: one for path, one in missing.items() if restore.objects is None or not was_restored(one)}
+    kept = {path: one for path, one in kept.items() if restore.is_as_left(one, module)}
     unseen = {id(one.handle) for one in not_checkpointed(restore.checkpoint).values()}
-    if hidden := [path for path in kept if id(missing[path].handle) in unseen]:
-        raise CheckpointError(f"the builder restored {restore.path}, which has no value for {_names(hidden)}: {UNSEEN}")
+    if hidden := [path for path in kept if id(kept[path].handle) in unseen]:
+        raise CheckpointError(f"the builder restored {restore.path}, which has no value for {few(hidden)}: {UNSEEN}")
     if kept and not restore.is_partial:
         raise CheckpointError(
-            f"the builder restored {restore.path}, which has no value for {_names(kept)}, and they still have those of "
+            f"the builder restored {restore.path}, which has no value for {few(kept)}, and they still have those of "
             "a new model; restore a checkpoint of this very model, or, if it is meant, restore(…).expect_partial()"
         )
 
@@ -242,8 +245,3 @@ def _check_normalization(module: Any) -> None:
                 f"{path}: a Normalization layer computes with the mean that it had before its variables were restored; "
                 "call its finalize_state() after restore()"
             )
-
-
-def _names(paths: Iterable[str]) -> str:
-    names = [*paths]
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

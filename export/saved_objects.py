@@ -6,7 +6,7 @@ https://www.tensorflow.org/guide/checkpoint#loading_mechanics
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ VALUE = "VARIABLE_VALUE"
 OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "learning_rate"})
 # `tf.train.Checkpoint.save` counts its calls.
 COUNTER = "save_counter"
+# How many variables a sentence names.
+NAMED = 6
 # https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/layer.py
 UNSEEN = (
     "Keras does not show tf.train.Checkpoint what is in a list or dict of a layer or model, so no checkpoint has it; "
@@ -76,11 +78,12 @@ class SavedObjects:
             if key := self.key(number):
                 yield SavedVariable(paths[number], number, key)
             for child, node in self.children(number).items():
-                if node not in paths and child != COUNTER and not self._is_training(child, node):
+                if node not in paths and child != COUNTER and not self.is_training(child, node):
                     paths[node] = f"{paths[number]}.{child}" if paths[number] else child
                     waiting.append(node)
 
-    def _is_training(self, name: str, node: int) -> bool:
+    def is_training(self, name: str, node: int) -> bool:
+        """Whether `node`, called `name`, is an optimizer."""
         return name == "optimizer" or any(names <= self.children(node).keys() for names in OPTIMIZERS)
 
 
@@ -115,6 +118,12 @@ def weights_of(module: Any) -> dict[str, Any]:
         elif isinstance(trackable, keras.random.SeedGenerator):
             others.add(id(trackable.state.handle))
     return {path: one for path, one in found.items() if hasattr(one, "handle") and id(one.handle) not in others}
+
+
+def few(paths: Iterable[str]) -> str:
+    """The first of `paths`, and how many more there are."""
+    names = [*paths]
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def was_restored(variable: Any, since: int = 0) -> bool:

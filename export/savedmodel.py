@@ -6,10 +6,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from tfserving.export.effects import traced_effects
 from tfserving.export.errors import LintError, ServableError
+from tfserving.export.findings import require_clean
 from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.outputs import named_outputs
+from tfserving.export.saved_objects import few
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
 from tfserving.export.tracking import trackables, variables_of
 from tfserving.export.user_code import told
@@ -32,8 +35,9 @@ def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
     new = [path for path in variables_of(servable.module) if path not in before]
     if new:
         raise ServableError(
-            f"{type(servable.module).__name__} was not built: its variables {', '.join(new)} appeared only when it was "
-            "called for the export, so they hold no trained values; call it, or load its weights, in the builder"
+            f"{type(servable.module).__name__} was not built: its variables {few(new)} appeared only when it was "
+            "called for the export, so they hold no trained values; in the builder, call it on example rows, "
+            "model(examples), and then load or train its weights"
         )
 
 
@@ -48,13 +52,14 @@ def keyword_of(name: str, inputs: Collection[str]) -> str:
     return keyword
 
 
-def trace(servable: Servable) -> dict[str, Any]:
+def trace(servable: Servable, allow: Collection[str] = ()) -> dict[str, Any]:
     """A concrete function for every signature: it takes a dict with the inputs that are declared.
 
     Raises ServableError for a signature that can't be traced with any batch size, whose outputs are not those that are
-    declared, or that uses variables which the module does not track.
+    declared, that assigns something or draws random numbers (if the rules `state` and `random` are not among those to
+    `allow`), or that uses variables which the module does not track.
     """
-    return {name: _trace(name, signature, servable.module) for name, signature in servable.signatures.items()}
+    return {name: _trace(name, signature, servable.module, allow) for name, signature in servable.signatures.items()}
 
 
 def described(servable: Servable, functions: Mapping[str, Any]) -> dict[str, ServedSignature]:
@@ -196,7 +201,7 @@ def _resource(trackable: Any) -> Any:
     return None
 
 
-def _trace(name: str, signature: Signature, module: Any) -> Any:
+def _trace(name: str, signature: Signature, module: Any, allow: Collection[str]) -> Any:
     import tensorflow as tf
 
     where = f"signature {name!r}"
@@ -227,11 +232,26 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
             f"{where}: its function can't be made a graph for {wanted}: {told(error, signature.function)}"
+            f"{_stateful_layers(module)}"
         ) from error
     if signature.method != "predict":
         _check_method(where, concrete.structured_outputs)
+    resources = {id(_resource(found)): path for path, found in trackables(module).items()}
+    require_clean(traced_effects(name, concrete, resources), allow)
     _check_tracked(where, concrete, module)
     return concrete
+
+
+def _stateful_layers(module: Any) -> str:
+    """What to do where an error may come from layers that keep a batch's state, in variables of that batch's size."""
+    names = [found.name for found in trackables(module).values() if getattr(found, "stateful", False) is True]
+    if not names:
+        return ""
+    return (
+        f"\n  {', '.join(names)} has stateful=True: it keeps the state of one batch, of a fixed size, and a request "
+        "would change the answer to the next one; leave it out, and make the state an input and an output "
+        "(docs/lint.md#state)"
+    )
 
 
 def _check_tracked(where: str, function: Any, module: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,8 @@ METHOD_OUTPUTS: dict[Method, tuple[set[str], ...]] = {
 }
 # Golden requests of 1, 2 and 7 rows that don't overlap need this many.
 FEWEST_EXAMPLES = 10
+# Of a signature without a batch: one could be answered right by chance.
+FEWEST_UNBATCHED = 3
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Signature:
     A request may leave out the inputs that `defaults` has values for; a server then feeds that value as it is, so the
     function must take it beside any batch (by broadcasting a batch of 1, say).
 
+    With `batched` False its inputs have no batch in common: single values such as a threshold, the parts of a ragged
+    tensor, one image of any size. A server then can't put requests together, so many small ones cost as many runs.
+
     To be asked to classify or to regress, a signature has one input `inputs`, serialized tf.Examples (string, (None,)).
     To classify it answers `classes` (string), `scores` (float32), or both, of shape (batch, classes); to regress
     `outputs`, float32 of shape (batch,) or (batch, 1).
@@ -86,6 +91,7 @@ class Signature:
     outputs: tuple[str, ...]
     method: Method = "predict"
     defaults: Mapping[str, Array] = field(default_factory=dict)
+    batched: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ class Servable:
     """A model that can be exported.
 
     `module` is the Keras model or `tf.Module` that holds the variables, `examples` has real inputs for every
-    signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them.
+    signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them. Of a
+    signature with `batched` False they are sequences, an array for each request: at least 3, the first 32 are used.
     `metrics` go into the manifest: a `Metric` says which way is better, which a rollout otherwise takes from its name.
     `evaluation` has labelled rows that the version carries, for a rollout to measure the served versions with.
     `checkpoint` is what training makes its `tf.train.Checkpoint` of, by
@@ -102,7 +109,7 @@ class Servable:
 
     module: Any
     signatures: Mapping[str, Signature]
-    examples: Mapping[str, Mapping[str, Array]]
+    examples: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, float | Metric] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -131,7 +138,8 @@ class Servable:
             yield from _declaration_problems(where, signature)
             yield from _default_problems(where, signature)
             yield from _method_problems(where, signature)
-            yield from _example_problems(where, signature, self.examples.get(name, {}))
+            check = _example_problems if signature.batched else _unbatched_problems
+            yield from check(where, signature, self.examples.get(name, {}))
 
 
 def _evaluation_problems(evaluation: Evaluation, signatures: Mapping[str, Signature]) -> Iterator[str]:
@@ -140,6 +148,12 @@ def _evaluation_problems(evaluation: Evaluation, signatures: Mapping[str, Signat
     signature = signatures.get(evaluation.signature)
     if signature is None:
         yield f"evaluation: there is no signature {evaluation.signature!r}; {_have(signatures)}"
+        return
+    if not signature.batched:
+        yield (
+            f"evaluation: signature {evaluation.signature!r} takes one example a request (batched=False), and labelled "
+            "rows are sent in batches; measure in the builder and give `metrics`, or name a signature with a batch"
+        )
         return
     if missing := signature.inputs.keys() - evaluation.inputs.keys() - signature.defaults.keys():
         yield f"evaluation: it has no input {_names(dict.fromkeys(sorted(missing)))}"
@@ -179,8 +193,11 @@ def _declaration_problems(where: str, signature: Signature) -> Iterator[str]:
     for name, spec in signature.inputs.items():
         if spec.dtype not in BY_NAME:
             yield f"{where}, input {name!r}: dtype {spec.dtype!r} can't be served; one of {', '.join(BY_NAME)} can"
-        if spec.shape == ():
-            yield f"{where}, input {name!r} is a single value; its first dimension, None, is to be the batch"
+        if spec.shape == () and signature.batched:
+            yield (
+                f"{where}, input {name!r} is a single value; its first dimension, None, is to be the batch, or the "
+                "signature is declared with batched=False and takes one example a request"
+            )
 
 
 def _default_problems(where: str, signature: Signature) -> Iterator[str]:
@@ -192,7 +209,7 @@ def _default_problems(where: str, signature: Signature) -> Iterator[str]:
         elif not hasattr(value, "dtype") or TensorSpec.of(value).dtype != signature.inputs[name].dtype:
             yield f"{here} is {value!r:.40}, a numpy array of {signature.inputs[name]} is needed"
         elif len(signature.defaults) == len(signature.inputs):
-            yield f"{here}: one input at least must be sent, its rows are the batch"
+            yield f"{here}: one input at least must be sent{', its rows are the batch' if signature.batched else ''}"
         elif not signature.inputs[name].admits(value.shape):
             yield f"{here} is {TensorSpec.of(value)}, the signature wants {signature.inputs[name]}"
 
@@ -202,6 +219,8 @@ def _method_problems(where: str, signature: Signature) -> Iterator[str]:
     allowed = METHOD_OUTPUTS.get(signature.method)
     if allowed is None:
         return
+    if not signature.batched:
+        yield f"{where}: batched=False is for predict; to {signature.method} it is sent tf.Examples, which are a batch"
     wanted = TensorSpec("string", (None,))
     if dict(signature.inputs) != {EXAMPLES: wanted}:
         has = ", ".join(f"{name!r}: {spec}" for name, spec in signature.inputs.items()) or "none"
@@ -225,7 +244,10 @@ def _example_problems(where: str, signature: Signature, examples: Mapping[str, A
         try:
             dtype = dtype_of(array).name
         except (TypeError, AttributeError):
-            yield f"{here} are {type(array).__name__}, a numpy array of {spec} is needed"
+            yield (
+                f"{here} are {type(array).__name__}, a numpy array of {spec} is needed (one array for each request "
+                "where the signature is declared with batched=False)"
+            )
             continue
         # However many examples there are, a batch is made of them.
         wanted = TensorSpec(spec.dtype, spec.shape and (None, *spec.shape[1:]))
@@ -233,9 +255,57 @@ def _example_problems(where: str, signature: Signature, examples: Mapping[str, A
             yield f"{here} are {TensorSpec(dtype, array.shape)}, the signature wants {spec}"
     rows = {name: len(array) if array.ndim else 0 for name, array in examples.items() if hasattr(array, "ndim")}
     if len(set(rows.values())) > 1:
-        yield f"{where}: its inputs have different numbers of example rows: {rows}"
+        yield (
+            f"{where}: its inputs have different numbers of example rows: {rows}; where the inputs have no batch in "
+            "common, declare it with batched=False"
+        )
     elif rows and min(rows.values()) < FEWEST_EXAMPLES:
         yield f"{where} has {min(rows.values())} rows of examples, at least {FEWEST_EXAMPLES} are needed"
+
+
+def _unbatched_problems(where: str, signature: Signature, examples: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """What is wrong with the `examples` of a `signature` without a batch."""
+    needed = f"at least {FEWEST_UNBATCHED} of each, one for each request"
+    if examples.keys() != signature.inputs.keys():
+        have, want = _names(examples), _names(signature.inputs)
+        yield f"{where}: its examples are of {have}, its inputs are {want}; give arrays, {needed}"
+        return
+    for name, value in examples.items():
+        if (
+            isinstance(value, (bytes, str))
+            or not isinstance(value, (Sequence, np.ndarray))
+            or (isinstance(value, np.ndarray) and not value.ndim)
+        ):
+            yield (
+                f"{where}: the examples of input {name!r} are one {type(value).__name__}; a list of arrays of "
+                f"{signature.inputs[name]} is needed, {needed}"
+            )
+            return
+    lengths = {name: len(values) for name, values in examples.items()}
+    if len(set(lengths.values())) > 1:
+        yield f"{where}: its inputs have different numbers of examples: {lengths}; each needs one for each request"
+    elif min(lengths.values()) < FEWEST_UNBATCHED:
+        yield f"{where} has {min(lengths.values())} examples; {needed} are needed"
+    for name, values in examples.items():
+        yield from _misfits(f"input {name!r}", where, signature.inputs[name], values)
+
+
+def _misfits(what: str, where: str, wanted: TensorSpec, values: Sequence[Any]) -> Iterator[str]:
+    """The first of the examples `values` that is not `wanted`."""
+    for number, value in enumerate(values):
+        try:
+            found = TensorSpec.of(one_array(value))
+        except (TypeError, ValueError):
+            yield f"{where}: example {number} of {what} is a {type(value).__name__}, an array of {wanted} is needed"
+            return
+        if found.dtype != wanted.dtype or not wanted.admits(found.shape or ()):
+            yield f"{where}: example {number} of {what} is {found}, the signature wants {wanted}"
+            return
+
+
+def one_array(value: Any) -> Array:
+    """An example of one input as an array. A text becomes an object: numpy's own type loses NULs at its end."""
+    return np.array(value, np.object_) if isinstance(value, (bytes, str)) else np.asarray(value)
 
 
 def _names(names: Mapping[str, object]) -> str:

@@ -19,7 +19,7 @@ from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.serving import threads
 from tfserving.serving.config import in_container, models_config
-from tfserving.serving.docker.image_names import version_in
+from tfserving.serving.docker.image_names import is_embedded, version_in
 from tfserving.serving.embedded.release import minor
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
@@ -31,6 +31,9 @@ SERVER_BYTES = 350 << 20
 # with 36 and 64.
 FEWEST_THREADS = 64
 _LARGEST_PEM = 1 << 20
+# With this flag TensorFlow Serving batches those versions that have this file.
+OWN_BATCHING = "enable_per_model_batching_parameters"
+BATCHING_PARAMETERS = "batching_params.pbtxt"
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,17 @@ class Problem:
         return f"{'Warning: ' if self.warning else ''}{self.where}: {self.text}"
 
 
-def problems(fleet: Fleet, names: tuple[str, ...], *, container: bool = True) -> list[Problem]:
-    """All that is wrong with serving the models `names`; with `container`, also in a container."""
+def problems(
+    fleet: Fleet, names: tuple[str, ...], *, container: bool = True, engine: str | None = None
+) -> list[Problem]:
+    """All that is wrong with serving the models `names`; with `container`, also in a container.
+
+    `engine` serves them, if it is known already.
+    """
     found = [*settings_problems(fleet), *(problem for name in names for problem in _model(fleet, name))]
+    if fleet.server.batching and engine != "embedded" and not (container and is_embedded(fleet.server.image_name)):
+        # Outside of a container, it may still be the embedded server that serves them.
+        found += _unbatched(fleet, names, warning=not container and engine is None)
     found += models_config_problems(models_config(fleet, names, in_container()))
     if container:
         found += [*_memory(fleet, names), *_pids(fleet, names), *_image(fleet, names), *_mounted(fleet, names)]
@@ -108,7 +119,41 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
             text = f"version {version} has no warm-up requests, so the first requests that it answers are slow"
             yield Problem(where, f"{text}; an export has them", warning=True)
         elif (batching := fleet.server.batching) and not batching.enable_large_batch_splitting:
-            yield from _warmup(where, version, warmup, batching.max_batch_size)
+            alone = _without_batch(folder / str(version))
+            yield from _warmup(where, version, warmup, batching.max_batch_size, alone)
+
+
+def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterator[Problem]:
+    """Versions with signatures without a batch, which TensorFlow Serving with batching refuses, their warm-up first.
+
+    It batches every signature, with --enable_per_model_batching_parameters those of versions with a file of parameters:
+    https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/bundle_factory_util.cc
+    """
+    chosen = bool(fleet.server.flags.get(OWN_BATCHING))
+    for name in names:
+        for version in sorted({*loaded(fleet, name)}):
+            folder = fleet.model_folder(name) / str(version)
+            signatures = ", ".join(map(repr, sorted(_without_batch(folder))))
+            if not signatures or (chosen and not (folder / BATCHING_PARAMETERS).is_file()):
+                continue
+            text = (
+                f"version {version} takes one example a request (signature {signatures}), and TensorFlow Serving with"
+            )
+            text += " `server.batching` puts requests together: it does not load the version. "
+            if chosen:
+                text += f"Take {BATCHING_PARAMETERS} out of the version"
+            else:
+                text += "Serve it from a fleet without `server.batching`, or on the embedded server; or set "
+                text += f"`server.flags: {{{OWN_BATCHING}: true}}` and put a {BATCHING_PARAMETERS} into each version "
+                text += "that is to be batched"
+            yield Problem(f"models.{name}", text, warning=warning)
+
+
+def _without_batch(version_folder: Path) -> frozenset[str]:
+    try:
+        return read_manifest_file(version_folder / MANIFEST).unbatched()
+    except ManifestError:
+        return frozenset()
 
 
 def _stable(fleet: Fleet, name: str) -> Iterator[Problem]:
@@ -132,8 +177,11 @@ def _stable(fleet: Fleet, name: str) -> Iterator[Problem]:
         )
 
 
-def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Problem]:
-    """A version doesn't load when one of its warm-up requests is more than a batch."""
+def _warmup(where: str, version: int, path: Path, largest: int, alone: frozenset[str]) -> Iterator[Problem]:
+    """A version doesn't load when one of its warm-up requests is more than a batch; those to signatures `alone` aren't.
+
+    Their first dimension may be a recording's length.
+    """
     try:
         logs = [PredictionLog.FromString(record) for record in read_records(path)]
     except (RecordError, DecodeError) as error:
@@ -142,6 +190,7 @@ def _warmup(where: str, version: int, path: Path, largest: int) -> Iterator[Prob
     rows = [
         tensor.tensor_shape.dim[0].size
         for log in logs
+        if log.predict_log.request.model_spec.signature_name not in alone
         for tensor in log.predict_log.request.inputs.values()
         if tensor.tensor_shape.dim
     ]

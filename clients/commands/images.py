@@ -43,7 +43,7 @@ class Images:
     scale: float = 1.0
 
     def fitted(self, inputs: Any, signature: Signature) -> Any:
-        """`inputs` with every image in it made a batch of one, of the type that `signature` wants.
+        """`inputs` with every image in it made a batch of one, or what has no batch, as `signature` wants it.
 
         Raises ValueError for an image that can't be read or doesn't fit.
         """
@@ -62,17 +62,19 @@ class Images:
     def _array(self, image: ImageFile, info: TensorInfo) -> Array:
         dtype = BY_NAME.get(info.dtype)
         if dtype is STRING:
-            strings = np.empty(1, np.object_)
-            strings[0] = _bytes(image.path)
+            strings = np.empty(() if info.shape == () else 1, np.object_)
+            strings[...] = _bytes(image.path)
             return strings
         shape = info.shape
-        if dtype is None or dtype.numpy.kind not in "fiuV" or shape is None or len(shape) != _DIMENSIONS:
+        alone = shape is not None and len(shape) == _DIMENSIONS - 1 and shape[-1] in _MODES
+        if dtype is None or dtype.numpy.kind not in "fiuV" or shape is None or not (alone or len(shape) == _DIMENSIONS):
             raise ValueError(f"{image.path} is an image, and {info} holds none: (-1, HEIGHT, WIDTH, CHANNELS) does")
-        pixels = self._pixels(image.path, shape)
+        pixels = self._pixels(image.path, shape[-3:])
         scaled = pixels if self.scale == 1 else pixels * np.float32(self.scale)
-        return scaled.astype(dtype.numpy).reshape(1, *pixels.shape[:2], -1)
+        return scaled.astype(dtype.numpy).reshape(*(() if alone else (1,)), *pixels.shape[:2], -1)
 
     def _pixels(self, path: Path, shape: tuple[int | None, ...]) -> Array:
+        """The image in `path` as `shape` has it: height, width and channels."""
         from PIL import Image
 
         try:
@@ -80,14 +82,14 @@ class Images:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(path) as opened:
-                    return np.asarray(self._sized(opened.convert(_mode(shape[3])), path, shape))
+                    return np.asarray(self._sized(opened.convert(_mode(shape[2])), path, shape))
         except _MisfitError:
             raise
         except Exception as error:  # whatever Pillow raises for a damaged file
             raise ValueError(f"{path} can't be read as an image: {str(error) or type(error).__name__}") from None
 
     def _sized(self, image: Image, path: Path, shape: tuple[int | None, ...]) -> Image:
-        height, width = (want or has for want, has in zip(shape[1:3], (image.height, image.width), strict=True))
+        height, width = (want or has for want, has in zip(shape[:2], (image.height, image.width), strict=True))
         if (width, height) == image.size:
             return image
         if height * width > MOST_PIXELS:

@@ -72,6 +72,9 @@ class Comparison:
             ]
             if signature in self.failures:
                 continue
+            if signature in self._golden.unbatched:
+                self._left_out.setdefault(signature, {})["batch"] = "it takes one example a request"
+                continue
             try:
                 groups = list(batches(requests)) if self._takes_any_rows(signature) else []
             except ResourceExhausted as error:

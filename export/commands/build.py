@@ -34,11 +34,12 @@ Examples:
   tfserving export build                                         every model in models.yaml
   tfserving export build --missing --json                        those without a version, the result as JSON
   tfserving export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
+  tfserving export build spam=exports/spam --golden spam.json    spam/, the SavedModel in exports/spam as it is
   tfserving export build --from-checkpoint runs/7 train.spam:untrained
                                                                  the latest checkpoint in runs/7
   tfserving export build digits --freeze --half                  weights as constants, of half the size"""
 )
-@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION]...")
+@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION | NAME=SAVED_MODEL]...")
 @fleet_option
 @folder_option
 @click.option("--missing", is_flag=True, help="Leaves out models that have a version already.")
@@ -86,8 +87,9 @@ def build(
     """Exports the fleet, or the MODELs named, each as a new version.
 
     NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
-    returns a tfserving.export.servable.Servable. A version that exists is never touched. When one model fails the
-    others are exported all the same, and the exit code is 1.
+    returns a tfserving.export.servable.Servable. NAME=SAVED_MODEL exports the SavedModel in that folder as it is. A
+    version that exists is never touched. When one model fails the others are exported all the same, and the exit code
+    is 1.
 
     --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
     the time of a call before and after are printed.
@@ -119,6 +121,7 @@ def build(
                     golden=(*model.golden, *golden),
                     options=options,
                     checkpoint=prefix,
+                    saved_model=model.saved_model,
                     partial=partial,
                 )
             )
@@ -182,9 +185,8 @@ def _options(**wanted: bool) -> tuple[Option, ...]:
 def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
     """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed.
 
-    TensorFlow is imported only when there is a builder that can be called.
+    TensorFlow is imported only when there is a builder that can be called, or a SavedModel.
     """
-    from tfserving.export.before_import import look_at
     from tfserving.export.builders import find_builder
     from tfserving.export.console import Progress, import_tensorflow
     from tfserving.export.errors import ExportError
@@ -196,7 +198,7 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
     there = []
     for target in targets:
         try:
-            look_at(target.builder)
+            _look_at(target)
             there.append(target)
         except ExportError as error:
             yield target, error
@@ -209,12 +211,12 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
         import_tensorflow()
         # A module may restore when it is imported.
         processes.enter_context(watch())
-        builders: dict[str, Callable[[], Any]] = {}
+        builders: dict[str, Callable[[], Any] | None] = {}
         for target in there:
             try:
                 # What a module or a builder prints is no result.
                 with contextlib.redirect_stdout(sys.stderr):
-                    builders[target.model] = find_builder(target.builder)
+                    builders[target.model] = find_builder(target.builder) if target.builder else None
             except ExportError as error:
                 yield target, error
         found = [target for target in there if target.model in builders]
@@ -233,6 +235,17 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
                 # Of TensorFlow's or of this toolkit's: it is this model's, the others are exported.
                 outcome = RuntimeError(f"{told(error)}\n  raised at {_place(error)}")
             yield target, outcome
+
+
+def _look_at(target: Target) -> None:
+    """Raises ExportError when there is no builder, or no SavedModel, as far as files tell."""
+    from tfserving.export.before_import import look_at
+    from tfserving.export.copied import files_of
+
+    if target.builder:
+        look_at(target.builder)
+    elif target.saved_model:
+        files_of(target.saved_model)
 
 
 def _place(error: Exception) -> str:

@@ -53,7 +53,9 @@ def lint(
         check_rules(allow)
         for path in _paths(versions, fleet, folder):
             allowed = {*allow, *_allowed(path, fleet, folder), *(("breaking-change",) if breaking else ())}
-            found = [finding for finding in lint_version(path) if finding.rule not in allowed]
+            every = [finding for finding in lint_version(path) if finding.rule not in allowed]
+            found = [finding for finding in every if not finding.note]
+            notes = [finding for finding in every if finding.note]
             results.append(
                 {
                     "path": str(path),
@@ -66,12 +68,15 @@ def lint(
                         }
                         for finding in found
                     ],
+                    "notes": [str(finding) for finding in notes],
                 }
             )
             if not as_json:
                 click.echo(f"{short(path)}: " + (f"{len(found)} findings" if found else "nothing is wrong"))
                 for finding in found:
                     click.echo(f"  {finding}")
+                for finding in notes:
+                    click.echo(f"  note: {finding}")
     if as_json:
         click.echo(json.dumps({"versions": results}, indent=2))
     if any(result["findings"] for result in results):

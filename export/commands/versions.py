@@ -107,14 +107,13 @@ Examples:
 def diff(old: str, new: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Shows how two versions differ: signatures, weights, metrics, and answers to the same golden requests.
 
-    OLD and NEW are folders, or NAME/VERSION. A change that would break clients of OLD is called breaking.
+    OLD and NEW are folders, or NAME/VERSION. A change that would break clients of OLD is called breaking. Weights are
+    compared by their content: one that has another name is called renamed.
     """
-    from tfserving.export.console import import_tensorflow
     from tfserving.export.differences import diff_versions
 
     with ends_cleanly():
         paths = [find_version(text, fleet, folder) for text in (old, new)]
-        import_tensorflow()
         differences = diff_versions(*paths)
         if as_json:
             click.echo(json.dumps(differences.as_json(), indent=2))

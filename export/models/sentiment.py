@@ -107,6 +107,12 @@ def build() -> Servable:
     )
 
 
+def emoji_names() -> list[str]:
+    """The English names of emoji, in small letters, each once and without skin tones."""
+    lines = (_package() / "emoji_utf8_lexicon.txt").read_text(encoding="utf-8").splitlines()
+    return sorted({line.partition("\t")[2].lower().partition(":")[0] for line in lines})
+
+
 def _words(text: tf.Tensor) -> tf.RaggedTensor:
     """The words of each text, in small letters; emoticons and emoji are words, punctuation at a word's end goes."""
     lower = tf.strings.lower(text, encoding="utf-8")

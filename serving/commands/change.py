@@ -206,7 +206,7 @@ def _apply(fleet: Fleet, changed: tuple[str, ...], wait: float, *, listed: bool 
     with Refusals():
         servers = [(server, server.following(fleet, changed)) for server in running(fleet, deployment.exists)]
         for _, server in servers:
-            refuse(problems(fleet, server.names, container=server.is_container), say)
+            refuse(problems(fleet, server.names, container=server.is_container, engine=server.engine), say)
         if not servers:
             refuse(problems(fleet, changed, container=False), say)
     with Failures():

@@ -101,7 +101,7 @@ def run(names: tuple[str, ...], fleet: Path, engine: str, host: str, port: int, 
         plan = engines.Plan(read, read.select(names), host, port, rest_port, whole=not names)
         engines.check(plan)
         chosen = choose(engine, read, say)
-        engines.refuse(problems(read, plan.names, container=chosen.name == "docker"), say)
+        engines.refuse(problems(read, plan.names, container=chosen.name == "docker", engine=chosen.name), say)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     server, ready = None, False

@@ -70,7 +70,7 @@ class Flags:
     enable_batching: Annotated[bool, click.BOOL, "Run requests together that wait at the same time."] = False
     batching_parameters_file: Annotated[Path | None, _PATH, "Text BatchingParameters; for --enable_batching."] = None
     enable_per_model_batching_parameters: Annotated[
-        bool, click.BOOL, "A version's batching_params.pbtxt, where it has one, is for it instead."
+        bool, click.BOOL, "Only versions that have a batching_params.pbtxt are batched, as it says."
     ] = False
     monitoring_config_file: Annotated[
         Path | None, _PATH, "Text MonitoringConfig: whether REST has a page for Prometheus, and where."

@@ -543,6 +543,12 @@ class TestImages:
     def test_strings_are_the_bytes_of_the_file(self, image: Path) -> None:
         assert self.array(image, TensorInfo("string", (None,))).tolist() == [image.read_bytes()]
 
+    def test_an_input_without_a_batch_gets_the_image_alone(self, image: Path) -> None:
+        assert self.array(image, TensorInfo("string", ())).item() == image.read_bytes()
+        assert self.array(image, TensorInfo("uint8", (None, None, 3))).shape == (4, 6, 3)
+        with pytest.raises(ValueError, match="holds none"):
+            self.array(image, TensorInfo("uint8", (None, 4, 6)))
+
     def test_what_is_no_image_or_holds_none_is_refused(self, image: Path, tmp_path: Path) -> None:
         (tmp_path / "text.png").write_text("no image")
         with pytest.raises(ValueError, match=r"text.png can't be read as an image"):

@@ -165,6 +165,29 @@ def any_rank() -> Servable:
     return Servable(module, {"serving_default": signature}, {"serving_default": {"image": images}})
 
 
+def unused_random() -> Servable:
+    """Draws random numbers that no output depends on, so it can be proven."""
+    module = Scale()
+
+    def scaled(rows: Any) -> Any:
+        with tf.control_dependencies([tf.random.uniform(tf.shape(rows))]):
+            return {"scaled": rows * module.factor}
+
+    return servable(module, scaled)
+
+
+def counted() -> Servable:
+    """Counts its requests, and nothing depends on how many they are."""
+    module = Scale()
+    module.count = tf.Variable(0, name="count")
+
+    def scaled(rows: Any) -> Any:
+        module.count.assign_add(1)
+        return {"scaled": rows * module.factor}
+
+    return servable(module, scaled)
+
+
 BREAKING: dict[str, tuple[Callable[[], Servable], ...]] = {
     "bytes-suffix": (bytes_by_graph, bytes_by_answer),
     "empty-request": (picture_of_all_rows,),
@@ -174,7 +197,9 @@ BREAKING: dict[str, tuple[Callable[[], Servable], ...]] = {
     "made-up-name": (made_up_name, made_up_input),
     "output-batch": (output_batch,),
     "python-op": (python_op,),
+    "random": (unused_random,),
     "rest-dtype": (half, bfloat16, complex64, half_input),
+    "state": (counted,),
     "unchecked-rank": (any_rank,),
     "untracked-variable": (untracked,),
 }

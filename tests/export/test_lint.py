@@ -62,7 +62,8 @@ def test_a_model_may_break_a_rule_that_is_allowed_by_name(
 def test_every_rule_is_broken_by_a_model_here_and_has_a_section() -> None:
     headings = re.findall(r"^## `([a-z-]+)`$", (ROOT / "docs/lint.md").read_text(), re.M)
     assert headings == list(get_args(Rule))
-    assert {*BREAKING, "breaking-change", "no-signature", "unregistered-op"} == set(get_args(Rule))
+    others = {"breaking-change", "no-signature", "unbatched", "unregistered-op"}
+    assert {*BREAKING, *others} == set(get_args(Rule))
 
 
 def test_a_model_that_was_never_built_is_saved_without_a_word_and_found(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_lint_tells_what_is_wrong_and_how_to_mend_it(project: Project, tmp_path:
     assert done.returncode == 1, done.stderr
     assert re.search(
         r"^  \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the first "
-        r"dimension; \(None, 32\) takes any$",
+        r"dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with batched=False$",
         done.stdout,
         re.M,
     )

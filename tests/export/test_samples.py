@@ -135,6 +135,30 @@ def test_what_was_resigned_has_names_takes_any_batch_and_needs_no_temperature(
     np.testing.assert_allclose(1 / (1 + np.exp(-logit)), benign[:7], rtol=1e-4, atol=1e-6)
 
 
+@PROTOCOLS
+def test_letters_is_sent_its_state_and_its_seed(sample_server: Served, protocol: str) -> None:
+    start = {"letter": ["", "c"], "state": np.zeros((2, 2, 32), np.float32)}
+    with connect(sample_server.url(protocol)) as client:
+        first = client.predict("letters", start).outputs
+        after = client.predict("letters", {"letter": ["c", "c"], "state": first["state"]}).outputs
+        np.testing.assert_allclose(after["probabilities"].sum(axis=1), 1, rtol=1e-5)
+        # In one row it is the first letter, in the other the second.
+        assert np.abs(after["probabilities"][0] - after["probabilities"][1]).max() > 0.01
+        names = [
+            str(
+                np.char.decode(
+                    client.predict("letters", {"start": "cat ", "seed": seed}, signature="name")
+                    .outputs["name"]
+                    .astype("S")
+                )
+            )
+            for seed in ([1, 2], [1, 2], [3, 4], [5, 6])
+        ]
+    assert all(name.startswith("cat ") for name in names)
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+
+
 def test_custom_is_loaded_without_keras_and_its_own_code(exported_fleet: ExportedFleet, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['keras'] = None; import tensorflow as tf; import numpy as np;"

@@ -76,7 +76,7 @@ def test_an_unbuilt_model_is_refused_with_the_variables_that_it_lacks() -> None:
         ServableError, match=r"Stack was not built: its variables first\.kernel, .*second\.bias"
     ) as error:
         savedmodel.check_built(servable, before)
-    assert "call it, or load its weights, in the builder" in str(error.value)
+    assert "call it on example rows, model(examples), and then load or train its weights" in str(error.value)
 
 
 def test_a_built_model_passes() -> None:

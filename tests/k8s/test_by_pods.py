@@ -132,7 +132,7 @@ def test_one_that_is_killed_is_gone_on_with_or_taken_back(routed: Pods) -> None:
         said = (routed.folder / "models.yaml").read_text()
         (routed.folder / "models.yaml").write_text(said.replace("weights: [25,", "weights: [5,"))
         # In the others nothing is kept that isn't there in these; in place it is killed in all of them.
-        phases: tuple[Phase, ...] = ("loading", "proving", "stable", "unloading")
+        phases: tuple[Phase, ...] = ("proving", "stable", "unloading")
         for phase in phases:
             routed.killed_at(phase, sent, "--by-pods", weight=5 if phase == "stable" else 0)
             if phase in ("proving", "stable"):

@@ -11,9 +11,10 @@ import sys
 from tests.exporting import export_scaled
 from tests.k8s.deployed import KUBERNETES, ROOT, Pods
 from tests.k8s.load import BY_STABLE, UNLABELLED, by_version
-from tests.k8s.rolled import MODELS, PHASES, resealed
+from tests.k8s.rolled import MODELS, resealed
 from tests.servers import wait_for
 from tfserving.foundation.golden import RECORDS
+from tfserving.k8s.rollout.state import Phase
 
 # Those that bring the pods back to version 1 come first: the next one goes on with the same pods.
 
@@ -85,11 +86,15 @@ def test_clients_that_try_again_miss_no_pod_that_is_killed(pods: Pods) -> None:
     assert load.failures == []
 
 
-def test_one_that_is_killed_in_every_phase_is_gone_on_with_though_pods_end(pods: Pods) -> None:
-    """Each time one of two pods goes, too; the one in its place begins with what is due."""
+def test_one_that_is_killed_is_gone_on_with_though_pods_end(pods: Pods) -> None:
+    """Each time one of two pods goes, too; the one in its place begins with what is due.
+
+    These phases differ in what a pod begins with. Without a cluster one is killed in every phase.
+    """
     pods.have(2)
+    phases: tuple[Phase, ...] = ("loading", "canary", "stable", "unloading")
     with pods.load() as load:
-        for phase in PHASES:
+        for phase in phases:
             pods.killed_at(phase, load, held=phase == "stable")
             pods.lose_a_pod(load, drained=phase == "stable")
         pods.through(load, "start", "scaled")

@@ -180,6 +180,35 @@ def test_an_export_by_a_newer_tensorflow_than_the_images_is_a_warning(tmp_path: 
     assert warning.warning
 
 
+def test_a_signature_without_a_batch_is_not_for_tensorflow_serving_with_batching(tmp_path: Path) -> None:
+    fleet(tmp_path)
+    version = tmp_path / "models/digits/3"
+    (version / "assets.extra/manifest.json").write_text(json.dumps({"unbatched": ["name"]}))
+    text = f"{GOOD}server: {{batching: {{}}}}\n"
+    said = errors(tmp_path, text)
+    assert (
+        "models.digits: version 3 takes one example a request (signature 'name'), and TensorFlow Serving with" in said
+    )
+    assert "Serve it from a fleet without `server.batching`, or on the embedded server; or set `server.flags:" in said
+    assert not errors(tmp_path, GOOD)
+    assert not errors(tmp_path, f"{GOOD}server: {{batching: {{}}, image: 'serving-embedded:1'}}\n")
+    read = fleet(tmp_path, text)
+    assert [problem.warning for problem in problems(read, ("digits",), container=False)] == [True]
+    assert problems(read, ("digits",), container=False, engine="embedded") == []
+    assert not problems(read, ("digits",), container=False, engine="native")[0].warning
+    # What isn't batched may be longer than a batch: a recording.
+    log = PredictionLog()
+    log.predict_log.request.model_spec.signature_name = "name"
+    log.predict_log.request.inputs["sound"].tensor_shape.dim.add(size=16_000)
+    write_records(version / "assets.extra/tf_serving_warmup_requests", [log.SerializeToString()])
+    assert not errors(tmp_path, f"{GOOD}server: {{batching: {{}}, image: 'serving-embedded:1'}}\n")
+    # With that flag only versions with parameters of their own are batched.
+    text = f"{GOOD}server: {{batching: {{}}, flags: {{enable_per_model_batching_parameters: true}}}}\n"
+    assert not errors(tmp_path, text)
+    (version / "batching_params.pbtxt").touch()
+    assert "Take batching_params.pbtxt out of the version" in errors(tmp_path, text)
+
+
 @pytest.mark.parametrize("key", ["grpc_max_threads", "rest_api_num_threads"])
 def test_too_few_threads_are_a_warning(tmp_path: Path, key: str) -> None:
     (warning,) = found(tmp_path, f"{GOOD}server: {{{key}: 16}}\n")

@@ -52,12 +52,14 @@ class GoldenRequest:
 class Golden:
     """The golden requests of one version, and by element type how far a served answer may be from them.
 
-    `defaults` has by signature the values of inputs that some of the requests leave out.
+    `defaults` has by signature the values of inputs that some of the requests leave out. Requests to signatures in
+    `unbatched` are one example each, whatever their arrays look like.
     """
 
     requests: tuple[GoldenRequest, ...]
     tolerances: Mapping[str, Tolerance]
     defaults: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    unbatched: frozenset[str] = frozenset()
 
 
 def is_version(name: str) -> bool:
@@ -79,7 +81,7 @@ def read_golden(version_folder: Path) -> Golden:
     path = version_folder / RECORDS
     try:
         manifest = read_manifest_file(version_folder / MANIFEST)
-        wanted, tolerances = manifest.sha256(RECORDS), manifest.tolerances()
+        wanted, tolerances, unbatched = manifest.sha256(RECORDS), manifest.tolerances(), manifest.unbatched()
     except ManifestError as error:
         raise GoldenError(str(error)) from None
     try:
@@ -96,7 +98,7 @@ def read_golden(version_folder: Path) -> Golden:
         raise GoldenError(str(error)) from None
     if not requests:
         raise GoldenError(f"{path} has no golden request in it")
-    return Golden(requests, tolerances, _defaults(version_folder / SAVED_MODEL, requests))
+    return Golden(requests, tolerances, _defaults(version_folder / SAVED_MODEL, requests), unbatched)
 
 
 def _defaults(path: Path, requests: Iterable[GoldenRequest]) -> dict[str, dict[str, Array]]:

@@ -151,6 +151,13 @@ class Manifest:
                 self._refuse(f"evaluation.{key} is {_short(getattr(entry, key))}")
         return entry
 
+    def unbatched(self) -> frozenset[str]:
+        """The signatures that take one example a request. Raises ManifestError."""
+        said = self._said.get("unbatched", [])
+        if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
+            self._refuse(f"unbatched is {_short(said)}, not a list of signatures")
+        return frozenset(said)
+
     def digest(self) -> str:
         """The SHA-256 of the manifest with an empty digest, as it says it, which may be empty.
 

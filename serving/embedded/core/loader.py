@@ -7,12 +7,14 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.graph import INIT
+from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import SignatureDefMap
 from tfserving.foundation.served_ops import hint, libraries, libraries_for
 from tfserving.foundation.tensors import Array
@@ -100,10 +102,11 @@ class Servable:
         *,
         ending: Ending | None = None,
         pool: int = OWN_THREAD,
+        unbatched: Collection[str] = (),
     ) -> None:
         """`refused` says why some signatures must not be asked, `ending` how runs of a graph with loops end.
 
-        Other graphs run in the session's `pool`.
+        Other graphs run in the session's `pool`. Requests to signatures that are `unbatched` are never put together.
         """
         self.model = model
         self.version = version
@@ -131,6 +134,7 @@ class Servable:
                 frozenset(spec.tensor for spec in signature.outputs.values()),
             )
             for signature in self.signatures.values()
+            if signature.name not in unbatched and all(spec.shape != () for spec in signature.inputs.values())
         }
 
     def check_allowed(self, signature: Signature) -> None:
@@ -264,11 +268,28 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         metrics.LOAD_LATENCY.add(str(path), by=int(took))
         metrics.LOAD_STAGES.observe(took, str(path), "restore_graph")
         ending = Ending(model, runtime.slots, runtime.longest_run, pools) if has_loops(meta_graph.graph_def) else None
-        return Servable(model, version, session, definitions, runtime, refused, ending=ending, pool=pool)
+        alone = _unbatched(path) if runtime.batching else frozenset()
+        return Servable(
+            model, version, session, definitions, runtime, refused, ending=ending, pool=pool, unbatched=alone
+        )
     except Exception as error:
         session.close()
         metrics.LOAD_ATTEMPTS.add(str(path), "fail")
         raise _load_error(error) from error
+
+
+def _unbatched(path: Path) -> frozenset[str]:
+    """The signatures that the version in `path` was exported with as taking one example a request.
+
+    Their shapes don't tell: the values of a ragged tensor and where its rows begin can be as many by chance.
+    """
+    if not (path / MANIFEST).exists():
+        return frozenset()
+    try:
+        return read_manifest_file(path / MANIFEST).unbatched()
+    except ManifestError as error:
+        log.warning("all its signatures are batched: %s", error)
+        return frozenset()
 
 
 def _register_operations(meta_graph: Any) -> None:

@@ -169,12 +169,18 @@ class Answerer:
         return servable
 
     def _batching_of(self, path: Path) -> Batching | None:
-        """How the version in `path` is batched. Raises RequestError when its own parameters are wrong."""
+        """How the version in `path` is batched, if it is. Raises RequestError when its own parameters are wrong.
+
+        As there, with that flag only versions that have parameters of their own are batched:
+        https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/bundle_factory_util.cc
+        """
         if self._plan.batching is None or self._schedulers is None:
             return None
         parameters, _ = self._plan.batching
         own = path / OWN_PARAMETERS
-        if self._plan.flags.enable_per_model_batching_parameters and own.is_file():
+        if self._plan.flags.enable_per_model_batching_parameters:
+            if not own.is_file():
+                return None
             try:
                 parameters, _ = read_parameters(own, OWN_PARAMETERS)
             except StartError as error:

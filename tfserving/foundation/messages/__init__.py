@@ -28,6 +28,8 @@ def message(full_name: str) -> Any:
     return GetMessageClass(POOL.FindMessageTypeByName(full_name))
 
 
+BundleEntryProto = message("tensorflow.BundleEntryProto")
+BundleHeaderProto = message("tensorflow.BundleHeaderProto")
 ClassificationRequest = message("tensorflow.serving.ClassificationRequest")
 ClassificationResponse = message("tensorflow.serving.ClassificationResponse")
 Example = message("tensorflow.Example")
@@ -52,3 +54,4 @@ SignatureDef = message("tensorflow.SignatureDef")
 SignatureDefMap = message("tensorflow.serving.SignatureDefMap")
 TensorProto = message("tensorflow.TensorProto")
 TensorShapeProto = message("tensorflow.TensorShapeProto")
+TrackableObjectGraph = message("tensorflow.TrackableObjectGraph")

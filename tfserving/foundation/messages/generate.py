@@ -13,6 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 ROOTS = (
     "tensorflow.core.protobuf.saved_model_pb2",
+    "tensorflow.core.protobuf.tensor_bundle_pb2",
     "tensorflow_serving.apis.model_service_pb2",
     "tensorflow_serving.apis.prediction_log_pb2",
     "tensorflow_serving.apis.prediction_service_pb2",

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tests.serving.embedded import saved_models
+from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.batching import Parameters, Scheduler, read_parameters
 from tfserving.serving.embedded.core.loader import Batching, Runtime, load
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.observability import metrics
 
 FOUR = Parameters(max_batch_size=4, max_enqueued_batches=100)
 
@@ -198,6 +204,42 @@ def test_under_load_every_answer_is_ones_own(models: Path) -> None:
         assert all(pool.map(check, asked))
     for servable in (one, two, other, *plain.values()):
         servable.close()
+
+
+def test_signatures_without_a_batch_run_one_by_one_beside_others(tmp_path: Path) -> None:
+    """By their shapes three values and where two rows end could be a batch of 3."""
+    module = tf.Module()
+
+    def sums(values: Any, row_splits: Any) -> dict[str, Any]:
+        return {"total": tf.reduce_sum(tf.RaggedTensor.from_row_splits(values, row_splits), axis=1)}
+
+    signatures = {
+        "parts": saved_models.function(sums, values=(tf.float32, [None]), row_splits=(tf.int64, [None])),
+        "scaled": saved_models.function(
+            lambda x, factor: {"y": x * factor}, x=(tf.float32, [None]), factor=(tf.float32, [])
+        ),
+        "doubled": saved_models.function(lambda x: {"y": x * 2}, x=(tf.float32, [None])),
+    }
+    path = saved_models.save(tmp_path / "ragged", 1, module, signatures)
+    (path / MANIFEST).parent.mkdir()
+    (path / MANIFEST).write_text(json.dumps({"unbatched": ["parts"]}))
+    patient = Parameters(max_batch_size=64, batch_timeout_micros=1000, max_enqueued_batches=10_000)
+    scheduler = Scheduler(1)
+    servable = load("ragged", 1, path, Runtime(batching=Batching(scheduler, scheduler, patient)))
+    numbers = np.array([1, 2, 3], np.float32)
+    inputs = {"values": numbers, "row_splits": np.array([0, 1, 3]), "x": numbers, "factor": np.array(2, np.float32)}
+
+    def run(name: str) -> list[float]:
+        signature = servable.signatures[name]
+        (output,) = servable.run(signature, [inputs[key] for key in signature.inputs], signature.output_names)
+        return output.tolist()  # type: ignore[no-any-return]
+
+    batched = metrics.WRAPPED_RUNS.counted().get((), 0)
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(run, ["parts", "scaled", "doubled"] * 20))
+    assert answers == [[1, 5], [2, 4, 6], [2, 4, 6]] * 20
+    assert metrics.WRAPPED_RUNS.counted()[()] - batched == 20
+    servable.close()
 
 
 def parameters(folder: Path, text: str) -> Parameters:

@@ -1,0 +1,126 @@
+"""Why a signature may answer the same request otherwise the next time: it assigns something, or draws random numbers.
+
+What TensorFlow calls stateful is found in the graph: in a signature's traced function, before anything is written, and
+in any SavedModel, whatever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tfserving.export.findings import Finding
+from tfserving.foundation.graph import SAME, Graph, Node
+from tfserving.foundation.operations.effects import draws, leaves_state
+
+# Keras keeps the state of its random numbers in a variable of this name
+# (https://github.com/keras-team/keras/blob/v3.12.0/keras/src/random/seed_generator.py).
+SEED_STATE = "seed_generator_state"
+# Made for one request, and gone with it.
+TEMPORARY = "TemporaryVariable"
+# Their first input says which function is called.
+BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
+SHOWN = 3
+
+
+def traced_effects(name: str, function: Any, resources: Mapping[int, str]) -> list[Finding]:
+    """What is found in the concrete `function` of signature `name`.
+
+    `resources` has the paths of the model's tables and variables, by the `id` of what the function captures of them.
+    """
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+
+    inner = function.graph
+    graph = Graph(MetaGraphDef(graph_def=inner.as_graph_def()))
+    known = {**resources, **{id(variable.handle): variable.name for variable in inner.variables}}
+    # A function takes the variables and tables that it uses as inputs of its own.
+    names = {inside.op.name: known[id(outside)] for outside, inside in inner.captures if id(outside) in known}
+    # TensorFlow runs everything stateful in a function, also where no output depends on it.
+    reach = graph.reach(graph.scope())
+    return list(_found(name, graph, (node for node in graph if node in reach), names))
+
+
+def written_effects(name: str, graph: Graph) -> Iterator[Finding]:
+    """What is found in the `graph` of a SavedModel, behind its signature `name`."""
+    names = {
+        node.message.name: node.message.attr["shared_name"].s.decode(errors="replace") or node.message.name
+        for node in graph.scope().values()
+        if node.op in ("VarHandleOp", "VariableV2", "Variable")
+    }
+    return _found(name, graph, graph.nodes(name), names)
+
+
+def _found(signature: str, graph: Graph, nodes: Iterable[Node], names: dict[str, str]) -> Iterator[Finding]:
+    state: dict[str, Node] = {}
+    chance: dict[str, Node] = {}
+    found = [node for node in nodes if leaves_state(node.message) or draws(node.message)]
+    callers = _callers(graph) if found else {}
+    for node in found:
+        origins = _origins(graph, callers, node)
+        if origins and all(name in graph.scope() and graph.scope()[name].op == TEMPORARY for name in origins):
+            continue
+        variables = sorted(names[name].removesuffix(":0") for name in origins if name in names)
+        seeds = draws(node.message) or any(SEED_STATE in variable for variable in variables)
+        for what in variables or [str(node)]:
+            (chance if seeds else state).setdefault(what, node)
+    where = f"signature {signature!r}"
+    if chance:
+        yield Finding(
+            "random",
+            where,
+            f"it draws random numbers: {_listed(chance)}; a request is answered otherwise each time, so no answer can "
+            "be verified",
+            "call the model with training=False, or take a seed as an input and draw with tf.random.stateless_uniform, "
+            "stateless_normal or stateless_categorical",
+        )
+    if state:
+        yield Finding(
+            "state",
+            where,
+            f"a request changes {_listed(state)}, and so the answer to the next one, whoever sends it",
+            "take the state as an input and return it as an output; where it is a layer's, such as batch "
+            "normalization's, call the model with training=False",
+        )
+
+
+def _callers(graph: Graph) -> dict[str, list[tuple[Node, int]]]:
+    """By function the nodes that call it, and which of their inputs is its first argument."""
+    callers: dict[str, list[tuple[Node, int]]] = {}
+    for node in graph:
+        called = {node.op} if graph.is_function(node.op) else set()
+        for value in node.message.attr.values():
+            called |= {function.name for function in (value.func, *value.list.func) if function.name}
+        for name in called:
+            callers.setdefault(name, []).append((node, 1 if node.op in BRANCHES else 0))
+    return callers
+
+
+def _origins(graph: Graph, callers: Mapping[str, list[tuple[Node, int]]], node: Node) -> set[str]:
+    """The nodes of the graph itself that make the first input of `node`, through the calls that lead to it."""
+    found: set[str] = set()
+    waiting = [(node.function, tensor) for tensor in node.inputs[:1]]
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        function, name = place[0], place[1].partition(":")[0]
+        made_by = graph.scope(function).get(name)
+        if made_by and made_by.op in SAME:
+            waiting += [(function, tensor) for tensor in made_by.inputs[:1]]
+        elif not function:
+            found.add(name)
+        elif not made_by:
+            arguments = [argument.name for argument in graph.function(function).signature.input_arg]
+            for caller, first in callers.get(function, []) if name in arguments else ():
+                index = first + arguments.index(name)
+                waiting += [(caller.function, tensor) for tensor in caller.inputs[index : index + 1]]
+    return found
+
+
+def _listed(found: dict[str, Node]) -> str:
+    """Variables, each with the operation that changes it; operations alone where the variable isn't known."""
+    texts = [what if what == str(node) else f"{what} ({node.op})" for what, node in found.items()]
+    more = [f"{len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return ", ".join(texts[:SHOWN] + more)

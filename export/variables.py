@@ -1,0 +1,252 @@
+"""The variables of a SavedModel on disk, read without TensorFlow and without taking them into memory.
+
+    variables/variables.index                 by key: dtype, shape, and where the bytes are
+    variables/variables.data-00000-of-00001   the bytes
+
+The index is a table as LevelDB has it, uncompressed: blocks of sorted keys, a block that lists them, and a footer.
+https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/util/tensor_bundle/tensor_bundle.h
+https://github.com/google/leveldb/blob/main/doc/table_format.md
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from tfserving.export.errors import ExportError
+from tfserving.foundation.crc32c import masked_crc32c
+from tfserving.foundation.files import read_bounded
+from tfserving.foundation.messages import BundleEntryProto, BundleHeaderProto, TrackableObjectGraph
+from tfserving.foundation.tensors import BY_NUMBER
+
+INDEX = "variables/variables.index"
+# An entry has some hundred bytes.
+LARGEST_INDEX = 1 << 30
+_FOOTER = struct.Struct("<40sQ")
+_MAGIC = 0xDB4775248B80FB57
+_CHECKSUM = struct.Struct("<BI")
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+# This toolkit's versions hold what the signatures use in `used`, by its path in the model.
+_USED = "used"
+# Where Keras keeps a second time what has an attribute of its own, and what a model has for its training: a path
+# through one of these says little, and counts only where there is no other.
+_STORES = {"_layers", "_operations", "_functional", "_tracked", "_variables", "_trainable_variables"}
+_STORES |= {"_non_trainable_variables", "_all_variables", "variables", "trainable_variables"}
+_STORES |= {"non_trainable_variables", "weights", "keras_api"}
+_TRAINING = {"optimizer", "_optimizer", "_loss_tracker", "_compile_loss", "_compile_metrics", "_metrics", "metrics"}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable on disk: its key there, what the model calls it, its name in TensorFlow, dtype and shape.
+
+    `checksum`, of its bytes, differs only when the bytes differ.
+    """
+
+    key: str
+    name: str
+    own_name: str
+    dtype: str
+    shape: tuple[int, ...]
+    checksum: int
+    place: tuple[int, int, int]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return prod(self.shape)
+
+
+class Variables(Mapping[str, Variable]):
+    """The variables in the SavedModel in a folder, by key; none when it has no file of them.
+
+    Use it in a `with` statement: their bytes are mapped, not read. Raises ExportError when the files are damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[int, mmap.mmap] = {}
+        self._shards = 0
+        self._all: dict[str, Variable] = {}
+        path = folder / INDEX
+        if not path.exists():
+            return
+        try:
+            entries = dict(_table(read_bounded(path, LARGEST_INDEX)))
+            header = BundleHeaderProto.FromString(entries.pop(b""))
+            self._shards = header.num_shards
+            found = {key.decode(errors="backslashreplace"): _entry(data) for key, data in entries.items()}
+            graph = found.pop(_GRAPH, None)
+            own, paths = _named(self._string(graph)) if graph else ({}, {})
+        except (KeyError, IndexError, ValueError, struct.error, DecodeError, OSError) as error:
+            self.close()
+            raise ExportError(f"{path} is damaged, or no checkpoint of TensorFlow 2: {error}") from None
+        if header.endianness:
+            raise ExportError(f"{path} is of a big-endian machine, which this toolkit doesn't read")
+        names, places = _names(found, own, paths), {key: number for number, key in enumerate(paths)}
+        for key in sorted(found, key=lambda key: (places.get(key, len(places)), key)):
+            self._all[key] = Variable(key, names[key], own.get(key, ""), *found[key])
+
+    def __getitem__(self, key: str) -> Variable:
+        return self._all[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __enter__(self) -> Variables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+
+    def pieces(self, variable: Variable, size: int = 1 << 24) -> Iterator[bytes]:
+        """The bytes of a variable, `size` at a time; those of strings have their lengths before them."""
+        yield from self._pieces(variable.place, size)
+
+    def _pieces(self, place: tuple[int, int, int], size: int) -> Iterator[bytes]:
+        shard, offset, length = place
+        data = self._data(shard)
+        if offset + length > len(data):
+            raise ExportError(f"{self._path(shard)} is cut short")
+        for start in range(offset, offset + length, size):
+            yield data[start : min(start + size, offset + length)]
+
+    def _data(self, shard: int) -> mmap.mmap | bytes:
+        if shard not in self._files:
+            with self._path(shard).open("rb") as file:
+                if not self._path(shard).stat().st_size:
+                    return b""
+                self._files[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._files[shard]
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / f"variables/variables.data-{shard:05d}-of-{self._shards:05d}"
+
+    def _string(self, entry: tuple[str, tuple[int, ...], int, tuple[int, int, int]]) -> bytes:
+        """The only element of a tensor of strings: a varint, its checksum in four bytes, and so many bytes."""
+        data = b"".join(self._pieces(entry[3], 1 << 24))
+        length, start = _varint(data, 0)
+        return data[start + 4 : start + 4 + length]
+
+
+def _entry(data: bytes) -> tuple[str, tuple[int, ...], int, tuple[int, int, int]]:
+    entry = BundleEntryProto.FromString(data)
+    dtype = BY_NUMBER.get(entry.dtype)
+    shape = tuple(dim.size for dim in entry.shape.dim)
+    return (
+        dtype.name if dtype else f"type {entry.dtype}",
+        shape,
+        entry.crc32c,
+        (entry.shard_id, entry.offset, entry.size),
+    )
+
+
+def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a table."""
+    handles, magic = _FOOTER.unpack(data[-_FOOTER.size :])
+    if magic != _MAGIC:
+        raise ValueError("it ends as no table does")
+    # The first handle is of a block that is not used here.
+    _, place = _varint(handles, 0)
+    _, place = _varint(handles, place)
+    for _, handle in _block(data, handles[place:]):
+        yield from _block(data, handle)
+
+
+def _block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of the block that a handle points to. A key is written without what it shares with the last."""
+    offset, place = _varint(handle, 0)
+    size, _ = _varint(handle, place)
+    block = data[offset : offset + size]
+    compression, checksum = _CHECKSUM.unpack_from(data, offset + size)
+    if compression:
+        raise ValueError("it is compressed")
+    if masked_crc32c(data[offset : offset + size + 1]) != checksum:
+        raise ValueError(f"the checksum of the block at byte {offset} is another")
+    (restarts,) = struct.unpack_from("<I", block, len(block) - 4)
+    end = len(block) - 4 * (restarts + 1)
+    key, place = b"", 0
+    while place < end:
+        shared, place = _varint(block, place)
+        more, place = _varint(block, place)
+        length, place = _varint(block, place)
+        key = key[:shared] + block[place : place + more]
+        place += more
+        yield key, block[place : place + length]
+        place += length
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """A number of seven bits a byte, the lowest first, and where the next thing is."""
+    number = shift = 0
+    while True:
+        byte = data[place]
+        place += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the last one
+            return number, place
+        shift += 7
+
+
+def _named(graph: bytes) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """What variables are called in TensorFlow, and their paths in the model, by key, the shortest that says most."""
+    nodes = TrackableObjectGraph.FromString(graph).nodes
+    own: dict[str, str] = {}
+    paths: dict[str, tuple[str, ...]] = {}
+    waiting: tuple[deque[tuple[int, tuple[str, ...]]], ...] = (deque([(0, ())]), deque(), deque())
+    seen: set[int] = set()
+    while queue := next(filter(None, waiting), None):
+        number, path = queue.popleft()
+        if number in seen:
+            continue
+        seen.add(number)
+        for attribute in nodes[number].attributes:
+            own[attribute.checkpoint_key] = attribute.full_name
+            paths[attribute.checkpoint_key] = path
+        for child in nodes[number].children:
+            steps = tuple(child.local_name.split(".")) if path == (_USED,) else (child.local_name,)
+            when = max(waiting.index(queue), *map(_when, steps))
+            waiting[when].append((child.node_id, (*path, *steps)))
+    return own, {key: path[1:] if path[:1] == (_USED,) else path for key, path in paths.items()}
+
+
+def _when(step: str) -> int:
+    return 2 if step in _TRAINING else 1 if step in _STORES else 0
+
+
+def _names(found: Mapping[str, Any], own: Mapping[str, str], paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """What to call each variable: its path in the model, or its own name where the path says less."""
+    often = Counter(own.values())
+    names = {}
+    for key in found:
+        path, name = paths.get(key, ()), own.get(key, "").replace("/", ".")
+        shown = ".".join([*path[:-1], path[-1].lstrip("_")]) if path else _unescaped(key)
+        if not path or not any(map(_when, path)) or not name:
+            names[key] = shown
+        else:
+            names[key] = name if often[own[key]] == 1 else f"{name} ({shown})"
+    return names
+
+
+def _unescaped(key: str) -> str:
+    """A key without what TensorFlow adds; a slash and a dot in a name are written `.S` and `..` there."""
+    key = key.removesuffix(_SUFFIX).removeprefix(f"{_USED}/")
+    return re.sub(r"\.[.S]", lambda found: "/" if found[0] == ".S" else ".", key)

@@ -1,0 +1,143 @@
+"""How the variables of two versions differ, by their content: one that only has another name is equal.
+
+    same key, same bytes ──► equal
+    other key, same bytes ──► renamed
+    same key, or the same name in TensorFlow ──► changed
+    the rest ──► removed, added
+
+The bytes are compared in pieces, so that versions of any size take the same memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+
+from tfserving.export.variables import Variable, Variables
+from tfserving.foundation.tensors import BY_NAME
+
+Pair = tuple[Variable, Variable]
+# What TensorFlow calls a variable that nobody named.
+_NO_NAME = re.compile(r"(Variable(_\d+)?)?")
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """A variable that is not the same in both versions.
+
+    `what` is added, removed, renamed (its content is equal), changed, or how dtype or shape changed. `old_name` is what
+    the old version calls it, where that is another name. Of one that changed `largest` is the largest absolute difference, and `relative` the
+    root mean square of the differences over that of the old values.
+    """
+
+    variable: str
+    what: str
+    largest: float | None = None
+    relative: float | None = None
+    old_name: str | None = None
+
+
+def weight_changes(old: Path, new: Path) -> tuple[list[WeightChange], int]:
+    """The variables that differ between the SavedModels in `old` and `new`, and how many have equal content.
+
+    A renamed variable counts as equal. Raises ExportError when their files are damaged.
+    """
+    with Variables(old) as before, Variables(new) as after:
+
+        def same(one: Variable, other: Variable) -> bool:
+            return _content(one) == _content(other) and all(a == b for a, b in _pieces(before, after, (one, other)))
+
+        left, right = dict(before), dict(after)
+        equal = _paired(left, right, lambda one: one.key, same)
+        renamed = _paired(left, right, _content, same)
+        changed = _paired(left, right, lambda one: one.key, _any)
+        changed += _paired(left, right, _own_name(left, right), _any)
+        changes = [WeightChange(new.name, "renamed", old_name=old.name) for old, new in renamed]
+        changes += [_change(before, after, pair) for pair in changed]
+        changes += [WeightChange(one.name, "removed") for one in left.values()]
+        changes += [WeightChange(one.name, "added") for one in right.values()]
+        return sorted(changes, key=lambda change: change.variable), len(equal) + len(renamed)
+
+
+def is_same(old: Path, new: Path) -> bool:
+    """Whether two SavedModels have the same variables, by key, dtype, shape and bytes. Raises ExportError."""
+    with Variables(old) as before, Variables(new) as after:
+        return before.keys() == after.keys() and all(
+            _content(before[key]) == _content(after[key])
+            and all(a == b for a, b in _pieces(before, after, (before[key], after[key])))
+            for key in before
+        )
+
+
+def _paired(
+    left: dict[str, Variable],
+    right: dict[str, Variable],
+    key: Callable[[Variable], Hashable],
+    fits: Callable[[Variable, Variable], bool],
+) -> list[Pair]:
+    """Pairs of one of `left` and one of `right` with the same `key` that fit; both lose them. None is no key."""
+    waiting: dict[Hashable, list[Variable]] = defaultdict(list)
+    for one in right.values():
+        waiting[key(one)].append(one)
+    pairs = []
+    for one in list(left.values()):
+        candidates = waiting.get(key(one), []) if key(one) is not None else []
+        if found := next((other for other in candidates if fits(one, other)), None):
+            pairs.append((one, found))
+            candidates.remove(found)
+            del left[one.key], right[found.key]
+    return pairs
+
+
+def _content(one: Variable) -> tuple[str, tuple[int, ...], int]:
+    """What equal variables have in common, whatever their names."""
+    return one.dtype, one.shape, one.checksum
+
+
+def _any(_: Variable, __: Variable) -> bool:
+    return True
+
+
+def _own_name(*sides: Mapping[str, Variable]) -> Callable[[Variable], str | None]:
+    """The name in TensorFlow, of those that only one variable of each side has."""
+    often = [Counter(one.own_name for one in side.values()) for side in sides]
+
+    def key(one: Variable) -> str | None:
+        unique = all(counted[one.own_name] <= 1 for counted in often)
+        return one.own_name if unique and not _NO_NAME.fullmatch(one.own_name) else None
+
+    return key
+
+
+def _change(before: Variables, after: Variables, pair: Pair) -> WeightChange:
+    old, new = pair
+    old_name = old.name if old.name != new.name else None
+    if (old.dtype, old.shape) != (new.dtype, new.shape):
+        what = f"was {old.dtype} {old.shape}, now it is {new.dtype} {new.shape}"
+        return WeightChange(new.name, what, old_name=old_name)
+    dtype = BY_NAME.get(new.dtype)
+    if dtype is None or dtype.numpy.kind in "Ob" or not new.size:
+        return WeightChange(new.name, "changed", old_name=old_name)
+    largest = squares = apart_squares = 0.0
+    for one, other in _pieces(before, after, pair):
+        values, now = (np.frombuffer(piece, dtype.numpy) for piece in (one, other))
+        wide = values.astype(np.complex128 if dtype.numpy.kind == "c" else np.float64)
+        apart = np.abs(now - wide)
+        largest = max(largest, float(apart.max()))
+        squares += float(np.sum(np.abs(wide) ** 2))
+        apart_squares += float(np.sum(apart**2))
+    relative = sqrt(apart_squares / squares) if squares else None
+    return WeightChange(new.name, "changed", largest, relative, old_name)
+
+
+def _pieces(before: Variables, after: Variables, pair: Pair) -> Iterator[tuple[bytes, bytes]]:
+    """The bytes of two variables, piece by piece."""
+    old, new = pair
+    return zip_longest(before.pieces(old), after.pieces(new), fillvalue=b"")
