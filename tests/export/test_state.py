@@ -105,12 +105,12 @@ def dense() -> Any:
     [
         (lambda: stateful_lstm(1), "state", "a request changes sequential/memory/rnn_state (AssignVariableOp), and so"),
         (normalized_by_the_batch, "state", "norm/moving_mean (AssignVariableOp), "),
-        (counted, "state", "a request changes count (AssignAddVariableOp), and so the answer"),
+        (counted, "state", "a request changes count (AssignAddVariableOp), and so the response"),
         (lambda: with_table(mutable(), insert=True), "state", "a request changes table (LookupTableInsertV2), and so"),
         (dropout, "random", "it draws random numbers: seed_generator/seed_generator_state (AssignVariableOp); "),
         (sampled, "random", "it draws random numbers: Multinomial (categorical/Multinomial); "),
         (generated, "random", "it draws random numbers: StateVar (RngReadAndSkip); "),
-        (timed, "random", "it draws random numbers: Timestamp (Timestamp); "),
+        (timed, "random", "it reads the clock: Timestamp (Timestamp); "),
     ],
     ids=["stateful", "batch norm", "branch", "table", "dropout", "categorical", "generator", "clock"],
 )
