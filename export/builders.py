@@ -72,6 +72,7 @@ def run_builder(name: str, builder: Callable[[], Any]) -> Servable:
     if not isinstance(servable, Servable):
         raise BuilderError(
             f"builder {name!r} returned {_returned(servable)}, a tfserving.export.servable.Servable is needed"
+            f"{_instead(servable)}"
         )
     servable.check()
     return servable
@@ -98,6 +99,16 @@ def _returned(value: Any) -> str:
         # The same file under another name, as a clone's folder `export` has it.
         return f"a {type(value).__module__}.Servable"
     return f"a {_kind(value)}"
+
+
+def _instead(value: Any) -> str:
+    """What to return for a model that was returned as it is."""
+    if not hasattr(value, "variables"):
+        return ""
+    return (
+        ': Servable(model, {"serving_default": Signature(lambda x: {"y": model(x)}, {"x": TensorSpec("float32", '
+        '(None, 4))}, ("y",))}, {"serving_default": {"x": examples}}), with your own names, dtype and shape'
+    )
 
 
 def _kind(value: Any) -> str:

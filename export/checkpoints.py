@@ -179,11 +179,11 @@ def _compare(
                     f"{paths.get(id(variable.handle), path)} is {there} in the checkpoint, {here} in the model"
                 )
     assigned = [(variable, objects.key(node)) for node, variable in named.items()]
-    return _Tree(problems, kept, unused, _unseen(kept, wanted, live), checkpoint, reader, assigned)
+    return _Tree(problems, kept, unused, _unseen(kept, wanted, owner), checkpoint, reader, assigned)
 
 
-def _unseen(kept: list[str], wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
+def _unseen(kept: list[str], wanted: Mapping[str, Any], owner: Any) -> str:
     """Why variables of Keras layers in lists are not in the checkpoint, when some that are `kept` are such."""
-    unseen = {id(variable.handle) for variable in not_checkpointed(dict(live)).values()}
+    unseen = {id(variable.handle) for variable in not_checkpointed(owner).values()}
     paths = [path for path in kept if id(wanted[path].handle) in unseen]
     return f"{few(paths)}: {UNSEEN}" if paths else ""

@@ -70,7 +70,7 @@ def _found(signature: str, graph: Graph, nodes: Iterable[Node], names: dict[str,
         yield Finding(
             "random",
             where,
-            f"it {does}: {_listed(chance)}; the same request gets a different response each time, so none can be verified",
+            f"it {does}: {_listed(chance)}; the same request gets another response each time, so none can be verified",
             "call the model with training=False, or take a seed as an input and draw with tf.random.stateless_uniform, "
             "stateless_normal or stateless_categorical (docs/lint.md#random)",
         )

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfserving.export.errors import BuilderError, ExportError
-from tfserving.export.graph import read_saved_model, serving_graph
+from tfserving.export.graph import has_functions, read_graph, read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.savedmodel import read_signatures
 from tfserving.foundation.golden import SAVED_MODEL
+from tfserving.foundation.graph import Node
 
 # What TensorFlow notes about the sizes of tensors in a graph, and works out anew when it isn't there.
 NOTED = ("_output_shapes", "_input_shapes", "_shape")
+
+# Variables that are references, and tables: `tf.saved_model.load` has them, with nothing that saves what is in them.
+KEPT_BY_SESSIONS = re.compile(r"Variable(V2)?|\w*HashTable\w*")
 
 
 @dataclass(frozen=True)
 class Existing:
     """A SavedModel: the `module` that holds its variables, what its signatures say, and their functions.
 
-    `functions[name](**inputs)` answers a dict of tensors, with the names that the SavedModel has.
+    `functions[name](**inputs)` returns a dict of tensors, with the names that the SavedModel has. Inputs may be given by
+    position, too, in the order of `signatures[name].inputs`: that of their names, as a SavedModel keeps no other.
     """
 
     module: Any
@@ -48,6 +54,11 @@ def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
         raise BuilderError(str(error)) from None
     if not signatures:
         raise BuilderError(f"{path} has no signature, so nothing says how to call it (was the model built when saved?)")
+    if lost := _lost(path, signatures):
+        raise BuilderError(
+            f"{path} was written by TensorFlow 1, and TensorFlow can't save its {lost} again with a value; "
+            f"`saved_model: {path}` in models.yaml serves it as it is"
+        )
     source = path
     folder = tempfile.TemporaryDirectory()
     if any_batch and any(_fixed(signature) for signature in signatures.values()):
@@ -59,15 +70,42 @@ def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
         raise BuilderError(f"{path} can't be loaded: {type(error).__name__}: {error}") from None
     # Its assets are read from there when it is saved again.
     module.loaded_from = folder
-    return Existing(module, read_signatures(source), {name: _call(module, name) for name in signatures})
+    functions = {name: _call(module, name, signature.inputs) for name, signature in signatures.items()}
+    return Existing(module, read_signatures(source), functions)
 
 
-def _call(module: Any, name: str) -> Callable[..., Mapping[str, Any]]:
+def _call(module: Any, name: str, inputs: Mapping[str, Any]) -> Callable[..., Mapping[str, Any]]:
+    names = list(inputs)
+    where = f"functions[{name!r}] takes {', '.join(map(repr, names))}"
+
     # The signatures know the module's variables only weakly, this knows the module.
-    def call(**inputs: Any) -> Mapping[str, Any]:
-        return module.signatures[name](**inputs)  # type: ignore[no-any-return]
+    def call(*tensors: Any, **named: Any) -> Mapping[str, Any]:
+        if len(tensors) > len(names):
+            raise TypeError(f"{where}; it was given {len(tensors)} inputs by position")
+        given = dict(zip(names, tensors, strict=False))
+        for wrong, why in ((named.keys() - {*names}, "not an input"), (named.keys() & given.keys(), "given twice")):
+            if wrong:
+                raise TypeError(f"{where}; {', '.join(map(repr, sorted(wrong)))} is {why}")
+        function = module.signatures[name]
+        _, keywords = function.structured_input_signature
+        # An input `self` of a version that this toolkit wrote has another keyword.
+        other = next((keyword for keyword in keywords if keyword not in names), "self")
+        values = {key if key in keywords else other: value for key, value in (given | named).items()}
+        if "self" in values:
+            # One that TensorFlow 1 wrote can't be called in the usual way, whose first argument is called so.
+            return function._call_impl((), values)  # type: ignore[no-any-return]
+        return function(**values)  # type: ignore[no-any-return]
 
     return call
+
+
+def _lost(path: Path, signatures: Iterable[str]) -> Node | None:
+    """What keeps a value of a graph that TensorFlow 1 wrote, and would have none when it is saved again."""
+    if has_functions(path):
+        return None
+    graph = read_graph(path)
+    nodes = (node for name in signatures for node in graph.nodes(name))
+    return next((node for node in nodes if KEPT_BY_SESSIONS.fullmatch(node.op)), None)
 
 
 def _fixed(signature: ServedSignature) -> bool:

@@ -3,7 +3,8 @@
     build ──► trace ──► lint ──► write ──┬──► lint the graph ──► ask the live model ──┬──► publish
                                          └──► a fresh process loads it, and is asked ──┘
 
-Whatever fails on the way leaves the model's folder as it was.
+A SavedModel that is there already is read instead of built and traced, and copied instead of written. Whatever fails
+on the way leaves the model's folder as it was.
 """
 
 from __future__ import annotations
@@ -17,57 +18,52 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tfserving.export import restores, savedmodel
+from tfserving.export import restores
+from tfserving.export.adopted import Adopted
 from tfserving.export.builders import run_builder
-from tfserving.export.checkpoints import Restored, restore
+from tfserving.export.built import Built
+from tfserving.export.checkpoints import Restored
 from tfserving.export.edge_requests import LeftOut, by_signature
 from tfserving.export.empty_requests import check_empty
-from tfserving.export.errors import ExportError
-from tfserving.export.findings import require_clean
+from tfserving.export.errors import ExportError, ServableError
+from tfserving.export.findings import Rules
 from tfserving.export.given import read_given
-from tfserving.export.golden import LARGEST, golden_requests
+from tfserving.export.golden import LARGEST
 from tfserving.export.graph import read_graph
-from tfserving.export.lint import lint_answers, lint_graph, lint_signatures
+from tfserving.export.lint import lint_answers, lint_graph
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
-from tfserving.export.options import Effect, Option, improve, judge_with
+from tfserving.export.options import Effect, Option, judge_with
 from tfserving.export.proof import FreshProcess, Proof, prove
 from tfserving.export.records import write_golden
-from tfserving.export.servable import Servable
+from tfserving.export.savedmodel import read_signatures
+from tfserving.export.source import Asking, Source
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
-from tfserving.export.tracking import variables_of
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
 from tfserving.foundation.quality import MEASURES, Metric
-
-# Why a version mostly answers otherwise than the live model: as a function, which runs the graph as it was written, and
-# in a session when it was right as a function.
-REASONS = {
-    "function": "a common reason: Python in the function that ran only once, when it was made a graph",
-    "session": (
-        "servers run the graph as TensorFlow's optimizer, Grappler, rewrites it; a common reason: constants that it "
-        "multiplies with each other, too large or too small for their dtype"
-    ),
-}
 
 
 @dataclass(frozen=True)
 class Target:
     """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions.
 
-    The rest is as in models.yaml, and as the options of `tfserving export build`.
+    Or no builder, and the folder of a SavedModel, which is served as it is. The rest is as in models.yaml, and as the
+    options of `tfserving export build`.
     """
 
     model: str
-    builder: str
+    builder: str | None
     folder: Path
     allow: tuple[str, ...] = ()
     batch_sizes: tuple[int, ...] = (LARGEST,)
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
+
     partial: bool = False
+    saved_model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,7 @@ class _Steps:
 
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[None]:
@@ -102,70 +99,75 @@ class _Steps:
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
 
+    def leave_out(self, edges: LeftOut) -> None:
+        """Notes edge values that no golden request has, and says so unless it is normal."""
+        self.left_out.append(edges)
+        if not edges.is_normal:
+            self.say(str(edges))
 
-def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say: Callable[[str], None]) -> Exported:
+
+def export(
+    target: Target, builder: Callable[[], Any] | None, fresh: FreshProcess, say: Callable[[str], None]
+) -> Exported:
     """Makes a new version of `target`; `fresh` is a process nobody used yet, `say` is told what happens now.
+
+    `builder` is the function that the target names, None for a SavedModel.
 
     Raises BuilderError, ServableError or ProofError, and OSError when the disk refuses; nothing is left then.
     """
     steps = _Steps(lambda text: say(f"{target.model}: {text}"))
-    with steps.step("build", f"building with {target.builder}"):
-        with restores.watch() as noted:
-            servable = run_builder(target.builder, builder)
-        given = [request for file in target.golden for request in read_given(file, servable.signatures)]
+    rules = Rules(target.allow, steps.say, adopted=builder is None)
+    source: Source
+    with steps.step("build", f"reading {target.saved_model}" if builder is None else f"building with {target.builder}"):
+        source = _adopt(target) if builder is None else _build(target, builder, steps.say)
+        given = [request for file in target.golden for request in read_given(file, source.signatures)]
     judge = Judge()
-    with steps.step("trace", "making its signatures graphs"):
-        built = variables_of(servable.module)
-        functions = savedmodel.trace(servable, target.allow)
-        savedmodel.check_built(servable, built)
-        functions, restored = _restored(servable, functions, target, steps.say)
-        restores.check(noted, servable.module, functions)
-        # What a restore knows, an optimizer say, is no longer needed.
-        noted.clear()
-        declared = savedmodel.described(servable, functions)
-        _lint(declared, servable, target, steps.say)
-    left_out: list[LeftOut] = []
-
-    def note(values: LeftOut) -> None:
-        left_out.append(values)
-        if not values.is_normal:
-            steps.say(str(values))
-
-    requests: Iterable[GoldenRequest] = golden_requests(servable, judge, target.batch_sizes, given, note, target.allow)
+    with steps.step(
+        "trace", "holding its graph to the rules of lint" if builder is None else "making its signatures graphs"
+    ):
+        rules.require(source.prepare(_signatures_before(target.folder), target.allow))
+    asking = Asking(judge, target.batch_sizes, target.allow, steps.leave_out, steps.say)
+    requests: Iterable[GoldenRequest] = source.requests(given, asking)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
-        if target.options:
+        if isinstance(source, Built) and target.options:
             with steps.step("options", f"trying {', '.join(target.options)}"):
-                requests = list(requests)
-                functions, effects = improve(servable, functions, requests, target.options, staging.scratch)
+                requests = golden = list(requests)
+                effects = source.improve(golden, target.options, staging.scratch)
                 if "half" in (kept := tuple(effect.option for effect in effects if effect.kept)):
                     judge = judge_with(kept)
         with steps.step("write", "writing the SavedModel"):
-            signatures = savedmodel.write_savedmodel(servable, functions, staging.version_folder)
+            signatures = source.write(staging.version_folder)
         with steps.step("prove", "asking the live model and a fresh process the golden requests"):
 
             def linted(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
                 # While the fresh process loads the version.
-                require_clean(lint_graph(read_graph(staging.version_folder), signatures), target.allow)
+                rules.require(lint_graph(read_graph(staging.version_folder), signatures))
                 yield from requests
 
-            refused = {target.builder.partition(".")[0].partition(":")[0]}
             golden, proof = prove(
-                fresh, staging.version_folder, signatures, linted(requests), judge, refused, note, REASONS
+                fresh,
+                staging.version_folder,
+                signatures,
+                linted(requests),
+                judge,
+                source.refused,
+                steps.leave_out,
+                source.reasons,
             )
-            savedmodel.check_built(servable, built)
-            require_clean(lint_answers(golden), target.allow)
+            source.check()
+            rules.require(lint_answers(golden))
             if "empty-request" not in target.allow:
                 check_empty(fresh, signatures, golden)
         with steps.step("publish", "flushing to disk"):
             write_golden(golden, target.model, staging.version_folder)
-            if servable.evaluation:
-                write_evaluation(servable.evaluation, target.model, staging.version_folder)
+            if source.evaluation:
+                write_evaluation(source.evaluation, target.model, staging.version_folder)
             files = hash_files(staging.version_folder)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, servable, signatures, judge, kept, left_out, files).text()
+                    _manifest(target, version, source, signatures, judge, kept, steps.left_out, files).text()
                 )
             )
     return Exported(
@@ -173,45 +175,36 @@ def export(target: Target, builder: Callable[[], Any], fresh: FreshProcess, say:
         int(path.name),
         path,
         proof,
-        dict(servable.metrics),
+        dict(source.metrics),
         effects,
-        restored,
+        source.restored,
         steps.seconds,
-        tuple(left_out),
+        tuple(steps.left_out),
     )
 
 
-def _restored(
-    servable: Servable, functions: dict[str, Any], target: Target, say: Callable[[str], None]
-) -> tuple[dict[str, Any], Restored]:
-    """The traced `functions`, after the checkpoint of `target` was restored, if there is one, and what that left."""
-    if target.checkpoint is None:
-        return functions, Restored()
-    say(f"restoring {target.checkpoint}")
-    restored = restore(servable, target.checkpoint, functions, partial=target.partial)
-    # What Python made of the variables, when the functions were traced, was made of other values.
-    return savedmodel.trace(servable), restored
+def _build(target: Target, builder: Callable[[], Any], say: Callable[[str], None]) -> Built:
+    assert target.builder is not None
+    with restores.watch() as noted:
+        servable = run_builder(target.builder, builder)
+    return Built(target.builder, servable, noted, target.checkpoint, say, partial=target.partial)
 
 
-def _lint(declared: dict[str, ServedSignature], servable: Servable, target: Target, say: Callable[[str], None]) -> None:
-    """Raises LintError for what is wrong with the `declared` signatures; `say` is told the price of others."""
-    findings = lint_signatures(declared, _signatures_before(target.folder), _unbatched(servable))
-    require_clean(findings, target.allow)
-    for finding in findings:
-        if finding.note and finding.rule not in target.allow:
-            say(str(finding))
+def _adopt(target: Target) -> Adopted:
+    assert target.saved_model is not None
+    if unfit := [*target.options, *(["the checkpoint"] if target.checkpoint else [])]:
+        raise ServableError(
+            f"{', '.join(unfit)} would change it, and {target.saved_model} is served as it is; a builder with "
+            "load_existing can do it (docs/export.md)"
+        )
+    return Adopted(target.saved_model)
 
 
-def _unbatched(servable: Servable) -> tuple[str, ...]:
-    """The signatures that take one example a request."""
-    return tuple(sorted(name for name, signature in servable.signatures.items() if not signature.batched))
-
-
-def _evaluation(servable: Servable) -> EvaluationEntry | None:
+def _evaluation(source: Source) -> EvaluationEntry | None:
     """What the manifest says of the labelled rows."""
-    if (said := servable.evaluation) is None:
+    if (said := source.evaluation) is None:
         return None
-    outputs = servable.signatures[said.signature].outputs
+    outputs = source.signatures[said.signature].outputs
     output = said.output or (outputs[0] if said.metric_name in MEASURES else None)
     return EvaluationEntry(said.signature, output, said.metric_name, said.rows, said.higher_is_better, said.drop)
 
@@ -220,7 +213,7 @@ def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
     """The signatures of the newest version in `model_folder`; None when there is none that can be read."""
     versions = versions_on_disk(model_folder) if model_folder.is_dir() else {}
     try:
-        return savedmodel.read_signatures(versions[max(versions)]) if versions else None
+        return read_signatures(versions[max(versions)]) if versions else None
     except ExportError:
         return None
 
@@ -228,7 +221,7 @@ def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
 def _manifest(
     target: Target,
     version: int,
-    servable: Servable,
+    source: Source,
     signatures: dict[str, ServedSignature],
     judge: Judge,
     options: tuple[str, ...],
@@ -245,15 +238,17 @@ def _manifest(
         version=version,
         created=datetime.now(timezone.utc).replace(microsecond=0),
         builder=target.builder,
+        saved_model=str(target.saved_model.resolve()) if target.saved_model else None,
+        made_requests=source.made,
         checkpoint=target.checkpoint.name if target.checkpoint else None,
         options=options,
         versions=Versions(
             tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__, python=platform.python_version()
         ),
-        metrics=dict(servable.metrics),
-        evaluation=_evaluation(servable),
+        metrics=dict(source.metrics),
+        evaluation=_evaluation(source),
         signatures=signatures,
-        unbatched=_unbatched(servable),
+        unbatched=tuple(sorted(name for name, signature in source.signatures.items() if not signature.batched)),
         tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
         edge_values_left_out=by_signature(left_out),
         files=files,

@@ -25,14 +25,29 @@ def read_saved_model(folder: Path) -> Any:
 
 
 def serving_graph(saved: Any, folder: Path) -> Any:
-    """The part of a SavedModel that is served: the meta graph tagged `serve`. Raises ExportError when there is none."""
+    """The part of a SavedModel that is served: the meta graph with the one tag `serve`, and no other.
+
+    Raises ExportError when there is none. Servers compare all tags:
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/cc/saved_model/reader.cc (FindMetaGraphDef).
+    """
     for graph in saved.meta_graphs:
-        if "serve" in graph.meta_info_def.tags:
+        if list(graph.meta_info_def.tags) == ["serve"]:
             return graph
-    tags = [sorted(graph.meta_info_def.tags) for graph in saved.meta_graphs]
-    raise ExportError(f"{folder} has no graph for serving: the tag 'serve' is needed, it has {tags}")
+    tags = ", ".join(repr(sorted(graph.meta_info_def.tags)) for graph in saved.meta_graphs) or "none"
+    raise ExportError(
+        f"{folder} has no graph for serving: one with the tag 'serve' alone is needed, the tags of those it has are "
+        f"{tags}; load it and save it again with TensorFlow"
+    )
 
 
 def read_graph(folder: Path) -> Graph:
     """The graph that is served of the SavedModel in `folder`. Raises ExportError when it can't be read."""
     return Graph(serving_graph(read_saved_model(folder), folder))
+
+
+def has_functions(folder: Path) -> bool:
+    """Whether the SavedModel in `folder` can be run as functions, too: one that TensorFlow 1 wrote is a graph only.
+
+    Raises ExportError when it can't be read.
+    """
+    return bool(serving_graph(read_saved_model(folder), folder).object_graph_def.nodes)

@@ -82,7 +82,9 @@ class Inspection:
         if self.manifest:
             versions = self.manifest.versions
             yield "model", f"{self.manifest.model}, version {self.manifest.version}"
-            yield "exported", f"{self.manifest.created.isoformat()} by {self.manifest.builder}"
+            yield "exported", f"{self.manifest.created.isoformat()} {self.manifest.source}"
+            if self.manifest.made_requests:
+                yield "golden requests", f"of random values: {', '.join(self.manifest.made_requests)}"
             if self.manifest.checkpoint:
                 yield "checkpoint", self.manifest.checkpoint
             if self.manifest.options:

@@ -12,11 +12,12 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from tfserving.export.batches import without_batch
 from tfserving.export.changes import signature_changes
 from tfserving.export.effects import written_effects
-from tfserving.export.findings import Finding
+from tfserving.export.findings import Finding, of_adopted
 from tfserving.export.graph import read_graph
-from tfserving.export.manifest import ServedSignature
+from tfserving.export.manifest import ServedSignature, read_manifest
 from tfserving.export.ranks import trusting
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import MADE_UP
@@ -24,8 +25,10 @@ from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, ve
 from tfserving.foundation.graph import CALLS, Graph, Node
 from tfserving.foundation.operations import DOES, FILES, PYTHON, class_of
 from tfserving.foundation.served_ops import SERVED_OPS
-from tfserving.foundation.tensors import BY_NAME, STRING, dtype_of
+from tfserving.foundation.tensors import BY_NAME, BY_NUMBER, STRING, dtype_of
 
+# By their name in TensorInfo.
+NOT_DENSE = {"coo_sparse": "a sparse tensor", "composite_tensor": "a ragged or other composite tensor"}
 # JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
 # 400 (tensorflow/serving, util/json_tensor.cc).
 NOT_IN_JSON = ("bfloat16", "complex64", "complex128", "float16")
@@ -76,6 +79,7 @@ def lint_signatures(
 def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[Finding]:
     """What is wrong with what the `signatures` of a SavedModel do."""
     rules: tuple[Callable[[str, Graph, ServedSignature], Iterable[Finding]], ...] = (
+        not_servable,
         _effects,
         _int_inputs,
         _bytes_outputs,
@@ -106,16 +110,24 @@ def lint_answers(requests: Iterable[GoldenRequest]) -> list[Finding]:
 def lint_version(folder: Path) -> list[Finding]:
     """Everything that is wrong with the SavedModel in `folder`, compared with the version before it beside it.
 
+    One that no builder made is judged as it is when it is exported as it is: what only its clients feel is a note.
     Raises ExportError when there is none that can be read, and GoldenError when its golden requests are damaged.
     """
     signatures = read_signatures(folder)
     before = previous_version(folder)
-    golden = read_golden(folder) if (folder / MANIFEST).exists() else None
-    return [
-        *lint_signatures(signatures, read_signatures(before) if before else None, golden.unbatched if golden else ()),
+    golden, adopted = None, True
+    if (folder / MANIFEST).exists():
+        golden, adopted = read_golden(folder), read_manifest(folder).builder is None
+    found = [
+        *lint_signatures(
+            signatures,
+            read_signatures(before) if before else None,
+            golden.unbatched if golden else without_batch(signatures),
+        ),
         *lint_graph(read_graph(folder), signatures),
         *lint_answers(golden.requests if golden else ()),
     ]
+    return of_adopted(found) if adopted else found
 
 
 def previous_version(folder: Path) -> Path | None:
@@ -149,7 +161,12 @@ def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
 
 def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterator[Finding]:
     """What is wrong with the batch of a signature's inputs and outputs; `declared` says that it is to have none."""
-    single = next((key for key, spec in signature.inputs.items() if spec.shape == ()), None)
+    # What is no tensor has no shape here, and is found by itself.
+    inputs, outputs = (
+        {key: spec for key, spec in specs.items() if spec.dtype in BY_NAME}
+        for specs in (signature.inputs, signature.outputs)
+    )
+    single = next((key for key, spec in inputs.items() if spec.shape == ()), None)
     if declared or single is not None:
         yield Finding(
             "unbatched",
@@ -162,7 +179,7 @@ def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterat
         )
         return
     fixed = False
-    for key, spec in signature.inputs.items():
+    for key, spec in inputs.items():
         if spec.shape and spec.shape[0] is not None:
             fixed = True
             yield Finding(
@@ -172,7 +189,7 @@ def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterat
                 f"{(None, *spec.shape[1:])} takes any; where it is no batch at all, declare the signature with "
                 "batched=False",
             )
-    for key, spec in signature.outputs.items() if not fixed else ():
+    for key, spec in outputs.items() if not fixed else ():
         if spec.shape is not None and spec.shape[:1] != (None,):
             yield Finding(
                 "output-batch",
@@ -181,6 +198,30 @@ def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterat
                 "answer a row for each row (does the function reshape to a fixed size, or answer something that no row "
                 "has?), or declare the signature with batched=False",
             )
+
+
+def not_servable(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
+    """What no request to the signature called `name` could carry, and no answer."""
+    definition = graph.signatures[name]
+    for kind, infos in (("input", definition.inputs), ("output", definition.outputs)):
+        if not infos:
+            yield Finding(
+                "not-servable",
+                f"signature {name!r}",
+                f"it has no {kind}s",
+                "give it some, or leave it out",
+            )
+        for key, info in sorted(infos.items()):
+            what = NOT_DENSE.get(info.WhichOneof("encoding"))
+            if what is None and info.dtype not in BY_NUMBER:
+                what = f"of {getattr(signature, f'{kind}s')[key].dtype}, which no client can send or read"
+            if what:
+                yield Finding(
+                    "not-servable",
+                    f"signature {name!r}, {kind} {key!r}",
+                    f"it is {what}; requests and answers are dense tensors",
+                    "take or answer its parts, each by a name of its own (values and row lengths, say)",
+                )
 
 
 def _effects(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:  # noqa: ARG001

@@ -58,7 +58,18 @@ class Manifest(_Strict):
     model: Annotated[str, Field(description="The name it is served under.")]
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
-    builder: Annotated[str, Field(description="The function that made the servable, as 'module:function'.")]
+    builder: Annotated[
+        str | None,
+        Field(description="The function that made the servable, as 'module:function', if one did."),
+    ] = None
+    saved_model: Annotated[
+        str | None,
+        Field(description="The folder of the SavedModel that was exported as it is, if one was."),
+    ] = None
+    made_requests: Annotated[
+        tuple[str, ...],
+        Field(description="The signatures whose golden requests are random values of their dtypes and shapes."),
+    ] = ()
     checkpoint: Annotated[
         str | None, Field(description="The checkpoint that the variables were restored from, if one was named.")
     ] = None
@@ -93,14 +104,20 @@ class Manifest(_Strict):
     files: Annotated[dict[str, FileEntry], Field(description="Every other file, by its path in the version's folder.")]
     digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
 
+    @property
+    def source(self) -> str:
+        """What it was made of."""
+        return f"by {self.builder}" if self.builder else f"from the SavedModel {self.saved_model}, as it is"
+
     def text(self) -> str:
         """The file's text, its digest made anew."""
         digest = hashlib.sha256(self._text("").encode()).hexdigest()
         return self._text(digest)
 
     def _text(self, digest: str) -> str:
-        # A version without them says nothing of labelled rows, signatures without a batch, or edge values.
-        absent = {name for name in ("evaluation", "unbatched", "edge_values_left_out") if not getattr(self, name)}
+        # What a version doesn't have it says nothing of.
+        optional = ("builder", "saved_model", "made_requests", "evaluation", "unbatched", "edge_values_left_out")
+        absent = {name for name in optional if not getattr(self, name)}
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=absent) + "\n"
 
 

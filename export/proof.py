@@ -24,7 +24,7 @@ from types import TracebackType
 from tfserving.export import fresh
 from tfserving.export.edge_requests import EdgeRequest, Note
 from tfserving.export.errors import ProofError
-from tfserving.export.graph import read_graph
+from tfserving.export.graph import has_functions, read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
 from tfserving.export.rows import described
@@ -34,7 +34,7 @@ from tfserving.foundation import messages, served_ops
 from tfserving.foundation.golden import GoldenRequest, request_of
 from tfserving.foundation.messages import PredictResponse
 from tfserving.foundation.temporary import no_temporary
-from tfserving.foundation.tensors import Array, from_proto
+from tfserving.foundation.tensors import BY_NAME, Array, from_proto
 
 DESCRIPTORS = Path(messages.__file__).with_name("descriptors.binpb")
 STDERR_LINES = 12
@@ -211,12 +211,14 @@ def prove(
 ) -> tuple[list[GoldenRequest], Proof]:
     """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
 
-    The `requests` are taken one by one, so that they can be made meanwhile; they come back as a list, without the edge
-    values that are disputed, of which `note` is told. Raises ProofError naming the signature, the output and the
-    largest difference, with a common reason for one when it is run in that way, if `reasons` has any.
+    It is run in a session, as servers do, and as a function, if TensorFlow 2 wrote it. The `requests` are taken one by
+    one, so that they can be made meanwhile; they come back as a list, without the edge values that are disputed, of
+    which `note` is told. Raises ProofError naming the signature, the output and the largest difference, with a common
+    reason for one when it is run in that way, if `reasons` has any.
     """
     one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
-    rounds = [[way] for way in fresh.WAYS] if one_by_one else [list(fresh.WAYS)]
+    every = fresh.WAYS if has_functions(version_folder) else ("session",)
+    rounds = [[way] for way in every] if one_by_one else [list(every)]
     comparison = _Comparison(judge, reasons or {})
     golden: list[GoldenRequest] = []
     for ways in rounds:
@@ -277,7 +279,8 @@ def _disputed(request: EdgeRequest, answers: Mapping[str, Mapping[str, Array]], 
     for way, answer in answers.items():
         if rows := request.disputed(answer, comparison.judge, rewritten=way == "session"):
             rest, answered = (replace(request, outputs=outputs).without(rows) for outputs in (request.outputs, answer))
-            comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
+            if rest and answered:
+                comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
             disputed |= rows
     return disputed
 
@@ -315,7 +318,27 @@ def _as_recorded(request: GoldenRequest, answered: Mapping[str, Array] | None = 
 def _check_signatures(
     loaded: Mapping[str, Mapping[str, Mapping[str, TensorSpec]]], written: Mapping[str, ServedSignature]
 ) -> None:
+    """Raises ProofError when what was `loaded` is not what was `written`; it may know less of the shapes."""
     for name, signature in written.items():
         declared = {"inputs": signature.inputs, "outputs": signature.outputs}
-        if loaded.get(name) != declared:
-            raise ProofError(f"signature {name!r} is loaded as {loaded.get(name)}, it was written as {declared}")
+        found = loaded.get(name)
+        if found is None or not all(_fit(found[kind], specs) for kind, specs in declared.items()):
+            raise ProofError(f"signature {name!r} is loaded as {found}, it was written as {declared}")
+
+
+def _fit(loaded: Mapping[str, TensorSpec], written: Mapping[str, TensorSpec]) -> bool:
+    # What is no tensor of a request is not asked.
+    return loaded.keys() == written.keys() and all(
+        (loaded[name].dtype == spec.dtype and _covers(loaded[name].shape, spec.shape)) or spec.dtype not in BY_NAME
+        for name, spec in written.items()
+    )
+
+
+def _covers(wide: tuple[int | None, ...] | None, narrow: tuple[int | None, ...] | None) -> bool:
+    if wide is None or wide == narrow:
+        return True
+    return (
+        narrow is not None
+        and len(wide) == len(narrow)
+        and all(size in (None, other) for size, other in zip(wide, narrow, strict=True))
+    )

@@ -70,7 +70,7 @@ class Restore:
     @property
     def is_partial(self) -> bool:
         """Whether the builder said that not everything is in the checkpoint."""
-        return bool(self.status._checkpoint.expect_partial)
+        return self.objects is not None and bool(self.status._checkpoint.expect_partial)
 
     def is_as_left(self, variable: Any, module: Any) -> bool:
         """Whether `variable`, which got no value, was not given one since then, by training `module` or otherwise."""
@@ -144,7 +144,7 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
     objects = None
     given: set[int] = set()
     if path is not None:
-        reader = tf.train.load_checkpoint(path)
+        reader = tf.train.load_checkpoint(str(path))
         if objects := read_objects(reader):
             given = {id(one.handle) for one in weights if was_restored(one, status._checkpoint.restore_uid)}
         else:
@@ -168,7 +168,7 @@ def _digest(variable: Any) -> int:
     array = np.ascontiguousarray(variable.numpy())
     if array.dtype.hasobject:
         return hash(tuple(array.ravel().tolist()))
-    return zlib.crc32(array.reshape(-1).view(np.uint8))
+    return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)))
 
 
 def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
@@ -219,9 +219,11 @@ def _check_values(restore: Restore, served: Mapping[str, Any], module: Any) -> N
             f"the builder restored {restore.path}, but its values did not reach {few(renamed)}, which Keras 2 wrote "
             "under other names; leave restore() out of the builder and use --from-checkpoint, which knows them"
         )
-    kept = [path for path, one in missing.items() if not was_restored(one) and restore.is_as_left(one, module)]
+    # By name, TensorFlow notes a restore in every variable, even if there is no such name.
+    kept = {path: one for path, one in missing.items() if restore.objects is None or not was_restored(one)}
+    kept = {path: one for path, one in kept.items() if restore.is_as_left(one, module)}
     unseen = {id(one.handle) for one in not_checkpointed(restore.checkpoint).values()}
-    if hidden := [path for path in kept if id(missing[path].handle) in unseen]:
+    if hidden := [path for path in kept if id(kept[path].handle) in unseen]:
         raise CheckpointError(f"the builder restored {restore.path}, which has no value for {few(hidden)}: {UNSEEN}")
     if kept and not restore.is_partial:
         raise CheckpointError(

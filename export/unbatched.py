@@ -55,10 +55,10 @@ def unbatched_requests(
         yield live.ask({name: array for name, array in requests[0].items() if name not in live.signature.defaults})
     refused = []
     for edge in EDGES:
-        if (inputs := _with_edge(requests[0], edge)) is None:
+        if (changed := _with_edge(requests[0], edge)) is None:
             continue
         try:
-            asked = live.ask(inputs)
+            asked = live.ask(changed)
         except LintError:
             raise
         except ServableError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,11 +34,12 @@ Examples:
   tfserving export build                                         every model in models.yaml
   tfserving export build --missing --json                        those without a version, the result as JSON
   tfserving export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
+  tfserving export build spam=exports/spam --golden spam.json    spam/, the SavedModel in exports/spam as it is
   tfserving export build --from-checkpoint runs/7 train.spam:untrained
                                                                  the latest checkpoint in runs/7
   tfserving export build digits --freeze --half                  weights as constants, of half the size"""
 )
-@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION]...")
+@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION | NAME=SAVED_MODEL]...")
 @fleet_option
 @folder_option
 @click.option("--missing", is_flag=True, help="Leaves out models that have a version already.")
@@ -85,8 +87,9 @@ def build(
     """Exports the fleet, or the MODELs named, each as a new version.
 
     NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
-    returns a tfserving.export.servable.Servable. A version that exists is never touched. When one model fails the
-    others are exported all the same, and the exit code is 1.
+    returns a tfserving.export.servable.Servable. NAME=SAVED_MODEL exports the SavedModel in that folder as it is. A
+    version that exists is never touched. When one model fails the others are exported all the same, and the exit code
+    is 1.
 
     --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
     the time of a call before and after are printed.
@@ -118,6 +121,7 @@ def build(
                     golden=(*model.golden, *golden),
                     options=options,
                     checkpoint=prefix,
+                    saved_model=model.saved_model,
                     partial=partial,
                 )
             )
@@ -181,20 +185,20 @@ def _options(**wanted: bool) -> tuple[Option, ...]:
 def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
     """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed.
 
-    TensorFlow is imported only when there is a builder that can be called.
+    TensorFlow is imported only when there is a builder that can be called, or a SavedModel.
     """
-    from tfserving.export.before_import import look_at
     from tfserving.export.builders import find_builder
     from tfserving.export.console import Progress, import_tensorflow
     from tfserving.export.errors import ExportError
     from tfserving.export.exporter import export
     from tfserving.export.proof import FreshProcess
     from tfserving.export.restores import watch
+    from tfserving.export.user_code import told
 
     there = []
     for target in targets:
         try:
-            look_at(target.builder)
+            _look_at(target)
             there.append(target)
         except ExportError as error:
             yield target, error
@@ -207,12 +211,12 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
         import_tensorflow()
         # A module may restore when it is imported.
         processes.enter_context(watch())
-        builders: dict[str, Callable[[], Any]] = {}
+        builders: dict[str, Callable[[], Any] | None] = {}
         for target in there:
             try:
                 # What a module or a builder prints is no result.
                 with contextlib.redirect_stdout(sys.stderr):
-                    builders[target.model] = find_builder(target.builder)
+                    builders[target.model] = find_builder(target.builder) if target.builder else None
             except ExportError as error:
                 yield target, error
         found = [target for target in there if target.model in builders]
@@ -227,7 +231,27 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
                     outcome = export(target, builders[target.model], fresh, progress.say)
             except (ExportError, OSError) as error:
                 outcome = error
+            except Exception as error:
+                # Of TensorFlow's or of this toolkit's: it is this model's, the others are exported.
+                outcome = RuntimeError(f"{told(error)}\n  raised at {_place(error)}")
             yield target, outcome
+
+
+def _look_at(target: Target) -> None:
+    """Raises ExportError when there is no builder, or no SavedModel, as far as files tell."""
+    from tfserving.export.before_import import look_at
+    from tfserving.export.copied import files_of
+
+    if target.builder:
+        look_at(target.builder)
+    elif target.saved_model:
+        files_of(target.saved_model)
+
+
+def _place(error: Exception) -> str:
+    """The file and line that an error comes from, whoever wrote them."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{frame.filename}:{frame.lineno}, in {frame.name}"
 
 
 def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:

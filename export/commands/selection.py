@@ -34,7 +34,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="The result a
 
 
 def select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:
-    """A fleet of just what `models` names: all of `file` when nothing is, its models, and [NAME=]MODULE:FUNCTION."""
+    """A fleet of just what `models` names: all of `file` when nothing is, its models, and those of the command line.
+
+    [NAME=]MODULE:FUNCTION names a builder, NAME=FOLDER a SavedModel.
+    """
+    from tfserving.foundation.golden import SAVED_MODEL
     from tfserving.serving.models_yaml.fleet import BUILDER, NAME, Fleet, Model, read_fleet
 
     strangers: dict[str, Model] = {}
@@ -47,9 +51,12 @@ def select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:
             raise click.UsageError(
                 f"{name!r} can't name a model: letters, digits, '_', '.' and '-', the first no '.' or '-'"
             )
-        if not BUILDER.fullmatch(builder):
-            raise click.UsageError(f"{text}: {builder!r} is not 'module:function'")
-        strangers[name] = Model(builder=builder)
+        if (Path(builder) / SAVED_MODEL).is_file() or Path(builder).is_dir():
+            strangers[name] = Model(saved_model=Path(builder).absolute())
+        elif BUILDER.fullmatch(builder):
+            strangers[name] = Model(builder=builder)
+        else:
+            raise click.UsageError(f"{text}: {builder!r} is neither 'module:function' nor the folder of a SavedModel")
     names = tuple(model for model in models if "=" not in model and ":" not in model)
     if names or not strangers:
         fleet = read_fleet(file)

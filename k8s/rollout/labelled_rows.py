@@ -72,10 +72,10 @@ def _found(
     return None, ""
 
 
-def _check_function(builder: str, model: str, said: LabelledRows, evaluation: Evaluation) -> None:
+def _check_function(builder: str | None, model: str, said: LabelledRows, evaluation: Evaluation) -> None:
     """Refuses to run a function that a version names and models.yaml doesn't: whoever writes versions may name any."""
     name = evaluation.metric_name
-    trusted = {one.partition(":")[0] for one in (builder, said.builder or "")}
+    trusted = {one.partition(":")[0] for one in (builder, said.builder) if one}
     if name not in MEASURES and name != said.metric and name.partition(":")[0] not in trusted:
         raise EvaluationError(
             f"the version's metric is {name}, which is not in the module of its builder; "

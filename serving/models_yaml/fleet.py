@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from yaml.composer import ComposerError
 
 from tfserving.foundation.files import read_text
@@ -41,6 +41,7 @@ Rule = Literal[
     "int-input",
     "made-up-name",
     "no-signature",
+    "not-servable",
     "output-batch",
     "python-op",
     "random",
@@ -58,14 +59,23 @@ class FleetError(Exception):
 
 
 class Model(Strict):
-    """One model of the fleet."""
+    """One model of the fleet: a builder makes it, or a SavedModel is there already."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["builder"]}, {"required": ["saved_model"]}]})
 
     builder: Annotated[
-        str,
+        str | None,
         Field(
             description="The function that makes the servable, as 'module:function'.", pattern=f"^{BUILDER.pattern}$"
         ),
-    ]
+    ] = None
+    saved_model: Annotated[
+        Path | None,
+        Field(
+            description="Instead of a builder, the folder of a SavedModel that is served as it is. Relative to the file "
+            "that says it."
+        ),
+    ] = None
     allow: Annotated[
         tuple[Rule, ...], Field(description="Rules of docs/lint.md that this model may break.", validate_default=True)
     ] = ()
@@ -102,6 +112,15 @@ class Model(Strict):
             "those that labels name. With a label `stable`, none that is newer than that."
         ),
     ] = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        if (self.builder is None) == (self.saved_model is None):
+            raise ValueError(
+                f"it has {'neither a builder nor' if self.builder is None else 'a builder and'} a saved_model; one of "
+                "them is needed: `builder: module:function`, or `saved_model: FOLDER`, which is served as it is"
+            )
+        return self
 
     @field_validator("versions", mode="before")
     @classmethod
@@ -220,6 +239,7 @@ def read_fleet(path: Path) -> Fleet:
     models = {
         name: model.model_copy(
             update={
+                "saved_model": model.saved_model and here / model.saved_model,
                 "golden": tuple(here / file for file in model.golden),
                 "evaluation": _absolute(model.evaluation, here),
             }

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.export.conftest import Project
 from tests.exporting import typed_in
@@ -75,7 +82,7 @@ def test_a_file_becomes_a_version_that_needs_none_of_its_code(project: Project, 
     assert asked.stdout == "(2, 2) []\n"
 
 
-def test_a_layer_that_was_not_registered_says_what_it_needs(project: Project) -> None:
+def test_a_builders_file_that_cannot_be_loaded_ends_in_keras_own_words_and_what_to_change(project: Project) -> None:
     write(project, "# Not registered: it loads where it was made by luck.")
     (project.folder / "elsewhere.py").write_text(
         "from tfserving.export.keras_file import load_keras\n\ndef build():\n    return load_keras('double.keras')\n"
@@ -83,25 +90,229 @@ def test_a_layer_that_was_not_registered_says_what_it_needs(project: Project) ->
     done = project.run("build", "elsewhere:build")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "double.keras can't be loaded: " in done.stderr
-    assert "could not be deserialized properly" in done.stderr
-    needs = "needs get_config() and @keras.saving.register_keras_serializable(), and its module imported before"
-    assert f"A layer, activation or loss of one's own {needs} the file is loaded" in done.stderr
+    assert "double.keras can't be loaded: Could not locate class 'Double'." in done.stderr
+    assert "Double needs @keras.saving.register_keras_serializable(), and its module imported before" in done.stderr
 
 
-def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
-    (tmp_path / "text.keras").write_text("no archive")
-    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "right.keras")
-    cut = (tmp_path / "right.keras").read_bytes()[:-100]
-    (tmp_path / "cut.keras").write_bytes(cut)
+REGISTER = "@keras.saving.register_keras_serializable('files')"
+NO_KWARGS = f"""
+{REGISTER}
+class Mine(keras.layers.Layer):
+    def __init__(self, factor=2):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, rows):
+        return rows * self.factor
+
+    def get_config(self):
+        return {{**super().get_config(), "factor": self.factor}}
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Callable[[str, Any], Path]]:
+    """Saves a model with the layer `Mine` that the source makes, and forgets the class."""
+
+    def save(source: str, name: str = "mine.keras") -> Path:
+        namespace: dict[str, Any] = {"keras": keras, "__name__": "mine"}
+        exec(source, namespace)  # noqa: S102 - a class that only this file knows
+        layers = [keras.Input((3,)), namespace["Mine"](), keras.layers.Dense(2)]
+        keras.Sequential(layers).save(tmp_path / name)
+        return tmp_path / name
+
+    yield save
+    keras.saving.get_custom_objects().pop("files>Mine", None)
+
+
+PROPER = NO_KWARGS.replace("factor=2)", "factor=2, **kwargs)").replace("__init__()", "__init__(**kwargs)")
+
+
+@pytest.mark.parametrize(
+    ("source", "now", "reason", "hint"),
+    [
+        (
+            NO_KWARGS,
+            NO_KWARGS,
+            "Mine.__init__() got an unexpected keyword argument 'name'",
+            "Mine.__init__ must take **kwargs and pass them to super().__init__(**kwargs)",
+        ),
+        (
+            PROPER,
+            PROPER.replace("factor", "scale"),
+            "Unrecognized keyword arguments passed to Mine: {'factor': 2}",
+            "get_config of Mine returns them, and its __init__ does not take them: {'factor': 2}",
+        ),
+        (
+            PROPER,
+            NO_KWARGS.replace("factor=2", "name, trainable, dtype"),
+            "Mine.__init__() got an unexpected keyword argument 'factor'",
+            "get_config of Mine returns 'factor', which its __init__ does not take",
+        ),
+        (
+            PROPER,
+            PROPER.replace("factor=2", "factor, units"),
+            "Mine.__init__() missing 1 required positional argument: 'units'",
+            "get_config of Mine must return 'units', too",
+        ),
+        (
+            PROPER,
+            "",
+            "Could not locate class 'Mine'.",
+            "Mine needs @keras.saving.register_keras_serializable(), and its module imported before the file is "
+            "loaded; or load_keras(path, custom_objects={'Mine': Mine})",
+        ),
+        (
+            PROPER,
+            PROPER + "\n    def build(self, shape):\n        self.w = self.add_weight(shape=(1,))\n",
+            "objects could not be loaded",
+            "the layers are not built as they were when the file was written",
+        ),
+    ],
+    ids=["no kwargs", "other config", "other argument", "missing argument", "not registered", "other variables"],
+)
+def test_each_mistake_in_a_layer_of_ones_own_has_its_own_hint(
+    files: Callable[..., Path], source: str, now: str, reason: str, hint: str
+) -> None:
+    path = files(source)
+    keras.saving.get_custom_objects().pop("files>Mine", None)
+    exec(now, {"keras": keras, "__name__": "mine"})  # noqa: S102 - the class as it is now
+    with pytest.raises(BuilderError) as refused:
+        load_keras(path)
+    said = str(refused.value)
+    assert reason in said
+    assert hint in said
+    assert "deserialized properly" not in said
+    assert "config=" not in said
+
+
+def test_a_layer_is_found_as_keras_finds_it(files: Callable[..., Path]) -> None:
+    path = files(PROPER.replace(REGISTER, ""))
+    namespace: dict[str, Any] = {"keras": keras, "__name__": "mine"}
+    exec(PROPER.replace(REGISTER, ""), namespace)  # noqa: S102
+    assert load_keras(path, custom_objects={"Mine": namespace["Mine"]}).count_params() == 8
+    with keras.saving.custom_object_scope({"Mine": namespace["Mine"]}):
+        assert load_keras(path).count_params() == 8
+
+
+def test_a_loss_of_ones_own_is_not_needed_unless_it_is_asked_for(tmp_path: Path) -> None:
+    def mine(wanted: Any, found: Any) -> Any:
+        return keras.ops.mean(keras.ops.abs(wanted - found))
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("adam", mine)
+    model.save(tmp_path / "loss.keras")
+    assert not load_keras(tmp_path / "loss.keras").compiled
+    with pytest.raises(BuilderError, match="Could not locate function 'mine'"):
+        load_keras(tmp_path / "loss.keras", compile=True)
+
+
+def test_a_lambda_layer_is_loaded_only_when_its_code_is_trusted(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda rows: rows * 2)]).save(tmp_path / "lambda.keras")
+    with pytest.raises(
+        BuilderError, match=r"a Lambda layer is Python code in the file: load_keras\(path, safe_mode=False"
+    ):
+        load_keras(tmp_path / "lambda.keras")
+    model = load_keras(tmp_path / "lambda.keras", safe_mode=False)
+    np.testing.assert_array_equal(model(np.ones((1, 3), np.float32)), [[2, 2, 2]])
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model as `.keras`, `.h5` and `.weights.h5`."""
+    folder = tmp_path_factory.mktemp("right")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    for name in ("model.keras", "model.h5"):
+        model.save(folder / name)
+    model.save_weights(folder / "model.weights.h5")
+    return folder
+
+
+def rewritten(path: Path, copy: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """A copy of a `.keras` file whose members `change` changes, or leaves out."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as new:
+        for name in archive.namelist():
+            if (content := change(name, archive.read(name))) is not None:
+                new.writestr(name, content)
+    return copy
+
+
+def test_a_whole_model_in_hdf5_is_loaded(right: Path) -> None:
+    weights = [load_keras(right / name).get_weights() for name in ("model.keras", "model.h5")]
+    np.testing.assert_array_equal(weights[0][0], weights[1][0])
+
+
+def test_a_file_that_is_none_is_told(right: Path, tmp_path: Path) -> None:
+    content = {name: (right / name).read_bytes() for name in ("model.keras", "model.h5", "model.weights.h5")}
+    wrong = {
+        "text.keras": (b"no archive", r"is no \.keras file, as model\.save\('name\.keras'\) writes it, and no \.h5"),
+        "cut.keras": (content["model.keras"][:-100], r"is no \.keras file, .* or a damaged one"),
+        "text.h5": (b"no archive", r"is no \.keras file, .* or a damaged one"),
+        "cut.h5": (content["model.h5"][:900], "the file is damaged or incomplete"),
+        "hdf5.keras": (content["model.h5"], r"has a model in the format \.h5; rename it to hdf5\.h5"),
+        "zip.h5": (content["model.keras"], r"has a model in the format \.keras; rename it to zip\.keras"),
+        "model.weights.h5": (
+            content["model.weights.h5"],
+            r"has weights, no model: make the model in the builder, then model\.load_weights\(",
+        ),
+        "renamed.h5": (content["model.weights.h5"], r"has weights, no model: .* model\.load_weights\(path\)"),
+    }
+    for name, (written, problem) in wrong.items():
+        (tmp_path / name).write_bytes(written)
+        with pytest.raises(BuilderError, match=rf"{name}.*{problem}|{name}.*\n  .*{problem}"):
+            load_keras(tmp_path / name)
     with pytest.raises(BuilderError, match=r"none\.keras: there is no such file"):
         load_keras(tmp_path / "none.keras")
-    for name in ("text.keras", "cut.keras"):
-        with pytest.raises(
-            BuilderError, match=rf"{name} is no \.keras file, as model\.save\('name\.keras'\) writes it"
-        ):
-            load_keras(tmp_path / name)
-    assert load_keras(tmp_path / "right.keras").count_params() == 8
+    for change in (
+        lambda name, content: None if name == "config.json" else content,
+        lambda name, content: None if name.endswith(".h5") else content,
+        lambda name, content: b"{" if name == "config.json" else content,
+        lambda name, content: content[:500] if name.endswith(".h5") else content,
+    ):
+        damaged = rewritten(right / "model.keras", tmp_path / "damaged.keras", change)
+        with pytest.raises(BuilderError, match="the file is damaged or incomplete"):
+            load_keras(damaged)
+
+
+def test_a_folder_says_what_loads_it(tmp_path: Path) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path / "saved"))
+    with pytest.raises(
+        BuilderError, match=r"is a SavedModel: `saved_model: .*saved` in models\.yaml serves it as it is"
+    ):
+        load_keras(tmp_path / "saved")
+    with pytest.raises(BuilderError, match="is a folder; load_keras loads files"):
+        load_keras(tmp_path)
+
+
+def test_a_file_of_another_version_of_keras_says_so(right: Path, tmp_path: Path) -> None:
+    def written_by(version: str) -> Callable[[str, bytes], bytes]:
+        def change(name: str, content: bytes) -> bytes:
+            if name == "metadata.json":
+                return json.dumps({"keras_version": version}).encode()
+            # An argument that this version's layer does not have.
+            return (
+                content.replace(b'"activation":', b'"time_major": false, "activation":') if ".json" in name else content
+            )
+
+        return change
+
+    hints = {
+        "2.15.0": r"Keras 2\.15\.0, tf-keras, wrote it, this is Keras 3\..* model\.save_weights\('name\.weights\.h5'\)",
+        "99.1.0": r"Keras 99\.1\.0 wrote it, this is Keras 3\..*: pip install 'keras>=99\.1\.0'",
+        keras.__version__: "another version of Keras has a Dense that takes them; load the file with that version",
+    }
+    for version, hint in hints.items():
+        path = rewritten(right / "model.keras", tmp_path / "other.keras", written_by(version))
+        with pytest.raises(BuilderError, match=hint):
+            load_keras(path)
+    with h5py.File(right / "model.h5", "r+") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        assert load_keras(right / "model.h5").count_params() == 8
+        file.attrs["model_config"] = file.attrs["model_config"].replace(
+            '"activation"', '"time_major": false, "activation"'
+        )
+    with pytest.raises(BuilderError, match=r"Keras 2\.15\.0, tf-keras, wrote it"):
+        load_keras(right / "model.h5")
 
 
 def test_the_sample_has_a_layer_an_activation_and_a_loss_that_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_an_unbuilt_model_is_refused_with_the_variables_that_it_lacks() -> None:
         ServableError, match=r"Stack was not built: its variables first\.kernel, .*second\.bias"
     ) as error:
         savedmodel.check_built(servable, before)
-    assert "call it, or load its weights, in the builder" in str(error.value)
+    assert "call it on example rows, model(examples), and then load or train its weights" in str(error.value)
 
 
 def test_a_built_model_passes() -> None:
@@ -90,7 +90,10 @@ def test_a_built_model_passes() -> None:
     ("builder", "problem"),
     [
         (zoo.fixed_function_batch, "its function can't be made a graph for rows: float32 (None, 3): "),
-        (zoo.untracked, "uses the variables hidden:0, which Scale does not track; make them attributes of it"),
+        (
+            zoo.untracked,
+            "uses the variables hidden:0, which Scale does not track; make them attributes of the Scale or",
+        ),
     ],
     ids=["function", "untracked"],
 )

@@ -154,7 +154,7 @@ def test_in_a_savedmodel_that_something_else_wrote_they_are_found_too(tmp_path: 
     assert "it draws random numbers: RandomStandardNormal (random_normal/RandomStandardNormal); " in found["random"]
 
 
-@pytest.mark.parametrize(("rule", "builder"), [("state", lambda: stateful_lstm(1)), ("random", sampled)])
+@pytest.mark.parametrize(("rule", "builder"), [("state", lambda: stateful_lstm(1)), ("random", generated)])
 def test_allowing_it_does_not_prove_it(export_here: Export, rule: str, builder: Callable[[], Servable]) -> None:
     builder.__name__ = "changing"
     with pytest.raises(ServableError, match="the same request is answered differently the second time"):
