@@ -249,7 +249,7 @@ def _stateful_layers(module: Any) -> str:
         return ""
     return (
         f"\n  {', '.join(names)} has stateful=True: it keeps the state of one batch, of a fixed size, and a request "
-        "would change the answer to the next one; leave it out, and make the state an input and an output "
+        "would change the response to the next one; leave it out, and make the state an input and an output "
         "(docs/lint.md#state)"
     )
 
