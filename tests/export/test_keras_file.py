@@ -160,7 +160,7 @@ PROPER = NO_KWARGS.replace("factor=2)", "factor=2, **kwargs)").replace("__init__
             "",
             "Could not locate class 'Mine'.",
             "Mine needs @keras.saving.register_keras_serializable(), and its module imported before the file is "
-            "loaded; or load_keras(path, custom_objects={'Mine': Mine})",
+            "loaded; or custom_objects={'Mine': Mine}; or, for a loss or a metric, compile=False",
         ),
         (
             PROPER,
