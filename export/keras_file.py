@@ -14,6 +14,10 @@ from tfserving.foundation.golden import SAVED_MODEL
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HDF5_SUFFIXES = (".h5", ".hdf5")
+ANEW = (
+    "model.save_weights('name.weights.h5') for a model that the builder makes, or tf.saved_model.save for "
+    "`saved_model:` in models.yaml"
+)
 
 
 def load_keras(path: str | Path, **kwargs: Any) -> Any:
@@ -33,7 +37,7 @@ def load_keras(path: str | Path, **kwargs: Any) -> Any:
         return keras.saving.load_model(path, **{"compile": False, **kwargs})
     except Exception as error:
         reason, hint = why(str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error))
-        hints = [hint, _version_hint(path, keras.__version__)]
+        hints = [hint, _version_hint(path, reason, keras.__version__)]
         what = f"{path} can't be loaded: {reason or type(error).__name__}"
         raise BuilderError("\n  ".join([what, *filter(None, hints)])) from None
 
@@ -67,31 +71,27 @@ def _check_kind(path: Path) -> None:
     )
 
 
-def _version_hint(path: Path, here: str) -> str:
-    """What to do about a file that another major or a later version of Keras wrote."""
+def _version_hint(path: Path, reason: str, here: str) -> str:
+    """What to do about a file that another major or a later version of Keras wrote; `reason` is why it isn't loaded."""
+    if path.suffix in HDF5_SUFFIXES:
+        # Keras 2 wrote most of them, and layers that changed since then say so.
+        if not reason.startswith(("Unrecognized", "Unknown", "Could not locate")):
+            return ""
+        return f"If tf-keras wrote it, write it anew there: {ANEW}"
     written = _version(path)
     if written.startswith("2."):
-        whole = "" if path.suffix in HDF5_SUFFIXES else "model.save('name.h5') for load_keras, "
-        return (
-            f"Keras {written}, tf-keras, wrote it, this is Keras {here}. Where it can be loaded, write it anew: {whole}"
-            "model.save_weights('name.weights.h5') for a model made here, or tf.saved_model.save for `saved_model:` in "
-            "models.yaml"
-        )
+        whole = "model.save('name.h5') for load_keras, where its layers did not change, "
+        return f"Keras {written}, tf-keras, wrote it, this is Keras {here}. Write it anew there: {whole}{ANEW}"
     if _number(written) > _number(here):
         return f"Keras {written} wrote it, this is Keras {here}: pip install 'keras>={written}'"
     return ""
 
 
 def _version(path: Path) -> str:
-    """The version of Keras that wrote `path`; empty when the file doesn't say."""
-    import h5py
-
+    """The version of Keras that wrote the archive `path`; empty when it doesn't say."""
     try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                return str(json.loads(archive.read("metadata.json"))["keras_version"])
-        with h5py.File(path) as file:
-            return str(file.attrs["keras_version"])
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
     except (KeyError, OSError, ValueError, zipfile.BadZipFile):
         return ""
 
