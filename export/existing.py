@@ -28,7 +28,8 @@ KEPT_BY_SESSIONS = re.compile(r"Variable(V2)?|\w*HashTable\w*")
 class Existing:
     """A SavedModel: the `module` that holds its variables, what its signatures say, and their functions.
 
-    `functions[name](**inputs)` answers a dict of tensors, with the names that the SavedModel has.
+    `functions[name](**inputs)` returns a dict of tensors, with the names that the SavedModel has. Inputs may be given by
+    position, too, in the order of `signatures[name].inputs`: that of their names, as a SavedModel keeps no other.
     """
 
     module: Any
@@ -69,13 +70,31 @@ def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
         raise BuilderError(f"{path} can't be loaded: {type(error).__name__}: {error}") from None
     # Its assets are read from there when it is saved again.
     module.loaded_from = folder
-    return Existing(module, read_signatures(source), {name: _call(module, name) for name in signatures})
+    functions = {name: _call(module, name, signature.inputs) for name, signature in signatures.items()}
+    return Existing(module, read_signatures(source), functions)
 
 
-def _call(module: Any, name: str) -> Callable[..., Mapping[str, Any]]:
+def _call(module: Any, name: str, inputs: Mapping[str, Any]) -> Callable[..., Mapping[str, Any]]:
+    names = list(inputs)
+    where = f"functions[{name!r}] takes {', '.join(map(repr, names))}"
+
     # The signatures know the module's variables only weakly, this knows the module.
-    def call(**inputs: Any) -> Mapping[str, Any]:
-        return module.signatures[name](**inputs)  # type: ignore[no-any-return]
+    def call(*tensors: Any, **named: Any) -> Mapping[str, Any]:
+        if len(tensors) > len(names):
+            raise TypeError(f"{where}; it was given {len(tensors)} inputs by position")
+        given = dict(zip(names, tensors, strict=False))
+        for wrong, why in ((named.keys() - {*names}, "not an input"), (named.keys() & given.keys(), "given twice")):
+            if wrong:
+                raise TypeError(f"{where}; {', '.join(map(repr, sorted(wrong)))} is {why}")
+        function = module.signatures[name]
+        _, keywords = function.structured_input_signature
+        # An input `self` of a version that this toolkit wrote has another keyword.
+        other = next((keyword for keyword in keywords if keyword not in names), "self")
+        values = {key if key in keywords else other: value for key, value in (given | named).items()}
+        if "self" in values:
+            # One that TensorFlow 1 wrote can't be called in the usual way, whose first argument is called so.
+            return function._call_impl((), values)  # type: ignore[no-any-return]
+        return function(**values)  # type: ignore[no-any-return]
 
     return call
 

@@ -90,6 +90,7 @@ class _Steps:
 
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[None]:
@@ -97,6 +98,12 @@ class _Steps:
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
+
+    def leave_out(self, edges: LeftOut) -> None:
+        """Notes edge values that no golden request has, and says so unless it is normal."""
+        self.left_out.append(edges)
+        if not edges.is_normal:
+            self.say(str(edges))
 
 
 def export(
@@ -119,14 +126,7 @@ def export(
         "trace", "holding its graph to the rules of lint" if builder is None else "making its signatures graphs"
     ):
         rules.require(source.prepare(_signatures_before(target.folder), target.allow))
-    left_out: list[LeftOut] = []
-
-    def note(values: LeftOut) -> None:
-        left_out.append(values)
-        if not values.is_normal:
-            steps.say(str(values))
-
-    asking = Asking(judge, target.batch_sizes, target.allow, note, steps.say)
+    asking = Asking(judge, target.batch_sizes, target.allow, steps.leave_out, steps.say)
     requests: Iterable[GoldenRequest] = source.requests(given, asking)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
@@ -153,7 +153,7 @@ def export(
                 linted(requests),
                 judge,
                 source.refused,
-                note,
+                steps.leave_out,
                 source.reasons,
             )
             source.check()
@@ -167,7 +167,7 @@ def export(
             files = hash_files(staging.version_folder)
             path = staging.publish(
                 lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, source, signatures, judge, kept, left_out, files).text()
+                    _manifest(target, version, source, signatures, judge, kept, steps.left_out, files).text()
                 )
             )
     return Exported(
@@ -179,7 +179,7 @@ def export(
         effects,
         source.restored,
         steps.seconds,
-        tuple(left_out),
+        tuple(steps.left_out),
     )
 
 

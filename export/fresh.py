@@ -175,13 +175,26 @@ def _load_function(folder: str) -> tuple[Ask, dict[str, Any]]:
     import tensorflow as tf
 
     restored = tf.saved_model.load(folder)
-    defaults = _defaults(folder)
+    definitions = _definitions(folder)
+    defaults = _defaults(definitions)
+    names = {name: _names(function, definitions[name].inputs) for name, function in restored.signatures.items()}
 
     # The signatures know the object that has the variables only weakly.
     def ask(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        return restored.signatures[signature](**{**defaults[signature], **inputs})  # type: ignore[no-any-return]
+        values = {**defaults[signature], **inputs}
+        given = {keyword: values[name] for keyword, name in names[signature].items() if name in values}
+        return restored.signatures[signature](**given)  # type: ignore[no-any-return]
 
-    return ask, {name: _described(function) for name, function in restored.signatures.items()}
+    return ask, {name: _described(function, names[name]) for name, function in restored.signatures.items()}
+
+
+def _names(function: Any, inputs: Iterable[str]) -> dict[str, str]:
+    """What the `inputs` of a signature are called, by the keywords of its function: none of these can be `self`."""
+    _, keywords = function.structured_input_signature
+    others = [name for name in inputs if name not in keywords]
+    return {
+        keyword: keyword if keyword in inputs else others.pop() for keyword in keywords if keyword in inputs or others
+    }
 
 
 def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
@@ -192,7 +205,7 @@ def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
     # https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/model_servers/server.cc
     session = tf.compat.v1.Session(graph=tf.Graph(), config=tf.compat.v1.ConfigProto())
     signatures = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def
-    defaults = _defaults(folder)
+    defaults = _defaults(_definitions(folder))
 
     def ask(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         definition = signatures[signature]
@@ -208,21 +221,27 @@ def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
     }
 
 
-def _defaults(folder: str) -> dict[str, dict[str, Any]]:
-    """By signature the values of inputs that a request may leave out."""
-    import tensorflow as tf
+def _definitions(folder: str) -> dict[str, Any]:
+    """The signatures as a server reads them, by name."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     saved = SavedModel.FromString(Path(folder, "saved_model.pb").read_bytes())
+    return {name: signature for graph in saved.meta_graphs for name, signature in graph.signature_def.items()}
+
+
+def _defaults(definitions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By signature the values of inputs that a request may leave out."""
+    import tensorflow as tf
+
     return {
         name: {key: tf.constant(tf.make_ndarray(value)) for key, value in signature.defaults.items()}
-        for graph in saved.meta_graphs
-        for name, signature in graph.signature_def.items()
+        for name, signature in definitions.items()
     }
 
 
-def _described(function: Any) -> dict[str, dict[str, Any]]:
+def _described(function: Any, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     _, inputs = function.structured_input_signature
+    inputs = {names.get(keyword, keyword): spec for keyword, spec in inputs.items()}
     return {
         kind: {
             name: [spec.dtype.name, None if spec.shape.rank is None else spec.shape.as_list()]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from tfserving.export.errors import LintError, ServableError
+from tfserving.export.outputs import named_outputs
 from tfserving.export.rows import described, rows_in
 from tfserving.export.servable import Signature, one_array
 from tfserving.export.user_code import told
 from tfserving.foundation.golden import GoldenRequest
-from tfserving.foundation.tensors import BY_NAME, Array
+from tfserving.foundation.tensors import Array
 
 
 class LiveSignature:
@@ -43,26 +44,17 @@ class LiveSignature:
         }
         try:
             outputs = signature.function(**tensors)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ServableError(
                 f"{where}: its function failed on {described(inputs)}: {told(error, signature.function)}"
             ) from error
-        if not isinstance(outputs, Mapping):
-            raise ServableError(
-                f"{where}: its function returns a {type(outputs).__name__}, a dict with "
-                f"{_list(signature.outputs)} is wanted"
-            )
-        if set(outputs) != set(signature.outputs):
-            raise ServableError(
-                f"{where}: its function answers the outputs {_list(outputs)}, declared are {_list(signature.outputs)}"
-            )
         return {
-            output: self._array(f"{where}, output {output!r}", outputs[output], rows_in(inputs))
-            for output in signature.outputs
+            output: self._array(f"{where}, output {output!r}", tensor, rows_in(inputs))
+            for output, tensor in named_outputs(outputs, signature.outputs, where).items()
         }
 
-    def _array(self, where: str, value: Any, rows: int | None) -> Array:
-        array = _output_array(where, value)
+    def _array(self, where: str, tensor: Any, rows: int | None) -> Array:
+        array = wire_array(one_array(tensor.numpy()))
         if self.signature.batched and array.shape[:1] != (rows,) and "output-batch" not in self._allow:
             raise LintError(
                 f"[output-batch] {where} has shape {array.shape} for {rows} rows; the batch must come first: answer a "
@@ -78,19 +70,3 @@ def wire_array(array: Array) -> Array:
     as_bytes = np.empty(array.shape, np.object_)
     as_bytes.ravel()[:] = [value.encode() if isinstance(value, str) else value for value in array.ravel().tolist()]
     return as_bytes
-
-
-def _output_array(where: str, value: Any) -> Array:
-    import tensorflow as tf
-
-    try:
-        tensor = tf.convert_to_tensor(value)
-    except (TypeError, ValueError):
-        raise ServableError(f"{where} is a {type(value).__name__}, only dense tensors can be served") from None
-    if tensor.dtype.name not in BY_NAME:
-        raise ServableError(f"{where} is of {tensor.dtype.name}, which no client can read; cast it")
-    return wire_array(one_array(tensor.numpy()))
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, sorted(names))) or "none"

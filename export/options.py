@@ -105,7 +105,7 @@ class _Graphs:
         specs = _specs(function)
         values = {**self.servable.signatures[request.signature].defaults, **request.inputs}
         inputs = {name: tf.constant(array, specs[name].dtype) for name, array in values.items()}
-        return {name: one_array(tensor.numpy()) for name, tensor in function(**inputs).items()}
+        return {name: one_array(tensor.numpy()) for name, tensor in function(inputs).items()}
 
     def worst(self, requests: Sequence[GoldenRequest], judge: Judge) -> str:
         """What is wrong with the first answer that is too far from the golden one; '' when none is."""
@@ -201,10 +201,10 @@ def _cast(source: str, name: str) -> Any:
 def _compile(function: Any) -> Any:
     import tensorflow as tf
 
-    def run(**inputs: Any) -> Any:
-        return function(**inputs)
+    def run(inputs: Any) -> Any:
+        return function(inputs)
 
-    return tf.function(run, jit_compile=True).get_concrete_function(**_specs(function))
+    return tf.function(run, jit_compile=True).get_concrete_function(_specs(function))
 
 
 def _specs(function: Any) -> dict[str, Any]:
@@ -254,11 +254,11 @@ class _Constants:
         # The graph's resources hold no shapes; the answers keep those that were declared.
         shapes, handles, names, outputs = self._shapes, self._handles, list(self.inputs), list(self.outputs)
 
-        def run(**inputs: Any) -> dict[str, Any]:
+        def run(inputs: Any) -> dict[str, Any]:
             tensors = pruned(*(inputs[name] for name in names), *handles)
             return {name: tf.ensure_shape(tensor, shapes[name]) for name, tensor in zip(outputs, tensors, strict=True)}
 
-        return tf.function(run).get_concrete_function(**self._specs)
+        return tf.function(run).get_concrete_function(self._specs)
 
 
 def _seconds(before: _Graphs, after: _Graphs, requests: Sequence[GoldenRequest]) -> tuple[float, float]:

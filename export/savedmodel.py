@@ -11,6 +11,7 @@ from tfserving.export.errors import LintError, ServableError
 from tfserving.export.findings import require_clean
 from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
+from tfserving.export.outputs import named_outputs
 from tfserving.export.saved_objects import few
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
 from tfserving.export.tracking import trackables, variables_of
@@ -40,8 +41,19 @@ def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
         )
 
 
+def keyword_of(name: str, inputs: Collection[str]) -> str:
+    """The keyword by which TensorFlow's functions take the input `name`, one of `inputs`.
+
+    They are methods, so none can be called `self`; that one gets a name that no other input has.
+    """
+    keyword = name
+    while keyword == "self" or (keyword != name and keyword in inputs):
+        keyword += "_"
+    return keyword
+
+
 def trace(servable: Servable, allow: Collection[str] = ()) -> dict[str, Any]:
-    """A concrete function for every signature, its inputs those that are declared.
+    """A concrete function for every signature: it takes a dict with the inputs that are declared.
 
     Raises ServableError for a signature that can't be traced with any batch size, whose outputs are not those that are
     declared, that assigns something or draws random numbers (if the rules `state` and `random` are not among those to
@@ -88,8 +100,11 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
             signatures={name: _checked(function, servable.signatures[name]) for name, function in functions.items()},
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
-    except (AssertionError, tf.errors.OpError, TypeError, ValueError) as error:
-        raise ServableError(f"TensorFlow can't save {type(servable.module).__name__}: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:
+        kind = type(servable.module).__name__
+        raise ServableError(f"TensorFlow can't save {kind}: {type(error).__name__}: {error}") from error
     _complete_signatures(servable, folder)
     written = read_signatures(folder)
     _check_written(servable, functions, written)
@@ -104,18 +119,25 @@ def _checked(function: Any, signature: Signature) -> Any:
     """
     import tensorflow as tf
 
-    specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in signature.inputs.items()}
+    keywords = {name: keyword_of(name, signature.inputs) for name in signature.inputs}
 
     def checked(**inputs: Any) -> Any:
         return function(
-            **{name: tf.ensure_shape(inputs[name], spec.shape, f"check_{name}") for name, spec in specs.items()}
+            {
+                name: tf.ensure_shape(inputs[keywords[name]], spec.shape, f"check_{name}")
+                for name, spec in signature.inputs.items()
+            }
         )
 
+    specs = {
+        keywords[name]: tf.TensorSpec(spec.shape, spec.dtype, name=keywords[name])
+        for name, spec in signature.inputs.items()
+    }
     return tf.function(checked).get_concrete_function(**specs)
 
 
 def _complete_signatures(servable: Servable, folder: Path) -> None:
-    """Writes what `tf.saved_model.save` leaves out of signatures: methods, defaults, and inputs in common.
+    """Writes what `tf.saved_model.save` leaves out of signatures: names, methods, defaults, and inputs in common.
 
     It calls every method predict. It gives every signature a placeholder of its own for tf.Examples, and
     MultiInference, which asks several signatures about the same examples, refuses signatures that don't share one
@@ -129,6 +151,9 @@ def _complete_signatures(servable: Servable, folder: Path) -> None:
     for name, signature in servable.signatures.items():
         definition = graph.signature_def[name]
         definition.method_name = methods[signature.method]
+        for key in signature.inputs:
+            if (keyword := keyword_of(key, signature.inputs)) != key:
+                definition.inputs[key].CopyFrom(definition.inputs.pop(keyword))
         for key, value in signature.defaults.items():
             definition.defaults[key].CopyFrom(to_proto(value))
         if signature.method != "predict":
@@ -181,31 +206,39 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
 
     where = f"signature {name!r}"
     specs = {key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in signature.inputs.items()}
-    function = signature.function
-    if not hasattr(function, "get_concrete_function"):
-        function = tf.function(function)
+    refused: list[ServableError] = []
+
+    @tf.autograph.experimental.do_not_convert
+    def named(returned: Any) -> dict[str, Any]:
+        try:
+            return named_outputs(returned, signature.outputs, where)
+        except ServableError as error:
+            # What TensorFlow raises of it has another text.
+            refused.append(error)
+            raise
+
+    # By position: an input may be called `self`.
+    def served(inputs: Any) -> Any:
+        return named(signature.function(**inputs))
+
     try:
-        concrete = function.get_concrete_function(**specs)
-    except Exception as error:
+        if hasattr(signature.function, "get_concrete_function") and "self" not in specs:
+            # One for a single batch size fails only here, not when it is called.
+            signature.function.get_concrete_function(**specs)
+        concrete = tf.function(served).get_concrete_function(specs)
+    except (Exception, SystemExit) as error:
+        if refused:
+            raise refused[0] from None
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
             f"{where}: its function can't be made a graph for {wanted}: {told(error, signature.function)}"
             f"{_stateful_layers(module)}"
         ) from error
-    outputs = concrete.structured_outputs
-    if not isinstance(outputs, Mapping) or set(outputs) != set(signature.outputs):
-        raise ServableError(f"{where}: as a graph its function answers {outputs}, declared are {signature.outputs}")
     if signature.method != "predict":
-        _check_method(where, outputs)
+        _check_method(where, concrete.structured_outputs)
     resources = {id(_resource(found)): path for path, found in trackables(module).items()}
     require_clean(traced_effects(name, concrete, resources), allow)
-    tracked = {id(variable.handle) for variable in variables_of(module).values()}
-    untracked = [variable.name for variable in concrete.graph.variables if id(variable.handle) not in tracked]
-    if untracked:
-        raise LintError(
-            f"[untracked-variable] {where} uses the variables {', '.join(untracked)}, which {type(module).__name__} "
-            "does not track; make them attributes of it"
-        )
+    _check_tracked(where, concrete, module)
     return concrete
 
 
@@ -221,12 +254,35 @@ def _stateful_layers(module: Any) -> str:
     )
 
 
+def _check_tracked(where: str, function: Any, module: Any) -> None:
+    """Raises LintError when a traced function uses variables or tables that `module` does not track."""
+    tracked = {id(_resource(found)) for found in trackables(module).values()}
+    variables = {id(variable.handle): variable.name for variable in function.graph.variables}
+    untracked = [
+        id(captured)
+        for captured in function.captured_inputs
+        if captured.dtype.name == "resource" and id(captured) not in tracked
+    ]
+    if not untracked:
+        return
+    named = sorted(variables[resource] for resource in untracked if resource in variables)
+    used = [f"the variables {', '.join(named)}"] if named else []
+    if len(named) < len(untracked):
+        used.append("a table")
+    kind = type(module).__name__
+    raise LintError(
+        f"[untracked-variable] {where} uses {' and '.join(used)}, which {kind} does not track; make them attributes of "
+        f"the {kind} or of a layer or module in it, or put them into a list or dict that is one"
+    )
+
+
 def _check_method(where: str, outputs: Mapping[str, Any]) -> None:
     """Raises ServableError for outputs that TensorFlow Serving would refuse to make classes or values of."""
     for name, tensor in outputs.items():
         dtype, shapes, wanted = METHOD_SPECS[name]
         spec = _spec_of(tensor)
-        fits = spec.shape in shapes if shapes else spec.shape is None or len(spec.shape) == 2  # noqa: PLR2004 - a matrix
+        # A shape that isn't known here is seen when the live model is asked.
+        fits = spec.shape is None or (spec.shape in shapes if shapes else len(spec.shape) == 2)  # noqa: PLR2004 - matrix
         if spec.dtype != dtype or not fits:
             raise ServableError(f"{where}, output {name!r} is {spec}, {dtype} of shape {wanted} is needed")
 
@@ -234,8 +290,28 @@ def _check_method(where: str, outputs: Mapping[str, Any]) -> None:
 def _check_written(servable: Servable, functions: Mapping[str, Any], written: Mapping[str, ServedSignature]) -> None:
     """Raises ServableError when the file does not say what the servable declares."""
     for name, signature in described(servable, functions).items():
-        if written.get(name) != signature:
-            raise ServableError(f"signature {name!r} was written as {written.get(name)}, declared is {signature}")
+        if name not in written:
+            raise ServableError(f"signature {name!r} was not written")
+        there = written[name]
+        for kind, wanted, found in (
+            ("input", signature.inputs, there.inputs),
+            ("output", signature.outputs, there.outputs),
+        ):
+            for key in wanted.keys() | found.keys():
+                if key not in wanted or key not in found or not found[key].is_a(wanted[key]):
+                    raise ServableError(
+                        f"signature {name!r}, {kind} {key!r} was written as {found.get(key, 'nothing')}, the function "
+                        f"has {wanted.get(key, 'nothing')}"
+                    )
+        if (there.method, there.optional) != (signature.method, signature.optional):
+            raise ServableError(
+                f"signature {name!r} was written to {there.method}, with {_optional(there)}; declared is to "
+                f"{signature.method}, with {_optional(signature)}"
+            )
+
+
+def _optional(signature: ServedSignature) -> str:
+    return f"the optional inputs {', '.join(signature.optional)}" if signature.optional else "no optional inputs"
 
 
 def _spec_of(tensor: Any) -> TensorSpec:

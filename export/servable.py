@@ -58,6 +58,15 @@ class TensorSpec:
             wanted in (None, size) for wanted, size in zip(self.shape, shape, strict=True)
         )
 
+    def is_a(self, other: TensorSpec) -> bool:
+        """Whether every array that fits this spec fits `other`, too: it is the same, or more exact."""
+        if self.dtype != other.dtype or self.shape is None:
+            return self == other
+        return other.shape is None or (
+            len(self.shape) == len(other.shape)
+            and all(wanted in (None, size) for wanted, size in zip(other.shape, self.shape, strict=True))
+        )
+
 
 @dataclass(frozen=True)
 class Signature:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -192,6 +193,7 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
     from tfserving.export.exporter import export
     from tfserving.export.proof import FreshProcess
     from tfserving.export.restores import watch
+    from tfserving.export.user_code import told
 
     there = []
     for target in targets:
@@ -229,6 +231,9 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
                     outcome = export(target, builders[target.model], fresh, progress.say)
             except (ExportError, OSError) as error:
                 outcome = error
+            except Exception as error:
+                # Of TensorFlow's or of this toolkit's: it is this model's, the others are exported.
+                outcome = RuntimeError(f"{told(error)}\n  raised at {_place(error)}")
             yield target, outcome
 
 
@@ -241,6 +246,12 @@ def _look_at(target: Target) -> None:
         look_at(target.builder)
     elif target.saved_model:
         files_of(target.saved_model)
+
+
+def _place(error: Exception) -> str:
+    """The file and line that an error comes from, whoever wrote them."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{frame.filename}:{frame.lineno}, in {frame.name}"
 
 
 def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:

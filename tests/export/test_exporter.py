@@ -31,7 +31,11 @@ def test_a_keras_model_becomes_a_version_that_answers_as_it_does(export_here: Ex
     [
         (zoo.failing, BuilderError, "raised ValueError: no data in /data/train.csv"),
         (zoo.unbuilt, ServableError, "Stack was not built"),
-        (zoo.missing_output, ServableError, "signature 'serving_default': as a graph its function answers"),
+        (
+            zoo.missing_output,
+            ServableError,
+            "its function returns the outputs 'scaled', declared are 'label', 'scaled'",
+        ),
         (zoo.random, ServableError, "the same request is answered differently the second time"),
         (zoo.fixed_output_batch, LintError, "[output-batch] signature 'serving_default', output 'scaled'"),
         (zoo.untracked, LintError, "[untracked-variable] signature 'serving_default' uses the variables hidden"),

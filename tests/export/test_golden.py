@@ -56,9 +56,9 @@ def test_the_answers_are_what_the_live_model_answers() -> None:
 @pytest.mark.parametrize(
     ("builder", "problem"),
     [
-        (zoo.missing_output, "answers the outputs 'scaled', declared are 'label', 'scaled'"),
-        (zoo.undeclared_output, "answers the outputs 'extra', 'scaled', declared are 'scaled'"),
-        (zoo.no_dict, "returns a EagerTensor, a dict with 'scaled' is wanted"),
+        (zoo.missing_output, "returns the outputs 'scaled', declared are 'label', 'scaled'"),
+        (zoo.undeclared_output, "returns the outputs 'extra', 'scaled', declared is 'scaled'"),
+        (zoo.too_few, "returns a tensor, declared are 'label', 'scaled'; return a dict with these names"),
         (zoo.no_batch_output, "output 'scaled' has shape () for 32 rows; the batch must come first"),
         (zoo.ragged, "output 'scaled' is a RaggedTensor, only dense tensors can be served"),
         (zoo.raising, "its function failed on a batch of 32: InvalidArgumentError"),

@@ -118,9 +118,9 @@ def undeclared_output() -> Servable:
     return servable(module, lambda rows: {"scaled": rows * module.factor, "extra": rows})
 
 
-def no_dict() -> Servable:
+def too_few() -> Servable:
     module = Scale()
-    return servable(module, lambda rows: rows * module.factor)
+    return servable(module, lambda rows: rows * module.factor, ("scaled", "label"))
 
 
 def no_batch_output() -> Servable:
