@@ -188,7 +188,7 @@ def check(restores: Iterable[Restore], module: Any, functions: Mapping[str, Any]
     """
     used = {id(variable.handle) for function in functions.values() for variable in function.variables}
     for restore in restores:
-        served = {path: one for path, one in variables_of(restore.checkpoint).items() if id(one.handle) in used}
+        served = {path: one for path, one in weights_of(restore.checkpoint).items() if id(one.handle) in used}
         if served and restore.path is None:
             _check_nothing(restore, served, module)
         elif served:

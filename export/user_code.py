@@ -16,6 +16,7 @@ from typing import Any
 
 import tfserving
 from tfserving.export.errors import ExportError
+from tfserving.export.keras_errors import why
 
 MOST_LINES = 8
 MOST_CHARACTERS = 1000
@@ -50,10 +51,14 @@ def told(error: BaseException, function: Callable[..., Any] | None = None, modul
     what, frames = _parted(text)
     if what.startswith((f"{kind}: ", f"{type(error).__qualname__}: ")):
         what = what.partition(": ")[2]
+    # The toolkit's own errors have the reason already.
+    reason, hint = ("", "") if isinstance(error, ExportError) else why(what)
+    what = reason if hint else what
     first = f"{kind}: {what}" if what else kind
     where = _where(error, frames, own) or (_defined(function, own) if function is not None else "")
     lines = first.splitlines() if isinstance(error, ExportError) else _shortened(first)
-    return "\n  ".join([*lines, *getattr(error, "__notes__", ()), *([where] if where else [])])
+    more = [*filter(None, [hint]), *getattr(error, "__notes__", ())]
+    return "\n  ".join([*lines, *more, *([where] if where else [])])
 
 
 class _Own:
