@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.export.errors import BuilderError
-from tfserving.export.user_code import told
+from tfserving.export.user_code import raised
 
 # Names with which a module can get others that its text doesn't show.
 _DYNAMIC = {"globals", "vars", "locals", "setattr", "exec", "eval", "__dict__", "__getattr__", "__path__", "modules"}
@@ -98,7 +98,7 @@ def _tree(name: str, spec: ModuleSpec) -> ast.Module | None:
     try:
         return ast.parse(data, spec.origin)
     except (SyntaxError, ValueError) as error:
-        raise BuilderError(f"builder {name!r}: importing it raised {told(error, module=name)}") from None
+        raise BuilderError(f"builder {name!r}: importing it raised {raised(error, module=name)}") from None
 
 
 def _is_dynamic(tree: ast.Module) -> bool:

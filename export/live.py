@@ -9,7 +9,7 @@ import numpy as np
 
 from tfserving.export.errors import LintError, ServableError
 from tfserving.export.servable import Signature
-from tfserving.export.user_code import told
+from tfserving.export.user_code import raised
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import BY_NAME, Array
 
@@ -45,7 +45,7 @@ class LiveSignature:
             outputs = signature.function(**tensors)
         except Exception as error:
             raise ServableError(
-                f"{where}: its function failed on a batch of {batch}: {told(error, signature.function)}"
+                f"{where}: its function failed on a batch of {batch}: {raised(error, signature.function)}"
             ) from error
         if not isinstance(outputs, Mapping):
             raise ServableError(

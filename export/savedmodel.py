@@ -11,7 +11,7 @@ from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
 from tfserving.export.tracking import trackables, variables_of
-from tfserving.export.user_code import told
+from tfserving.export.user_code import raised
 from tfserving.foundation.tensors import BY_NUMBER, to_proto
 
 METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
@@ -184,7 +184,7 @@ def _trace(name: str, signature: Signature, module: Any) -> Any:
     except Exception as error:
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
-            f"{where}: its function can't be made a graph for {wanted}: {told(error, signature.function)}"
+            f"{where}: its function can't be made a graph for {wanted}: {raised(error, signature.function)}"
         ) from error
     outputs = concrete.structured_outputs
     if not isinstance(outputs, Mapping) or set(outputs) != set(signature.outputs):

@@ -38,7 +38,7 @@ _KERAS_ARGUMENTS = re.compile(r"^Arguments received by ")
 _NODE = re.compile(r"\{\{function_node \S+?\}\}\s*|\s*\[Op:\w+\](?: name:\s*)?$")
 
 
-def told(error: BaseException, function: Callable[..., Any] | None = None, module: str = "") -> str:
+def raised(error: BaseException, function: Callable[..., Any] | None = None, module: str = "") -> str:
     """What was raised, and below it the last line of the user's code on the way: `ValueError: …`, `at FILE:LINE: …`.
 
     Without such a line, `function` is the user's code that was called. `module` is the user's module, which may be an
