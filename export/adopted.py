@@ -7,6 +7,7 @@ answers is golden; the copy then has to answer the same in a fresh process.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfserving.export import fresh
+from tfserving.export.agreement import agree
 from tfserving.export.batches import without_batch
 from tfserving.export.check import check_files
 from tfserving.export.checkpoints import Restored
@@ -26,13 +28,14 @@ from tfserving.export.golden import golden_requests
 from tfserving.export.graph import read_graph
 from tfserving.export.lint import lint_graph, lint_signatures, not_servable
 from tfserving.export.live import LiveSignature
-from tfserving.export.made import made_examples
-from tfserving.export.manifest import ServedSignature, read_manifest
+from tfserving.export.made import ROWS, made_examples
+from tfserving.export.manifest import ServedSignature
 from tfserving.export.recorded import recorded
-from tfserving.export.rows import rows_in
+from tfserving.export.rows import rows_in, rows_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.source import Asking
+from tfserving.export.tolerances import Judge
 from tfserving.foundation import served_ops
 from tfserving.foundation.evaluation import EvaluationError, read_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest
@@ -65,15 +68,16 @@ class Adopted:
         self.metrics: Mapping[str, float | Metric] = {}
         self.evaluation: Evaluation | None = None
         if (folder / MANIFEST).exists():
-            check_files(folder)
-            self.metrics = read_manifest(folder).metrics
+            manifest = check_files(folder)
+            self.metrics = manifest.metrics
+            self._unbatched |= {*manifest.unbatched}
             try:
                 self.evaluation = read_evaluation(folder)
             except EvaluationError as error:
                 raise ExportError(str(error)) from None
 
     @cached_property
-    def signatures(self) -> Mapping[str, Signature]:
+    def signatures(self) -> dict[str, Signature]:
         """Those of its signatures that can be asked, each with a function that runs in the session."""
         return {
             name: Signature(
@@ -104,14 +108,22 @@ class Adopted:
         if not self.signatures:
             raise ServableError(f"{self._folder} has no signature that can be asked")
         examples: dict[str, Mapping[str, Any]] = {}
-        for name, signature in self.signatures.items():
-            live = LiveSignature(name, signature, allow)
+        for name, signature in [*self.signatures.items()]:
             mine = [request for request in given if request.signature == name]
+            live = LiveSignature(name, signature, allow)
             for request in mine:
                 self._try(live, request)
+            examples[name] = examples_of(mine, signature) or self._made(live)
+            if signature.batched and not _rows_are_alone(live, examples[name], asking.judge):
+                asking.say(
+                    f"[unbatched] signature {name!r}: its rows are answered differently beside others, so a request is "
+                    "one example, and no server may put several together"
+                )
+                self.signatures[name] = signature = replace(signature, batched=False)
+                live = LiveSignature(name, signature, allow)
+                examples[name] = examples_of(mine, signature) or self._made(live)
             if not mine:
                 self.made += (name,)
-            examples[name] = examples_of(mine, signature) or self._made(live)
         if self.made:
             names = ", ".join(map(repr, self.made))
             asking.say(
@@ -193,6 +205,21 @@ def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
             for key, array in inputs.items():
                 found.setdefault(key, []).append(array)
     return {key: np.concatenate(arrays) for key, arrays in found.items()} if signature.batched else found
+
+
+def _rows_are_alone(live: LiveSignature, examples: Mapping[str, Array], judge: Judge) -> bool:
+    """Whether the first rows are answered the same in a batch of 1, of 2, and of as many as there are, up to 32."""
+    if any(spec.shape and spec.shape[0] is not None for spec in live.signature.inputs.values()):
+        return True
+    together = live.ask({name: array[:ROWS] for name, array in examples.items()})
+    for rows in (1, 2):
+        try:
+            some = live.ask({name: array[:rows] for name, array in examples.items()})
+        except ServableError:
+            return False
+        if not agree(judge, rows_of(together, slice(0, rows)), some.outputs):
+            return False
+    return True
 
 
 def _distinct(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
