@@ -225,8 +225,8 @@ def test_lint_tells_what_is_wrong_and_how_to_mend_it(project: Project, tmp_path:
     done = project.run("lint", str(tmp_path / "called"))
     assert done.returncode == 1, done.stderr
     assert re.search(
-        r"^  note: \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the first "
-        r"dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with batched=False$",
+        r"^  note: \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the "
+        r"first dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with batched=False$",
         done.stdout,
         re.M,
     )
