@@ -226,11 +226,12 @@ def test_lint_tells_what_is_wrong_and_how_to_mend_it(project: Project, tmp_path:
     assert done.returncode == 1, done.stderr
     assert re.search(
         r"^  note: \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the "
-        r"first dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with batched=False$",
+        r"first dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with "
+        r"batched=False$",
         done.stdout,
         re.M,
     )
-    assert re.search(r"^  \[untracked-variable\] signature 'serving_default': it uses the variables ", done.stdout, re.M)
+    assert re.search(r"^  \[untracked-variable\] signature 'serving_default': it uses the variab", done.stdout, re.M)
     names = [f"--allow={rule}" for rule in ("fixed-batch", "made-up-name", "untracked-variable")]
     allowed = project.run("lint", str(tmp_path / "called"), *names)
     assert (allowed.returncode, allowed.stdout) == (0, "called: nothing is wrong\n")
