@@ -168,7 +168,7 @@ def _digest(variable: Any) -> int:
     array = np.ascontiguousarray(variable.numpy())
     if array.dtype.hasobject:
         return hash(tuple(array.ravel().tolist()))
-    return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)))
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
