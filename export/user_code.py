@@ -39,7 +39,7 @@ _KERAS_ARGUMENTS = re.compile(r"^Arguments received by ")
 _NODE = re.compile(r"\{\{function_node \S+?\}\}\s*|\s*\[Op:\w+\](?: name:\s*)?$")
 
 
-def told(error: BaseException, function: Callable[..., Any] | None = None, module: str = "") -> str:
+def raised(error: BaseException, function: Callable[..., Any] | None = None, module: str = "") -> str:
     """What was raised, and below it the last line of the user's code on the way: `ValueError: …`, `at FILE:LINE: …`.
 
     Without such a line, `function` is the user's code that was called. `module` is the user's module, which may be an
@@ -171,7 +171,7 @@ def _at(file: str, line: int) -> str:
 
 def _defined(function: Callable[..., Any], own: _Own) -> str:
     """Where a function of the user's is written; '' when it is none."""
-    while inner := getattr(function, "python_function", None) or (isinstance(function, partial) and function.func):
+    while inner := function.func if isinstance(function, partial) else getattr(function, "python_function", None):
         function = inner
     code = getattr(function, "__code__", None)
     if isinstance(code, CodeType) and own(code.co_filename):
