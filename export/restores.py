@@ -171,12 +171,8 @@ def _digest(variable: Any) -> int:
     array = np.ascontiguousarray(variable.numpy())
     if array.dtype.hasobject:
         return hash(tuple(array.ravel().tolist()))
-<<<<<<< HEAD
-    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
-=======
     # Its own bytes, not a copy of them.
-    return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
->>>>>>> main
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
