@@ -28,8 +28,8 @@ KEPT_BY_SESSIONS = re.compile(r"Variable(V2)?|\w*HashTable\w*")
 class Existing:
     """A SavedModel: the `module` that holds its variables, what its signatures say, and their functions.
 
-    `functions[name](**inputs)` returns a dict of tensors, with the names that the SavedModel has. Inputs may be given by
-    position, too, in the order of `signatures[name].inputs`: that of their names, as a SavedModel keeps no other.
+    `functions[name](**inputs)` returns a dict of tensors, with the names that the SavedModel has. Inputs may be given
+    by position, too, in the order of `signatures[name].inputs`: that of their names, as a SavedModel keeps no other.
     """
 
     module: Any

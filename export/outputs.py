@@ -125,15 +125,15 @@ def _is_plain(value: Any) -> bool:
 def _tensor(value: Any, where: str) -> Any:
     import tensorflow as tf
 
-    kind = type(value).__name__
     if value is None:
         raise ServableError(f"{where} is None, a tensor is needed; don't declare it, or return one")
+    instead = next((INSTEAD[kind.__name__] for kind in value.__class__.__mro__ if kind.__name__ in INSTEAD), "")
     try:
-        if kind in INSTEAD:
-            raise TypeError(kind)
+        if instead:
+            raise TypeError(instead)
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError, tf.errors.OpError):
-        instead = f": {INSTEAD[kind]}" if kind in INSTEAD else ""
+        instead = f": {instead}" if instead else ""
         raise ServableError(f"{where} is {_kind(value)}, only dense tensors can be served{instead}") from None
     if tensor.dtype.name not in BY_NAME:
         raise ServableError(f"{where} is of {tensor.dtype.name}, which no client can read; cast it")
@@ -144,14 +144,17 @@ def _kind(value: Any) -> str:
     """A value's class as a reader knows it, with its article."""
     import tensorflow as tf
 
-    name = type(value).__name__
+    if value is None:
+        return "None"
+    classes = [kind.__name__ for kind in value.__class__.__mro__]
+    name = next((name for name in classes if name in INSTEAD), classes[0])
     for kind in (dict, list, tuple):
         # TensorFlow and Keras wrap them.
         if isinstance(value, kind):
             name = "named tuple" if hasattr(value, "_fields") else kind.__name__
-    if tf.is_tensor(value) and name not in INSTEAD and isinstance(value, tf.Tensor):
+    if isinstance(value, tf.Tensor) and name not in INSTEAD:
         name = "tensor"
-    return f"{'an' if name[0] in 'AEIOUaeio' else 'a'} {name}"
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def _count(tensors: Collection[Any]) -> str:

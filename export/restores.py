@@ -168,7 +168,8 @@ def _digest(variable: Any) -> int:
     array = np.ascontiguousarray(variable.numpy())
     if array.dtype.hasobject:
         return hash(tuple(array.ravel().tolist()))
-    return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)))
+    # Its own bytes, not a copy of them.
+    return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
 
 
 def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
@@ -188,7 +189,7 @@ def check(restores: Iterable[Restore], module: Any, functions: Mapping[str, Any]
     """
     used = {id(variable.handle) for function in functions.values() for variable in function.variables}
     for restore in restores:
-        served = {path: one for path, one in variables_of(restore.checkpoint).items() if id(one.handle) in used}
+        served = {path: one for path, one in weights_of(restore.checkpoint).items() if id(one.handle) in used}
         if served and restore.path is None:
             _check_nothing(restore, served, module)
         elif served:

@@ -50,7 +50,7 @@ class TensorSpec:
         """The spec that just `array` fits. Raises TypeError for an element type that tensors don't have."""
         return cls(dtype_of(array).name, array.shape)
 
-    def admits(self, shape: tuple[int, ...]) -> bool:
+    def admits(self, shape: tuple[int | None, ...]) -> bool:
         """Whether an array of `shape` fits."""
         if self.shape is None:
             return True
