@@ -27,7 +27,7 @@ Export = Callable[..., Exported]
 RANDOM = np.random.default_rng(4)
 # The second has as many values as its rows have ends: by their shapes these could be a batch of 3.
 SIZES = (5, 3, 0, 8)
-PARTS = {
+PARTS: dict[str, list[Any]] = {
     "values": [RANDOM.normal(size=size).astype(np.float32) for size in SIZES],
     "row_splits": [np.array([0, size // 2, size], np.int64) for size in SIZES],
     "threshold": [np.float32(value) for value in (0.5, 0, -1, 2)],
