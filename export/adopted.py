@@ -66,7 +66,10 @@ class Adopted:
         self.evaluation: Evaluation | None = None
         if (folder / MANIFEST).exists():
             check_files(folder)
-            self.metrics = read_manifest(folder).metrics
+            manifest = read_manifest(folder)
+            self.metrics = manifest.metrics
+            # Shapes don't always tell.
+            self._unbatched |= {*manifest.unbatched}
             try:
                 self.evaluation = read_evaluation(folder)
             except EvaluationError as error:
