@@ -42,7 +42,11 @@ def serving_graph(saved: Any, folder: Path) -> Any:
 
 def read_graph(folder: Path) -> Graph:
     """The graph that is served of the SavedModel in `folder`. Raises ExportError when it can't be read."""
-    return Graph(serving_graph(read_saved_model(folder), folder))
+    graph = serving_graph(read_saved_model(folder), folder)
+    try:
+        return Graph(graph)
+    except ValueError as error:
+        raise ExportError(f"{folder / SAVED_MODEL}: {error}") from None
 
 
 def has_functions(folder: Path) -> bool:
