@@ -86,7 +86,7 @@ class Adopted:
                 inputs=signature.inputs,
                 outputs=tuple(signature.outputs),
                 method=signature.method,
-                defaults={key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()},
+                defaults=self._defaults(name),
                 batched=name not in self._unbatched,
             )
             for name, signature in self._written.items()
@@ -108,6 +108,8 @@ class Adopted:
         allow = {*asking.allow, *FOR_CLIENTS}
         if not self.signatures:
             raise ServableError(f"{self._folder} has no signature that can be asked")
+        # A folder that can't be loaded is told as such, not as a request that failed.
+        _ = self._ask
         examples: dict[str, Mapping[str, Any]] = {}
         for name in self.signatures:
             mine = [request for request in given if request.signature == name]
@@ -140,6 +142,12 @@ class Adopted:
 
     def check(self) -> None:
         """There is nothing that could not have been built."""
+
+    def _defaults(self, name: str) -> dict[str, Array]:
+        try:
+            return {key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()}
+        except ValueError as error:
+            raise ServableError(f"signature {name!r}: the default of an input can't be read: {error}") from None
 
     @cached_property
     def _ask(self) -> fresh.Ask:

@@ -292,6 +292,18 @@ def test_a_damaged_savedmodel_is_an_error_of_one_line(project: Project, tmp_path
     assert done.stderr == f"Error: {tmp_path}/damaged/saved_model.pb is no SavedModel, or a damaged one\n"
 
 
+def test_a_graph_that_calls_what_it_does_not_have_is_an_error_of_one_line(project: Project, copied: Path) -> None:
+    path = copied / "saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    del saved.meta_graphs[0].graph_def.library.function[:]
+    path.write_bytes(saved.SerializeToString())
+    done = project.run("lint", str(copied))
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"Error: \S+/saved_model.pb: \w+ \(\w+\) calls '\w+', which is no function of the graph\n", done.stderr
+    )
+
+
 def test_methods_written_are_those_that_are_read(tmp_path: Path) -> None:
     servable = zoo.texts()
     savedmodel.write_savedmodel(servable, savedmodel.trace(servable), tmp_path)
