@@ -118,8 +118,8 @@ class Adopted:
                 self._live(name, allow), examples[name], asking.judge
             ):
                 asking.say(
-                    f"[unbatched] signature {name!r}: its rows are answered differently beside others, so a request is "
-                    "one example, and no server may put several together"
+                    f"[unbatched] signature {name!r}: rows are answered differently beside others, or not each by a "
+                    "row, so a request is one example, and no server may put several together"
                 )
                 self.signatures[name] = replace(self.signatures[name], batched=False)
                 examples[name] = self._examples(name, mine, allow)
@@ -222,11 +222,13 @@ def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
 
 
 def _rows_are_alone(live: LiveSignature, examples: Mapping[str, Array], judge: Judge) -> bool:
-    """Whether rows are answered the same in a batch of 1, 2, 7 and 32."""
+    """Whether each output has a row for each row, answered the same in a batch of 1, 2, 7 and 32."""
     if any(spec.shape and spec.shape[0] is not None for spec in live.signature.inputs.values()):
         return True
     large = {name: array[np.arange(ROWS) % len(array)] for name, array in examples.items()}
     together = live.ask(large)
+    if rows_of(together, slice(None)).keys() != together.outputs.keys():
+        return False
     for rows in (slice(0, 1), slice(1, 3), slice(3, 10)):
         try:
             some = live.ask({name: array[rows] for name, array in large.items()})

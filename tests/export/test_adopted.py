@@ -144,11 +144,15 @@ def test_what_a_signature_takes_is_found_out(project, tmp_path, function, inputs
     assert read_golden(version).requests
 
 
-def test_rows_that_depend_on_others_make_a_request_one_example(project: Project, tmp_path: Path) -> None:
-    centred = found.saved(tmp_path / "centred", lambda x: {"y": x - tf.reduce_mean(x)}, x=(tf.float32, [None]))
-    done = project.run("build", f"adopted={centred}")
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: {"y": x - tf.reduce_mean(x)}, lambda x: {"y": x * 2, "scale": tf.constant(2.0)}],
+    ids=["rows that depend on others", "an output without rows"],
+)
+def test_what_is_not_answered_row_by_row_takes_one_example_a_request(project, tmp_path, function) -> None:  # type: ignore[no-untyped-def]
+    done = project.run("build", f"adopted={found.saved(tmp_path / 'saved', function, x=(tf.float32, [None]))}")
     assert done.returncode == 0, done.stderr
-    assert "[unbatched] signature 'serving_default': its rows are answered differently beside others" in done.stderr
+    assert "[unbatched] signature 'serving_default': rows are answered differently beside others, or not" in done.stderr
     version = project.folder / "models/adopted/1"
     assert read_manifest(version).unbatched == ("serving_default",)
     assert any(len(request.inputs["x"]) > 1 for request in read_golden(version).requests)
