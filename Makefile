@@ -52,8 +52,8 @@ environment:
 	fi; \
 	cp requirements.lock $(VENV)/requirements.lock
 
-export: env ## Export the fleet, or MODEL=, as new versions with their proof.
-	@$(TFSERVING) export build $(MODEL)
+export: env ## Export the fleet, or MODEL=, as new versions with their proof; what is unchanged stays.
+	@$(TFSERVING) export build --if-changed $(MODEL)
 
 serve: env ## Export what is missing, start a server, wait until every model is available.
 	@engine=$$($(TFSERVING) serve check --engine $(ENGINE) $(PORTS) $(MODEL)) && \

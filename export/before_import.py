@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec, NamespaceLoader, SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 from tfserving.export.errors import BuilderError
-from tfserving.export.user_code import told
+from tfserving.export.user_code import raised
 
 # Names with which a module can get others that its text doesn't show.
 _DYNAMIC = {"globals", "vars", "locals", "setattr", "exec", "eval", "__dict__", "__getattr__", "__path__", "modules"}
@@ -27,7 +27,8 @@ def look_at(name: str) -> None:
     spec = _spec(name, module_name)
     if spec is None:
         return
-    if isinstance(spec.loader, NamespaceLoader | None) and not _is_loaded(module_name):
+    # A folder that is no package has no file, whatever the loader that Python gives it.
+    if spec.origin is None and spec.submodule_search_locations is not None and not _is_loaded(module_name):
         folders = ", ".join(spec.submodule_search_locations or ())
         raise BuilderError(f"builder {name!r}: {folders} is a folder without __init__.py, it has no {function_name!r}")
     tree = _tree(name, spec)
@@ -98,7 +99,7 @@ def _tree(name: str, spec: ModuleSpec) -> ast.Module | None:
     try:
         return ast.parse(data, spec.origin)
     except (SyntaxError, ValueError) as error:
-        raise BuilderError(f"builder {name!r}: importing it raised {told(error, module=name)}") from None
+        raise BuilderError(f"builder {name!r}: importing it raised {raised(error, module=name)}") from None
 
 
 def _is_dynamic(tree: ast.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from tfserving.export.before_import import find_here, no_function, no_module
 from tfserving.export.errors import BuilderError
 from tfserving.export.servable import Servable
-from tfserving.export.user_code import told
+from tfserving.export.user_code import raised
 
 
 def find_builder(name: str) -> Callable[[], Any]:
@@ -26,7 +26,9 @@ def find_builder(name: str) -> Callable[[], Any]:
         function = getattr(module, function_name, None)
     except Exception as error:
         # A module's own __getattr__.
-        raise BuilderError(f"builder {name!r}: {module_name}.__getattr__ raised {told(error, module=name)}") from error
+        raise BuilderError(
+            f"builder {name!r}: {module_name}.__getattr__ raised {raised(error, module=name)}"
+        ) from error
     if function is None:
         there = [
             key
@@ -68,7 +70,7 @@ def run_builder(name: str, builder: Callable[[], Any]) -> Servable:
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        raise BuilderError(f"builder {name!r} raised {told(error, builder, name)}") from error
+        raise BuilderError(f"builder {name!r} raised {raised(error, builder, name)}") from error
     if not isinstance(servable, Servable):
         raise BuilderError(
             f"builder {name!r} returned {_returned(servable)}, a tfserving.export.servable.Servable is needed"
@@ -88,7 +90,7 @@ def _import(name: str, module_name: str) -> ModuleType:
         missing = (error.name or module_name) if isinstance(error, ModuleNotFoundError) else ""
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise BuilderError(no_module(name, missing)) from None
-        raise BuilderError(f"builder {name!r}: importing it raised {told(error, module=name)}") from error
+        raise BuilderError(f"builder {name!r}: importing it raised {raised(error, module=name)}") from error
 
 
 def _returned(value: Any) -> str:

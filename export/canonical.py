@@ -2,8 +2,9 @@
 
 Two exports of the same model differ in such names: functions are numbered through a process, layers too, and tables
 have random ones. Here everything is named by when it is first met on the way from the signatures' outputs, so two
-graphs have the same digest only when they are the same but for names. What a server runs is all that counts: functions
-that nothing calls, and what only `tf.saved_model.load` reads, are left out.
+graphs have the same digest only when they are the same but for names. A variable's key is such a name, too: what counts
+is the value that it is restored to. Only what a server runs counts: what saves variables, functions that nothing calls,
+and what only `tf.saved_model.load` reads are left out.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.export.graph import read_saved_model, serving_graph
+from tfserving.export.variables import Variables
+from tfserving.export.weights import has_same_bytes
 
 # Names of resources, and of functions that may replace one another: what has the same one belongs together.
 _SHARED = ("shared_name", "api_implements")
-# Which gradient a call has, by a name that counts calls (nothing that is served has gradients), and what an argument is
-# called, which counts captured ones.
-_LEFT_OUT = ("_gradient_op_type", "_user_specified_name")
+# Which gradient a call has, by a name that counts calls (nothing that is served has gradients), and what a variable or
+# an argument is called.
+_LEFT_OUT = ("_gradient_op_type", "_user_specified_name", "debug_name")
+# Its second input has the keys of variables.
+_RESTORE = "RestoreV2"
 # Operations that are to run where another one does, by its name.
 _PLACED = "_class"
 _PLACED_WITH = b"loc:@"
@@ -27,11 +32,22 @@ _PLACED_WITH = b"loc:@"
 Tell = Callable[[object], None]
 
 
-def graph_digest(version_folder: Path) -> str:
-    """SHA-256 of what the SavedModel's graph computes, and of its signatures. Raises ExportError when it can't be read.
+def is_same_graph(old: Path, new: Path) -> bool:
+    """Whether two SavedModels have the same signatures, graph and variables, apart from names.
 
-    Equal digests mean equal graphs. Graphs that compute the same in another order may have different ones.
+    Graphs that compute the same in another order may count as different. Raises ExportError when one can't be read.
     """
+    with Variables(old) as before, Variables(new) as after:
+        (digest, keys), (new_digest, new_keys) = (_digest(old, before), _digest(new, after))
+        # Checksums have 32 bits only.
+        return digest == new_digest and all(
+            has_same_bytes(before, after, (before[key], after[new_key]))
+            for key, new_key in zip(keys, new_keys, strict=True)
+        )
+
+
+def _digest(version_folder: Path, variables: Variables) -> tuple[str, list[str]]:
+    """SHA-256 of what a graph computes, with checksums of its variables, and their keys in the graph's order."""
     graph = serving_graph(read_saved_model(version_folder), version_folder)
     sha256 = hashlib.sha256()
 
@@ -39,15 +55,18 @@ def graph_digest(version_folder: Path) -> str:
         data = part if isinstance(part, bytes) else repr(part).encode()
         sha256.update(len(data).to_bytes(8, "little") + data)
 
-    _Canonical(graph, tell).tell_all()
-    return sha256.hexdigest()
+    canonical = _Canonical(graph, variables, tell)
+    canonical.tell_all()
+    return sha256.hexdigest(), canonical.keys
 
 
 class _Canonical:
     """A meta graph, told part by part in an order that depends on no name."""
 
-    def __init__(self, graph: Any, tell: Tell) -> None:
+    def __init__(self, graph: Any, variables: Variables, tell: Tell) -> None:
+        self.keys: list[str] = []
         self._graph = graph
+        self._variables = variables
         self._tell = tell
         self._library = {function.signature.name: function for function in graph.graph_def.library.function}
         # In the order in which they are met.
@@ -69,14 +88,14 @@ class _Canonical:
             for infos in (signature.outputs, signature.inputs):
                 roots += (info.name for _, info in sorted(infos.items()))
         saver = graph.saver_def
-        roots += (saver.restore_op_name, saver.save_tensor_name, saver.filename_tensor_name)
+        roots += (saver.restore_op_name, saver.filename_tensor_name)
         for name, collection in sorted(graph.collection_def.items()):
             self._tell(name)
             if collection.HasField("node_list"):
                 roots += collection.node_list.value
             else:
                 self._tell(collection.SerializeToString(deterministic=True))
-        self._scope(definition.node, roots, {})
+        self._scope(definition.node, roots)
         for name in _growing(self._functions):
             self._function(name)
         for gradient in definition.library.gradient:
@@ -103,15 +122,19 @@ class _Canonical:
         roots = [function.ret[argument.name] for argument in signature.output_arg]
         waited = [f"^{function.control_ret[name]}" for name in signature.control_output]
         arguments = {argument.name: -1 - number for number, argument in enumerate(signature.input_arg)}
-        self._scope(function.node_def, [*roots, *waited], arguments)
+        # Operations with side effects run in a function, whoever needs them.
+        others = [node.name for node in function.node_def]
+        self._scope(function.node_def, [*roots, *waited], arguments, others)
         self._attributes(function.attr, {})
 
-    def _scope(self, nodes: Iterable[Any], roots: list[str], arguments: Mapping[str, int]) -> None:
-        """Tells the nodes of the graph, or of a function with `arguments`, on the way from `roots`; then the others."""
+    def _scope(
+        self, nodes: Iterable[Any], roots: list[str], arguments: Mapping[str, int] = {}, others: Iterable[str] = ()
+    ) -> None:
+        """Tells the nodes of the graph, or of a function with `arguments`: what leads to `roots`, then `others`."""
         by_name = {node.name: node for node in nodes}
         numbers: dict[str, int] = dict(arguments)
         order: list[Any] = []
-        for root in (*roots, *by_name):
+        for root in (*roots, *others):
             waiting = [_node(root)]
             while waiting:
                 name = waiting.pop()
@@ -121,9 +144,20 @@ class _Canonical:
                 order.append(by_name[name])
                 waiting += (_node(source) for source in reversed(by_name[name].input))
         self._tell([_numbered(root, numbers) for root in roots])
+        with_keys = {_node(node.input[1]) for node in order if node.op == _RESTORE}
         for node in order:
             self._tell((self._name(node.op), node.device, [_numbered(source, numbers) for source in node.input]))
-            self._attributes(node.attr, numbers)
+            if node.name in with_keys and node.op == "Const":
+                self._values(node.attr["value"].tensor.string_val)
+            else:
+                self._attributes(node.attr, numbers)
+
+    def _values(self, keys: Iterable[bytes]) -> None:
+        """Tells the variables that are restored from these keys."""
+        for key in keys:
+            variable = self._variables.get(key.decode(errors="backslashreplace"))
+            self._tell(variable.content if variable else key)
+            self.keys += [variable.key] if variable else []
 
     def _attributes(self, attributes: Mapping[str, Any], numbers: Mapping[str, int]) -> None:
         self._tell(len(attributes))

@@ -9,6 +9,8 @@ from tfserving.foundation.golden import SAVED_MODEL
 
 INDEX = ".index"
 DATA = ".data-00000-of-"
+# What `tf.train.CheckpointManager` writes: a text proto whose first line names the latest checkpoint.
+STATE = "checkpoint"
 KERAS = (".keras", ".h5", ".hdf5")
 
 
@@ -19,6 +21,8 @@ def find_checkpoint(path: Path, name: str | None = None) -> Path:
     """
     if path.is_dir():
         return _in_folder(path, name)
+    if path.name == STATE and path.is_file():
+        return _in_folder(path.parent, name)
     prefix = path
     if path.name.endswith(INDEX):
         prefix = path.with_name(path.name.removesuffix(INDEX))
@@ -29,10 +33,7 @@ def find_checkpoint(path: Path, name: str | None = None) -> Path:
             raise CheckpointError(f"{prefix} is one checkpoint already; leave out --checkpoint {name}")
         return prefix
     if path.suffix in KERAS:
-        raise CheckpointError(
-            f"{path} is a file of Keras; load it in the builder, with load_keras({path.name!r}) or, "
-            f"when it was written by save_weights, model.load_weights({path.name!r})"
-        )
+        raise CheckpointError(_of_keras(path))
     if path.parent.is_dir():
         raise CheckpointError(f"{path} is no checkpoint; {_those_in(path.parent)}")
     raise CheckpointError(f"{path} is no checkpoint; there is no folder {path.parent}")
@@ -49,8 +50,9 @@ def _in_folder(folder: Path, name: str | None) -> Path:
         return folder / name
     if name is not None:
         raise CheckpointError(f"{folder} has no checkpoint {name!r}; {_those_in(folder)}")
-    # What `tf.train.CheckpointManager` writes: a text proto whose first line names the latest checkpoint.
-    state = folder / "checkpoint"
+    if not there and (files := sorted(path.name for path in folder.iterdir() if path.suffix in KERAS)):
+        raise CheckpointError(f"{folder} has no checkpoint; {_of_keras(folder / files[-1])}")
+    state = folder / STATE
     latest = ""
     if state.is_file():
         line = next((line for line in state.read_text().splitlines() if line.startswith("model_checkpoint_path:")), "")
@@ -61,6 +63,11 @@ def _in_folder(folder: Path, name: str | None) -> Path:
             f"{folder}: its file 'checkpoint' {why}; {_those_in(folder)}; choose one with --checkpoint"
         )
     return folder / latest
+
+
+def _of_keras(path: Path) -> str:
+    loads = "model.load_weights" if path.name.endswith(".weights.h5") else "load_keras"
+    return f"{path} is a file of Keras; load it in the builder, with {loads}({path.name!r})"
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Why a signature may answer the same request otherwise the next time: it assigns something, or draws random numbers.
+"""Why a signature may return something else for the same request: it assigns something, or draws random numbers.
 
 What TensorFlow calls stateful is found in the graph: in a signature's traced function, before anything is written, and
 in any SavedModel, whatever wrote it.
@@ -20,6 +20,7 @@ SEED_STATE = "seed_generator_state"
 TEMPORARY = "TemporaryVariable"
 # Their first input says which function is called.
 BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
+CLOCK = "Timestamp"
 SHOWN = 3
 
 
@@ -65,21 +66,21 @@ def _found(signature: str, graph: Graph, nodes: Iterable[Node], names: dict[str,
             (chance if seeds else state).setdefault(what, node)
     where = f"signature {signature!r}"
     if chance:
+        does = "reads the clock" if all(node.op == CLOCK for node in chance.values()) else "draws random numbers"
         yield Finding(
             "random",
             where,
-            f"it draws random numbers: {_listed(chance)}; a request is answered otherwise each time, so no answer can "
-            "be verified",
+            f"it {does}: {_listed(chance)}; the same request gets another response each time, so none can be verified",
             "call the model with training=False, or take a seed as an input and draw with tf.random.stateless_uniform, "
-            "stateless_normal or stateless_categorical",
+            "stateless_normal or stateless_categorical (docs/lint.md#random)",
         )
     if state:
         yield Finding(
             "state",
             where,
-            f"a request changes {_listed(state)}, and so the answer to the next one, whoever sends it",
+            f"a request changes {_listed(state)}, and so the response to the next one, whoever sends it",
             "take the state as an input and return it as an output; where it is a layer's, such as batch "
-            "normalization's, call the model with training=False",
+            "normalization's, call the model with training=False (docs/lint.md#state)",
         )
 
 

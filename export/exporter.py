@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,11 @@ from tfserving.export.savedmodel import read_signatures
 from tfserving.export.source import Asking, Source
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
+from tfserving.export.unchanged import same_version
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
-from tfserving.foundation.quality import MEASURES, Metric
+from tfserving.foundation.quality import MEASURES, Evaluation, Metric
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,17 @@ class Target:
     golden: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     checkpoint: Path | None = None
-
     partial: bool = False
     saved_model: Path | None = None
+    if_changed: bool = False
 
 
 @dataclass(frozen=True)
 class Exported:
     """A version that was exported, what options and checkpoint came to, and the seconds that each step took.
 
-    `left_out` has the edge values that no golden request has.
+    `left_out` has the edge values that no golden request has. `same_as` is the newest version of before when that is
+    the same: `version` itself when it was kept and nothing was made.
     """
 
     model: str
@@ -82,6 +85,12 @@ class Exported:
     restored: Restored
     seconds: dict[str, float]
     left_out: tuple[LeftOut, ...]
+    same_as: int | None = None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the version is the one of before, which was kept."""
+        return self.version == self.same_as
 
 
 @dataclass
@@ -161,15 +170,8 @@ def export(
             if "empty-request" not in target.allow:
                 check_empty(fresh, signatures, golden)
         with steps.step("publish", "flushing to disk"):
-            write_golden(golden, target.model, staging.version_folder)
-            if source.evaluation:
-                write_evaluation(source.evaluation, target.model, staging.version_folder)
-            files = hash_files(staging.version_folder)
-            path = staging.publish(
-                lambda version: (staging.version_folder / MANIFEST).write_text(
-                    _manifest(target, version, source, signatures, judge, kept, steps.left_out, files).text()
-                )
-            )
+            manifest = partial(_manifest, target, source, signatures, judge, kept, steps.left_out)
+            path, same_as = _published(target, staging, golden, source.evaluation, manifest, steps.say)
     return Exported(
         target.model,
         int(path.name),
@@ -180,6 +182,7 @@ def export(
         source.restored,
         steps.seconds,
         tuple(steps.left_out),
+        same_as,
     )
 
 
@@ -198,6 +201,28 @@ def _adopt(target: Target) -> Adopted:
             "load_existing can do it (docs/export.md)"
         )
     return Adopted(target.saved_model)
+
+
+def _published(
+    target: Target,
+    staging: Staging,
+    golden: Iterable[GoldenRequest],
+    evaluation: Evaluation | None,
+    manifest: Callable[[dict[str, FileEntry], int], Manifest],
+    say: Callable[[str], None],
+) -> tuple[Path, int | None]:
+    """Publishes what is staged, or keeps the version before that is the same: the path, and which one is the same."""
+    write_golden(golden, target.model, staging.version_folder)
+    if evaluation:
+        write_evaluation(evaluation, target.model, staging.version_folder)
+    files = hash_files(staging.version_folder)
+    same_as = same_version(target.folder, staging.version_folder, manifest(files, 1), say)
+    if target.if_changed and same_as is not None:
+        return target.folder / str(same_as), same_as
+    path = staging.publish(
+        lambda number: (staging.version_folder / MANIFEST).write_text(manifest(files, number).text())
+    )
+    return path, same_as
 
 
 def _evaluation(source: Source) -> EvaluationEntry | None:
@@ -220,13 +245,13 @@ def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
 
 def _manifest(
     target: Target,
-    version: int,
     source: Source,
     signatures: dict[str, ServedSignature],
     judge: Judge,
     options: tuple[str, ...],
     left_out: Iterable[LeftOut],
     files: dict[str, FileEntry],
+    version: int,
 ) -> Manifest:
     import keras
     import numpy as np

@@ -138,8 +138,12 @@ def inspect_version(folder: Path) -> Inspection:
 
 
 def _variables(folder: Path) -> tuple[Variable, ...]:
-    with Variables(folder) as variables:
-        return tuple(variables.values())
+    try:
+        with Variables(folder) as variables:
+            return tuple(variables.values())
+    except ExportError:
+        # The state says that the file is damaged.
+        return ()
 
 
 def _size(path: Path) -> int:

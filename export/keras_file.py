@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tfserving.export.errors import BuilderError
+from tfserving.export.keras_errors import why
 from tfserving.foundation.golden import SAVED_MODEL
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HDF5_SUFFIXES = (".h5", ".hdf5")
-# What Keras writes before the error of each object around an object that can't be made, and after the last one.
-NESTED = "Exception encountered: "
-ADVICE = re.compile(r"\s*(Make sure custom classes|Please ensure you are using|Full object config: ).*", re.DOTALL)
-LONGEST = 300
-# What every layer takes (keras/src/layers/layer.py, Layer.__init__).
-LAYER_ARGUMENTS = ("name", "trainable", "dtype", "autocast", "activity_regularizer")
+ANEW = (
+    "model.save_weights('name.weights.h5') for a model that the builder makes, or tf.saved_model.save for "
+    "`saved_model:` in models.yaml"
+)
 
 
 def load_keras(path: str | Path, **kwargs: Any) -> Any:
@@ -38,9 +36,10 @@ def load_keras(path: str | Path, **kwargs: Any) -> Any:
     try:
         return keras.saving.load_model(path, **{"compile": False, **kwargs})
     except Exception as error:
-        reason = _reason(error)
-        hints = [hint for hint in (_hint(reason), _version_hint(path, keras.__version__)) if hint]
-        raise BuilderError("\n  ".join([f"{path} can't be loaded: {reason}", *hints])) from None
+        reason, hint = why(str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error))
+        hints = [hint, _version_hint(path, reason, keras.__version__)]
+        what = f"{path} can't be loaded: {reason or type(error).__name__}"
+        raise BuilderError("\n  ".join([what, *filter(None, hints)])) from None
 
 
 def _check_kind(path: Path) -> None:
@@ -72,109 +71,27 @@ def _check_kind(path: Path) -> None:
     )
 
 
-def _reason(error: Exception) -> str:
-    """What Keras says about the innermost object, without its configuration and advice."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    last = ADVICE.sub("", text.rpartition(NESTED)[2]).strip()
-    line = next(filter(None, map(str.strip, last.splitlines())), type(error).__name__)
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
-
-
-def _unexpected(match: re.Match[str]) -> str:
-    name, argument = match.groups()
-    if argument in LAYER_ARGUMENTS:
-        return f"{name}.__init__ must take **kwargs and pass them to super().__init__(**kwargs)"
-    return f"get_config of {name} returns {argument!r}, which its __init__ does not take"
-
-
-def _unregistered(match: re.Match[str]) -> str:
-    name = match[1].rpartition(">")[2]
-    if _is_keras(name):
-        return ""
-    return (
-        f"{name} needs @keras.saving.register_keras_serializable(), and its module imported before the file is loaded; "
-        f"or load_keras(path, custom_objects={{{match[1]!r}: {name}}})"
-    )
-
-
-def _unrecognized(match: re.Match[str]) -> str:
-    name, arguments = match.groups()
-    if _is_keras(name):
-        return f"another version of Keras has a {name} that takes them; load the file with that version"
-    return f"get_config of {name} returns them, and its __init__ does not take them: {arguments}"
-
-
-def _is_keras(name: str) -> bool:
-    """Whether the class `name` is one of Keras's."""
-    import keras
-
-    return name == "Functional" or hasattr(keras.layers, name) or hasattr(keras, name)
-
-
-HINTS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"), _unexpected),
-    (re.compile(r"Unrecognized keyword arguments passed to (\w+): (.+)"), _unrecognized),
-    (re.compile(r"Could not locate (?:class|function) '([^']+)'"), _unregistered),
-    (re.compile(r"Unknown [\w ]+: '([^']+)'"), _unregistered),
-    (
-        re.compile(r"(\w+)\.__init__\(\) missing \d+ required (?:positional|keyword-only) arguments?: (.+)"),
-        lambda match: f"get_config of {match[1]} must return {match[2]}, too",
-    ),
-    (
-        re.compile(r"safe_mode=False"),
-        lambda _: (
-            "a Lambda layer is Python code in the file: load_keras(path, safe_mode=False) runs it; do that only with a "
-            "file that you trust; a registered layer of your own needs no such trust"
-        ),
-    ),
-    (
-        re.compile(r"objects? could not be loaded"),
-        lambda _: (
-            "the layers are not built as they were when the file was written; a layer makes its variables in __init__ "
-            "or build(), in the same order"
-        ),
-    ),
-    (
-        re.compile(r"No model config found"),
-        lambda _: "the file has weights, no model: make the model in the builder, then model.load_weights(path)",
-    ),
-    (
-        re.compile(r"no item named|Expected a model\.weights|truncated file|: line \d+ column \d+|Bad (?:CRC|magic)"),
-        lambda _: "the file is damaged or incomplete; write it again with model.save('name.keras')",
-    ),
-)
-
-
-def _hint(reason: str) -> str:
-    """What to change, when Keras gives the `reason`."""
-    return next((hint(match) for pattern, hint in HINTS if (match := pattern.search(reason))), "")
-
-
-def _version_hint(path: Path, here: str) -> str:
-    """What to do about a file that another major or a later version of Keras wrote."""
+def _version_hint(path: Path, reason: str, here: str) -> str:
+    """What to do about a file that another major or a later version of Keras wrote; `reason` is why it isn't loaded."""
+    if path.suffix in HDF5_SUFFIXES:
+        # Keras 2 wrote most of them, and layers that changed since then say so.
+        if not reason.startswith(("Unrecognized", "Unknown", "Could not locate")):
+            return ""
+        return f"If tf-keras wrote it, write it anew there: {ANEW}"
     written = _version(path)
     if written.startswith("2."):
-        whole = "" if path.suffix in HDF5_SUFFIXES else "model.save('name.h5') for load_keras, "
-        return (
-            f"Keras {written}, tf-keras, wrote it, this is Keras {here}. Where it can be loaded, write it anew: {whole}"
-            "model.save_weights('name.weights.h5') for a model made here, or tf.saved_model.save for `saved_model:` in "
-            "models.yaml"
-        )
+        whole = "model.save('name.h5') for load_keras, where its layers did not change, "
+        return f"Keras {written}, tf-keras, wrote it, this is Keras {here}. Write it anew there: {whole}{ANEW}"
     if _number(written) > _number(here):
         return f"Keras {written} wrote it, this is Keras {here}: pip install 'keras>={written}'"
     return ""
 
 
 def _version(path: Path) -> str:
-    """The version of Keras that wrote `path`; empty when the file doesn't say."""
-    import h5py
-
+    """The version of Keras that wrote the archive `path`; empty when it doesn't say."""
     try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                return str(json.loads(archive.read("metadata.json"))["keras_version"])
-        with h5py.File(path) as file:
-            return str(file.attrs["keras_version"])
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
     except (KeyError, OSError, ValueError, zipfile.BadZipFile):
         return ""
 

@@ -11,7 +11,7 @@ from tfserving.export.errors import LintError, ServableError
 from tfserving.export.outputs import named_outputs
 from tfserving.export.rows import described, rows_in
 from tfserving.export.servable import Signature, one_array
-from tfserving.export.user_code import told
+from tfserving.export.user_code import raised
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
 
@@ -46,7 +46,7 @@ class LiveSignature:
             outputs = signature.function(**tensors)
         except (Exception, SystemExit) as error:
             raise ServableError(
-                f"{where}: its function failed on {described(inputs)}: {told(error, signature.function)}"
+                f"{where}: its function failed on {described(inputs)}: {raised(error, signature.function)}"
             ) from error
         return {
             output: self._array(f"{where}, output {output!r}", tensor, rows_in(inputs))

@@ -23,7 +23,7 @@ from types import TracebackType
 
 from tfserving.export import fresh
 from tfserving.export.edge_requests import EdgeRequest, Note
-from tfserving.export.errors import ProofError
+from tfserving.export.errors import ExportError, ProofError
 from tfserving.export.graph import has_functions, read_graph
 from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
@@ -100,7 +100,7 @@ class FreshProcess:
         """Lets it load the version in `version_folder`, from now on without the packages `refused`.
 
         Its signatures, or the error, come with `signatures`, for each of the `ways`. Answers about the version before
-        that nobody took are forgotten. Raises ExportError when there is no SavedModel that can be read.
+        that nobody took are forgotten.
         """
         while self._due:
             self._take()
@@ -240,7 +240,11 @@ def _libraries(version_folder: Path) -> list[Path]:
     # Reading a graph takes a moment, and most machines have no such package.
     if not served_ops.libraries():
         return []
-    return served_ops.libraries_for(node.op for node in read_graph(version_folder))
+    try:
+        return served_ops.libraries_for(node.op for node in read_graph(version_folder))
+    except ExportError:
+        # Why it can't be loaded is what loading it tells.
+        return []
 
 
 def _ask(fresh_process: FreshProcess, requests: Iterable[GoldenRequest]) -> list[GoldenRequest]:

@@ -15,7 +15,7 @@ from tfserving.export.outputs import named_outputs
 from tfserving.export.saved_objects import few
 from tfserving.export.servable import EXAMPLES, Method, Servable, Signature, TensorSpec
 from tfserving.export.tracking import trackables, variables_of
-from tfserving.export.user_code import told
+from tfserving.export.user_code import raised
 from tfserving.foundation.tensors import BY_NUMBER, to_proto
 
 METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
@@ -208,7 +208,7 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
     specs = {key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in signature.inputs.items()}
     refused: list[ServableError] = []
 
-    @tf.autograph.experimental.do_not_convert
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def named(returned: Any) -> dict[str, Any]:
         try:
             return named_outputs(returned, signature.outputs, where)
@@ -231,7 +231,7 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
             raise refused[0] from None
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
-            f"{where}: its function can't be made a graph for {wanted}: {told(error, signature.function)}"
+            f"{where}: its function can't be made a graph for {wanted}: {raised(error, signature.function)}"
             f"{_stateful_layers(module)}"
         ) from error
     if signature.method != "predict":
@@ -249,7 +249,7 @@ def _stateful_layers(module: Any) -> str:
         return ""
     return (
         f"\n  {', '.join(names)} has stateful=True: it keeps the state of one batch, of a fixed size, and a request "
-        "would change the answer to the next one; leave it out, and make the state an input and an output "
+        "would change the response to the next one; leave it out, and make the state an input and an output "
         "(docs/lint.md#state)"
     )
 

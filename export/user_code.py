@@ -16,6 +16,7 @@ from typing import Any
 
 import tfserving
 from tfserving.export.errors import ExportError
+from tfserving.export.keras_errors import why
 
 MOST_LINES = 8
 MOST_CHARACTERS = 1000
@@ -38,7 +39,7 @@ _KERAS_ARGUMENTS = re.compile(r"^Arguments received by ")
 _NODE = re.compile(r"\{\{function_node \S+?\}\}\s*|\s*\[Op:\w+\](?: name:\s*)?$")
 
 
-def told(error: BaseException, function: Callable[..., Any] | None = None, module: str = "") -> str:
+def raised(error: BaseException, function: Callable[..., Any] | None = None, module: str = "") -> str:
     """What was raised, and below it the last line of the user's code on the way: `ValueError: …`, `at FILE:LINE: …`.
 
     Without such a line, `function` is the user's code that was called. `module` is the user's module, which may be an
@@ -50,10 +51,14 @@ def told(error: BaseException, function: Callable[..., Any] | None = None, modul
     what, frames = _parted(text)
     if what.startswith((f"{kind}: ", f"{type(error).__qualname__}: ")):
         what = what.partition(": ")[2]
+    # The toolkit's own errors have the reason already.
+    reason, hint = ("", "") if isinstance(error, ExportError) else why(what)
+    what = reason if hint else what
     first = f"{kind}: {what}" if what else kind
     where = _where(error, frames, own) or (_defined(function, own) if function is not None else "")
     lines = first.splitlines() if isinstance(error, ExportError) else _shortened(first)
-    return "\n  ".join([*lines, *getattr(error, "__notes__", ()), *([where] if where else [])])
+    more = [*filter(None, [hint]), *getattr(error, "__notes__", ())]
+    return "\n  ".join([*lines, *more, *([where] if where else [])])
 
 
 class _Own:
@@ -166,7 +171,7 @@ def _at(file: str, line: int) -> str:
 
 def _defined(function: Callable[..., Any], own: _Own) -> str:
     """Where a function of the user's is written; '' when it is none."""
-    while inner := getattr(function, "python_function", None) or (isinstance(function, partial) and function.func):
+    while inner := function.func if isinstance(function, partial) else getattr(function, "python_function", None):
         function = inner
     code = getattr(function, "__code__", None)
     if isinstance(code, CodeType) and own(code.co_filename):

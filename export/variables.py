@@ -62,6 +62,11 @@ class Variable:
     place: tuple[int, int, int]
 
     @property
+    def content(self) -> tuple[str, tuple[int, ...], int]:
+        """What equal variables have in common, whatever their names."""
+        return self.dtype, self.shape, self.checksum
+
+    @property
     def size(self) -> int:
         """How many numbers it has."""
         return prod(self.shape)
@@ -87,12 +92,15 @@ class Variables(Mapping[str, Variable]):
             self._shards = header.num_shards
             found = {key.decode(errors="backslashreplace"): _entry(data) for key, data in entries.items()}
             graph = found.pop(_GRAPH, None)
-            own, paths = _named(self._string(graph)) if graph else ({}, {})
         except (KeyError, IndexError, ValueError, struct.error, DecodeError, OSError) as error:
-            self.close()
-            raise ExportError(f"{path} is damaged, or no checkpoint of TensorFlow 2: {error}") from None
+            raise ExportError(f"{path} is damaged, or no checkpoint of TensorFlow: {error}") from None
         if header.endianness:
             raise ExportError(f"{path} is of a big-endian machine, which this toolkit doesn't read")
+        try:
+            own, paths = _named(self._string(graph)) if graph else ({}, {})
+        except (IndexError, DecodeError, ExportError, OSError):
+            # Their keys are names, too.
+            own, paths = {}, {}
         names, places = _names(found, own, paths), {key: number for number, key in enumerate(paths)}
         for key in sorted(found, key=lambda key: (places.get(key, len(places)), key)):
             self._all[key] = Variable(key, names[key], own.get(key, ""), *found[key])

@@ -33,8 +33,8 @@ class WeightChange:
     """A variable that is not the same in both versions.
 
     `what` is added, removed, renamed (its content is equal), changed, or how dtype or shape changed. `old_name` is what
-    the old version calls it, where that is another name. Of one that changed `largest` is the largest absolute difference, and `relative` the
-    root mean square of the differences over that of the old values.
+    the old version calls it, where that is another name. Of one that changed `largest` is the largest absolute
+    difference, and `relative` the root mean square of the differences over that of the old values.
     """
 
     variable: str
@@ -52,11 +52,11 @@ def weight_changes(old: Path, new: Path) -> tuple[list[WeightChange], int]:
     with Variables(old) as before, Variables(new) as after:
 
         def same(one: Variable, other: Variable) -> bool:
-            return _content(one) == _content(other) and all(a == b for a, b in _pieces(before, after, (one, other)))
+            return has_same_bytes(before, after, (one, other))
 
         left, right = dict(before), dict(after)
         equal = _paired(left, right, lambda one: one.key, same)
-        renamed = _paired(left, right, _content, same)
+        renamed = _paired(left, right, lambda one: one.content, same)
         changed = _paired(left, right, lambda one: one.key, _any)
         changed += _paired(left, right, _own_name(left, right), _any)
         changes = [WeightChange(new.name, "renamed", old_name=old.name) for old, new in renamed]
@@ -66,14 +66,10 @@ def weight_changes(old: Path, new: Path) -> tuple[list[WeightChange], int]:
         return sorted(changes, key=lambda change: change.variable), len(equal) + len(renamed)
 
 
-def is_same(old: Path, new: Path) -> bool:
-    """Whether two SavedModels have the same variables, by key, dtype, shape and bytes. Raises ExportError."""
-    with Variables(old) as before, Variables(new) as after:
-        return before.keys() == after.keys() and all(
-            _content(before[key]) == _content(after[key])
-            and all(a == b for a, b in _pieces(before, after, (before[key], after[key])))
-            for key in before
-        )
+def has_same_bytes(before: Variables, after: Variables, pair: Pair) -> bool:
+    """Whether two variables are equal, to the last bit."""
+    old, new = pair
+    return old.content == new.content and all(one == other for one, other in _pieces(before, after, pair))
 
 
 def _paired(
@@ -94,11 +90,6 @@ def _paired(
             candidates.remove(found)
             del left[one.key], right[found.key]
     return pairs
-
-
-def _content(one: Variable) -> tuple[str, tuple[int, ...], int]:
-    """What equal variables have in common, whatever their names."""
-    return one.dtype, one.shape, one.checksum
 
 
 def _any(_: Variable, __: Variable) -> bool:

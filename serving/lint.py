@@ -143,9 +143,7 @@ def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterat
             if chosen:
                 text += f"Take {BATCHING_PARAMETERS} out of the version"
             else:
-                text += "Serve it from a fleet without `server.batching`, or on the embedded server; or set "
-                text += f"`server.flags: {{{OWN_BATCHING}: true}}` and put a {BATCHING_PARAMETERS} into each version "
-                text += "that is to be batched"
+                text += "Serve it from a fleet without `server.batching`, or on the embedded server"
             yield Problem(f"models.{name}", text, warning=warning)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Examples:
   tfserving export build                                         every model in models.yaml
   tfserving export build --missing --json                        those without a version, the result as JSON
+  tfserving export build --if-changed                            no new version of what is as it was
   tfserving export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
   tfserving export build spam=exports/spam --golden spam.json    spam/, the SavedModel in exports/spam as it is
   tfserving export build --from-checkpoint runs/7 train.spam:untrained
@@ -43,6 +44,7 @@ Examples:
 @fleet_option
 @folder_option
 @click.option("--missing", is_flag=True, help="Leaves out models that have a version already.")
+@click.option("--if-changed", is_flag=True, help="Keeps the newest version of a model when the new one is the same.")
 @click.option(
     "--from-checkpoint",
     "checkpoints",
@@ -72,6 +74,7 @@ def build(
     fleet: Path,
     folder: Path | None,
     missing: bool,
+    if_changed: bool,
     checkpoints: Path | None,
     checkpoint: str | None,
     partial: bool,
@@ -89,7 +92,8 @@ def build(
     NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
     returns a tfserving.export.servable.Servable. NAME=SAVED_MODEL exports the SavedModel in that folder as it is. A
     version that exists is never touched. When one model fails the others are exported all the same, and the exit code
-    is 1.
+    is 1. --if-changed calls the builder and proves what it makes, too; a builder that trains anew usually makes other
+    weights.
 
     --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
     the time of a call before and after are printed.
@@ -123,6 +127,7 @@ def build(
                     checkpoint=prefix,
                     saved_model=model.saved_model,
                     partial=partial,
+                    if_changed=if_changed,
                 )
             )
         failed = False
@@ -166,6 +171,16 @@ def _print(exported: Exported, as_json: bool) -> None:
         click.echo(f"{exported.model}: {path} is in the checkpoint only, and is not used", err=True)
     for effect in exported.effects:
         click.echo(f"{exported.model}: {effect}", err=as_json)
+    if exported.unchanged:
+        where = f"version {exported.version} in {short(exported.path)}"
+        click.echo(f"{exported.model}: unchanged, {where} is what the builder makes", err=as_json)
+        return
+    if exported.same_as is not None:
+        click.echo(
+            f"{exported.model}: version {exported.version} is the same as version {exported.same_as}, apart from its "
+            "number; --if-changed keeps the old one",
+            err=True,
+        )
     click.echo(
         f"{exported.model}: version {exported.version} in {short(exported.path)}, "
         f"{exported.proof.requests} golden requests verified {exported.proof}",
@@ -193,7 +208,7 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
     from tfserving.export.exporter import export
     from tfserving.export.proof import FreshProcess
     from tfserving.export.restores import watch
-    from tfserving.export.user_code import told
+    from tfserving.export.user_code import raised
 
     there = []
     for target in targets:
@@ -233,7 +248,7 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
                 outcome = error
             except Exception as error:
                 # Of TensorFlow's or of this toolkit's: it is this model's, the others are exported.
-                outcome = RuntimeError(f"{told(error)}\n  raised at {_place(error)}")
+                outcome = RuntimeError(f"{raised(error)}\n  raised at {_place(error)}")
             yield target, outcome
 
 
@@ -260,8 +275,9 @@ def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
 
     return {
         "model": exported.model,
-        "status": "exported",
+        "status": "unchanged" if exported.unchanged else "exported",
         "version": exported.version,
+        "same_as": exported.same_as,
         "path": str(exported.path),
         "checkpoint": checkpoint,
         "kept": exported.restored.kept,

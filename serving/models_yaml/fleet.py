@@ -72,8 +72,8 @@ class Model(Strict):
     saved_model: Annotated[
         Path | None,
         Field(
-            description="Instead of a builder, the folder of a SavedModel that is served as it is. Relative to the file "
-            "that says it."
+            description="Instead of a builder, the folder of a SavedModel that is served as it is. Relative to the "
+            "file that says it."
         ),
     ] = None
     allow: Annotated[

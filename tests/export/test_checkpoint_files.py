@@ -27,6 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (".", None, "ckpt-2"),
         (".", "ckpt-1", "ckpt-1"),
+        ("checkpoint", None, "ckpt-2"),
         ("ckpt-1", None, "ckpt-1"),
         ("ckpt-1", "ckpt-1", "ckpt-1"),
         ("ckpt-1.index", None, "ckpt-1"),
@@ -69,5 +70,8 @@ def test_files_and_folders_of_other_formats_say_what_loads_them(tmp_path: Path) 
         find_checkpoint(tmp_path / "saved")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.save_weights(tmp_path / "model.weights.h5")
-    with pytest.raises(CheckpointError, match=r"is a file of Keras; .* model\.load_weights\('model\.weights\.h5'\)"):
-        find_checkpoint(tmp_path / "model.weights.h5")
+    for path in (tmp_path, tmp_path / "model.weights.h5"):
+        with pytest.raises(
+            CheckpointError, match=r"is a file of Keras; .* model\.load_weights\('model\.weights\.h5'\)"
+        ):
+            find_checkpoint(path)

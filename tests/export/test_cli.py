@@ -127,7 +127,7 @@ def test_a_version_that_something_else_wrote_is_listed_with_its_error(project: P
     ("arguments", "problem"),
     [
         (["build", "nobody"], "Error: no model is called 'nobody'; the fleet has scale, unbuilt"),
-        (["build", "x=zoo"], "Error: x=zoo: 'zoo' is not 'module:function'"),
+        (["build", "x=zoo"], "Error: x=zoo: 'zoo' is neither 'module:function' nor the folder of a SavedModel"),
         (["build", "../x=zoo:scale"], "Error: '../x' can't name a model: "),
         (
             ["build", "--fleet", "other.yaml"],

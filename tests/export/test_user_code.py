@@ -17,7 +17,7 @@ from tests.export import zoo
 from tfserving.export import savedmodel
 from tfserving.export.builders import run_builder
 from tfserving.export.errors import BuilderError, ServableError
-from tfserving.export.user_code import MOST_LINES, told
+from tfserving.export.user_code import MOST_LINES, raised
 
 ROWS = tf.constant(zoo.ROWS)
 
@@ -147,7 +147,7 @@ def test_ctrl_c_in_a_builder_stays_ctrl_c() -> None:
 def test_the_errors_of_a_group_and_notes_are_told() -> None:
     group = __builtins__["ExceptionGroup"]("both", [ValueError("a"), KeyError("b")])  # type: ignore[index]
     group.add_note("while reading train.csv")
-    assert told(group).splitlines() == [
+    assert raised(group).splitlines() == [
         "ExceptionGroup: both (2 sub-exceptions); ValueError: a; KeyError: 'b'",
         "  while reading train.csv",
     ]

@@ -71,8 +71,8 @@ def test_a_version_is_shown_whole(exported: Project) -> None:
 
 
 def test_the_same_comes_as_json_without_tensorflow(exported: Project) -> None:
-    command = "main(['inspect', 'scale/1', '--json'])"
-    code = f"import sys; sys.modules['tensorflow'] = None; from tfserving.export.cli import main; {command}"
+    commands = "main(['inspect', 'scale/1', '--json'], standalone_mode=False); main(['diff', 'scale/1', 'scale/1'])"
+    code = f"import sys; sys.modules['tensorflow'] = None; from tfserving.export.cli import main; {commands}"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=exported.folder,
@@ -82,7 +82,8 @@ def test_the_same_comes_as_json_without_tensorflow(exported: Project) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
+    shown, end = json.JSONDecoder().raw_decode(done.stdout)
+    assert re.search(r"^ *1 variables +equal *$", done.stdout[end:], re.M)
     assert shown["signatures"]["serving_default"]["inputs"] == {"rows": {"dtype": "float32", "shape": [None, 3]}}
     assert shown["golden_requests"] == {"serving_default": [1, 2, 7, 32, 5]}
     assert shown["bytes"]["total"] == sum(size for part, size in shown["bytes"].items() if part != "total")
