@@ -99,9 +99,10 @@ class Signature:
 class Servable:
     """A model that can be exported.
 
-    `module` is the Keras model or `tf.Module` that holds the variables, or a list or dict of such; `examples` has real inputs for every
-    signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them. Of a
-    signature with `batched` False they are sequences, an array for each request: at least 3, the first 32 are used.
+    `module` is the Keras model or `tf.Module` that holds the variables, or a list or dict of such; `examples` has real
+    inputs for every signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are
+    cut from them. Of a signature with `batched` False they are sequences, an array for each request: at least 3, the
+    first 32 are used.
     `metrics` go into the manifest: a `Metric` says which way is better, which a rollout otherwise takes from its name.
     `evaluation` has labelled rows that the version carries, for a rollout to measure the served versions with.
     `checkpoint` is what training makes its `tf.train.Checkpoint` of, by

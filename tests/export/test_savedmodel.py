@@ -201,6 +201,10 @@ def test_whatever_tensorflow_raises_when_it_saves_is_an_error_of_the_model(
 ) -> None:
     servable = zoo.scale()
     functions = savedmodel.trace(servable)
-    monkeypatch.setattr(tf.saved_model, "save", lambda *_, **__: {}["missing"])
+
+    def save(*_: object, **__: object) -> None:
+        raise KeyError("missing")
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
     with pytest.raises(ServableError, match="TensorFlow can't save Scale: KeyError: 'missing'"):
         savedmodel.write_savedmodel(servable, functions, tmp_path)
