@@ -16,6 +16,7 @@ from tfserving.export.manifest import ServedSignature
 from tfserving.export.options import Effect, Option, improve
 from tfserving.export.restores import Restore
 from tfserving.export.servable import Servable, Signature
+from tfserving.export.sizes import check_constants
 from tfserving.export.source import Asking
 from tfserving.export.tracking import variables_of
 from tfserving.foundation.golden import GoldenRequest
@@ -81,6 +82,7 @@ class Built:
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
         """Traces its functions, restores the checkpoint, and says what is wrong with the signatures."""
         self._functions = savedmodel.trace(self._servable, allow)
+        check_constants(self._functions)
         self.check()
         if self._checkpoint:
             self._say(f"restoring {self._checkpoint}")

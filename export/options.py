@@ -20,11 +20,14 @@ from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ServableError
 from tfserving.export.savedmodel import write_savedmodel
 from tfserving.export.servable import Servable, one_array
+from tfserving.export.sizes import not_to_be_frozen
 from tfserving.export.tolerances import TOLERANCES, Judge, describe
 from tfserving.foundation.golden import GoldenRequest
 
 Option = Literal["freeze", "optimize", "half", "xla"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
+# Those that make constants of variables.
+CONSTANT: tuple[Option, ...] = ("freeze", "optimize", "half")
 # Smaller constants are no weights, and rounding a shape or an epsilon saves nothing.
 FEWEST_WEIGHTS = 64
 ROUNDS = 30
@@ -78,6 +81,9 @@ def improve(
     effects: list[Effect] = []
     for option in (option for option in OPTIONS if option in options):
         kept = [effect.option for effect in effects if effect.kept]
+        if option in CONSTANT and (reason := not_to_be_frozen(current.functions)):
+            effects.append(Effect(option, reason=reason))
+            continue
         try:
             changed = _Graphs(servable, {name: APPLY[option](function) for name, function in current.functions.items()})
             reason = changed.worst(requests, judge_with([*kept, option]))
