@@ -130,6 +130,9 @@ class Adopted:
     def check(self) -> None:
         """There is nothing that could not have been built."""
 
+    def release(self) -> None:
+        """The session is forgotten when the last request was answered."""
+
     @cached_property
     def _ask(self) -> fresh.Ask:
         import tensorflow as tf
