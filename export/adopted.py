@@ -7,6 +7,7 @@ answers is golden; the copy then has to answer the same in a fresh process.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfserving.export import fresh
+from tfserving.export.agreement import agree
 from tfserving.export.batches import without_batch
 from tfserving.export.check import check_files
 from tfserving.export.checkpoints import Restored
@@ -26,13 +28,14 @@ from tfserving.export.golden import golden_requests
 from tfserving.export.graph import read_graph
 from tfserving.export.lint import lint_graph, lint_signatures, not_servable
 from tfserving.export.live import LiveSignature
-from tfserving.export.made import made_examples
-from tfserving.export.manifest import ServedSignature, read_manifest
+from tfserving.export.made import ROWS, made_examples
+from tfserving.export.manifest import ServedSignature
 from tfserving.export.recorded import recorded
-from tfserving.export.rows import rows_in
+from tfserving.export.rows import rows_in, rows_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.source import Asking
+from tfserving.export.tolerances import Judge
 from tfserving.foundation import served_ops
 from tfserving.foundation.evaluation import EvaluationError, read_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest
@@ -65,15 +68,23 @@ class Adopted:
         self.metrics: Mapping[str, float | Metric] = {}
         self.evaluation: Evaluation | None = None
         if (folder / MANIFEST).exists():
+<<<<<<< HEAD
             check_files(folder)
-            self.metrics = read_manifest(folder).metrics
+            manifest = read_manifest(folder)
+            self.metrics = manifest.metrics
+            # Shapes don't always tell.
+=======
+            manifest = check_files(folder)
+            self.metrics = manifest.metrics
+>>>>>>> adopt
+            self._unbatched |= {*manifest.unbatched}
             try:
                 self.evaluation = read_evaluation(folder)
             except EvaluationError as error:
                 raise ExportError(str(error)) from None
 
     @cached_property
-    def signatures(self) -> Mapping[str, Signature]:
+    def signatures(self) -> dict[str, Signature]:
         """Those of its signatures that can be asked, each with a function that runs in the session."""
         return {
             name: Signature(
@@ -104,14 +115,20 @@ class Adopted:
         if not self.signatures:
             raise ServableError(f"{self._folder} has no signature that can be asked")
         examples: dict[str, Mapping[str, Any]] = {}
-        for name, signature in self.signatures.items():
-            live = LiveSignature(name, signature, allow)
+        for name in self.signatures:
             mine = [request for request in given if request.signature == name]
-            for request in mine:
-                self._try(live, request)
+            examples[name] = self._examples(name, mine, allow)
+            if self.signatures[name].batched and not _rows_are_alone(
+                self._live(name, allow), examples[name], asking.judge
+            ):
+                asking.say(
+                    f"[unbatched] signature {name!r}: its rows are answered differently beside others, so a request is "
+                    "one example, and no server may put several together"
+                )
+                self.signatures[name] = replace(self.signatures[name], batched=False)
+                examples[name] = self._examples(name, mine, allow)
             if not mine:
                 self.made += (name,)
-            examples[name] = examples_of(mine, signature) or self._made(live)
         if self.made:
             names = ", ".join(map(repr, self.made))
             asking.say(
@@ -148,13 +165,20 @@ class Adopted:
     def _function(self, name: str) -> Callable[..., Mapping[str, Any]]:
         return lambda **inputs: self._ask(name, inputs)
 
-    def _try(self, live: LiveSignature, request: Given) -> None:
-        try:
-            live.ask(request.inputs)
-        except ServableError as error:
-            raise ServableError(
-                f"{request.where}: signature {live.name!r} refuses it: {_reason(error.__cause__ or error)}"
-            ) from None
+    def _live(self, name: str, allow: Collection[str]) -> LiveSignature:
+        return LiveSignature(name, self.signatures[name], allow)
+
+    def _examples(self, name: str, given: Sequence[Given], allow: Collection[str]) -> dict[str, Any]:
+        """Example inputs from the requests that are `given` to the signature, or made ones when there are none."""
+        live = self._live(name, allow)
+        for request in given:
+            try:
+                live.ask(request.inputs)
+            except ServableError as error:
+                raise ServableError(
+                    f"{request.where}: signature {name!r} refuses it: {_reason(error.__cause__ or error)}"
+                ) from None
+        return examples_of(given, live.signature) or self._made(live)
 
     def _made(self, live: LiveSignature) -> dict[str, Array]:
         """The first inputs that were made of the signature which it answers."""
@@ -196,6 +220,22 @@ def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
             for key, array in inputs.items():
                 found.setdefault(key, []).append(array)
     return {key: np.concatenate(arrays) for key, arrays in found.items()} if signature.batched else found
+
+
+def _rows_are_alone(live: LiveSignature, examples: Mapping[str, Array], judge: Judge) -> bool:
+    """Whether rows are answered the same in a batch of 1, 2, 7 and 32."""
+    if any(spec.shape and spec.shape[0] is not None for spec in live.signature.inputs.values()):
+        return True
+    large = {name: array[np.arange(ROWS) % len(array)] for name, array in examples.items()}
+    together = live.ask(large)
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 10)):
+        try:
+            some = live.ask({name: array[rows] for name, array in large.items()})
+        except ServableError:
+            return False
+        if not agree(judge, rows_of(together, rows), some.outputs):
+            return False
+    return True
 
 
 def _distinct(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:

@@ -37,5 +37,5 @@ def require_steady(judge: Judge, first: GoldenRequest, second: GoldenRequest) ->
         first,
         second,
         "the same request is answered differently the second time",
-        "an answer can't depend on random numbers or on what Python code remembers",
+        "it can't depend on random numbers or on what Python code remembers: take a seed, or the state, as an input",
     )

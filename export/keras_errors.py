@@ -78,9 +78,20 @@ HINTS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (
         re.compile(r"objects? could not be loaded"),
         lambda _: (
-            "the layers are not built as they were when the file was written; a layer makes its variables in __init__ "
-            "or build(), in the same order"
+            "the model's layers are not those of the file, or not built as they were; a layer makes its variables in "
+            "__init__ or build(), in the same order"
         ),
+    ),
+    (
+        re.compile(r"SavedModel format is not supported"),
+        lambda _: (
+            "`saved_model:` in models.yaml serves a SavedModel as it is, load_existing(path) gives its functions; "
+            "--from-checkpoint restores a checkpoint"
+        ),
+    ),
+    (
+        re.compile(r"File format not supported"),
+        lambda _: "a checkpoint of TensorFlow is restored by the command, --from-checkpoint, not in the builder",
     ),
     (
         re.compile(r"No model config found"),

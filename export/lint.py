@@ -48,7 +48,7 @@ def lint_signatures(
 ) -> list[Finding]:
     """What is wrong with `signatures` by themselves, and against those of the version before.
 
-    Those that are `unbatched` were declared without a batch, whose price is noted.
+    Those that are `unbatched` have no batch, whose price is noted.
     """
     if not signatures:
         return [
@@ -62,7 +62,7 @@ def lint_signatures(
     found = [
         finding
         for name, signature in signatures.items()
-        for finding in (*_tensors(name, signature), *_batches(name, signature, declared=name in unbatched))
+        for finding in (*_tensors(name, signature), *_batches(name, signature, unbatched=name in unbatched))
     ]
     return found + [
         Finding(
@@ -159,23 +159,21 @@ def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
                 )
 
 
-def _batches(name: str, signature: ServedSignature, *, declared: bool) -> Iterator[Finding]:
-    """What is wrong with the batch of a signature's inputs and outputs; `declared` says that it is to have none."""
+def _batches(name: str, signature: ServedSignature, *, unbatched: bool) -> Iterator[Finding]:
+    """What is wrong with the batch of a signature's inputs and outputs, or what it costs that it has none."""
     # What is no tensor has no shape here, and is found by itself.
     inputs, outputs = (
         {key: spec for key, spec in specs.items() if spec.dtype in BY_NAME}
         for specs in (signature.inputs, signature.outputs)
     )
-    single = next((key for key, spec in inputs.items() if spec.shape == ()), None)
-    if declared or single is not None:
+    if unbatched:
         yield Finding(
             "unbatched",
-            f"signature {name!r}" if declared else f"signature {name!r}, input {single!r}",
-            "it takes one example a request" if declared else "it is a single value, so a request is one example",
+            f"signature {name!r}",
+            "it takes one example a request",
             "each request is a run of its own: no server puts several together, and TensorFlow Serving with batching "
-            "refuses them"
-            + ("" if declared else "; give the input a batch, or declare the signature with batched=False"),
-            note=declared,
+            "refuses them",
+            note=True,
         )
         return
     fixed = False

@@ -140,7 +140,10 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
 
     if _watching is None or not tf.executing_eagerly():
         return
-    weights = weights_of(checkpoint).values()
+    # In the scope of a strategy variables have no handles; whether they got a value can be seen later.
+    hidden = tf.distribute.in_cross_replica_context()
+    weights = () if hidden else weights_of(checkpoint).values()
+    steps = {} if hidden else _steps([checkpoint])
     objects = None
     given: set[int] = set()
     if path is not None:
@@ -151,7 +154,7 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
             given = {id(one.handle) for one in weights if _has_value(reader, one)}
     left = {id(one.handle): (one, _digest(one)) for one in weights if id(one.handle) not in given}
     name = None if path is None else str(path)
-    _watching.append(Restore(checkpoint, name, status, objects, given, left, _steps([checkpoint])))
+    _watching.append(Restore(checkpoint, name, status, objects, given, left, steps))
 
 
 def _has_value(reader: Any, variable: Any) -> bool:
@@ -169,7 +172,7 @@ def _digest(variable: Any) -> int:
     if array.dtype.hasobject:
         return hash(tuple(array.ravel().tolist()))
     # Its own bytes, not a copy of them.
-    return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:

@@ -294,11 +294,12 @@ def _misfits(what: str, where: str, wanted: TensorSpec, values: Sequence[Any]) -
     """The first of the examples `values` that is not `wanted`."""
     for number, value in enumerate(values):
         try:
-            found = TensorSpec.of(one_array(value))
+            array = one_array(value)
+            found = TensorSpec.of(array)
         except (TypeError, ValueError):
             yield f"{where}: example {number} of {what} is a {type(value).__name__}, an array of {wanted} is needed"
             return
-        if found.dtype != wanted.dtype or not wanted.admits(found.shape or ()):
+        if found.dtype != wanted.dtype or not wanted.admits(array.shape):
             yield f"{where}: example {number} of {what} is {found}, the signature wants {wanted}"
             return
 

@@ -19,8 +19,23 @@ EMBEDDED = ROOT / "serving/embedded"
     "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "k8s/README.md"]), ids=str
 )
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        assert "://" in target or (page.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", _prose(page)):
+        file, _, heading = target.partition("#")
+        to = page.parent / file if file else page
+        assert "://" in target or to.exists(), target
+        assert not heading or "://" in target or heading in _headings(to), target
+
+
+def _prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+
+
+def _headings(page: Path) -> set[str]:
+    """What links call the headings of a page, as GitHub does: https://github.com/gjtorikian/html-pipeline."""
+    headings = re.findall(r"^#+ (.+)$", _prose(page), re.M)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
 
 
 def test_every_file_that_the_page_names_is_there() -> None:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/export.md").read_text(), re.M | re.S)
 MODELS = {
     *("mymodel", "fromkeras", "several", "training", "fromfile", "words", "flowers", "images", "found", "measured"),
-    *("reviews", "forest", "baskets", "forecast", "chosen"),
+    *("reviews", "forest", "baskets", "forecast", "chosen", "asis"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.inputs import to_arrays
 from tfserving.foundation.evaluation import LABELS, EvaluationError, read_evaluation
 from tfserving.foundation.files import read_text
+from tfserving.foundation.golden import MANIFEST
+from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.quality import LARGEST_BYTES, MEASURES, Evaluation
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.measures import MeasureError, find_function
@@ -38,6 +41,11 @@ def labelled_rows(
     found = replace(found, **{key: value for key, value in given.items() if value is not None})
     if problem := next(found.problems(), None):
         raise EvaluationError(f"{source}: {problem}")
+    if found.signature in _without_batch(fleet.model_folder(model), versions):
+        raise EvaluationError(
+            f"{source}: signature {found.signature!r} takes one example a request, and labelled rows are sent in "
+            "batches; name another `signature`, or compare metrics of the builder's (`quality`)"
+        )
     if said.upward not in (None, found.goes_up):
         keys, way = ("at_least and drop", "higher") if found.goes_up else ("at_most and rise", "lower")
         raise EvaluationError(f"{found.metric_name} is better {way}: {keys} of models.yaml are for such a metric")
@@ -47,6 +55,16 @@ def labelled_rows(
         if len(outputs) != 1:
             raise EvaluationError(f"{source}: `output` says which one is measured: {', '.join(outputs)}")
         found = replace(found, output=outputs[0])
+    return found
+
+
+def _without_batch(folder: Path, versions: Sequence[int]) -> set[str]:
+    """The signatures that one of `versions` was exported with as having no batch."""
+    found: set[str] = set()
+    for version in versions:
+        # Whether a manifest is whole is looked at elsewhere.
+        with contextlib.suppress(ManifestError):
+            found |= read_manifest_file(folder / str(version) / MANIFEST).unbatched()
     return found
 
 

@@ -141,6 +141,16 @@ def test_what_a_signature_takes_is_found_out(project, tmp_path, function, inputs
     assert read_golden(version).requests
 
 
+def test_rows_that_depend_on_others_make_a_request_one_example(project: Project, tmp_path: Path) -> None:
+    centred = found.saved(tmp_path / "centred", lambda x: {"y": x - tf.reduce_mean(x)}, x=(tf.float32, [None]))
+    done = project.run("build", f"adopted={centred}")
+    assert done.returncode == 0, done.stderr
+    assert "[unbatched] signature 'serving_default': its rows are answered differently beside others" in done.stderr
+    version = project.folder / "models/adopted/1"
+    assert read_manifest(version).unbatched == ("serving_default",)
+    assert any(len(request.inputs["x"]) > 1 for request in read_golden(version).requests)
+
+
 def test_a_signature_that_takes_nothing_that_was_made_needs_real_requests(project: Project, tmp_path: Path) -> None:
     numbers = found.saved(
         tmp_path / "numbers",

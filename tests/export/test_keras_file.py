@@ -165,7 +165,7 @@ PROPER = NO_KWARGS.replace("factor=2)", "factor=2, **kwargs)").replace("__init__
             PROPER,
             PROPER + "\n    def build(self, shape):\n        self.w = self.add_weight(shape=(1,))\n",
             "objects could not be loaded",
-            "the layers are not built as they were when the file was written",
+            "the model's layers are not those of the file, or not built as they were",
         ),
     ],
     ids=["no kwargs", "other config", "other argument", "missing argument", "not registered", "other variables"],

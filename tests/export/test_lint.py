@@ -62,7 +62,7 @@ def test_a_model_may_break_a_rule_that_is_allowed_by_name(
 def test_every_rule_is_broken_by_a_model_here_and_has_a_section() -> None:
     headings = re.findall(r"^## `([a-z-]+)`$", (ROOT / "docs/lint.md").read_text(), re.M)
     assert headings == list(get_args(Rule))
-    others = {"breaking-change", "no-signature", "unbatched", "unregistered-op"}
+    others = {"breaking-change", "no-signature", "not-servable", "unbatched", "unregistered-op"}
     assert {*BREAKING, *others} == set(get_args(Rule))
 
 
@@ -225,17 +225,19 @@ def test_lint_tells_what_is_wrong_and_how_to_mend_it(project: Project, tmp_path:
     done = project.run("lint", str(tmp_path / "called"))
     assert done.returncode == 1, done.stderr
     assert re.search(
-        r"^  \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the first "
+        r"^  note: \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the first "
         r"dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with batched=False$",
         done.stdout,
         re.M,
     )
+    assert re.search(r"^  \[untracked-variable\] signature 'serving_default': it uses the variables ", done.stdout, re.M)
     names = [f"--allow={rule}" for rule in ("fixed-batch", "made-up-name", "untracked-variable")]
     allowed = project.run("lint", str(tmp_path / "called"), *names)
     assert (allowed.returncode, allowed.stdout) == (0, "called: nothing is wrong\n")
-    findings = json.loads(project.run("lint", str(tmp_path / "called"), "--json").stdout)["versions"][0]["findings"]
-    assert {finding["rule"] for finding in findings} == {"fixed-batch", "made-up-name", "untracked-variable"}
-    assert all(set(finding) == {"rule", "where", "problem", "remedy"} for finding in findings)
+    (found,) = json.loads(project.run("lint", str(tmp_path / "called"), "--json").stdout)["versions"]
+    assert [set(finding) for finding in found["findings"]] == [{"rule", "where", "problem", "remedy"}]
+    assert found["findings"][0]["rule"] == "untracked-variable"
+    assert {note.partition(" ")[0] for note in found["notes"]} == {"[fixed-batch]", "[made-up-name]"}
 
 
 def test_models_yaml_allows_a_model_to_break_a_rule(project: Project) -> None:

@@ -120,6 +120,10 @@ def test_what_was_trained_after_such_a_restore_is_refused_too(saved: dict[type, 
     assert "its values did not reach model.first.kernel" in refusal(build)
 
 
+def test_a_strategy_hides_no_restore(saved: dict[type, str]) -> None:
+    assert "its values did not reach model.first." in refusal(lambda: _in_the_scope_of_a_strategy(saved, early=True))
+
+
 def built(kind: type) -> Any:
     model = kind()
     if kind is not Scale:
@@ -180,6 +184,14 @@ def _weights_from_elsewhere(saved: dict[type, str]) -> Servable:
     return of(model)
 
 
+def _in_the_scope_of_a_strategy(saved: dict[type, str], early: bool = False) -> Servable:
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        model = Stack() if early else built(Stack)
+        checkpoint_of(model).restore(saved[Stack])
+        model(ROWS)
+    return of(model)
+
+
 def _dropout_that_stays_on(saved: dict[type, str]) -> Servable:
     """The state of its random numbers is in no checkpoint."""
     model = built(Stack)
@@ -209,6 +221,7 @@ def _resumed_or_begun(saved: dict[type, str]) -> Servable:
         _a_new_head_that_is_meant,
         _a_new_head_that_is_trained,
         _weights_from_elsewhere,
+        _in_the_scope_of_a_strategy,
         _dropout_that_stays_on,
         _resumed_or_begun,
     ],

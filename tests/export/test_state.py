@@ -83,7 +83,7 @@ def with_table(table: Callable[..., Any], *, insert: bool) -> Servable:
     def number(word: Any) -> dict[str, Any]:
         if insert:
             module.table.insert(word, tf.ones_like(word, tf.int64))
-        return {"number": tf.ensure_shape(module.table.lookup(word), (None,))}
+        return {"number": module.table.lookup(word)}
 
     return Servable(
         module,

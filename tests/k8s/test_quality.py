@@ -8,9 +8,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import MANIFEST
+from tfserving.k8s.rollout.labelled_rows import labelled_rows
 from tfserving.k8s.rollout.quality import compare_metrics, require
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError
@@ -37,6 +41,20 @@ def compared(folder: Path, old: dict[str, Any], new: dict[str, Any], said: Fleet
 
 
 GOOD, BAD = 356 / 360, 19 / 360
+
+
+def test_labelled_rows_are_not_for_a_signature_without_a_batch(tmp_path: Path) -> None:
+    path = version(tmp_path / "models/digits", 2, {})
+    np.savez(tmp_path / "rows.npz", start=np.zeros(10, np.float32), labels=np.zeros(10, np.float32))
+    said = "evaluation: {file: rows.npz, signature: name}"
+    (tmp_path / "models.yaml").write_text(f"models: {{digits: {{builder: 'm:build', {said}}}}}\n")
+    read = read_fleet(tmp_path / "models.yaml")
+    info = TensorInfo("float32", (None,))
+    signatures = {"name": Signature("", {"start": info}, {"name": info})}
+    assert labelled_rows(read, "digits", (2,), signatures) is not None
+    (path / MANIFEST).write_text(json.dumps({"unbatched": ["name"]}))
+    with pytest.raises(EvaluationError, match=r"rows\.npz: signature 'name' takes one example a request, and labelled"):
+        labelled_rows(read, "digits", (2,), signatures)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def test_versions_are_the_integer_folders_oldest_first(tmp_path: Path) -> None:
     assert fleet.versions("digits") == [2, 9, 10]
 
 
+def test_the_folder_of_a_savedmodel_is_relative_to_the_file(tmp_path: Path) -> None:
+    fleet = read_fleet(write(tmp_path, "models:\n  old:\n    saved_model: exports/old\n"))
+    assert (fleet.models["old"].builder, fleet.models["old"].saved_model) == (None, tmp_path / "exports/old")
+
+
 def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
     fleet = read_fleet(write(tmp_path, GOOD + "  dense:\n    builder: m:build\n"))
     assert fleet.select(()) == ("digits", "dense")
@@ -59,6 +64,13 @@ def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
             3,
             "models.digits.builder: 'digits.py' is not 'module:function'",
         ),
+        (
+            "models:\n  d:\n    allow: []\n",
+            2,
+            "models.d: it has neither a builder nor a saved_model; one of them is needed: `builder: module:function`, or "
+            "`saved_model: FOLDER`, which is served as it is",
+        ),
+        ("models:\n  d:\n    builder: a:b\n    saved_model: x\n", 2, "models.d: it has a builder and a saved_model; one"),
         ("models:\n  digits:\n    bilder: a:b\n    builder: a:b\n", 3, "models.digits.bilder: is not a key"),
         ("models:\n  a/b:\n    builder: a:b\n", 1, "models: 'a/b' can't name a model"),
         (

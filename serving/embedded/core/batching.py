@@ -28,6 +28,7 @@ from tfserving.serving.embedded.core.pool import step_aside, step_back
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
 
+OWN_PARAMETERS = "batching_params.pbtxt"
 Execute = Callable[[Sequence[Array]], list[Array]]
 
 
@@ -312,3 +313,13 @@ def read_parameters(path: Path, flag: str = "--batching_parameters_file") -> tup
     )
     threads = number("num_batch_threads", 0, 0) if message.HasField("num_batch_threads") else None
     return parameters, threads or None
+
+
+def own_parameters(folder: Path) -> Parameters | None:
+    """The parameters that the version in `folder` has of its own. Raises StartError when they can't be read.
+
+    None without them: where each version has its own, TensorFlow Serving batches no other
+    (https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/bundle_factory_util.cc).
+    """
+    path = folder / OWN_PARAMETERS
+    return read_parameters(path, OWN_PARAMETERS)[0] if path.is_file() else None

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
-from tfserving.serving.embedded.core.batching import Scheduler, read_parameters
+from tfserving.serving.embedded.core.batching import Scheduler, own_parameters
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
 from tfserving.serving.embedded.core.served import Current, Served
@@ -37,7 +37,6 @@ from tfserving.serving.embedded.rest.server import RestServer
 
 # How long a process that ends waits for its logs.
 LOG_SECONDS = 2.0
-OWN_PARAMETERS = "batching_params.pbtxt"
 
 
 class Face(Protocol):
@@ -169,23 +168,16 @@ class Answerer:
         return servable
 
     def _batching_of(self, path: Path) -> Batching | None:
-        """How the version in `path` is batched, if it is. Raises RequestError when its own parameters are wrong.
-
-        As there, with that flag only versions that have parameters of their own are batched:
-        https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/bundle_factory_util.cc
-        """
+        """How the version in `path` is batched, if it is. Raises RequestError when its own parameters are wrong."""
         if self._plan.batching is None or self._schedulers is None:
             return None
-        parameters, _ = self._plan.batching
-        own = path / OWN_PARAMETERS
-        if self._plan.flags.enable_per_model_batching_parameters:
-            if not own.is_file():
-                return None
-            try:
-                parameters, _ = read_parameters(own, OWN_PARAMETERS)
-            except StartError as error:
-                raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
-        return Batching(*self._schedulers, parameters)
+        common, _ = self._plan.batching
+        try:
+            own = self._plan.flags.enable_per_model_batching_parameters
+            parameters = own_parameters(path) if own else common
+        except StartError as error:
+            raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
+        return parameters and Batching(*self._schedulers, parameters)
 
     def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
         flags = self._plan.flags

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tests.serving.embedded import saved_models
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.tensors import Array
-from tfserving.serving.embedded.core.batching import Parameters, Scheduler, read_parameters
+from tfserving.serving.embedded.core.batching import Parameters, Scheduler, own_parameters, read_parameters
 from tfserving.serving.embedded.core.loader import Batching, Runtime, load
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
@@ -256,6 +256,15 @@ def test_parameters_are_read_as_tensorflow_serving_reads_them(tmp_path: Path) ->
     assert read_parameters(tmp_path / "batch.conf") == (Parameters(8, 5, 3, (2, 8), True), 7)
     splits = "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }"
     assert parameters(tmp_path, splits).max_execution_batch_size == 4
+
+
+def test_a_version_has_parameters_of_its_own_or_none(tmp_path: Path) -> None:
+    assert own_parameters(tmp_path) is None
+    (tmp_path / "batching_params.pbtxt").write_text("max_batch_size { value: 8 }")
+    assert own_parameters(tmp_path) == Parameters(8)
+    (tmp_path / "batching_params.pbtxt").write_text("max_batch_size: 8")
+    with pytest.raises(StartError, match=r"batching_params\.pbtxt"):
+        own_parameters(tmp_path)
 
 
 @pytest.mark.parametrize(
