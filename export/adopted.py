@@ -68,15 +68,9 @@ class Adopted:
         self.metrics: Mapping[str, float | Metric] = {}
         self.evaluation: Evaluation | None = None
         if (folder / MANIFEST).exists():
-<<<<<<< HEAD
-            check_files(folder)
-            manifest = read_manifest(folder)
-            self.metrics = manifest.metrics
-            # Shapes don't always tell.
-=======
             manifest = check_files(folder)
             self.metrics = manifest.metrics
->>>>>>> adopt
+            # Shapes don't always tell.
             self._unbatched |= {*manifest.unbatched}
             try:
                 self.evaluation = read_evaluation(folder)
