@@ -77,3 +77,6 @@ class Source(Protocol):
 
     def check(self) -> None:
         """Raises ServableError when being asked has shown that it was never built."""
+
+    def release(self) -> None:
+        """Checks it, and forgets the live model: from now on it can't be asked."""
