@@ -71,7 +71,8 @@ def test_a_savedmodel_of_tensorflow_1_is_copied_and_proven_with_its_table_and_as
     golden = read_golden(version)
     assert {len(request.inputs["x"]) for request in golden.requests} >= {1, 2, 7, 32}
     for request in golden.requests:
-        np.testing.assert_array_equal(request.outputs["y"], request.inputs["x"] * 3)
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(request.outputs["y"], request.inputs["x"] * 3)
     (given,) = (request for request in golden.requests if request.inputs["word"].tolist() == [b"blue", b"green"])
     assert given.outputs["id"].tolist() == [1, -1]
     assert project.run("check").returncode == 0
