@@ -143,6 +143,9 @@ class Adopted:
     def check(self) -> None:
         """There is nothing that could not have been built."""
 
+    def release(self) -> None:
+        """The session is forgotten when the last request was answered."""
+
     def _defaults(self, name: str) -> dict[str, Array]:
         try:
             return {key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,4 +114,18 @@ class Built:
 
     def check(self) -> None:
         """Raises ServableError when a call made variables, which nobody trained."""
-        savedmodel.check_built(self._servable, self._built)
+        if self._servable.module is not None:
+            savedmodel.check_built(self._servable, self._built)
+
+    def release(self) -> None:
+        """Checks the model, and forgets it; what the builder declared stays."""
+        self.check()
+        signatures = {name: replace(signature, function=_released) for name, signature in self.signatures.items()}
+        self._servable = replace(self._servable, module=None, signatures=signatures, checkpoint={})
+        self._functions, self._built = {}, {}
+        # TensorFlow's functions refer to one another.
+        gc.collect()
+
+
+def _released(**_: Any) -> Any:
+    raise AssertionError("the model was released")

@@ -34,7 +34,7 @@ from tfserving.export.graph import read_graph
 from tfserving.export.lint import lint_answers, lint_graph
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
 from tfserving.export.options import Effect, Option, judge_with
-from tfserving.export.proof import FreshProcess, Proof, prove
+from tfserving.export.proof import FreshProcess, Proof, is_large, prove
 from tfserving.export.records import write_golden
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.source import Asking, Source
@@ -155,11 +155,16 @@ def export(
                 rules.require(lint_graph(read_graph(staging.version_folder), signatures))
                 yield from requests
 
+            requests = linted(requests)
+            if is_large(staging.version_folder):
+                # Before the fresh process has a copy.
+                requests = list(requests)
+                source.release()
             golden, proof = prove(
                 fresh,
                 staging.version_folder,
                 signatures,
-                linted(requests),
+                requests,
                 judge,
                 source.refused,
                 steps.leave_out,

@@ -38,8 +38,8 @@ from tfserving.foundation.tensors import BY_NAME, Array, from_proto
 
 DESCRIPTORS = Path(messages.__file__).with_name("descriptors.binpb")
 STDERR_LINES = 12
-# From this size of its variables a version is loaded in one way after the other, so that there are never more than two
-# copies of them: the live model's and one in the fresh process. Below it, loading in both ways at once saves time.
+# From this size of its variables there is one copy of them at a time: the live model's, until all golden requests are
+# made, then one in the fresh process, loaded in one way and then in the other. Below it, doing all at once saves time.
 LARGE = 64 << 20
 _HOW = {"function": "as a function", "session": "in a session, as servers do"}
 
@@ -216,7 +216,7 @@ def prove(
     which `note` is told. Raises ProofError naming the signature, the output and the largest difference, with a common
     reason for one when it is run in that way, if `reasons` has any.
     """
-    one_by_one = sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
+    one_by_one = is_large(version_folder)
     every = fresh.WAYS if has_functions(version_folder) else ("session",)
     rounds = [[way] for way in every] if one_by_one else [list(every)]
     comparison = _Comparison(judge, reasons or {})
@@ -233,6 +233,11 @@ def prove(
             asked = _ask(fresh_process, anew)
         requests = golden
     return golden, Proof(len(golden), comparison.identical, comparison.largest)
+
+
+def is_large(version_folder: Path) -> bool:
+    """Whether a version has so many variables that time is spent to have fewer copies of them."""
+    return sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
 
 
 def _libraries(version_folder: Path) -> list[Path]:

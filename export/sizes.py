@@ -52,7 +52,7 @@ def _constants(function: Any) -> int:
 
 def _bytes(tensor: Any) -> int:
     """How large a tensor or variable is; 0 when its shape doesn't say it. A string has no size either."""
-    return (tensor.shape.num_elements() or 0) * tensor.dtype.size
+    return int((tensor.shape.num_elements() or 0) * tensor.dtype.size)
 
 
 def _gigabytes(size: int) -> str:

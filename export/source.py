@@ -77,3 +77,6 @@ class Source(Protocol):
 
     def check(self) -> None:
         """Raises ServableError when its calls have shown that it was never built."""
+
+    def release(self) -> None:
+        """Checks it, and forgets the live model: from now on it can't be asked."""
