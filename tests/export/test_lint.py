@@ -230,7 +230,9 @@ def test_lint_tells_what_is_wrong_and_how_to_mend_it(project: Project, tmp_path:
         done.stdout,
         re.M,
     )
-    assert re.search(r"^  \[untracked-variable\] signature 'serving_default': it uses the variables ", done.stdout, re.M)
+    assert re.search(
+        r"^  \[untracked-variable\] signature 'serving_default': it uses the variables ", done.stdout, re.M
+    )
     names = [f"--allow={rule}" for rule in ("fixed-batch", "made-up-name", "untracked-variable")]
     allowed = project.run("lint", str(tmp_path / "called"), *names)
     assert (allowed.returncode, allowed.stdout) == (0, "called: nothing is wrong\n")
