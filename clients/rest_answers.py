@@ -80,6 +80,9 @@ def _signature(definition: Any) -> Signature:
 
 def _info(info: Any) -> TensorInfo:
     wire_name = _text(_field(info, "dtype"), "dtype")
+    if "composite_tensor" in info:
+        # A ragged tensor, which has neither, and which no request or answer can carry.
+        return TensorInfo(wire_name.removeprefix("DT_").lower(), None)
     unknown = _field(info, "tensor_shape", "unknown_rank")
     if not isinstance(unknown, bool):
         raise ValueError(f"unknown_rank is {_quoted(unknown)}, not true or false")

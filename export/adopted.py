@@ -86,7 +86,7 @@ class Adopted:
                 inputs=signature.inputs,
                 outputs=tuple(signature.outputs),
                 method=signature.method,
-                defaults={key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()},
+                defaults=self._defaults(name),
                 batched=name not in self._unbatched,
             )
             for name, signature in self._written.items()
@@ -108,6 +108,8 @@ class Adopted:
         allow = {*asking.allow, *FOR_CLIENTS}
         if not self.signatures:
             raise ServableError(f"{self._folder} has no signature that can be asked")
+        # A folder that can't be loaded is told as such, not as a request that failed.
+        _ = self._ask
         examples: dict[str, Mapping[str, Any]] = {}
         for name in self.signatures:
             mine = [request for request in given if request.signature == name]
@@ -116,8 +118,8 @@ class Adopted:
                 self._live(name, allow), examples[name], asking.judge
             ):
                 asking.say(
-                    f"[unbatched] signature {name!r}: its rows are answered differently beside others, so a request is "
-                    "one example, and no server may put several together"
+                    f"[unbatched] signature {name!r}: rows are answered differently beside others, or not each by a "
+                    "row, so a request is one example, and no server may put several together"
                 )
                 self.signatures[name] = replace(self.signatures[name], batched=False)
                 examples[name] = self._examples(name, mine, allow)
@@ -143,6 +145,12 @@ class Adopted:
 
     def release(self) -> None:
         """The session is forgotten when the last request was answered."""
+
+    def _defaults(self, name: str) -> dict[str, Array]:
+        try:
+            return {key: from_proto(value) for key, value in self._graph.signatures[name].defaults.items()}
+        except ValueError as error:
+            raise ServableError(f"signature {name!r}: the default of an input can't be read: {error}") from None
 
     @cached_property
     def _ask(self) -> fresh.Ask:
@@ -217,11 +225,13 @@ def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
 
 
 def _rows_are_alone(live: LiveSignature, examples: Mapping[str, Array], judge: Judge) -> bool:
-    """Whether rows are answered the same in a batch of 1, 2, 7 and 32."""
+    """Whether each output has a row for each row, answered the same in a batch of 1, 2, 7 and 32."""
     if any(spec.shape and spec.shape[0] is not None for spec in live.signature.inputs.values()):
         return True
     large = {name: array[np.arange(ROWS) % len(array)] for name, array in examples.items()}
     together = live.ask(large)
+    if rows_of(together, slice(None)).keys() != together.outputs.keys():
+        return False
     for rows in (slice(0, 1), slice(1, 3), slice(3, 10)):
         try:
             some = live.ask({name: array[rows] for name, array in large.items()})

@@ -123,5 +123,5 @@ def _origins(graph: Graph, callers: Mapping[str, list[tuple[Node, int]]], node: 
 def _listed(found: dict[str, Node]) -> str:
     """Variables, each with the operation that changes it; operations alone where the variable isn't known."""
     texts = [what if what == str(node) else f"{what} ({node.op})" for what, node in found.items()]
-    more = [f"{len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
-    return ", ".join(texts[:SHOWN] + more)
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more

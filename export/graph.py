@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from tfserving.export.errors import ExportError
 from tfserving.foundation.golden import SAVED_MODEL
-from tfserving.foundation.graph import Graph
+from tfserving.foundation.graph import CALLS, Graph
 from tfserving.foundation.messages import SavedModel
 
 
@@ -42,7 +42,14 @@ def serving_graph(saved: Any, folder: Path) -> Any:
 
 def read_graph(folder: Path) -> Graph:
     """The graph that is served of the SavedModel in `folder`. Raises ExportError when it can't be read."""
-    return Graph(serving_graph(read_saved_model(folder), folder))
+    try:
+        graph = Graph(serving_graph(read_saved_model(folder), folder))
+    except ValueError as error:
+        raise ExportError(f"{folder / SAVED_MODEL}: {error}") from None
+    for node in graph:
+        if node.op in CALLS and not graph.is_function(called := node.message.attr["f"].func.name):
+            raise ExportError(f"{folder / SAVED_MODEL}: {node} calls {called!r}, which is no function of the graph")
+    return graph
 
 
 def has_functions(folder: Path) -> bool:

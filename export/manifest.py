@@ -34,6 +34,12 @@ class ServedSignature(_Strict):
     optional: Annotated[tuple[str, ...], Field(description="Inputs that a request may leave out.")] = ()
     outputs: dict[str, TensorSpec]
 
+    def __str__(self) -> str:
+        inputs, outputs = (
+            ", ".join(f"{name}: {spec}" for name, spec in specs.items()) for specs in (self.inputs, self.outputs)
+        )
+        return f"to {self.method}, from {inputs} to {outputs}"
+
 
 class Versions(_Strict):
     """What the version was made with."""

@@ -329,25 +329,18 @@ def _check_signatures(
 ) -> None:
     """Raises ProofError when what was `loaded` is not what was `written`; it may know less of the shapes."""
     for name, signature in written.items():
-        declared = {"inputs": signature.inputs, "outputs": signature.outputs}
         found = loaded.get(name)
-        if found is None or not all(_fit(found[kind], specs) for kind, specs in declared.items()):
-            raise ProofError(f"signature {name!r} is loaded as {found}, it was written as {declared}")
-
-
-def _fit(loaded: Mapping[str, TensorSpec], written: Mapping[str, TensorSpec]) -> bool:
-    # What is no tensor of a request is not asked.
-    return loaded.keys() == written.keys() and all(
-        (loaded[name].dtype == spec.dtype and _covers(loaded[name].shape, spec.shape)) or spec.dtype not in BY_NAME
-        for name, spec in written.items()
-    )
-
-
-def _covers(wide: tuple[int | None, ...] | None, narrow: tuple[int | None, ...] | None) -> bool:
-    if wide is None or wide == narrow:
-        return True
-    return (
-        narrow is not None
-        and len(wide) == len(narrow)
-        and all(size in (None, other) for size, other in zip(wide, narrow, strict=True))
-    )
+        if found is None:
+            raise ProofError(
+                f"signature {name!r} was written, and is not loaded; loaded are {', '.join(sorted(loaded))}"
+            )
+        for kind, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
+            for key in sorted(specs.keys() | found[kind].keys()):
+                there, wanted = found[kind].get(key), specs.get(key)
+                # What is no tensor of a request is not asked.
+                fits = there and wanted and (wanted.is_a(there) or wanted.dtype not in BY_NAME)
+                if not fits:
+                    raise ProofError(
+                        f"signature {name!r} is loaded with the {kind[:-1]} {key!r}: {there or 'none'}, it was written "
+                        f"with {wanted or 'none'}"
+                    )

@@ -73,7 +73,8 @@ class Signature:
     """One named function of a servable.
 
     `function` takes the inputs as keyword arguments, tensors whose first dimension is the batch, and returns a dict
-    with exactly the `outputs`, tensors with the same batch. It may be a plain function or a `tf.function`.
+    with exactly the `outputs`, tensors with the same batch, or another structure whose tensors get these names
+    (`tfserving.export.outputs.named_outputs`). It may be a plain function or a `tf.function`.
 
     A request may leave out the inputs that `defaults` has values for; a server then feeds that value as it is, so the
     function must take it beside any batch (by broadcasting a batch of 1, say).
@@ -98,9 +99,10 @@ class Signature:
 class Servable:
     """A model that can be exported.
 
-    `module` is the Keras model or `tf.Module` that holds the variables, `examples` has real inputs for every
-    signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are cut from them. Of a
-    signature with `batched` False they are sequences, an array for each request: at least 3, the first 32 are used.
+    `module` is the Keras model or `tf.Module` that holds the variables, or a list or dict of such; `examples` has real
+    inputs for every signature, arrays with the batch first: at least 10 rows, better 32 or more. Golden requests are
+    cut from them. Of a signature with `batched` False they are sequences, an array for each request: at least 3, the
+    first 32 are used.
     `metrics` go into the manifest: a `Metric` says which way is better, which a rollout otherwise takes from its name.
     `evaluation` has labelled rows that the version carries, for a rollout to measure the served versions with.
     `checkpoint` is what training makes its `tf.train.Checkpoint` of, by

@@ -19,8 +19,8 @@ from tfserving.export.manifest import FileEntry, Manifest, read_manifest
 from tfserving.export.variables import Variables
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL, versions_on_disk
 
-# Of each version alone. Which TensorFlow made it is in the graph, too.
-_OWN = {"version", "created", "versions", "files", "digest"}
+# Of each version alone. Which TensorFlow made it is in the graph, too. Where a SavedModel lay is not what is in it.
+_OWN = {"version", "created", "versions", "files", "digest", "saved_model"}
 # A sum over the other files, and a random number.
 _FINGERPRINT = "fingerprint.pb"
 

@@ -173,7 +173,7 @@ def _print(exported: Exported, as_json: bool) -> None:
         click.echo(f"{exported.model}: {effect}", err=as_json)
     if exported.unchanged:
         where = f"version {exported.version} in {short(exported.path)}"
-        click.echo(f"{exported.model}: unchanged, {where} is what the builder makes", err=as_json)
+        click.echo(f"{exported.model}: unchanged, {where} is the same", err=as_json)
         return
     if exported.same_as is not None:
         click.echo(

@@ -58,6 +58,8 @@ def select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:
         else:
             raise click.UsageError(f"{text}: {builder!r} is neither 'module:function' nor the folder of a SavedModel")
     names = tuple(model for model in models if "=" not in model and ":" not in model)
+    if nameless := next((name for name in names if (Path(name) / SAVED_MODEL).is_file()), None):
+        raise click.UsageError(f"{nameless} is the folder of a SavedModel; give it a name, as in NAME={nameless}")
     if names or not strangers:
         fleet = read_fleet(file)
         chosen = {name: fleet.models[name] for name in fleet.select(names)} | strangers

@@ -95,8 +95,9 @@ def _check_function(builder: str | None, model: str, said: LabelledRows, evaluat
     name = evaluation.metric_name
     trusted = {one.partition(":")[0] for one in (builder, said.builder) if one}
     if name not in MEASURES and name != said.metric and name.partition(":")[0] not in trusted:
+        where = "not in the module of its builder" if builder else "in no module that models.yaml names for it"
         raise EvaluationError(
-            f"the version's metric is {name}, which is not in the module of its builder; "
+            f"the version's metric is {name}, which is {where}; "
             f"`models.{model}.evaluation: {{metric: '{name}'}}` in models.yaml allows it"
         )
 

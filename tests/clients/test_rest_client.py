@@ -265,6 +265,17 @@ def test_metadata_that_cannot_be_read_is_an_error(server: Server, client: Client
         client.metadata("m")
 
 
+def test_a_ragged_output_hides_no_other_signature(server: Server, client: Client) -> None:
+    status, answer = metadata(1, y=("DT_FLOAT", [-1]))
+    ragged = {"dtype": "DT_INVALID", "name": "", "composite_tensor": {"components": []}}
+    signatures = answer["metadata"]["signature_def"]["signature_def"]
+    signatures["ragged"] = {**signatures["serving_default"], "outputs": {"r": ragged}}
+    server.paths["/v1/models/m/metadata"] = status, answer
+    server.paths["/v1/models/m:predict"] = 200, {"outputs": [1.0, 2.0]}
+    assert client.metadata("m").signatures["ragged"].outputs["r"].shape is None
+    assert client.predict("m", {"x": ROWS}).outputs["y"].tolist() == [1.0, 2.0]
+
+
 def test_the_environments_proxy_is_not_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "all_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

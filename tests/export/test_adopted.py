@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.export import found, zoo
 from tests.export.conftest import Project, digest, export_to, is_complete
-from tfserving.export.copied import MOST_FILES
+from tfserving.export import copied
 from tfserving.export.errors import BuilderError
 from tfserving.export.existing import load_existing
 from tfserving.export.manifest import Manifest, read_manifest
@@ -100,6 +100,9 @@ def test_without_real_requests_some_are_made_and_that_is_told(project: Project, 
     linted = project.run("lint", "adopted")
     assert (linted.returncode, linted.stdout.splitlines()[0]) == (0, "models/adopted/1: nothing is wrong")
     assert "  note: [made-up-name] signature 'serving_default', output 'output_0'" in linted.stdout
+    moved = (tmp_path / "keras").rename(tmp_path / "moved")
+    again = project.run("build", f"adopted={moved}", "--if-changed")
+    assert again.stdout == "adopted: unchanged, version 1 in models/adopted/1 is the same\n"
 
 
 def test_tf_examples_are_made_of_the_features_that_the_graph_parses(project: Project, tmp_path: Path) -> None:
@@ -141,11 +144,15 @@ def test_what_a_signature_takes_is_found_out(project, tmp_path, function, inputs
     assert read_golden(version).requests
 
 
-def test_rows_that_depend_on_others_make_a_request_one_example(project: Project, tmp_path: Path) -> None:
-    centred = found.saved(tmp_path / "centred", lambda x: {"y": x - tf.reduce_mean(x)}, x=(tf.float32, [None]))
-    done = project.run("build", f"adopted={centred}")
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: {"y": x - tf.reduce_mean(x)}, lambda x: {"y": x * 2, "scale": tf.constant(2.0)}],
+    ids=["rows that depend on others", "an output without rows"],
+)
+def test_what_is_not_answered_row_by_row_takes_one_example_a_request(project, tmp_path, function) -> None:  # type: ignore[no-untyped-def]
+    done = project.run("build", f"adopted={found.saved(tmp_path / 'saved', function, x=(tf.float32, [None]))}")
     assert done.returncode == 0, done.stderr
-    assert "[unbatched] signature 'serving_default': its rows are answered differently beside others" in done.stderr
+    assert "[unbatched] signature 'serving_default': rows are answered differently beside others, or not" in done.stderr
     version = project.folder / "models/adopted/1"
     assert read_manifest(version).unbatched == ("serving_default",)
     assert any(len(request.inputs["x"]) > 1 for request in read_golden(version).requests)
@@ -264,12 +271,6 @@ def pipe(folder: Path) -> None:
     os.mkfifo(folder / "assets/pipe")
 
 
-def many(folder: Path) -> None:
-    (folder / "assets").mkdir(exist_ok=True)
-    for number in range(MOST_FILES):
-        (folder / "assets" / str(number)).touch()
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -279,9 +280,8 @@ def many(folder: Path) -> None:
         (lambda folder: (folder / "variables/variables.index").unlink(), "can't be loaded, as a server does: "),
         (link, "variables is a link; give a copy that has the files themselves: cp -rL "),
         (pipe, "assets/pipe is no ordinary file; a SavedModel has files and folders only"),
-        (many, f"has more than {MOST_FILES} files, which is no SavedModel that can be served"),
     ],
-    ids=["empty", "versions", "damaged", "no variables", "link", "pipe", "many files"],
+    ids=["empty", "versions", "damaged", "no variables", "link", "pipe"],
 )
 def test_a_folder_that_is_no_savedmodel_to_copy_is_told(project, tf1, tmp_path, change, told) -> None:  # type: ignore[no-untyped-def]
     folder = Path(shutil.copytree(tf1, tmp_path / "model/1"))
@@ -293,10 +293,20 @@ def test_a_folder_that_is_no_savedmodel_to_copy_is_told(project, tf1, tmp_path, 
     assert told in refusal(project, folder)
 
 
-def test_what_is_neither_a_builder_nor_a_folder_is_wrong_usage(project: Project) -> None:
+def test_more_files_than_a_manifest_lists_are_told(
+    project: Project, tf1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copied, "MOST_FILES", 3)
+    assert "has more than 3 files, which is no SavedModel that can be served" in refusal(project, tf1)
+
+
+def test_what_is_neither_a_builder_nor_a_named_folder_is_wrong_usage(project: Project, tf1: Path) -> None:
     done = project.run("build", "adopted=nowhere/here")
     assert done.returncode == 2
     assert "'nowhere/here' is neither 'module:function' nor the folder of a SavedModel" in done.stderr
+    nameless = project.run("build", str(tf1))
+    assert nameless.returncode == 2
+    assert f"{tf1} is the folder of a SavedModel; give it a name, as in NAME={tf1}" in nameless.stderr
 
 
 def test_its_graph_stays_as_it_is(project: Project, tf1: Path) -> None:

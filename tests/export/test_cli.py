@@ -184,6 +184,18 @@ def test_a_builder_that_cannot_be_found_does_not_keep_the_others_from_being_expo
     assert f"at {project.folder}/broken.py:1: import tensorflow, nowhere" in done.stderr
 
 
+def test_an_error_that_nobody_expected_is_of_one_model_only(project: Project) -> None:
+    done = project.run("build", "x=zoo:broken", "scale", "--json")
+    assert done.returncode == 1
+    results = {result["model"]: result for result in json.loads(done.stdout)["models"]}
+    failed = results["x"]
+    assert (failed["status"], results["scale"]["status"]) == ("failed", "exported")
+    assert failed["error"].startswith("LookupError: no children today\n  at ")
+    assert "zoo.py" in failed["error"]
+    assert "raise LookupError" in failed["error"]
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_in_a_builder_ends_the_export_without_a_traceback(project: Project) -> None:
     process = project.start("build", "slow=zoo:slow")
     try:

@@ -156,3 +156,35 @@ def test_a_restored_keras_model_cannot_be_called_and_its_signature_can(tmp_path:
     (name,) = existing.signatures["serving_default"].inputs
     (answer,) = existing.functions["serving_default"](**{name: tf.constant(zoo.ROWS)}).values()
     np.testing.assert_array_equal(answer.numpy(), model(zoo.ROWS).numpy())
+
+
+def test_functions_take_their_inputs_by_position_in_the_order_of_their_names(tmp_path: Path) -> None:
+    function = tf.function(lambda tens, ones: {"sum": 10 * tens + ones})
+    spec = {name: tf.TensorSpec((None,), tf.float32, name=name) for name in ("tens", "ones")}
+    signatures = {"both": function.get_concrete_function(**spec), "one": savable()}
+    tf.saved_model.save(tf.Module(), str(tmp_path / "saved"), signatures=signatures)
+    existing = load_existing(tmp_path / "saved")
+    both, one = existing.functions["both"], existing.functions["one"]
+    assert list(existing.signatures["both"].inputs) == ["ones", "tens"]
+    first, second = tf.constant([1.0]), tf.constant([2.0])
+    assert one(second)["y"].numpy().tolist() == [4.0]
+    for answer in (both(first, second), both(first, tens=second), both(tens=second, ones=first)):
+        assert answer["sum"].numpy().tolist() == [21.0]
+    takes = r"functions\['both'\] takes 'ones', 'tens'; "
+    for wrong, given, named in (
+        ("it was given 3 inputs by position", (first,) * 3, {}),
+        ("'ones' is given twice", (first,), {"ones": first}),
+        ("'hundreds' is not an input", (), {"hundreds": first}),
+    ):
+        with pytest.raises(TypeError, match=takes + wrong):
+            both(*given, **named)
+
+
+def test_one_of_tensorflow_1_may_have_an_input_called_self(tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        rows = v1.placeholder(tf.float32, (None,), name="rows")
+        v1.saved_model.simple_save(session, str(tmp_path / "old"), {"self": rows}, {"twice": rows * 2})
+    twice = load_existing(tmp_path / "old").functions["serving_default"]
+    for answer in (twice(tf.constant([4.0])), twice(self=tf.constant([4.0]))):
+        assert answer["twice"].numpy().tolist() == [8.0]

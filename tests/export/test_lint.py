@@ -225,14 +225,13 @@ def test_lint_tells_what_is_wrong_and_how_to_mend_it(project: Project, tmp_path:
     done = project.run("lint", str(tmp_path / "called"))
     assert done.returncode == 1, done.stderr
     assert re.search(
-        r"^  note: \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the first "
-        r"dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with batched=False$",
+        r"^  note: \[fixed-batch\] signature 'serving_default', input '\w+': its shape \(1, 32\) fixes the batch, the "
+        r"first dimension; \(None, 32\) takes any; where it is no batch at all, declare the signature with "
+        r"batched=False$",
         done.stdout,
         re.M,
     )
-    assert re.search(
-        r"^  \[untracked-variable\] signature 'serving_default': it uses the variables ", done.stdout, re.M
-    )
+    assert re.search(r"^  \[untracked-variable\] signature 'serving_default': it uses the variab", done.stdout, re.M)
     names = [f"--allow={rule}" for rule in ("fixed-batch", "made-up-name", "untracked-variable")]
     allowed = project.run("lint", str(tmp_path / "called"), *names)
     assert (allowed.returncode, allowed.stdout) == (0, "called: nothing is wrong\n")
@@ -291,6 +290,18 @@ def test_a_damaged_savedmodel_is_an_error_of_one_line(project: Project, tmp_path
     done = project.run("lint", str(tmp_path / "damaged"))
     assert done.returncode == 2
     assert done.stderr == f"Error: {tmp_path}/damaged/saved_model.pb is no SavedModel, or a damaged one\n"
+
+
+def test_a_graph_that_calls_what_it_does_not_have_is_an_error_of_one_line(project: Project, copied: Path) -> None:
+    path = copied / "saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    del saved.meta_graphs[0].graph_def.library.function[:]
+    path.write_bytes(saved.SerializeToString())
+    done = project.run("lint", str(copied))
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"Error: \S+/saved_model.pb: \w+ \(\w+\) calls '\w+', which is no function of the graph\n", done.stderr
+    )
 
 
 def test_methods_written_are_those_that_are_read(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from tfserving.k8s.rollout.quality import compare_metrics, require
 from tfserving.k8s.rollout.shadow import shadow
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
-from tfserving.serving.models_yaml.fleet import Fleet, read_fleet
+from tfserving.serving.models_yaml.fleet import Fleet, Model, read_fleet
 
 # The samples are trained once.
 pytestmark = pytest.mark.xdist_group("samples")
@@ -233,6 +233,9 @@ def test_a_function_that_only_the_version_names_is_not_run(versions: Versions) -
     fleet = versions.fleet().model_copy(update={"folder": folder})
     with pytest.raises(GateError, match="which is not in the module of its builder"):
         versions.evaluated(fleet)
+    adopted = fleet.model_copy(update={"models": {"digits": Model(saved_model=folder)}})
+    with pytest.raises(GateError, match="which is in no module that "):
+        versions.evaluated(adopted)
     allowed = versions.fleet(f"evaluation: {{metric: '{__name__}:near'}}").model_copy(update={"folder": folder})
     assert versions.evaluated(allowed).numbers["metric"] == f"{__name__}:near"
 

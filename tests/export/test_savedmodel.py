@@ -11,12 +11,19 @@ import pytest
 import tensorflow as tf
 
 from tests.export import zoo
+from tests.exporting import fresh_process
 from tfserving.export import savedmodel
 from tfserving.export.edge_requests import EdgeRequest
 from tfserving.export.errors import ServableError
+from tfserving.export.existing import load_existing
+from tfserving.export.exporter import Exported
 from tfserving.export.golden import golden_requests
-from tfserving.export.servable import Servable, TensorSpec
+from tfserving.export.proof import prove
+from tfserving.export.servable import Servable, Signature, TensorSpec
+from tfserving.export.tolerances import Judge
 from tfserving.export.tracking import variables_of
+from tfserving.foundation.golden import read_golden
+from tfserving.serving.embedded.core import loader
 
 
 def write(servable: Servable, folder: Path) -> Any:
@@ -109,3 +116,95 @@ def test_a_module_that_tensorflow_cannot_save_is_refused() -> None:
         ServableError, match=r"module is a function, which TensorFlow can't save; a Keras model or a tf\.Module"
     ):
         variables_of(zoo.scale)
+
+
+def test_an_input_may_be_called_self_and_have_a_default(export_here: Callable[..., Exported]) -> None:
+    def scaled(self: Any, rows: Any, name: Any) -> dict[str, Any]:
+        return {"scaled": rows * self + name}
+
+    def build() -> Servable:
+        inputs = dict.fromkeys(("rows", "self", "name"), TensorSpec("float32", (None, 3)))
+        signature = Signature(scaled, inputs, ("scaled",), defaults={"self": np.full((1, 3), 4, np.float32)})
+        return Servable(
+            tf.Module(), {"serving_default": signature}, {"serving_default": dict.fromkeys(inputs, zoo.ROWS)}
+        )
+
+    exported = export_here(build)
+    requests = read_golden(exported.path).requests
+    assert exported.proof.requests == len(requests) == 6
+    assert any("self" not in request.inputs for request in requests)
+    served = loader.load("model", 1, exported.path, loader.Runtime())
+    assert sorted(served.signatures["serving_default"].inputs) == ["name", "rows", "self"]
+    # Whoever gives such a version better signatures has the same inputs.
+    existing = load_existing(exported.path)
+    ones = tf.ones((1, 3))
+    answered = existing.functions["serving_default"](name=ones, rows=ones * 2, self=ones * 3)["scaled"]
+    assert answered.numpy().tolist() == [[7.0, 7.0, 7.0]]
+
+
+def any_shape(rows: Any) -> dict[str, Any]:
+    return {"scaled": tf.reshape(rows, tf.concat([tf.shape(rows), tf.ones([0], tf.int32)], 0))}
+
+
+UNKNOWN = tf.TensorSpec(None, tf.float32, name="rows")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [any_shape, tf.function(any_shape, input_signature=[UNKNOWN]), tf.function(lambda rows: {"scaled": rows * 2})],
+    ids=["output", "input and output", "neither"],
+)
+def test_the_more_exact_shape_is_written(function: Any, tmp_path: Path) -> None:
+    servable = zoo.servable(tf.Module(), function)
+    written = write(servable, tmp_path)["serving_default"]
+    assert written.inputs == {"rows": TensorSpec("float32", (None, 3))}
+    assert written.outputs["scaled"] in (TensorSpec("float32", None), TensorSpec("float32", (None, 3)))
+    requests = list(golden_requests(servable))
+    _, proof = prove(fresh_process(), tmp_path, {"serving_default": written}, requests, Judge())
+    assert proof.requests == len(requests)
+
+
+def test_a_mutable_tables_lookup_has_a_shape_when_it_is_written(export_here: Callable[..., Exported]) -> None:
+    # Its shape isn't known in the function that looks it up.
+    def build() -> Servable:
+        module = tf.Module()
+        module.table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
+        module.table.insert(["cat", "dog"], [3, 4])
+        texts = zoo.texts()
+        text = texts.signatures["loud"].inputs
+        signature = Signature(lambda text: {"number": module.table.lookup(text)}, text, ("number",))
+        return Servable(module, {"serving_default": signature}, {"serving_default": texts.examples["loud"]})
+
+    exported = export_here(build)
+    assert savedmodel.read_signatures(exported.path)["serving_default"].outputs == {
+        "number": TensorSpec("int64", (None,))
+    }
+
+
+def test_what_is_written_otherwise_than_it_was_traced_is_told_in_words(tmp_path: Path) -> None:
+    servable = zoo.trained()
+    functions = savedmodel.trace(servable)
+    written = savedmodel.write_savedmodel(servable, functions, tmp_path)
+    one = written["serving_default"]
+    other = one.model_copy(update={"outputs": {"scaled": TensorSpec("float32", (None, None))}})
+    with pytest.raises(ServableError) as refused:
+        savedmodel._check_written(servable, functions, {"serving_default": other})
+    assert str(refused.value) == (
+        "signature 'serving_default', output 'scaled' was written as float32 (None, None), the function has float32 "
+        "(None, 2)"
+    )
+    assert str(one) == "to predict, from rows: float32 (None, 3) to scaled: float32 (None, 2)"
+
+
+def test_whatever_tensorflow_raises_when_it_saves_is_an_error_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servable = zoo.scale()
+    functions = savedmodel.trace(servable)
+
+    def save(*_: object, **__: object) -> None:
+        raise KeyError("missing")
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(ServableError, match="TensorFlow can't save Scale: KeyError: 'missing'"):
+        savedmodel.write_savedmodel(servable, functions, tmp_path)

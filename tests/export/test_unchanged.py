@@ -139,7 +139,7 @@ def test_the_command_keeps_what_is_unchanged_and_reports_what_is_the_same(projec
     assert project.run("build", "scale").returncode == 0
     done = project.run("build", "scale", "--if-changed")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "scale: unchanged, version 1 in models/scale/1 is what the builder makes\n"
+    assert done.stdout == "scale: unchanged, version 1 in models/scale/1 is the same\n"
     assert project.names("scale") == {"1"}
     (result,) = json.loads(project.run("build", "scale", "--if-changed", "--json").stdout)["models"]
     assert (result["status"], result["version"], result["same_as"]) == ("unchanged", 1, 1)

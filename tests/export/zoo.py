@@ -188,3 +188,14 @@ async def waiting() -> Servable:
 
 def yielding() -> Iterator[Servable]:
     yield scale()
+
+
+class Broken(tf.Module):  # type: ignore[misc]
+    """TensorFlow can't look at it."""
+
+    def _trackable_children(self, *_: object, **__: object) -> dict[str, Any]:
+        raise LookupError("no children today")
+
+
+def broken() -> Servable:
+    return servable(Broken(), lambda rows: {"scaled": rows})

@@ -67,14 +67,10 @@ def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
         (
             "models:\n  d:\n    allow: []\n",
             2,
-            "models.d: it has neither a builder nor a saved_model; one of them is needed: `builder: module:function`, or "
-            "`saved_model: FOLDER`, which is served as it is",
+            "models.d: it has neither a builder nor a saved_model; one of them is needed: `builder: module:function`, "
+            "or `saved_model: FOLDER`, which is served as it is",
         ),
-        (
-            "models:\n  d:\n    builder: a:b\n    saved_model: x\n",
-            2,
-            "models.d: it has a builder and a saved_model; one",
-        ),
+        ("models:\n  d:\n    builder: a:b\n    saved_model: x\n", 2, "models.d: it has a builder and a saved_model; o"),
         ("models:\n  digits:\n    bilder: a:b\n    builder: a:b\n", 3, "models.digits.bilder: is not a key"),
         ("models:\n  a/b:\n    builder: a:b\n", 1, "models: 'a/b' can't name a model"),
         (

@@ -177,7 +177,7 @@ class Answerer:
             parameters = own_parameters(path) if own else common
         except StartError as error:
             raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
-        return parameters and Batching(*self._schedulers, parameters)
+        return None if parameters is None else Batching(*self._schedulers, parameters)
 
     def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
         flags = self._plan.flags
