@@ -1,7 +1,7 @@
 """A SavedModel that something else wrote, exported as it is: its files are copied, nothing in its graph is changed.
 
-Its live model is a session over the graph in the folder where it was found, as TensorFlow Serving has one. What that
-answers is golden; the copy then has to answer the same in a fresh process.
+Its live model is a session over the graph in the folder where it was found, as TensorFlow Serving runs it. The
+outputs of that session are golden; the copy must return the same in a fresh process.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Adopted:
 
     @cached_property
     def signatures(self) -> dict[str, Signature]:
-        """Those of its signatures that can be asked, each with a function that runs in the session."""
+        """Those of its signatures that can be served, each with a function that runs in the session."""
         return {
             name: Signature(
                 function=self._function(name),
@@ -107,7 +107,7 @@ class Adopted:
         given = [*recorded(self._folder, self.signatures), *given]
         allow = {*asking.allow, *FOR_CLIENTS}
         if not self.signatures:
-            raise ServableError(f"{self._folder} has no signature that can be asked")
+            raise ServableError(f"{self._folder} has no signature that requests can be sent to")
         # A folder that can't be loaded is told as such, not as a request that failed.
         _ = self._ask
         examples: dict[str, Mapping[str, Any]] = {}
@@ -118,8 +118,8 @@ class Adopted:
                 self._live(name, allow), examples[name], asking.judge
             ):
                 asking.say(
-                    f"[unbatched] signature {name!r}: rows are answered differently beside others, or not each by a "
-                    "row, so a request is one example, and no server may put several together"
+                    f"[unbatched] signature {name!r}: a row gets another result beside other rows, or none of its "
+                    "own, so a request is one example, and no server may put several together"
                 )
                 self.signatures[name] = replace(self.signatures[name], batched=False)
                 examples[name] = self._examples(name, mine, allow)
@@ -183,7 +183,7 @@ class Adopted:
         return examples_of(given, live.signature) or self._made(live)
 
     def _made(self, live: LiveSignature) -> dict[str, Array]:
-        """The first inputs that were made of the signature which it answers."""
+        """The first inputs that were made of the signature which it accepts."""
         signature, infos = live.signature, self._graph.signatures[live.name].inputs
         features = {
             key: parsed
@@ -225,7 +225,7 @@ def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
 
 
 def _rows_are_alone(live: LiveSignature, examples: Mapping[str, Array], judge: Judge) -> bool:
-    """Whether each output has a row for each row, answered the same in a batch of 1, 2, 7 and 32."""
+    """Whether each output has a row for each row of the inputs, the same in a batch of 1, 2, 7 and 32."""
     if any(spec.shape and spec.shape[0] is not None for spec in live.signature.inputs.values()):
         return True
     large = {name: array[np.arange(ROWS) % len(array)] for name, array in examples.items()}

@@ -82,7 +82,7 @@ class Built:
         return self._servable.evaluation
 
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
-        """Traces its functions, restores the checkpoint, and says what is wrong with the signatures."""
+        """Traces its functions, restores the checkpoint, and returns what is wrong with the signatures."""
         self._functions = savedmodel.trace(self._servable, allow)
         check_constants(self._functions)
         self.check()

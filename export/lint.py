@@ -199,7 +199,7 @@ def _batches(name: str, signature: ServedSignature, *, unbatched: bool) -> Itera
 
 
 def not_servable(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
-    """What no request to the signature called `name` could carry, and no answer."""
+    """What no request to the signature called `name` could carry, and no response."""
     definition = graph.signatures[name]
     for kind, infos in (("input", definition.inputs), ("output", definition.outputs)):
         if not infos:
@@ -217,8 +217,8 @@ def not_servable(name: str, graph: Graph, signature: ServedSignature) -> Iterato
                 yield Finding(
                     "not-servable",
                     f"signature {name!r}, {kind} {key!r}",
-                    f"it is {what}; requests and answers are dense tensors",
-                    "take or answer its parts, each by a name of its own (values and row lengths, say)",
+                    f"it is {what}; requests and responses carry dense tensors",
+                    "take or return its parts, each by a name of its own (values and row lengths, say)",
                 )
 
 

@@ -1,6 +1,6 @@
 """Inputs made of a signature alone, for a SavedModel that came without any: random values of its dtypes and shapes.
 
-What a model makes of them says nothing of its quality. They prove that a version answers as its SavedModel does.
+What a model makes of them says nothing of its quality. They prove that a version returns what its SavedModel returns.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tfserving.foundation.quality import Evaluation, Metric
 
 @dataclass(frozen=True)
 class Asking:
-    """How golden requests are asked: the judge of answers, the sizes of batches, and the rules that may be broken.
+    """How golden requests are made: the judge of outputs, the sizes of batches, and the rules that may be broken.
 
     `note` is told of edge values that are left out, `say` of anything else that happens.
     """
@@ -49,7 +49,7 @@ class Source(Protocol):
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Those that can be asked, with functions that the live model answers by."""
+        """Those that are served, with the live model's functions."""
 
     @property
     def metrics(self) -> Mapping[str, float | Metric]:
@@ -64,19 +64,19 @@ class Source(Protocol):
         """The signatures whose golden requests are of random values."""
 
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
-        """Makes it ready to be asked, and says what shows by then to be wrong, against the `previous` signatures, too.
+        """Makes it ready, and returns what is found to be wrong by then, against the `previous` signatures, too.
 
         Raises LintError for what shows only while it is traced, and is not among the rules to `allow`.
         """
 
     def requests(self, given: Iterable[Given], asking: Asking) -> Iterable[GoldenRequest]:
-        """Its golden requests, with the live model's answers: see `tfserving.export.golden.golden_requests`."""
+        """Its golden requests, with the live model's outputs: see `tfserving.export.golden.golden_requests`."""
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:
-        """Writes it to a version's `folder`, and answers what a server will read there."""
+        """Writes it to a version's `folder`, and returns what a server will read there."""
 
     def check(self) -> None:
-        """Raises ServableError when being asked has shown that it was never built."""
+        """Raises ServableError when its calls have shown that it was never built."""
 
     def release(self) -> None:
         """Checks it, and forgets the live model: from now on it can't be asked."""

@@ -44,6 +44,8 @@ _STORES = {"_layers", "_operations", "_functional", "_tracked", "_variables", "_
 _STORES |= {"_non_trainable_variables", "_all_variables", "variables", "trainable_variables"}
 _STORES |= {"non_trainable_variables", "weights", "keras_api"}
 _TRAINING = {"optimizer", "_optimizer", "_loss_tracker", "_compile_loss", "_compile_metrics", "_metrics", "metrics"}
+# What TensorFlow calls a variable that nobody named.
+NO_NAME = re.compile(r"(Variable(_\d+)?)?")
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def _names(found: Mapping[str, Any], own: Mapping[str, str], paths: Mapping[str,
     for key in found:
         path, name = paths.get(key, ()), own.get(key, "").replace("/", ".")
         shown = ".".join([*path[:-1], path[-1].lstrip("_")]) if path else _unescaped(key)
-        if not path or not any(map(_when, path)) or not name:
+        if not path or not any(map(_when, path[:-1])) or NO_NAME.fullmatch(name):
             names[key] = shown
         else:
             names[key] = name if often[own[key]] == 1 else f"{name} ({shown})"

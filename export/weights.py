@@ -10,7 +10,6 @@ The bytes are compared in pieces, so that versions of any size take the same mem
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,12 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tfserving.export.variables import Variable, Variables
+from tfserving.export.variables import NO_NAME, Variable, Variables
 from tfserving.foundation.tensors import BY_NAME
 
 Pair = tuple[Variable, Variable]
-# What TensorFlow calls a variable that nobody named.
-_NO_NAME = re.compile(r"(Variable(_\d+)?)?")
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def _own_name(*sides: Mapping[str, Variable]) -> Callable[[Variable], str | None
 
     def key(one: Variable) -> str | None:
         unique = all(counted[one.own_name] <= 1 for counted in often)
-        return one.own_name if unique and not _NO_NAME.fullmatch(one.own_name) else None
+        return one.own_name if unique and not NO_NAME.fullmatch(one.own_name) else None
 
     return key
 

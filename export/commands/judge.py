@@ -30,7 +30,7 @@ Examples:
   tfserving export lint digits/3 --breaking        signatures may differ from version 2's
 
 \b
-Exit codes: 0 nothing is wrong; 1 a rule is broken; 2 wrong usage, or a folder that is no SavedModel."""
+Exit codes: 0 nothing is wrong, or notes only; 1 a rule is broken; 2 wrong usage, or a folder that is no SavedModel."""
 )
 @click.argument("versions", nargs=-1, metavar="[FOLDER | NAME[/VERSION]]...")
 @fleet_option

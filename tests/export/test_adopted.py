@@ -71,7 +71,8 @@ def test_a_savedmodel_of_tensorflow_1_is_copied_and_proven_with_its_table_and_as
     golden = read_golden(version)
     assert {len(request.inputs["x"]) for request in golden.requests} >= {1, 2, 7, 32}
     for request in golden.requests:
-        np.testing.assert_array_equal(request.outputs["y"], request.inputs["x"] * 3)
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(request.outputs["y"], request.inputs["x"] * 3)
     (given,) = (request for request in golden.requests if request.inputs["word"].tolist() == [b"blue", b"green"])
     assert given.outputs["id"].tolist() == [1, -1]
     assert project.run("check").returncode == 0
@@ -152,7 +153,7 @@ def test_what_a_signature_takes_is_found_out(project, tmp_path, function, inputs
 def test_what_is_not_answered_row_by_row_takes_one_example_a_request(project, tmp_path, function) -> None:  # type: ignore[no-untyped-def]
     done = project.run("build", f"adopted={found.saved(tmp_path / 'saved', function, x=(tf.float32, [None]))}")
     assert done.returncode == 0, done.stderr
-    assert "[unbatched] signature 'serving_default': rows are answered differently beside others, or not" in done.stderr
+    assert "[unbatched] signature 'serving_default': a row gets another result beside other rows" in done.stderr
     version = project.folder / "models/adopted/1"
     assert read_manifest(version).unbatched == ("serving_default",)
     assert any(len(request.inputs["x"]) > 1 for request in read_golden(version).requests)

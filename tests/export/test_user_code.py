@@ -43,6 +43,11 @@ def loop(rows: Any) -> Any:
     return rows
 
 
+@tf.function(input_signature=[tf.TensorSpec([1, 3], tf.float32, name="rows")])  # type: ignore[untyped-decorator] # line: one_row
+def one_row(rows: Any) -> Any:
+    return {"scaled": rows}
+
+
 def in_a_graph() -> None:
     loop(ROWS)
 
@@ -159,9 +164,9 @@ def test_the_errors_of_a_group_and_notes_are_told() -> None:
         (lambda rows: {"scaled": product(rows)}, f"ValueError: {RANK}", "product"),
         (lambda rows: {"scaled": loop(rows)}, f"ValueError: {RANK}", "product"),
         (lambda rows: {"scaled": Multiplies()(rows)}, f"ValueError: {RANK}", "product"),
-        (lambda rows: {"scaled": type(rows)}, "TypeError: To be compatible with tf.function", "object"),  # line: object
+        (one_row, "TypeError: Binding inputs to tf.function failed", "one_row"),
     ],
-    ids=["function", "graph", "layer", "output"],
+    ids=["function", "graph", "layer", "inputs"],
 )
 def test_what_a_signatures_function_raised_is_told_with_the_users_line(
     function: Callable[..., Any], text: str, line: str

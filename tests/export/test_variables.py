@@ -44,6 +44,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     module.words = tf.Variable([["a", "béta"], ["", "x" * 300]])
     module.scalar = tf.Variable(7)
+    module.weights = [tf.Variable(1.0), tf.Variable(2.0)]
+    module.metrics = tf.Variable(3.0)
     folder = tmp_path_factory.mktemp("many")
     tf.saved_model.save(module, str(folder))
     return folder
@@ -61,7 +63,7 @@ def test_variables_are_what_tensorflow_reads(many: Path) -> None:
                 assert all(word in data for word in expected.ravel())
             else:
                 assert np.frombuffer(data, BY_NAME[one.dtype].numpy).tobytes() == expected.tobytes()
-        assert {one.name for one in found.values()} >= {"words", "scalar", "all.bfloat16.3/x"}
+        assert {one.name for one in found.values()} >= {"words", "scalar", "metrics", "weights.1", "all.bfloat16.3/x"}
 
 
 def test_a_model_that_keras_saved_has_its_own_names(tmp_path: Path) -> None:
