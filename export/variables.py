@@ -27,6 +27,7 @@ from tfserving.foundation.crc32c import masked_crc32c
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.messages import BundleEntryProto, BundleHeaderProto, TrackableObjectGraph
 from tfserving.foundation.tensors import BY_NUMBER
+from tfserving.foundation.varint import read_varint
 
 INDEX = "variables/variables.index"
 # An entry has some hundred bytes.
@@ -153,7 +154,7 @@ class Variables(Mapping[str, Variable]):
     def _string(self, entry: tuple[str, tuple[int, ...], int, tuple[int, int, int]]) -> bytes:
         """The only element of a tensor of strings: a varint, its checksum in four bytes, and so many bytes."""
         data = b"".join(self._pieces(entry[3], 1 << 24))
-        length, start = _varint(data, 0)
+        length, start = read_varint(data, 0)
         return data[start + 4 : start + 4 + length]
 
 
@@ -175,16 +176,16 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     if magic != _MAGIC:
         raise ValueError("it ends as no table does")
     # The first handle is of a block that is not used here.
-    _, place = _varint(handles, 0)
-    _, place = _varint(handles, place)
+    _, place = read_varint(handles, 0)
+    _, place = read_varint(handles, place)
     for _, handle in _block(data, handles[place:]):
         yield from _block(data, handle)
 
 
 def _block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of the block that a handle points to. A key is written without what it shares with the last."""
-    offset, place = _varint(handle, 0)
-    size, _ = _varint(handle, place)
+    offset, place = read_varint(handle, 0)
+    size, _ = read_varint(handle, place)
     block = data[offset : offset + size]
     compression, checksum = _CHECKSUM.unpack_from(data, offset + size)
     if compression:
@@ -195,25 +196,13 @@ def _block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = len(block) - 4 * (restarts + 1)
     key, place = b"", 0
     while place < end:
-        shared, place = _varint(block, place)
-        more, place = _varint(block, place)
-        length, place = _varint(block, place)
+        shared, place = read_varint(block, place)
+        more, place = read_varint(block, place)
+        length, place = read_varint(block, place)
         key = key[:shared] + block[place : place + more]
         place += more
         yield key, block[place : place + length]
         place += length
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where the next thing is."""
-    number = shift = 0
-    while True:
-        byte = data[place]
-        place += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the last one
-            return number, place
-        shift += 7
 
 
 def _named(graph: bytes) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.exporting import run_export
+from tests.exporting import run_export, typed_in
 from tests.servers import serve
 from tfserving.clients import connect
 
@@ -47,10 +48,18 @@ def followed(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def type_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a line as a shell does; `tfserving export` runs in this process, which has TensorFlow already."""
+    """Runs a line as a shell does; what needs TensorFlow runs in this process, which has it already."""
     words = shlex.split(command)
     if words[:2] == [".venv/bin/tfserving", "export"] and "||" not in words:
         return run_export(folder, *words[2:])
+    if words[:2] == [".venv/bin/python", "-c"]:
+        with typed_in(folder):
+            exec(words[2], {})  # noqa: S102 - as Python does with it
+        return subprocess.CompletedProcess(command, 0, "", "")
+    if words[0] == ".venv/bin/python" and len(words) == len(["python", "FILE"]):
+        with typed_in(folder):
+            runpy.run_path(words[1], run_name="__main__")
+        return subprocess.CompletedProcess(command, 0, "", "")
     return subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from tfserving.foundation.tensors import STRING
+from tfserving.foundation.varint import read_varint
 from tfserving.serving.embedded.errors import Code, RequestError
 
 # A message that is no larger can't have so many that anybody would notice.
@@ -81,35 +82,21 @@ def _count(data: bytes, at: int, end: int, kind: Kind, waiting: list[tuple[int, 
         tag = data[at]
         at += 1
         if tag > 127:  # noqa: PLR2004 - seven bits a byte
-            tag, at = _varint(data, at - 1)
+            tag, at = read_varint(data, at - 1)
         wire = tag & 7
         if wire == _BYTES:
             size = data[at]
             at += 1
             if size > 127:  # noqa: PLR2004
-                size, at = _varint(data, at - 1)
+                size, at = read_varint(data, at - 1)
             inner = kind.get(tag >> 3)
             if inner is not None and size:
                 waiting.append((at, min(at + size, end), inner))
             at += size
         elif wire == _VARINT:
-            _, at = _varint(data, at)
+            _, at = read_varint(data, at)
         elif wire in (_FIXED32, _FIXED64):
             at += 4 if wire == _FIXED32 else 8
         else:
             raise IndexError
     return count
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:  # noqa: PLR2004
-            return value, at
-        shift += 7
-        if shift > 63:  # noqa: PLR2004 - a number of the wire has 64 bits
-            raise IndexError

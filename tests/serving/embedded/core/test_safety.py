@@ -177,7 +177,7 @@ def test_a_file_is_not_read_while_the_graph_is_imported(version: Path, bait: Bai
     servable.close()
     assert not bait.opened.is_set()
     load("m", 1, version, Runtime(allow_file_and_python_ops=True)).close()
-    assert bait.opened.is_set()
+    assert bait.opened.wait(10)
 
 
 def test_what_training_left_in_a_graph_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
