@@ -191,6 +191,15 @@ def export(
     )
 
 
+def check_as_it_is(target: Target) -> None:
+    """Raises ServableError when something is to be done to a SavedModel that is served as it is."""
+    if target.saved_model and (unfit := [*target.options, *(["the checkpoint"] if target.checkpoint else [])]):
+        raise ServableError(
+            f"{', '.join(unfit)} would change it, and {target.saved_model} is served as it is; a builder with "
+            "load_existing can do it (docs/export.md)"
+        )
+
+
 def _build(target: Target, builder: Callable[[], Any], say: Callable[[str], None]) -> Built:
     assert target.builder is not None
     with restores.watch() as noted:
@@ -200,11 +209,7 @@ def _build(target: Target, builder: Callable[[], Any], say: Callable[[str], None
 
 def _adopt(target: Target) -> Adopted:
     assert target.saved_model is not None
-    if unfit := [*target.options, *(["the checkpoint"] if target.checkpoint else [])]:
-        raise ServableError(
-            f"{', '.join(unfit)} would change it, and {target.saved_model} is served as it is; a builder with "
-            "load_existing can do it (docs/export.md)"
-        )
+    check_as_it_is(target)
     return Adopted(target.saved_model)
 
 

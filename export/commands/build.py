@@ -253,13 +253,15 @@ def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exce
 
 
 def _look_at(target: Target) -> None:
-    """Raises ExportError when there is no builder, or no SavedModel, as far as files tell."""
+    """Raises ExportError when there is no builder, or no SavedModel that is served as it is, as far as files tell."""
     from tfserving.export.before_import import look_at
     from tfserving.export.copied import files_of
+    from tfserving.export.exporter import check_as_it_is
 
     if target.builder:
         look_at(target.builder)
     elif target.saved_model:
+        check_as_it_is(target)
         files_of(target.saved_model)
 
 
