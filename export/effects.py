@@ -6,6 +6,7 @@ in any SavedModel, whatever wrote it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from tfserving.foundation.operations.effects import draws, leaves_state
 SEED_STATE = "seed_generator_state"
 # Made for one request, and gone with it.
 TEMPORARY = "TemporaryVariable"
+# What TensorFlow calls a variable that nobody named: its path in the model says more.
+NAMELESS = re.compile(r"Variable(_\d+)?:0")
 # Their first input says which function is called.
 BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 CLOCK = "Timestamp"
@@ -33,7 +36,8 @@ def traced_effects(name: str, function: Any, resources: Mapping[int, str]) -> li
 
     inner = function.graph
     graph = Graph(MetaGraphDef(graph_def=inner.as_graph_def()))
-    known = {**resources, **{id(variable.handle): variable.name for variable in inner.variables}}
+    named = [variable for variable in inner.variables if not NAMELESS.fullmatch(variable.name)]
+    known = {**resources, **{id(variable.handle): variable.name for variable in named}}
     # A function takes the variables and tables that it uses as inputs of its own.
     names = {inside.op.name: known[id(outside)] for outside, inside in inner.captures if id(outside) in known}
     # TensorFlow runs everything stateful in a function, also where no output depends on it.

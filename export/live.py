@@ -43,7 +43,7 @@ class LiveSignature:
             for input_name, array in {**signature.defaults, **inputs}.items()
         }
         try:
-            outputs = signature.function(**tensors)
+            outputs = signature.call(tensors)
         except (Exception, SystemExit) as error:
             raise ServableError(
                 f"{where}: its function failed on {described(inputs)}: {raised(error, signature.function)}"

@@ -219,7 +219,7 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
 
     # By position: an input may be called `self`.
     def served(inputs: Any) -> Any:
-        return named(signature.function(**inputs))
+        return named(signature.call(inputs))
 
     try:
         if hasattr(signature.function, "get_concrete_function") and "self" not in specs:

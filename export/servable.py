@@ -74,7 +74,8 @@ class Signature:
 
     `function` takes the inputs as keyword arguments, tensors whose first dimension is the batch, and returns a dict
     with exactly the `outputs`, tensors with the same batch, or another structure whose tensors get these names
-    (`tfserving.export.outputs.named_outputs`). It may be a plain function or a `tf.function`.
+    (`tfserving.export.outputs.named_outputs`). It may be a plain function, a `tf.function`, or a Keras model, which is
+    called with its only input, or with a dict of its inputs by name.
 
     A request may leave out the inputs that `defaults` has values for; a server then feeds that value as it is, so the
     function must take it beside any batch (by broadcasting a batch of 1, say).
@@ -93,6 +94,14 @@ class Signature:
     method: Method = "predict"
     defaults: Mapping[str, Array] = field(default_factory=dict)
     batched: bool = True
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        """What `function` returns for tensors by name; whatever it raises."""
+        import keras
+
+        if isinstance(self.function, keras.layers.Layer):
+            return self.function(next(iter(inputs.values())) if len(inputs) == 1 else dict(inputs))
+        return self.function(**inputs)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,7 +18,7 @@ from tfserving.export import savedmodel
 from tfserving.export.errors import ServableError
 from tfserving.export.exporter import Exported
 from tfserving.export.live import LiveSignature
-from tfserving.export.servable import TensorSpec
+from tfserving.export.servable import Servable, Signature, TensorSpec
 from tfserving.foundation.golden import read_golden
 
 Returned = Callable[[Any], Any]
@@ -174,3 +175,19 @@ def test_flattened_outputs_are_served_under_their_names(export_here: Callable[..
     for request in read_golden(exported.path).requests:
         assert set(request.outputs) == {"states_0", "more"}
         np.testing.assert_array_equal(request.outputs["states_0"], request.inputs["rows"])
+
+
+def test_a_keras_model_stands_for_its_function() -> None:
+    left, right = (keras.Input((3,), name=name) for name in ("left", "right"))
+    both = keras.Model({"left": left, "right": right}, keras.layers.Subtract()([left, right]))
+    one = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    other = ROWS[::-1].copy()
+    spec = TensorSpec("float32", (None, 3))
+    for model, inputs, wanted in (
+        (one, {"rows": ROWS}, one(ROWS)),
+        (both, {"right": other, "left": ROWS}, ROWS - other),
+    ):
+        signature = Signature(model, dict.fromkeys(inputs, spec), ("y",))
+        np.testing.assert_array_equal(LiveSignature("live", signature).ask(inputs).outputs["y"], wanted)
+        (function,) = savedmodel.trace(Servable(model, {"graph": signature}, {"graph": inputs})).values()
+        np.testing.assert_array_equal(function({name: tf.constant(rows) for name, rows in inputs.items()})["y"], wanted)

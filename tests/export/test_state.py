@@ -47,7 +47,7 @@ def normalized_by_the_batch() -> Servable:
 def counted() -> Servable:
     """In a branch, in a function of its own, with nothing that depends on it."""
     module = zoo.Scale()
-    module.count = tf.Variable(0, name="count")
+    module.count = tf.Variable(0)
 
     @tf.function  # type: ignore[untyped-decorator]
     def count(rows: Any) -> None:
