@@ -9,8 +9,6 @@ from tensorflow.python.framework import load_library, op_def_registry
 
 from tfserving.foundation import served_ops
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ydf-tf has wheels for Linux only")
-
 
 def test_the_library_of_an_operation_is_found_without_importing_its_package() -> None:
     (library,) = served_ops.libraries_for(["SimpleMLInferenceOpWithHandle", "MatMul", "SimpleMLCreateModelResource"])
