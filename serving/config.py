@@ -25,6 +25,7 @@ from tfserving.serving.config_messages import (
 )
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.health import HEALTH, health_script, health_script_over_rest
+from tfserving.serving.models_yaml.flag_names import EMBEDDED
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFiles
 from tfserving.serving.served import all_served
@@ -118,7 +119,8 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
         flags["enable_batching"] = True
     if server.gpu_memory_fraction:
         flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
-    flags.update(server.flags)
+    # A fleet may say what only the embedded server needs, and be served by either.
+    flags.update({name: value for name, value in server.flags.items() if embedded or name not in EMBEDDED})
     return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()), poll_seconds)
 
 

@@ -39,6 +39,10 @@ _KINDS: dict[str, Any] = {
 }
 
 
+# What TensorFlow Serving, given such a flag, ends for.
+EMBEDDED = {name for name, hint in _HINTS.items() if hint and str(hint[-1]).endswith("This server's own flag.")}
+
+
 def wrong(name: str, value: object) -> str | None:
     """What is wrong with a flag; None when nothing is."""
     if name not in _KINDS:

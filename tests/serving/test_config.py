@@ -129,6 +129,14 @@ def test_more_flags_are_passed_on(tmp_path: Path) -> None:
     assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
 
 
+@pytest.mark.parametrize("by_embedded", [True, False])
+def test_flags_that_only_the_embedded_server_has_are_for_it_alone(tmp_path: Path, by_embedded: bool) -> None:
+    said = "flags: {allowed_operations: ReadFile, enable_model_warmup: true}"
+    flags = configured(tmp_path, said, embedded=by_embedded).flags
+    assert ("--allowed_operations=ReadFile" in flags) == by_embedded
+    assert "--enable_model_warmup=true" in flags
+
+
 def said(made: ServerConfig) -> dict[str, str]:
     """Flags by their names."""
     return dict(flag.removeprefix("--").split("=", 1) for flag in made.flags)
