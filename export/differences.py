@@ -144,8 +144,8 @@ def _metrics(old: Path, new: Path) -> Iterator[MetricChange]:
 
 def _answers(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> tuple[list[AnswerChange], int]:
     """How the answers to the requests that both have differ, and how many requests only one has."""
-    before = {_key(request): request for request in old}
-    after = {_key(request): request for request in new}
+    before = {request.identity: request for request in old}
+    after = {request.identity: request for request in new}
     pairs: dict[tuple[str, str], list[tuple[Array, Array, int]]] = {}
     for key in before.keys() & after.keys():
         for output in before[key].outputs.keys() & after[key].outputs.keys():
@@ -178,21 +178,6 @@ def _rows_different(new: Array, old: Array, difference: Difference) -> int:
     if new.shape != old.shape or not new.ndim:
         return len(new) if new.ndim else 1
     return sum(compare(new[row : row + 1], old[row : row + 1]).verdict != "equal" for row in range(len(new)))
-
-
-def _key(request: GoldenRequest) -> tuple[Any, ...]:
-    """What makes a request the same one: its signature and its inputs, bit by bit."""
-    inputs = sorted(request.inputs.items())
-    values = [
-        (
-            name,
-            str(array.dtype),
-            array.shape,
-            tuple(array.ravel().tolist()) if array.dtype == object else array.tobytes(),
-        )
-        for name, array in inputs
-    ]
-    return (request.signature, request.method, *values)
 
 
 def _rows(change: AnswerChange) -> str:

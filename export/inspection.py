@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from tfserving.export.check import check_files
 from tfserving.export.errors import ExportError
-from tfserving.export.graph import read_saved_model, serving_graph
 from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
 from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
@@ -116,7 +115,7 @@ def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def inspect_version(folder: Path) -> Inspection:
     """Looks at the SavedModel in `folder`, whatever wrote it. Raises ExportError when none can be read there."""
-    serving_graph(read_saved_model(folder), folder)
+    signatures = read_signatures(folder)
     manifest, state = None, "no manifest: something else wrote it, nothing can be verified"
     if (folder / MANIFEST).exists():
         try:
@@ -127,7 +126,7 @@ def inspect_version(folder: Path) -> Inspection:
             state = str(error)
     return Inspection(
         folder,
-        read_signatures(folder),
+        signatures,
         _variables(folder),
         {part: _size(folder / part) for part in PARTS},
         _golden(folder),

@@ -47,6 +47,20 @@ class GoldenRequest:
     outputs: Mapping[str, Array]
     method: Method = "predict"
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What makes a request the same one: its signature and its inputs, bit by bit."""
+        values = [
+            (
+                name,
+                str(array.dtype),
+                array.shape,
+                tuple(array.ravel().tolist()) if array.dtype == object else array.tobytes(),
+            )
+            for name, array in sorted(self.inputs.items())
+        ]
+        return (self.signature, self.method, *values)
+
 
 @dataclass(frozen=True)
 class Golden:
