@@ -139,7 +139,7 @@ class _Tree(Group):
         except KeyboardInterrupt:
             _interrupts.end()
 
-    def main(self, args: Any = None, **named: Any) -> Any:
+    def main(self, args: Any = None, **named: Any) -> Any:  # type: ignore[override] # one for both of its overloads
         """Run the command and exit with its code; an error is a sentence, or JSON with --json."""
         words = list(sys.argv[1:] if args is None else args)
         named.pop("standalone_mode", None)

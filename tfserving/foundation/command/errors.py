@@ -14,7 +14,7 @@ class CommandError(click.ClickException):
 
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
-        self.exit_code = code
+        self.exit_code = code  # type: ignore[misc] # click's own subclasses set it on the class
 
 
 def show(error: click.ClickException, *, as_json: bool) -> None:
