@@ -153,7 +153,7 @@ def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
     library |= {"signatures", "sockets", "unreachable"}
     paths = [*files("foundation"), *(PACKAGE / f"clients/{module}.py" for module in library)]
     for path in paths:
-        if path.name != "generate.py":
+        if path.name != "generate.py" and path.parent.name != "command":
             assert {name.split(".")[0] for name in imported(path)} <= allowed, path
 
 
@@ -185,7 +185,8 @@ def test_importing_the_clients_is_quick_and_small() -> None:
 
 def test_the_commands_import_nothing_heavy() -> None:
     """What shows their help or completes them needs no TensorFlow, no numpy and no models.yaml."""
-    code = "import sys; from tfserving.cli import ENTRIES; [entry.load() for entry in ENTRIES.values()]; print(*sys.modules)"
+    code = "import sys; from tfserving.cli import ENTRIES; [entry.load() for entry in ENTRIES.values()]"
+    code += "; print(*sys.modules)"
     loaded = {name.split(".")[0] for name in subprocess.check_output([sys.executable, "-c", code], text=True).split()}
     assert not loaded & {"docker", "grpc", "jinja2", "keras", "matplotlib", "numpy", "pydantic", "tensorflow", "yaml"}
 
@@ -193,8 +194,10 @@ def test_the_commands_import_nothing_heavy() -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize(
     "command",
-    ["tfserving", "tfserving export build", "tfserving serve", "tfserving verify", "tfserving rollout start"]
-    + ["tfserving k8s apply", "tfserving doctor", "tfserving init", "tfserving.serving.embedded"],
+    [
+        *("tfserving", "tfserving init", "tfserving doctor", "tfserving export build", "tfserving serve"),
+        *("tfserving verify", "tfserving rollout start", "tfserving k8s apply", "tfserving.serving.embedded"),
+    ],
 )
 def test_help_comes_at_once(command: str) -> None:
     times: list[float] = []
