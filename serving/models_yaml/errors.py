@@ -53,9 +53,9 @@ def suggested(text: str, word: str, choices: Iterable[str]) -> str:
 
 def explain(path: Path, root: yaml.Node | None, problems: Iterable[Any], schema: type[BaseModel]) -> str:
     """Return the errors that pydantic found in the file `path`, a line each; `root` has the lines of its values."""
-    found = [_explain(path, root, problem, schema) for problem in problems if not _follows(problem)]
+    found = [problem for problem in problems if not _follows(problem)]
     more = [f"{path}: and {len(found) - MOST_SHOWN} more errors"] if len(found) > MOST_SHOWN else []
-    return "\n".join([*found[:MOST_SHOWN], *more])
+    return "\n".join([*(_explain(path, root, problem, schema) for problem in found[:MOST_SHOWN]), *more])
 
 
 def _follows(problem: Mapping[str, Any]) -> bool:

@@ -56,9 +56,7 @@ def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mappi
             said = yaml.load(read_text(path, LARGEST_BYTES))
             model = said["models"][name]
             if before is not None and dict(model.get("labels") or {}) != dict(before):
-                raise FleetError(
-                    f"{path}: the labels of {name} were changed by another program. Run the command again"
-                )
+                raise FleetError(f"{path}: the labels of {name} were changed by another program. Run the command again")
             if labels:
                 model["labels"] = dict(labels)
             else:

@@ -70,7 +70,8 @@ class Model(Strict):
         ),
     ] = None
     allow: Annotated[
-        tuple[Rule, ...], Field(description="Rules of docs/lint.md that do not apply to this model.", validate_default=True)
+        tuple[Rule, ...],
+        Field(description="Rules of docs/lint.md that do not apply to this model.", validate_default=True),
     ] = ()
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=65536)], ...],
@@ -149,9 +150,7 @@ class Fleet(Strict):
         Path,
         Field(description="The folder of all versions, as FOLDER/MODEL/VERSION. Relative to models.yaml."),
     ] = Path("models")
-    models: Annotated[
-        dict[str, Model], Field(min_length=1, description="The models, by name.")
-    ]
+    models: Annotated[dict[str, Model], Field(min_length=1, description="The models, by name.")]
     server: Annotated[ServerSettings, Field(description="How the models are served.")] = ServerSettings()
     compose: Annotated[Compose, Field(description="The services beside the server.")] = Compose()
     kubernetes: Annotated[Kubernetes, Field(description="How the fleet runs on a cluster.")] = Kubernetes()

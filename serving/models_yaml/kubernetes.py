@@ -29,9 +29,7 @@ class ObjectStore(Strict):
 
     url: Annotated[
         str,
-        Field(
-            description="The folder with MODEL/VERSION, such as `s3://bucket/prefix`.", pattern=patterns.BUCKET
-        ),
+        Field(description="The folder with MODEL/VERSION, such as `s3://bucket/prefix`.", pattern=patterns.BUCKET),
     ]
     endpoint: Annotated[
         str | None,
@@ -67,8 +65,12 @@ class Monitoring(Strict):
     labels: Annotated[
         dict[str, str], Field(description="Labels that Prometheus selects ServiceMonitors and rules by.")
     ] = Field(default_factory=dict)
-    error_rate: Annotated[float, Field(gt=0, lt=1, description="The share of failed requests that raises an alert.")] = 0.01
-    p99_ms: Annotated[float, Field(gt=0, description="The 99th percentile of the latency, in milliseconds, that raises an alert.")] = 1000
+    error_rate: Annotated[
+        float, Field(gt=0, lt=1, description="The share of failed requests that raises an alert.")
+    ] = 0.01
+    p99_ms: Annotated[
+        float, Field(gt=0, description="The 99th percentile of the latency, in milliseconds, that raises an alert.")
+    ] = 1000
 
 
 class Gateway(Strict):
@@ -103,9 +105,7 @@ class Kubernetes(Strict):
     """The servers of a namespace."""
 
     namespace: Annotated[Namespace, Field(description="The namespace, which must exist.")] = "default"
-    components: Annotated[
-        tuple[Component, ...], Field(description="Folders of k8s/components to add.")
-    ] = ()
+    components: Annotated[tuple[Component, ...], Field(description="Folders of k8s/components to add.")] = ()
     image: Annotated[
         str | None,
         Field(description="The image. Default: the image of the base or of its components.", pattern=patterns.IMAGE),
@@ -133,9 +133,9 @@ class Kubernetes(Strict):
     object_store: Annotated[
         ObjectStore | None, Field(description="For the component `object-store`: the place of the models.")
     ] = None
-    monitoring: Annotated[
-        Monitoring, Field(description="For the component `monitoring`: the Prometheus Operator.")
-    ] = Monitoring()
+    monitoring: Annotated[Monitoring, Field(description="For the component `monitoring`: the Prometheus Operator.")] = (
+        Monitoring()
+    )
     gateway: Annotated[Gateway | None, Field(description="For the component `gateway`: the Gateway.")] = None
     drain_seconds: Annotated[
         int,
@@ -147,7 +147,9 @@ class Kubernetes(Strict):
     ] = 30
     kubectl_seconds: Annotated[
         float,
-        Field(gt=0, le=3600, description="Longest call of kubectl, in seconds, except calls that wait for pods to end."),
+        Field(
+            gt=0, le=3600, description="Longest call of kubectl, in seconds, except calls that wait for pods to end."
+        ),
     ] = 60
 
     @model_validator(mode="after")

@@ -18,19 +18,17 @@ class Limits(Strict):
     """Limits of a metric: `at_least` and `drop` if higher is better, `at_most` and `rise` if lower is better."""
 
     at_least: Annotated[float | None, Field(description="The lowest value, if higher is better.")] = None
-    drop: Annotated[
-        float | None, Field(ge=0, description="The largest decrease from the previous version.")
-    ] = None
+    drop: Annotated[float | None, Field(ge=0, description="The largest decrease from the previous version.")] = None
     at_most: Annotated[float | None, Field(description="The highest value, if lower is better.")] = None
-    rise: Annotated[
-        float | None, Field(ge=0, description="The largest increase from the previous version.")
-    ] = None
+    rise: Annotated[float | None, Field(ge=0, description="The largest increase from the previous version.")] = None
 
     @model_validator(mode="after")
     def _go_one_way(self) -> Limits:
         if self._for_higher and self._for_lower:
             higher, lower = ", ".join(self._for_higher), ", ".join(self._for_lower)
-            raise ValueError(f"{higher} is for metrics where higher is better, {lower} is for metrics where lower is better")
+            raise ValueError(
+                f"{higher} is for metrics where higher is better, {lower} is for metrics where lower is better"
+            )
         return self
 
     @property
@@ -95,7 +93,9 @@ class LabelledRows(Limits):
         str | None, Field(description="The output to measure. Not needed if the signature has one output.")
     ] = None
     signature: Annotated[str | None, Field(description="The signature to measure. Default: serving_default.")] = None
-    higher_is_better: Annotated[bool | None, Field(description="For a function as `metric`: whether a higher value is better.")] = None
+    higher_is_better: Annotated[
+        bool | None, Field(description="For a function as `metric`: whether a higher value is better.")
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +108,9 @@ class LabelledRows(Limits):
     @classmethod
     def _file_is_known(cls, file: Path | None) -> Path | None:
         if file is not None and file.suffix not in SUFFIXES:
-            raise ValueError(f"got {str(file)!r}, expected 'module:function' or a file that ends with {' or '.join(SUFFIXES)}")
+            raise ValueError(
+                f"got {str(file)!r}, expected 'module:function' or a file that ends with {' or '.join(SUFFIXES)}"
+            )
         return file
 
     @field_validator("metric")

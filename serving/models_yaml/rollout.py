@@ -25,12 +25,18 @@ class Rollout(Strict):
     latency: Annotated[
         float, Field(gt=1, description="A version that is slower than the old one by this factor is stopped.")
     ] = 1.5
-    slack_ms: Annotated[float, Field(ge=0, description="Additional latency that is always allowed, in milliseconds.")] = 0
+    slack_ms: Annotated[
+        float, Field(ge=0, description="Additional latency that is always allowed, in milliseconds.")
+    ] = 0
     error_rate: Annotated[
-        float, Field(gt=0, le=1, description="Allowed increase of the share of failed requests. Twice that stops the rollout.")
+        float,
+        Field(
+            gt=0, le=1, description="Allowed increase of the share of failed requests. Twice that stops the rollout."
+        ),
     ] = 0.01
     bake: Annotated[
-        float, Field(ge=0, description="How long the old version stays loaded after all requests have moved, in seconds.")
+        float,
+        Field(ge=0, description="How long the old version stays loaded after all requests have moved, in seconds."),
     ] = 60
     probe: Annotated[
         float,

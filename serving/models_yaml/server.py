@@ -38,7 +38,9 @@ def _which_gpus(said: object) -> object:
         return tuple(map(str, said))
     if said in (None, "all") or (type(said) is int and said >= 1):
         return said
-    raise ValueError(f"got {shown(said)}, expected all, a number of GPUs such as 1, or a list of devices such as [0, 1]")
+    raise ValueError(
+        f"got {shown(said)}, expected all, a number of GPUs such as 1, or a list of devices such as [0, 1]"
+    )
 
 
 class Strict(BaseModel):
@@ -51,7 +53,9 @@ class Batching(Strict):
     """BatchingParameters of TensorFlow Serving, with its names and defaults."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=_MOST, description="Rows in a batch.")] = 1000
-    batch_timeout_micros: Annotated[int, Field(ge=0, le=_MOST, description="Longest wait of a request for others, in microseconds.")] = 0
+    batch_timeout_micros: Annotated[
+        int, Field(ge=0, le=_MOST, description="Longest wait of a request for others, in microseconds.")
+    ] = 0
     max_enqueued_batches: Annotated[
         int, Field(ge=1, le=_MOST, description="Batches that wait. Requests beyond them fail with UNAVAILABLE.")
     ] = 10
@@ -62,8 +66,12 @@ class Batching(Strict):
         tuple[Annotated[int, Field(ge=1, le=_MOST)], ...],
         Field(description="Sizes to which batches are padded, increasing. The last one must be max_batch_size."),
     ] = ()
-    pad_variable_length_inputs: Annotated[bool, Field(description="Pad inputs of different lengths to the same length.")] = False
-    enable_large_batch_splitting: Annotated[bool, Field(description="Split requests that are larger than a batch.")] = False
+    pad_variable_length_inputs: Annotated[
+        bool, Field(description="Pad inputs of different lengths to the same length.")
+    ] = False
+    enable_large_batch_splitting: Annotated[bool, Field(description="Split requests that are larger than a batch.")] = (
+        False
+    )
     max_execution_batch_size: Annotated[
         int | None, Field(ge=1, le=_MOST, description="Largest batch that runs, if larger requests are split.")
     ] = None
@@ -114,9 +122,9 @@ class Compose(Strict):
             pattern=patterns.IMAGE,
         ),
     ] = "prom/node-exporter:v1.12.1"
-    grafana: Annotated[
-        str | None, Field(description="The image of Grafana. `null`: none.", pattern=patterns.IMAGE)
-    ] = "grafana/grafana:13.2.3"
+    grafana: Annotated[str | None, Field(description="The image of Grafana. `null`: none.", pattern=patterns.IMAGE)] = (
+        "grafana/grafana:13.2.3"
+    )
     grafana_port: Annotated[int, Field(ge=1, le=65535, description="The port where Grafana listens.")] = 3000
     envoy: Annotated[Envoy | None, Field(description="TLS and traffic splits for REST. Default: none.")] = None
 
@@ -132,13 +140,13 @@ class ServerSettings(Strict):
         ),
     ] = None
     memory: Annotated[
-        int | None,
+        Annotated[int, Field(ge=_LEAST_MEMORY, le=1 << 62)] | None,
         BeforeValidator(bytes_of),
-        Field(ge=_LEAST_MEMORY, le=1 << 62, description="Memory limit of a container, such as `2g`. Default: none."),
+        Field(description="Memory limit of a container, such as `2g`. Default: none."),
     ] = None
-    cpus: Annotated[
-        float | None, Field(gt=0, le=100_000, description="CPU limit of a container. Default: none.")
-    ] = None
+    cpus: Annotated[float | None, Field(gt=0, le=100_000, description="CPU limit of a container. Default: none.")] = (
+        None
+    )
     pids: Annotated[
         int | None,
         Field(
@@ -184,9 +192,9 @@ class ServerSettings(Strict):
     gpu_memory_growth: Annotated[
         bool, Field(description="Allocate GPU memory when it is needed, not all of it at the start.")
     ] = False
-    batching: Annotated[
-        Batching | None, Field(description="Combine requests into batches. Default: no batching.")
-    ] = None
+    batching: Annotated[Batching | None, Field(description="Combine requests into batches. Default: no batching.")] = (
+        None
+    )
     monitoring: Annotated[bool, Field(description="Serve a metrics page for Prometheus on the REST port.")] = True
     tls: Annotated[TlsFiles | None, Field(description="TLS on gRPC. Default: none.")] = None
     flags: Annotated[

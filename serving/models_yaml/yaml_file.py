@@ -29,9 +29,7 @@ def parsed(path: Path) -> tuple[yaml.Node | None, object]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None and _size(root, {}) > MOST_VALUES:
-            raise FleetError(
-                f"{path}: more than {MOST_VALUES} values, where a value counts again for each alias of it"
-            )
+            raise FleetError(f"{path}: more than {MOST_VALUES} values, where a value counts again for each alias of it")
         _refuse_duplicates(path, root)
         # `yaml.safe_load` does this with the nodes. The time is linear in the size of the file.
         return root, None if root is None else yaml.SafeLoader("").construct_document(root)
