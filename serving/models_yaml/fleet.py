@@ -17,9 +17,9 @@ from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.errors import FleetError as FleetError  # noqa: PLC0414
 from tfserving.serving.models_yaml.errors import explain, shown, suggested
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
+from tfserving.serving.models_yaml.patterns import NAME
 from tfserving.serving.models_yaml.quality import LabelledRows, MetricLimits
 from tfserving.serving.models_yaml.rollout import Rollout
-from tfserving.serving.models_yaml.patterns import NAME
 from tfserving.serving.models_yaml.server import Compose, ServerSettings, Strict
 from tfserving.serving.models_yaml.yaml_file import parsed
 

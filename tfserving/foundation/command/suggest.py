@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-
 # 0 to 1. Below this, words are more different than a slip of the hand makes them.
 _LIKENESS = 0.7
 
