@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import click
 
-from tfserving.serving.embedded.flags import ELSEWHERE, Flags
+from tfserving.serving.embedded.flags import NO_EFFECT, OWN, Flags
 from tfserving.serving.embedded.release import ALL
 from tfserving.serving.models_yaml.errors import shown, suggested
 
@@ -36,11 +36,11 @@ GENERATED = {
 }
 _HINTS = {name: get_args(hint) for name, hint in get_type_hints(Flags, include_extras=True).items()}
 _KINDS: dict[str, Any] = {
-    **{name: kind for name, (kind, _) in ELSEWHERE.items()},
+    **{name: kind for name, (kind, _) in NO_EFFECT.items()},
     **{name: hint[1] for name, hint in _HINTS.items() if hint},
 }
-# TensorFlow Serving exits when it gets one of these flags.
-EMBEDDED = {name for name, hint in _HINTS.items() if hint and str(hint[-1]).endswith("This server's own flag.")}
+# TensorFlow Serving refuses to start with one of these.
+EMBEDDED = OWN
 
 
 def wrong(name: str, value: object) -> str | None:
