@@ -165,15 +165,11 @@ def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled
     )
     with serve(serving_run(scaled, engine), clone) as server:
         both = ["--server", f"{server.url('grpc')},{server.url('rest')}"]
-        done = run(
-            [sys.executable, "-m", "tfserving", "verify", *both, str(scaled.parent / "models")], clone
-        )
+        done = run([sys.executable, "-m", "tfserving", "verify", *both, str(scaled.parent / "models")], clone)
     assert done.returncode == 1
     for protocol in ("gRPC", "REST"):
         assert re.search(rf"^scaled +1 +serving_default +{protocol} +sums +5 +\S+ +\d+ +different$", done.stdout, re.M)
-        reason = (
-            rf"scaled version 1, signature 'serving_default', output 'sums' over {protocol}: request \d: .*: got "
-        )
+        reason = rf"scaled version 1, signature 'serving_default', output 'sums' over {protocol}: request \d: .*: got "
         assert re.search(reason, done.stdout), done.stdout
     assert "2 of 2 comparisons failed, the first: scaled version 1, signature 'serving_default', output" in done.stdout
 
