@@ -8,9 +8,11 @@ from tfserving.export.commands.build import build
 from tfserving.export.commands.judge import check, lint
 from tfserving.export.commands.publish import publish
 from tfserving.export.commands.versions import diff, inspect, list_versions, prune
+from tfserving.foundation.command.group import Group
 
 
 @click.group(
+    cls=Group,
     epilog="""\b
 Examples:
   tfserving export build                             a new version of every model in models.yaml
@@ -25,7 +27,7 @@ Examples:
 
 \b
 Exit codes: 0 done; 1 an export failed, or something is wrong with a version; 2 wrong usage, a wrong models.yaml or a
-builder that can't be found; 130 stopped by Ctrl-C, 143 by SIGTERM."""
+builder that can't be found; 130 stopped by Ctrl-C, 143 by SIGTERM.""",
 )
 def main() -> None:
     """Exports TensorFlow models as versions that carry their own proof.

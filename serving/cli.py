@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import click
 
-from tfserving.serving.commands.change import config, labels, reload
-from tfserving.serving.commands.compose import compose
-from tfserving.serving.commands.image import image
-from tfserving.serving.commands.local import check, example, list_fleet, run
-from tfserving.serving.commands.options import Commands
+from tfserving.foundation.command.group import Group
+from tfserving.serving.commands.change import reload
+from tfserving.serving.commands.local import run
 from tfserving.serving.commands.stay import down, logs, restart, status, up
+
+_FOREGROUND = "run"
+
+
+class _Serve(Group):
+    """A group that runs a server when its first argument is no subcommand."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `serve [MODEL]...` as the hidden command that runs in the foreground."""
+        named = bool(args) and args[0] in self.commands and args[0] != _FOREGROUND
+        helped = bool(args) and args[0] in ctx.help_option_names
+        if not named and not helped and not ctx.resilient_parsing:
+            args = [_FOREGROUND, *args]
+        return super().parse_args(ctx, args)
 
 
 @click.group(
-    cls=Commands,
+    cls=_Serve,
     epilog="""\b
 Examples:
-  tfserving serve run                       the whole fleet, on the best engine there is
-  tfserving serve run digits --port 9500    one model, gRPC on another port
-  tfserving serve up                        the fleet in a container that stays
-  tfserving serve labels set digits canary=2
-  tfserving serve config --check            what is wrong with models.yaml
-  tfserving serve fleet --json              what models.yaml comes to
-
-\b
-Exit codes: 0 done, or a server stopped by Ctrl-C or SIGTERM; 1 a server did not become ready, or ended by
-itself; 2 something was wrong before anything started: the usage, models.yaml, the engine, a port; 130 Ctrl-C
-before a server was ready.""",
+  tfserving serve                     the whole fleet, on the best engine there is
+  tfserving serve digits --port 9500  one model, gRPC on another port
+  tfserving serve up                  the fleet in a container that stays
+  tfserving serve status              the servers that run""",
 )
 def main() -> None:
-    """Runs a TensorFlow model server over the models of models.yaml."""
+    """Run TensorFlow Serving over the models of models.yaml."""
 
 
-_SERVERS = (run, up, down, status, logs, restart)
-_CONFIGURATION = (config, labels, reload)
-for _command in (*_SERVERS, *_CONFIGURATION, compose, image, list_fleet, check, example):
+run.hidden = True
+main.add_command(run, _FOREGROUND)
+for _command in (up, down, status, logs, restart, reload):
     main.add_command(_command)

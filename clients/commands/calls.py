@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
-from tfserving.foundation.files import is_replaced
+from tfserving.foundation.command.options import writable
 
 if TYPE_CHECKING:
     from tfserving.clients.address import ServerUrls
@@ -206,29 +206,6 @@ def check_pinned(version: int | None, label: str | None) -> None:
         raise click.UsageError("--version and --label can't be used together; give one of them")
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
-
-
-def writable(suffix: str = "") -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
-    """Refuses, before anything is sent, a file that can't be written; `suffix` is that of its name."""
-
-    def check(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-        if path is None:
-            return None
-        if not path.absolute().parent.is_dir():
-            raise click.BadParameter(f"there is no folder {path.parent}")
-        try:
-            made = is_replaced(path)
-        except OSError as error:
-            raise click.BadParameter(f"{path} can't be written: {error.strerror}") from None
-        # A pipe or a device has any name.
-        if made and suffix and path.suffix != suffix:
-            raise click.BadParameter(f"{path} does not end with {suffix}")
-        return path
-
-    return check
-
-
 output_option = click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -236,14 +213,6 @@ output_option = click.option(
     help="Write the outputs to this .npz file instead of showing them.",
 )
 signature_option = click.option("--signature", help="The signature to call.  [default: serving_default]")
-
-
-report_option = click.option(
-    "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=writable(".html"),
-    help="Write a report to this .html file, a page that needs no other file.",
-)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.clients.commands.calls import EXIT_CODES, FAILED, SERVER, Target, with_tls, writable
+from tfserving.clients.commands.calls import EXIT_CODES, FAILED, SERVER, Target, with_tls
+from tfserving.foundation.command.options import writable
 
 if TYPE_CHECKING:
     from tfserving.clients.address import ServerUrls

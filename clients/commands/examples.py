@@ -12,13 +12,13 @@ from tfserving.clients.commands.calls import (
     EXIT_CODES,
     Target,
     check_pinned,
-    json_option,
     model_option,
     output_option,
     server_options,
     signature_option,
     version_options,
 )
+from tfserving.foundation.command.options import json_option
 
 input_option = click.option(
     "--input",

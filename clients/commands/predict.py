@@ -14,13 +14,13 @@ from tfserving.clients.commands.calls import (
     WRONG_USAGE,
     Target,
     check_pinned,
-    json_option,
     model_option,
     output_option,
     server_options,
     signature_option,
     version_options,
 )
+from tfserving.foundation.command.options import json_option
 
 if TYPE_CHECKING:
     from tfserving.clients.client import Client

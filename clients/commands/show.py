@@ -14,12 +14,12 @@ from tfserving.clients.commands.calls import (
     FAILED,
     Target,
     check_pinned,
-    json_option,
     model_option,
     server_options,
     version_options,
 )
 from tfserving.clients.printable import printable
+from tfserving.foundation.command.options import json_option
 from tfserving.foundation.labels import CANARY, STABLE, canary_name
 
 # How much of a name is shown.

@@ -16,13 +16,11 @@ from tfserving.clients.commands.calls import (
     FAILED,
     SECONDS_OF_A_WINDOW,
     Target,
-    json_option,
-    report_option,
     reporting,
     signature_option,
-    writable,
 )
 from tfserving.clients.commands.loads import limit_option, numbers, prepared
+from tfserving.foundation.command.options import json_option, report_option, writable
 from tfserving.foundation.files import written_whole
 
 if TYPE_CHECKING:

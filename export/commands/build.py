@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.export.commands.selection import (
-    check_rules,
-    ends_cleanly,
-    fleet_option,
-    folder_option,
-    json_option,
-    select,
-    short,
-)
+from tfserving.export.commands.selection import check_rules, ends_cleanly, folder_option, select, short
+from tfserving.foundation.command.options import fleet_option, json_option
 
 if TYPE_CHECKING:
     from tfserving.export.exporter import Exported, Target

@@ -9,16 +9,8 @@ from typing import Any
 
 import click
 
-from tfserving.export.commands.selection import (
-    check_rules,
-    ends_cleanly,
-    find_version,
-    fleet_option,
-    folder_option,
-    json_option,
-    select,
-    short,
-)
+from tfserving.export.commands.selection import check_rules, ends_cleanly, find_version, folder_option, select, short
+from tfserving.foundation.command.options import fleet_option, json_option
 
 
 @click.command(

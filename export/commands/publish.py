@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from tfserving.export.commands.selection import ends_cleanly, fleet_option, folder_option, json_option, versions_in
+from tfserving.export.commands.selection import ends_cleanly, folder_option, versions_in
+from tfserving.foundation.command.options import fleet_option, json_option
 
 
 @click.command(

@@ -18,19 +18,11 @@ if TYPE_CHECKING:
 
 # What is not click is imported where it is used, so that help comes at once.
 
-fleet_option = click.option(
-    "--fleet",
-    type=click.Path(path_type=Path),
-    default=Path("models.yaml"),
-    show_default=True,
-    help="The file that says which models there are.",
-)
 folder_option = click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where versions are: FOLDER/NAME/VERSION.  [default: what the fleet's file says, or models]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON, on stdout.")
 
 
 def select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:

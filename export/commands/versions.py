@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.export.commands.selection import (
-    ends_cleanly,
-    find_version,
-    fleet_option,
-    folder_option,
-    json_option,
-    select,
-    short,
-)
+from tfserving.export.commands.selection import ends_cleanly, find_version, folder_option, select, short
+from tfserving.foundation.command.options import fleet_option, json_option
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tfserving.foundation.command.options import fleet_option, models_argument, wait_option
 from tfserving.k8s.commands.errors import Errors
-from tfserving.serving.commands.options import fleet_option, names_argument, say, wait_option
+from tfserving.serving.commands.options import say
 
 if TYPE_CHECKING:
     from tfserving.k8s import pods
@@ -36,7 +37,7 @@ Examples:
   tfserving k8s render                                         the manifests of the fleet
   tfserving k8s render --overlay volume --overlay monitoring   with these components"""
 )
-@names_argument
+@models_argument
 @fleet_option
 @_overlay
 def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> None:
@@ -58,7 +59,7 @@ Examples:
 Exit codes: 0 every pod is ready; 1 one does not come up, for the reason that is printed; 2 something was wrong
 before anything changed."""
 )
-@names_argument
+@models_argument
 @fleet_option
 @_overlay
 @_context
@@ -89,7 +90,7 @@ Examples:
 \b
 Exit codes: 0 it would change nothing; 1 it would change what is printed; 2 something was wrong."""
 )
-@names_argument
+@models_argument
 @fleet_option
 @_overlay
 @_context

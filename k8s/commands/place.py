@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
 
 model_argument = click.argument("model")
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 
 
 @dataclasses.dataclass(frozen=True)

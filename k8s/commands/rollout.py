@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.clients.commands.calls import report_option
 from tfserving.clients.printable import printable
+from tfserving.foundation.command.options import fleet_option, report_option, wait_option
 from tfserving.k8s.commands.errors import Errors, refuse
 from tfserving.k8s.commands.place import Place, model_argument, place_options
 from tfserving.k8s.commands.rollout_status import report, status, write
-from tfserving.serving.commands.options import fleet_option, read_with, say, wait_option
+from tfserving.serving.commands.options import read_with, say
 
 if TYPE_CHECKING:
     from tfserving.k8s.rollout.controller import Controller

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from tfserving.clients.commands.calls import reporting, writable
+from tfserving.clients.commands.calls import reporting
+from tfserving.foundation.command.options import fleet_option, json_option, writable
 from tfserving.k8s.commands.errors import Errors, refuse
-from tfserving.k8s.commands.place import Place, json_option, model_argument, place_options
-from tfserving.serving.commands.options import fleet_option, read_with
+from tfserving.k8s.commands.place import Place, model_argument, place_options
+from tfserving.serving.commands.options import read_with
 
 if TYPE_CHECKING:
     from tfserving.k8s.rollout.overview import Line

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.serving.commands.options import (
-    Failures,
-    Refusals,
-    changing_fleet,
-    fleet_option,
-    names_argument,
-    read_with,
-    say,
-    wait_option,
-)
+from tfserving.foundation.command.options import fleet_option, json_option, models_argument, wait_option
+from tfserving.serving.commands.options import Failures, Refusals, changing_fleet, read_with, say
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
@@ -35,7 +27,7 @@ Examples:
 \b
 Exit codes: 0 nothing is wrong; 2 something is, each on a line. Warnings change nothing."""
 )
-@names_argument
+@models_argument
 @fleet_option
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=8500, show_default=True, help="With --local, gRPC's port."
@@ -45,7 +37,7 @@ Exit codes: 0 nothing is wrong; 2 something is, each on a line. Warnings change 
 )
 @click.option("--local", is_flag=True, help="For a process of this machine instead of a container.")
 @click.option("--check", "only_check", is_flag=True, help="Print what is wrong, and no configuration.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+@json_option
 def config(
     names: tuple[str, ...],
     fleet: Path,

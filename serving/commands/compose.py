@@ -6,17 +6,8 @@ from pathlib import Path
 
 import click
 
-from tfserving.serving.commands.options import (
-    Failures,
-    Refusals,
-    banner,
-    changing_fleet,
-    fleet_option,
-    names_argument,
-    port_options,
-    say,
-    wait_option,
-)
+from tfserving.foundation.command.options import fleet_option, models_argument, wait_option
+from tfserving.serving.commands.options import Failures, Refusals, banner, changing_fleet, port_options, say
 
 
 @click.group(
@@ -34,7 +25,7 @@ def compose() -> None:
 
 
 @compose.command()
-@names_argument
+@models_argument
 @fleet_option
 @port_options
 @wait_option

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from tfserving.serving.commands.options import Failures, Refusals, fleet_option, names_argument, say
+from tfserving.foundation.command.options import fleet_option, models_argument
+from tfserving.serving.commands.options import Failures, Refusals, say
 
 
 @click.command(
@@ -15,7 +16,7 @@ Examples:
   tfserving serve image --tag registry.example.com/digits:3
   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 registry.example.com/digits:3"""
 )
-@names_argument
+@models_argument
 @fleet_option
 @click.option("--tag", help="The image's name and tag; serving-FOLDER:latest when not given.")
 def image(names: tuple[str, ...], fleet: Path, tag: str | None) -> None:

@@ -11,25 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.serving.commands.options import (
-    Refusals,
-    banner,
-    fleet_option,
-    names_argument,
-    say,
-    server_options,
-    smallest_request,
-    wait_option,
-)
+from tfserving.foundation.command.options import fleet_option, json_option, models_argument, wait_option
+from tfserving.serving.commands.options import Refusals, banner, say, server_options, smallest_request
 
 if TYPE_CHECKING:
     from tfserving.serving.engines import Server
 
 
 @click.command("fleet")
-@names_argument
+@models_argument
 @fleet_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+@json_option
 @click.option("--folders", is_flag=True, help="The models' folders alone, one a line; each must have a version.")
 def list_fleet(names: tuple[str, ...], fleet: Path, as_json: bool, folders: bool) -> None:
     """Lists the fleet's models, or the MODELs named, and the versions that are on disk."""

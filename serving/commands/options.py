@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tfserving.foundation.command.options import fleet_option, models_argument
+
 if TYPE_CHECKING:
     from tfserving.serving.engines import Plan
     from tfserving.serving.models_yaml.fleet import Fleet
@@ -20,17 +22,6 @@ ENGINE_NAMES = ("auto", "docker", "native", "embedded")
 # A query to paste should fit a screen; a model with larger inputs shows the command that makes one.
 LONGEST_QUERY = 2000
 
-fleet_option = click.option(
-    "--fleet",
-    type=click.Path(path_type=Path),
-    default=Path("models.yaml"),
-    show_default=True,
-    help="The file that says which models there are.",
-)
-names_argument = click.argument("names", nargs=-1, metavar="[MODEL]...")
-wait_option = click.option(
-    "--wait", type=click.FloatRange(min=1), default=180.0, show_default=True, help="Seconds for all models to load."
-)
 _engine_option = click.option(
     "--engine",
     type=click.Choice(ENGINE_NAMES),
@@ -39,18 +30,6 @@ _engine_option = click.option(
     help="What runs the server; auto takes the first usable of docker, native and embedded. native is the "
     "tensorflow_model_server that TENSORFLOW_MODEL_SERVER names, else the one on PATH.",
 )
-
-
-class Commands(click.Group):
-    """Commands that end in one line when they are interrupted before, or after, they look after that themselves."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Runs the command that was named."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("\nStopped.", err=True)
-            sys.exit(130)
 
 
 def port_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -70,7 +49,7 @@ def port_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of the commands that start a server, or check that one could start."""
-    return names_argument(fleet_option(_engine_option(port_options(command))))
+    return models_argument(fleet_option(_engine_option(port_options(command))))
 
 
 def say(text: str) -> None:

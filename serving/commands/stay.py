@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.serving.commands.options import (
-    Failures,
-    Refusals,
-    banner,
-    changing_fleet,
-    fleet_option,
-    names_argument,
-    port_options,
-    say,
-    wait_option,
-)
+from tfserving.foundation.command.options import fleet_option, json_option, models_argument, wait_option
+from tfserving.serving.commands.options import Failures, Refusals, banner, changing_fleet, port_options, say
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
@@ -36,7 +27,7 @@ Examples:
 Exit codes: 0 it is up; 1 it did not become ready, and nothing is left of it; 2 something was wrong before
 anything started."""
 )
-@names_argument
+@models_argument
 @fleet_option
 @port_options
 @wait_option
@@ -80,7 +71,7 @@ def down(fleet: Path) -> None:
 Exit codes: 0 every model is available on every server of the fleet; 1 one isn't, or none runs; 2 wrong usage."""
 )
 @fleet_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+@json_option
 def status(fleet: Path, as_json: bool) -> None:
     """Shows the fleet's servers that run, whatever engine runs them, and the state of every version there.
 

@@ -129,12 +129,12 @@ def test_a_wrong_input_is_named_with_what_was_sent_and_what_is_wanted(client: Cl
     refused(
         "name",
         {"y": ROWS},
-        f"inputs['y'] is not an input of signature 'serving_default', which has 'x': float32 (?, 3)",
+        "inputs['y'] is not an input of signature 'serving_default', which has 'x': float32 (?, 3)",
     )
     refused(
         "one too many",
         {"x": ROWS, "y": ROWS},
-        f"inputs['y'] is not an input of signature 'serving_default', which has 'x': float32 (?, 3)",
+        "inputs['y'] is not an input of signature 'serving_default', which has 'x': float32 (?, 3)",
     )
     refused("none", {}, f"inputs['x'] is missing, {wanted} float32 (?, 3)")
     refused("ragged", {"x": [[1, 2, 3], [4]]}, "inputs['x']: its lists have different lengths")

@@ -14,10 +14,10 @@ def ask(*, seconds: float = 60.0, repeatable: bool = True) -> Request:
     return Request("/path", b"body", Call(), time.monotonic() + seconds, repeatable=repeatable)
 
 
-def attempts(asking: Asking, asked: Request, *failures: ServingError) -> tuple[int, list[float]]:
+def attempts(sender: RetryingSender, asked: Request, *failures: ServingError) -> tuple[int, list[float]]:
     """How often `asked` was asked when the first attempts fail as given, and the pauses in between."""
     count, pauses, left = 0, [], list(failures)
-    steps = asking(asked)
+    steps = sender(asked)
     try:
         step = next(steps)
         while True:

@@ -25,7 +25,7 @@ from tfserving.serving.embedded.grpc.tensor_proto import write_response
 METADATA_FIELD = "signature_def"
 
 
-def answer_predict(
+def predict_response(
     served: Served,
     request: Any,
     *,
@@ -60,7 +60,7 @@ def answer_predict(
         return write_response(servable.model, servable.version, name, outputs, content=tensor_content)
 
 
-def answer_metadata(served: Served, request: Any) -> bytes:
+def metadata_response(served: Served, request: Any) -> bytes:
     """A GetModelMetadataResponse to a GetModelMetadataRequest."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
@@ -76,7 +76,7 @@ def answer_metadata(served: Served, request: Any) -> bytes:
         return _bytes(response)
 
 
-def answer_status(served: Served, request: Any, *, explain: bool) -> bytes:
+def status_response(served: Served, request: Any, *, explain: bool) -> bytes:
     """A GetModelStatusResponse to a GetModelStatusRequest; the label is ignored, as TensorFlow Serving ignores it."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
@@ -87,7 +87,7 @@ def answer_status(served: Served, request: Any, *, explain: bool) -> bytes:
         entry.status.SetInParent()
         if status.error is not None:
             entry.status.error_code = int(status.error.code)
-            entry.status.error_message = status.error.say(explain=explain)
+            entry.status.error_message = status.error.client_text(explain=explain)
     return _bytes(response)
 
 
@@ -108,7 +108,7 @@ class Reload:
                 raise RequestError(Code.PERMISSION_DENIED, text, "--reload_base_paths has the folders that may")
 
 
-def answer_reload(configuration: Reloadable, reload: Reload, request: Any) -> bytes:
+def reload_response(configuration: Reloadable, reload: Reload, request: Any) -> bytes:
     """A ReloadConfigResponse to a ReloadConfigRequest, when the models are served; errors are errors of the call."""
     if not reload.enabled:
         text = "HandleReloadConfigRequest is turned off"
@@ -130,7 +130,7 @@ def answer_reload(configuration: Reloadable, reload: Reload, request: Any) -> by
     return _bytes(response)
 
 
-def answer_health(request: Any) -> bytes:
+def health_response(request: Any) -> bytes:
     """A HealthCheckResponse to a HealthCheckRequest: SERVING for the server as a whole, which is all that is known.
 
     https://github.com/grpc/grpc/blob/master/doc/health-checking.md; a message with a string, and one with an enum, are

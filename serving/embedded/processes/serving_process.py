@@ -18,10 +18,10 @@ from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
-from tfserving.serving.embedded.grpc.answering import Settings
-from tfserving.serving.embedded.grpc.answers import Reload
 from tfserving.serving.embedded.grpc.face import methods
+from tfserving.serving.embedded.grpc.handler import Settings
 from tfserving.serving.embedded.grpc.over_grpcio import OverGrpcio
+from tfserving.serving.embedded.grpc.responses import Reload
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.access_log import AccessLog
 from tfserving.serving.embedded.observability.request_log import RequestLog
@@ -55,7 +55,7 @@ class Face(Protocol):
         """Returns when the requests in flight are answered or `grace` seconds are over: how many are cut off."""
 
 
-class Answerer:
+class ServingProcess:
     """Loads versions as `plan` says, and answers requests for them."""
 
     def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
@@ -181,7 +181,7 @@ class Answerer:
 
     def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
         flags = self._plan.flags
-        answers = methods(
+        grpc_methods = methods(
             self.served,
             configuration,
             explain=flags.explain_errors,
@@ -206,10 +206,10 @@ class Answerer:
         if self._plan.transport.native:
             from tfserving.serving.embedded.grpc.over_native import OverNative
 
-            transport = OverNative(answers, *ports.address(claimed), settings)
+            transport = OverNative(grpc_methods, *ports.address(claimed), settings)
         else:
             transport = OverGrpcio(
-                answers,
+                grpc_methods,
                 *ports.address(claimed),
                 settings,
                 receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,

@@ -9,18 +9,17 @@ import pytest
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.view import State, Status
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.rest import answers as rest_answer
-from tfserving.serving.embedded.rest import json_text
+from tfserving.serving.embedded.rest import json_text, responses
 
 MATRIX = np.array([[1, 2], [3, 4]], np.int32)
 
 
 def test_rows_of_one_output_stand_on_one_line() -> None:
-    assert rest_answer.rows({"y": MATRIX}) == b'{\n    "predictions": [[1, 2], [3, 4]\n    ]\n}'
+    assert responses.rows({"y": MATRIX}) == b'{\n    "predictions": [[1, 2], [3, 4]\n    ]\n}'
 
 
 def test_rows_of_several_outputs_are_objects() -> None:
-    assert rest_answer.rows({"y": MATRIX, "z": np.array([0.5, np.nan], np.float32)}).decode() == (
+    assert responses.rows({"y": MATRIX, "z": np.array([0.5, np.nan], np.float32)}).decode() == (
         '{\n    "predictions": [\n'
         '        {\n            "y": [1, 2],\n            "z": 0.5\n        },\n'
         '        {\n            "y": [3, 4],\n            "z": NaN\n        }\n'
@@ -29,12 +28,12 @@ def test_rows_of_several_outputs_are_objects() -> None:
 
 
 def test_columns_are_indented() -> None:
-    assert rest_answer.columns({"y": MATRIX}).decode() == (
+    assert responses.columns({"y": MATRIX}).decode() == (
         '{\n    "outputs": [\n        [\n            1,\n            2\n        ],\n'
         "        [\n            3,\n            4\n        ]\n    ]\n}"
     )
-    assert rest_answer.columns({"y": np.array(2.0)}) == b'{\n    "outputs": 2.0\n}'
-    assert rest_answer.columns({"a": np.array(True), "b": np.array([7])}).decode() == (
+    assert responses.columns({"y": np.array(2.0)}) == b'{\n    "outputs": 2.0\n}'
+    assert responses.columns({"a": np.array(True), "b": np.array([7])}).decode() == (
         '{\n    "outputs": {\n        "a": true,\n        "b": [\n            7\n        ]\n    }\n}'
     )
 
@@ -43,21 +42,21 @@ def test_columns_are_indented() -> None:
 def test_any_shape_reads_back_as_it_was(shape: tuple[int, ...]) -> None:
     array: Array = np.arange(math.prod(shape)).reshape(shape)
 
-    assert json.loads(rest_answer.columns({"y": array}))["outputs"] == array.tolist()
-    assert json.loads(rest_answer.rows({"y": array}))["predictions"] == array.tolist()
-    both = json.loads(rest_answer.rows({"y": array, "z": array}))["predictions"]
+    assert json.loads(responses.columns({"y": array}))["outputs"] == array.tolist()
+    assert json.loads(responses.rows({"y": array}))["predictions"] == array.tolist()
+    both = json.loads(responses.rows({"y": array, "z": array}))["predictions"]
     assert both == [{"y": row, "z": row} for row in array.tolist()]
 
 
 def test_strings_are_text_or_base64_by_the_outputs_name() -> None:
     strings = np.array([b"a", b"\xff"], object)
 
-    assert rest_answer.rows({"y": strings}) == b'{\n    "predictions": ["a", "\xff"\n    ]\n}'
-    assert rest_answer.rows({"y_bytes": strings}).decode() == (
+    assert responses.rows({"y": strings}) == b'{\n    "predictions": ["a", "\xff"\n    ]\n}'
+    assert responses.rows({"y_bytes": strings}).decode() == (
         '{\n    "predictions": [{\n            "b64": "YQ=="\n        }, '
         '{\n            "b64": "/w=="\n        }\n    ]\n}'
     )
-    assert json.loads(rest_answer.columns({"y_bytes": strings})) == {"outputs": [{"b64": "YQ=="}, {"b64": "/w=="}]}
+    assert json.loads(responses.columns({"y_bytes": strings})) == {"outputs": [{"b64": "YQ=="}, {"b64": "/w=="}]}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def test_strings_are_text_or_base64_by_the_outputs_name() -> None:
 )
 def test_what_can_not_be_rows(outputs: dict[str, Array], text: str) -> None:
     with pytest.raises(RequestError) as failure:
-        rest_answer.rows(outputs)
+        responses.rows(outputs)
 
     assert (failure.value.code, failure.value.text) == (Code.INVALID_ARGUMENT, text)
 
@@ -79,19 +78,19 @@ def test_a_status_tells_why_a_version_ended() -> None:
     error = RequestError(Code.NOT_FOUND, "gone", "it was there")
     found = [Status(2, State.END, error), Status(1, State.AVAILABLE, None)]
 
-    document = json.loads(rest_answer.statuses(found, explain=True))
+    document = json.loads(responses.statuses(found, explain=True))
     assert document["model_version_status"][0] == {
         "version": "2",
         "state": "END",
         "status": {"error_code": "NOT_FOUND", "error_message": "gone; it was there"},
     }
     assert document["model_version_status"][1]["state"] == "AVAILABLE"
-    plain = json.loads(rest_answer.statuses(found, explain=False))
+    plain = json.loads(responses.statuses(found, explain=False))
     assert plain["model_version_status"][0]["status"]["error_message"] == "gone"
 
 
 def test_an_error_is_escaped() -> None:
-    assert rest_answer.error('a "b"\n') == b'{\n    "error": "a \\"b\\"\\n"\n}'
+    assert responses.error('a "b"\n') == b'{\n    "error": "a \\"b\\"\\n"\n}'
 
 
 @pytest.mark.parametrize(
@@ -106,12 +105,12 @@ def test_large_arrays_are_written_in_parts_as_small_ones_are_at_once(
         {"y": values},
         {"y": values, "z": np.arange(len(values)), "s_bytes": values.astype(bytes).astype(object)},
     )
-    wanted = [write(some) for some in outputs for write in (rest_answer.rows, rest_answer.columns)]
-    monkeypatch.setattr(rest_answer, "BLOCK", block)
+    wanted = [write(some) for some in outputs for write in (responses.rows, responses.columns)]
+    monkeypatch.setattr(responses, "BLOCK", block)
     monkeypatch.setattr(json_text, "_AT_ONCE", block)
-    assert [write(some) for some in outputs for write in (rest_answer.rows, rest_answer.columns)] == wanted
+    assert [write(some) for some in outputs for write in (responses.rows, responses.columns)] == wanted
 
 
 def test_an_error_that_repeats_what_was_sent_has_an_end() -> None:
-    assert len(rest_answer.error("a" * 10**6)) < 20_000
-    assert json.loads(rest_answer.error("a" * 20_000))["error"].endswith("a...TRUNCATED")
+    assert len(responses.error("a" * 10**6)) < 20_000
+    assert json.loads(responses.error("a" * 20_000))["error"].endswith("a...TRUNCATED")

@@ -8,20 +8,20 @@ import threading
 LONGEST_NAME = 1024
 
 
-class Asked(threading.local):
+class CurrentRequest(threading.local):
     """The model and the version; None as long as it isn't known."""
 
     model: str | None = None
     version: int | None = None
 
-    def is_for(self, model: str) -> None:
+    def set_model(self, model: str) -> None:
         """The request is for `model`; a name that is too long is cut."""
         self.model = model if len(model) <= LONGEST_NAME else model[:LONGEST_NAME] + "…"
         self.version = None
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """A new request begins."""
         self.model = self.version = None
 
 
-asked = Asked()
+current_request = CurrentRequest()

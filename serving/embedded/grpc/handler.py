@@ -50,15 +50,15 @@ class Settings:
         """The threads for predictions."""
         return (EagerPool if self.eager else Pool)(self.threads, "grpc")
 
-    def answering(self, methods: Methods) -> dict[str, Answering]:
+    def handlers(self, methods: Methods) -> dict[str, Handler]:
         """The methods, each by its full name."""
         return {
-            name: Answering(name, method, explain=self.explain, access_log=self.access_log)
+            name: Handler(name, method, explain=self.explain, access_log=self.access_log)
             for name, method in methods.items()
         }
 
 
-class Answering:
+class Handler:
     """A method by its full name, run for one call after the other."""
 
     def __init__(self, name: str, method: Method, *, explain: bool, access_log: AccessLog | None) -> None:
@@ -68,7 +68,7 @@ class Answering:
         self._explain = explain
         self._access_log = access_log
 
-    def answer(self, data: bytes, until: float | None, peer: str | Callable[[], str]) -> Result:
+    def handle(self, data: bytes, until: float | None, peer: str | Callable[[], str]) -> Result:
         """None and the response's bytes, or a code and its details; never raises.
 
         Nobody waits for it after `until`, in seconds of `time.monotonic`. `peer` is, or returns, who called.
@@ -93,7 +93,7 @@ class Answering:
         try:
             return None, self._method(data)
         except RequestError as error:
-            code, details = error.code, error.say(explain=self._explain)
+            code, details = error.code, error.client_text(explain=self._explain)
         except Exception as error:
             log.exception("a gRPC request failed")
             code, details = Code.INTERNAL, f"{type(error).__name__}: {error}"

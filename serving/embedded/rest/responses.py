@@ -73,19 +73,19 @@ def rows(outputs: Mapping[str, Array]) -> bytes:
     return b'{\n    "predictions": [' + outer + (b"," + outer).join(pieces) + b"\n    ]\n}"
 
 
-def classifications(answered: Classifications) -> bytes:
+def classifications(result: Classifications) -> bytes:
     """What classify answers: for each example a list of its classes, label and score."""
-    scores = iter(float_texts(np.array([score for row in answered.rows() for _, score in row], np.float32)))
+    scores = iter(float_texts(np.array([score for row in result.rows() for _, score in row], np.float32)))
     texts = (
         b"[" + b", ".join(b"[" + quote(label) + b", " + next(scores) + b"]" for label, _ in row) + b"]"
-        for row in answered.rows()
+        for row in result.rows()
     )
     return b'{\n    "results": [' + b", ".join(texts) + b"\n    ]\n}"
 
 
-def regressions(answered: Array) -> bytes:
+def regressions(result: Array) -> bytes:
     """What regress answers: a value for each example."""
-    return b'{\n    "results": [' + b", ".join(float_texts(answered)) + b"]\n}"
+    return b'{\n    "results": [' + b", ".join(float_texts(result)) + b"]\n}"
 
 
 def statuses(found: Iterable[Status], *, explain: bool) -> bytes:
@@ -96,7 +96,7 @@ def statuses(found: Iterable[Status], *, explain: bool) -> bytes:
             "state": status.state.name,
             "status": {
                 "error_code": status.error.code.name if status.error else "OK",
-                "error_message": status.error.say(explain=explain) if status.error else "",
+                "error_message": status.error.client_text(explain=explain) if status.error else "",
             },
         }
         for status in found
