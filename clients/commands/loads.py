@@ -80,7 +80,7 @@ def prepared(
         its, *_ = tls_of_each([target.url, *([metrics] if metrics else [])], tls)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with replace(target, tls=target.tls if its else {}).asking() as client:
+    with replace(target, tls=target.tls if its else {}).connected() as client:
         sent = _requests(client, asked, given, requests)
         address = read_address(target.url, its)
         call = Call(client.protocol, client.server, model, version, label, name)

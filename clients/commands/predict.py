@@ -92,7 +92,7 @@ def predict(
         raise click.BadParameter(str(error), param_hint="--input") from None
     name = signature or inputs.signature or DEFAULT_SIGNATURE
     deadline = time.monotonic() + target.timeout
-    with target.asking() as client:
+    with target.connected() as client:
         arrays = _checked(client, model, inputs, name, version=version, label=label, images=Images(resize, scale))
         answer = client.predict(
             model, arrays, signature=name, version=version, label=label, timeout=max(deadline - time.monotonic(), 0.001)
