@@ -110,14 +110,15 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
         ("batching_parameters.txt", "batching_parameters_file", server.batching and batching_config(server.batching)),
         ("monitoring.config", "monitoring_config_file", monitoring_config() if server.monitoring else None),
         ("ssl.config", "ssl_config_file", server.tls and ssl_config(server.tls)),
-        ("platform_config.pbtxt", "platform_config_file", platform_config(server)),
+        # The embedded server ignores the flags for GPUs.
+        ("platform_config.pbtxt", "platform_config_file", None if embedded else platform_config(server)),
     ):
         if config is not None:
             files[name] = text(config)
             flags[flag] = _place(places, name)
     if server.batching:
         flags["enable_batching"] = True
-    if server.gpu_memory_fraction:
+    if server.gpu_memory_fraction and not embedded:
         flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
     # A fleet may say what only the embedded server needs, and be served by either.
     flags.update({name: value for name, value in server.flags.items() if embedded or name not in EMBEDDED})

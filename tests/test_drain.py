@@ -101,7 +101,7 @@ def start(models: Path, tmp_path: Path, stand_in: Path) -> Iterator[Start]:
             ports = ("--port", str(port), "--rest-port", str(rest_port))
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "native", *ports],
+                    [sys.executable, "-m", "tfserving", "serve", "--engine", "native", *ports],
                     cwd=tmp_path,
                     env={**os.environ, VARIABLE: find_model_server() or str(stand_in), "PYTHONPATH": str(ROOT)},
                     stdout=subprocess.PIPE,

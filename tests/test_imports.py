@@ -31,6 +31,7 @@ EMBEDDED = (
     "errors",
     "release",
     "flags",
+    "command_line",
     "tls",
     "observability",
     "core",

@@ -18,7 +18,8 @@ from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
 from tfserving.serving.compose.files import DASHBOARD
-from tfserving.serving.embedded.flags import Flags, command
+from tfserving.serving.embedded.command_line import command
+from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.models_yaml.fleet import FleetError
 from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 

@@ -19,16 +19,13 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str, command: str) -> str | None:
-    """The line that says which extra `command` needs; None when `error` is about a module that `extra` doesn't install.
-
-    A module of the user's own that is missing is no extra's.
-    """
+    """Return the sentence that names the extra `command` needs; None for a module that `extra` doesn't install."""
     module = (error.name or "").partition(".")[0]
     return _install(command, module, extra) if module in EXTRAS[extra] else None
 
 
 def missing_for_embedded(command: str) -> str | None:
-    """The line that says what `command` lacks to run the embedded server; None when it lacks nothing."""
+    """Return the sentence that names what `command` lacks to run the embedded server; None when it lacks nothing."""
     module = next((name for name in EMBEDDED if find_spec(name) is None), None)
     return None if module is None else _install(command, module, "serving")
 
