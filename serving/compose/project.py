@@ -14,10 +14,11 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfserving.foundation.command.progress import Progress
 from tfserving.serving import kept, live, running
 from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
 from tfserving.serving.config import container_config, grace_seconds
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-Say = Callable[[str], None]
 ENGINE = "compose"
 _PROJECT = "com.docker.compose.project"
 _POLL_SECONDS = 0.2
@@ -88,7 +88,7 @@ def check_ports(plan: Plan) -> None:
                 raise EngineError(f"{error}; give another") from None
 
 
-def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
+def up(plan: Plan, wait: float, progress: Progress) -> dict[str, int]:
     """Brings the services up, or to what `plan` says; returns the models' versions once all services are ready.
 
     Raises EngineError when they can't be; when none ran before, none is left then.
@@ -97,7 +97,7 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
     fleet = plan.fleet
     with contextlib.closing(daemon.connect()) as client:
         for setting, image in images(plan).items():
-            find_or_pull(client, image, say, setting)
+            find_or_pull(client, image, progress, setting)
         made = files(plan, wait)
         folder = running.config_folder(fleet, ENGINE, plan.grpc_port).parent
         noted = [server for server in running.running(fleet, exists) if server.engine == ENGINE]
@@ -106,34 +106,34 @@ def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
             raise EngineError(f"it is up with gRPC on port {elsewhere[0].grpc_port}; `compose down` ends that first")
         found = containers.find(client, running.fleet_id(fleet), "compose")
         if was_up and found and found[0].status == "running":
-            live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait, say)
+            live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait, progress.line)
         for name, texts in made.items():
             if name != ".":
                 running.write_config(folder / name, texts)
         running.write_file(folder / COMPOSE, made["."][COMPOSE])
-        say(f"Starting {', '.join(_services(folder))} …")
+        progress.line(f"Starting {', '.join(_services(folder))} …")
         try:
             _compose([*compose, *_project(fleet, folder), "up", "--detach", "--remove-orphans", "--no-build"])
-            return _ready(client, plan, wait)
+            return _ready(client, plan, wait, progress)
         except BaseException:
             if not was_up:
                 _down(compose, fleet, folder)
             raise
 
 
-def down(fleet: Fleet, say: Say) -> bool:
+def down(fleet: Fleet, progress: Progress) -> bool:
     """Drains and removes all services, their network and volumes, and what was written; whether there were any."""
     folders = sorted(running.fleet_folder(fleet).glob(f"{ENGINE}-*/{COMPOSE}"))
     if not folders:
         return False
     compose = command()
     for path in folders:
-        say(f"Ending {', '.join(_services(path.parent))} …")
+        progress.line(f"Ending {', '.join(_services(path.parent))} …")
         _down(compose, fleet, path.parent)
     return True
 
 
-def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
+def _ready(client: DockerClient, plan: Plan, wait: float, progress: Progress) -> dict[str, int]:
     deadline = time.monotonic() + wait
     found = containers.find(client, running.fleet_id(plan.fleet), "compose")
     if not found:
@@ -150,7 +150,7 @@ def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
         whole=plan.whole,
     )
     running.note(plan.fleet, note)
-    versions = ContainerServer(client, found[0], plan).wait_until_settled(wait)
+    versions = ContainerServer(client, found[0], plan).wait_until_settled(wait, progress.update)
     compose = plan.fleet.compose
     for service, port, path in (
         ("prometheus", compose.prometheus_port, "/-/ready"),
@@ -173,7 +173,7 @@ def _reached_through_envoy(client: DockerClient, fleet: Fleet) -> bool:
     """Whether Envoy forwards to the server that there is now; asked inside, where nobody's certificate is needed."""
     for container in _containers(client, fleet):
         if container.labels.get("com.docker.compose.service") == "envoy":
-            with daemon.told("envoy can't be asked"):
+            with daemon.explained("envoy can't be asked"):
                 done = container.exec_run(["bash", f"/config/{HEALTH}"])
             # An image without bash can't be asked; that Envoy listens has to do then.
             return done.exit_code in (0, 126, 127)
@@ -200,7 +200,7 @@ def _check_it_runs(client: DockerClient, fleet: Fleet, service: str) -> None:
 
 
 def _containers(client: DockerClient, fleet: Fleet) -> list[Container]:
-    with daemon.told("containers can't be listed"):
+    with daemon.explained("containers can't be listed"):
         found: list[Container] = client.containers.list(all=True, filters={"label": f"{_PROJECT}={_name(fleet)}"})
     return found
 
