@@ -145,10 +145,12 @@ def _read(
 def _answered(requests: list[CapturedRequest], client: Client, timeout: float) -> list[CapturedRequest]:
     """The requests with those responses that they lack."""
     from tfserving.clients.busy import Patient
-    from tfserving.clients.capture import answered
+    from tfserving.clients.capture import with_response
 
     server = Patient(client)
-    found = [one if one.request.outputs else server.call(partial(answered, one, client), timeout) for one in requests]
+    found = [
+        one if one.request.outputs else server.call(partial(with_response, one, client), timeout) for one in requests
+    ]
     if server.refusals:
         click.echo(f"Warning: {server.refusals}", err=True)
     return found

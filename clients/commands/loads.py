@@ -66,9 +66,9 @@ def prepared(
 ) -> Bench:
     """What is needed to measure; what can't be asked ends the command before anything is."""
     from tfserving.clients.address import Tls, read_address, tls_of_each
-    from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, bodies_of
     from tfserving.clients.bench.generator import Bench
+    from tfserving.clients.call_options import DEFAULT_SIGNATURE
     from tfserving.clients.errors import Call
     from tfserving.clients.metrics import PATH
     from tfserving.clients.rest_calls import model_path
@@ -138,8 +138,8 @@ def _requests(
     client: Any, asked: tuple[str, int | None, str | None, str | None], given: tuple[str, ...], requests: str | None
 ) -> list[dict[str, Array]]:
     """The inputs that are sent in turn."""
-    from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, made_up
+    from tfserving.clients.call_options import DEFAULT_SIGNATURE
     from tfserving.clients.commands.images import Images
     from tfserving.clients.commands.input_values import InputError, read_inputs
     from tfserving.clients.inputs import to_arrays
