@@ -22,7 +22,7 @@ def choose(name: str, fleet: Fleet, say: Callable[[str], None]) -> Engine:
     if name == "auto":
         return _first_usable(fleet, say)
     engine = next(engine for engine in ENGINES if engine.name == name)
-    if reason := engine.unusable():
+    if reason := why_not(engine, name):
         raise EngineError(f"engine {name!r} can't be used: {reason}")
     try:
         engine.prepare(fleet, say)
@@ -33,10 +33,15 @@ def choose(name: str, fleet: Fleet, say: Callable[[str], None]) -> Engine:
     return engine
 
 
+def why_not(engine: Engine, name: str) -> str | None:
+    """Return why `--engine NAME` can't take `engine` on this machine; None when it can."""
+    return (automatic() if name == "auto" and engine.name == "docker" else None) or engine.unusable()
+
+
 def _first_usable(fleet: Fleet, say: Callable[[str], None]) -> Engine:
     reasons = []
     for engine in ENGINES:
-        reason = (automatic() if engine.name == "docker" else None) or engine.unusable()
+        reason = why_not(engine, "auto")
         if reason is None:
             try:
                 engine.prepare(fleet, say)
