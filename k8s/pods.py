@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tfserving.clients import connect
-from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import ServingError
+from tfserving.clients.results import VersionStatus
 from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 from tfserving.serving.engines.exit_codes import meaning

@@ -100,6 +100,6 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("tfserving.clients.commands.calls.Target.asking", broken)
+    monkeypatch.setattr("tfserving.clients.commands.calls.Target.connected", broken)
     result = CliRunner().invoke(tfserving, ["metadata", "m"])
     assert isinstance(result.exception, ZeroDivisionError)

@@ -183,14 +183,14 @@ def _said(pod: Object, fleet: Fleet, served: Sequence[Served], kubectl: Kubectl)
 
 def _model(found: pods.Served, fleet: Fleet, one: Served, served: Sequence[Served]) -> dict[str, Any]:
     """What a pod serves under a name, and what clients get that give neither version nor label."""
-    from tfserving.serving.served import newer_on_disk, said, why
+    from tfserving.serving.served import newer_on_disk, summary, why
 
     model: dict[str, Any] = {"versions": [str(version) for version in found.versions], "labels": dict(found.labels)}
     now = dataclasses.replace(one, labels=found.labels)
     if available := [version.version for version in found.versions if version.state == "AVAILABLE"]:
         model["clients_get"], model["because"] = max(available), why(fleet, now)
         model["newer_on_disk"] = newer_on_disk(fleet, now, max(available), served)
-        model["summary"] = said(fleet, now, max(available), served)
+        model["summary"] = summary(fleet, now, max(available), served)
     return model
 
 

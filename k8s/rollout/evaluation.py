@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfserving.clients.answers import Signature
+from tfserving.clients.results import Signature
 from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.quality import Evaluation, figure

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tfserving.clients.answers import Signature
 from tfserving.clients.commands.array_files import read_arrays
 from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.inputs import to_arrays
+from tfserving.clients.results import Signature
 from tfserving.foundation.evaluation import LABELS, EvaluationError, read_evaluation
 from tfserving.foundation.files import read_text
 from tfserving.foundation.golden import MANIFEST

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tfserving.clients import Client, connect
-from tfserving.clients.answers import Signature
 from tfserving.clients.busy import Patient
 from tfserving.clients.errors import ServingError
-from tfserving.clients.golden import ask
+from tfserving.clients.golden import golden_outputs
 from tfserving.clients.inputs import mismatches
 from tfserving.clients.printable import printable
+from tfserving.clients.results import Signature
 from tfserving.foundation.golden import GoldenRequest, Method
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.target import GateError, Reached, url
@@ -98,7 +98,9 @@ class Asked:
             # The time that is waited for a busy server is not the version's.
             started = time.monotonic()
             name, version = self.reached.name, self.reached.version
-            return ask(self._server.client, name, request, version=version, defaults=defaults, timeout=seconds)
+            return golden_outputs(
+                self._server.client, name, request, version=version, defaults=defaults, timeout=seconds
+            )
 
         try:
             outputs = self._server.call(sent, SECONDS)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Container, Iterable
 
 from tfserving.clients import Client, connect
-from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import DeadlineExceeded, InvalidArgument, NotFound, ServingError, Unavailable, Unknown
 from tfserving.clients.page import read_page
+from tfserving.clients.results import VersionStatus
 from tfserving.serving.engines import EngineError, Plan
 from tfserving.serving.models_yaml.fleet import CANARY
 from tfserving.serving.served import Served, all_served

@@ -294,7 +294,7 @@ def test_a_server_that_is_taken_away_has_not_failed_and_gets_no_more_requests() 
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ({"address": "gateway:80"}, "'gateway:80' is no address of a model server: grpc"),
+        ({"address": "gateway:80"}, "'gateway:80' is not a URL; write grpc"),
         ({"probe": 101}, "less than or equal to 100"),
         ({"probe": -1}, "greater than or equal to 0"),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import MANIFEST
 from tfserving.k8s.rollout.labelled_rows import labelled_rows
