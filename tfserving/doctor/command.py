@@ -17,7 +17,7 @@ from tfserving.foundation.command.options import fleet_option, json_option, mode
 
 if TYPE_CHECKING:
     from tfserving.doctor.engines import Verdict
-    from tfserving.doctor.finding import Finding
+    from tfserving.doctor.finding import Check, Finding
 
 # No check may take longer.
 _SECONDS = 3.2
@@ -53,7 +53,7 @@ def doctor(names: tuple[str, ...], fleet: Path, engine: str, port: int, rest_por
     from tfserving.doctor.finding import run_checks
 
     considered = _ENGINES if engine == "auto" else (engine,)
-    checks = {
+    checks: dict[str, Check] = {
         "Python": installation.python,
         "tfserving": installation.toolkit,
         "TensorFlow": installation.tensorflow,
