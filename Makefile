@@ -1,4 +1,4 @@
-# One command for each job; `make` lists them. Each does whatever set-up it lacks.
+# One target for each job; `make` lists them. Each first installs what it needs.
 
 MODEL ?=
 ENGINE ?= auto
@@ -6,7 +6,7 @@ PORT ?= 8500
 REST_PORT ?= 8501
 TAG ?=
 TESTS ?= tests
-# How many tests that failed are run once more, alone.
+# At most this many failed tests are run once more, alone.
 AGAIN ?= 0
 
 VENV := .venv
@@ -14,9 +14,10 @@ PY := $(VENV)/bin/python
 TFSERVING := $(VENV)/bin/tfserving
 PYTHON ?= python3
 STAMP := $(VENV)/requirements.lock
-RUN_SIZE := 0.5 GB to download, 2 GB on disk
-DEV_SIZE := 1 GB to download, 3 GB on disk
+RUN_SIZE := 450 MB to download, 2 GB on disk
+DEV_SIZE := 860 MB to download, 3 GB on disk
 PORTS := --port $(PORT) --rest-port $(REST_PORT)
+SERVER := --server grpc://127.0.0.1:$(PORT),http://127.0.0.1:$(REST_PORT)
 
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
@@ -26,10 +27,10 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --no-annotate --no-hea
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "Variables: MODEL=name (one model, else all)  ENGINE=auto|docker|native|embedded  PORT=$(PORT)  REST_PORT=$(REST_PORT)"
+	@echo "Variables: MODEL=name (default: all models)  ENGINE=auto|docker|native|embedded  PORT=$(PORT)  REST_PORT=$(REST_PORT)"
 
-# The environment holds a copy of the lock it was made from, written last: one of another lock is made again. That of
-# requirements-dev.lock, for the tests, has all that the commands need.
+# The last step copies the lock into the environment. An environment with another lock is made again. The one for the
+# tests, of requirements-dev.lock, has all that the commands need.
 env:
 	@cmp -s requirements.lock $(STAMP) || cmp -s requirements-dev.lock $(STAMP) || \
 		$(MAKE) --no-print-directory environment LOCK=requirements.lock SIZE="$(RUN_SIZE)"
@@ -38,7 +39,7 @@ env-dev:
 	@cmp -s requirements-dev.lock $(STAMP) || \
 		$(MAKE) --no-print-directory environment LOCK=requirements-dev.lock SIZE="$(DEV_SIZE)"
 
-# Without uv on PATH, the uv that the lock pins is installed first: pip would resolve nothing, but print pages.
+# Without uv on PATH, pip installs the uv of the lock first: pip prints a line for each requirement of another platform.
 environment:
 	@set -e; \
 	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -65,40 +66,34 @@ environment:
 	$$uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .; \
 	cp $(LOCK) $(STAMP)
 
-export: env ## Export the fleet, or MODEL=, as new versions with their proof; what is unchanged stays.
+export: env ## Export new versions of the models that changed.
 	@$(TFSERVING) export build --if-changed $(MODEL)
 
-serve: env ## Export what is missing, start a server, wait until every model is available.
-	@engine=$$($(TFSERVING) serve check --engine $(ENGINE) $(PORTS) $(MODEL)) && \
-		$(TFSERVING) export build --missing $(MODEL) && \
-		exec $(TFSERVING) serve run --engine "$$engine" $(PORTS) $(MODEL)
+serve: env ## Export the models that have no version, and run a server until Ctrl-C.
+	@exec $(TFSERVING) serve --engine $(ENGINE) $(PORTS) $(MODEL)
 
-query: env ## Ask the running server for one prediction over gRPC.
-	@example=$$($(TFSERVING) serve example $(or $(MODEL),digits)) && \
-		$(TFSERVING) client predict --server grpc://127.0.0.1:$(PORT) --model $(or $(MODEL),digits) --input "$$example"
+query: env ## Send a golden request to the running server.
+	@$(TFSERVING) predict $(or $(MODEL),digits) $(SERVER)
 
-verify: env ## Compare what the running server answers with what the models answered in process.
-	@folders=$$($(TFSERVING) serve fleet --folders $(MODEL)) && \
-		$(TFSERVING) client verify --grpc 127.0.0.1:$(PORT) --rest 127.0.0.1:$(REST_PORT) $$folders
+verify: env ## Compare the outputs of the running server with the golden requests.
+	@$(TFSERVING) verify $(SERVER) $(MODEL)
 
-up: env ## Run the server in Docker with Prometheus and Grafana, by Compose, until `make down`.
-	@$(TFSERVING) export build --missing $(MODEL)
-	@$(TFSERVING) serve compose up $(PORTS) $(MODEL)
+up: env ## Run a server in Docker with Prometheus and Grafana, until `make down`.
+	@$(TFSERVING) compose up $(PORTS) $(MODEL)
 
-down: env ## End and remove all that `make up` started.
-	@$(TFSERVING) serve compose down
+down: env ## Stop and remove all that `make up` started.
+	@$(TFSERVING) compose down
 
-image: env ## Build an image with the fleet, or MODEL=, inside, called TAG=.
-	@$(TFSERVING) export build --missing $(MODEL)
-	@$(TFSERVING) serve image $(if $(TAG),--tag $(TAG)) $(MODEL)
+image: env ## Build an image that contains the models, called TAG=.
+	@$(TFSERVING) image $(if $(TAG),--tag $(TAG)) $(MODEL)
 
-cluster: env-dev ## Start a real Kubernetes node on this machine, for the tests and to try things (Linux, root).
+cluster: env-dev ## Start a Kubernetes node on this machine (Linux, root).
 	@$(PY) -m tests.cluster up
 
-cluster-down: env-dev ## End it, and leave the machine as it was.
+cluster-down: env-dev ## Stop the node and remove it.
 	@$(PY) -m tests.cluster down
 
-test: env-dev ## Run the tests that need no Docker Engine and no cluster; TESTS=tests/clients runs a part.
+test: env-dev ## Run the tests without Docker and Kubernetes, or those of TESTS=.
 	@$(PY) -m tests --again $(AGAIN) $(TESTS)
 
 test-engines: env-dev ## Run the tests of Docker and Kubernetes (Linux, root).
@@ -106,12 +101,12 @@ test-engines: env-dev ## Run the tests of Docker and Kubernetes (Linux, root).
 
 test-all: test test-engines ## Run all tests.
 
-check: env-dev ## Lint, check the format and the types.
+check: env-dev ## Check lint, format and types.
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 
-lock: env-dev ## Pin the newest versions that pyproject.toml allows, with hashes.
+lock: env-dev ## Pin the newest versions of all dependencies.
 	@$(COMPILE) --upgrade --extra dev --python-version 3.10 --generate-hashes --output-file requirements-dev.lock \
 		pyproject.toml
 # The same versions: what is in the file stays, where it fits.
@@ -125,10 +120,10 @@ lock: env-dev ## Pin the newest versions that pyproject.toml allows, with hashes
 		$(COMPILE) --upgrade --python-version 3.10 --output-file $${other}requirements.lock $${other}requirements.in; \
 	done
 
-generated: env-dev ## Write what is generated: messages, operations, JSON Schemas, the docs' command help.
+generated: env-dev ## Write what is generated: messages, JSON Schemas, docs/commands.md.
 	@$(PY) tfserving/foundation/messages/generate.py
 	@$(PY) tfserving/foundation/operations/generate.py
 	@$(PY) docs/generate.py
 
-clean: ## Remove the environment and all caches; exported models stay.
+clean: ## Remove the environment and all caches. Exported models stay.
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache
