@@ -8,7 +8,7 @@ from typing import Any
 
 from tfserving.clients import Client, connect
 from tfserving.clients.errors import ServingError
-from tfserving.clients.answers import VersionStatus
+from tfserving.clients.results import VersionStatus
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.engines import EngineError
 from tfserving.serving.engines.readiness import label_version

@@ -1,4 +1,4 @@
-"""`serve run` with TensorFlow Serving, or what stands in for it: what becomes of requests when it is told to stop."""
+"""`serve` with TensorFlow Serving, or what stands in for it: what becomes of requests when it is told to stop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CUT_OFF = "cut off"
 
 @dataclass
 class Command:
-    """`serve run` of a model whose requests are answered when the gate opens, and a request that waits there."""
+    """`serve` of a model whose requests are answered when the gate opens, and a request that waits there."""
 
     process: subprocess.Popen[str]
     gate: Gate

@@ -38,9 +38,7 @@ def compose() -> None:
 @port_options
 @export_option
 @wait_option
-def up(
-    names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int, no_export: bool, wait: float
-) -> None:
+def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int, no_export: bool, wait: float) -> None:
     """Start all services.
 
     Returns when every model is available and every service responds. Services
@@ -65,7 +63,7 @@ def up(
             engines.refuse(problems(read, plan.names), say)
         with while_it_runs(), Progress() as progress:
             progress.update("Waiting for the services")
-            versions = project.up(plan, wait, progress.line)
+            versions = project.up(plan, wait, progress)
     with while_it_runs():
         last = [f"Prometheus  http://{engines.address(host, read.compose.prometheus_port)}"]
         if read.compose.grafana:
@@ -89,7 +87,7 @@ def down(fleet: Path) -> None:
         daemon.require()
     with while_it_runs(), Progress() as progress:
         progress.update("Draining")
-        found = project.down(read, progress.line)
+        found = project.down(read, progress)
     say("Stopped." if found else f"No services of {read.file} are up.")
 
 
@@ -115,7 +113,7 @@ def render(folder: Path, fleet: Path, host: str, port: int, rest_port: int, wait
         engines.refuse([*problems(read, plan.names), *project.problems(plan)], say)
         if folder.exists():
             raise engines.EngineError(f"{folder} exists. Name a folder that does not exist")
-        made = files.rendered(plan, wait)
+        made = files.rendered(plan, wait, folder)
     with while_it_runs():
         files.write_new(folder, made)
     click.echo(str(folder / files.COMPOSE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -56,7 +55,8 @@ def foreground(
         engines.refuse(settings_problems(read), lambda _: None)
         engines.check(plan)
         missing = without_version(read, plan.names, export=not no_export)
-        chosen = choose(engine, read, say)
+        with Progress() as progress:
+            chosen = choose(engine, read, progress)
         export_missing(read, missing)
         engines.refuse(problems(read, plan.names, container=chosen.name == "docker", engine=chosen.name), say)
     _run(plan, chosen, wait)

@@ -47,5 +47,5 @@ def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool)
     with while_it_runs(), Progress() as progress:
         tag = tag or f"serving-{fleet_id(read).rpartition('-')[0]}:latest"
         progress.update(f"Building {tag}")
-        digest = bake.bake(read, names, tag, progress.line)
+        digest = bake.bake(read, names, tag, progress)
     click.echo(f"{tag}  {digest}")

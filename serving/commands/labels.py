@@ -15,7 +15,7 @@ from tfserving.foundation.command.options import fleet_option, json_option, mode
 from tfserving.foundation.command.suggest import did_you_mean
 from tfserving.serving.commands.applying import apply
 from tfserving.serving.commands.failures import before_it_starts, while_it_runs
-from tfserving.serving.commands.options import changing_fleet, say
+from tfserving.serving.commands.options import changing_fleet, read_with, say
 from tfserving.serving.commands.status import labels_of, models_of
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ def list_labels(
     _print(names, columns, as_json=as_json)
 
 
-def _list_one(
-    target: Target, names: Sequence[str], fleet: Path, more: tuple[str, ...], *, as_json: bool
-) -> None:
+def _list_one(target: Target, names: Sequence[str], fleet: Path, more: tuple[str, ...], *, as_json: bool) -> None:
     """Print the labels of a server, whatever started it."""
     from tfserving.clients.labels import versions_by_label
 
@@ -103,15 +101,24 @@ def _list_one(
         for name in names:
             on_server = versions_by_label(client, name, labels_of(fleet, (name,), more))
             found |= {(name, label): version for label, version in on_server.items()}
-    _print(names, {target.url: found}, as_json=as_json)
+    _print(names, {"version": found}, as_json=as_json)
 
 
 def _print(names: Iterable[str], columns: dict[str, dict[tuple[str, str], int]], *, as_json: bool) -> None:
     """Print a row for each label, with its version in each of the columns."""
-    rows = [key for name in names for key in dict.fromkeys(key for column in columns.values() for key in column) if key[0] == name]
+    rows = [
+        key
+        for name in names
+        for key in dict.fromkeys(key for column in columns.values() for key in column)
+        if key[0] == name
+    ]
     if as_json:
         listed: list[dict[str, Any]] = [
-            {"model": name, "label": label, "versions": {title: column.get((name, label)) for title, column in columns.items()}}
+            {
+                "model": name,
+                "label": label,
+                "versions": {title: column.get((name, label)) for title, column in columns.items()},
+            }
             for name, label in rows
         ]
         click.echo(json.dumps({"labels": listed}, indent=2))
@@ -149,7 +156,7 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
     wanted = dict(map(_label_and_version, pairs))
     with changing_fleet(fleet, wait):
         with before_it_starts():
-            read = _read_with(fleet, name)
+            read = read_with(fleet, name)
             check_writable(read.file)
         _change(read, name, {**read.models[name].labels, **wanted}, wait)
 
@@ -166,7 +173,7 @@ def remove_labels(name: str, removed: tuple[str, ...], fleet: Path, wait: float)
 
     with changing_fleet(fleet, wait):
         with before_it_starts():
-            read = _read_with(fleet, name)
+            read = read_with(fleet, name)
             check_writable(read.file)
             there = read.models[name].labels
             for label in removed:
@@ -190,15 +197,6 @@ def _label_and_version(pair: str) -> tuple[str, int]:
     except ValueError as error:
         raise click.UsageError(f"{pair!r}: {error}.") from None
     return label, int(version)
-
-
-def _read_with(path: Path, name: str) -> Fleet:
-    """Return the fleet of a file that has model `name`. Raises FleetError."""
-    from tfserving.serving.models_yaml.fleet import read_fleet
-
-    read = read_fleet(path)
-    read.select((name,))
-    return read
 
 
 def _change(fleet: Fleet, name: str, wanted: dict[str, int], wait: float) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
@@ -42,21 +44,46 @@ def export_missing(fleet: Fleet, missing: Sequence[str]) -> None:
     """
     if not missing:
         return
+    from tfserving.serving.engines.process import end_with_parent
+
     say(f"Exporting {', '.join(missing)} …")
     words = [sys.executable, "-m", "tfserving", "export", "build", "--missing", "--fleet", str(fleet.file), *missing]
-    # In a session of its own, Ctrl-C reaches this process alone, which then ends the export once.
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        code = process.wait()
-        if code > 0:
-            # It has printed that it was stopped.
-            sys.exit(code)
-        raise
+    # In a session of its own, it gets the signals of the terminal only once, from here.
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        start_new_session=True,
+        preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it only calls prctl
+    )
+    code, number = _wait(process)
+    if number:
+        if code < 0:
+            # It was too young to print this itself.
+            say("\nStopped.")
+        sys.exit(128 + number)
     if code:
         raise CommandError(f"{', '.join(missing)} could not be exported, so no server was started", FAILED)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:
+    """Return the exit code of a process, and the signal that this process received, and ended it for."""
+    received: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        # A Python that starts prints a traceback for SIGINT.
+        process.terminate()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, forward)
+        return process.wait(), received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _models(names: Sequence[str]) -> str:

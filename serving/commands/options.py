@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from tfserving.serving.commands.failures import before_it_starts
+
+if TYPE_CHECKING:
+    from tfserving.serving.models_yaml.fleet import Fleet
 
 # Other modules are imported by the commands that use them, so that help is fast.
 
@@ -46,6 +49,15 @@ def port_options(command: Function) -> Function:
 def say(text: str) -> None:
     """Print a line on stderr."""
     click.echo(text, err=True)
+
+
+def read_with(path: Path, name: str) -> Fleet:
+    """Return the fleet of a file that has model `name`. Raises FleetError."""
+    from tfserving.serving.models_yaml.fleet import read_fleet
+
+    read = read_fleet(path)
+    read.select((name,))
+    return read
 
 
 @contextmanager

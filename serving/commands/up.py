@@ -26,9 +26,7 @@ Examples:
 @port_options
 @export_option
 @wait_option
-def up(
-    names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int, no_export: bool, wait: float
-) -> None:
+def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int, no_export: bool, wait: float) -> None:
     """Start a server in a container that stays.
 
     The image, limits and GPUs are set under `server:` in models.yaml. A
@@ -52,7 +50,7 @@ def up(
             engines.refuse(problems(read, plan.names), say)
         with while_it_runs(), Progress() as progress:
             progress.update("Waiting for the server")
-            versions = deployment.up(plan, wait, progress.line)
+            versions = deployment.up(plan, wait, progress)
     with while_it_runs():
         stop = typed("serve down", fleet=read.file)
         click.echo(banner(plan, "docker", versions, [f"`{stop}` stops it."]))
@@ -69,7 +67,7 @@ def down(fleet: Path) -> None:
         read = read_fleet(fleet)
     with while_it_runs(), Progress() as progress:
         progress.update("Draining")
-        found = deployment.down(read, progress.line)
+        found = deployment.down(read, progress)
     say("Stopped." if found else f"No server of {read.file} is up.")
 
 
@@ -91,7 +89,7 @@ def restart(fleet: Path, wait: float) -> None:
     with while_it_runs():
         with Progress() as progress:
             progress.update("Restarting")
-            versions = deployment.restart(plan, wait, progress.line)
+            versions = deployment.restart(plan, wait, progress)
         running.note(read, note)
         stop = typed("serve down", fleet=read.file)
         click.echo(banner(plan, "docker", versions, [f"`{stop}` stops it."]))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from tfserving.foundation.command.progress import Progress
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.processes import ports
 from tfserving.serving.lint import Problem
@@ -109,7 +110,7 @@ class Engine(Protocol):
     def unusable(self) -> str | None:
         """Return why this engine can't be used on this machine; None if it can."""
 
-    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+    def prepare(self, fleet: Fleet, progress: Progress) -> None:
         """Get what a server of `fleet` needs and this machine lacks. Raises EngineError."""
 
     def start(self, plan: Plan) -> Server:

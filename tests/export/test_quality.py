@@ -91,7 +91,7 @@ def versions(exported_fleet: ExportedFleet, tmp_path_factory: pytest.TempPathFac
         export_to(folder / "models/digits", negated)
     lines = [f"  {name}: {said}" for name, said in MODELS.items()]
     (folder / "models.yaml").write_text("\n".join(["models:", *lines, ""]))
-    run = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded"]
+    run = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded"]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
     with serve([*run, "--fleet", str(folder / "models.yaml"), *ports], ROOT) as server:
         yield Versions(folder, server)

@@ -60,9 +60,9 @@ class Rolled:
         return target
 
     def start(self, ports: tuple[int, int] | None = None) -> None:
-        """`tfserving serve run`, as a user types it."""
+        """`tfserving serve`, as a user types it."""
         fleet = ["--fleet", str(self.file), "--port", "{port}", "--rest-port", "{rest_port}"]
-        command = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", self.engine, *fleet]
+        command = [sys.executable, "-m", "tfserving", "serve", "--engine", self.engine, *fleet]
         self.server: Served = self._stack.enter_context(serve(command, ROOT, self.env, ports))
 
     def stop(self) -> None:

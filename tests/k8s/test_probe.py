@@ -107,7 +107,7 @@ def refusing(scaled_versions: Path, tmp_path_factory: pytest.TempPathFactory) ->
     shutil.copytree(scaled_versions / "1", folder / "models/scaled/1")
     (folder / "models.yaml").write_text(MODELS + SERVER)
     fleet = ["--fleet", str(folder / "models.yaml"), "--port", "{port}", "--rest-port", "{rest_port}"]
-    command = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "native", *fleet]
+    command = [sys.executable, "-m", "tfserving", "serve", "--engine", "native", *fleet]
     with serve(command, ROOT, {VARIABLE: str(install(STAND_IN, folder / "bin"))}) as server:
         for version in ("2", "4"):
             shutil.copytree(scaled_versions / version, folder / "models/scaled" / version)

@@ -73,7 +73,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(engine: ModelServer, fleet: Path) -> Iterator[Callable[[], Served]]:
     """Gives the server of the fleet that runs, or starts another one when it was ended."""
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    words = ["serve", "run", "--engine", engine.name, "--fleet", str(fleet), *ports]
+    words = ["serve", "--engine", engine.name, "--fleet", str(fleet), *ports]
     servers: list[Served] = []
     with contextlib.ExitStack() as stack:
 
@@ -447,7 +447,7 @@ def test_what_to_ask_a_version_without_golden_requests(fleet: Path) -> None:
 
 def test_ctrl_c_before_it_serves_leaves_nothing(fleet: Path, engine: ModelServer) -> None:
     grpc_port, rest_port = free_ports(2)
-    words = ["serve", "run", "--engine", engine.name, "--fleet", str(fleet), "--port", str(grpc_port)]
+    words = ["serve", "--engine", engine.name, "--fleet", str(fleet), "--port", str(grpc_port)]
     command = [sys.executable, "-m", "tfserving", *words, "--rest-port", str(rest_port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
