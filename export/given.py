@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfserving.clients import answers
+from tfserving.clients import results
 from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.inputs import mismatches, to_arrays
 from tfserving.export.errors import ServableError
@@ -34,13 +34,13 @@ class Given:
 
     def expected(self, actual: Mapping[str, Array]) -> dict[str, Array]:
         """Return the expected outputs as arrays with the dtypes of the `actual` ones. Raises ServableError."""
-        infos = {name: answers.TensorInfo(TensorSpec.of(array).dtype, None) for name, array in actual.items()}
+        infos = {name: results.TensorInfo(TensorSpec.of(array).dtype, None) for name, array in actual.items()}
         if not self.outputs or self.outputs.keys() - infos.keys():
             raise ServableError(
                 f"{self.where}: it expects the outputs {_list(self.outputs or {})}, the model returns {_list(infos)}"
             )
         try:
-            return to_arrays(self.outputs, self.signature, answers.Signature("", infos, {}))
+            return to_arrays(self.outputs, self.signature, results.Signature("", infos, {}))
         except ValueError as error:
             raise ServableError(f"{self.where}, outputs: {str(error).replace('inputs[', '[')}") from None
 
@@ -120,8 +120,8 @@ def _check(where: str, body: dict[str, Any], signatures: Mapping[str, Signature]
                 f"{where}: it has 'instances', rows of a batch, but signature {name!r} takes one example per request. "
                 "Use 'inputs', each as the signature declares it."
             )
-        wanted = answers.Signature(
-            "", {key: answers.TensorInfo(spec.dtype, spec.shape) for key, spec in signature.inputs.items()}, {}
+        wanted = results.Signature(
+            "", {key: results.TensorInfo(spec.dtype, spec.shape) for key, spec in signature.inputs.items()}, {}
         )
         arrays = to_arrays(body_of(body).inputs, name, wanted)
     except (InputError, ValueError) as error:

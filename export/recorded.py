@@ -8,9 +8,9 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from tfserving.clients.answers import Signature as ServedSignature
-from tfserving.clients.answers import TensorInfo
 from tfserving.clients.inputs import mismatches
+from tfserving.clients.results import Signature as ServedSignature
+from tfserving.clients.results import TensorInfo
 from tfserving.export.errors import ServableError
 from tfserving.export.given import Given
 from tfserving.export.records import MOST_WARMUP

@@ -65,7 +65,7 @@ class Project:
         command = ["uv", "pip", "install", "--quiet", "--python", str(self.python), what]
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            [*command, "--constraint", str(ROOT / "requirements.lock")],
+            [*command, "--constraint", str(ROOT / "requirements-dev.lock")],
             env=env,
             capture_output=True,
             text=True,
@@ -162,7 +162,7 @@ def test_the_client_works_without_any_extra(light: Project) -> None:
     ("command", "extra"),
     [
         (["export", "build"], "export"),
-        (["serve", "run"], "serving"),
+        (["serve"], "serving"),
         (["k8s", "rollout", "status", "own"], "k8s"),
         (["client", "bench", "--model", "own"], "clients"),
     ],
@@ -198,7 +198,7 @@ def test_all_extras_do_the_whole_job_beside_folders_of_the_same_names(everything
     assert done.returncode == 0, done.stderr
     assert "own export.py" not in done.stdout
     (everything.folder / "models/own/1/saved_model.pb").stat()
-    command = ["tfserving", "serve", "run", "--engine", "embedded", "--port", "{port}", "--rest-port", "{rest_port}"]
+    command = ["tfserving", "serve", "--engine", "embedded", "--port", "{port}", "--rest-port", "{rest_port}"]
     with serve(command, everything.folder, everything.env) as server:
         addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
         done = everything.run("tfserving", "client", "verify", "models", *addresses)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfserving.serving.embedded.flags import ELSEWHERE, Flags
+from tfserving.serving.embedded.flags import NO_EFFECT, Flags
 from tfserving.serving.embedded.release import KNOWN, Release
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
@@ -38,7 +38,7 @@ def test_a_section_has_what_happens_what_the_toolkit_does_and_what_is_left(headi
 
 
 def test_every_flag_that_the_page_names_is_one() -> None:
-    known = {field.name for field in dataclasses.fields(Flags)} | ELSEWHERE.keys()
+    known = {field.name for field in dataclasses.fields(Flags)} | NO_EFFECT.keys()
     named = set(re.findall(r"--([a-z]\w+)", PAGE))
     assert len(named) > 5
     assert named - known == OTHERS

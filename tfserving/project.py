@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfserving.foundation.command.errors import WRONG, CommandError
+from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.project import default_fleet
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class FoundProject:
         folder = self.folder(model)
         found = self._fleet.kept(model) or self._fleet.versions(model)
         if not found:
-            raise CommandError(f"model {model!r} has no version in {folder}. Export one first.", WRONG)
+            build = typed(f"export build {model}", fleet=self._file)
+            raise CommandError(f"model {model!r} has no version in {folder}. Export one with `{build}`.", WRONG)
         return found[-1]
 
     @cached_property

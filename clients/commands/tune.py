@@ -163,7 +163,7 @@ class _Measuring:
         self._bench: Bench | None = None
 
     def __call__(self, parameters: Parameters | None) -> Step:
-        from tfserving.clients.address import read_address
+        from tfserving.clients.address import ServerUrls, read_address
         from tfserving.clients.tune import engine
 
         said = "no batching" if parameters is None else str(parameters)
@@ -174,7 +174,7 @@ class _Measuring:
             if self._bench is None:
                 signature, given, requests = self._sent
                 self._bench = prepared(
-                    Target(url, 30.0, {}),
+                    Target(ServerUrls((url,)), 30.0, {}),
                     (self.model, None, None, signature),
                     given=given,
                     requests=requests,

@@ -10,15 +10,13 @@ from tfserving.foundation.standard_files import open_standard_files
 if TYPE_CHECKING:
     from tfserving.serving.embedded.flags import Flags
 
-PROGRAM = "python -m tfserving.serving.embedded"
-
 
 def main() -> None:
-    """Reads the flags, serves, and exits."""
-    # Python would answer Ctrl-C with where it is, in the middle of what it imports.
+    """Read the flags, serve, and exit."""
+    # Without this, Ctrl-C during an import prints a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_standard_files()
-    from tfserving.serving.embedded.flags import command
+    from tfserving.serving.embedded.command_line import PROGRAM, command
 
     command(_run).main(prog_name=PROGRAM)
 
@@ -27,6 +25,7 @@ def _run(flags: Flags) -> int:
     import click
 
     from tfserving.foundation.extras import missing_for_embedded
+    from tfserving.serving.embedded.command_line import PROGRAM
 
     if text := missing_for_embedded(PROGRAM):
         click.echo(f"Error: {text}", err=True)
@@ -34,7 +33,7 @@ def _run(flags: Flags) -> int:
     from tfserving.serving.embedded.processes.process import end_process
     from tfserving.serving.embedded.server import run
 
-    # Threads of TensorFlow and gRPC may still run. They have nothing left to finish.
+    # Threads of TensorFlow and gRPC may still run, but have nothing left to complete.
     return end_process(run(flags))
 
 

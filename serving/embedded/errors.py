@@ -58,6 +58,6 @@ class RequestError(EmbeddedError):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.text, self.explanation)
 
-    def say(self, *, explain: bool) -> str:
+    def client_text(self, *, explain: bool) -> str:
         """The text for the client: with the explanation, or only what TensorFlow Serving says."""
         return str(self) if explain else self.text

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from tfserving.serving.embedded.core.model_config import Model
-from tfserving.serving.embedded.core.source import Source, list_versions, what_lies_there
+from tfserving.serving.embedded.core.source import Source, describe_contents, list_versions
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.processes import ports
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tfserving.serving.embedded.core.configuration import Reloadable
     from tfserving.serving.embedded.core.manager import Manager, Plane
 
-    class Answering(Plane, Protocol):
+    class Backend(Plane, Protocol):
         """What loads versions and answers requests: this process, or several."""
 
         def open(
@@ -95,8 +95,8 @@ class Server:
         """Claims the ports, loads, serves and drains; returns 0. Raises StartError when it can't serve."""
         self._wait_for_versions()
         sockets = self._claim("port"), self._claim("rest_api_port")
-        answering = self._answering()
-        manager, source = self._load(answering)
+        backend = self._make_backend()
+        manager, source = self._load(backend)
         from tfserving.serving.embedded.core.configuration import Configuration
 
         flags = self._flags
@@ -106,14 +106,14 @@ class Server:
         if flags.model_config_file is not None:
             configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
         self._serving.set()
-        answering.open(configuration, *sockets)
+        backend.open(configuration, *sockets)
         log.info("%s", _ready(self._plan, manager.available()))
         # A signal that comes just before a wait without end doesn't interrupt it: Python runs the handler afterwards.
         while not self._stopping.wait(_SIGNALS_SECONDS):
             pass
         log.info("draining: requests in flight are answered")
         until = time.monotonic() + flags.drain_seconds
-        if cut_off := answering.drain(flags.drain_seconds):
+        if cut_off := backend.drain(flags.drain_seconds):
             log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)
         configuration.stop()
         source.stop()
@@ -132,15 +132,15 @@ class Server:
             claimed = ports.claim(self._flags.host, port, flag, shared=True)
         return claimed
 
-    def _answering(self) -> Answering:
+    def _make_backend(self) -> Backend:
         # This imports TensorFlow, here or in the workers, after everything that can be known without it.
         if self._flags.workers > 1:
             from tfserving.serving.embedded.processes.workers import Workers
 
             return Workers(self._plan)
-        from tfserving.serving.embedded.processes.answerer import Answerer
+        from tfserving.serving.embedded.processes.serving_process import ServingProcess
 
-        return Answerer(self._plan)
+        return ServingProcess(self._plan)
 
     def _wait_for_versions(self) -> None:
         """Waits until every model has a version to load: a volume may be mounted, or filled, later.
@@ -148,11 +148,11 @@ class Server:
         As TensorFlow Serving, it waits without an end when base paths are not looked at again.
         """
         seconds = self._flags.file_system_poll_wait_seconds
-        said = ""
+        reported = ""
         while trouble := self._missing(looks=seconds >= 0):
-            if trouble != said:
-                said = trouble
-                log.info("waiting: %s", said)
+            if trouble != reported:
+                reported = trouble
+                log.info("waiting: %s", reported)
             if seconds <= 0:
                 log.warning(
                     "waiting for ever: --file_system_poll_wait_seconds=%g does not look at base paths again; restart "
@@ -171,13 +171,13 @@ class Server:
                 return f"model {model.name!r}: base path {model.base_path}{trouble}"
         return ""
 
-    def _load(self, answering: Answering) -> tuple[Manager, Source]:
+    def _load(self, backend: Backend) -> tuple[Manager, Source]:
         """Loads the first versions. Raises StartError when a model has none that loads."""
         from tfserving.serving.embedded.core.manager import Manager
 
         flags, models = self._flags, self._plan.models
         manager = Manager(
-            answering, retries=flags.max_num_load_retries, retry_seconds=flags.load_retry_interval_micros / 1e6
+            backend, retries=flags.max_num_load_retries, retry_seconds=flags.load_retry_interval_micros / 1e6
         )
         # Nothing is loaded yet, so there are labels only where they may name anything.
         manager.assign_labels({model.name: model.labels for model in models}, allow_unavailable=True)
@@ -199,7 +199,7 @@ def _trouble(model: Model) -> str:
     except OSError as error:
         return f": {error.strerror}"
     if not versions:
-        return f" has no version; {what_lies_there(model.base_path)}"
+        return f" has no version; {describe_contents(model.base_path)}"
     if not model.policy.choose(versions):
         return f" has versions {versions}, none of those wanted: {list(model.policy.specific)}"
     return ""

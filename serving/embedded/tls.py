@@ -33,7 +33,7 @@ class Tls:
             for file, text in ((key, self.key), (certificate, self.certificate)):
                 file.write(text.encode())
                 file.seek(0)
-            context.load_cert_chain(f"/dev/fd/{certificate.fileno()}", f"/dev/fd/{key.fileno()}", _refuse_to_ask)
+            context.load_cert_chain(f"/dev/fd/{certificate.fileno()}", f"/dev/fd/{key.fileno()}", _refuse_password)
         if self.ca:
             context.load_verify_locations(cadata=self.ca)
         if self.verify_clients:
@@ -79,6 +79,6 @@ class _EncryptedError(Exception):
     """A key needs a password."""
 
 
-def _refuse_to_ask() -> str:
+def _refuse_password() -> str:
     # OpenSSL would ask on the terminal.
     raise _EncryptedError

@@ -151,7 +151,7 @@ def exported_fleet(tmp_path_factory: pytest.TempPathFactory) -> ExportedFleet:
 @pytest.fixture(scope="session")
 def sample_server(exported_fleet: ExportedFleet) -> Iterator[Served]:
     """The samples on the embedded server."""
-    run = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded"]
+    run = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded"]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
     with serve([*run, "--fleet", str(exported_fleet.fleet), *ports], ROOT) as server:
         yield server

@@ -211,7 +211,7 @@ def served_fleet(versions: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         shutil.copytree(versions / "3", folder / "models" / name / "4")
     models = "".join(f"  {name}:\n    {BUILDER}\n    labels: {{stable: 1, canary: 2}}\n" for name in PROTOCOLS)
     (folder / "models.yaml").write_text(f"models:\n{models}")
-    run = [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(folder / "models.yaml")]
+    run = [sys.executable, "-m", "tfserving", "serve", "--fleet", str(folder / "models.yaml")]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", "embedded"]
     with serve([*run, *ports], ROOT) as server:
         yield ServedFleet(folder / "models.yaml", server)

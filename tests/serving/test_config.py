@@ -21,8 +21,8 @@ from tfserving.serving.config_messages import (
     SavedModelBundleSourceAdapterConfig,
     SSLConfig,
 )
+from tfserving.serving.embedded.command_line import command as embedded
 from tfserving.serving.embedded.flags import Flags
-from tfserving.serving.embedded.flags import command as embedded
 
 
 def configured(folder: Path, server: str = "", models: str = GOOD, *, embedded: bool = False) -> ServerConfig:
@@ -213,8 +213,9 @@ def command(folder: Path, *words: str) -> Result:
 
 
 @pytest.mark.usefixtures("authority")
-def test_the_embedded_server_takes_what_is_made(tmp_path: Path) -> None:
-    server = "batching: {}, tls: {certificate: server.pem, key: server.key}"
+def test_the_embedded_server_takes_what_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu = "gpu_memory_growth: true, gpu_memory_fraction: 0.5"
+    server = f"batching: {{}}, {gpu}, tls: {{certificate: server.pem, key: server.key}}"
     made = configured(tmp_path, server, embedded=True)
     taken: list[Flags] = []
 
@@ -226,6 +227,8 @@ def test_the_embedded_server_takes_what_is_made(tmp_path: Path) -> None:
         embedded(take).main(list(made.flags), standalone_mode=False)
     assert taken[0].port == 8500
     assert taken[0].ssl_config_file == Path("/config/ssl.config")
+    # A warning about a flag that has no effect.
+    assert not capsys.readouterr().err
 
 
 def test_the_command_prints_files_and_flags_without_the_key(tmp_path: Path, authority: Authority) -> None:

@@ -1,6 +1,6 @@
 """The script that runs TensorFlow Serving: which requests it waits for, how long, and what ends the wait.
 
-Its server here is a small program, so that each test says when a request is answered. The stand-in, below `serve run`,
+Its server here is a small program, so that each test says when a request is answered. The stand-in, below `serve`,
 is in tests/test_drain.py.
 """
 

@@ -73,7 +73,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(engine: ModelServer, fleet: Path) -> Iterator[Callable[[], Served]]:
     """Gives the server of the fleet that runs, or starts another one when it was ended."""
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
-    words = ["serve", "run", "--engine", engine.name, "--fleet", str(fleet), *ports]
+    words = ["serve", "--engine", engine.name, "--fleet", str(fleet), *ports]
     servers: list[Served] = []
     with contextlib.ExitStack() as stack:
 
@@ -236,17 +236,17 @@ def test_a_rollout_changes_the_server_too_and_what_it_refuses_is_not_kept(
     def serve(versions: tuple[int, ...], labels: dict[str, int]) -> Serve:
         return Serve("scaled", (OneServed("scaled", "scaled", versions, labels),))
 
-    instance.tell(serve((1, 3), {}))
+    instance.configure(serve((1, 3), {}))
     with connect(server.url("grpc")) as client:
         client.wait_until_available("scaled", version=1)
-        instance.tell(serve((1, 3), {"stable": 1}))
+        instance.configure(serve((1, 3), {"stable": 1}))
         client.wait_until_available("scaled", label="stable")
     assert scale(server, "stable") == 1
     if not engine.embedded:
         before = path.read_text()
         # A label can't move to a version that isn't loaded.
         with pytest.raises(FailedPrecondition):
-            instance.tell(serve((2, 3), {"stable": 2}))
+            instance.configure(serve((2, 3), {"stable": 2}))
         assert path.read_text() == before
         assert scale(server, "stable") == 1
 
@@ -447,7 +447,7 @@ def test_what_to_ask_a_version_without_golden_requests(fleet: Path) -> None:
 
 def test_ctrl_c_before_it_serves_leaves_nothing(fleet: Path, engine: ModelServer) -> None:
     grpc_port, rest_port = free_ports(2)
-    words = ["serve", "run", "--engine", engine.name, "--fleet", str(fleet), "--port", str(grpc_port)]
+    words = ["serve", "--engine", engine.name, "--fleet", str(fleet), "--port", str(grpc_port)]
     command = [sys.executable, "-m", "tfserving", *words, "--rest-port", str(rest_port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr

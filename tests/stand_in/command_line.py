@@ -8,23 +8,22 @@ from typing import Any, get_args, get_type_hints
 
 import click
 
-from tfserving.serving.embedded.flags import ELSEWHERE, Flags, command
+from tfserving.serving.embedded.command_line import command
+from tfserving.serving.embedded.flags import NO_EFFECT, OWN, Flags
 
 VERSION = "2.21.0"
 # What `return -1` of a C++ program is to its parent.
 FAILED = 255
-OURS = "This server's own flag."
 _HINTS = {name: get_args(hint) for name, hint in get_type_hints(Flags, include_extras=True).items()}
 # Its flags, and the type of each.
 KNOWN: dict[str, Any] = {
-    **{name: kind for name, (kind, _) in ELSEWHERE.items()},
-    **{name: hint[1] for name, hint in _HINTS.items() if OURS not in hint[2]},
+    **{name: kind for name, (kind, _) in NO_EFFECT.items()},
+    **{name: hint[1] for name, hint in _HINTS.items() if name not in OWN},
     # It counts whole seconds.
     "model_config_file_poll_wait_seconds": click.INT,
     "file_system_poll_wait_seconds": click.INT,
     "version": click.BOOL,
 }
-del KNOWN["request_log_sampling_rate"]
 # It knows no limits but those of its own flags, checks nothing that the embedded server checks, explains nothing, and
 # listens on all addresses.
 HABITS = {
@@ -65,7 +64,7 @@ def read_flags(words: list[str]) -> Flags | None:
     if given.pop("version", "false") == "true":
         print(f"TensorFlow ModelServer: {VERSION}\nTensorFlow Library: {VERSION}", flush=True)
         return None
-    return _flags({name: value for name, value in given.items() if name not in ELSEWHERE})
+    return _flags({name: value for name, value in given.items() if name not in NO_EFFECT})
 
 
 def _flags(given: dict[str, str]) -> Flags:

@@ -30,5 +30,5 @@ class Face(RestFace):
         except RequestError as error:
             metrics.count_failure(model, error)
             raise
-        metrics.count_answer(model, "", "REST", started)
+        metrics.count_success(model, "", "REST", started)
         return response

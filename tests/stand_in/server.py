@@ -23,7 +23,7 @@ from tfserving.serving.embedded.core.view import State
 from tfserving.serving.embedded.errors import RequestError, StartError
 from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.grpc import transport
-from tfserving.serving.embedded.processes import answerer, plan
+from tfserving.serving.embedded.processes import plan, serving_process
 from tfserving.serving.embedded.processes.plan import read_plan
 
 
@@ -38,7 +38,7 @@ class Configuration(configuration.Configuration):
         log.added()
 
 
-class Answerer(answerer.Answerer):
+class ServingProcess(serving_process.ServingProcess):
     """Makes the threads of a load, and logs it."""
 
     def load(self, model: str, version: int, path: Path) -> None:
@@ -58,10 +58,10 @@ class Answerer(answerer.Answerer):
         super().unload(model, version)
         log.unloaded(_servable(model, version))
 
-    def open(self, *answering: object) -> None:
+    def open(self, *arguments: object) -> None:
         """Answers on the ports. Raises StartError when it can't."""
         log.added()
-        super().open(*answering)  # type: ignore[arg-type]
+        super().open(*arguments)  # type: ignore[arg-type]
         log.running(self._plan.flags.port, self._plan.flags.rest_api_port)
 
 
@@ -117,10 +117,10 @@ def await_versions(model: Model) -> None:
 
 # All that is changed of the embedded server: where, what, and what stands there instead.
 HABITS = (
-    (answerer, "Answerer", Answerer),
-    (answerer, "OverGrpcio", LimitedTransport),
+    (serving_process, "ServingProcess", ServingProcess),
+    (serving_process, "OverGrpcio", LimitedTransport),
     (plan, "choose", lambda _: transport.GRPCIO),
-    (answerer, "RestFace", Face),
+    (serving_process, "RestFace", Face),
     (configuration, "Configuration", Configuration),
     (configuration, "_check_versions", await_versions),
     (manager, "Manager", Manager),

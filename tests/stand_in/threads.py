@@ -12,8 +12,8 @@ import grpc
 
 from tests.stand_in import log
 from tfserving.serving.embedded.grpc import over_grpcio
-from tfserving.serving.embedded.grpc.answering import Settings
 from tfserving.serving.embedded.grpc.face import HEALTH, Methods
+from tfserving.serving.embedded.grpc.handler import Settings
 
 # What each load makes to measure the model's size on the disk.
 POOL = 256

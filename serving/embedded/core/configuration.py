@@ -19,7 +19,7 @@ from typing import Protocol
 
 from tfserving.serving.embedded.core.manager import Manager
 from tfserving.serving.embedded.core.model_config import Model, read_config
-from tfserving.serving.embedded.core.source import Source, list_versions, what_lies_there
+from tfserving.serving.embedded.core.source import Source, describe_contents, list_versions
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 
 log = logging.getLogger(__name__)
@@ -110,16 +110,16 @@ class Configuration:
         self._ended.set()
 
     def _follow(self, path: Path, seconds: float) -> None:
-        said = ""
+        reported = ""
         while not self._ended.wait(seconds):
             problem = ""
             try:
                 self.apply(read_config(path, self._names))
             except (StartError, RequestError) as error:
                 problem = str(error)
-            if problem and problem != said:
+            if problem and problem != reported:
                 log.error("%s is not applied: %s", path, problem)
-            said = problem
+            reported = problem
 
 
 def _check_versions(model: Model) -> None:
@@ -131,5 +131,5 @@ def _check_versions(model: Model) -> None:
         raise RequestError(Code.NOT_FOUND, text, str(error.strerror)) from None
     if not model.policy.choose(list(versions)):
         text = f"No versions of servable {model.name} found under base path {model.base_path}"
-        what = f"it has {list(versions)}" if versions else what_lies_there(model.base_path)
+        what = f"it has {list(versions)}" if versions else describe_contents(model.base_path)
         raise RequestError(Code.NOT_FOUND, text, what)

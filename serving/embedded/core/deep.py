@@ -71,13 +71,13 @@ def make_deep_run(
             for name, text in zip(feeds, serialized, strict=True)
         }
         outputs = importer.import_graph_def(graph.as_graph_def(), fed, list(fetches), name="deep")
-        answers = [gen_parsing_ops.serialize_tensor(output) for output in outputs]
+        results = [gen_parsing_ops.serialize_tensor(output) for output in outputs]
 
     def run(options: Any, arrays: Sequence[Any]) -> list[Any]:
         given = {text: _serialized(array) for text, array in zip(serialized, arrays, strict=True)}
         return [
-            shaped(*read_flat(TensorProto.FromString(answer)))
-            for answer in session.run(answers, given, options=options)
+            shaped(*read_flat(TensorProto.FromString(result)))
+            for result in session.run(results, given, options=options)
         ]
 
     return run

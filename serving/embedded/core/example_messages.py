@@ -32,8 +32,8 @@ def infer(servable: Servable, request: Any, method: str) -> tuple[Signature, Cla
 def infer_all(servable: Servable, request: Any) -> list[tuple[Task, Classifications | Array]]:
     """The tasks of a MultiInferenceRequest with what each answers. Raises RequestError as `infer` does."""
     tasks: list[Task] = []
-    for asked in request.tasks:
-        tasks.append(_task(servable, asked, request.tasks[0].model_spec.name, tasks))
+    for wanted in request.tasks:
+        tasks.append(_task(servable, wanted, request.tasks[0].model_spec.name, tasks))
     return list(zip(tasks, run(servable, tasks, read_examples(request.input)), strict=True))
 
 
@@ -59,21 +59,21 @@ def write_result(message: Any, result: Classifications | Array) -> None:
             entry.classes.add(label=label.decode(errors="replace"), score=score)
 
 
-def _task(servable: Servable, asked: Any, model: str, before: list[Task]) -> Task:
+def _task(servable: Servable, wanted: Any, model: str, before: list[Task]) -> Task:
     """The task that an InferenceTask asks for, `before` being those that stand before it."""
-    if not asked.model_spec.name:
+    if not wanted.model_spec.name:
         raise RequestError(Code.INVALID_ARGUMENT, "Found ModelSpec with an empty model name.")
-    if asked.model_spec.name != model:
+    if wanted.model_spec.name != model:
         text = "All ModelSpecs in a MultiInferenceRequest must access the same model name."
         raise RequestError(Code.INVALID_ARGUMENT, text)
-    name = asked.model_spec.signature_name or DEFAULT_SIGNATURE
+    name = wanted.model_spec.signature_name or DEFAULT_SIGNATURE
     if any(task.signature.name == name for task in before):
         raise RequestError(Code.INVALID_ARGUMENT, f"Duplicate evaluation of signature: {name}")
     signature = servable.signatures.get(name)
     if signature is None:
         text = f"Requested signature not found in model graph: {name}"
         raise RequestError(Code.INVALID_ARGUMENT, text, servable.has_signatures())
-    if asked.method_name not in (CLASSIFY, REGRESS):
-        text = f"Unsupported signature method_name: {asked.method_name}"
+    if wanted.method_name not in (CLASSIFY, REGRESS):
+        text = f"Unsupported signature method_name: {wanted.method_name}"
         raise RequestError(Code.UNIMPLEMENTED, text, f"{CLASSIFY} and {REGRESS} are supported")
-    return make_task(servable, signature, asked.method_name)
+    return make_task(servable, signature, wanted.method_name)

@@ -100,12 +100,12 @@ def run(servable: Servable, tasks: Sequence[Task], examples: Sequence[bytes]) ->
     api = _APIS[tasks[0].method] if len(tasks) == 1 else "MultiInference"
     started = monotonic()
     feeds = sorted({task.feed for task in tasks})
-    answers = servable.run_tensors(feeds, [serialized] * len(feeds), fetches)
+    fetched = servable.run_tensors(feeds, [serialized] * len(feeds), fetches)
     count_run(servable.model, api, started)
     results: list[Classifications | Array] = []
     for task in tasks:
-        arrays = dict(zip(task.outputs, answers, strict=False))
-        answers = answers[len(task.outputs) :]
+        arrays = dict(zip(task.outputs, fetched, strict=False))
+        fetched = fetched[len(task.outputs) :]
         made = _classifications if task.method == CLASSIFY else _regressions
         results.append(made(arrays, len(examples)))
     return results

@@ -150,8 +150,8 @@ class Servable:
         if self._refused:
             self.check_allowed(signature)
         if Deep in map(type, inputs):
-            answers = dict(zip(signature.outputs, self._deep_call(signature)(*inputs), strict=True))
-            return [answers[name] for name in outputs]
+            values = dict(zip(signature.outputs, self._deep_call(signature)(*inputs), strict=True))
+            return [values[name] for name in outputs]
         key = (signature.name, outputs)
         call = self._calls.get(key)
         if call is None:

@@ -148,7 +148,7 @@ class Manager:
                             "available for inference"
                         )
                         raise RequestError(
-                            Code.FAILED_PRECONDITION, text, f"label {label!r}; {self._view().what_there_is(model)}"
+                            Code.FAILED_PRECONDITION, text, f"label {label!r}; {self._view().describe_available(model)}"
                         )
             self._labels = {model: dict(named) for model, named in labels.items()}
             self._plane.show(self._view())

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tfserving.serving.embedded.core.loader import Servable
 from tfserving.serving.embedded.core.view import View
-from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.current_request import current_request
 
 Load = Callable[[str, int, Path], Servable]
 
@@ -78,12 +78,12 @@ class Served:
 
         Raises RequestError: NOT_FOUND when it is not available, INVALID_ARGUMENT for an unknown label.
         """
-        asked.is_for(model)
+        current_request.set_model(model)
         with self._lock:
             number = self._views[self._current[0]].find(model, version, label)
             held = self._held[model, number]
             held.handles += 1
-        asked.version = number
+        current_request.version = number
         return held
 
     def load(self, model: str, version: int, path: Path) -> None:

@@ -115,7 +115,7 @@ def list_versions(base_path: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def what_lies_there(base_path: Path) -> str:
+def describe_contents(base_path: Path) -> str:
     """A hint for a base path that has no version."""
     for name in GRAPHS:
         if os.path.lexists(base_path / name):

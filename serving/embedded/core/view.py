@@ -69,17 +69,17 @@ class View:
         if found:
             return found
         text = f"Could not find {'any versions' if version is None else f'version {version}'} of model {model}"
-        raise RequestError(Code.NOT_FOUND, text, self.what_there_is(model))
+        raise RequestError(Code.NOT_FOUND, text, self.describe_available(model))
 
     def available(self) -> dict[str, list[int]]:
         """The available versions of every model, lowest first."""
         return dict(self._available)
 
-    def knows(self, model: str) -> bool:
+    def has_model(self, model: str) -> bool:
         """Whether the server has, or had, a model of that name."""
         return model in self._statuses
 
-    def what_there_is(self, model: str) -> str:
+    def describe_available(self, model: str) -> str:
         """Which models, or which versions of `model`, could have been asked for."""
         if model not in self._statuses:
             names = ", ".join(map(repr, sorted(self._statuses)))
@@ -98,4 +98,4 @@ class View:
 
     def _not_found(self, model: str, version: int | None) -> RequestError:
         wanted = f"Latest({model})" if version is None else f"Specific({model}, {version})"
-        return RequestError(Code.NOT_FOUND, f"Servable not found for request: {wanted}", self.what_there_is(model))
+        return RequestError(Code.NOT_FOUND, f"Servable not found for request: {wanted}", self.describe_available(model))

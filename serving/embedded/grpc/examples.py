@@ -11,28 +11,28 @@ from tfserving.serving.embedded.core.example_messages import infer, infer_all, w
 from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS, Classifications
 from tfserving.serving.embedded.core.inference import acquire
 from tfserving.serving.embedded.core.served import Served
-from tfserving.serving.embedded.grpc.answers import fill_spec, model_spec, read_spec
+from tfserving.serving.embedded.grpc.responses import fill_spec, model_spec, read_spec
 from tfserving.serving.embedded.grpc.tensor_proto import field
 
 
-def answer_classify(served: Served, request: Any) -> bytes:
+def classify_response(served: Served, request: Any) -> bytes:
     """A ClassificationResponse to a ClassificationRequest."""
     response = ClassificationResponse()
-    result = _answer(served, request, CLASSIFY, response)
+    result = _run(served, request, CLASSIFY, response)
     assert isinstance(result, Classifications)
     if result.labels is None or all(_is_text(label) for label in result.labels.ravel().tolist()):
         return response.SerializeToString()  # type: ignore[no-any-return]
     return _with_raw_labels(result, response)
 
 
-def answer_regress(served: Served, request: Any) -> bytes:
+def regress_response(served: Served, request: Any) -> bytes:
     """A RegressionResponse to a RegressionRequest."""
     response = RegressionResponse()
-    _answer(served, request, REGRESS, response)
+    _run(served, request, REGRESS, response)
     return response.SerializeToString()  # type: ignore[no-any-return]
 
 
-def answer_multi_inference(served: Served, request: Any) -> bytes:
+def multi_inference_response(served: Served, request: Any) -> bytes:
     """A MultiInferenceResponse to a MultiInferenceRequest: several signatures of one model, on the same examples."""
     first = request.tasks[0].model_spec if request.tasks else ModelSpec()
     with acquire(served, read_spec(first)) as servable:
@@ -44,7 +44,7 @@ def answer_multi_inference(served: Served, request: Any) -> bytes:
         return response.SerializeToString()  # type: ignore[no-any-return]
 
 
-def _answer(served: Served, request: Any, method: str, response: Any) -> Classifications | Array:
+def _run(served: Served, request: Any, method: str, response: Any) -> Classifications | Array:
     """Answers a request of one signature on tf.Examples; returns what the signature answered."""
     with acquire(served, model_spec(request)) as servable:
         signature, result = infer(servable, request, method)

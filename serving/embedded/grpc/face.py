@@ -26,17 +26,17 @@ from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.served import Served
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.grpc.answers import (
-    Reload,
-    answer_health,
-    answer_metadata,
-    answer_predict,
-    answer_reload,
-    answer_status,
-)
-from tfserving.serving.embedded.grpc.examples import answer_classify, answer_multi_inference, answer_regress
+from tfserving.serving.embedded.grpc.examples import classify_response, multi_inference_response, regress_response
 from tfserving.serving.embedded.grpc.parts import check_parts, kind_of
-from tfserving.serving.embedded.observability.metrics import UNKNOWN, count_answer, count_failure
+from tfserving.serving.embedded.grpc.responses import (
+    Reload,
+    health_response,
+    metadata_response,
+    predict_response,
+    reload_response,
+    status_response,
+)
+from tfserving.serving.embedded.observability.metrics import UNKNOWN, count_failure, count_success
 from tfserving.serving.embedded.observability.request_log import RequestLog
 
 PREDICTION = "tensorflow.serving.PredictionService"
@@ -68,18 +68,18 @@ def methods(
     A tensor may declare at most `largest` bytes, a message have `most_parts`; 0 is no limit. `reload` says who may
     change the configuration to what.
     """
-    predict = partial(answer_predict, served, tensor_content=tensor_content, largest=largest, most_strings=most_parts)
+    predict = partial(predict_response, served, tensor_content=tensor_content, largest=largest, most_strings=most_parts)
     inference: dict[str, tuple[Any, Callable[[Any], bytes]]] = {
         "Predict": (PredictRequest, predict),
-        "Classify": (ClassificationRequest, partial(answer_classify, served)),
-        "Regress": (RegressionRequest, partial(answer_regress, served)),
-        "MultiInference": (MultiInferenceRequest, partial(answer_multi_inference, served)),
+        "Classify": (ClassificationRequest, partial(classify_response, served)),
+        "Regress": (RegressionRequest, partial(regress_response, served)),
+        "MultiInference": (MultiInferenceRequest, partial(multi_inference_response, served)),
     }
     others: dict[str, tuple[Any, Callable[[Any], bytes]]] = {
-        f"/{PREDICTION}/GetModelMetadata": (GetModelMetadataRequest, partial(answer_metadata, served)),
-        f"/{MODEL}/GetModelStatus": (GetModelStatusRequest, partial(answer_status, served, explain=explain)),
-        RELOAD: (ReloadConfigRequest, partial(answer_reload, configuration, reload or Reload())),
-        **({HEALTH: (StringValue, answer_health)} if health else {}),
+        f"/{PREDICTION}/GetModelMetadata": (GetModelMetadataRequest, partial(metadata_response, served)),
+        f"/{MODEL}/GetModelStatus": (GetModelStatusRequest, partial(status_response, served, explain=explain)),
+        RELOAD: (ReloadConfigRequest, partial(reload_response, configuration, reload or Reload())),
+        **({HEALTH: (StringValue, health_response)} if health else {}),
     }
     counted = {api: _counted(served, api, *one, most_parts) for api, one in inference.items()}
     if request_log is not None:
@@ -90,11 +90,11 @@ def methods(
     }
 
 
-def _method(request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
+def _method(request_class: Any, respond: Callable[[Any], bytes], most_parts: int) -> Method:
     parse = _parser(request_class, most_parts)
 
     def call(data: bytes) -> bytes:
-        return answer(parse(data))
+        return respond(parse(data))
 
     return call
 
@@ -124,20 +124,20 @@ _LOGS = {
 
 def _logged(method: Method, part: str, request_log: RequestLog) -> Method:
     def call(data: bytes) -> bytes:
-        answered = method(data)
+        response = method(data)
         if request_log.wants():
 
             def fill(record: Any) -> None:
                 getattr(record, part).request.MergeFromString(data)
-                getattr(record, part).response.MergeFromString(answered)
+                getattr(record, part).response.MergeFromString(response)
 
-            request_log.note(fill, len(data) + len(answered))
-        return answered
+            request_log.note(fill, len(data) + len(response))
+        return response
 
     return call
 
 
-def _counted(served: Served, api: str, request_class: Any, answer: Callable[[Any], bytes], most_parts: int) -> Method:
+def _counted(served: Served, api: str, request_class: Any, respond: Callable[[Any], bytes], most_parts: int) -> Method:
     model_of = _model_of_tasks if api == "MultiInference" else _model_of
     parse = _parser(request_class, most_parts)
 
@@ -145,13 +145,13 @@ def _counted(served: Served, api: str, request_class: Any, answer: Callable[[Any
         request = parse(data)
         started = monotonic()
         try:
-            answered = answer(request)
+            response = respond(request)
         except RequestError as error:
             name = model_of(request)
-            count_failure(name if served.view.knows(name) else UNKNOWN, error)
+            count_failure(name if served.view.has_model(name) else UNKNOWN, error)
             raise
-        count_answer(model_of(request), api, "GRPC", started)
-        return answered
+        count_success(model_of(request), api, "GRPC", started)
+        return response
 
     return call
 

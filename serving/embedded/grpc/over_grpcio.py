@@ -23,11 +23,12 @@ import grpc
 from tfserving.serving.embedded.core.pool import Pool
 from tfserving.serving.embedded.errors import Code, StartError
 from tfserving.serving.embedded.grpc import reflection
-from tfserving.serving.embedded.grpc.answering import (
+from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
+from tfserving.serving.embedded.grpc.handler import (
     CONTROL_THREADS,
     MOST_CALLS,
     MOST_STREAMS,
-    Answering,
+    Handler,
     Settings,
     full,
     services_of,
@@ -35,7 +36,6 @@ from tfserving.serving.embedded.grpc.answering import (
     unknown,
     wait_until_quiet,
 )
-from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
 from tfserving.serving.embedded.grpc.receiving import Receiving
 from tfserving.serving.embedded.grpc.reflection import Reflection
 from tfserving.serving.embedded.tls import Tls
@@ -71,8 +71,8 @@ class OverGrpcio:
         self._until = 0.0
         self._handlers = _Handlers(
             {
-                name: _Behaviour(answering, self._receiving, self._open)
-                for name, answering in settings.answering(methods).items()
+                name: _Behaviour(handler, self._receiving, self._open)
+                for name, handler in settings.handlers(methods).items()
             },
             self._pool,
             settings.most_in_flight or MOST_CALLS,
@@ -153,8 +153,8 @@ class _Behaviour:
     To grpcio it takes a stream: else grpcio would read the message itself, in this thread, and wait for it for ever.
     """
 
-    def __init__(self, answering: Answering, receiving: Receiving, opened: threading.Event) -> None:
-        self._answering = answering
+    def __init__(self, handler: Handler, receiving: Receiving, opened: threading.Event) -> None:
+        self._handler = handler
         self._receiving = receiving
         self._opened = opened
 
@@ -163,7 +163,7 @@ class _Behaviour:
         data = self._receiving.read(messages, context)
         if data is None:
             # grpcio's words for a call without a message; one that is cancelled gets nothing.
-            name = self._answering.name
+            name = self._handler.name
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f'"{name}" requires exactly one request message.')
             return b""
         self._opened.wait()
@@ -171,7 +171,7 @@ class _Behaviour:
             # Nobody waits for it any more.
             return b""
         left = context.time_remaining()
-        code, result = self._answering.answer(data, None if left > NO_DEADLINE else monotonic() + left, context.peer)
+        code, result = self._handler.handle(data, None if left > NO_DEADLINE else monotonic() + left, context.peer)
         if code is not None:
             context.abort(_STATUS[code], result)
         return result  # type: ignore[return-value]

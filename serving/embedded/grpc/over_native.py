@@ -32,7 +32,8 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 from tfserving.serving.embedded.core.pool import Pool
 from tfserving.serving.embedded.errors import Code, StartError
 from tfserving.serving.embedded.grpc import reflection
-from tfserving.serving.embedded.grpc.answering import (
+from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
+from tfserving.serving.embedded.grpc.handler import (
     CONTROL_THREADS,
     LONGEST_HOLD_SECONDS,
     MOST_CALLS,
@@ -46,7 +47,6 @@ from tfserving.serving.embedded.grpc.answering import (
     unknown,
     wait_until_quiet,
 )
-from tfserving.serving.embedded.grpc.face import PREDICTIONS, RELOAD, Methods
 from tfserving.serving.embedded.grpc.over_grpcio import refusal
 from tfserving.serving.embedded.grpc.reflection import Reflection
 from tfserving.serving.embedded.grpc.sockets import close_port, corked
@@ -70,8 +70,8 @@ class OverNative:
         control, reload = Pool(CONTROL_THREADS, "grpc-control"), Pool(1, "grpc-reload")
         self._pools = (self._pool, control, reload)
         self._methods = [
-            (answering, self._pool if name in PREDICTIONS else reload if name == RELOAD else control)
-            for name, answering in settings.answering(methods).items()
+            (handler, self._pool if name in PREDICTIONS else reload if name == RELOAD else control)
+            for name, handler in settings.handlers(methods).items()
         ]
         self._count = 0
         # Calls that wait or run while their clients have gone, by their numbers.
@@ -181,7 +181,7 @@ class OverNative:
             self._gone.discard(number)
             return
         _, peer, left = details
-        result = self._methods[index][0].answer(data, None if left is None else read + left, peer)
+        result = self._methods[index][0].handle(data, None if left is None else read + left, peer)
         if self._held is None:
             self._send(number, result)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.current_request import current_request
 from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
 
 # A client chooses the path. Longer texts are cut.
@@ -26,7 +26,7 @@ class AccessLog:
 
     def begin(self) -> float:
         """To be called in the thread that answers, before it does; answers when that was."""
-        asked.forget()
+        current_request.reset()
         return time.monotonic()
 
     def write(self, began: float, protocol: str, **what: Any) -> None:
@@ -37,8 +37,8 @@ class AccessLog:
         line = {
             "time": _now(),
             "protocol": protocol,
-            "model": asked.model,
-            "version": asked.version,
+            "model": current_request.model,
+            "version": current_request.version,
             "milliseconds": round((time.monotonic() - began) * 1e3, 3),
             **what,
         }

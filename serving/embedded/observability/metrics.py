@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from tfserving.serving.embedded.errors import RequestError
-from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.current_request import current_request
 
 # Requests to models that the server never had are counted under this name: clients can send any number of names.
 UNKNOWN = "(unknown)"
@@ -187,21 +187,21 @@ def count_by_version() -> None:
     _families = (*FAMILIES, *BY_VERSION)
 
 
-def count_answer(model: str, api: str, entrypoint: str, started: float) -> None:
+def count_success(model: str, api: str, entrypoint: str, started: float) -> None:
     """Counts a request to `model` that is answered: `api` is its method, `entrypoint` GRPC or REST.
 
     `started` is when it began, in seconds of time.monotonic.
     """
     _note(REQUEST_LATENCY, (model, api, entrypoint), started)
     if _families is not FAMILIES:
-        _note(LATENCY_BY_VERSION, (model, str(asked.version), api, entrypoint), started)
+        _note(LATENCY_BY_VERSION, (model, str(current_request.version), api, entrypoint), started)
 
 
 def count_failure(model: str, error: RequestError) -> None:
     """Counts a request to `model` that is refused: one that the server knows, or UNKNOWN."""
     REQUESTS.add(model, error.code.name)
-    if _families is not FAMILIES and asked.model == model and asked.version is not None:
-        REQUESTS_BY_VERSION.add(model, str(asked.version), error.code.name)
+    if _families is not FAMILIES and current_request.model == model and current_request.version is not None:
+        REQUESTS_BY_VERSION.add(model, str(current_request.version), error.code.name)
 
 
 def count_run(model: str, api: str, started: float) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from tfserving.foundation.messages import PredictionLog
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.observability import metrics
-from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.current_request import current_request
 from tfserving.serving.embedded.observability.record_files import RecordFiles
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class RequestLog:
         self._changed = threading.Condition()
         self._lost = 0
         self._retry_at = 0.0
-        self._said: set[type[Exception]] = set()
+        self._reported: set[type[Exception]] = set()
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
         self._thread.start()
 
@@ -78,7 +78,7 @@ class RequestLog:
 
         `size` is what `fill` keeps, in bytes.
         """
-        model, version = asked.model or "", asked.version or 0
+        model, version = current_request.model or "", current_request.version or 0
         size += OVERHEAD_BYTES
         with self._changed:
             fits = self._bytes + size <= MOST_WAITING_BYTES and size <= self._files.largest and not self._ended
@@ -128,8 +128,8 @@ class RequestLog:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return "UNKNOWN"
         except Exception as error:
-            if type(error) not in self._said:
-                self._said.add(type(error))
+            if type(error) not in self._reported:
+                self._reported.add(type(error))
                 log.exception("a request to the model %r is not logged, nor are others like it", noted.model)
             return "INTERNAL"
         if self._lost:

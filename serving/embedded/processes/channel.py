@@ -98,10 +98,10 @@ class Channel:
                 break
             if kind == "call":
                 try:
-                    threading.Thread(target=self._answer, args=(number, *rest), daemon=True).start()
+                    threading.Thread(target=self._execute, args=(number, *rest), daemon=True).start()
                 except RuntimeError as failure:
                     # The system gives no more threads.
-                    self._send("answer", number, None, RequestError(Code.RESOURCE_EXHAUSTED, str(failure)))
+                    self._send("result", number, None, RequestError(Code.RESOURCE_EXHAUSTED, str(failure)))
             else:
                 with self._lock:
                     future = self._waiting.pop(number)
@@ -120,7 +120,7 @@ class Channel:
             future.set_exception(ClosedError("the other process is gone"))
         self._ended()
 
-    def _answer(self, number: int, method: str, args: tuple[Any, ...]) -> None:
+    def _execute(self, number: int, method: str, args: tuple[Any, ...]) -> None:
         result: Any = None
         failed: EmbeddedError | None = None
         try:
@@ -131,4 +131,4 @@ class Channel:
             # Another process may not know what it is.
             log.exception("%s failed", method)
             failed = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        self._send("answer", number, result, failed)
+        self._send("result", number, result, failed)

@@ -23,7 +23,7 @@ class Deaths:
 
     def __init__(self) -> None:
         self._noted: deque[tuple[float, int]] = deque()
-        self._said = -SECONDS
+        self._reported_at = -SECONDS
 
     def note(self, code: int, now: float | None = None) -> str:
         """The line to log when a worker ended with the exit code `code`; empty unless many did."""
@@ -32,9 +32,9 @@ class Deaths:
         while self._noted[0][0] < now - SECONDS:
             self._noted.popleft()
         same = [when for when, noted in self._noted if noted == code]
-        if len(same) < MANY or now < self._said + SECONDS:
+        if len(same) < MANY or now < self._reported_at + SECONDS:
             return ""
-        self._said = now
+        self._reported_at = now
         why = _REASONS.get(signal.Signals(-code), _ELSE) if code < 0 else _ELSE
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return f"{len(same)} workers ended by {name} within {now - same[0]:.0f} s: {why}; {_LOOK}"

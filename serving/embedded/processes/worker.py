@@ -16,10 +16,10 @@ from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.processes import ports
-from tfserving.serving.embedded.processes.answerer import Answerer
 from tfserving.serving.embedded.processes.channel import Channel
 from tfserving.serving.embedded.processes.plan import Plan
 from tfserving.serving.embedded.processes.process import end_process, prepare_process
+from tfserving.serving.embedded.processes.serving_process import ServingProcess
 
 # How long the main process may take to make the page for Prometheus.
 PAGE_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Worker:
         self._plan = plan
         self._current = current
         # The main process has a worker prepared before anything else.
-        self._answerer: Answerer
+        self._serving: ServingProcess
         methods = (
             self.prepare,
             self.heartbeat,
@@ -66,7 +66,7 @@ class Worker:
 
     def prepare(self) -> None:
         """Gets ready to load. Raises StartError."""
-        self._answerer = Answerer(self._plan, self._current, page=self._page)
+        self._serving = ServingProcess(self._plan, self._current, page=self._page)
 
     def heartbeat(self, standing: Standing) -> None:
         """Returns, which shows that this process works, and keeps what the server's standing is."""
@@ -74,15 +74,15 @@ class Worker:
 
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version. Raises RequestError."""
-        self._answerer.load(model, version, path)
+        self._serving.load(model, version, path)
 
     def unload(self, model: str, version: int) -> None:
         """Frees a version, when its last handle is given back."""
-        self._answerer.unload(model, version)
+        self._serving.unload(model, version)
 
     def keep(self, number: int, view: View) -> None:
         """Keeps `view`, which counts from when the current number is `number`."""
-        self._answerer.served.keep(number, view)
+        self._serving.served.keep(number, view)
 
     def open(self, standing: Standing) -> None:
         """Answers on the ports. Raises StartError when it can't."""
@@ -92,23 +92,23 @@ class Worker:
             ports.claim(flags.host, getattr(flags, flag), flag, shared=True) if getattr(flags, flag) else None
             for flag in ("port", "rest_api_port")
         )
-        self._answerer.open(self._configuration, grpc, rest)
+        self._serving.open(self._configuration, grpc, rest)
 
     def counted(self) -> metrics.Counted:
         """All that was counted here."""
         return metrics.counted()
 
     def hold(self) -> None:
-        """See Answerer."""
-        self._answerer.hold()
+        """See ServingProcess."""
+        self._serving.hold()
 
     def refuse(self, seconds: float) -> None:
-        """See Answerer."""
-        self._answerer.refuse(seconds)
+        """See ServingProcess."""
+        self._serving.refuse(seconds)
 
     def finish(self, seconds: float) -> int:
-        """See Answerer."""
-        return self._answerer.finish(seconds)
+        """See ServingProcess."""
+        return self._serving.finish(seconds)
 
     def _page(self) -> bytes:
         page: bytes = self._channel.call("page", seconds=PAGE_SECONDS)

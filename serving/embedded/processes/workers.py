@@ -140,7 +140,7 @@ class Workers:
         """
         self._ending.set()
         members = self._members
-        # Each step is taken when all have taken the one before: see Answerer.
+        # Each step is taken when all have taken the one before: see ServingProcess.
         call_all(members, "hold")
         call_all(members, "refuse", seconds)
         return sum(call_all(members, "finish", seconds))
@@ -266,8 +266,8 @@ class Workers:
             elif not future.exception():
                 self._counts.note(member, future.result())
         page = metrics.page(self._counts.all())
-        said = [f"# worker {pid} did not respond: what it last counted is in the sums\n" for pid in silent]
-        return page + "".join(said).encode()
+        notes = [f"# worker {pid} did not respond: what it last counted is in the sums\n" for pid in silent]
+        return page + "".join(notes).encode()
 
     def _standing(self) -> Standing:
         """What the heartbeat sends to the workers."""

@@ -15,7 +15,7 @@ from time import monotonic
 from tfserving.serving.embedded.core.deadline import deadline
 from tfserving.serving.embedded.core.pool import EagerPool, Pool
 from tfserving.serving.embedded.observability.access_log import AccessLog
-from tfserving.serving.embedded.rest import answers
+from tfserving.serving.embedded.rest import responses
 from tfserving.serving.embedded.rest.exchange import TIMED_OUT, Exchange
 from tfserving.serving.embedded.rest.face import LongError, Place, RestFace
 from tfserving.serving.embedded.rest.http import HTML, Request, Response
@@ -72,12 +72,12 @@ class Application:
         """Has a request answered; called in the event loop, where what takes no time is answered at once."""
         place = self._face.place(exchange.request)
         if place is Place.HERE:
-            exchange.answered(exchange, self._answer(exchange))
+            exchange.done(exchange, self._respond(exchange))
             return
         if place is Place.PREDICTIONS:
             if self._most_in_flight and self._in_flight >= self._most_in_flight:
                 text = f"{self._most_in_flight} requests are in flight already, no more are taken; try again later"
-                exchange.answered(exchange, self._logged(exchange.request, Response(429, answers.error(text))))
+                exchange.done(exchange, self._logged(exchange.request, Response(429, responses.error(text))))
                 return
             self._in_flight += 1
             if self._here and self._face.may_be_short(exchange.request):
@@ -90,45 +90,45 @@ class Application:
         loop = asyncio.get_running_loop()
         if self._waiting or monotonic() - loop.time() > SLICE_SECONDS:
             if not self._waiting:
-                loop.call_soon(self._go_on)
+                loop.call_soon(self._continue)
             self._waiting.append(exchange)
         else:
-            self._answer_here(exchange)
+            self._run_here(exchange)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         """Answers what waits, for a slice."""
         loop = asyncio.get_running_loop()
         while self._waiting:
-            self._answer_here(self._waiting.popleft())
+            self._run_here(self._waiting.popleft())
             if self._waiting and monotonic() - loop.time() > SLICE_SECONDS:
-                loop.call_soon(self._go_on)
+                loop.call_soon(self._continue)
                 break
 
-    def _answer_here(self, exchange: Exchange) -> None:
+    def _run_here(self, exchange: Exchange) -> None:
         try:
-            response = self._answer(exchange, only_short=True)
+            response = self._respond(exchange, only_short=True)
         except LongError:
             self._post(exchange, Place.PREDICTIONS)
             return
         self._in_flight -= 1
-        exchange.answered(exchange, response)
+        exchange.done(exchange, response)
 
     def _post(self, exchange: Exchange, place: Place) -> None:
         """Has a request answered in a thread."""
         loop = asyncio.get_running_loop()
 
         # loop.run_in_executor does the same at a higher price.
-        def answer() -> None:
-            response = self._answer(exchange)
+        def run() -> None:
+            response = self._respond(exchange)
             # Nobody waits for it any more when the loop is closed.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish, response)
 
         def finish(response: Response) -> None:
             self._in_flight -= place is Place.PREDICTIONS
-            exchange.answered(exchange, response)
+            exchange.done(exchange, response)
 
-        self._pools[place].post(answer)
+        self._pools[place].post(run)
 
     def headers(self, kind: bytes) -> bytes:
         """Lines for the head of an answer with a body of this content type, beyond those that every answer has."""
@@ -139,7 +139,7 @@ class Application:
         if self._access_log is not None:
             self._write(self._access_log.begin(), Request(method, target, client=client), response, None)
 
-    def _answer(self, exchange: Exchange, *, only_short: bool = False) -> Response:
+    def _respond(self, exchange: Exchange, *, only_short: bool = False) -> Response:
         """The answer to a request that somebody waits for, with a line in the access log.
 
         With `only_short` it raises LongError for what isn't known to be short.
@@ -153,7 +153,7 @@ class Application:
         else:
             deadline.until = exchange.until if exchange.until < math.inf else None
             try:
-                response = self._face.answer(request, only_short=only_short)
+                response = self._face.respond(request, only_short=only_short)
             finally:
                 deadline.until = None
             if monotonic() > exchange.until:

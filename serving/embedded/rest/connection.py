@@ -1,14 +1,14 @@
 """One connection: its client's requests are read, answered in their order, and none of it takes for ever.
 
              first byte         head complete          all there            answered
-    ┌► IDLE ────────────► HEAD ───────────────► BODY ───────────► ANSWERING ──────────┐
-    │  idle_seconds       head_seconds          read_seconds,     answer_seconds: 504 │
+    ┌► IDLE ────────────► HEAD ───────────────► BODY ───────────► RUNNING ──────────┐
+    │  idle_seconds       head_seconds          read_seconds,     response_seconds: 504 │
     │                                           body_seconds                          │
     └──────────────────────────────────────────────────────── SENDING ◄───────────────┘
                                                               send_seconds, body_seconds
 
 When a time is over the connection is closed, as nginx does. The state is what the attributes say: `exchange` is there
-while ANSWERING, `unsent` while SENDING.
+while RUNNING, `unsent` while SENDING.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from tfserving.serving.embedded.rest import answers
+from tfserving.serving.embedded.rest import responses
 from tfserving.serving.embedded.rest.exchange import TIMED_OUT, Exchange
 from tfserving.serving.embedded.rest.http import RefusedError, Request, Response
 from tfserving.serving.embedded.rest.limits import SMALL
@@ -36,7 +36,7 @@ LAST_CALL_SECONDS = 0.2
 LINGER_SECONDS = 2.0
 # For the access log alone: nobody may be there to read it, and nginx sends nothing either.
 _SLOW = Response(408, b"")
-_ALL_BUSY = Response(503, answers.error("All connections that may be open have a request; try again later"))
+_ALL_BUSY = Response(503, responses.error("All connections that may be open have a request; try again later"))
 # On, for 0 seconds.
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             self._abort()
         elif self.exchange is not None:
             self.exchange.give_up()
-            self._answered(self.exchange, TIMED_OUT)
+            self._respond(self.exchange, TIMED_OUT)
         else:
             if self._reader.begun and not self._all.draining:
                 self._log_refusal(_SLOW)
@@ -197,11 +197,11 @@ class Connection(asyncio.Protocol):
         self._fresh = False
         if len(request.body) > SMALL:
             self._kept = self._all.held.keep(self.drop)
-        self.until = monotonic() + self._limits.answer_seconds
-        self.exchange = Exchange(request, self.until, self._answered)
+        self.until = monotonic() + self._limits.response_seconds
+        self.exchange = Exchange(request, self.until, self._respond)
         self._all.application.take(self.exchange)
 
-    def _answered(self, exchange: Exchange, response: Response) -> None:
+    def _respond(self, exchange: Exchange, response: Response) -> None:
         if exchange is not self.exchange:
             # It came too late.
             return
@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
         self._all.held.leave(self.drop)
         if self._transport.is_closing():
             return
-        response = answers.refusal(refusal)
+        response = responses.refusal(refusal)
         self._log_refusal(response)
         self._send(response, self._reader.method, last=True)
         self.closing = True

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tfserving.serving.embedded.core import deadline
-from tfserving.serving.embedded.rest import answers
+from tfserving.serving.embedded.rest import responses
 from tfserving.serving.embedded.rest.http import Request, Response
 
-TIMED_OUT = Response(504, answers.error(deadline.TIMED_OUT))
+TIMED_OUT = Response(504, responses.error(deadline.TIMED_OUT))
 
 
 class Exchange:
@@ -17,14 +17,14 @@ class Exchange:
     `wanted` becomes false when its client has left, or was told that it took too long.
     """
 
-    __slots__ = ("answered", "request", "until", "wanted")
+    __slots__ = ("done", "request", "until", "wanted")
 
-    def __init__(self, request: Request, until: float, answered: Callable[[Exchange, Response], None]) -> None:
-        """`answered` is to be called in the event loop."""
+    def __init__(self, request: Request, until: float, done: Callable[[Exchange, Response], None]) -> None:
+        """`done` is to be called in the event loop."""
         self.request = request
         self.until = until
         self.wanted = True
-        self.answered = answered
+        self.done = done
 
     def give_up(self) -> None:
         """Nobody waits for the answer any more. What was sent isn't kept until a thread would have had time for it."""

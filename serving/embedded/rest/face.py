@@ -23,7 +23,7 @@ from tfserving.serving.embedded.core.signature import Signature
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.request_log import RequestLog
-from tfserving.serving.embedded.rest import answers
+from tfserving.serving.embedded.rest import responses
 from tfserving.serving.embedded.rest.examples_request import read_examples
 from tfserving.serving.embedded.rest.http import TEXT, RefusedError, Request, Response, page, unpacked
 from tfserving.serving.embedded.rest.json_parser import parse
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
 # The largest request and the largest answer, in bytes, that take no time to read and write.
-_SMALL, _SMALL_ANSWER = 2**12, 2**13
+_SMALL, _SMALL_RESPONSE = 2**12, 2**13
 # Up to this size a document is read faster by the parser for all documents than by the one for many numbers.
 _FEW_NUMBERS = 2**11
 
@@ -141,19 +141,19 @@ class RestFace:
             and not self._is_metrics(path)
         )
 
-    def answer(self, request: Request, *, only_short: bool = False) -> Response:
+    def respond(self, request: Request, *, only_short: bool = False) -> Response:
         """The answer to `request`; with `only_short` it may be short, and LongError is raised when it isn't."""
         try:
             return self._route(request, only_short=only_short)
         except LongError:
             raise
         except RefusedError as refusal:
-            return answers.refusal(refusal)
+            return responses.refusal(refusal)
         except RequestError as error:
-            return Response(_HTTP.get(error.code, 500), answers.error(error.say(explain=self._explain)))
+            return Response(_HTTP.get(error.code, 500), responses.error(error.client_text(explain=self._explain)))
         except Exception as error:
             log.exception("a REST request failed")
-            return Response(500, answers.error(f"{type(error).__name__}: {error}"))
+            return Response(500, responses.error(f"{type(error).__name__}: {error}"))
 
     def _route(self, request: Request, *, only_short: bool) -> Response:
         path = request.target
@@ -223,20 +223,20 @@ class RestFace:
         except RefusedError:
             metrics.count_failure(self._known(spec), RequestError(Code.RESOURCE_EXHAUSTED, ""))
             raise
-        metrics.count_answer(spec.name, verb, "REST", started)
+        metrics.count_success(spec.name, verb, "REST", started)
         return response
 
     def _known(self, spec: ModelSpec) -> str:
-        return spec.name if self._served.view.knows(spec.name) else metrics.UNKNOWN
+        return spec.name if self._served.view.has_model(spec.name) else metrics.UNKNOWN
 
     def _infer_model(
         self, spec: ModelSpec, verb: str, request: Request, started: float, *, only_short: bool
     ) -> Response:
         body = unpacked(request, self._largest_body)
         if verb == "predict" and len(body) > _FEW_NUMBERS and (plain := read_plain(body)):
-            answered = self._infer_plain(spec, plain, request, started, only_short=only_short)
-            if answered:
-                return answered
+            response = self._infer_plain(spec, plain, request, started, only_short=only_short)
+            if response:
+                return response
         document = parse(body, self._most_values)
         name = signature_name(document)
         if verb != "predict":
@@ -295,12 +295,12 @@ class RestFace:
         try:
             outputs = predict(servable, signature, arrays, lambda array: array)
             self._log_predict(signature.name, arrays, outputs)
-            body = (answers.rows if in_rows else answers.columns)(outputs)
+            body = (responses.rows if in_rows else responses.columns)(outputs)
             size = len(body)
             return Response(200, body)
         finally:
             if pace is not None:
-                pace.note(computed.seconds, started, failed=size is None, much=(size or 0) > _SMALL_ANSWER)
+                pace.note(computed.seconds, started, failed=size is None, much=(size or 0) > _SMALL_RESPONSE)
 
     def _log_predict(self, signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         if self._request_log is not None and self._request_log.wants():
@@ -315,12 +315,12 @@ class RestFace:
                 partial(log_examples, name, verb, examples, result), size_of_examples(examples, result)
             )
         if isinstance(result, Classifications):
-            return Response(200, answers.classifications(result))
-        return Response(200, answers.regressions(result))
+            return Response(200, responses.classifications(result))
+        return Response(200, responses.regressions(result))
 
     def _describe(self, match: re.Match[bytes]) -> Response:
         if match["model"] is None and match["version"] is None and match["label"] is None and self._list_models:
-            return Response(200, answers.models(self._served.view.available()))
+            return Response(200, responses.models(self._served.view.available()))
         if match["model"] is None:
             raise RequestError(Code.INVALID_ARGUMENT, "Missing model name in request.")
         spec = model_spec(match)
@@ -328,8 +328,8 @@ class RestFace:
             return Response(400, b"")
         if match["metadata"] == b"metadata":
             with acquire(self._served, spec) as servable:
-                return Response(200, answers.metadata(servable.model, servable.version, servable.definitions))
+                return Response(200, responses.metadata(servable.model, servable.version, servable.definitions))
         # The label is ignored, as TensorFlow Serving ignores it.
         return Response(
-            200, answers.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
+            200, responses.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
         )

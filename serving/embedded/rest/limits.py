@@ -32,7 +32,7 @@ class Limits:
     body_seconds: float = 600
     send_seconds: float = 60
     idle_seconds: float = 75
-    answer_seconds: float = math.inf
+    response_seconds: float = math.inf
 
     def tick(self) -> float:
         """How often connections have to be looked at: four times in the shortest time, at least once a second."""
@@ -54,7 +54,7 @@ def read_limits(flags: Flags) -> Limits:
         body_seconds=_seconds(flags.rest_api_body_timeout_in_ms),
         send_seconds=_seconds(flags.rest_api_send_timeout_in_ms),
         idle_seconds=_seconds(flags.rest_api_idle_timeout_in_ms),
-        answer_seconds=_seconds(flags.rest_api_timeout_in_ms),
+        response_seconds=_seconds(flags.rest_api_timeout_in_ms),
     )
 
 

@@ -73,7 +73,7 @@ def prepare() -> None:
     prepare_process()
     import_tensorflow(find_devices=False)
     for module in (
-        "tfserving.serving.embedded.processes.answerer",
+        "tfserving.serving.embedded.processes.serving_process",
         "tfserving.serving.embedded.server",
         "tests.stand_in.server",
     ):

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.serving.embedded.running import ROOT
-from tfserving.serving.embedded.flags import MOST_WORKERS, Flags, command
+from tfserving.serving.embedded.command_line import command
+from tfserving.serving.embedded.flags import MOST_WORKERS, Flags
 
 
 def invoke(*arguments: str) -> tuple[Result, list[Flags]]:
@@ -43,8 +44,8 @@ def test_a_flag_that_makes_no_sense_here_is_accepted_and_said() -> None:
     result, (flags,) = invoke("--model_base_path=/models/m", "--num_load_threads=4", "--enable_profiler")
 
     assert result.exit_code == 0
-    assert "--num_load_threads has no effect: loading is mostly Python's work, two threads do it" in result.output
-    assert "--enable_profiler has no effect: there is no profiler service" in result.output
+    assert "--num_load_threads has no effect: two threads load versions" in result.output
+    assert "--enable_profiler has no effect: this server has no profiler service" in result.output
     assert flags.port == 8500
 
 
@@ -52,7 +53,7 @@ def test_what_would_be_sent_in_plain_text_against_a_flag_is_not_served() -> None
     result, seen = invoke("--model_base_path=/models/m", "--use_alts_credentials")
 
     assert (result.exit_code, seen) == (2, [])
-    assert "--use_alts_credentials: this server has no ALTS; encrypt gRPC with --ssl_config_file." in result.output
+    assert "--use_alts_credentials: this server has no ALTS. Use --ssl_config_file to encrypt gRPC." in result.output
     assert invoke("--model_base_path=/models/m", "--use_alts_credentials=false")[0].exit_code == 0
 
 
@@ -83,30 +84,33 @@ def test_a_poll_can_be_shorter_than_a_second() -> None:
         (["--enable_model_warmup=perhaps"], "'perhaps' is not a valid boolean"),
         (["--grpc_max_threads=0"], "0 is not in the range"),
         (["--file_system_poll_wait_seconds=nan"], "nan is not a number of seconds"),
-        (["--port=8501", "--rest_api_port=8501"], "gRPC and REST can't both have port 8501"),
+        (["--port=8501", "--rest_api_port=8501"], "gRPC and REST can't share port 8501"),
         (["--port=0"], "Neither gRPC nor REST has a port"),
         (["models"], "Got unexpected extra argument"),
-        (["--batching_parameters_file=batch.conf"], "--batching_parameters_file needs --enable_batching"),
-        (["--enable_per_model_batching_parameters"], "--enable_per_model_batching_parameters needs --enable_batching"),
+        (["--batching_parameters_file=batch.conf"], "--batching_parameters_file requires --enable_batching"),
+        (
+            ["--enable_per_model_batching_parameters"],
+            "--enable_per_model_batching_parameters requires --enable_batching",
+        ),
         (["--grpc_channel_arguments=grpc.max_connection_age_ms"], "grpc.max_connection_age_ms is not key=value"),
         (["--trusted_proxies=10.0.0.1,10.1.0.1/16,proxy"], "10.1.0.1/16, proxy is not an address or a network"),
         (["--workers=0"], "0 is not in the range"),
-        (["--workers=99999"], f"--workers=99999 is more than the {MOST_WORKERS} that this machine may have"),
+        (["--workers=99999"], f"--workers=99999 is more than {MOST_WORKERS}, the limit of this machine"),
         (["--worker_timeout_seconds=0"], "0.0 is not in the range"),
-        (["--workers=2", "--grpc_socket_path=/run/m"], "--grpc_socket_path is one process's own"),
-        (["--request_log_sampling_rate=0.1"], "--request_log_sampling_rate needs a --request_log"),
+        (["--workers=2", "--grpc_socket_path=/run/m"], "--grpc_socket_path and --workers can't be combined"),
+        (["--request_log_sampling_rate=0.1"], "--request_log_sampling_rate requires --request_log"),
         (["--request_log=r", "--request_log_sampling_rate=2"], "2.0 is not in the range"),
-        (["--request_log_max_bytes=0"], "--request_log_max_bytes needs a --request_log"),
-        (["--request_log=r", "--request_log_max_bytes=1000"], "has no room for requests; give at least 1048576, or 0"),
-        (["--rest_api_enable_tls"], "--rest_api_enable_tls needs an --ssl_config_file"),
-        (["--model_config_file_poll_wait_seconds=1"], "needs a --model_config_file to read"),
+        (["--request_log_max_bytes=0"], "--request_log_max_bytes requires --request_log"),
+        (["--request_log=r", "--request_log_max_bytes=1000"], "is too small. Set at least 1048576, or 0"),
+        (["--rest_api_enable_tls"], "--rest_api_enable_tls requires --ssl_config_file"),
+        (["--model_config_file_poll_wait_seconds=1"], "requires --model_config_file"),
         (
             [
                 "--tensorflow_session_parallelism=2",
                 "--tensorflow_intra_op_parallelism=2",
                 "--tensorflow_inter_op_parallelism=2",
             ],
-            "leave one of the three out",
+            "Remove one of the three",
         ),
     ],
 )
@@ -122,7 +126,7 @@ def test_some_model_has_to_be_named() -> None:
     result, seen = invoke("--port=8500")
 
     assert (result.exit_code, seen) == (2, [])
-    assert "give --model_base_path or --model_config_file" in result.output
+    assert "Set --model_base_path or --model_config_file" in result.output
 
 
 def test_paths_are_paths() -> None:

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 
 from tests.servers import ModelServer
 from tests.serving.embedded.running import ROOT, Asker, Process, together
-from tfserving.serving.embedded import flags
-from tfserving.serving.embedded.flags import Flags, command
+from tfserving.serving.embedded import command_line
+from tfserving.serving.embedded.command_line import command
+from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.release import KNOWN, Release, installed, minor
 
 pytestmark = together
@@ -74,7 +75,7 @@ def test_a_server_has_the_limits_of_its_release(models: Path) -> None:
 
 
 def test_the_version_names_the_release_that_it_behaves_like(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flags, "installed", lambda: Release("2.23.0"))
+    monkeypatch.setattr(command_line, "installed", lambda: Release("2.23.0"))
     done = CliRunner().invoke(command(never_run), ["--version"])
     assert done.exit_code == 0
     assert done.output == (
@@ -83,7 +84,7 @@ def test_the_version_names_the_release_that_it_behaves_like(monkeypatch: pytest.
 
 
 def test_the_page_on_compatibility_shows_what_the_version_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flags, "installed", lambda: Release("2.21.0"))
+    monkeypatch.setattr(command_line, "installed", lambda: Release("2.21.0"))
     done = CliRunner().invoke(command(never_run), ["--version"])
     page = (ROOT / "docs/compatibility.md").read_text()
     assert f"$ python -m tfserving.serving.embedded --version\n{done.output}" in page
@@ -92,4 +93,4 @@ def test_the_page_on_compatibility_shows_what_the_version_prints(monkeypatch: py
 def test_the_help_names_the_releases_that_are_known() -> None:
     done = CliRunner().invoke(command(never_run), ["--help"])
     known = [".".join(map(str, one)) for one in KNOWN]
-    assert f"{known[0]} to {known[-1]}; --version prints which" in " ".join(done.output.split())
+    assert f"{known[0]} to {known[-1]}. --version prints which" in " ".join(done.output.split())

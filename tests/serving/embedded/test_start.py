@@ -221,7 +221,7 @@ def test_ports_open_only_when_the_models_are_there(start: Start, models: Path, e
 @pytest.mark.parametrize(
     ("flags", "code", "text"),
     [
-        ([], 2, "No model to serve; give --model_base_path or --model_config_file."),
+        ([], 2, "No model to serve. Set --model_base_path or --model_config_file."),
         (["--model_base_path=relative"], 2, "--model_base_path=relative: a base path must be absolute"),
         (["--model_config_file=/no/such/file"], 2, "--model_config_file=/no/such/file: No such file or directory"),
     ],

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# 0 to 1. Below this, words are more different than a slip of the hand makes them.
+_LIKENESS = 0.7
+
 
 def closest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is most like `word`; None when none is like it."""
-    found = get_close_matches(word, list(choices), n=1)
+    found = get_close_matches(word, list(choices), n=1, cutoff=_LIKENESS)
     return found[0] if found else None
 
 

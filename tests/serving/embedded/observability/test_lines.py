@@ -19,7 +19,7 @@ import pytest
 from tests.serving.embedded.running import ROOT, wait_until
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.observability.access_log import AccessLog
-from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.current_request import current_request
 from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
 from tfserving.serving.embedded.observability.server_log import ServerLog
 
@@ -163,10 +163,10 @@ def test_whatever_is_in_a_line_of_the_access_log_it_is_one_short_line(name: str,
     read, write = os.pipe()
     log = AccessLog(write)
     began = log.begin()
-    asked.model, others = (value, {}) if name == "model" else (None, {name: value})
+    current_request.model, others = (value, {}) if name == "model" else (None, {name: value})
     log.write(began, "rest", status=200, **others)
     log.flush(10)
-    asked.forget()
+    current_request.reset()
     os.close(write)
     with os.fdopen(read, "rb") as found:
         (line,) = found.read().splitlines()

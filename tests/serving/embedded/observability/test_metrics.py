@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
-from tfserving.serving.embedded.observability.metrics import Counter, Histogram, count_answer, count_failure
+from tfserving.serving.embedded.observability.metrics import Counter, Histogram, count_failure, count_success
 
 
 def test_a_counter_counts_for_each_value_of_its_labels() -> None:
@@ -95,7 +95,7 @@ def samples(page: bytes) -> list[tuple[str, dict[str, str]]]:
 
 
 def test_requests_are_counted_by_status_and_only_answers_have_a_latency() -> None:
-    count_answer("counted", "Predict", "GRPC", time.monotonic())
+    count_success("counted", "Predict", "GRPC", time.monotonic())
     count_failure("counted", RequestError(Code.NOT_FOUND, "no"))
     lines = metrics.page().decode(errors="surrogateescape").splitlines()
     assert ':tensorflow:serving:request_count{model_name="counted",status="OK"} 1' in lines

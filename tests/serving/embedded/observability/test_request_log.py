@@ -19,7 +19,7 @@ from tfserving.foundation.tensors import Array, read_flat
 from tfserving.serving.embedded.core.deep import Deep
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.observability import metrics, request_log
-from tfserving.serving.embedded.observability.asked import asked
+from tfserving.serving.embedded.observability.current_request import current_request
 from tfserving.serving.embedded.observability.record_files import RecordFiles
 from tfserving.serving.embedded.observability.request_log import RequestLog
 from tfserving.serving.embedded.rest.records import log_predict, size_of
@@ -28,9 +28,9 @@ from tfserving.serving.embedded.rest.records import log_predict, size_of
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> Iterator[str]:
     """The model that this thread asked, whose name no other test counts."""
-    asked.model, asked.version = str(request.node.name), 1
-    yield asked.model
-    asked.forget()
+    current_request.model, current_request.version = str(request.node.name), 1
+    yield current_request.model
+    current_request.reset()
 
 
 def files(folder: Path) -> list[Path]:

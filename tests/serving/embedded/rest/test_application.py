@@ -33,7 +33,7 @@ class Face:
     def may_be_short(self, request: Request) -> bool:
         return len(request.body) < len(LARGE)
 
-    def answer(self, _: Request, *, only_short: bool = False) -> Response:
+    def respond(self, _: Request, *, only_short: bool = False) -> Response:
         if only_short and not self.short:
             raise LongError
         self.asked.append((threading.current_thread().name, deadline.until))
@@ -103,9 +103,9 @@ class Slow(Face):
 
     now = 1000.0
 
-    def answer(self, request: Request, *, only_short: bool = False) -> Response:
+    def respond(self, request: Request, *, only_short: bool = False) -> Response:
         self.now += SLICE_SECONDS * 1.01
-        return super().answer(request, only_short=only_short)
+        return super().respond(request, only_short=only_short)
 
 
 def test_the_event_loop_does_other_things_after_a_slice_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:

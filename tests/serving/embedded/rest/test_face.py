@@ -62,17 +62,17 @@ def face(models: Path) -> Iterator[RestFace]:
     ],
 )
 def test_each_url_has_its_status(face: RestFace, method: str, target: bytes, status: int) -> None:
-    assert face.answer(Request(method, target, body=BODY)).status == status
+    assert face.respond(Request(method, target, body=BODY)).status == status
 
 
 def test_a_version_that_64_bits_can_not_hold_gets_an_empty_body(face: RestFace) -> None:
-    response = face.answer(Request("GET", b"/v1/models/scale/versions/99999999999999999999"))
+    response = face.respond(Request("GET", b"/v1/models/scale/versions/99999999999999999999"))
 
     assert (response.status, response.body, response.kind) == (400, b"", b"application/json")
 
 
 def test_what_lies_outside_the_api_is_a_page(face: RestFace) -> None:
-    response = face.answer(Request("GET", b"/favicon.ico"))
+    response = face.respond(Request("GET", b"/favicon.ico"))
 
     assert response.kind == b"text/html"
     assert b"<H1>Not Found</H1>" in response.body
@@ -82,15 +82,15 @@ def test_a_compressed_body_is_inflated(face: RestFace) -> None:
     headers = {b"content-encoding": b"gzip"}
     packed = gzip.compress(BODY)
 
-    assert face.answer(Request("POST", b"/v1/models/scale:predict", headers, packed)).status == 200
-    cut = face.answer(Request("POST", b"/v1/models/scale:predict", headers, packed[:-5]))
+    assert face.respond(Request("POST", b"/v1/models/scale:predict", headers, packed)).status == 200
+    cut = face.respond(Request("POST", b"/v1/models/scale:predict", headers, packed[:-5]))
     assert json.loads(cut.body)["error"] == "JSON Parse error: The document is empty"
 
 
 def test_a_body_that_inflates_without_end_is_not_kept(face: RestFace) -> None:
     bomb = gzip.compress(b"[" * (200 * 2**20), compresslevel=1)
 
-    response = face.answer(Request("POST", b"/v1/models/scale:predict", {b"content-encoding": b"gzip"}, bomb))
+    response = face.respond(Request("POST", b"/v1/models/scale:predict", {b"content-encoding": b"gzip"}, bomb))
 
     assert json.loads(response.body)["error"] == "JSON Parse error: The document is empty"
 
@@ -102,7 +102,7 @@ def test_a_body_that_inflates_to_more_than_the_limit_is_refused(face: RestFace) 
     def inflated(spaces: int, cut: int = 0) -> tuple[int, str]:
         packed = gzip.compress(b" " * (spaces - len(BODY)) + BODY, compresslevel=1)
         request = Request("POST", b"/v1/models/scale:predict", headers, packed[: len(packed) - cut])
-        response = small.answer(request)
+        response = small.respond(request)
         return response.status, json.loads(response.body).get("error", "")
 
     assert inflated(10 * 2**20) == (200, "")
@@ -115,7 +115,7 @@ def test_a_body_that_inflates_to_more_than_the_limit_is_refused(face: RestFace) 
 def test_a_tensor_in_more_arrays_than_the_limit_is_refused(face: RestFace, key: str) -> None:
     def sent(face: RestFace) -> tuple[int, str]:
         body = f'{{"{key}":{"[" * 300}1{"]" * 300}}}'.encode()
-        response = face.answer(Request("POST", b"/v1/models/scale:predict", {}, body))
+        response = face.respond(Request("POST", b"/v1/models/scale:predict", {}, body))
         return response.status, json.loads(response.body)["error"]
 
     status, error = sent(RestFace(face._served, wanted=list, explain=False, most_nested=256))
@@ -132,9 +132,9 @@ def test_what_cannot_be_made_small_is_inflated_as_it_is(face: RestFace) -> None:
     headers = {b"content-encoding": b"gzip"}
     request = Request("POST", b"/v1/models/scale:predict", headers, gzip.compress(body))
 
-    assert face.answer(request).status == 200
+    assert face.respond(request).status == 200
     twice = Request("POST", b"/v1/models/scale:predict", headers, gzip.compress(body) * 2)
-    assert json.loads(face.answer(twice).body)["error"] == "JSON Parse error: The document is empty"
+    assert json.loads(face.respond(twice).body)["error"] == "JSON Parse error: The document is empty"
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_what_cannot_be_made_small_is_inflated_as_it_is(face: RestFace) -> None:
 )
 def test_head_is_answered_as_get_on_pages_of_this_server_alone(face: RestFace, target: bytes, status: int) -> None:
     listing = RestFace(face._served, wanted=lambda: ["scale"], list_models=True)
-    assert listing.answer(Request("HEAD", target)) == listing.answer(Request("GET", target))
-    assert listing.answer(Request("HEAD", target)).status == status
+    assert listing.respond(Request("HEAD", target)) == listing.respond(Request("GET", target))
+    assert listing.respond(Request("HEAD", target)).status == status
 
 
 @pytest.mark.parametrize(
@@ -169,20 +169,20 @@ def test_explanations_can_be_left_out(face: RestFace) -> None:
     plain = RestFace(face._served, wanted=list, explain=False)
     request = Request("POST", b"/v1/models/scales:predict", body=BODY)
 
-    assert json.loads(plain.answer(request).body) == {"error": "Servable not found for request: Latest(scales)"}
-    assert json.loads(face.answer(request).body)["error"].endswith(
+    assert json.loads(plain.respond(request).body) == {"error": "Servable not found for request: Latest(scales)"}
+    assert json.loads(face.respond(request).body)["error"].endswith(
         "no model is called 'scales', this server has 'scale'"
     )
 
 
 def test_a_small_request_of_a_signature_that_is_short_may_be_answered_at_once(face: RestFace) -> None:
     request = Request("POST", b"/v1/models/scale:predict", body=BODY)
-    answer = face.answer(request)
+    answer = face.respond(request)
     for _ in range(1000):
         try:
-            assert face.answer(request, only_short=True) == answer
+            assert face.respond(request, only_short=True) == answer
         except LongError:
-            face.answer(request)
+            face.respond(request)
         else:
             break
     else:

@@ -1,0 +1,247 @@
+"""One process that loads versions and answers requests for them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from tfserving.foundation.tensors import LARGEST_DECLARED
+from tfserving.serving.embedded.core import warmup
+from tfserving.serving.embedded.core.batching import Scheduler, own_parameters
+from tfserving.serving.embedded.core.configuration import Reloadable
+from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
+from tfserving.serving.embedded.core.served import Current, Served
+from tfserving.serving.embedded.core.slots import Slots
+from tfserving.serving.embedded.core.version_folder import check_files
+from tfserving.serving.embedded.core.view import View
+from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.grpc.face import methods
+from tfserving.serving.embedded.grpc.handler import Settings
+from tfserving.serving.embedded.grpc.over_grpcio import OverGrpcio
+from tfserving.serving.embedded.grpc.responses import Reload
+from tfserving.serving.embedded.observability import metrics
+from tfserving.serving.embedded.observability.access_log import AccessLog
+from tfserving.serving.embedded.observability.request_log import RequestLog
+from tfserving.serving.embedded.processes import ports
+from tfserving.serving.embedded.processes.plan import Plan
+from tfserving.serving.embedded.processes.process import import_tensorflow
+from tfserving.serving.embedded.release import installed
+from tfserving.serving.embedded.rest.application import Application
+from tfserving.serving.embedded.rest.face import RestFace
+from tfserving.serving.embedded.rest.limits import read_limits
+from tfserving.serving.embedded.rest.proxies import read_networks
+from tfserving.serving.embedded.rest.server import RestServer
+
+# How long a process that ends waits for its logs.
+LOG_SECONDS = 2.0
+
+
+class Face(Protocol):
+    """What answers one protocol."""
+
+    def start(self) -> None:
+        """Begins to answer."""
+
+    def hold(self) -> None:
+        """Keeps answers back for a moment, where clients would go on asking while `refuse` is under way."""
+
+    def refuse(self, grace: float) -> None:
+        """Takes no more connections and, where connections can be told so, no more requests."""
+
+    def finish(self, grace: float) -> int:
+        """Returns when the requests in flight are answered or `grace` seconds are over: how many are cut off."""
+
+
+class ServingProcess:
+    """Loads versions as `plan` says, and answers requests for them."""
+
+    def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
+        """Processes that answer on the same ports share `current`, the number of the view that counts.
+
+        `page` is what Prometheus reads. Raises StartError when no request can be logged where they should be.
+        """
+        import_tensorflow()
+        self._plan = plan
+        self._shared = current is not None
+        self._page = page
+        flags = plan.flags
+        self._schedulers = (
+            (Scheduler(plan.batching[1]), Scheduler(plan.batching[1], aside=True)) if plan.batching else None
+        )
+        self._slots = Slots()
+        if flags.enable_version_metrics:
+            metrics.count_by_version()
+        self._access_log = AccessLog() if flags.access_log else None
+        self._request_log = (
+            RequestLog(flags.request_log, flags.request_log_sampling_rate, flags.request_log_max_bytes, flags.workers)
+            if flags.request_log is not None
+            else None
+        )
+        self._faces: list[Face] = []
+        self.served = Served(self._load, current)
+
+    def load(self, model: str, version: int, path: Path) -> None:
+        """Loads a version and plays its warm-up. Raises RequestError."""
+        self.served.load(model, version, path)
+
+    def unload(self, model: str, version: int) -> None:
+        """Frees a version that no view has any more, when its last handle is given back."""
+        self.served.unload(model, version)
+
+    def show(self, view: View) -> None:
+        """Makes `view` what requests see from now on."""
+        self.served.show(view)
+
+    def open(
+        self, configuration: Reloadable, grpc_socket: socket.socket | None, rest_socket: socket.socket | None
+    ) -> None:
+        """Answers on the sockets. Raises StartError when it can't."""
+        if grpc_socket is not None:
+            self._faces.append(self._grpc(configuration, grpc_socket))
+        if rest_socket is not None:
+            self._faces.append(self._rest(configuration, rest_socket))
+        for face in self._faces:
+            face.start()
+
+    def drain(self, seconds: float) -> int:
+        """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
+        self.hold()
+        self.refuse(seconds)
+        return self.finish(seconds)
+
+    def hold(self) -> None:
+        """The first step of a drain. Processes that share ports take each step when all have taken the one before.
+
+        Else clients of one that refuses would come to another that is about to.
+        """
+        for face in self._faces:
+            face.hold()
+
+    def refuse(self, seconds: float) -> None:
+        """The second step: no more requests are taken."""
+        for face in self._faces:
+            face.refuse(seconds)
+
+    def finish(self, seconds: float) -> int:
+        """The last step: returns when the requests in flight are answered or `seconds` are over.
+
+        Returns how many requests are cut off.
+        """
+        with ThreadPoolExecutor(len(self._faces) or 1) as pool:
+            cut_off: int = sum(pool.map(lambda face: face.finish(seconds), self._faces))
+        if self._request_log is not None:
+            self._request_log.close(LOG_SECONDS)
+        if self._access_log is not None:
+            self._access_log.flush(LOG_SECONDS)
+        return cut_off
+
+    def _load(self, model: str, version: int, path: Path) -> Servable:
+        flags = self._plan.flags
+        both = flags.tensorflow_session_parallelism
+        runtime = Runtime(
+            flags.tensorflow_intra_op_parallelism or both,
+            flags.tensorflow_inter_op_parallelism or both,
+            flags.enable_signature_method_name_check,
+            self._batching_of(path),
+            self._plan.session_config,
+            tuple(flags.saved_model_tags.split(",")),
+            flags.allow_file_and_python_ops,
+            flags.check_shapes,
+            self._slots,
+            flags.max_run_time_in_ms / 1000 or None,
+            tuple(part.strip() for part in flags.allowed_operations.split(",") if part.strip()),
+        )
+        check_files(path)
+        servable = load(model, version, path, runtime)
+        if flags.enable_model_warmup:
+            try:
+                warmup.play(servable, path, max(1, flags.num_request_iterations_for_warmup))
+            except BaseException:
+                servable.close()
+                raise
+        return servable
+
+    def _batching_of(self, path: Path) -> Batching | None:
+        """How the version in `path` is batched, if it is. Raises RequestError when its own parameters are wrong."""
+        if self._plan.batching is None or self._schedulers is None:
+            return None
+        common, _ = self._plan.batching
+        try:
+            own = self._plan.flags.enable_per_model_batching_parameters
+            parameters = own_parameters(path) if own else common
+        except StartError as error:
+            raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
+        return None if parameters is None else Batching(*self._schedulers, parameters)
+
+    def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
+        flags = self._plan.flags
+        grpc_methods = methods(
+            self.served,
+            configuration,
+            explain=flags.explain_errors,
+            tensor_content=flags.enable_serialization_as_tensor_content,
+            health=flags.enable_grpc_healthcheck_service,
+            request_log=self._request_log,
+            largest=flags.max_body_bytes or LARGEST_DECLARED,
+            most_parts=flags.max_grpc_parts,
+            reload=Reload(flags.enable_reload_config, flags.reload_folders),
+        )
+        settings = Settings(
+            threads=flags.grpc_max_threads,
+            eager=flags.enable_batching,
+            explain=flags.explain_errors,
+            most_in_flight=flags.max_requests_in_flight,
+            largest_message=flags.max_body_bytes,
+            options=flags.grpc_settings,
+            shared=self._shared,
+            access_log=self._access_log,
+        )
+        transport: Face
+        if self._plan.transport.native:
+            from tfserving.serving.embedded.grpc.over_native import OverNative
+
+            transport = OverNative(grpc_methods, *ports.address(claimed), settings)
+        else:
+            transport = OverGrpcio(
+                grpc_methods,
+                *ports.address(claimed),
+                settings,
+                receive_seconds=flags.grpc_receive_timeout_in_ms / 1000 or None,
+                tls=self._plan.tls,
+                socket_path=flags.grpc_socket_path,
+            )
+        # gRPC has a socket of its own on that port now.
+        claimed.close()
+        return transport
+
+    def _rest(self, configuration: Reloadable, claimed: socket.socket) -> Face:
+        flags = self._plan.flags
+        face = RestFace(
+            self.served,
+            wanted=lambda: configuration.names,
+            explain=flags.explain_errors,
+            metrics_path=self._plan.metrics_path,
+            metrics_page=self._page,
+            list_models=flags.enable_model_listing,
+            request_log=self._request_log,
+            largest_body=flags.max_body_bytes,
+            most_values=flags.max_json_values,
+            most_nested=installed().most_nested,
+        )
+        application = Application(
+            face,
+            flags.rest_api_num_threads,
+            eager=flags.enable_batching,
+            cors=flags.rest_api_enable_cors_support,
+            most_in_flight=flags.max_requests_in_flight,
+            access_log=self._access_log,
+            proxies=read_networks(flags.trusted_proxies),
+        )
+        tls = self._plan.tls if flags.rest_api_enable_tls else None
+        return RestServer(application, claimed, read_limits(flags), tls)
