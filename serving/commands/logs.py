@@ -53,12 +53,14 @@ def logs(fleet: Path, port: int | None, follow: bool, tail: int | None) -> None:
 def _one(fleet: Fleet, port: int | None) -> Running:
     """Return the fleet's only server, or the one with gRPC on `port`. Raises EngineError."""
     from tfserving.serving.docker import deployment
-    from tfserving.serving.engines import EngineError
+    from tfserving.serving.engines import EngineError, UnreachableError
     from tfserving.serving.running import running
 
     servers = running(fleet, deployment.exists)
     if not servers:
-        raise EngineError(f"no server of {fleet.file} is running. Start one with `{typed('serve', fleet=fleet.file)}`")
+        raise UnreachableError(
+            f"no server of {fleet.file} is running. Start one with `{typed('serve', fleet=fleet.file)}`"
+        )
     found = [server for server in servers if port in (None, server.grpc_port)]
     listed = ", ".join(f"the {server.title}" for server in found or servers)
     if not found:
