@@ -65,7 +65,7 @@ class Project:
         command = ["uv", "pip", "install", "--quiet", "--python", str(self.python), what]
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            [*command, "--constraint", str(ROOT / "requirements.lock")],
+            [*command, "--constraint", str(ROOT / "requirements-dev.lock")],
             env=env,
             capture_output=True,
             text=True,

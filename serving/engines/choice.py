@@ -21,7 +21,7 @@ def choose(name: str, fleet: Fleet, progress: Progress) -> Engine:
     if name == "auto":
         return _first_usable(fleet, progress)
     engine = next(engine for engine in ENGINES if engine.name == name)
-    if reason := engine.unusable():
+    if reason := why_not(engine, name):
         kind = UnreachableError if name == "docker" else EngineError
         raise kind(f"the engine {name!r} can't be used: {reason}")
     try:
@@ -31,10 +31,15 @@ def choose(name: str, fleet: Fleet, progress: Progress) -> Engine:
     return engine
 
 
+def why_not(engine: Engine, name: str) -> str | None:
+    """Return why `--engine NAME` can't take `engine` on this machine; None when it can."""
+    return (automatic() if name == "auto" and engine.name == "docker" else None) or engine.unusable()
+
+
 def _first_usable(fleet: Fleet, progress: Progress) -> Engine:
     reasons = []
     for engine in ENGINES:
-        reason = (automatic() if engine.name == "docker" else None) or engine.unusable()
+        reason = why_not(engine, "auto")
         if reason is None:
             try:
                 engine.prepare(fleet, progress)

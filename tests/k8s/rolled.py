@@ -84,10 +84,10 @@ class Rolled:
             self.start((self.server.grpc_port, self.server.rest_port))
 
     def command(self, *words: str) -> list[str]:
-        return ["k8s", "rollout", *words, "--fleet", str(self.file)]
+        return ["rollout", *words, "--fleet", str(self.file)]
 
     def rollout(self, *words: str, code: int = 0, load: Load | None = None) -> Result:
-        """`tfserving k8s rollout WORDS` for this fleet, in this process; it must exit with `code`.
+        """`tfserving rollout WORDS` for this fleet, in this process; it must exit with `code`.
 
         `load` hears of every phase before it begins.
         """
@@ -99,7 +99,7 @@ class Rolled:
         return done
 
     def tries(self, *words: str) -> int:
-        """The exit code of `tfserving k8s rollout WORDS`, in this process."""
+        """The exit code of `tfserving rollout WORDS`, in this process."""
         return CliRunner().invoke(tfserving, self.command(*words)).exit_code
 
     @contextlib.contextmanager
@@ -110,7 +110,8 @@ class Rolled:
 
     def status(self) -> dict[str, Any]:
         """What `rollout status` knows of the last rollout."""
-        return dict(json.loads(self.rollout("status", "scaled", "--json").stdout)["rollout"] or {"phase": ""})
+        found = json.loads(self.rollout("status", "scaled", "--json").stdout)["rollouts"]
+        return dict(found[0]) if found else {"phase": ""}
 
     @property
     def phase(self) -> str:

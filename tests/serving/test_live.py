@@ -236,17 +236,17 @@ def test_a_rollout_changes_the_server_too_and_what_it_refuses_is_not_kept(
     def serve(versions: tuple[int, ...], labels: dict[str, int]) -> Serve:
         return Serve("scaled", (OneServed("scaled", "scaled", versions, labels),))
 
-    instance.tell(serve((1, 3), {}))
+    instance.configure(serve((1, 3), {}))
     with connect(server.url("grpc")) as client:
         client.wait_until_available("scaled", version=1)
-        instance.tell(serve((1, 3), {"stable": 1}))
+        instance.configure(serve((1, 3), {"stable": 1}))
         client.wait_until_available("scaled", label="stable")
     assert scale(server, "stable") == 1
     if not engine.embedded:
         before = path.read_text()
         # A label can't move to a version that isn't loaded.
         with pytest.raises(FailedPrecondition):
-            instance.tell(serve((2, 3), {"stable": 2}))
+            instance.configure(serve((2, 3), {"stable": 2}))
         assert path.read_text() == before
         assert scale(server, "stable") == 1
 

@@ -49,7 +49,7 @@ def _lines(text: str, kind: str) -> Iterator[str]:
 def toolkit() -> str:
     """Return where other machines get this toolkit: its repository and commit, else a variable to set.
 
-    The URL is the one that it was installed from (PEP 610), when that was a repository. A URL with a password is left out.
+    The URL is the one that it was installed from (PEP 610), when that was a repository, and has no password.
     """
     try:
         found = json.loads(distribution("tfserving").read_text("direct_url.json") or "{}")
