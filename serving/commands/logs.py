@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from tfserving.serving.running import Running
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  tfserving serve logs --tail 20
+  tfserving serve logs --follow --port 9500"""
+)
 @fleet_option
 @click.option("--port", type=PORT, help="The gRPC port of the server, if several run.")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines until Ctrl-C or the end of the server.")
