@@ -163,7 +163,7 @@ def test_the_client_works_without_any_extra(light: Project) -> None:
     [
         (["export", "build"], "export"),
         (["serve"], "serving"),
-        (["k8s", "rollout", "status", "own"], "k8s"),
+        (["rollout", "status", "own"], "k8s"),
         (["client", "bench", "--model", "own"], "clients"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
@@ -204,6 +204,6 @@ def test_all_extras_do_the_whole_job_beside_folders_of_the_same_names(everything
         done = everything.run("tfserving", "client", "verify", "models", *addresses)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "golden requests of 1 model equal" in done.stdout
-    done = everything.run("tfserving", "k8s", "rollout", "status", "own")
+    done = everything.run("tfserving", "rollout", "status", "own")
     assert "needs the Python module" not in done.stderr
     assert "Traceback" not in done.stderr
