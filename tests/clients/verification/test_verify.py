@@ -105,7 +105,7 @@ def test_a_model_that_is_not_served_fails(server: Server, tmp_path: Path) -> Non
     shutil.copytree(server.models / "words" / "1", tmp_path / "unheard" / "1")
     row = only(ask(server, tmp_path))
     assert (row.model, row.code, row.version) == ("unheard", "NOT_FOUND", None)
-    assert "it is not served" in row.reason
+    assert "it isn't served" in row.reason
 
 
 def test_requests_that_the_server_refuses_fail(server: Server, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_addresses_are_needed(server: Server) -> None:
         verify([server.models])
     with pytest.raises(ValueError, match="'grpc://:1' is not the URL"):
         verify([server.models], grpc=":1")
-    with pytest.raises(ValueError, match="is no address for grpc; HOST:PORT or grpc://HOST:PORT is"):
+    with pytest.raises(ValueError, match="is not the address of a grpc port; expected HOST:PORT or grpc://HOST:PORT"):
         verify([server.models], grpc=f"http://{server.rest}")
 
 
@@ -200,15 +200,15 @@ def test_a_folder_is_a_models_or_a_versions_or_holds_models(models: Path, tmp_pa
 
 
 def test_sources_without_models_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="nowhere is no folder, nor a file"):
+    with pytest.raises(SourceError, match="nowhere is neither a folder nor a file"):
         found(tmp_path / "nowhere")
-    with pytest.raises(SourceError, match="holds no model: a model is a folder with versions in it"):
+    with pytest.raises(SourceError, match="contains no model: a model is a folder with versions in it"):
         found(tmp_path)
     for parent in ("a", "b"):
         (tmp_path / parent / "same" / "1").mkdir(parents=True)
-    with pytest.raises(SourceError, match="are both for a model called 'same'"):
+    with pytest.raises(SourceError, match="both contain a model 'same'"):
         found(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(SourceError, match="holds no published version"):
+    with pytest.raises(SourceError, match="contains no published version"):
         found(f"file://{tmp_path}")
     with pytest.raises(SourceError, match="nosuch://bucket can't be read: ValueError: Protocol not known"):
         found("nosuch://bucket")
@@ -233,7 +233,7 @@ def test_a_version_that_is_named_must_be_served(server: Server, tmp_path: Path) 
     shutil.copytree(server.models / "scale", tmp_path / "scale")
     (tmp_path / "scale" / "2").rename(tmp_path / "scale" / "7")
     failed = verify([tmp_path / "scale" / "7"], grpc=server.grpc).rows[0]
-    assert (failed.version, failed.code, failed.reason) == (7, "NOT_FOUND", "it is not served; available are [2, 1]")
+    assert (failed.version, failed.code, failed.reason) == (7, "NOT_FOUND", "it isn't served; available: 2, 1")
 
 
 def test_the_newest_version_on_disk_must_be_served(server: Server, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_what_is_served_is_verified_the_canary_by_its_own_name(server: Server, t
     assert report.sentence() == "all 10 golden requests of 1 model equal over gRPC and REST"
     # A version that is named is looked for under both names.
     assert {row.model for row in ask(server, trial / "2").rows} == {"trial-canary"}
-    assert only(ask(server, trial / "3")).reason == "it is not served; available are [1]"
+    assert only(ask(server, trial / "3")).reason == "it isn't served; available: 1"
 
 
 def test_a_canary_that_answers_otherwise_is_found(server: Server, trial: Path) -> None:
@@ -336,7 +336,7 @@ def test_captured_requests_are_verified(server: Server, tmp_path: Path) -> None:
     far = Settings(tolerance=Tolerance(absolute=6, relative=0))
     assert verify([newest], grpc=server.grpc, settings=far).rows[0].verdict == "within tolerance"
     unanswered = capture(tmp_path / "unanswered.tfrecord", server, answered=False)
-    assert "its captured requests have no answers" in ask(server, unanswered).rows[0].reason
+    assert "its captured requests have no responses" in ask(server, unanswered).rows[0].reason
     assert verify([unanswered], grpc=server.grpc, against=f"http://{server.rest}").ok
 
 
