@@ -1,4 +1,4 @@
-"""The command `tfserving k8s`: the fleet on a cluster."""
+"""The command `tfserving k8s`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from tfserving.k8s.commands.cluster import apply, delete, diff, render, status
     epilog="""\b
 Examples:
   tfserving k8s diff      what would change on the cluster
-  tfserving k8s apply     run the fleet there
-  tfserving k8s status    the pods, and what they serve""",
+  tfserving k8s apply     run the models there
+  tfserving k8s status    the pods, and what they serve
+
+\b
+`tfserving rollout start MODEL --cluster` rolls out a new version.""",
 )
 def main() -> None:
-    """Run the models on Kubernetes."""
+    """Run the models on Kubernetes.
+
+    kubectl must be installed and signed in to a cluster. The key `kubernetes`
+    of models.yaml has the settings.
+    """
 
 
 for _command in (render, apply, diff, delete, status):

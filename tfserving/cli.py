@@ -54,8 +54,8 @@ SECTIONS = {
     },
     "Servers": {
         "serve": Entry("serving.cli:main", "serving", "Run TensorFlow Serving over the models of models.yaml."),
-        "labels": Entry("serving.commands.change:labels", "serving", "Set the labels of versions, such as stable."),
-        "config": Entry("serving.commands.change:config", "serving", "Print or check the server configuration."),
+        "labels": Entry("serving.commands.labels:labels", "serving", "Set the labels of versions, such as stable."),
+        "config": Entry("serving.commands.config:config", "serving", "Print or check the server configuration."),
         "image": Entry("serving.commands.image:image", "serving", "Build an image that contains the models."),
         "compose": Entry("serving.commands.compose:compose", "serving", "Run a server with Prometheus and Grafana."),
     },

@@ -13,7 +13,7 @@ import click
 
 from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
 from tfserving.foundation.command.errors import FAILED, UNREACHABLE, CommandError
-from tfserving.foundation.command.hints import DEFAULT_SERVER, SERVER_VARIABLE
+from tfserving.foundation.command.hints import DEFAULT_SERVER, SERVER_VARIABLE, typed
 from tfserving.foundation.command.options import writable
 
 if TYPE_CHECKING:
@@ -64,8 +64,13 @@ class Target:
 def fail(error: ServingError) -> NoReturn:
     """End the command with the error of a call."""
     from tfserving.clients.errors import DeadlineExceeded, Unavailable
+    from tfserving.clients.unreachable import START
 
     unreachable = isinstance(error, (Unavailable, DeadlineExceeded))
+    absent, _, _ = error.hint.partition(START)
+    if absent != error.hint:
+        text = f"{absent}. Start one with `{typed('serve')}`, or name another server with --server."
+        raise CommandError(text, UNREACHABLE) from None
     raise CommandError(str(error), UNREACHABLE if unreachable else FAILED) from None
 
 
@@ -122,7 +127,7 @@ max_response_option = click.option(
 )
 
 
-class _ServerType(click.ParamType):
+class _ServerType(click.ParamType["ServerUrls"]):
     """`URL[,URL]`: a server's gRPC port, its REST port, or both."""
 
     name = "URL[,URL]"

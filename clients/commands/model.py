@@ -28,7 +28,7 @@ class Model(NamedTuple):
         return self.name if self.version is None else f"{self.name}/{self.version}"
 
 
-class _ModelType(click.ParamType):
+class _ModelType(click.ParamType[Model]):
     """`MODEL[/VERSION]`."""
 
     name = "MODEL[/VERSION]"

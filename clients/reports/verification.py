@@ -28,9 +28,7 @@ def write(path: Path, report: Report) -> None:
     write_page(
         path,
         "verification.html",
-        title="Outputs of the server and golden outputs"
-        if not report.against
-        else f"Outputs compared with {report.against}",
+        title=f"Outputs compared with {report.against or 'golden outputs'}",
         report=report,
         plot=_plot(report),
         reasons=[*(str(row) for row in report.rows if row.reason), *left_out],

@@ -97,11 +97,9 @@ def shown(value: object, node: yaml.Node | None = None) -> str:
         return "a list" if value else "an empty list"
     if value is None:
         return "no value"
-    if isinstance(value, str):
-        text = repr(value)
-    else:
-        # `yes` is true, and 0x10 is 16.
-        text = node.value if isinstance(node, yaml.ScalarNode) else str(value)
+    # `yes` is true, and 0x10 is 16.
+    written = node.value if isinstance(node, yaml.ScalarNode) else str(value)
+    text = repr(value) if isinstance(value, str) else written
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 

@@ -54,8 +54,8 @@ def test_a_server_of_few_threads_is_verified_and_reported_as_busy(few_threads: S
     result = run("verify", few_threads.models / "scale", *addresses, "--report", page)
     assert result.exit_code == 0, result.output
     said = re.search(
-        rf"the server {few_threads.grpc} was busy (once|\d+ times) \(RESOURCE_EXHAUSTED: {BUSY}\)\\. These requests were "
-        r"sent again, (16|8|4|2|1) at a time\. Its --grpc_max_threads is too low for 32 at a time",
+        rf"the server {few_threads.grpc} was busy (once|\d+ times) \(RESOURCE_EXHAUSTED: {BUSY}\)\. "
+        r"These requests were sent again, (16|8|4|2|1) at a time\. Its --grpc_max_threads is too low for 32 at a time",
         result.stdout,
     )
     assert said, result.stdout

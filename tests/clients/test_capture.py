@@ -140,7 +140,7 @@ def test_what_can_not_be_captured_is_refused_and_nothing_written(tmp_path: Path,
 
 def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
     for name, content, said in (
-        ("a.json", b"{}", "is JSON, which has no element types"),
+        ("a.json", b"{}", "is JSON, which has no dtypes"),
         ("a.tfrecord", b"no TFRecord at all", "this is no TFRecord"),
     ):
         (tmp_path / name).write_bytes(content)
@@ -212,7 +212,7 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ('{"instances": [1]}'.encode("utf-16"), "is not UTF-8; save it as UTF-8"),
-        (b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deeply"),
+        (b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "the JSON is nested too deeply"),
     ],
     ids=["utf-16", "deep"],
 )

@@ -163,10 +163,10 @@ def test_an_alias_is_a_value_as_any_other(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_pipe_are_no_models_yaml(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match="Is a directory. Use --fleet FILE to name another file"):
+    with pytest.raises(FleetError, match=r"Is a directory\. Use --fleet FILE to name another file"):
         read_fleet(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FleetError, match="it is not a file. Use --fleet FILE"):
+    with pytest.raises(FleetError, match=r"it is not a file\. Use --fleet FILE"):
         read_fleet(tmp_path / "pipe")
 
 

@@ -81,7 +81,7 @@ def test_a_weight_that_was_changed_on_disk_is_found(server: Server) -> None:
     assert row.absolute > 0.1
     assert row.ulp is not None
     assert row.ulp > 1000
-    assert "request 0: at [" in row.reason
+    assert "request 0: [" in row.reason
     assert "tampered version 1, signature 'serving_default', output 'scaled' over gRPC" in report.sentence()
     assert not report.unreachable
 
@@ -90,7 +90,7 @@ def test_a_version_that_is_served_but_not_on_disk_fails(server: Server, tmp_path
     shutil.copytree(server.models / "scale" / "1", tmp_path / "scale" / "1")
     failed = [row for row in ask(server, tmp_path).rows if not row.ok]
     assert {(row.version, row.protocol) for row in failed} == {(2, "grpc"), (2, "rest")}
-    assert f"it is served, but {tmp_path / 'scale'} has no such version" in failed[0].reason
+    assert f"it is served, but {tmp_path / 'scale'} doesn't contain it" in failed[0].reason
 
 
 def test_a_version_without_golden_requests_fails(server: Server, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_version_that_failed_to_load_fails_though_the_one_before_it_serves(ser
 
 
 def test_addresses_are_needed(server: Server) -> None:
-    with pytest.raises(ValueError, match="the address of a gRPC or a REST server is needed"):
+    with pytest.raises(ValueError, match="no address is given"):
         verify([server.models])
     with pytest.raises(ValueError, match="'grpc://:1' is not the URL"):
         verify([server.models], grpc=":1")
@@ -210,7 +210,7 @@ def test_sources_without_models_are_refused(tmp_path: Path) -> None:
         found(tmp_path / "a", tmp_path / "b")
     with pytest.raises(SourceError, match="contains no published version"):
         found(f"file://{tmp_path}")
-    with pytest.raises(SourceError, match="nosuch://bucket can't be read: ValueError: Protocol not known"):
+    with pytest.raises(SourceError, match="nosuch://bucket: Protocol not known"):
         found("nosuch://bucket")
     (tmp_path / "text").write_text("no TFRecord")
     with pytest.raises(SourceError, match=r"this is no TFRecord|the file ends within"):
@@ -287,7 +287,7 @@ def test_an_answer_that_depends_on_what_else_is_in_the_batch_is_found(server: Se
     verdicts = {way: tally.verdict for way, tally in row.ways.items()}
     assert verdicts == {"alone": "equal", "batch": "different", "concurrent": "equal"}
     assert row.verdict == "different"
-    assert row.reason.startswith("request 0, requests 0, 1 as one: at [0, ")
+    assert row.reason.startswith("request 0, requests 0, 1 as one: [0, ")
     only_alone = verify([server.models / "centred"], grpc=server.grpc, settings=Settings(ways=["alone"]))
     assert only_alone.ok
 
