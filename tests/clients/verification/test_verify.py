@@ -296,7 +296,7 @@ def test_two_servers_are_compared_with_each_other(server: Server, tmp_path: Path
     report = verify([server.models / "scale"], grpc=server.grpc, rest=server.rest, against=f"grpc://{server.grpc}")
     assert report.ok
     assert report.sentence() == (
-        f"all 5 golden requests of 1 model equal over gRPC and REST to what grpc://{server.grpc} answers"
+        f"all 5 golden requests of 1 model equal over gRPC and REST to those of grpc://{server.grpc}"
     )
     assert {row.version for row in report.rows} == {None}
     # The proof of another model: what counts is what the other server answers.
