@@ -17,15 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfserving.clients.address import Tls
-    from tfserving.clients.answers import (
-        Classification,
-        Metadata,
-        Prediction,
-        Regression,
-        Signature,
-        TensorInfo,
-        VersionStatus,
-    )
     from tfserving.clients.async_client import AsyncClient, connect_async
     from tfserving.clients.client import Client, connect
     from tfserving.clients.errors import (
@@ -46,6 +37,15 @@ if TYPE_CHECKING:
         Unavailable,
         Unimplemented,
         Unknown,
+    )
+    from tfserving.clients.results import (
+        Classification,
+        Metadata,
+        Prediction,
+        Regression,
+        Signature,
+        TensorInfo,
+        VersionStatus,
     )
     from tfserving.clients.steps import Retries
 
@@ -83,7 +83,7 @@ __all__ = [
 ]
 _HOMES = {
     "address": ("Tls",),
-    "answers": ("Classification", "Metadata", "Prediction", "Regression", "Signature", "TensorInfo", "VersionStatus"),
+    "results": ("Classification", "Metadata", "Prediction", "Regression", "Signature", "TensorInfo", "VersionStatus"),
     "async_client": ("AsyncClient", "connect_async"),
     "client": ("Client", "connect"),
     "errors": (

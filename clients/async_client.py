@@ -1,4 +1,4 @@
-"""The client of a model server for asyncio: the same calls, awaited.
+"""The client of a model server for asyncio. Its calls are those of `Client`, awaited.
 
 async with connect_async("grpc://127.0.0.1:8500") as client:
     prediction = await client.predict("digits", {"image": images})
@@ -12,25 +12,25 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from tfserving.clients.address import Tls, read_address
-from tfserving.clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
-from tfserving.clients.asked import DEFAULT_SIGNATURE
+from tfserving.clients.call_options import DEFAULT_SIGNATURE
 from tfserving.clients.calls import Calls, Task
 from tfserving.clients.client import DEFAULT_TIMEOUT, Compression, check_compression, make_calls
 from tfserving.clients.errors import ServingError
 from tfserving.clients.inputs import Inputs
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
-from tfserving.clients.steps import Ask, Pause, Result, Retries, Steps
+from tfserving.clients.results import Classification, Metadata, Prediction, Regression, VersionStatus
+from tfserving.clients.steps import Pause, Request, Result, Retries, Steps
 from tfserving.foundation.examples import ExampleLike
 
 
 class AsyncTransport(Protocol):
-    """How questions reach the server, and answers come back."""
+    """Sends requests and returns responses."""
 
-    async def ask(self, ask: Ask) -> bytes:
-        """The answer to `ask`. Raises a ServingError."""
+    async def send(self, request: Request) -> bytes:
+        """Return the response to `request`. Raises a ServingError."""
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
 
 
 def connect_async(
@@ -43,7 +43,7 @@ def connect_async(
     metadata: Mapping[str, str] | None = None,
     max_response_bytes: int = MAX_RESPONSE_BYTES,
 ) -> AsyncClient:
-    """A client for asyncio of the server at `url`; the parameters are those of `tfserving.clients.client.connect`."""
+    """Return a client for asyncio of the server at `url`. See `tfserving.clients.client.connect` for the parameters."""
     address = read_address(url, tls)
     calls = make_calls(address, retries, metadata, max_response_bytes)
     gzip = check_compression(compression)
@@ -57,9 +57,9 @@ def connect_async(
 
 
 class AsyncClient:
-    """Calls to one model server, made by `connect_async`: those of `Client`, which documents them.
+    """A client of one model server for asyncio, returned by `connect_async`. `Client` documents the calls.
 
-    It belongs to the event loop that its first call is awaited on; many tasks of that can use it at once.
+    It belongs to the event loop of its first call. Many tasks of that loop can use it at once.
     """
 
     def __init__(self, calls: Calls, transport: AsyncTransport, timeout: float) -> None:
@@ -91,7 +91,7 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> Prediction:
         """See `tfserving.clients.client.Client.predict`."""
-        asked = self._calls.asked(
+        options = self._calls.options(
             model,
             version=version,
             label=label,
@@ -99,7 +99,7 @@ class AsyncClient:
             timeout=self._seconds(timeout),
             metadata=metadata,
         )
-        return await self._run(self._calls.predict(asked, inputs, outputs, check=check))
+        return await self._run(self._calls.predict(options, inputs, outputs, check=check))
 
     async def classify(
         self,
@@ -115,7 +115,7 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> Classification:
         """See `tfserving.clients.client.Client.classify`."""
-        asked = self._calls.asked(
+        options = self._calls.options(
             model,
             version=version,
             label=label,
@@ -123,7 +123,7 @@ class AsyncClient:
             timeout=self._seconds(timeout),
             metadata=metadata,
         )
-        return await self._run(self._calls.classify(asked, examples, context, check=check))
+        return await self._run(self._calls.classify(options, examples, context, check=check))
 
     async def regress(
         self,
@@ -139,7 +139,7 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> Regression:
         """See `tfserving.clients.client.Client.regress`."""
-        asked = self._calls.asked(
+        options = self._calls.options(
             model,
             version=version,
             label=label,
@@ -147,7 +147,7 @@ class AsyncClient:
             timeout=self._seconds(timeout),
             metadata=metadata,
         )
-        return await self._run(self._calls.regress(asked, examples, context, check=check))
+        return await self._run(self._calls.regress(options, examples, context, check=check))
 
     async def multi_inference(
         self,
@@ -162,10 +162,10 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> dict[str, Classification | Regression]:
         """See `tfserving.clients.client.Client.multi_inference`."""
-        asked = self._calls.asked(
+        options = self._calls.options(
             model, version=version, label=label, timeout=self._seconds(timeout), metadata=metadata
         )
-        return await self._run(self._calls.multi_inference(asked, tasks, examples, context))
+        return await self._run(self._calls.multi_inference(options, tasks, examples, context))
 
     async def metadata(
         self,
@@ -177,10 +177,10 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> Metadata:
         """See `tfserving.clients.client.Client.metadata`."""
-        asked = self._calls.asked(
+        options = self._calls.options(
             model, version=version, label=label, timeout=self._seconds(timeout), metadata=metadata
         )
-        return await self._run(self._calls.metadata(asked))
+        return await self._run(self._calls.metadata(options))
 
     async def status(
         self,
@@ -191,25 +191,25 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
     ) -> tuple[VersionStatus, ...]:
         """See `tfserving.clients.client.Client.status`."""
-        asked = self._calls.asked(model, version=version, timeout=self._seconds(timeout), metadata=metadata)
-        return await self._run(self._calls.status(asked))
+        options = self._calls.options(model, version=version, timeout=self._seconds(timeout), metadata=metadata)
+        return await self._run(self._calls.status(options))
 
     async def wait_until_available(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float = 60.0
     ) -> int:
         """See `tfserving.clients.client.Client.wait_until_available`."""
-        asked = self._calls.asked(model, version=version, label=label, timeout=timeout)
-        return await self._run(self._calls.wait_until_available(asked, timeout))
+        options = self._calls.options(model, version=version, label=label, timeout=timeout)
+        return await self._run(self._calls.wait_until_available(options, timeout))
 
     async def reload_config(
         self, config: Any, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
         """See `tfserving.clients.client.Client.reload_config`."""
-        asked = self._calls.asked(None, timeout=self._seconds(timeout), metadata=metadata)
-        return await self._run(self._calls.reload_config(asked, config))
+        options = self._calls.options(None, timeout=self._seconds(timeout), metadata=metadata)
+        return await self._run(self._calls.reload_config(options, config))
 
     async def close(self) -> None:
-        """Closes the connections; calls in flight may fail."""
+        """Close the connections; calls in flight may fail."""
         await self._transport.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -228,17 +228,17 @@ class AsyncClient:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._do(step)
+                    response = await self._do(step)
                 except ServingError as error:
                     step = steps.throw(error)
                 else:
-                    step = steps.send(answer)
+                    step = steps.send(response)
         except StopIteration as end:
             result: Result = end.value
             return result
 
-    async def _do(self, step: Ask | Pause) -> bytes | None:
-        if isinstance(step, Ask):
-            return await self._transport.ask(step)
+    async def _do(self, step: Request | Pause) -> bytes | None:
+        if isinstance(step, Request):
+            return await self._transport.send(step)
         await asyncio.sleep(step.seconds)
         return None

@@ -1,8 +1,8 @@
-"""Calls to a server that is busy: sent again after a pause, and fewer at a time.
+"""Calls to a busy server: sent again after a pause, and fewer at a time.
 
-TensorFlow Serving refuses each gRPC call that exceeds `--grpc_max_threads`, with RESOURCE_EXHAUSTED and a text of gRPC
-(https://github.com/grpc/grpc/blob/v1.66.0/src/cpp/server/server_cc.cc). The server has not looked at the call by then,
-so every call may be sent again. Its metrics page counts none of these refusals.
+TensorFlow Serving rejects each gRPC call that exceeds `--grpc_max_threads`, with RESOURCE_EXHAUSTED and a text of gRPC
+(https://github.com/grpc/grpc/blob/v1.66.0/src/cpp/server/server_cc.cc). The call is rejected unread, so every call may
+be sent again. The server's metrics page doesn't count rejected calls.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _LONGEST_FROM = 6
 
 
 def is_busy(error: ServingError) -> bool:
-    """Whether a server refused a call because all of its threads were busy."""
+    """Return whether a server rejected a call because all of its threads were busy."""
     return isinstance(error, ResourceExhausted) and error.text == BUSY
 
 
 @dataclass(frozen=True)
 class Refusals:
-    """How often `server` was busy. `most` calls were to be sent at a time, `at_a_time` were in the end."""
+    """How often `server` was busy. The first limit of calls at a time was `most`, the last one `at_a_time`."""
 
     server: str
     refused: int
@@ -45,7 +45,7 @@ class Refusals:
         if self.at_a_time < self.most:
             fewer, all_of_them = f", {self.at_a_time} at a time", f"{self.most} at a time"
         return (
-            f"the server {self.server} was busy {times} ({REFUSAL}); these requests were sent again{fewer}. "
+            f"the server {self.server} was busy {times} ({REFUSAL}). These requests were sent again{fewer}. "
             f"Its --grpc_max_threads is too low for {all_of_them}"
         )
 
@@ -53,8 +53,8 @@ class Refusals:
 class Patient:
     """Calls of `client` that wait for a busy server. Several threads can use it at once.
 
-    At most `at_a_time` calls are sent at the same time. This number is halved, down to 1, when one of several calls is
-    refused; of the calls that were sent before it was halved, the others don't halve it again.
+    At most `at_a_time` calls are in flight. This limit is halved, down to 1, when one of several calls is rejected.
+    Other calls in flight at that moment don't halve it again.
     """
 
     def __init__(self, client: Client, at_a_time: int = 1) -> None:
@@ -66,15 +66,16 @@ class Patient:
 
     @property
     def refusals(self) -> Refusals | None:
-        """How often the server was busy; None when it never was."""
+        """How often the server was busy; None if it never was."""
         found = Refusals(self.client.server, self._refused, self._most, self._at_a_time)
         return found if self._refused else None
 
     def call(self, send: Callable[[float], Result], timeout: float) -> Result:
-        """What `send` returns. It gets the seconds that are left for the call, and is called until it isn't refused.
+        """Return the result of `send`, which is called again while the server is busy.
 
-        The wait until fewer calls are sent doesn't count in `timeout`. When the time is over, the refusal is raised.
-        From then on every refusal is raised at once: a server that serves nothing is waited for once.
+        `send` gets the seconds left for the call. Waiting for other calls in flight doesn't count in `timeout`. When
+        the time is over, the server's error is raised. From then on every such error is raised at once, so that a
+        server that serves nothing is waited for only once.
         """
         left, attempt = timeout, 0
         while True:
@@ -97,7 +98,7 @@ class Patient:
             time.sleep(pause)
 
     def _begin(self) -> int:
-        """Waits until one more call may be sent; returns how many may be now."""
+        """Wait until one more call may be sent, and return the current limit."""
         with self._changed:
             self._changed.wait_for(lambda: self._sent < self._at_a_time)
             self._sent += 1

@@ -1,6 +1,6 @@
-"""The calls that both protocols know: what they check before they ask, and what they do when they are refused.
+"""The calls that both protocols share: their checks before a request is sent, and the hints of their errors.
 
-Nothing here waits: every call is a generator of steps, which a client runs, blocking or on an event loop.
+Every call is a generator of steps, which a client runs, blocking or on an event loop.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from tfserving.clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
-from tfserving.clients.asked import DEFAULT_SIGNATURE, Asked, unsendable
 from tfserving.clients.availability import wait_until_available
+from tfserving.clients.call_options import DEFAULT_SIGNATURE, CallOptions, unsendable
 from tfserving.clients.errors import Call, FailedPrecondition, Internal, InvalidArgument, NotFound
 from tfserving.clients.hints import hint
 from tfserving.clients.inputs import Inputs
 from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
+from tfserving.clients.results import Classification, Metadata, Prediction, Regression, VersionStatus
 from tfserving.clients.signatures import Signatures
-from tfserving.clients.steps import Ask, Asking, Retries, Steps
+from tfserving.clients.steps import Request, Retries, RetryingSender, Steps
 from tfserving.foundation.examples import ExampleLike, Examples, class_arrays, read_examples
 from tfserving.foundation.tensors import Array
 
@@ -26,9 +26,9 @@ Task: TypeAlias = Literal["classify", "regress"]
 
 
 class Calls(ABC):
-    """The calls to the server at `server`, over one protocol, whose answers may have `largest` bytes.
+    """The calls to the server at `server` over one protocol; a response has at most `largest` bytes.
 
-    Can be used by several threads at once.
+    Several threads can use it at once.
     """
 
     protocol: str
@@ -42,10 +42,10 @@ class Calls(ABC):
         if wrong:
             raise ValueError(wrong)
         self._every_calls_metadata = dict(metadata) or None
-        self._asking = Asking(retries)
+        self._sender = RetryingSender(retries)
         self._signatures = Signatures(self._get_metadata)
 
-    def asked(
+    def options(
         self,
         model: str | None,
         *,
@@ -54,62 +54,72 @@ class Calls(ABC):
         signature: str | None = None,
         timeout: float,
         metadata: Mapping[str, str] | None = None,
-    ) -> Asked:
-        """What a call asks; without a model, the server as a whole.
+    ) -> CallOptions:
+        """Return the options of a call; without a model, it is for the whole server.
 
-        Raises InvalidArgument, or ValueError for a timeout, when that can't be meant.
+        Raises InvalidArgument for a wrong model, version, label or metadata, and ValueError for a wrong timeout.
         """
         call = Call(self.protocol, self.server, model or "", version, label, signature)
         if model == "":
-            raise InvalidArgument("the name of a model is needed, '' is none", call)
+            raise InvalidArgument("the model's name is empty", call)
         if version is not None and label is not None:
-            raise InvalidArgument(f"version {version} and label {label!r} can't both be asked for, only one", call)
+            raise InvalidArgument(f"version {version} and label {label!r} are both given; give one of them", call)
         if not timeout > 0:
-            raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
-        along = self._every_calls_metadata
+            raise ValueError(f"a timeout must be above 0 seconds, got {timeout!r}")
+        sent = self._every_calls_metadata
         if metadata:
             wrong = unsendable(metadata)
             if wrong:
                 raise InvalidArgument(wrong, call)
-            along = {**(along or {}), **metadata}
-        return Asked(call, time.monotonic() + min(timeout, LONGEST_TIMEOUT), along)
+            sent = {**(sent or {}), **metadata}
+        return CallOptions(call, time.monotonic() + min(timeout, LONGEST_TIMEOUT), sent)
 
     def predict(
-        self, asked: Asked, inputs: Inputs, outputs: Sequence[str] = (), *, check: bool = False
+        self, options: CallOptions, inputs: Inputs, outputs: Sequence[str] = (), *, check: bool = False
     ) -> Steps[Prediction]:
         """See `tfserving.clients.client.Client.predict`."""
         if isinstance(outputs, str):
-            raise TypeError(f"outputs is a sequence of names, not the str {outputs!r}")
+            raise TypeError(f"outputs must be a sequence of names, got the str {outputs!r}")
         try:
-            arrays = yield from self._signatures.arrays(asked, inputs)
+            arrays = yield from self._signatures.arrays(options, inputs)
             if check:
-                yield from self._signatures.check(asked, arrays)
-            return (yield from self._predict(asked, arrays, tuple(outputs)))
+                yield from self._signatures.check(options, arrays)
+            return (yield from self._predict(options, arrays, tuple(outputs)))
         except (InvalidArgument, FailedPrecondition, NotFound) as error:
-            error.hint = error.hint or (yield from hint(error, asked, inputs, self._signatures, self.status))
+            error.hint = error.hint or (yield from hint(error, options, inputs, self._signatures, self.status))
             raise
 
     def classify(
-        self, asked: Asked, examples: Iterable[ExampleLike], context: ExampleLike | None = None, *, check: bool = False
+        self,
+        options: CallOptions,
+        examples: Iterable[ExampleLike],
+        context: ExampleLike | None = None,
+        *,
+        check: bool = False,
     ) -> Steps[Classification]:
         """See `tfserving.clients.client.Client.classify`."""
-        read = _examples(asked, examples, context)
+        read = _examples(options, examples, context)
         if check:
-            yield from self._signatures.check_takes_examples(asked)
-        return (yield from self._classify(asked, read))
+            yield from self._signatures.check_examples(options)
+        return (yield from self._classify(options, read))
 
     def regress(
-        self, asked: Asked, examples: Iterable[ExampleLike], context: ExampleLike | None = None, *, check: bool = False
+        self,
+        options: CallOptions,
+        examples: Iterable[ExampleLike],
+        context: ExampleLike | None = None,
+        *,
+        check: bool = False,
     ) -> Steps[Regression]:
         """See `tfserving.clients.client.Client.regress`."""
-        read = _examples(asked, examples, context)
+        read = _examples(options, examples, context)
         if check:
-            yield from self._signatures.check_takes_examples(asked)
-        return (yield from self._regress(asked, read))
+            yield from self._signatures.check_examples(options)
+        return (yield from self._regress(options, read))
 
     def multi_inference(
         self,
-        asked: Asked,
+        options: CallOptions,
         tasks: Mapping[str, Task],
         examples: Iterable[ExampleLike],
         context: ExampleLike | None = None,
@@ -117,65 +127,71 @@ class Calls(ABC):
         """See `tfserving.clients.client.Client.multi_inference`."""
         for signature, task in tasks.items():
             if task not in ("classify", "regress"):
-                raise InvalidArgument(f"tasks[{signature!r}] is 'classify' or 'regress', not {task!r}", asked.call)
+                raise InvalidArgument(
+                    f"tasks[{signature!r}]: got {task!r}, expected 'classify' or 'regress'", options.call
+                )
         if not tasks:
-            raise InvalidArgument("tasks is empty; at least one signature is needed", asked.call)
-        return (yield from self._multi_inference(asked, tasks, _examples(asked, examples, context)))
+            raise InvalidArgument("tasks is empty; name at least one signature", options.call)
+        return (yield from self._multi_inference(options, tasks, _examples(options, examples, context)))
 
-    def metadata(self, asked: Asked) -> Steps[Metadata]:
+    def metadata(self, options: CallOptions) -> Steps[Metadata]:
         """See `tfserving.clients.client.Client.metadata`."""
-        return self._signatures.metadata(asked)
+        return self._signatures.metadata(options)
 
-    def status(self, asked: Asked) -> Steps[tuple[VersionStatus, ...]]:
+    def status(self, options: CallOptions) -> Steps[tuple[VersionStatus, ...]]:
         """See `tfserving.clients.client.Client.status`."""
-        found = yield from self._get_status(asked)
+        found = yield from self._get_status(options)
         return tuple(sorted(found, key=lambda status: -status.version))
 
     @abstractmethod
-    def reload_config(self, asked: Asked, config: Any) -> Steps[None]:
+    def reload_config(self, options: CallOptions, config: Any) -> Steps[None]:
         """See `tfserving.clients.client.Client.reload_config`."""
 
-    def wait_until_available(self, asked: Asked, timeout: float) -> Steps[int]:
+    def wait_until_available(self, options: CallOptions, timeout: float) -> Steps[int]:
         """See `tfserving.clients.client.Client.wait_until_available`."""
-        return wait_until_available(asked, timeout, self.status, self.metadata)
+        return wait_until_available(options, timeout, self.status, self.metadata)
 
     @abstractmethod
-    def _predict(self, asked: Asked, arrays: Mapping[str, Array], outputs: tuple[str, ...]) -> Steps[Prediction]: ...
+    def _predict(
+        self, options: CallOptions, arrays: Mapping[str, Array], outputs: tuple[str, ...]
+    ) -> Steps[Prediction]: ...
 
     @abstractmethod
-    def _classify(self, asked: Asked, examples: Examples) -> Steps[Classification]: ...
+    def _classify(self, options: CallOptions, examples: Examples) -> Steps[Classification]: ...
 
     @abstractmethod
-    def _regress(self, asked: Asked, examples: Examples) -> Steps[Regression]: ...
+    def _regress(self, options: CallOptions, examples: Examples) -> Steps[Regression]: ...
 
     @abstractmethod
     def _multi_inference(
-        self, asked: Asked, tasks: Mapping[str, Task], examples: Examples
+        self, options: CallOptions, tasks: Mapping[str, Task], examples: Examples
     ) -> Steps[dict[str, Classification | Regression]]: ...
 
     @abstractmethod
-    def _get_metadata(self, asked: Asked) -> Steps[Metadata]: ...
+    def _get_metadata(self, options: CallOptions) -> Steps[Metadata]: ...
 
     @abstractmethod
-    def _get_status(self, asked: Asked) -> Steps[list[VersionStatus]]: ...
+    def _get_status(self, options: CallOptions) -> Steps[list[VersionStatus]]: ...
 
-    def _ask(self, asked: Asked, path: str, body: bytes | None = None, *, repeatable: bool = True) -> Steps[bytes]:
-        return self._asking(Ask(path, body, asked.call, asked.deadline, asked.metadata, repeatable))
+    def _send(
+        self, options: CallOptions, path: str, body: bytes | None = None, *, repeatable: bool = True
+    ) -> Steps[bytes]:
+        return self._sender(Request(path, body, options.call, options.deadline, options.metadata, repeatable))
 
 
 def classification(
     call: Call, version: int | None, rows: Sequence[Sequence[tuple[str, float]]], signature: str | None = None
 ) -> Classification:
-    """The answer whose examples have the classes in `rows`. Raises Internal when not all have as many."""
+    """Return the result with the classes of each example in `rows`. Raises Internal when their numbers differ."""
     try:
         labels, scores = class_arrays(rows)
     except ValueError as error:
-        raise Internal(f"the answer can't be read: {error}", call) from None
+        raise Internal(f"the response can't be read: {error}", call) from None
     return Classification(call.model, version, signature or call.signature or DEFAULT_SIGNATURE, labels, scores)
 
 
-def _examples(asked: Asked, examples: Iterable[ExampleLike], context: ExampleLike | None) -> Examples:
+def _examples(options: CallOptions, examples: Iterable[ExampleLike], context: ExampleLike | None) -> Examples:
     try:
         return read_examples(examples, context)
     except ValueError as error:
-        raise InvalidArgument(str(error), asked.call) from None
+        raise InvalidArgument(str(error), options.call) from None

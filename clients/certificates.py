@@ -1,4 +1,4 @@
-"""TLS files, checked before anything is sent: an error of the handshake wouldn't name the file."""
+"""Checks of TLS files before anything is sent, since an error of the handshake doesn't name the file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def context_of(ca: Path | str | None, certificate: Path | str | None, key: Path | str | None) -> ssl.SSLContext:
-    """What trusts the authorities in `ca`, the system's without it, and shows `certificate` with its `key`: PEM files.
+    """Return an SSL context that trusts the authorities in `ca` and presents `certificate` with its `key`.
 
-    Raises ValueError that names the file: one that can't be read, holds no certificate or no key, an encrypted key, a
-    key that is not the certificate's.
+    The files are PEM; without `ca` the system's authorities are trusted. Raises ValueError that names a file that can't
+    be read, contains no certificate or no key, an encrypted key, or a key of another certificate.
     """
     import ssl
 
@@ -27,7 +27,7 @@ def context_of(ca: Path | str | None, certificate: Path | str | None, key: Path 
     if certificate is not None and key is not None:
 
         def refuse() -> bytes:
-            raise ValueError(f"the TLS file {key} (key) is encrypted: give one without a passphrase")
+            raise ValueError(f"the TLS file {key} (key) is encrypted; give one without a passphrase")
 
         try:
             context.load_cert_chain(certificate, key, refuse)
@@ -36,14 +36,14 @@ def context_of(ca: Path | str | None, certificate: Path | str | None, key: Path 
                 raise ValueError(
                     f"the TLS file {key} (key) is not the key of the certificate in {certificate}"
                 ) from None
-            raise ValueError(f"the TLS file {key} (key) holds no private key in PEM form") from None
+            raise ValueError(f"the TLS file {key} (key) contains no private key in PEM form") from None
     return context
 
 
 def _check_readable(path: Path, what: str) -> None:
     try:
         if path.exists() and not path.is_file():
-            raise ValueError(f"the TLS file {path} ({what}) is no regular file")
+            raise ValueError(f"the TLS file {path} ({what}) is not a regular file")
         path.read_bytes()
     except OSError as error:
         raise ValueError(f"the TLS file {path} ({what}) can't be read: {error.strerror}") from None
@@ -55,4 +55,4 @@ def _check_holds_certificate(path: Path | str, what: str) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=str(path))
     except ssl.SSLError:
-        raise ValueError(f"the TLS file {path} ({what}) holds no certificate in PEM form") from None
+        raise ValueError(f"the TLS file {path} ({what}) contains no certificate in PEM form") from None

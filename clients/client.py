@@ -1,4 +1,4 @@
-"""The client of a model server: the same calls over gRPC and REST.
+"""The client of a model server. The calls are the same over gRPC and REST.
 
 with connect("grpc://127.0.0.1:8500") as client:
     client.predict("digits", {"image": images}).outputs["label"]
@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from tfserving.clients.address import Address, Tls, read_address
-from tfserving.clients.answers import Classification, Metadata, Prediction, Regression, VersionStatus
-from tfserving.clients.asked import DEFAULT_SIGNATURE
+from tfserving.clients.call_options import DEFAULT_SIGNATURE
 from tfserving.clients.calls import Calls, Task
 from tfserving.clients.errors import ServingError
 from tfserving.clients.inputs import Inputs
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
-from tfserving.clients.steps import Ask, Pause, Result, Retries, Steps
+from tfserving.clients.results import Classification, Metadata, Prediction, Regression, VersionStatus
+from tfserving.clients.steps import Pause, Request, Result, Retries, Steps
 from tfserving.foundation.examples import ExampleLike
 
 DEFAULT_TIMEOUT = 10.0
@@ -26,13 +26,13 @@ Compression = Literal["gzip"]
 
 
 class Transport(Protocol):
-    """How questions reach the server, and answers come back."""
+    """Sends requests and returns responses."""
 
-    def ask(self, ask: Ask) -> bytes:
-        """The answer to `ask`. Raises a ServingError."""
+    def send(self, request: Request) -> bytes:
+        """Return the response to `request`. Raises a ServingError."""
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
 
 
 def connect(
@@ -45,16 +45,17 @@ def connect(
     metadata: Mapping[str, str] | None = None,
     max_response_bytes: int = MAX_RESPONSE_BYTES,
 ) -> Client:
-    """A client for the server at `url`.
+    """Return a client for the server at `url`. Nothing is sent yet.
 
-    `grpc://HOST[:PORT]` and `http://HOST[:PORT][/PREFIX]`, with TLS `grpcs://` and `https://`; the ports are 8500 and
-    8501 unless the URL says otherwise. `dns:///HOST[:PORT]` is gRPC to all addresses of a name in turn, `unix:///PATH`
-    gRPC to a socket. Nothing is sent yet. No proxy of the environment is used: model servers are near.
+    `url` is `grpc://HOST[:PORT]` or `http://HOST[:PORT][/PREFIX]`, with TLS `grpcs://` or `https://`. The default ports
+    are 8500 and 8501. `dns:///HOST[:PORT]` is gRPC to all addresses of a name in turn, `unix:///PATH` is gRPC to a
+    socket. Proxies of the environment are not used, since model servers are near.
 
-    `tls` says whom to trust and who asks. `timeout` is that of calls which have none of their own, in seconds.
-    `retries` says when an unavailable server is asked again, `Retries(attempts=1)` is never. With `compression="gzip"`
-    requests are sent, and answers wanted, compressed. `metadata` goes along with every call: gRPC's metadata, or HTTP
-    headers. A response of more than `max_response_bytes`, as received or inflated, raises ResourceExhausted.
+    `tls` holds the trusted authorities and the client's certificate. `timeout`, in seconds, applies to calls without a
+    timeout of their own. `retries` defines when a request to an unavailable server is sent again; `Retries(attempts=1)`
+    turns retries off. With `compression="gzip"` requests and responses are compressed. `metadata` is sent with every
+    call, as gRPC metadata or HTTP headers. A response of more than `max_response_bytes`, as received or inflated,
+    raises ResourceExhausted.
 
     Raises ValueError for any other URL.
     """
@@ -71,9 +72,12 @@ def connect(
 
 
 def make_calls(address: Address, retries: Retries | None, metadata: Mapping[str, str] | None, largest: int) -> Calls:
-    """The calls to `address` over its protocol, whose answers have `largest` bytes. Raises ValueError for no limit."""
+    """Return the calls to `address` over its protocol; a response has at most `largest` bytes.
+
+    Raises ValueError for a limit below 1.
+    """
     if largest < 1:
-        raise ValueError(f"max_response_bytes is a number of bytes above 0, not {largest!r}")
+        raise ValueError(f"max_response_bytes must be above 0, got {largest!r}")
     if address.protocol == "grpc":
         from tfserving.clients.grpc_calls import GrpcCalls
 
@@ -84,19 +88,20 @@ def make_calls(address: Address, retries: Retries | None, metadata: Mapping[str,
 
 
 def check_compression(compression: str | None) -> bool:
-    """Whether messages are compressed. Raises ValueError for a way that there isn't."""
+    """Return whether messages are compressed. Raises ValueError for an unknown compression."""
     if compression not in (None, "gzip"):
-        raise ValueError(f"compression is 'gzip' or None, not {compression!r}")
+        raise ValueError(f"compression must be 'gzip' or None, got {compression!r}")
     return compression is not None
 
 
 class Client:
-    """Calls to one model server, made by `connect`. Several threads can use it at once; a context manager closes it.
+    """A client of one model server, returned by `connect`. Several threads can use it at once.
 
-    Every method raises a `tfserving.clients.errors.ServingError`. A `timeout` is in seconds and covers the whole call,
-    retries and questions for metadata included. `version` or `label` pins the version; without them the newest
-    answers. `metadata` goes along with this call. With `check`, a call is refused before it is sent, with
-    InvalidArgument, when it doesn't fit the signature, for which the server is asked once.
+    Use it in a `with` statement, or call `close`. Every method raises a `tfserving.clients.errors.ServingError`.
+    A `timeout` is in seconds and covers the whole call, with its retries and requests for metadata. `version` or
+    `label` selects the version; without them the server uses the newest. `metadata` is sent with this call. With
+    `check`, a call that doesn't match the signature raises InvalidArgument before it is sent; the signature is
+    requested once.
     """
 
     def __init__(self, calls: Calls, transport: Transport, timeout: float) -> None:
@@ -127,16 +132,16 @@ class Client:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Prediction:
-        """The outputs of signature `signature` for `inputs`, or only those named in `outputs`.
+        """Return the outputs of signature `signature` for `inputs`, or only those named in `outputs`.
 
-        `inputs` is a mapping of input names to arrays, or a single array when the signature has one input. An array
-        goes out with the element type it has; Python's lists and numbers take the type the signature wants, for which
-        the server is asked its metadata once. Arrays in the answer may be read-only views of it.
+        `inputs` is a mapping of input names to arrays, or a single array when the signature has one input. An array is
+        sent with its own dtype. Python lists and numbers are converted to the dtype in the signature, which is
+        requested from the server once. Arrays in the result may be read-only views of the response.
 
-        Raises InvalidArgument for inputs or outputs the signature doesn't take, FailedPrecondition for a signature, and
-        NotFound for a model or a version, that isn't served.
+        Raises InvalidArgument for inputs or outputs that don't match the signature, FailedPrecondition for a signature
+        that the model lacks, and NotFound for a model or a version that isn't served.
         """
-        asked = self._calls.asked(
+        options = self._calls.options(
             model,
             version=version,
             label=label,
@@ -144,7 +149,7 @@ class Client:
             timeout=self._seconds(timeout),
             metadata=metadata,
         )
-        return self._run(self._calls.predict(asked, inputs, outputs, check=check))
+        return self._run(self._calls.predict(options, inputs, outputs, check=check))
 
     def classify(
         self,
@@ -159,12 +164,13 @@ class Client:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Classification:
-        """The classes of each of `examples`: dicts of features, `tf.train.Example`s, or their bytes.
+        """Return the classes of each of `examples`: dicts of features, `tf.train.Example`s, or their bytes.
 
-        The features of `context` are in every example that doesn't have its own. Raises InvalidArgument for examples
-        and signatures that can't be classified with, and NotFound for a model or a version that isn't served.
+        The features of `context` are added to every example that lacks them. Raises InvalidArgument for examples that
+        don't match the signature or a signature of another method, and NotFound for a model or a version that isn't
+        served.
         """
-        asked = self._calls.asked(
+        options = self._calls.options(
             model,
             version=version,
             label=label,
@@ -172,7 +178,7 @@ class Client:
             timeout=self._seconds(timeout),
             metadata=metadata,
         )
-        return self._run(self._calls.classify(asked, examples, context, check=check))
+        return self._run(self._calls.classify(options, examples, context, check=check))
 
     def regress(
         self,
@@ -187,8 +193,8 @@ class Client:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Regression:
-        """A value for each of `examples`, which are given, and refused, as those of `classify`."""
-        asked = self._calls.asked(
+        """Return a value for each of `examples`. Examples and errors are those of `classify`."""
+        options = self._calls.options(
             model,
             version=version,
             label=label,
@@ -196,7 +202,7 @@ class Client:
             timeout=self._seconds(timeout),
             metadata=metadata,
         )
-        return self._run(self._calls.regress(asked, examples, context, check=check))
+        return self._run(self._calls.regress(options, examples, context, check=check))
 
     def multi_inference(
         self,
@@ -210,14 +216,14 @@ class Client:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> dict[str, Classification | Regression]:
-        """The answers of several signatures to the same `examples`, by signature; over gRPC alone.
+        """Return the results of several signatures for the same `examples`, by signature. gRPC only.
 
-        `tasks` says of each signature whether it shall `classify` or `regress`. Raises Unimplemented over REST.
+        `tasks` maps each signature to its method, `classify` or `regress`. Raises Unimplemented over REST.
         """
-        asked = self._calls.asked(
+        options = self._calls.options(
             model, version=version, label=label, timeout=self._seconds(timeout), metadata=metadata
         )
-        return self._run(self._calls.multi_inference(asked, tasks, examples, context))
+        return self._run(self._calls.multi_inference(options, tasks, examples, context))
 
     def metadata(
         self,
@@ -228,11 +234,11 @@ class Client:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Metadata:
-        """The signatures of `model`, of its newest version unless `version` or `label` says which."""
-        asked = self._calls.asked(
+        """Return the signatures of `model`: of its newest version, or of the one that `version` or `label` selects."""
+        options = self._calls.options(
             model, version=version, label=label, timeout=self._seconds(timeout), metadata=metadata
         )
-        return self._run(self._calls.metadata(asked))
+        return self._run(self._calls.metadata(options))
 
     def status(
         self,
@@ -242,40 +248,41 @@ class Client:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> tuple[VersionStatus, ...]:
-        """The versions of `model` that the server knows, newest first, also those it unloaded or failed to load.
+        """Return the versions of `model`, newest first, with those that were unloaded or failed to load.
 
-        Raises NotFound when the server knows none, or not the one asked for.
+        Raises NotFound when the server has no version of the model, or not the requested one.
         """
-        asked = self._calls.asked(model, version=version, timeout=self._seconds(timeout), metadata=metadata)
-        return self._run(self._calls.status(asked))
+        options = self._calls.options(model, version=version, timeout=self._seconds(timeout), metadata=metadata)
+        return self._run(self._calls.status(options))
 
     def wait_until_available(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float = 60.0
     ) -> int:
-        """Waits until `version`, or the version with `label`, can be asked, or any without them; returns its number.
+        """Wait until a version is available, and return its number.
 
-        The server need not be up yet, nor know the model. Raises the error with which the version failed to load as
-        soon as it did, and DeadlineExceeded with what was last seen when `timeout` passes first.
+        It is `version`, the version with `label`, or without both any version. The server may still be starting, and
+        may not have the model yet. Raises the error with which the version failed to load as soon as it does, and
+        DeadlineExceeded with the last status when `timeout` passes first.
         """
-        asked = self._calls.asked(model, version=version, label=label, timeout=timeout)
-        return self._run(self._calls.wait_until_available(asked, timeout))
+        options = self._calls.options(model, version=version, label=label, timeout=timeout)
+        return self._run(self._calls.wait_until_available(options, timeout))
 
     def reload_config(
         self, config: Any, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
-        """Has the server serve what `config` says, and returns when it does; over gRPC alone.
+        """Replace the server's config with `config`, and return when its models are loaded. gRPC only.
 
-        `config` is the text of a models.config, or a ModelServerConfig message. What it doesn't name is unloaded. It
-        is never sent twice. The server answers when it has loaded all of it, so `timeout` covers that, too.
+        `config` is the text of a models.config, or a ModelServerConfig message. Models that it doesn't name are
+        unloaded. The request is never retried. `timeout` covers the loading, since the server responds after it.
 
-        Raises InvalidArgument or FailedPrecondition for a config the server refuses, which changes nothing, the error
-        of a version that failed to load, and Unimplemented over REST.
+        Raises InvalidArgument or FailedPrecondition for a config that the server rejects, which changes nothing, the
+        error of a version that failed to load, and Unimplemented over REST.
         """
-        asked = self._calls.asked(None, timeout=self._seconds(timeout), metadata=metadata)
-        return self._run(self._calls.reload_config(asked, config))
+        options = self._calls.options(None, timeout=self._seconds(timeout), metadata=metadata)
+        return self._run(self._calls.reload_config(options, config))
 
     def close(self) -> None:
-        """Closes the connections; calls in flight may fail."""
+        """Close the connections; calls in flight may fail."""
         self._transport.close()
 
     def __enter__(self) -> Client:
@@ -294,17 +301,17 @@ class Client:
             step = next(steps)
             while True:
                 try:
-                    answer = self._do(step)
+                    response = self._do(step)
                 except ServingError as error:
                     step = steps.throw(error)
                 else:
-                    step = steps.send(answer)
+                    step = steps.send(response)
         except StopIteration as end:
             result: Result = end.value
             return result
 
-    def _do(self, step: Ask | Pause) -> bytes | None:
-        if isinstance(step, Ask):
-            return self._transport.ask(step)
+    def _do(self, step: Request | Pause) -> bytes | None:
+        if isinstance(step, Request):
+            return self._transport.send(step)
         time.sleep(step.seconds)
         return None

@@ -1,11 +1,11 @@
-"""Golden requests, sent: what a server answers to one of them."""
+"""Sends golden requests to a server."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tfserving.clients.answers import Classification, Prediction, Regression
+from tfserving.clients.results import Classification, Prediction, Regression
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tfserving.clients.client import Client
 
 
-def ask(
+def golden_outputs(
     client: Client,
     model: str,
     request: GoldenRequest,
@@ -22,13 +22,13 @@ def ask(
     defaults: Mapping[str, Array] | None = None,
     timeout: float | None = None,
 ) -> Mapping[str, Array]:
-    """What `client` is answered to `request`, by output; `defaults` are those of its inputs. Raises a ServingError."""
-    answer = send(client, model, request, version=version, defaults=defaults, timeout=timeout)
-    if isinstance(answer, Classification):
-        return {"classes": answer.labels, "scores": answer.scores}
-    if isinstance(answer, Regression):
-        return {"outputs": answer.values}
-    return answer.outputs
+    """Return the outputs of `request` by name; `defaults` are those of its inputs. Raises a ServingError."""
+    result = send(client, model, request, version=version, defaults=defaults, timeout=timeout)
+    if isinstance(result, Classification):
+        return {"classes": result.labels, "scores": result.scores}
+    if isinstance(result, Regression):
+        return {"outputs": result.values}
+    return result.outputs
 
 
 def send(
@@ -41,7 +41,7 @@ def send(
     defaults: Mapping[str, Array] | None = None,
     timeout: float | None = None,
 ) -> Prediction | Classification | Regression:
-    """The response to `request`; `defaults` are those of its inputs. Raises a ServingError."""
+    """Return the result of `request`; `defaults` are those of its inputs. Raises a ServingError."""
     options: dict[str, Any] = {
         "signature": request.signature,
         "version": version,
@@ -54,6 +54,6 @@ def send(
         return client.regress(model, request.inputs["inputs"].tolist(), **options)
     inputs = dict(request.inputs)
     if client.protocol == "rest":
-        # TensorFlow Serving's JSON must name every input, also one that has a default (util/json_tensor.cc).
+        # In TensorFlow Serving's JSON every input is required, also one with a default (util/json_tensor.cc).
         inputs = {**(defaults or {}), **inputs}
     return client.predict(model, inputs, **options)

@@ -1,4 +1,4 @@
-"""The calls as gRPC carries them: TensorFlow Serving's PredictionService and ModelService."""
+"""The calls over gRPC: TensorFlow Serving's PredictionService and ModelService."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import numpy as np
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from tfserving.clients.answers import (
+from tfserving.clients.call_options import DEFAULT_SIGNATURE, CallOptions
+from tfserving.clients.calls import Calls, Task, classification
+from tfserving.clients.errors import Internal, InvalidArgument, ResourceExhausted, from_code
+from tfserving.clients.limits import MAX_RESPONSE_BYTES, RAISE_IT, description_bytes, structured_bytes
+from tfserving.clients.results import (
     Classification,
     Metadata,
     Prediction,
@@ -19,10 +23,6 @@ from tfserving.clients.answers import (
     VersionStatus,
     read_shape,
 )
-from tfserving.clients.asked import DEFAULT_SIGNATURE, Asked
-from tfserving.clients.calls import Calls, Task, classification
-from tfserving.clients.errors import Internal, InvalidArgument, ResourceExhausted, from_code
-from tfserving.clients.limits import MAX_RESPONSE_BYTES, RAISE_IT, description_bytes, structured_bytes
 from tfserving.clients.steps import Retries, Steps
 from tfserving.clients.wire import Bodies, TooLargeError, is_large, predict_request, read_predict_response, spec_of
 from tfserving.foundation.examples import Examples
@@ -80,84 +80,86 @@ class GrpcCalls(Calls):
         super().__init__(server, retries, metadata, largest)
         self._bodies = Bodies()
 
-    def reload_config(self, asked: Asked, config: Any) -> Steps[None]:
+    def reload_config(self, options: CallOptions, config: Any) -> Steps[None]:
         """See `tfserving.clients.client.Client.reload_config`."""
-        request = ReloadConfigRequest(config=_config(asked, config))
-        data = yield from self._ask(asked, RELOAD, request.SerializeToString(), repeatable=False)
-        status = self._read(ReloadConfigResponse, data, asked).status
+        request = ReloadConfigRequest(config=_config(options, config))
+        data = yield from self._send(options, RELOAD, request.SerializeToString(), repeatable=False)
+        status = self._read(ReloadConfigResponse, data, options).status
         if status.error_code:
-            raise from_code(_code(status.error_code), status.error_message, asked.call)
+            raise from_code(_code(status.error_code), status.error_message, options.call)
 
-    def _predict(self, asked: Asked, arrays: Mapping[str, Array], outputs: tuple[str, ...]) -> Steps[Prediction]:
-        call = asked.call
+    def _predict(
+        self, options: CallOptions, arrays: Mapping[str, Array], outputs: tuple[str, ...]
+    ) -> Steps[Prediction]:
+        call = options.call
         parts = predict_request(call, arrays, outputs)
         if is_large(parts):
             with self._bodies.body(parts) as body:
-                data = yield from self._ask(asked, PREDICT, body)
+                data = yield from self._send(options, PREDICT, body)
         else:
-            data = yield from self._ask(asked, PREDICT, b"".join(parts))
+            data = yield from self._send(options, PREDICT, b"".join(parts))
         try:
             version, signature, decoded = read_predict_response(data, self._largest)
         except TooLargeError as error:
             raise ResourceExhausted(f"the response is too large: {error}", call, RAISE_IT) from None
         except (ValueError, OverflowError, MemoryError, DecodeError) as error:
-            raise Internal(f"the answer can't be read: {str(error) or type(error).__name__}", call) from None
+            raise Internal(f"the response can't be read: {str(error) or type(error).__name__}", call) from None
         return Prediction(
             model=call.model,
             version=call.version if version is None else version,
-            signature=signature or asked.signature,
+            signature=signature or options.signature,
             outputs=decoded,
         )
 
-    def _classify(self, asked: Asked, examples: Examples) -> Steps[Classification]:
-        request = ClassificationRequest(model_spec=spec_of(asked.call))
+    def _classify(self, options: CallOptions, examples: Examples) -> Steps[Classification]:
+        request = ClassificationRequest(model_spec=spec_of(options.call))
         examples.write(request.input)
-        data = yield from self._ask(asked, CLASSIFY, request.SerializeToString())
-        answer = self._read(ClassificationResponse, data, asked)
-        return _classified(asked, answer.model_spec, answer.result)
+        data = yield from self._send(options, CLASSIFY, request.SerializeToString())
+        response = self._read(ClassificationResponse, data, options)
+        return _classified(options, response.model_spec, response.result)
 
-    def _regress(self, asked: Asked, examples: Examples) -> Steps[Regression]:
-        request = RegressionRequest(model_spec=spec_of(asked.call))
+    def _regress(self, options: CallOptions, examples: Examples) -> Steps[Regression]:
+        request = RegressionRequest(model_spec=spec_of(options.call))
         examples.write(request.input)
-        data = yield from self._ask(asked, REGRESS, request.SerializeToString())
-        answer = self._read(RegressionResponse, data, asked)
-        return _regressed(asked, answer.model_spec, answer.result)
+        data = yield from self._send(options, REGRESS, request.SerializeToString())
+        response = self._read(RegressionResponse, data, options)
+        return _regressed(options, response.model_spec, response.result)
 
     def _multi_inference(
-        self, asked: Asked, tasks: Mapping[str, Task], examples: Examples
+        self, options: CallOptions, tasks: Mapping[str, Task], examples: Examples
     ) -> Steps[dict[str, Classification | Regression]]:
         request = MultiInferenceRequest()
         for signature, task in tasks.items():
             added = request.tasks.add(method_name=_METHODS[task])
-            added.model_spec.CopyFrom(spec_of(asked.call))
+            added.model_spec.CopyFrom(spec_of(options.call))
             added.model_spec.signature_name = signature
         examples.write(request.input)
-        data = yield from self._ask(asked, MULTI_INFERENCE, request.SerializeToString())
-        results = self._read(MultiInferenceResponse, data, asked).results
+        data = yield from self._send(options, MULTI_INFERENCE, request.SerializeToString())
+        results = self._read(MultiInferenceResponse, data, options).results
         if len(results) != len(tasks):
-            raise Internal(f"{len(tasks)} signatures were asked, {len(results)} answered", asked.call)
-        answers: dict[str, Classification | Regression] = {}
+            raise Internal(f"the response has {len(results)} results, expected {len(tasks)}", options.call)
+        found: dict[str, Classification | Regression] = {}
         for (signature, task), result in zip(tasks.items(), results, strict=True):
             if task == "classify":
-                answers[signature] = _classified(asked, result.model_spec, result.classification_result, signature)
+                found[signature] = _classified(options, result.model_spec, result.classification_result, signature)
             else:
-                answers[signature] = _regressed(asked, result.model_spec, result.regression_result, signature)
-        return answers
+                found[signature] = _regressed(options, result.model_spec, result.regression_result, signature)
+        return found
 
-    def _get_metadata(self, asked: Asked) -> Steps[Metadata]:
-        request = GetModelMetadataRequest(model_spec=spec_of(asked.call), metadata_field=["signature_def"])
-        data = yield from self._ask(asked, METADATA, request.SerializeToString())
-        answer = self._read(GetModelMetadataResponse, data, asked)
-        definitions = self._read(SignatureDefMap, answer.metadata["signature_def"].value, asked).signature_def
+    def _get_metadata(self, options: CallOptions) -> Steps[Metadata]:
+        request = GetModelMetadataRequest(model_spec=spec_of(options.call), metadata_field=["signature_def"])
+        data = yield from self._send(options, METADATA, request.SerializeToString())
+        response = self._read(GetModelMetadataResponse, data, options)
+        definitions = self._read(SignatureDefMap, response.metadata["signature_def"].value, options).signature_def
         try:
             signatures = {name: _signature(definitions[name]) for name in definitions}
         except ValueError as error:
-            raise Internal(f"the metadata can't be read: {error}", asked.call) from None
-        return Metadata(asked.call.model, int(answer.model_spec.version.value), signatures)
+            raise Internal(f"the metadata can't be read: {error}", options.call) from None
+        return Metadata(options.call.model, int(response.model_spec.version.value), signatures)
 
-    def _get_status(self, asked: Asked) -> Steps[list[VersionStatus]]:
-        request = GetModelStatusRequest(model_spec=spec_of(asked.call))
-        data = yield from self._ask(asked, STATUS, request.SerializeToString())
+    def _get_status(self, options: CallOptions) -> Steps[list[VersionStatus]]:
+        request = GetModelStatusRequest(model_spec=spec_of(options.call))
+        data = yield from self._send(options, STATUS, request.SerializeToString())
         return [
             VersionStatus(
                 version=int(status.version),
@@ -165,44 +167,44 @@ class GrpcCalls(Calls):
                 code=_code(status.status.error_code),
                 message=status.status.error_message,
             )
-            for status in self._read(GetModelStatusResponse, data, asked).model_version_status
+            for status in self._read(GetModelStatusResponse, data, options).model_version_status
         ]
 
-    def _read(self, kind: Any, data: bytes, asked: Asked) -> Any:
-        """The message in `data`. Its fields become objects of many times their bytes, so it must be small."""
+    def _read(self, kind: Any, data: bytes, options: CallOptions) -> Any:
+        """Return the message in `data`. It must be small, since its fields become objects of many times their bytes."""
         most = description_bytes(self._largest) if kind in _DESCRIPTIONS else structured_bytes(self._largest)
         if len(data) > most:
             text = f"the response is too large: its {kind.DESCRIPTOR.name} has {len(data)} bytes, the limit is {most}"
-            raise ResourceExhausted(text, asked.call, RAISE_IT)
+            raise ResourceExhausted(text, options.call, RAISE_IT)
         try:
             return kind.FromString(data)
         except DecodeError as error:
-            raise Internal(f"the answer can't be read: {error}", asked.call) from None
+            raise Internal(f"the response can't be read: {error}", options.call) from None
 
 
-def _config(asked: Asked, config: Any) -> Any:
-    """The ModelServerConfig that a caller hands in: its text, or a message."""
+def _config(options: CallOptions, config: Any) -> Any:
+    """Return the ModelServerConfig in `config`, which is its text or a message."""
     if not isinstance(config, str):
         return ModelServerConfig.FromString(config.SerializeToString())
     try:
         return text_format.Parse(config, ModelServerConfig())
     except (text_format.ParseError, RecursionError) as error:
-        raise InvalidArgument(f"the config is no ModelServerConfig in text form: {error}", asked.call) from None
+        raise InvalidArgument(f"the config is not a ModelServerConfig in text form: {error}", options.call) from None
 
 
 def _code(number: int) -> str:
     return str(_ERROR_CODES[number].name) if number in _ERROR_CODES else "UNKNOWN"
 
 
-def _classified(asked: Asked, spec: Any, result: Any, signature: str | None = None) -> Classification:
+def _classified(options: CallOptions, spec: Any, result: Any, signature: str | None = None) -> Classification:
     rows = [[(entry.label, entry.score) for entry in row.classes] for row in result.classifications]
-    return classification(asked.call, int(spec.version.value), rows, signature)
+    return classification(options.call, int(spec.version.value), rows, signature)
 
 
-def _regressed(asked: Asked, spec: Any, result: Any, signature: str | None = None) -> Regression:
+def _regressed(options: CallOptions, spec: Any, result: Any, signature: str | None = None) -> Regression:
     values = np.array([entry.value for entry in result.regressions], np.float32)
     return Regression(
-        asked.call.model, int(spec.version.value), signature or asked.call.signature or DEFAULT_SIGNATURE, values
+        options.call.model, int(spec.version.value), signature or options.call.signature or DEFAULT_SIGNATURE, values
     )
 
 
@@ -224,5 +226,5 @@ def _info(info: Any) -> TensorInfo:
 
 
 def _type_name(number: int) -> str:
-    """TensorFlow's own name for a type that no tensor on the wire has, such as `resource`."""
+    """Return TensorFlow's name of a type that no tensor on the wire has, such as `resource`."""
     return _TYPE_NAMES[number].name.removeprefix("DT_").lower() if number in _TYPE_NAMES else f"type {number}"

@@ -1,4 +1,4 @@
-"""Sends what a call asks over gRPC, blocking or on an event loop."""
+"""Sends requests over gRPC, blocking or on an event loop."""
 
 from __future__ import annotations
 
@@ -12,87 +12,87 @@ import grpc.aio
 from tfserving.clients.address import Address, Tls
 from tfserving.clients.errors import Call, Cancelled, Internal, InvalidArgument, ServingError, from_grpc
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
-from tfserving.clients.steps import Ask, remaining_seconds
+from tfserving.clients.steps import Request, remaining_seconds
 
 # https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h
 OPTIONS: tuple[tuple[str, Any], ...] = (
-    # How much it takes is the server's to say.
+    # The server has a limit of its own.
     ("grpc.max_send_message_length", -1),
-    # The text of an error is metadata, of which grpcio alone takes 8 kB.
+    # The text of an error is metadata, which grpcio limits to 8 kB by default.
     ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.enable_http_proxy", 0),
-    # A client of its own connection: another's failed attempts would keep this one waiting.
+    # Each client has its own connection: failed attempts of another one would delay it.
     ("grpc.use_local_subchannel_pool", 1),
-    # A server that starts is seen soon; by default grpcio tries again after up to two minutes.
+    # A starting server is found soon; by default grpcio waits up to two minutes between attempts.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
-# A server that is gone without a word is noticed in this time plus 20 s. gRPC servers close the connection of a client
-# that asks them more often than every 5 minutes: https://github.com/grpc/grpc/blob/master/doc/keepalive.md
+# A server that vanished is noticed after this time plus 20 s. gRPC servers close the connection of a client that pings
+# more often than every 5 minutes: https://github.com/grpc/grpc/blob/master/doc/keepalive.md
 KEEPALIVE = (("grpc.keepalive_time_ms", 300_000), ("grpc.keepalive_timeout_ms", 20_000))
-# gRPC counts in a C int.
+# gRPC uses a C int.
 _LARGEST_LIMIT = 2**31 - 1
 
 
 class GrpcTransport:
-    """Blocking."""
+    """A blocking transport."""
 
     def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._tls = address.tls is not None
         self._channel = new_channel(grpc, address, gzip=gzip, largest=largest)
         self._methods: dict[str, Any] = {}
 
-    def ask(self, ask: Ask) -> bytes:
-        """The answer to `ask`, serialized. Raises a ServingError."""
-        method = self._methods.get(ask.path)
+    def send(self, request: Request) -> bytes:
+        """Return the response to `request`, serialized. Raises a ServingError."""
+        method = self._methods.get(request.path)
         if method is None:
-            method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
-        timeout = remaining_seconds(ask.deadline, ask.call)
+            method = self._methods[request.path] = self._channel.unary_unary(request.path)
+        timeout = remaining_seconds(request.deadline, request.call)
         try:
-            answer: bytes | None = method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+            response: bytes | None = method(request.body, timeout=timeout, metadata=_metadata(request.metadata))
         except grpc.RpcError as error:
-            raise from_grpc(error, ask.call, tls=self._tls) from None
+            raise from_grpc(error, request.call, tls=self._tls) from None
         except ValueError as error:
-            raise _unsent(error, ask.call) from None
-        return _whole(answer, ask.call)
+            raise _unsent(error, request.call) from None
+        return _whole(response, request.call)
 
     def close(self) -> None:
-        """Closes the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight are cancelled."""
         self._channel.close()
 
 
 class AsyncGrpcTransport:
-    """On the event loop that the first question is asked on."""
+    """A transport on the event loop of its first request."""
 
     def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._address, self._gzip, self._largest = address, gzip, largest
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
 
-    async def ask(self, ask: Ask) -> bytes:
-        """The answer to `ask`, serialized. Raises a ServingError."""
+    async def send(self, request: Request) -> bytes:
+        """Return the response to `request`, serialized. Raises a ServingError."""
         if self._channel is None:
             self._channel = new_channel(grpc.aio, self._address, gzip=self._gzip, largest=self._largest)
-        method = self._methods.get(ask.path)
+        method = self._methods.get(request.path)
         if method is None:
-            method = self._methods[ask.path] = self._channel.unary_unary(ask.path)
-        timeout = remaining_seconds(ask.deadline, ask.call)
+            method = self._methods[request.path] = self._channel.unary_unary(request.path)
+        timeout = remaining_seconds(request.deadline, request.call)
         try:
-            answer: bytes | None = await method(ask.body, timeout=timeout, metadata=_metadata(ask.metadata))
+            response: bytes | None = await method(request.body, timeout=timeout, metadata=_metadata(request.metadata))
         except grpc.RpcError as error:
-            raise from_grpc(error, ask.call, tls=self._address.tls is not None) from None
+            raise from_grpc(error, request.call, tls=self._address.tls is not None) from None
         except (grpc.aio.UsageError, ValueError, TypeError) as error:
-            raise _unsent(error, ask.call) from None
-        return _whole(answer, ask.call)
+            raise _unsent(error, request.call) from None
+        return _whole(response, request.call)
 
     async def close(self) -> None:
-        """Closes the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight are cancelled."""
         if self._channel is not None:
             await self._channel.close()
 
 
 def new_channel(made_by: Any, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> Any:
-    """A channel to `address`, made by `grpc` or `grpc.aio`; its messages may have `largest` bytes, inflated, too."""
+    """Return a channel to `address` of `grpc` or `grpc.aio`. A message has at most `largest` bytes, also inflated."""
     options = [*OPTIONS, *KEEPALIVE, ("grpc.max_receive_message_length", min(largest, _LARGEST_LIMIT))]
     if address.every_address:
         options.append(("grpc.lb_policy_name", "round_robin"))
@@ -118,13 +118,13 @@ def _metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]
     return tuple((name.lower(), value) for name, value in metadata.items()) if metadata else None
 
 
-def _whole(answer: bytes | None, call: Call) -> bytes:
-    if answer is None:
-        raise Internal("the server ended the call without an answer", call)
-    return answer
+def _whole(response: bytes | None, call: Call) -> bytes:
+    if response is None:
+        raise Internal("the server ended the call without a response", call)
+    return response
 
 
 def _unsent(error: Exception, call: Call) -> ServingError:
     if "closed" in str(error):
         return Cancelled(f"the client is closed ({error})", call)
-    return InvalidArgument(f"it can't be sent: {error}", call)
+    return InvalidArgument(f"the request can't be sent: {error}", call)

@@ -1,10 +1,10 @@
-"""What a model server's Prometheus page has counted of a model's inference requests.
+"""The inference requests to a model, counted on a server's Prometheus page.
 
 TensorFlow Serving counts each REST GET of a model's status or metadata as a request: in `request_count` with the status
-OK, and in `request_latency` without an API. So the requests that succeeded are those that `request_latency` has with
-the API of an inference. It has none of the requests that failed; `request_count` has these, by status.
+OK, and in `request_latency` without an API. So successful inference requests are read from `request_latency` with the
+API of an inference. It lacks failed requests; `request_count` has these, by status.
 
-Neither has the calls that the server refuses before it reads them, when they exceed its threads.
+Neither counts the calls that exceed the server's threads, which it rejects unread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tfserving.clients.address import Tls
 from tfserving.clients.page import read_page
 
 PATH = "/monitoring/prometheus/metrics"
-# In lower case, as REST has them. gRPC has Predict, Classify, Regress and MultiInference.
+# In lower case, as in REST. gRPC has Predict, Classify, Regress and MultiInference.
 INFERENCE = ("predict", "classify", "regress", "multiinference")
 _LINE = re.compile(
     r"^:tensorflow:serving:(request_count|request_latency_(?:bucket|sum|count))\{(.*)\} "
@@ -30,11 +30,11 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 @dataclass
 class Page:
-    """The inference requests to a model that a page has counted.
+    """The inference requests to a model on a metrics page.
 
-    `answered` succeeded, which took so many `microseconds`; `failed` has the others by status. `buckets` has the former
-    by their latency: the keys are upper bounds in microseconds, and count all below. TensorFlow Serving's grow by 1.8
-    from 10.
+    `answered` requests succeeded, and took `microseconds` together. `failed` counts the others by status. `buckets`
+    counts the successful requests by latency: the keys are upper bounds in microseconds, the counts are cumulative.
+    TensorFlow Serving's bounds grow by a factor of 1.8 from 10.
     """
 
     answered: int = 0
@@ -43,7 +43,7 @@ class Page:
     microseconds: float = 0.0
 
     def since(self, before: Page) -> Page:
-        """What was counted after `before`; all of it when the server has started anew in the meantime."""
+        """Return what was counted after `before`; everything when the server was restarted in the meantime."""
         if self.answered < before.answered or any(self.failed[key] < count for key, count in before.failed.items()):
             return self
         return Page(
@@ -54,32 +54,32 @@ class Page:
         )
 
     def add(self, other: Page) -> None:
-        """Counts what another server has counted, too."""
+        """Add the counts of another server."""
         self.answered += other.answered
         self.failed.update(other.failed)
         self.buckets.update(other.buckets)
         self.microseconds += other.microseconds
 
     def without(self, answered: int) -> Page:
-        """Without so many of those that succeeded. The latencies stay: the page doesn't tell whose they are."""
+        """Return it without so many successful requests. The latencies stay: those of a request aren't known."""
         return replace(self, answered=max(0, self.answered - answered))
 
     @property
     def total(self) -> int:
-        """All requests."""
+        """The number of requests, with those that failed."""
         return self.answered + self.failed.total()
 
     @property
     def error_rate(self) -> float:
-        """The part of the requests that failed."""
+        """The fraction of requests that failed."""
         return self.failed.total() / self.total if self.total else 0.0
 
     def mean_ms(self) -> float | None:
-        """The mean latency in milliseconds; None without requests that succeeded."""
+        """Return the mean latency in milliseconds; None without successful requests."""
         return self.microseconds / self.answered / 1000 if self.answered else None
 
     def p99_ms(self) -> float:
-        """The latency that 99 % don't exceed, in milliseconds, interpolated within its bucket; 0 without requests."""
+        """Return the 99th percentile of the latency in milliseconds, interpolated in its bucket; 0 without requests."""
         bounds = sorted(self.buckets)
         wanted = 0.99 * max(self.buckets.values(), default=0)
         below, low = 0, 0.0
@@ -96,11 +96,11 @@ class Page:
 
 
 def read_metrics(url: str, model: str, tls: Tls | None = None) -> Page:
-    """What the page at `url` has counted for `model`. Raises a ServingError when the page can't be read."""
+    """Return the counts of `model` on the page at `url`. Raises a ServingError when the page can't be read."""
     found = Page()
     for family, text, value in _LINE.findall(read_page(url, tls)):
         labels = _labels(text)
-        # The others' names can be anything, so that a client can't add to a family.
+        # Lines with other labels are skipped: a client can send any model name, and so add lines to a family.
         if labels.get("model_name") != model or not set(labels) <= _LABELS:
             continue
         match (family, labels):
@@ -116,10 +116,10 @@ def read_metrics(url: str, model: str, tls: Tls | None = None) -> Page:
 
 
 def _labels(text: str) -> dict[str, str]:
-    """The labels of a line; none of a line whose labels can't be told apart.
+    """Return the labels of a line; none for a line that is ambiguous.
 
-    TensorFlow Serving doesn't escape the name of a model, and a client can send any: one with a quote in it can look
-    like further labels.
+    TensorFlow Serving doesn't escape the name of a model, and a client can send any name: one with a quote in it can
+    look like more labels.
     """
     found = _LABEL.findall(text)
     labels = dict(found)

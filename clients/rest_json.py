@@ -1,7 +1,7 @@
-"""The JSON of TensorFlow Serving's REST API: requests from arrays, arrays from answers.
+"""The JSON of TensorFlow Serving's REST API: requests from arrays, arrays from responses.
 
-JSON has no element types. What a request's numbers are is the signature's business, so is what an answer's numbers
-become. https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/g3doc/api_rest.md
+JSON has no dtypes. The signature defines the dtypes of a request's and of a response's numbers.
+https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/g3doc/api_rest.md
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.examples import Examples
 from tfserving.foundation.tensors import BY_NAME, STRING, Array, DType, dtype_of, from_numbers
 
 
 class MisfitError(ValueError):
-    """An answer is not what its signature says; perhaps the signature of another version is needed."""
+    """A response doesn't match its signature; it may come from another version."""
 
 
 def predict_request(signature_name: str, arrays: Mapping[str, Array]) -> bytes:
-    """The body of a columnar predict request.
+    """Return the body of a columnar predict request.
 
     Raises TypeError for complex numbers, which the API cannot carry.
     """
@@ -34,13 +34,13 @@ def predict_request(signature_name: str, arrays: Mapping[str, Array]) -> bytes:
 
 
 def examples_request(signature_name: str, examples: Examples) -> bytes:
-    """The body of a classify or regress request, its floats as text that means the same float32."""
-    # The standard library's, for NaN and the infinities: orjson would write null.
+    """Return the body of a classify or regress request. Its floats are text that parses to the same float32."""
+    # The standard library writes NaN and Infinity, orjson would write null.
     return json.dumps({"signature_name": signature_name, **examples.json()}).encode()
 
 
 def parse(body: bytes) -> Any:
-    """The value that a JSON answer holds: bare NaN and Infinity are floats, bytes that are not UTF-8 lone surrogates.
+    """Return the value of a JSON response. Bare NaN and Infinity become floats, bytes that aren't UTF-8 surrogates.
 
     Raises ValueError for a body that is not JSON.
     """
@@ -51,26 +51,26 @@ def parse(body: bytes) -> Any:
         return json.loads(body.decode("utf-8", "surrogateescape"))
 
 
-def outputs_of(answer: Any, signature: Signature, *, shapes: bool = True) -> dict[str, Array]:
-    """The arrays in a parsed columnar answer, in the types that `signature` gives its outputs.
+def outputs_of(response: Any, signature: Signature, *, shapes: bool = True) -> dict[str, Array]:
+    """Return the arrays in a parsed columnar response, with the dtypes of the outputs in `signature`.
 
-    Raises MisfitError for other names, for values that are not of these types, and, with `shapes`, for arrays of shapes
-    that the signature doesn't say. (A graph may accept inputs of such shapes, and answers accordingly.)
+    Raises MisfitError for other names, for values that are not of these dtypes, and, with `shapes`, for other shapes
+    than the signature's. (A graph may accept inputs of other shapes, and return outputs of other shapes.)
     """
-    if not isinstance(answer, dict) or "outputs" not in answer:
-        raise MisfitError("it has no 'outputs'")
-    value, infos = answer["outputs"], signature.outputs
+    if not isinstance(response, dict) or "outputs" not in response:
+        raise MisfitError("it lacks 'outputs'")
+    value, infos = response["outputs"], signature.outputs
     if len(infos) == 1:
         # A single output has no name.
         value = dict.fromkeys(infos, value)
     if not isinstance(value, dict) or set(value) != set(infos):
         got = ", ".join(sorted(value)) if isinstance(value, dict) else "a value without a name"
-        raise MisfitError(f"it has {got}, the signature's outputs are {', '.join(infos)}")
+        raise MisfitError(f"got {got}, expected the outputs {', '.join(infos)}")
     return {name: _output(name, value[name], infos[name], shapes) for name in sorted(infos)}
 
 
 def unpack_bytes(value: Any) -> Any:
-    """`value` with every `{"b64": "..."}` in it, its lists and their lists, made the bytes it stands for.
+    """Return `value` with every `{"b64": "..."}` in it and in its lists decoded to bytes.
 
     Raises ValueError for text that is not base64.
     """
@@ -89,14 +89,14 @@ def _json_value(name: str, array: Array) -> Any:
         return _text(array.tolist())
     if array.dtype.kind == "c":
         raise TypeError(
-            f"inputs[{name!r}] has dtype {array.dtype.name}: TensorFlow Serving's REST API carries no complex numbers, "
-            "gRPC does"
+            f"inputs[{name!r}] has dtype {array.dtype.name}; "
+            "TensorFlow Serving's REST API can't carry complex numbers, use gRPC"
         )
     if array.dtype.kind == "V":
-        # bfloat16, which orjson doesn't know; float32 holds each of its values.
+        # bfloat16, which orjson doesn't support; float32 holds each of its values.
         array = array.astype(np.float32)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        # orjson would write null; TensorFlow Serving reads NaN, Infinity and -Infinity as they are.
+        # orjson would write null. TensorFlow Serving reads bare NaN, Infinity and -Infinity.
         return orjson.Fragment(json.dumps(array.tolist()).encode())
     return (
         np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape) if array.ndim else array.item()
@@ -104,7 +104,7 @@ def _json_value(name: str, array: Array) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """Strings as JSON has them: str as it is, bytes as base64, which needs no encoding to be agreed on."""
+    """Return strings for JSON: str unchanged, bytes as base64, since their encoding is unknown."""
     if isinstance(value, list):
         return [_text(item) for item in value]
     return value if isinstance(value, str) else {"b64": base64.b64encode(value).decode()}
@@ -114,19 +114,19 @@ def _output(name: str, value: Any, info: TensorInfo, shapes: bool) -> Array:
     try:
         array = _array(value, info)
         if shapes and not info.fits(array.shape):
-            raise ValueError(f"its shape is {array.shape}")
+            raise ValueError(f"got shape {array.shape}")
         return array
     except (ValueError, TypeError, OverflowError) as error:
-        raise MisfitError(f"outputs[{name!r}] is not {info}: {error}") from None
+        raise MisfitError(f"outputs[{name!r}], expected {info}: {error}") from None
 
 
 def _array(value: Any, info: TensorInfo) -> Array:
     dtype = BY_NAME.get(info.dtype)
     if dtype is None:
-        raise ValueError(f"no array holds {info.dtype}")
+        raise ValueError(f"arrays can't hold {info.dtype}")
     array = _strings(value) if dtype is STRING else _numbers(value, dtype)
     if info.shape is not None and not array.size and array.ndim < len(info.shape):
-        # `[]` says nothing about the dimensions inside it.
+        # `[]` has no dimensions inside it.
         array = array.reshape(array.shape + tuple(size or 0 for size in info.shape[array.ndim :]))
     return array
 
@@ -135,7 +135,7 @@ def _numbers(value: Any, wanted: DType) -> Array:
     array = from_numbers(value, wanted)
     kinds = {"b": "b", "i": "iu", "u": "iu"}.get(wanted.numpy.kind, "fiu")
     if array.size and array.dtype.kind not in kinds:
-        raise ValueError(f"its values are of type {array.dtype.name}")
+        raise ValueError(f"got values of type {array.dtype.name}")
     with np.errstate(over="ignore"):
         return array.astype(wanted.numpy)
 
@@ -152,4 +152,4 @@ def _encode(item: Any) -> bytes:
         return item.encode("utf-8", "surrogateescape")
     if isinstance(item, bytes):
         return item
-    raise TypeError(f"{item!r} is no string")
+    raise TypeError(f"got {item!r}, expected a string")

@@ -1,4 +1,4 @@
-"""Sends what a call asks over HTTP, blocking or on an event loop."""
+"""Sends requests over HTTP, blocking or on an event loop."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import httpcore2
 
 from tfserving.clients.address import Address, Tls
 from tfserving.clients.errors import Call, Cancelled, DeadlineExceeded, InvalidArgument, ServingError, Unavailable
-from tfserving.clients.http_answers import Answer
+from tfserving.clients.http_response import ResponseBody
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.sockets import Deadline, DeadlineBackend
-from tfserving.clients.steps import Ask, remaining_seconds
+from tfserving.clients.steps import Request, remaining_seconds
 from tfserving.clients.unreachable import broken_hint, unreachable_hint
 
-# What is smaller is hardly made smaller still.
+# Compression saves little on smaller bodies.
 _SMALLEST_PACKED = 1024
-# The fastest: a request is packed once and sent once.
+# The fastest level: a request is compressed once and sent once.
 _LEVEL = 1
-# Connections: as many as there are calls, kept for so many seconds. A server that is gone without a word is noticed.
+# One connection for each call in flight, kept for 60 s. Keepalive notices a server that vanished.
 _POOL: dict[str, Any] = {
     "max_connections": None,
     "max_keepalive_connections": None,
@@ -43,11 +43,11 @@ _FAILURES = (
 
 
 class _Exchange:
-    """What the blocking and the other transport do alike. Redirects are not followed, and no cookies are kept."""
+    """What both transports share. Redirects are not followed, cookies are not kept."""
 
     def __init__(self, address: Address, gzip: bool, largest: int) -> None:
         parts = urlsplit(address.target)
-        # As DNS and HTTP have it, which know ASCII alone.
+        # DNS and HTTP are ASCII.
         host = parts.hostname or ""
         host = host if ":" in host else host.encode("idna").decode()
         self._origin = parts.scheme, host, parts.port
@@ -64,45 +64,45 @@ class _Exchange:
             "user-agent": "tfserving",
         }
 
-    def request(self, ask: Ask) -> dict[str, Any]:
-        """The arguments of httpcore's `stream`."""
+    def arguments(self, request: Request) -> dict[str, Any]:
+        """Return the arguments of httpcore's `stream`."""
         if self.closed:
-            raise Cancelled("the client is closed", ask.call)
+            raise Cancelled("the client is closed", request.call)
         scheme, host, port = self._origin
-        # A call's metadata come instead of these, whatever the case of their names: of `host`, say, there is one.
-        along = {name.lower(): value for name, value in (ask.metadata or {}).items()}
-        headers, body = {**self._headers, **along}, ask.body
+        # A call's metadata replace these, in any case of their names: there must be one `host`, for example.
+        sent = {name.lower(): value for name, value in (request.metadata or {}).items()}
+        headers, body = {**self._headers, **sent}, request.body
         if self._gzip and body is not None and len(body) >= _SMALLEST_PACKED:
             headers["content-encoding"] = "gzip"
             body = gzip_format.compress(body, _LEVEL, mtime=0)
         return {
             "method": "GET" if body is None else "POST",
-            "url": httpcore2.URL(scheme=scheme, host=host, port=port, target=self._prefix + ask.path),
+            "url": httpcore2.URL(scheme=scheme, host=host, port=port, target=self._prefix + request.path),
             "content": body,
             "headers": headers,
             "extensions": self._extensions,
         }
 
-    def answer(self, response: Any, call: Call) -> Answer:
-        """What takes the body of `response`."""
-        return Answer(response.status, response.headers, self._largest, call)
+    def body_of(self, response: Any, call: Call) -> ResponseBody:
+        """Return the reader of the body of `response`."""
+        return ResponseBody(response.status, response.headers, self._largest, call)
 
     def failure(self, error: Exception, call: Call) -> ServingError:
-        """The ServingError for what HTTP raised."""
+        """Return the ServingError for an error of HTTP."""
         text = str(error)
         if isinstance(error, (httpcore2.TimeoutException, TimeoutError)):
-            return DeadlineExceeded("no complete answer came within the timeout", call)
+            return DeadlineExceeded("no complete response within the timeout", call)
         if isinstance(error, httpcore2.ConnectError):
             return Unavailable(f"failed to connect: {text}", call, unreachable_hint(call, text, tls=self.tls))
         if isinstance(error, (httpcore2.RemoteProtocolError, httpcore2.NetworkError)):
             return Unavailable(f"the connection broke: {text}", call, broken_hint(call, text, tls=self.tls))
         if self.closed:
             return Cancelled(f"the client is closed ({text})", call)
-        return InvalidArgument(f"it can't be sent: {text}", call)
+        return InvalidArgument(f"the request can't be sent: {text}", call)
 
 
 class RestTransport:
-    """Blocking."""
+    """A blocking transport."""
 
     def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._exchange = _Exchange(address, gzip, largest)
@@ -111,56 +111,56 @@ class RestTransport:
             ssl_context=tls_context(address.tls), network_backend=DeadlineBackend(self._deadline), **_POOL
         )
 
-    def ask(self, ask: Ask) -> bytes:
-        """The body of the answer to `ask`. Raises a ServingError."""
-        request = self._exchange.request(ask)
-        self._deadline.until = ask.deadline
-        remaining_seconds(ask.deadline, ask.call)
+    def send(self, request: Request) -> bytes:
+        """Return the body of the response to `request`. Raises a ServingError."""
+        arguments = self._exchange.arguments(request)
+        self._deadline.until = request.deadline
+        remaining_seconds(request.deadline, request.call)
         try:
-            with self._pool.stream(**request) as response:
-                answer = self._exchange.answer(response, ask.call)
+            with self._pool.stream(**arguments) as response:
+                body = self._exchange.body_of(response, request.call)
                 for piece in response.iter_stream():
-                    if time.monotonic() > ask.deadline:
+                    if time.monotonic() > request.deadline:
                         raise TimeoutError
-                    if not answer.add(piece):
+                    if not body.add(piece):
                         break
         except _FAILURES as error:
-            raise self._exchange.failure(error, ask.call) from None
-        return answer.body()
+            raise self._exchange.failure(error, request.call) from None
+        return body.whole()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._exchange.closed = True
         self._pool.close()
 
 
 class AsyncRestTransport:
-    """On the event loop that the first question is asked on."""
+    """A transport on the event loop of its first request."""
 
     def __init__(self, address: Address, *, gzip: bool, largest: int = MAX_RESPONSE_BYTES) -> None:
         self._exchange = _Exchange(address, gzip, largest)
         self._pool = httpcore2.AsyncConnectionPool(ssl_context=tls_context(address.tls), **_POOL)
 
-    async def ask(self, ask: Ask) -> bytes:
-        """The body of the answer to `ask`. Raises a ServingError."""
-        request = self._exchange.request(ask)
+    async def send(self, request: Request) -> bytes:
+        """Return the body of the response to `request`. Raises a ServingError."""
+        arguments = self._exchange.arguments(request)
         try:
-            with anyio.fail_after(remaining_seconds(ask.deadline, ask.call)):
-                async with self._pool.stream(**request) as response:
-                    answer = self._exchange.answer(response, ask.call)
+            with anyio.fail_after(remaining_seconds(request.deadline, request.call)):
+                async with self._pool.stream(**arguments) as response:
+                    body = self._exchange.body_of(response, request.call)
                     async for piece in response.aiter_stream():
-                        if not answer.add(piece):
+                        if not body.add(piece):
                             break
         except _FAILURES as error:
-            raise self._exchange.failure(error, ask.call) from None
-        return answer.body()
+            raise self._exchange.failure(error, request.call) from None
+        return body.whole()
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._exchange.closed = True
         await self._pool.aclose()
 
 
 def tls_context(tls: Tls | None) -> ssl.SSLContext | None:
-    """How the server is verified; nothing to verify, and no time spent on it, without TLS."""
+    """Return the SSL context of `tls`; None, which costs no time, without TLS."""
     return None if tls is None else tls.context()

@@ -1,93 +1,91 @@
-"""The signatures of a server's models: asked once, remembered, and compared with what is about to be sent."""
+"""The signatures of a server's models, requested once and cached, and the checks of calls against them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tfserving.clients.answers import Metadata, Signature
-from tfserving.clients.asked import Asked
+from tfserving.clients.call_options import CallOptions
 from tfserving.clients.errors import FailedPrecondition, InvalidArgument
 from tfserving.clients.inputs import Inputs, mismatches, needs_signature, to_arrays
+from tfserving.clients.results import Metadata, Signature
 from tfserving.clients.steps import Steps
 from tfserving.foundation.tensors import STRING, Array
 
-# The signatures in SavedModels that nobody can call.
+# A signature in SavedModels that can't be called.
 _INTERNAL_SIGNATURE = "__saved_model_init_op"
 
 
 class Signatures:
-    """The signatures of a server's models, by model, version and label. `get` asks the server for metadata."""
+    """The signatures of a server's models, by model, version and label. `get` requests the metadata."""
 
-    def __init__(self, get: Callable[[Asked], Steps[Metadata]]) -> None:
+    def __init__(self, get: Callable[[CallOptions], Steps[Metadata]]) -> None:
         self._get = get
         self._known: dict[tuple[str, int | None, str | None], Metadata] = {}
 
-    def metadata(self, asked: Asked) -> Steps[Metadata]:
-        """The metadata of the model, asked anew and remembered, without the signatures that nobody can call."""
-        found = yield from self._get(asked.without_signature())
+    def metadata(self, options: CallOptions) -> Steps[Metadata]:
+        """Return the model's metadata, requested again and cached, without signatures that can't be called."""
+        found = yield from self._get(options.without_signature())
         callable_ones = {
             name: signature for name, signature in sorted(found.signatures.items()) if name != _INTERNAL_SIGNATURE
         }
         found = replace(found, signatures=callable_ones)
-        self._known[asked.call.model, asked.call.version, asked.call.label] = found
+        self._known[options.call.model, options.call.version, options.call.label] = found
         return found
 
-    def find(self, asked: Asked, *, fresh: bool = False) -> Steps[tuple[Signature, bool]]:
-        """The signature that is asked for, and whether it was known from an earlier call.
+    def find(self, options: CallOptions, *, fresh: bool = False) -> Steps[tuple[Signature, bool]]:
+        """Return the signature of the call, and whether it was cached.
 
-        Raises FailedPrecondition when the model, asked anew, doesn't have it.
+        Raises FailedPrecondition when the model's current metadata lacks it.
         """
-        name, call = asked.signature, asked.call
+        name, call = options.signature, options.call
         known = self._known.get((call.model, call.version, call.label))
         if known and name in known.signatures and not fresh:
             return known.signatures[name], True
-        found = yield from self.metadata(asked)
+        found = yield from self.metadata(options)
         if name not in found.signatures:
             raise FailedPrecondition(f"Serving signature key {name!r} not found.", call, _lacks(found, name))
         return found.signatures[name], False
 
-    def arrays(self, asked: Asked, inputs: Inputs) -> Steps[dict[str, Array]]:
-        """The arrays of what a caller hands in. Raises InvalidArgument for what can't be made into them."""
+    def arrays(self, options: CallOptions, inputs: Inputs) -> Steps[dict[str, Array]]:
+        """Return the arrays of a caller's `inputs`. Raises InvalidArgument for inputs that can't be converted."""
         signature = None
         if needs_signature(inputs):
-            signature, cached = yield from self.find(asked)
+            signature, cached = yield from self.find(options)
             if cached and isinstance(inputs, Mapping) and set(inputs) != set(signature.inputs):
-                # Perhaps a newer version's.
-                signature, _ = yield from self.find(asked, fresh=True)
+                # They may be those of a newer version.
+                signature, _ = yield from self.find(options, fresh=True)
         try:
-            return to_arrays(inputs, asked.signature, signature)
+            return to_arrays(inputs, options.signature, signature)
         except ValueError as error:
-            raise InvalidArgument(str(error), asked.call) from None
+            raise InvalidArgument(str(error), options.call) from None
 
-    def check(self, asked: Asked, arrays: Mapping[str, Array], *, shapes: bool = True) -> Steps[Signature]:
-        """The signature that is asked for; refuses arrays that don't fit it, after it was asked for anew."""
-        signature, known = yield from self.find(asked)
-        wrong = mismatches(arrays, asked.signature, signature, shapes=shapes)
+    def check(self, options: CallOptions, arrays: Mapping[str, Array], *, shapes: bool = True) -> Steps[Signature]:
+        """Return the signature of the call. Raises InvalidArgument for arrays that don't match its current state."""
+        signature, known = yield from self.find(options)
+        wrong = mismatches(arrays, options.signature, signature, shapes=shapes)
         if wrong and known:
-            signature, _ = yield from self.find(asked, fresh=True)
-            wrong = mismatches(arrays, asked.signature, signature, shapes=shapes)
+            signature, _ = yield from self.find(options, fresh=True)
+            wrong = mismatches(arrays, options.signature, signature, shapes=shapes)
         if wrong:
-            raise InvalidArgument("; ".join(wrong), asked.call)
+            raise InvalidArgument("; ".join(wrong), options.call)
         return signature
 
-    def check_takes_examples(self, asked: Asked) -> Steps[None]:
-        """Refuses the call, with InvalidArgument, unless its signature takes tf.Examples."""
-        signature, known = yield from self.find(asked)
-        if known and not _takes_examples(signature):
-            signature, _ = yield from self.find(asked, fresh=True)
-        if not _takes_examples(signature):
-            wants = ", ".join(f"{name!r}: {info}" for name, info in signature.inputs.items()) or "no inputs"
-            text = (
-                f"signature {asked.signature!r} takes no tf.Examples, which are one input of strings; it wants {wants}"
-            )
-            raise InvalidArgument(text, asked.call)
+    def check_examples(self, options: CallOptions) -> Steps[None]:
+        """Raise InvalidArgument unless the signature of the call accepts tf.Examples."""
+        signature, known = yield from self.find(options)
+        if known and not _accepts_examples(signature):
+            signature, _ = yield from self.find(options, fresh=True)
+        if not _accepts_examples(signature):
+            known = ", ".join(f"{name!r}: {info}" for name, info in signature.inputs.items()) or "no inputs"
+            text = f"signature {options.signature!r} doesn't accept tf.Examples; its inputs are {known}"
+            raise InvalidArgument(text, options.call)
 
 
-def _takes_examples(signature: Signature) -> bool:
+def _accepts_examples(signature: Signature) -> bool:
     return [info.dtype for info in signature.inputs.values()] == [STRING.name]
 
 
 def _lacks(metadata: Metadata, name: str) -> str:
     names = ", ".join(metadata.signatures) or "none"
-    return f"{metadata.model} version {metadata.version} has no signature {name!r}; it has {names}"
+    return f"{metadata.model} version {metadata.version} lacks signature {name!r}; it has {names}"

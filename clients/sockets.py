@@ -1,7 +1,7 @@
 """Connections of the blocking REST client, which end at a call's deadline.
 
-HTTP's timeouts count from the last byte: a server that sends one byte a second, of its headers say, would never exceed
-them. Here every read and every write has what is left of the call. (On an event loop a timeout around the call does.)
+HTTP timeouts count from the last byte: a server that sends one byte a second would never exceed them. Here every read
+and every write is limited to the time left for the call. (On an event loop a timeout around the call is enough.)
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import httpcore2
 
 
 class Deadline(threading.local):
-    """When the call ends that this thread makes: a time of `time.monotonic`."""
+    """The deadline of this thread's call, a time of `time.monotonic`."""
 
     until = 0.0
 
     def left(self, passed: type[Exception]) -> float:
-        """The seconds that are left. Raises `passed` when there are none."""
+        """Return the seconds left. Raises `passed` when there are none."""
         left = self.until - time.monotonic()
         if left <= 0:
             raise passed
@@ -32,7 +32,7 @@ class Deadline(threading.local):
 
 
 class DeadlineBackend(httpcore2.NetworkBackend):
-    """Connects within the deadline, address after address."""
+    """Connects within the deadline, trying one address after another."""
 
     def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
@@ -42,10 +42,10 @@ class DeadlineBackend(httpcore2.NetworkBackend):
         host: str,
         port: int,
         timeout: float | None = None,  # noqa: ARG002 - the deadline is the timeout
-        local_address: str | None = None,  # noqa: ARG002 - the system's choice
+        local_address: str | None = None,  # noqa: ARG002 - the system chooses it
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        """A connection to `host`. Raises ConnectError, or ConnectTimeout."""
+        """Return a connection to `host`. Raises ConnectError or ConnectTimeout."""
         with _mapped(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             refused: OSError = OSError(f"{host} has no address")
             for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -105,7 +105,7 @@ class _Stream(httpcore2.NetworkStream):
 
 @contextmanager
 def _mapped(timeout: type[Exception], other: type[Exception]) -> Iterator[None]:
-    """Raises `timeout` and `other` in place of a socket's errors; a name that is none is a ValueError of Python's."""
+    """Raise `timeout` and `other` in place of a socket's errors; for an invalid host name Python raises ValueError."""
     try:
         yield
     except TimeoutError as error:
@@ -115,7 +115,7 @@ def _mapped(timeout: type[Exception], other: type[Exception]) -> Iterator[None]:
 
 
 def _is_readable(connection: socket.socket) -> bool:
-    """Whether the other side of an idle connection has closed it, or sent what nobody asked for."""
+    """Return whether the peer has closed an idle connection, or sent unexpected data."""
     if connection.fileno() < 0:
         return True
     waiting = select.poll()

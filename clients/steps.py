@@ -1,7 +1,7 @@
-"""What a call does, apart from how it waits.
+"""The steps of a call, apart from how they are run.
 
-A call is a generator: it yields what has to be done next (ask the server, pause) and is sent what came of it. A
-transport does these steps, blocking or on an event loop, so that both kinds of client make their calls alike.
+A call is a generator. It yields its next step, a request or a pause, and receives the response. A client runs these
+steps, blocking or on an event loop, so that both kinds of client share the calls.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tfserving.clients.errors import Call, DeadlineExceeded, Unavailable
 Result = TypeVar("Result")
 
 
-class Ask(NamedTuple):
-    """Send `body` to the server's method `path`, and answer with the bytes that it answers.
+class Request(NamedTuple):
+    """A step: send `body` to the server's method `path`, and return the bytes of the response.
 
-    `path` is gRPC's (`/package.Service/Method`) or HTTP's; over HTTP no `body` is a GET, any a POST. `deadline` is a
-    time of `time.monotonic`. `metadata` goes along: gRPC's metadata, or HTTP headers. An answer that never comes, or
-    is an error, is a ServingError. `repeatable` asks may be asked again: they change nothing.
+    `path` is gRPC's (`/package.Service/Method`) or HTTP's. Over HTTP a request without `body` is a GET, else a POST.
+    `deadline` is a time of `time.monotonic`. `metadata` is sent as gRPC metadata or HTTP headers. A missing response or
+    an error is a ServingError. A `repeatable` request changes nothing on the server and may be sent again.
     """
 
     path: str
@@ -36,22 +36,22 @@ class Ask(NamedTuple):
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait for so many seconds."""
+    """A step: wait for so many seconds."""
 
     seconds: float
 
 
-Steps: TypeAlias = Generator[Ask | Pause, bytes | None, Result]
+Steps: TypeAlias = Generator[Request | Pause, bytes | None, Result]
 
 
 @dataclass(frozen=True)
 class Retries:
-    """When a call that found the server unavailable is made again.
+    """When a request to an unavailable server is sent again.
 
-    At most `attempts` times in all, and only while its timeout lasts. Between two attempts lies a random pause of up to
-    `first_pause` seconds, doubled with each attempt up to `longest_pause`, so that clients don't come back all at once.
-    A client's retries are on a budget: `budget` of them at first, and one more for every ten calls that succeed, up to
-    `budget`; a server that is down or full is not asked several times as often for it.
+    It is sent at most `attempts` times, and only within the timeout of its call. The pause between two attempts is
+    random, up to `first_pause` seconds, and doubles with each attempt up to `longest_pause`, so that clients don't
+    return all at once. A client has a budget of retries: `budget` at first, and one more for every ten calls that
+    succeed, up to `budget`. So retries don't multiply the load on a server that is down or full.
     """
 
     attempts: int = 3
@@ -61,15 +61,15 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.first_pause < 0 or self.longest_pause < 0 or self.budget < 0:
-            raise ValueError(f"retries have at least 1 attempt, and no pause or budget below 0; these are {self}")
+            raise ValueError(f"retries need at least 1 attempt and no pause or budget below 0, got {self}")
 
     def pause(self, attempt: int) -> float:
-        """The seconds to wait after the attempt of this number, the first being 1."""
+        """Return the seconds to wait after attempt number `attempt`, counted from 1."""
         return random.uniform(0, min(self.longest_pause, self.first_pause * 2 ** (attempt - 1)))  # noqa: S311 - no secret
 
 
-class Asking:
-    """Asks, and asks again as `retries` say. Shared by the threads of one client."""
+class RetryingSender:
+    """Sends requests, and sends them again as `retries` define. Shared by the threads of one client."""
 
     EARNED = 0.1
 
@@ -78,21 +78,25 @@ class Asking:
         self._left = retries.budget
         self._lock = threading.Lock()
 
-    def __call__(self, ask: Ask) -> Steps[bytes]:
-        """The server's answer to `ask`."""
+    def __call__(self, request: Request) -> Steps[bytes]:
+        """Return the server's response to `request`."""
         attempt = 1
         while True:
             try:
-                answer = yield ask
+                response = yield request
             except Unavailable:
                 pause = self._retries.pause(attempt)
-                if not ask.repeatable or time.monotonic() + pause >= ask.deadline or not self._may_retry(attempt):
+                if (
+                    not request.repeatable
+                    or time.monotonic() + pause >= request.deadline
+                    or not self._may_retry(attempt)
+                ):
                     raise
             else:
-                assert answer is not None
+                assert response is not None
                 if self._left < self._retries.budget:
                     self._earn()
-                return answer
+                return response
             yield Pause(pause)
             attempt += 1
 
@@ -109,8 +113,8 @@ class Asking:
 
 
 def remaining_seconds(deadline: float, call: Call) -> float:
-    """The seconds until `deadline`, a time of `time.monotonic`. Raises DeadlineExceeded when it has passed."""
+    """Return the seconds until `deadline`, a time of `time.monotonic`. Raises DeadlineExceeded when it has passed."""
     remaining = deadline - time.monotonic()
     if remaining <= 0:
-        raise DeadlineExceeded("the timeout passed before the server could be asked", call)
+        raise DeadlineExceeded("the timeout passed before the request was sent", call)
     return remaining

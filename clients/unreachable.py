@@ -1,4 +1,4 @@
-"""Why a server could not be reached, or closed the connection, as far as the text of an error shows it."""
+"""Hints: why a server can't be reached or closed the connection, from the text of an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNTRUSTED = re.compile(
 _TLS = re.compile(r"\bssl\b|\[ssl|handshake|\btls", re.I)
 _NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|wrong version number|record layer failure|packet length too long", re.I)
 _NO_ADDRESS = re.compile("Name or service not known|name resolution|DNS resolution|address lookup|has no address", re.I)
-# What a server that speaks TLS sends back to one that doesn't: an alert, read as HTTP or HTTP/2.
+# A TLS server responds to a client without TLS with an alert, which is read as HTTP or HTTP/2.
 _ALERT = re.compile(
     r"\\x15\\x03|illegal status line|GOAWAY|Socket closed|disconnected|Connection reset|Broken pipe", re.I
 )
@@ -23,50 +23,50 @@ OPTIONS = "Tls(ca=, certificate=, key=) in Python, --tls-ca, --tls-cert and --tl
 
 
 def unreachable_hint(call: Call, text: str, *, tls: bool) -> str:
-    """What keeps a client from connecting; `tls` is whether it speaks TLS."""
+    """Return why a client can't connect; `tls` is whether it uses TLS."""
     server, port = call.server, "gRPC" if call.protocol == "grpc" else "REST"
     if _UNTRUSTED.search(text):
         return (
-            f"the certificate of {server} isn't trusted, or is for another name: Tls(ca=, server_name=) in Python, "
-            "--tls-ca and --tls-server-name of a command say whom to trust"
+            f"the certificate of {server} isn't trusted, or is for another name; set what to trust with Tls(ca=, "
+            "server_name=) in Python, or --tls-ca and --tls-server-name of a command"
         )
     if _NO_TLS.search(text):
-        return (
-            f"{server} does not speak TLS on this port: use {'grpc' if call.protocol == 'grpc' else 'http'}:// for it"
-        )
+        return f"{server} doesn't use TLS on this port; write {'grpc' if call.protocol == 'grpc' else 'http'}:// for it"
     if _NO_ADDRESS.search(text):
-        return f"is {server} the right name, and can this machine look it up?"
+        return f"check the host name in {server}: this machine can't resolve it"
     if tls:
         return (
-            f"is a server that speaks TLS running on {server}, and is this its {port} port? Its certificate must be "
-            f"from a trusted authority, and it may want the client's: {OPTIONS}"
+            f"check that a server with TLS is running on {server}, and that this is its {port} port. Its certificate "
+            f"must be from a trusted authority, and it may require the client's: {OPTIONS}"
         )
     if _TLS.search(text) or _ALERT.search(text):
         return closed_hint(call)
     if call.protocol == "grpc":
-        return f"nobody answers gRPC on {server}; is the server running, and is this its gRPC port?"
-    return f"nobody answers HTTP on {server}; is the server running, with --rest_api_port set to this port?"
+        return f"no gRPC server is listening on {server}. Start one with `tfserving serve`, or check its gRPC port"
+    return f"no REST server is listening on {server}. Start one with `tfserving serve`, or check its REST port"
 
 
 def broken_hint(call: Call, text: str, *, tls: bool) -> str:
-    """What may have ended a connection before the answer was complete; `tls` is whether it was encrypted."""
+    """Return why a connection may have ended before the response was complete; `tls` is whether it was encrypted."""
     if _UNTRUSTED.search(text) or _NO_TLS.search(text):
         return unreachable_hint(call, text, tls=tls)
     port = "gRPC" if call.protocol == "grpc" else "REST"
     closed = _ALERT.search(text) or _TLS.search(text)
     if call.protocol == "grpc" and not closed:
-        # The server's own text.
+        # The text is the server's and needs no hint.
         return ""
     if tls:
         return (
-            f"if {call.server} wants a client's certificate (mutual TLS), it closes the connections of clients that "
-            f"have none that it trusts: {OPTIONS}. Is this its {port} port?"
+            f"if {call.server} requires a client's certificate (mutual TLS), it closes connections without a trusted "
+            f"one: {OPTIONS}. Also check that this is its {port} port"
         )
     return closed_hint(call)
 
 
 def closed_hint(call: Call) -> str:
-    """For a connection without TLS that the server closed at once."""
+    """Return the hint for a connection without TLS that the server closed at once."""
     if call.protocol == "grpc":
-        return f"is {call.server} the server's gRPC port? If it speaks TLS, its address begins with grpcs://"
-    return f"is {call.server} the server's REST port, not its gRPC port? If it speaks TLS, its address begins with https://"
+        return f"check that {call.server} is the server's gRPC port. If the server uses TLS, write grpcs://"
+    return (
+        f"check that {call.server} is the server's REST port, not its gRPC port. If the server uses TLS, write https://"
+    )

@@ -1,9 +1,8 @@
-"""Predict requests and answers as bytes, without a copy more than they need.
+"""Predict requests and responses as bytes, with as few copies as possible.
 
-A message object would hold a tensor's bytes once more, and hand its numbers out one by one. So what is large is written
-and read here where it lies in the bytes, and everything else by protobuf: the parts of a message can be written one
-after the other (https://protobuf.dev/programming-guides/encoding/), and what is read here isn't unusual in any way, or
-else the message is read again by protobuf.
+A message object would copy a tensor's bytes, and return its numbers one by one. So large arrays are written and read in
+place, and everything else by protobuf. The parts of a message can be written one after the other
+(https://protobuf.dev/programming-guides/encoding/). A response with an unusual layout is parsed by protobuf.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ def _tag(message: Any, field: str, kind: int = _LENGTH) -> int:
     return int(message.DESCRIPTOR.fields_by_name[field].number) << 3 | kind
 
 
-# Every tag here is below 128, a single byte.
+# Every tag here is below 128, so it is a single byte.
 _INPUTS, _OUTPUTS = _tag(PredictRequest, "inputs"), _tag(PredictResponse, "outputs")
 _SPEC = _tag(PredictResponse, "model_spec")
 _DTYPE, _SHAPE = _tag(TensorProto, "dtype", _VARINT), _tag(TensorProto, "tensor_shape")
 _CONTENT = _tag(TensorProto, "tensor_content")
-# The typed fields whose packed bytes are an array's.
+# The typed fields whose packed bytes are those of an array.
 _PACKED = {name: _tag(TensorProto, name) for name in ("float_val", "double_val", "scomplex_val", "dcomplex_val")}
-# Of the entries of every map.
+# The tags in the entries of every map.
 _KEY, _VALUE = 1 << 3 | _LENGTH, 2 << 3 | _LENGTH
 
 
@@ -58,15 +57,15 @@ Part: TypeAlias = bytes | memoryview
 
 
 class TooLargeError(ValueError):
-    """An answer is larger than the client's limit lets it be."""
+    """A response exceeds the client's limit."""
 
 
 class _UnusualError(Exception):
-    """A message that this module leaves to protobuf."""
+    """A message with an unusual layout, which protobuf has to parse."""
 
 
 def spec_of(call: Call) -> Any:
-    """The ModelSpec that says what `call` asks."""
+    """Return the ModelSpec of `call`."""
     spec = ModelSpec(name=call.model)
     if call.signature is not None:
         spec.signature_name = call.signature
@@ -78,12 +77,12 @@ def spec_of(call: Call) -> Any:
 
 
 def is_large(parts: Sequence[Part]) -> bool:
-    """Whether a body of `parts` is worth memory of its own."""
+    """Return whether a body of `parts` is large enough for reused memory."""
     return sum(map(len, parts)) > 64 * 1024
 
 
 def predict_request(call: Call, arrays: Mapping[str, Array], outputs: tuple[str, ...] = ()) -> list[Part]:
-    """A serialized PredictRequest, in parts. Raises TypeError for an element type that the wire cannot carry."""
+    """Return a serialized PredictRequest, in parts. Raises TypeError for a dtype that the wire can't carry."""
     kinds = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
     frames = _frames(call.model, call.signature, call.version, call.label, outputs, kinds)
     parts: list[Part] = []
@@ -99,15 +98,15 @@ def predict_request(call: Call, arrays: Mapping[str, Array], outputs: tuple[str,
     return parts
 
 
-# What is smaller is copied faster than looked at in place.
+# Copying a smaller array is faster than a view of it.
 _SMALL = 4096
 
 
 class Bodies:
-    """Makes bodies of parts, large ones again and again in the same memory.
+    """Joins parts to bodies, in reused memory.
 
-    Memory that is new for every request costs several times the copying: the system hands it out page by page. A
-    BytesIO's value is its own buffer, which it writes into again as soon as nobody else has it, and else replaces.
+    New memory for every request costs several times as much as the copying, since the system allocates it page by page.
+    The value of a BytesIO is its own buffer. It reuses the buffer when nothing else refers to it.
     """
 
     KEPT = 4
@@ -117,7 +116,7 @@ class Bodies:
 
     @contextlib.contextmanager
     def body(self, parts: Sequence[Part]) -> Iterator[bytes]:
-        """The body of `parts`, to be let go of with the context."""
+        """Return the body of `parts`. Don't keep it after the context ends."""
         try:
             buffer = self._free.pop()
         except IndexError:
@@ -133,12 +132,12 @@ class Bodies:
 
 
 def read_predict_response(data: bytes, largest: int = MAX_RESPONSE_BYTES) -> tuple[int | None, str, dict[str, Array]]:
-    """Version (None when it isn't said), signature and outputs in alphabetical order of a serialized PredictResponse.
+    """Return the version (None if missing), signature and outputs, in alphabetical order, of a PredictResponse.
 
-    Arrays of numbers that lie in the answer as in memory are read-only views of `data`. The outputs may take `largest`
-    bytes together: a tensor that repeats its last value can be declared in a few.
+    Arrays whose numbers are stored in the response as in memory are read-only views of `data`. All outputs together
+    have at most `largest` bytes, since a tensor that repeats its last value can be declared in a few bytes.
 
-    Raises DecodeError when it is none, and ValueError for a tensor that can't be or is too large.
+    Raises DecodeError for data that isn't such a message, and ValueError for an invalid or too large tensor.
     """
     layout = _LAYOUTS.get(len(data))
     if layout is None or not layout.fits(data):
@@ -154,7 +153,7 @@ def read_predict_response(data: bytes, largest: int = MAX_RESPONSE_BYTES) -> tup
 
 
 class _View(NamedTuple):
-    """Where in an answer the numbers of the output `name` lie."""
+    """The position of the numbers of the output `name` in a response."""
 
     name: str
     dtype: np.dtype[Any]
@@ -167,7 +166,7 @@ class _View(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """An answer but for its numbers: `fixed` is all else, and where it stands."""
+    """A response without its numbers: `fixed` holds all other bytes and their positions."""
 
     version: int | None
     signature: str
@@ -175,33 +174,33 @@ class _Layout(NamedTuple):
     fixed: tuple[tuple[int, bytes], ...]
 
     def fits(self, data: bytes) -> bool:
-        """Whether `data`, an answer of the same length, differs in its numbers alone."""
+        """Return whether `data`, a response of the same length, differs only in its numbers."""
         return all(data.startswith(fixed, start) for start, fixed in self.fixed)
 
 
-# By the length of the answer: those of one model differ in their numbers alone.
+# By the length of the response: those of one model usually differ only in their numbers.
 _LAYOUTS: dict[int, _Layout] = {}
 _MOST_LAYOUTS = 1024
-# An answer with more beside its numbers is read anew each time.
+# The layout of a response with more bytes beside its numbers isn't cached.
 _KEPT_BYTES = 16 * 1024
 
 
 def _read_by_protobuf(data: bytes, largest: int) -> tuple[int | None, str, dict[str, Array]]:
     if len(data) > unpacked_bytes(largest):
         raise TooLargeError(
-            f"it has {len(data)} bytes that aren't read in place, the limit is {unpacked_bytes(largest)}"
+            f"it has {len(data)} bytes with strings or integers, the limit is {unpacked_bytes(largest)}"
         )
-    answer = PredictResponse.FromString(data)
-    if len(answer.outputs) > MOST_OUTPUTS:
-        raise ValueError(f"it has {len(answer.outputs)} outputs, {MOST_OUTPUTS} are the most")
+    response = PredictResponse.FromString(data)
+    if len(response.outputs) > MOST_OUTPUTS:
+        raise ValueError(f"it has {len(response.outputs)} outputs, the limit is {MOST_OUTPUTS}")
     outputs: dict[str, Array] = {}
     left = largest
-    for name in sorted(answer.outputs):
-        array = from_proto(answer.outputs[name], left)
+    for name in sorted(response.outputs):
+        array = from_proto(response.outputs[name], left)
         outputs[name] = array
-        # What lies in the answer is no larger than it; what is repeated counts for all outputs together.
+        # Stored values are no larger than the response. Repeated values count for all outputs together.
         left -= min(left, STRING_BYTES * array.size if array.dtype == object else array.nbytes)
-    return *_read_spec(answer.model_spec), outputs
+    return *_read_spec(response.model_spec), outputs
 
 
 @lru_cache(1024)
@@ -213,9 +212,9 @@ def _frames(
     outputs: tuple[str, ...],
     inputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
 ) -> tuple[tuple[bytes, np.dtype[Any] | None], ...]:
-    """What a request has before each input's numbers, the type in which these follow, and what it ends with.
+    """Return the bytes before each input's numbers and the dtype of these, then the bytes at the end of a request.
 
-    An input whose length is not known by its type and shape, strings, has None for a type.
+    Strings have None as dtype: their length doesn't follow from dtype and shape.
     """
     before = PredictRequest(model_spec=spec_of(Call(model=model, signature=signature, version=version, label=label)))
     head = bytes(before.SerializeToString())
@@ -241,7 +240,7 @@ def _shape(shape: tuple[int, ...]) -> Any:
 
 
 def _entry(name: str, tensor: bytes, more: int = 0) -> bytes:
-    """The entry of the input `name` in the map of inputs, whose tensor goes on for `more` bytes after `tensor`."""
+    """Return the map entry of the input `name`, whose tensor continues for `more` bytes after `tensor`."""
     key = name.encode()
     length = len(tensor) + more
     start = _KEY_TAG + varint(len(key)) + key + _VALUE_TAG + varint(length)
@@ -249,7 +248,7 @@ def _entry(name: str, tensor: bytes, more: int = 0) -> bytes:
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at `at`, and where what follows starts."""
+    """Return the number at `at`, and the position after it."""
     number, shift = 0, 0
     while True:
         byte = data[at]
@@ -258,12 +257,12 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
             return number, at
         shift += 7
-        if shift > 63:  # noqa: PLR2004 - no number has more bits
+        if shift > 63:  # noqa: PLR2004 - numbers have at most 64 bits
             raise _UnusualError
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Of each field between `start` and `end`: its tag, and where its value starts and ends."""
+    """Return the tag of each field between `start` and `end`, and where its value starts and ends."""
     while start < end:
         tag, start = _read_varint(data, start)
         kind = tag & 7
@@ -300,7 +299,7 @@ def _read_layout(data: bytes) -> _Layout:
 
 
 def _read_entry(data: bytes, start: int, end: int) -> tuple[str, int, int]:
-    """The name in an entry of the map of outputs, and where its tensor lies."""
+    """Return the name in a map entry of an output, and the position of its tensor."""
     key, value = b"", (0, 0)
     for tag, first, last in _fields(data, start, end):
         if tag == _KEY:
@@ -316,7 +315,7 @@ def _read_entry(data: bytes, start: int, end: int) -> tuple[str, int, int]:
 
 
 def _read_view(data: bytes, name: str, start: int, end: int) -> _View:
-    """Where the numbers of the tensor between `start` and `end` are."""
+    """Return the position of the numbers of the tensor between `start` and `end`."""
     number, shape, values = 0, b"", (0, 0, 0)
     for tag, first, last in _fields(data, start, end):
         if tag == _DTYPE:

@@ -1,1 +1,1 @@
-"""Export: a TensorFlow model becomes a version that carries its own proof."""
+"""Export: a TensorFlow model becomes a version that carries golden requests and their expected outputs."""

@@ -1,7 +1,7 @@
-"""A SavedModel that something else wrote, exported as it is: its files are copied, nothing in its graph is changed.
+"""A SavedModel that another program wrote, exported as it is: its files are copied, and its graph is not changed.
 
-Its live model is a session over the graph in the folder where it was found, as TensorFlow Serving runs it. The
-outputs of that session are golden; the copy must return the same in a fresh process.
+Its live model is a session over the graph in its original folder, as TensorFlow Serving runs it. The outputs of that
+session are the golden outputs; the copy must return the same in a fresh process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tfserving.export.recorded import recorded
 from tfserving.export.rows import rows_in, rows_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.servable import Servable, Signature
-from tfserving.export.source import Asking
+from tfserving.export.source import Making
 from tfserving.export.tolerances import Judge
 from tfserving.foundation import served_ops
 from tfserving.foundation.evaluation import EvaluationError, read_evaluation
@@ -42,35 +42,35 @@ from tfserving.foundation.golden import MANIFEST, GoldenRequest
 from tfserving.foundation.quality import Evaluation, Metric
 from tfserving.foundation.tensors import Array, from_proto
 
-FILE = "`golden: [FILE.json]` in models.yaml, or --golden FILE.json"
+FILE = "use `golden: [FILE.json]` in models.yaml or --golden FILE.json"
 
 
 class Adopted:
     """The SavedModel in a folder. Reading it needs no TensorFlow."""
 
-    # No package has its code, and no Python of anybody's ran.
+    # It has no Python code.
     refused: Collection[str] = ()
     reasons: Mapping[str, str] = {}
     restored = Restored()
 
     def __init__(self, folder: Path) -> None:
-        """Raises ExportError when there is no SavedModel in `folder` that can be read and copied.
+        """Read the SavedModel in `folder`. Raises ExportError when it can't be read and copied.
 
-        The metrics and labelled rows of a version of this toolkit are kept; such a version must be whole.
+        The metrics and labelled rows of a version of this toolkit are kept. Such a version must be intact.
         """
         self._folder = folder
         self._files = files_of(folder)
         self._written = read_signatures(folder)
         self._graph = read_graph(folder)
         self._unbatched = without_batch(self._written)
-        # The signatures whose golden requests are made of nothing but dtypes and shapes.
+        # The signatures whose golden requests contain random values of their dtypes and shapes.
         self.made: tuple[str, ...] = ()
         self.metrics: Mapping[str, float | Metric] = {}
         self.evaluation: Evaluation | None = None
         if (folder / MANIFEST).exists():
             manifest = check_files(folder)
             self.metrics = manifest.metrics
-            # Shapes don't always tell.
+            # Shapes don't always show it.
             self._unbatched |= {*manifest.unbatched}
             try:
                 self.evaluation = read_evaluation(folder)
@@ -79,7 +79,7 @@ class Adopted:
 
     @cached_property
     def signatures(self) -> dict[str, Signature]:
-        """Those of its signatures that can be served, each with a function that runs in the session."""
+        """The signatures that can be served, each with a function that runs in the session."""
         return {
             name: Signature(
                 function=self._function(name),
@@ -94,32 +94,32 @@ class Adopted:
         }
 
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:  # noqa: ARG002
-        """What is wrong with it, found before any of it is run."""
+        """Return the findings of lint, before anything is run."""
         return [*lint_signatures(self._written, previous, self._unbatched), *lint_graph(self._graph, self._written)]
 
-    def requests(self, given: Iterable[Given], asking: Asking) -> Iterator[GoldenRequest]:
-        """Golden requests, of the rows of those that are `given` or that it brings along, else of made ones.
+    def requests(self, given: Iterable[Given], making: Making) -> Iterator[GoldenRequest]:
+        """Return golden requests made of the rows `given`, else of its own recorded requests, else of random values.
 
-        Raises ServableError for a signature that takes none of those that were made.
+        Raises ServableError for a signature that accepts none of the random values.
         """
         if others := left_out(self._folder):
-            asking.say(f"not part of a SavedModel, so not copied: {', '.join(others)}")
+            making.note(f"not copied, because a SavedModel has no such files: {', '.join(others)}")
         given = [*recorded(self._folder, self.signatures), *given]
-        allow = {*asking.allow, *FOR_CLIENTS}
+        allow = {*making.allow, *FOR_CLIENTS}
         if not self.signatures:
             raise ServableError(f"{self._folder} has no signature that requests can be sent to")
-        # A folder that can't be loaded is told as such, not as a request that failed.
-        _ = self._ask
+        # A folder that can't be loaded is reported as such, not as a request that failed.
+        _ = self._run
         examples: dict[str, Mapping[str, Any]] = {}
         for name in self.signatures:
             mine = [request for request in given if request.signature == name]
             examples[name] = self._examples(name, mine, allow)
             if self.signatures[name].batched and not _rows_are_alone(
-                self._live(name, allow), examples[name], asking.judge
+                self._live(name, allow), examples[name], making.judge
             ):
-                asking.say(
-                    f"[unbatched] signature {name!r}: a row gets another result beside other rows, or none of its "
-                    "own, so a request is one example, and no server may put several together"
+                making.note(
+                    f"[unbatched] signature {name!r}: the output of a row depends on the other rows, or there is not "
+                    "one output for each row. A request is one example, and servers can't batch requests."
                 )
                 self.signatures[name] = replace(self.signatures[name], batched=False)
                 examples[name] = self._examples(name, mine, allow)
@@ -127,24 +127,23 @@ class Adopted:
                 self.made += (name,)
         if self.made:
             names = ", ".join(map(repr, self.made))
-            asking.say(
-                f"golden requests of {names} are random values of the dtypes and shapes; real ones prove more: {FILE}"
-            )
+            making.note(f"the golden requests of {names} contain random values. Real requests verify more: {FILE}.")
         servable = Servable(None, self.signatures, examples)
-        yield from _distinct(golden_requests(servable, asking.judge, asking.batch_sizes, given, asking.note, allow))
+        requests = golden_requests(servable, making.judge, making.batch_sizes, given, making.leave_out, allow)
+        yield from _distinct(requests)
         # Before the fresh process has a second copy.
-        del self._ask
+        del self._run
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:
-        """Copies its files to the folder of a version."""
+        """Copy its files to the folder of a version."""
         copy_files(self._folder, self._files, folder)
         return read_signatures(folder)
 
     def check(self) -> None:
-        """There is nothing that could not have been built."""
+        """Do nothing: a SavedModel can't be unbuilt."""
 
     def release(self) -> None:
-        """The session is forgotten when the last request was answered."""
+        """Do nothing: the session is released after the last request."""
 
     def _defaults(self, name: str) -> dict[str, Array]:
         try:
@@ -153,37 +152,37 @@ class Adopted:
             raise ServableError(f"signature {name!r}: the default of an input can't be read: {error}") from None
 
     @cached_property
-    def _ask(self) -> fresh.Ask:
+    def _run(self) -> fresh.Run:
         import tensorflow as tf
 
         try:
             for library in served_ops.libraries_for(node.op for node in self._graph):
                 tf.load_op_library(library)
-            ask, _ = fresh.LOAD["session"](str(self._folder))
+            run, _ = fresh.LOAD["session"](str(self._folder))
         except Exception as error:
-            raise ServableError(f"{self._folder} can't be loaded, as a server does: {_reason(error)}") from error
-        return ask
+            raise ServableError(f"{self._folder} can't be loaded in a session: {_reason(error)}") from error
+        return run
 
     def _function(self, name: str) -> Callable[..., Mapping[str, Any]]:
-        return lambda **inputs: self._ask(name, inputs)
+        return lambda **inputs: self._run(name, inputs)
 
     def _live(self, name: str, allow: Collection[str]) -> LiveSignature:
         return LiveSignature(name, self.signatures[name], allow)
 
     def _examples(self, name: str, given: Sequence[Given], allow: Collection[str]) -> dict[str, Any]:
-        """Example inputs from the requests that are `given` to the signature, or made ones when there are none."""
+        """Return example inputs from the requests that are `given` for the signature, else random ones."""
         live = self._live(name, allow)
         for request in given:
             try:
-                live.ask(request.inputs)
+                live.run(request.inputs)
             except ServableError as error:
                 raise ServableError(
-                    f"{request.where}: signature {name!r} refuses it: {_reason(error.__cause__ or error)}"
+                    f"{request.where}: signature {name!r} rejects this request: {_reason(error.__cause__ or error)}"
                 ) from None
         return examples_of(given, live.signature) or self._made(live)
 
     def _made(self, live: LiveSignature) -> dict[str, Array]:
-        """The first inputs that were made of the signature which it accepts."""
+        """Return the first random inputs that the signature accepts."""
         signature, infos = live.signature, self._graph.signatures[live.name].inputs
         features = {
             key: parsed
@@ -193,21 +192,21 @@ class Adopted:
         reason = ""
         for examples in made_examples(signature, features):
             try:
-                live.ask(examples if signature.batched else {key: array[0] for key, array in examples.items()})
+                live.run(examples if signature.batched else {key: array[0] for key, array in examples.items()})
             except ServableError as error:
                 reason = reason or _reason(error.__cause__ or error)
             else:
                 return examples
         raise ServableError(
-            f"no golden request could be made for signature {live.name!r}: random values of its dtypes and shapes were "
-            f"refused ({reason}); give real ones: {FILE}"
+            f"no golden request can be generated for signature {live.name!r}: it rejects random values of its dtypes "
+            f"and shapes ({reason}). Give real requests: {FILE}."
         )
 
 
 def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
-    """Example inputs from requests to `signature`: the rows of those that have the shapes of the one with most rows.
+    """Return example inputs from requests to `signature`: the rows of all requests shaped like the one with most rows.
 
-    Of a signature without a batch all of them, one by one. {} when there are none.
+    For a signature without a batch, the examples are the requests themselves. {} when there are none.
     """
     found: dict[str, list[Array]] = {}
     for request in sorted(given, key=lambda request: -(rows_in(request.inputs) or 0)):
@@ -225,16 +224,16 @@ def examples_of(given: Sequence[Given], signature: Signature) -> dict[str, Any]:
 
 
 def _rows_are_alone(live: LiveSignature, examples: Mapping[str, Array], judge: Judge) -> bool:
-    """Whether each output has a row for each row of the inputs, the same in a batch of 1, 2, 7 and 32."""
+    """Return whether each output has a row for each row of the inputs, equal in batches of 1, 2, 7 and 32."""
     if any(spec.shape and spec.shape[0] is not None for spec in live.signature.inputs.values()):
         return True
     large = {name: array[np.arange(ROWS) % len(array)] for name, array in examples.items()}
-    together = live.ask(large)
+    together = live.run(large)
     if rows_of(together, slice(None)).keys() != together.outputs.keys():
         return False
     for rows in (slice(0, 1), slice(1, 3), slice(3, 10)):
         try:
-            some = live.ask({name: array[rows] for name, array in large.items()})
+            some = live.run({name: array[rows] for name, array in large.items()})
         except ServableError:
             return False
         if not agree(judge, rows_of(together, rows), some.outputs):
@@ -243,7 +242,7 @@ def _rows_are_alone(live: LiveSignature, examples: Mapping[str, Array], judge: J
 
 
 def _distinct(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
-    """The `requests` without those that were there before."""
+    """Return `requests` without duplicates."""
     seen: set[tuple[object, ...]] = set()
     for request in requests:
         if (identity := request.identity) not in seen:
@@ -252,10 +251,10 @@ def _distinct(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
 
 
 def _reason(error: BaseException) -> str:
-    """The line of TensorFlow's error that says most: those of a session begin with where in the graph it was."""
+    """Return the most useful line of TensorFlow's error. Errors of a session begin with places in the graph."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    says = [line for line in lines if not line.startswith(_PLACES) and not line.endswith("root error(s) found.")]
-    text = (says or lines or [type(error).__name__])[0]
+    useful = [line for line in lines if not line.startswith(_PLACES) and not line.endswith("root error(s) found.")]
+    text = (useful or lines or [type(error).__name__])[0]
     return f"{type(error).__name__}: {text}"
 
 

@@ -1,4 +1,4 @@
-"""Whether two answers to the same rows agree, within what a judge tolerates."""
+"""Whether two sets of outputs for the same rows agree within the tolerances of a judge."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
 
 
-def agree(judge: Judge, expected: Mapping[str, Array], answered: Mapping[str, Array]) -> bool:
-    """Whether every output that is `expected` was `answered` so."""
+def agree(judge: Judge, expected: Mapping[str, Array], outputs: Mapping[str, Array]) -> bool:
+    """Return whether `outputs` contains every `expected` output."""
     return all(
-        name in answered and judge.judge(answered[name], array).verdict != "different"
-        for name, array in expected.items()
+        name in outputs and judge.judge(outputs[name], array).verdict != "different" for name, array in expected.items()
     )
 
 
-def require_equal(judge: Judge, expected: GoldenRequest, answered: GoldenRequest, what: str, why: str) -> None:
-    """Raises ServableError, with `what` and `why`, for the first output of `expected` that was answered otherwise."""
-    where = f"signature {answered.signature!r}"
+def require_equal(judge: Judge, expected: GoldenRequest, actual: GoldenRequest, what: str, remedy: str) -> None:
+    """Raise ServableError, with `what` and `remedy`, for the first output of `expected` that differs in `actual`."""
+    where = f"signature {actual.signature!r}"
     for output, array in expected.outputs.items():
-        if output not in answered.outputs:
-            there = ", ".join(map(repr, sorted(answered.outputs))) or "none"
-            raise ServableError(f"{where}: {what}: it has the output {output!r}, answered are {there}; {why}")
-        difference = judge.judge(answered.outputs[output], array)
+        if output not in actual.outputs:
+            found = ", ".join(map(repr, sorted(actual.outputs))) or "none"
+            raise ServableError(f"{where}: {what}: expected the output {output!r}, got {found}. {remedy}")
+        difference = judge.judge(actual.outputs[output], array)
         if difference.verdict == "different":
-            raise ServableError(f"{where}, output {output!r}: {what}: {describe(difference)}; {why}")
+            raise ServableError(f"{where}, output {output!r}: {what}: {describe(difference)}. {remedy}")
 
 
 def require_steady(judge: Judge, first: GoldenRequest, second: GoldenRequest) -> None:
-    """Raises ServableError for an output that is answered differently the `second` time."""
+    """Raise ServableError for an output that differs when the same request is sent a `second` time."""
     require_equal(
         judge,
         first,
         second,
-        "the same request is answered differently the second time",
-        "it can't depend on random numbers or on what Python code remembers: take a seed, or the state, as an input",
+        "the same request gets another output the second time",
+        "Outputs must not depend on random numbers or on state in Python code: take a seed, or the state, as an input.",
     )

@@ -1,4 +1,4 @@
-"""Whether the inputs of a signature have a batch in common, as far as the signature itself says."""
+"""Whether the inputs of a signature share a batch dimension, as far as their shapes show it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tfserving.export.manifest import ServedSignature
 
 
 def without_batch(signatures: Mapping[str, ServedSignature]) -> set[str]:
-    """Those of a SavedModel's `signatures` whose inputs have no first dimension in common, as with a single value."""
+    """Return the names of the `signatures` whose inputs share no first dimension, for example scalars."""
     return {name for name, signature in signatures.items() if not _has_batch(signature)}
 
 
 def _has_batch(signature: ServedSignature) -> bool:
-    # One of any rank may have it.
+    # An input of unknown rank may have it.
     first = {spec.shape[:1] for spec in signature.inputs.values() if spec.shape is not None}
     return first <= {(None,)} or (len(first) == 1 and () not in first)

@@ -1,7 +1,7 @@
-"""What is wrong with a builder's name as far as files tell: nothing is imported, which may take a minute.
+"""Checks the name of a builder against the files, before anything is imported: an import can take a minute.
 
-Only what is certain is an error here. A module may make its names in ways that its text doesn't show; importing it
-tells then.
+Only what is certain is an error here. A module may define names in ways that its text doesn't show; then only importing
+it shows whether they exist.
 """
 
 from __future__ import annotations
@@ -15,22 +15,41 @@ from typing import Any
 
 from tfserving.export.errors import BuilderError
 from tfserving.export.user_code import raised
+from tfserving.foundation.command.suggest import did_you_mean
+from tfserving.foundation.user_modules import in_project, is_from, own_module
 
-# Names with which a module can get others that its text doesn't show.
+# Names with which a module can define others that its text doesn't show.
 _DYNAMIC = {"globals", "vars", "locals", "setattr", "exec", "eval", "__dict__", "__getattr__", "__path__", "modules"}
+# The packages that importing TensorFlow and Keras imports: they are loaded before any builder.
+_OF_TENSORFLOW = (
+    *("absl", "astunparse", "flatbuffers", "gast", "google", "h5py", "keras", "ml_dtypes", "namex", "numpy"),
+    *("opt_einsum", "optree", "packaging", "requests", "rich", "six", "tensorflow", "termcolor", "typing_extensions"),
+    "wrapt",
+)
+# Python's own tests: nothing imports them.
+_UNUSED = ("test",)
 
 
-def look_at(name: str) -> None:
-    """Raises BuilderError when there is no module or function 'module:function', or Python can't read the module."""
+def look_at(name: str, folder: Path) -> None:
+    """Check that there is a function 'module:function', in a module of `folder` or an installed one.
+
+    Raises BuilderError when the module or the function doesn't exist, or the module isn't valid Python.
+    """
     module_name, _, function_name = name.partition(":")
-    find_here()
-    spec = _spec(name, module_name)
+    with in_project(folder):
+        top = module_name.partition(".")[0]
+        if clash := name_clash(folder, top):
+            raise BuilderError(f"builder {name!r}: {clash}")
+        spec = _spec(name, module_name, folder)
     if spec is None:
         return
-    # A folder that is no package has no file, whatever the loader that Python gives it.
+    # A folder that is no package has no file, even if Python gives it a loader.
     if spec.origin is None and spec.submodule_search_locations is not None and not _is_loaded(module_name):
         folders = ", ".join(spec.submodule_search_locations or ())
-        raise BuilderError(f"builder {name!r}: {folders} is a folder without __init__.py, it has no {function_name!r}")
+        raise BuilderError(
+            f"builder {name!r}: {folders} is a folder without __init__.py, so it has no function {function_name!r}. "
+            f"Name a module in it, as in '{module_name}.MODULE:{function_name}'."
+        )
     tree = _tree(name, spec)
     if tree is None or _is_dynamic(tree):
         return
@@ -39,25 +58,44 @@ def look_at(name: str) -> None:
 
 
 def no_function(name: str, file: str, functions: list[str]) -> str:
-    """That `file` has not the function of builder `name`, and which it has."""
-    there = ", ".join(sorted(functions)) or "none"
-    return f"builder {name!r}: {file} has no function {name.partition(':')[2]!r}; it has {there}"
+    """Return the error for a builder whose module `file` has only these `functions`."""
+    wanted = name.partition(":")[2]
+    found = ", ".join(sorted(functions)) or "none"
+    return f"builder {name!r}: {file} has no function {wanted!r}; it has {found}.{did_you_mean(wanted, functions)}"
 
 
-def no_module(name: str, missing: str) -> str:
-    """That builder `name` needs a module that isn't there."""
-    return f"builder {name!r}: there is no module {missing!r}, neither in {Path.cwd()} nor installed"
+def no_module(name: str, missing: str, folder: Path) -> str:
+    """Return the error for a builder that needs a module which doesn't exist."""
+    parent, _, last = missing.rpartition(".")
+    place = folder.joinpath(*parent.split(".")) if parent else folder
+    others = [path.stem for path in place.glob("*.py")] + [path.parent.name for path in place.glob("*/*.py")]
+    hint = did_you_mean(last, {f"{parent}.{other}" if parent else other: other for other in others}.values())
+    return f"builder {name!r}: no module {missing!r} in {folder}, and none is installed.{hint}"
 
 
-def find_here() -> None:
-    """Lets modules of the current folder be found as installed ones are."""
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+def name_clash(folder: Path, name: str) -> str:
+    """Return what is wrong with the name of the project's top-level module `name`; '' when nothing is.
+
+    Python and TensorFlow import their own modules before any builder. The project's module of the same name is never
+    found then, or it replaces one that they import later.
+    """
+    own = own_module(folder, name)
+    if own is None:
+        return ""
+    loaded = getattr(sys.modules.get(name), "__spec__", None)
+    if name in sys.stdlib_module_names and name not in _UNUSED:
+        kind = "a module of Python's standard library"
+    elif name in _OF_TENSORFLOW:
+        kind = "a package that TensorFlow imports"
+    elif loaded is not None and not is_from(folder, loaded):
+        kind = f"a module that is imported already, {loaded.origin}"
+    else:
+        return ""
+    return f"{own} has the name of {kind}. Rename it."
 
 
-def _spec(name: str, module_name: str) -> ModuleSpec | None:
-    """Where the module is; None when only importing it can tell. Raises BuilderError when it is nowhere."""
+def _spec(name: str, module_name: str, folder: Path) -> ModuleSpec | None:
+    """Return where the module is; None when only importing it can tell. Raises BuilderError when it is nowhere."""
     folders: Any = None
     spec: ModuleSpec | None = None
     parts = module_name.split(".")
@@ -68,11 +106,20 @@ def _spec(name: str, module_name: str) -> ModuleSpec | None:
             # A package can make modules when it is imported.
             if parent is not None and (tree := _tree(name, parent)) is not None and _is_dynamic(tree):
                 return None
-            raise BuilderError(no_module(name, full))
+            raise BuilderError(no_module(name, full, folder) + _elsewhere(parent, parts[0], folder))
         folders = spec.submodule_search_locations
         if folders is None and number < len(parts):
-            raise BuilderError(f"{no_module(name, '.'.join(parts[: number + 1]))}; {spec.origin} is no package")
+            missing = ".".join(parts[: number + 1])
+            raise BuilderError(f"{no_module(name, missing, folder)} {spec.origin} is a module, not a package.")
     return spec
+
+
+def _elsewhere(parent: ModuleSpec | None, top: str, folder: Path) -> str:
+    """Return that Python finds another package of the same name first, if it does."""
+    own = own_module(folder, top)
+    if parent is None or own is None or is_from(folder, parent):
+        return ""
+    return f" Python finds the package {parent.origin} before the folder {own}: add {own}/__init__.py."
 
 
 def _find(full: str, folders: Any) -> ModuleSpec | None:
@@ -89,7 +136,7 @@ def _is_loaded(full: str) -> bool:
 
 
 def _tree(name: str, spec: ModuleSpec) -> ast.Module | None:
-    """The text of a module, parsed; None when it has none. Raises BuilderError when it isn't Python."""
+    """Return the parsed text of a module; None when it has none. Raises BuilderError when it isn't valid Python."""
     if not isinstance(spec.loader, SourceFileLoader) or not spec.origin:
         return None
     try:
@@ -103,7 +150,7 @@ def _tree(name: str, spec: ModuleSpec) -> ast.Module | None:
 
 
 def _is_dynamic(tree: ast.Module) -> bool:
-    """Whether the module can have names that its text doesn't show."""
+    """Return whether the module can define names that its text doesn't show."""
     return any(
         isinstance(node, ast.Global)
         or (isinstance(node, ast.alias) and node.name == "*")
@@ -115,10 +162,10 @@ def _is_dynamic(tree: ast.Module) -> bool:
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
-    """The names that a module's statements give to something, in whatever block they are."""
+    """Yield the names that a module's statements bind, in whatever block they are."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            # What is inside is its own; decorators and defaults can only bind by `:=`.
+            # What is inside is local; decorators and defaults can only bind by `:=`.
             yield child.name
             yield from (walked.target.id for walked in ast.walk(child) if isinstance(walked, ast.NamedExpr))
             continue

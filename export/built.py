@@ -1,4 +1,4 @@
-"""A servable that a builder made, as something that is exported: traced, and written as a SavedModel."""
+"""A servable that a builder made, as the source of an export: traced, then written as a SavedModel."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from tfserving.export.options import Effect, Option, improve
 from tfserving.export.restores import Restore
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.sizes import check_constants
-from tfserving.export.source import Asking
+from tfserving.export.source import Making
 from tfserving.export.tracking import variables_of
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.quality import Evaluation, Metric
 
-# Why a version mostly answers otherwise than the live model: as a function, which runs the graph as it was written, and
-# in a session when it was right as a function.
+# The common reasons for outputs that differ from the live model's: as a function, which runs the graph as it was
+# written, and in a session when the function's outputs were right.
 REASONS = {
-    "function": "a common reason: Python in the function that ran only once, when it was made a graph",
+    "function": "a common reason is Python code in the function, which ran only once, while it was traced",
     "session": (
-        "servers run the graph as TensorFlow's optimizer, Grappler, rewrites it; a common reason: constants that it "
-        "multiplies with each other, too large or too small for their dtype"
+        "servers run the graph after TensorFlow's optimizer, Grappler, has rewritten it; a common reason is constants "
+        "that it multiplies with each other and that overflow or underflow their dtype"
     ),
 }
 
 
 class Built:
-    """What a builder returned. Its functions are traced first, and written then."""
+    """The servable that a builder returned."""
 
-    # Its golden requests are the builder's.
+    # Its golden requests contain the builder's examples.
     made: tuple[str, ...] = ()
     reasons = REASONS
 
@@ -48,13 +48,14 @@ class Built:
         servable: Servable,
         noted: list[Restore],
         checkpoint: Path | None,
-        say: Callable[[str], None],
+        now: Callable[[str], None],
         *,
         partial: bool,
     ) -> None:
-        """`servable` is what `builder`, 'module:function', returned; `noted` are the restores that it did itself.
+        """Take the `servable` that `builder`, 'module:function', returned, and the restores that it did itself.
 
-        `checkpoint` is restored when its functions were traced; with `partial` it needn't have everything.
+        `checkpoint` is restored after its functions are traced. With `partial` the checkpoint may be incomplete. `now`
+        is called with each step.
         """
         self.refused = {builder.partition(".")[0].partition(":")[0]}
         self.restored = Restored()
@@ -62,18 +63,18 @@ class Built:
         self._noted = noted
         self._checkpoint = checkpoint
         self._partial = partial
-        self._say = say
+        self._now = now
         self._functions: dict[str, Any] = {}
         self._built = variables_of(servable.module)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Those that the builder declared."""
+        """The signatures that the builder declared."""
         return self._servable.signatures
 
     @property
     def metrics(self) -> Mapping[str, float | Metric]:
-        """What the builder measured."""
+        """The metrics that the builder measured."""
         return self._servable.metrics
 
     @property
@@ -82,48 +83,48 @@ class Built:
         return self._servable.evaluation
 
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
-        """Traces its functions, restores the checkpoint, and returns what is wrong with the signatures."""
+        """Trace its functions, restore the checkpoint, and return the findings of lint about the signatures."""
         self._functions = savedmodel.trace(self._servable, allow)
         check_constants(self._functions)
         self.check()
         if self._checkpoint:
-            self._say(f"restoring {self._checkpoint}")
+            self._now(f"restoring {self._checkpoint}")
             self.restored = restore(self._servable, self._checkpoint, self._functions, partial=self._partial)
-            # What Python made of the variables, when the functions were traced, was made of other values.
+            # Python code in the functions may have used the values from before the restore.
             self._functions = savedmodel.trace(self._servable, allow)
         restores.check(self._noted, self._servable.module, self._functions)
-        # What a restore knows, an optimizer say, is no longer needed.
+        # The objects that a restore refers to, such as an optimizer, are no longer needed.
         self._noted.clear()
         unbatched = {name for name, signature in self.signatures.items() if not signature.batched}
         return lint_signatures(savedmodel.described(self._servable, self._functions), previous, unbatched)
 
-    def requests(self, given: Iterable[Given], asking: Asking) -> Iterator[GoldenRequest]:
-        """Golden requests, cut from the builder's examples, and those that are `given`."""
-        return golden_requests(self._servable, asking.judge, asking.batch_sizes, given, asking.note, asking.allow)
+    def requests(self, given: Iterable[Given], making: Making) -> Iterator[GoldenRequest]:
+        """Return golden requests made of the builder's examples, and those that are `given`."""
+        return golden_requests(self._servable, making.judge, making.batch_sizes, given, making.leave_out, making.allow)
 
     def improve(
         self, requests: Sequence[GoldenRequest], options: Sequence[Option], scratch: Path
     ) -> tuple[Effect, ...]:
-        """Changes its functions by the `options` that keep the answers, and says what each came to."""
+        """Apply the `options` that keep the outputs, and return the effect of each."""
         self._functions, effects = improve(self._servable, self._functions, requests, options, scratch)
         return effects
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:
-        """Writes its functions as a SavedModel."""
+        """Write its functions as a SavedModel."""
         return savedmodel.write_savedmodel(self._servable, self._functions, folder)
 
     def check(self) -> None:
-        """Raises ServableError when a call made variables, which nobody trained."""
+        """Raise ServableError when a call created variables: they hold no trained values."""
         if self._servable.module is not None:
             savedmodel.check_built(self._servable, self._built)
 
     def release(self) -> None:
-        """Checks the model, and forgets it; what the builder declared stays."""
+        """Check the model, and release it; the declarations stay."""
         self.check()
         signatures = {name: replace(signature, function=_released) for name, signature in self.signatures.items()}
         self._servable = replace(self._servable, module=None, signatures=signatures, checkpoint={})
         self._functions, self._built = {}, {}
-        # TensorFlow's functions refer to one another.
+        # TensorFlow's functions refer to each other.
         gc.collect()
 
 

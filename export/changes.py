@@ -1,4 +1,4 @@
-"""How the signatures of two versions differ, and what of it their clients would feel."""
+"""How the signatures of two versions differ, and which differences break clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfserving.export.servable import TensorSpec
 
 @dataclass(frozen=True)
 class SignatureChange:
-    """One difference of a signature; `breaking` when clients of the version before would fail, or read it wrong."""
+    """One difference of a signature. `breaking` when clients of the previous version would fail or misread it."""
 
     signature: str
     what: str
@@ -21,19 +21,19 @@ class SignatureChange:
 def signature_changes(
     old: Mapping[str, ServedSignature], new: Mapping[str, ServedSignature]
 ) -> tuple[SignatureChange, ...]:
-    """What is different in `new`, signature by signature."""
+    """Return the differences between `old` and `new`, by signature."""
     return tuple(_changes(old, new))
 
 
 def _changes(old: Mapping[str, ServedSignature], new: Mapping[str, ServedSignature]) -> Iterator[SignatureChange]:
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
-            yield SignatureChange(name, "it is gone", breaking=True)
+            yield SignatureChange(name, "removed", breaking=True)
         elif name not in old:
-            yield SignatureChange(name, "it is new", breaking=False)
+            yield SignatureChange(name, "added", breaking=False)
         else:
             if old[name].method != new[name].method:
-                what = f"its method was {old[name].method}, now it is {new[name].method}"
+                what = f"method changed from {old[name].method} to {new[name].method}"
                 yield SignatureChange(name, what, breaking=True)
             for what, breaking in _input_changes(old[name], new[name]):
                 yield SignatureChange(name, what, breaking)
@@ -45,33 +45,33 @@ def _input_changes(before: ServedSignature, after: ServedSignature) -> Iterator[
     old, new = before.inputs, after.inputs
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
-            yield f"input {name!r} is gone", True
+            yield f"input {name!r} removed", True
         elif name not in old:
             optional = name in after.optional
-            yield f"input {name!r} is new, and {'optional' if optional else 'requests without it fail'}", not optional
+            yield f"{'optional' if optional else 'required'} input {name!r} added", not optional
         elif old[name] != new[name]:
-            # Whatever was taken before must be taken now.
+            # Every request that was accepted must still be accepted.
             breaking = old[name].dtype != new[name].dtype or not _covers(new[name], old[name])
-            yield f"input {name!r} was {old[name]}, now it is {new[name]}", breaking
+            yield f"input {name!r} changed from {old[name]} to {new[name]}", breaking
         elif (name in before.optional) != (name in after.optional):
-            needed = name in before.optional
-            yield f"input {name!r} {'must now be sent' if needed else 'may now be left out'}", needed
+            required = name in before.optional
+            yield f"input {name!r} is now {'required' if required else 'optional'}", required
 
 
 def _output_changes(old: Mapping[str, TensorSpec], new: Mapping[str, TensorSpec]) -> Iterator[tuple[str, bool]]:
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
-            yield f"output {name!r} is gone", True
+            yield f"output {name!r} removed", True
         elif name not in old:
-            yield f"output {name!r} is new", False
+            yield f"output {name!r} added", False
         elif old[name] != new[name]:
-            # Whatever is answered now must be what could be answered before.
+            # Every output that is possible now must have been possible before.
             breaking = old[name].dtype != new[name].dtype or not _covers(old[name], new[name])
-            yield f"output {name!r} was {old[name]}, now it is {new[name]}", breaking
+            yield f"output {name!r} changed from {old[name]} to {new[name]}", breaking
 
 
 def _covers(wide: TensorSpec, narrow: TensorSpec) -> bool:
-    """Whether every shape of `narrow` is one of `wide`."""
+    """Return whether every shape that `narrow` allows is one that `wide` allows."""
     if wide.shape is None:
         return True
     if narrow.shape is None or len(narrow.shape) != len(wide.shape):

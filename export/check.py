@@ -1,4 +1,4 @@
-"""Verifies that a version on disk is what was exported."""
+"""Verifies that a version on disk is unchanged since its export."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from tfserving.foundation.golden import GoldenError, read_golden
 
 
 class CheckError(ExportError):
-    """A version is not what was exported; the text says every difference that was found."""
+    """A version was changed since its export. The text lists every difference."""
 
 
 def check_files(folder: Path) -> Manifest:
-    """The manifest of the version in `folder`, when every file and signature is as it says.
+    """Return the manifest of the version in `folder`, after comparing every file and signature with it.
 
     Raises CheckError, or ManifestError when the manifest itself is missing or was changed.
     """
     manifest = read_manifest(folder)
-    there = hash_files(folder)
-    problems = [f"{name} is missing" for name in sorted(manifest.files.keys() - there.keys())]
-    problems += [f"{name} is there and not in the manifest" for name in sorted(there.keys() - manifest.files.keys())]
-    for name in sorted(manifest.files.keys() & there.keys()):
-        wanted, found = manifest.files[name], there[name]
-        if wanted.size != found.size:
-            problems.append(f"{name} has {found.size} bytes, the manifest says {wanted.size}")
-        elif wanted.sha256 != found.sha256:
-            problems.append(f"{name} has SHA-256 {found.sha256}, the manifest says {wanted.sha256}")
+    on_disk = hash_files(folder)
+    problems = [f"{name} is missing" for name in sorted(manifest.files.keys() - on_disk.keys())]
+    problems += [f"{name} is not in the manifest" for name in sorted(on_disk.keys() - manifest.files.keys())]
+    for name in sorted(manifest.files.keys() & on_disk.keys()):
+        expected, found = manifest.files[name], on_disk[name]
+        if expected.size != found.size:
+            problems.append(f"{name}: got {found.size} bytes, expected {expected.size}")
+        elif expected.sha256 != found.sha256:
+            problems.append(f"{name}: got SHA-256 {found.sha256}, expected {expected.sha256}")
     if not problems:
         signatures = read_signatures(folder)
         problems += [
-            f"signature {name!r} is {signatures.get(name)}, the manifest says {manifest.signatures.get(name)}"
+            f"signature {name!r}: got {signatures.get(name)}, expected {manifest.signatures.get(name)}"
             for name in sorted(signatures.keys() | manifest.signatures.keys())
             if signatures.get(name) != manifest.signatures.get(name)
         ]
     if problems:
-        raise CheckError("\n  ".join(["it is not what was exported:", *problems]))
+        raise CheckError("\n  ".join(["the version was changed since its export:", *problems]))
     return manifest
 
 
 def check_golden(folder: Path, manifest: Manifest) -> Proof:
-    """How a fresh process answers the golden requests in `folder`, within the tolerances of its `manifest`.
+    """Run the golden requests in `folder` in a fresh process, and compare within the tolerances of its `manifest`.
 
-    Raises ProofError when it answers otherwise, CheckError when the requests can't be read.
+    Raises ProofError when an output differs, CheckError when the requests can't be read.
     """
     try:
         requests = read_golden(folder).requests

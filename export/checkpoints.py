@@ -1,4 +1,4 @@
-"""Restores a servable's variables from a checkpoint, when all that is served of them is in it."""
+"""Restores a servable's variables from a checkpoint that contains all of those that are served."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from tfserving.export.tracking import not_checkpointed, trackables
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore left: `kept` are the paths of weights that the checkpoint does not have, `unused` its own."""
+    """What a restore left out.
+
+    `kept` lists the weights that are only in the model, `unused` those that are only in the checkpoint, by path.
+    """
 
     kept: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
 
 def restore(servable: Servable, prefix: Path, functions: Mapping[str, Any], *, partial: bool = False) -> Restored:
-    """Restores what `servable` declares as its checkpoint from the checkpoint `prefix`.
+    """Restore what `servable` declares as its checkpoint from the checkpoint `prefix`.
 
     Every weight that the traced `functions` use must be in it, with the same shape and dtype, and every weight in it
-    must be in the model. With `partial`, weights may be missing on both sides. Optimizers are left alone. What Python
-    made of variables when the functions were traced is not made anew.
+    must be in the model. With `partial`, weights may be missing on both sides. Optimizers are not restored. The
+    functions are not traced again.
 
-    Raises CheckpointError, having changed nothing, with a line for each variable that does not fit.
+    Raises CheckpointError before it changes anything, with a line for each variable that does not fit.
     """
     import keras
     import tensorflow as tf
@@ -44,31 +47,31 @@ def restore(servable: Servable, prefix: Path, functions: Mapping[str, Any], *, p
         reader = tf.train.load_checkpoint(str(prefix))
         objects = read_objects(reader)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{prefix} is no checkpoint that can be read: {error}") from None
+        raise CheckpointError(f"{prefix} is not a checkpoint, or it is damaged: {error}") from None
     fit = read_names(reader, wanted) if objects is None else _read_tree(parts, wanted, reader, objects)
     problems = [*fit.problems]
     if not partial:
-        problems += [f"{path} is in the model, not in the checkpoint" for path in fit.kept]
-        problems += [f"{path} is in the checkpoint, not in the model" for path in fit.unused]
+        problems += [f"{path} is only in the model" for path in fit.kept]
+        problems += [f"{path} is only in the checkpoint" for path in fit.unused]
     elif len(fit.kept) == len(wanted):
-        problems.append("it has no weight of the model")
+        problems.append("it contains no weight of the model")
     if problems:
         lines = [f"{prefix} does not fit the model:", *problems]
         if fit.hint:
             lines.append(fit.hint)
         if not (partial or fit.problems or len(fit.kept) == len(wanted)):
-            lines.append("--partial restores the rest, and keeps what the builder gave the others")
+            lines.append("With --partial, the other weights are restored, and these keep the builder's values.")
         raise CheckpointError("\n  ".join(lines))
     fit.restore(str(prefix))
     for trackable in trackables(parts).values():
         if isinstance(trackable, keras.layers.Normalization):
-            # It computes with tensors that it once made of its variables.
+            # It computes with tensors that it derived from its variables when it was built.
             trackable.finalize_state()
     return Restored(tuple(fit.kept), tuple(fit.unused))
 
 
 def _weights(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights of what the servable declares as its checkpoint, by their paths."""
+    """Return the weights of the `parts` that the servable declares as its checkpoint, by path."""
     found = {}
     for name, part in parts.items():
         if hasattr(part, "handle"):
@@ -78,8 +81,8 @@ def _weights(parts: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{name}.{path}": variable for path, variable in weights_of(part).items()}
         except ServableError:
             raise CheckpointError(
-                f"{_part(name)} is {part!r:.60}, a {type(part).__name__}; a model, a layer, a tf.Module, a variable, "
-                "or a list or dict of them is needed"
+                f"{_part(name)}: got {part!r:.60}, a {type(part).__name__}; expected a model, a layer, a tf.Module, a "
+                "variable, or a list or dict of them"
             ) from None
     return found
 
@@ -90,7 +93,7 @@ def _part(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Tree:
-    """How the variables of a model and of a checkpoint's tree fit, and how they are restored."""
+    """How the variables of a model match those in a checkpoint's tree, and how they are restored."""
 
     problems: list[str]
     kept: list[str]
@@ -101,7 +104,7 @@ class _Tree:
     named: list[tuple[Any, str | None]]
 
     def restore(self, prefix: str) -> None:
-        """Raises CheckpointError when TensorFlow can't restore the checkpoint `prefix`."""
+        """Restore the checkpoint `prefix`. Raises CheckpointError when TensorFlow can't."""
         import tensorflow as tf
 
         try:
@@ -122,17 +125,17 @@ def _read_tree(parts: Mapping[str, Any], wanted: Mapping[str, Any], reader: Any,
     roots = objects.children(0)
     live = children_of(checkpoint)
     if len(parts) == 1 and not live.keys() & roots.keys():
-        # Perhaps tf.train.Checkpoint(model) wrote it: it then is its own child "root", and Keras 2 may have written it.
+        # tf.train.Checkpoint(model) may have written it: it is its own child "root" then. Or Keras 2 wrote it.
         ((name, part),) = live.items()
         own = {} if hasattr(part, "handle") else children_of(part)
         if own and (roots.get("root") == 0 or objects.matched(own, 0)):
             return _compare(tf.train.Checkpoint(part), own, part, {0: name}, wanted, reader, objects)
     if absent := [name for name in live if name not in roots]:
-        there = ", ".join(map(repr, sorted(roots))) or "nothing"
-        problems = [f"it has no {name!r}; it was written with {there}" for name in absent]
+        present = ", ".join(map(repr, sorted(roots))) or "nothing"
+        problems = [f"it has no {name!r}; it contains {present}" for name in absent]
         if len(parts) == len(names := [name for name in roots if name != COUNTER]) == 1:
             (only,) = names
-            problems[0] += f"; if {only!r} is the model: Servable(…, checkpoint={{{only!r}: model}})"
+            problems[0] += f". If {only!r} is the model, write Servable(…, checkpoint={{{only!r}: model}})."
         return _Tree(problems, [], [], "", checkpoint, reader, [])
     return _compare(checkpoint, live, parts, {roots[name]: name for name in live}, wanted, reader, objects)
 
@@ -146,9 +149,9 @@ def _compare(
     reader: Any,
     objects: SavedObjects,
 ) -> _Tree:
-    """How the variables that are `wanted` fit those below the nodes `roots`.
+    """Match the variables that are `wanted` with those below the nodes `roots`.
 
-    `live` is what TensorFlow sees as the children of node 0, `owner` what they are attributes or items of.
+    `live` are the children of node 0 as TensorFlow tracks them. `owner` has them as attributes or items.
     """
     import tensorflow as tf
 
@@ -166,24 +169,24 @@ def _compare(
             if node in seen:
                 continue
             seen.add(node)
-            there = f"{dtypes[key].name} {tuple(shapes[key])}"
+            saved = f"{dtypes[key].name} {tuple(shapes[key])}"
             if node not in matched:
-                # A step or an epoch that was counted is no weight.
+                # A counter of steps or epochs is not a weight.
                 if shapes[key] or not dtypes[key].is_integer:
                     unused.append(path)
                 continue
             variable = matched[node]
             here = f"{tf.as_dtype(variable.dtype).name} {tuple(variable.shape)}"
-            if here != there:
+            if here != saved:
                 problems.append(
-                    f"{paths.get(id(variable.handle), path)} is {there} in the checkpoint, {here} in the model"
+                    f"{paths.get(id(variable.handle), path)} is {saved} in the checkpoint and {here} in the model"
                 )
     assigned = [(variable, objects.key(node)) for node, variable in named.items()]
     return _Tree(problems, kept, unused, _unseen(kept, wanted, owner), checkpoint, reader, assigned)
 
 
 def _unseen(kept: list[str], wanted: Mapping[str, Any], owner: Any) -> str:
-    """Why variables of Keras layers in lists are not in the checkpoint, when some that are `kept` are such."""
+    """Return why variables of Keras layers in lists are not in the checkpoint; '' when none that is `kept` is one."""
     unseen = {id(variable.handle) for variable in not_checkpointed(owner).values()}
     paths = [path for path in kept if id(wanted[path].handle) in unseen]
     return f"{few(paths)}: {UNSEEN}" if paths else ""

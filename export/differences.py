@@ -1,4 +1,4 @@
-"""How two versions differ: signatures, weights, metrics, and the answers to the same golden requests."""
+"""How two versions differ: signatures, weights, metrics, and the outputs of the same golden requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetricChange:
-    """A metric of both versions, None where one lacks it. `higher_is_better` is None when it isn't known."""
+    """A metric of both versions, None where one lacks it. `higher_is_better` is None when the direction is unknown."""
 
     metric: str
     old: float | None
@@ -32,7 +32,7 @@ class MetricChange:
 
     @property
     def verdict(self) -> str:
-        """Better, worse, equal, added or removed; '' when it isn't known which way is better."""
+        """'better', 'worse', 'equal', 'added' or 'removed'; '' when the direction is unknown."""
         if self.old is None or self.new is None:
             return "added" if self.old is None else "removed"
         if self.old == self.new:
@@ -45,8 +45,8 @@ def _better(grew: bool, higher_is_better: bool) -> str:
 
 
 @dataclass(frozen=True)
-class AnswerChange:
-    """How far the answers of an output are apart, over all golden requests that both versions have."""
+class OutputChange:
+    """The largest difference of an output, over all golden requests that both versions contain."""
 
     signature: str
     output: str
@@ -59,7 +59,7 @@ class AnswerChange:
 
 @dataclass(frozen=True)
 class VersionDiff:
-    """Everything that differs between two versions."""
+    """All differences between two versions."""
 
     old: Path
     new: Path
@@ -67,16 +67,16 @@ class VersionDiff:
     metrics: tuple[MetricChange, ...]
     weights: tuple[WeightChange, ...]
     weights_equal: int
-    answers: tuple[AnswerChange, ...]
-    requests_only_one_has: int
+    outputs: tuple[OutputChange, ...]
+    requests_in_one_only: int
 
     @property
     def breaking(self) -> bool:
-        """Whether clients of the old version would fail on the new one."""
+        """Whether clients of the old version fail with the new one."""
         return any(change.breaking for change in self.signatures)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """Return the differences as JSON values."""
         return {
             "old": str(self.old),
             "new": str(self.new),
@@ -85,16 +85,16 @@ class VersionDiff:
             "metrics": [{**asdict(change), "verdict": change.verdict} for change in self.metrics],
             "weights": [asdict(change) for change in self.weights],
             "weights_equal": self.weights_equal,
-            "answers": [asdict(change) for change in self.answers],
-            "requests_only_one_has": self.requests_only_one_has,
+            "outputs": [asdict(change) for change in self.outputs],
+            "requests_in_one_only": self.requests_in_one_only,
         }
 
     def tables(self) -> Iterator[Table]:
-        """All of it as tables to print."""
+        """Yield the differences as tables to print."""
         from tfserving.export.console import table
 
         changes = [(change.signature, change.what, "breaking" if change.breaking else "") for change in self.signatures]
-        yield table("Signatures", ("signature", "change", ""), changes or [("all", "the same", "")])
+        yield table("Signatures", ("signature", "change", ""), changes or [("all", "equal", "")])
         if self.metrics:
             rows = [(one.metric, *_numbers(one.old, one.new), one.verdict) for one in self.metrics]
             yield table("Metrics", ("metric", "old", "new", ""), rows)
@@ -109,29 +109,29 @@ class VersionDiff:
         ]
         rest = (f"{self.weights_equal} variables", "equal", "", "")
         yield table("Weights", ("variable", "change", "largest", "relative RMS"), [*weights, rest])
-        answers = [
+        outputs = [
             (change.signature, change.output, change.verdict, _number(change.largest), _rows(change))
-            for change in self.answers
+            for change in self.outputs
         ]
-        if self.requests_only_one_has:
-            answers.append((f"{self.requests_only_one_has} requests", "", "only one version has them", "", ""))
+        if self.requests_in_one_only:
+            outputs.append((f"{self.requests_in_one_only} requests", "", "in one version only", "", ""))
         nothing = [("no golden requests to compare", "", "", "", "")]
         yield table(
-            "Golden answers", ("signature", "output", "answers", "largest", "rows different"), answers or nothing
+            "Golden outputs", ("signature", "output", "values", "largest", "rows different"), outputs or nothing
         )
 
 
 def diff_versions(old: Path, new: Path) -> VersionDiff:
-    """How the version in `new` differs from the one in `old`; either may be any SavedModel.
+    """Return the differences between the versions, or any SavedModels, in `old` and `new`.
 
     Raises ExportError when one can't be read, GoldenError when its golden requests are damaged.
     """
     changes = signature_changes(read_signatures(old), read_signatures(new))
     weights, equal = weight_changes(old, new)
-    answers, lonely = _answers(
+    outputs, unpaired = _outputs(
         *(read_golden(path).requests if (path / MANIFEST).exists() else () for path in (old, new))
     )
-    return VersionDiff(old, new, changes, tuple(_metrics(old, new)), tuple(weights), equal, tuple(answers), lonely)
+    return VersionDiff(old, new, changes, tuple(_metrics(old, new)), tuple(weights), equal, tuple(outputs), unpaired)
 
 
 def _metrics(old: Path, new: Path) -> Iterator[MetricChange]:
@@ -142,8 +142,8 @@ def _metrics(old: Path, new: Path) -> Iterator[MetricChange]:
         yield MetricChange(name, was, now, higher_is_better(name, declared[0] if declared else None))
 
 
-def _answers(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> tuple[list[AnswerChange], int]:
-    """How the answers to the requests that both have differ, and how many requests only one has."""
+def _outputs(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> tuple[list[OutputChange], int]:
+    """Return the differences of the outputs for the requests in both, and the number of requests in one only."""
     before = {request.identity: request for request in old}
     after = {request.identity: request for request in new}
     pairs: dict[tuple[str, str], list[tuple[Array, Array, int]]] = {}
@@ -152,14 +152,14 @@ def _answers(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> 
             pairs.setdefault((before[key].signature, output), []).append(
                 (after[key].outputs[output], before[key].outputs[output], batch_of(before[key]))
             )
-    return [_answer_change(*names, pairs[names]) for names in sorted(pairs)], len(before.keys() ^ after.keys())
+    return [_output_change(*names, pairs[names]) for names in sorted(pairs)], len(before.keys() ^ after.keys())
 
 
-def _answer_change(signature: str, output: str, pairs: list[tuple[Array, Array, int]]) -> AnswerChange:
+def _output_change(signature: str, output: str, pairs: list[tuple[Array, Array, int]]) -> OutputChange:
     differences = [compare(new, old) for new, old, _ in pairs]
     absolutes = [difference.absolute for difference in differences if difference.absolute is not None]
     verdict = "equal" if all(difference.verdict == "equal" for difference in differences) else "different"
-    return AnswerChange(
+    return OutputChange(
         signature,
         output,
         len(pairs),
@@ -180,12 +180,12 @@ def _rows_different(new: Array, old: Array, difference: Difference) -> int:
     return sum(compare(new[row : row + 1], old[row : row + 1]).verdict != "equal" for row in range(len(new)))
 
 
-def _rows(change: AnswerChange) -> str:
+def _rows(change: OutputChange) -> str:
     return f"{change.rows_different} of {change.rows}"
 
 
 def _numbers(old: float | None, new: float | None) -> tuple[str, str]:
-    """Both in as many digits as it takes to tell them apart."""
+    """Return both with enough digits to distinguish them."""
     if old is None or new is None:
         return "" if old is None else figure(old), "" if new is None else figure(new)
     return figure(old, new), figure(new, old)

@@ -1,4 +1,4 @@
-"""The golden request with edge values: those that the live model answers without answering other rows otherwise."""
+"""The golden request with edge values: those that the live model accepts and that don't change other rows' outputs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tfserving.export.tolerances import Judge
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
 
-# Beside the edge values there is a row that has none.
+# Beside the edge values there is a row without one.
 ORDINARY = ""
 LIMITS = ("largest", "smallest")
-# An edge value's name, and a batch of one row that has it.
+# The name of an edge value, and a batch of one row that contains it.
 Edge = tuple[str, Mapping[str, Array]]
 
 
-# Why no golden request has an edge value: the model raises an error, it returns something else for the rows beside it,
-# or the graph computes something else of it than the model's Python, which is normal.
+# Why no golden request contains an edge value: the model raises an error, the value changes the outputs of other rows,
+# or the graph and the model's Python code return different outputs for it, which is normal.
 Why = Literal["fails", "changes", "differs"]
-_TOLD: Mapping[Why, str] = {
-    "fails": "fails on these edge values",
-    "changes": "answers other rows otherwise beside these edge values",
-    "differs": "computes something else of these edge values in the graph than in Python",
+_REASONS: Mapping[Why, str] = {
+    "fails": "raises an error for these edge values",
+    "changes": "returns other outputs for the rows beside these edge values",
+    "differs": "returns other outputs for these edge values in the graph than in Python",
 }
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Edge values that no golden request to `signature` has."""
+    """Edge values that no golden request to `signature` contains."""
 
     signature: str
     why: Why
@@ -44,18 +44,19 @@ class LeftOut:
 
     @property
     def is_normal(self) -> bool:
-        """Whether nobody needs to look at it: fused operations make what they like of NaN."""
+        """Whether it can be ignored: the result of fused operations for NaN is not defined."""
         return self.why == "differs"
 
     def __str__(self) -> str:
-        return f"signature {self.signature!r} {_TOLD[self.why]}, so no golden request has them: {', '.join(self.edges)}"
+        edges = ", ".join(self.edges)
+        return f"signature {self.signature!r} {_REASONS[self.why]}, so no golden request contains them: {edges}"
 
 
 Note = Callable[[LeftOut], None]
 
 
 def by_signature(left_out: Iterable[LeftOut]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """The edge values that were left out, by signature and by why, as a manifest has them."""
+    """Return the edge values that were left out, by signature and reason, as in a manifest."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for one in left_out:
         found.setdefault(one.signature, {})[one.why] = one.edges
@@ -64,28 +65,28 @@ def by_signature(left_out: Iterable[LeftOut]) -> dict[str, dict[str, tuple[str, 
 
 @dataclass(frozen=True)
 class EdgeRequest(GoldenRequest):
-    """A golden request with edge values: `edges` says what each row has, ORDINARY for none."""
+    """A golden request with edge values: `edges` has the name of each row's value, or ORDINARY."""
 
     edges: tuple[str, ...] = ()
 
-    def disputed(self, answered: Mapping[str, Array], judge: Judge, *, rewritten: bool) -> set[int]:
-        """The rows that are `answered` otherwise because NaN, infinity or a limit of the type is on the way.
+    def disputed(self, outputs: Mapping[str, Array], judge: Judge, *, rewritten: bool) -> set[int]:
+        """Return the rows whose `outputs` differ because of NaN, infinity or a limit of the dtype.
 
-        What becomes of NaN and infinity depends on the kernel: on some processors TensorFlow's fused layers make a zero
-        of NaN where its relu leaves it. In a graph that Grappler has `rewritten` sums and products are computed in
-        another order, which the largest and smallest numbers may not survive. Rows that are answered otherwise for no
-        such reason are not among them.
+        The result for NaN and infinity depends on the kernel: on some processors, TensorFlow's fused layers turn NaN
+        into zero where its relu keeps it. In a graph that Grappler has `rewritten`, sums and products are computed in
+        another order, which can overflow for the largest and smallest numbers. Rows that differ for another reason are
+        not returned.
         """
         rows = set()
         for row, edge in enumerate(self.edges):
-            mine, other = (rows_of(self, slice(row, row + 1), outputs) for outputs in (self.outputs, answered))
+            mine, other = (rows_of(self, slice(row, row + 1), found) for found in (self.outputs, outputs))
             same = agree(judge, mine, other)
             if not same and edge != ORDINARY and is_excused(edge, mine, other, rewritten=rewritten):
                 rows.add(row)
         return rows
 
     def without(self, rows: Collection[int]) -> EdgeRequest | None:
-        """The request, and its answers, without some of its rows; None when nothing is left."""
+        """Return the request and its outputs without some of its rows; None when no row is left."""
         kept = [row for row in range(len(self.edges)) if row not in rows]
         return EdgeRequest(
             self.signature,
@@ -96,7 +97,7 @@ class EdgeRequest(GoldenRequest):
         )
 
     def left_out(self, rows: Collection[int]) -> LeftOut:
-        """What is to be known of rows that are disputed."""
+        """Return the edge values of rows that are disputed."""
         return LeftOut(self.signature, "differs", tuple(self.edges[row] for row in sorted(rows)))
 
 
@@ -107,9 +108,9 @@ def edge_request(
     examples: Mapping[str, Array],
     note: Note,
 ) -> EdgeRequest | None:
-    """One request with every edge value that the model answers, without another answer to the `ordinary` row.
+    """Return a request with all edge values that the model accepts and that don't change the `ordinary` row's output.
 
-    `note` is told of the others. None when there is no such value.
+    `note` is called with the others. None when there are no such values.
     """
     rows = list(edge_rows(live.signature, examples))
     try:
@@ -126,7 +127,7 @@ def edge_request(
 def _one_by_one(
     live: LiveSignature, judge: Judge, ordinary: GoldenRequest, rows: Iterable[Edge], note: Note
 ) -> EdgeRequest | None:
-    """A request with those edge values that can be asked; the others are told."""
+    """Return a request with the edge values that can be used; `note` is called with the others."""
     refused, changing = [], []
     kept: list[Edge] = []
     together = None
@@ -149,19 +150,19 @@ def _one_by_one(
 
 
 def _beside(live: LiveSignature, judge: Judge, ordinary: GoldenRequest, rows: Sequence[Edge]) -> EdgeRequest | None:
-    """The edge values `rows` and the `ordinary` row in one request; None when that row is answered otherwise."""
+    """Return the edge values `rows` and the `ordinary` row in one request; None when that row's output changes."""
     if not rows:
         return None
     batches = [*(row for _, row in rows), ordinary.inputs]
-    asked = live.ask({name: np.concatenate([batch[name] for batch in batches]) for name in ordinary.inputs})
-    if not agree(judge, rows_of(asked, slice(len(rows), None)), ordinary.outputs):
+    request = live.run({name: np.concatenate([batch[name] for batch in batches]) for name in ordinary.inputs})
+    if not agree(judge, rows_of(request, slice(len(rows), None)), ordinary.outputs):
         return None
     edges = (*(edge for edge, _ in rows), ORDINARY)
-    return EdgeRequest(asked.signature, asked.inputs, asked.outputs, asked.method, edges)
+    return EdgeRequest(request.signature, request.inputs, request.outputs, request.method, edges)
 
 
 def is_excused(edge: str, mine: Mapping[str, Array], other: Mapping[str, Array], *, rewritten: bool) -> bool:
-    """Whether different answers to `edge`, `mine` and `other`, may come from what kernels make of such values.
+    """Return whether different outputs for `edge`, `mine` and `other`, can come from how kernels treat such values.
 
     `rewritten` is as in `EdgeRequest.disputed`.
     """
@@ -169,5 +170,5 @@ def is_excused(edge: str, mine: Mapping[str, Array], other: Mapping[str, Array],
 
 
 def _is_finite(outputs: Mapping[str, Array]) -> bool:
-    # bfloat16 is of numpy's kind V.
+    # The kind of bfloat16 in numpy is V.
     return all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind in "fcV")

@@ -1,4 +1,4 @@
-"""Edge values: inputs that no example has, and that clients send sooner or later."""
+"""Edge values: inputs that examples rarely contain and that clients send sooner or later."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from tfserving.export.servable import EXAMPLES, Signature
 from tfserving.foundation.examples import read_examples
 from tfserving.foundation.tensors import STRING, Array, dtype_of
 
-# Decomposed and combining characters, right to left, beyond 16 bits, and a width of zero.
+# Decomposed and combining characters, right-to-left text, code points beyond 16 bits, and a width of zero.
 UNICODE = "ﬁ Ünïcødé e\u0301 漢字 עברית 🙂\u200b"
-# Integers from this size on can be counts and lengths, and the largest one would fill the memory.
+# Integers of this size in bytes or more can be counts and lengths; the largest one would fill the memory.
 COUNTS = 4
 
 
 def edge_rows(signature: Signature, examples: Mapping[str, Array]) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Batches of one row, and what they are called: the first of the `examples`, all its values of a kind replaced.
+    """Yield names of edge values with batches of one row: the first of the `examples`, with its values replaced.
 
-    Numbers by zeros, by the largest and by the smallest of their type (32- and 64-bit integers: of the examples),
-    floats by NaN, strings by empty ones and by all sorts of Unicode. In a tf.Example the features' values are.
+    Numbers are replaced by zero, and by the largest and the smallest of their dtype (for 32- and 64-bit integers: of
+    the examples). Floats are replaced by NaN, strings by the empty string and by various Unicode characters. In a
+    tf.Example the values of the features are replaced.
     """
     for edge in EDGES:
         if signature.method != "predict":
@@ -39,7 +40,7 @@ EDGES = ("zero", "largest", "smallest", "nan", "empty", "unicode")
 
 
 def replaced(array: Array, edge: str, among: Array | None = None) -> Array | None:
-    """`array` with `edge` everywhere, None where that is no value of its type.
+    """Return `array` filled with `edge`; None when its dtype has no such value.
 
     Large integers are replaced by the largest and smallest `among` those of another array.
     """
@@ -61,7 +62,7 @@ def _value(examples: Array, edge: str) -> Any:
         if examples.dtype.itemsize >= COUNTS:
             return {"largest": examples.max(), "smallest": examples.min()}.get(edge)
         return {"largest": limits.max, "smallest": limits.min}.get(edge)
-    # bfloat16 is of numpy's kind V.
+    # The kind of bfloat16 in numpy is V.
     if examples.dtype.kind in "fV":
         largest = ml_dtypes.finfo(examples.dtype).max  # type: ignore[no-untyped-call]
         return {"largest": largest, "smallest": -largest, "nan": np.nan}.get(edge)
@@ -69,7 +70,7 @@ def _value(examples: Array, edge: str) -> Any:
 
 
 def _example(examples: Array, edge: str) -> Array | None:
-    """The first tf.Example with `edge` for all values of a kind; None when no feature has such values."""
+    """Return the first tf.Example with `edge` for all values of a kind; None when no feature has such values."""
     (example,) = read_examples(examples[:1].tolist()).examples
     changed = False
     for feature in example.features.feature.values():

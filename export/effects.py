@@ -1,7 +1,7 @@
-"""Why a signature may return something else for the same request: it assigns something, or draws random numbers.
+"""Finds why a signature may return different outputs for the same request: it changes state or draws random numbers.
 
-What TensorFlow calls stateful is found in the graph: in a signature's traced function, before anything is written, and
-in any SavedModel, whatever wrote it.
+Stateful operations are found in the graph: in a signature's traced function, before anything is written, and in any
+SavedModel.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from tfserving.foundation.operations.effects import draws, leaves_state
 # Keras keeps the state of its random numbers in a variable of this name
 # (https://github.com/keras-team/keras/blob/v3.12.0/keras/src/random/seed_generator.py).
 SEED_STATE = "seed_generator_state"
-# Made for one request, and gone with it.
+# A variable that lives for one request.
 TEMPORARY = "TemporaryVariable"
-# What TensorFlow calls a variable that nobody named: its path in the model says more.
+# TensorFlow's name of a variable without a name: its path in the model is more useful.
 NAMELESS = re.compile(r"Variable(_\d+)?:0")
-# Their first input says which function is called.
+# Their first input selects the function that is called.
 BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 CLOCK = "Timestamp"
 SHOWN = 3
 
 
 def traced_effects(name: str, function: Any, resources: Mapping[int, str]) -> list[Finding]:
-    """What is found in the concrete `function` of signature `name`.
+    """Return the findings in the concrete `function` of signature `name`.
 
-    `resources` has the paths of the model's tables and variables, by the `id` of what the function captures of them.
+    `resources` maps the `id` of a captured resource to the path of the model's table or variable.
     """
     from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
@@ -38,15 +38,15 @@ def traced_effects(name: str, function: Any, resources: Mapping[int, str]) -> li
     graph = Graph(MetaGraphDef(graph_def=inner.as_graph_def()))
     named = [variable for variable in inner.variables if not NAMELESS.fullmatch(variable.name)]
     known = {**resources, **{id(variable.handle): variable.name for variable in named}}
-    # A function takes the variables and tables that it uses as inputs of its own.
+    # The variables and tables that a function uses are inputs of its graph.
     names = {inside.op.name: known[id(outside)] for outside, inside in inner.captures if id(outside) in known}
-    # TensorFlow runs everything stateful in a function, also where no output depends on it.
+    # TensorFlow runs all stateful operations of a function, even if no output depends on them.
     reach = graph.reach(graph.scope())
     return list(_found(name, graph, (node for node in graph if node in reach), names))
 
 
 def written_effects(name: str, graph: Graph) -> Iterator[Finding]:
-    """What is found in the `graph` of a SavedModel, behind its signature `name`."""
+    """Return the findings in the `graph` of a SavedModel, for its signature `name`."""
     names = {
         node.message.name: node.message.attr["shared_name"].s.decode(errors="replace") or node.message.name
         for node in graph.scope().values()
@@ -74,22 +74,22 @@ def _found(signature: str, graph: Graph, nodes: Iterable[Node], names: dict[str,
         yield Finding(
             "random",
             where,
-            f"it {does}: {_listed(chance)}; the same request gets another response each time, so none can be verified",
-            "call the model with training=False, or take a seed as an input and draw with tf.random.stateless_uniform, "
+            f"it {does}: {_listed(chance)}. The same request gets another response each time, so none can be verified",
+            "Call the model with training=False, or take a seed as an input and draw with tf.random.stateless_uniform, "
             "stateless_normal or stateless_categorical (docs/lint.md#random)",
         )
     if state:
         yield Finding(
             "state",
             where,
-            f"a request changes {_listed(state)}, and so the response to the next one, whoever sends it",
-            "take the state as an input and return it as an output; where it is a layer's, such as batch "
-            "normalization's, call the model with training=False (docs/lint.md#state)",
+            f"a request changes {_listed(state)}, and so the responses to later requests of all clients",
+            "Take the state as an input and return it as an output. If it belongs to a layer such as batch "
+            "normalization, call the model with training=False (docs/lint.md#state)",
         )
 
 
 def _callers(graph: Graph) -> dict[str, list[tuple[Node, int]]]:
-    """By function the nodes that call it, and which of their inputs is its first argument."""
+    """Return by function the nodes that call it, and the index of the input that is its first argument."""
     callers: dict[str, list[tuple[Node, int]]] = {}
     for node in graph:
         called = {node.op} if graph.is_function(node.op) else set()
@@ -101,7 +101,7 @@ def _callers(graph: Graph) -> dict[str, list[tuple[Node, int]]]:
 
 
 def _origins(graph: Graph, callers: Mapping[str, list[tuple[Node, int]]], node: Node) -> set[str]:
-    """The nodes of the graph itself that make the first input of `node`, through the calls that lead to it."""
+    """Return the nodes of the main graph that produce the first input of `node`, through the calls that lead to it."""
     found: set[str] = set()
     waiting = [(node.function, tensor) for tensor in node.inputs[:1]]
     seen: set[tuple[str, str]] = set()
@@ -125,7 +125,7 @@ def _origins(graph: Graph, callers: Mapping[str, list[tuple[Node, int]]], node: 
 
 
 def _listed(found: dict[str, Node]) -> str:
-    """Variables, each with the operation that changes it; operations alone where the variable isn't known."""
+    """Return the variables with the operations that change them, or operations alone where the variable is unknown."""
     texts = [what if what == str(node) else f"{what} ({node.op})" for what, node in found.items()]
     more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
     return ", ".join(texts[:SHOWN]) + more

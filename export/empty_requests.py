@@ -1,4 +1,4 @@
-"""Requests without rows: whatever a model makes of them, the process that serves it must not end."""
+"""Requests without rows: a model may reject them, but they must not crash the process that serves it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tfserving.foundation.tensors import Array
 def check_empty(
     fresh: FreshProcess, signatures: Mapping[str, ServedSignature], golden: Iterable[GoldenRequest]
 ) -> None:
-    """Sends `fresh`, which has loaded a version, requests without rows, and with inputs of which one has no values.
+    """Send requests without rows, and requests in which one input has no values, to `fresh`, with a loaded version.
 
-    They are made of the first of the `golden` requests to each signature; an error is as good as an answer. Raises
-    LintError when the process ends.
+    They are made of the first of the `golden` requests to each signature. An error response is fine. Raises LintError
+    when the process crashes.
     """
     first: dict[str, GoldenRequest] = {}
     for request in golden:
@@ -27,17 +27,17 @@ def check_empty(
     for name, request in first.items():
         for inputs in emptied(request.inputs, signatures[name]):
             try:
-                fresh.outlive(GoldenRequest(name, inputs, {}))
+                fresh.survive(GoldenRequest(name, inputs, {}))
             except ProofError as error:
                 shapes = ", ".join(f"{key!r} {array.shape}" for key, array in inputs.items())
                 raise LintError(
-                    f"[empty-request] signature {name!r}: a request with {shapes} ends the process that runs it; check "
-                    f"the sizes in the signature (docs/lint.md)\n  {error}"
+                    f"[empty-request] signature {name!r}: a request with {shapes} crashes the process that runs it. "
+                    f"Check the sizes in the signature (docs/lint.md#empty-request).\n  {error}"
                 ) from None
 
 
 def emptied(inputs: Mapping[str, Array], signature: ServedSignature) -> Iterator[dict[str, Array]]:
-    """The `inputs` without rows, and with each of the dimensions that have any size in `signature` 0 by itself."""
+    """Yield `inputs` without rows, and with each dimension of unknown size in `signature` set to 0 by itself."""
     axes = {
         (name, axis)
         for name, spec in signature.inputs.items()

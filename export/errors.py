@@ -1,35 +1,35 @@
-"""Every way an export can fail.
+"""The errors of an export.
 
 ExportError
-├── BuilderError    the builder can't be found, or raised
+├── BuilderError    the builder wasn't found, or it raised an error
 ├── CheckpointError a checkpoint can't be restored, or its values did not reach the model
-├── ServableError   what it returned can't be served as it says
-│   └── LintError   it could, but breaks rules that are there for its clients
-└── ProofError      the version on disk does not answer as the live model does
+├── ServableError   the model can't be served as it is declared
+│   └── LintError   it breaks a rule of docs/lint.md
+└── ProofError      the version on disk returns other outputs than the live model
 """
 
 from __future__ import annotations
 
 
 class ExportError(Exception):
-    """Nothing was exported; the text says what was wrong, where, and what would be right."""
+    """Nothing was exported. The text contains what is wrong, where, and what to do."""
 
 
 class BuilderError(ExportError):
-    """The builder can't be found, or raised."""
+    """The builder wasn't found, or it raised an error."""
 
 
 class CheckpointError(ExportError):
-    """A checkpoint can't be restored as it should, or was not; the text lists every variable that is the reason."""
+    """A checkpoint can't be restored, or its values did not reach the model. The text lists the variables."""
 
 
 class ServableError(ExportError):
-    """What the builder returned can't be served as it says."""
+    """The model can't be served as it is declared."""
 
 
 class LintError(ServableError):
-    """What is to be served breaks rules of docs/lint.md."""
+    """The model breaks rules of docs/lint.md."""
 
 
 class ProofError(ExportError):
-    """The version on disk does not answer as the live model does."""
+    """The version on disk returns other outputs than the live model."""

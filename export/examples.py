@@ -1,4 +1,4 @@
-"""tf.Examples for the signatures that take them: classify and regress."""
+"""tf.Examples for classify and regress signatures."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tfserving.foundation.tensors import Array
 
 
 def serialized_examples(rows: Iterable[Mapping[str, object]]) -> Array:
-    """The `inputs` of a classify or regress signature for `rows`, dicts of features: serialized tf.Examples, (rows,).
+    """Return `rows`, dicts of features, as serialized tf.Examples: a string array of shape (rows,).
 
-    A feature is a number, str or bytes, or a list or array of one kind of them. Raises ValueError naming the row and
-    the feature for a value that no tf.Example can hold.
+    It is the input `inputs` of a classify or regress signature. A feature is a number, str or bytes, or a list or array
+    of one kind of them. Raises ValueError with the row and the feature for a value that a tf.Example can't contain.
     """
     examples = [example.SerializeToString(deterministic=True) for example in read_examples(rows).examples]
     array = np.empty(len(examples), np.object_)

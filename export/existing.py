@@ -1,4 +1,4 @@
-"""SavedModels that something else wrote: their functions, to be given better signatures without their source."""
+"""Loads the functions of any SavedModel, so that a builder can give them better signatures without their source."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tfserving.export.savedmodel import read_signatures
 from tfserving.foundation.golden import SAVED_MODEL
 from tfserving.foundation.graph import Node
 
-# What TensorFlow notes about the sizes of tensors in a graph, and works out anew when it isn't there.
+# Attributes with the sizes of tensors in a graph. TensorFlow infers them again when they are missing.
 NOTED = ("_output_shapes", "_input_shapes", "_shape")
 
-# Variables that are references, and tables: `tf.saved_model.load` has them, with nothing that saves what is in them.
+# Reference variables and tables: `tf.saved_model.load` loads them, but their contents can't be saved again.
 KEPT_BY_SESSIONS = re.compile(r"Variable(V2)?|\w*HashTable\w*")
 
 
 @dataclass(frozen=True)
 class Existing:
-    """A SavedModel: the `module` that holds its variables, what its signatures say, and their functions.
+    """A loaded SavedModel: the `module` that holds its variables, its signatures, and their functions.
 
-    `functions[name](**inputs)` returns a dict of tensors, with the names that the SavedModel has. Inputs may be given
-    by position, too, in the order of `signatures[name].inputs`: that of their names, as a SavedModel keeps no other.
+    `functions[name](**inputs)` returns a dict of tensors, by the names of the SavedModel. Inputs may also be passed by
+    position, in the order of `signatures[name].inputs`. That order is alphabetical: a SavedModel keeps no other.
     """
 
     module: Any
@@ -38,12 +38,12 @@ class Existing:
 
 
 def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
-    """The SavedModel in the folder `path`.
+    """Load the SavedModel in the folder `path`.
 
-    With `any_batch` the first dimension of every input that has a fixed one becomes None. That works where the graph
-    itself doesn't insist on its batch; the export asks several sizes, and says so where it does.
+    With `any_batch`, a fixed first dimension of an input becomes None. That works if the graph itself doesn't depend on
+    the batch size. The export runs several sizes, and reports an error if it does.
 
-    Raises BuilderError when there is no SavedModel that can be loaded, or it has no signatures.
+    Raises BuilderError when the SavedModel can't be loaded or has no signatures.
     """
     import tensorflow as tf
 
@@ -53,11 +53,13 @@ def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
     except ExportError as error:
         raise BuilderError(str(error)) from None
     if not signatures:
-        raise BuilderError(f"{path} has no signature, so nothing says how to call it (was the model built when saved?)")
+        raise BuilderError(
+            f"{path} has no signature, so it can't be called. A Keras model that was not built has none."
+        )
     if lost := _lost(path, signatures):
         raise BuilderError(
-            f"{path} was written by TensorFlow 1, and TensorFlow can't save its {lost} again with a value; "
-            f"`saved_model: {path}` in models.yaml serves it as it is"
+            f"{path} was written by TensorFlow 1, and TensorFlow can't save the contents of its {lost} again. "
+            f"Write `saved_model: {path}` in models.yaml to serve it as it is."
         )
     source = path
     folder = tempfile.TemporaryDirectory()
@@ -68,7 +70,7 @@ def load_existing(path: str | Path, *, any_batch: bool = False) -> Existing:
         module = tf.saved_model.load(str(source))
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise BuilderError(f"{path} can't be loaded: {type(error).__name__}: {error}") from None
-    # Its assets are read from there when it is saved again.
+    # Its assets are read from this folder when it is saved again.
     module.loaded_from = folder
     functions = {name: _call(module, name, signature.inputs) for name, signature in signatures.items()}
     return Existing(module, read_signatures(source), functions)
@@ -78,21 +80,21 @@ def _call(module: Any, name: str, inputs: Mapping[str, Any]) -> Callable[..., Ma
     names = list(inputs)
     where = f"functions[{name!r}] takes {', '.join(map(repr, names))}"
 
-    # The signatures know the module's variables only weakly, this knows the module.
+    # The signatures hold weak references to the module's variables. This function keeps the module alive.
     def call(*tensors: Any, **named: Any) -> Mapping[str, Any]:
         if len(tensors) > len(names):
-            raise TypeError(f"{where}; it was given {len(tensors)} inputs by position")
+            raise TypeError(f"{where}; got {len(tensors)} inputs by position")
         given = dict(zip(names, tensors, strict=False))
         for wrong, why in ((named.keys() - {*names}, "not an input"), (named.keys() & given.keys(), "given twice")):
             if wrong:
                 raise TypeError(f"{where}; {', '.join(map(repr, sorted(wrong)))} is {why}")
         function = module.signatures[name]
         _, keywords = function.structured_input_signature
-        # An input `self` of a version that this toolkit wrote has another keyword.
+        # In a version that this toolkit wrote, an input `self` has another keyword.
         other = next((keyword for keyword in keywords if keyword not in names), "self")
         values = {key if key in keywords else other: value for key, value in (given | named).items()}
         if "self" in values:
-            # One that TensorFlow 1 wrote can't be called in the usual way, whose first argument is called so.
+            # In one that TensorFlow 1 wrote, the usual call takes `self` itself.
             return function._call_impl((), values)  # type: ignore[no-any-return]
         return function(**values)  # type: ignore[no-any-return]
 
@@ -100,7 +102,7 @@ def _call(module: Any, name: str, inputs: Mapping[str, Any]) -> Callable[..., Ma
 
 
 def _lost(path: Path, signatures: Iterable[str]) -> Node | None:
-    """What keeps a value of a graph that TensorFlow 1 wrote, and would have none when it is saved again."""
+    """Return a node of a graph of TensorFlow 1 whose value would be lost when the graph is saved again; else None."""
     if has_functions(path):
         return None
     graph = read_graph(path)
@@ -113,7 +115,7 @@ def _fixed(signature: ServedSignature) -> bool:
 
 
 def _copy_for_any_batch(path: Path, copy: Path) -> None:
-    """Copies the SavedModel in `path` to the folder `copy`, with inputs that take any batch."""
+    """Copy the SavedModel in `path` to the folder `copy`, with inputs of any batch size."""
     saved = read_saved_model(path)
     graph = serving_graph(saved, path)
     inputs: set[str] = set()
@@ -147,7 +149,7 @@ def _forget(attributes: Any) -> None:
 
 
 def _tensor_specs(value: Any) -> Iterator[Any]:
-    """Every description of a tensor in a StructuredValue."""
+    """Yield every description of a tensor in a StructuredValue."""
     kind = value.WhichOneof("kind")
     if kind == "tensor_spec_value":
         yield value.tensor_spec_value

@@ -1,10 +1,10 @@
-"""One export, from the builder to a proved version on disk.
+"""One export, from the builder to a verified version on disk.
 
-    build ──► trace ──► lint ──► write ──┬──► lint the graph ──► ask the live model ──┬──► publish
-                                         └──► a fresh process loads it, and is asked ──┘
+    build ──► trace ──► lint ──► write ──┬──► lint the graph ──► run the live model ───────────┬──► publish
+                                         └──► a fresh process loads the version and runs it ───┘
 
-A SavedModel that is there already is read instead of built and traced, and copied instead of written. Whatever fails
-on the way leaves the model's folder as it was.
+An existing SavedModel is read instead of built and traced, and copied instead of written. A step that fails leaves the
+model's folder as it was.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from tfserving.export.findings import Rules
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST
 from tfserving.export.graph import read_graph
-from tfserving.export.lint import lint_answers, lint_graph
+from tfserving.export.lint import lint_graph, lint_outputs
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
 from tfserving.export.options import Effect, Option, judge_with
 from tfserving.export.proof import FreshProcess, Proof, is_large, prove
 from tfserving.export.records import write_golden
 from tfserving.export.savedmodel import read_signatures
-from tfserving.export.source import Asking, Source
+from tfserving.export.source import Making, Source
 from tfserving.export.staging import Staging
 from tfserving.export.tolerances import Judge
 from tfserving.export.unchanged import same_version
+from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
@@ -49,15 +50,17 @@ from tfserving.foundation.quality import MEASURES, Evaluation, Metric
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be exported: the model's name, the builder as 'module:function', and the folder of its versions.
+    """A model to export: its name, its builder as 'module:function', and the folder of its versions.
 
-    Or no builder, and the folder of a SavedModel, which is served as it is. The rest is as in models.yaml, and as the
-    options of `tfserving export build`.
+    `saved_model`, instead of a builder, is the folder of a SavedModel, which is served as it is. `project` is the
+    working folder of the builder, where its module is found first. The rest is as in models.yaml and as the options of
+    `tfserving export build`.
     """
 
     model: str
     builder: str | None
     folder: Path
+    project: Path = field(default_factory=Path.cwd)
     allow: tuple[str, ...] = ()
     batch_sizes: tuple[int, ...] = (LARGEST,)
     golden: tuple[Path, ...] = ()
@@ -70,10 +73,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Exported:
-    """A version that was exported, what options and checkpoint came to, and the seconds that each step took.
+    """An exported version, the effects of options and checkpoint, and the seconds that each step took.
 
-    `left_out` has the edge values that no golden request has. `same_as` is the newest version of before when that is
-    the same: `version` itself when it was kept and nothing was made.
+    `left_out` lists the edge values that no golden request contains. `same_as` is the previous version if it is the
+    same as this one. It equals `version` when the previous version was kept and no new one was made.
     """
 
     model: str
@@ -89,54 +92,65 @@ class Exported:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the version is the one of before, which was kept."""
+        """Whether the previous version was kept."""
         return self.version == self.same_as
 
 
 @dataclass
 class _Steps:
-    """Says which step begins, and measures it."""
+    """Prints the steps of the export of `model`, and measures them."""
 
-    say: Callable[[str], None]
+    model: str
+    progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[None]:
-        self.say(text)
+        self.now(text)
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
 
+    def now(self, text: str) -> None:
+        """Set the current step."""
+        self.progress.update(f"{self.model}: {text}")
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        self.progress.line(f"{self.model}: {text}")
+
     def leave_out(self, edges: LeftOut) -> None:
-        """Notes edge values that no golden request has, and says so unless it is normal."""
+        """Record edge values that no golden request contains, and print them unless that is normal."""
         self.left_out.append(edges)
         if not edges.is_normal:
-            self.say(str(edges))
+            self.note(str(edges))
+
+    def counted(self, requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
+        """Yield `requests`, and print how many there were so far."""
+        for number, request in enumerate(requests, 1):
+            self.now(f"running golden request {number} in the live model and a fresh process")
+            yield request
+        self.now("comparing the outputs of the fresh process")
 
 
-def export(
-    target: Target, builder: Callable[[], Any] | None, fresh: FreshProcess, say: Callable[[str], None]
-) -> Exported:
-    """Makes a new version of `target`; `fresh` is a process nobody used yet, `say` is told what happens now.
+def export(target: Target, builder: Callable[[], Any] | None, fresh: FreshProcess, progress: Progress) -> Exported:
+    """Export a new version of `target` and return it. `fresh` is a process that has not loaded a version yet.
 
-    `builder` is the function that the target names, None for a SavedModel.
-
-    Raises BuilderError, ServableError or ProofError, and OSError when the disk refuses; nothing is left then.
+    `builder` is the function that the target names, None for a SavedModel. Raises BuilderError, ServableError,
+    ProofError, or OSError when the disk refuses; nothing is left on disk then.
     """
-    steps = _Steps(lambda text: say(f"{target.model}: {text}"))
-    rules = Rules(target.allow, steps.say, adopted=builder is None)
+    steps = _Steps(target.model, progress)
+    rules = Rules(target.allow, steps.note, adopted=builder is None)
     source: Source
-    with steps.step("build", f"reading {target.saved_model}" if builder is None else f"building with {target.builder}"):
-        source = _adopt(target) if builder is None else _build(target, builder, steps.say)
+    with steps.step("build", f"reading {target.saved_model}" if builder is None else f"running {target.builder}"):
+        source = _adopt(target) if builder is None else _build(target, builder, steps.now)
         given = [request for file in target.golden for request in read_given(file, source.signatures)]
     judge = Judge()
-    with steps.step(
-        "trace", "holding its graph to the rules of lint" if builder is None else "making its signatures graphs"
-    ):
+    with steps.step("trace", "checking its graph with lint" if builder is None else "tracing its signatures"):
         rules.require(source.prepare(_signatures_before(target.folder), target.allow))
-    asking = Asking(judge, target.batch_sizes, target.allow, steps.leave_out, steps.say)
-    requests: Iterable[GoldenRequest] = source.requests(given, asking)
+    making = Making(judge, target.batch_sizes, target.allow, steps.leave_out, steps.note)
+    requests: Iterable[GoldenRequest] = source.requests(given, making)
     effects: tuple[Effect, ...] = ()
     kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
@@ -148,16 +162,16 @@ def export(
                     judge = judge_with(kept)
         with steps.step("write", "writing the SavedModel"):
             signatures = source.write(staging.version_folder)
-        with steps.step("prove", "asking the live model and a fresh process the golden requests"):
+        with steps.step("prove", "running the golden requests in the live model and a fresh process"):
 
             def linted(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
-                # While the fresh process loads the version.
+                # The fresh process loads the version meanwhile.
                 rules.require(lint_graph(read_graph(staging.version_folder), signatures))
                 yield from requests
 
-            requests = linted(requests)
+            requests = steps.counted(linted(requests))
             if is_large(staging.version_folder):
-                # Before the fresh process has a copy.
+                # The live model is released before the fresh process loads a copy.
                 requests = list(requests)
                 source.release()
             golden, proof = prove(
@@ -171,12 +185,12 @@ def export(
                 source.reasons,
             )
             source.check()
-            rules.require(lint_answers(golden))
+            rules.require(lint_outputs(golden))
             if "empty-request" not in target.allow:
                 check_empty(fresh, signatures, golden)
         with steps.step("publish", "flushing to disk"):
             manifest = partial(_manifest, target, source, signatures, judge, kept, steps.left_out)
-            path, same_as = _published(target, staging, golden, source.evaluation, manifest, steps.say)
+            path, same_as = _published(target, staging, golden, source.evaluation, manifest, steps.note)
     return Exported(
         target.model,
         int(path.name),
@@ -192,19 +206,20 @@ def export(
 
 
 def check_as_it_is(target: Target) -> None:
-    """Raises ServableError when something is to be done to a SavedModel that is served as it is."""
-    if target.saved_model and (unfit := [*target.options, *(["the checkpoint"] if target.checkpoint else [])]):
+    """Raise ServableError when an option would change a SavedModel that is served as it is."""
+    options = [f"--{option}" for option in target.options] + (["--from-checkpoint"] if target.checkpoint else [])
+    if target.saved_model and options:
         raise ServableError(
-            f"{', '.join(unfit)} would change it, and {target.saved_model} is served as it is; a builder with "
-            "load_existing can do it (docs/export.md)"
+            f"{', '.join(options)} can't be used with the SavedModel {target.saved_model}, which is served as it is. "
+            "Write a builder that calls load_existing (docs/export.md)."
         )
 
 
-def _build(target: Target, builder: Callable[[], Any], say: Callable[[str], None]) -> Built:
+def _build(target: Target, builder: Callable[[], Any], now: Callable[[str], None]) -> Built:
     assert target.builder is not None
     with restores.watch() as noted:
         servable = run_builder(target.builder, builder)
-    return Built(target.builder, servable, noted, target.checkpoint, say, partial=target.partial)
+    return Built(target.builder, servable, noted, target.checkpoint, now, partial=target.partial)
 
 
 def _adopt(target: Target) -> Adopted:
@@ -219,14 +234,14 @@ def _published(
     golden: Iterable[GoldenRequest],
     evaluation: Evaluation | None,
     manifest: Callable[[dict[str, FileEntry], int], Manifest],
-    say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> tuple[Path, int | None]:
-    """Publishes what is staged, or keeps the version before that is the same: the path, and which one is the same."""
+    """Publish the staged version, or keep the previous one if it is the same; return the path and the same version."""
     write_golden(golden, target.model, staging.version_folder)
     if evaluation:
         write_evaluation(evaluation, target.model, staging.version_folder)
     files = hash_files(staging.version_folder)
-    same_as = same_version(target.folder, staging.version_folder, manifest(files, 1), say)
+    same_as = same_version(target.folder, staging.version_folder, manifest(files, 1), note)
     if target.if_changed and same_as is not None:
         return target.folder / str(same_as), same_as
     path = staging.publish(
@@ -236,16 +251,16 @@ def _published(
 
 
 def _evaluation(source: Source) -> EvaluationEntry | None:
-    """What the manifest says of the labelled rows."""
-    if (said := source.evaluation) is None:
+    """Return the manifest's entry for the labelled rows."""
+    if (rows := source.evaluation) is None:
         return None
-    outputs = source.signatures[said.signature].outputs
-    output = said.output or (outputs[0] if said.metric_name in MEASURES else None)
-    return EvaluationEntry(said.signature, output, said.metric_name, said.rows, said.higher_is_better, said.drop)
+    outputs = source.signatures[rows.signature].outputs
+    output = rows.output or (outputs[0] if rows.metric_name in MEASURES else None)
+    return EvaluationEntry(rows.signature, output, rows.metric_name, rows.rows, rows.higher_is_better, rows.drop)
 
 
 def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
-    """The signatures of the newest version in `model_folder`; None when there is none that can be read."""
+    """Return the signatures of the newest version in `model_folder`; None when no version can be read."""
     versions = versions_on_disk(model_folder) if model_folder.is_dir() else {}
     try:
         return read_signatures(versions[max(versions)]) if versions else None

@@ -1,4 +1,4 @@
-"""The features of the tf.Examples that a graph parses, read from the operation that parses them."""
+"""Reads the features of the tf.Examples that a graph parses from the operation that parses them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from tfserving.foundation.graph import Graph, Node
 from tfserving.foundation.tensors import BY_NUMBER, from_proto
 
-# Parsed with a default that is empty, a feature has any number of values.
+# The number of values for a feature of unknown length, which is parsed with an empty default.
 SEVERAL = 2
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature: TensorFlow's name of its dtype, and how many values one example of it has."""
+    """One feature: TensorFlow's name of its dtype, and the number of values in one example."""
 
     dtype: str
     values: int
 
 
 def features_of(graph: Graph, tensor: str) -> dict[str, Feature] | None:
-    """By name the features of the serialized tf.Examples that the graph's `tensor` is fed with; None for other strings.
+    """Return by name the features of the serialized tf.Examples in the graph's `tensor`; None for other strings.
 
     https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/ops/parsing_ops.cc
     """
     for node in graph.consumers(tensor):
         if node.op in _READERS:
-            # One whose names come from elsewhere can't be read here.
+            # Names that are not constants can't be read.
             try:
                 return dict(_READERS[node.op](graph, node))
             except (KeyError, ValueError, TypeError):
@@ -37,7 +37,7 @@ def features_of(graph: Graph, tensor: str) -> dict[str, Feature] | None:
 
 
 def _parse_example(graph: Graph, node: Node) -> Iterator[tuple[str, Feature]]:
-    """ParseExample: serialized, names, a scalar for the name of each sparse and of each dense feature, defaults."""
+    """Read ParseExample. Inputs: serialized, names, a scalar name for each sparse and dense feature, defaults."""
     attributes = node.message.attr
     sparse, dense = attributes["Nsparse"].i, attributes["Ndense"].i
     names = [_constant(graph, node, 2 + index).item() for index in range(sparse + dense)]
@@ -45,7 +45,7 @@ def _parse_example(graph: Graph, node: Node) -> Iterator[tuple[str, Feature]]:
 
 
 def _parse_example_v2(graph: Graph, node: Node) -> Iterator[tuple[str, Feature]]:
-    """ParseExampleV2: serialized, names, and a vector for the names of the sparse, dense and ragged features."""
+    """Read ParseExampleV2. Inputs: serialized, names, and a vector of the sparse, dense and ragged features' names."""
     attributes = node.message.attr
     sparse, dense, ragged = (_constant(graph, node, index).ravel().tolist() for index in (2, 3, 4))
     yield from _features(attributes, sparse, dense)
@@ -65,7 +65,7 @@ def _features(attributes: Mapping[str, Any], sparse: list[bytes], dense: list[by
 
 
 def _constant(graph: Graph, node: Node, index: int) -> Any:
-    """The array that input `index` of `node` always is. Raises KeyError when it isn't a constant."""
+    """Return the constant that is input `index` of `node`. Raises KeyError when it isn't a constant."""
     made = graph.scope(node.function)[node.inputs[index].partition(":")[0]]
     if made.op != "Const":
         raise KeyError(made.message.name)

@@ -1,20 +1,20 @@
-"""Answers a version's golden requests in a process that has none of the model's code.
+"""Runs a version's golden requests in a process that has none of the model's code.
 
-Run by path, `python -I fresh.py DESCRIPTORS`: the current folder and the environment's paths are not looked at for
-modules, and Keras and this toolkit, which may be installed, are refused. TensorFlow is imported at once and tried on a
-small model, so that nothing is left to be set up when the first order comes.
+Run by path, `python -I fresh.py DESCRIPTORS`: no module is imported from the working folder or from the environment's
+paths, and imports of Keras and of this toolkit, which may be installed, fail. TensorFlow is imported at once and runs a
+small model, so that it is fully set up when the first command arrives.
 
-Orders come on stdin, answers go to stdout, in their order; a message is its length, 8 bytes, and then the message:
+Commands arrive on stdin, responses go to stdout in the same order. A message is its length, 8 bytes, then its content:
 
     {"load": folder, "ways": […], "refused": […], "libraries": […]}
-                                                   loads a version in those ways, forgetting what was loaded before,
-                                                   refuses more packages, and registers the operations of libraries;
-                                                   for each way the answer is the signatures as JSON,
+                                                   loads a version in those ways and unloads the previous one, refuses
+                                                   imports of more packages, and registers the operations of libraries;
+                                                   the response for each way is the signatures as JSON,
                                                    {signature: {"inputs", "outputs": {name: [dtype, shape or null]}}}
-    a PredictionLog                                asks its request; an answer for each way, a PredictResponse
+    a PredictionLog                                runs its request; the response for each way is a PredictResponse
 
-An answer begins with a byte: "A" for an answer, "E" when what follows is the text of an error. When stdin ends the
-process does. DESCRIPTORS is a file with the descriptors of TensorFlow Serving's messages.
+A response begins with a byte: "R" for a result, "E" for the text of an error. The process exits when stdin ends.
+DESCRIPTORS is a file with the descriptors of TensorFlow Serving's messages.
 """
 
 from __future__ import annotations
@@ -34,77 +34,77 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-# Answers a signature's inputs, by name, with its outputs.
-Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-# An answer's kind, and the answer.
+# Runs a signature with its inputs by name, and returns its outputs.
+Run = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+# The kind of a response, and its content.
 Message = tuple[bytes, bytes]
 # How a version can be run: through the functions that TensorFlow 2 restores, and through a session over the graph, as
-# TensorFlow Serving does. They read different parts of the SavedModel, and one can be right where the other is wrong.
+# TensorFlow Serving does. They read different parts of the SavedModel, so one can be right where the other is wrong.
 WAYS = ("function", "session")
-# What a server does not have either. Without Keras TensorFlow is imported in less than half the time.
+# A server has none of these either. Without Keras, TensorFlow is imported in less than half the time.
 REFUSED = ("keras", "tf_keras", "tfserving")
 ERROR_LINES = 8
 KINDS = ("inputs", "outputs")
 LENGTH = struct.Struct("<Q")
-# Where oneDNN is used TensorFlow keeps what was freed, a model's size of it, for the device that it was allocated for;
-# a second load, in a session, would not get it (tensorflow/core/util/onednn_env_vars.h).
+# With oneDNN, TensorFlow keeps freed memory, as much as a model has, for the device that allocated it. A second load,
+# in a session, could not use it (tensorflow/core/util/onednn_env_vars.h).
 SYSTEM_ALLOCATOR = ("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
-ANSWER, ERROR = b"A", b"E"
+RESULT, ERROR = b"R", b"E"
 
 
 class Refusal:
     """An import hook that finds every module of some packages, and then refuses to import it.
 
-    TensorFlow looks whether there is a Keras before it imports it, and does without when that fails.
+    TensorFlow checks that Keras exists before it imports it, and continues without it when the import fails.
     """
 
     def __init__(self, packages: Iterable[str]) -> None:
         self.packages = set(packages)
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        """A spec for what is refused, None for what isn't."""
+        """Return a spec for a module that is refused, None for any other."""
         return ModuleSpec(name, self) if name.partition(".")[0] in self.packages else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Raises ImportError."""
-        raise ImportError(f"{spec.name} can't be imported here: what is served may not need it", name=spec.name)
+        """Raise ImportError."""
+        raise ImportError(f"{spec.name} can't be imported here: a served model must not need it", name=spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Never called, but a loader has it."""
+        """Do nothing: it is never called, but a loader must have it."""
 
 
 def main() -> None:
-    """Does what the module's docstring says."""
+    """Run the loop that the module's docstring describes."""
     refusal = Refusal(REFUSED)
     sys.meta_path.insert(0, refusal)
-    # What anything prints must not get between the answers.
-    answers = os.fdopen(os.dup(1), "wb")
+    # Anything that is printed must not get between the responses.
+    responses = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     os.environ.setdefault(*SYSTEM_ALLOCATOR)
-    # Until all is imported, the collector would find nothing to free.
+    # Until everything is imported, the garbage collector would find nothing to free.
     gc.disable()
     import tensorflow as tf
 
     gc.enable()
-    # Functions run the graph as it was written. Sessions run it as servers do, see `_load_session`.
+    # Functions run the graph as it was written. Sessions run it as servers do; see `_load_session`.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     prediction_log, response = _messages(Path(sys.argv[1]))
     _practise()
-    # What is there now stays; looking through it for garbage takes longer than an answer.
+    # The present objects stay. Searching them for garbage takes longer than a request.
     gc.collect()
     gc.freeze()
-    # Each way at its own pace: a function is loaded by Python, a session by C++, and most of the time that a first
-    # answer takes is not Python's either.
+    # Each way has a thread: a function is loaded by Python, a session by C++, and most of the time of a first request
+    # is not spent in Python either.
     workers = {way: ThreadPoolExecutor(1) for way in WAYS}
-    loaded: dict[str, Ask] = {}
+    loaded: dict[str, Run] = {}
     ways: list[str] = []
     pending: queue.SimpleQueue[list[Future[Message]] | None] = queue.SimpleQueue()
-    writer = threading.Thread(target=_write, args=(answers, pending))
+    writer = threading.Thread(target=_write, args=(responses, pending))
     writer.start()
     for order in _read_orders(sys.stdin.buffer):
         if not order.startswith(b"{"):
             request = _read_request(prediction_log.FromString(order))
-            pending.put([workers[way].submit(_answer, way, loaded, request, response()) for way in ways])
+            pending.put([workers[way].submit(_run, way, loaded, request, response()) for way in ways])
             continue
         job = json.loads(order)
         ways = job["ways"]
@@ -114,24 +114,24 @@ def main() -> None:
         for worker in workers.values():
             worker.submit(int).result()
         if loaded:
-            # A session's graph and its functions know each other; their variables go when both do.
+            # The graph of a session and its functions refer to each other; their variables are freed with both.
             loaded.clear()
             gc.collect()
-        loads = [workers[way].submit(_load_or_tell, way, job["load"], loaded) for way in ways]
+        loads = [workers[way].submit(_load, way, job["load"], loaded) for way in ways]
         pending.put(loads)
     pending.put(None)
     writer.join()
 
 
-def _load_or_tell(way: str, folder: str, loaded: dict[str, Ask]) -> Message:
+def _load(way: str, folder: str, loaded: dict[str, Run]) -> Message:
     try:
         loaded[way], signatures = LOAD[way](folder)
     except Exception as error:
         return ERROR, _shortened(error).encode()
-    return ANSWER, json.dumps(signatures).encode()
+    return RESULT, json.dumps(signatures).encode()
 
 
-def _answer(way: str, loaded: Mapping[str, Ask], request: tuple[str, dict[str, Any]], response: Any) -> Message:
+def _run(way: str, loaded: Mapping[str, Run], request: tuple[str, dict[str, Any]], response: Any) -> Message:
     import tensorflow as tf
 
     try:
@@ -139,13 +139,13 @@ def _answer(way: str, loaded: Mapping[str, Ask], request: tuple[str, dict[str, A
             response.outputs[name].ParseFromString(tf.io.serialize_tensor(tensor).numpy())
     except Exception as error:
         return ERROR, f"as a {way}: {_shortened(error)}".encode()
-    return ANSWER, response.SerializeToString()
+    return RESULT, response.SerializeToString()
 
 
 def _practise() -> None:
-    """Saves, loads and runs a small model of the usual layers: TensorFlow does much of its setting up only then.
+    """Save, load and run a small model of common layers: TensorFlow does much of its setup only then.
 
-    Its oneDNN kernels do some more when they are first given several rows.
+    Its oneDNN kernels do more setup when they first run several rows.
     """
     import tensorflow as tf
 
@@ -163,15 +163,15 @@ def _practise() -> None:
 
         function = tf.function(practice, input_signature=[tf.TensorSpec((None, 4, 4, 1), tf.float32, name="image")])
         tf.saved_model.save(module, folder, signatures={"practice": function.get_concrete_function()})
-        # Python, too, is quicker at what it has done a few times.
+        # Python is also quicker after a few repetitions.
         for load in 3 * list(LOAD.values()):
-            ask, _ = load(folder)
+            run, _ = load(folder)
             for rows in (1, 2):
-                for tensor in ask("practice", {"image": tf.ones((rows, 4, 4, 1))}).values():
+                for tensor in run("practice", {"image": tf.ones((rows, 4, 4, 1))}).values():
                     tf.io.serialize_tensor(tensor).numpy()
 
 
-def _load_function(folder: str) -> tuple[Ask, dict[str, Any]]:
+def _load_function(folder: str) -> tuple[Run, dict[str, Any]]:
     import tensorflow as tf
 
     restored = tf.saved_model.load(folder)
@@ -179,17 +179,17 @@ def _load_function(folder: str) -> tuple[Ask, dict[str, Any]]:
     defaults = _defaults(definitions)
     names = {name: _names(function, definitions[name].inputs) for name, function in restored.signatures.items()}
 
-    # The signatures know the object that has the variables only weakly.
-    def ask(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    # The signatures hold weak references to the object with the variables. This function keeps it alive.
+    def run(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         values = {**defaults[signature], **inputs}
         given = {keyword: values[name] for keyword, name in names[signature].items() if name in values}
         return restored.signatures[signature](**given)  # type: ignore[no-any-return]
 
-    return ask, {name: _described(function, names[name]) for name, function in restored.signatures.items()}
+    return run, {name: _described(function, names[name]) for name, function in restored.signatures.items()}
 
 
 def _names(function: Any, inputs: Iterable[str]) -> dict[str, str]:
-    """What the `inputs` of a signature are called, by the keywords of its function: none of these can be `self`."""
+    """Return the names of a signature's `inputs` by the keywords of its function, none of which can be `self`."""
     _, keywords = function.structured_input_signature
     others = [name for name in inputs if name not in keywords]
     return {
@@ -197,24 +197,24 @@ def _names(function: Any, inputs: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
+def _load_session(folder: str) -> tuple[Run, dict[str, Any]]:
     import tensorflow as tf
 
-    # A session without a configuration of its own gets that of the functions, without Grappler. TensorFlow Serving's
-    # has only numbers of threads in it, unless it is given another:
+    # A session without a configuration of its own gets that of the functions, without Grappler. The configuration of
+    # TensorFlow Serving contains only numbers of threads by default:
     # https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/model_servers/server.cc
     session = tf.compat.v1.Session(graph=tf.Graph(), config=tf.compat.v1.ConfigProto())
     signatures = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def
     defaults = _defaults(_definitions(folder))
 
-    def ask(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def run(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         definition = signatures[signature]
         values = {**defaults[signature], **inputs}
         feeds = {definition.inputs[name].name: tensor.numpy() for name, tensor in values.items()}
-        answers = session.run({name: info.name for name, info in definition.outputs.items()}, feeds)
-        return {name: tf.constant(value, definition.outputs[name].dtype) for name, value in answers.items()}
+        outputs = session.run({name: info.name for name, info in definition.outputs.items()}, feeds)
+        return {name: tf.constant(value, definition.outputs[name].dtype) for name, value in outputs.items()}
 
-    return ask, {
+    return run, {
         name: {kind: {key: _described_info(info) for key, info in getattr(signature, kind).items()} for kind in KINDS}
         for name, signature in signatures.items()
         if signature.method_name
@@ -222,7 +222,7 @@ def _load_session(folder: str) -> tuple[Ask, dict[str, Any]]:
 
 
 def _definitions(folder: str) -> dict[str, Any]:
-    """The signatures as a server reads them, by name."""
+    """Return the signatures as a server reads them, by name."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     saved = SavedModel.FromString(Path(folder, "saved_model.pb").read_bytes())
@@ -230,7 +230,7 @@ def _definitions(folder: str) -> dict[str, Any]:
 
 
 def _defaults(definitions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By signature the values of inputs that a request may leave out."""
+    """Return by signature the values of inputs that a request may leave out."""
     import tensorflow as tf
 
     return {
@@ -255,12 +255,12 @@ def _described_info(info: Any) -> list[Any]:
     import tensorflow as tf
 
     shape = tf.TensorShape(info.tensor_shape)
-    # A ragged tensor has no dtype here.
+    # A ragged tensor has no dtype in this message.
     return [tf.as_dtype(info.dtype).name if info.dtype else "", None if shape.rank is None else shape.as_list()]
 
 
 def _read_request(log: Any) -> tuple[str, dict[str, Any]]:
-    """The signature and the inputs of a golden request; one to classify or to regress has the input `inputs`."""
+    """Return the signature and the inputs of a golden request. A classify or regress request has the input `inputs`."""
     import tensorflow as tf
 
     request = getattr(log, log.WhichOneof("log_type")).request
@@ -275,7 +275,7 @@ def _read_request(log: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _shortened(error: Exception) -> str:
-    """The error without the middle of TensorFlow's list of source lines."""
+    """Return the error without the middle of TensorFlow's list of source lines."""
     lines = [line for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
     if len(lines) > ERROR_LINES:
         lines[ERROR_LINES // 2 : -ERROR_LINES // 2] = ["..."]
@@ -283,7 +283,7 @@ def _shortened(error: Exception) -> str:
 
 
 def _messages(descriptors: Path) -> tuple[Any, Any]:
-    """PredictionLog and PredictResponse, from a pool of their own: TensorFlow has some of the same messages."""
+    """Return PredictionLog and PredictResponse from a separate pool: TensorFlow defines some of the same messages."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
     from google.protobuf.descriptor_pool import DescriptorPool
     from google.protobuf.message_factory import GetMessageClass
@@ -304,9 +304,9 @@ def _read_orders(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _write(stream: BinaryIO, pending: queue.SimpleQueue[list[Future[Message]] | None]) -> None:
-    """Writes the answers in the order of their requests."""
-    while (answers := pending.get()) is not None:
-        for kind, message in (answer.result() for answer in answers):
+    """Write the responses in the order of their requests."""
+    while (responses := pending.get()) is not None:
+        for kind, message in (response.result() for response in responses):
             stream.write(LENGTH.pack(len(message) + 1) + kind + message)
             stream.flush()
 
@@ -316,5 +316,5 @@ LOAD = {"function": _load_function, "session": _load_session}
 
 if __name__ == "__main__":
     main()
-    # Everything was answered, and taking TensorFlow apart would take longer than all the answers did.
+    # All responses were written. Tearing TensorFlow down would take longer than they did.
     os._exit(0)

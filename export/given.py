@@ -1,4 +1,4 @@
-"""Golden requests that users bring along: in files, with or without the answers they want."""
+"""Golden requests of the user's own, in files, with or without the expected outputs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tfserving.clients import answers
+from tfserving.clients import results
 from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.inputs import mismatches, to_arrays
 from tfserving.export.errors import ServableError
 from tfserving.export.servable import EXAMPLES, Signature, TensorSpec
+from tfserving.foundation.command.suggest import did_you_mean
 from tfserving.foundation.examples import read_examples
 from tfserving.foundation.tensors import Array
 
@@ -24,34 +25,40 @@ DEFAULT = "serving_default"
 
 @dataclass(frozen=True)
 class Given:
-    """A request of a user's, `where` it was found, and the `outputs` that it wants, as JSON has them, if any."""
+    """A request from a file, its place there, and its expected `outputs` as JSON values, if it has any."""
 
     where: str
     signature: str
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Any] | None = None
 
-    def wanted(self, answered: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs as arrays, of the types of those that were answered. Raises ServableError when they can't be."""
-        infos = {name: answers.TensorInfo(TensorSpec.of(array).dtype, None) for name, array in answered.items()}
+    def expected(self, actual: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the expected outputs as arrays with the dtypes of the `actual` ones. Raises ServableError."""
+        infos = {name: results.TensorInfo(TensorSpec.of(array).dtype, None) for name, array in actual.items()}
         if not self.outputs or self.outputs.keys() - infos.keys():
             raise ServableError(
-                f"{self.where}: its outputs are {_list(self.outputs or {})}, answered are {_list(infos)}"
+                f"{self.where}: it expects the outputs {_list(self.outputs or {})}, the model returns {_list(infos)}"
             )
         try:
-            return to_arrays(self.outputs, self.signature, answers.Signature("", infos, {}))
+            return to_arrays(self.outputs, self.signature, results.Signature("", infos, {}))
         except ValueError as error:
             raise ServableError(f"{self.where}, outputs: {str(error).replace('inputs[', '[')}") from None
 
 
+def check_file(path: Path) -> None:
+    """Raise ServableError when the file `path` has no requests, whatever the signatures are."""
+    for _ in _bodies(path):
+        pass
+
+
 def read_given(path: Path, signatures: Mapping[str, Signature]) -> list[Given]:
-    """The requests in the file `path`, to `signatures`.
+    """Return the requests in the file `path`, to `signatures`.
 
-    `.json` holds the body of a REST request or a list of them, `.jsonl` one a line: `inputs` or `instances`, for a
-    signature that classifies or regresses `examples`, with `signature_name` and, if the answer is known, `outputs` by
-    name. `.npz` has one request, an array for each input of `serving_default`.
+    `.json` contains the body of a REST request or a list of them, `.jsonl` one in each line. A body has `inputs` or
+    `instances`, or `examples` for a classify or regress signature; `signature_name`; and `outputs` by name if the
+    expected outputs are known. `.npz` contains one request, an array for each input of `serving_default`.
 
-    Raises ServableError naming the file and the request for what can't be asked.
+    Raises ServableError with the file and the request for a request that can't be sent.
     """
     return [_check(where, body, signatures) for where, body in _bodies(path)]
 
@@ -74,42 +81,47 @@ def _bodies(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 else [(str(path), value)]
             )
         else:
-            raise ServableError(f"{path}: golden requests are read from {', '.join(SUFFIXES)}")
+            raise ServableError(f"{path}: golden requests must be in a file {', '.join(SUFFIXES)}")
     except OSError as error:
         raise ServableError(f"{path}: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
         raise ServableError(f"{path} can't be read as {path.suffix}: {error}") from None
     for where, body in read:
         if not isinstance(body, dict):
-            raise ServableError(f"{where}: a request is a JSON object, not {body!r:.60}")
+            raise ServableError(f"{where}: expected a JSON object, got {body!r:.60}")
         yield where, body
 
 
 def _check(where: str, body: dict[str, Any], signatures: Mapping[str, Signature]) -> Given:
-    """The request in `body`, its inputs those of the signature it names."""
+    """Return the request in `body`, after checking its inputs against the signature that it names."""
     name = body.get("signature_name", DEFAULT)
     if name not in signatures:
-        raise ServableError(f"{where}: there is no signature {name!r}; the signatures are {_list(signatures)}")
+        raise ServableError(
+            f"{where}: there is no signature {name!r}; the signatures are {_list(signatures)}."
+            f"{did_you_mean(str(name), signatures)}"
+        )
     signature = signatures[name]
     try:
         body = unpack(body)
         outputs = body.pop("outputs", None)
         if outputs is not None and not isinstance(outputs, dict):
-            raise ServableError(f"{where}: outputs is an object, the wanted value by the output's name")
+            raise ServableError(f"{where}: outputs must be an object with the expected values by output name")
         if signature.method != "predict":
             examples = read_examples(body.get("examples", ()), body.get("context"))
             if examples.context is not None:
-                raise ServableError(f"{where}: a golden request has no context; put its features into the examples")
+                raise ServableError(
+                    f"{where}: a golden request can't have a context. Put its features into the examples."
+                )
             serialized = np.empty(len(examples.examples), np.object_)
             serialized[:] = [example.SerializeToString(deterministic=True) for example in examples.examples]
             return Given(where, name, {EXAMPLES: serialized}, outputs)
         if "instances" in body and not signature.batched:
             raise ServableError(
-                f"{where}: it has instances, rows of a batch, and signature {name!r} takes one example a request; give "
-                "'inputs', each as the signature declares it"
+                f"{where}: it has 'instances', rows of a batch, but signature {name!r} takes one example per request. "
+                "Use 'inputs', each as the signature declares it."
             )
-        wanted = answers.Signature(
-            "", {key: answers.TensorInfo(spec.dtype, spec.shape) for key, spec in signature.inputs.items()}, {}
+        wanted = results.Signature(
+            "", {key: results.TensorInfo(spec.dtype, spec.shape) for key, spec in signature.inputs.items()}, {}
         )
         arrays = to_arrays(body_of(body).inputs, name, wanted)
     except (InputError, ValueError) as error:

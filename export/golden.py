@@ -1,4 +1,4 @@
-"""Golden requests: example inputs with the answers that the live model gave, before anything was published."""
+"""Golden requests: example inputs with the outputs of the live model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tfserving.export.unbatched import unbatched_requests
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.tensors import Array
 
-# These batches are asked for whatever the sizes that are served: a single row, two, and an odd number.
+# These batch sizes are always used: a single row, two, and an odd number.
 ALWAYS = (1, 2, 7)
 LARGEST = 32
 
@@ -31,13 +31,12 @@ def golden_requests(
     note: Note = lambda _: None,
     allow: Collection[str] = (),
 ) -> Iterator[GoldenRequest]:
-    """Asks the live model for every signature, for batches of 1, 2, 7 and `batch_sizes` rows, and edge values.
+    """Run every signature of the live model with batches of 1, 2, 7 and `batch_sizes` rows, and with edge values.
 
-    A signature without a batch is asked for each of its examples, of more than 32 for some. The requests in `given`
-    follow. `note` is told of edge values that are left out: those that the model refuses, and
-    those that change other rows' answers. Raises ServableError for a signature that does not answer exactly its
-    outputs, that answers the same request differently the second time, or a row differently in another batch, and for
-    an answer to a given request that is not the one given with it.
+    A signature without a batch runs with its examples, at most 32 of them. The requests in `given` follow. `note` is
+    called with edge values that are left out: those that the model rejects, and those that change the outputs of other
+    rows. Raises ServableError for a signature that doesn't return exactly its outputs, that returns other outputs for
+    the same request or for the same row in another batch, and for a given request with other outputs than expected.
     """
     judge = judge or Judge()
     live = {name: LiveSignature(name, signature, allow) for name, signature in servable.signatures.items()}
@@ -47,7 +46,7 @@ def golden_requests(
         else:
             yield from unbatched_requests(one, judge, servable.examples[name], note)
     for request in given:
-        yield _ask_given(live[request.signature], judge, request)
+        yield _run_given(live[request.signature], judge, request)
 
 
 def _requests(
@@ -57,28 +56,28 @@ def _requests(
     batch_sizes: Sequence[int],
     note: Note,
 ) -> Iterator[GoldenRequest]:
-    """Those of one signature, made of its `examples`."""
+    """Yield the requests of one signature, made of its `examples`."""
     sizes = _fixed_sizes(live.signature) or _sizes(batch_sizes)
-    large = _ask_rows(live, examples, slice(0, sizes[-1]))
+    large = _run_rows(live, examples, slice(0, sizes[-1]))
     if len(sizes) == 1:
-        require_steady(judge, large, live.ask(large.inputs))
+        require_steady(judge, large, live.run(large.inputs))
     start = 0
     ordinary = None
     for size in sizes[:-1]:
-        # The small ones do not overlap where they needn't, and all lie in the large one.
+        # The small batches don't overlap if possible, and the large one contains them all.
         start = start if start + size <= sizes[-1] else 0
         rows = slice(start, start + size)
-        small = _ask_rows(live, examples, rows)
+        small = _run_rows(live, examples, rows)
         whole = rows_of(large, rows)
         if not agree(judge, whole, small.outputs):
-            require_steady(judge, small, live.ask(small.inputs))
+            require_steady(judge, small, live.run(small.inputs))
         require_equal(
             judge,
             GoldenRequest(live.name, small.inputs, whole),
             small,
-            f"the examples' rows {rows.start} to {rows.stop - 1} are answered differently in a batch of "
-            f"{size} and in one of {sizes[-1]}",
-            "servers put requests together, so a row's answer can't depend on the other rows",
+            f"rows {rows.start} to {rows.stop - 1} of the examples get other outputs in a batch of {size} than in one "
+            f"of {sizes[-1]}",
+            "Servers batch requests, so the output of a row must not depend on the other rows.",
         )
         start += size
         yield small
@@ -86,7 +85,7 @@ def _requests(
             ordinary = small
     yield large
     if live.signature.defaults:
-        yield live.ask({name: array[:2] for name, array in examples.items() if name not in live.signature.defaults})
+        yield live.run({name: array[:2] for name, array in examples.items() if name not in live.signature.defaults})
     if ordinary and (edges := edge_request(live, judge, ordinary, examples, note)):
         yield edges
 
@@ -96,30 +95,30 @@ def _sizes(batch_sizes: Sequence[int]) -> list[int]:
 
 
 def _fixed_sizes(signature: Signature) -> list[int]:
-    """The only batch size that the signature takes, when it has a fixed one."""
+    """Return the only batch size that the signature accepts, if it has a fixed one."""
     sizes = {spec.shape[0] for spec in signature.inputs.values() if spec.shape}
     return sorted({size for size in sizes if size is not None})[:1]
 
 
-def _ask_rows(live: LiveSignature, examples: Mapping[str, Array], rows: slice) -> GoldenRequest:
-    # Fewer examples than rows are repeated.
+def _run_rows(live: LiveSignature, examples: Mapping[str, Array], rows: slice) -> GoldenRequest:
+    # If there are fewer examples than rows, they are repeated.
     indices = np.arange(rows.start, rows.stop)
-    return live.ask({name: array[indices % len(array)] for name, array in examples.items()})
+    return live.run({name: array[indices % len(array)] for name, array in examples.items()})
 
 
-def _ask_given(live: LiveSignature, judge: Judge, given: Given) -> GoldenRequest:
-    """The given request with the live model's answer, which must be the one that was given, if any was."""
+def _run_given(live: LiveSignature, judge: Judge, given: Given) -> GoldenRequest:
+    """Return the given request with the live model's outputs, which must be the expected ones if there are any."""
     try:
-        request = live.ask(given.inputs)
+        request = live.run(given.inputs)
     except ServableError as error:
         raise ServableError(f"{given.where}: {error}") from None
     if given.outputs is not None:
-        wanted = {name: wire_array(array) for name, array in given.wanted(request.outputs).items()}
+        expected = {name: wire_array(array) for name, array in given.expected(request.outputs).items()}
         require_equal(
             judge,
-            GoldenRequest(live.name, given.inputs, wanted),
+            GoldenRequest(live.name, given.inputs, expected),
             request,
-            f"{given.where} is answered otherwise than it says",
-            "correct the file, or the model",
+            f"{given.where} expects other outputs than the model returns",
+            "Correct the file or the model.",
         )
     return request

@@ -14,18 +14,18 @@ from tfserving.foundation.messages import SavedModel
 
 
 def read_saved_model(folder: Path) -> Any:
-    """The message in `folder`/saved_model.pb. Raises ExportError when it is missing or can't be read."""
+    """Return the message in `folder`/saved_model.pb. Raises ExportError when it is missing or can't be read."""
     path = folder / SAVED_MODEL
     try:
         return SavedModel.FromString(path.read_bytes())
     except OSError as error:
-        raise ExportError(f"{path}: {error.strerror}; the folder of a SavedModel's version is needed") from None
+        raise ExportError(f"{folder} is not a SavedModel: {path}: {error.strerror}") from None
     except DecodeError:
-        raise ExportError(f"{path} is no SavedModel, or a damaged one") from None
+        raise ExportError(f"{path} is damaged, or it is not a SavedModel") from None
 
 
 def serving_graph(saved: Any, folder: Path) -> Any:
-    """The part of a SavedModel that is served: the meta graph with the one tag `serve`, and no other.
+    """Return the part of a SavedModel that is served: the meta graph with the tag `serve` and no other.
 
     Raises ExportError when there is none. Servers compare all tags:
     https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/cc/saved_model/reader.cc (FindMetaGraphDef).
@@ -35,25 +35,25 @@ def serving_graph(saved: Any, folder: Path) -> Any:
             return graph
     tags = ", ".join(repr(sorted(graph.meta_info_def.tags)) for graph in saved.meta_graphs) or "none"
     raise ExportError(
-        f"{folder} has no graph for serving: one with the tag 'serve' alone is needed, the tags of those it has are "
-        f"{tags}; load it and save it again with TensorFlow"
+        f"{folder} has no graph for serving: expected one with the tag 'serve' alone, got {tags}. Load it and save it "
+        "again with TensorFlow."
     )
 
 
 def read_graph(folder: Path) -> Graph:
-    """The graph that is served of the SavedModel in `folder`. Raises ExportError when it can't be read."""
+    """Return the graph that is served of the SavedModel in `folder`. Raises ExportError when it can't be read."""
     try:
         graph = Graph(serving_graph(read_saved_model(folder), folder))
     except ValueError as error:
         raise ExportError(f"{folder / SAVED_MODEL}: {error}") from None
     for node in graph:
         if node.op in CALLS and not graph.is_function(called := node.message.attr["f"].func.name):
-            raise ExportError(f"{folder / SAVED_MODEL}: {node} calls {called!r}, which is no function of the graph")
+            raise ExportError(f"{folder / SAVED_MODEL}: {node} calls {called!r}, which is not a function of the graph")
     return graph
 
 
 def has_functions(folder: Path) -> bool:
-    """Whether the SavedModel in `folder` can be run as functions, too: one that TensorFlow 1 wrote is a graph only.
+    """Return whether the SavedModel in `folder` has functions; one that TensorFlow 1 wrote has only a graph.
 
     Raises ExportError when it can't be read.
     """

@@ -1,4 +1,4 @@
-"""What a version consists of, told without TensorFlow: of any SavedModel, and more of one with a manifest."""
+"""The contents of a version, read without TensorFlow: of any SavedModel, and more if it has a manifest."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tfserving.foundation.records import RecordError, read_records
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Why no golden request has some edge values.
+# Why no golden request contains some edge values.
 NOT_SENT = {
-    "fails": "none has those on which the model fails",
-    "changes": "none has those beside which the model returns something else for other rows",
-    "differs": "none has those of which the served graph computes something else than the model's Python",
+    "fails": "left out, because the model raises an error",
+    "changes": "left out, because they change the outputs of other rows",
+    "differs": "left out, because the served graph and the model's Python code return different outputs",
 }
 PARTS = (SAVED_MODEL, "variables", "assets", "assets.extra")
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A version. `state` says whether it is as it was exported, `golden` has batch sizes by signature."""
+    """A version. `state` is whether it is intact, `golden` has the batch sizes of golden requests by signature."""
 
     path: Path
     signatures: Mapping[str, ServedSignature]
@@ -44,11 +44,11 @@ class Inspection:
 
     @property
     def total(self) -> int:
-        """All its bytes."""
+        """Its size in bytes."""
         return sum(self.sizes.values())
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """Return the contents as JSON values."""
         return {
             "path": str(self.path),
             "state": self.state,
@@ -56,14 +56,14 @@ class Inspection:
             "variables": [
                 {"name": variable.name, "dtype": variable.dtype, "shape": variable.shape} for variable in self.variables
             ],
-            "bytes": {**self.sizes, "total": self.total},
+            "size_bytes": {**self.sizes, "total": self.total},
             "golden_requests": {name: list(batches) for name, batches in self.golden.items()},
             "warmup_requests": self.warmup,
             "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
         }
 
     def tables(self) -> Iterator[Table]:
-        """All of it as tables to print."""
+        """Yield the contents as tables to print."""
         yield _table(str(self.path), ("", ""), self._facts())
         tensors = [
             (name, signature.method, f"{kind} {key}", f"{spec}{', optional' if key in signature.optional else ''}")
@@ -74,7 +74,7 @@ class Inspection:
         yield _table("Signatures", ("signature", "method", "tensor", "dtype and shape"), tensors)
         if self.variables:
             rows = [(variable.name, f"{variable.dtype} {variable.shape}", variable.size) for variable in self.variables]
-            yield _table("Variables", ("variable", "dtype and shape", "numbers"), rows)
+            yield _table("Variables", ("variable", "dtype and shape", "elements"), rows)
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "state", self.state
@@ -83,7 +83,7 @@ class Inspection:
             yield "model", f"{self.manifest.model}, version {self.manifest.version}"
             yield "exported", f"{self.manifest.created.isoformat()} {self.manifest.source}"
             if self.manifest.made_requests:
-                yield "golden requests", f"of random values: {', '.join(self.manifest.made_requests)}"
+                yield "golden requests", f"random values: {', '.join(self.manifest.made_requests)}"
             if self.manifest.checkpoint:
                 yield "checkpoint", self.manifest.checkpoint
             if self.manifest.options:
@@ -114,14 +114,14 @@ def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def inspect_version(folder: Path) -> Inspection:
-    """Looks at the SavedModel in `folder`, whatever wrote it. Raises ExportError when none can be read there."""
+    """Return the contents of the SavedModel in `folder`. Raises ExportError when it can't be read."""
     signatures = read_signatures(folder)
-    manifest, state = None, "no manifest: something else wrote it, nothing can be verified"
+    manifest, state = None, "no manifest: another program wrote it, so it can't be verified"
     if (folder / MANIFEST).exists():
         try:
             manifest = read_manifest(folder)
             check_files(folder)
-            state = "every file is as it was exported"
+            state = "intact: every file is as it was exported"
         except ExportError as error:
             state = str(error)
     return Inspection(
@@ -141,7 +141,7 @@ def _variables(folder: Path) -> tuple[Variable, ...]:
         with Variables(folder) as variables:
             return tuple(variables.values())
     except ExportError:
-        # The state says that the file is damaged.
+        # The state reports that the file is damaged.
         return ()
 
 
@@ -155,7 +155,7 @@ def _golden(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
         golden = read_golden(folder) if (folder / RECORDS).exists() else None
     except GoldenError:
-        # The state says that its file is damaged.
+        # The state reports that its file is damaged.
         return {}
     for request in golden.requests if golden else ():
         rows = 1 if golden and request.signature in golden.unbatched else batch_of(request)

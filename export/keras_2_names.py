@@ -1,7 +1,7 @@
-"""What Keras 2 calls the parts of a model in a checkpoint, found in a model of Keras 3.
+"""Finds the parts of a Keras 3 model by the names that Keras 2 writes in checkpoints.
 
-Keras 2 writes attributes as they are called (`hidden.kernel`, `blocks.0.kernel`), Keras 3 those that hold them
-(`hidden._kernel`), and nothing of lists. Layers of functional and sequential models are numbered by Keras 2
+Keras 2 writes the public names of attributes (`hidden.kernel`, `blocks.0.kernel`). Keras 3 writes the private ones that
+hold the values (`hidden._kernel`), and skips lists. Keras 2 numbers the layers of functional and sequential models
 (https://github.com/keras-team/tf-keras/blob/v2.19.0/tf_keras/engine/functional.py, _layer_checkpoint_dependencies).
 """
 
@@ -18,9 +18,9 @@ NUMBERED = "layer_with_weights-"
 
 
 def matched_by_name(objects: SavedObjects, live: Mapping[str, Any], matched: Mapping[int, Any]) -> dict[int, Any]:
-    """The live variables that Keras 2 wrote under their names into the tree `objects`, by node.
+    """Return the live variables that Keras 2 wrote under their public names into the tree `objects`, by node.
 
-    `live` are the children of node 0. Those that are `matched` already are left out.
+    `live` are the children of node 0. Variables that are `matched` already are left out.
     """
     found: dict[int, Any] = {}
     taken = {id(variable.handle) for variable in matched.values()}
@@ -42,7 +42,7 @@ def matched_by_name(objects: SavedObjects, live: Mapping[str, Any], matched: Map
 
 
 def _child(owner: Any, name: str) -> Any:
-    """What `owner` holds under the name that Keras 2 gives it; None when that is nothing with variables."""
+    """Return the part of `owner` with the name that Keras 2 gives it; None when it has no variables."""
     import keras
 
     child: Any = None
@@ -54,7 +54,7 @@ def _child(owner: Any, name: str) -> Any:
         elif name.startswith(NUMBERED):
             child = [layer for layer in owner.layers if layer.weights][int(name.removeprefix(NUMBERED))]
         else:
-            # Properties of Keras raise what they like.
+            # Properties of Keras raise errors of any kind.
             child = getattr(owner, name)
     if hasattr(child, "handle") or isinstance(child, (keras.layers.Layer, list, tuple, dict)):
         return child

@@ -1,4 +1,4 @@
-"""Models from files of Keras: `.keras`, and `.h5` as Keras 2 wrote them."""
+"""Loads models from Keras files: `.keras`, and `.h5` as Keras 2 wrote them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ANEW = (
 
 
 def load_keras(path: str | Path, **kwargs: Any) -> Any:
-    """The Keras model in the file `path`, a `.keras` or a whole model as `.h5`.
+    """Load the Keras model in the file `path`, a `.keras` file or a whole model as `.h5`.
 
-    `keras.saving.load_model` loads it with `kwargs`, and without its loss, optimizer and metrics, which a server never
-    needs, unless `compile=True` is one.
+    `kwargs` are passed to `keras.saving.load_model`. The loss, optimizer and metrics are not loaded, because a server
+    never needs them, unless you pass `compile=True`.
 
-    Raises BuilderError when there is no such file, it has no model, or Keras can't load it: with Keras's own reason,
-    and what to change.
+    Raises BuilderError when the file doesn't exist, has no model, or can't be loaded: with Keras's reason and what to
+    change.
     """
     import keras
 
@@ -43,21 +43,22 @@ def load_keras(path: str | Path, **kwargs: Any) -> Any:
 
 
 def _check_kind(path: Path) -> None:
-    """Raises BuilderError when `path` is no file that may have a Keras model."""
+    """Raise BuilderError when `path` can't be a file with a Keras model."""
     if path.is_dir():
         if (path / SAVED_MODEL).is_file():
             raise BuilderError(
-                f"{path} is a SavedModel: `saved_model: {path}` in models.yaml serves it as it is, "
-                "load_existing(path) gives its functions"
+                f"{path} is a SavedModel. Write `saved_model: {path}` in models.yaml to serve it as it is, or call "
+                "load_existing(path) to use its functions."
             )
-        raise BuilderError(f"{path} is a folder; load_keras loads files, as model.save('name.keras') writes them")
+        raise BuilderError(f"{path} is a folder; expected a file that model.save('name.keras') wrote")
     if not path.is_file():
-        raise BuilderError(f"{path}: there is no such file")
+        raise BuilderError(f"{path} does not exist (the working folder is {Path.cwd()})")
     with path.open("rb") as file:
         is_hdf5 = file.read(len(HDF5)) == HDF5
     if path.name.endswith(".weights.h5"):
         raise BuilderError(
-            f"{path} has weights, no model: make the model in the builder, then model.load_weights({str(path)!r})"
+            f"{path} has weights but no model. Make the model in the builder, then call "
+            f"model.load_weights({str(path)!r})."
         )
     if path.suffix == ".keras" and zipfile.is_zipfile(path):
         return
@@ -65,30 +66,31 @@ def _check_kind(path: Path) -> None:
         return
     if is_hdf5 or zipfile.is_zipfile(path):
         suffix = ".h5" if is_hdf5 else ".keras"
-        raise BuilderError(f"{path} has a model in the format {suffix}; rename it to {path.stem}{suffix}")
-    raise BuilderError(
-        f"{path} is no .keras file, as model.save('name.keras') writes it, and no .h5 file, or a damaged one"
-    )
+        raise BuilderError(f"{path} contains a model in the format {suffix}. Rename it to {path.stem}{suffix}.")
+    raise BuilderError(f"{path} is neither a .keras nor an .h5 file, or it is damaged")
 
 
 def _version_hint(path: Path, reason: str, here: str) -> str:
-    """What to do about a file that another major or a later version of Keras wrote; `reason` is why it isn't loaded."""
+    """Return what to do about a file of another major or a later version of Keras; `reason` is Keras's error."""
     if path.suffix in HDF5_SUFFIXES:
-        # Keras 2 wrote most of them, and layers that changed since then say so.
+        # Keras 2 wrote most of them. These errors come from layers that changed since then.
         if not reason.startswith(("Unrecognized", "Unknown", "Could not locate")):
             return ""
-        return f"If tf-keras wrote it, write it anew there: {ANEW}"
+        return f"If tf-keras wrote it, save it again with tf-keras: {ANEW}"
     written = _version(path)
     if written.startswith("2."):
-        whole = "model.save('name.h5') for load_keras, where its layers did not change, "
-        return f"Keras {written}, tf-keras, wrote it, this is Keras {here}. Write it anew there: {whole}{ANEW}"
+        whole = "model.save('name.h5') for load_keras if its layers did not change, "
+        return (
+            f"Keras {written} (tf-keras) wrote it, and Keras {here} is installed. Save it again with tf-keras: "
+            f"{whole}{ANEW}"
+        )
     if _number(written) > _number(here):
-        return f"Keras {written} wrote it, this is Keras {here}: pip install 'keras>={written}'"
+        return f"Keras {written} wrote it, and Keras {here} is installed: pip install 'keras>={written}'"
     return ""
 
 
 def _version(path: Path) -> str:
-    """The version of Keras that wrote the archive `path`; empty when it doesn't say."""
+    """Return the version of Keras that wrote the archive `path`; '' when it is unknown."""
     try:
         with zipfile.ZipFile(path) as archive:
             return str(json.loads(archive.read("metadata.json"))["keras_version"])

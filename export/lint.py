@@ -1,7 +1,7 @@
-"""The rules that a version is held to before anybody serves it: docs/lint.md has a section for each.
+"""The rules of lint, which every version is checked against before it is served. docs/lint.md explains each.
 
-A rule looks at what a server and its clients will find: the signatures, the graph behind them, and the golden answers.
-It needs no TensorFlow, so it judges versions that something else wrote, too.
+A rule checks what servers and clients see: the signatures, the graph behind them, and the golden outputs. It needs no
+TensorFlow and works for any SavedModel.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tfserving.export.graph import read_graph
 from tfserving.export.manifest import ServedSignature, read_manifest
 from tfserving.export.ranks import trusting
 from tfserving.export.savedmodel import read_signatures
-from tfserving.export.servable import MADE_UP
+from tfserving.export.servable import MADE_UP, shape_text
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden, versions_on_disk
 from tfserving.foundation.graph import CALLS, Graph, Node
 from tfserving.foundation.operations import DOES, FILES, PYTHON, class_of
 from tfserving.foundation.served_ops import SERVED_OPS
 from tfserving.foundation.tensors import BY_NAME, BY_NUMBER, STRING, dtype_of
 
-# By their name in TensorInfo.
+# By the name of their field in TensorInfo.
 NOT_DENSE = {"coo_sparse": "a sparse tensor", "composite_tensor": "a ragged or other composite tensor"}
-# JSON has no values of these types, and TensorFlow Serving makes none up: an input is refused with 501, an output with
-# 400 (tensorflow/serving, util/json_tensor.cc).
+# JSON has no values of these dtypes, and TensorFlow Serving doesn't convert them: it rejects an input with 501, and an
+# output with 400 (tensorflow/serving, util/json_tensor.cc).
 NOT_IN_JSON = ("bfloat16", "complex64", "complex128", "float16")
 NOT_FROM_JSON = (*NOT_IN_JSON, "uint16")
 FLOATS = tuple(BY_NAME[name].number for name in ("bfloat16", "float16", "float32", "float64"))
@@ -46,17 +46,17 @@ def lint_signatures(
     previous: Mapping[str, ServedSignature] | None = None,
     unbatched: Collection[str] = (),
 ) -> list[Finding]:
-    """What is wrong with `signatures` by themselves, and against those of the version before.
+    """Return the findings about `signatures`, by themselves and compared with those of the previous version.
 
-    Those that are `unbatched` have no batch, whose price is noted.
+    Signatures that are `unbatched` have no batch dimension; a note states the cost.
     """
     if not signatures:
         return [
             Finding(
                 "no-signature",
                 "the SavedModel",
-                "it has no signature, so there is nothing to ask it (a Keras model that was never called is saved so)",
-                "build the model, and export it with named signatures",
+                "it has no signature, so it can't be called. A Keras model that was never called has none",
+                "Build the model, and export it with named signatures",
             )
         ]
     found = [
@@ -69,7 +69,7 @@ def lint_signatures(
             "breaking-change",
             f"signature {change.signature!r}",
             change.what,
-            "clients of the version before would fail; keep the signature as it was and add another, or say --breaking",
+            "Clients of the previous version would fail. Keep the signature and add another one, or use --breaking",
         )
         for change in signature_changes(previous or {}, signatures)
         if change.breaking
@@ -77,7 +77,7 @@ def lint_signatures(
 
 
 def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[Finding]:
-    """What is wrong with what the `signatures` of a SavedModel do."""
+    """Return the findings about the graph behind the `signatures` of a SavedModel."""
     rules: tuple[Callable[[str, Graph, ServedSignature], Iterable[Finding]], ...] = (
         not_servable,
         _effects,
@@ -92,8 +92,8 @@ def lint_graph(graph: Graph, signatures: Mapping[str, ServedSignature]) -> list[
     ]
 
 
-def lint_answers(requests: Iterable[GoldenRequest]) -> list[Finding]:
-    """What is wrong with golden answers: strings that are no text under a name that says they are."""
+def lint_outputs(requests: Iterable[GoldenRequest]) -> list[Finding]:
+    """Return the findings about golden outputs: strings that are not text, under a name without `_bytes`."""
     found: dict[tuple[str, str], Finding] = {}
     for request in requests:
         for name, array in request.outputs.items() if request.method == "predict" else ():
@@ -102,16 +102,16 @@ def lint_answers(requests: Iterable[GoldenRequest]) -> list[Finding]:
                 if other is not None:
                     found.setdefault(
                         (request.signature, name),
-                        _bytes_suffix(request.signature, name, f"it answered {other[:20]!r}, which is not UTF-8"),
+                        _bytes_suffix(request.signature, name, f"got {other[:20]!r}, which is not UTF-8"),
                     )
     return list(found.values())
 
 
 def lint_version(folder: Path) -> list[Finding]:
-    """Everything that is wrong with the SavedModel in `folder`, compared with the version before it beside it.
+    """Return all findings about the SavedModel in `folder`, compared with the previous version beside it.
 
-    One that no builder made is judged as it is when it is exported as it is: what only its clients feel is a note.
-    Raises ExportError when there is none that can be read, and GoldenError when its golden requests are damaged.
+    For a SavedModel that no builder made, limits for clients are only notes, as in an export of it as it is. Raises
+    ExportError when it can't be read, and GoldenError when its golden requests are damaged.
     """
     signatures = read_signatures(folder)
     before = previous_version(folder)
@@ -125,13 +125,13 @@ def lint_version(folder: Path) -> list[Finding]:
             golden.unbatched if golden else without_batch(signatures),
         ),
         *lint_graph(read_graph(folder), signatures),
-        *lint_answers(golden.requests if golden else ()),
+        *lint_outputs(golden.requests if golden else ()),
     ]
     return of_adopted(found) if adopted else found
 
 
 def previous_version(folder: Path) -> Path | None:
-    """The version next below `folder`, a version's; None when `folder` is no version, or the first."""
+    """Return the folder of the version before the one in `folder`; None when `folder` is no version or the first."""
     if not folder.name.isdecimal():
         return None
     lower = [version for version in versions_on_disk(folder.parent) if version < int(folder.name)]
@@ -139,7 +139,7 @@ def previous_version(folder: Path) -> Path | None:
 
 
 def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
-    """What is wrong with the names, dtypes and shapes of a signature."""
+    """Yield the findings about the names and dtypes of a signature."""
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for key, spec in specs.items():
             where = f"signature {name!r}, {kind} {key!r}"
@@ -147,21 +147,21 @@ def _tensors(name: str, signature: ServedSignature) -> Iterator[Finding]:
                 yield Finding(
                     "made-up-name",
                     where,
-                    "this name was made up because nobody chose one",
-                    "choose one that says what it is",
+                    "Keras or TensorFlow generated this name because none was given",
+                    "Give it a name that describes it",
                 )
             if spec.dtype in (NOT_FROM_JSON if kind == "input" else NOT_IN_JSON):
                 yield Finding(
                     "rest-dtype",
                     where,
-                    f"JSON can't carry {spec.dtype}, REST requests fail",
-                    "cast it to float32 in the signature" if spec.dtype != "uint16" else "declare it int32",
+                    f"JSON can't represent {spec.dtype}, so REST requests fail",
+                    "Cast it to float32 in the signature" if spec.dtype != "uint16" else "Declare it as int32",
                 )
 
 
 def _batches(name: str, signature: ServedSignature, *, unbatched: bool) -> Iterator[Finding]:
-    """What is wrong with the batch of a signature's inputs and outputs, or what it costs that it has none."""
-    # What is no tensor has no shape here, and is found by itself.
+    """Yield the findings about the batch of a signature's inputs and outputs, or the cost of having none."""
+    # A value that is not a tensor has no shape here, and has a finding of its own.
     inputs, outputs = (
         {key: spec for key, spec in specs.items() if spec.dtype in BY_NAME}
         for specs in (signature.inputs, signature.outputs)
@@ -170,9 +170,9 @@ def _batches(name: str, signature: ServedSignature, *, unbatched: bool) -> Itera
         yield Finding(
             "unbatched",
             f"signature {name!r}",
-            "it takes one example a request",
-            "each request is a run of its own: no server puts several together, and TensorFlow Serving with batching "
-            "refuses them",
+            "it takes one example per request",
+            "Servers run each request by itself and can't batch them. TensorFlow Serving with batching enabled rejects "
+            "them",
             note=True,
         )
         return
@@ -183,23 +183,23 @@ def _batches(name: str, signature: ServedSignature, *, unbatched: bool) -> Itera
             yield Finding(
                 "fixed-batch",
                 f"signature {name!r}, input {key!r}",
-                f"its shape {spec.shape} fixes the batch, the first dimension",
-                f"{(None, *spec.shape[1:])} takes any; where it is no batch at all, declare the signature with "
-                "batched=False",
+                f"its shape {shape_text(spec.shape)} fixes the first dimension, the batch",
+                f"Declare {shape_text((None, *spec.shape[1:]))}, that is None first, to accept any batch. If the first "
+                "dimension is not a batch, declare the signature with batched=False",
             )
     for key, spec in outputs.items() if not fixed else ():
         if spec.shape is not None and spec.shape[:1] != (None,):
             yield Finding(
                 "output-batch",
                 f"signature {name!r}, output {key!r}",
-                f"its shape {spec.shape} does not have the batch, None, as its first dimension",
-                "answer a row for each row (does the function reshape to a fixed size, or answer something that no row "
-                "has?), or declare the signature with batched=False",
+                f"its shape {shape_text(spec.shape)} does not begin with the batch",
+                "Return one row for each row of the inputs, or declare the signature with batched=False. Common causes "
+                "are a reshape to a fixed size and a value for the whole batch",
             )
 
 
 def not_servable(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
-    """What no request to the signature called `name` could carry, and no response."""
+    """Yield the findings about tensors of the signature `name` that no request or response can contain."""
     definition = graph.signatures[name]
     for kind, infos in (("input", definition.inputs), ("output", definition.outputs)):
         if not infos:
@@ -207,18 +207,18 @@ def not_servable(name: str, graph: Graph, signature: ServedSignature) -> Iterato
                 "not-servable",
                 f"signature {name!r}",
                 f"it has no {kind}s",
-                "give it some, or leave it out",
+                f"Add {kind}s, or remove the signature",
             )
         for key, info in sorted(infos.items()):
             what = NOT_DENSE.get(info.WhichOneof("encoding"))
             if what is None and info.dtype not in BY_NUMBER:
-                what = f"of {getattr(signature, f'{kind}s')[key].dtype}, which no client can send or read"
+                what = f"of dtype {getattr(signature, f'{kind}s')[key].dtype}, which no client supports"
             if what:
                 yield Finding(
                     "not-servable",
                     f"signature {name!r}, {kind} {key!r}",
-                    f"it is {what}; requests and responses carry dense tensors",
-                    "take or return its parts, each by a name of its own (values and row lengths, say)",
+                    f"it is {what}. Requests and responses contain dense tensors only",
+                    "Use its parts, such as values and row lengths, as separate inputs or outputs",
                 )
 
 
@@ -235,8 +235,8 @@ def _int_inputs(name: str, graph: Graph, signature: ServedSignature) -> Iterator
             yield Finding(
                 "int-input",
                 f"signature {name!r}, input {key!r}",
-                f"it is {spec.dtype}, the graph only makes a float of it, and REST refuses 1.5 or 1.0 for it",
-                "declare it float32",
+                f"it is {spec.dtype}, and the graph only casts it to float. REST rejects 1.5 and 1.0 for it",
+                "Declare it as float32",
             )
 
 
@@ -245,15 +245,15 @@ def _bytes_outputs(name: str, graph: Graph, signature: ServedSignature) -> Itera
         if spec.dtype == "string" and not key.endswith("_bytes"):
             node = graph.producer(graph.signatures[name].outputs[key].name)
             if node is not None and node.op in MAKE_BYTES:
-                yield _bytes_suffix(name, key, f"{node} makes it")
+                yield _bytes_suffix(name, key, f"it comes from {node}")
 
 
 def _bytes_suffix(signature: str, output: str, why: str) -> Finding:
     return Finding(
         "bytes-suffix",
         f"signature {signature!r}, output {output!r}",
-        f"it holds bytes, not text ({why}), and REST sends base64 only when the name ends in _bytes",
-        f"call it {output + '_bytes'!r}",
+        f"it contains bytes, not text ({why}). REST sends base64 only if the name ends with _bytes",
+        f"Rename it to {output + '_bytes'!r}",
     )
 
 
@@ -266,21 +266,21 @@ def _operations(name: str, graph: Graph, signature: ServedSignature) -> Iterator
         kind = class_of(node.message)
         if kind == PYTHON:
             yield Finding(
-                "python-op", where, f"{node} calls Python, and a server has none", "write it with TensorFlow operations"
+                "python-op", where, f"{node} calls Python, which servers lack", "Write it with TensorFlow operations"
             )
         elif DOES.get(kind) == DOES[FILES]:
             yield Finding(
                 "file-op",
                 where,
-                f"{node} reads or writes files of the server's when it is asked",
-                "take the contents as an input, or keep them in a variable or table",
+                f"{node} reads or writes files of the server at each request",
+                "Take the contents as an input, or keep them in a variable or table",
             )
         elif op not in CALLS and not op.startswith("_") and not graph.is_function(op) and not _is_served(op):
             yield Finding(
                 "unregistered-op",
                 where,
-                f"{node} is an operation that TensorFlow Serving does not have",
-                "write it with TensorFlow operations, or serve it with a build that has it",
+                f"TensorFlow Serving lacks the operation {node}",
+                "Write it with TensorFlow operations, or serve it with a build that includes the operation",
             )
 
 
@@ -291,8 +291,8 @@ def _unchecked_ranks(name: str, graph: Graph, signature: ServedSignature) -> Ite
             yield Finding(
                 "unchecked-rank",
                 f"signature {name!r}, input {key!r}",
-                f"nothing checks its rank before {nodes[0]}{more}: a tensor of another rank there ends the server",
-                "declare its rank" if spec.shape is None else "export it with this toolkit, which checks every input",
+                f"its rank is not checked before {nodes[0]}{more}, and a wrong rank crashes the server there",
+                "Declare its rank" if spec.shape is None else "Export it with a builder, which checks every input",
             )
 
 
@@ -301,8 +301,8 @@ def _unrestored(name: str, graph: Graph, signature: ServedSignature) -> Iterator
         yield Finding(
             "untracked-variable",
             f"signature {name!r}",
-            f"it uses the variables {', '.join(lost)}, which get no value when the version is loaded",
-            "make them attributes of the module that is exported",
+            f"it uses the variables {', '.join(lost)}, which have no value after the version is loaded",
+            "Make them attributes of the module that is exported",
         )
 
 
@@ -312,10 +312,10 @@ def _is_served(op: str) -> bool:
 
 @lru_cache
 def _registered() -> frozenset[str]:
-    """TensorFlow's own operations, those in `tf.raw_ops`: its file is read in a hundredth of an import's time."""
+    """Return TensorFlow's own operations, those in `tf.raw_ops`. Reading its file takes 1 % of an import's time."""
     spec = find_spec("tensorflow")
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
     raw_ops = Path(spec.origin).parent / "_api/v2/raw_ops/__init__.py"
     return frozenset(re.findall(r" import (\w+)", raw_ops.read_text()))
 

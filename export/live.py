@@ -1,4 +1,4 @@
-"""The live model, asked as a server will be: its answer has to be what its signature declares."""
+"""Runs the live model as a server will, and checks that its outputs are what its signature declares."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class LiveSignature:
     """One signature of the live model."""
 
     def __init__(self, name: str, signature: Signature, allow: Collection[str] = ()) -> None:
-        """`allow` has the rules of lint that may be broken."""
+        """`allow` lists the rules of lint that may be broken."""
         self.name = name
         self.signature = signature
         self._allow = allow
 
-    def ask(self, inputs: Mapping[str, Array]) -> GoldenRequest:
-        """The request with what the live model answers, as it is on the wire.
+    def run(self, inputs: Mapping[str, Array]) -> GoldenRequest:
+        """Return the request with the live model's outputs, as they are on the wire.
 
-        Raises ServableError when the function fails, or answers other outputs than were declared.
+        Raises ServableError when the function fails, or returns other outputs than it declares.
         """
         inputs = {name: wire_array(array) for name, array in inputs.items()}
-        return GoldenRequest(self.name, inputs, self._answer(inputs), self.signature.method)
+        return GoldenRequest(self.name, inputs, self._outputs(inputs), self.signature.method)
 
-    def _answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _outputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         import tensorflow as tf
 
         signature = self.signature
@@ -46,7 +46,7 @@ class LiveSignature:
             outputs = signature.call(tensors)
         except (Exception, SystemExit) as error:
             raise ServableError(
-                f"{where}: its function failed on {described(inputs)}: {raised(error, signature.function)}"
+                f"{where}: its function fails for {described(inputs)}: {raised(error, signature.function)}"
             ) from error
         return {
             output: self._array(f"{where}, output {output!r}", tensor, rows_in(inputs))
@@ -57,14 +57,14 @@ class LiveSignature:
         array = wire_array(one_array(tensor.numpy()))
         if self.signature.batched and array.shape[:1] != (rows,) and "output-batch" not in self._allow:
             raise LintError(
-                f"[output-batch] {where} has shape {array.shape} for {rows} rows; the batch must come first: answer a "
-                "row for each row, or declare the signature with batched=False"
+                f"[output-batch] {where} has shape {array.shape} for {rows} rows. It must begin with the batch. "
+                "Return a row for each row, or declare the signature with batched=False."
             )
         return array
 
 
 def wire_array(array: Array) -> Array:
-    """`array` as it comes back from the wire: strings as an object array of bytes."""
+    """Return `array` as it is on the wire: strings as an object array of bytes."""
     if array.dtype.kind not in "SUO":
         return array
     as_bytes = np.empty(array.shape, np.object_)

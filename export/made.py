@@ -1,6 +1,6 @@
-"""Inputs made of a signature alone, for a SavedModel that came without any: random values of its dtypes and shapes.
+"""Random inputs for a SavedModel that has no recorded requests: values of its signature's dtypes and shapes.
 
-What a model makes of them says nothing of its quality. They prove that a version returns what its SavedModel returns.
+They prove that a version returns what its SavedModel returns. They are no measure of the model's quality.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ WORDS = ("the cat sat on the mat", "", "Zürich", "a longer text, of two sentenc
 
 @dataclass(frozen=True)
 class _Kind:
-    """What values are made of: the size of dimensions that have any, the integers below which, and which strings."""
+    """How values are made: the size of unknown dimensions, a limit of integers, and whether strings are images."""
 
     size: int
     integers: int
     pictures: bool = False
 
 
-# From the likely to the unlikely. Indices and types of segments are small, images are larger than the kernels that look
-# at them, and strings that are no text are pictures more often than anything else.
+# The most likely first. Indices and segment types are small, images are larger than convolution kernels, and strings
+# that are not text are most often images.
 KINDS = (
     _Kind(3, 10),
     _Kind(3, 2),
@@ -42,11 +42,9 @@ KINDS = (
 
 
 def made_examples(signature: Signature, features: Mapping[str, Mapping[str, Feature]]) -> Iterator[dict[str, Array]]:
-    """Inputs to try, the likely ones first, the same each time: 32 rows, or as many as the signature fixes.
+    """Yield inputs to try, the most likely first, the same in each run: 32 rows, or as many as the signature fixes.
 
-    Of one without a batch they are 8 examples.
-
-    Strings of an input that has `features` are tf.Examples.
+    A signature without a batch gets 8 examples. Strings of an input that has `features` are tf.Examples.
     """
     seen: set[tuple[int, int, bool]] = set()
     sizes = any(
@@ -56,7 +54,7 @@ def made_examples(signature: Signature, features: Mapping[str, Mapping[str, Feat
     integers = any("int" in dtype for dtype in _dtypes(signature, features))
     strings = any(spec.dtype == "string" and name not in features for name, spec in signature.inputs.items())
     for kind in KINDS:
-        # What makes no difference to this signature is not tried twice.
+        # A kind that makes no difference to this signature is not tried twice.
         key = kind.size if sizes else 0, kind.integers if integers else 0, kind.pictures and strings
         if key in seen:
             continue
@@ -76,7 +74,7 @@ def _dtypes(signature: Signature, features: Mapping[str, Mapping[str, Feature]])
 
 
 def _shape(spec: TensorSpec, kind: _Kind, *, batched: bool) -> tuple[int, ...]:
-    """The shape of an input's examples; those of any rank are numbers, or vectors where there is no batch."""
+    """Return the shape of an input's examples. For unknown ranks they are numbers, or vectors without a batch."""
     shape = (None,) if spec.shape is None else spec.shape
     rows, sizes = (shape[0] or ROWS, shape[1:]) if batched else (EXAMPLES, shape)
     return (rows, *(kind.size if size is None else size for size in sizes))
@@ -97,13 +95,13 @@ def _array(dtype: str, shape: tuple[int, ...], kind: _Kind, random: np.random.Ge
 
 
 def _examples(features: Mapping[str, Feature], kind: _Kind, random: np.random.Generator) -> Array:
-    """Serialized tf.Examples."""
+    """Return serialized tf.Examples."""
     columns = {name: _array(feature.dtype, (ROWS, feature.values), kind, random) for name, feature in features.items()}
     return serialized_examples({name: column[row] for name, column in columns.items()} for row in range(ROWS))
 
 
 def _picture(random: np.random.Generator) -> bytes:
-    """A JPEG of 64 by 64 pixels."""
+    """Return a JPEG of 64 x 64 pixels."""
     import tensorflow as tf
 
     return bytes(tf.io.encode_jpeg(random.integers(0, 256, (64, 64, 3)).astype(np.uint8)).numpy())

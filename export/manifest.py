@@ -1,4 +1,4 @@
-"""manifest.json, a version's papers: what made it, what it answers to, and the hash of every file."""
+"""manifest.json of a version: its origin, its signatures and tolerances, and the hash of every file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfserving.foundation.quality import Metric
 
 
 class ManifestError(ExportError):
-    """A version's manifest is missing or can't be read."""
+    """The manifest of a version is missing or can't be read."""
 
 
 class _Strict(BaseModel):
@@ -38,11 +38,11 @@ class ServedSignature(_Strict):
         inputs, outputs = (
             ", ".join(f"{name}: {spec}" for name, spec in specs.items()) for specs in (self.inputs, self.outputs)
         )
-        return f"to {self.method}, from {inputs} to {outputs}"
+        return f"{self.method} from {inputs} to {outputs}"
 
 
 class Versions(_Strict):
-    """What the version was made with."""
+    """The versions of the software that exported it."""
 
     tensorflow: str
     keras: str
@@ -61,74 +61,74 @@ class Manifest(_Strict):
     """assets.extra/manifest.json of an exported version."""
 
     format: Annotated[Literal[1], Field(description="The format of this file.")] = 1
-    model: Annotated[str, Field(description="The name it is served under.")]
+    model: Annotated[str, Field(description="The name of the model on servers.")]
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
     builder: Annotated[
         str | None,
-        Field(description="The function that made the servable, as 'module:function', if one did."),
+        Field(description="The function that made the servable, as 'module:function'. None for a SavedModel."),
     ] = None
     saved_model: Annotated[
         str | None,
-        Field(description="The folder of the SavedModel that was exported as it is, if one was."),
+        Field(description="The folder of the SavedModel that was exported as it is. None with a builder."),
     ] = None
     made_requests: Annotated[
         tuple[str, ...],
-        Field(description="The signatures whose golden requests are random values of their dtypes and shapes."),
+        Field(description="The signatures whose golden requests contain random values of their dtypes and shapes."),
     ] = ()
     checkpoint: Annotated[
-        str | None, Field(description="The checkpoint that the variables were restored from, if one was named.")
+        str | None, Field(description="The checkpoint from which the variables were restored, if one was named.")
     ] = None
     options: Annotated[
-        tuple[str, ...], Field(description="What was done to the graph: freeze, optimize, half, xla.")
+        tuple[str, ...], Field(description="The options that changed the graph: freeze, optimize, half, xla.")
     ] = ()
     versions: Versions
     metrics: Annotated[
         dict[str, float | Metric],
-        Field(description="What the builder measured, by name: a number, or one that says which way is better."),
+        Field(description="The metrics that the builder measured, by name: numbers, or numbers with a direction."),
     ]
     evaluation: Annotated[
         EvaluationEntry | None,
-        Field(description="What is computed of the labelled rows in assets.extra/evaluation.tfrecord, if there are."),
+        Field(description="The metric of the labelled rows in assets.extra/evaluation.tfrecord, if there are any."),
     ] = None
     signatures: dict[str, ServedSignature]
     unbatched: Annotated[
         tuple[str, ...],
-        Field(description="The signatures that take one example a request, which can't be put together with others."),
+        Field(description="The signatures that take one example per request, so that requests can't be batched."),
     ] = ()
     tolerances: Annotated[
         dict[str, Tolerance],
-        Field(description="By dtype of output; a dtype that is not here must be answered exactly."),
+        Field(description="The tolerances by dtype of output. Outputs of any other dtype must be equal."),
     ]
     edge_values_left_out: Annotated[
         dict[str, dict[str, tuple[str, ...]]],
         Field(
-            description="Edge values that no golden request has, by signature and by why: the model `fails` on them, "
-            "it `changes` its outputs for other rows beside them, or the served graph `differs` from its Python."
+            description="Edge values that no golden request contains, by signature and reason: the model `fails` for "
+            "them, its output for other rows `changes` beside them, or the served graph `differs` from its Python code."
         ),
     ] = {}
-    files: Annotated[dict[str, FileEntry], Field(description="Every other file, by its path in the version's folder.")]
+    files: Annotated[dict[str, FileEntry], Field(description="All other files, by path in the version's folder.")]
     digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
 
     @property
     def source(self) -> str:
-        """What it was made of."""
+        """The builder or the SavedModel of the export."""
         return f"by {self.builder}" if self.builder else f"from the SavedModel {self.saved_model}, as it is"
 
     def text(self) -> str:
-        """The file's text, its digest made anew."""
+        """Return the text of the file, with a new digest."""
         digest = hashlib.sha256(self._text("").encode()).hexdigest()
         return self._text(digest)
 
     def _text(self, digest: str) -> str:
-        # What a version doesn't have it says nothing of.
+        # Empty optional fields are left out.
         optional = ("builder", "saved_model", "made_requests", "evaluation", "unbatched", "edge_values_left_out")
         absent = {name for name in optional if not getattr(self, name)}
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=absent) + "\n"
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
-    """Size and SHA-256 of every file below `folder` but its manifest, by relative path."""
+    """Return size and SHA-256 of every file below `folder` except its manifest, by relative path."""
     return {
         path.relative_to(folder).as_posix(): _file_entry(path)
         for path in sorted(folder.rglob("*"))
@@ -137,24 +137,26 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
 
 
 def read_manifest(version_folder: Path) -> Manifest:
-    """The manifest of the version in `version_folder`.
+    """Return the manifest of the version in `version_folder`.
 
-    Raises ManifestError when there is none, one that this toolkit can't read, or one that was changed.
+    Raises ManifestError when it is missing, can't be read, or was changed.
     """
     path = version_folder / MANIFEST
     try:
         data = read_bounded(path, LARGEST_BYTES)
         manifest = Manifest.model_validate_json(data)
+    except FileNotFoundError:
+        raise ManifestError(f"{version_folder} has no {MANIFEST}: this toolkit did not export it") from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
-        raise ManifestError(f"{path}: {where}: {problem['msg']}") from None
+        raise ManifestError(f"{path}: {where} is not as in docs/manifest.schema.json: {problem['msg']}") from None
     except ValueError as error:
         raise ManifestError(f"{path}: {error}") from None
     if manifest.text().encode() != data:
-        raise ManifestError(f"{path} was changed: its digest is not that of its contents")
+        raise ManifestError(f"{path} was changed: its digest does not match its contents")
     return manifest
 
 

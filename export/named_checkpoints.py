@@ -1,4 +1,4 @@
-"""Checkpoints that have names only, no tree of objects: `tf.compat.v1.train.Saver` wrote them.
+"""Checkpoints with names only and no tree of objects, as `tf.compat.v1.train.Saver` writes them.
 
 https://www.tensorflow.org/guide/migrate/migrating_checkpoints
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Names:
-    """How the variables of a model and of a checkpoint fit by their names, and how they are restored."""
+    """How the variables of a model match those of a checkpoint by name, and how they are restored."""
 
     problems: list[str]
     kept: list[str]
@@ -22,15 +22,15 @@ class Names:
     values: Mapping[str, Any]
 
     def restore(self, prefix: str) -> None:  # noqa: ARG002 - the reader has it open
-        """Assigns every value to its variable."""
+        """Assign every value to its variable."""
         for name, variable in self.values.items():
             variable.assign(self.reader.get_tensor(name))
 
 
 def read_names(reader: Any, wanted: Mapping[str, Any]) -> Names:
-    """How the variables that are `wanted`, by their paths in the servable's checkpoint, fit those of the `reader`.
+    """Match the variables that are `wanted`, by their paths in the servable's checkpoint, with those of the `reader`.
 
-    A variable is called as `checkpoint` of the servable calls it, or as it calls itself, with or without the name of
+    A variable is looked up by its key in the servable's `checkpoint`, and by its own name with and without the name of
     its model: `sequential/dense/kernel`, `dense/kernel`.
     """
     import tensorflow as tf
@@ -44,19 +44,19 @@ def read_names(reader: Any, wanted: Mapping[str, Any]) -> Names:
             kept.append(path)
             continue
         if name in values:
-            problems.append(f"{path} is called {name!r}, as another variable is")
+            problems.append(f"{path} and another variable have the name {name!r}")
         values[name] = variable
-        there = f"{dtypes[name].name} {tuple(shapes[name])}"
+        saved = f"{dtypes[name].name} {tuple(shapes[name])}"
         here = f"{tf.as_dtype(variable.dtype).name} {tuple(variable.shape)}"
-        if there != here:
-            problems.append(f"{path} is {there} in the checkpoint, {here} in the model")
+        if saved != here:
+            problems.append(f"{path} is {saved} in the checkpoint and {here} in the model")
     unused = [name for name in sorted(shapes) if name not in values and not _is_training(name, shapes, values)]
     hint = ""
     if kept:
         names = "; ".join(" or ".join(_names(path, wanted[path])) for path in kept)
         hint = (
-            f"it has names only, {', '.join(sorted(shapes))}; looked for were {names}. Other names are given by "
-            "Servable(…, checkpoint={'name in the checkpoint': variable, …})"
+            f"The checkpoint has the names {', '.join(sorted(shapes))}, and these were expected: {names}. To map other "
+            "names, write Servable(…, checkpoint={'name in the checkpoint': variable, …})."
         )
     return Names(problems, kept, unused, hint, reader, values)
 
@@ -67,5 +67,5 @@ def _names(path: str, variable: Any) -> list[str]:
 
 
 def _is_training(name: str, shapes: Mapping[str, list[int]], values: Mapping[str, Any]) -> bool:
-    """Whether it is an optimizer's: a slot (`dense/kernel/Adam`), or a single number (`beta1_power`, `global_step`)."""
+    """Return whether an optimizer owns it: a slot (`dense/kernel/Adam`) or a scalar (`beta1_power`, `global_step`)."""
     return not shapes[name] or name.rpartition("/")[0] in values

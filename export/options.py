@@ -1,6 +1,6 @@
-"""What can be done to a model's graph for size or speed, kept only when its golden answers stay within tolerance.
+"""Options that change a model's graph for size or speed. Each is kept only if the golden outputs stay in tolerance.
 
-    freeze ──► optimize ──► half ──► xla        those that are asked for, in this order
+    freeze ──► optimize ──► half ──► xla        those that were requested, in this order
 
 `optimize` and `half` work on constants, so they freeze first.
 """
@@ -26,18 +26,18 @@ from tfserving.foundation.golden import GoldenRequest
 
 Option = Literal["freeze", "optimize", "half", "xla"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
-# Those that make constants of variables.
+# The options that turn variables into constants.
 CONSTANT: tuple[Option, ...] = ("freeze", "optimize", "half")
-# Smaller constants are no weights, and rounding a shape or an epsilon saves nothing.
+# Constants with fewer elements are not weights, and rounding a shape or an epsilon saves nothing.
 FEWEST_WEIGHTS = 64
 ROUNDS = 30
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What an option came to: the size on disk, bytes, and the time of a call with one row, seconds, before and after.
+    """The effect of an option: size on disk in bytes, and seconds of a call with one row, before and after.
 
-    `reason` says why it was not kept; there is no `after` when it could not be tried.
+    `reason` is why the option was not kept. Both are None when it could not be tried.
     """
 
     option: Option
@@ -47,7 +47,7 @@ class Effect:
 
     @property
     def kept(self) -> bool:
-        """Whether the version has it."""
+        """Whether the version uses the option."""
         return not self.reason
 
     def __str__(self) -> str:
@@ -55,14 +55,14 @@ class Effect:
             return f"{self.option} was not kept: {self.reason}"
         (size, smaller), (time_before, time_after) = self.size, self.seconds
         change = (
-            f"{size / 1e6:.3g} MB to {smaller / 1e6:.3g} MB, one row in {time_before * 1e6:.0f} µs to "
+            f"size {size / 1e6:.3g} MB to {smaller / 1e6:.3g} MB, one row {time_before * 1e6:.0f} µs to "
             f"{time_after * 1e6:.0f} µs"
         )
         return f"{self.option}: {change}" if self.kept else f"{self.option} was not kept: {self.reason} ({change})"
 
 
 def judge_with(options: Collection[Option]) -> Judge:
-    """Judges answers of a graph with these `options`: with float16 weights, float32 answers are as exact as those."""
+    """Return the judge for a graph with these `options`. For float16 weights, float32 has float16's tolerance."""
     return Judge({**TOLERANCES, "float32": TOLERANCES["float16"]}, most=1.0) if "half" in options else Judge()
 
 
@@ -73,9 +73,9 @@ def improve(
     options: Sequence[Option],
     scratch: Path,
 ) -> tuple[dict[str, Any], tuple[Effect, ...]]:
-    """The traced `functions` with the `options` that keep every golden answer within tolerance, and what each came to.
+    """Apply the `options` that keep every golden output within tolerance to the traced `functions`.
 
-    `scratch` is a folder for its files.
+    Return the functions, and the effect of each option. `scratch` is a folder for temporary files.
     """
     current = _Graphs(servable, functions)
     effects: list[Effect] = []
@@ -90,7 +90,7 @@ def improve(
             size = current.size(scratch / f"{option}-before"), changed.size(scratch / f"{option}-after")
             effect = Effect(option, size, _seconds(current, changed, requests), reason)
         except Exception as error:
-            effect = Effect(option, reason=f"{type(error).__name__}: {_said(error)}")
+            effect = Effect(option, reason=f"{type(error).__name__}: {_reason(error)}")
         effects.append(effect)
         if effect.kept:
             current = changed
@@ -104,7 +104,7 @@ class _Graphs:
     servable: Servable
     functions: Mapping[str, Any]
 
-    def ask(self, request: GoldenRequest) -> dict[str, Any]:
+    def run(self, request: GoldenRequest) -> dict[str, Any]:
         import tensorflow as tf
 
         function = self.functions[request.signature]
@@ -114,27 +114,27 @@ class _Graphs:
         return {name: one_array(tensor.numpy()) for name, tensor in function(inputs).items()}
 
     def worst(self, requests: Sequence[GoldenRequest], judge: Judge) -> str:
-        """What is wrong with the first answer that is too far from the golden one; '' when none is."""
+        """Return the first difference of an output from the golden one; '' when all are within tolerance."""
         for request in requests:
-            answered = self.ask(request)
-            if isinstance(request, EdgeRequest) and (rows := request.disputed(answered, judge, rewritten=True)):
+            outputs = self.run(request)
+            if isinstance(request, EdgeRequest) and (rows := request.disputed(outputs, judge, rewritten=True)):
                 if (rest := request.without(rows)) is None:
                     continue
-                request, answered = rest, self.ask(rest)  # noqa: PLW2901
+                request, outputs = rest, self.run(rest)  # noqa: PLW2901
             for name, golden in request.outputs.items():
-                difference = judge.judge(answered[name], golden)
+                difference = judge.judge(outputs[name], golden)
                 if difference.verdict == "different":
                     return f"signature {request.signature!r}, output {name!r}: {describe(difference)}"
         return ""
 
     def size(self, folder: Path) -> int:
-        """The bytes of a SavedModel of them, which is written to `folder`."""
+        """Write them as a SavedModel to `folder`, and return its size in bytes."""
         write_savedmodel(self.servable, self.functions, folder)
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _said(error: Exception) -> str:
-    """The line of an error that says most: Python's errors in a function begin with where they came from."""
+def _reason(error: Exception) -> str:
+    """Return the most useful line of an error. Python's errors in a traced function begin with their place."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     return lines[-1] if lines[0].startswith("in user code") else lines[0]
 
@@ -164,7 +164,7 @@ def _optimize(function: Any) -> Any:
 
 
 def _rename_functions(graph_def: Any) -> None:
-    """Names the graph's functions anew: TensorFlow has the same names for what they were before they were changed."""
+    """Rename the graph's functions: TensorFlow has the unchanged ones under the same names."""
     names = {function.signature.name: f"{function.signature.name}_optimized" for function in graph_def.library.function}
     for function in graph_def.library.function:
         function.signature.name = names[function.signature.name]
@@ -187,7 +187,7 @@ def _half(function: Any) -> Any:
             continue
         half = constants.graph_def.node.add(name=f"{node.name}/half", op="Const")
         half.attr["dtype"].type = tf.float16.as_datatype_enum
-        # What no float16 holds becomes infinite, and the answers tell.
+        # A value beyond float16 becomes infinite, and the comparison of outputs finds it.
         with np.errstate(over="ignore"):
             half.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.astype(np.float16)))
         node.Clear()
@@ -214,41 +214,41 @@ def _compile(function: Any) -> Any:
 
 
 def _specs(function: Any) -> dict[str, Any]:
-    """The inputs of a traced function by name, in the order of its graph's."""
+    """Return the inputs of a traced function by name, in the order of its graph's inputs."""
     import tensorflow as tf
 
     return {spec.name: spec for spec in tf.nest.flatten(function.structured_input_signature)}
 
 
 class _Constants:
-    """A signature's graph with its variables made constants, and what is needed to make a function of it again."""
+    """A signature's graph with constants for variables, and the data to turn it into a function again."""
 
     def __init__(self, function: Any) -> None:
-        # The way TensorFlow Lite freezes models; there is no public name for it.
+        # TensorFlow Lite freezes models with it; it has no public name.
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2_as_graph
 
         self._specs = _specs(function)
         frozen, self.graph_def = convert_variables_to_constants_v2_as_graph(function)
         tensors = [tensor.name for tensor in frozen.inputs]
-        # What follows the inputs are tables and the like, captured in this order.
+        # After the inputs come captured resources such as tables, in this order.
         self.inputs = dict(zip(self._specs, tensors, strict=False))
         self.resources = tensors[len(self._specs) :]
         variables = {id(variable.handle) for variable in function.graph.variables}
-        # Captured values that are no resources are constants by now, as the variables are.
+        # Captured values that are not resources are constants now, like the variables.
         self._handles = [
             captured
             for captured in function.captured_inputs
             if captured.dtype.name == "resource" and id(captured) not in variables
         ]
         if len(self._handles) != len(self.resources):
-            raise ServableError("its graph has resources that can't be told apart")
+            raise ServableError("its graph has resources that can't be distinguished")
         self.outputs = dict(
             zip(sorted(function.structured_outputs), (tensor.name for tensor in frozen.outputs), strict=True)
         )
         self._shapes = {name: tensor.shape for name, tensor in function.structured_outputs.items()}
 
     def function(self) -> Any:
-        """A concrete function of the graph."""
+        """Return the graph as a concrete function."""
         import tensorflow as tf
 
         imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(self.graph_def, name=""), [])
@@ -257,7 +257,7 @@ class _Constants:
             [graph.as_graph_element(name) for name in (*self.inputs.values(), *self.resources)],
             [graph.as_graph_element(name) for name in self.outputs.values()],
         )
-        # The graph's resources hold no shapes; the answers keep those that were declared.
+        # The graph's resources have no shapes; the outputs keep the declared ones.
         shapes, handles, names, outputs = self._shapes, self._handles, list(self.inputs), list(self.outputs)
 
         def run(inputs: Any) -> dict[str, Any]:
@@ -268,12 +268,12 @@ class _Constants:
 
 
 def _seconds(before: _Graphs, after: _Graphs, requests: Sequence[GoldenRequest]) -> tuple[float, float]:
-    """The median time of the first golden request, in turns, so that what else the machine does is in both."""
+    """Return the median times of the first golden request, measured in turns, so that other load affects both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for graphs, measured in zip((before, after), times, strict=True):
             start = time.perf_counter()
-            graphs.ask(requests[0])
+            graphs.run(requests[0])
             measured.append(time.perf_counter() - start)
     return statistics.median(times[0]), statistics.median(times[1])
 

@@ -1,9 +1,9 @@
-"""The proof of a version: a fresh process answers its golden requests, and the answers are the live model's.
+"""The proof of a version: a fresh process runs its golden requests and returns the live model's outputs.
 
-    live model ──► golden request ──► the request, with the live answer, is kept
+    live model ──► golden request ──► kept, with the live model's outputs
                          └──► fresh process ──► as a function, in a session ──► compared
 
-The fresh process works on one request while the live model is asked the next.
+The fresh process runs one request while the live model runs the next.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from tfserving.foundation.tensors import BY_NAME, Array, from_proto
 
 DESCRIPTORS = Path(messages.__file__).with_name("descriptors.binpb")
 STDERR_LINES = 12
-# From this size of its variables there is one copy of them at a time: the live model's, until all golden requests are
-# made, then one in the fresh process, loaded in one way and then in the other. Below it, doing all at once saves time.
+# From this size of the variables on, only one copy of them is in memory: the live model's, until all golden requests
+# are made, then one in the fresh process, loaded in one way after the other. Below it, doing all at once saves time.
 LARGE = 64 << 20
-_HOW = {"function": "as a function", "session": "in a session, as servers do"}
+_HOW = {"function": "as a function", "session": "in a session, as on servers"}
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How the version on disk answers: exactly as the live model, or differing by up to `largest`, within tolerance."""
+    """How the outputs of the version on disk compare: identical, or with differences up to `largest`, in tolerance."""
 
     requests: int
     identical: bool
@@ -57,14 +57,14 @@ class Proof:
 
 
 class FreshProcess:
-    """A Python process that imports TensorFlow while its parent does other things, and then answers for one version."""
+    """A Python process that imports TensorFlow while its parent does other things, and then runs one version."""
 
     def __init__(self) -> None:
-        # A session of its own: Ctrl-C is for the parent, which ends it.
+        # It has a session of its own: Ctrl-C is for the parent, which ends this process.
         try:
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
         except OSError as error:
-            raise no_temporary("what the fresh process prints, and its trial model", error) from None
+            raise no_temporary("the output of the fresh process and its trial model", error) from None
         self._process = subprocess.Popen(
             [sys.executable, "-I", fresh.__file__, str(DESCRIPTORS)],
             cwd=tempfile.gettempdir(),
@@ -73,9 +73,9 @@ class FreshProcess:
             stderr=self._stderr,
             start_new_session=True,
         )
-        # Answers are taken as they come, or both processes could wait for each other, their pipes full.
-        self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        # How many answers an order has, and how many were ordered and not taken.
+        # Responses are read as they arrive, or both processes could block with full pipes.
+        self._responses: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        # The number of responses to a command, and of those that were not taken yet.
         self._ways = 0
         self._due = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -92,15 +92,15 @@ class FreshProcess:
         self._reader.join()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             assert stream is not None
-            # An order that it died before reading is still to be written.
+            # A command that it did not read before it ended is still buffered.
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
     def load(self, version_folder: Path, ways: Sequence[str], refused: Iterable[str] = ()) -> None:
-        """Lets it load the version in `version_folder`, from now on without the packages `refused`.
+        """Make it load the version in `version_folder`, and refuse imports of the packages `refused` from now on.
 
-        Its signatures, or the error, come with `signatures`, for each of the `ways`. Answers about the version before
-        that nobody took are forgotten.
+        `signatures` returns its signatures, or raises the error, for each of the `ways`. Pending responses of the
+        previous version are discarded.
         """
         while self._due:
             self._take()
@@ -110,21 +110,21 @@ class FreshProcess:
             "load": str(version_folder.absolute()),
             "ways": ways,
             "refused": list(refused),
-            # A server has these operations, too.
+            # Servers have these operations, too.
             "libraries": [str(path) for path in _libraries(version_folder)],
         }
         self._send(json.dumps(order).encode())
 
-    def ask(self, request: GoldenRequest) -> None:
-        """Lets it answer `request`, the answers come with `answer`, one for each way, in order."""
+    def send(self, request: GoldenRequest) -> None:
+        """Make it run `request`. `outputs` returns the result for each way, in order."""
         order = prediction_log(request, "").SerializeToString()
         self._due += self._ways
         self._send(order)
 
     def signatures(self) -> dict[str, dict[str, dict[str, TensorSpec]]]:
-        """The signatures of the version that `load` began to load, in its first way, then in the next.
+        """Return the signatures of the version that `load` began to load, for its first way, then for the next.
 
-        Raises ProofError when it can't be loaded so.
+        Raises ProofError when it can't be loaded in this way.
         """
         return {
             name: {
@@ -134,18 +134,18 @@ class FreshProcess:
                 }
                 for kind, specs in kinds.items()
             }
-            for name, kinds in json.loads(self._answer("could not load it")).items()
+            for name, kinds in json.loads(self._result("can't load it")).items()
         }
 
-    def answer(self, request: GoldenRequest) -> dict[str, Array]:
-        """The next answer, to `request`. Raises ProofError when it has none."""
-        where = f"failed on signature {request.signature!r}, {described(request.inputs)}"
-        response = PredictResponse.FromString(self._answer(where))
+    def outputs(self, request: GoldenRequest) -> dict[str, Array]:
+        """Return the outputs of the next response, which is for `request`. Raises ProofError when it is an error."""
+        where = f"fails for signature {request.signature!r}, {described(request.inputs)}"
+        response = PredictResponse.FromString(self._result(where))
         return {name: from_proto(tensor) for name, tensor in response.outputs.items()}
 
-    def outlive(self, request: GoldenRequest) -> None:
-        """Lets it answer `request`, with an error if it must. Raises ProofError when it ends instead."""
-        self.ask(request)
+    def survive(self, request: GoldenRequest) -> None:
+        """Make it run `request`, which may fail. Raises ProofError when the process ends."""
+        self.send(request)
         for _ in range(self._ways):
             if self._take() is None:
                 raise ProofError(f"a process without the model's code {self._end()}")
@@ -156,26 +156,26 @@ class FreshProcess:
             self._process.stdin.write(fresh.LENGTH.pack(len(order)) + order)
             self._process.stdin.flush()
         except BrokenPipeError:
-            # Why it ended is told to whoever waits for the answer.
+            # The reason is raised when the response is taken.
             return
 
-    def _answer(self, failed: str) -> bytes:
+    def _result(self, failed: str) -> bytes:
         message = self._take()
         if message is None:
             raise ProofError(f"a process without the model's code {self._end()}")
         if message.startswith(fresh.ERROR):
-            said = message[1:].decode(errors="replace")
-            hint = served_ops.hint(said)
-            raise ProofError(f"a process without the model's code {failed}, {said}{hint and f'; {hint}'}")
+            text = message[1:].decode(errors="replace")
+            hint = served_ops.hint(text)
+            raise ProofError(f"a process without the model's code {failed}: {text}{hint and f'; {hint}'}")
         return message[1:]
 
     def _take(self) -> bytes | None:
-        """The next answer; None, from then on, when the process has ended."""
-        message = self._answers.get()
+        """Return the next response; None, from then on, when the process has ended."""
+        message = self._responses.get()
         self._due -= 1
         if message is None:
-            # Whoever asks again is told the same.
-            self._answers.put(None)
+            # The next call returns the same.
+            self._responses.put(None)
             self._due = 0
         return message
 
@@ -187,16 +187,16 @@ class FreshProcess:
             message = stream.read(size)
             if len(message) < size:
                 break
-            self._answers.put(message)
-        self._answers.put(None)
+            self._responses.put(message)
+        self._responses.put(None)
 
     def _end(self) -> str:
-        """How the process ended, and its last words."""
+        """Return how the process ended, and the last lines that it printed."""
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-STDERR_LINES:]
-        return "\n  ".join([f"{how}:" if lines else f"{how}, without a word", *lines])
+        return "\n  ".join([f"{how}:" if lines else f"{how} and printed nothing", *lines])
 
 
 def prove(
@@ -209,12 +209,12 @@ def prove(
     note: Note = lambda _: None,
     reasons: Mapping[str, str] | None = None,
 ) -> tuple[list[GoldenRequest], Proof]:
-    """Compares a fresh process's answers about the version in `version_folder` with the golden ones.
+    """Compare the outputs of the version in `version_folder` in a fresh process with the golden ones.
 
-    It is run in a session, as servers do, and as a function, if TensorFlow 2 wrote it. The `requests` are taken one by
-    one, so that they can be made meanwhile; they come back as a list, without the edge values that are disputed, of
-    which `note` is told. Raises ProofError naming the signature, the output and the largest difference, with a common
-    reason for one when it is run in that way, if `reasons` has any.
+    The version is run in a session, as on servers, and as a function, if TensorFlow 2 wrote it. The `requests` are
+    taken one by one, so that they can be made meanwhile. They are returned as a list, without edge values that are
+    disputed; `note` is called with those. Raises ProofError with the signature, the output and the largest difference,
+    and with the common reason in `reasons` for the way in which it is run.
     """
     one_by_one = is_large(version_folder)
     every = fresh.WAYS if has_functions(version_folder) else ("session",)
@@ -223,79 +223,79 @@ def prove(
     golden: list[GoldenRequest] = []
     for ways in rounds:
         fresh_process.load(version_folder, ways, refused)
-        asked = _ask(fresh_process, requests)
+        sent = _send(fresh_process, requests)
         for _ in ways:
             _check_signatures(fresh_process.signatures(), signatures)
         golden = []
-        while asked:
-            settled, anew = _compare(fresh_process, asked, ways, comparison, note)
+        while sent:
+            settled, again = _compare(fresh_process, sent, ways, comparison, note)
             golden += settled
-            asked = _ask(fresh_process, anew)
+            sent = _send(fresh_process, again)
         requests = golden
     return golden, Proof(len(golden), comparison.identical, comparison.largest)
 
 
 def is_large(version_folder: Path) -> bool:
-    """Whether a version has so many variables that time is spent to have fewer copies of them."""
+    """Return whether the variables of a version are so large that only one copy of them may be in memory."""
     return sum(file.stat().st_size for file in version_folder.glob("variables/*")) >= LARGE
 
 
 def _libraries(version_folder: Path) -> list[Path]:
-    """What registers those operations of the version that TensorFlow itself has not."""
-    # Reading a graph takes a moment, and most machines have no such package.
+    """Return the libraries that register the version's operations which TensorFlow itself lacks."""
+    # Reading a graph takes time, and most machines have no such package.
     if not served_ops.libraries():
         return []
     try:
         return served_ops.libraries_for(node.op for node in read_graph(version_folder))
     except ExportError:
-        # Why it can't be loaded is what loading it tells.
+        # Loading it reports the reason.
         return []
 
 
-def _ask(fresh_process: FreshProcess, requests: Iterable[GoldenRequest]) -> list[GoldenRequest]:
-    asked = []
+def _send(fresh_process: FreshProcess, requests: Iterable[GoldenRequest]) -> list[GoldenRequest]:
+    sent = []
     for request in requests:
-        fresh_process.ask(request)
-        asked.append(request)
-    return asked
+        fresh_process.send(request)
+        sent.append(request)
+    return sent
 
 
 def _compare(
     fresh_process: FreshProcess,
-    asked: Iterable[GoldenRequest],
+    sent: Iterable[GoldenRequest],
     ways: Sequence[str],
     comparison: _Comparison,
     note: Note,
 ) -> tuple[list[GoldenRequest], list[GoldenRequest]]:
-    """Those of the requests that were `asked` that are answered as they should, and those to be asked anew."""
+    """Return those of the requests `sent` whose outputs agree, and the rest of disputed ones, to be sent again."""
     settled: list[GoldenRequest] = []
-    anew: list[GoldenRequest] = []
-    for request in asked:
-        answers = {way: fresh_process.answer(request) for way in ways}
-        if isinstance(request, EdgeRequest) and (disputed := _disputed(request, answers, comparison)):
+    again: list[GoldenRequest] = []
+    for request in sent:
+        outputs = {way: fresh_process.outputs(request) for way in ways}
+        if isinstance(request, EdgeRequest) and (disputed := _disputed(request, outputs, comparison)):
             note(request.left_out(disputed))
-            anew += [rest for rest in [request.without(disputed)] if rest]
+            again += [rest for rest in [request.without(disputed)] if rest]
             continue
-        for way, answer in answers.items():
-            comparison.compare(_as_recorded(request), _as_recorded(request, answer), way)
+        for way, found in outputs.items():
+            comparison.compare(_as_recorded(request), _as_recorded(request, found), way)
         settled.append(request)
-    return settled, anew
+    return settled, again
 
 
-def _disputed(request: EdgeRequest, answers: Mapping[str, Mapping[str, Array]], comparison: _Comparison) -> set[int]:
-    """The rows of `request` that are disputed. Raises ProofError when others are answered otherwise."""
+def _disputed(request: EdgeRequest, outputs: Mapping[str, Mapping[str, Array]], comparison: _Comparison) -> set[int]:
+    """Return the rows of `request` that are disputed. Raises ProofError when the outputs of others differ."""
     disputed: set[int] = set()
-    for way, answer in answers.items():
-        if rows := request.disputed(answer, comparison.judge, rewritten=way == "session"):
-            rest, answered = (replace(request, outputs=outputs).without(rows) for outputs in (request.outputs, answer))
-            if rest and answered:
-                comparison.compare(_as_recorded(rest), _as_recorded(answered), way)
+    for way, found in outputs.items():
+        if rows := request.disputed(found, comparison.judge, rewritten=way == "session"):
+            rest, actual = (replace(request, outputs=one).without(rows) for one in (request.outputs, found))
+            if rest and actual:
+                comparison.compare(_as_recorded(rest), _as_recorded(actual), way)
             disputed |= rows
     return disputed
 
 
 class _Comparison:
-    """What all comparisons so far came to."""
+    """Compares outputs, and keeps the largest difference."""
 
     def __init__(self, judge: Judge, reasons: Mapping[str, str]) -> None:
         self.judge = judge
@@ -303,44 +303,44 @@ class _Comparison:
         self.identical = True
         self.largest = 0.0
 
-    def compare(self, golden: GoldenRequest, answered: GoldenRequest, way: str) -> None:
-        """Raises ProofError when `answered` is not what `golden` has."""
+    def compare(self, golden: GoldenRequest, actual: GoldenRequest, way: str) -> None:
+        """Raise ProofError when an output of `actual` differs from that of `golden`."""
         for output, expected in golden.outputs.items():
-            difference = self.judge.judge(answered.outputs[output], expected)
+            difference = self.judge.judge(actual.outputs[output], expected)
             if difference.verdict == "different":
                 reason = f"\n  ({self._reasons[way]})" if way in self._reasons else ""
                 raise ProofError(
-                    f"signature {golden.signature!r}, output {output!r}: the version, run {_HOW[way]}, answers "
-                    f"{described(golden.inputs)} otherwise than the live model: {describe(difference)}{reason}"
+                    f"signature {golden.signature!r}, output {output!r}: for {described(golden.inputs)}, the version "
+                    f"run {_HOW[way]} and the live model return different values: {describe(difference)}{reason}"
                 )
             self.identical = self.identical and difference.verdict == "equal"
             self.largest = max(self.largest, difference.absolute or 0.0)
 
 
-def _as_recorded(request: GoldenRequest, answered: Mapping[str, Array] | None = None) -> GoldenRequest:
-    """`request`, perhaps with another answer, as it comes back from a record: classes as text, regressions flat."""
-    if answered is not None:
-        request = GoldenRequest(request.signature, request.inputs, answered, request.method)
+def _as_recorded(request: GoldenRequest, outputs: Mapping[str, Array] | None = None) -> GoldenRequest:
+    """Return `request`, with other `outputs` if given, as a record has it: classes as text, regression values flat."""
+    if outputs is not None:
+        request = GoldenRequest(request.signature, request.inputs, outputs, request.method)
     return request if request.method == "predict" else request_of(prediction_log(request, ""))
 
 
 def _check_signatures(
     loaded: Mapping[str, Mapping[str, Mapping[str, TensorSpec]]], written: Mapping[str, ServedSignature]
 ) -> None:
-    """Raises ProofError when what was `loaded` is not what was `written`; it may know less of the shapes."""
+    """Raise ProofError when the `loaded` signatures differ from the `written` ones, except for unknown dimensions."""
     for name, signature in written.items():
         found = loaded.get(name)
         if found is None:
             raise ProofError(
-                f"signature {name!r} was written, and is not loaded; loaded are {', '.join(sorted(loaded))}"
+                f"signature {name!r} was written but not loaded; loaded signatures: {', '.join(sorted(loaded))}"
             )
         for kind, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
             for key in sorted(specs.keys() | found[kind].keys()):
-                there, wanted = found[kind].get(key), specs.get(key)
-                # What is no tensor of a request is not asked.
-                fits = there and wanted and (wanted.is_a(there) or wanted.dtype not in BY_NAME)
+                actual, expected = found[kind].get(key), specs.get(key)
+                # Requests never contain values that are not tensors.
+                fits = actual and expected and (expected.is_a(actual) or expected.dtype not in BY_NAME)
                 if not fits:
                     raise ProofError(
-                        f"signature {name!r} is loaded with the {kind[:-1]} {key!r}: {there or 'none'}, it was written "
-                        f"with {wanted or 'none'}"
+                        f"signature {name!r}, {kind[:-1]} {key!r}: it was loaded as {actual or 'nothing'} and written "
+                        f"as {expected or 'nothing'}"
                     )

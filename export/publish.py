@@ -1,10 +1,10 @@
-"""Copies a version to where servers find it, never half of it where they look.
+"""Copies a version to a folder or an object store, in such a way that servers never find half of it.
 
-    check the version ──► look at the destination ──► folder: hidden sibling ──► rename
-                                                  └─► object store: everything else ──► read back ──► saved_model.pb
+    check the version ──► read the destination ──► folder: hidden sibling ──► rename
+                                               └─► object store: all other files ──► read back ──► saved_model.pb
 
-A server finds a version by its saved_model.pb. An object appears whole or not at all, so until the last one is there an
-object store has no version; a publish that was interrupted goes on with what is missing.
+A server finds a version by its saved_model.pb. An object appears whole or not at all, so an object store has no version
+until its last object is written. A publish that was interrupted resumes with the missing files.
 """
 
 from __future__ import annotations
@@ -21,66 +21,80 @@ from typing import Any
 from tfserving.export.check import check_files
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import FileEntry, Manifest, hash_files
-from tfserving.export.staging import Staging
+from tfserving.export.staging import Staging, check_writable
+from tfserving.foundation.extras import missing_for_store
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
 
 CHUNK = 4 << 20
-# So many names are an error's text, not more.
+# The number of names that an error lists.
 SOME = 5
-# By protocol what has to be installed besides fsspec; for others fsspec says it.
+# The package that a protocol needs besides fsspec. For other protocols, fsspec names it.
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
-# A store that isn't there is told within a minute, not within botocore's ten.
+# A store that can't be reached is reported within a minute; botocore's defaults take ten.
 S3 = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}}}
 
 
 class PublishError(ExportError):
-    """A version could not be published; the destination has no part of it that a server would load."""
+    """A version could not be published. The destination has no part of it that a server would load."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A version at its destination: how much of it was sent now, in bytes, and how long that took."""
+    """A version at its destination: the number of files and bytes that were sent now, and the time that it took."""
 
     url: str
     files: int
     files_sent: int
-    bytes_sent: int
-    seconds: float
+    sent_bytes: int
+    duration_seconds: float
 
     def __str__(self) -> str:
         if not self.files_sent:
-            return f"{self.url} is there already, all {self.files} files as they should be"
-        sent = f"{self.files_sent} of {self.files} files sent, {self.bytes_sent} bytes"
-        return f"{self.url}: {sent}, in {self.seconds:.1f} s"
+            return f"{self.url} exists already, and all {self.files} files are the same"
+        sent = f"{self.files_sent} of {self.files} files sent, {self.sent_bytes} bytes"
+        return f"{self.url}: {sent}, in {self.duration_seconds:.1f} s"
+
+
+def check_destination(destination: str, model: str) -> None:
+    """Raise ExportError when versions of `model` can't be published there, as far as this machine shows it.
+
+    `destination` is a folder or a URL that fsspec supports.
+    """
+    with _as_sentence(destination):
+        system, root = _file_system(destination)
+    if "file" in _protocols(system):
+        check_writable(Path(root) / model)
 
 
 def publish(
-    version_folder: Path, model: str, version: int, destination: str, say: Callable[[str], None] = lambda _: None
+    version_folder: Path, model: str, version: int, destination: str, now: Callable[[str], None] = lambda _: None
 ) -> Published:
-    """Copies the version in `version_folder` to DESTINATION/MODEL/VERSION: a folder, or a URL that fsspec knows.
+    """Copy the version in `version_folder` to DESTINATION/MODEL/VERSION, a folder or a URL that fsspec supports.
 
-    `say` is told of each file. A version that is there already and the same is left as it is. Raises CheckError or
-    ManifestError when the version is not whole, PublishError when another one is there or the destination can't be
-    written to.
+    `now` is called with each step. A version that exists and is the same is left as it is. Raises CheckError or
+    ManifestError when the version is not intact, PublishError when another one exists or the destination can't be
+    written.
     """
     start = time.monotonic()
+    now("comparing the files with the manifest")
     manifest = check_files(version_folder)
     files = _entries(version_folder, manifest)
-    with _told(destination):
+    with _as_sentence(destination):
         system, root = _file_system(destination)
     url = f"{destination.rstrip('/')}/{model}/{version}"
+    now(f"looking for {url}")
     if "file" in _protocols(system):
-        sent = _to_folder(version_folder, files, Path(root) / model / str(version), say)
+        sent = _to_folder(version_folder, files, Path(root) / model / str(version), now)
     else:
-        with _told(url):
-            sent = _to_store(system, version_folder, files, f"{root.rstrip('/')}/{model}/{version}", url, say)
+        with _as_sentence(url):
+            sent = _to_store(system, version_folder, files, f"{root.rstrip('/')}/{model}/{version}", url, now)
     return Published(
         url, len(files), len(sent), sum(files[name].size for name in sent), round(time.monotonic() - start, 3)
     )
 
 
 def _entries(version_folder: Path, manifest: Manifest) -> dict[str, FileEntry]:
-    """Every file of the version with its size and hash, in the order in which they are sent: saved_model.pb last."""
+    """Return the files of the version with sizes and hashes, in the order of sending: saved_model.pb last."""
     text = (version_folder / MANIFEST).read_bytes()
     files = {
         **manifest.files,
@@ -90,7 +104,7 @@ def _entries(version_folder: Path, manifest: Manifest) -> dict[str, FileEntry]:
 
 
 def _to_folder(
-    version_folder: Path, files: Mapping[str, FileEntry], target: Path, say: Callable[[str], None]
+    version_folder: Path, files: Mapping[str, FileEntry], target: Path, now: Callable[[str], None]
 ) -> list[str]:
     if target.exists():
         _require_same(str(target), files, {**hash_files(target), **_manifest_entry(target)})
@@ -98,15 +112,16 @@ def _to_folder(
     try:
         with Staging(target.parent) as staging:
             for number, name in enumerate(files, 1):
-                say(_progress(number, files, name))
+                now(_progress(number, files, name))
                 copy = staging.version_folder / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(version_folder / name, copy)
-            there = {**hash_files(staging.version_folder), **_manifest_entry(staging.version_folder)}
-            _require_same(str(target), files, there, "what was copied")
+            now("reading the copy back")
+            copied = {**hash_files(staging.version_folder), **_manifest_entry(staging.version_folder)}
+            _require_same(str(target), files, copied, "the copy")
             staging.place(int(target.name))
     except FileExistsError:
-        raise PublishError(f"{target} was made by somebody else meanwhile; nothing of it was changed") from None
+        raise PublishError(f"{target} was created by another program meanwhile, and was not changed") from None
     except OSError as error:
         raise PublishError(f"{target}: {error.strerror or error}") from None
     return list(files)
@@ -126,7 +141,7 @@ def _to_store(
     files: Mapping[str, FileEntry],
     prefix: str,
     url: str,
-    say: Callable[[str], None],
+    now: Callable[[str], None],
 ) -> list[str]:
     bucket = prefix.partition("/")[0]
     system.invalidate_cache()
@@ -134,7 +149,7 @@ def _to_store(
         found = system.find(prefix, detail=True)
     except FileNotFoundError:
         if _is_object_store(system):
-            raise PublishError(f"{url}: there is no bucket {bucket!r}; make it first") from None
+            raise PublishError(f"{url}: the bucket {bucket!r} does not exist. Create it first.") from None
         found = {}
     there = {
         name.removeprefix("/").removeprefix(f"{prefix.removeprefix('/')}/"): info["size"]
@@ -145,28 +160,28 @@ def _to_store(
         return []
     _abort_uploads(system, bucket, prefix)
     for name in sorted(there.keys() - files.keys()):
-        say(f"removing {name}, left by another version's publish")
+        now(f"removing {name}, which another version's publish left")
         system.rm_file(f"{prefix}/{name}")
     sent = []
     for number, (name, entry) in enumerate(files.items(), 1):
         remote = f"{prefix}/{name}"
         if there.get(name) == entry.size and _read_back(system, remote) == entry:
-            say(f"{_progress(number, files, name)}: there already")
+            now(f"{_progress(number, files, name)}: exists already")
             continue
-        say(_progress(number, files, name))
+        now(_progress(number, files, name))
         system.makedirs(remote.rpartition("/")[0], exist_ok=True)
         system.put_file(str(version_folder / name), remote)
         if (found := _read_back(system, remote)) != entry:
             raise PublishError(
-                f"{url}/{name} has SHA-256 {found.sha256} ({found.size} bytes) when it is read back, sent was "
-                f"{entry.sha256} ({entry.size} bytes)"
+                f"{url}/{name}: read back SHA-256 {found.sha256} ({found.size} bytes), expected {entry.sha256} "
+                f"({entry.size} bytes)"
             )
         sent.append(name)
     return sent
 
 
 def _read_back(system: Any, remote: str) -> FileEntry:
-    """Size and hash of what the store has, read in pieces."""
+    """Return size and hash of an object in the store, which is read in pieces."""
     digest, size = hashlib.sha256(), 0
     with system.open(remote, "rb", block_size=CHUNK, cache_type="none") as file:
         while chunk := file.read(CHUNK):
@@ -176,18 +191,16 @@ def _read_back(system: Any, remote: str) -> FileEntry:
 
 
 def _require_same(
-    where: str, files: Mapping[str, FileEntry], there: Mapping[str, FileEntry], what: str = "the version there"
+    where: str, files: Mapping[str, FileEntry], found: Mapping[str, FileEntry], what: str = "the existing version"
 ) -> None:
-    differ = sorted(name for name in files.keys() | there.keys() if files.get(name) != there.get(name))
+    differ = sorted(name for name in files.keys() | found.keys() if files.get(name) != found.get(name))
     if differ:
         some = ", ".join(differ[:SOME]) + (" …" if len(differ) > SOME else "")
-        raise PublishError(
-            f"{where}: {what} is another one ({some} differ); versions are never overwritten, publish a new number"
-        )
+        raise PublishError(f"{where}: {what} differs in {some}. A version is never overwritten: publish a new number.")
 
 
 def _abort_uploads(system: Any, bucket: str, prefix: str) -> None:
-    """Frees the parts that an interrupted upload left in the store; only S3 keeps any."""
+    """Free the parts that an interrupted upload left in the store; only S3 keeps any."""
     if not hasattr(system, "list_multipart_uploads"):
         return
     path = prefix.partition("/")[2]
@@ -203,10 +216,8 @@ def _file_system(destination: str) -> tuple[Any, str]:
     protocol = get_protocol(destination)
     try:
         system, root = url_to_fs(destination, **(S3 if PACKAGES.get(protocol) == "s3fs" else {}))
-    except ImportError as error:
-        package = PACKAGES.get(protocol)
-        remedy = f"install it with `pip install {package}`" if package else str(error)
-        raise PublishError(f"{destination}: {protocol}:// needs a package that isn't installed; {remedy}") from None
+    except ImportError:
+        raise PublishError(missing_for_store(destination)) from None
     except ValueError as error:
         raise PublishError(f"{destination}: {error}") from None
     return system, str(root)
@@ -225,13 +236,13 @@ def _progress(number: int, files: Mapping[str, FileEntry], name: str) -> str:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
-    """What a store or its library raises becomes one line that says where."""
+def _as_sentence(url: str) -> Iterator[None]:
+    """Turn any error of a store or its library into one line with the place."""
     try:
         yield
     except ExportError:
         raise
     except Exception as error:
         text = str(error).strip().splitlines()
-        said = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-        raise PublishError(f"{url} can't be written to: {said}") from None
+        reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+        raise PublishError(f"{url} can't be written: {reason}") from None

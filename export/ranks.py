@@ -1,7 +1,7 @@
-"""Which operations a tensor of a wrong rank reaches: some of them end the process that runs them.
+"""Finds the operations that a tensor of a wrong rank reaches. Some of them crash the process that runs them.
 
-The rank of a tensor is known once an operation made sure of it: EnsureShape, a reshape, or any other that returns an
-error for another rank. What comes before trusts the caller.
+An operation checks the rank of a tensor if it returns an error for another rank, such as EnsureShape or a reshape. The
+operations before it rely on the caller.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 
 from tfserving.foundation.graph import CALLS, Graph, Node
 
-# What ends the process, by a failed CHECK or a signal, when the rank of one of these inputs isn't the one that the
-# graph was made for. Found with TensorFlow 2.21 on x86-64, with and without oneDNN, by running 725 operations, layers
-# and what Grappler makes of them, in a session as servers do, with 21,000 tensors of every rank up to 6 and many sizes.
+# These operations crash the process, by a failed CHECK or a signal, when the rank of one of these inputs isn't the one
+# that the graph was made for. Found with TensorFlow 2.21 on x86-64, with and without oneDNN, by running 725 operations,
+# layers and their rewrites by Grappler, in a session as on servers, with 21,000 tensors of all ranks up to 6 and many
+# sizes.
 ABORTING: Mapping[str, tuple[int, ...]] = {
     "AvgPoolGrad": (1,),
     "BiasAdd": (1,),
@@ -31,9 +32,9 @@ ABORTING: Mapping[str, tuple[int, ...]] = {
     "QuantizedDepthwiseConv2D": (0,),
     "QuantizedInstanceNorm": (0,),
 }
-# Grappler makes one operation of these three, the scores of masked attention, and that one doesn't look at ranks.
+# Grappler fuses these three, the scores of masked attention, into one operation that doesn't check ranks.
 FUSED = (("Add", "AddV2"), ("Mul",), ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"))
-# What returns an error for any other rank than its own, or makes a tensor whose rank doesn't depend on its inputs'.
+# These return an error for a wrong rank, or return a tensor whose rank doesn't depend on the inputs' ranks.
 SETTLING = (
     *("Shape", "ShapeN", "Size", "Rank", "MatMul", "SparseTensorDenseMatMul", "ParseExample"),
     *("DecodeImage", "DecodeJpeg", "DecodePng", "DecodeBmp", "DecodeGif", "DecodeAndCropJpeg", "DecodeWav"),
@@ -41,7 +42,7 @@ SETTLING = (
     *("MaxPool", "MaxPoolV2", "AvgPool", "AvgPool3D", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "LRN"),
     *("SpaceToDepth", "DepthToSpace", "ExtractImagePatches"),
 )
-# These do when their second input is a vector of known length: one entry for each dimension.
+# These do so if their second input is a vector of known length, with one entry for each dimension.
 BY_DIMENSION = ("Reshape", "Slice", "Tile", "Transpose")
 VECTORS = ("Const", "Pack")
 BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
@@ -49,16 +50,16 @@ LOOPS = ("While", "StatelessWhile")
 
 
 def trusting(graph: Graph, tensor: str) -> list[Node]:
-    """The operations that end the process when the graph's `tensor` is fed with another rank than it was made for."""
+    """Return the operations that crash the process when the graph's `tensor` is fed with a wrong rank."""
     walk = _Walk(graph)
     walk.follow("", {walk.key(tensor, graph.scope(""))})
     return walk.found
 
 
 class _Walk:
-    """The way of a tensor of unchecked rank through a graph and its functions.
+    """Follows a tensor of unchecked rank through a graph and its functions.
 
-    A tensor is called by its operation's name; of an operation that calls a function, each output by itself.
+    The key of a tensor is its operation's name. Each output of an operation that calls a function has a key of its own.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -67,17 +68,17 @@ class _Walk:
         self._returned: dict[tuple[str, frozenset[int]], frozenset[int]] = {}
 
     def key(self, source: str, nodes: Mapping[str, Node]) -> str:
-        """What the input `source` of an operation is called here."""
+        """Return the key of the input `source` of an operation."""
         name, _, output = source.partition(":")
         node = nodes.get(name)
         # `name`, `name:1`, or, in a function, `name:output:1`.
         return f"{name}:{output.rpartition(':')[2] or 0}" if node and self._functions(node) else name
 
     def follow(self, function: str, unchecked: set[str]) -> None:
-        """Adds to `unchecked` the tensors of `function`, '' for the graph itself, whose rank nothing made sure of."""
+        """Add the tensors of unchecked rank in `function`, '' for the main graph, to `unchecked`."""
         nodes = self._graph.scope(function)
         size = 0
-        # Twice, mostly: operations are listed before those that take what they make, but for loops of TensorFlow 1.
+        # Two rounds in most cases: operations are listed before their consumers, except in loops of TensorFlow 1.
         while len(unchecked) > size:
             size = len(unchecked)
             for node in nodes.values():
@@ -87,7 +88,7 @@ class _Walk:
                     unchecked.update(self._outputs(node, sources, hit, nodes))
 
     def _outputs(self, node: Node, sources: list[str], hit: set[int], nodes: Mapping[str, Node]) -> Iterable[str]:
-        """The outputs of `node` whose rank is unchecked when that of its inputs `hit` is."""
+        """Return the outputs of `node` with unchecked ranks, when its inputs `hit` have unchecked ranks."""
         name = node.message.name
         if functions := self._functions(node):
             return [f"{name}:{index}" for index in self._call(node, functions, hit)]
@@ -98,7 +99,7 @@ class _Walk:
         return () if _settles(node, sources, nodes) else (name,)
 
     def _functions(self, node: Node) -> list[str]:
-        """The functions that get the inputs of `node`; those of a dataset, say, get something else."""
+        """Return the functions that receive the inputs of `node`. The functions of a dataset, for example, do not."""
         attributes = node.message.attr
         if node.op in CALLS:
             return [attributes["f"].func.name]
@@ -119,16 +120,16 @@ class _Walk:
                 carried |= self._return(body, given)
             self._return(condition, given)
             return given
-        # The first input of a branch says which one.
+        # The first input of a branch selects the function.
         first = 1 if node.op in BRANCHES else 0
         given = frozenset(index - first for index in hit if index >= first)
         return frozenset().union(*(self._return(function, given) for function in functions))
 
     def _return(self, function: str, given: frozenset[int]) -> frozenset[int]:
-        """The outputs of `function` whose rank is unchecked when that of its arguments `given` is."""
+        """Return the outputs of `function` with unchecked ranks, when its arguments `given` have unchecked ranks."""
         key = function, given
         if key not in self._returned:
-            # For one that calls itself.
+            # For a function that calls itself.
             self._returned[key] = frozenset()
             definition = self._graph.function(function)
             unchecked = {definition.signature.input_arg[index].name for index in given}
@@ -160,5 +161,5 @@ def _settles(node: Node, sources: list[str], nodes: Mapping[str, Node]) -> bool:
 
 
 def _makers(sources: Iterable[str], nodes: Mapping[str, Node]) -> list[Node]:
-    """The operations that make the tensors `sources`; none for a function's arguments."""
+    """Return the operations that produce the tensors `sources`; none for a function's arguments."""
     return [nodes[name] for source in sources if (name := source.partition(":")[0]) in nodes]

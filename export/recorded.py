@@ -1,4 +1,4 @@
-"""Requests that a SavedModel brings along: its warm-up requests, and the golden ones of a version of this toolkit."""
+"""Requests recorded in a SavedModel: its warm-up requests, or the golden requests of a version of this toolkit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from tfserving.clients.answers import Signature as ServedSignature
-from tfserving.clients.answers import TensorInfo
 from tfserving.clients.inputs import mismatches
+from tfserving.clients.results import Signature as ServedSignature
+from tfserving.clients.results import TensorInfo
 from tfserving.export.errors import ServableError
 from tfserving.export.given import Given
 from tfserving.export.records import MOST_WARMUP
@@ -21,11 +21,11 @@ from tfserving.foundation.records import RecordError, read_records
 
 
 def recorded(folder: Path, signatures: Mapping[str, Signature]) -> list[Given]:
-    """The requests in the SavedModel in `folder` to those of its `signatures` that are asked here, without answers.
+    """Return the requests recorded in the SavedModel in `folder` for these `signatures`, without outputs.
 
-    Warm-up requests are those that TensorFlow Serving replays when it loads the version:
+    TensorFlow Serving replays warm-up requests when it loads a version:
     https://www.tensorflow.org/tfx/serving/saved_model_warmup. Raises ServableError for a file that can't be read, and
-    for a request that its signature doesn't take.
+    for a request that its signature does not accept.
     """
     path = folder / RECORDS if (folder / RECORDS).exists() else folder / WARMUP
     found: list[Given] = []
@@ -36,7 +36,7 @@ def recorded(folder: Path, signatures: Mapping[str, Signature]) -> list[Given]:
         for number, data in enumerate(islice(read_records(path), MOST_WARMUP)):
             where = f"{path}, record {number}"
             log = PredictionLog.FromString(data)
-            # MultiInference and SessionRun can be replayed, too; they are no requests to one signature.
+            # MultiInference and SessionRun can be replayed, too, but they don't call one signature.
             if log.WhichOneof("log_type") in ("predict_log", "classify_log", "regress_log"):
                 request = request_of(log, answered=False)
                 if request.signature in signatures:

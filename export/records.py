@@ -1,7 +1,7 @@
-"""What golden requests are on disk: TensorFlow Serving's own record, PredictionLog, with request and response.
+"""Writes golden requests to disk as TensorFlow Serving's own record, PredictionLog, with request and response.
 
-The warm-up requests are the same without the responses, so a server has run every batch size of them before it says
-that the version is available. https://www.tensorflow.org/tfx/serving/saved_model_warmup
+The warm-up requests are the same without the responses, so a server has run every batch size before it reports the
+version as available. https://www.tensorflow.org/tfx/serving/saved_model_warmup
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from tfserving.export.errors import ServableError
 from tfserving.foundation.golden import RECORDS, WARMUP, GoldenRequest, log_of
 
-# TensorFlow Serving looks for this name, and reads no more records than this.
+# TensorFlow Serving reads at most this many records.
 # https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/saved_model_warmup_util.h
 MOST_WARMUP = 1000
 
 
 def write_golden(requests: Iterable[GoldenRequest], model: str, version_folder: Path) -> None:
-    """Writes golden and warm-up requests of model `model` into `version_folder`."""
+    """Write golden and warm-up requests of model `model` to `version_folder`."""
     import tensorflow as tf
 
     (version_folder / RECORDS).parent.mkdir(exist_ok=True)
@@ -36,7 +36,7 @@ def write_golden(requests: Iterable[GoldenRequest], model: str, version_folder: 
 
 
 def prediction_log(request: GoldenRequest, model: str) -> Any:
-    """The PredictionLog of `request` to model `model`, its answer included."""
+    """Return the PredictionLog of `request` to model `model`, with its outputs."""
     try:
         return log_of(request, model)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Notes the restores that a builder does itself, and finds those whose values did not reach what is served.
+"""Records the restores that a builder does itself, and finds those whose values did not reach the served variables.
 
-`tf.train.Checkpoint.restore` assigns to variables that exist. What it has for others is assigned when they are made,
-says https://www.tensorflow.org/guide/checkpoint#delayed_restorations; Keras 3 makes some of its variables in a way that
-loses it, without a word. Variables that the checkpoint does not have keep their values, without a word, too.
+`tf.train.Checkpoint.restore` assigns values to existing variables, and to others when they are created
+(https://www.tensorflow.org/guide/checkpoint#delayed_restorations). Keras 3 creates some of its variables in a way that
+loses the value, without an error. Variables that the checkpoint lacks keep their values, also without an error.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tfserving.export.tracking import not_checkpointed, trackables, variables_of
 
 @dataclass(frozen=True)
 class Restore:
-    """One restore, and what it left as it was.
+    """One restore, and the variables that it did not change.
 
     `path` is None when there was no checkpoint. `objects` is the tree in the checkpoint, None when it has none. `given`
-    has the handles, by id, of the variables that got a value at once. `left` has the others, with a digest of the value
-    that they had. `steps` are the optimizers, and how many steps each had done.
+    contains the ids of the handles of variables that got a value at once. `left` has the other variables with a digest
+    of their value. `steps` has the optimizers with their numbers of steps.
     """
 
     checkpoint: Any
@@ -46,7 +46,7 @@ class Restore:
     steps: dict[int, tuple[Any, int]]
 
     def arrived(self) -> set[int]:
-        """The handles, by id, of the variables that got a value by now."""
+        """Return the ids of the handles of variables that have got a value by now."""
         if self.objects is None:
             return self.given
         since = self.status._checkpoint.restore_uid
@@ -54,9 +54,9 @@ class Restore:
         return self.given | {id(one.handle) for one in found if was_restored(one, since)}
 
     def saved(self) -> tuple[set[int], set[int]]:
-        """The handles, by id, of the variables that the checkpoint has, as the live objects are now.
+        """Return the ids of the handles of live variables that the checkpoint contains.
 
-        First those that TensorFlow finds, then those that Keras 2 calls otherwise.
+        First those that TensorFlow finds, then those that Keras 2 wrote under other names.
         """
         if self.objects is None:
             return set(), set()
@@ -69,14 +69,14 @@ class Restore:
 
     @property
     def is_partial(self) -> bool:
-        """Whether the builder said that not everything is in the checkpoint."""
+        """Whether the builder declared with expect_partial() that the checkpoint is incomplete."""
         return self.objects is not None and bool(self.status._checkpoint.expect_partial)
 
     def is_as_left(self, variable: Any, module: Any) -> bool:
-        """Whether `variable`, which got no value, was not given one since then, by training `module` or otherwise."""
+        """Return whether `variable`, which got no value, has not changed since, for example by training `module`."""
         if id(variable.handle) in self.left:
             return self.left[id(variable.handle)][1] == _digest(variable)
-        # It was made later. Nobody knows its first value, but optimizers count their steps.
+        # It was created later. Its first value is unknown, but optimizers count their steps.
         now = _steps([self.checkpoint, module])
         return all(
             done == (self.steps[key][1] if key in self.steps else 0) or was_restored(optimizer.iterations)
@@ -89,13 +89,13 @@ _watching: list[Restore] | None = None
 
 @contextlib.contextmanager
 def watch() -> Iterator[list[Restore]]:
-    """Notes every restore by `tf.train.Checkpoint` and `tf.train.CheckpointManager` until the block ends.
+    """Record every restore by `tf.train.Checkpoint` and `tf.train.CheckpointManager` until the block ends.
 
-    A watch inside of another begins with what that has noted, and notes what follows for itself.
+    A watch inside another one begins with the restores of the outer one, and records later ones for itself.
     """
     import tensorflow as tf
 
-    global _watching  # noqa: PLW0603 - TensorFlow's classes are there once, too
+    global _watching  # noqa: PLW0603 - there is also only one of TensorFlow's classes
     outer = _watching
     wrapped: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
         (tf.train.Checkpoint, "read", _noting_restore),
@@ -140,7 +140,7 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
 
     if _watching is None or not tf.executing_eagerly():
         return
-    # In the scope of a strategy variables have no handles; whether they got a value can be seen later.
+    # In the scope of a strategy, variables have no handles. Whether they got a value is checked later.
     hidden = tf.distribute.in_cross_replica_context()
     weights = () if hidden else weights_of(checkpoint).values()
     steps = {} if hidden else _steps([checkpoint])
@@ -158,7 +158,7 @@ def _note(checkpoint: Any, path: Any, status: Any) -> None:
 
 
 def _has_value(reader: Any, variable: Any) -> bool:
-    """Whether `variable` has the value that a checkpoint of names only has for it."""
+    """Return whether `variable` has the value under its name in a checkpoint that has only names."""
     import numpy as np
 
     name = variable.name.partition(":")[0]
@@ -171,12 +171,12 @@ def _digest(variable: Any) -> int:
     array = np.ascontiguousarray(variable.numpy())
     if array.dtype.hasobject:
         return hash(tuple(array.ravel().tolist()))
-    # Its own bytes, not a copy of them.
+    # The bytes of the array itself, not a copy.
     return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
-    """Keras's optimizers in `modules`, by id, and how many steps each has done."""
+    """Return Keras's optimizers in `modules` by id, with their numbers of steps."""
     import keras
 
     found = [one for module in modules for one in trackables(module).values()]
@@ -185,10 +185,10 @@ def _steps(modules: Iterable[Any]) -> dict[int, tuple[Any, int]]:
 
 
 def check(restores: Iterable[Restore], module: Any, functions: Mapping[str, Any]) -> None:
-    """Raises CheckpointError when a restore did not give the variables that `functions` use their values.
+    """Raise CheckpointError when a restore did not assign values to the variables that `functions` use.
 
-    `functions` are the traced signatures of `module`. Whether the values are the checkpoint's is not looked at: a model
-    may be trained after a restore.
+    `functions` are the traced signatures of `module`. The values are not compared with the checkpoint: a model may be
+    trained after a restore.
     """
     used = {id(variable.handle) for function in functions.values() for variable in function.variables}
     for restore in restores:
@@ -203,8 +203,8 @@ def check(restores: Iterable[Restore], module: Any, functions: Mapping[str, Any]
 def _check_nothing(restore: Restore, served: Mapping[str, Any], module: Any) -> None:
     if all(not was_restored(one) and restore.is_as_left(one, module) for one in served.values()):
         raise CheckpointError(
-            f"the builder called restore(None), which restores nothing, and {few(served)} still have the values of "
-            "a new model; correct the folder, which has no checkpoint, or call restore() only when there is one"
+            f"the builder called restore(None), which restores nothing, so {few(served)} have the initial values of a "
+            "new model. Correct the checkpoint folder, or call restore() only when there is a checkpoint."
         )
 
 
@@ -214,30 +214,31 @@ def _check_values(restore: Restore, served: Mapping[str, Any], module: Any) -> N
     missing = {path: one for path, one in served.items() if id(one.handle) not in arrived}
     if lost := [path for path, one in missing.items() if id(one.handle) in tracked]:
         raise CheckpointError(
-            f"the builder restored {restore.path}, but its values did not reach {few(lost)}, made after restore(); "
-            "build the model before restore(), as by calling it on example rows: model(examples); or leave restore() "
-            "out of the builder and use --from-checkpoint"
+            f"the builder restored {restore.path}, but its values did not reach {few(lost)}, which were created after "
+            "restore(). Build the model before restore(), for example by calling it on example rows: model(examples). "
+            "Or remove restore() from the builder and use --from-checkpoint."
         )
     if renamed := [path for path, one in missing.items() if id(one.handle) in named]:
         raise CheckpointError(
             f"the builder restored {restore.path}, but its values did not reach {few(renamed)}, which Keras 2 wrote "
-            "under other names; leave restore() out of the builder and use --from-checkpoint, which knows them"
+            "under other names. Remove restore() from the builder and use --from-checkpoint, which supports them."
         )
-    # By name, TensorFlow notes a restore in every variable, even if there is no such name.
+    # For a checkpoint of names, TensorFlow marks every variable as restored, even if its name is missing.
     kept = {path: one for path, one in missing.items() if restore.objects is None or not was_restored(one)}
     kept = {path: one for path, one in kept.items() if restore.is_as_left(one, module)}
     unseen = {id(one.handle) for one in not_checkpointed(restore.checkpoint).values()}
     if hidden := [path for path in kept if id(kept[path].handle) in unseen]:
-        raise CheckpointError(f"the builder restored {restore.path}, which has no value for {few(hidden)}: {UNSEEN}")
+        raise CheckpointError(f"the builder restored {restore.path}, which has no value for {few(hidden)}. {UNSEEN}")
     if kept and not restore.is_partial:
         raise CheckpointError(
-            f"the builder restored {restore.path}, which has no value for {few(kept)}, and they still have those of "
-            "a new model; restore a checkpoint of this very model, or, if it is meant, restore(…).expect_partial()"
+            f"the builder restored {restore.path}, which has no value for {few(kept)}, so they have the initial values "
+            "of a new model. Restore a checkpoint of this model, or, if this is intended, call "
+            "restore(…).expect_partial()."
         )
 
 
 def _check_normalization(module: Any) -> None:
-    """Raises CheckpointError when a layer computes with a mean that its variables no longer have."""
+    """Raise CheckpointError when a layer computes with a mean that differs from its variables."""
     import keras
     import numpy as np
 
@@ -246,6 +247,6 @@ def _check_normalization(module: Any) -> None:
             continue
         if not np.array_equal(np.ravel(layer.mean), np.ravel(layer.adapt_mean)):
             raise CheckpointError(
-                f"{path}: a Normalization layer computes with the mean that it had before its variables were restored; "
-                "call its finalize_state() after restore()"
+                f"{path}: this Normalization layer computes with the mean from before its variables were restored. "
+                "Call its finalize_state() after restore()."
             )

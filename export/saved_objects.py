@@ -1,4 +1,4 @@
-"""The tree of objects that a checkpoint was written from, beside the live objects that it is restored into.
+"""The tree of objects in a checkpoint, and its match with the live objects that it is restored into.
 
 https://www.tensorflow.org/guide/checkpoint#loading_mechanics
 """
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 
 from tfserving.export.tracking import trackables
 
-# Where TensorFlow keeps the tree.
+# The key under which TensorFlow stores the tree.
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "VARIABLE_VALUE"
-# What an optimizer tracks: Keras 3's and Keras 2's, and those of Keras 2 before TensorFlow 2.11.
+# The children of an optimizer: of Keras 3 and Keras 2, and of Keras 2 before TensorFlow 2.11.
 OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "learning_rate"})
 # `tf.train.Checkpoint.save` counts its calls.
 COUNTER = "save_counter"
-# How many variables a sentence names.
+# The number of variables that a sentence lists.
 NAMED = 6
 # https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/layer.py
 UNSEEN = (
-    "Keras does not show tf.train.Checkpoint what is in a list or dict of a layer or model, so no checkpoint has it; "
-    "save with model.save_weights('name.weights.h5') and load that in the builder, or train again with "
-    "setattr(self, f'block{i}', layer) for each layer"
+    "tf.train.Checkpoint does not find layers in a list or dict of a Keras layer or model, so no checkpoint contains "
+    "them. Save with model.save_weights('name.weights.h5') and load that file in the builder, or train again with "
+    "setattr(self, f'block{i}', layer) for each layer."
 )
 
 
@@ -44,15 +44,15 @@ class SavedObjects:
     nodes: Any
 
     def children(self, node: int) -> dict[str, int]:
-        """The nodes that `node` tracks, by name."""
+        """Return the children of `node` by name."""
         return {child.local_name: child.node_id for child in self.nodes[node].children}
 
     def key(self, node: int) -> str | None:
-        """The key of the variable `node`; None when it is none."""
+        """Return the key of the variable `node`; None when it is not a variable."""
         return next((found.checkpoint_key for found in self.nodes[node].attributes if found.name == VALUE), None)
 
     def matched(self, live: Mapping[str, Any], root: int) -> dict[int, Any]:
-        """The live variables that TensorFlow restores, by node, when `live` are the children of the node `root`.
+        """Return the live variables that TensorFlow restores, by node, when `live` are the children of the node `root`.
 
         Optimizers below `live` are left out.
         """
@@ -67,9 +67,9 @@ class SavedObjects:
         return {node: found for node, found in objects.items() if hasattr(found, "handle") and self.key(node)}
 
     def variables(self, root: int, name: str) -> Iterator[SavedVariable]:
-        """Every variable below the node `root`, whose path is `name`, by its shortest path.
+        """Yield every variable below the node `root`, whose path is `name`, by its shortest path.
 
-        What only an optimizer has is left out, and TensorFlow's own count of checkpoints.
+        Variables that only an optimizer has are left out, and TensorFlow's counter of checkpoints.
         """
         paths = {root: name}
         waiting = deque([root])
@@ -83,12 +83,12 @@ class SavedObjects:
                     waiting.append(node)
 
     def is_training(self, name: str, node: int) -> bool:
-        """Whether `node`, called `name`, is an optimizer."""
+        """Return whether `node`, called `name`, is an optimizer."""
         return name == "optimizer" or any(names <= self.children(node).keys() for names in OPTIMIZERS)
 
 
 def read_objects(reader: Any) -> SavedObjects | None:
-    """The tree in a checkpoint; None when it has names only, as `tf.compat.v1.train.Saver` writes them."""
+    """Return the tree in a checkpoint; None when it has only names, as `tf.compat.v1.train.Saver` writes them."""
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
     if not reader.has_tensor(GRAPH):
@@ -97,16 +97,16 @@ def read_objects(reader: Any) -> SavedObjects | None:
 
 
 def children_of(trackable: Any) -> dict[str, Any]:
-    """What `trackable` tracks, as checkpoints see it."""
+    """Return the children that `trackable` tracks, as in checkpoints."""
     import tensorflow as tf
 
     return dict(tf.train.TrackableView.children(trackable))
 
 
 def weights_of(module: Any) -> dict[str, Any]:
-    """The variables of `module` by their paths, without those of optimizers, metrics and generators of random numbers.
+    """Return the variables of `module` by path, without those of optimizers, metrics and random number generators.
 
-    Raises ServableError when `module` can't be tracked.
+    Raises ServableError when TensorFlow can't track `module`.
     """
     import keras
 
@@ -121,16 +121,16 @@ def weights_of(module: Any) -> dict[str, Any]:
 
 
 def few(paths: Iterable[str]) -> str:
-    """The first of `paths`, and how many more there are."""
+    """Return the first of `paths`, and the number of the others."""
     names = [*paths]
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def was_restored(variable: Any, since: int = 0) -> bool:
-    """Whether a restore gave `variable` its value; `since` is the number of the first restore that counts.
+    """Return whether a restore assigned a value to `variable`; `since` is the number of the first restore that counts.
 
-    TensorFlow counts restores, and notes the last one in every object (tensorflow/python/trackable/base.py). A Keras
-    variable that was never tracked has no note.
+    TensorFlow numbers restores, and stores the last number in every object (tensorflow/python/trackable/base.py). A
+    Keras variable that was never tracked has none.
     """
     return int(getattr(variable, "_update_uid", -1)) >= since
 

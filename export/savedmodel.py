@@ -19,7 +19,7 @@ from tfserving.export.user_code import raised
 from tfserving.foundation.tensors import BY_NUMBER, to_proto
 
 METHODS: dict[str, Method] = {f"tensorflow/serving/{method}": method for method in get_args(Method)}
-# What TensorFlow Serving requires of the outputs of these methods: dtype, and the possible shapes.
+# The dtype and the shapes that TensorFlow Serving requires of the outputs of these methods.
 METHOD_SPECS: dict[str, tuple[str, tuple[tuple[int | None, ...], ...], str]] = {
     "classes": ("string", (), "(batch, classes)"),
     "scores": ("float32", (), "(batch, classes)"),
@@ -28,23 +28,23 @@ METHOD_SPECS: dict[str, tuple[str, tuple[tuple[int | None, ...], ...], str]] = {
 
 
 def check_built(servable: Servable, before: Mapping[str, Any]) -> None:
-    """Raises ServableError when calling the signatures made variables that were not there `before`.
+    """Raise ServableError when calling the signatures created variables that did not exist `before`.
 
-    Such a model was never built: what it answers comes from new weights that nobody trained.
+    Such a model was never built: its outputs come from new, untrained weights.
     """
     new = [path for path in variables_of(servable.module) if path not in before]
     if new:
         raise ServableError(
-            f"{type(servable.module).__name__} was not built: its variables {few(new)} appeared only when it was "
-            "called for the export, so they hold no trained values; in the builder, call it on example rows, "
-            "model(examples), and then load or train its weights"
+            f"{type(servable.module).__name__} was not built: its variables {few(new)} were created only when the "
+            "export called it, so they have no trained values. In the builder, call it on example rows, "
+            "model(examples), and then load or train its weights."
         )
 
 
 def keyword_of(name: str, inputs: Collection[str]) -> str:
-    """The keyword by which TensorFlow's functions take the input `name`, one of `inputs`.
+    """Return the keyword of TensorFlow's functions for the input `name`, one of `inputs`.
 
-    They are methods, so none can be called `self`; that one gets a name that no other input has.
+    The functions are methods, so no keyword can be `self`. Such an input gets a name that no other input has.
     """
     keyword = name
     while keyword == "self" or (keyword != name and keyword in inputs):
@@ -53,17 +53,17 @@ def keyword_of(name: str, inputs: Collection[str]) -> str:
 
 
 def trace(servable: Servable, allow: Collection[str] = ()) -> dict[str, Any]:
-    """A concrete function for every signature: it takes a dict with the inputs that are declared.
+    """Return a concrete function for every signature. It takes a dict with the declared inputs.
 
-    Raises ServableError for a signature that can't be traced with any batch size, whose outputs are not those that are
-    declared, that assigns something or draws random numbers (if the rules `state` and `random` are not among those to
+    Raises ServableError for a signature that can't be traced with an unknown batch size, whose outputs are not the
+    declared ones, that changes state or draws random numbers (unless the rules `state` and `random` are ones to
     `allow`), or that uses variables which the module does not track.
     """
     return {name: _trace(name, signature, servable.module, allow) for name, signature in servable.signatures.items()}
 
 
 def described(servable: Servable, functions: Mapping[str, Any]) -> dict[str, ServedSignature]:
-    """The signatures that the traced `functions` of `servable` make."""
+    """Return the signatures of the traced `functions` of `servable`."""
     return {
         name: ServedSignature(
             method=signature.method,
@@ -76,16 +76,16 @@ def described(servable: Servable, functions: Mapping[str, Any]) -> dict[str, Ser
 
 
 def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: Path) -> dict[str, ServedSignature]:
-    """Writes the traced `functions` of `servable` into `folder`, and answers what a server will read there.
+    """Write the traced `functions` of `servable` to `folder`, and return the signatures that a server will read there.
 
-    Only what the signatures use is written: optimizer slots, metrics and training functions stay behind. The graph
-    refuses inputs that don't fit their signature's shapes.
+    Only objects that the signatures use are written: no optimizer slots, metrics or training functions. The graph
+    rejects inputs that don't match their signature's shapes.
     """
     import tensorflow as tf
 
     used = {id(handle) for function in functions.values() for handle in function.captured_inputs}
-    # A Keras variable wraps the TensorFlow variable that a function captures. Were the wrapper saved, its value would
-    # be restored into a copy that no function reads, and a session, TensorFlow Serving's too, would find no value.
+    # A Keras variable wraps the TensorFlow variable that a function captures. If the wrapper were saved, its value
+    # would be restored into a copy that no function reads, and a session, as in TensorFlow Serving, would find none.
     variables = {id(variable.handle): variable for function in functions.values() for variable in function.variables}
     root = tf.Module()
     root.used = {
@@ -112,10 +112,10 @@ def write_savedmodel(servable: Servable, functions: Mapping[str, Any], folder: P
 
 
 def _checked(function: Any, signature: Signature) -> Any:
-    """The traced `function`, called only with tensors of the shapes that `signature` declares.
+    """Return the traced `function` with a check that its tensors have the shapes that `signature` declares.
 
-    Operations trust the shapes that a graph was made for: given another rank, a convolution ends the process that
-    serves it, TensorFlow Serving's too. The check is not part of what `function` compiles with XLA, or was frozen to.
+    Operations rely on the shapes that a graph was made for: with another rank, a convolution crashes the process that
+    serves it, also TensorFlow Serving. The check is outside the part that is compiled with XLA or frozen.
     """
     import tensorflow as tf
 
@@ -137,10 +137,10 @@ def _checked(function: Any, signature: Signature) -> Any:
 
 
 def _complete_signatures(servable: Servable, folder: Path) -> None:
-    """Writes what `tf.saved_model.save` leaves out of signatures: names, methods, defaults, and inputs in common.
+    """Write the parts of signatures that `tf.saved_model.save` leaves out: names, methods, defaults, shared inputs.
 
-    It calls every method predict. It gives every signature a placeholder of its own for tf.Examples, and
-    MultiInference, which asks several signatures about the same examples, refuses signatures that don't share one
+    It writes every method as predict. It gives every signature a placeholder of its own for tf.Examples, but
+    MultiInference, which calls several signatures with the same examples, requires that they share one
     (tensorflow/serving, servables/tensorflow/multi_inference.cc).
     """
     methods = {method: long for long, method in METHODS.items()}
@@ -165,7 +165,7 @@ def _complete_signatures(servable: Servable, folder: Path) -> None:
 
 
 def _feed_instead(graph_def: Any, old: str, new: str) -> None:
-    """Lets everything in the graph that takes the placeholder of tensor `old` take `new`'s, and removes the other."""
+    """Connect all consumers of the placeholder of tensor `old` to that of `new`, and remove the old one."""
     old, new = (tensor.partition(":")[0] for tensor in (old, new))
     if old == new:
         return
@@ -179,7 +179,7 @@ def _feed_instead(graph_def: Any, old: str, new: str) -> None:
 
 
 def read_signatures(folder: Path) -> dict[str, ServedSignature]:
-    """The signatures that a server finds in the SavedModel in `folder`. Raises ExportError when it can't be read."""
+    """Return the signatures that a server finds in the SavedModel in `folder`. Raises ExportError."""
     graph = serving_graph(read_saved_model(folder), folder)
     return {
         name: ServedSignature(
@@ -194,7 +194,7 @@ def read_signatures(folder: Path) -> dict[str, ServedSignature]:
 
 
 def _resource(trackable: Any) -> Any:
-    """What a function captures when it uses `trackable`: a variable's or table's handle, an asset's path."""
+    """Return the tensor that a function captures when it uses `trackable`: a variable's handle, an asset's path."""
     for attribute in ("handle", "resource_handle", "asset_path"):
         if (resource := getattr(trackable, attribute, None)) is not None:
             return resource
@@ -213,17 +213,17 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
         try:
             return named_outputs(returned, signature.outputs, where)
         except ServableError as error:
-            # What TensorFlow raises of it has another text.
+            # TensorFlow changes the text of the error.
             refused.append(error)
             raise
 
-    # By position: an input may be called `self`.
+    # A positional argument: an input may be called `self`.
     def served(inputs: Any) -> Any:
         return named(signature.call(inputs))
 
     try:
         if hasattr(signature.function, "get_concrete_function") and "self" not in specs:
-            # One for a single batch size fails only here, not when it is called.
+            # A function for a single batch size fails only here, not when it is called.
             signature.function.get_concrete_function(**specs)
         concrete = tf.function(served).get_concrete_function(specs)
     except (Exception, SystemExit) as error:
@@ -231,7 +231,7 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
             raise refused[0] from None
         wanted = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
         raise ServableError(
-            f"{where}: its function can't be made a graph for {wanted}: {raised(error, signature.function)}"
+            f"{where}: its function can't be traced with {wanted}: {raised(error, signature.function)}"
             f"{_stateful_layers(module)}"
         ) from error
     if signature.method != "predict":
@@ -243,19 +243,19 @@ def _trace(name: str, signature: Signature, module: Any, allow: Collection[str])
 
 
 def _stateful_layers(module: Any) -> str:
-    """What to do where an error may come from layers that keep a batch's state, in variables of that batch's size."""
+    """Return what to do when an error may come from layers that keep the state of a batch of fixed size; else ''."""
     names = [found.name for found in trackables(module).values() if getattr(found, "stateful", False) is True]
     if not names:
         return ""
     return (
-        f"\n  {', '.join(names)} has stateful=True: it keeps the state of one batch, of a fixed size, and a request "
-        "would change the response to the next one; leave it out, and make the state an input and an output "
-        "(docs/lint.md#state)"
+        f"\n  {', '.join(names)} has stateful=True: it keeps the state of one batch of fixed size, and a request would "
+        "change the response to the next one. Remove it, and make the state an input and an output "
+        "(docs/lint.md#state)."
     )
 
 
 def _check_tracked(where: str, function: Any, module: Any) -> None:
-    """Raises LintError when a traced function uses variables or tables that `module` does not track."""
+    """Raise LintError when a traced function uses variables or tables that `module` does not track."""
     tracked = {id(_resource(found)) for found in trackables(module).values()}
     variables = {id(variable.handle): variable.name for variable in function.graph.variables}
     untracked = [
@@ -271,42 +271,42 @@ def _check_tracked(where: str, function: Any, module: Any) -> None:
         used.append("a table")
     kind = type(module).__name__
     raise LintError(
-        f"[untracked-variable] {where} uses {' and '.join(used)}, which {kind} does not track; make them attributes of "
-        f"the {kind} or of a layer or module in it, or put them into a list or dict that is one"
+        f"[untracked-variable] {where} uses {' and '.join(used)}, which {kind} does not track. Make them attributes of "
+        f"the {kind} or of a layer or module in it, or put them into a list or dict that is an attribute."
     )
 
 
 def _check_method(where: str, outputs: Mapping[str, Any]) -> None:
-    """Raises ServableError for outputs that TensorFlow Serving would refuse to make classes or values of."""
+    """Raise ServableError for outputs that TensorFlow Serving can't convert to classes or values."""
     for name, tensor in outputs.items():
-        dtype, shapes, wanted = METHOD_SPECS[name]
+        dtype, shapes, expected = METHOD_SPECS[name]
         spec = _spec_of(tensor)
-        # A shape that isn't known here is seen when the live model is asked.
+        # An unknown shape is checked when the live model runs.
         fits = spec.shape is None or (spec.shape in shapes if shapes else len(spec.shape) == 2)  # noqa: PLR2004 - matrix
         if spec.dtype != dtype or not fits:
-            raise ServableError(f"{where}, output {name!r} is {spec}, {dtype} of shape {wanted} is needed")
+            raise ServableError(f"{where}, output {name!r}: got {spec}, expected {dtype} {expected}")
 
 
 def _check_written(servable: Servable, functions: Mapping[str, Any], written: Mapping[str, ServedSignature]) -> None:
-    """Raises ServableError when the file does not say what the servable declares."""
+    """Raise ServableError when the written signatures differ from the declared ones."""
     for name, signature in described(servable, functions).items():
         if name not in written:
             raise ServableError(f"signature {name!r} was not written")
-        there = written[name]
-        for kind, wanted, found in (
-            ("input", signature.inputs, there.inputs),
-            ("output", signature.outputs, there.outputs),
+        actual = written[name]
+        for kind, expected, found in (
+            ("input", signature.inputs, actual.inputs),
+            ("output", signature.outputs, actual.outputs),
         ):
-            for key in wanted.keys() | found.keys():
-                if key not in wanted or key not in found or not found[key].is_a(wanted[key]):
+            for key in expected.keys() | found.keys():
+                if key not in expected or key not in found or not found[key].is_a(expected[key]):
                     raise ServableError(
-                        f"signature {name!r}, {kind} {key!r} was written as {found.get(key, 'nothing')}, the function "
-                        f"has {wanted.get(key, 'nothing')}"
+                        f"signature {name!r}, {kind} {key!r}: it was written as {found.get(key, 'nothing')}, expected "
+                        f"{expected.get(key, 'nothing')}"
                     )
-        if (there.method, there.optional) != (signature.method, signature.optional):
+        if (actual.method, actual.optional) != (signature.method, signature.optional):
             raise ServableError(
-                f"signature {name!r} was written to {there.method}, with {_optional(there)}; declared is to "
-                f"{signature.method}, with {_optional(signature)}"
+                f"signature {name!r}: it was written as {actual.method} with {_optional(actual)}, expected "
+                f"{signature.method} with {_optional(signature)}"
             )
 
 

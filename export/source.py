@@ -1,4 +1,4 @@
-"""What is exported: a model that a builder made, or a SavedModel that is there already."""
+"""The source of an export: a model that a builder made, or an existing SavedModel."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from tfserving.foundation.quality import Evaluation, Metric
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How golden requests are made: the judge of outputs, the sizes of batches, and the rules that may be broken.
+class Making:
+    """How golden requests are made: the judge of outputs, the batch sizes, and the rules that may be broken.
 
-    `note` is told of edge values that are left out, `say` of anything else that happens.
+    `leave_out` is called with edge values that no request contains, `note` with other messages.
     """
 
     judge: Judge
     batch_sizes: Sequence[int]
     allow: Collection[str]
-    note: Note
-    say: Callable[[str], None]
+    leave_out: Note
+    note: Callable[[str], None]
 
 
 class Source(Protocol):
-    """A model to export: `Built` and `Adopted` are."""
+    """A model to export: `Built` or `Adopted`."""
 
     @property
     def refused(self) -> Collection[str]:
-        """Packages that have its code, which the fresh process may not import."""
+        """Packages with the model's code, which the fresh process must not import."""
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """By way of running it a common reason for a proof that fails."""
+        """By way of running the version, a common reason for different outputs."""
 
     @property
     def restored(self) -> Restored:
-        """What came of restoring a checkpoint, if one was named."""
+        """What a restore of a checkpoint left out, if one was named."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Those that are served, with the live model's functions."""
+        """The signatures that are served, with the live model's functions."""
 
     @property
     def metrics(self) -> Mapping[str, float | Metric]:
-        """What is known of its quality."""
+        """The metrics of its quality."""
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -61,22 +61,22 @@ class Source(Protocol):
 
     @property
     def made(self) -> tuple[str, ...]:
-        """The signatures whose golden requests are of random values."""
+        """The signatures whose golden requests contain random values."""
 
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
-        """Makes it ready, and returns what is found to be wrong by then, against the `previous` signatures, too.
+        """Prepare the model, and return the findings of lint so far, including changes of the `previous` signatures.
 
-        Raises LintError for what shows only while it is traced, and is not among the rules to `allow`.
+        Raises LintError for a finding that only tracing shows, unless its rule is one to `allow`.
         """
 
-    def requests(self, given: Iterable[Given], asking: Asking) -> Iterable[GoldenRequest]:
-        """Its golden requests, with the live model's outputs: see `tfserving.export.golden.golden_requests`."""
+    def requests(self, given: Iterable[Given], making: Making) -> Iterable[GoldenRequest]:
+        """Return its golden requests with the live model's outputs; see `tfserving.export.golden.golden_requests`."""
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:
-        """Writes it to a version's `folder`, and returns what a server will read there."""
+        """Write it to a version's `folder`, and return the signatures that a server will read there."""
 
     def check(self) -> None:
-        """Raises ServableError when its calls have shown that it was never built."""
+        """Raise ServableError when its calls have shown that it was never built."""
 
     def release(self) -> None:
-        """Checks it, and forgets the live model: from now on it can't be asked."""
+        """Check the live model, and release it: it can't be run from now on."""

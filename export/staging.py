@@ -1,12 +1,12 @@
 """A version appears whole or not at all.
 
-    models/<name>/.tmp-<random>/      made by enter(), removed at the end or by the next export
-        lock                          locked by the exporter as long as it lives
-        version/                      the version while it is written and proved
-    models/<name>/<number>/           what version/ is renamed to by publish()
+    models/<name>/.tmp-<random>/      created by enter(), removed at the end or by the next export
+        lock                          locked by the exporter while it runs
+        version/                      the version while it is written and verified
+    models/<name>/<number>/           the new name of version/ after publish()
 
-A server takes no folder whose name isn't a number. The kernel drops the lock when its exporter ends, however it
-ends, so a folder whose lock is free belongs to nobody.
+A server ignores folders whose name isn't a number. The kernel releases the lock when its exporter ends in any way, so a
+folder whose lock is free is abandoned.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from tfserving.export.errors import ExportError
 from tfserving.foundation.golden import is_version
 
 PREFIX = ".tmp-"
-# What rename says when there is something at the target already.
+# The errors of rename when the target exists.
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 class Staging:
-    """The hidden folder in which one version of a model is made; use it in a `with` statement."""
+    """The hidden folder in which one version of a model is made. Use it in a `with` statement."""
 
     def __init__(self, model_folder: Path) -> None:
-        """`model_folder` holds the model's versions; it is made when it isn't there."""
+        """Use `model_folder`, which holds the model's versions. It is created if it doesn't exist."""
         self._model_folder = model_folder
         self._folder = Path()
         self._lock = -1
 
     @property
     def version_folder(self) -> Path:
-        """Where the version is written."""
+        """The folder that the version is written to."""
         return self._folder / "version"
 
     @property
     def scratch(self) -> Path:
-        """A folder for what is not part of the version; it goes when the `with` statement ends."""
+        """A folder for temporary files, which is removed when the `with` statement ends."""
         return self._folder
 
     def __enter__(self) -> Staging:
@@ -57,7 +57,7 @@ class Staging:
             _remove_abandoned(self._model_folder)
             self.version_folder.mkdir()
         except BaseException:
-            # Ctrl-C comes at any time, and `with` doesn't end what it hasn't begun.
+            # Ctrl-C can arrive at any time, and `with` calls no __exit__ if __enter__ fails.
             self._remove()
             raise
         return self
@@ -72,15 +72,15 @@ class Staging:
             shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
-        # A model of which nothing was ever exported leaves no folder.
+        # A model that was never exported leaves no folder.
         with contextlib.suppress(OSError):
             self._model_folder.rmdir()
 
     def publish(self, finish: Callable[[int], object]) -> Path:
-        """Flushes the version and renames it to the next free number; the path it got.
+        """Flush the version, rename it to the next free number, and return its path.
 
-        `finish` is told the number and writes what depends on it; it is called again when another exporter took that
-        number first. Nothing that exists is ever replaced.
+        `finish` is called with the number, to write the files that depend on it. It is called again when another
+        exporter took that number first. An existing version is never replaced.
         """
         while True:
             number = next_version(self._model_folder)
@@ -91,14 +91,14 @@ class Staging:
                 continue
 
     def place(self, number: int) -> Path:
-        """Flushes the version and renames it to `number`; the path it got. Raises FileExistsError when it is taken."""
+        """Flush the version, rename it to `number`, and return its path. Raises FileExistsError when it exists."""
         target = self._model_folder / str(number)
         _flush(self.version_folder)
         try:
             self.version_folder.rename(target)
         except OSError as error:
             if error.errno in TAKEN:
-                raise FileExistsError(error.errno, "is taken", str(target)) from None
+                raise FileExistsError(error.errno, "exists already", str(target)) from None
             raise
         _flush_folder(self._model_folder)
         _flush_folder(self._model_folder.parent)
@@ -106,7 +106,7 @@ class Staging:
 
 
 def remove_version(version_folder: Path) -> None:
-    """Removes a version: at once out of a server's sight, then from the disk."""
+    """Remove a version: it is first hidden from servers at once, then deleted."""
     folder = version_folder.parent / f"{PREFIX}{secrets.token_hex(6)}"
     folder.mkdir()
     lock = _lock(folder)
@@ -116,21 +116,23 @@ def remove_version(version_folder: Path) -> None:
 
 
 def check_writable(model_folder: Path) -> None:
-    """Raises ExportError when versions can't be written to `model_folder`, which needn't be there yet."""
-    there = next(path for path in (model_folder, *model_folder.parents) if path.exists())
-    if not there.is_dir():
-        raise ExportError(f"{there} is no folder; versions are to be written to {model_folder}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ExportError(f"{there} can't be written to; versions are to be written to {model_folder}")
+    """Raise ExportError when versions can't be written to `model_folder`, which may not exist yet."""
+    existing = next(path for path in (model_folder, *model_folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise ExportError(f"{existing} is not a folder, so no version can be written to {model_folder}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ExportError(
+            f"you have no permission to write to {existing}, so no version can be written to {model_folder}"
+        )
 
 
 def next_version(model_folder: Path) -> int:
-    """The number after the highest one that anything in `model_folder` is called."""
+    """Return the number after the highest one in `model_folder`, whether that is a folder or a file."""
     return 1 + max((int(child.name) for child in model_folder.iterdir() if is_version(child.name)), default=0)
 
 
 def _remove_abandoned(model_folder: Path) -> None:
-    """Removes the staging folders of exporters that no longer live."""
+    """Remove the staging folders of exporters that have ended."""
     for folder in model_folder.glob(f"{PREFIX}*"):
         lock = _lock(folder)
         if lock >= 0:
@@ -139,7 +141,7 @@ def _remove_abandoned(model_folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Locks the staging folder `folder`: the lock's descriptor, or -1 when another process has it or removed it."""
+    """Lock the staging folder `folder`; return the lock's descriptor, or -1 if another process has or removed it."""
     path = folder / "lock"
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -147,7 +149,7 @@ def _lock(folder: Path) -> int:
         return -1
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between open and flock, somebody may have found it unlocked and removed it.
+        # Between open and flock, another process may have found it unlocked and removed it.
         if path.stat().st_ino == os.fstat(lock).st_ino:
             return lock
     except (BlockingIOError, FileNotFoundError):
@@ -160,7 +162,7 @@ def _lock(folder: Path) -> int:
 
 
 def _flush(folder: Path) -> None:
-    """Sees to it that all of `folder` is on the disk, not only in the kernel's memory."""
+    """Write all of `folder` to the disk, so that nothing is only in the kernel's memory."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with (Path(parent) / name).open("rb") as file:

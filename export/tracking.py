@@ -1,7 +1,8 @@
-"""What a model tracks: its variables, tables and files, by the paths that the model itself gives them.
+"""The variables, tables and files that a model tracks, by their paths in the model.
 
-TensorFlow has a view of its own, which is what `tf.train.Checkpoint` writes. Of Keras layers it does not see what they
-hold in lists, dicts and sets: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/layer.py
+TensorFlow tracks them differently, and `tf.train.Checkpoint` writes only what TensorFlow tracks. It does not find
+layers in lists, dicts and sets of Keras layers:
+https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/layer.py
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 from tfserving.export.errors import ServableError
 
 COLLECTIONS = (list, tuple, dict, set, frozenset)
-# Where Keras and TensorFlow keep a second time what has an attribute of its own.
+# Attributes in which Keras and TensorFlow store objects a second time that have attributes of their own.
 STORES = (
     *("_layers", "_operations", "_functional", "_metrics", "_seed_generators"),
     *("_variables", "_trainable_variables", "_non_trainable_variables"),
 )
-# What a model has for its training, by attribute. They refer to the model's variables, too.
+# The attributes that a model has for its training. They also refer to the model's variables.
 TRAINING = (
     "optimizer",
     "_optimizer",
@@ -28,24 +29,23 @@ TRAINING = (
     "_compile_metrics",
     "_compiled_trainable_state",
 )
-# How soon a child is looked at: its path counts only for what no other path leads to.
+# The order in which children are visited. The path of a later one counts only if no earlier path leads to an object.
 OWN, STORED, TRAINED = range(3)
 
 
 def trackables(module: Any) -> dict[str, Any]:
-    """Everything that `module` tracks, itself included, by its shortest path as the model names it.
+    """Return every object that `module` tracks, itself included, by its shortest path in the model.
 
-    `module` is a Keras object, a `tf.Module` or anything else that TensorFlow can save, or a list, tuple, dict or set
-    of such. A path is made of attributes, the names of a functional model's layers, indices and keys:
-    `blocks.0.kernel`, `heads.score.bias`. What only the training uses comes last. Raises ServableError for another
+    `module` is a Keras object, a `tf.Module` or another object that TensorFlow can save, or a list, tuple, dict or set
+    of them. A path consists of attributes, the names of a functional model's layers, indices and keys:
+    `blocks.0.kernel`, `heads.score.bias`. Objects that only training uses come last. Raises ServableError for any other
     module.
     """
     import tensorflow as tf
 
     if not isinstance(module, (tf.__internal__.tracking.Trackable, *_keras_types(), *COLLECTIONS)):
         raise ServableError(
-            f"module is a {type(module).__name__}, which TensorFlow can't save; a Keras model or a tf.Module is "
-            "needed, or a list or dict of them"
+            f"module: got a {type(module).__name__}, expected a Keras model or a tf.Module, or a list or dict of them"
         )
     waiting: tuple[deque[tuple[str, Any]], ...] = (deque([("", module)]), deque(), deque())
     found: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def trackables(module: Any) -> dict[str, Any]:
 
 
 def variables_of(module: Any) -> dict[str, Any]:
-    """The variables among the `trackables` of `module`, TensorFlow's and Keras's, by their path (`encoder.kernel`).
+    """Return the variables among the `trackables` of `module`, TensorFlow's and Keras's, by path (`encoder.kernel`).
 
     Raises ServableError as `trackables` does.
     """
@@ -73,10 +73,10 @@ def variables_of(module: Any) -> dict[str, Any]:
 
 
 def not_checkpointed(module: Any) -> dict[str, Any]:
-    """The variables of `module`, by their path, that `tf.train.Checkpoint` neither writes nor restores.
+    """Return the variables of `module`, by path, that `tf.train.Checkpoint` neither writes nor restores.
 
-    Those of metrics and of generators of random numbers, of which it writes none either, are left out: nothing that is
-    served needs them. Raises ServableError as `trackables` does, and when `tf.train.Checkpoint` can't write `module`.
+    Those of metrics and of random number generators are left out: served models don't need them. Raises ServableError
+    as `trackables` does, and when `tf.train.Checkpoint` can't write `module`.
     """
     import keras
 
@@ -91,7 +91,7 @@ def not_checkpointed(module: Any) -> dict[str, Any]:
 
 
 def checkpointed(module: Any) -> list[Any]:
-    """Everything that `tf.train.Checkpoint` finds in `module`: TensorFlow's own view.
+    """Return every object that `tf.train.Checkpoint` finds in `module`.
 
     Raises ServableError when TensorFlow can't write `module`.
     """
@@ -105,7 +105,7 @@ def checkpointed(module: Any) -> list[Any]:
 
 
 def _children(trackable: Any) -> Iterator[tuple[str, Any, int]]:
-    """What `trackable` holds: its name there, itself, and how soon it is to be looked at."""
+    """Yield the children of `trackable`: the name, the child, and when it is visited."""
     import keras
     import tensorflow as tf
 
@@ -121,7 +121,7 @@ def _children(trackable: Any) -> Iterator[tuple[str, Any, int]]:
         # TensorFlow's own bookkeeping is called _self_….
         held = {name: value for name, value in vars(trackable).items() if not name.startswith("_self_")}
         children = {_public_name(trackable, name, value): value for name, value in held.items() if _is_tracked(value)}
-    # A functional model has its layers, one made by subclassing has attributes.
+    # The layers of a functional model are children by name. A subclassed model has attributes.
     if isinstance(trackable, keras.Sequential) or (isinstance(trackable, keras.Model) and "_operations" in children):
         children |= {layer.name: layer for layer in trackable.layers if layer.name not in children}
     if isinstance(trackable, tf.__internal__.tracking.Trackable):
@@ -132,13 +132,13 @@ def _children(trackable: Any) -> Iterator[tuple[str, Any, int]]:
 
 
 def _items(collection: Any) -> Iterator[tuple[str, Any]]:
-    """The elements of a collection, by their key or index."""
+    """Yield the elements of a collection by key or index."""
     if isinstance(collection, dict):
         yield from ((key if isinstance(key, str) else repr(key), value) for key, value in collection.items())
     elif fields := getattr(collection, "_fields", ()):
         yield from zip(fields, collection, strict=True)
     else:
-        # A set has another order in every process.
+        # The order of a set differs between processes.
         ordered = sorted(collection, key=_name_of) if isinstance(collection, (set, frozenset)) else collection
         yield from ((str(index), value) for index, value in enumerate(ordered))
 
@@ -148,10 +148,10 @@ def _name_of(value: Any) -> str:
 
 
 def _is_tracked(value: Any) -> bool:
-    """Whether there may be variables, tables or files in `value`."""
+    """Return whether `value` can contain variables, tables or files."""
     import tensorflow as tf
 
-    # The functions of a model are traced anew.
+    # The functions of a model are traced again.
     return isinstance(value, (tf.__internal__.tracking.Trackable, *_keras_types(), *COLLECTIONS)) and not isinstance(
         value, tf.types.experimental.Callable
     )
@@ -166,10 +166,10 @@ def _when(name: str, child: Any) -> int:
 
 
 def _public_name(owner: Any, name: str, child: Any) -> str:
-    """`kernel` for the attribute `_kernel` of a layer with a property of that name."""
+    """Return `kernel` for the attribute `_kernel` of a layer with a property of that name."""
     public = name.lstrip("_")
     if public != name and isinstance(getattr(type(owner), public, None), property):
-        # Keras's properties raise what they like before a layer is built.
+        # Keras's properties can raise any error before a layer is built.
         with contextlib.suppress(Exception):
             if getattr(owner, public) is child:
                 return public

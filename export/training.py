@@ -1,4 +1,4 @@
-"""Weights that were trained before: a second export of the same recipe needs no training."""
+"""A cache of trained weights: a second export of the same recipe needs no training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import numpy as np
 from tfserving.foundation.files import written_whole
 from tfserving.foundation.tensors import Array
 
-# In the current folder, where models.yaml is. Deleting it costs a training, nothing else.
+# In the working folder of the builder, which is the folder of models.yaml. It can be deleted at any time.
 CACHE = Path(".cache/training")
 
 
 def recipe_key(module: ModuleType, packages: Sequence[str]) -> str:
-    """A name for what training in `module` comes to: it changes with the module's source and with the `packages`."""
+    """Return a key for the result of training in `module`. It changes with the module's source and the `packages`."""
     parts = [inspect.getsource(module), *(f"{package} {version(package)}" for package in packages)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def trained_weights(key: str, train: Callable[[], Sequence[Array]]) -> list[Array]:
-    """The weights that `train` answers, from the cache when `key` was trained before.
+    """Return the weights that `train` returns, or those in the cache if `key` was trained before.
 
-    A cache that is damaged or can't be written costs another training, never an error.
+    If the cache is damaged or can't be written, the model is trained again; that is no error.
     """
     path = CACHE / f"{key}.npz"
     weights = _read(path)

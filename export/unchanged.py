@@ -1,8 +1,8 @@
-"""Whether a version that was just made is the same as the newest one on disk, for all that clients and servers see.
+"""Whether a new version is the same as the newest one on disk, for clients and servers.
 
-Compared are the graph apart from the names of its parts, variables, assets, golden and warm-up requests, labelled rows,
-and what the manifest has besides numbers and dates. What is cheap comes first: the old version's files are read only
-when manifests and the checksums of variables are equal.
+The comparison covers the graph without the names of its parts, variables, assets, golden and warm-up requests, labelled
+rows, and the manifest without numbers and dates. Cheap comparisons come first: the old version's files are read only if
+the manifests and the checksums of variables are equal.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tfserving.export.manifest import FileEntry, Manifest, read_manifest
 from tfserving.export.variables import Variables
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL, versions_on_disk
 
-# Of each version alone. Which TensorFlow made it is in the graph, too. Where a SavedModel lay is not what is in it.
+# Fields that differ between equal versions. The version of TensorFlow is also in the graph.
 _OWN = {"version", "created", "versions", "files", "digest", "saved_model"}
-# A sum over the other files, and a random number.
+# It contains a checksum of the other files, and a random number.
 _FINGERPRINT = "fingerprint.pb"
 
 
 def same_version(
     model_folder: Path, version_folder: Path, manifest: Manifest, note: Callable[[str], None]
 ) -> int | None:
-    """The newest version in `model_folder` when the one in `version_folder`, with this `manifest`, is the same.
+    """Return the newest version in `model_folder` if the one in `version_folder`, with this `manifest`, is the same.
 
-    None when it differs, or there is none. One that would be the same and is damaged is reported by `note`.
+    None when it differs or there is none. `note` is called when the newest version would be the same but is damaged.
     """
     versions = versions_on_disk(model_folder)
     if not versions:
@@ -46,12 +46,12 @@ def same_version(
         check_files(old_folder)
         return newest if is_same_graph(old_folder, version_folder) else None
     except (ExportError, OSError) as error:
-        note(f"version {newest} on disk can't stay in its place: {error}")
+        note(f"version {newest} is the same but damaged, so it is not kept: {error}")
         return None
 
 
 def _may_be_same(old_folder: Path, old: Manifest, new_folder: Path, new: Manifest) -> bool:
-    """Whether nothing differs but perhaps the graph, as far as manifests and the checksums of variables tell."""
+    """Return whether at most the graphs differ, according to the manifests and the checksums of variables."""
     if _facts(old) != _facts(new) or _others(old) != _others(new):
         return False
     with Variables(old_folder) as before, Variables(new_folder) as after:
@@ -59,7 +59,7 @@ def _may_be_same(old_folder: Path, old: Manifest, new_folder: Path, new: Manifes
 
 
 def _others(manifest: Manifest) -> dict[str, FileEntry]:
-    """The files that have neither graph nor variables."""
+    """Return the files that contain neither graph nor variables."""
     graph = (SAVED_MODEL, _FINGERPRINT)
     return {
         name: entry for name, entry in manifest.files.items() if name not in graph and not name.startswith("variables/")

@@ -1,4 +1,4 @@
-"""What the user's own code raised, in few lines: what it was, and the line of the user's file that it came from.
+"""Shortens an error of the user's own code to its message and the line of the user's file that it came from.
 
 TensorFlow and Keras put tracebacks into messages, and frames of their own and of generated files into tracebacks.
 """
@@ -20,30 +20,30 @@ from tfserving.export.keras_errors import why
 
 MOST_LINES = 8
 MOST_CHARACTERS = 1000
-# The toolkit's own folders; the samples are as a user's builders are.
+# The toolkit's own folders. The samples count as the user's code.
 _PACKAGE = Path(tfserving.__file__).parent
 _TOOLKIT = tuple(path.resolve() for path in (_PACKAGE, *(_PACKAGE / room for room in ("export", "serving", "clients"))))
 _SAMPLES = Path(__file__).resolve().parent / "models"
 _LIBRARY = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
-# As AutoGraph names the files of the code that it makes.
+# The prefix of files that AutoGraph generates.
 # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/autograph/pyct/loader.py
 _GENERATED = "__autograph_generated_file"
 _STYLE = re.compile(r"\x1b\[[\d;]*m")
-# A frame in a message: of AutoGraph ("in user code:"), or of a function that Python runs for a graph.
+# A frame in a message, of AutoGraph ("in user code:") or of a Python function that a graph calls.
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in .*$')
 # https://github.com/keras-team/keras/blob/v3.12.0/keras/src/utils/traceback_utils.py
 _KERAS_CALL = re.compile(r"^Exception encountered when calling (?P<what>.+?)\.?$")
 _KERAS_ARGUMENTS = re.compile(r"^Arguments received by ")
-# Operations say where in the graph they are, which is not where in the code.
+# Operations add their place in the graph, which is not their place in the code.
 _NODE = re.compile(r"\{\{function_node \S+?\}\}\s*|\s*\[Op:\w+\](?: name:\s*)?$")
 
 
 def raised(error: BaseException, function: Callable[..., Any] | None = None, module: str = "") -> str:
-    """What was raised, and below it the last line of the user's code on the way: `ValueError: …`, `at FILE:LINE: …`.
+    """Return the error, and below it the last line of the user's code: `ValueError: …`, `at FILE:LINE: …`.
 
-    Without such a line, `function` is the user's code that was called. `module` is the user's module, which may be an
-    installed one.
+    If there is no such line, the second line is where `function`, the user's code that was called, is defined. `module`
+    is the user's module, which may be an installed one.
     """
     own = _Own(module.partition(".")[0])
     text = _message(error, own)
@@ -51,7 +51,7 @@ def raised(error: BaseException, function: Callable[..., Any] | None = None, mod
     what, frames = _parted(text)
     if what.startswith((f"{kind}: ", f"{type(error).__qualname__}: ")):
         what = what.partition(": ")[2]
-    # The toolkit's own errors have the reason already.
+    # The toolkit's own errors contain the reason.
     reason, hint = ("", "") if isinstance(error, ExportError) else why(what)
     what = reason if hint else what
     first = f"{kind}: {what}" if what else kind
@@ -62,14 +62,14 @@ def raised(error: BaseException, function: Callable[..., Any] | None = None, mod
 
 
 class _Own:
-    """Tells the files that the user wrote from those of libraries, Python and this toolkit."""
+    """Distinguishes the user's files from those of libraries, Python and this toolkit."""
 
     def __init__(self, package: str) -> None:
-        """`package` is the user's, wherever it is installed."""
+        """Count the files of `package` as the user's, also when it is installed."""
         self._package = package
 
     def __call__(self, name: str | None) -> bool:
-        """Whether a frame's file is the user's."""
+        """Return whether a frame's file is the user's."""
         if not name or name.startswith("<") or Path(name).name.startswith(_GENERATED):
             return False
         path = Path(name).resolve()
@@ -83,11 +83,11 @@ class _Own:
 
 
 def _message(error: BaseException, own: _Own) -> str:
-    """The text of an error, without colours."""
+    """Return the text of an error, without colours."""
     if isinstance(error, SyntaxError):
         text = error.msg if own(error.filename) else str(error)
     elif isinstance(error, KeyError) and len(error.args) == 1 and "\n" in str(error.args[0]):
-        # Keras' text in a KeyError, which shows its repr.
+        # A text of Keras in a KeyError, which shows its repr.
         text = str(error.args[0])
     else:
         try:
@@ -101,7 +101,7 @@ def _message(error: BaseException, own: _Own) -> str:
 
 
 def _parted(text: str) -> tuple[str, list[tuple[str, int]]]:
-    """What a message says, and the frames that it has: file and line."""
+    """Return a message without its frames, and the frames as file and line."""
     lines = text.strip().splitlines()
     frames = [(found["file"], int(found["line"])) for line in lines if (found := _FRAME.match(line))]
     if lines and lines[0].startswith("in user code"):
@@ -117,7 +117,7 @@ def _parted(text: str) -> tuple[str, list[tuple[str, int]]]:
 
 
 def _of_keras(lines: list[str]) -> list[str]:
-    """The lines without what Keras puts around what a layer raised."""
+    """Return the lines without the text that Keras adds to the error of a layer."""
     head = next((line for line in lines if line.strip()), "")
     kind, _, rest = head.partition(": ")
     call = _KERAS_CALL.match(rest if kind.isidentifier() and rest else head)
@@ -125,13 +125,13 @@ def _of_keras(lines: list[str]) -> list[str]:
         return lines
     end = next((number for number, line in enumerate(lines) if _KERAS_ARGUMENTS.match(line)), len(lines))
     inner = [line for line in lines[lines.index(head) + 1 : end] if line.strip()]
-    told_by = next((number for number, line in enumerate(inner) if line.rstrip().endswith("Error encountered:")), -1)
-    inner = inner[told_by + 1 :] or [head]
+    intro = next((number for number, line in enumerate(inner) if line.rstrip().endswith("Error encountered:")), -1)
+    inner = inner[intro + 1 :] or [head]
     return [*inner[:-1], f"{inner[-1]} (in {call['what']})"]
 
 
 def _shortened(text: str) -> Iterator[str]:
-    """The first lines of a text, none of them endless."""
+    """Yield the first lines of a text, shortened."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     for line in lines[:MOST_LINES]:
         yield line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} …"
@@ -140,13 +140,13 @@ def _shortened(text: str) -> Iterator[str]:
 
 
 def _where(error: BaseException, frames: list[tuple[str, int]], own: _Own) -> str:
-    """`at FILE:LINE: CODE`, of the last line of the user's code on the way to the error; '' when there is none."""
+    """Return `at FILE:LINE: CODE` of the last line of the user's code before the error; '' when there is none."""
     if isinstance(error, SyntaxError) and own(error.filename):
         return _at(str(error.filename), error.lineno or 1)
     for file, line in reversed(frames):
         if own(file):
             return _at(file, line)
-    # Of an error that was raised for another one, the first has the deepest line.
+    # In a chain of errors, the first one has the deepest line.
     for one in _chain(error):
         for frame in reversed(traceback.extract_tb(one.__traceback__)):
             if own(frame.filename):
@@ -170,7 +170,7 @@ def _at(file: str, line: int) -> str:
 
 
 def _defined(function: Callable[..., Any], own: _Own) -> str:
-    """Where a function of the user's is written; '' when it is none."""
+    """Return where a function of the user's is defined; '' when it isn't the user's."""
     while inner := function.func if isinstance(function, partial) else getattr(function, "python_function", None):
         function = inner
     code = getattr(function, "__code__", None)

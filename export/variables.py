@@ -1,9 +1,9 @@
-"""The variables of a SavedModel on disk, read without TensorFlow and without taking them into memory.
+"""The variables of a SavedModel on disk, read without TensorFlow and without loading them into memory.
 
-    variables/variables.index                 by key: dtype, shape, and where the bytes are
+    variables/variables.index                 by key: dtype, shape, and the place of the bytes
     variables/variables.data-00000-of-00001   the bytes
 
-The index is a table as LevelDB has it, uncompressed: blocks of sorted keys, a block that lists them, and a footer.
+The index is an uncompressed table in LevelDB's format: blocks of sorted keys, a block that lists them, and a footer.
 https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/util/tensor_bundle/tensor_bundle.h
 https://github.com/google/leveldb/blob/main/doc/table_format.md
 """
@@ -30,30 +30,31 @@ from tfserving.foundation.tensors import BY_NUMBER
 from tfserving.foundation.varint import read_varint
 
 INDEX = "variables/variables.index"
-# An entry has some hundred bytes.
+# An entry has about a hundred bytes.
 LARGEST_INDEX = 1 << 30
 _FOOTER = struct.Struct("<40sQ")
 _MAGIC = 0xDB4775248B80FB57
 _CHECKSUM = struct.Struct("<BI")
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-# This toolkit's versions hold what the signatures use in `used`, by its path in the model.
+# In versions of this toolkit, `used` contains the objects that the signatures use, by path in the model.
 _USED = "used"
-# Where Keras keeps a second time what has an attribute of its own, and what a model has for its training: a path
-# through one of these says little, and counts only where there is no other.
+# Attributes in which Keras stores objects a second time, and attributes that a model has for its training. A path
+# through one of these is less useful, and counts only if there is no other.
 _STORES = {"_layers", "_operations", "_functional", "_tracked", "_variables", "_trainable_variables"}
 _STORES |= {"_non_trainable_variables", "_all_variables", "variables", "trainable_variables"}
 _STORES |= {"non_trainable_variables", "weights", "keras_api"}
 _TRAINING = {"optimizer", "_optimizer", "_loss_tracker", "_compile_loss", "_compile_metrics", "_metrics", "metrics"}
-# What TensorFlow calls a variable that nobody named.
+# TensorFlow's name of a variable without a name.
 NO_NAME = re.compile(r"(Variable(_\d+)?)?")
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable on disk: its key there, what the model calls it, its name in TensorFlow, dtype and shape.
+    """A variable on disk.
 
-    `checksum`, of its bytes, differs only when the bytes differ.
+    `key` is its key in the file, `name` its path in the model, `own_name` its name in TensorFlow. `checksum` is that of
+    its bytes: different checksums mean different bytes.
     """
 
     key: str
@@ -66,19 +67,19 @@ class Variable:
 
     @property
     def content(self) -> tuple[str, tuple[int, ...], int]:
-        """What equal variables have in common, whatever their names."""
+        """The properties that equal variables share, independent of their names."""
         return self.dtype, self.shape, self.checksum
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """The number of its elements."""
         return prod(self.shape)
 
 
 class Variables(Mapping[str, Variable]):
-    """The variables in the SavedModel in a folder, by key; none when it has no file of them.
+    """The variables of the SavedModel in a folder, by key. Empty when it has no variables.
 
-    Use it in a `with` statement: their bytes are mapped, not read. Raises ExportError when the files are damaged.
+    Use it in a `with` statement: the files are mapped, not read. Raises ExportError when they are damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,13 +97,13 @@ class Variables(Mapping[str, Variable]):
             found = {key.decode(errors="backslashreplace"): _entry(data) for key, data in entries.items()}
             graph = found.pop(_GRAPH, None)
         except (KeyError, IndexError, ValueError, struct.error, DecodeError, OSError) as error:
-            raise ExportError(f"{path} is damaged, or no checkpoint of TensorFlow: {error}") from None
+            raise ExportError(f"{path} is damaged, or it is not a checkpoint of TensorFlow: {error}") from None
         if header.endianness:
-            raise ExportError(f"{path} is of a big-endian machine, which this toolkit doesn't read")
+            raise ExportError(f"{path} was written by a big-endian machine, which this toolkit doesn't support")
         try:
             own, paths = _named(self._string(graph)) if graph else ({}, {})
         except (IndexError, DecodeError, ExportError, OSError):
-            # Their keys are names, too.
+            # The keys serve as names then.
             own, paths = {}, {}
         names, places = _names(found, own, paths), {key: number for number, key in enumerate(paths)}
         for key in sorted(found, key=lambda key: (places.get(key, len(places)), key)):
@@ -124,19 +125,19 @@ class Variables(Mapping[str, Variable]):
         self.close()
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         for file in self._files.values():
             file.close()
 
     def pieces(self, variable: Variable, size: int = 1 << 24) -> Iterator[bytes]:
-        """The bytes of a variable, `size` at a time; those of strings have their lengths before them."""
+        """Yield the bytes of a variable, `size` at a time. Strings are preceded by their lengths."""
         yield from self._pieces(variable.place, size)
 
     def _pieces(self, place: tuple[int, int, int], size: int) -> Iterator[bytes]:
         shard, offset, length = place
         data = self._data(shard)
         if offset + length > len(data):
-            raise ExportError(f"{self._path(shard)} is cut short")
+            raise ExportError(f"{self._path(shard)} is truncated")
         for start in range(offset, offset + length, size):
             yield data[start : min(start + size, offset + length)]
 
@@ -152,7 +153,7 @@ class Variables(Mapping[str, Variable]):
         return self._folder / f"variables/variables.data-{shard:05d}-of-{self._shards:05d}"
 
     def _string(self, entry: tuple[str, tuple[int, ...], int, tuple[int, int, int]]) -> bytes:
-        """The only element of a tensor of strings: a varint, its checksum in four bytes, and so many bytes."""
+        """Return the only element of a string tensor: a varint with its length, a checksum of four bytes, the bytes."""
         data = b"".join(self._pieces(entry[3], 1 << 24))
         length, start = read_varint(data, 0)
         return data[start + 4 : start + 4 + length]
@@ -171,11 +172,11 @@ def _entry(data: bytes) -> tuple[str, tuple[int, ...], int, tuple[int, int, int]
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a table."""
+    """Yield the keys and values of a table."""
     handles, magic = _FOOTER.unpack(data[-_FOOTER.size :])
     if magic != _MAGIC:
-        raise ValueError("it ends as no table does")
-    # The first handle is of a block that is not used here.
+        raise ValueError("it does not end with the footer of a table")
+    # The first handle points to a block that is not used here.
     _, place = read_varint(handles, 0)
     _, place = read_varint(handles, place)
     for _, handle in _block(data, handles[place:]):
@@ -183,7 +184,7 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of the block that a handle points to. A key is written without what it shares with the last."""
+    """Yield the keys and values of the block that a handle points to. A key is stored without its common prefix."""
     offset, place = read_varint(handle, 0)
     size, _ = read_varint(handle, place)
     block = data[offset : offset + size]
@@ -191,7 +192,7 @@ def _block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     if compression:
         raise ValueError("it is compressed")
     if masked_crc32c(data[offset : offset + size + 1]) != checksum:
-        raise ValueError(f"the checksum of the block at byte {offset} is another")
+        raise ValueError(f"the checksum of the block at byte {offset} does not match")
     (restarts,) = struct.unpack_from("<I", block, len(block) - 4)
     end = len(block) - 4 * (restarts + 1)
     key, place = b"", 0
@@ -206,7 +207,7 @@ def _block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _named(graph: bytes) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """What variables are called in TensorFlow, and their paths in the model, by key, the shortest that says most."""
+    """Return the names of variables in TensorFlow, and their most useful paths in the model, by key."""
     nodes = TrackableObjectGraph.FromString(graph).nodes
     own: dict[str, str] = {}
     paths: dict[str, tuple[str, ...]] = {}
@@ -232,7 +233,7 @@ def _when(step: str) -> int:
 
 
 def _names(found: Mapping[str, Any], own: Mapping[str, str], paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """What to call each variable: its path in the model, or its own name where the path says less."""
+    """Return the name to show for each variable: its path in the model, or its own name if that is more useful."""
     often = Counter(own.values())
     names = {}
     for key in found:
@@ -246,6 +247,6 @@ def _names(found: Mapping[str, Any], own: Mapping[str, str], paths: Mapping[str,
 
 
 def _unescaped(key: str) -> str:
-    """A key without what TensorFlow adds; a slash and a dot in a name are written `.S` and `..` there."""
+    """Return a key without TensorFlow's additions. In a key, a slash and a dot of a name are `.S` and `..`."""
     key = key.removesuffix(_SUFFIX).removeprefix(f"{_USED}/")
     return re.sub(r"\.[.S]", lambda found: "/" if found[0] == ".S" else ".", key)

@@ -1,11 +1,11 @@
-"""How the variables of two versions differ, by their content: one that only has another name is equal.
+"""How the variables of two versions differ by content. A variable that only has another name counts as equal.
 
     same key, same bytes ──► equal
     other key, same bytes ──► renamed
     same key, or the same name in TensorFlow ──► changed
     the rest ──► removed, added
 
-The bytes are compared in pieces, so that versions of any size take the same memory.
+The bytes are compared in pieces, so versions of any size take the same memory.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Pair = tuple[Variable, Variable]
 
 @dataclass(frozen=True)
 class WeightChange:
-    """A variable that is not the same in both versions.
+    """A variable that differs between two versions.
 
-    `what` is added, removed, renamed (its content is equal), changed, or how dtype or shape changed. `old_name` is what
-    the old version calls it, where that is another name. Of one that changed `largest` is the largest absolute
-    difference, and `relative` the root mean square of the differences over that of the old values.
+    `what` is added, removed, renamed (its content is equal), changed, or the change of dtype or shape. `old_name` is
+    its name in the old version, if that differs. For a changed variable, `largest` is the largest absolute difference,
+    and `relative` is the root mean square of the differences divided by that of the old values.
     """
 
     variable: str
@@ -42,7 +42,7 @@ class WeightChange:
 
 
 def weight_changes(old: Path, new: Path) -> tuple[list[WeightChange], int]:
-    """The variables that differ between the SavedModels in `old` and `new`, and how many have equal content.
+    """Return the variables that differ between the SavedModels in `old` and `new`, and the number of equal ones.
 
     A renamed variable counts as equal. Raises ExportError when their files are damaged.
     """
@@ -64,7 +64,7 @@ def weight_changes(old: Path, new: Path) -> tuple[list[WeightChange], int]:
 
 
 def has_same_bytes(before: Variables, after: Variables, pair: Pair) -> bool:
-    """Whether two variables are equal, to the last bit."""
+    """Return whether two variables are equal, to the last bit."""
     old, new = pair
     return old.content == new.content and all(one == other for one, other in _pieces(before, after, pair))
 
@@ -75,7 +75,10 @@ def _paired(
     key: Callable[[Variable], Hashable],
     fits: Callable[[Variable, Variable], bool],
 ) -> list[Pair]:
-    """Pairs of one of `left` and one of `right` with the same `key` that fit; both lose them. None is no key."""
+    """Remove pairs with the same `key` that `fits` accepts from `left` and `right`, and return them.
+
+    A variable whose key is None is in no pair.
+    """
     waiting: dict[Hashable, list[Variable]] = defaultdict(list)
     for one in right.values():
         waiting[key(one)].append(one)
@@ -94,7 +97,7 @@ def _any(_: Variable, __: Variable) -> bool:
 
 
 def _own_name(*sides: Mapping[str, Variable]) -> Callable[[Variable], str | None]:
-    """The name in TensorFlow, of those that only one variable of each side has."""
+    """Return a key function: the name in TensorFlow, if at most one variable on each side has it."""
     often = [Counter(one.own_name for one in side.values()) for side in sides]
 
     def key(one: Variable) -> str | None:
@@ -108,7 +111,7 @@ def _change(before: Variables, after: Variables, pair: Pair) -> WeightChange:
     old, new = pair
     old_name = old.name if old.name != new.name else None
     if (old.dtype, old.shape) != (new.dtype, new.shape):
-        what = f"was {old.dtype} {old.shape}, now it is {new.dtype} {new.shape}"
+        what = f"from {old.dtype} {old.shape} to {new.dtype} {new.shape}"
         return WeightChange(new.name, what, old_name=old_name)
     dtype = BY_NAME.get(new.dtype)
     if dtype is None or dtype.numpy.kind in "Ob" or not new.size:
@@ -126,6 +129,6 @@ def _change(before: Variables, after: Variables, pair: Pair) -> WeightChange:
 
 
 def _pieces(before: Variables, after: Variables, pair: Pair) -> Iterator[tuple[bytes, bytes]]:
-    """The bytes of two variables, piece by piece."""
+    """Yield the bytes of two variables, piece by piece."""
     old, new = pair
     return zip_longest(before.pieces(old), after.pieces(new), fillvalue=b"")

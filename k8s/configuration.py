@@ -1,9 +1,10 @@
-"""What the servers of a cluster are told, made from models.yaml: the files of `k8s/base/config`."""
+"""Configuration files of the servers in a cluster, generated from models.yaml: the files of `k8s/base/config`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tfserving.k8s.hints import recommended
 from tfserving.serving.config import (
     MODELS_CONFIG,
     SERVE,
@@ -19,38 +20,41 @@ from tfserving.serving.models_yaml.server import ServerSettings
 
 
 def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
-    """`fleet` with the label `stable` on every model: where models.yaml says none, on the newest version.
+    """Return `fleet` with the label `stable` on every model; models without one get it on their newest version.
 
-    Raises FleetError for a model that has no version, or whose canary would have another model's name.
+    Raises FleetError for a model without a version, and for one whose canary would have the name of another model.
     """
     for name in names:
         if canary_name(name) in fleet.models:
             raise FleetError(
-                f"model {canary_name(name)!r} has the name that pods give the canary of {name!r}; rename the model"
+                f"model {canary_name(name)!r} has the name of the canary of {name!r} on a cluster. Rename the model."
             )
         if STABLE in fleet.models[name].labels:
             continue
         if not fleet.kept(name):
-            raise FleetError(f"model {name!r} has no version in {fleet.model_folder(name)}; `make export` makes one")
+            raise FleetError(
+                f"model {name!r} has no version in {fleet.model_folder(name)}. "
+                f"Export one with `{recommended(f'export build {name}')}`."
+            )
         fleet = fleet.with_labels(name, {STABLE: fleet.kept(name)[-1], **fleet.models[name].labels})
     return fleet
 
 
 def server_of_pods(fleet: Fleet) -> ServerSettings:
-    """`server:` as pods have it, which drain for as long as `kubernetes:` says."""
+    """The server settings of pods: they drain for `kubernetes.drain_seconds`."""
     return fleet.server.model_copy(update={"drain_seconds": fleet.kubernetes.drain_seconds})
 
 
 def cluster_models_config(fleet: Fleet, names: tuple[str, ...]) -> Any:
-    """ModelServerConfig: as servers of this machine have it, every model with a label `stable`.
+    """Return the ModelServerConfig of pods: that of a local server, with the label `stable` on every model.
 
-    So a newer version isn't served until a rollout moves that.
+    So a newer version isn't served until a rollout moves the label.
     """
     return models_config(labelled(fleet, names), names, in_container())
 
 
 def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
-    """The text of each file of `k8s/base` by its path below `config`."""
+    """Return the text of each file of `k8s/base` by its path below `config`."""
     return {
         **models_files(fleet, names),
         "server/monitoring.config": text(monitoring_config()),
@@ -59,10 +63,10 @@ def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def models_files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
-    """Those of them that say which models there are."""
+    """Return those of the files that depend on the models."""
     stable = fleet
     for name in names:
-        # Pods start by `stable` alone: other labels come and go with rollouts.
+        # Startup checks `stable` alone: rollouts add and remove other labels.
         stable = stable.with_labels(name, {STABLE: 1})
     health = health_script(stable, names, in_container().grpc_port, newest=False)
     return {

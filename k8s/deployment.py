@@ -1,15 +1,16 @@
-"""A fleet brought to a cluster, and taken away again.
+"""Apply a fleet to a cluster, and delete it.
 
-models.yaml is checked ──► applied by the server's own rules ──► old configuration pruned ──► READY: every pod is
+models.yaml is checked ──► server-side apply ──► every pod is READY ──► objects of the old configuration are pruned
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from tfserving.k8s.configuration import cluster_models_config
+from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map, pods
 from tfserving.k8s.patches import grace_seconds
@@ -21,7 +22,7 @@ from tfserving.k8s.rollout.target import RolloutError
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.served import Served, configured
 
-# All that the base and its components are made of; a cluster has the kinds of others when these are installed.
+# All kinds in the base and its components. A cluster has those of other projects when these are installed.
 KINDS = (
     "deployments.apps",
     "services",
@@ -37,27 +38,36 @@ KINDS = (
     "inferenceservices.serving.kserve.io",
 )
 _POLL_SECONDS = 1.0
-_ASK_SECONDS = 5.0
-# A claim is bound within that time, where there is a volume for it.
+_STATUS_SECONDS = 5.0
+# Time for a claim to be bound, where a volume for it exists.
 _PATIENCE_SECONDS = 20.0
+# A long wait that isn't on a terminal repeats its line this often.
+_REPEAT_SECONDS = 10.0
 
 
 def server_side(manager: str = MANAGER) -> tuple[str, ...]:
-    """How kubectl is to apply what it reads on stdin.
+    """Return the options of `kubectl apply` for manifests on stdin.
 
-    Rollouts write their ConfigMap, too, and the autoscaler the replicas; what models.yaml says holds.
+    Rollouts also write the ConfigMap, and the autoscaler the replicas. On a conflict, models.yaml wins.
     """
     return ("--server-side", f"--field-manager={manager}", "--force-conflicts", "--filename=-")
 
 
 def apply(
-    fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, wait: float, say: Callable[[str], None], *, dry: bool
+    fleet: Fleet,
+    names: tuple[str, ...],
+    kubectl: Kubectl,
+    wait: float,
+    log: Callable[[str], None],
+    *,
+    dry: bool,
+    changing: Callable[[], None] = lambda: None,
 ) -> str:
-    """Applies the manifests, and waits until every pod is ready; returns what kubectl said of each object.
+    """Apply the manifests, and wait until every pod is ready; return kubectl's line for each object.
 
-    With `dry` the server checks all, and nothing changes. Raises RolloutError when a rollout is under way, when
-    models.yaml would move a label that only a rollout may, when an object of such a name is somebody else's, and with
-    the reason when a pod does not come up.
+    With `dry` the cluster checks everything, and nothing changes. `changing` is called before the first change. Raises
+    RolloutError when a rollout is under way, when models.yaml would move a label that only a rollout may move, when an
+    object of that name isn't the toolkit's, and with the reason when a pod doesn't become ready.
     """
     manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
     made = objects(manifests)
@@ -65,21 +75,23 @@ def apply(
     _check_owner(manifests, kubectl)
     _check_rollouts(kubectl)
     check_labels(fleet, names, kubectl)
-    said = kubectl.run(
-        "apply", *server_side(), "--validate=strict", *(["--dry-run=server"] if dry else []), input=manifests
-    )
+    options = (*server_side(), "--validate=strict")
+    # The cluster checks all of it before any object changes.
+    checked = kubectl.run("apply", *options, "--dry-run=server", input=manifests)
     if dry:
-        return said
+        return checked
+    changing()
+    printed = kubectl.run("apply", *options, input=manifests)
     wanted = _named(made)
     if ("InferenceService", NAME) in wanted:
-        wait_until_served(kubectl, names, wait, say)
+        wait_until_served(kubectl, names, wait, log)
     else:
-        wait_until_ready(kubectl, names, wait, say)
-    return said + _prune(wanted, kubectl)
+        wait_until_ready(kubectl, names, wait, log)
+    return printed + _prune(wanted, kubectl)
 
 
 def difference(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
-    """What `apply` would change, as kubectl shows it; nothing when it would change nothing. Raises KubectlError."""
+    """Return what `apply` would change, as kubectl prints it; '' without a difference. Raises KubectlError."""
     manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
     made = objects(manifests)
     _check_kinds(made, kubectl)
@@ -93,50 +105,55 @@ def _named(made: list[Object]) -> set[tuple[str, str]]:
     return {(one["kind"], one["metadata"]["name"]) for one in made}
 
 
+def check_reachable(kubectl: Kubectl) -> None:
+    """Raise KubectlError when the cluster can't be reached."""
+    _all_kinds(kubectl)
+
+
 def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
-    """The kubectl for a call that returns when pods have ended."""
+    """Return a kubectl whose calls may take as long as pods need to terminate."""
     return kubectl.within(grace_seconds(fleet) + kubectl.seconds)
 
 
 def delete(fleet: Fleet, kubectl: Kubectl) -> str:
-    """Removes all that `apply` made and rollouts keep, and waits for pods to drain; returns what kubectl said."""
+    """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed."""
     kubectl = draining(fleet, kubectl)
-    said = kubectl.run("delete", _kinds(kubectl), f"--selector={OURS}", "--ignore-not-found")
-    said += kubectl.run("delete", "configmaps,leases", f"--selector={ROLLOUTS}", "--ignore-not-found")
-    # Pods go with their Deployment, but not at the same time.
-    return said + kubectl.run("delete", "pods", f"--selector={_PODS}", "--ignore-not-found")
+    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={OURS}", "--ignore-not-found")
+    printed += kubectl.run("delete", "configmaps,leases", f"--selector={ROLLOUTS}", "--ignore-not-found")
+    # Pods are deleted with their Deployment, but later.
+    return printed + kubectl.run("delete", "pods", f"--selector={_PODS}", "--ignore-not-found")
 
 
 def _replicas(fleet: Fleet, kubectl: Kubectl) -> int:
-    """How many pods there are to be now: as many as the autoscaler has made, between the least and the most."""
-    said, found = fleet.kubernetes, kubectl.get("deployment", NAME)
-    live = found["spec"].get("replicas", said.replicas) if found else said.replicas
-    return max(said.replicas, min(said.max_replicas, int(live)))
+    """Return the number of pods: as many as the autoscaler has now, within `replicas` and `max_replicas`."""
+    settings, found = fleet.kubernetes, kubectl.get("deployment", NAME)
+    live = found["spec"].get("replicas", settings.replicas) if found else settings.replicas
+    return max(settings.replicas, min(settings.max_replicas, int(live)))
 
 
-def _known(kubectl: Kubectl) -> set[str]:
-    """The kinds that the cluster has."""
+def _all_kinds(kubectl: Kubectl) -> set[str]:
+    """Return the kinds that the cluster has."""
     return set(kubectl.run("api-resources", "--output=name").split())
 
 
 def _kinds(kubectl: Kubectl) -> str:
-    """Those of ours."""
-    there = _known(kubectl)
+    """Return those of KINDS that the cluster has."""
+    there = _all_kinds(kubectl)
     return ",".join(kind for kind in KINDS if kind in there)
 
 
 def _check_kinds(made: list[Object], kubectl: Kubectl) -> None:
-    there = _known(kubectl)
+    there = _all_kinds(kubectl)
     needed = {"ServiceMonitor": "the Prometheus Operator", "PrometheusRule": "the Prometheus Operator"}
     needed |= {"HTTPRoute": "Gateway API", "GRPCRoute": "Gateway API", "InferenceService": "KServe"}
-    for kind, who in needed.items():
+    for kind, project in needed.items():
         lacking = not any(name.startswith(f"{kind.lower()}s.") for name in there)
         if lacking and any(one["kind"] == kind for one in made):
-            raise RolloutError(f"the cluster has no kind {kind}; {who} must be installed there")
+            raise RolloutError(f"the cluster has no kind {kind}. Install {project} there.")
 
 
 def _check_owner(manifests: str, kubectl: Kubectl) -> None:
-    """Names like `serving` may be taken; what others have made isn't overwritten."""
+    """Raise RolloutError for an object that the toolkit didn't create: names like `serving` may be taken."""
     text = kubectl.run("get", "--filename=-", "--ignore-not-found", "--output=json", input=manifests)
     if not text.strip():
         return
@@ -144,20 +161,20 @@ def _check_owner(manifests: str, kubectl: Kubectl) -> None:
     for one in found["items"] if found["kind"] == "List" else [found]:
         if (one["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") != MANAGER:
             where = f"{one['kind']} {one['metadata']['name']} of namespace {one['metadata']['namespace']}"
-            raise RolloutError(f"{where} isn't of this toolkit; give the fleet a namespace of its own")
+            raise RolloutError(f"{where} was not created by this toolkit. Set another `kubernetes.namespace`.")
 
 
 def _prune(wanted: set[tuple[str, str]], kubectl: Kubectl) -> str:
-    """Removes what isn't wanted any more; returns what kubectl said."""
-    said = ""
+    """Delete the objects that are no longer wanted; return what kubectl printed."""
+    printed = ""
     for found in _unwanted(wanted, kubectl):
         kind = f"{found['kind']}.{_group(found)}"
-        said += kubectl.run("delete", kind, found["metadata"]["name"], "--ignore-not-found")
-    return said
+        printed += kubectl.run("delete", kind, found["metadata"]["name"], "--ignore-not-found")
+    return printed
 
 
 def _unwanted(wanted: set[tuple[str, str]], kubectl: Kubectl) -> list[Object]:
-    """What an earlier `apply` made and this one doesn't; what rollouts copied of it isn't of `apply`."""
+    """Return the objects of an earlier `apply` that are no longer wanted. Copies by rollouts aren't among them."""
     unwanted = []
     for found in kubectl.select(_kinds(kubectl), OURS, "--show-managed-fields"):
         metadata = found["metadata"]
@@ -177,36 +194,36 @@ def _group(found: Object) -> str:
 _PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
 
 
-class _Look:
-    """Looks at pods that aren't ready, and asks one of them now and then what it could not load."""
+class _Waiting:
+    """The pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
 
     def __init__(self, kubectl: Kubectl, names: tuple[str, ...], track: str = STABLE) -> None:
         self._kubectl, self._names = kubectl, names
         self._selector = pods(track)
-        self._next_ask = time.monotonic() + _ASK_SECONDS
+        self._next_status = time.monotonic() + _STATUS_SECONDS
         self._seen: dict[str, float] = {}
 
-    def at_pods(self) -> None:
-        """Raises RolloutError when one of them will not come up by itself."""
-        waiting = self._waiting()
+    def check(self) -> None:
+        """Raise RolloutError when a pod won't become ready by itself."""
+        waiting = self._pods()
         now = time.monotonic()
         for pod in waiting:
             since = self._seen.setdefault(pod["metadata"]["name"], now)
             if reason := trouble(pod, self._kubectl, passing=now - since > _PATIENCE_SECONDS):
                 raise RolloutError(reason)
-        if time.monotonic() > self._next_ask and (asked := [pod for pod in waiting if running(pod)]):
-            self._next_ask = time.monotonic() + _ASK_SECONDS
-            if reason := not_loaded(asked[0], self._names, self._kubectl):
+        if time.monotonic() > self._next_status and (started := [pod for pod in waiting if running(pod)]):
+            self._next_status = time.monotonic() + _STATUS_SECONDS
+            if reason := not_loaded(started[0], self._names, self._kubectl):
                 raise RolloutError(reason)
 
     def last(self) -> str:
-        """What there is to say of the first that isn't ready, to go on with."""
-        for pod in self._waiting():
-            if said := trouble(pod, self._kubectl) or warned(pod, self._kubectl):
-                return f"; {said}"
+        """Return the trouble of the first pod that isn't ready, to append to a sentence."""
+        for pod in self._pods():
+            if text := trouble(pod, self._kubectl) or warned(pod, self._kubectl):
+                return f"; {text}"
         return ""
 
-    def _waiting(self) -> list[Object]:
+    def _pods(self) -> list[Object]:
         pods = self._kubectl.select("pods", self._selector)
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
 
@@ -215,18 +232,18 @@ def wait_until_ready(
     kubectl: Kubectl,
     names: tuple[str, ...],
     wait: float,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     name: str = NAME,
     track: str = STABLE,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Waits until a Deployment is what it is to be. Raises RolloutError with the reason when it isn't in time."""
-    deadline, told, look = time.monotonic() + wait, "", _Look(kubectl, names, track)
+    """Wait until all pods of a Deployment are new and ready. Raises RolloutError with the reason when time is up."""
+    deadline, progress, waiting = time.monotonic() + wait, _Repeated(log), _Waiting(kubectl, names, track)
     while True:
         found = kubectl.get("deployment", name)
         if found is None:
-            raise RolloutError(f"there is no Deployment {name} any more")
+            raise RolloutError(f"the Deployment {name} was deleted")
         wanted, status = found["spec"]["replicas"], found.get("status", {})
         current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
         there = status.get("updatedReplicas", 0) if current else 0
@@ -234,21 +251,19 @@ def wait_until_ready(
         if current and status.get("updatedReplicas") == status.get("availableReplicas") == wanted:
             if status.get("replicas") == wanted:
                 return
-            pods = f"{pods}, old ones leave"
-        if pods != told:
-            told = pods
-            say(f"{pods} …")
+            pods = f"{pods}, old ones terminate"
+        progress(f"{pods} …")
         if reason := refused(found):
             raise RolloutError(reason)
-        look.at_pods()
+        waiting.check()
         if time.monotonic() > deadline:
-            raise RolloutError(f"after {wait:g} s {pods}{look.last()} (--wait says how long)")
+            raise RolloutError(f"after {wait:g} s {pods}{waiting.last()}. --wait sets the time limit.")
         pause(_POLL_SECONDS)
 
 
-def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, say: Callable[[str], None]) -> None:
-    """Waits until KServe has made the pods and calls its service ready. Raises RolloutError with the reason if not."""
-    deadline, told, look = time.monotonic() + wait, "", _Look(kubectl, names)
+def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None]) -> None:
+    """Wait until KServe reports its service as ready. Raises RolloutError with the reason when time is up."""
+    deadline, progress, waiting = time.monotonic() + wait, _Repeated(log), _Waiting(kubectl, names)
     while True:
         found = kubectl.get("inferenceservice", NAME) or {}
         conditions = found.get("status", {}).get("conditions", [])
@@ -257,18 +272,29 @@ def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, say
         waits = [
             f"{one['type']}: {one.get('message') or one.get('reason')}" for one in conditions if one["status"] != "True"
         ]
-        text = f"InferenceService {NAME} isn't ready: {'; '.join(waits) or 'KServe says nothing of it yet'}"
-        if text != told:
-            told = text
-            say(f"{text} …")
-        look.at_pods()
+        text = f"InferenceService {NAME} isn't ready: {'; '.join(waits) or 'KServe reports no status yet'}"
+        progress(f"{text} …")
+        waiting.check()
         if time.monotonic() > deadline:
-            raise RolloutError(f"after {wait:g} s: {text}{look.last()}")
+            raise RolloutError(f"after {wait:g} s: {text}{waiting.last()}. --wait sets the time limit.")
         time.sleep(_POLL_SECONDS)
 
 
+class _Repeated:
+    """Prints a line when it changes, and the same line again every few seconds."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log, self._text, self._printed = log, "", 0.0
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if text != self._text or now - self._printed >= _REPEAT_SECONDS:
+            self._text, self._printed = text, now
+            self._log(text)
+
+
 def rollouts(kubectl: Kubectl) -> dict[str, State]:
-    """The state of every model's last rollout, by its ConfigMap. Raises RolloutError when one can't be read."""
+    """Return the state of every model's last rollout, by ConfigMap. Raises RolloutError when one can't be read."""
     return {
         str(found["metadata"]["name"]): state
         for found in kubectl.select("configmaps", ROLLOUTS)
@@ -277,12 +303,12 @@ def rollouts(kubectl: Kubectl) -> dict[str, State]:
 
 
 def labels(kubectl: Kubectl) -> dict[str, dict[str, int]]:
-    """The labels of each model that pods start with; of none when nothing is applied. Raises RolloutError."""
+    """Return the labels of each model that pods start with; {} when nothing is applied. Raises RolloutError."""
     return _labels(served(kubectl))
 
 
 def served(kubectl: Kubectl) -> tuple[Served, ...]:
-    """What pods start with, the canaries under names of their own; nothing when nothing is applied.
+    """Return what pods serve when they start, canaries under their own names; () when nothing is applied.
 
     Raises RolloutError.
     """
@@ -291,33 +317,41 @@ def served(kubectl: Kubectl) -> tuple[Served, ...]:
 
 
 def _labels(served: Iterable[Served]) -> dict[str, dict[str, int]]:
-    """All labels by model: those of its canary, too."""
-    said: dict[str, dict[str, int]] = {}
+    """Return all labels by model, including those of its canary."""
+    found: dict[str, dict[str, int]] = {}
     for one in served:
-        said.setdefault(one.model, {}).update(one.labels)
-    return said
+        found.setdefault(one.model, {}).update(one.labels)
+    return found
 
 
 def _check_rollouts(kubectl: Kubectl) -> None:
     for state in rollouts(kubectl).values():
         if not state.over:
-            raise RolloutError(f"a rollout is under way: {state}; `rollout status {state.model}` says how far")
+            raise RolloutError(
+                f"a rollout is under way: {state}. Wait for its end, or take it back with "
+                f"`{recommended(f'rollout abort {state.model} --cluster')}`."
+            )
 
 
 def check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None:
-    """What pods serve is moved by rollouts, which tell them; pods read the ConfigMap when they start."""
+    """Raise RolloutError when models.yaml moves a label: running pods learn of it from a rollout only."""
     before = labels(kubectl)
     if not before:
         return
     after = _labels(configured(cluster_models_config(fleet, names)))
     if before.keys() != after.keys():
         raise RolloutError(
-            f"the cluster serves {', '.join(sorted(before))}, models.yaml has {', '.join(sorted(after))}: pods that "
-            "run would not know; `tfserving k8s delete` and `apply` start them anew"
+            f"the cluster serves {', '.join(sorted(before))}, and models.yaml has {', '.join(sorted(after))}. Running "
+            f"pods can't change their models. `{recommended('k8s delete')}`, then "
+            f"`{recommended('k8s apply')}` replaces the pods."
         )
-    for name, said in after.items():
-        if said != before[name]:
+    for name, wanted in after.items():
+        if wanted != before[name]:
             raise RolloutError(
-                f"the cluster has {name} with the labels {before[name]}, models.yaml says {said}: "
-                f"`tfserving k8s rollout start {name} VERSION --cluster` moves them"
+                f"labels of {name}: the cluster has {_shown(before[name])}, models.yaml has {_shown(wanted)}. "
+                f"Move them with `{recommended(f'rollout start {name} --cluster')}`."
             )
+
+
+def _shown(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{label}={version}" for label, version in labels.items()) or "none"

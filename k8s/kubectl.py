@@ -1,4 +1,4 @@
-"""kubectl, which knows every way to sign in to a cluster: objects read and written, and pods reached, through it."""
+"""Read and write objects, and reach pods, through kubectl, which supports every way to sign in to a cluster."""
 
 from __future__ import annotations
 
@@ -16,81 +16,100 @@ from typing import Any
 
 from tfserving.foundation import programs
 
-# An object as the API has it.
+# An object as the API returns it.
 Object = dict[str, Any]
 _FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
+_INSTALL = "https://kubernetes.io/docs/tasks/tools/"
 _FORWARD_SECONDS = 20.0
 _TRIES = 5
 _LOGGED = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ ")
+# The addresses that kubectl tries without a kubeconfig: nothing is configured.
+_UNCONFIGURED = re.compile(r"server (localhost|127\.0\.0\.1):8080 was refused")
+_NO_CONTEXT = re.compile(r"context was not found for specified context: (.*)|context \"(.*)\" does not exist")
+_BAD_CONFIG = re.compile(r"error loading config file|invalid configuration:|stat .*: no such file")
+# How client-go and net/http word a server that can't be reached.
+_UNREACHABLE = re.compile(
+    r"connection to the server .* was refused|Unable to connect to the server|connection refused|no such host"
+    r"|i/o timeout|TLS handshake timeout|no route to host|network is unreachable|connection reset by peer"
+    r"|Client\.Timeout exceeded|the server is currently unable to handle the request"
+)
 
 
 class KubectlError(Exception):
-    """A cluster can't be asked, or refuses; the text has kubectl's own words."""
+    """kubectl fails; the text contains its own message."""
+
+
+class SetupError(KubectlError):
+    """kubectl isn't installed, or its configuration is wrong: no call was made."""
+
+
+class UnreachableError(KubectlError):
+    """The cluster can't be reached."""
 
 
 class ConflictError(KubectlError):
-    """Somebody else has changed the object, or made it, in the meantime."""
+    """The object was changed, or created, by somebody else in the meantime."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl in one namespace of one context; the current ones when not given. A call may take `seconds`."""
+    """kubectl in one namespace of one context (default: the current ones). A call may take `seconds`."""
 
     namespace: str | None = None
     context: str | None = None
     seconds: float = 60.0
 
     def within(self, seconds: float) -> Kubectl:
-        """This, where a call may take that long."""
+        """The same kubectl with another time limit for each call."""
         return replace(self, seconds=seconds)
 
     def run(self, *words: str, input: str | None = None, codes: tuple[int, ...] = (0,)) -> str:  # noqa: A002 - as subprocess calls it
-        """What `kubectl WORDS` prints.
+        """Run `kubectl WORDS`; return its stdout.
 
-        Raises KubectlError when its exit code is none of `codes`, or it takes too long.
+        Raises SetupError, UnreachableError (also when the call takes too long), ConflictError, or KubectlError when the
+        exit code is not in `codes`.
         """
         called = f"kubectl {words[0]}"
         try:
             done = programs.run([*self._command(), *words], self.seconds, input or "")
         except FileNotFoundError:
-            raise KubectlError("kubectl isn't on PATH; Kubernetes' own pages say how to install it") from None
+            raise SetupError(f"kubectl is not on PATH. Install it: {_INSTALL}") from None
         except OSError as error:
-            raise KubectlError(f"{called} can't be run: {error.strerror}") from None
-        except programs.OverTimeError as error:
-            raise KubectlError(
-                f"{called}: {error}; does the cluster answer, and is kubectl signed in? `kubernetes.kubectl_seconds` "
-                "in models.yaml gives a call more time"
+            raise SetupError(f"cannot run {called}: {error.strerror}") from None
+        except programs.OverTimeError:
+            raise UnreachableError(
+                f"{called} got no response within {self.seconds:g} s. Check that the cluster is up and that kubectl is "
+                "signed in. `kubernetes.kubectl_seconds` in models.yaml raises the limit."
             ) from None
         if done.cut:
             raise KubectlError(f"{called} prints more than {programs.MOST_BYTES} bytes")
         if done.code not in codes:
-            said = _without_log(done.stderr.strip() or done.stdout.strip())
-            kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", said) else KubectlError
-            raise kind(f"{called}: {said or f'exit code {done.code}'}")
+            printed = _without_log(done.stderr.strip() or done.stdout.strip()) or f"exit code {done.code}"
+            raise _failure(called, printed)
         return done.stdout
 
     def get(self, kind: str, name: str) -> Object | None:
-        """One object; None when there is none of that name. Raises KubectlError."""
+        """Return one object; None when no object has that name. Raises KubectlError."""
         text = self.run("get", kind, name, "--ignore-not-found", "--output=json")
         return _object(text) if text.strip() else None
 
     def select(self, kind: str, selector: str = "", *words: str) -> list[Object]:
-        """The objects that have these labels. Raises KubectlError."""
+        """Return the objects with these labels. Raises KubectlError."""
         text = self.run("get", kind, f"--selector={selector}", "--output=json", *words)
         return list(_object(text).get("items") or [])
 
     def create(self, made: Mapping[str, Any]) -> Object:
-        """Makes an object. Raises ConflictError when there is one of that name."""
+        """Create an object. Raises ConflictError when an object has that name."""
         return _object(self.run("create", "--filename=-", "--output=json", input=json.dumps(made)))
 
     def replace(self, changed: Mapping[str, Any]) -> Object:
-        """Replaces an object that was read before. Raises ConflictError when it was changed since."""
+        """Replace an object that was read before. Raises ConflictError when it has changed since."""
         return _object(self.run("replace", "--filename=-", "--output=json", input=json.dumps(changed)))
 
     def change(self, kind: str, name: str, change: Callable[[Object], Object]) -> None:
-        """Reads an object and writes what `change` makes of it, again when somebody else was quicker.
+        """Read an object, and write what `change` returns for it; retry when the object changed in between.
 
-        Raises ConflictError when that is so five times, KubectlError when there is no such object.
+        Raises ConflictError after five conflicts, KubectlError when the object doesn't exist.
         """
         for tries in range(_TRIES):
             found = _object(self.run("get", kind, name, "--output=json"))
@@ -105,12 +124,12 @@ class Kubectl:
                     raise
 
     def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
-        """Merges `change` into an object. Raises KubectlError."""
+        """Merge `change` into an object. Raises KubectlError."""
         self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}")
 
     @contextlib.contextmanager
     def forward(self, pod: str, *ports: int) -> Iterator[list[int]]:
-        """Ports of this machine's loopback address that lead to `ports` of a pod. Raises KubectlError."""
+        """Forward ports of this machine's loopback address to `ports` of a pod. Raises KubectlError."""
         command = [
             *self._command(),
             "port-forward",
@@ -125,21 +144,24 @@ class Kubectl:
         try:
             yield self._forwarded(process, pod, len(ports))
         finally:
-            # With what it has signed in by, and whether or not it hears.
+            # With the sign-in program that it started, and even when it ignores SIGTERM.
             programs.end_group(process)
             assert process.stdout
             process.stdout.close()
 
     def _forwarded(self, process: subprocess.Popen[bytes], pod: str, count: int) -> list[int]:
         assert process.stdout is not None
-        said, deadline = "", time.monotonic() + _FORWARD_SECONDS
-        while len(found := _FORWARDED.findall(said)) < count:
+        printed, deadline = "", time.monotonic() + _FORWARD_SECONDS
+        while len(found := _FORWARDED.findall(printed)) < count:
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            # Not by lines: what is in a file's buffer, select doesn't know of.
+            # Not line by line: select doesn't see what is in a file's buffer.
             data = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
             if not data:
-                raise KubectlError(f"pod {pod} can't be reached: {said.strip() or 'kubectl port-forward says nothing'}")
-            said += data.decode(errors="replace")
+                reason = (
+                    _without_log(printed.strip()) or f"kubectl port-forward printed nothing in {_FORWARD_SECONDS:g} s"
+                )
+                raise UnreachableError(f"cannot reach pod {pod}: {reason}")
+            printed += data.decode(errors="replace")
         return [int(port) for port in found]
 
     def _command(self) -> list[str]:
@@ -152,17 +174,37 @@ class Kubectl:
 
 
 def _object(text: str) -> Object:
-    """An object that kubectl printed. Raises KubectlError when it is none."""
+    """Parse an object that kubectl printed. Raises KubectlError when the text is not an object."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise KubectlError(f"kubectl prints no JSON: {error}") from None
+        raise KubectlError(f"kubectl printed no valid JSON: {error}") from None
     if not isinstance(found, dict):
-        raise KubectlError("kubectl prints no object")
+        raise KubectlError("kubectl printed JSON that is not an object")
     return found
 
 
-def _without_log(said: str) -> str:
-    """What kubectl says, without the lines that its library logs before it (`E1125 08:56:10.1 …`)."""
-    lines = [line for line in said.splitlines() if not _LOGGED.match(line)]
-    return "\n".join(lines) or said
+def _failure(called: str, printed: str) -> KubectlError:
+    """The error of a call that printed this and failed."""
+    if _UNCONFIGURED.search(printed):
+        return SetupError(
+            "kubectl has no cluster configured. Set KUBECONFIG, or create a cluster, for example with kind."
+        )
+    if match := _NO_CONTEXT.search(printed):
+        name = match[1] or match[2]
+        return SetupError(f"kubectl has no context {name!r}. `kubectl config get-contexts` lists the contexts.")
+    if _BAD_CONFIG.search(printed):
+        return SetupError(f"kubectl's configuration is wrong: {printed.removeprefix('error: ')}")
+    if _UNREACHABLE.search(printed):
+        reason = printed.partition(" - did you specify")[0].removeprefix("Unable to connect to the server: ")
+        return UnreachableError(
+            f"cannot reach the cluster: {reason}. Check that it runs, and `kubectl config current-context`."
+        )
+    kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", printed) else KubectlError
+    return kind(f"{called}: {printed}")
+
+
+def _without_log(printed: str) -> str:
+    """The output of kubectl without the lines that its library logs before (`E1125 08:56:10.1 …`)."""
+    lines = [line for line in printed.splitlines() if not _LOGGED.match(line)]
+    return "\n".join(lines) or printed

@@ -1,4 +1,4 @@
-"""What the objects of the server are called, and the labels that its pods are known by."""
+"""Names and labels of the objects in a cluster."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import re
 NAME = "serving"
 MANAGER = "tensorflow-serving-toolkit"
 INSTANCE = "app.kubernetes.io/instance"
-# Pods are of the Deployment that serves, or of the second one that a rollout makes.
+# A pod belongs to the Deployment that serves, or to the second one that a rollout creates.
 TRACK = "tensorflow-serving-toolkit/track"
 STABLE, CANARY = "stable", "canary"
-# What all objects have that `apply` makes.
+# The labels of all objects that `apply` creates.
 OURS = f"{INSTANCE}={NAME},app.kubernetes.io/managed-by={MANAGER}"
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 _LABEL = re.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LONGEST = 40
-# What a rollout keeps of itself.
+# The labels of the objects in which a rollout keeps its state.
 ROLLOUT_LABELS = {INSTANCE: NAME, "app.kubernetes.io/component": "rollout"}
 ROLLOUTS = ",".join(f"{label}={value}" for label, value in ROLLOUT_LABELS.items())
 
 
 def config_map(track: str) -> str:
-    """The ConfigMap with what pods of a track begin with."""
+    """The ConfigMap that pods of a track read when they start."""
     return f"{NAME}-models" if track == STABLE else f"{NAME}-{track}-models"
 
 
 def rollout(model: str) -> str:
-    """The ConfigMap with the state of a model's rollouts, and the Lease of whoever rolls it out.
+    """The name of the ConfigMap with the state of a model's rollouts, and of the Lease of the shell that rolls it out.
 
-    No other model has the same: a model whose name can't be part of an object's has a hash behind a dot, which the
-    others don't have.
+    The name is unique. A model whose name can't be part of an object's name gets a dot and a hash, which other names
+    don't contain.
     """
     if _LABEL.fullmatch(model) and len(model) <= _LONGEST:
         return f"{NAME}-rollout-{model}"

@@ -1,4 +1,4 @@
-"""What models.yaml changes in the manifests of `k8s/base` and its components, as kustomize's patches."""
+"""The settings of models.yaml as kustomize patches for `k8s/base` and its components."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ Patch = dict[str, Any]
 
 
 def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]:
-    """All of them, for a server with these flags."""
-    said = fleet.kubernetes
+    """Return all patches, for a server with these flags. `replicas` overrides `kubernetes.replicas`."""
+    settings = fleet.kubernetes
+    scale = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
     made = [
-        _changes("Deployment", _deployment(fleet, flags, replicas or said.replicas)),
-        _changes(
-            "HorizontalPodAutoscaler", {"/spec/minReplicas": said.replicas, "/spec/maxReplicas": said.max_replicas}
-        ),
+        _changes("Deployment", _deployment(fleet, flags, replicas or settings.replicas)),
+        _changes("HorizontalPodAutoscaler", scale),
     ]
     if image := _image(fleet):
         made.append(_changes("Deployment", {f"{_CONTAINER}/image": image}))
@@ -39,19 +38,19 @@ def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]
         "monitoring": _monitoring,
         "gateway": _gateway,
     }
-    for component in said.ordered:
+    for component in settings.ordered:
         if component in components:
             made += components[component](fleet)
     return made
 
 
 def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]:
-    said = fleet.kubernetes
+    settings = fleet.kubernetes
     return {
         "/spec/replicas": replicas,
-        f"{_CONTAINER}/resources/requests": {"cpu": said.cpu, "memory": said.memory},
-        f"{_CONTAINER}/resources/limits/memory": said.memory,
-        f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": said.drain_seconds,
+        f"{_CONTAINER}/resources/requests": {"cpu": settings.cpu, "memory": settings.memory},
+        f"{_CONTAINER}/resources/limits/memory": settings.memory,
+        f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": settings.drain_seconds,
         "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
         **({f"{_CONTAINER}/command": [f"/usr/bin/{PROGRAM}"]} if has_embedded(fleet) else {}),
@@ -59,26 +58,26 @@ def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]
 
 
 def grace_seconds(fleet: Fleet) -> int:
-    """How long a pod may take to end.
+    """Return how many seconds a pod may take to terminate.
 
-    It serves for `drain_seconds` more after it has left the Services. Then requests in flight end, for as long again.
+    After it has left the Services, it serves for `drain_seconds`. Then requests in flight get the same time again.
     """
     return 2 * fleet.kubernetes.drain_seconds + 10
 
 
 def has_embedded(fleet: Fleet) -> bool:
-    """Whether pods have the embedded server."""
+    """Return whether pods run the embedded server."""
     return "embedded" in fleet.kubernetes.components or is_embedded(_image(fleet) or "")
 
 
 def _image(fleet: Fleet) -> str | None:
-    """The image, where it isn't what the components say."""
-    said = fleet.kubernetes
-    if said.image or "embedded" in said.components:
-        return said.image
-    if {"volume", "object-store"} & set(said.components):
-        # Models come from elsewhere, so it is the one that Docker runs them in.
-        return fleet.server.image or (f"{IMAGE}-gpu" if "gpu" in said.components else IMAGE)
+    """Return the image; None for that of the base or its components."""
+    settings = fleet.kubernetes
+    if settings.image or "embedded" in settings.components:
+        return settings.image
+    if {"volume", "object-store"} & set(settings.components):
+        # The image contains no models, so it is the one that Docker runs.
+        return fleet.server.image or (f"{IMAGE}-gpu" if "gpu" in settings.components else IMAGE)
     return None
 
 
@@ -116,7 +115,7 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
     if store.secret:
         common["envFrom"] = [{"secretRef": {"name": store.secret}}]
     args = [store.url.rstrip("/"), "/models", "--config=/config/models/models.config", f"--newest={store.newest}"]
-    # A pod whose volume has more than its size is evicted, so the versions don't get to it.
+    # A pod whose volume exceeds its size is evicted, so the versions stay below it.
     args.append(f"--max-bytes={_bytes(store.size) * 95 // 100}")
     later = [*args, f"--interval={store.interval}", "--alive=/tmp/alive"]
     yield _pod(
@@ -138,61 +137,61 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
 
 
 def _monitoring(fleet: Fleet) -> Iterator[Patch]:
-    said = fleet.kubernetes.monitoring
+    settings = fleet.kubernetes.monitoring
     rule = "/spec/groups/0/rules"
     failing, slow = f"{rule}/0/expr", f"{rule}/1/expr"
-    yield _changes("PrometheusRule", {failing: errors(said.error_rate), slow: slower(said.p99_ms)})
-    if said.labels:
+    yield _changes("PrometheusRule", {failing: errors(settings.error_rate), slow: slower(settings.p99_ms)})
+    if settings.labels:
         for kind in ("ServiceMonitor", "PrometheusRule"):
-            metadata = {"name": NAME, "labels": said.labels}
+            metadata = {"name": NAME, "labels": settings.labels}
             yield _merged({"apiVersion": "monitoring.coreos.com/v1", "kind": kind, "metadata": metadata})
-    # What the component has added to the base's rules.
+    # The rule that the component adds to those of the base.
     peer = "/spec/ingress/1/from/0/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
-    yield _changes("NetworkPolicy", {peer: said.namespace})
+    yield _changes("NetworkPolicy", {peer: settings.namespace})
 
 
 def _gateway(fleet: Fleet) -> Iterator[Patch]:
-    said = fleet.kubernetes.gateway
-    assert said
-    parents = [{"name": said.name, "namespace": said.namespace}]
-    for kind, host in (("HTTPRoute", said.hostname), ("GRPCRoute", said.grpc_host)):
+    settings = fleet.kubernetes.gateway
+    assert settings
+    parents = [{"name": settings.name, "namespace": settings.namespace}]
+    for kind, host in (("HTTPRoute", settings.hostname), ("GRPCRoute", settings.grpc_host)):
         yield _changes(kind, {"/spec/parentRefs": parents, "/spec/hostnames": [host]})
     peer = "/spec/ingress/0/from/2/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
-    yield _changes("NetworkPolicy", {peer: said.namespace})
+    yield _changes("NetworkPolicy", {peer: settings.namespace})
 
 
 _JOBS = f'job=~"{NAME}|{NAME}-canary"'
 _COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
-# Status and metadata that are read over REST are counted, too.
+# The counters also count reads of status and metadata over REST.
 _INFERENCE = f'API=~"(?i)({"|".join(INFERENCE)})"'
 
 
 def errors(rate: float) -> str:
-    """When more than this part of a model's inference requests fails, in PromQL."""
+    """Return the PromQL of the alert: more than this share of a model's inference requests fails."""
     by = "sum by (namespace, job, model_name)"
     failed = f'rate({_COUNT}{{{_JOBS}, status!="OK"}}[5m])'
-    answered = f"rate({_LATENCY}_count{{{_JOBS}, {_INFERENCE}}}[5m])"
-    return f"{by} ({failed}) / {by} ({failed} or {answered}) > {rate:g}"
+    succeeded = f"rate({_LATENCY}_count{{{_JOBS}, {_INFERENCE}}}[5m])"
+    return f"{by} ({failed}) / {by} ({failed} or {succeeded}) > {rate:g}"
 
 
 def slower(milliseconds: float) -> str:
-    """When one in a hundred of a model's inference requests takes longer, in PromQL, whose histogram is in µs."""
+    """Return the PromQL of the alert: one in a hundred inference requests takes longer. The histogram is in µs."""
     rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_JOBS}, {_INFERENCE}}}[5m]))"
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
 
 
 def _bytes(size: str) -> int:
-    """The bytes of `10Gi`, as `kubernetes.object_store.size` has it."""
+    """Return the bytes of a size like `10Gi` (`kubernetes.object_store.size`)."""
     return int(size[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[size[-2:]]
 
 
 def _changes(kind: str, values: dict[str, Any]) -> Patch:
-    """Puts values in the place of others, or where there are none, by their paths."""
+    """Set values by their paths."""
     return _operations(kind, [{"op": "add", "path": path, "value": value} for path, value in values.items()])
 
 
 def _added(kind: str, path: str, value: str) -> Patch:
-    """Adds a value to the end of a list."""
+    """Append a value to a list."""
     return _operations(kind, [{"op": "add", "path": path, "value": value}])
 
 
@@ -201,10 +200,10 @@ def _operations(kind: str, operations: list[dict[str, Any]]) -> Patch:
 
 
 def _pod(spec: dict[str, Any]) -> Patch:
-    """Merges this into the pods of the Deployment."""
+    """Merge this into the pods of the Deployment."""
     template = {"spec": {"template": {"spec": spec}}}
     return _merged({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME}, **template})
 
 
-def _merged(said: dict[str, Any]) -> Patch:
-    return {"patch": json.dumps(said)}
+def _merged(content: dict[str, Any]) -> Patch:
+    return {"patch": json.dumps(content)}

@@ -1,6 +1,6 @@
-"""What becomes of pods, in words: from what the API says of them, their events, their logs, and their own status pages.
+"""Why a pod isn't ready, from the API, its events, its logs and the status of its server.
 
-A pod that can't come up by itself ends the waiting for it; what may still come right is told when time is up.
+A reason that won't go away by itself ends the wait for the pod. One that may go away is reported when the time is up.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tfserving.clients import connect
-from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import ServingError
+from tfserving.clients.results import VersionStatus
 from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 from tfserving.serving.engines.exit_codes import meaning
 
 REST_PORT = 8501
 _NO_THREAD = "creation via pthread_create() failed"
-_NO_THREADS = "the node's limit of processes is too low: the kubelet's `podPidsLimit` (docs/kubernetes.md)"
-_ASK_SECONDS = 5.0
+_NO_THREADS = "the node limits the processes of a pod too much: raise the kubelet's `podPidsLimit` (docs/kubernetes.md)"
+_STATUS_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
 GRPC_PORT = 8500
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
@@ -28,9 +28,9 @@ _NOT_MADE = ("CreateContainerConfigError", "CreateContainerError", "RunContainer
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a pod does not come up; the last lines of `container` say more.
+    """Why a pod isn't ready; the last lines of the log of `container` explain more.
 
-    What is `passing` may end by itself: a claim is bound, a cluster gets another node.
+    `passing` trouble may end by itself: a claim is bound, the cluster gets another node.
     """
 
     text: str
@@ -39,15 +39,15 @@ class Trouble:
 
 
 def ready(pod: Object) -> bool:
-    """Whether a pod gets requests."""
+    """Return whether a pod gets requests."""
     conditions = pod.get("status", {}).get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def trouble(pod: Object, kubectl: Kubectl, *, passing: bool = True) -> str | None:
-    """Why a pod does not come up by itself, with the last lines of what has ended; None while it may still.
+    """Return why a pod won't become ready by itself, with the last lines of a container that ended; else None.
 
-    Without `passing` what may end by itself is none.
+    With `passing` False, trouble that may end by itself is ignored.
     """
     found = found_in(pod)
     if found is None or (found.passing and not passing):
@@ -60,44 +60,44 @@ def trouble(pod: Object, kubectl: Kubectl, *, passing: bool = True) -> str | Non
 
 
 def found_in(pod: Object) -> Trouble | None:
-    """Why a pod does not come up by itself, as far as the API knows; None while it may still.
+    """Return why a pod won't become ready by itself, from its status alone; None while it may.
 
-    Names of reasons are those of the kubelet and the scheduler
+    The reasons are those of the kubelet and the scheduler
     (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/).
     """
     name, status = pod["metadata"]["name"], pod.get("status", {})
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            said = condition.get("message", condition.get("reason"))
-            return Trouble(f"pod {name} finds no node: {said}", passing=True)
+            reason = condition.get("message", condition.get("reason"))
+            return Trouble(f"no node fits pod {name}: {reason}", passing=True)
     if status.get("phase") == "Failed" and status.get("message"):
         return Trouble(f"pod {name}: {status.get('reason')}: {status['message']}")
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         waiting = container["state"].get("waiting", {})
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _NO_IMAGE:
-            return Trouble(f"pod {name}: image {container['image']} can't be had: {reason}: {message}")
+            return Trouble(f"pod {name}: cannot pull image {container['image']}: {reason}: {message}")
         if reason in _NOT_MADE:
-            return Trouble(f"pod {name}: its container can't be made: {message}")
+            return Trouble(f"pod {name}: cannot create the container {container['name']}: {message}")
         ended = container.get("lastState", {}).get("terminated") or container["state"].get("terminated")
         if ended and ended.get("reason") == "OOMKilled":
-            return Trouble(f"pod {name} ran out of memory; `kubernetes.memory` gives it more")
+            return Trouble(f"pod {name} ran out of memory. Raise `kubernetes.memory` in models.yaml.")
         if ended and ended.get("exitCode") and container["restartCount"]:
             what = name if container["name"] in _CONTAINERS else f"{name}, container {container['name']},"
-            return Trouble(f"pod {what} ends with {meaning(ended['exitCode'])}", container["name"])
+            return Trouble(f"pod {what} ended with {meaning(ended['exitCode'])}", container["name"])
     return None
 
 
 def refused(deployment: Object) -> str | None:
-    """Why the API server makes no pods of a Deployment: a quota, Pod Security; None when it does."""
+    """Return why the API server rejects the pods of a Deployment (a quota, Pod Security); None when it doesn't."""
     for condition in deployment.get("status", {}).get("conditions", []):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return f"no pod can be made: {condition.get('message', condition.get('reason'))}"
+            return f"the cluster rejects the pods: {condition.get('message', condition.get('reason'))}"
     return None
 
 
 def running(pod: Object) -> bool:
-    """Whether the server in a pod runs, ready or not."""
+    """Return whether the server in a pod runs, ready or not."""
     return any(
         one["name"] in _CONTAINERS and "running" in one["state"]
         for one in pod.get("status", {}).get("containerStatuses", [])
@@ -105,7 +105,7 @@ def running(pod: Object) -> bool:
 
 
 def warned(pod: Object, kubectl: Kubectl) -> str | None:
-    """The last warning about a pod: a probe that failed, a volume that can't be mounted; None when there is none."""
+    """Return the last warning event of a pod (a failed probe, a volume that can't be mounted); None without one."""
     name = pod["metadata"]["name"]
     with contextlib.suppress(KubectlError):
         found = kubectl.select("events", "", f"--field-selector=involvedObject.name={name},type=Warning")
@@ -117,37 +117,37 @@ def warned(pod: Object, kubectl: Kubectl) -> str | None:
 
 @dataclass(frozen=True)
 class Served:
-    """What a pod's server has of a model: its versions, and by label which one that is."""
+    """What a pod serves of a model: its versions, and the version of each label."""
 
     versions: tuple[VersionStatus, ...]
     labels: Mapping[str, int]
 
 
 def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -> dict[str, Served]:
-    """What a pod's server serves of models, and of their labels that are asked for.
+    """Return what a pod serves of each model in `labels`, with the versions of these labels.
 
-    Nothing of those that the server doesn't know, or when it doesn't answer. Over gRPC, which its metrics page doesn't
-    count.
+    Models that the server doesn't have are left out; so are all when it doesn't respond. The calls use gRPC, which the
+    metrics page doesn't count.
     """
-    said: dict[str, Served] = {}
+    by_name: dict[str, Served] = {}
     with (
         contextlib.suppress(KubectlError),
         kubectl.forward(pod["metadata"]["name"], GRPC_PORT) as (port,),
-        connect(f"grpc://127.0.0.1:{port}", timeout=_ASK_SECONDS) as client,
+        connect(f"grpc://127.0.0.1:{port}", timeout=_STATUS_SECONDS) as client,
     ):
-        for name, asked in labels.items():
+        for name, wanted in labels.items():
             found: dict[str, int] = {}
-            for label in asked:
-                # The status says nothing of labels; the metadata that a label has says its version.
+            for label in wanted:
+                # The status has no labels. The metadata of a label contains its version.
                 with contextlib.suppress(ServingError):
                     found[label] = client.metadata(name, label=label).version
             with contextlib.suppress(ServingError):
-                said[name] = Served(tuple(client.status(name)), found)
-    return said
+                by_name[name] = Served(tuple(client.status(name)), found)
+    return by_name
 
 
 def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | None:
-    """The error of a model that a pod's server could not load, as its status says it; None when there is none."""
+    """Return the error of a model that a pod could not load, from its status; None when there is none."""
     for name, found in served(pod, dict.fromkeys(names, ()), kubectl).items():
         for version in found.versions:
             if version.failed:
@@ -156,10 +156,10 @@ def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | Non
 
 
 def _printed(kubectl: Kubectl, pod: str, container: str) -> str:
-    """What a container that ended printed last; nothing when that isn't kept."""
+    """Return the last lines that a container printed; '' when the cluster has no log of it."""
     for words in (["--previous"], []):
         with contextlib.suppress(KubectlError):
-            said = kubectl.run("logs", pod, f"--container={container}", f"--tail={READ_LINES}", *words)
-            if said.strip():
-                return said
+            printed = kubectl.run("logs", pod, f"--container={container}", f"--tail={READ_LINES}", *words)
+            if printed.strip():
+                return printed
     return ""

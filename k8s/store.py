@@ -1,7 +1,7 @@
-"""An object store with published versions, read without trust: below a URL that fsspec knows, MODEL/VERSION.
+"""An object store with published versions, below a URL that fsspec supports: URL/MODEL/VERSION.
 
-Whoever writes to the store decides what is there, so each version is read as its manifest says, within bounds: a file
-is refused as soon as it is larger, and a manifest before anything is fetched if it isn't right.
+The content of the store isn't trusted. A manifest is validated before any file is fetched. A file is read up to the
+size in the manifest, and rejected as soon as it is larger.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # A store that isn't there is reported within a minute, not within botocore's ten.
 _S3 = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}}}
 _CHUNK = 1 << 20
-# What a store's library reads ahead, and so keeps in memory.
+# How much a store's library reads ahead, and so keeps in memory.
 _BLOCK = 8 << 20
 
 
 class SyncError(Exception):
-    """The store can't be read, or a version there isn't whole; the text says which."""
+    """The store can't be read, or a version in it is incomplete."""
 
 
 class AbsentError(SyncError):
-    """Something isn't in the store."""
+    """A file or folder isn't in the store."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a version may have: bytes of all its files, and files."""
+    """Limits of a version: bytes of all its files, and number of files."""
 
     size: int = 64 << 30
     files: int = 10_000
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a version: its SHA-256 and its bytes."""
+    """A file of a version: its SHA-256 and its size in bytes."""
 
     sha256: str
     size: int
@@ -52,22 +52,22 @@ class File:
 
 @dataclass(frozen=True)
 class Listing:
-    """A version's manifest, and what it lists."""
+    """A version's manifest, and the files that it lists."""
 
     manifest: bytes
     files: dict[str, File]
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files, the manifest included."""
         return len(self.manifest) + sum(entry.size for entry in self.files.values())
 
 
 class Store:
-    """The versions below a URL that fsspec knows."""
+    """The versions below a URL that fsspec supports."""
 
     def __init__(self, url: str) -> None:
-        """Raises SyncError when the URL is none, or needs a package that isn't installed."""
+        """Raises SyncError when the URL is invalid, or needs a package that isn't installed."""
         from fsspec.core import url_to_fs
 
         self.url = url.rstrip("/")
@@ -75,30 +75,30 @@ class Store:
             self._system, root = url_to_fs(self.url, **(_S3 if url.startswith("s3://") else {}))
         except (ImportError, ValueError) as error:
             raise SyncError(f"{url}: {error}") from None
-        # Libraries keep what they have listed, for every store of the same options.
+        # Libraries cache listings, for every store with the same options.
         self._system.invalidate_cache()
         self._root = str(root).rstrip("/")
         protocol = self._system.protocol
-        # The only store with links, which lead out of it, and pipes.
+        # The only store with pipes, and with links, which may lead out of it.
         self._is_disk = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
     def models(self) -> list[str]:
-        """The names of the models. Raises SyncError."""
+        """Return the names of the models. Raises SyncError."""
         return sorted(name for name in self._folders("") if MODEL.fullmatch(name))
 
     def versions(self, model: str) -> list[int]:
-        """The versions of a model, oldest first, those that are still being published, too. Raises SyncError."""
+        """Return the versions of a model, oldest first, including those still being published. Raises SyncError."""
         return sorted(int(name) for name in self._folders(f"/{model}") if is_version(name) and not name.startswith("0"))
 
     def complete(self, model: str, version: int) -> bool:
-        """Whether all of a version was published: `tfserving export publish` writes saved_model.pb last."""
-        with self._asked(f"{self.url}/{model}"):
+        """Return whether all of a version is published: `tfserving export publish` writes saved_model.pb last."""
+        with self._reading(f"{self.url}/{model}"):
             return bool(self._system.exists(f"{self._root}/{model}/{version}/{SAVED_MODEL}"))
 
     def listing(self, model: str, version: int, limits: Limits) -> Listing:
-        """A version's manifest, and what it lists. Raises SyncError when it isn't right."""
+        """Return a version's manifest, and the files that it lists. Raises SyncError when it is invalid."""
         where = f"{self.url}/{model}/{version}"
-        with self._opened(f"{model}/{version}", MANIFEST, where) as file, self._asked(where):
+        with self._opened(f"{model}/{version}", MANIFEST, where) as file, self._reading(where):
             data = file.read(LARGEST_BYTES + 1)
         try:
             manifest = Manifest(data, f"{where}/{MANIFEST}")
@@ -122,9 +122,9 @@ class Store:
         return listing
 
     def fetch(self, model: str, version: int, listing: Listing, into: Path) -> None:
-        """Copies what a version's manifest lists, and compares it.
+        """Copy the files that a version's manifest lists, and check their size and SHA-256.
 
-        Raises SyncError for what the store has, and OSError when it can't be written.
+        Raises SyncError for a fault in the store, and OSError when a file can't be written.
         """
         for name, entry in listing.files.items():
             self._copy(f"{model}/{version}", name, entry, into / name)
@@ -133,15 +133,15 @@ class Store:
 
     def _folders(self, path: str) -> list[str]:
         try:
-            with self._asked(self.url + path):
+            with self._reading(self.url + path):
                 found = self._system.ls(self._root + path, detail=True)
         except AbsentError:
             return []
         return [str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
 
     def _size(self, version: str, name: str, where: str) -> int:
-        """The bytes of a file as the store has it, for a manifest that doesn't say. Raises SyncError."""
-        with self._asked(where, name):
+        """Return the size of a file in the store, for a manifest without sizes. Raises SyncError."""
+        with self._reading(where, name):
             return int(self._system.info(f"{self._root}/{version}/{name}")["size"])
 
     def _copy(self, version: str, name: str, entry: File, local: Path) -> None:
@@ -150,55 +150,58 @@ class Store:
         digest, size = hashlib.sha256(), 0
         with local.open("wb") as copy, self._opened(version, name, where, entry.size) as file:
             while True:
-                with self._asked(where, name):
+                with self._reading(where, name):
                     chunk = file.read(min(_CHUNK, entry.size + 1 - size))
                 if not chunk:
                     break
                 size += len(chunk)
                 if size > entry.size:
-                    raise SyncError(f"{where} is not whole: {name!r} has more bytes than the manifest says")
+                    raise SyncError(
+                        f"{where} is incomplete: {name!r} is larger than the {entry.size} bytes of the manifest"
+                    )
                 digest.update(chunk)
                 copy.write(chunk)
         if (size, digest.hexdigest()) != (entry.size, entry.sha256):
             raise SyncError(
-                f"{where} is not whole: {name!r} has {size} bytes of SHA-256 {digest.hexdigest()}, the manifest says "
-                f"{entry.size} of {entry.sha256}"
+                f"{where} is incomplete: {name!r}: got {size} bytes of SHA-256 {digest.hexdigest()}, expected "
+                f"{entry.size} bytes of {entry.sha256}"
             )
 
     @contextmanager
     def _opened(self, version: str, name: str, where: str, size: int | None = None) -> Iterator[BinaryIO]:
-        """A file of a version, to read. Raises SyncError, also when it hasn't the size that is given."""
+        """Open a file of a version. Raises SyncError, also when its size isn't the given one."""
         remote = f"{self._root}/{version}/{name}"
-        with self._asked(where, name):
+        with self._reading(where, name):
             found = self._system.info(remote)
             there = found.get("size")
             if found["type"] != "file":
-                raise SyncError(f"{where} is not whole: {name!r} is not a file")
+                raise SyncError(f"{where} is incomplete: {name!r} is not a file")
             if self._is_disk and not _within(remote, f"{self._root}/{version}"):
-                raise SyncError(f"{where} is not whole: {name!r} is a link out of the version")
+                raise SyncError(f"{where} is incomplete: {name!r} is a link out of the version")
             if size is not None and there is not None and there != size:
-                raise SyncError(f"{where} is not whole: {name!r} has {there} bytes, the manifest says {size}")
+                raise SyncError(f"{where} is incomplete: {name!r}: got {there} bytes, expected {size}")
             file = self._system.open(remote, "rb", block_size=_BLOCK)
         with file:
             yield file
 
     @contextmanager
-    def _asked(self, where: str, name: str = "it") -> Iterator[None]:
-        """Whatever the store's library raises becomes a SyncError."""
+    def _reading(self, where: str, name: str = "") -> Iterator[None]:
+        """Raise a SyncError for any error of the store's library."""
         try:
             yield
         except SyncError:
             raise
         except FileNotFoundError:
-            raise AbsentError(f"{where} is not whole: {name!r} isn't there") from None
+            missing = f"{where} is incomplete: {name!r} is missing" if name else f"{where} does not exist"
+            raise AbsentError(missing) from None
         except Exception as error:
-            raise SyncError(f"{where} can't be read: {_words(error)}") from error
+            raise SyncError(f"cannot read {where}: {_first_line(error)}") from error
 
 
 def _within(path: str, folder: str) -> bool:
-    """Whether a path of this machine stays in a folder, wherever links lead."""
+    """Return whether a path of this machine is in a folder, after links are resolved."""
     return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
 
 
-def _words(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return next(iter((str(error) or type(error).__name__).splitlines()), type(error).__name__)

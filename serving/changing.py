@@ -1,7 +1,7 @@
-"""The right to change what a fleet's servers serve, which one shell has at a time.
+"""The lock for changing what a fleet's servers serve, which one command holds at a time.
 
-`labels`, `reload` and `up` read models.yaml, change servers by it, and write it: two at once would undo each other's
-changes. Rollouts of several models go on beside each other, and share it.
+`labels`, `serve reload` and `serve up` read models.yaml, change servers, and write models.yaml. Two at once would undo
+each other's changes. Rollouts of several models run at the same time and share the lock.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tfserving.foundation.command.hints import typed
 from tfserving.serving.engines import EngineError
 
 _POLL_SECONDS = 0.1
@@ -22,10 +23,10 @@ _POLL_SECONDS = 0.1
 def changing(
     file: Path, wait: float = 0.0, say: Callable[[str], None] | None = None, *, shared: bool = False
 ) -> Iterator[None]:
-    """The right to change the fleet of models.yaml `file`, waited for up to `wait` seconds; `say` is told of the wait.
+    """Hold the lock of models.yaml `file`. Wait up to `wait` seconds for it; `say` receives a line then.
 
-    It is a lock of the file's folder, which needs no file of its own and goes when the process ends. `shared`, others
-    may share it. Raises EngineError when another shell has it.
+    The lock is on the file's folder, so it needs no file of its own and is released when the process ends. With
+    `shared` others can share it. Raises EngineError when another command holds it.
     """
     try:
         handle = os.open(file.resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
@@ -36,11 +37,11 @@ def changing(
         while not _locked(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
                 raise EngineError(
-                    f"another shell changes what the servers of {file} serve, or rolls a version out "
-                    "(`tfserving k8s rollout status MODEL`); run the command again when it is done"
+                    f"another command is changing the servers of {file}, or rolling out a version "
+                    f"(`{typed('rollout status', fleet=file)}`). Run this command again when it is done"
                 )
             if say and not told:
-                say(f"Waiting for another shell that changes what the servers of {file} serve …")
+                say(f"Waiting for another command that changes the servers of {file} …")
                 told = True
             time.sleep(_POLL_SECONDS)
         yield
@@ -54,6 +55,6 @@ def _locked(handle: int, how: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        # A file system that has no locks of folders. What is written to models.yaml is compared with what was read.
+        # A file system without locks of folders. Before models.yaml is written, it is compared with what was read.
         return True
     return True

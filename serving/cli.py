@@ -1,38 +1,72 @@
-"""The command `tfserving serve`: runs model servers over the fleet, and changes what they serve."""
+"""The command `tfserving serve`: a group that runs a server itself when its first argument is no subcommand."""
 
 from __future__ import annotations
 
-import click
+from typing import Any
 
-from tfserving.serving.commands.change import config, labels, reload
-from tfserving.serving.commands.compose import compose
-from tfserving.serving.commands.image import image
-from tfserving.serving.commands.local import check, example, list_fleet, run
-from tfserving.serving.commands.options import Commands
-from tfserving.serving.commands.stay import down, logs, restart, status, up
+import click
+from click.shell_completion import CompletionItem
+
+from tfserving.foundation.command.group import Group
+from tfserving.serving.commands.foreground import foreground
+from tfserving.serving.commands.logs import logs
+from tfserving.serving.commands.reload import reload
+from tfserving.serving.commands.status import status
+from tfserving.serving.commands.up import down, restart, up
+
+_NAMES_A_COMMAND = f"{__name__}.names_a_command"
+
+
+class _Serve(Group):
+    """`serve [MODEL]...` or `serve COMMAND`. A model that is called like a command comes after `--`."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the options of `serve [MODEL]...`; with a subcommand the group has none."""
+        # A subcommand gets the parameters of its group for its own usage line.
+        own = ctx.command is self and not ctx.meta.get(_NAMES_A_COMMAND)
+        return foreground.get_params(ctx) if own else []
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the name of a subcommand, or models and options."""
+        # A shell that completes the first word needs the names of the subcommands.
+        ctx.meta[_NAMES_A_COMMAND] = args[0] in self.commands if args else ctx.resilient_parsing
+        if ctx.meta[_NAMES_A_COMMAND]:
+            return super().parse_args(ctx, args)
+        ctx.allow_interspersed_args = True
+        return foreground.parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand or the server."""
+        return super().invoke(ctx) if ctx.meta[_NAMES_A_COMMAND] else foreground.invoke(ctx)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write both uses."""
+        formatter.write_usage(ctx.command_path, "[OPTIONS] [MODEL]...")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", " " * len("Usage: "))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the names of the subcommands and the options of `serve [MODEL]...`."""
+        return [*super().shell_complete(ctx, incomplete), *foreground.shell_complete(ctx, incomplete)]
 
 
 @click.group(
-    cls=Commands,
+    cls=_Serve,
     epilog="""\b
 Examples:
-  tfserving serve run                       the whole fleet, on the best engine there is
-  tfserving serve run digits --port 9500    one model, gRPC on another port
-  tfserving serve up                        the fleet in a container that stays
-  tfserving serve labels set digits canary=2
-  tfserving serve config --check            what is wrong with models.yaml
-  tfserving serve fleet --json              what models.yaml comes to
-
-\b
-Exit codes: 0 done, or a server stopped by Ctrl-C or SIGTERM; 1 a server did not become ready, or ended by
-itself; 2 something was wrong before anything started: the usage, models.yaml, the engine, a port; 130 Ctrl-C
-before a server was ready.""",
+  tfserving serve                        all models, on the best engine here
+  tfserving serve digits --port 9500     one model, gRPC on another port
+  tfserving serve --host 0.0.0.0         let other machines in
+  tfserving serve up                     all models, in a container that stays
+  tfserving serve -- up                  a model that is called up""",
 )
 def main() -> None:
-    """Runs a TensorFlow model server over the models of models.yaml."""
+    """Run TensorFlow Serving over the models of models.yaml.
+
+    Without COMMAND, the server runs until Ctrl-C or SIGTERM. Models without a
+    version are exported first. If a model can't be loaded or a port is taken,
+    nothing is left running.
+    """
 
 
-_SERVERS = (run, up, down, status, logs, restart)
-_CONFIGURATION = (config, labels, reload)
-for _command in (*_SERVERS, *_CONFIGURATION, compose, image, list_fleet, check, example):
+for _command in (up, down, restart, reload, status, logs):
     main.add_command(_command)

@@ -1,8 +1,8 @@
-"""The model server's configuration, made from models.yaml with TensorFlow Serving's own messages.
+"""The model server's configuration, generated from models.yaml with TensorFlow Serving's own messages.
 
 models.yaml ──► server_config ──► models.config, batching_parameters.txt, monitoring.config, ssl.config,
-platform_config.pbtxt, health.sh, serve.sh: the files of one folder
-└──► flags of tensorflow_model_server, or of the embedded server, which name these files
+platform_config.pbtxt, health.sh, serve.sh: files in one folder
+└──► flags of tensorflow_model_server, or of the embedded server, that name these files
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from tfserving.serving.models_yaml.server import Batching, ServerSettings, TlsFi
 from tfserving.serving.served import all_served
 
 MODELS_CONFIG = "models.config"
-# The entry point of TensorFlow Serving: it waits for requests in flight before the server ends.
+# The script that starts TensorFlow Serving and waits for requests in flight before the server ends.
 SERVE = "serve.sh"
 METRICS_PATH = "/monitoring/prometheus/metrics"
-# How often a server looks for new versions, and the embedded server for a change of models.config.
+# How often a server checks for new versions, and the embedded server for a new models.config.
 POLL_SECONDS = 1
-# TensorFlow Serving logs some lines each time that it reads models.config. It reads it only where the call that reloads
-# it can't be sent: with TLS, whose client certificates are not the toolkit's.
+# TensorFlow Serving logs some lines each time it reads models.config. So it polls the file only if the reload call
+# can't be sent: with TLS, because the toolkit has no client certificate.
 POLL_SECONDS_WITH_TLS = 10
-# Between the end of a drain and SIGKILL.
+# Seconds between the end of a drain and SIGKILL.
 _SECONDS_TO_END = 10
-# A server without requests polls its folders: that may take so many hundredths of a second of CPU time in each second.
+# CPU time of a server without requests, which polls its folders, in hundredths of a second for each second.
 _BACKGROUND = 2
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a server finds things: gRPC and REST ports, the folder of the files here, the folder of each model.
+    """The ports and paths of a server: `config` is the folder with its configuration, `models` the one with all models.
 
-    `models` is the folder that all models are in.
+    `model` returns the folder of a model.
     """
 
     grpc_port: int
@@ -61,9 +61,9 @@ class Places:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Files, text by name, and the flags that name them.
+    """Files, as text by name, and flags.
 
-    `poll_seconds` is how often the server reads models.config; 0 when a call changes what it serves.
+    `poll_seconds` is the interval at which the server reads models.config; 0 if a call changes what it serves.
     """
 
     files: Mapping[str, str]
@@ -72,18 +72,18 @@ class ServerConfig:
 
 
 def in_container(grpc_port: int = 8500, rest_port: int = 8501) -> Places:
-    """The places in a container: the image's own ports, `/config`, `/models/NAME`."""
+    """Return the places in a container: the image's own ports, `/config`, `/models/NAME`."""
     return Places(grpc_port, rest_port, "/config", "/models", lambda name: f"/models/{name}")
 
 
 def on_host(fleet: Fleet, grpc_port: int, rest_port: int, config: Path) -> Places:
-    """The places of a process of this machine."""
+    """Return the places of a process on this machine."""
     models = str(fleet.folder.absolute())
     return Places(grpc_port, rest_port, str(config), models, lambda name: str(fleet.model_folder(name)))
 
 
 def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embedded: bool) -> ServerConfig:
-    """The files and flags of a server of the models `names`: the embedded one, or TensorFlow Serving.
+    """Return the files and flags of a server for the models `names`: the embedded one, or TensorFlow Serving.
 
     Raises FleetError when a file of `server.tls` can't be read.
     """
@@ -98,11 +98,11 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
         "model_config_file": _place(places, MODELS_CONFIG),
         "model_config_file_poll_wait_seconds": poll_seconds,
         "file_system_poll_wait_seconds": POLL_SECONDS,
-        # A version with a label is on disk; a server that still loads it would refuse to start.
+        # Otherwise a server that is still loading a version with a label doesn't start.
         "allow_version_labels_for_unavailable_models": True,
-        # A model that can't be loaded is an error to show at once, not in five minutes.
+        # Report a model that can't be loaded at once, not after five minutes.
         "max_num_load_retries": 0,
-        # Probes that don't wait for predictions, and that the metrics page doesn't count.
+        # Probes that don't wait for predictions and aren't counted on the metrics page.
         "enable_grpc_healthcheck_service": True,
         **(_embedded_flags(server, places) if embedded else _tensorflow_serving_flags(server)),
     }
@@ -120,30 +120,30 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
         flags["enable_batching"] = True
     if server.gpu_memory_fraction and not embedded:
         flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
-    # A fleet may say what only the embedded server needs, and be served by either.
+    # models.yaml may contain flags of the embedded server only, and either server may run.
     flags.update({name: value for name, value in server.flags.items() if embedded or name not in EMBEDDED})
     return ServerConfig(files, tuple(f"--{name}={_flag(value)}" for name, value in flags.items()), poll_seconds)
 
 
 def container_config(fleet: Fleet, names: tuple[str, ...]) -> ServerConfig:
-    """As `server_config`, in a container of the image that models.yaml names."""
+    """Return the files and flags of a server in a container of `server.image`. See `server_config`."""
     return server_config(fleet, names, in_container(), embedded=is_embedded(fleet.server.image_name))
 
 
 def health_check(fleet: Fleet, names: tuple[str, ...], places: Places) -> str:
-    """The script of the health check. It can't speak TLS, which gRPC has with `server.tls`, and REST never has."""
+    """Return the script of the health check. It has no TLS, so with `server.tls` it uses REST."""
     if fleet.server.tls:
         return health_script_over_rest(fleet, names, places.rest_port)
     return health_script(fleet, names, places.grpc_port)
 
 
 def entry_point(places: Places, *, embedded: bool) -> tuple[str, ...]:
-    """What flags follow: the program of a server. TensorFlow Serving, which doesn't drain, is started by a script."""
+    """Return the program of a server, without flags. TensorFlow Serving doesn't drain, so a script starts it."""
     return (PROGRAM,) if embedded else ("bash", _place(places, SERVE), PROGRAM)
 
 
 def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:
-    """What the embedded server gets alone: nobody changes by a call what it serves, it polls models.config."""
+    """Return flags of the embedded server only. It polls models.config, so the reload call is off."""
     return {
         "enable_reload_config": False,
         "reload_base_paths": places.models,
@@ -152,10 +152,10 @@ def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]
 
 
 def _tensorflow_serving_flags(server: ServerSettings) -> dict[str, object]:
-    """What TensorFlow Serving gets alone.
+    """Return flags of TensorFlow Serving only.
 
-    Its defaults are 4 threads for each CPU. It refuses gRPC calls beyond them, and REST metadata waits behind
-    predictions (seen on TensorFlow Serving 2.20).
+    Its defaults are 4 threads for each CPU. It refuses gRPC calls beyond them, and REST metadata waits for predictions
+    (seen on TensorFlow Serving 2.20).
     """
     return {
         "grpc_max_threads": server.grpc_max_threads,
@@ -164,12 +164,12 @@ def _tensorflow_serving_flags(server: ServerSettings) -> dict[str, object]:
 
 
 def grace_seconds(server: ServerSettings) -> int:
-    """How long a server gets to end after SIGTERM: longer than it drains."""
+    """Return the seconds between SIGTERM and SIGKILL: longer than the drain."""
     return math.ceil(server.drain_seconds) + _SECONDS_TO_END
 
 
 def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:
-    """ModelServerConfig: for `--model_config_file`."""
+    """Return the ModelServerConfig for `--model_config_file`."""
     config = ModelServerConfig()
     for one in all_served(fleet, names):
         model = fleet.models[one.model]
@@ -188,7 +188,7 @@ def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:
 
 
 def batching_config(batching: Batching) -> Any:
-    """BatchingParameters: for `--batching_parameters_file`."""
+    """Return the BatchingParameters for `--batching_parameters_file`."""
     config = BatchingParameters(
         allowed_batch_sizes=batching.allowed_batch_sizes, pad_variable_length_inputs=batching.pad_variable_length_inputs
     )
@@ -206,12 +206,12 @@ def batching_config(batching: Batching) -> Any:
 
 
 def monitoring_config() -> Any:
-    """MonitoringConfig: for `--monitoring_config_file`."""
+    """Return the MonitoringConfig for `--monitoring_config_file`."""
     return MonitoringConfig(prometheus_config={"enable": True, "path": METRICS_PATH})
 
 
 def ssl_config(tls: TlsFiles) -> Any:
-    """SSLConfig: for `--ssl_config_file`; the PEM texts are inside. Raises FleetError."""
+    """Return the SSLConfig for `--ssl_config_file`, which contains the PEM texts. Raises FleetError."""
     config = SSLConfig(client_verify=tls.verify_clients)
     for field, key in (("server_key", "key"), ("server_cert", "certificate"), ("custom_ca", "client_ca")):
         path: Path | None = getattr(tls, key)
@@ -223,10 +223,10 @@ def ssl_config(tls: TlsFiles) -> Any:
 
 
 def platform_config(server: ServerSettings) -> Any | None:
-    """PlatformConfigMap: for `--platform_config_file`; None when flags can say all there is.
+    """Return the PlatformConfigMap for `--platform_config_file`; None if flags are enough.
 
-    Memory growth has no flag. With this file the real server ignores the flags for batching and sessions, so it says
-    these as well (`main.cc` of https://github.com/tensorflow/serving).
+    Memory growth has no flag. With this file TensorFlow Serving ignores its flags for batching and sessions, so the
+    file contains them, too (`main.cc` of https://github.com/tensorflow/serving).
     """
     if not server.gpu_memory_growth:
         return None
@@ -250,19 +250,19 @@ def platform_config(server: ServerSettings) -> Any | None:
 
 
 def serve_script(server: ServerSettings, places: Places) -> str:
-    """The bash script that runs TensorFlow Serving and ends it when no request is in flight. See serve.sh.
+    """Return the bash script that runs TensorFlow Serving and ends it when no request is in flight. See serve.sh.
 
     `DRAIN_SECONDS` in its environment replaces `server.drain_seconds`.
     """
     ports = " ".join(f"{port:04X}" for port in (places.grpc_port, places.rest_port))
-    # A request may wait for others, without a connection that has bytes and without CPU time.
+    # A request that waits for a batch uses no CPU time, and its connection has no bytes.
     quiet = 1 + math.ceil(server.batching.batch_timeout_micros / 1e6) if server.batching else 1
     return draining_script(
         server,
         f"""\
-# As /proc/net/tcp has them: gRPC, REST.
+# The gRPC and REST ports in the format of /proc/net/tcp.
 ports=" {ports} "
-# Hundredths of a second: for how long a server does nothing that has no request, and what it computes meanwhile.
+# In hundredths of a second: how long a server without requests is quiet, and the CPU time that it may use meanwhile.
 quiet={100 * quiet}
 background={_BACKGROUND * quiet}
 
@@ -271,7 +271,7 @@ background={_BACKGROUND * quiet}
 
 
 def draining_script(server: ServerSettings, in_flight: str) -> str:
-    """The script that runs a program and drains it; `in_flight` has the functions for what is in flight there."""
+    """Return the script that runs a program and drains it; `in_flight` defines how it detects requests."""
     return f"""\
 #!/bin/bash
 # Seconds.

@@ -1,10 +1,10 @@
-"""The health check that runs in a server's own container: a bash script.
+"""The health check that runs in a server's container: a bash script.
 
-The tensorflow/serving image has bash and no client of gRPC or HTTP, so the script sends fixed bytes over `/dev/tcp`.
-It requests the metadata of every model and label, which only a loaded version has: the status is OK for a version that
-failed, too. A canary under a name of its own doesn't count: one that fails is no reason to keep a server from the
-clients of the others. gRPC serves metadata beside predictions and doesn't count it as a request of a model; REST queues
-it behind them, and counts it (seen on TensorFlow Serving 2.20).
+The image tensorflow/serving has bash but no gRPC or HTTP client, so the script sends fixed bytes over `/dev/tcp`. It
+requests the metadata of every model and label, which only a loaded version has; the status is OK even for a version
+that failed. A canary under a name of its own doesn't count, because a canary that fails must not take the server away
+from clients of other versions. Over gRPC, metadata doesn't wait for predictions and isn't counted as a request. Over
+REST it waits and is counted (seen on TensorFlow Serving 2.20).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.served import Served, served
 
 HEALTH = "health.sh"
-# Where the health check says, for a node exporter's textfile collector, what TensorFlow Serving's own page doesn't.
+# Where the health check writes the memory, which TensorFlow Serving's metrics page lacks, for a node exporter.
 METRICS_FOLDER = "/metrics"
 MEMORY_METRIC = "tensorflow_serving_resident_memory_bytes"
 _METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -27,9 +27,9 @@ _END_STREAM, _END_HEADERS = 1, 4
 _MEMORY = f"""\
 #!/bin/bash
 export LC_ALL=C
-# A server that hangs up is reported below.
+# A closed connection is reported below.
 trap '' PIPE
-# What the server has in memory, for the exporter that Compose runs beside it.
+# The memory of the server, for the exporter that Compose runs beside it.
 if [ -w {METRICS_FOLDER} ]; then
     kilobytes=0
     for status in /proc/[0-9]*/status; do
@@ -41,9 +41,9 @@ if [ -w {METRICS_FOLDER} ]; then
     mv {METRICS_FOLDER}/memory.new {METRICS_FOLDER}/memory.prom
 fi
 """
-_GRPC = r"""# Whether each model is loaded: `check WHAT REQUEST` calls GetModelMetadata over gRPC.
-# The response is binary, and a read ends at each NUL. Metadata has the type SignatureDefMap. An error has two headers
-# with a NUL between them, grpc-status and grpc-message.
+_GRPC = r"""# `check NAME REQUEST` calls GetModelMetadata over gRPC and exits with 1 if the model isn't loaded.
+# The response is binary, and `read` stops at each NUL. Metadata contains the type SignatureDefMap. An error has two
+# headers with a NUL between them, grpc-status and grpc-message.
 check() {{
     exec 3<>/dev/tcp/127.0.0.1/{port} || exit 1
     printf "$start$2" >&3 2>/dev/null
@@ -53,17 +53,17 @@ check() {{
         more=$?
         case $part in
             *tensorflow.serving.SignatureDefMap*) return ;;
-            # No thread is left for this call. So the server is busy; it opened gRPC when its models were loaded.
+            # All threads are busy, so the server works. It opened gRPC when its models were loaded.
             *'Server Threadpool Exhausted'*) return ;;
             *grpc-message*)
-                # Its length, of one to three bytes, then its text.
+                # The length, in one to three bytes, then the text.
                 part=${{part#*grpc-message}}
                 part=${{part#$'\177'[$'\200'-$'\377']}}
                 part=${{part#$'\177'}}
                 part=${{part#?}}
                 echo "$1: ${{part//[![:print:]]/}}"
                 exit 1 ;;
-            # Nothing comes after the message.
+            # Nothing follows the message.
             *grpc-status*) seconds=0.1 ;;
         esac
     done
@@ -73,11 +73,11 @@ check() {{
 start={start}
 """
 _REST = """\
-# Whether each model is loaded: requests its metadata over REST.
+# Request the metadata of each model over REST, and exit with 1 if one isn't loaded.
 for path in {paths}; do
     exec 3<>/dev/tcp/127.0.0.1/{port} || exit 1
     printf 'GET %s HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' "$path" >&3 2>/dev/null
-    read -r -t 5 line <&3 || {{ echo "$path: no answer"; exit 1; }}
+    read -r -t 5 line <&3 || {{ echo "$path: no response"; exit 1; }}
     case $line in
         *" 200 "*) ;;
         *) echo "$path: $line"; exit 1 ;;
@@ -87,9 +87,9 @@ done
 
 
 def health_script(fleet: Fleet, names: tuple[str, ...], grpc_port: int, *, newest: bool = True) -> str:
-    """A script that exits with 0 when every model, and the version of each of its labels, is loaded.
+    """Return a script that exits with 0 when every model, and the version of each of its labels, is loaded.
 
-    Without `newest` the labels have to do. gRPC must have no TLS.
+    Without `newest` only the labels are checked. gRPC must not use TLS.
     """
     checks = ""
     for name in names:
@@ -100,9 +100,10 @@ def health_script(fleet: Fleet, names: tuple[str, ...], grpc_port: int, *, newes
 
 
 def health_script_over_rest(fleet: Fleet, names: tuple[str, ...], rest_port: int) -> str:
-    """As `health_script`, where gRPC can't be used.
+    """Return such a script for a server with TLS on gRPC.
 
-    Labels count by their versions: TensorFlow Serving counts a label that isn't set yet as a failed request.
+    It requests versions instead of labels, because TensorFlow Serving counts a label that isn't set yet as a failed
+    request.
     """
     paths = []
     for name in names:
@@ -113,17 +114,17 @@ def health_script_over_rest(fleet: Fleet, names: tuple[str, ...], rest_port: int
 
 
 def _own(fleet: Fleet, name: str) -> Served:
-    """What is served under the model's own name."""
+    """Return what is served under the model's own name."""
     return served(fleet, name)[0]
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame of HTTP/2: length, type, flags, stream (https://www.rfc-editor.org/rfc/rfc9113#section-4.1)."""
+    """Return a frame of HTTP/2: length, type, flags, stream (https://www.rfc-editor.org/rfc/rfc9113#section-4.1)."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def _field(name: str, value: str) -> bytes:
-    """A header, literal, not indexed, name and value as they are (https://www.rfc-editor.org/rfc/rfc7541#section-6.2.2).
+    """Return a literal header, not indexed, not compressed (https://www.rfc-editor.org/rfc/rfc7541#section-6.2.2).
 
     Lengths of one byte are below 127 (section 5.1).
     """
@@ -131,7 +132,7 @@ def _field(name: str, value: str) -> bytes:
 
 
 def _request(name: str, label: str) -> bytes:
-    """The message of a call, and its end."""
+    """Return the message of a call, and its end."""
     request = GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = name
     if label:
@@ -141,7 +142,7 @@ def _request(name: str, label: str) -> bytes:
     return _frame(_DATA, _END_STREAM, 1, b"\0" + len(message).to_bytes(4, "big") + message)
 
 
-# What a client's connection begins with (https://www.rfc-editor.org/rfc/rfc9113#section-3.4), and the call's headers.
+# The begin of a connection (https://www.rfc-editor.org/rfc/rfc9113#section-3.4), and the call's headers.
 _START = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     + _frame(_SETTINGS, 0, 0, b"")
@@ -160,7 +161,7 @@ _START = (
 
 
 def _escaped(data: bytes) -> str:
-    """`data` as a word of the shell that is a format of `printf`."""
+    """Return `data` as a quoted format of `printf` in a shell."""
     plain = (byte for byte in range(0x20, 0x7F) if chr(byte) not in "\\%'")
     characters = {byte: chr(byte) for byte in plain}
     return "'" + "".join(characters.get(byte, f"\\{byte:03o}") for byte in data) + "'"

@@ -1,4 +1,4 @@
-"""What the toolkit keeps for its own later commands, read back: half of it, or anything else, is never believed."""
+"""Reading files that the toolkit wrote for its own later commands, and refusing any that were changed or cut."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tfserving.foundation.files import read_text
 from tfserving.foundation.messages import ModelServerConfig
 from tfserving.serving.engines import EngineError
 
-# No file that the toolkit keeps is a tenth as large.
+# The largest file that the toolkit writes is below a tenth of this.
 LARGEST_BYTES = 16 << 20
 Kept = TypeVar("Kept")
 
 
 class KeptError(Exception):
-    """What was kept can't be read; the text says why, in one line."""
+    """A file can't be read; the text is the reason, in one line."""
 
 
 def read(path: Path) -> str:
-    """The text that is kept at `path`. Raises FileNotFoundError, and KeptError for whatever else is wrong."""
+    """Return the text of the file `path`. Raises FileNotFoundError, and KeptError for any other problem."""
     try:
         return read_text(path, LARGEST_BYTES)
     except FileNotFoundError:
@@ -37,29 +37,29 @@ def read(path: Path) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Writing what is kept at `path`: what the disk refuses becomes an EngineError."""
+    """Raise an error of writing the file `path` as an EngineError."""
     try:
         yield
     except OSError as error:
         raise EngineError(
-            f"{path} can't be written: {error.strerror or error}; it is kept in $XDG_STATE_HOME, or in ~/.local/state "
-            "where that isn't set"
+            f"{path} can't be written: {error.strerror or error}. Set XDG_STATE_HOME to a writable folder; the default "
+            "is ~/.local/state"
         ) from None
 
 
 def parsed(text: str, kind: type[Kept]) -> Kept:
-    """The dataclass whose JSON `text` is. Raises KeptError."""
+    """Return the dataclass of the JSON `text`. Raises KeptError."""
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
-        raise KeptError(f"{where}: {problem['msg']}" if where else str(problem["msg"])) from None
+        raise KeptError(f"wrong value for {where}" if where else "it is not valid JSON, or is cut off") from None
 
 
 def models_config(text: str) -> Any:
-    """The ModelServerConfig that `text` is. Raises KeptError."""
+    """Return the ModelServerConfig of a text proto. Raises KeptError."""
     try:
         return text_format.Parse(text, ModelServerConfig())
     except (text_format.ParseError, RecursionError) as error:
-        raise KeptError(f"it is no ModelServerConfig: {error}") from None
+        raise KeptError(f"it is not a ModelServerConfig: {error}") from None

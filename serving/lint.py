@@ -1,4 +1,4 @@
-"""What is wrong with a fleet's configuration, found before anything starts: `tfserving serve config --check`."""
+"""Errors in a fleet's configuration, found before anything starts: `tfserving config --check`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from tfserving.foundation.command.hints import typed
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST, WARMUP
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
@@ -25,20 +26,20 @@ from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_na
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
 from tfserving.serving.served import loaded
 
-# What the embedded server's container takes with a small model, idle; TensorFlow Serving's takes less.
+# Memory of the embedded server's container with a small model, idle. TensorFlow Serving's uses less.
 SERVER_BYTES = 350 << 20
 # `verify` sends 32 requests at a time. TensorFlow Serving 2.20 refused some of them with 8 and 16 threads, and none
 # with 36 and 64.
 FEWEST_THREADS = 64
 _LARGEST_PEM = 1 << 20
-# With this flag TensorFlow Serving batches those versions that have this file.
+# With this flag TensorFlow Serving batches only versions that have this file.
 OWN_BATCHING = "enable_per_model_batching_parameters"
 BATCHING_PARAMETERS = "batching_params.pbtxt"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, at which key of models.yaml; a server starts with a `warning`, and not without it."""
+    """An error or a `warning`, and its key in models.yaml. A server starts with warnings, not with errors."""
 
     where: str
     text: str
@@ -51,13 +52,13 @@ class Problem:
 def problems(
     fleet: Fleet, names: tuple[str, ...], *, container: bool = True, engine: str | None = None
 ) -> list[Problem]:
-    """All that is wrong with serving the models `names`; with `container`, also in a container.
+    """Return all problems of serving the models `names`; with `container`, also those of a container.
 
-    `engine` serves them, if it is known already.
+    `engine` is the engine that serves them, if it is known.
     """
     found = [*settings_problems(fleet), *(problem for name in names for problem in _model(fleet, name))]
     if fleet.server.batching and engine != "embedded" and not (container and is_embedded(fleet.server.image_name)):
-        # Outside of a container, it may still be the embedded server that serves them.
+        # Without a container and a known engine, the embedded server may serve them.
         found += _unbatched(fleet, names, warning=not container and engine is None)
     found += models_config_problems(models_config(fleet, names, in_container()))
     if container:
@@ -66,7 +67,7 @@ def problems(
 
 
 def settings_problems(fleet: Fleet) -> list[Problem]:
-    """What is wrong with `server:`, whatever versions there are."""
+    """Return the problems of `server:`, which don't depend on versions."""
     server = fleet.server
     found = list(_threads(server))
     if server.batching:
@@ -77,15 +78,15 @@ def settings_problems(fleet: Fleet) -> list[Problem]:
 
 
 def models_config_problems(config: Any) -> Iterator[Problem]:
-    """What is wrong with a ModelServerConfig, wherever it comes from: names that are twice, paths not absolute."""
+    """Yield the problems of any ModelServerConfig: duplicate names, and paths that aren't absolute."""
     seen: set[str] = set()
     for model in config.model_config_list.config:
         where = f"models.config: {model.name}"
         if model.name in seen:
-            yield Problem(where, "is there twice; a server has one model of a name")
+            yield Problem(where, "this name appears twice")
         seen.add(model.name)
         if not model.base_path.startswith("/"):
-            yield Problem(where, f"base_path {model.base_path!r} is not absolute; TensorFlow Serving takes no other")
+            yield Problem(where, f"got base_path {model.base_path!r}, expected an absolute path")
 
 
 def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
@@ -93,40 +94,40 @@ def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
     versions, kept, stable = fleet.versions(name), fleet.kept(name), model.labels.get(STABLE)
     listed = ", ".join(map(str, versions))
     if not versions:
-        how = f"`make export MODEL={name}` or `tfserving export build {name}` makes one"
-        yield Problem(where, f"model {name!r} has no version in {folder}; {how}")
+        command = typed(f"export build {name}", fleet=fleet.file)
+        yield Problem(where, f"model {name!r} has no version in {folder}. Export one with `{command}`")
         return
     missing = [v for v in (model.versions if isinstance(model.versions, tuple) else ()) if v not in versions]
     if missing:
-        yield Problem(f"{where}.versions", f"{missing} {_are(missing)} not in {folder}; its versions: {listed}")
+        yield Problem(f"{where}.versions", f"{missing} {_are(missing)} not in {folder}. It contains {listed}")
     yield from _stable(fleet, name)
     for label, version in model.labels.items():
         if version not in versions:
             yield Problem(
                 f"{where}.labels",
-                f"model {name!r}: label {label!r} is for version {version}, which is not in {folder}; "
-                f"its versions: {listed}",
+                f"model {name!r}: label {label!r} is for version {version}, which is not in {folder}. "
+                f"It contains {listed}",
             )
         elif version not in kept and not (stable and (label == CANARY or version > stable)):
             yield Problem(
                 f"{where}.labels",
-                f"label {label!r} is for version {version}, which `versions: {_yaml(model.versions)}` does not keep: "
-                f"it keeps {', '.join(map(str, kept))}",
+                f"label {label!r} is for version {version}, which is not served, because of "
+                f"`versions: {_yaml(model.versions)}`. Served: {', '.join(map(str, kept))}",
             )
     for version in sorted({*loaded(fleet, name)}):
         warmup = folder / str(version) / WARMUP
         if not warmup.is_file():
-            text = f"version {version} has no warm-up requests, so the first requests that it answers are slow"
-            yield Problem(where, f"{text}; an export has them", warning=True)
+            text = f"version {version} has no warm-up requests, so its first requests are slow. Exported versions have"
+            yield Problem(where, f"{text} some", warning=True)
         elif (batching := fleet.server.batching) and not batching.enable_large_batch_splitting:
             alone = _without_batch(folder / str(version))
             yield from _warmup(where, version, warmup, batching.max_batch_size, alone)
 
 
 def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterator[Problem]:
-    """Versions with signatures without a batch, which TensorFlow Serving with batching refuses, their warm-up first.
+    """Yield versions with signatures that have no batch dimension. TensorFlow Serving with batching doesn't load them.
 
-    It batches every signature, with --enable_per_model_batching_parameters those of versions with a file of parameters:
+    It batches every signature. With --enable_per_model_batching_parameters it batches versions with a parameters file:
     https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/bundle_factory_util.cc
     """
     chosen = bool(fleet.server.flags.get(OWN_BATCHING))
@@ -136,14 +137,12 @@ def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterat
             signatures = ", ".join(map(repr, sorted(_without_batch(folder))))
             if not signatures or (chosen and not (folder / BATCHING_PARAMETERS).is_file()):
                 continue
-            text = (
-                f"version {version} takes one example a request (signature {signatures}), and TensorFlow Serving with"
-            )
-            text += " `server.batching` puts requests together: it does not load the version. "
+            text = f"version {version} has no batch dimension (signature {signatures}), so TensorFlow Serving with"
+            text += " server.batching does not load it. "
             if chosen:
-                text += f"Take {BATCHING_PARAMETERS} out of the version"
+                text += f"Remove {BATCHING_PARAMETERS} from the version"
             else:
-                text += "Serve it from a fleet without `server.batching`, or on the embedded server"
+                text += "Serve it from a fleet without server.batching, or on the embedded server"
             yield Problem(f"models.{name}", text, warning=warning)
 
 
@@ -155,35 +154,33 @@ def _without_batch(version_folder: Path) -> frozenset[str]:
 
 
 def _stable(fleet: Fleet, name: str) -> Iterator[Problem]:
-    """What would give clients without a label, who get the newest version, another one than `stable`."""
+    """Yield what would make requests without a label get another version than `stable`."""
     model, where = fleet.models[name], f"models.{name}"
     stable, canary = model.labels.get(STABLE), canary_name(name)
     if stable is None:
         return
     if canary in fleet.models:
-        text = f"servers have the canary of {name!r}, which has a label {STABLE!r}, under this name; rename the model"
+        text = f"this is the name of the canary of {name!r}, which has a label {STABLE!r}. Rename the model"
         yield Problem(f"models.{canary}", text)
-    why = f"is newer than {STABLE!r}, version {stable}, and requests without a label get the newest"
+    why = f"newer than {STABLE!r}, version {stable}. Requests without a label get the newest version"
     for label, version in model.labels.items():
         if label != CANARY and version > stable:
-            text = f"label {label!r} is for version {version}, which {why}; only {CANARY!r} may be newer: it is served"
-            yield Problem(f"{where}.labels", f"{text} as {canary!r}")
+            text = f"label {label!r} is for version {version}, which is {why}, so only {CANARY!r} may be newer"
+            yield Problem(f"{where}.labels", text)
     if isinstance(model.versions, tuple) and (newer := [version for version in model.versions if version > stable]):
-        text = f"{newer} {_are(newer)} newer than {STABLE!r}, version {stable}, and requests without a label get the"
-        yield Problem(
-            f"{where}.versions", f"{text} newest; take {'it' if len(newer) == 1 else 'them'} out, or move {STABLE!r}"
-        )
+        remove = f"Remove {'it' if len(newer) == 1 else 'them'}, or move {STABLE!r}"
+        yield Problem(f"{where}.versions", f"{newer} {_are(newer)} {why}. {remove}")
 
 
 def _warmup(where: str, version: int, path: Path, largest: int, alone: frozenset[str]) -> Iterator[Problem]:
-    """A version doesn't load when one of its warm-up requests is more than a batch; those to signatures `alone` aren't.
+    """Yield a problem if a warm-up request is larger than a batch: the version doesn't load then.
 
-    Their first dimension may be a recording's length.
+    Signatures `alone` have no batch dimension. Their first dimension may be the length of a recording.
     """
     try:
         logs = [PredictionLog.FromString(record) for record in read_records(path)]
     except (RecordError, DecodeError) as error:
-        yield Problem(where, f"version {version}: its warm-up requests can't be read: {error}")
+        yield Problem(where, f"version {version}: the warm-up requests can't be read: {error}")
         return
     rows = [
         tensor.tensor_shape.dim[0].size
@@ -193,8 +190,8 @@ def _warmup(where: str, version: int, path: Path, largest: int, alone: frozenset
         if tensor.tensor_shape.dim
     ]
     if rows and max(rows) > largest:
-        text = f"version {version} has a warm-up request of {max(rows)} rows, and server.batching.max_batch_size is"
-        yield Problem(where, f"{text} {largest}; raise it, or set enable_large_batch_splitting")
+        text = f"version {version} has a warm-up request of {max(rows)} rows, but server.batching.max_batch_size is"
+        yield Problem(where, f"{text} {largest}. Raise it, or set enable_large_batch_splitting")
 
 
 def _batching(batching: Batching) -> Iterator[Problem]:
@@ -207,26 +204,28 @@ def _batching(batching: Batching) -> Iterator[Problem]:
                 where, f"max_execution_batch_size {largest} is above max_batch_size {batching.max_batch_size}"
             )
     if sizes != sorted(set(sizes)):
-        yield Problem(where, f"allowed_batch_sizes {sizes} does not increase; {sorted(set(sizes))} does")
+        yield Problem(where, f"allowed_batch_sizes: got {sizes}, expected increasing sizes: {sorted(set(sizes))}")
     elif sizes and sizes[-1] != largest:
-        yield Problem(where, f"allowed_batch_sizes {sizes} ends in {sizes[-1]}; it must end in the maximum, {largest}")
+        yield Problem(where, f"allowed_batch_sizes {sizes} must end with the maximum, {largest}")
 
 
 def _threads(server: ServerSettings) -> Iterator[Problem]:
     names = [f"tensorflow_{name}_parallelism" for name in ("session", "intra_op", "inter_op")]
     if all(int(server.flags.get(name, 0)) > 0 for name in names):
-        yield Problem("server.flags", f"{', '.join(names)} are all given; the first is for what the others don't say")
+        yield Problem(
+            "server.flags", f"{', '.join(names)} are all set. Remove one, since the first is the default of the others"
+        )
     if server.grpc_max_threads < FEWEST_THREADS:
         text = f"TensorFlow Serving refuses more than {server.grpc_max_threads} gRPC calls at a time, with"
-        text += f" RESOURCE_EXHAUSTED, and its metrics page does not count them; give at least {FEWEST_THREADS}"
+        text += f" RESOURCE_EXHAUSTED, and does not count them on its metrics page. Set at least {FEWEST_THREADS}"
         yield Problem("server.grpc_max_threads", text, warning=True)
     if server.rest_api_num_threads < FEWEST_THREADS:
-        text = f"metadata and metrics wait behind more than {server.rest_api_num_threads} REST predictions at a time"
-        yield Problem("server.rest_api_num_threads", f"{text}; give at least {FEWEST_THREADS}", warning=True)
+        text = f"{server.rest_api_num_threads} REST predictions at a time make metadata and metrics wait"
+        yield Problem("server.rest_api_num_threads", f"{text}. Set at least {FEWEST_THREADS}", warning=True)
 
 
 def tls_problems(tls: TlsFiles, where: str) -> Iterator[Problem]:
-    """What is wrong with a certificate and its key, which the key `where` of models.yaml names."""
+    """Yield the problems of the certificate and key under the key `where` of models.yaml."""
     unreadable = False
     for key, path in (("certificate", tls.certificate), ("key", tls.key), ("client_ca", tls.client_ca)):
         if path is None:
@@ -237,23 +236,26 @@ def tls_problems(tls: TlsFiles, where: str) -> Iterator[Problem]:
             unreadable = True
             yield Problem(f"{where}.{key}", f"{path}: {getattr(error, 'strerror', None) or error}")
     if tls.verify_clients and not tls.client_ca:
-        yield Problem(where, "verify_clients needs client_ca, the authorities that clients' certificates are from")
+        yield Problem(where, "verify_clients needs client_ca, the certificate authorities of clients")
     if unreadable:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(tls.certificate, tls.key, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
-        yield Problem(where, f"{tls.certificate} and {tls.key} don't belong together: {_ssl_text(error)}")
+        yield Problem(where, f"{tls.certificate} and {tls.key} do not match: {_ssl_text(error)}")
     try:
         if tls.client_ca:
             context.load_verify_locations(tls.client_ca)
     except (ssl.SSLError, OSError, ValueError) as error:
-        yield Problem(f"{where}.client_ca", f"{tls.client_ca} has no certificates: {_ssl_text(error)}")
+        yield Problem(f"{where}.client_ca", f"{tls.client_ca} contains no certificates: {_ssl_text(error)}")
 
 
 def _memory(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
-    """What is loaded, and what is beside it while a version changes: a rollout has the new one under two names."""
+    """Yield a problem if memory is too small for all versions and the new one during a change.
+
+    A rollout loads the new version under two names.
+    """
     limit = fleet.server.memory
     if limit is None:
         return
@@ -268,9 +270,9 @@ def _memory(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
         largest = max(models, key=lambda name: models[name])
         yield Problem(
             "server.memory",
-            f"{_mib(limit)} is too little: the server takes some {_mib(SERVER_BYTES)}, and its models, with a new "
-            f"version of each beside the old one, {_mib(sum(models.values()))}, {largest!r} {_mib(models[largest])} of "
-            f"it; {_mib(needed)} is the least",
+            f"got {_mib(limit)}, expected at least {_mib(needed)}: the server needs about {_mib(SERVER_BYTES)}, and "
+            f"its models {_mib(sum(models.values()))}, with a new version beside the old one. The largest model is "
+            f"{largest!r} with {_mib(models[largest])}",
         )
 
 
@@ -279,46 +281,48 @@ def _pids(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
     if limit is not None and limit < needed:
         yield Problem(
             "server.pids",
-            f"{limit} is too little: with these models and threads the server makes up to {needed} threads "
-            f"({threads.LOADING} for each version while it loads), and aborts where it can't; give {needed}, or leave "
-            "server.pids out",
+            f"got {limit}, expected at least {needed}: the server creates up to {needed} threads with these models "
+            f"({threads.LOADING} for each version while it loads), and aborts if it can't. Remove server.pids to use "
+            "the default",
         )
 
 
 def _image(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
-    """Compares the image's version, when its tag says it, with the API's and with TensorFlow's at the export."""
+    """Yield problems of the image's release, if its tag contains it."""
     image = fleet.server.image_name
     tagged = version_in(image)
     if fleet.server.gpus and image.startswith("tensorflow/serving:") and "-gpu" not in image:
-        yield Problem("server.image", f"{image} has no GPU support, and server.gpus asks for it; {image}-gpu has")
+        yield Problem("server.image", f"{image} has no GPU support, which server.gpus needs. Use {image}-gpu")
     if tagged:
         yield from version_problems(image, tagged, fleet, names)
 
 
 def _mounted(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
-    """What a container can't see or read, of the folder that is mounted there."""
+    """Yield what a container can't find or read in the mounted folder of the models."""
     for name in names:
         for version in loaded(fleet, name):
             folder = fleet.model_folder(name) / str(version)
             if not folder.resolve().is_relative_to(fleet.folder.resolve()):
-                text = f"{folder} is a link to {folder.resolve()}, out of {fleet.folder}, which is what a container has"
+                text = f"{folder} is a link to {folder.resolve()}, outside of {fleet.folder}, which a container mounts"
                 yield Problem(f"models.{name}", text)
             if os.getuid() == 0 and (closed := [path for path in _tree(folder) if not _open(path)]):
-                text = f"{closed[0]} can't be read by the container's user, who isn't root; `chmod -R a+rX {folder}`"
+                text = f"the container's user, who isn't root, can't read {closed[0]}. Run `chmod -R a+rX {folder}`"
                 yield Problem(f"models.{name}", text)
 
 
 def version_problems(image: str, version: str, fleet: Fleet, names: Iterable[str]) -> Iterator[Problem]:
-    """Warnings about an image that has TensorFlow Serving `version`, `2.20` say."""
+    """Yield warnings about an image with TensorFlow Serving `version`, such as `2.20`."""
     if minor(version) != minor(TENSORFLOW_SERVING):
-        text = f"{image} is TensorFlow Serving {version}, and this toolkit's messages are those of {TENSORFLOW_SERVING}"
+        text = f"{image} is TensorFlow Serving {version}, but this toolkit uses the messages of {TENSORFLOW_SERVING}"
         yield Problem("server.image", text, warning=True)
     for name in names:
         for number in sorted({*fleet.kept(name)[-1:], *loaded(fleet, name)[-1:]}):
             exported = _exported_with(fleet.model_folder(name) / str(number))
             if exported and minor(exported) > minor(version):
-                text = f"version {number} was exported with TensorFlow {exported}, which is newer than {image}"
-                yield Problem(f"models.{name}", f"{text}: operations may be unknown there", warning=True)
+                text = (
+                    f"version {number} was exported with TensorFlow {exported}, which is newer than {image}. The image"
+                )
+                yield Problem(f"models.{name}", f"{text} may lack operations", warning=True)
 
 
 def _exported_with(version_folder: Path) -> str | None:

@@ -1,11 +1,11 @@
 """Changing what a server serves while it runs: new versions, labels, models.
 
-    the configuration is checked ──► the steps of `tfserving.serving.steps`, each sent and waited for
-                                       └──► failed: file and server are as before
+    check the configuration ──► the steps of `tfserving.serving.steps`: send each, wait until it is served
+                                  └──► failed: the file and the server go back
 
-Each step writes models.config, with which a restart begins. TensorFlow Serving then gets the step by
-HandleReloadConfigRequest, which waits for new models only, and not for new versions. With TLS, and in the embedded
-server, where that call is off, the file is all: these servers poll it.
+Each step writes models.config, which a restart uses. TensorFlow Serving then receives the step by
+HandleReloadConfigRequest, which waits for new models but not for new versions. A server with TLS and the embedded
+server don't get this call. They poll the file.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from tfserving.serving.served import Served, all_served, configured
 from tfserving.serving.steps import steps
 
 Say = Callable[[str], None]
-# A configuration that a server got, and what it serves then.
-Told: TypeAlias = tuple[Any, tuple[Served, ...]]
-# A server that takes a call takes one that restores what it served within this time.
+# A configuration that was sent to a server, and what it serves then.
+Sent: TypeAlias = tuple[Any, tuple[Served, ...]]
+# Going back takes a server that accepts the call at most this long.
 _BACK_SECONDS = 30.0
 _SHORTEST_CALL = 1.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 
 
 def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
-    """Has `server` serve its models as `fleet`, which was checked, says; returns when it does. `say` gets the progress.
+    """Make `server` serve its models as in `fleet`, which was checked. `say` receives the progress.
 
-    Raises EngineError when a version fails to load or `wait` seconds pass. The file and the server are as they were
-    then; where the server can't be, the error says so.
+    Raises EngineError when a version fails to load or `wait` seconds pass. The file and the server are as before then.
+    If the server can't go back, the error tells it.
     """
     folder = config_folder(fleet, server.engine, server.grpc_port)
     path = folder / MODELS_CONFIG
@@ -58,38 +58,38 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
     new_health = health_check(fleet, server.names, server.places(fleet))
     deadline = time.monotonic() + wait
     with connect(server.url, timeout=5) as client:
-        told: list[Told] = [(before, _serves(client, before, deadline))]
-        made = steps(told[0][1], all_served(fleet, server.names))
+        sent: list[Sent] = [(before, _serves(client, before, deadline))]
+        made = steps(sent[0][1], all_served(fleet, server.names))
         try:
             for number, step in enumerate(made, 1):
                 say(f"The {server.title}: {step.what} (step {number} of {len(made)}{_polls(server)}) …")
-                (_, last), is_last = told[-1], number == len(made)
+                (_, last), is_last = sent[-1], number == len(made)
                 earlier = _earlier(client, server, step.served, deadline)
-                told.append((_written(step.served, before, wanted), step.served))
+                sent.append((_written(step.served, before, wanted), step.served))
                 if is_last:
                     write_file(folder / HEALTH, new_health)
-                _take(server, path, told[-1][0], deadline, say)
-                # Where a server takes the newest by itself, that may be another by now.
+                _take(server, path, sent[-1][0], deadline, say)
+                # A server that loads the newest version by itself may have a newer one now.
                 now = partial(all_served, fleet, server.names) if is_last else partial(tuple, step.served)
                 wait_for(partial(_not_yet, client, now, earlier, last), deadline, _late)
         except BaseException as error:
             if old_health is not None:
                 write_file(folder / HEALTH, old_health)
             try:
-                _go_back(server, path, client, told, say)
+                _go_back(server, path, client, sent, say)
             except EngineError as failure:
-                raise EngineError(f"{str(error) or 'interrupted'}; {failure}") from None
+                raise EngineError(f"{str(error) or 'interrupted'}. {failure}") from None
             if isinstance(error, EngineError):
-                raise EngineError(f"{error}; the server serves what it did before") from None
+                raise EngineError(f"{error}. The server serves the same versions as before") from None
             raise
 
 
 def tell(server: Running, path: Path, config: Any, seconds: float, say: Say) -> None:
-    """Writes `config` to `path`, and sends it to a server that takes changes by a call, within `seconds`.
+    """Write `config` to `path`, and send it to a server that doesn't poll the file, within `seconds`.
 
-    Returns before the server serves it: a server that polls has not read it yet, one that got the call may still load
-    it, or fail to. A server that is busy gets it again, slower, which `say` reports. Raises ServingError when the
-    server refuses it or the time is over.
+    Returns before the server serves it: a server that polls has not read it yet, and another one may still load it or
+    fail to. To a busy server it is sent again after a pause, which `say` reports. Raises ServingError when the server
+    rejects it or the time is over.
     """
     write_models_config(path, config)
     if not server.poll_seconds:
@@ -97,20 +97,17 @@ def tell(server: Running, path: Path, config: Any, seconds: float, say: Say) -> 
 
 
 def send(server: Running, config: Any, seconds: float, say: Say) -> None:
-    """Sends `config` to a server that takes changes by a call; it begins as before when it is started again.
-
-    See `tell`.
-    """
+    """Send `config` to a server that doesn't poll, without writing the file that a restart uses. See `tell`."""
     deadline, pause = time.monotonic() + seconds, _SHORTEST_PAUSE
     with connect(server.url) as client:
         while True:
             try:
                 client.reload_config(config, timeout=max(deadline - time.monotonic(), _SHORTEST_CALL))
             except ResourceExhausted as error:
-                # Refused before it was read.
+                # The server rejected it before reading it.
                 if time.monotonic() + pause > deadline:
                     raise
-                say(f"The {server.title} is busy ({error.text}); the change is sent again in {pause:g} s …")
+                say(f"The {server.title} is busy ({error.text}). The change is sent again in {pause:g} s …")
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except ServingError as error:
@@ -122,7 +119,7 @@ def send(server: Running, config: Any, seconds: float, say: Say) -> None:
 
 
 def _serves(client: Client, config: Any, deadline: float) -> tuple[Served, ...]:
-    """What a server that has `config` serves now, as far as it is loaded. Raises EngineError."""
+    """Return what a server with `config` has loaded. Raises EngineError."""
     found: list[Served] = []
 
     def unknown() -> str | None:
@@ -139,7 +136,7 @@ def _serves(client: Client, config: Any, deadline: float) -> tuple[Served, ...]:
 
 
 def _earlier(client: Client, server: Running, served: tuple[Served, ...], deadline: float) -> Earlier:
-    """What failed under these names before a change is sent. Raises EngineError."""
+    """Return what failed under these names before a change is sent. Raises EngineError."""
     found: list[Earlier] = []
 
     def unknown() -> str | None:
@@ -151,7 +148,7 @@ def _earlier(client: Client, server: Running, served: tuple[Served, ...], deadli
 
 
 def _written(served: tuple[Served, ...], before: Any, wanted: Any) -> Any:
-    """The ModelServerConfig of a step; `before` has the models that are to go."""
+    """Return the ModelServerConfig of a step; `before` has the models that are to be removed."""
     models = {model.name: model for config in (before, wanted) for model in config.model_config_list.config}
     result = type(wanted)()
     for one in served:
@@ -166,15 +163,15 @@ def _written(served: tuple[Served, ...], before: Any, wanted: Any) -> Any:
 
 
 def _take(server: Running, path: Path, config: Any, deadline: float, say: Say) -> None:
-    """Has the server get `config`. Raises EngineError."""
+    """Send `config` to the server. Raises EngineError."""
     try:
         tell(server, path, config, deadline - time.monotonic(), say)
     except DeadlineExceeded as error:
         raise EngineError(
-            f"{_late(str(error))}; it waits without end for a model whose folder it doesn't find"
+            f"{_late(str(error))}. TensorFlow Serving waits forever for a model whose folder doesn't exist"
         ) from None
     except ServingError as error:
-        raise EngineError(f"the {server.title} did not take the new configuration: {error}") from None
+        raise EngineError(f"the {server.title} did not accept the new configuration: {error}") from None
 
 
 def _not_yet(
@@ -183,16 +180,16 @@ def _not_yet(
     return missing(client, served(), earlier, last)
 
 
-def _go_back(server: Running, path: Path, client: Client, told: list[Told], say: Say) -> None:
-    """Has a server that got these configurations, one after another, serve the first of them again.
+def _go_back(server: Running, path: Path, client: Client, sent: list[Sent], say: Say) -> None:
+    """Make a server that received these configurations, one after another, serve the first of them again.
 
-    It goes the same way back, as labels need loaded versions here, too. Raises EngineError when the server doesn't
-    follow; the file is the first one then as well.
+    It goes back through the same steps, because labels need loaded versions here, too. Raises EngineError when the
+    server doesn't go back; the file is the first one also then.
     """
-    *back, (_, last) = told
+    *back, (_, last) = sent
     if not back:
         return
-    say(f"The {server.title}: back to what it served before{_polls(server)} …")
+    say(f"The {server.title}: going back to the versions before{_polls(server)} …")
     deadline = time.monotonic() + _BACK_SECONDS + len(back) * server.poll_seconds
     try:
         for config, served in reversed(back):
@@ -202,17 +199,17 @@ def _go_back(server: Running, path: Path, client: Client, told: list[Told], say:
             last = served
     except (EngineError, ServingError) as error:
         raise EngineError(
-            f"going back failed, too: {error}; {path} has what the server served before, which it serves again when "
-            "it is started again, and `tfserving serve status` shows what it serves now"
+            f"Going back failed, too: {error}. {path} has the configuration before, so a restart serves it. "
+            "`serve status` shows what the server serves now"
         ) from None
     finally:
         write_models_config(path, back[0][0])
 
 
 def _unlike(client: Client, served: tuple[Served, ...], earlier: Earlier, last: tuple[Served, ...]) -> str | None:
-    """What a server that served `last` doesn't serve yet of that. Raises EngineError when there is no server any more.
+    """Return what a server that served `last` doesn't serve yet. Raises EngineError when the server is gone.
 
-    A version that is still loading may be there: it goes when it is loaded, before clients get it.
+    A version that is still loading doesn't count: it is unloaded when it is loaded, before clients get it.
     """
     try:
         return missing(client, served, earlier, last, reachable=True)
@@ -221,19 +218,19 @@ def _unlike(client: Client, served: tuple[Served, ...], earlier: Earlier, last: 
 
 
 def _polls(server: Running) -> str:
-    """What makes a step take long, for a message."""
+    """Return why a step takes long, for a message."""
     if server.poll_seconds > POLL_SECONDS:
         return f", the server reads models.config every {server.poll_seconds} s"
     return ""
 
 
 def _kept_text(path: Path) -> str | None:
-    """The text of a file; None when it isn't there, or is none."""
+    """Return the text of a file; None if it can't be read."""
     try:
         return kept.read(path)
     except (FileNotFoundError, kept.KeptError):
         return None
 
 
-def _late(said: str) -> str:
-    return f"the server did not take the new configuration in time (--wait says how long): {said}"
+def _late(state: str) -> str:
+    return f"the server did not load the new configuration within --wait: {state}"

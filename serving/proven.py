@@ -1,4 +1,4 @@
-"""Comparing a version on disk with its manifest, which lists what every file of it is to be."""
+"""Comparing a version on disk with its manifest, which lists the SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tfserving.foundation.manifest import ManifestError, read_manifest_file
 
 
 class ProofError(Exception):
-    """A version isn't what its manifest says; the text names the file."""
+    """A version differs from its manifest; the text names the file."""
 
 
 def prove(version_folder: Path) -> str:
-    """The digest of a version's manifest, after all that it lists was compared. Raises ProofError."""
+    """Compare all files of a version with its manifest and return the manifest's digest. Raises ProofError."""
     try:
         manifest = read_manifest_file(version_folder / MANIFEST)
         digest, files = manifest.digest(), manifest.files()
     except ManifestError as error:
-        raise ProofError(f"{version_folder} has no manifest to prove it: {error}") from None
+        raise ProofError(f"{version_folder} has no valid manifest: {error}") from None
     if SAVED_MODEL not in files:
-        raise ProofError(f"{version_folder / MANIFEST} lists no {SAVED_MODEL}, so it proves nothing")
+        raise ProofError(f"{version_folder / MANIFEST} does not list {SAVED_MODEL}")
     for name, entry in files.items():
         path = version_folder / name
         try:
@@ -30,11 +30,11 @@ def prove(version_folder: Path) -> str:
                 with path.open("rb") as file:
                     found = _sha256(file)
             else:
-                raise ProofError(f"{path} is not a file, and the manifest lists it")
+                raise ProofError(f"{path} is in the manifest but is not a file")
         except OSError as error:
-            raise ProofError(f"{path}: {error.strerror}, and the manifest lists it") from None
+            raise ProofError(f"{path} is in the manifest but can't be read: {error.strerror}") from None
         if found != entry.sha256:
-            raise ProofError(f"{path} is not what the manifest says: its SHA-256 is {found}, not {entry.sha256}")
+            raise ProofError(f"{path} differs from the manifest: got SHA-256 {found}, expected {entry.sha256}")
     return digest
 
 

@@ -1,12 +1,12 @@
-"""The servers that run now: a folder for each, with the configuration that it reads and a note of where it listens.
+"""The running servers. Each has a folder with its configuration and a note of its addresses.
 
     <state>/<fleet>/<engine>-<gRPC port>/
-        server.json     what is here: engine, ports, models, the process or the container
-        config/         what the server reads; a container has it mounted
-        server.log      what a server printed that is a process, with server.log.1 and server.log.2, which are older
+        server.json     the note: engine, ports, models, and the process or container
+        config/         the files that the server reads; a container mounts them
+        server.log      the output of a server that is a process; server.log.1 and server.log.2 are older
 
-`<state>` is `$XDG_STATE_HOME/tensorflow-serving-toolkit`, in `~/.local/state` when that isn't set, which others can't
-read: a TLS key may be in it. The folder goes when its server does.
+`<state>` is `$XDG_STATE_HOME/tensorflow-serving-toolkit`, or in `~/.local/state` if that isn't set. Other users can't
+read it, since it may contain a TLS key. A server's folder is removed when the server ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tfserving.foundation.files import written_whole
 from tfserving.serving import kept
 from tfserving.serving.config import POLL_SECONDS, Places, in_container, on_host
 from tfserving.serving.config_messages import text
-from tfserving.serving.engines import EngineError, address, own_url
+from tfserving.serving.engines import EngineError, address, local, own_url
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -37,9 +37,9 @@ NOTE = "server.json"
 
 @dataclass(frozen=True)
 class Running:
-    """A server of a fleet. `pid` is the process that looks after it, `container` a container's id; one of the two.
+    """A server of a fleet. Either `pid`, the process that runs it, or `container`, a container's id, is set.
 
-    `whole` says that it has all models of the fleet, later ones too; otherwise `names` were chosen.
+    With `whole` it serves all models of the fleet, also those that are added later. Otherwise `names` were chosen.
     """
 
     engine: str
@@ -50,65 +50,66 @@ class Running:
     tls: bool = False
     pid: int | None = None
     container: str | None = None
-    # When the process began, as the kernel counts it: a number may be another process's later.
+    # The start of the process, from the kernel: another process may have the same number later.
     began: str | None = None
-    # How often it reads models.config; 0: never, HandleReloadConfigRequest changes what it serves.
+    # The interval at which it reads models.config. 0: never, it is changed by HandleReloadConfigRequest.
     poll_seconds: int = POLL_SECONDS
     whole: bool = False
 
-    # What has more in it than this is of another form.
+    # A note with other keys is refused.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return f"{self.engine} server on port {self.grpc_port}"
 
     @property
     def url(self) -> str:
-        """Where the toolkit's own checks go."""
-        return own_url(address(self.host, self.grpc_port), address(self.host, self.rest_port), tls=self.tls)
+        """The URL for the toolkit's own checks."""
+        host = local(self.host)
+        return own_url(address(host, self.grpc_port), address(host, self.rest_port), tls=self.tls)
 
     @property
     def is_container(self) -> bool:
-        """Whether it runs in a container; otherwise it is a process of this machine."""
+        """Whether it runs in a container; otherwise it is a process on this machine."""
         return self.container is not None
 
     def following(self, fleet: Fleet, new: Collection[str]) -> Running:
-        """This server with the models that it is to have by `fleet`: its own that are still there, and the `new` ones.
+        """Return this server with its models that `fleet` still has, and the `new` ones if it serves the whole fleet.
 
-        A server that models were chosen for keeps to these. Raises EngineError when none of its models is left.
+        Raises EngineError when none of its models is left.
         """
         names = tuple(name for name in fleet.models if name in self.names or (self.whole and name in new))
         if not names:
             raise EngineError(
-                f"the {self.title} has {', '.join(self.names)}, and {fleet.file} has none of these; end the server, or "
-                "put one back"
+                f"the {self.title} serves {', '.join(self.names)}, and {fleet.file} contains none of these. Stop the "
+                "server, or add one of them"
             )
         return replace(self, names=names)
 
     def places(self, fleet: Fleet) -> Places:
-        """Where this server finds things."""
+        """Return the paths and ports of this server."""
         if self.is_container:
             return in_container()
         return on_host(fleet, self.grpc_port, self.rest_port, config_folder(fleet, self.engine, self.grpc_port))
 
 
 def fleet_id(fleet: Fleet) -> str:
-    """A name for the fleet that no other on this machine has: its folder's name and a hash of its file's path."""
+    """Return a name that is unique on this machine: the fleet's folder and a hash of its file's path."""
     slug = re.sub(r"[^a-z0-9]+", "-", fleet.file.parent.name.lower()).strip("-")[:30] or "fleet"
     return f"{slug}-{hashlib.sha256(str(fleet.file.resolve()).encode()).hexdigest()[:8]}"
 
 
 def config_folder(fleet: Fleet, engine: str, grpc_port: int) -> Path:
-    """Where the configuration of a server lies."""
+    """Return the folder with the configuration of a server."""
     return fleet_folder(fleet) / f"{engine}-{grpc_port}" / "config"
 
 
 def write_config(folder: Path, files: Mapping[str, str]) -> None:
-    """Writes the files of a configuration, each whole or not at all; what is no longer part of it goes."""
+    """Write the files of a configuration, each whole or not at all, and remove others."""
     with writing(folder):
-        # A container's user isn't this one, so the files are open; others of this machine don't get to them.
+        # A container has another user, so the files are readable. The folder keeps other users of this machine out.
         state = folder.parents[2]
         state.mkdir(parents=True, exist_ok=True)
         state.chmod(0o700)
@@ -122,7 +123,7 @@ def write_config(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def write_file(path: Path, content: str) -> None:
-    """Writes a file whole or not at all, and not when it says that already."""
+    """Write a file whole or not at all, unless it has this content."""
     data = content.encode()
     with writing(path):
         if not path.is_file() or path.read_bytes() != data:
@@ -131,43 +132,43 @@ def write_file(path: Path, content: str) -> None:
 
 
 def read_models_config(path: Path) -> Any:
-    """The ModelServerConfig that a server reads from `path`. Raises EngineError when it isn't one."""
+    """Return the ModelServerConfig that a server reads from `path`. Raises EngineError when it isn't one."""
     try:
         return kept.models_config(kept.read(path))
     except (FileNotFoundError, kept.KeptError) as error:
-        reason = "it isn't there" if isinstance(error, FileNotFoundError) else str(error)
+        reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
         raise EngineError(
-            f"{path} is not what the server was given to read: {reason}; end the server and start it again, which "
-            "writes the file anew"
+            f"{path}, the server's configuration, can't be read: {reason}. Stop the server and start it again, which "
+            "writes the file"
         ) from None
 
 
 def write_models_config(path: Path, config: Any) -> None:
-    """Writes the ModelServerConfig that a server reads from `path`, whole or not at all."""
+    """Write the ModelServerConfig that a server reads from `path`, whole or not at all."""
     with writing(path), written_whole(path) as file:
         file.write(text(config).encode())
 
 
 def note(fleet: Fleet, server: Running) -> None:
-    """Notes that `server` runs, beside its configuration."""
+    """Write the note of `server`, beside its configuration."""
     path = config_folder(fleet, server.engine, server.grpc_port).parent / NOTE
     with writing(path), written_whole(path) as file:
         file.write(json.dumps(asdict(server), indent=2).encode())
 
 
 def forget(fleet: Fleet, engine: str, grpc_port: int) -> None:
-    """Removes all that is kept of a server, and what has become empty by it."""
+    """Remove the folder of a server, and parent folders that are empty then."""
     shutil.rmtree(config_folder(fleet, engine, grpc_port).parent, ignore_errors=True)
     for folder in (fleet_folder(fleet), fleet_folder(fleet).parent):
-        # One that isn't empty stays.
+        # A folder that isn't empty stays.
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def running(fleet: Fleet, exists: Callable[[str], bool]) -> list[Running]:
-    """The fleet's servers that run; `exists` says whether there is a container of that id. Forgets those that ended.
+    """Return the fleet's running servers, and forget those that ended. `exists` returns whether a container exists.
 
-    Raises EngineError when what is noted of one can't be read, or names a process that isn't its own.
+    Raises EngineError when a note can't be read, or names a process that isn't the server's.
     """
     found = []
     for path in sorted(fleet_folder(fleet).glob(f"*/{NOTE}")):
@@ -176,7 +177,7 @@ def running(fleet: Fleet, exists: Callable[[str], bool]) -> list[Running]:
             if server.container is not None:
                 alive = exists(server.container)
             elif (alive := process_is_alive(server.pid)) and server.began != began(server.pid):
-                # The number is another process's by now; unless something listens, which may be the server.
+                # Another process has the number now. But if something listens there, it may be the server.
                 if _listens(server):
                     raise EngineError(_unknown(path, f"names process {server.pid}, which isn't the server's"))
                 alive = False
@@ -191,8 +192,8 @@ def _read_note(path: Path) -> Running:
     try:
         server = kept.parsed(kept.read(path), Running)
     except kept.KeptError as error:
-        raise EngineError(_unknown(path, f"is not the note of a server: {error}")) from None
-    # Its folder is removed once the server has ended, so it must be that of the note.
+        raise EngineError(_unknown(path, f"is not a valid note of a server: {error}")) from None
+    # The folder is removed when the server has ended, so it must be the server's own.
     if path.parent.name != f"{server.engine}-{server.grpc_port}" or (server.pid is None) == (server.container is None):
         raise EngineError(_unknown(path, "is the note of another server"))
     return server
@@ -200,39 +201,38 @@ def _read_note(path: Path) -> Running:
 
 def _unknown(path: Path, what: str) -> str:
     return (
-        f"{path} {what}. End the server if it still runs; `rm -r {shlex.quote(str(path.parent))}` forgets it, and "
-        "starting the server again writes all of it anew"
+        f"{path} {what}. Stop the server if it still runs, and remove its folder: "
+        f"`rm -r {shlex.quote(str(path.parent))}`"
     )
 
 
 def fleet_folder(fleet: Fleet) -> Path:
-    """Where all is kept of the fleet's servers that run."""
+    """Return the folder of the fleet's running servers."""
     try:
         base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     except RuntimeError:
-        raise EngineError("this user has no home; set XDG_STATE_HOME to a folder that can be written to") from None
+        raise EngineError("this user has no home folder. Set XDG_STATE_HOME to a writable folder") from None
     return Path(base, "tensorflow-serving-toolkit", fleet_id(fleet)).absolute()
 
 
 def began(pid: int | None) -> str | None:
-    """When a process began, as it is unique on this machine; None where the kernel doesn't say."""
+    """Return when a process began, unique on this machine; None if the kernel doesn't provide it."""
     with contextlib.suppress(OSError, IndexError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The name of a program, in parentheses, may have anything in it. https://man7.org/linux/man-pages/man5/proc.5.html
+        # The name of a program, in parentheses, may contain any character. https://man7.org/linux/man-pages/man5/proc.5.html
         return f"{boot}/{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
     return None
 
 
 def _listens(server: Running) -> bool:
-    """Whether something listens where a server did."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - to ask it
-    with contextlib.suppress(OSError), socket.create_connection((host, server.rest_port), 1):
+    """Return whether something listens on a server's REST port."""
+    with contextlib.suppress(OSError), socket.create_connection((local(server.host), server.rest_port), 1):
         return True
     return False
 
 
 def process_is_alive(pid: int | None) -> bool:
-    """Whether there is a process of that number."""
+    """Return whether there is a process with that number."""
     if pid is None or pid <= 0:
         return False
     try:

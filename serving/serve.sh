@@ -1,10 +1,10 @@
-# Runs a server, `serve.sh PROGRAM FLAG…`, and ends it when no request is in flight any more.
+# Runs a server, `serve.sh PROGRAM FLAG…`, and ends it when no request is in flight.
 #
 #     RUNNING ── SIGTERM, SIGINT ──► DRAINING ── idle, time over, another signal ──► SIGTERM to the server ──► ENDED
-#        └────── SIGHUP: whoever started it is gone ────────────────────────────────────────┘
+#        └────── SIGHUP: the process that started it has ended ─────────────────────────────┘
 #
-# Nothing but bash is needed. The exit code is the server's. `return` and `exit` have codes of their own: in a trap they
-# would take that of what the signal interrupted.
+# It needs only bash. The exit code is the server's. `return` and `exit` have explicit codes: in a trap their default is
+# the code of the interrupted command.
 set -f
 
 server=
@@ -16,27 +16,27 @@ look_at_clock() {
 }
 
 drain() {
-    local hurry= said= end never
+    local hurry= reported= end never
     trap 'hurry=yes' TERM INT HUP
     server=${server:-$!}
-    # It came before the server was started.
+    # The signal came before the server was started.
     [ "$server" ] || exit 143
-    # Nothing ever comes from this pipe, so that reading it takes a pause.
+    # Nothing is written to this pipe, so reading it with a timeout is a pause.
     exec {never}<> <(:)
     look_at_clock
     end=$((now + 100 * longest))
     begin_drain
     while in_flight; do
-        if [ -z "$said" ]; then
+        if [ -z "$reported" ]; then
             echo "Draining: waiting for requests in flight, at most $longest s …" >&2
-            said=yes
+            reported=yes
         fi
         if [ "$hurry" ]; then
-            echo "Draining: another signal came; requests in flight are cut off." >&2
+            echo "Draining: received another signal. Requests in flight are cut off." >&2
             break
         fi
         if [ "$now" -ge "$end" ]; then
-            echo "Draining: $longest s are over; requests that are still in flight are cut off." >&2
+            echo "Draining: $longest s are over. Requests in flight are cut off." >&2
             break
         fi
         read -r -t 0.1 -u "$never"
@@ -51,7 +51,7 @@ end_server() {
     await_end
 }
 
-# A signal interrupts `wait`; the code of a server that has ended is kept.
+# A signal interrupts `wait`. bash keeps the code of a server that has ended.
 await_end() {
     while
         wait "$server" 2> /dev/null
@@ -63,7 +63,7 @@ await_end() {
 
 case $longest in
     '' | *[!0-9]* | ???????*)
-        echo "Error: DRAIN_SECONDS is '$longest'; it must be a whole number of seconds, such as 60." >&2
+        echo "Error: DRAIN_SECONDS: got '$longest', expected a whole number of seconds, such as 60." >&2
         exit 2
         ;;
 esac

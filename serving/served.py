@@ -1,9 +1,9 @@
-"""Which versions a server has under which name.
+"""The versions that a server serves under each name.
 
-TensorFlow Serving sends a request without a version and without a label to the newest version that it has loaded of
-that name. So for a model whose `stable` version models.yaml names, nothing newer is loaded under the model's own name:
+TensorFlow Serving sends a request without a version and a label to the newest loaded version of the name. So if a
+model has a label `stable`, nothing newer is loaded under the model's own name:
 
-    models.yaml                          under digits                  under digits-canary
+    models.yaml                          as digits                     as digits-canary
     labels: {}                           the newest version
     labels: {stable: 2}                  2
     labels: {stable: 2, canary: 3}       2                             3
@@ -22,9 +22,9 @@ from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_na
 
 @dataclass(frozen=True)
 class Served:
-    """What is served under `name`: versions of `model`, and what labels mean there.
+    """What is served under `name`: versions of `model`, and their labels.
 
-    `newest` says that the server takes a version that is newer than these as soon as it sees it.
+    With `newest` the server also loads a newer version as soon as it finds one.
     """
 
     name: str
@@ -35,19 +35,19 @@ class Served:
 
     @property
     def is_canary(self) -> bool:
-        """Whether this is the canary beside the model's own name."""
+        """Whether this is the canary of a model."""
         return self.name != self.model
 
 
 def served(fleet: Fleet, name: str) -> tuple[Served, ...]:
-    """What servers serve of model `name`, under its own name first."""
+    """Return what servers serve of model `name`, its own name first."""
     model, kept = fleet.models[name], tuple(fleet.kept(name))
     if STABLE not in model.labels:
         # A label needs its version loaded, beside the newest.
         newest = not (isinstance(model.versions, tuple) or (model.versions is None and model.labels))
         return (Served(name, name, kept, dict(model.labels), newest),)
     labels = {label: version for label, version in model.labels.items() if label != CANARY}
-    # Pods may have a version that this machine hasn't.
+    # Pods may have a version that this machine lacks.
     own = Served(name, name, tuple(sorted({*kept, *labels.values()})), labels)
     if CANARY not in model.labels:
         return (own,)
@@ -56,18 +56,18 @@ def served(fleet: Fleet, name: str) -> tuple[Served, ...]:
 
 
 def all_served(fleet: Fleet, names: Iterable[str]) -> tuple[Served, ...]:
-    """What servers serve of the models `names`, in their order."""
+    """Return what servers serve of the models `names`, in their order."""
     return tuple(one for name in names for one in served(fleet, name))
 
 
 def loaded(fleet: Fleet, name: str) -> list[int]:
-    """The versions of model `name` on disk that servers load, oldest first; twice if under two names."""
+    """Return the versions of model `name` on disk that servers load, oldest first; twice if under two names."""
     there = set(fleet.versions(name))
     return sorted(version for one in served(fleet, name) for version in one.versions if version in there)
 
 
 def model_of(fleet: Fleet, name: str) -> str:
-    """The model that servers have under `name`, which may be that of its canary."""
+    """Return the model that servers serve as `name`, which may be the name of its canary."""
     if name not in fleet.models:
         for model in fleet.models:
             if canary_name(model) == name:
@@ -76,7 +76,7 @@ def model_of(fleet: Fleet, name: str) -> str:
 
 
 def configured(config: Any) -> tuple[Served, ...]:
-    """What `config`, a ModelServerConfig, names. `versions` are the specific ones; with `newest` there are none."""
+    """Return what a ModelServerConfig names. `versions` are the specific ones; with `newest` there are none."""
     return tuple(
         Served(
             model.name,
@@ -90,7 +90,7 @@ def configured(config: Any) -> tuple[Served, ...]:
 
 
 def why(fleet: Fleet, one: Served) -> str:
-    """Why clients that give neither version nor label get the version that they get under a name."""
+    """Return why requests without a version and a label get the version that they get."""
     if one.is_canary:
         return CANARY
     model = fleet.models.get(one.model)
@@ -98,10 +98,10 @@ def why(fleet: Fleet, one: Served) -> str:
     return STABLE if STABLE in one.labels else "the newest that `versions` lists" if listed else "the newest"
 
 
-def said(fleet: Fleet, one: Served, version: int, everything: Iterable[Served]) -> str:
-    """What clients that give neither version nor label get under a name, and why: `version 2, stable`.
+def summary(fleet: Fleet, one: Served, version: int, everything: Iterable[Served]) -> str:
+    """Return which version requests without a version and a label get, and why, such as `version 2, stable`.
 
-    `version` is what they get, `everything` what the server serves under all names.
+    `version` is that version, `everything` is what the server serves under all names.
     """
     others = [f"{label} → {number}" for label, number in one.labels.items() if label not in (STABLE, why(fleet, one))]
     if newer := newer_on_disk(fleet, one, version, everything):
@@ -109,12 +109,12 @@ def said(fleet: Fleet, one: Served, version: int, everything: Iterable[Served]) 
         model = fleet.models[one.model]
         listed = isinstance(model.versions, tuple)
         reason = "stable" if STABLE in one.labels else "in `versions`" if listed else "loaded"
-        others.append(f"{where} and isn't {reason}")
+        others.append(f"{where} but not {reason}")
     return "; ".join([f"version {version}, {why(fleet, one)}", *others])
 
 
 def newer_on_disk(fleet: Fleet, one: Served, version: int, everything: Iterable[Served]) -> list[int]:
-    """The versions on disk that are newer than `version`, what clients get under a name, and aren't served at all."""
+    """Return the versions on disk that are newer than `version`, which clients get, and not served at all."""
     if one.is_canary or one.model not in fleet.models:
         return []
     others = [other for other in everything if other.model == one.model and other.name != one.name]

@@ -1,6 +1,6 @@
-"""What a server prints that is a process of this machine, kept in files of bounded size beside its configuration.
+"""The log of a server that is a process: files of bounded size beside its configuration.
 
-    server.log  ── when it is full ──►  server.log.1  ── then ──►  server.log.2  ── then it is gone
+    server.log  ── when it is full ──►  server.log.1  ──►  server.log.2  ──►  removed
 
 The limits are those of a container's log.
 """
@@ -22,14 +22,14 @@ _POLL_SECONDS = 0.1
 
 
 class ServerLog:
-    """Writes a log in `folder`, which exists. Nobody but this user can read it."""
+    """Writes a log in `folder`, which exists. Only this user can read it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = self._new()
 
     def write(self, line: str) -> None:
-        """Adds a line. Raises OSError when the disk refuses it."""
+        """Write a line. Raises OSError when it can't be written."""
         data = f"{line}\n".encode(errors="replace")
         size = self._file.tell()
         if size and size + len(data) > LARGEST_BYTES:
@@ -37,11 +37,11 @@ class ServerLog:
         self._file.write(data)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _turn(self) -> None:
-        """Begins a new file; the oldest one goes."""
+        """Begin a new file and remove the oldest one."""
         files = _files(self._folder)
         for newer, older in zip(files[-2::-1], files[:0:-1], strict=True):
             with contextlib.suppress(FileNotFoundError):
@@ -52,14 +52,14 @@ class ServerLog:
 
     def _new(self) -> BinaryIO:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        # Without a buffer: a line that is written can be read.
+        # Without a buffer: a written line can be read at once.
         return os.fdopen(os.open(_files(self._folder)[0], flags, 0o600), "wb", buffering=0)
 
 
 def read(folder: Path, *, follow: bool, tail: int | None, alive: Callable[[], bool]) -> Iterator[str]:
-    """The lines of the log in `folder`: the last `tail`, or all, and with `follow` what comes while the server lives.
+    """Yield the last `tail` lines of the log in `folder`, or all, and with `follow` new ones until the server ends.
 
-    Raises FileNotFoundError when there is none.
+    Raises FileNotFoundError when there is no log.
     """
     with contextlib.ExitStack() as stack:
         newest = stack.enter_context(_files(folder)[0].open("rb"))
@@ -67,7 +67,7 @@ def read(folder: Path, *, follow: bool, tail: int | None, alive: Callable[[], bo
         for path in _files(folder)[1:]:
             with contextlib.suppress(FileNotFoundError):
                 file = stack.enter_context(path.open("rb"))
-                # The files may have moved on since the first was opened.
+                # The files may have been renamed since the first was opened.
                 if not any(os.path.sameopenfile(file.fileno(), other.fileno()) for other in files):
                     files.append(file)
         lines = (line for file in reversed(files) for line in file)
@@ -77,10 +77,10 @@ def read(folder: Path, *, follow: bool, tail: int | None, alive: Callable[[], bo
 
 
 def _following(folder: Path, file: BinaryIO, alive: Callable[[], bool]) -> Iterator[str]:
-    """What is written from now on, to `file` and to those that come after it."""
+    """Yield the lines that are written from now on, to `file` and to the files after it."""
     try:
         while True:
-            # Looked up before the rest is read: nothing is written to a file that has another in its place.
+            # Checked before the rest is read: a file that was replaced gets no more lines.
             lives, newer = alive(), _newer(folder, file)
             yield from map(_text, file)
             if newer is not None:
@@ -95,7 +95,7 @@ def _following(folder: Path, file: BinaryIO, alive: Callable[[], bool]) -> Itera
 
 
 def _newer(folder: Path, file: BinaryIO) -> BinaryIO | None:
-    """The file that lines are written to, when it isn't `file`; None too while there is none, as between two files."""
+    """Return the current log file if it isn't `file`; None if it is, or between two files."""
     with contextlib.suppress(FileNotFoundError):
         newest = _files(folder)[0].open("rb")
         if not os.path.sameopenfile(newest.fileno(), file.fileno()):
@@ -105,7 +105,7 @@ def _newer(folder: Path, file: BinaryIO) -> BinaryIO | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The newest first."""
+    """Return the files, the newest first."""
     return [folder / NAME, *(folder / f"{NAME}.{number}" for number in range(1, FILES))]
 
 

@@ -1,12 +1,12 @@
-"""How many threads TensorFlow Serving makes, and so which limit of them its container needs.
+"""The number of threads of TensorFlow Serving, and so the limit that its container needs.
 
-    at the start, up to 4 for each CPU versions load at a time ──► 256 threads for each of them, until it is loaded
-    gRPC ──► a thread for each call, at most --grpc_max_threads
-    REST ──► --rest_api_num_threads, from the start
-    TensorFlow ──► pools of as many threads as CPUs
+    loading       256 threads for each version until it is loaded; at the start up to 4 versions per CPU at a time
+    gRPC          a thread for each call, at most --grpc_max_threads
+    REST          --rest_api_num_threads, from the start
+    TensorFlow    pools with a thread per CPU
 
 Seen on TensorFlow Serving 2.20 with 2 CPUs: with a limit of 768 it aborts, `Thread tf_ModelDiskSizePool creation via
-pthread_create() failed`. It counts the machine's CPUs, whatever part of them a container gets.
+pthread_create() failed`. It uses the number of the machine's CPUs, even if a container gets a part of them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tfserving.serving.served import loaded
 
 LOADING = 256
 LOADING_AT_A_TIME_PER_CPU = 4
-# Pools of TensorFlow and gRPC, for each CPU, and what doesn't depend on CPUs.
+# Pools of TensorFlow and gRPC for each CPU, and threads that don't depend on CPUs.
 _OTHERS_PER_CPU, _OTHERS = 16, 128
 _EMBEDDED = 512
 _FEWEST = 4096
 
 
 def needed(fleet: Fleet, names: tuple[str, ...]) -> int:
-    """The least limit of processes and threads with which a container of this machine loads the models `names`."""
+    """Return the lowest limit of processes and threads with which a container here can load the models `names`."""
     server = fleet.server
     if is_embedded(server.image_name):
         return _EMBEDDED
@@ -37,5 +37,5 @@ def needed(fleet: Fleet, names: tuple[str, ...]) -> int:
 
 
 def pids(fleet: Fleet, names: tuple[str, ...]) -> int:
-    """The limit where models.yaml gives none: room for models that come later."""
+    """Return the default limit, with room for models that are added later."""
     return max(_FEWEST, needed(fleet, names))

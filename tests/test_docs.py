@@ -64,7 +64,7 @@ def type_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_command_of_the_guide_works_and_what_it_makes_is_served(followed: Path) -> None:
-    run = ".venv/bin/tfserving serve run"
+    run = ".venv/bin/tfserving serve"
     (verify,) = (command for command in commands() if " verify " in command)
     missing = ".venv/bin/tfserving export build --missing"
     before = [command for command in commands() if "-c " in command or "training" in command]

@@ -1,4 +1,4 @@
-"""`serve run` with TensorFlow Serving, or what stands in for it: what becomes of requests when it is told to stop."""
+"""`serve` with TensorFlow Serving, or what stands in for it: what becomes of requests when it is told to stop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CUT_OFF = "cut off"
 
 @dataclass
 class Command:
-    """`serve run` of a model whose requests are answered when the gate opens, and a request that waits there."""
+    """`serve` of a model whose requests are answered when the gate opens, and a request that waits there."""
 
     process: subprocess.Popen[str]
     gate: Gate
@@ -101,7 +101,7 @@ def start(models: Path, tmp_path: Path, stand_in: Path) -> Iterator[Start]:
             ports = ("--port", str(port), "--rest-port", str(rest_port))
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "native", *ports],
+                    [sys.executable, "-m", "tfserving", "serve", "--engine", "native", *ports],
                     cwd=tmp_path,
                     env={**os.environ, VARIABLE: find_model_server() or str(stand_in), "PYTHONPATH": str(ROOT)},
                     stdout=subprocess.PIPE,
@@ -159,7 +159,7 @@ def test_what_takes_longer_than_drain_seconds_is_cut_off_and_that_is_reported(st
     command = start("{drain_seconds: 1}")
     sent = command.request()
     command.process.send_signal(signal.SIGINT)
-    command.await_line("Draining: 1 s are over; requests that are still in flight are cut off.")
+    command.await_line("Draining: 1 s are over. Requests in flight are cut off.")
     assert sent.result() == CUT_OFF
     assert command.process.wait(30) == 0
 

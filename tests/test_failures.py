@@ -36,12 +36,12 @@ def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
             OSError(errno.EMFILE, "Too many open files"),
             "Too many open files; raise the limit of open files",
         ),
-        (OSError(errno.EROFS, "Read-only file system", b"/x"), "/x: Read-only file system; TMPDIR, HOME"),
+        (OSError(errno.EROFS, "Read-only file system", b"/x"), "/x: Read-only file system; set TMPDIR, HOME"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
-        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "set TMPDIR to one"),
-        (MemoryError(), "there is not enough memory for it"),
-        (RecursionError(), "what was given is nested too deeply"),
-        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"), "in the encoding ascii; PYTHONIOENCODING"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "Set TMPDIR to one"),
+        (MemoryError(), "there is not enough memory"),
+        (RecursionError(), "the input is nested too deeply"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"), "in the encoding ascii; set PYTHONIOENCODING"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), None),
         (KeyError("x"), None),
     ],
@@ -54,9 +54,9 @@ def test_what_a_user_can_mend_is_a_sentence(error: Exception, said: str | None) 
 def test_a_device_without_room_and_a_reader_that_leaves_end_a_command_in_a_line() -> None:
     for command, code, said in (
         ("TFSERVING --help > /dev/full", 1, "Error: the output can't be written: No space left on device\n"),
-        ("TFSERVING client status --help > /dev/full", 1, "Error: the output can't be written: No space left"),
+        ("TFSERVING metadata --help > /dev/full", 1, "Error: the output can't be written: No space left"),
         ("TFSERVING --help 2>&1 | head -1; exit ${PIPESTATUS[0]}", 0, ""),
-        ("PYTHONIOENCODING=ascii TFSERVING client status --help > /dev/null", 0, ""),
+        ("PYTHONIOENCODING=ascii TFSERVING metadata --help > /dev/null", 0, ""),
         ("TFSERVING --help >&-", 0, ""),
     ):
         done = shell(command)
@@ -84,7 +84,7 @@ def test_ctrl_c_during_an_import_is_code_130_without_a_traceback(module: str, co
     (tmp_path / f"{module}.py").write_text(f"import os, signal, time, traceback\n{code}\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(
-        [sys.executable, "-m", "tfserving", "client", "status", "--model", "m", "--server", "http://127.0.0.1:1"],
+        [sys.executable, "-m", "tfserving", "metadata", "m", "--server", "http://127.0.0.1:1"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -93,13 +93,13 @@ def test_ctrl_c_during_an_import_is_code_130_without_a_traceback(module: str, co
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert done.returncode == 130, done.stderr
-    assert done.stderr.strip() in ("", "Interrupted.")
+    assert done.stderr.strip() in ("", "Stopped.")
 
 
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("tfserving.clients.commands.calls.Target.asking", broken)
-    result = CliRunner().invoke(tfserving, ["client", "status", "--model", "m"])
+    monkeypatch.setattr("tfserving.clients.commands.calls.Target.connected", broken)
+    result = CliRunner().invoke(tfserving, ["metadata", "m"])
     assert isinstance(result.exception, ZeroDivisionError)

@@ -65,7 +65,7 @@ class Project:
         command = ["uv", "pip", "install", "--quiet", "--python", str(self.python), what]
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            [*command, "--constraint", str(ROOT / "requirements.lock")],
+            [*command, "--constraint", str(ROOT / "requirements-dev.lock")],
             env=env,
             capture_output=True,
             text=True,
@@ -162,8 +162,8 @@ def test_the_client_works_without_any_extra(light: Project) -> None:
     ("command", "extra"),
     [
         (["export", "build"], "export"),
-        (["serve", "run"], "serving"),
-        (["k8s", "rollout", "status", "own"], "k8s"),
+        (["serve"], "serving"),
+        (["rollout", "status", "own"], "k8s"),
         (["client", "bench", "--model", "own"], "clients"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
@@ -198,12 +198,12 @@ def test_all_extras_do_the_whole_job_beside_folders_of_the_same_names(everything
     assert done.returncode == 0, done.stderr
     assert "own export.py" not in done.stdout
     (everything.folder / "models/own/1/saved_model.pb").stat()
-    command = ["tfserving", "serve", "run", "--engine", "embedded", "--port", "{port}", "--rest-port", "{rest_port}"]
+    command = ["tfserving", "serve", "--engine", "embedded", "--port", "{port}", "--rest-port", "{rest_port}"]
     with serve(command, everything.folder, everything.env) as server:
         addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
         done = everything.run("tfserving", "client", "verify", "models", *addresses)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "golden requests of 1 model equal" in done.stdout
-    done = everything.run("tfserving", "k8s", "rollout", "status", "own")
+    done = everything.run("tfserving", "rollout", "status", "own")
     assert "needs the Python module" not in done.stderr
     assert "Traceback" not in done.stderr

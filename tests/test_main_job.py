@@ -63,7 +63,7 @@ def scaled(scaled_fleet: Path, tmp_path: Path) -> Path:
 
 def serving_run(fleet: Path, engine: ModelServer = EMBEDDED) -> list[str]:
     ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", engine.name]
-    return [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(fleet), *ports]
+    return [sys.executable, "-m", "tfserving", "serve", "--fleet", str(fleet), *ports]
 
 
 @beside_the_readme
@@ -84,9 +84,7 @@ def test_the_server_alone_imports_tensorflow(served: Served, clone: Path) -> Non
     running = [command, *command.children(recursive=True)]
     mapping = [one for one in running if "libtensorflow" in Path(f"/proc/{one.pid}/maps").read_text()]
     assert [one.cmdline()[1:3] for one in mapping] == [["-m", "tfserving.serving.embedded"]]
-    ports = [str(port) for port in free_ports(2)]
-    checks = ("serve", "check", "--engine=embedded", "--port", ports[0], "--rest-port", ports[1])
-    for words in (checks, ("export", "build", "--missing")):
+    for words in (("serve", "status"), ("export", "build", "--missing")):
         done = run([sys.executable, "-X", "importtime", "-m", "tfserving", *words], clone)
         assert done.returncode == 0, done.stderr
         assert re.search(r"\| +tfserving\.cli$", done.stderr, re.M)
@@ -95,7 +93,7 @@ def test_the_server_alone_imports_tensorflow(served: Served, clone: Path) -> Non
 
 @beside_the_readme
 def test_every_printed_query_can_be_pasted(served: Served, clone: Path) -> None:
-    queries = [line for line in served.output.splitlines() if line.startswith(("  curl ", "  make query "))]
+    queries = [line for line in served.output.splitlines() if line.startswith(("  curl ", "  tfserving predict "))]
     assert len(queries) == 2, served.output
     for query in queries:
         done = run(["sh", "-c", query], clone)
@@ -110,8 +108,8 @@ def test_make_verify_finds_every_golden_request_equal(served: Served, clone: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     report = run(
         [
-            *(sys.executable, "-m", "tfserving", "client", "verify", "models", "--json"),
-            *("--grpc", f"127.0.0.1:{served.grpc_port}", "--rest", f"127.0.0.1:{served.rest_port}"),
+            *(sys.executable, "-m", "tfserving", "verify", "--json"),
+            *("--server", f"{served.url('grpc')},{served.url('rest')}"),
         ],
         clone,
     )
@@ -166,16 +164,12 @@ def test_a_weight_changed_on_disk_fails_verification_by_name(clone: Path, scaled
         tensors=[*map(tf.constant, changed)],
     )
     with serve(serving_run(scaled, engine), clone) as server:
-        addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
-        done = run(
-            [sys.executable, "-m", "tfserving", "client", "verify", *addresses, str(scaled.parent / "models")], clone
-        )
+        both = ["--server", f"{server.url('grpc')},{server.url('rest')}"]
+        done = run([sys.executable, "-m", "tfserving", "verify", *both, str(scaled.parent / "models")], clone)
     assert done.returncode == 1
     for protocol in ("gRPC", "REST"):
         assert re.search(rf"^scaled +1 +serving_default +{protocol} +sums +5 +\S+ +\d+ +different$", done.stdout, re.M)
-        reason = (
-            rf"scaled version 1, signature 'serving_default', output 'sums' over {protocol}: request \d: at .* it is "
-        )
+        reason = rf"scaled version 1, signature 'serving_default', output 'sums' over {protocol}: request \d: .*: got "
         assert re.search(reason, done.stdout), done.stdout
     assert "2 of 2 comparisons failed, the first: scaled version 1, signature 'serving_default', output" in done.stdout
 
@@ -218,9 +212,9 @@ def test_the_native_engine_serves_what_is_verified(clone: Path, scaled: Path, st
     command = serving_run(scaled)
     with serve(command[: command.index("--engine")], clone, {VARIABLE: str(stand_in)}) as server:
         assert "with the native server:" in server.output
-        addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
+        both = ["--server", f"{server.url('grpc')},{server.url('rest')}"]
         models = str(scaled.parent / "models")
-        done = run([sys.executable, "-m", "tfserving", "client", "verify", *addresses, models], clone)
+        done = run([sys.executable, "-m", "tfserving", "verify", *both, models], clone)
         assert done.returncode == 0, done.stdout + done.stderr
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
@@ -240,26 +234,27 @@ def test_a_port_that_is_taken_is_named_before_anything_is_exported(clone: Path) 
 
 
 def test_where_no_docker_engine_runs_that_is_said(clone: Path) -> None:
-    done = run([sys.executable, "-m", "tfserving", "serve", "run", "--engine", "docker"], clone)
+    done = run([sys.executable, "-m", "tfserving", "serve", "--engine", "docker"], clone)
     assert done.returncode == 2
     assert "engine 'docker' can't be used: no Docker Engine answers: its socket isn't there" in done.stderr
 
 
 def test_an_engine_that_is_not_there_is_an_error(clone: Path) -> None:
     env = {"PATH": str(clone), VARIABLE: ""}
-    done = run([sys.executable, "-m", "tfserving", "serve", "run", "--engine", "native"], clone, env)
+    done = run([sys.executable, "-m", "tfserving", "serve", "--engine", "native"], clone, env)
     assert done.returncode == 2
     assert "no tensorflow_model_server is on PATH; install it, or set TENSORFLOW_MODEL_SERVER" in done.stderr
 
 
-@pytest.mark.parametrize("command", [["run"], ["fleet", "--folders"], ["example", "scaled"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["serve", "--no-export"], ["predict", "scaled"]], ids=" ".join)
 def test_a_model_that_was_never_exported_is_named_with_what_to_do(
     clone: Path, tmp_path: Path, command: list[str]
 ) -> None:
     fleet = tmp_path / "models.yaml"
     fleet.write_text("models:\n  scaled:\n    builder: tests.scaled:build\n")
     port, rest_port = free_ports(2)
-    ports = ["--port", str(port), "--rest-port", str(rest_port)] if command == ["run"] else []
-    done = run([sys.executable, "-m", "tfserving", "serve", *command, "--fleet", str(fleet), *ports], clone)
+    ports = ["--port", str(port), "--rest-port", str(rest_port)] if command[0] == "serve" else []
+    done = run([sys.executable, "-m", "tfserving", *command, "--fleet", str(fleet), *ports], clone)
     assert done.returncode == 2
-    assert f"model 'scaled' has no version in {tmp_path}/models/scaled; `make export MODEL=scaled`" in done.stderr
+    assert f"model 'scaled' has no version in {tmp_path}/models/scaled" in done.stderr
+    assert f"export build scaled --fleet {fleet}`" in done.stderr

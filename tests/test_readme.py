@@ -1,8 +1,9 @@
-"""The README's commands, run in the order in which they stand there, in a clone where `make serve` runs."""
+"""The README's commands, run in the order in which they stand there: in a clone, and in a project of one's own."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Served
+from tests.servers import Served, serve
 
 ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
-BLOCKS = FENCE.findall((ROOT / "README.md").read_text())
+OWN = "Quick start in your own project"
+SECTIONS = {section.partition("\n")[0]: FENCE.findall(section) for section in re.split(r"^## ", TEXT, flags=re.M)}
+BLOCKS = [block for title, blocks in SECTIONS.items() if title != OWN for block in blocks]
 COMMANDS = [command for language, block in BLOCKS if language == "sh" for command in block.splitlines()]
 # `make serve` runs while the others do; the tests are what runs, and the checks have run before them. What needs a
-# Docker Engine is run in tests/docker/test_docs.py. What loads a server for long does it for less time here.
+# Docker Engine is run in tests/docker/test_docs.py. What puts load on a server for long does it for less time here.
 DOCKER = ["make up", "make down", "make image TAG=digits:1"]
 SHORTER = {
     " bench ": " bench --window 0.1 --warm-up 0.1 --processes 1 ",
@@ -26,47 +30,25 @@ SHORTER = {
 # More golden requests a second make it clear sooner which version is worse.
 QUICK = "rollout: {probe: 100}\n"
 ELSEWHERE = ["make serve", "make test", "make check", *DOCKER]
-# What a rollout prints, by its command, without the lines on what it waits for.
+# What a command prints, where a block of text follows it, without the lines on what a rollout waits for.
 SHOWN = {
     commands.splitlines()[-1]: [line for line in text.splitlines() if "so golden requests are sent" not in line]
     for (_, commands), (language, text) in itertools.pairwise(BLOCKS)
-    if " rollout start " in commands and language == "text"
+    if language == "text"
 }
 
 
 pytestmark = pytest.mark.xdist_group("served")
 
 
-def test_the_readme_has_the_two_commands_first() -> None:
-    assert COMMANDS[:2] == ["make serve", "make test"]
-
-
-def test_ci_runs_the_readmes_test_command_and_its_checks() -> None:
-    script = (ROOT / ".ci/run").read_text().splitlines()
-    assert "make test || code=1" in script
-    assert "make test-engines || code=1" in script
-    assert "make check" in script
-
-
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
-def test_a_command_of_the_readme_works(command: str, served: Served, clone: Path) -> None:
-    command = command.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
-    if "tfserving client" in command and "--server" not in command:
-        command += f" --server grpc://127.0.0.1:{served.grpc_port}"
-    shown = shape("\n".join(SHOWN.get(command, [])))
-    for whole, part in SHORTER.items():
-        command = command.replace(whole, part)
-    models = clone / "models.yaml"
-    if " rollout " in command and QUICK not in models.read_text():
-        models.write_text(models.read_text() + QUICK)
-    run = ["sh", "-c", command]
+def run(command: str, folder: Path, env: dict[str, str]) -> str:
+    """What a line typed in a shell prints; it must succeed."""
+    words = ["sh", "-c", command]
     done = subprocess.run(
-        run, cwd=clone, env=served.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout
-    assert (printed := shape(done.stdout))
-    # In this order, with other lines where the page has a "…".
-    assert re.search(".*".join(map(re.escape, shown.split("\n…\n"))), printed, re.S), done.stdout
+    assert done.returncode == 0, (command, done.stdout)
+    return done.stdout
 
 
 def shape(printed: str) -> str:
@@ -75,8 +57,44 @@ def shape(printed: str) -> str:
     return re.sub(r"\d+(\.\d+)?(e-\d+)?", "#", known)
 
 
-def test_the_readme_shows_what_rollouts_print() -> None:
-    assert len(SHOWN) == 2
+def in_order(shown: str, printed: str) -> bool:
+    """Whether what a block shows was printed, with other lines where the block has a "…"."""
+    return re.search(".*".join(map(re.escape, shown.strip().split("\n…\n"))), printed, re.S) is not None
+
+
+def test_a_reader_meets_the_first_served_model_in_a_minute() -> None:
+    """200 words a minute, at most."""
+    before = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", TEXT.partition("Ctrl-C stops the server.")[0])
+    assert len(before.split()) < 250
+    assert COMMANDS[0] == "make serve"
+
+
+def test_ci_runs_the_readmes_test_command_and_its_checks() -> None:
+    assert "make test" in COMMANDS
+    script = (ROOT / ".ci/run").read_text().splitlines()
+    assert "make test || code=1" in script
+    assert "make test-engines || code=1" in script
+    assert "make check" in script
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
+def test_a_command_of_the_readme_works(command: str, served: Served, clone: Path) -> None:
+    env = {**served.env, "TFSERVING_SERVER": f"{served.url('grpc')},{served.url('rest')}"}
+    shown = shape("\n".join(SHOWN.get(command, [])))
+    command = command.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
+    for whole, part in SHORTER.items():
+        command = command.replace(whole, part)
+    models = clone / "models.yaml"
+    if " rollout " in command and QUICK not in models.read_text():
+        models.write_text(models.read_text() + QUICK)
+    printed = run(command, clone, env)
+    assert printed
+    assert in_order(shown, shape(printed)), printed
+
+
+def test_the_readme_shows_what_commands_print() -> None:
+    assert len([command for command in SHOWN if " rollout " in command]) == 2
+    assert any(" verify" in command for command in SHOWN)
 
 
 def test_the_python_of_the_readme_works(served: Served, clone: Path) -> None:
@@ -91,6 +109,33 @@ def test_what_make_serve_prints_is_what_the_readme_shows(served: Served) -> None
     shown = next(block for language, block in BLOCKS if language == "text")
     shown = shown.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
     assert shown in served.output
+
+
+def test_a_project_of_ones_own_works_by_the_readme_alone(tmp_path: Path) -> None:
+    """From `init` to a rollout, in an empty folder, with folders whose names the toolkit has, too."""
+    install, start, *blocks = SECTIONS[OWN]
+    assert "install" in install[1]
+    init, cd, foreground = start[1].splitlines()
+    project = tmp_path / cd.removeprefix("cd ")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+    run(init, tmp_path, env)
+    for name in ("serving", "export", "clients", "k8s"):
+        (project / name).mkdir()
+        (project / name / "__init__.py").write_text("raise ImportError('this is the project's own')\n")
+    models = project / "models.yaml"
+    models.write_text(models.read_text() + QUICK)
+    command = [*foreground.split(), "--engine", "embedded", "--port", "{port}", "--rest-port", "{rest_port}"]
+    with serve(command, project, env) as server:
+        env["TFSERVING_SERVER"] = f"{server.url('grpc')},{server.url('rest')}"
+        for (language, block), (following, text) in itertools.pairwise([*blocks, ("", "")]):
+            if language == "sh":
+                for line in block.splitlines():
+                    for whole, part in SHORTER.items():
+                        line = line.replace(whole, part)  # noqa: PLW2901
+                    printed = run(line, project, env)
+                if following == "text":
+                    assert in_order(shape(text), shape(printed)), printed
 
 
 def test_generated_documentation_is_what_the_code_says() -> None:

@@ -1,4 +1,4 @@
-"""The command `tfserving`: one door to the four rooms. A room is imported when one of its commands runs."""
+"""The command `tfserving`: the tree of commands. A command is imported when it runs. See docs/command_line.md."""
 
 from __future__ import annotations
 
@@ -12,125 +12,186 @@ import click
 from click.shell_completion import get_completion_class
 
 from tfserving import __version__
+from tfserving.foundation.command.errors import FAILED, WRONG, CommandError, show
+from tfserving.foundation.command.group import Group
+from tfserving.foundation.command.suggest import did_you_mean
 from tfserving.foundation.extras import missing_extra
 from tfserving.foundation.failures import sentence
 from tfserving.interrupts import Interrupts
+from tfserving.project import FoundProject
 
-FAILED = 1
 _interrupts = Interrupts()
 
 
 @dataclass(frozen=True)
-class Room:
-    """A group of commands: the room that has it, the extra that it needs, and what it is for."""
+class Entry:
+    """A command of the tree: where it is defined, the extra that it needs, and its first line of help."""
 
-    name: str
-    extra: str
+    where: str
+    extra: str | None
     purpose: str
 
+    @property
+    def room(self) -> str:
+        """The package that defines the command."""
+        return self.where.split(".")[0]
+
     def load(self) -> click.Command:
-        """The group. Raises ModuleNotFoundError when a module that it needs isn't installed."""
-        found = importlib.import_module(f"tfserving.{self.name}.cli").main
+        """Return the command. Raises ModuleNotFoundError when a module that it needs isn't installed."""
+        module, _, name = self.where.partition(":")
+        found = getattr(importlib.import_module(f"tfserving.{module}"), name)
         assert isinstance(found, click.Command)
         return found
 
 
-ROOMS = {
-    "export": Room("export", "export", "Export models as versions that carry their own proof."),
-    "serve": Room("serving", "serving", "Run TensorFlow Serving over the models of models.yaml."),
-    "client": Room("clients", "clients", "Call a model server, verify what it serves, load-test it."),
-    "k8s": Room("k8s", "k8s", "Run the fleet on Kubernetes, and roll new versions out and back."),
+SECTIONS = {
+    "Start": {
+        "init": Entry("init.command:init", None, "Create a project: models.yaml, a builder, a test."),
+        "doctor": Entry("doctor.command:doctor", None, "Check what this machine has, and what `serve` will use."),
+    },
+    "Models": {
+        "export": Entry("export.cli:main", "export", "Export models as versions with golden requests inside."),
+    },
+    "Servers": {
+        "serve": Entry("serving.cli:main", "serving", "Run TensorFlow Serving over the models of models.yaml."),
+        "labels": Entry("serving.commands.labels:labels", "serving", "Set the labels of versions, such as stable."),
+        "config": Entry("serving.commands.config:config", "serving", "Print or check the server configuration."),
+        "image": Entry("serving.commands.image:image", "serving", "Build an image that contains the models."),
+        "compose": Entry("serving.commands.compose:compose", "serving", "Run a server with Prometheus and Grafana."),
+    },
+    "Requests": {
+        "predict": Entry("clients.commands.predict:predict", "clients", "Send a predict request."),
+        "classify": Entry(
+            "clients.commands.examples:classify", "clients", "Send tf.Examples; print classes and scores."
+        ),
+        "regress": Entry("clients.commands.examples:regress", "clients", "Send tf.Examples; print values."),
+        "metadata": Entry("clients.commands.show:metadata", "clients", "Print the signatures of a served model."),
+    },
+    "Proof and load": {
+        "verify": Entry(
+            "clients.commands.verify:verify", "clients", "Compare the outputs of a server with golden requests."
+        ),
+        "bench": Entry("clients.commands.bench:bench", "clients", "Measure the throughput and latency of a server."),
+        "tune": Entry("clients.commands.tune:tune", "clients", "Find the batching parameters of highest throughput."),
+        "capture": Entry("clients.commands.capture:capture", "clients", "Make golden records from real requests."),
+    },
+    "Rollouts": {
+        "rollout": Entry("k8s.commands.rollout:rollout", "k8s", "Roll out a new version, here or on a cluster."),
+        "k8s": Entry("k8s.cli:main", "k8s", "Run the models on Kubernetes."),
+    },
 }
+ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
-class _MissingExtraError(click.ClickException):
-    """A room's command needs an extra that isn't installed."""
-
-    exit_code = 2
-
-
-class _Rooms(click.Group):
-    """Groups that are imported when they are needed."""
+class _Tree(Group):
+    """The commands, imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The rooms first, then what belongs to none."""
-        return [*ROOMS, *super().list_commands(ctx)]
+        """Return the names of all commands."""
+        return [*ENTRIES, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The group or the command called `cmd_name`."""
-        room = ROOMS.get(cmd_name)
-        if room is None:
+        """Return the command called `cmd_name`."""
+        entry = ENTRIES.get(cmd_name)
+        if entry is None:
             return super().get_command(ctx, cmd_name)
         try:
-            return room.load()
+            return entry.load()
         except ModuleNotFoundError as error:
-            text = missing_extra(error, room.extra, f"tfserving {cmd_name}")
+            text = _missing(error, cmd_name)
             if text is None:
                 raise
             if ctx.resilient_parsing:
                 # A shell that completes words needs the name alone.
-                return click.Command(cmd_name, help=room.purpose)
-            raise _MissingExtraError(text) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the rooms without importing them."""
-        others = ((name, self.commands[name].get_short_help_str(100)) for name in super().list_commands(ctx))
-        with formatter.section("Commands"):
-            formatter.write_dl([*((name, room.purpose) for name, room in ROOMS.items()), *others])
-
-    def main(self, *args: Any, **named: Any) -> Any:
-        """Runs the command; what the machine refuses it is a line and exit code 1, Ctrl-C exit code 130."""
-        try:
-            return super().main(*args, **named)
-        except Exception as error:
-            if _interrupts.came:
-                _interrupts.end()
-            said = sentence(error)
-            if said is None:
-                raise
-            with contextlib.suppress(OSError):
-                click.echo(f"Error: {said}", err=True)
-            sys.exit(FAILED)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; one whose extra is missing ends with a line that names the extra."""
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            name = ctx.invoked_subcommand
-            room = ROOMS.get(name or "")
-            text = missing_extra(error, room.extra, f"tfserving {name}") if room else None
-            if text is None:
-                raise
-            raise _MissingExtraError(text) from None
-        except KeyboardInterrupt:
-            _interrupts.end()
+                return click.Command(cmd_name, help=entry.purpose)
+            raise CommandError(text, WRONG) from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that `args` name. It is imported now: from here on Ctrl-C is the command's."""
+        """Return the command that `args` name. It is imported now: from here on Ctrl-C is the command's."""
+        name = args[0]
+        if name not in self.list_commands(ctx) and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"There is no command {name!r}.{did_you_mean(name, self.list_commands(ctx))}", ctx)
         resolved = super().resolve_command(ctx, args)
         _interrupts.handle()
         return resolved
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section, without importing them."""
+        width = max(map(len, self.list_commands(ctx)))
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", entry.purpose) for name, entry in section.items()])
+        others = [(f"{name:<{width}}", self.commands[name].get_short_help_str(100)) for name in self.commands]
+        with formatter.section("Shell"):
+            formatter.write_dl(others)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; one whose extra is missing ends with the name of the extra."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            text = _missing(error, ctx.invoked_subcommand or "")
+            if text is None:
+                raise
+            raise CommandError(text, WRONG) from None
+        except KeyboardInterrupt:
+            _interrupts.end()
+
+    def main(self, args: Any = None, **named: Any) -> Any:  # type: ignore[override] # one for both of its overloads
+        """Run the command and exit with its code; an error is a sentence, or JSON with --json."""
+        words = list(sys.argv[1:] if args is None else args)
+        named.pop("standalone_mode", None)
+        try:
+            code = super().main(words, standalone_mode=False, **named)
+        except click.ClickException as error:
+            show(error, as_json=_wants_json(words))
+            sys.exit(error.exit_code)
+        except click.Abort:
+            _interrupts.end()
+        except Exception as error:
+            if _interrupts.came:
+                _interrupts.end()
+            text = sentence(error)
+            if text is None:
+                raise
+            with contextlib.suppress(OSError):
+                show(CommandError(text, FAILED), as_json=_wants_json(words))
+            sys.exit(FAILED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _missing(error: ModuleNotFoundError, command: str) -> str | None:
+    """Return the sentence that names the extra that `command` needs; None when the error is about something else."""
+    entry = ENTRIES.get(command)
+    return missing_extra(error, entry.extra, f"tfserving {command}") if entry and entry.extra else None
+
+
+def _wants_json(words: list[str]) -> bool:
+    options = words[: words.index("--")] if "--" in words else words
+    return "--json" in options
+
 
 @click.group(
-    cls=_Rooms,
+    cls=_Tree,
     epilog="""\b
 Examples:
-  tfserving export build                             a new version of every model in models.yaml
-  tfserving serve run                                serves them, on the best engine there is
-  tfserving client predict --model dense --input rows.npy
-  tfserving client verify models                     whether what is served is what was exported
-  tfserving k8s rollout start digits --dry-run       what a rollout to the newest version would do
+  tfserving init my-project                  a project that works
+  tfserving serve                            export what is missing, and serve
+  tfserving predict digits                   send a golden request
+  tfserving verify                           compare all outputs
+  tfserving rollout start digits --dry-run   what a rollout would do
 
 \b
-`tfserving COMMAND --help` has more examples and the exit codes of each.""",
+`tfserving COMMAND --help` has the options and more examples.
+Exit codes: 0 success, 1 failed, 2 wrong usage, 3 not reachable, 130 Ctrl-C.""",
 )
 @click.version_option(__version__, message="tfserving %(version)s")
-def tfserving() -> None:
-    """TensorFlow Serving, proven: from a model in Python to requests in production."""
+@click.pass_context
+def tfserving(ctx: click.Context) -> None:
+    """From a TensorFlow model in Python to verified requests in production."""
+    ctx.obj = FoundProject()
 
 
 @tfserving.command(
@@ -141,7 +202,7 @@ Examples:
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script by which SHELL completes the commands of `tfserving`."""
+    """Print a completion script for SHELL."""
     found = get_completion_class(shell)
     assert found is not None
     click.echo(found(tfserving, {}, "tfserving", "_TFSERVING_COMPLETE").source())

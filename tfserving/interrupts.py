@@ -1,4 +1,4 @@
-"""Ctrl-C of a command: an exception, as Python's own handler raises it, that says nothing by itself."""
+"""Ctrl-C and SIGTERM of a command: an exception, as Python's own handler raises it, that prints nothing by itself."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130
 _IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C. Not KeyboardInterrupt itself, or Python ends by SIGINT when one went through an `exec`."""
+    """A signal. Not KeyboardInterrupt itself, or Python ends by SIGINT when one went through an `exec`."""
 
 
 class Interrupts:
-    """The handler of Ctrl-C. `came` is whether one came: what was imported then may have made another error of it."""
+    """The handler of both signals. After `came` is set, an error may be the interruption of an import."""
 
     def __init__(self) -> None:
-        self.came = False
+        self.came: int | None = None
         self._stderr = -1
 
     def handle(self) -> None:
-        """Handles Ctrl-C from now on, unless the process ignores it."""
+        """Handle both signals from now on, except those that the process ignores."""
         if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL):
             signal.signal(signal.SIGINT, self)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self)
 
-    def __call__(self, _number: int, frame: FrameType | None) -> None:
-        """The handler itself."""
-        self.came = True
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Raise Interrupted."""
+        self.came = number
         while frame is not None and frame.f_code.co_filename != _IMPORTING:
             frame = frame.f_back
         if frame is not None and self._stderr < 0:
-            # numpy and TensorFlow print the traceback of an import that is interrupted; nobody wants to read that.
+            # numpy and TensorFlow print the traceback of an import that is interrupted, which helps nobody.
             with contextlib.suppress(OSError):
                 self._stderr = os.dup(2)
                 nothing = os.open(os.devnull, os.O_WRONLY)
@@ -44,9 +45,9 @@ class Interrupts:
         raise Interrupted
 
     def end(self) -> NoReturn:
-        """Ends the process as one that was interrupted."""
+        """Exit with 128 and the signal's number, after one line on stderr."""
         with contextlib.suppress(OSError):
             if self._stderr >= 0:
                 os.dup2(self._stderr, 2)
-            os.write(2, b"\nInterrupted.\n")
-        sys.exit(INTERRUPTED)
+            os.write(2, b"\nStopped.\n")
+        sys.exit(128 + (self.came or signal.SIGINT))

@@ -9,8 +9,8 @@ import numpy as np
 
 from tfserving.clients import rest_json, wire
 from tfserving.clients.address import Address
-from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.errors import Call
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.tensors import BY_NAME, STRING, Array
 
 # What is prepared is kept in memory, in each process that asks.

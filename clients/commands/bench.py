@@ -18,15 +18,14 @@ from tfserving.clients.commands.calls import (
     SECONDS_OF_A_WINDOW,
     Target,
     check_pinned,
-    json_option,
     model_option,
-    report_option,
     reporting,
     server_options,
     signature_option,
     version_options,
 )
 from tfserving.clients.commands.loads import limit_option, numbers, prepared
+from tfserving.foundation.command.options import json_option, report_option
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.load import Step

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
-from tfserving.foundation.files import is_replaced
+from tfserving.foundation.command.options import writable
 
 if TYPE_CHECKING:
+    from tfserving.clients.address import ServerUrls
     from tfserving.clients.client import Client
     from tfserving.clients.errors import ServingError
 
@@ -25,21 +26,27 @@ Exit codes: 0 all is well; 1 the server answered with an error, what it serves
 differs, or the output can't be written; 2 wrong usage or an input that doesn't
 fit; 3 no server answers; 130 Ctrl-C."""
 
+DEFAULT_SERVER = "grpc://127.0.0.1:8500,http://127.0.0.1:8501"
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
 @dataclass(frozen=True)
 class Target:
-    """Which server the options name, how it is reached, and how long an answer may take."""
+    """The server that the options name, how to connect to it, and the timeout of a call in seconds."""
 
-    url: str
+    server: ServerUrls
     timeout: float
     tls: Mapping[str, Any]
     max_response_bytes: int = MAX_RESPONSE_BYTES
 
+    @property
+    def url(self) -> str:
+        """The URL that commands use that need one protocol."""
+        return self.server.first
+
     @contextmanager
-    def asking(self) -> Iterator[Client]:
-        """A client; a call that fails inside ends the command with its error and an exit code."""
+    def connected(self) -> Iterator[Client]:
+        """Return a client; a call that fails inside ends the command with its error and an exit code."""
         from tfserving.clients.address import Tls
         from tfserving.clients.client import connect
         from tfserving.clients.errors import ServingError
@@ -120,27 +127,64 @@ max_response_option = click.option(
 )
 
 
-def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that asks one server; it gets them as `target`."""
+class _ServerType(click.ParamType):
+    """`URL[,URL]`: a server's gRPC port, its REST port, or both."""
 
+    name = "URL[,URL]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ServerUrls:
+        """See `click.ParamType.convert`."""
+        from tfserving.clients.address import ServerUrls, read_server
+
+        if isinstance(value, ServerUrls):
+            return value
+        try:
+            return read_server(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SERVER = _ServerType()
+# For commands that call a server.
+server_option = click.option(
+    "--server",
+    type=SERVER,
+    envvar="TFSERVING_SERVER",
+    default=DEFAULT_SERVER,
+    show_default=True,
+    help="The server's gRPC URL, REST URL, or both.",
+)
+# For commands that work without a server, too: it is None then, and the environment variable is ignored.
+optional_server_option = click.option(
+    "--server", type=SERVER, help="The gRPC URL, the REST URL, or both, of a server to use."
+)
+timeout_option = click.option(
+    "--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for a response."
+)
+
+
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a command that calls one server; it gets them as `target`."""
+    return _with_target(command, server_option)
+
+
+def optional_server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the same options to a command that works without `--server`, too; `target` is None then."""
+    return _with_target(command, optional_server_option)
+
+
+def _with_target(command: Callable[..., None], server_option: Callable[..., Any]) -> Callable[..., None]:
     @wraps(command)
     def with_target(
-        *, server: str, timeout: float, max_response_bytes: int, tls: dict[str, Any], **options: Any
+        *, server: ServerUrls | None, timeout: float, max_response_bytes: int, tls: dict[str, Any], **options: Any
     ) -> None:
-        command(target=Target(server, timeout, tls, max_response_bytes), **options)
+        if server is None and tls:
+            raise click.UsageError("TLS options are given without a server; add --server grpcs://HOST:PORT")
+        target = None if server is None else Target(server, timeout, tls, max_response_bytes)
+        command(target=target, **options)
 
     wrapped = with_tls(with_target)
-    for option in (
-        max_response_option,
-        click.option("--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for an answer."),
-        click.option(
-            "--server",
-            default="grpc://127.0.0.1:8500",
-            show_default=True,
-            metavar="URL",
-            help="The server: grpc[s]://HOST:PORT, http[s]://HOST:PORT, dns:///HOST:PORT or unix:///PATH.",
-        ),
-    ):
+    for option in (max_response_option, timeout_option, server_option):
         wrapped = option(wrapped)
     return wrapped
 
@@ -162,29 +206,6 @@ def check_pinned(version: int | None, label: str | None) -> None:
         raise click.UsageError("--version and --label can't be used together; give one of them")
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
-
-
-def writable(suffix: str = "") -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
-    """Refuses, before anything is sent, a file that can't be written; `suffix` is that of its name."""
-
-    def check(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-        if path is None:
-            return None
-        if not path.absolute().parent.is_dir():
-            raise click.BadParameter(f"there is no folder {path.parent}")
-        try:
-            made = is_replaced(path)
-        except OSError as error:
-            raise click.BadParameter(f"{path} can't be written: {error.strerror}") from None
-        # A pipe or a device has any name.
-        if made and suffix and path.suffix != suffix:
-            raise click.BadParameter(f"{path} does not end with {suffix}")
-        return path
-
-    return check
-
-
 output_option = click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -192,14 +213,6 @@ output_option = click.option(
     help="Write the outputs to this .npz file instead of showing them.",
 )
 signature_option = click.option("--signature", help="The signature to call.  [default: serving_default]")
-
-
-report_option = click.option(
-    "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=writable(".html"),
-    help="Write a report to this .html file, a page that needs no other file.",
-)
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.clients.commands.calls import EXIT_CODES, FAILED, Target, with_tls, writable
+from tfserving.clients.commands.calls import EXIT_CODES, FAILED, SERVER, Target, with_tls
+from tfserving.foundation.command.options import writable
 
 if TYPE_CHECKING:
+    from tfserving.clients.address import ServerUrls
     from tfserving.clients.capture import CapturedRequest
     from tfserving.clients.client import Client
 
@@ -44,7 +46,7 @@ Examples:
     help="Write requests alone to this one, 1000 at most, as a server plays them.",
 )
 @click.option("--model", help="Only requests to this model; JSON without a model is for it.")
-@click.option("--server", metavar="URL", help="Asked for the answers that are missing, and for the types of JSON.")
+@click.option("--server", type=SERVER, help="Asked for the answers that are missing, and for the types of JSON.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds.")
 @click.option("--most", type=click.IntRange(1), help="Keep so many, as likely one as another.  [default: all]")
 @click.option("--duplicates", is_flag=True, help="Keep requests that ask the same, too.")
@@ -56,7 +58,7 @@ def capture(
     golden: Path | None,
     warm_up: Path | None,
     model: str | None,
-    server: str | None,
+    server: ServerUrls | None,
     timeout: float,
     most: int | None,
     duplicates: bool,
@@ -78,7 +80,7 @@ def capture(
         requests = _read(sources, model, None, most, duplicates)
         _write(requests, golden, warm_up, any_version)
         return
-    with Target(server, timeout, tls).asking() as client:
+    with Target(server, timeout, tls).connected() as client:
         requests = _read(sources, model, client, most, duplicates)
         if golden is not None:
             requests = _answered(requests, client, timeout)
@@ -143,10 +145,12 @@ def _read(
 def _answered(requests: list[CapturedRequest], client: Client, timeout: float) -> list[CapturedRequest]:
     """The requests with those responses that they lack."""
     from tfserving.clients.busy import Patient
-    from tfserving.clients.capture import answered
+    from tfserving.clients.capture import with_response
 
     server = Patient(client)
-    found = [one if one.request.outputs else server.call(partial(answered, one, client), timeout) for one in requests]
+    found = [
+        one if one.request.outputs else server.call(partial(with_response, one, client), timeout) for one in requests
+    ]
     if server.refusals:
         click.echo(f"Warning: {server.refusals}", err=True)
     return found

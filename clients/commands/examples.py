@@ -12,13 +12,13 @@ from tfserving.clients.commands.calls import (
     EXIT_CODES,
     Target,
     check_pinned,
-    json_option,
     model_option,
     output_option,
     server_options,
     signature_option,
     version_options,
 )
+from tfserving.foundation.command.options import json_option
 
 input_option = click.option(
     "--input",
@@ -51,7 +51,7 @@ def classify(*, target: Target, given: str, output: Path | None, as_json: bool, 
     from tfserving.clients.commands.output_values import show
 
     request = _request(given, asked)
-    with target.asking() as client:
+    with target.connected() as client:
         answer = client.classify(**request)
     show(answer, {"classes": answer.labels, "scores": answer.scores}, output=output, as_json=as_json)
 
@@ -76,7 +76,7 @@ def regress(*, target: Target, given: str, output: Path | None, as_json: bool, *
     from tfserving.clients.commands.output_values import show
 
     request = _request(given, asked)
-    with target.asking() as client:
+    with target.connected() as client:
         answer = client.regress(**request)
     show(answer, {"outputs": answer.values}, output=output, as_json=as_json)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.given import given_bytes
 from tfserving.foundation.tensors import BY_NAME, STRING, Array
 

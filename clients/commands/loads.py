@@ -66,9 +66,9 @@ def prepared(
 ) -> Bench:
     """What is needed to measure; what can't be asked ends the command before anything is."""
     from tfserving.clients.address import Tls, read_address, tls_of_each
-    from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, bodies_of
     from tfserving.clients.bench.generator import Bench
+    from tfserving.clients.call_options import DEFAULT_SIGNATURE
     from tfserving.clients.errors import Call
     from tfserving.clients.metrics import PATH
     from tfserving.clients.rest_calls import model_path
@@ -80,7 +80,7 @@ def prepared(
         its, *_ = tls_of_each([target.url, *([metrics] if metrics else [])], tls)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with replace(target, tls=target.tls if its else {}).asking() as client:
+    with replace(target, tls=target.tls if its else {}).connected() as client:
         sent = _requests(client, asked, given, requests)
         address = read_address(target.url, its)
         call = Call(client.protocol, client.server, model, version, label, name)
@@ -138,8 +138,8 @@ def _requests(
     client: Any, asked: tuple[str, int | None, str | None, str | None], given: tuple[str, ...], requests: str | None
 ) -> list[dict[str, Array]]:
     """The inputs that are sent in turn."""
-    from tfserving.clients.asked import DEFAULT_SIGNATURE
     from tfserving.clients.bench.bodies import BodiesError, made_up
+    from tfserving.clients.call_options import DEFAULT_SIGNATURE
     from tfserving.clients.commands.images import Images
     from tfserving.clients.commands.input_values import InputError, read_inputs
     from tfserving.clients.inputs import to_arrays

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import click
 import numpy as np
 
-from tfserving.clients.answers import Classification, Prediction, Regression
 from tfserving.clients.commands.array_files import write_arrays
 from tfserving.clients.commands.calls import FAILED
 from tfserving.clients.limits import MOST_SHOWN
 from tfserving.clients.printable import printable, shortened
+from tfserving.clients.results import Classification, Prediction, Regression
 from tfserving.foundation.files import written_whole
 from tfserving.foundation.tensors import STRING, Array, dtype_of
 

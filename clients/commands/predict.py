@@ -14,13 +14,13 @@ from tfserving.clients.commands.calls import (
     WRONG_USAGE,
     Target,
     check_pinned,
-    json_option,
     model_option,
     output_option,
     server_options,
     signature_option,
     version_options,
 )
+from tfserving.foundation.command.options import json_option
 
 if TYPE_CHECKING:
     from tfserving.clients.client import Client
@@ -80,7 +80,7 @@ def predict(
     that the signature wants; an array of a file must have them. An image becomes a batch of one: of its file's bytes
     where the signature wants strings, else of its pixels.
     """
-    from tfserving.clients.asked import DEFAULT_SIGNATURE
+    from tfserving.clients.call_options import DEFAULT_SIGNATURE
     from tfserving.clients.commands.images import Images
     from tfserving.clients.commands.input_values import InputError, read_inputs
     from tfserving.clients.commands.output_values import show
@@ -92,7 +92,7 @@ def predict(
         raise click.BadParameter(str(error), param_hint="--input") from None
     name = signature or inputs.signature or DEFAULT_SIGNATURE
     deadline = time.monotonic() + target.timeout
-    with target.asking() as client:
+    with target.connected() as client:
         arrays = _checked(client, model, inputs, name, version=version, label=label, images=Images(resize, scale))
         answer = client.predict(
             model, arrays, signature=name, version=version, label=label, timeout=max(deadline - time.monotonic(), 0.001)

@@ -32,6 +32,6 @@ def reload(*, target: Target, config: str) -> None:
         text = given_text(config, LARGEST_CONFIG)
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="CONFIG") from None
-    with target.asking() as client:
+    with target.connected() as client:
         client.reload_config(text)
     click.echo(f"{target.url} serves what {'standard input' if config == '-' else config} says")

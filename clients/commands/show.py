@@ -14,12 +14,12 @@ from tfserving.clients.commands.calls import (
     FAILED,
     Target,
     check_pinned,
-    json_option,
     model_option,
     server_options,
     version_options,
 )
 from tfserving.clients.printable import printable
+from tfserving.foundation.command.options import json_option
 from tfserving.foundation.labels import CANARY, STABLE, canary_name
 
 # How much of a name is shown.
@@ -39,7 +39,7 @@ Examples:
 @json_option
 def status(*, target: Target, model: str, as_json: bool) -> None:
     """Shows the versions of a model that the server knows, newest first, and their states."""
-    with target.asking() as client:
+    with target.connected() as client:
         versions = client.status(model)
     if as_json:
         click.echo(json.dumps({"model": model, "versions": [asdict(version) for version in versions]}, indent=2))
@@ -63,7 +63,7 @@ Examples:
 def metadata(*, target: Target, model: str, version: int | None, label: str | None, as_json: bool) -> None:
     """Shows a model's signatures: the names, element types and shapes of inputs and outputs (-1 is any size)."""
     check_pinned(version, label)
-    with target.asking() as client:
+    with target.connected() as client:
         found = client.metadata(model, version=version, label=label)
     if as_json:
         shown = asdict(found)
@@ -106,7 +106,7 @@ def labels(*, target: Target, model: str, labels: tuple[str, ...], as_json: bool
     from tfserving.clients.errors import FailedPrecondition, InvalidArgument, NotFound
 
     found: dict[str, int | None] = {}
-    with target.asking() as client:
+    with target.connected() as client:
         client.status(model)
         for label in labels or (STABLE, CANARY):
             found[label] = None

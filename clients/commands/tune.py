@@ -16,13 +16,11 @@ from tfserving.clients.commands.calls import (
     FAILED,
     SECONDS_OF_A_WINDOW,
     Target,
-    json_option,
-    report_option,
     reporting,
     signature_option,
-    writable,
 )
 from tfserving.clients.commands.loads import limit_option, numbers, prepared
+from tfserving.foundation.command.options import json_option, report_option, writable
 from tfserving.foundation.files import written_whole
 
 if TYPE_CHECKING:
@@ -165,7 +163,7 @@ class _Measuring:
         self._bench: Bench | None = None
 
     def __call__(self, parameters: Parameters | None) -> Step:
-        from tfserving.clients.address import read_address
+        from tfserving.clients.address import ServerUrls, read_address
         from tfserving.clients.tune import engine
 
         said = "no batching" if parameters is None else str(parameters)
@@ -176,7 +174,7 @@ class _Measuring:
             if self._bench is None:
                 signature, given, requests = self._sent
                 self._bench = prepared(
-                    Target(url, 30.0, {}),
+                    Target(ServerUrls((url,)), 30.0, {}),
                     (self.model, None, None, signature),
                     given=given,
                     requests=requests,

@@ -16,13 +16,12 @@ from tfserving.clients.commands.calls import (
     FAILED,
     SECONDS,
     UNREACHABLE,
-    json_option,
     max_response_option,
-    report_option,
     reporting,
     with_tls,
 )
 from tfserving.clients.printable import printable
+from tfserving.foundation.command.options import json_option, report_option
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfserving.clients.busy import Patient, is_busy
 from tfserving.clients.errors import NotFound, ResourceExhausted, ServingError
-from tfserving.clients.golden import ask
+from tfserving.clients.golden import golden_outputs
 from tfserving.clients.verification.batches import batches, row_count
 from tfserving.clients.verification.settings import Settings
 from tfserving.clients.verification.verdicts import AT_A_TIME, WAY_NAMES, Row, Tally, Way, reason_of, row_of
@@ -166,7 +166,9 @@ class Comparison:
         defaults = self._golden.defaults.get(request.signature)
 
         def send(seconds: float) -> Mapping[str, Array]:
-            return ask(server.client, self._model, request, version=self._version, defaults=defaults, timeout=seconds)
+            return golden_outputs(
+                server.client, self._model, request, version=self._version, defaults=defaults, timeout=seconds
+            )
 
         return server.call(send, self._settings.timeout)
 

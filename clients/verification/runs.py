@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfserving.clients.answers import VersionStatus
 from tfserving.clients.busy import Patient
 from tfserving.clients.errors import PROTOCOL_NAMES, FailedPrecondition, InvalidArgument, NotFound, ServingError
+from tfserving.clients.results import VersionStatus
 from tfserving.clients.verification.comparison import Comparison, MovedError
 from tfserving.clients.verification.proofs import Captured, Versions
 from tfserving.clients.verification.settings import Settings

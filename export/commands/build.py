@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,60 +14,68 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfserving.export.commands.selection import (
+    allow_option,
+    breaking_option,
     check_rules,
-    ends_cleanly,
-    fleet_option,
+    checked_input,
     folder_option,
-    json_option,
     select,
     short,
+    typed_models,
 )
+from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
+from tfserving.foundation.command.options import fleet_option, json_option
 
 if TYPE_CHECKING:
     from tfserving.export.exporter import Exported, Target
     from tfserving.export.options import Option
+    from tfserving.serving.models_yaml.fleet import Fleet
 
 
 @click.command(
     epilog="""\b
 Examples:
-  tfserving export build                                         every model in models.yaml
-  tfserving export build --missing --json                        those without a version, the result as JSON
-  tfserving export build --if-changed                            no new version of what is as it was
-  tfserving export build spam=train.spam:build --folder models   spam/, made by build() in train/spam.py
-  tfserving export build spam=exports/spam --golden spam.json    spam/, the SavedModel in exports/spam as it is
-  tfserving export build --from-checkpoint runs/7 train.spam:untrained
-                                                                 the latest checkpoint in runs/7
-  tfserving export build digits --freeze --half                  weights as constants, of half the size"""
+  tfserving export build                   every model of models.yaml
+  tfserving export build --missing         those that have no version yet
+  tfserving export build --if-changed      no new version of an unchanged model
+  tfserving export build digits --freeze --half
+  tfserving export build spam=train.spam:build
+                                           a model that models.yaml lacks
+  tfserving export build spam=exports/spam --golden spam.json
+                                           the SavedModel in exports/spam
+  tfserving export build spam --from-checkpoint runs/7
+                                           the latest checkpoint in runs/7"""
 )
-@click.argument("models", nargs=-1, metavar="[MODEL | [NAME=]MODULE:FUNCTION | NAME=SAVED_MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL|[NAME=]MODULE:FUNCTION|NAME=FOLDER]...")
 @fleet_option
 @folder_option
-@click.option("--missing", is_flag=True, help="Leaves out models that have a version already.")
-@click.option("--if-changed", is_flag=True, help="Keeps the newest version of a model when the new one is the same.")
+@click.option("--missing", is_flag=True, help="Skip models that have a version.")
+@click.option("--if-changed", is_flag=True, help="Keep the newest version when the new one would be the same.")
 @click.option(
     "--from-checkpoint",
     "checkpoints",
     type=click.Path(path_type=Path),
-    metavar="DIR | DIR/NAME",
-    help="Restores the variables from the latest checkpoint in DIR, or from DIR/NAME, once the builder made the model.",
+    metavar="DIR|DIR/NAME",
+    help="Restore the variables from this checkpoint, or from the latest one in DIR, after the builder ran.",
 )
-@click.option("--checkpoint", metavar="NAME", help="Which checkpoint in DIR, as in ckpt-12.  [default: the latest]")
+@click.option("--checkpoint", metavar="NAME", help="The checkpoint in DIR, such as ckpt-12.  [default: the latest]")
 @click.option(
-    "--partial", is_flag=True, help="Lists variables that the checkpoint or the model lacks, instead of an error."
+    "--partial", is_flag=True, help="List variables that the checkpoint or the model lacks, and don't fail for them."
 )
-@click.option("--breaking", is_flag=True, help="Signatures may break clients of the version before.")
-@click.option("--allow", multiple=True, metavar="RULE", help="A rule of docs/lint.md that may be broken; repeatable.")
+@breaking_option
+@allow_option
 @click.option(
     "--golden",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A file with more golden requests; repeatable.",
+    help="A file with more golden requests. Repeatable.",
 )
-@click.option("--freeze", is_flag=True, help="Variables become constants.")
-@click.option("--optimize", is_flag=True, help="Grappler simplifies the graph; implies --freeze.")
-@click.option("--half", is_flag=True, help="Weights are stored as float16, inputs and outputs stay; implies --freeze.")
-@click.option("--xla", is_flag=True, help="The signatures are compiled with XLA when they are asked.")
+@click.option("--freeze", is_flag=True, help="Turn variables into constants.")
+@click.option("--optimize", is_flag=True, help="Let Grappler simplify the graph. Implies --freeze.")
+@click.option(
+    "--half", is_flag=True, help="Store weights as float16; inputs and outputs keep their dtype. Implies --freeze."
+)
+@click.option("--xla", is_flag=True, help="Compile the signatures with XLA at their first request.")
 @json_option
 def build(
     models: tuple[str, ...],
@@ -87,104 +95,128 @@ def build(
     xla: bool,
     as_json: bool,
 ) -> None:
-    """Exports the fleet, or the MODELs named, each as a new version.
+    """Export new versions of the models.
 
-    NAME=MODULE:FUNCTION exports a model that the fleet doesn't have: the function is called without arguments and
-    returns a tfserving.export.servable.Servable. NAME=SAVED_MODEL exports the SavedModel in that folder as it is. A
-    version that exists is never touched. When one model fails the others are exported all the same, and the exit code
-    is 1. --if-changed calls the builder and proves what it makes, too; a builder that trains anew usually makes other
-    weights.
+    NAME=MODULE:FUNCTION exports a model that models.yaml lacks. The function is called without arguments and returns a
+    tfserving.export.servable.Servable. NAME=FOLDER exports the SavedModel in that folder as it is. An existing version
+    is never changed. When one model fails, the others are still exported, and the exit code is 1.
 
-    --freeze, --optimize, --half and --xla are each kept only if all golden answers stay within tolerance; the size and
-    the time of a call before and after are printed.
+    --freeze, --optimize, --half and --xla each take effect only if all golden outputs stay within tolerance. The size
+    and the time of a call before and after are printed.
     """
+    with checked_input():
+        check_rules(allow)
+        selected = select(models, fleet, folder)
+        here = typed_models(models)
+        options = _options(freeze=freeze, optimize=optimize, half=half, xla=xla)
+        prefix = _checkpoint(checkpoints, checkpoint, partial, [*selected.models])
+        present = {name: found[-1] for name in selected.models if missing and (found := selected.versions(name))}
+        targets = [
+            _target(
+                name,
+                selected,
+                project=Path.cwd() if name in here else Path(os.path.abspath(fleet)).parent,  # noqa: PTH100 - not its link
+                allow=(*allow, *(("breaking-change",) if breaking else ())),
+                golden=tuple(file.absolute() for file in golden),
+                options=options,
+                checkpoint=prefix,
+                partial=partial,
+                if_changed=if_changed,
+            )
+            for name in selected.models
+            if name not in present
+        ]
+    results: list[dict[str, Any]] = [
+        {"model": name, "status": "present", "version": version} for name, version in present.items()
+    ]
+    failed, code = _export(targets, results, as_json) if targets else ([], 0)
+    if as_json:
+        # In the order in which they were named.
+        order = list(selected.models)
+        results.sort(key=lambda result: order.index(result["model"]))
+        click.echo(json.dumps({"models": results}, indent=2))
+    elif missing and not targets:
+        click.echo("Every model has a version.")
+    if failed and as_json:
+        raise CommandError("\n".join(failed), code)
+    sys.exit(code)
+
+
+def _target(name: str, fleet: Fleet, *, allow: tuple[str, ...], golden: tuple[Path, ...], **options: Any) -> Target:
+    """Return a model of `fleet` as a target, with the options of the command."""
+    # Nothing is imported when every model has a version.
     from tfserving.export.exporter import Target
     from tfserving.export.staging import check_writable
 
-    with ends_cleanly():
-        check_rules(allow)
-        selected = select(models, fleet, folder)
-        options = _options(freeze=freeze, optimize=optimize, half=half, xla=xla)
-        prefix = _checkpoint(checkpoints, checkpoint, partial, [*selected.models])
-        results: list[dict[str, Any]] = []
-        targets = []
-        for name, model in selected.models.items():
-            versions = selected.versions(name)
-            if missing and versions:
-                results.append({"model": name, "status": "present", "version": versions[-1]})
-                click.echo(f"{name}: version {versions[-1]} is there already", err=as_json)
-                continue
-            check_writable(selected.model_folder(name))
-            targets.append(
-                Target(
-                    name,
-                    model.builder,
-                    selected.model_folder(name),
-                    allow=(*model.allow, *allow, *(("breaking-change",) if breaking else ())),
-                    batch_sizes=model.batch_sizes,
-                    golden=(*model.golden, *golden),
-                    options=options,
-                    checkpoint=prefix,
-                    saved_model=model.saved_model,
-                    partial=partial,
-                    if_changed=if_changed,
-                )
-            )
-        failed = False
-        for target, outcome in _export(targets):
-            if isinstance(outcome, Exception):
-                failed = True
-                results.append({"model": target.model, "status": "failed", "error": str(outcome)})
-                click.echo(f"Error: {target.model} was not exported: {outcome}", err=True)
-            else:
-                results.append(_as_json(outcome, prefix.name if prefix else None))
-                _print(outcome, as_json)
-        if as_json:
-            # As they were named: what is known at once was told first.
-            order = list(selected.models)
-            results.sort(key=lambda result: order.index(result["model"]))
-            click.echo(json.dumps({"models": results}, indent=2))
-        if failed:
-            sys.exit(1)
+    model = fleet.models[name]
+    check_writable(fleet.model_folder(name))
+    return Target(
+        name,
+        model.builder,
+        fleet.model_folder(name),
+        allow=(*model.allow, *allow),
+        batch_sizes=model.batch_sizes,
+        golden=(*model.golden, *golden),
+        saved_model=model.saved_model,
+        **options,
+    )
+
+
+def _export(targets: Sequence[Target], results: list[dict[str, Any]], as_json: bool) -> tuple[list[str], int]:
+    """Export `targets`, print and append their results, and return the errors and the exit code."""
+    from tfserving.export.several import export_all
+
+    failed: list[str] = []
+    started = False
+    with contextlib.closing(export_all(targets)) as outcomes:
+        for target, outcome in outcomes:
+            started = started or outcome.started
+            if outcome.error is not None:
+                failed.append(f"{target.model} was not exported: {outcome.error}")
+                results.append({"model": target.model, "status": "failed", "error": str(outcome.error)})
+                if not as_json:
+                    click.echo(f"Error: {failed[-1]}", err=True)
+            elif outcome.exported is not None:
+                results.append(_as_json(outcome.exported, target.checkpoint))
+                _print(outcome.exported, as_json)
+    return failed, (FAILED if started else WRONG) if failed else 0
 
 
 def _checkpoint(path: Path | None, name: str | None, partial: bool, models: Sequence[str]) -> Path | None:
-    """The prefix of the checkpoint that the options name; None when they name none."""
+    """Return the prefix of the checkpoint that the options name; None when they name none."""
     from tfserving.export.checkpoint_files import find_checkpoint
 
     if path is None and name:
-        raise click.UsageError("--checkpoint says which; --from-checkpoint must say in what folder")
+        raise click.UsageError(f"--checkpoint {name} needs --from-checkpoint DIR, the folder of the checkpoint")
     if path is None and partial:
-        raise click.UsageError("--partial is about a checkpoint; --from-checkpoint must say which")
+        raise click.UsageError("--partial needs --from-checkpoint, which names the checkpoint")
     if path is None:
         return None
     if len(models) != 1:
-        raise click.UsageError(f"a checkpoint is of one model; these are {', '.join(models)}")
-    return find_checkpoint(path, name)
+        raise click.UsageError(f"--from-checkpoint needs exactly one model, got {', '.join(models)}")
+    return find_checkpoint(path, name).absolute()
 
 
 def _print(exported: Exported, as_json: bool) -> None:
-    """Prints what was exported, and what of a checkpoint was not restored; on stderr when stdout is for JSON."""
+    """Print what was exported, and what of a checkpoint was not restored; on stderr when stdout is for JSON."""
     for path in exported.restored.kept:
-        click.echo(f"{exported.model}: {path} is not in the checkpoint, and keeps the builder's value", err=True)
+        click.echo(f"{exported.model}: {path} is not in the checkpoint and keeps the builder's value", err=True)
     for path in exported.restored.unused:
-        click.echo(f"{exported.model}: {path} is in the checkpoint only, and is not used", err=True)
+        click.echo(f"{exported.model}: {path} is only in the checkpoint and was not used", err=True)
     for effect in exported.effects:
         click.echo(f"{exported.model}: {effect}", err=as_json)
+    where = f"version {exported.version} in {short(exported.path)}"
     if exported.unchanged:
-        where = f"version {exported.version} in {short(exported.path)}"
         click.echo(f"{exported.model}: unchanged, {where} is the same", err=as_json)
         return
     if exported.same_as is not None:
         click.echo(
-            f"{exported.model}: version {exported.version} is the same as version {exported.same_as}, apart from its "
-            "number; --if-changed keeps the old one",
+            f"{exported.model}: version {exported.version} differs from version {exported.same_as} only in its number. "
+            "With --if-changed no version is made then.",
             err=True,
         )
     click.echo(
-        f"{exported.model}: version {exported.version} in {short(exported.path)}, "
-        f"{exported.proof.requests} golden requests verified {exported.proof}",
-        err=as_json,
+        f"{exported.model}: {where}, {exported.proof.requests} golden requests verified {exported.proof}", err=as_json
     )
 
 
@@ -197,81 +229,7 @@ def _options(**wanted: bool) -> tuple[Option, ...]:
     return tuple(chosen)
 
 
-def _export(targets: Sequence[Target]) -> Iterator[tuple[Target, Exported | Exception]]:
-    """Exports `targets` one after the other: what came of each, an ExportError or OSError when it failed.
-
-    TensorFlow is imported only when there is a builder that can be called, or a SavedModel.
-    """
-    from tfserving.export.builders import find_builder
-    from tfserving.export.console import Progress, import_tensorflow
-    from tfserving.export.errors import ExportError
-    from tfserving.export.exporter import export
-    from tfserving.export.proof import FreshProcess
-    from tfserving.export.restores import watch
-    from tfserving.export.user_code import raised
-
-    there = []
-    for target in targets:
-        try:
-            _look_at(target)
-            there.append(target)
-        except ExportError as error:
-            yield target, error
-    if not there:
-        return
-    progress = Progress()
-    with contextlib.ExitStack() as processes:
-        progress.say("importing TensorFlow")
-        ready = processes.enter_context(FreshProcess())
-        import_tensorflow()
-        # A module may restore when it is imported.
-        processes.enter_context(watch())
-        builders: dict[str, Callable[[], Any] | None] = {}
-        for target in there:
-            try:
-                # What a module or a builder prints is no result.
-                with contextlib.redirect_stdout(sys.stderr):
-                    builders[target.model] = find_builder(target.builder) if target.builder else None
-            except ExportError as error:
-                yield target, error
-        found = [target for target in there if target.model in builders]
-        for number, target in enumerate(found, 1):
-            fresh = ready
-            if number < len(found):
-                # It imports TensorFlow while this model is made.
-                ready = processes.enter_context(FreshProcess())
-            outcome: Exported | Exception
-            try:
-                with contextlib.redirect_stdout(sys.stderr):
-                    outcome = export(target, builders[target.model], fresh, progress.say)
-            except (ExportError, OSError) as error:
-                outcome = error
-            except Exception as error:
-                # Of TensorFlow's or of this toolkit's: it is this model's, the others are exported.
-                outcome = RuntimeError(f"{raised(error)}\n  raised at {_place(error)}")
-            yield target, outcome
-
-
-def _look_at(target: Target) -> None:
-    """Raises ExportError when there is no builder, or no SavedModel that is served as it is, as far as files tell."""
-    from tfserving.export.before_import import look_at
-    from tfserving.export.copied import files_of
-    from tfserving.export.exporter import check_as_it_is
-
-    if target.builder:
-        look_at(target.builder)
-    elif target.saved_model:
-        check_as_it_is(target)
-        files_of(target.saved_model)
-
-
-def _place(error: Exception) -> str:
-    """The file and line that an error comes from, whoever wrote them."""
-    *_, frame = traceback.extract_tb(error.__traceback__)
-    return f"{frame.filename}:{frame.lineno}, in {frame.name}"
-
-
-def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
+def _as_json(exported: Exported, checkpoint: Path | None) -> dict[str, Any]:
     from tfserving.export.edge_requests import by_signature
     from tfserving.foundation.quality import Metric
 
@@ -281,7 +239,7 @@ def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
         "version": exported.version,
         "same_as": exported.same_as,
         "path": str(exported.path),
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoint.name if checkpoint else None,
         "kept": exported.restored.kept,
         "unused": exported.restored.unused,
         "golden_requests": exported.proof.requests,
@@ -295,11 +253,15 @@ def _as_json(exported: Exported, checkpoint: str | None) -> dict[str, Any]:
                 "option": effect.option,
                 "kept": effect.kept,
                 "reason": effect.reason,
-                "bytes": effect.size,
-                "seconds": effect.seconds,
+                "size_bytes": _before_and_after(effect.size),
+                "call_seconds": _before_and_after(effect.seconds),
             }
             for effect in exported.effects
         ],
         "edge_values_left_out": by_signature(exported.left_out),
-        "seconds": exported.seconds,
+        "step_seconds": exported.seconds,
     }
+
+
+def _before_and_after(values: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if values is None else dict(zip(("before", "after"), values, strict=True))

@@ -1,4 +1,4 @@
-"""`tfserving export lint` and `check`: whether versions on disk are as they should be."""
+"""`tfserving export lint` and `check`."""
 
 from __future__ import annotations
 
@@ -10,46 +10,49 @@ from typing import Any
 import click
 
 from tfserving.export.commands.selection import (
+    allow_option,
+    breaking_option,
     check_rules,
-    ends_cleanly,
+    checked_input,
     find_version,
-    fleet_option,
     folder_option,
-    json_option,
     select,
     short,
 )
+from tfserving.foundation.command.errors import FAILED, CommandError
+from tfserving.foundation.command.options import fleet_option, json_option
+
+versions_argument = click.argument("versions", nargs=-1, metavar="[MODEL[/VERSION]|FOLDER]...")
 
 
 @click.command(
     epilog="""\b
 Examples:
-  tfserving export lint                            the newest version of every model in models.yaml
-  tfserving export lint digits                     of one model
-  tfserving export lint some/saved_model           any SavedModel, whatever wrote it
-  tfserving export lint digits/3 --breaking        signatures may differ from version 2's
+  tfserving export lint                      the newest version of each model
+  tfserving export lint digits
+  tfserving export lint some/saved_model     any SavedModel
+  tfserving export lint digits/3 --breaking  accept breaking changes
 
 \b
-Exit codes: 0 nothing is wrong, or notes only; 1 a rule is broken; 2 wrong usage, or a folder that is no SavedModel."""
+Exit codes: 0 no findings, or notes only; 1 a rule is broken."""
 )
-@click.argument("versions", nargs=-1, metavar="[FOLDER | NAME[/VERSION]]...")
+@versions_argument
 @fleet_option
 @folder_option
-@click.option("--breaking", is_flag=True, help="Signatures may break clients of the version before.")
-@click.option("--allow", multiple=True, metavar="RULE", help="A rule that may be broken; repeatable.")
+@breaking_option
+@allow_option
 @json_option
 def lint(
     versions: tuple[str, ...], fleet: Path, folder: Path | None, breaking: bool, allow: tuple[str, ...], as_json: bool
 ) -> None:
-    """Looks for what breaks between training and serving.
+    """Find what works in Python and fails when it is served.
 
-    docs/lint.md says what each rule is about and how to mend what breaks it. A build does the same before it publishes
-    a version.
+    docs/lint.md explains each rule and how to fix what breaks it. `export build` applies the same rules.
     """
     from tfserving.export.lint import lint_version
 
     results: list[dict[str, Any]] = []
-    with ends_cleanly():
+    with checked_input():
         check_rules(allow)
         for path in _paths(versions, fleet, folder):
             allowed = {*allow, *_allowed(path, fleet, folder), *(("breaking-change",) if breaking else ())}
@@ -72,7 +75,8 @@ def lint(
                 }
             )
             if not as_json:
-                click.echo(f"{short(path)}: " + (f"{len(found)} findings" if found else "nothing is wrong"))
+                plural = "" if len(found) == 1 else "s"
+                click.echo(f"{short(path)}: {len(found) or 'no'} finding{plural}")
                 for finding in found:
                     click.echo(f"  {finding}")
                 for finding in notes:
@@ -80,72 +84,76 @@ def lint(
     if as_json:
         click.echo(json.dumps({"versions": results}, indent=2))
     if any(result["findings"] for result in results):
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 @click.command(
     epilog="""\b
 Examples:
-  tfserving export check models/digits/3      one version
-  tfserving export check digits/3             the same
-  tfserving export check                      the newest version of every model in models.yaml
+  tfserving export check                   the newest version of each model
+  tfserving export check digits/3
+  tfserving export check models/digits/3   the same by its folder
 
 \b
-Exit codes: 0 every version is whole; 1 one is not; 2 wrong usage."""
+Exit codes: 0 every version is intact; 1 one is not."""
 )
-@click.argument("versions", nargs=-1, metavar="[FOLDER | NAME[/VERSION]]...")
+@versions_argument
 @fleet_option
 @folder_option
 @json_option
 def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
-    """Verifies that versions are what was exported, to the last bit.
+    """Check that versions are intact, to the last bit.
 
-    Every file is compared with its SHA-256 in the manifest, the manifest with its own, the signatures in the SavedModel
-    with those in the manifest; then a fresh process answers the golden requests.
+    Every file is compared with its SHA-256 in the manifest, and the SavedModel's signatures with the manifest. Then a
+    fresh process runs the golden requests.
     """
     from tfserving.export.check import check_files, check_golden
-    from tfserving.export.console import Progress
     from tfserving.export.errors import ExportError
+    from tfserving.foundation.command.progress import Progress
 
     results: list[dict[str, Any]] = []
-    progress = Progress()
-    with ends_cleanly():
-        for path in _paths(versions, fleet, folder):
-            try:
+    with checked_input():
+        paths = _paths(versions, fleet, folder)
+    for path in paths:
+        try:
+            with Progress() as progress:
+                progress.update(f"{short(path)}: comparing the files with the manifest")
                 manifest = check_files(path)
-                progress.say(f"{short(path)}: asking a fresh process the golden requests")
+                progress.update(f"{short(path)}: running the golden requests in a fresh process")
                 proof = check_golden(path, manifest)
-            except ExportError as error:
-                results.append({"path": str(path), "whole": False, "error": str(error)})
+        except ExportError as error:
+            results.append({"path": str(path), "intact": False, "error": str(error)})
+            if not as_json:
                 click.echo(f"Error: {short(path)}: {error}", err=True)
-            else:
-                results.append({"path": str(path), "whole": True, "golden_requests": proof.requests})
+        else:
+            results.append({"path": str(path), "intact": True, "golden_requests": proof.requests})
+            if not as_json:
                 click.echo(
-                    f"{short(path)}: {len(manifest.files)} files as exported, {proof.requests} golden requests "
-                    f"answered {proof}",
-                    err=as_json,
+                    f"{short(path)}: {len(manifest.files)} files intact, {proof.requests} golden requests {proof}"
                 )
     if as_json:
         click.echo(json.dumps({"versions": results}, indent=2))
-    if not all(result["whole"] for result in results):
-        sys.exit(1)
+    if damaged := [result for result in results if not result["intact"]]:
+        if as_json:
+            raise CommandError("\n".join(f"{result['path']}: {result['error']}" for result in damaged))
+        sys.exit(FAILED)
 
 
 def _paths(versions: tuple[str, ...], fleet: Path, folder: Path | None) -> list[Path]:
-    """The folders that `versions` names; of every model of the fleet that has versions when it names none."""
+    """Return the folders that `versions` name, or the newest version of each model when they name none."""
     if versions:
         return [find_version(text, fleet, folder) for text in versions]
     selected = select((), fleet, folder)
     paths = [
-        selected.model_folder(name) / str(there[-1]) for name in selected.models if (there := selected.versions(name))
+        selected.model_folder(name) / str(found[-1]) for name in selected.models if (found := selected.versions(name))
     ]
     if not paths:
-        click.echo("There are no versions yet.", err=True)
+        click.echo("No model has a version yet.", err=True)
     return paths
 
 
 def _allowed(path: Path, file: Path, folder: Path | None) -> tuple[str, ...]:
-    """The rules that the fleet lets the version in `path` break."""
+    """Return the rules that models.yaml lets the version in `path` break."""
     from tfserving.serving.models_yaml.fleet import read_fleet
 
     if not file.exists():

@@ -3,55 +3,52 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from tfserving.export.commands.selection import ends_cleanly, fleet_option, folder_option, json_option, versions_in
+from tfserving.export.commands.selection import checked_input, find_version, folder_option
+from tfserving.foundation.command.errors import CommandError
+from tfserving.foundation.command.options import fleet_option, json_option
 
 
 @click.command(
     epilog="""\b
 Examples:
-  tfserving export publish digits 3 /srv/models              /srv/models/digits/3
-  tfserving export publish digits latest s3://bucket/models  keys and endpoint as for any AWS tool
-  tfserving export publish digits 3 gs://bucket/models       pip install gcsfs
+  tfserving export publish digits/3 /srv/models        /srv/models/digits/3
+  tfserving export publish digits s3://bucket/models   the newest version
+  tfserving export publish digits/3 gs://bucket/models
 
 \b
-Exit codes: 0 it is there; 1 it could not be published; 2 wrong usage."""
+Object stores need an extra: s3 (s3://) or gs (gs://).
+Credentials and endpoint are set as for the tools of that cloud.""",
 )
-@click.argument("name")
-@click.argument("version")
+@click.argument("version", metavar="MODEL[/VERSION]")
 @click.argument("destination", metavar="DEST")
 @fleet_option
 @folder_option
 @json_option
-def publish(name: str, version: str, destination: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
-    """Copies VERSION of model NAME to DEST/NAME/VERSION, where a server can load it.
+def publish(version: str, destination: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
+    """Copy a version to a folder or an object store.
 
-    DEST is a folder or a URL that fsspec knows (s3://, gs://, …); VERSION is a number or 'latest'. The version is
-    checked against its manifest first and read back after. A server never sees half of it: in a folder it is renamed
-    into place, in an object store saved_model.pb comes last. What was interrupted goes on when it is said again.
+    The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder or a URL that fsspec supports. VERSION is
+    a number or `latest`, the default. The version is checked before it is copied, and the copy is read back. A server
+    never finds half of it. Run the same command again to resume an interrupted copy.
     """
-    from tfserving.export.console import Progress
     from tfserving.export.errors import ExportError
+    from tfserving.export.manifest import read_manifest
+    from tfserving.export.publish import check_destination
     from tfserving.export.publish import publish as run
-    from tfserving.serving.models_yaml.fleet import read_fleet
+    from tfserving.foundation.command.progress import Progress
 
-    with ends_cleanly():
-        models = folder or (read_fleet(fleet).folder if fleet.exists() else Path("models"))
-        there = versions_in(models / name)
-        if version == "latest" and there:
-            version = str(there[-1])
-        if not version.isdecimal() or int(version) not in there:
-            has = ", ".join(map(str, there)) or "none"
-            raise click.UsageError(f"{models / name} has no version {version!r}; its versions: {has}")
-        progress = Progress()
-        try:
-            published = run(models / name / str(int(version)), name, int(version), destination, progress.say)
-        except ExportError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
-        click.echo(json.dumps(asdict(published), indent=2) if as_json else str(published))
+    with checked_input():
+        path = find_version(version, fleet, folder)
+        manifest = read_manifest(path)
+        check_destination(destination, manifest.model)
+    try:
+        with Progress() as progress:
+            published = run(path, manifest.model, manifest.version, destination, progress.update)
+    except ExportError as error:
+        raise CommandError(str(error)) from None
+    click.echo(json.dumps(asdict(published), indent=2) if as_json else str(published))

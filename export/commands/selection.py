@@ -1,155 +1,145 @@
-"""What the commands have in common: which models and versions are meant, and how a command ends."""
+"""Which models and versions the arguments of a command mean, and how a wrong input ends it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
 import click
 
+from tfserving.foundation.command.errors import WRONG, CommandError
+from tfserving.foundation.command.hints import typed
+from tfserving.foundation.command.suggest import did_you_mean
+
 if TYPE_CHECKING:
-    from tfserving.serving.models_yaml.fleet import Fleet
+    from tfserving.serving.models_yaml.fleet import Fleet, Model
 
-# What is not click is imported where it is used, so that help comes at once.
+# Modules other than click are imported where they are used, so that help is quick.
 
-fleet_option = click.option(
-    "--fleet",
-    type=click.Path(path_type=Path),
-    default=Path("models.yaml"),
-    show_default=True,
-    help="The file that says which models there are.",
-)
+LATEST = "latest"
 folder_option = click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where versions are: FOLDER/NAME/VERSION.  [default: what the fleet's file says, or models]",
+    help="The folder of the versions, FOLDER/MODEL/VERSION.  [default: `folder` of models.yaml, or models]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON, on stdout.")
+breaking_option = click.option(
+    "--breaking", is_flag=True, help="Accept signatures that break clients of the previous version."
+)
+allow_option = click.option(
+    "--allow", multiple=True, metavar="RULE", help="Accept a broken rule of docs/lint.md. Repeatable."
+)
 
 
-def select(models: Sequence[str], file: Path, folder: Path | None) -> Fleet:
-    """A fleet of just what `models` names: all of `file` when nothing is, its models, and those of the command line.
-
-    [NAME=]MODULE:FUNCTION names a builder, NAME=FOLDER a SavedModel.
-    """
+def typed_models(arguments: Sequence[str]) -> dict[str, Model]:
+    """Return the models that the command line itself defines: [NAME=]MODULE:FUNCTION, NAME=SAVED_MODEL."""
     from tfserving.foundation.golden import SAVED_MODEL
-    from tfserving.serving.models_yaml.fleet import BUILDER, NAME, Fleet, Model, read_fleet
+    from tfserving.serving.models_yaml.fleet import BUILDER, NAME, Model
 
-    strangers: dict[str, Model] = {}
-    for text in (model for model in models if "=" in model or ":" in model):
-        name, equals, builder = text.partition("=")
+    found: dict[str, Model] = {}
+    for text in arguments:
+        if "=" not in text and ":" not in text:
+            if (Path(text) / SAVED_MODEL).is_file():
+                raise click.UsageError(f"{text} is the folder of a SavedModel. Give it a name: NAME={text}")
+            continue
+        name, equals, source = text.partition("=")
         if not equals:
-            # The module's own name will do.
-            name, builder = text.partition(":")[0].rpartition(".")[2], text
+            # The name of the module.
+            name, source = text.partition(":")[0].rpartition(".")[2], text
         if not NAME.fullmatch(name):
             raise click.UsageError(
-                f"{name!r} can't name a model: letters, digits, '_', '.' and '-', the first no '.' or '-'"
+                f"{name!r} is not a model name. Use letters, digits, '_', '.' and '-', and begin with a letter, a "
+                "digit or '_'."
             )
-        if (Path(builder) / SAVED_MODEL).is_file() or Path(builder).is_dir():
-            strangers[name] = Model(saved_model=Path(builder).absolute())
-        elif BUILDER.fullmatch(builder):
-            strangers[name] = Model(builder=builder)
+        if Path(source).is_dir():
+            found[name] = Model(saved_model=Path(source).absolute())
+        elif BUILDER.fullmatch(source):
+            found[name] = Model(builder=source)
         else:
-            raise click.UsageError(f"{text}: {builder!r} is neither 'module:function' nor the folder of a SavedModel")
-    names = tuple(model for model in models if "=" not in model and ":" not in model)
-    if nameless := next((name for name in names if (Path(name) / SAVED_MODEL).is_file()), None):
-        raise click.UsageError(f"{nameless} is the folder of a SavedModel; give it a name, as in NAME={nameless}")
-    if names or not strangers:
+            raise click.UsageError(
+                f"{text}: expected NAME=MODULE:FUNCTION or NAME=FOLDER with the folder of a SavedModel, got {source!r}"
+            )
+    return found
+
+
+def select(arguments: Sequence[str], file: Path, folder: Path | None) -> Fleet:
+    """Return a fleet of the models that `arguments` name: of `file` (all when none is named) and typed ones."""
+    from tfserving.serving.models_yaml.fleet import Fleet, read_fleet
+
+    here = typed_models(arguments)
+    names = tuple(text for text in arguments if "=" not in text and ":" not in text)
+    if names or not here:
         fleet = read_fleet(file)
-        chosen = {name: fleet.models[name] for name in fleet.select(names)} | strangers
+        chosen = {name: fleet.models[name] for name in fleet.select(names)} | here
     else:
-        # The fleet's file then only says which folder, and needn't be there.
-        fleet = read_fleet(file) if file.exists() else Fleet(models=strangers)
-        chosen = strangers
+        # models.yaml only gives the folder then, and needn't exist.
+        fleet = read_fleet(file) if file.exists() else Fleet(models=here)
+        chosen = here
     return fleet.model_copy(update={"models": chosen, "folder": (folder or fleet.folder).absolute()})
 
 
 def find_version(text: str, file: Path, folder: Path | None) -> Path:
-    """The folder of the version that `text` names: a folder, NAME/VERSION, or NAME for the newest version.
+    """Return the folder of the version that `text` names: a folder, MODEL/VERSION, or MODEL for the newest version.
 
-    Raises click.UsageError when there is none.
+    Raises CommandError when there is none.
     """
-    from tfserving.foundation.golden import SAVED_MODEL
+    from tfserving.foundation.golden import SAVED_MODEL, is_version, versions_on_disk
     from tfserving.serving.models_yaml.fleet import read_fleet
 
     path = Path(text)
     if (path / SAVED_MODEL).exists():
         return path
-    if folder is None:
-        folder = read_fleet(file).folder if file.exists() else Path("models")
-    for candidate in (path, folder / text):
-        if (candidate / SAVED_MODEL).exists():
-            return candidate
-        if newest := versions_in(candidate):
-            return candidate / str(newest[-1])
-    where = f"{path} and {folder / text}"
-    raise click.UsageError(f"{text!r} is no version: neither {where} has a {SAVED_MODEL} or versions")
+    fleet = read_fleet(file) if file.exists() else None
+    models = folder or (fleet.folder if fleet else Path("models"))
+    name, slash, number = text.rstrip("/").rpartition("/")
+    name, number = (name, number) if slash and (number == LATEST or is_version(number)) else (text.rstrip("/"), LATEST)
+    for model_folder in (models / name, Path(name)):
+        versions = sorted(versions_on_disk(model_folder)) if model_folder.is_dir() else []
+        if versions and number == LATEST:
+            return model_folder / str(versions[-1])
+        if number != LATEST and int(number) in versions:
+            return model_folder / str(int(number))
+        if versions:
+            has = ", ".join(map(str, versions))
+            raise CommandError(f"model {name!r} has no version {number} in {short(model_folder)}; it has {has}", WRONG)
+    if fleet and name in fleet.models:
+        command = typed(f"export build {name}", fleet=file)
+        raise CommandError(f"model {name!r} has no versions in {short(models / name)}. Export one: {command}", WRONG)
+    if path.is_dir():
+        raise CommandError(f"{text} is not a SavedModel and has no versions: it has no {SAVED_MODEL}", WRONG)
+    known = list(fleet.models) if fleet else []
+    others = f"{file} has {', '.join(known)}." if fleet else f"There is no {file}."
+    raise CommandError(
+        f"{text!r} is neither a model nor the folder of a SavedModel. {others}{did_you_mean(name, known)}", WRONG
+    )
 
 
 def check_rules(names: Sequence[str]) -> None:
-    """Raises click.UsageError when one of `names`, an --allow, is no rule."""
+    """Raise click.UsageError when one of `names`, the values of --allow, is not a rule."""
     from tfserving.serving.models_yaml.fleet import Rule
 
     for name in names:
-        if name not in get_args(Rule):
-            raise click.UsageError(f"--allow {name}: there is no such rule; there are {', '.join(get_args(Rule))}")
-
-
-def versions_in(model_folder: Path) -> list[int]:
-    """The versions in `model_folder`, oldest first."""
-    from tfserving.foundation.golden import versions_on_disk
-
-    return sorted(versions_on_disk(model_folder)) if model_folder.is_dir() else []
+        if name not in (rules := get_args(Rule)):
+            raise click.UsageError(
+                f"--allow {name}: there is no such rule.{did_you_mean(name, rules)} The rules are {', '.join(rules)}."
+            )
 
 
 def short(path: Path) -> str:
-    """`path` as seen from here, when it lies below."""
-    here = Path.cwd()
+    """Return `path` relative to the working folder when it is inside."""
+    here, path = Path.cwd(), path.absolute()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-class _Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. Not KeyboardInterrupt itself, or Python ends by SIGINT when one went through an `exec`."""
-
-
 @contextlib.contextmanager
-def ends_cleanly() -> Iterator[None]:
-    """What the user got wrong ends the command with one error and exit code 2; Ctrl-C and SIGTERM end it quietly."""
+def checked_input() -> Iterator[None]:
+    """End the command with exit code 2 when models.yaml, a version or another input can't be used."""
     from tfserving.export.errors import ExportError
     from tfserving.foundation.golden import GoldenError
     from tfserving.serving.models_yaml.fleet import FleetError
 
-    stopped_by = 0
-    stderr = os.dup(2)
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        nonlocal stopped_by
-        stopped_by = number
-        # TensorFlow prints the traceback of what is interrupted inside one of its calls; nobody wants to read that.
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        raise _Stopped
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     try:
         yield
-    except BaseException as error:
-        # TensorFlow's import, interrupted, can fail with another error than the interruption.
-        if stopped_by:
-            os.dup2(stderr, 2)
-            click.echo("Stopped; nothing half done is left.", err=True)
-            sys.exit(128 + stopped_by)
-        if isinstance(error, FleetError | ExportError | GoldenError):
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(2)
-        raise
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    except (FleetError, ExportError, GoldenError) as error:
+        raise CommandError(str(error), WRONG) from None

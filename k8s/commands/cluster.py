@@ -1,4 +1,4 @@
-"""`render`, `apply`, `diff`, `delete` and `status`: the fleet on a cluster."""
+"""`k8s render`, `apply`, `diff`, `delete` and `status`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.k8s.commands.errors import Errors
-from tfserving.serving.commands.options import fleet_option, names_argument, say, wait_option
+from tfserving.clients.printable import printable
+from tfserving.foundation.command.errors import FAILED, WRONG
+from tfserving.foundation.command.options import fleet_option, json_option, models_argument, wait_option
+from tfserving.foundation.command.progress import Progress
+from tfserving.k8s.commands.failures import failing
+from tfserving.k8s.commands.place import context_option
+from tfserving.k8s.hints import recommended
 
 if TYPE_CHECKING:
     from tfserving.k8s import pods
@@ -24,26 +29,29 @@ _overlay = click.option(
     "--overlay",
     "overlays",
     multiple=True,
+    type=click.Choice(sorted(folder.name for folder in (Path(__file__).parents[1] / "components").iterdir())),
     metavar="NAME",
-    help="A component of k8s/components, in place of those that models.yaml names; several may be given.",
+    help="A component of k8s/components, in place of those in models.yaml. Repeat it for several.",
 )
-_context = click.option("--context", help="kubectl's context; the current one when not given.")
 
 
 @click.command(
     epilog="""\b
 Examples:
-  tfserving k8s render                                         the manifests of the fleet
-  tfserving k8s render --overlay volume --overlay monitoring   with these components"""
+  tfserving k8s render
+  tfserving k8s render --overlay volume --overlay monitoring"""
 )
-@names_argument
+@models_argument
 @fleet_option
 @_overlay
 def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> None:
-    """Prints the manifests that models.yaml comes to; `kubernetes:` in it says how the fleet is to run."""
+    """Print the manifests that `apply` sends to the cluster.
+
+    They are generated from models.yaml; its key `kubernetes` has the settings.
+    """
     from tfserving.k8s import rendering
 
-    with Errors(2):
+    with failing(WRONG):
         read, names, kubectl = _read(fleet, names, None, overlays)
         click.echo(rendering.render(read, names, kubectl), nl=False)
 
@@ -51,57 +59,78 @@ def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> No
 @click.command(
     epilog="""\b
 Examples:
-  tfserving k8s apply --dry-run    the cluster checks all, and nothing changes
+  tfserving k8s apply --dry-run    the cluster checks everything; nothing changes
   tfserving k8s apply
 
 \b
-Exit codes: 0 every pod is ready; 1 one does not come up, for the reason that is printed; 2 something was wrong
-before anything changed."""
+Exit codes: 0 every pod is ready; 1 a pod does not become ready; 2 nothing was
+changed; 3 the cluster can't be reached."""
 )
-@names_argument
+@models_argument
 @fleet_option
 @_overlay
-@_context
-@click.option("--dry-run", is_flag=True, help="Have the cluster check the manifests, and change nothing.")
+@context_option
+@click.option("--dry-run", is_flag=True, help="Let the cluster check the manifests, and change nothing.")
 @wait_option
 def apply(
     names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None, dry_run: bool, wait: float
 ) -> None:
-    """Runs the fleet, or the MODELs named, on a cluster, and returns when every pod is ready."""
+    """Run the models on a cluster, and wait until every pod is ready."""
     from tfserving.k8s import deployment
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
 
-    with Errors(2):
+    changed = False
+
+    def changing() -> None:
+        nonlocal changed
+        changed = True
+
+    with failing(WRONG):
         read, names, kubectl = _read(fleet, names, context, overlays)
-        refuse(problems(read, names), say)
-    with Errors(1):
-        click.echo(deployment.apply(read, names, kubectl, wait, say, dry=dry_run), nl=False)
-        if not dry_run:
-            say(f"Every pod serves {', '.join(names)}.")
+        refuse(problems(read, names), _log)
+    try:
+        with Progress() as progress, failing(WRONG):
+            progress.update("Applying the manifests")
+            try:
+                printed = deployment.apply(read, names, kubectl, wait, progress.line, dry=dry_run, changing=changing)
+            except Exception:
+                if not changed:
+                    raise
+                with failing(FAILED):
+                    raise
+    except KeyboardInterrupt:
+        if changed:
+            _log("\nThe manifests are applied. Run the same command again to wait for the pods.")
+        raise
+    click.echo(printed, nl=False)
+    if not dry_run:
+        _log(f"Every pod serves {', '.join(names)}.")
 
 
 @click.command(
     epilog="""\b
-Examples:
+Example:
   tfserving k8s diff
 
 \b
-Exit codes: 0 it would change nothing; 1 it would change what is printed; 2 something was wrong."""
+Exit codes: 0 no difference; 1 differences; 2 wrong usage or models.yaml; 3 the
+cluster can't be reached."""
 )
-@names_argument
+@models_argument
 @fleet_option
 @_overlay
-@_context
+@context_option
 def diff(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None) -> None:
-    """Shows what `apply` would change on the cluster."""
+    """Print what `apply` would change on the cluster."""
     from tfserving.k8s import deployment
 
-    with Errors(2):
+    with failing(WRONG), Progress() as progress:
         read, names, kubectl = _read(fleet, names, context, overlays)
-        said = deployment.difference(read, names, kubectl)
-    click.echo(said, nl=False)
-    sys.exit(1 if said else 0)
+        progress.update("Comparing the manifests with the cluster")
+        found = deployment.difference(read, names, kubectl)
+    click.echo(found, nl=False)
+    sys.exit(1 if found else 0)
 
 
 @click.command(
@@ -110,14 +139,23 @@ Example:
   tfserving k8s delete"""
 )
 @fleet_option
-@_context
+@context_option
 def delete(fleet: Path, context: str | None) -> None:
-    """Removes all that `apply` made from the cluster; models and namespace stay."""
+    """Delete everything that `apply` created.
+
+    The command returns when the pods have drained. The namespace and the
+    models stay.
+    """
     from tfserving.k8s import deployment
 
-    with Errors(1):
+    with failing(WRONG):
         read, _, kubectl = _read(fleet, (), context)
-        click.echo(deployment.delete(read, kubectl) or "Nothing is there.\n", nl=False)
+        deployment.check_reachable(kubectl)
+    with failing(FAILED), Progress() as progress:
+        seconds = read.kubernetes.drain_seconds
+        progress.update(f"Deleting the objects of namespace {kubectl.namespace}; pods drain for {seconds} s")
+        printed = deployment.delete(read, kubectl)
+    click.echo(printed or "Nothing to delete.\n", nl=False)
 
 
 @click.command(
@@ -127,19 +165,23 @@ Examples:
   tfserving k8s status --json"""
 )
 @fleet_option
-@_context
-@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+@context_option
+@json_option
 def status(fleet: Path, context: str | None, as_json: bool) -> None:
-    """Shows every pod, whether it is ready, and why not; what it serves; and the last rollout of each model."""
+    """Print the pods, what they serve, and the last rollout of each model.
+
+    For a pod that isn't ready, the reason is printed.
+    """
     from tfserving.k8s import deployment
     from tfserving.k8s.names import INSTANCE, NAME
     from tfserving.k8s.rollout import overview
     from tfserving.k8s.rollout.cluster import ClusterStore
 
-    with Errors(1):
+    with failing(WRONG), Progress() as progress:
         read, _, kubectl = _read(fleet, (), context)
+        progress.update("Reading the cluster")
         served = deployment.served(kubectl)
-        pods = [_said(pod, read, served, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
+        pods = [_pod(pod, read, served, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
         rollouts = [
             (state, not state.over and ClusterStore(kubectl, state.model).held())
             for state in deployment.rollouts(kubectl).values()
@@ -148,49 +190,60 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"pods": pods, "rollouts": [overview.as_json(*one) for one in rollouts]}, indent=2))
         return
     for pod in pods:
-        state = "leaving" if pod["leaving"] else "ready" if pod["ready"] else "not ready"
+        state = "terminating" if pod["terminating"] else "ready" if pod["ready"] else "not ready"
         click.echo(f"{pod['pod']}  {state}, {pod['restarts']} restarts")
         for name, model in pod["models"].items():
-            named = "".join(f", {label} → {version}" for label, version in model["labels"].items())
-            get = f". Clients get {model['summary']}" if "summary" in model else ""
-            click.echo(f"  {name}: {', '.join(model['versions'])}{named}{get}")
+            versions = ", ".join(_shown(one) for one in model["versions"])
+            labels = "".join(f", {label} → {version}" for label, version in model["labels"].items())
+            default = f". Clients get {model['summary']}" if "summary" in model else ""
+            click.echo(f"  {name}: {versions}{labels}{default}")
         if pod["trouble"]:
             click.echo(f"  {pod['trouble']}")
     if not pods:
-        click.echo("No pods; `tfserving k8s apply` makes them.")
+        click.echo(f"No pods. Start them with `{recommended('k8s apply')}`.")
     for one in rollouts:
         click.echo(f"rollout of {overview.headline(*one)}")
 
 
-def _said(pod: Object, fleet: Fleet, served: Sequence[Served], kubectl: Kubectl) -> dict[str, Any]:
-    """What there is to say of a pod, which was started with `served`."""
+def _pod(pod: Object, fleet: Fleet, served: Sequence[Served], kubectl: Kubectl) -> dict[str, Any]:
+    """Return the status of a pod that was started with `served`."""
     from tfserving.k8s import pods
     from tfserving.k8s.pods import ready, running, trouble, warned
 
-    leaving = "deletionTimestamp" in pod["metadata"]
-    asked = {one.name: one.labels for one in served}
-    models = pods.served(pod, asked, kubectl) if running(pod) and not leaving else {}
+    terminating = "deletionTimestamp" in pod["metadata"]
+    labels = {one.name: one.labels for one in served}
+    models = pods.served(pod, labels, kubectl) if running(pod) and not terminating else {}
     return {
         "pod": pod["metadata"]["name"],
         "ready": ready(pod),
-        "leaving": leaving,
+        "terminating": terminating,
         "restarts": sum(one["restartCount"] for one in pod["status"].get("containerStatuses", [])),
         "models": {one.name: _model(models[one.name], fleet, one, served) for one in served if one.name in models},
-        "trouble": None if ready(pod) or leaving else trouble(pod, kubectl) or warned(pod, kubectl),
+        "trouble": None if ready(pod) or terminating else trouble(pod, kubectl) or warned(pod, kubectl),
     }
 
 
 def _model(found: pods.Served, fleet: Fleet, one: Served, served: Sequence[Served]) -> dict[str, Any]:
-    """What a pod serves under a name, and what clients get that give neither version nor label."""
-    from tfserving.serving.served import newer_on_disk, said, why
+    """Return what a pod serves under a name, and which version requests without a version and a label get."""
+    from tfserving.serving.served import newer_on_disk, summary, why
 
-    model: dict[str, Any] = {"versions": [str(version) for version in found.versions], "labels": dict(found.labels)}
+    versions = [
+        {"version": one.version, "state": one.state, "error": f"{one.code}: {one.message}" if one.failed else None}
+        for one in found.versions
+    ]
+    model: dict[str, Any] = {"versions": versions, "labels": dict(found.labels)}
     now = dataclasses.replace(one, labels=found.labels)
     if available := [version.version for version in found.versions if version.state == "AVAILABLE"]:
         model["clients_get"], model["because"] = max(available), why(fleet, now)
         model["newer_on_disk"] = newer_on_disk(fleet, now, max(available), served)
-        model["summary"] = said(fleet, now, max(available), served)
+        model["summary"] = summary(fleet, now, max(available), served)
     return model
+
+
+def _shown(version: dict[str, Any]) -> str:
+    """Return a version's status as text."""
+    error = f" ({printable(version['error'])})" if version["error"] else ""
+    return f"version {version['version']} {version['state']}{error}"
 
 
 def _read(
@@ -206,12 +259,17 @@ def _read(
     if overlays:
         try:
             given = read.kubernetes.model_dump()
-            # What models.yaml says of others is for when they are named.
+            # Settings of other components are allowed only with these components.
             unused = {key for key in ("gateway", "object_store") if key.replace("_", "-") not in overlays}
             kept = {key: value for key, value in given.items() if key not in unused}
-            said = Kubernetes.model_validate({**kept, "components": overlays})
+            settings = Kubernetes.model_validate({**kept, "components": overlays})
         except ValidationError as error:
             reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
             raise FleetError(f"--overlay {', '.join(overlays)}: {reasons}") from None
-        read = read.model_copy(update={"kubernetes": said})
+        read = read.model_copy(update={"kubernetes": settings})
     return read, read.select(names), Kubectl(read.kubernetes.namespace, context, read.kubernetes.kubectl_seconds)
+
+
+def _log(text: str) -> None:
+    """Print a line on stderr."""
+    click.echo(text, err=True)

@@ -1,10 +1,11 @@
-"""What the commands of rollouts share: which model, and where its servers are."""
+"""Options of the rollout commands: the model, and where its servers are."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
 
 model_argument = click.argument("model")
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+context_option = click.option("--context", metavar="NAME", help="The kubectl context.  [default: the current one]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +28,20 @@ class Place:
     context: str | None
 
     def kubectl(self, fleet: Fleet) -> Kubectl:
-        """What reaches the namespace."""
+        """Return the kubectl of the namespace."""
         from tfserving.k8s.kubectl import Kubectl
 
         return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context, fleet.kubernetes.kubectl_seconds)
 
-    def there(self, fleet: Fleet) -> Fleet:
-        """The fleet as it is in the namespace."""
+    def in_namespace(self, fleet: Fleet) -> Fleet:
+        """Return the fleet with the settings of the namespace."""
         if self.namespace is None:
             return fleet
-        said = fleet.kubernetes.model_copy(update={"namespace": self.namespace})
-        return fleet.model_copy(update={"kubernetes": said})
+        settings = fleet.kubernetes.model_copy(update={"namespace": self.namespace})
+        return fleet.model_copy(update={"kubernetes": settings})
 
     def store(self, fleet: Fleet, model: str) -> Store:
-        """Where the state of the model's rollouts is kept."""
+        """Return the store with the state of the model's rollouts."""
         if self.cluster:
             from tfserving.k8s.rollout.cluster import ClusterStore
 
@@ -51,18 +52,30 @@ class Place:
 
 
 def place_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where the servers are, made into one argument `place`."""
+    """Add the options for where the servers are; the command gets one argument `place`."""
 
     @functools.wraps(command)
     def placed(*, cluster: bool, namespace: str | None, context: str | None, **others: object) -> None:
+        for name, value in (("--namespace", namespace), ("--context", context)):
+            if value is not None and not cluster:
+                raise click.UsageError(f"{name} needs --cluster.")
         return command(place=Place(cluster, namespace, context), **others)
 
     for option in reversed(
         (
-            click.option("--cluster", is_flag=True, help="The pods of a cluster instead of this machine's servers."),
-            click.option("--namespace", help="With --cluster, the namespace; that of models.yaml when not given."),
-            click.option("--context", help="With --cluster, kubectl's context; the current one when not given."),
+            click.option("--cluster", is_flag=True, help="Use the pods of a cluster, not the servers of this machine."),
+            click.option("--namespace", metavar="NAME", help="The namespace.  [default: that of models.yaml]"),
+            context_option,
         )
     ):
         placed = option(placed)
     return placed
+
+
+def read_with(path: Path, model: str) -> Fleet:
+    """Read a fleet that must contain `model`. Raises FleetError."""
+    from tfserving.serving.models_yaml.fleet import read_fleet
+
+    read = read_fleet(path)
+    read.select((model,))
+    return read

@@ -1,22 +1,24 @@
-"""`rollout`: a new version takes over on the servers that run, and goes back by itself when it is worse."""
+"""`rollout start`, `pause`, `promote`, `abort` and `undo`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.clients.commands.calls import report_option
 from tfserving.clients.printable import printable
-from tfserving.k8s.commands.errors import Errors, refuse
-from tfserving.k8s.commands.place import Place, model_argument, place_options
+from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
+from tfserving.foundation.command.group import Group
+from tfserving.foundation.command.options import fleet_option, report_option, wait_option
+from tfserving.k8s.commands.failures import code_of, failing
+from tfserving.k8s.commands.place import Place, model_argument, place_options, read_with
 from tfserving.k8s.commands.rollout_status import report, status, write
-from tfserving.serving.commands.options import fleet_option, read_with, say, wait_option
+from tfserving.k8s.commands.stable_label import set_stable, with_stable
+from tfserving.k8s.hints import recommended
 
 if TYPE_CHECKING:
     from tfserving.k8s.rollout.controller import Controller
@@ -27,74 +29,65 @@ if TYPE_CHECKING:
     from tfserving.serving.models_yaml.rollout import Rollout
 
 
-def _ending(examples: str, done: str, failed: str) -> str:
-    """Examples of a command that moves a rollout, and its exit codes."""
-    return f"""\b
-Examples:
-{examples}
-
-\b
-Exit codes:
-  0    {done}
-  1    {failed}, or something failed on the way
-  2    something was wrong before anything changed
-  130  interrupted, and `rollout start` resumes it"""
-
-
 @click.group(
+    cls=Group,
     epilog="""\b
 Examples:
-  tfserving k8s rollout start digits --dry-run    what it would do, and how long it would take
-  tfserving k8s rollout start digits
-  tfserving k8s rollout status digits --watch     from any other shell
-  tfserving k8s rollout report digits             a page to send to somebody
-  tfserving k8s rollout undo digits"""
+  tfserving rollout start digits --dry-run    print the steps and the time
+  tfserving rollout start digits
+  tfserving rollout status digits --watch     in another shell
+  tfserving rollout report digits             write an HTML report
+  tfserving rollout undo digits               go back to the version before""",
 )
 def rollout() -> None:
-    """Rolls a new version of a model out over this machine's servers, whatever engine runs them, or a cluster's pods.
+    """Roll out a new version of a model, with checks and an automatic rollback.
 
-    Every server loads the new version under a name of its own, MODEL-canary, while clients get the old one. There it is
-    proven by its golden requests, and compared with the old one: quality, drift, latency. Then clients move, server by
-    server, and what comes of their requests is compared. The old version is unloaded after a while. Or, by pods, a
-    second Deployment has the new version, and a Gateway sends it more and more of the requests. When a gate fails, all
-    is as before.
+    Clients get the version with the label `stable`. Every server first loads
+    the new version under another name, MODEL-canary. There it is verified and
+    compared with the old version. Then clients move, server by server, and
+    failures and latency are compared again. If a check fails, clients get the
+    old version again.
+
+    The servers are those of this machine, or with --cluster the pods of a
+    Kubernetes cluster.
     """
 
 
 @rollout.command(
-    epilog=_ending(
-        """\
-  tfserving k8s rollout start digits --dry-run
-  tfserving k8s rollout start digits 7 --bake 10
-  tfserving k8s rollout start digits --manual      waits for `rollout promote digits`
-  tfserving k8s rollout start digits --report report.html
-  tfserving k8s rollout start digits --cluster --namespace models
-  tfserving k8s rollout start digits --cluster --by-pods""",
-        "the version is stable",
-        "its metrics are worse, it was rolled back",
-    )
+    epilog="""\b
+Examples:
+  tfserving rollout start digits --dry-run
+  tfserving rollout start digits/7 --bake 10
+  tfserving rollout start digits --manual      waits for `rollout promote`
+  tfserving rollout start digits --report report.html
+  tfserving rollout start digits --cluster --namespace models
+  tfserving rollout start digits --cluster --by-pods
+
+\b
+Exit codes: 0 the version is stable; 1 it was rolled back, or the rollout failed
+on the way; 2 nothing was changed; 3 no server can be reached."""
 )
-@model_argument
-@click.argument("version", type=click.IntRange(min=1), required=False)
+@click.argument("version", metavar="MODEL[/VERSION]")
 @fleet_option
 @place_options
-@click.option("--by-pods", is_flag=True, help="With --cluster: by a second Deployment and the Gateway's weights.")
+@click.option("--by-pods", is_flag=True, help="With --cluster: start pods with the new version, and move the weights.")
 @click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
-@click.option("--manual", is_flag=True, help="Wait for `rollout promote` before `stable` moves.")
-@click.option("--accept-quality", is_flag=True, help="Go on with a version whose metrics, evaluation or drift fail.")
+@click.option("--manual", is_flag=True, help="Wait for `rollout promote` before clients move.")
+@click.option("--accept-quality", is_flag=True, help="Continue when metrics, evaluation or drift fail.")
 @click.option(
     "--shadow",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Captured requests, which are replayed to both versions before any client moves.",
+    help="Replay these captured requests to both versions before clients move.",
 )
-@click.option("--window", type=click.FloatRange(min=0.1), help="Seconds for which versions are compared, at least.")
-@click.option("--bake", type=click.FloatRange(min=0), help="Seconds before the old version is unloaded.")
+@click.option("--window", type=click.FloatRange(min=0.1), metavar="SECONDS", help="The shortest time of a comparison.")
+@click.option(
+    "--bake", type=click.FloatRange(min=0), metavar="SECONDS", help="The time before the old version is unloaded."
+)
 @report_option
 @wait_option
 def start(
-    model: str,
-    version: int | None,
+    version: str,
     fleet: Path,
     place: Place,
     by_pods: bool,
@@ -107,123 +100,191 @@ def start(
     report: Path | None,
     wait: float,
 ) -> None:
-    """Rolls MODEL out to VERSION, its newest when not given; or goes on with what was interrupted.
+    """Roll out VERSION of MODEL, by default its newest one.
 
-    `rollout:` in models.yaml says what the gates allow; these options go before it.
+    A rollout that was interrupted is resumed. If the model has no label
+    `stable`, the version that clients get now becomes stable first. Limits are
+    the key `rollout` of models.yaml; the options override it.
     """
-    from tfserving.k8s.rollout.plan import described, plan, with_metrics
+    from tfserving.k8s.rollout.plan import described, with_metrics
     from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.target import GateError
 
+    model, new = _model_and_version(version)
     if by_pods and not place.cluster:
-        refuse("--by-pods needs --cluster: a server of this machine has no pods")
-    with Errors(2):
+        raise click.UsageError("--by-pods needs --cluster: servers of this machine have no pods.")
+    with failing(WRONG):
         read = read_with(fleet, model)
         given = {"window": window, "bake": bake, "shadow": shadow and shadow.absolute()}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
         store = place.store(read, model)
         before = store.load()
         if before and not before.over:
+            if new not in (None, before.new):
+                raise CommandError(
+                    f"another rollout is not over: {before}. Resume it with `{recommended(f'rollout start {model}')}`, "
+                    f"or take it back with `{recommended(f'rollout abort {model}')}`.",
+                    WRONG,
+                )
             state = before
-            if version not in (None, before.new):
-                refuse(f"{before} is not over; `rollout abort {model}` goes back, `rollout start {model}` goes on")
         else:
             way: WayName = "pods" if by_pods else "in-place"
-            state = plan(read, model, version, manual=manual or settings.manual, way=way)
+            read, state = _planned(
+                read, model, new, place, wait, manual=manual or settings.manual, way=way, dry=dry_run
+            )
             try:
                 state = dataclasses.replace(state, accept_quality=accept_quality)
-                state = with_metrics(read, state, say if dry_run else Progress())
+                state = with_metrics(read, state, _log if dry_run else Progress())
             except GateError as error:
-                click.echo(f"Error: version {state.new} is not rolled out: {error}", err=True)
                 if report and not dry_run:
                     figures = (error.figure,) if error.figure else ()
                     stopped = dataclasses.replace(state, phase="rolled-back", reason=str(error), figures=figures)
                     write(report, stopped, running=False)
-                sys.exit(1)
+                raise CommandError(f"version {state.new} is not rolled out: {error}", FAILED) from None
         if dry_run:
             click.echo(described(state, settings))
             return
         controller = _controller(read, state, place, wait, settings)
-    _run(controller, state, report=report)
+    _run(controller, state, again="Run the same command again to resume it", report=report)
 
 
 @rollout.command(
     epilog="""\b
 Example:
-  tfserving k8s rollout pause digits
-
-\b
-Exit codes:
-  0    it waits, or will before its next phase
-  2    no rollout is under way, or its state can't be read"""
+  tfserving rollout pause digits"""
 )
 @model_argument
 @fleet_option
 @place_options
 def pause(model: str, fleet: Path, place: Place) -> None:
-    """Holds the rollout of MODEL before its next phase, until `promote` or `abort`."""
-    _ask(model, fleet, place, "pause")
+    """Pause the rollout of MODEL before its next phase, until `promote` or `abort`."""
+    _request(model, fleet, place, "pause")
 
 
 @rollout.command(
-    epilog=_ending(
-        "  tfserving k8s rollout promote digits",
-        "the version is stable, or the shell that rolls out goes on",
-        "it was rolled back",
-    )
+    epilog="""\b
+Example:
+  tfserving rollout promote digits
+
+\b
+Exit codes: 0 the version is stable, or the process of the rollout continues; 1
+it was rolled back, or failed on the way; 2 no rollout is in progress."""
 )
 @model_argument
 @fleet_option
 @place_options
 @wait_option
 def promote(model: str, fleet: Path, place: Place, wait: float) -> None:
-    """Goes on with a rollout of MODEL that is paused, or waits to be promoted."""
-    _ask(model, fleet, place, "promote", wait)
+    """Continue a rollout of MODEL that is paused or manual.
+
+    If no process runs the rollout any more, this one does.
+    """
+    _request(model, fleet, place, "promote", wait)
 
 
 @rollout.command(
-    epilog=_ending(
-        "  tfserving k8s rollout abort digits",
-        "it was taken back, or the shell that rolls out takes it back",
-        "it can't be taken back",
-    )
+    epilog="""\b
+Example:
+  tfserving rollout abort digits
+
+\b
+Exit codes: 0 clients get the old version, or the process of the rollout goes
+back; 1 the rollback failed; 2 no rollout is in progress, or it is too late."""
 )
 @model_argument
 @fleet_option
 @place_options
 @wait_option
 def abort(model: str, fleet: Path, place: Place, wait: float) -> None:
-    """Takes the rollout of MODEL back."""
-    _ask(model, fleet, place, "abort", wait)
+    """Stop the rollout of MODEL, and go back to the old version."""
+    _request(model, fleet, place, "abort", wait)
 
 
 @rollout.command(
-    epilog=_ending(
-        "  tfserving k8s rollout undo digits",
-        "the version before is stable again",
-        "that version was rolled back",
-    )
+    epilog="""\b
+Example:
+  tfserving rollout undo digits
+
+\b
+Exit codes: 0 the old version is stable again; 1 it was rolled back, or failed
+on the way; 2 there is nothing to undo."""
 )
 @model_argument
 @fleet_option
 @place_options
 @wait_option
 def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
-    """Rolls MODEL back to the version before the last rollout, proven again, without waiting for metrics."""
+    """Go back to the version before the last rollout of MODEL.
+
+    The old version is verified again. There is no comparison and no bake.
+    """
     from tfserving.k8s.rollout.plan import plan
 
-    with Errors(2):
+    with failing(WRONG):
         read = read_with(fleet, model)
         last = place.store(read, model).load()
         if last is None or last.phase != "done":
-            refuse(f"{last or model} is nothing to undo; `rollout abort {model}` ends one that is under way")
+            raise CommandError(_nothing_to_undo(model, last), WRONG)
         state = plan(read, model, last.old, way=last.way)
-        gates = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
-        controller = _controller(read, state, place, wait, read.rollout.model_copy(update=gates))
+        limits = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
+        controller = _controller(read, state, place, wait, read.rollout.model_copy(update=limits))
     _run(controller, state)
 
 
-def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, say: Progress) -> Way:
+def _nothing_to_undo(model: str, last: State | None) -> str:
+    """Return why a model has no rollout to undo."""
+    if last is None:
+        return f"{model} has never been rolled out, so there is nothing to undo."
+    if last.over:
+        return (
+            f"the last rollout of {model} was rolled back already: clients get version {last.old}. There is nothing to "
+            "undo."
+        )
+    return f"a rollout is in progress: {last}. Take it back with `{recommended(f'rollout abort {model}')}`."
+
+
+def _model_and_version(text: str) -> tuple[str, int | None]:
+    """Return the parts of MODEL[/VERSION]. Raises UsageError."""
+    from tfserving.foundation.golden import is_version
+
+    model, slash, version = text.partition("/")
+    if slash and not (is_version(version) and int(version) >= 1):
+        raise click.UsageError(f"Got {text!r}, expected MODEL or MODEL/VERSION, such as digits/3.")
+    return model, int(version) if slash else None
+
+
+def _planned(
+    fleet: Fleet, model: str, new: int | None, place: Place, wait: float, *, manual: bool, way: WayName, dry: bool
+) -> tuple[Fleet, State]:
+    """Return the plan of a new rollout, and the fleet with a label `stable` of the model, which is set if needed."""
+    from tfserving.k8s.rollout.plan import StableError, plan
+    from tfserving.serving.models_yaml.fleet import STABLE
+
+    if STABLE in fleet.models[model].labels:
+        return fleet, plan(fleet, model, new, manual=manual, way=way)
+    labelled = with_stable(fleet, model, place)
+    version = labelled.models[model].labels[STABLE]
+
+    def label() -> None:
+        if dry:
+            _log(
+                f"{model} has no label `stable`. The rollout first sets it to version {version}, which clients get now."
+            )
+            return
+        set_stable(labelled, model, place, wait)
+        _log(f"{model} had no label `stable`: set it to version {version}, which clients get now.")
+
+    try:
+        state = plan(labelled, model, new, manual=manual, way=way)
+    except StableError as error:
+        # With the label, a version that is exported next doesn't reach clients before its rollout.
+        label()
+        raise CommandError(str(error), WRONG if dry else FAILED) from None
+    label()
+    return labelled, state
+
+
+def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, log: Progress) -> Way:
     from tfserving.k8s.rollout.in_place import InPlace
 
     fleet = fleet.model_copy(update={"rollout": settings})
@@ -231,7 +292,7 @@ def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollou
         from tfserving.k8s.rollout.local import LocalTarget
         from tfserving.serving.docker import deployment
 
-        return InPlace(fleet, wait, say, LocalTarget(fleet, state.model, deployment.exists))
+        return InPlace(fleet, wait, log, LocalTarget(fleet, state.model, deployment.exists))
     from tfserving.k8s.rollout.by_pods import ByPods
     from tfserving.k8s.rollout.cluster import ClusterTarget
     from tfserving.serving.models_yaml.file import write_labels
@@ -241,12 +302,12 @@ def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollou
 
     kubectl = place.kubectl(fleet)
     if state.way == "pods":
-        return ByPods(place.there(fleet), wait, say, kubectl, finished)
-    return InPlace(fleet, wait, say, ClusterTarget(kubectl, wait, finished))
+        return ByPods(place.in_namespace(fleet), wait, log, kubectl, finished)
+    return InPlace(fleet, wait, log, ClusterTarget(kubectl, wait, finished))
 
 
 def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout) -> Controller:
-    """A controller of servers that there are. Raises RolloutError when there are none, or others are moving them."""
+    """Return a controller whose servers can be reached. Raises RolloutError."""
     from tfserving.k8s.rollout.controller import Controller
     from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.target import RolloutError
@@ -255,75 +316,110 @@ def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings:
     for other in store.others():
         # Pods of the second Deployment have one version of every model.
         if not other.over and "pods" in (other.way, state.way):
-            raise RolloutError(f"a rollout of another model is under way: {other}; by pods there is one at a time")
-    say = Progress()
-    way = _way(fleet, state, place, wait, settings, say)
+            raise RolloutError(
+                f"a rollout of another model is in progress: {other}. By pods, only one can run at a time."
+            )
+    log = Progress()
+    way = _way(fleet, state, place, wait, settings, log)
     way.check(state)
-    return Controller(way, store, say)
+    return Controller(way, store, log)
 
 
-def _run(controller: Controller, state: State, *, back: bool = False, report: Path | None = None) -> None:
-    """Runs a rollout to its end, or `back`, writes its report, and exits with what came of it."""
+def _run(
+    controller: Controller, state: State, *, again: str = "", back: bool = False, report: Path | None = None
+) -> None:
+    """Run a rollout to its end, or `back`, and write its report. Raises CommandError.
+
+    `again` is how to resume it after an interruption.
+    """
     from tfserving.foundation.interrupts import ended_as_by_ctrl_c
     from tfserving.k8s.kubectl import KubectlError
     from tfserving.k8s.rollout.target import HeldError, RolloutError
     from tfserving.serving.engines import EngineError
     from tfserving.serving.models_yaml.fleet import FleetError
 
-    code, said = 0, ""
+    again = again or f"Resume it with `{recommended(f'rollout start {state.model}')}`"
+    failure: CommandError | None = None
+    interrupt: KeyboardInterrupt | None = None
     try:
         with contextlib.ExitStack() as stack:
-            # Ports that kubectl forwards are closed, and the lease is given back.
+            # Port forwarding ends, and the lease is released.
             stack.enter_context(ended_as_by_ctrl_c())
             try:
                 stack.enter_context(controller.store.lease())
             except HeldError as error:
-                refuse(str(error))
-            stack.enter_context(controller.say)
-            # What was asked of an earlier one is not meant for this.
-            controller.store.asked()
+                raise CommandError(str(error), WRONG) from None
+            stack.enter_context(controller.log)
+            # A request that was left for an earlier process is not for this one.
+            controller.store.take_request()
             ended = controller.run(state)
             if ended.phase == "rolled-back" and not back:
-                code, said = 1, printable(f"Error: rolled back: {ended.reason}")
+                failure = CommandError(printable(f"rolled back: {ended.reason}"), FAILED)
     except (EngineError, FleetError, KubectlError, RolloutError) as error:
-        code, said = 1, printable(f"Error: {error}; `rollout start {state.model}` goes on")
-    except KeyboardInterrupt:
-        code, said = 130, f"\nInterrupted; `rollout start {state.model}` goes on, `rollout abort` goes back."
+        failure = CommandError(printable(f"{str(error).rstrip('.')}. {again}."), code_of(error, FAILED))
+    except KeyboardInterrupt as error:
+        interrupt = error
     finally:
         controller.way.close()
-    if said:
-        click.echo(said, err=True)
+    stored = state
+    if interrupt or report:
+        with failing(FAILED):
+            stored = controller.store.load() or state
+    if interrupt and not stored.over:
+        _log(_left(stored, again))
     if report:
-        with Errors(1):
-            kept = controller.store.load()
-        write(report, kept or state, running=False)
-    sys.exit(code)
+        write(report, stored, running=False)
+    if interrupt:
+        raise interrupt
+    if failure:
+        raise failure
 
 
-def _ask(model: str, fleet: Path, place: Place, request: Request, wait: float | None = None) -> None:
-    """Asks the shell that rolls out; where there is none any more, does it."""
-    with Errors(2):
+def _left(state: State, again: str) -> str:
+    """Return in which state an interrupted rollout is, and how to continue."""
+    clients = {
+        "stable": f"some clients may already get version {state.new}",
+        "baking": f"clients get version {state.new}",
+        "unloading": f"clients get version {state.new}",
+        "rolling-back": f"some clients may still get version {state.new}",
+    }.get(state.phase, f"clients get version {state.old}")
+    back = f", or go back with `{recommended(f'rollout abort {state.model}')}`" if state.returnable else ""
+    return (
+        f"\nThe rollout of {state.model} from version {state.old} to {state.new} stays in phase `{state.phase}`; "
+        f"{clients}. {again}{back}."
+    )
+
+
+def _request(model: str, fleet: Path, place: Place, request: Request, wait: float = 180.0) -> None:
+    """Send a request to the process that runs the rollout; if none does, run it here."""
+    with failing(WRONG):
         read = read_with(fleet, model)
         store = place.store(read, model)
         state = store.load()
         if state is None or state.over:
-            refuse(f"no rollout of {model!r} is under way")
-        elif request == "abort" and not state.returnable:
-            refuse(f"{state}: it is too late for that; `rollout undo {model}` rolls it back once it is done")
-        elif store.held():
-            store.ask(request)
-            click.echo(f"The shell that rolls {model} out was sent `{request}`.", err=True)
-            return
-        elif request == "pause":
-            store.save(dataclasses.replace(state, paused=True))
-            click.echo(str(store.load()), err=True)
-            return
-        else:
-            controller = _controller(read, state, place, wait or 180.0, read.rollout)
-            state = (
-                state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
+            raise CommandError(f"no rollout of {model} is in progress.", WRONG)
+        if request == "abort" and not state.returnable:
+            raise CommandError(
+                f"{state}: it is too late to abort. Undo it once it is done, with "
+                f"`{recommended(f'rollout undo {model}')}`.",
+                WRONG,
             )
-            _run(controller, state, back=request == "abort")
+        if store.held():
+            store.send_request(request)
+            _log(f"Sent `{request}` to the process that rolls out {model}.")
+            return
+        if request == "pause":
+            store.save(dataclasses.replace(state, paused=True))
+            _log(str(store.load()))
+            return
+        controller = _controller(read, state, place, wait, read.rollout)
+        state = state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
+    _run(controller, state, back=request == "abort")
+
+
+def _log(text: str) -> None:
+    """Print a line on stderr."""
+    click.echo(text, err=True)
 
 
 for _command in (status, report):

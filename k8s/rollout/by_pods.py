@@ -1,11 +1,11 @@
-"""A rollout by pods: a second Deployment has the new version, and a Gateway gives it more and more of the requests.
+"""A rollout by pods: a second Deployment has the new version, and a Gateway sends it more and more of the requests.
 
     Deployment serving ──────── Service serving ─────────┐ weight 100 - N
                                                          ├── HTTPRoute, GRPCRoute ◄── clients
     Deployment serving-canary ─ Service serving-canary ──┘ weight N
 
-The second one is made of what models.yaml says now, so an image, flags and resources that have changed are rolled out
-with the version. At the end it is `serving` that has them, as `tfserving k8s apply` would have it.
+The second Deployment is rendered from the current models.yaml, so a changed image, flags or resources are rolled out
+with the version. At the end `serving` has them, as after `tfserving k8s apply`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from tfserving.k8s import deployment
+from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 from tfserving.k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
 from tfserving.k8s.rendering import objects, render
@@ -29,22 +30,22 @@ from tfserving.k8s.rollout.way import Before, Pause, Way
 
 SECOND = f"{NAME}-{CANARY}"
 ROUTES = ("httproute", "grpcroute")
-# Not that of `apply`, which would take the second Deployment for one that models.yaml has no more.
+# Another field manager than that of `apply`, which would prune the second Deployment.
 _MANAGER = f"{MANAGER}-rollout"
-# A change of it has a Deployment make its pods anew.
+# A changed value makes a Deployment replace its pods.
 _ROLLED = "tensorflow-serving-toolkit/rolled-out"
 _QUIET_SECONDS = 2.0
 
 
 @dataclass
 class ByPods(Way):
-    """In the namespace of `kubectl`; `finished` gets what is served for good."""
+    """A rollout in the namespace of `kubectl`; `finished` receives the final labels."""
 
     kubectl: Kubectl
     finished: Finished
     _stable: ClusterTarget = field(init=False)
     _canary: ClusterTarget = field(init=False)
-    # What came of requests before this rollout moved any.
+    # Results of requests before this rollout moved any.
     _before_any: Before | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -53,11 +54,11 @@ class ByPods(Way):
         )
 
     def load(self, state: State, pause: Pause) -> None:
-        """Makes the second Deployment, with as many pods as the first one has."""
+        """Create the second Deployment, with as many pods as the first one has."""
         self._apply([_second(one) for one in self._made(state, self._replicas(NAME))], _MANAGER)
         try:
             deployment.wait_until_ready(
-                self.kubectl, self._names(), self.wait, self.say, name=SECOND, track=CANARY, pause=pause
+                self.kubectl, self._names(), self.wait, self.log, name=SECOND, track=CANARY, pause=pause
             )
         except RolloutError as error:
             raise GateError(str(error)) from None
@@ -68,7 +69,7 @@ class ByPods(Way):
         self._proven(state, self._canary.instances(), state.model)
 
     def compare(self, state: State, pause: Pause) -> None:
-        """Each of the new pods is compared with one of the old ones."""
+        """Compare each new pod with one of the old ones."""
         old = itertools.cycle(self._stable.instances())
         pairs = [
             (Reached(next(old), state.model, state.old), Reached(new, state.model, state.new))
@@ -77,13 +78,13 @@ class ByPods(Way):
         self._compared(state, pairs, pause)
 
     def move(self, state: State, pause: Pause) -> State:
-        """Gives the new pods the next weight, and compares what comes of their requests with the others' meanwhile."""
+        """Give the new pods the next weight, and compare their requests with those of the old pods meanwhile."""
         weight = self._next_weight(state)
         new_pods, old_pods = self._canary.instances(), self._stable.instances()
         if self.settings.address and self._before_any is None:
             self._before_any = self._before(state, lambda: old_pods, pause)
         self._weigh(weight)
-        # What the old pods' clients did before isn't needed: they still have some.
+        # The old pods still get requests, so their earlier ones aren't needed.
         before = Before(address=self._before_any.address) if self._before_any else None
         sides = [Side(lambda: new_pods, state.new), Side(lambda: old_pods, state.old)]
         self._judged(state, sides, pause, before, f"{weight} %: ")
@@ -95,16 +96,16 @@ class ByPods(Way):
         self._baked(state, self._canary, pause)
 
     def unload(self, state: State) -> None:
-        """Has the first Deployment make its pods anew, and gives the requests back to it."""
+        """Replace the pods of the first Deployment, and move the requests back to it."""
         before = self._deployment()["metadata"]["generation"]
-        # The autoscaler may have ended pods that had nothing to do.
+        # The autoscaler may have removed idle pods.
         replicas = max(self._replicas(NAME), self._replicas(SECOND))
         self._apply(self._made(state, replicas), MANAGER)
         if self._deployment()["metadata"]["generation"] == before:
             rolled = {_ROLLED: f"{state.model} {state.new} {state.started}"}
             change = {"spec": {"template": {"metadata": {"annotations": rolled}}}}
             self.kubectl.patch("deployment", NAME, change)
-        deployment.wait_until_ready(self.kubectl, self._names(), self.wait, self.say)
+        deployment.wait_until_ready(self.kubectl, self._names(), self.wait, self.log)
         self._everywhere(self._stable, serves.final(state), time.sleep)
         self._proven(state, self._stable.instances(), state.model)
         self._leave(state)
@@ -120,11 +121,11 @@ class ByPods(Way):
             try:
                 found = self.kubectl.get(kind, NAME)
             except KubectlError as error:
-                raise RolloutError(f"a rollout by pods needs routes: {error}") from None
+                raise RolloutError(f"a rollout by pods needs the routes of a Gateway: {error}") from None
             if found is None:
                 raise RolloutError(
-                    f"there is no {kind} {NAME}: a rollout by pods needs the component `gateway`, which "
-                    "`tfserving k8s apply` brings"
+                    f"the {kind} {NAME} does not exist. A rollout by pods needs the component `gateway`; "
+                    f"apply it with `{recommended('k8s apply')}`."
                 )
         self._deployment()
         if state.phase == "loading":
@@ -141,28 +142,28 @@ class ByPods(Way):
         model, old, new = state.model, state.old, state.new
         match state.phase:
             case "loading":
-                return f"Making pods with {model} version {new} …"
+                return f"Starting pods with {model} version {new} …"
             case "proving":
-                return f"Sending them the golden requests of {model} version {new} …"
+                return "Sending golden requests to the new pods …"
             case "canary":
-                return f"Comparing version {new} with version {old}, before any client gets it …"
+                return f"Comparing version {new} with version {old} before clients get it …"
             case "stable":
-                return f"{self._next_weight(state)} % of the requests → version {new} …"
+                return f"Moving {self._next_weight(state)} % of the requests to version {new} …"
             case "baking":
-                return f"Baking for {self.settings.bake:g} s …"
+                return self._baking(state)
             case "unloading":
-                return f"Pods with version {new} in the place of those with version {old} …"
-        return f"Rolling back: all requests → version {old} …"
+                return f"Replacing the pods with version {old} by pods with version {new} …"
+        return f"Rolling back: moving all requests to version {old} …"
 
     def _next_weight(self, state: State) -> int:
         return next(weight for weight in self.settings.weights if weight > state.weight)
 
     def _names(self) -> tuple[str, ...]:
-        """The models that the cluster serves."""
+        """Return the models that the cluster serves."""
         return tuple(deployment.labels(self.kubectl))
 
     def _made(self, state: State, replicas: int) -> list[Object]:
-        """The Deployment and the ConfigMaps of its pods, once the rollout is done."""
+        """Return the Deployment and the ConfigMaps of its pods, as they are after the rollout."""
         fleet = self.fleet.with_labels(state.model, serves.final_labels(state))
         made = objects(render(fleet, self._names(), self.kubectl, replicas))
         (pods,) = (one for one in made if one["kind"] == "Deployment")
@@ -177,7 +178,7 @@ class ByPods(Way):
     def _deployment(self) -> Object:
         found = self.kubectl.get("deployment", NAME)
         if found is None:
-            raise RolloutError(f"there is no Deployment {NAME}; `tfserving k8s apply` makes it")
+            raise RolloutError(f"the Deployment {NAME} does not exist. Create it with `{recommended('k8s apply')}`.")
         return found
 
     def _replicas(self, name: str) -> int:
@@ -185,7 +186,7 @@ class ByPods(Way):
         return int(found["spec"]["replicas"]) if found else 0
 
     def _weigh(self, weight: int) -> None:
-        """Has both routes give the second Deployment so many percent of the requests."""
+        """Set the percentage of requests that both routes send to the second Deployment."""
         weights = {NAME: 100 - weight, SECOND: weight}
 
         def weighed(route: Object) -> Object:
@@ -198,20 +199,20 @@ class ByPods(Way):
             self.kubectl.change(kind, NAME, weighed)
 
     def _leave(self, state: State) -> None:
-        """Ends the second Deployment, once nobody asks it any more."""
+        """Delete the second Deployment once it gets no more requests."""
         self._weigh(0)
         if self.kubectl.get("deployment", SECOND) is None:
             return
         self._wait_until_quiet(state)
-        self.say("Ending the other pods …")
-        # Returns when they have drained.
+        self.log("Deleting the second Deployment …")
+        # The call returns when its pods have drained.
         deployment.draining(self.fleet, self.kubectl).run(
             "delete", "deployment", SECOND, "--cascade=foreground", "--ignore-not-found"
         )
         self.kubectl.run("delete", "configmap", config_map(CANARY), "--ignore-not-found")
 
     def _wait_until_quiet(self, state: State) -> None:
-        """Waits until the Gateway has heard of it; for as long as pods drain, at most, as others may ask them, too."""
+        """Wait until the Gateway sends no more requests; at most `drain_seconds`, as other clients may send some."""
         until = time.monotonic() + self.fleet.kubernetes.drain_seconds
         before: int | None = None
         while time.monotonic() < until:
@@ -226,7 +227,7 @@ class ByPods(Way):
 
 
 def _second(made: Object) -> Object:
-    """The second Deployment's, of what is the first one's. A ConfigMap that never changes is both's."""
+    """Return an object of the first Deployment for the second one. A ConfigMap that never changes is shared."""
     second = copy.deepcopy(made)
     models = config_map(STABLE)
     if made["kind"] == "ConfigMap":

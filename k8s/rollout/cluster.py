@@ -1,9 +1,9 @@
-"""Rollouts over the pods of a cluster, told one by one what to serve; what new pods begin with is in a ConfigMap.
+"""Rollouts on the pods of a cluster. Running pods are configured one by one; new pods read a ConfigMap.
 
     ConfigMap NAME-models ──► pods that start
     HandleReloadConfigRequest, by a forwarded port ──► each pod that runs, in the order of the rollout
 
-The state is in a ConfigMap, the right to roll out is the Lease of the same name (`tfserving.k8s.names.rollout`;
+The state is in a ConfigMap. The right to roll out is the Lease of the same name (`tfserving.k8s.names.rollout`;
 https://kubernetes.io/docs/concepts/architecture/leases/).
 """
 
@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, cast, get_args
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
 from tfserving.k8s import names
+from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
 from tfserving.k8s.pods import GRPC_PORT, REST_PORT, ready
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
@@ -31,21 +32,21 @@ from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.config_messages import text
 from tfserving.serving.engines.readiness import taken
 
-# Gets a model and the labels that it has for good.
+# Receives a model and its final labels.
 Finished: TypeAlias = Callable[[str, Mapping[str, int]], None]
-# The kubelet renews what a pod has mounted when the pod changes, and otherwise within a minute or two.
-REFRESH = "tensorflow-serving-toolkit/told"
+# The kubelet refreshes mounted ConfigMaps when the pod changes, and otherwise within a minute or two.
+REFRESH = "tensorflow-serving-toolkit/configured"
 _RELOAD_SECONDS = 60.0
 _LEASE_SECONDS = 15
 _RENEW_SECONDS = 4.0
 _LEASE_CALL_SECONDS = 5.0
-_ASK_SECONDS = 2.0
+_REQUEST_SECONDS = 2.0
 _POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod, by ports of this machine that lead to it."""
+    """A pod, reached through forwarded ports of this machine."""
 
     name: str
     grpc: str
@@ -53,8 +54,8 @@ class Pod:
     config: Callable[[], Any]
     kubectl: Kubectl
 
-    def tell(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - the ConfigMap says how it starts
-        """Sends it the ConfigMap's configuration with this in it."""
+    def configure(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - a restart reads the ConfigMap
+        """Send it the configuration of the ConfigMap, with this change."""
         with connect(f"grpc://{self.grpc}") as client:
             try:
                 client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
@@ -66,7 +67,7 @@ class Pod:
             self.kubectl.patch("pod", self.name, change)
 
     def leaves(self) -> bool:
-        """See Instance. A pod that crashed stays."""
+        """See Instance. A pod that crashed isn't leaving."""
         with contextlib.suppress(KubectlError):
             found = self.kubectl.get("pod", self.name)
             return found is None or "deletionTimestamp" in found["metadata"]
@@ -74,14 +75,14 @@ class Pod:
 
 
 class ClusterTarget:
-    """The pods of a track; `finished` gets what is served for good. Close it to end the forwarding of ports."""
+    """The pods of a track; `finished` receives the final labels. Close it to end the port forwarding."""
 
     def __init__(self, kubectl: Kubectl, wait: float, finished: Finished, track: str = names.STABLE) -> None:
         self._kubectl, self._wait, self._finished, self._track = kubectl, wait, finished, track
         self._forwards: dict[str, tuple[contextlib.ExitStack, Pod]] = {}
 
     def instances(self) -> list[Instance]:
-        """See Target. Waits until every pod that there is to be is ready."""
+        """See Target. Waits until every pod is ready."""
         deadline = time.monotonic() + self._wait
         while True:
             pods = self._pods()
@@ -91,18 +92,19 @@ class ClusterTarget:
             if time.monotonic() > deadline:
                 if not pods:
                     raise RolloutError(
-                        f"no pod has the labels {names.pods(self._track)}; `tfserving k8s apply` makes some"
+                        f"no pod has the labels {names.pods(self._track)}. "
+                        f"Start the pods with `{recommended('k8s apply')}`."
                     )
                 raise GateError(f"pod {waiting[0]} isn't ready after {self._wait:g} s")
             time.sleep(_POLL_SECONDS)
         return self._reach(pods)
 
     def ready(self) -> list[Instance]:
-        """Those that are ready now."""
+        """Return the pods that are ready now."""
         return self._reach([pod for pod in self._pods() if ready(pod)])
 
     def keep(self, serve: Serve) -> None:
-        """See Target: writes the ConfigMap."""
+        """See Target. Writes the ConfigMap."""
 
         def applied(found: Object) -> Object:
             found["data"][MODELS_CONFIG] = text(serve.applied(models_config_of(found)))
@@ -116,13 +118,13 @@ class ClusterTarget:
         self._finished(model, labels)
 
     def close(self) -> None:
-        """Ends the forwarding of ports."""
+        """End the port forwarding."""
         for stack, _ in self._forwards.values():
             stack.close()
         self._forwards.clear()
 
     def _pods(self) -> list[Object]:
-        """Those that don't leave, by their names."""
+        """Return the pods that aren't terminating, sorted by name."""
         pods = self._kubectl.select("pods", names.pods(self._track))
         staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         return sorted(staying, key=lambda pod: str(pod["metadata"]["name"]))
@@ -148,7 +150,7 @@ class ClusterTarget:
         name = names.config_map(self._track)
         found = self._kubectl.get("configmap", name)
         if found is None:
-            raise RolloutError(f"there is no ConfigMap {name}; `tfserving k8s apply` makes it")
+            raise RolloutError(f"the ConfigMap {name} does not exist. Create it with `{recommended('k8s apply')}`.")
         return found
 
 
@@ -158,11 +160,11 @@ class ClusterStore:
     def __init__(self, kubectl: Kubectl, model: str) -> None:
         self._kubectl, self._model = kubectl, model
         self._name = names.rollout(model)
-        # A lease that isn't renewed in its time is lost, so no call for that may take as long.
+        # A lease that isn't renewed in time is lost, so a call that renews it must be shorter.
         self._quick = kubectl.within(min(kubectl.seconds, _LEASE_CALL_SECONDS))
         self._me = f"{socket.gethostname()}-{uuid.uuid4()}"
         self._lost = ""
-        self._next_ask = 0.0
+        self._next_read = 0.0
 
     def load(self) -> State | None:
         """See Store."""
@@ -170,7 +172,7 @@ class ClusterStore:
         return kept_state(found, self._model) if found else None
 
     def others(self) -> list[State]:
-        """The last rollouts of other models."""
+        """See Store."""
         states = map(kept_state, self._kubectl.select("configmaps", names.ROLLOUTS))
         return [state for state in states if state and state.model != self._model]
 
@@ -178,17 +180,17 @@ class ClusterStore:
         """See Store."""
         self._write({"state": state.text()})
 
-    def ask(self, request: Request) -> None:
+    def send_request(self, request: Request) -> None:
         """See Store."""
         self._write({"request": request})
 
-    def asked(self) -> Request | None:
-        """See Store. Asks the cluster every other second. Raises HeldError when the lease was lost."""
+    def take_request(self) -> Request | None:
+        """See Store. Reads the cluster every other second. Raises HeldError when the lease was lost."""
         if self._lost:
             raise HeldError(self._lost)
-        if time.monotonic() < self._next_ask:
+        if time.monotonic() < self._next_read:
             return None
-        self._next_ask = time.monotonic() + _ASK_SECONDS
+        self._next_read = time.monotonic() + _REQUEST_SECONDS
         request = self._data().get("request", "")
         if request not in get_args(Request):
             return None
@@ -232,12 +234,15 @@ class ClusterStore:
             elif _expired(found):
                 self._kubectl.replace({**found, "spec": self._spec()})
             else:
-                raise HeldError(
-                    f"{self._model!r} is being rolled out by {found['spec'].get('holderIdentity')}; `rollout status` "
-                    "says how far"
-                )
+                raise HeldError(self._held_by(str(found["spec"].get("holderIdentity"))))
         except ConflictError:
-            raise HeldError(f"{self._model!r} is being rolled out by another, who was quicker") from None
+            raise HeldError(self._held_by("another process")) from None
+
+    def _held_by(self, holder: str) -> str:
+        return (
+            f"{holder} is rolling out {self._model!r}. Follow it with "
+            f"`{recommended(f'rollout status {self._model} --watch')}`."
+        )
 
     def _renew(self, over: threading.Event) -> None:
         renewed = time.monotonic()
@@ -245,13 +250,13 @@ class ClusterStore:
             try:
                 found = self._quick.get("lease", self._name)
                 if found is None or found["spec"].get("holderIdentity") != self._me:
-                    self._lost = f"the lease {self._name} was taken by another"
+                    self._lost = f"another process took the lease {self._name}"
                     return
                 self._quick.replace({**found, "spec": self._spec()})
                 renewed = time.monotonic()
             except KubectlError as error:
                 if time.monotonic() - renewed > _LEASE_SECONDS:
-                    self._lost = f"the lease {self._name} can't be renewed: {error}"
+                    self._lost = f"cannot renew the lease {self._name}: {error}"
                     return
 
     def _spec(self) -> dict[str, Any]:

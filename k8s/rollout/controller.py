@@ -1,4 +1,4 @@
-"""The one that rolls out: goes from phase to phase, keeps the state, and turns back when a gate fails."""
+"""The controller of a rollout: runs phase after phase, stores the state, and rolls back when a gate fails."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from tfserving.clients.errors import ServingError
+from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.progress import Progress
 from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.state import Request, State
@@ -13,27 +14,27 @@ from tfserving.k8s.rollout.target import GateError, RolloutError, Store
 from tfserving.k8s.rollout.way import Way
 
 _POLL_SECONDS = 0.2
-# A time left that is shorter than this is not worth a word.
+# A shorter remaining time isn't printed.
 _SHORT_SECONDS = 5.0
 
 
 class _AbortedError(Exception):
-    """Somebody asked to go back."""
+    """`abort` was requested."""
 
 
 @dataclass
 class Controller:
-    """Rolls a model out by `way`."""
+    """Rolls a model out in a way: in place, or by pods."""
 
     way: Way
     store: Store
-    say: Progress
+    log: Progress
     _pending: Request | None = None
 
     def run(self, state: State) -> State:
-        """Goes on from `state` until the rollout is over, which the caller has the lease for; returns how it ended.
+        """Run the rollout from `state` to its end; return the final state. The caller holds the lease.
 
-        Raises RolloutError when there is nobody to tell, or going back fails; the state stays for another try.
+        Raises RolloutError when no server is there, or the rollback fails. The stored state allows another try.
         """
         self.store.save(state)
         while not state.over:
@@ -47,35 +48,35 @@ class Controller:
             state = done.begun(0.0) if done.over else done
             self.store.save(state)
         if state.phase == "done":
-            self.say(f"{state.model} version {state.new} is stable.", "good")
+            self.log(f"{state.model} version {state.new} is stable.", "good")
         else:
-            # Why is for the command to say, at its end.
-            self.say(f"{state.model} version {state.old} serves as before.", "bad")
+            # The command prints the reason at its end.
+            self.log(f"Clients of {state.model} get version {state.old}.", "bad")
         return state
 
     def _begin(self, state: State) -> State:
-        """Notes that the phase begins, and says so, and how long the rest takes."""
+        """Store and print that the phase begins, with the remaining time."""
         seconds = remaining(state, self.way.settings)
         state = state.begun(seconds)
         self.store.save(state)
         sentence = self.way.sentence(state)
-        # How long it bakes is in the sentence.
+        # The sentence of this phase has its time.
         shown = (
             "" if seconds is None or seconds < _SHORT_SECONDS or state.phase == "baking" else f" {about(seconds)} left"
         )
-        self.say(f"{sentence}{shown}")
+        self.log(f"{sentence}{shown}")
         return state
 
     def _turn(self, state: State, reason: str) -> State:
-        """Turns back; where there is no way back any more, the failure is the caller's to deal with."""
+        """Begin to roll back. Raises RolloutError in a phase from which that is no longer possible."""
         if not state.returnable:
-            raise RolloutError(f"{reason}; it is left where it is")
+            raise RolloutError(f"{reason}; the rollout stays in phase `{state.phase}`")
         return state.back(reason)
 
     def _hold(self, state: State) -> State:
-        """Waits while the rollout is paused, or until it is promoted when that is by hand."""
+        """Wait while the rollout is paused, or until a manual one is promoted."""
         gate = state.manual and state.phase == "stable"
-        told = False
+        printed = False
         while True:
             match self._request():
                 case "abort" if state.returnable:
@@ -88,24 +89,28 @@ class Controller:
                     self.store.save(state)
             if not (state.paused or gate):
                 return state
-            if not told:
-                told = True
-                self.say(f"Before {state.phase}: `rollout promote {state.model}` goes on, `abort` goes back.")
+            if not printed:
+                printed = True
+                self.log(
+                    f"Paused before phase `{state.phase}`. "
+                    f"Continue with `{recommended(f'rollout promote {state.model}')}`, "
+                    f"or go back with `{recommended(f'rollout abort {state.model}')}`."
+                )
             time.sleep(_POLL_SECONDS)
 
     def _request(self) -> Request | None:
-        """What was asked for, now or during the last phase."""
-        request, self._pending = self.store.asked() or self._pending, None
+        """Return the request that came now or during the last phase."""
+        request, self._pending = self.store.take_request() or self._pending, None
         return request
 
     def _pass(self, seconds: float) -> None:
-        """Lets time pass in a phase that can be left. Raises _AbortedError when that is asked for."""
+        """Sleep in a phase that can be aborted. Raises _AbortedError when `abort` is requested."""
         until = time.monotonic() + seconds
         while True:
-            request = self.store.asked()
+            request = self.store.take_request()
             if request == "abort":
                 raise _AbortedError
-            # Any other is for the end of this phase.
+            # Other requests take effect at the end of this phase.
             self._pending = request or self._pending
             left = until - time.monotonic()
             if left <= 0:

@@ -1,4 +1,4 @@
-"""How far answers to the same requests move from one version to another: labels of rows, distributions of numbers."""
+"""Drift: how far outputs for the same requests differ between two versions, in labels and in distributions."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tfserving.clients.capture import CapturedRequest, distinct
 from tfserving.foundation.golden import Golden, GoldenError, GoldenRequest, read_golden
 from tfserving.foundation.quality import figure
 from tfserving.foundation.tensors import Array
-from tfserving.k8s.rollout.measures import Answers, differ, is_float, labels_of
-from tfserving.k8s.rollout.pairs import Answer, Clock, paired
+from tfserving.k8s.rollout.measures import Outputs, differ, is_float, labels_of
+from tfserving.k8s.rollout.pairs import Clock, Response, paired
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.quality import Drift
 
-# Of all outputs together, so that what is kept of 100,000 requests is bounded. They take 64 MB.
+# Limit for all outputs together, which bounds the memory of 100,000 requests to 64 MB.
 MOST_NUMBERS = 4_000_000
 
 
 def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
-    """Sends the golden requests of both versions to both of them, each once, and compares the answers.
+    """Send the golden requests of both versions to both of them, each once, and compare the outputs.
 
-    Requests that one of them doesn't take, by its signatures, are left out. The figure fails beyond `rollout.drift`,
-    and where the new version alone fails a request. `pause` is called every second. Raises GateError when golden
-    requests can't be read.
+    Requests that don't match the signatures of one version are skipped. The figure fails beyond `rollout.drift`, and
+    when only the new version fails a request. `pause` is called every second. Raises GateError when golden requests
+    can't be read.
     """
     moved, clock = Moved(), Clock(fleet.rollout.longest, pause)
     folder = fleet.model_folder(model)
@@ -49,7 +49,7 @@ def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[
 
 
 def _golden(model: str, golden: list[Golden]) -> Iterator[tuple[GoldenRequest, Mapping[str, Array] | None]]:
-    """The requests of all, each once, with what stands for inputs that they leave out."""
+    """Yield the requests of all, each once, with the default values of inputs that they leave out."""
     defaults: dict[str, Mapping[str, Array]] = {}
     for one in golden:
         defaults |= one.defaults
@@ -62,8 +62,8 @@ def _golden(model: str, golden: list[Golden]) -> Iterator[tuple[GoldenRequest, M
 class Move:
     """How far the numbers of an output have moved, in their own unit.
 
-    `mean` is the mean absolute difference, `distance` that of Wasserstein between the distributions of old and new
-    numbers, the mean over the columns of a row. `lost` counts the numbers that are finite of the old version alone.
+    `mean` is the mean absolute difference. `distance` is the Wasserstein distance between the distributions of old and
+    new numbers, averaged over the columns of a row. `lost` counts the numbers that are finite only in the old version.
     """
 
     mean: float
@@ -71,19 +71,20 @@ class Move:
     lost: int
 
     def __str__(self) -> str:
-        lost = f", {self.lost} are not finite any more" if self.lost else ""
+        lost = f", {self.lost} no longer finite" if self.lost else ""
         return f"mean difference {self.mean:.2g}, distance {self.distance:.2g}{lost}"
 
 
 @dataclass
 class Moved:
-    """What came of requests to two versions, added one by one.
+    """The differences between two versions, added request by request.
 
-    `rows` got labels of both versions, `relabelled` of them different ones. `answered` requests were answered by both,
-    `failures` has those that the new version failed alone, by reason. One that the old version fails says nothing.
+    `rows` have a label in both versions, and `relabelled` of them a different one. Both versions succeeded in
+    `compared` requests. `failures` counts those that only the new version failed, by reason. A request that the old
+    version fails isn't compared.
     """
 
-    answered: int = 0
+    compared: int = 0
     rows: int = 0
     relabelled: int = 0
     left_out: int = 0
@@ -93,15 +94,15 @@ class Moved:
     _new: dict[str, list[Array]] = field(default_factory=dict)
     _kept: int = 0
 
-    def add(self, signature: str, old: Answer, new: Answer) -> None:
-        """Adds what both versions answered to a request."""
+    def add(self, signature: str, old: Response, new: Response) -> None:
+        """Add the responses of both versions to a request."""
         if old.failure:
             self.failed_before += 1
             return
         if new.failure:
             self.failures[new.failure] += 1
             return
-        self.answered += 1
+        self.compared += 1
         if (apart := _relabelled(old.outputs, new.outputs)) is not None:
             self.rows += len(apart)
             self.relabelled += int(apart.sum())
@@ -111,28 +112,29 @@ class Moved:
                 self._keep(f"{signature} {name}", array, other)
 
     def moves(self) -> dict[str, Move]:
-        """How far each output of numbers has moved, by `signature output`."""
+        """Return how far each output of floats has moved, by `signature output`."""
         return {name: _move(self._old[name], self._new[name]) for name in self._old}
 
     def figure(self, settings: Drift, new: Reached, of: str = "") -> Figure:
-        """All of it, judged; `of` says which requests, where they aren't golden ones."""
+        """Return all of it as a figure; `of` names the requests if they aren't golden ones."""
         share, moves = self.relabelled / self.rows if self.rows else 0.0, self.moves()
-        said = [f"{self.relabelled} of {self.rows} rows get another label ({100 * share:.1f} %)"] if self.rows else []
-        said += [f"{self._short(name, moves)}: {move}" for name, move in moves.items()]
-        wrong = [f"{100 * settings.labels:g} % are allowed"] if settings.labels is not None else []
-        wrong = wrong if settings.labels is not None and share > settings.labels else []
+        found = [f"{self.relabelled} of {self.rows} rows change their label ({100 * share:.1f} %)"] if self.rows else []
+        found += [f"{self._short(name, moves)}: {move}" for name, move in moves.items()]
+        wrong: list[str] = []
+        if settings.labels is not None and share > settings.labels:
+            wrong.append(f"at most {100 * settings.labels:g} % are allowed")
         if settings.scores is not None and any(move.lost or move.distance > settings.scores for move in moves.values()):
-            wrong.append(f"a distance of {figure(settings.scores)} is allowed")
+            wrong.append(f"a distance of at most {figure(settings.scores)} is allowed")
         if self.failures:
             ((reason, _),) = self.failures.most_common(1)
-            wrong.append(f"version {new.version} alone fails {self.failures.total()} requests ({reason})")
-        left_out = [f"{self.left_out} requests that one version does not take are left out"] if self.left_out else []
-        text = f"drift{of and f' of {of}'}: " + "; ".join([*(said or ["no answers to compare"]), *left_out, *wrong])
+            wrong.append(f"only version {new.version} fails {self.failures.total()} requests ({reason})")
+        left_out = [f"{self.left_out} requests skipped that don't match both versions"] if self.left_out else []
+        text = f"drift{of and f' of {of}'}: " + "; ".join([*(found or ["no outputs to compare"]), *left_out, *wrong])
         return Figure("drift", text, not wrong, new.instance.name, self._numbers(share, moves, settings))
 
     def _numbers(self, share: float, moves: Mapping[str, Move], settings: Drift) -> dict[str, Any]:
         return {
-            "requests": self.answered,
+            "requests": self.compared,
             "rows": self.rows,
             "relabelled": self.relabelled,
             "share": share,
@@ -146,7 +148,7 @@ class Moved:
         }
 
     def _short(self, name: str, moves: Mapping[str, Move]) -> str:
-        """An output's name, with its signature where there are several."""
+        """Return an output's name, with its signature if there are several."""
         signatures = {one.partition(" ")[0] for one in moves}
         return name if len(signatures) > 1 else name.partition(" ")[2]
 
@@ -159,10 +161,10 @@ class Moved:
             kept.setdefault(name, []).append(flat.reshape(len(flat) if flat.ndim else 1, -1))
 
 
-def _relabelled(old: Answers, new: Answers) -> Array | None:
-    """For each row whether it got another label, bool (rows,); None where there are no labels.
+def _relabelled(old: Outputs, new: Outputs) -> Array | None:
+    """Return for each row whether its label changed, bool (rows,); None without labels.
 
-    Outputs that are labels themselves say it, and scores where there is none of these.
+    Outputs that are labels themselves decide; scores do only if there are none of these.
     """
     apart: dict[bool, list[Array]] = {True: [], False: []}
     for name in old:
@@ -177,7 +179,7 @@ def _relabelled(old: Answers, new: Answers) -> Array | None:
 
 
 def _move(old: list[Array], new: list[Array]) -> Move:
-    """How far numbers have moved: each array has rows of columns."""
+    """Return how far numbers have moved; the arrays have the shape (rows, columns)."""
     from scipy.stats import wasserstein_distance
 
     if len({part.shape[1] for part in old}) > 1:

@@ -1,4 +1,4 @@
-"""Whether a version is worse on labelled rows: both served versions answer them, and a metric is computed of that."""
+"""The gate `evaluation`: send labelled rows to both served versions, and compare a metric of their outputs."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from typing import Any
 
 import numpy as np
 
-from tfserving.clients.answers import Signature
+from tfserving.clients.results import Signature
 from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.quality import Evaluation, figure
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.labelled_rows import labelled_rows
-from tfserving.k8s.rollout.measures import Answers, MeasureError, function_of, noise_of
-from tfserving.k8s.rollout.pairs import Asked, Clock, paired
+from tfserving.k8s.rollout.measures import MeasureError, Outputs, function_of, noise_of
+from tfserving.k8s.rollout.pairs import Clock, ServedVersion, paired
 from tfserving.k8s.rollout.quality import Allowed, beyond, sentence, worse_by
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.quality import LabelledRows
 
-# Of inputs: in JSON a float takes five times its bytes, and servers take 64 MiB by default.
+# Limit for the inputs of a request: in JSON a float needs five times its bytes, and servers accept 64 MiB by default.
 _MOST_BYTES = 8 << 20
-# Of all responses of a version.
-_MOST_ANSWERED = 1 << 30
-# So much of the old value is never too much worse: of many rows, chance explains less than anybody minds.
+# Limit for all responses of a version.
+_MOST_RECEIVED = 1 << 30
+# This share of the old value is always allowed: with many rows, chance explains less than what matters.
 LEAST = 0.001
 
 
-class _UnansweredError(Exception):
-    """A version doesn't answer the rows."""
+class _FailedError(Exception):
+    """A version returns no outputs for the rows."""
 
 
 def evaluate(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
-    """Has both served versions answer the labelled rows, and compares the metric; no figure when there are no rows.
+    """Send the labelled rows to both served versions, and compare the metric; return [] without rows.
 
-    The rows are those of models.yaml, else the new version's, else the old one's. A request has as many of them as the
-    largest of the model's `batch_sizes`. The figure fails where the new version doesn't answer, or is worse by more
-    than is allowed: what models.yaml says, else what the rows come with, else as much as chance explains on the same
-    rows. `pause` is called every second. Raises GateError when rows or metric are of no use, or `rollout.longest` is
-    over.
+    The rows are those of models.yaml, else of the new version, else of the old one. A request has as many rows as the
+    largest of the model's `batch_sizes`. The figure fails when the new version fails, or is worse by more than the
+    limit. The limit is that of models.yaml, else that of the rows, else what chance explains on the same rows. `pause`
+    is called every second. Raises GateError for invalid rows or metrics, and when `rollout.longest` is over.
     """
     most, clock = fleet.models[model].batch_sizes[-1], Clock(fleet.rollout.longest, pause)
     with paired(old, new) as pair:
@@ -49,27 +48,27 @@ def evaluate(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callab
             found = labelled_rows(fleet, model, (new.version, old.version), pair.new.signatures)
             if found is None:
                 return []
-            answers = [_try(found, asked, most, clock) for asked in (pair.new, pair.old)]
-            said = fleet.models[model].evaluation or LabelledRows()
-            return [_compared(found, said, new, old, *answers)]
+            outputs = [_try(found, served, most, clock) for served in (pair.new, pair.old)]
+            limits = fleet.models[model].evaluation or LabelledRows()
+            return [_compared(found, limits, new, old, *outputs)]
         except (EvaluationError, MeasureError) as error:
             raise GateError(f"evaluation: {error}") from None
 
 
 def _compared(
-    evaluation: Evaluation, said: LabelledRows, new: Reached, old: Reached, newer: Answers | str, older: Answers | str
+    evaluation: Evaluation, limits: LabelledRows, new: Reached, old: Reached, newer: Outputs | str, older: Outputs | str
 ) -> Figure:
-    """What comes of the answers of both, a text of one that has none."""
+    """Return the figure for the outputs of both; a text is the reason why a version has none."""
     metric, output, upward = evaluation.metric_name, evaluation.output or "", evaluation.goes_up
     function = function_of(metric, output)
 
-    def value_of(answers: Answers | str) -> float | str:
+    def value_of(outputs: Outputs | str) -> float | str:
         try:
-            if isinstance(answers, str):
-                return answers
-            if output and output not in answers:
-                return f"there is no output {output!r}, but {', '.join(answers)}"
-            return function(evaluation.labels, answers)
+            if isinstance(outputs, str):
+                return outputs
+            if output and output not in outputs:
+                return f"it has no output {output!r}, but {', '.join(outputs)}"
+            return function(evaluation.labels, outputs)
         except MeasureError as error:
             return str(error)
 
@@ -85,16 +84,17 @@ def _compared(
     where, on = new.instance.name, f" on {evaluation.rows} labelled rows"
     if isinstance(value, str) or isinstance(newer, str):
         return Figure("evaluation", f"{metric}{on}: version {new.version} has none: {value}", False, where, numbers)
-    wrong = beyond(value, said)
+    wrong = beyond(value, limits)
     if isinstance(before, str) or isinstance(older, str):
         text = f"{metric} {figure(value)}{on}, version {old.version} has none: {before}"
         return Figure("evaluation", f"{text}; {wrong}" if wrong else text, not wrong, where, numbers)
-    worse = evaluation.drop if said.worse is None else said.worse
+    worse = evaluation.drop if limits.worse is None else limits.worse
     if worse is None:
         noise = noise_of(metric, function, output, evaluation.labels, newer, older, upward=upward)
         numbers |= noise.numbers
         least = LEAST * abs(before)
-        allowed = Allowed(noise.worse, noise.why) if noise.worse > least else Allowed(least, f"{100 * LEAST:g} % of it")
+        share = f"{100 * LEAST:g} % of the old value"
+        allowed = Allowed(noise.worse, noise.why) if noise.worse > least else Allowed(least, share)
     else:
         allowed = Allowed(worse)
     numbers |= {"allowed": allowed.worse, "why": allowed.why}
@@ -103,51 +103,52 @@ def _compared(
     return Figure("evaluation", f"{text}; {wrong}" if wrong else text, passed, where, numbers)
 
 
-def _try(evaluation: Evaluation, asked: Asked, most: int, clock: Clock) -> Answers | str:
-    """What a version answers to all rows, by output, or why it doesn't."""
+def _try(evaluation: Evaluation, served: ServedVersion, most: int, clock: Clock) -> Outputs | str:
+    """Return the outputs of a version for all rows, or why it fails."""
     try:
-        return _answers(evaluation, asked, most, clock)
-    except _UnansweredError as error:
+        return _outputs(evaluation, served, most, clock)
+    except _FailedError as error:
         return str(error)
 
 
-def _answers(evaluation: Evaluation, asked: Asked, most: int, clock: Clock) -> Answers:
-    """What a version answers to all rows, by output, in requests of `most` rows. Raises _UnansweredError."""
-    method = asked.method(evaluation.signature) if evaluation.signature in asked.signatures else "predict"
+def _outputs(evaluation: Evaluation, served: ServedVersion, most: int, clock: Clock) -> Outputs:
+    """Return the outputs of a version for all rows, sent in requests of `most` rows. Raises _FailedError."""
+    method = served.method(evaluation.signature) if evaluation.signature in served.signatures else "predict"
     request = GoldenRequest(evaluation.signature, evaluation.inputs, {}, method)
-    fixed = _fixed_rows(asked.signatures.get(evaluation.signature))
+    fixed = _fixed_rows(served.signatures.get(evaluation.signature))
     size = fixed or _rows_at_a_time(evaluation, most)
     parts: list[Mapping[str, Array]] = []
     total = 0
     for start in range(0, evaluation.rows, size):
-        # The last rows, and some of the first ones, where the number of rows is fixed.
+        # With a fixed number of rows, the last request is filled up with the first rows.
         rows = np.arange(start, start + size) if fixed else np.arange(start, min(start + size, evaluation.rows))
         part = {name: array[rows % evaluation.rows] for name, array in evaluation.inputs.items()}
         sent = replace(request, inputs=part)
-        if reason := asked.misfit(sent):
-            raise _UnansweredError(reason)
+        if reason := served.misfit(sent):
+            raise _FailedError(reason)
         if clock.is_over():
             raise EvaluationError(
-                f"{start} of {evaluation.rows} rows were answered in time; use fewer, or raise `rollout.longest`"
+                f"only {start} of {evaluation.rows} rows were sent in {clock.seconds:g} s. Use fewer rows, or raise "
+                "`rollout.longest`."
             )
-        answer = asked.send(sent)
-        if answer.failure:
-            raise _UnansweredError(answer.failure)
-        total += sum(array.nbytes for array in answer.outputs.values())
-        if total > _MOST_ANSWERED:
-            raise _UnansweredError(f"its responses to {start + size} rows have more than {_MOST_ANSWERED} bytes")
-        wrong = [name for name, array in answer.outputs.items() if array.ndim == 0 or len(array) != len(rows)]
-        if wrong:
-            raise _UnansweredError(f"output {wrong[0]!r} doesn't have a row for each of the request's {len(rows)}")
-        parts.append({name: array[: evaluation.rows - start] for name, array in answer.outputs.items()})
+        response = served.send(sent)
+        if response.failure:
+            raise _FailedError(response.failure)
+        total += sum(array.nbytes for array in response.outputs.values())
+        if total > _MOST_RECEIVED:
+            raise _FailedError(f"its responses to {start + size} rows exceed {_MOST_RECEIVED} bytes")
+        for name, array in response.outputs.items():
+            if array.ndim == 0 or len(array) != len(rows):
+                raise _FailedError(f"output {name!r}: got shape {array.shape}, expected {len(rows)} rows")
+        parts.append({name: array[: evaluation.rows - start] for name, array in response.outputs.items()})
     try:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     except (KeyError, ValueError):
-        raise _UnansweredError("its outputs have other names or shapes in other requests") from None
+        raise _FailedError("names or shapes of its outputs differ between requests") from None
 
 
 def _fixed_rows(signature: Signature | None) -> int | None:
-    """How many rows each request has to have; None when any number will do."""
+    """Return the number of rows that each request must have; None for any number."""
     shapes = [] if signature is None else [info.shape for info in signature.inputs.values()]
     return next((shape[0] for shape in shapes if shape and shape[0]), None)
 

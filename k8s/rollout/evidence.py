@@ -1,13 +1,13 @@
-"""Sequential tests of a new version against an old one: whether requests take longer, and whether more of them fail.
+"""Sequential tests of a new version against an old one, for latency and for failures.
 
-Both tests look at the data again and again as it grows, at sizes that are set beforehand and do not depend on the
-outcome. Each look has a share of the error rate, and all shares add up to 1 (alpha spending). So the error rates hold
-whenever the comparison ends.
+Both tests are repeated as the data grows, at sizes that are fixed beforehand and don't depend on the results. Each look
+at the data has a share of the error rate, and all shares add up to 1 (alpha spending). So the error rates hold at any
+time at which the comparison ends.
 
-Latency: the unit is a block of time, in which both versions got requests. A stall that delays many requests at once
-counts as one block. In each block the mean latencies are compared. A Wilcoxon signed-rank test decides whether the
-new version lies beyond the boundary, the square root of what is allowed (halfway between "as fast" and "so many
-times as slow" on a logarithmic scale). The ratio is the Hodges-Lehmann estimate of the same test.
+Latency: the unit is a block of time in which both versions got requests. A stall that delays many requests at once
+counts as one block. The mean latencies of each block are compared. A Wilcoxon signed-rank test decides whether the new
+version lies beyond the boundary, the square root of the allowed ratio (halfway between "as fast" and the allowed ratio
+on a logarithmic scale). The ratio is the Hodges-Lehmann estimate of the same test.
 
 Failures: Fisher's exact test decides whether more of the new version's requests fail. Failures that come in bursts
 count less: both counts are divided by the design effect, the variance between blocks over that of independent
@@ -31,33 +31,34 @@ if TYPE_CHECKING:
 
 Decision: TypeAlias = Literal["worse", "fine", "open"]
 
-# How often a test is wrong at most, of a version that is as good as the old one (`ALARM`), and of one that is as bad as
-# is stopped (`MISS`). A rollout has several comparisons of two tests each. A bad version has to pass all of them.
+# Maximum error rates of a test: false alarms for a version as good as the old one (`ALARM`), and misses of one that is
+# bad enough to stop (`MISS`). A rollout has several comparisons of two tests each. A bad version has to pass all of
+# them.
 ALARM, MISS = 0.005, 0.02
-# Of the confidence intervals that are printed.
+# Of the printed confidence intervals.
 _CONFIDENCE = 0.95
-# A block has at least so many requests of each version that succeeded.
+# The minimum of successful requests to each version in a block.
 LEAST_IN_BLOCK = 3
-# With fewer blocks nothing is known of the latency.
+# With fewer blocks, the latency is unknown.
 _LEAST_BLOCKS = 5
-# A block that is not complete after so many seconds is dropped: its two sides lie too far apart.
+# A block that is incomplete after this many seconds is dropped: its two sides lie too far apart.
 _LONGEST_BLOCK = 15.0
-# Looks at these numbers of blocks. From the last one on, two blocks become one, and half of them are left.
+# The numbers of blocks at which the test is repeated. From the last one on, pairs of blocks are merged.
 _LOOKS = (10, 14, 20, 28, 40, 56, 80)
-# The first look at failures is at so many requests to the new version, each next one at so many times more.
+# The first look at failures comes after this many requests to the new version, each next one at a multiple.
 _FIRST, _GROWTH = 6, math.sqrt(2)
-# What is not clear when no time is left counts as worse when chance alone explains it less often than this.
+# When the time is up, an unclear difference counts as worse if its p-value is below this.
 _AS_IT_STANDS = 0.01
 
 
 def _share(look: int, early: int = 4) -> float:
-    """The share of the error rate that look 1, 2, … has. All of them add up to 1, the first `early` to a half."""
+    """Return the share of the error rate of look 1, 2, … All of them add up to 1, the first `early` to a half."""
     return early / ((early + look - 1) * (early + look))
 
 
 @dataclass
 class _Block:
-    """What came to both in the same time, so far, since `began`."""
+    """The results of both versions since `began`."""
 
     began: float
     new: Sample = field(default_factory=Sample)
@@ -65,22 +66,22 @@ class _Block:
 
     @property
     def complete(self) -> bool:
-        return min(self.new.answered, self.old.answered) >= LEAST_IN_BLOCK
+        return min(self.new.succeeded, self.old.succeeded) >= LEAST_IN_BLOCK
 
     def averages(self) -> tuple[float, float]:
-        """Milliseconds of the new and the old version.
+        """Return the average latency of the new and the old version in milliseconds.
 
-        The geometric mean where each latency is known, as it is hardly moved by a single slow request.
+        It is the geometric mean if each latency is known, since a single slow request hardly changes that.
         """
         new, old = self.new, self.old
         if new.logs is not None and old.logs is not None:
-            return 1000 * math.exp(new.logs / new.answered), 1000 * math.exp(old.logs / old.answered)
-        return 1000 * max(new.seconds, 1e-9) / new.answered, 1000 * max(old.seconds, 1e-9) / old.answered
+            return 1000 * math.exp(new.logs / new.succeeded), 1000 * math.exp(old.logs / old.succeeded)
+        return 1000 * max(new.seconds, 1e-9) / new.succeeded, 1000 * max(old.seconds, 1e-9) / old.succeeded
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long the new version takes, and between which bounds that lies with 95 % confidence."""
+    """The latency of the new version relative to the old one, with the bounds of 95 % confidence."""
 
     ratio: float
     low: float
@@ -88,23 +89,23 @@ class Ratio:
 
 
 class Latency:
-    """Whether requests to the new version take longer."""
+    """Tests whether requests to the new version take longer."""
 
     def __init__(self, settings: Rollout) -> None:
         self._settings = settings
         self._pending: _Block | None = None
-        # Of each block the logarithm of the ratio, and that of the boundary.
+        # For each block: the logarithm of the ratio, and that of the boundary.
         self._logs: list[tuple[float, float]] = []
         self._merging: list[tuple[float, float]] = []
         self._merged = 1
         self._looks = 0
         self._at = 0.0
-        # In how many blocks both had enough requests, and in how many of these the new one was beyond the boundary.
+        # The number of blocks with enough requests to both, and of those in which the new one was beyond the boundary.
         self.blocks = self.slower = 0
         self.decision: Decision = "open"
 
     def add(self, new: Sample, old: Sample, at: float) -> None:
-        """Adds what came in the same block of time, which ended at `at`."""
+        """Add the results of one block, which ended at `at`."""
         if self._pending is None or at - self._pending.began > _LONGEST_BLOCK:
             self._pending = _Block(self._at)
         self._at = at
@@ -116,11 +117,11 @@ class Latency:
 
     @property
     def judged(self) -> bool:
-        """Whether both versions get requests at the same time, often enough to compare them."""
+        """Whether both versions get requests at the same time often enough to compare them."""
         return self.blocks > 0 and self.blocks >= self._at / _LONGEST_BLOCK
 
     def ratio(self) -> Ratio | None:
-        """The estimate so far; None without a block."""
+        """Return the estimate so far; None without a block."""
         if not self._logs:
             return None
         import numpy as np
@@ -129,13 +130,13 @@ class Latency:
         return Ratio(math.exp(centre), math.exp(low), math.exp(high))
 
     def as_it_stands(self) -> Decision:
-        """By the estimate alone."""
+        """Return the decision by the estimate alone."""
         if self.decision != "open" or len(self._logs) < _LEAST_BLOCKS or not self.judged:
             return self.decision
         return "worse" if _hodges_lehmann(self._beyond())[0] > 0 else "fine"
 
     def needed(self) -> int:
-        """About how many more blocks make it clear."""
+        """Return about how many more blocks make it clear."""
         if self.decision != "open":
             return 0
         import numpy as np
@@ -150,13 +151,13 @@ class Latency:
         return (size - len(self._logs)) * self._merged - len(self._merging)
 
     def _beyond(self) -> NDArray[np.float64]:
-        """By how much the new version is beyond the boundary in each block."""
+        """Return by how much the new version is beyond the boundary in each block."""
         import numpy as np
 
         return np.array([ratio - boundary for ratio, boundary in self._logs])
 
     def _count(self, new: float, old: float) -> None:
-        """Counts a block with these milliseconds."""
+        """Count a block with these averages in milliseconds."""
         allowed = max(self._settings.latency * old, old + self._settings.slack_ms)
         ratio, boundary = math.log(new / old), math.log(allowed / old) / 2
         self.blocks += 1
@@ -190,7 +191,7 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _hodges_lehmann(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The centre of values that lie around it symmetrically, and its confidence interval, from the signed ranks."""
+    """Return the centre of symmetrically distributed values, and its confidence interval, from the signed ranks."""
     import numpy as np
     from scipy.special import ndtri
 
@@ -203,7 +204,7 @@ def _hodges_lehmann(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 @dataclass
 class _Failing:
-    """Requests to one version, and how many of them failed; also of those that are known block of time by block."""
+    """Requests to one version and their failures, in total and for those known block by block."""
 
     requests: int = 0
     failed: int = 0
@@ -226,7 +227,7 @@ class _Failing:
         return self.failed / self.requests if self.requests else 0.0
 
     def design_effect(self) -> float:
-        """How many failures come together, at least 1: variance between blocks over that of independent failures."""
+        """Return the design effect, at least 1: the variance between blocks over that of independent failures."""
         failed = self._failed_in_blocks
         if failed in (0, self._in_blocks):
             return 1.0
@@ -237,13 +238,13 @@ class _Failing:
         return max(1.0, between / (part * (1 - part)))
 
     def effective(self) -> tuple[float, float]:
-        """How many independent requests, and failures of these, are worth as much."""
+        """Return the equivalent numbers of independent requests, and of failures of these."""
         effect = self.design_effect()
         return self.requests / effect, self.failed / effect
 
 
 class Failures:
-    """Whether more of the requests to the new version fail. Without any request to the old one, more than none may."""
+    """Tests whether more requests to the new version fail; without requests to the old one, whether too many fail."""
 
     def __init__(self, settings: Rollout) -> None:
         self._rate = settings.error_rate
@@ -253,7 +254,7 @@ class Failures:
         self.decision: Decision = "open"
 
     def add(self, new: Sample, old: Sample) -> None:
-        """Adds what came in the same block of time."""
+        """Add the results of one block."""
         self._new.add(new)
         self._old.add(old)
         if self.decision == "worse":
@@ -273,20 +274,20 @@ class Failures:
                 self.decision = "fine"
 
     def before(self, old: Sample) -> None:
-        """Adds what came to the old version at another time."""
+        """Add results of the old version from another time."""
         self._old.add(old, block=False)
 
     @property
     def more(self) -> float:
-        """How much more of the requests to the new version failed, as a part of all."""
+        """The difference of both failure rates."""
         return self._new.part - self._old.part
 
     def interval(self) -> tuple[float, float]:
-        """Between which bounds that lies with 95 % confidence."""
+        """Return the bounds of `more` with 95 % confidence."""
         return self._bounds((1 - _CONFIDENCE) / 2)
 
     def p_value(self) -> float:
-        """How often chance alone has so many more of them fail."""
+        """Return the p-value of the difference."""
         import numpy as np
         from scipy.stats import binomtest, fisher_exact
 
@@ -301,13 +302,13 @@ class Failures:
         return float(fisher_exact(table, alternative="greater").pvalue)
 
     def as_it_stands(self) -> Decision:
-        """What is decided when no time is left."""
+        """Return the decision when the time is up."""
         if self.decision != "open" or not self._new.requests:
             return self.decision
         return "worse" if self.more > self._rate and self.p_value() < _AS_IT_STANDS else "fine"
 
     def needed(self) -> int:
-        """About how many more requests to the new version make it clear, if as many fail as so far."""
+        """Return about how many more requests to the new version make it clear, at the failure rate so far."""
         if self.decision != "open":
             return 0
         so_far, wanted = max(1, self._new.requests), self._next_fine
@@ -322,7 +323,7 @@ class Failures:
         return max(1, math.ceil(wanted) - self._new.requests)
 
     def _bounds(self, error: float, times: float = 1.0) -> tuple[float, float]:
-        """Bounds of `more`, each of which is wrong that often; with so many times the requests and failures."""
+        """Return bounds of `more`, each with the given error rate, for `times` the requests and failures so far."""
         from scipy.special import betaincinv
 
         def part(side: _Failing) -> tuple[float, float, float]:
@@ -341,10 +342,10 @@ class Failures:
 
 
 def clean_requests(settings: Rollout) -> int:
-    """With so many requests to a version, none of which fails, it is clear that no more fail than may."""
+    """Return how many requests without a failure show that no more fail than allowed."""
     return math.ceil(math.log(MISS * _share(1)) / math.log1p(-min(2 * settings.error_rate, 0.99)))
 
 
 def clean_blocks() -> int:
-    """In so many blocks of time a version as fast as the old one is clearly so, when they vary little."""
+    """Return how many blocks show that a version is as fast as the old one, if they vary little."""
     return _LOOKS[0]

@@ -1,4 +1,4 @@
-"""What a new version must pass before it gets requests: golden requests, latency beside the old version, commands."""
+"""Gates that a new version must pass before it gets requests: golden requests, latency, commands."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tfserving.k8s.rollout.state import Figure, State
 from tfserving.k8s.rollout.target import GateError, Instance, Reached, url
 from tfserving.serving.models_yaml.rollout import Rollout
 
-# Rounds of golden requests until a comparison that isn't clear is decided as it stands.
+# After this many rounds of golden requests, the estimate decides an unclear comparison.
 ROUNDS = 300
-_ASK_SECONDS = 10.0
-# Of what a command prints its last line is kept.
+_REQUEST_SECONDS = 10.0
+# Limits for the output of a command, of which the last line is kept.
 _MOST_PRINTED, _LONGEST_LINE = 1 << 16, 500
 
 
 def golden(reached: Reached, folder: Path) -> Figure:
-    """Sends one server all golden requests of the version in `folder`, over each protocol; returns what came of it.
+    """Send all golden requests of the version in `folder` to a server, over both protocols; return the figure.
 
-    Raises GateError for the first response that isn't what the model computed in process.
+    Raises GateError when an output differs from what the model computed in process.
     """
     instance, model = reached.instance, folder.parent.name
     settings = Settings(ways=("alone", "batch"), served_as={model: reached.name})
     try:
         report = verify([folder], grpc=instance.grpc, rest=instance.rest, settings=settings)
     except (GoldenError, ServingError, ValueError) as error:
-        raise GateError(f"{instance.name}: its golden requests can't be sent: {error}") from None
+        raise GateError(f"{instance.name}: cannot send the golden requests: {error}") from None
     text = f"{instance.name}: {'; '.join([report.sentence(), *map(str, report.busy)])}"
     wrong = sum(not row.ok for row in report.rows)
     numbers = {"requests": report.requests, "comparisons": len(report.rows), "failed": wrong}
@@ -56,12 +56,13 @@ def golden(reached: Reached, folder: Path) -> Figure:
 def latency(
     pairs: Sequence[tuple[Reached, Reached]], golden: Golden, settings: Rollout, pause: Callable[[float], None]
 ) -> Figure:
-    """Sends `golden` to an old and a new version in turns, on each pair of servers, and compares how long they take.
+    """Send `golden` alternately to an old and a new version, on each pair of servers, and compare the latencies.
 
-    The pairs are those of the same servers, or of the same kind. It ends when it is clear which is slower, and after
-    `settings.longest` seconds as it stands. Raises GateError when the new one is too slow, or fails more often.
+    Both servers of a pair are the same one or of the same kind. The comparison ends when the result is clear. After
+    `settings.longest` seconds the estimate decides. Raises GateError when the new version is too slow, or fails more
+    often.
     """
-    # Nobody gets the new version yet: it ends as soon as it is clear.
+    # No minimum duration: clients don't get the new version yet.
     at_once = settings.model_copy(update={"window": 0.0})
     comparison = Comparison(at_once, f"version {pairs[0][1].version}", f"version {pairs[0][0].version}")
     started = time.monotonic()
@@ -71,13 +72,13 @@ def latency(
         for number in range(ROUNDS):
             turn = number % len(pairs)
             found = [Sample(), Sample()]
-            # Neither is always the first.
+            # The first one alternates.
             for side in (0, 1) if number // len(pairs) % 2 else (1, 0):
                 found[side] = _round(clients[turn][side], pairs[turn][side], golden)
             if number >= len(pairs):
-                # The first time a server is slow, for both.
+                # The first round is left out: a server is slow at first.
                 comparison.add(found[1], found[0], time.monotonic() - started)
-            # Whether more fail is looked at under load.
+            # Failure rates are decided later, under load.
             if comparison.verdict().decision == "worse" or comparison.latency != "open":
                 break
             if time.monotonic() - started > settings.longest:
@@ -85,15 +86,15 @@ def latency(
             pause(0)
         busy = [str(client.refusals) for pair in clients for client in pair if client.refusals]
     verdict = comparison.last()
-    text = "; ".join([f"{where}: golden requests in turns: {comparison}", *busy])
+    text = "; ".join([f"{where}: latency: {comparison}", *busy])
     figure = Figure("latency", text, verdict.decision != "worse", where, dict(comparison.numbers()))
     if verdict.decision == "worse":
-        raise GateError(f"{where}: golden requests in turns: {verdict.reason}", figure)
+        raise GateError(f"{where}: latency: {verdict.reason}", figure)
     return figure
 
 
 def _round(server: Patient, reached: Reached, golden: Golden) -> Sample:
-    """What comes of each golden request, one after the other, without the time that a busy server is waited for."""
+    """Send each golden request once, one after the other. The time to wait for a busy server isn't counted."""
     times: list[float] = []
     failures: Counter[str] = Counter()
 
@@ -105,42 +106,45 @@ def _round(server: Patient, reached: Reached, golden: Golden) -> Sample:
 
     for request in golden.requests:
         try:
-            times.append(server.call(functools.partial(timed, request), _ASK_SECONDS))
+            times.append(server.call(functools.partial(timed, request), _REQUEST_SECONDS))
         except ServingError as error:
             failures[f"{error.code}: {printable(error.text, _LONGEST_LINE)}"] += 1
     return Sample.of_seconds(times, failures)
 
 
 def page(instance: Instance, model: str) -> Page:
-    """What a server's metrics page says now. Raises GateError when it has none."""
+    """Read a server's metrics page. Raises GateError when it has none."""
     where = f"http://{instance.rest}{PATH}"
     try:
         return read_metrics(where, model)
     except ServingError as error:
         raise GateError(
-            f"{instance.name}: no metrics at {where}: {error.text}; `server.monitoring` turns them on"
+            f"{instance.name}: no metrics page at {where}: {error.text}. Turn it on with `server.monitoring`."
         ) from None
 
 
 def command(words: Sequence[str], state: State, settings: Rollout) -> Figure:
-    """Runs a gate of the user's own, which passes when it exits with 0. Raises GateError with its last line.
+    """Run a command of the user as a gate; it passes with exit code 0. Raises GateError with its last line.
 
-    One that takes longer than `settings.command_seconds` is ended, with all that it started.
+    After `settings.command_seconds` it is killed, with all processes that it started.
     """
-    told: Mapping[str, str] = {
+    variables: Mapping[str, str] = {
         "ROLLOUT_MODEL": state.model,
         "ROLLOUT_VERSION": str(state.new),
         "ROLLOUT_FROM": str(state.old),
         "ROLLOUT_PHASE": state.phase,
     }
     try:
-        done = programs.run(words, settings.command_seconds, env={**os.environ, **told}, most=_MOST_PRINTED)
+        done = programs.run(words, settings.command_seconds, env={**os.environ, **variables}, most=_MOST_PRINTED)
     except (OSError, ValueError) as error:
-        raise GateError(f"{words[0]} can't be run: {getattr(error, 'strerror', None) or error}") from None
-    except programs.OverTimeError as error:
-        raise GateError(f"{' '.join(words)}: {error}; `rollout.command_seconds` gives it more time") from None
+        raise GateError(f"cannot run {words[0]}: {getattr(error, 'strerror', None) or error}") from None
+    except programs.OverTimeError:
+        raise GateError(
+            f"{' '.join(words)} did not end within {settings.command_seconds:g} s and was killed. "
+            "Raise `rollout.command_seconds`."
+        ) from None
     last = next(iter((done.stderr or done.stdout).strip().splitlines()[-1:]), "")[:_LONGEST_LINE]
-    text = f"{' '.join(words)} exits with {done.code}: {last}" if done.code else f"{' '.join(words)} passes"
+    text = f"{' '.join(words)} failed with exit code {done.code}: {last}" if done.code else f"{' '.join(words)} passed"
     figure = Figure("command", text, not done.code, numbers={"exit_code": done.code, "printed": last})
     if done.code:
         raise GateError(text, figure)

@@ -1,6 +1,6 @@
-"""A rollout in place: each server that there is loads the new version beside the old one, and clients move.
+"""A rollout in place: every server loads the new version beside the old one, and clients move server by server.
 
-`tfserving.k8s.rollout.serves` shows under which names.
+`tfserving.k8s.rollout.serves` shows the names under which versions are loaded.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class InPlace(Way):
     target: Target
 
     def load(self, state: State, pause: Pause) -> None:
-        """A server that is started again begins without the new version, which may keep it from starting."""
+        """Load it without keeping it: after a restart the server begins without a version that may crash it."""
         self._everywhere(self.target, serves.loading(state), pause, keep=False)
 
     def prove(self, state: State, pause: Pause) -> None:
-        """Servers that were started again in the meantime load it again."""
+        """Load it again on servers that have restarted, then send the golden requests."""
         self._everywhere(self.target, serves.loading(state), pause, keep=False)
         self._proven(state, self.target.instances(), canary_name(state.model))
 
     def compare(self, state: State, pause: Pause) -> None:
-        """On every server both versions are compared, under their two names."""
+        """Compare both versions on every server, under their two names."""
         self._everywhere(self.target, serves.trial(state), pause)
         pairs = [
             (Reached(instance, state.model, state.old), Reached(instance, canary_name(state.model), state.new))
@@ -42,15 +42,15 @@ class InPlace(Way):
         self._compared(state, pairs, pause)
 
     def move(self, state: State, pause: Pause) -> State:
-        """Moves the clients of the first server, compares it with the others, then moves theirs.
+        """Move the clients of the first server, compare it with the other servers, then move their clients.
 
-        One that is alone is compared with itself: its clients with those before, the probe's requests with such to the
-        old version, by its number.
+        A single server is compared with itself: requests of clients with those before, requests of the probe with those
+        that it sends to the old version by number.
         """
         first, *others = self.target.instances()
         before = None
         if not others or self.settings.address:
-            # Whoever goes on with a rollout may find that some have moved.
+            # Of a rollout that is resumed, some servers may have moved.
             self._everywhere(self.target, serves.trial(state), pause)
             before = self._before(state, self.target.instances, pause)
         self._one(first, serves.moved(state), pause)
@@ -74,11 +74,11 @@ class InPlace(Way):
         self.target.finish(state.model, serves.final_labels(state))
 
     def go_back(self, state: State) -> None:
-        """Back to what was served before. A server that is gone has nothing to change."""
+        """Restore the configuration before the rollout. A server that is gone needs no change."""
         try:
             self._everywhere(self.target, serves.before(state), time.sleep)
         except (GateError, ServingError) as error:
-            raise RolloutError(f"it can't go back: {error}") from None
+            raise RolloutError(f"the rollback failed: {error}") from None
 
     def check(self, state: State) -> None:
         """See Way."""
@@ -94,10 +94,10 @@ class InPlace(Way):
         model, old, new = state.model, state.old, state.new
         return {
             "loading": f"Loading {model} version {new} as {canary_name(model)}, beside version {old} …",
-            "proving": f"Sending {canary_name(model)} the golden requests of version {new} …",
-            "canary": f"Comparing version {new} with version {old}, before any client of {model} gets it …",
-            "stable": f"Version {new} for the clients of {model}, server by server …",
-            "baking": f"Baking for {self.settings.bake:g} s …",
+            "proving": f"Sending golden requests to {canary_name(model)} …",
+            "canary": f"Comparing version {new} with version {old} before clients of {model} get it …",
+            "stable": f"Moving clients of {model} to version {new} …",
+            "baking": self._baking(state),
             "unloading": f"Unloading version {old} …",
             "rolling-back": f"Rolling back to version {old} …",
         }[state.phase]

@@ -1,4 +1,4 @@
-"""Whether a version is worse than another, by the outcome of requests to both; it knows how sure it is."""
+"""Decides whether a version is worse than another from the results of requests to both, with known error rates."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tfserving.serving.models_yaml.rollout import Rollout
 
 __all__ = ["Comparison", "Decision", "Sample", "Verdict", "required"]
 
-# The series that is kept for a plot.
+# The longest series for a plot.
 _MOST_ROWS = 300
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is clear so far. `reason` is what is worse; about `needed` more requests to each version make it clear."""
+    """The decision so far. `reason` is what is worse; about `needed` more requests to each version make it clear."""
 
     decision: Decision
     reason: str = ""
@@ -35,7 +35,7 @@ class Verdict:
 
 @dataclass
 class _Row:
-    """What came to both until `at`, in so many blocks of time."""
+    """The results of both versions until `at`, from a number of blocks of time."""
 
     at: float = 0.0
     new: Sample = field(default_factory=Sample)
@@ -54,9 +54,9 @@ class _Row:
 
 
 class Comparison:
-    """Compares the outcome of requests to a new version with that of requests to an old one, block by block of time.
+    """Compares the results of requests to a new and an old version, block by block.
 
-    A block has what came in the same second or so. `new` and `old` are what the versions are called in sentences.
+    A block has the requests of the same second or so. `new` and `old` name the versions in sentences.
     """
 
     def __init__(self, settings: Rollout, new: str = "the new version", old: str = "the old version") -> None:
@@ -64,24 +64,24 @@ class Comparison:
         self._new, self._old = Sample(), Sample()
         self._before = Sample()
         self._latency, self._failures = Latency(settings), Failures(settings)
-        # Where both versions share a server: failures compared with those before alone.
+        # If both versions share a server: failures compared only with those before.
         self._since = Failures(settings)
-        # Each row has so many blocks, and the last one may have fewer.
+        # The number of blocks in each row; the last row may have fewer.
         self._series: list[_Row] = []
         self._in_row = 1
         self._at = 0.0
 
     @property
     def new(self) -> Sample:
-        """All that came to the new version."""
+        """All results of the new version."""
         return self._new
 
     def add(self, new: Sample, old: Sample, at: float, *, shared: bool = False) -> None:
-        """Adds what came in the same block of time to both, which ended `at` seconds after the first began.
+        """Add the results of one block, which ended `at` seconds after the first began.
 
-        A side without requests is an empty sample. Latencies are compared only where both have some at the same time.
-        Where both share a server, the new version can make the old one's requests fail, too: with `shared`, the new
-        one's failures are also compared with those before alone. These are often too few to find a small difference.
+        A side without requests is an empty sample. Latencies are compared only if both have some in the same block. On
+        a shared server, the new version can make requests to the old one fail. With `shared`, its failures are
+        therefore also compared with those before the rollout alone, which are often too few to find a small difference.
         """
         self._at = max(self._at, at)
         self._new.add(new)
@@ -93,7 +93,7 @@ class Comparison:
         self._plot(new, old, at)
 
     def before(self, old: Sample) -> None:
-        """Adds what came to the old version at another time: the new one's failures are compared with its, too."""
+        """Add results of the old version from another time, for the comparison of failures."""
         self._old.add(old)
         self._before.add(old)
         self._failures.before(old)
@@ -101,11 +101,11 @@ class Comparison:
 
     @property
     def latency(self) -> Decision:
-        """What is clear of latencies alone."""
+        """The decision from latencies alone."""
         return self._latency.decision
 
     def verdict(self) -> Verdict:
-        """What is clear so far. Nothing is fine before the settings' `window` is over."""
+        """Return the decision so far. It is never `fine` before the `window` is over."""
         if reason := self._worse(self._latency.decision, self._failures.decision, self._since.decision):
             return Verdict("worse", reason)
         if self._at < self._settings.window:
@@ -116,16 +116,16 @@ class Comparison:
         return Verdict("open", needed=self._needed())
 
     def last(self) -> Verdict:
-        """What is decided when no time is left: as it stands. Open only when no request came to the new version."""
+        """Return the decision when the time is up, by the estimates. Open only without requests to the new version."""
         latency, *failures = (one.as_it_stands() for one in (self._latency, self._failures, self._since))
         if reason := self._worse(latency, *failures):
             return Verdict("worse", reason)
         return Verdict("fine" if self._new.total else "open")
 
     def numbers(self) -> Mapping[str, Any]:
-        """All that is known, as JSON has it.
+        """Return all numbers, for JSON.
 
-        `ratio`, `low` and `high` are None without latencies to compare; the bounds are those of 95 % confidence.
+        `ratio`, `low` and `high` are None without latencies to compare. The bounds have 95 % confidence.
         """
         ratio, (low, high) = self._latency.ratio(), self._failures.interval()
         return {
@@ -158,11 +158,11 @@ class Comparison:
     def _times(self) -> str:
         ratio = self._latency.ratio()
         if ratio is None or not self._latency.judged:
-            return "latencies are not compared, as no requests came to both at the same time"
-        return f"{ratio.ratio:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f})"
+            return "latencies not compared, as both never got requests at the same time"
+        return f"latency ratio {ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
     def _worse(self, latency: Decision, failures: Decision, since: Decision) -> str:
-        """What is worse, with figures; nothing when nothing is."""
+        """Return what is worse, with numbers; '' when nothing is."""
         new, old = self._names
         found = []
         if failures == "worse":
@@ -170,33 +170,34 @@ class Comparison:
         elif since == "worse":
             found.append(self._more(self._since, f"{self._failed(self._before, old)} before"))
         if latency == "worse" and (ratio := self._latency.ratio()):
-            said = f"{new} takes {ratio.ratio:.2f} times as long as {old} ({ratio.low:.2f} to {ratio.high:.2f})"
+            text = f"{new} takes {ratio.ratio:.2f} times as long as {old} ({ratio.low:.2f} to {ratio.high:.2f})"
             if self._new.mean_ms is not None and self._old.mean_ms is not None:
-                said += f", mean {self._new.mean_ms:.1f} ms, not {self._old.mean_ms:.1f} ms"
-            found.append(f"{said}; {self._settings.latency:g} times is too long")
+                text += f", mean {self._new.mean_ms:.1f} ms and {self._old.mean_ms:.1f} ms"
+            found.append(f"{text}; {self._settings.latency:g} times is too slow")
         return "; ".join(found)
 
     def _more(self, failures: Failures, others: str) -> str:
         low, high = failures.interval()
         return (
             f"{self._failed(self._new, self._names[0])}, {others}: {_percent(failures.more)} more "
-            f"({_percent(max(0.0, low))} to {_percent(high)}), {100 * self._settings.error_rate:g} % more is allowed"
+            f"({_percent(max(0.0, low))} to {_percent(high)}), at most {100 * self._settings.error_rate:g} % more is "
+            "allowed"
         )
 
     def _failed(self, sample: Sample, name: str) -> str:
-        said = f"{sample.failures} of {sample.total} requests to {name} failed"
-        return said + (f" ({sample.failed.most_common(1)[0][0]})" if sample.failures else "")
+        text = f"{sample.failures} of {sample.total} requests to {name} failed"
+        return text + (f" ({sample.failed.most_common(1)[0][0]})" if sample.failures else "")
 
     def _needed(self) -> int:
-        """About how many more requests to each version make it clear, and fill the window."""
+        """Return about how many more requests to each version make it clear, and fill the window."""
         blocks = self._latency.needed() if self._latency.judged else 0
-        in_block = min(self._new.answered, self._old.answered) / max(1, self._latency.blocks)
+        in_block = min(self._new.succeeded, self._old.succeeded) / max(1, self._latency.blocks)
         a_second = self._new.total / self._at if self._at else 0.0
         left = math.ceil(a_second * max(0.0, self._settings.window - self._at))
         return max(self._failures.needed(), math.ceil(blocks * in_block), left)
 
     def _plot(self, new: Sample, old: Sample, at: float) -> None:
-        """Adds to the series. When it has grown too long, two rows become one."""
+        """Add to the series. When it is too long, merge pairs of rows."""
         if not self._series or self._series[-1].blocks == self._in_row:
             self._series.append(_Row())
         self._series[-1].add(_Row(at, new, old, 1))
@@ -207,10 +208,10 @@ class Comparison:
 
 
 def required(settings: Rollout, rate: float) -> tuple[int, float]:
-    """About how many requests to each version, and how many seconds, show that a good version is fine.
+    """Return about how many requests to each version, and how many seconds, show that a good version is fine.
 
-    Both versions get `rate` requests a second, none fails, and latencies vary little. A busy machine takes longer.
-    Infinite seconds when nobody sends any.
+    Assumes `rate` requests per second to each version, no failures and little variance of latencies. A busy machine
+    takes longer. The seconds are infinite for a rate of 0.
     """
     if rate <= 0:
         return clean_requests(settings), math.inf

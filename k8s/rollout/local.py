@@ -1,4 +1,4 @@
-"""Rollouts over the servers of this machine, embedded, native or Docker's, by the file that each of them reads."""
+"""Rollouts on the servers of this machine (embedded, native or Docker), through the models.config of each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import IO, cast, get_args
 
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.files import written_whole
+from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.state import Request, State, read_state
-from tfserving.k8s.rollout.target import HeldError, Instance, RolloutError, Serve
+from tfserving.k8s.rollout.target import HeldError, Instance, NoServerError, RolloutError, Serve
 from tfserving.serving import kept, live
 from tfserving.serving.changing import changing
 from tfserving.serving.config import MODELS_CONFIG
@@ -31,13 +32,13 @@ from tfserving.serving.running import (
     write_models_config,
 )
 
-# How long a server may take to load a model that is new to it; new versions of a model are not waited for.
+# Time for a server to load a model that is new to it. The call doesn't wait for new versions of a known model.
 _RELOAD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class LocalInstance:
-    """A server of this machine, and the models.config that it reads, at its start or every few seconds."""
+    """A server of this machine, and the models.config that it reads at its start or every few seconds."""
 
     server: Running
     file: Path
@@ -57,11 +58,11 @@ class LocalInstance:
         """See Instance."""
         return address(self.server.host, self.server.rest_port)
 
-    def tell(self, serve: Serve, *, keep: bool = True) -> None:
-        """Writes its file, and sends it to a server that takes changes by a call.
+    def configure(self, serve: Serve, *, keep: bool = True) -> None:
+        """Write its models.config, and send it to a server that accepts changes by a call.
 
-        Raises EngineError when the file isn't one, or can't be written, and ServingError when the server refuses it;
-        the file is as it was then.
+        Raises EngineError when the file is invalid or can't be written, and ServingError when the server rejects it;
+        the file is then unchanged.
         """
         before = read_models_config(self.file)
         if not keep and not self.server.poll_seconds:
@@ -74,12 +75,12 @@ class LocalInstance:
             raise
 
     def leaves(self) -> bool:
-        """See Instance. Clients of this machine know no other server."""
+        """See Instance. Clients of a local server don't switch to another one."""
         return False
 
 
 class LocalTarget:
-    """The fleet's servers that run on this machine; `exists` says whether there is a container of that id."""
+    """The fleet's servers that run on this machine; `exists` returns whether a container id exists."""
 
     def __init__(self, fleet: Fleet, model: str, exists: Callable[[str], bool]) -> None:
         self._fleet, self._model, self._exists = fleet, model, exists
@@ -88,11 +89,14 @@ class LocalTarget:
         """See Target."""
         found = [self._instance(one) for one in running(self._fleet, self._exists) if self._model in one.names]
         if not found:
-            raise RolloutError(f"no server of this machine serves {self._model!r}; `make serve` starts one")
+            raise NoServerError(
+                f"no server on this machine serves {self._model!r}. Start one with `{recommended('serve')}`, or "
+                "roll out on a cluster with --cluster."
+            )
         return list(found)
 
     def keep(self, serve: Serve) -> None:
-        """Every server has a file of its own, and starts with that."""
+        """See Target. Every server starts with its own file, so nothing is left to do."""
 
     def finish(self, model: str, labels: Mapping[str, int]) -> None:
         """See Target."""
@@ -107,7 +111,7 @@ class LocalTarget:
 
 
 class LocalStore:
-    """The state of a model's rollouts in a folder beside the fleet's servers; a locked file is the lease."""
+    """The state of a model's rollouts, in the state folder of the fleet; a locked file is the lease."""
 
     def __init__(self, fleet: Fleet, model: str) -> None:
         self._folder = fleet_folder(fleet) / "rollouts"
@@ -122,24 +126,26 @@ class LocalStore:
         except FileNotFoundError:
             return None
         except kept.KeptError as error:
-            raise RolloutError(self._unknown(path, f"is not the state of a rollout: {error}")) from None
+            raise RolloutError(self._invalid(path, f"is not the state of a rollout: {error}")) from None
         if state.model != self._model:
-            raise RolloutError(self._unknown(path, f"has the state of a rollout of {state.model!r}"))
+            raise RolloutError(
+                self._invalid(path, f"contains the state of a rollout of {state.model!r}, expected {self._model!r}")
+            )
         return state
 
     def others(self) -> list[State]:
-        """Servers of this machine take changes of several models at a time."""
+        """See Store. Local rollouts of several models don't exclude one another."""
         return []
 
     def save(self, state: State) -> None:
         """See Store."""
         self._write("json", state.text())
 
-    def ask(self, request: Request) -> None:
+    def send_request(self, request: Request) -> None:
         """See Store."""
         self._write("request", request)
 
-    def asked(self) -> Request | None:
+    def take_request(self) -> Request | None:
         """See Store."""
         path = self._path("request")
         with writing(path), contextlib.suppress(FileNotFoundError, kept.KeptError):
@@ -156,9 +162,12 @@ class LocalStore:
                 self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 file = stack.enter_context(self._path("lock").open("w"))
             if not _locked(file):
-                raise HeldError(f"{self._model!r} is being rolled out by another shell; `rollout status` says how far")
+                raise HeldError(
+                    f"another process is rolling out {self._model!r}. Follow it with "
+                    f"`{recommended(f'rollout status {self._model} --watch')}`."
+                )
             try:
-                # Labels and models that change meanwhile would take back what the rollout has changed.
+                # A concurrent change of labels or models would undo changes of the rollout.
                 stack.enter_context(changing(self._file, shared=True))
             except EngineError as error:
                 raise HeldError(str(error)) from None
@@ -174,27 +183,27 @@ class LocalStore:
     def _path(self, kind: str) -> Path:
         return self._folder / f"{self._model}.{kind}"
 
-    def _write(self, kind: str, said: str) -> None:
+    def _write(self, kind: str, text: str) -> None:
         with writing(self._path(kind)):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with written_whole(self._path(kind)) as file:
-                file.write(said.encode())
+                file.write(text.encode())
 
-    def _unknown(self, path: Path, what: str) -> str:
+    def _invalid(self, path: Path, problem: str) -> str:
         remove = "rm -r" if path.is_dir() else "rm"
         return (
-            f"{path} {what}; `{remove} {shlex.quote(str(path))}` forgets the rollout, and `tfserving serve reload` "
-            "then has the servers serve what models.yaml says"
+            f"{path} {problem}. Discard the rollout with `{remove} {shlex.quote(str(path))}`, then apply models.yaml "
+            f"to the servers with `{recommended('serve reload')}`."
         )
 
 
 def _say(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _locked(file: IO[str]) -> bool:
-    """Takes the lock of an open file, which goes when the file is closed or the process ends; whether it was free."""
+    """Lock an open file until it is closed or the process ends; return whether it was free."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What is computed of answers: the label that a row gets, accuracy, AUC, mean absolute error, and their noise."""
+"""Metrics of outputs: labels of rows, accuracy, AUC, mean absolute error, and their statistical noise."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ import numpy as np
 from tfserving.foundation.quality import MetricFunction, is_number
 from tfserving.foundation.tensors import Array
 
-# One-sided: how likely chance alone is to call a version worse. Two standard errors are about as likely.
+# The one-sided probability that chance alone makes a version look worse. It is about that of two standard errors.
 SURE = 0.025
 _RESAMPLES, _FEWEST_RESAMPLES, _SECONDS = 1000, 200, 5.0
-# Resampled at a time, so that 100,000 rows take 80 MB.
+# Samples drawn at a time: 100,000 rows need 80 MB.
 _BATCH = 100
-Answers = Mapping[str, Array]
+Outputs = Mapping[str, Array]
 
 
 class MeasureError(Exception):
-    """A metric can't be computed of what was answered; the text says why."""
+    """A metric can't be computed from these outputs."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How much worse one of two versions can be by chance on the same rows, why, and the outcome of the test."""
+    """How much worse one of two versions can look by chance on the same rows, the test, and its numbers."""
 
     worse: float
     why: str
     numbers: dict[str, Any]
 
 
-def labels_of(output: str, answers: Answers, wanted: Array | None = None) -> Array | None:
-    """The label that each row gets by `output`; None for numbers that are no label.
+def labels_of(output: str, outputs: Outputs, wanted: Array | None = None) -> Array | None:
+    """Return the label of each row in `output`; None for numbers that aren't labels.
 
-    The class with the highest score of scores, float (rows, classes), -1 where one is no number; where a classification
-    has the classes' names, its name. A float for each row is a label only where `wanted` has labels: 1 above 0.5.
-    Anything else is a label itself: integers, strings, booleans.
+    For scores, float (rows, classes), it is the class with the highest score, -1 if one is NaN; for a classification
+    with class names, the name. One float for each row is a label only if `wanted` has labels: 1 above 0.5. Other values
+    are labels themselves: integers, strings, booleans.
     """
-    array = answers[output]
-    if {"classes", "scores"} == answers.keys() and answers["scores"].ndim == 2:  # noqa: PLR2004 - rows and classes
-        best = _likeliest(answers["scores"])
-        names = answers["classes"]
+    array = outputs[output]
+    if {"classes", "scores"} == outputs.keys() and outputs["scores"].ndim == 2:  # noqa: PLR2004 - rows and classes
+        best = _likeliest(outputs["scores"])
+        names = outputs["classes"]
         named = names.any() and (wanted is None or not _is_number(wanted))
         return _plain(names[np.arange(len(names)), np.maximum(best, 0)]) if named else best
     if array.ndim > 1 and array.shape[1:] == (1,) * (array.ndim - 1):
@@ -61,7 +61,7 @@ def labels_of(output: str, answers: Answers, wanted: Array | None = None) -> Arr
 
 
 def differ(new: Array, old: Array) -> Array:
-    """For each row whether anything in it differs: bool (rows,)."""
+    """Return for each row whether anything in it differs: bool (rows,)."""
     if new.shape != old.shape:
         return np.ones(len(new), bool)
     apart = new != old
@@ -69,20 +69,23 @@ def differ(new: Array, old: Array) -> Array:
 
 
 def function_of(metric: str, output: str) -> MetricFunction:
-    """What computes a metric, which raises MeasureError for labels and answers that it can't be computed of."""
+    """Return the function of a metric. It raises MeasureError for labels and outputs that don't fit."""
     if metric == "accuracy":
-        return lambda labels, answers: float(_is_right(output, labels, answers).mean())
+        return lambda labels, outputs: float(_is_right(output, labels, outputs).mean())
     if metric == "mae":
-        return lambda labels, answers: float(_errors(output, labels, answers).mean())
+        return lambda labels, outputs: float(_errors(output, labels, outputs).mean())
     return _area(output) if metric == "auc" else _checked(metric, find_function(metric))
 
 
 def noise_of(
-    metric: str, function: MetricFunction, output: str, labels: Array, new: Answers, old: Answers, *, upward: bool
+    metric: str, function: MetricFunction, output: str, labels: Array, new: Outputs, old: Outputs, *, upward: bool
 ) -> Noise:
-    """How much worse `new` can be than `old` by chance, by what `function_of` made. Raises MeasureError."""
+    """Return how much worse `new` can look than `old` by chance, with the function of `function_of`.
+
+    Raises MeasureError.
+    """
     if metric == "accuracy":
-        return _noise_of_accuracy(*(_is_right(output, labels, answers) for answers in (new, old)))
+        return _noise_of_accuracy(*(_is_right(output, labels, outputs) for outputs in (new, old)))
     if metric == "mae":
         apart = _errors(output, labels, new) - _errors(output, labels, old)
         return _bootstrapped(float(apart.mean()), lambda rows: apart[rows].mean(axis=-1), apart.size, upward=False)
@@ -92,7 +95,7 @@ def noise_of(
 
 
 def find_function(name: str) -> MetricFunction:
-    """The function 'module:function'; modules of the current folder are found, too. Raises MeasureError."""
+    """Import the function 'module:function', also from the working folder. Raises MeasureError."""
     module, _, function = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
@@ -100,43 +103,43 @@ def find_function(name: str) -> MetricFunction:
     try:
         found = getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:
-        raise MeasureError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+        raise MeasureError(f"cannot import {name}: {type(error).__name__}: {error}") from error
     if not callable(found):
-        raise MeasureError(f"{name} is {type(found).__name__}, not a function")
+        raise MeasureError(f"{name}: got {type(found).__name__}, expected a function")
     return found  # type: ignore[no-any-return]
 
 
 def _checked(name: str, function: MetricFunction) -> MetricFunction:
-    """The function, which may raise anything or return anything."""
+    """Wrap a function that may raise or return anything."""
 
-    def measured(labels: Array, outputs: Answers) -> float:
+    def measured(labels: Array, outputs: Outputs) -> float:
         try:
             found = function(labels, outputs)
         except (Exception, SystemExit) as error:
             raise MeasureError(f"{name} raised {type(error).__name__}: {error}") from error
         value = found.item() if isinstance(found, np.generic | np.ndarray) and found.size == 1 else found
         if not is_number(value):
-            raise MeasureError(f"{name} returned {value!r:.80}, a finite number is needed")
+            raise MeasureError(f"{name} returned {value!r:.80}, expected a finite number")
         return float(value)
 
     return measured
 
 
 def _noise_of_accuracy(new: Array, old: Array) -> Noise:
-    """By the exact test of McNemar, which looks at the rows that only one version has right."""
+    """Return the noise by McNemar's exact test, from the rows that only one version gets right."""
     from scipy.stats import binom
 
     better, worse = int((new & ~old).sum()), int((old & ~new).sum())
     apart = better + worse
-    # The most that chance explains, where each of these rows goes either way.
+    # The largest difference that chance explains, if each of these rows is a coin toss.
     chance = 2 * int(binom.isf(SURE, apart, 0.5)) - apart if apart else 0
     p_value = float(binom.sf(worse - 1, apart, 0.5)) if apart else 1.0
     numbers = {"test": "mcnemar", "rows_better": better, "rows_worse": worse, "p_value": p_value}
-    return Noise(chance / len(new), f"McNemar's test, {apart} rows that one of them alone has right", numbers)
+    return Noise(chance / len(new), f"McNemar's test, {apart} rows that only one version gets right", numbers)
 
 
-def _noise_of_area(output: str, labels: Array, new: Answers, old: Answers) -> Noise:
-    """By the variance of DeLong, DeLong and Clarke-Pearson (1988), https://doi.org/10.2307/2531595 has it."""
+def _noise_of_area(output: str, labels: Array, new: Outputs, old: Outputs) -> Noise:
+    """Return the noise by the variance of DeLong, DeLong and Clarke-Pearson (1988), https://doi.org/10.2307/2531595."""
     from scipy.stats import norm
 
     pairs = zip(_placements(output, labels, new), _placements(output, labels, old), strict=True)
@@ -145,17 +148,17 @@ def _noise_of_area(output: str, labels: Array, new: Answers, old: Answers) -> No
     return Noise(float(norm.isf(SURE)) * error, f"DeLong's test of {len(labels)} rows", numbers)
 
 
-def _resampled(function: MetricFunction, labels: Array, new: Answers, old: Answers, *, upward: bool) -> Noise:
-    """By a bootstrap of the rows, of as many samples as there is time for."""
+def _resampled(function: MetricFunction, labels: Array, new: Outputs, old: Outputs, *, upward: bool) -> Noise:
+    """Return the noise by a bootstrap of the rows, with as many samples as the time allows."""
 
     def difference(rows: Array) -> float:
-        def some(answers: Answers) -> Answers:
-            return {name: array[rows] for name, array in answers.items()}
+        def some(outputs: Outputs) -> Outputs:
+            return {name: array[rows] for name, array in outputs.items()}
 
         try:
             return function(labels[rows], some(new)) - function(labels[rows], some(old))
         except MeasureError:
-            # Of rows of one class alone, say.
+            # For example, all rows of a sample have the same class.
             return math.nan
 
     started = time.monotonic()
@@ -174,14 +177,14 @@ def _bootstrapped(
     calls: int = _RESAMPLES,
     vectorized: bool = True,
 ) -> Noise:
-    """What chance does to the difference, new less old, a statistic of row numbers; always the same."""
+    """Return the noise of the difference new - old, a statistic of row numbers. The result is deterministic."""
     from scipy.stats import DegenerateDataWarning, bootstrap
 
     def along_rows(numbers: Array, axis: int = -1) -> Any:  # noqa: ARG001 - scipy gives it
         return statistic(numbers)
 
     with warnings.catch_warnings():
-        # Samples that have no such metric are left out below.
+        # Samples without a value are left out below.
         warnings.simplefilter("ignore", DegenerateDataWarning)
         found = bootstrap(
             (np.arange(rows),),
@@ -194,33 +197,33 @@ def _bootstrapped(
         ).bootstrap_distribution
     found = found[np.isfinite(found)]
     if found.size < _FEWEST_RESAMPLES / 2:
-        raise MeasureError(f"{rows} rows are too few to know its noise: most samples of them have no such metric")
+        raise MeasureError(f"{rows} rows are too few for a bootstrap: the metric is undefined for most samples")
     low, high = (float(bound) for bound in np.quantile(found, [SURE, 1 - SURE]))
-    # How far the difference can be from itself to the side on which the new one is better.
+    # The distance from the difference to the bound on the side on which the new version is better.
     noise = max(0.0, high - difference if upward else difference - low)
     return Noise(noise, f"a paired bootstrap of {rows} rows", {"test": "bootstrap", "low": low, "high": high})
 
 
-def _is_right(output: str, labels: Array, answers: Answers) -> Array:
-    """Whether each row has the right label: bool (rows,)."""
-    found, wanted = labels_of(output, answers, labels), _plain(labels)
+def _is_right(output: str, labels: Array, outputs: Outputs) -> Array:
+    """Return whether each row has the right label: bool (rows,)."""
+    found, wanted = labels_of(output, outputs, labels), _plain(labels)
     assert found is not None
     if wanted.ndim > 1 and wanted.shape[1:] == (1,) * (wanted.ndim - 1):
         wanted = wanted.reshape(len(wanted))
     if found.shape != wanted.shape or _is_number(found) != _is_number(wanted):
         raise MeasureError(
-            f"labels of {wanted.dtype} {wanted.shape} can't be compared with output {output!r}, "
-            f"{answers[output].dtype} {answers[output].shape}"
+            f"cannot compare labels of {wanted.dtype} {wanted.shape} with output {output!r} of "
+            f"{outputs[output].dtype} {outputs[output].shape}"
         )
     return ~differ(found, wanted)
 
 
-def _errors(output: str, labels: Array, answers: Answers) -> Array:
-    """The absolute error of each row, the mean of its numbers: float64 (rows,)."""
-    array = answers[output]
+def _errors(output: str, labels: Array, outputs: Outputs) -> Array:
+    """Return the mean absolute error of each row: float64 (rows,)."""
+    array = outputs[output]
     if array.size != labels.size or not (_is_number(array) and _is_number(labels)):
         raise MeasureError(
-            f"labels of {labels.dtype} {labels.shape} can't be compared with output {output!r}, "
+            f"cannot compare labels of {labels.dtype} {labels.shape} with output {output!r} of "
             f"{array.dtype} {array.shape}"
         )
     wide = _finite(output, array).astype(np.float64)
@@ -228,24 +231,26 @@ def _errors(output: str, labels: Array, answers: Answers) -> Array:
 
 
 def _area(output: str) -> MetricFunction:
-    """The area under the ROC curve, as the share of pairs of rows that are in order."""
+    """Return the area under the ROC curve: the share of pairs of rows in the right order."""
 
-    def area(labels: Array, answers: Answers) -> float:
-        return float(_placements(output, labels, answers)[0].mean())
+    def area(labels: Array, outputs: Outputs) -> float:
+        return float(_placements(output, labels, outputs)[0].mean())
 
     return area
 
 
-def _placements(output: str, labels: Array, answers: Answers) -> tuple[Array, Array]:
-    """Of each row labelled 1 the share of those labelled 0 below it, and of each of those the share of 1 above it."""
+def _placements(output: str, labels: Array, outputs: Outputs) -> tuple[Array, Array]:
+    """Return for each row labelled 1 the share of 0 rows below it, and for each row labelled 0 that of 1 rows above."""
     from scipy.stats import rankdata
 
-    scores, wanted = answers[output], labels.reshape(len(labels), -1)
+    scores, wanted = outputs[output], labels.reshape(len(labels), -1)
     scores = scores.reshape(len(scores), -1)
     if scores.shape[1] not in (1, 2) or not _is_number(scores):
-        raise MeasureError(f"auc needs one score a row, or two; output {output!r} is {answers[output].shape}")
+        raise MeasureError(
+            f"auc needs one or two scores in each row; output {output!r} has the shape {outputs[output].shape}"
+        )
     if wanted.shape[1] != 1 or not _is_number(wanted) or not np.isin(wanted, (0, 1)).all():
-        raise MeasureError("auc needs labels 0 and 1, one a row")
+        raise MeasureError("auc needs one label in each row, 0 or 1")
     ones = wanted[:, 0].astype(bool)
     if ones.all() or not ones.any():
         raise MeasureError("auc needs rows of both labels, 0 and 1")
@@ -258,18 +263,18 @@ def _placements(output: str, labels: Array, answers: Answers) -> tuple[Array, Ar
 
 def _finite(output: str, array: Array) -> Array:
     if lost := int((~np.isfinite(array.astype(np.float64))).reshape(len(array), -1).any(axis=1).sum()):
-        raise MeasureError(f"output {output!r} is not a number, or infinite, in {lost} of {len(array)} rows")
+        raise MeasureError(f"output {output!r} is NaN or infinite in {lost} of {len(array)} rows")
     return array
 
 
 def _likeliest(scores: Array) -> Array:
-    """The number of each row's highest score, -1 where one is not a number: int64 (rows, ...)."""
+    """Return the index of each row's highest score, -1 if one is NaN: int64 (rows, ...)."""
     flat = scores.astype(np.float64)
     return np.where(np.isnan(flat).any(axis=-1), -1, np.nan_to_num(flat, nan=0.0).argmax(axis=-1))
 
 
 def _plain(array: Array) -> Array:
-    """Strings as bytes whatever holds them; other arrays as they are."""
+    """Return an array of strings as bytes; other arrays unchanged."""
     if array.dtype.kind not in "OSU":
         return array
     found = np.empty(array.shape, np.object_)
@@ -278,7 +283,7 @@ def _plain(array: Array) -> Array:
 
 
 def is_float(array: Array) -> bool:
-    """Whether it holds floats, those of bfloat16 too."""
+    """Return whether an array holds floats, including bfloat16."""
     # bfloat16 is of numpy's kind V.
     return array.dtype.kind in "fV"
 

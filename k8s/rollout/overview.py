@@ -1,13 +1,14 @@
-"""What there is to know of a rollout, for people and for programs."""
+"""A rollout as text and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from tfserving.clients.printable import printable
+from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.progress import Kind
 from tfserving.k8s.rollout.remaining import about, duration, left
 from tfserving.k8s.rollout.state import Figure, State, Step
@@ -15,7 +16,7 @@ from tfserving.k8s.rollout.state import Figure, State, Step
 
 @dataclass(frozen=True)
 class Line:
-    """A line of what has happened, and when."""
+    """An event of a rollout, and its time."""
 
     at: datetime
     text: str
@@ -23,16 +24,49 @@ class Line:
 
 
 def as_json(state: State, running: bool) -> dict[str, Any]:
-    """A rollout as JSON has it; `running` says whether a shell is at it.
+    """Return a rollout as JSON; `running` is whether a process runs it.
 
-    `outcome` is `done`, `rolled-back` or, until it is over, null. `remaining_seconds` is null when it isn't known.
+    `outcome` is `done` or `rolled-back`, and null until then. `remaining_seconds` is null when unknown.
     """
-    outcome = state.phase if state.over else None
-    return {**asdict(state), "running": running, "outcome": outcome, "remaining_seconds": left(state, running)}
+    found = asdict(state)
+    return {
+        **{_KEYS.get(key, key): value for key, value in found.items()},
+        "steps": [{_KEYS.get(key, key): value for key, value in step.items()} for step in found["steps"]],
+        "figures": [{**figure, "numbers": _numbers(figure["numbers"])} for figure in found["figures"]],
+        "running": running,
+        "outcome": state.phase if state.over else None,
+        "remaining_seconds": left(state, running),
+    }
+
+
+# The keys of the stored state that get a unit.
+_KEYS = {"weight": "weight_percent"}
+
+
+def _numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a figure, the rows of series and histograms as objects."""
+    found = {**numbers}
+    for side in ("new", "old"):
+        if isinstance(outcome := found.get(side), dict):
+            histogram = [{"up_to_ms": bound, "requests": count} for bound, count in outcome["histogram_ms"]]
+            found[side] = {**{key: outcome[key] for key in outcome if key != "histogram_ms"}, "histogram": histogram}
+    if "series" in found:
+        found["series"] = [_moment(row) for row in found["series"]]
+    return found
+
+
+def _moment(row: Sequence[Any]) -> dict[str, Any]:
+    """Return a row of a series as an object."""
+    names = ("requests", "failed", "mean_ms")
+    return {
+        "seconds": row[0],
+        "new": dict(zip(names, row[1:4], strict=True)),
+        "old": dict(zip(names, row[4:7], strict=True)),
+    }
 
 
 def headline(state: State, running: bool) -> str:
-    """How far it is, how long it took or takes, and what goes on with it, in one line."""
+    """Return the phase, the time it took or still takes, and how to resume it, in one line."""
     return printable(_headline(state, running))
 
 
@@ -43,16 +77,18 @@ def _headline(state: State, running: bool) -> str:
     seconds = left(state, running)
     if seconds is not None:
         return f"{state}, {about(seconds)} left" if seconds else f"{state}, longer than expected"
-    return f"{state}" if running else f"{state}; no shell is at it, `rollout start {state.model}` goes on"
+    return (
+        f"{state}" if running else f"{state}; stopped. Resume it with `{recommended(f'rollout start {state.model}')}`."
+    )
 
 
 def lines(state: State) -> list[Line]:
-    """Each phase that was begun, and below it what its gates saw."""
+    """Return each phase that began, followed by the measurements of its gates."""
     return [line for step, figures in parts(state) for line in _lines(step, figures)]
 
 
 def parts(state: State) -> list[tuple[Step, list[Figure]]]:
-    """Each phase that was begun, and what its gates saw: before the same phase was begun again."""
+    """Return each phase that began, with the measurements of its gates until the same phase began again."""
     found: list[tuple[Step, list[Figure]]] = [(step, []) for step in state.steps]
     for figure in state.figures:
         same = [part for part in found if part[0].phase == figure.phase]
@@ -63,12 +99,12 @@ def parts(state: State) -> list[tuple[Step, list[Figure]]]:
 
 
 def title(step: Step) -> str:
-    """What a step is called."""
-    return f"{step.phase}, {step.weight} % have moved" if step.weight else step.phase
+    """Return the name of a step."""
+    return f"{step.phase}, {step.weight} % of the requests moved" if step.weight else step.phase
 
 
 def lasted(state: State) -> str:
-    """How long a rollout that is over took."""
+    """Return how long a finished rollout took, as text."""
     last = state.steps[-1].at if state.steps else state.started
     return duration((datetime.fromisoformat(last) - datetime.fromisoformat(state.started)).total_seconds())
 

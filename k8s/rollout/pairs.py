@@ -1,4 +1,4 @@
-"""The same requests to two served versions: what each answers, and how long it takes."""
+"""Send the same requests to two served versions; compare their responses and times."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tfserving.clients import Client, connect
-from tfserving.clients.answers import Signature
 from tfserving.clients.busy import Patient
 from tfserving.clients.errors import ServingError
-from tfserving.clients.golden import ask
+from tfserving.clients.golden import golden_outputs
 from tfserving.clients.inputs import mismatches
 from tfserving.clients.printable import printable
+from tfserving.clients.results import Signature
 from tfserving.foundation.golden import GoldenRequest, Method
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.target import GateError, Reached, url
@@ -29,14 +29,15 @@ _METHODS: Mapping[str, Method] = {
 
 
 class Clock:
-    """The time that there is, in which `pause` is called every second."""
+    """A time limit. `pause` is called every second."""
 
     def __init__(self, seconds: float, pause: Callable[[float], None]) -> None:
+        self.seconds = seconds
         self._paused = time.monotonic()
         self._deadline, self._pause = self._paused + seconds, pause
 
     def is_over(self) -> bool:
-        """Whether no time is left."""
+        """Return whether the time is up."""
         if (now := time.monotonic()) - self._paused > _MOMENT_SECONDS:
             self._paused = now
             self._pause(0)
@@ -44,19 +45,19 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of a request to one version: its outputs, or why it failed, and how many seconds that took."""
+class Response:
+    """The response of one version: outputs, or the reason of the failure, and the seconds it took."""
 
     outputs: Mapping[str, Array] = field(default_factory=dict)
     failure: str = ""
     seconds: float = 0.0
 
 
-class Asked:
-    """A served version, to which requests are sent one after the other. A busy server is waited for."""
+class ServedVersion:
+    """A served version that gets one request after the other. Requests to a busy server are repeated."""
 
     def __init__(self, reached: Reached, server: Patient) -> None:
-        """Raises GateError when the version isn't there."""
+        """Raises GateError when the version isn't served."""
         self.reached = reached
         self._server = server
         try:
@@ -71,56 +72,58 @@ class Asked:
 
     @property
     def client(self) -> Client:
-        """The client of its server."""
+        """The client of the server."""
         return self._server.client
 
     def method(self, signature: str) -> Method:
-        """How a signature is asked."""
+        """Return the method of a signature: predict, classify or regress."""
         return _METHODS.get(self.signatures[signature].method, "predict")
 
     def misfit(self, request: GoldenRequest) -> str:
-        """Why the version doesn't take a request by its signatures; '' when it does."""
+        """Return why a request doesn't match the signatures of the version; '' when it does."""
         signature = self.signatures.get(request.signature)
         if signature is None:
             return f"it has no signature {request.signature!r}"
-        if self.method(request.signature) != request.method:
-            return f"its signature {request.signature!r} is not there to {request.method}"
+        if (method := self.method(request.signature)) != request.method:
+            return f"signature {request.signature!r}: got method {method}, expected {request.method}"
         if request.method != "predict":
             return ""
         return next(iter(mismatches(dict(request.inputs), request.signature, signature)), "")
 
-    def send(self, request: GoldenRequest, defaults: Mapping[str, Array] | None = None) -> Answer:
-        """What the version answers; `defaults` are those of inputs that the request leaves out."""
+    def send(self, request: GoldenRequest, defaults: Mapping[str, Array] | None = None) -> Response:
+        """Send a request; return the response. `defaults` are the values of inputs that the request leaves out."""
         started = time.monotonic()
 
         def sent(seconds: float) -> Mapping[str, Array]:
             nonlocal started
-            # The time that is waited for a busy server is not the version's.
+            # Waiting for a busy server doesn't count.
             started = time.monotonic()
             name, version = self.reached.name, self.reached.version
-            return ask(self._server.client, name, request, version=version, defaults=defaults, timeout=seconds)
+            return golden_outputs(
+                self._server.client, name, request, version=version, defaults=defaults, timeout=seconds
+            )
 
         try:
             outputs = self._server.call(sent, SECONDS)
         except ServingError as error:
-            return Answer(failure=_reason(error), seconds=time.monotonic() - started)
-        return Answer(outputs, seconds=time.monotonic() - started)
+            return Response(failure=_reason(error), seconds=time.monotonic() - started)
+        return Response(outputs, seconds=time.monotonic() - started)
 
 
 @dataclass
 class Pair:
-    """Two served versions that get the same requests, in turns."""
+    """Two served versions that get the same requests alternately."""
 
-    old: Asked
-    new: Asked
+    old: ServedVersion
+    new: ServedVersion
     _turn: int = 0
 
     def takes(self, request: GoldenRequest) -> bool:
-        """Whether both take a request by their signatures."""
+        """Return whether a request matches the signatures of both."""
         return not self.old.misfit(request) and not self.new.misfit(request)
 
-    def send(self, request: GoldenRequest, defaults: Mapping[str, Array] | None = None) -> tuple[Answer, Answer]:
-        """What the old one answers, and the new one. Neither is always the first."""
+    def send(self, request: GoldenRequest, defaults: Mapping[str, Array] | None = None) -> tuple[Response, Response]:
+        """Send a request to both; return the responses of the old and the new version. The first one alternates."""
         self._turn += 1
         if self._turn % 2:
             return self.old.send(request, defaults), self.new.send(request, defaults)
@@ -130,9 +133,9 @@ class Pair:
 
 @contextlib.contextmanager
 def paired(old: Reached, new: Reached) -> Iterator[Pair]:
-    """Clients of both versions. Raises GateError when one isn't there."""
+    """Connect to both versions. Raises GateError when one isn't served."""
     with connect(url(old.instance), timeout=SECONDS) as older, connect(url(new.instance), timeout=SECONDS) as newer:
-        yield Pair(Asked(old, Patient(older)), Asked(new, Patient(newer)))
+        yield Pair(ServedVersion(old, Patient(older)), ServedVersion(new, Patient(newer)))
 
 
 def _reason(error: ServingError) -> str:

@@ -1,10 +1,11 @@
-"""What a rollout is going to be, checked before anything changes."""
+"""The plan of a rollout, checked before anything changes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.quality import compare_metrics, require
 from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.serves import final_labels
@@ -15,46 +16,60 @@ from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.proven import ProofError, prove
 
 
-def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way: WayName = "in-place") -> State:
-    """The rollout of `model` to version `new`, the newest when not given, at its beginning.
+class StableError(RolloutError):
+    """The version is stable already."""
 
-    Raises RolloutError when the version isn't what its manifest says, or is no change.
+
+def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way: WayName = "in-place") -> State:
+    """Return the first state of a rollout of `model` to version `new` (default: the newest).
+
+    Raises RolloutError when the model has no label `stable`, or the files of a version don't match its manifest, and
+    StableError when the version is stable already.
     """
     found = fleet.versions(model)
     if not found:
-        raise RolloutError(f"model {model!r} has no version in {fleet.model_folder(model)}")
-    new = found[-1] if new is None else new
-    said = fleet.models[model]
-    if new not in found:
-        raise RolloutError(f"model {model!r} has no version {new}; its versions: {', '.join(map(str, found))}")
-    if STABLE not in said.labels:
         raise RolloutError(
-            f"models.{model}.labels: there is no `stable`, so servers take a new version as soon as they see it; "
-            f"`tfserving serve labels set {model} stable=VERSION` says which is to serve until it is rolled out"
+            f"model {model!r} has no version in {fleet.model_folder(model)}. "
+            f"Export one with `{recommended(f'export build {model}')}`."
         )
-    old = said.labels[STABLE]
+    labels = fleet.models[model].labels
+    if STABLE not in labels:
+        raise RolloutError(
+            f"{model} has no label `stable`. Set it with `{recommended(f'labels set {model} stable=VERSION')}`."
+        )
+    old, newest = labels[STABLE], found[-1]
+    if new is not None and new not in found:
+        raise RolloutError(f"model {model!r} has no version {new}. It has {', '.join(map(str, found))}.")
+    new = newest if new is None else new
     if old == new:
-        raise RolloutError(f"model {model!r} is at version {new} already")
-    for label, version in said.labels.items():
+        newer = (
+            f"Roll out version {newest} with `{recommended(f'rollout start {model}')}`."
+            if newest > old
+            else f"Export one with `{recommended(f'export build {model}')}`."
+        )
+        there = "" if newest > old else " and there is no newer version"
+        raise StableError(f"{model}: version {old} is already stable{there}. {newer}")
+    for label, version in labels.items():
         if label != CANARY and version != old and version > new:
             raise RolloutError(
-                f"models.{model}.labels: {label!r} is at version {version}, which requests without a label would get "
-                f"instead of {new}; move the label, or remove it, first"
+                f"models.{model}.labels: {label!r} is on version {version}, which requests without a label would get "
+                f"instead of version {new}. Remove the label first, with "
+                f"`{recommended(f'labels remove {model} {label}')}`."
             )
     for version in (old, new):
         try:
             prove(fleet.model_folder(model) / str(version))
         except ProofError as error:
             raise RolloutError(str(error)) from None
-    state = State(model, old, new, dict(said.labels), tuple(fleet.kept(model)), (), way, manual=manual)
+    state = State(model, old, new, dict(labels), tuple(fleet.kept(model)), (), way, manual=manual)
     after = tuple(fleet.with_labels(model, final_labels(state)).kept(model))
     if new not in after:
-        raise RolloutError(f"models.{model}.versions: version {new} is not among those that are served; add it first")
+        raise RolloutError(f"models.{model}.versions does not contain version {new}. Add it to that list first.")
     return replace(state, after=after)
 
 
-def with_metrics(fleet: Fleet, state: State, say: Callable[[str], None]) -> State:
-    """`state` with the metrics of both versions, as their manifests have them, which needs no server.
+def with_metrics(fleet: Fleet, state: State, log: Callable[[str], None]) -> State:
+    """Return `state` with the metrics of both manifests, compared. No server is needed.
 
     Raises GateError when the new version is worse, unless the rollout accepts that.
     """
@@ -62,7 +77,7 @@ def with_metrics(fleet: Fleet, state: State, say: Callable[[str], None]) -> Stat
 
     def saw(figure: Figure) -> None:
         found.append(figure)
-        say(figure.text)
+        log(figure.text)
 
     require(
         compare_metrics(fleet, state.model, folder / str(state.old), folder / str(state.new)),
@@ -73,57 +88,56 @@ def with_metrics(fleet: Fleet, state: State, say: Callable[[str], None]) -> Stat
 
 
 def described(state: State, settings: Rollout) -> str:
-    """The steps, a line each, what a comparison is, and how long it takes."""
+    """Return the steps, one on each line, what a comparison is, and how long the rollout takes."""
     steps = _by_pods(state, settings) if state.way == "pods" else _in_place(state, settings)
     numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     seconds = remaining(state, settings)
-    takes = f"\nAll of it takes {about(seconds)}, if no gate fails, and the time for loading." if seconds else ""
+    takes = f"\nThe rollout takes {about(seconds)} plus the time to load, if no gate fails." if seconds else ""
     return f"{numbered}\n\n{_comparison(state, settings)}{takes}"
 
 
 def _comparison(state: State, settings: Rollout) -> str:
-    """What a comparison under load is."""
-    said = (
-        f"A comparison lasts {settings.window:g} s at least, until it is clear whether version {state.new}\n"
-        f"takes {settings.latency:g} times as long as {state.old}, or {200 * settings.error_rate:g} % more of its "
-        "requests fail."
+    """Return what a comparison under load is."""
+    text = (
+        f"A comparison lasts at least {settings.window:g} s, until it is clear whether version {state.new}\n"
+        f"takes {settings.latency:g} times as long as version {state.old}, or {200 * settings.error_rate:g} % more of "
+        "its requests fail."
     )
     if not settings.probe:
-        return f"{said}\nOnly clients send requests meanwhile: `rollout.probe` is 0."
+        return f"{text}\nOnly requests from clients are compared: `rollout.probe` is 0."
     where = f", and to {settings.address}" if settings.address else ""
-    sent = f"the probe sends {settings.probe:g} golden requests a second to each version{where}"
-    return f"{said}\nBeside clients, {sent}."
+    return f"{text}\nMeanwhile a probe sends {settings.probe:g} golden requests per second to each version{where}."
 
 
 def _own(state: State, settings: Rollout) -> list[str]:
-    """What comes before the first request moves."""
-    shadow = [f"replay {settings.shadow} to both versions, and compare the responses"] if settings.shadow else []
+    """Return the steps before the first request moves that models.yaml adds."""
+    shadow = [f"replay {settings.shadow} to both versions, and compare the outputs"] if settings.shadow else []
     commands = [f"run {' '.join(words)}" for words in settings.commands]
     return [*shadow, *commands, *(["wait for `rollout promote`"] if state.manual else [])]
 
 
 def _by_pods(state: State, settings: Rollout) -> list[str]:
     return [
-        f"make as many pods with version {state.new} of {state.model} as there are with {state.old}",
-        "send each of them its golden requests, over gRPC and REST, and compare the responses",
-        f"compare quality and latency of version {state.new} with those of {state.old}",
+        f"start as many pods with version {state.new} of {state.model} as there are with version {state.old}",
+        "send the golden requests to each new pod over gRPC and REST, and compare the outputs",
+        f"compare the quality and latency of versions {state.new} and {state.old}",
         *_own(state, settings),
-        *(f"{weight} % of the requests → version {state.new}; comparison" for weight in settings.weights),
+        *(f"move {weight} % of the requests to version {state.new}, and compare" for weight in settings.weights),
         f"bake for {settings.bake:g} s, then send the golden requests again",
-        f"pods with version {state.new} in the place of those with {state.old}, proven as the others were",
-        "all requests → these; end the others",
+        f"replace the pods with version {state.old} by pods with version {state.new}, and verify these",
+        "move all requests to them, and delete the other pods",
     ]
 
 
 def _in_place(state: State, settings: Rollout) -> list[str]:
     canary = canary_name(state.model)
     return [
-        f"load version {state.new} on every server, as {canary}: the clients of {state.model} get {state.old}",
-        "send every server its golden requests, over gRPC and REST, and compare the responses",
-        f"compare quality and latency of version {state.new} with those of {state.old}",
+        f"load version {state.new} on every server as {canary}; clients of {state.model} get version {state.old}",
+        "send the golden requests to every server over gRPC and REST, and compare the outputs",
+        f"compare the quality and latency of versions {state.new} and {state.old}",
         *_own(state, settings),
-        f"the clients of the first server → version {state.new}; comparison",
-        f"the clients of the others → version {state.new}",
+        f"move the clients of the first server to version {state.new}, and compare",
+        "move the clients of the other servers",
         f"bake for {settings.bake:g} s, then send the golden requests again",
-        f"unload version {state.old}" + (f", and {canary}" if CANARY not in state.labels else ""),
+        f"unload version {state.old}" + (f" and {canary}" if CANARY not in state.labels else ""),
     ]

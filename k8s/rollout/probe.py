@@ -1,8 +1,8 @@
-"""The probe: golden requests at a steady rate, sent the way that clients take, for as long as a window lasts.
+"""The probe: golden requests at a steady rate, sent as clients do, for as long as a window lasts.
 
-A server's metrics page has none of the calls that the server refuses, and nothing of what lies between a client and the
-server. The probe sees both. It sends by label `stable`, as clients do, each request once: one that is refused, isn't
-answered within `SECONDS`, or gets an error has failed.
+A server's metrics page counts neither the calls that the server refuses nor failures between a client and the server.
+The probe sees both. It sends by label `stable`, as clients do, each request once. A request fails when the server
+refuses it or returns an error, or when no response comes within `SECONDS`.
 
     start ──► SENDING ──► FINISHING ──► over
                  │ finish    the last responses come
@@ -30,7 +30,7 @@ from tfserving.k8s.rollout.sample import Sample
 from tfserving.serving.models_yaml.fleet import STABLE
 
 SECONDS = 10.0
-# No request is sent beside so many others.
+# The limit of requests in flight.
 MOST_IN_FLIGHT = 64
 _MOST_TEXT = 200
 _POLL_SECONDS = 0.05
@@ -38,9 +38,9 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Place:
-    """Where a probe sends requests: by label `stable`, or to a `version` of `model`.
+    """A destination of a probe: the version of `model` with the label `stable`, or a `version` by number.
 
-    Once it `leaves`, clients aren't sent there any more, and no failure counts.
+    Once it `leaves`, clients are no longer sent there, and failures don't count.
     """
 
     url: str
@@ -50,9 +50,9 @@ class Place:
 
 
 class Probe:
-    """Sends golden requests to each of `places` in turn, `rate` a second, while it is entered.
+    """Sends golden requests to each of `places` in turn, `rate` per second, while it is entered.
 
-    The first is sent after `delay` seconds, so that several probes don't send at the same moment.
+    The first request is sent after `delay` seconds, so that several probes don't send at the same moment.
     """
 
     def __init__(self, places: Sequence[Place], golden: Golden, rate: float, delay: float = 0.0) -> None:
@@ -64,7 +64,7 @@ class Probe:
         self._in_flight = 0
         self._seconds: list[float] = []
         self._failures: Counter[str] = Counter()
-        self._answered: Counter[int | None] = Counter()
+        self._succeeded: Counter[int | None] = Counter()
         self._codes: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
@@ -82,7 +82,7 @@ class Probe:
             client.close()
 
     def finish(self, pause: Callable[[float], None]) -> None:
-        """Sends no more, and waits by `pause` for the last responses; what doesn't come has failed."""
+        """Stop sending, and wait with `pause` for the last responses; missing ones count as failures."""
         self._finishing.set()
         self._thread.join()
         deadline = time.monotonic() + 2 * SECONDS
@@ -92,23 +92,23 @@ class Probe:
             self._failures.update({"no response": self._in_flight} if self._in_flight else {})
 
     def take(self) -> Sample:
-        """What came of the requests since this was called before."""
+        """Return the results since the last call."""
         with self._lock:
             found = Sample.of_seconds(self._seconds, self._failures)
             self._seconds, self._failures = [], Counter()
         return found
 
     def begun(self, version: int | None = None) -> int:
-        """How many requests this version has answered, or any without one, and how many wait for a response.
+        """Return how many requests succeeded, with `version` only those of that version, plus those in flight.
 
-        REST doesn't say which version answered: those count for each.
+        A REST response doesn't contain the version, so it counts for each.
         """
         with self._lock:
-            answered = self._answered.total() if version is None else self._answered[version] + self._answered[None]
-            return answered + self._in_flight
+            done = self._succeeded.total() if version is None else self._succeeded[version] + self._succeeded[None]
+            return done + self._in_flight
 
     def codes(self) -> Counter[str]:
-        """How many requests have got each error of a server until now, by its code."""
+        """Return the number of errors from servers so far, by code."""
         with self._lock:
             return Counter(self._codes)
 
@@ -119,17 +119,17 @@ class Probe:
         while not self._finishing.wait(max(0.0, due - time.monotonic())):
             if self._begin(number):
                 number += 1
-            # Where this machine was busy, requests are left out: sent at once they would wait for one another.
+            # If this machine was busy, requests are skipped: sent at once they would wait for one another.
             due = max(due + 1 / self._rate, time.monotonic())
 
     def _begin(self, number: int) -> bool:
-        """Sends a request in a thread of its own, so that one that takes long doesn't hold the next one up.
+        """Send a request in a thread of its own, so that a slow one doesn't delay the next one.
 
-        Returns whether it was sent: none is while so many earlier ones have no response.
+        Returns whether it was sent: none is at the limit of requests in flight.
         """
         with self._lock:
             if not self._staying:
-                self._failures["no server is left"] += 1
+                self._failures["all servers are gone"] += 1
                 return False
             if self._in_flight >= MOST_IN_FLIGHT:
                 return False
@@ -140,23 +140,23 @@ class Probe:
         try:
             thread.start()
         except RuntimeError as error:
-            self._ended(f"it could not be sent: {error}")
+            self._ended(f"cannot send: {error}")
         return True
 
     def _send(self, turn: int, place: Place, client: Client) -> None:
-        asked: dict[str, Any] = {"label": STABLE} if place.version is None else {"version": place.version}
+        which: dict[str, Any] = {"label": STABLE} if place.version is None else {"version": place.version}
         if turn == 0:
-            # The first request doesn't wait for a connection, nor, over REST, for the signature.
+            # So that the first request needs no time for a connection and, over REST, for the signature.
             with contextlib.suppress(ServingError):
-                client.metadata(place.model, **asked)
+                client.metadata(place.model, **which)
         if self._over.is_set():
             return
         requests = self._golden.requests
         request = requests[turn % len(requests)]
         defaults = self._golden.defaults.get(request.signature)
-        failure, version, started = "it could not be sent", None, time.monotonic()
+        failure, version, started = "cannot send", None, time.monotonic()
         try:
-            version = send(client, place.model, request, defaults=defaults, timeout=SECONDS, **asked).version
+            version = send(client, place.model, request, defaults=defaults, timeout=SECONDS, **which).version
             failure = ""
         except ServingError as error:
             with self._lock:
@@ -176,7 +176,7 @@ class Probe:
                 self._failures[failure] += 1
             else:
                 self._seconds.append(seconds)
-                self._answered[version] += 1
+                self._succeeded[version] += 1
 
     def _left(self, place: Place, client: Client) -> None:
         with self._lock:

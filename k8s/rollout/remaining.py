@@ -1,4 +1,4 @@
-"""How long a rollout still takes, and how durations read."""
+"""How long a rollout still takes, and durations as text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tfserving.serving.models_yaml.rollout import Rollout
 
 
 def remaining(state: State, settings: Rollout) -> float | None:
-    """The seconds from the beginning of the phase of `state` until the rollout is done, if no gate fails.
+    """Return the seconds from the start of the phase of `state` until the rollout is done, if no gate fails.
 
-    They are those that `settings` name: windows and the bake. What servers take to load and unload a version comes on
-    top. None when that isn't known: while it waits for `promote`, and once it unloads or goes back.
+    They are the sum of the windows and the bake in `settings`. The time to load and unload versions isn't included.
+    None when unknown: while the rollout waits for `promote`, and once it unloads or rolls back.
     """
     if state.over:
         return 0.0
@@ -28,18 +28,18 @@ def remaining(state: State, settings: Rollout) -> float | None:
 
 
 def _moving(state: State, settings: Rollout) -> float:
-    """How long requests move, from one comparison to the next."""
-    # Clients that send many requests make it clear sooner. Without the probe it depends on them alone.
+    """Return the seconds of all comparisons in the phase `stable`."""
+    # Clients with many requests make the result clear sooner. Without the probe, it depends on them alone.
     comparison = min(required(settings, settings.probe)[1], settings.longest) if settings.probe else settings.window
     if state.way == "in-place":
-        # A server that is alone is compared with what came of requests before.
+        # A single server is compared with its requests in a window before.
         return settings.window + comparison
     before = settings.window if settings.address and not state.weight else 0.0
     return before + comparison * sum(weight > state.weight for weight in settings.weights)
 
 
 def left(state: State, running: bool, now: datetime | None = None) -> float | None:
-    """The seconds from `now` until a rollout is done, 0 when it is over; None when not known, or no shell is at it."""
+    """Return the seconds from `now` until a rollout is done; 0 when it is over, None when unknown or not running."""
     if state.over:
         return 0.0
     if not running or not state.until or state.paused:
@@ -49,7 +49,7 @@ def left(state: State, running: bool, now: datetime | None = None) -> float | No
 
 
 def duration(seconds: float) -> str:
-    """So long, as people say it: `42 s`, `2 min 10 s`, `1 h 5 min`."""
+    """Return a duration as text: `42 s`, `2 min 10 s`, `1 h 5 min`."""
     whole = round(seconds)
     minutes, hours = whole // 60, whole // 3600
     if hours:
@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """About so long, in round numbers: `about 40 s`, `about 2 min 10 s`, `about 7 min`."""
+    """Return a rounded duration as text: `about 40 s`, `about 2 min 10 s`, `about 7 min`."""
     step = next(
         step for limit, step in ((20, 1), (60, 5), (300, 10), (7200, 60), (float("inf"), 600)) if seconds < limit
     )

@@ -1,4 +1,4 @@
-"""The report of a rollout: its outcome, steps and figures, and plots of both versions' latency and failures."""
+"""The HTML report of a rollout: outcome, steps, measurements, and plots of latency and failures of both versions."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tfserving.k8s.rollout.state import Figure, State
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# What comes of requests to two versions, as tfserving.k8s.rollout.judge.Comparison.numbers has it.
+# A comparison of two versions, in the form of tfserving.k8s.rollout.judge.Comparison.numbers.
 Numbers: TypeAlias = Mapping[str, Any]
 _SIDES = {"old": "plain", "new": "fair"}
-# Buckets of latencies are no wider than this: TensorFlow Serving's own, each 1.8 times the one before.
+# The widest buckets of latencies are TensorFlow Serving's: each bound is 1.8 times the one before.
 _WIDEST_BUCKET = 1.8
 _MOST_NAME = 80
 
 
-# What the requests are whose outcome a gate compares.
+# The requests that a gate compares.
 _GATES = {
-    "latency": "golden requests in turns",
+    "latency": "golden requests, alternately to both versions",
     "shadow": "captured requests, replayed",
-    "clients": "requests of clients",
-    "probe": "golden requests of the probe",
-    "address": "golden requests through the address of clients",
+    "clients": "requests from clients",
+    "probe": "golden requests from the probe",
+    "address": "golden requests through `rollout.address`",
 }
 
 
 def write(path: Path, state: State, running: bool) -> None:
-    """Writes the page. Raises OSError."""
+    """Write the page. Raises OSError."""
     seconds = left(state, running)
     drifts = _have(state.figures, "share", "outputs", "allowed")
     write_page(
@@ -60,17 +60,17 @@ def write(path: Path, state: State, running: bool) -> None:
 
 
 def _local(at: str, form: str = "%H:%M:%S") -> str:
-    """A time of the state as this machine's clock has it."""
+    """Return a time of the state in local time."""
     return datetime.fromisoformat(at).astimezone().strftime(form)
 
 
 def _have(figures: Iterable[Figure], *keys: str) -> list[Figure]:
-    """The figures that have all these numbers."""
+    """Return the figures with all these numbers."""
     return [figure for figure in figures if set(keys) <= set(figure.numbers)]
 
 
 def _drift(figures: Sequence[Figure]) -> str:
-    """What share of rows gets another label, and how far the numbers of outputs move, with what is allowed."""
+    """Plot the share of rows with a changed label, and the distance of each output, with the limits."""
     if not figures:
         return ""
     shares = {f"{figure.gate}, {figure.where}": 100 * figure.numbers["share"] for figure in figures}
@@ -84,7 +84,7 @@ def _drift(figures: Sequence[Figure]) -> str:
     labels, scores = drawn.subplots(2, 1, height_ratios=rows)
     allowed = figures[0].numbers["allowed"]
     for axes, bars, most, what in (
-        (labels, shares, allowed["labels"] and 100 * allowed["labels"], "rows with another label (%)"),
+        (labels, shares, allowed["labels"] and 100 * allowed["labels"], "rows with a changed label (%)"),
         (scores, distances, allowed["scores"], "distance between distributions"),
     ):
         names = [printable(name, _MOST_NAME) for name in bars]
@@ -98,7 +98,7 @@ def _drift(figures: Sequence[Figure]) -> str:
 
 
 def _plot(numbers: Numbers, state: State) -> str:
-    """Latency and failures of both versions over time, and how latencies are distributed."""
+    """Plot the latency and failures of both versions over time, and the histogram of latencies."""
     figure = new_figure(11, 3.4)
     latency, failures, histogram = figure.subplots(1, 3)
     names = {"old": f"version {state.old}", "new": f"version {state.new}"}
@@ -131,7 +131,7 @@ def _over_time(axes: Axes, points: Sequence[tuple[float, float]], colour: str, l
 
 
 def _histogram(axes: Axes, buckets: Sequence[tuple[float, int]], colour: str, label: str) -> None:
-    """Buckets are known by their upper bounds; empty ones in between are left out."""
+    """Plot buckets, given by their upper bounds; empty ones are left out."""
     import matplotlib as mpl
 
     axes.set_xscale("log")

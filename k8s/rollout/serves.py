@@ -1,17 +1,17 @@
-"""What servers are to serve in each phase of a rollout.
+"""The configuration of servers in each phase of a rollout.
 
-Requests without a version and without a label get the newest version that is loaded under a name. So the version that
-is rolled out is loaded under the name of the model's canary until `stable` moves:
+Requests without a version and a label get the newest version that is loaded under a name. So the new version is loaded
+under the name of the model's canary until the label `stable` moves:
 
                      NAME                          NAME-canary
-    before           old                           as models.yaml has it: none, or a version of its own
-    loading          old                           new, beside the one that models.yaml has
+    before           old                           the version of label `canary` in models.yaml, if any
+    loading          old                           new, and the version of label `canary`
     trial            old                           new
     moved            old and new, stable → new     new
-    final            new                           none, or new where models.yaml has one
+    final            new                           none; new where models.yaml has the label `canary`
 
-A version that is older than the one before it takes its place at once: beside it requests without a label would go on
-getting the newer one.
+A version with a lower number than the old one replaces it at once: requests without a label would otherwise still get
+the old one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tfserving.serving.served import Served
 
 
 def before(state: State) -> Serve:
-    """What was served before the rollout."""
+    """The configuration before the rollout."""
     canary = state.labels.get(CANARY)
     return _serve(state, state.versions, _labels(state), () if canary is None else (canary,), canary)
 
 
 def loading(state: State) -> Serve:
-    """The new version is loaded as the canary, beside the one that models.yaml has; that keeps the label."""
+    """The new version is loaded as the canary. A canary of models.yaml stays loaded and keeps the label."""
     canary = state.labels.get(CANARY, state.new)
     return _serve(state, state.versions, _labels(state), {canary, state.new}, canary)
 
@@ -44,19 +44,19 @@ def trial(state: State) -> Serve:
 
 
 def moved(state: State) -> Serve:
-    """The new version is stable; the old one stays loaded where it is the older one."""
+    """The new version is stable; the old one stays loaded if its number is lower."""
     versions = (version for version in {*state.versions, *state.after, state.new} if version <= state.new)
     return _serve(state, versions, _moved_labels(state), (state.new,), state.new)
 
 
 def final(state: State) -> Serve:
-    """What is served when the rollout is done."""
+    """The configuration after the rollout."""
     canary = (state.new,) if CANARY in state.labels else ()
     return _serve(state, state.after, _moved_labels(state), canary, state.new)
 
 
 def final_labels(state: State) -> dict[str, int]:
-    """The labels that models.yaml has when the rollout is done."""
+    """Return the labels in models.yaml after the rollout."""
     return {
         label: state.new if version == state.old or label == CANARY else version
         for label, version in state.labels.items()
@@ -64,18 +64,18 @@ def final_labels(state: State) -> dict[str, int]:
 
 
 def now(client: Client, serve: Serve) -> tuple[Served, ...]:
-    """What the server that `client` leads to serves now under the names of the model. Raises ServingError.
+    """Return what a server serves now under the names of the model. Raises ServingError.
 
-    It may be more than its configuration says: a server that was started again, or stopped in the middle of a change.
+    That may differ from its configuration, after a restart or an interrupted change.
     """
     wanted = {one.name: one for one in serve.served}
     found = []
     for name in (serve.model, canary_name(serve.model)):
         labels = dict(wanted[name].labels) if name in wanted else {CANARY: 0}
         versions = [version for version, status in states_of(client, name).items() if status.state == "AVAILABLE"]
-        meant = {label: version for label in labels if (version := label_version(client, name, label)) is not None}
+        known = {label: version for label in labels if (version := label_version(client, name, label)) is not None}
         if versions:
-            found.append(Served(name, serve.model, tuple(sorted(versions)), meant))
+            found.append(Served(name, serve.model, tuple(sorted(versions)), known))
     return tuple(found)
 
 

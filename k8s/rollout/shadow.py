@@ -1,4 +1,4 @@
-"""Captured requests, replayed to both versions before any client moves: failures, latency, and drift."""
+"""Replay captured requests to both versions before clients move; compare failures, latency and drift."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from tfserving.clients.errors import ServingError
 from tfserving.foundation.quality import LARGEST_BYTES
 from tfserving.k8s.rollout.drift import Moved
 from tfserving.k8s.rollout.judge import Comparison
-from tfserving.k8s.rollout.pairs import Answer, Clock, paired
+from tfserving.k8s.rollout.pairs import Clock, Response, paired
 from tfserving.k8s.rollout.sample import Sample
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
 from tfserving.serving.models_yaml.fleet import Fleet
 
-# Pairs of requests that make a block of a comparison.
+# Pairs of requests in a block of a comparison.
 _BLOCK = 5
 
 
 def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[[float], None]) -> list[Figure]:
-    """Replays the captured requests of `rollout.shadow` to both versions, in turns; no figure when there is no file.
+    """Replay the captured requests of `rollout.shadow` to both versions alternately; return [] without a file.
 
-    At most `rollout.shadow_requests` are drawn, always the same ones, and sent for `rollout.longest` seconds. A request
-    that one version does not take, by its signatures, is left out. One figure compares failures and latency as those of
-    clients are compared, the other one drift. `pause` is called every second. Raises GateError when the file can't be
-    read, or has no request that both versions take.
+    At most `rollout.shadow_requests` are drawn at random, always the same ones, and sent for at most `rollout.longest`
+    seconds. A request that doesn't match the signatures of one version is skipped. One figure compares failures and
+    latency, as for requests of clients; the other one drift. `pause` is called every second. Raises GateError when the
+    file can't be read, or no request matches both versions.
     """
     settings = fleet.rollout
     if settings.shadow is None:
         return []
-    # No client waits for the end: it is over when all are sent.
+    # No minimum duration: the comparison ends when all requests are sent.
     comparison = Comparison(
         settings.model_copy(update={"window": 0.0}), f"version {new.version}", f"version {old.version}"
     )
@@ -47,35 +47,35 @@ def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable
             if clock.is_over() or comparison.verdict().decision == "worse":
                 break
             if pair.takes(captured.request):
-                answers = pair.send(captured.request)
-                moved.add(captured.request.signature, *answers)
-                block.add(*answers, at=time.monotonic() - started)
+                responses = pair.send(captured.request)
+                moved.add(captured.request.signature, *responses)
+                block.add(*responses, at=time.monotonic() - started)
             else:
                 moved.left_out += 1
         block.end(time.monotonic() - started)
     if not block.sent:
-        raise GateError(f"{settings.shadow}: none of its {len(requests)} requests to {model!r} fits both versions")
+        raise GateError(f"{settings.shadow}: none of its {len(requests)} requests to {model!r} matches both versions")
     verdict = comparison.last()
     compared = f"shadow, {block.sent} of {len(requests)} captured requests: "
     worse = verdict.decision == "worse"
     text = compared + (verdict.reason if worse else str(comparison))
     return [
         Figure("shadow", text, not worse, new.instance.name, dict(comparison.numbers())),
-        moved.figure(settings.drift, new, of=f"{moved.answered} captured requests"),
+        moved.figure(settings.drift, new, of=f"{moved.compared} captured requests"),
     ]
 
 
 class _Block:
-    """What comes of some pairs of requests, until they are a block of a comparison."""
+    """Collects pairs of responses until they are a block of a comparison."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.sent = 0
         self._comparison = comparison
-        self._old: list[Answer] = []
-        self._new: list[Answer] = []
+        self._old: list[Response] = []
+        self._new: list[Response] = []
 
-    def add(self, old: Answer, new: Answer, at: float) -> None:
-        """Adds what came of a request to both."""
+    def add(self, old: Response, new: Response, at: float) -> None:
+        """Add the responses of both versions to a request."""
         self.sent += 1
         self._old.append(old)
         self._new.append(new)
@@ -83,22 +83,22 @@ class _Block:
             self.end(at)
 
     def end(self, at: float) -> None:
-        """Has the comparison take what there is."""
+        """Add the block to the comparison."""
         if self._old:
             self._comparison.add(_sample(self._new), _sample(self._old), at)
             self._old, self._new = [], []
 
 
-def _sample(answers: list[Answer]) -> Sample:
-    times = [answer.seconds for answer in answers if not answer.failure]
-    return Sample.of_seconds(times, Counter(answer.failure for answer in answers if answer.failure))
+def _sample(responses: list[Response]) -> Sample:
+    times = [response.seconds for response in responses if not response.failure]
+    return Sample.of_seconds(times, Counter(response.failure for response in responses if response.failure))
 
 
 def captured_requests(file: Path, model: str, server: Client, most: int) -> list[CapturedRequest]:
-    """At most `most` of the requests to `model` in a file; `server` knows the types of JSON. Raises GateError."""
+    """Return at most `most` of the requests to `model` in a file. `server` has the types for JSON. Raises GateError."""
     try:
-        if file.suffix in (".json", ".jsonl") and file.stat().st_size > LARGEST_BYTES:
-            raise GateError(f"rollout.shadow: {file} has more than {LARGEST_BYTES} bytes")
+        if file.suffix in (".json", ".jsonl") and (size := file.stat().st_size) > LARGEST_BYTES:
+            raise GateError(f"rollout.shadow: {file} is {size} bytes, and the limit is {LARGEST_BYTES}")
         found = sampled(read_requests(file, model, server, lambda _: None), most)
     except OSError as error:
         raise GateError(f"rollout.shadow: {file}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Where a rollout is: one state machine, whatever it moves and wherever the servers are.
+"""The state machine of a rollout. It is the same in place and by pods, on this machine and on a cluster.
 
     start ──► LOADING ──► PROVING ──► CANARY ──► STABLE ──► BAKING ──► UNLOADING ──► DONE
                  │            │          │        ▲ │          │
@@ -7,23 +7,22 @@
                      a gate fails, a version doesn't load, or `abort`
 
            in place                                          by pods
-LOADING    every server loads the new version, under the     a second Deployment, whose pods serve the new
-           name of the model's canary                        version; nobody sends them requests
-PROVING    every server gets its golden requests             its pods do
-CANARY     quality, latency and drift are compared with the old version's
-STABLE     every server loads it under the model's own       routes give the second Deployment 5, 25, 50, 100 %
-           name, and `stable` moves; after the first one     of the requests; each time what comes of them is
-           what comes of requests is compared                compared
-BAKING     all requests go to the new version for a while
-UNLOADING  the old version goes                              pods of the new version take the place of the old
-                                                             ones, requests go to them, the others go
+LOADING    every server loads the new version, under the     a second Deployment starts pods with the new
+           name of the model's canary                        version; they get no requests from clients
+PROVING    golden requests are sent to every server          ... to every new pod
+CANARY     quality, latency and drift are compared with those of the old version
+STABLE     every server loads it under the model's own       the routes send 5, 25, 50, 100 % of the requests to
+           name, and `stable` moves; failures and latency    the new pods; failures and latency are compared at
+           are compared after the first server               each step
+BAKING     all requests go to the new version, and failures are watched
+UNLOADING  the old version is unloaded                       the first Deployment gets pods with the new version
+                                                             and all requests; the second one is deleted
 
-In STABLE and BAKING a probe sends golden requests the way that clients take (`probe`); what comes of them is judged as
-the metrics are.
+In STABLE and BAKING a probe also sends golden requests as clients do (`probe`). Its results are compared in the same
+way as those of the metrics pages.
 
-A manual rollout waits before STABLE for `promote`; `pause` holds one before its next phase until then. From UNLOADING
-on there is no way back but `undo`. Every phase can be done again: whoever continues after a crash begins with the one
-that is noted.
+A manual rollout waits before STABLE for `promote`; `pause` holds one before its next phase. From UNLOADING on, only
+`undo` goes back. Every phase can be repeated: after a crash, the rollout resumes with the stored phase.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ from tfserving.clients.limits import MOST_SHOWN
 from tfserving.clients.printable import shortened
 from tfserving.serving.kept import parsed
 
-# The longest text of a state. A ConfigMap, which has one, holds 1 MiB at most:
+# The maximum length of a stored state. A ConfigMap can hold 1 MiB:
 # https://kubernetes.io/docs/concepts/configuration/configmap/.
 MOST_CHARACTERS = 512 << 10
-# Somebody who interrupts a rollout and goes on with it again and again makes more steps than phases.
+# A rollout that is interrupted and resumed again and again has more steps than phases.
 _MOST_STEPS = 200
 
 Phase: TypeAlias = Literal[
@@ -56,11 +55,11 @@ NEXT: dict[Phase, Phase] = {
     "unloading": "done",
     "rolling-back": "rolled-back",
 }
-# How: by what every server is told, or by other pods beside those that there are.
+# In place: every server loads the new version. By pods: a second Deployment has it.
 WayName: TypeAlias = Literal["in-place", "pods"]
-# What another shell may ask of the one that rolls out.
+# What another process may request of the one that runs the rollout.
 Request: TypeAlias = Literal["pause", "promote", "abort"]
-# What a gate looks at.
+# A gate: a check that the new version must pass.
 Gate: TypeAlias = Literal[
     "metric", "golden", "latency", "evaluation", "drift", "shadow", "command", "clients", "probe", "address"
 ]
@@ -68,13 +67,13 @@ Gate: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class Figure:
-    """What a gate saw: a sentence for people, and the same as numbers.
+    """A measurement of a gate: a sentence, and the same as numbers.
 
-    `where` is the server or the pods that it is about, `at` when it was (ISO 8601). What comes of requests to two
-    versions has in `numbers` the form of `tfserving.k8s.rollout.judge.Comparison.numbers`.
+    `where` is the server or the pods, `at` the time (ISO 8601). For a comparison of requests to two versions, `numbers`
+    has the form of `tfserving.k8s.rollout.judge.Comparison.numbers`.
     """
 
-    # What has more in it than this is of another form.
+    # Reject states with other keys.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
     gate: Gate
     text: str
@@ -85,15 +84,15 @@ class Figure:
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def __str__(self) -> str:
-        """The sentence, with the server in it."""
+        """The sentence, with the server before it."""
         return self.text if not self.where or self.text.startswith(self.where) else f"{self.where}: {self.text}"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A phase that was begun `at` that time (ISO 8601); by pods, so many percent of the requests had moved before."""
+    """A phase that began at the time `at` (ISO 8601). By pods, `weight` percent of the requests had moved before."""
 
-    # What has more in it than this is of another form.
+    # Reject states with other keys.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
     phase: Phase
     weight: int
@@ -102,16 +101,16 @@ class Step:
 
 @dataclass(frozen=True)
 class State:
-    """A rollout of `model` from version `old` to `new`, as it is kept.
+    """The stored state of a rollout of `model` from version `old` to `new`.
 
-    `labels` are those that models.yaml had before it, `versions` what servers had under the model's own name, and
-    `after` what they have there when it is done. `reason` says why it went back, `figures` what its gates saw, `steps`
-    when each phase began, and `until` when the last of them ends if no gate fails (ISO 8601; empty when not known).
-    By pods, `weight` is how many percent of the requests the new ones have got and passed with. `accept_quality` says
-    that a version of lower quality may go on.
+    `labels` are those of models.yaml before the rollout. `versions` and `after` are the versions under the model's own
+    name before and after it. `reason` is why it was rolled back, `figures` are the measurements of its gates, `steps`
+    the phases with their times. `until` is when it will be done if no gate fails (ISO 8601; '' when unknown). By pods,
+    `weight` is the percentage of requests with which the new pods have passed. `accept_quality` accepts a version of
+    lower quality.
     """
 
-    # What has more in it than this is of another form.
+    # Reject states with other keys.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
     model: str
     old: int
@@ -133,7 +132,7 @@ class State:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the rollout has ended."""
         return self.phase in ("done", "rolled-back")
 
     @property
@@ -142,24 +141,24 @@ class State:
         return self.phase in ("loading", "proving", "canary", "stable", "baking")
 
     def next(self) -> State:
-        """The state after this phase is done."""
+        """Return the state with the next phase."""
         return replace(self, phase=NEXT[self.phase])
 
     def begun(self, seconds: float | None) -> State:
-        """The state with its phase begun now; `seconds` are left until the rollout is over, None when not known."""
+        """Return the state with its phase begun now. `seconds` are left until the end; None when unknown."""
         now = datetime.now(timezone.utc)
         step = Step(self.phase, self.weight, now.isoformat(timespec="seconds"))
         until = "" if seconds is None else (now + timedelta(seconds=seconds)).isoformat(timespec="seconds")
         return replace(self, steps=(*self.steps, step)[-_MOST_STEPS:], until=until)
 
     def back(self, reason: str) -> State:
-        """The state after this phase has failed."""
+        """Return the state after this phase has failed."""
         return replace(self, phase="rolling-back", reason=reason, paused=False)
 
     def text(self) -> str:
-        """As JSON, in ASCII, of at most MOST_CHARACTERS.
+        """Return JSON in ASCII of at most MOST_CHARACTERS.
 
-        Of figures that don't fit, the `series` go first, the oldest before the others; then all numbers; then figures.
+        When the figures don't fit, their `series` are dropped, oldest first; then all numbers; then whole figures.
         """
         cut = [replace(figure, text=shortened(figure.text, MOST_SHOWN)) for figure in self.figures]
         state = replace(self, reason=shortened(self.reason, MOST_SHOWN), figures=())
@@ -168,7 +167,7 @@ class State:
 
     def __str__(self) -> str:
         how = " by pods" if self.way == "pods" else ""
-        weight = f", {self.weight} % have moved" if self.weight and self.phase == "stable" else ""
+        weight = f", {self.weight} % of the requests moved" if self.weight and self.phase == "stable" else ""
         held = ", paused" if self.paused else ""
         return f"{self.model} version {self.old} → {self.new}{how}: {self.phase}{weight}{held}" + (
             f" ({self.reason})" if self.reason else ""
@@ -176,7 +175,7 @@ class State:
 
 
 def read_state(text: str) -> State:
-    """What `State.text` wrote. Raises KeptError when it is anything else."""
+    """Parse the text of `State.text`. Raises KeptError for any other text."""
     return parsed(text, State)
 
 
@@ -185,7 +184,7 @@ def _json(part: State | Figure) -> str:
 
 
 def _fitting(figures: Sequence[Figure], room: int) -> tuple[Figure, ...]:
-    """The figures in at most `room` characters of JSON."""
+    """Return the figures in at most `room` characters of JSON."""
     kept, sizes = list(figures), [len(_json(figure)) + 1 for figure in figures]
     for lighter in (_without_series, _without_numbers):
         for index, figure in enumerate(kept):

@@ -1,4 +1,4 @@
-"""What a rollout moves: servers behind small protocols, so that a laptop rehearses what a cluster does."""
+"""The servers of a rollout, behind small protocols: a laptop runs the same code as a cluster."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from tfserving.serving.served import Served
 
 
 class RolloutError(Exception):
-    """A rollout can't be begun or go on; nothing was changed by what raised it."""
+    """A rollout can't start or continue; the step that raised this changed nothing."""
+
+
+class NoServerError(RolloutError):
+    """No server of the model can be reached."""
 
 
 class HeldError(RolloutError):
-    """Somebody else is rolling this model out."""
+    """Another process is rolling this model out."""
 
 
 class GateError(Exception):
-    """The new version is worse than the old one, or can't be judged; `figure` is what a gate saw of it, if anything."""
+    """The new version is worse than the old one, or can't be judged; `figure` is the measurement, if any."""
 
     def __init__(self, text: str, figure: Figure | None = None) -> None:
         super().__init__(text)
@@ -31,17 +35,17 @@ class GateError(Exception):
 
 @dataclass(frozen=True)
 class Serve:
-    """What servers are to serve of `model`: under each name versions, and what labels mean there.
+    """The target configuration of `model`: versions and labels under each of its names.
 
-    `served` has the model's own name first. The names of a model are its own and that of its canary: where `served`
-    has none of them, servers are to forget it.
+    `served` has the model's own name first. A model has two names, its own and that of its canary. A name that `served`
+    lacks is unloaded.
     """
 
     model: str
     served: tuple[Served, ...]
 
     def applied(self, config: Any) -> Any:
-        """`config`, a ModelServerConfig, with this in the place of what it says of the model."""
+        """Return a copy of `config`, a ModelServerConfig, with this configuration of the model."""
         changed = type(config)()
         for before in config.model_config_list.config:
             if before.name != canary_name(self.model):
@@ -65,29 +69,29 @@ class Instance(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in what is said of it."""
+        """Its name in messages."""
 
     @property
     def grpc(self) -> str | None:
-        """Where gRPC is, HOST:PORT; None where it has TLS, and REST is asked alone."""
+        """The gRPC address, HOST:PORT; None with TLS, where only REST is used."""
 
     @property
     def rest(self) -> str:
-        """Where REST is, HOST:PORT."""
+        """The REST address, HOST:PORT."""
 
-    def tell(self, serve: Serve, *, keep: bool = True) -> None:
-        """Has it serve this; returns when it knows, which may be before it does.
+    def configure(self, serve: Serve, *, keep: bool = True) -> None:
+        """Send it this configuration; return once it has received it, which may be before it is loaded.
 
-        With `keep` it serves this, too, when it starts again. A server that polls its configuration always does.
+        With `keep`, a restart begins with this configuration. A server that polls its configuration always keeps it.
         """
 
     def leaves(self) -> bool:
-        """Whether it is taken away or gone, so that no client is sent to it any more."""
+        """Return whether it is terminating or gone, so that clients are no longer sent to it."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """A version of a model on a server, under the name that the server has it there."""
+    """A version of a model on a server, and the name under which the server has it."""
 
     instance: Instance
     name: str
@@ -95,46 +99,46 @@ class Reached:
 
 
 def url(instance: Instance) -> str:
-    """Where to send a server our own requests."""
+    """Return the URL for the rollout's own requests to a server."""
     return own_url(instance.grpc or "", instance.rest, tls=instance.grpc is None)
 
 
 class Target(Protocol):
-    """Servers that serve the same."""
+    """Servers with the same configuration."""
 
     def instances(self) -> list[Instance]:
-        """Those that there are now. Raises RolloutError when there are none."""
+        """Return the servers that run now. Raises RolloutError when there are none."""
 
     def keep(self, serve: Serve) -> None:
-        """Has servers that start from now on begin with this."""
+        """Let servers that start from now on begin with this configuration."""
 
     def finish(self, model: str, labels: Mapping[str, int]) -> None:
-        """Writes the labels that a model has for good to models.yaml."""
+        """Write the final labels of a model to models.yaml."""
 
     def close(self) -> None:
-        """Gives up what it needed to reach the servers."""
+        """Release the connections to the servers."""
 
 
 class Store(Protocol):
-    """Where a rollout's state is kept, so that another shell sees it and can go on with it."""
+    """Where the state of a rollout is stored, so that another process can read it and resume the rollout."""
 
     def load(self) -> State | None:
-        """The state of the last rollout of the model; None when there was none."""
+        """Return the state of the last rollout of the model; None when there was none."""
 
     def others(self) -> list[State]:
-        """The last rollouts of other models, where one may be in the way of another."""
+        """Return the last rollouts of other models, where rollouts exclude one another."""
 
     def save(self, state: State) -> None:
-        """Keeps `state`, whole or not at all."""
+        """Store `state`, whole or not at all."""
 
-    def ask(self, request: Request) -> None:
-        """Asks the one that rolls out for something."""
+    def send_request(self, request: Request) -> None:
+        """Leave a request for the process that runs the rollout."""
 
-    def asked(self) -> Request | None:
-        """What was asked for, which is forgotten by it."""
+    def take_request(self) -> Request | None:
+        """Return the request that was left, and remove it."""
 
     def lease(self) -> AbstractContextManager[None]:
-        """The right to roll this model out, which only one has at a time. Raises HeldError."""
+        """Hold the right to roll this model out, which one process has at a time. Raises HeldError."""
 
     def held(self) -> bool:
-        """Whether somebody has that right now."""
+        """Return whether a process holds that right now."""

@@ -1,8 +1,8 @@
-"""Watching two versions serve: what comes of the requests of clients, and of the probe, moment by moment.
+"""Counts successes, failures and latency of requests to two versions, second by second.
 
 metrics pages of the servers with each version ──► requests of clients ──┐
-probe to these servers, golden requests in turns ──► the probe's ────────┼──► a Comparison of each
-probe through the address that clients use ──► the address's ────────────┘
+golden requests of the probe to these servers ──► requests of the probe ─┼──► a Comparison of each kind
+golden requests through the address of clients ──► of the address ───────┘
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tfserving.serving.models_yaml.rollout import Rollout
 
 @dataclass(frozen=True)
 class Side:
-    """Servers that serve `version` of a model to its clients; `instances` returns those that there are now.
+    """Servers with `version` of a model; `instances` returns those that run now.
 
-    `probed` is how the probe reaches the version there: by label `stable`, or by its number where clients get another
-    one of the same servers by now.
+    The probe reaches the version by the label `stable`, or `by_number` where clients of these servers already get
+    another version.
     """
 
     instances: Callable[[], Sequence[Instance]]
@@ -37,14 +37,14 @@ class Side:
 
 @dataclass
 class Seen:
-    """What came of requests to the servers of one side, of clients and of the probe."""
+    """The results of requests to the servers of one side, from clients and from the probe."""
 
     clients: Sample = field(default_factory=Sample)
     probe: Sample = field(default_factory=Sample)
 
 
 class Watch:
-    """Watches sides while it is entered. `golden` are the requests of the probe; it sends to each side at its rate."""
+    """Watches sides while it is entered. The probe sends the requests `golden` to each side at its rate."""
 
     def __init__(self, model: str, sides: Sequence[Side], golden: Golden, settings: Rollout) -> None:
         self._model, self._sides = model, sides
@@ -64,7 +64,7 @@ class Watch:
         ]
         self._through = Probe([Place(self._address, model)] if self._address else [], golden, rate)
         self._pages = [dict(_pages(self._seen_by(side), model)) for side in sides]
-        # How many requests each side's pages have counted until now, and of these how many are surely of clients.
+        # For each side: how many requests its pages have counted, and how many of these are surely from clients.
         self._counted, self._of_clients = [0 for _ in sides], [0 for _ in sides]
         self._failed: list[Counter[str]] = [Counter() for _ in sides]
         self._stack = contextlib.ExitStack()
@@ -85,14 +85,14 @@ class Watch:
         self._stack.close()
 
     def take(self) -> tuple[list[Seen], Sample]:
-        """What came since this was called before: of each side, and of the probe through the address."""
+        """Return the results since the last call: of each side, and of the probe through the address."""
         seen = [Seen(probe=probe.take()) for probe in self._probes]
         for number, one in enumerate(seen):
             one.clients = self._clients(number)
         return seen, self._through.take()
 
     def finish(self, pause: Callable[[float], None]) -> None:
-        """Sends no more of the probe, and waits for its last responses."""
+        """Stop the probe, and wait for its last responses."""
         for probe in self._all():
             probe.finish(pause)
 
@@ -100,18 +100,18 @@ class Watch:
         return [*self._probes, self._through]
 
     def _seen_by(self, side: Side) -> Sequence[Instance]:
-        """The servers whose pages count the clients of a side: none where they are another side's by now."""
+        """Return the servers whose pages count the clients of a side: none if clients get the other side's."""
         return () if side.by_number else side.instances()
 
     def _failed_of_clients(self, number: int, failed: Counter[str]) -> Counter[str]:
-        """Without the errors of the probe, by code, as far as the page has them: refusals it has none."""
+        """Return `failed` without the probe's errors, by code. The page doesn't count refused requests."""
         codes: Counter[str] = sum((probe.codes() for probe in self._probes_of(number)), Counter())
         ours = (codes - self._failed[number]) & failed
         self._failed[number] += ours
         return failed - ours
 
     def _probes_of(self, number: int) -> list[Probe]:
-        """Those that send to the servers of a side."""
+        """Return the probes that send to the servers of a side."""
         return [
             probe
             for probe, side in zip(self._probes, self._sides, strict=True)
@@ -119,14 +119,14 @@ class Watch:
         ]
 
     def _clients(self, number: int) -> Sample:
-        """What the pages of a side have counted since, without the probe's requests."""
+        """Return what the pages of a side have counted since the last call, without the probe's requests."""
         side, before, total = self._sides[number], self._pages[number], Page()
         for name, page in _pages(self._seen_by(side), self._model):
             total.add(page.since(before.get(name, Page())))
             before[name] = page
         total.failed = self._failed_of_clients(number, total.failed)
         self._counted[number] += total.answered
-        # A page may have counted a request whose response is on its way.
+        # A page may already count a request whose response is on its way.
         probed = self._through.begun(side.version) + sum(probe.begun() for probe in self._probes_of(number))
         clients = min(max(self._counted[number] - probed - self._of_clients[number], 0), total.answered)
         self._of_clients[number] += clients
@@ -134,7 +134,7 @@ class Watch:
 
 
 def _pages(instances: Sequence[Instance], model: str) -> Iterator[tuple[str, Page]]:
-    """What each server's metrics page says now, by the server's name. One that is taken away has none."""
+    """Return the metrics page of each server now, by the server's name. A server that terminates has none."""
     for instance in instances:
         try:
             yield instance.name, gates.page(instance, model)

@@ -1,4 +1,4 @@
-"""What the two ways of rolling out have in common: to prove servers, to change what they serve, to watch them."""
+"""The common part of the two ways of rolling out: verify servers, change their configuration, compare versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tfserving.k8s.rollout.drift import drift
 from tfserving.k8s.rollout.evaluation import evaluate
 from tfserving.k8s.rollout.judge import Comparison, Verdict
 from tfserving.k8s.rollout.probe import SECONDS
-from tfserving.k8s.rollout.progress import Say
+from tfserving.k8s.rollout.progress import Log
 from tfserving.k8s.rollout.quality import require
 from tfserving.k8s.rollout.remaining import about
 from tfserving.k8s.rollout.sample import Sample
@@ -35,33 +35,33 @@ from tfserving.serving.served import Served
 from tfserving.serving.steps import steps
 
 Result = TypeVar("Result")
-# Lets so many seconds pass; raises when somebody wants the rollout taken back.
+# Sleeps for some seconds; raises when `abort` is requested.
 Pause: TypeAlias = Callable[[float], None]
 _POLL_SECONDS = 0.2
-# Where it takes clients longer to make a comparison clear, the requests of the probe have to do.
+# If requests of clients would need longer than this for a clear result, those of the probe decide.
 _PATIENCE_SECONDS = 120.0
 _MOMENT_SECONDS = 1.0
 # A server that polls its configuration, with TLS, reads it within this time.
 _BELIEVED_SECONDS = BELIEVED_SECONDS + POLL_SECONDS_WITH_TLS
-# Whose requests.
+# The origin of the requests.
 _OF: dict[Gate, str] = {"clients": "clients", "probe": "probe", "address": "through the address"}
-_PROBE_HELP = "`rollout.address` says where clients send requests, `rollout.probe: 0` turns the probe off"
+_PROBE_HELP = "Set `rollout.address` to where clients send requests, or `rollout.probe: 0` to turn the probe off."
 
 
 @dataclass
 class Way(ABC):
-    """Does what a phase is for, as `fleet` says. A server may take `wait` seconds for a change."""
+    """Runs the phases of a rollout. A server may take `wait` seconds for a change."""
 
     fleet: Fleet
     wait: float
-    say: Say
+    log: Log
     _figures: list[Figure] = field(init=False, default_factory=list)
 
     def do(self, state: State, pause: Pause) -> State:
-        """Does what the phase is for; returns the state after it. `seen` has what its gates saw, if it fails, too.
+        """Run the phase; return the state after it. `seen` returns the measurements, also after a failure.
 
-        Raises GateError when the new version may not go on, ServingError when a call to a server fails, and
-        RolloutError when nothing more can be done now.
+        Raises GateError when the new version must be rolled back, ServingError when a call to a server fails, and
+        RolloutError when the rollout can't continue now.
         """
         self._figures.clear()
         try:
@@ -73,7 +73,7 @@ class Way(ABC):
         return self.seen(done, state)
 
     def seen(self, state: State, during: State) -> State:
-        """`state` with what the gates of the phase saw that was done last, which began as `during`."""
+        """Return `state` with the measurements of the last phase, which began as `during`."""
         found = (replace(figure, phase=during.phase) for figure in self._figures)
         return replace(state, figures=(*during.figures, *found))
 
@@ -86,6 +86,7 @@ class Way(ABC):
             case "canary":
                 self.compare(state, pause)
                 for words in self.settings.commands:
+                    self.log(f"  running {' '.join(words)}")
                     self._saw(gates.command(words, state, self.settings))
             case "stable":
                 return self.move(state, pause)
@@ -99,48 +100,54 @@ class Way(ABC):
 
     @abstractmethod
     def load(self, state: State, pause: Pause) -> None:
-        """Has the new version loaded, where no client gets it that didn't choose to."""
+        """Load the new version where clients get it only by its canary name."""
 
     @abstractmethod
     def prove(self, state: State, pause: Pause) -> None:
-        """Sends every server with the new version its golden requests, and compares the responses."""
+        """Send the golden requests to every server with the new version, and compare the outputs."""
 
     @abstractmethod
     def compare(self, state: State, pause: Pause) -> None:
-        """Compares the versions before any client gets the new one that didn't choose to."""
+        """Compare the versions before clients of the model get the new one."""
 
     @abstractmethod
     def move(self, state: State, pause: Pause) -> State:
-        """Moves requests to the new version; returns the state of the next phase, or of the next part of this one."""
+        """Move requests to the new version; return the state of the next phase, or of the next step of this one."""
 
     @abstractmethod
     def bake(self, state: State, pause: Pause) -> None:
-        """Watches the new version for a while."""
+        """Watch the new version for `bake` seconds."""
 
     @abstractmethod
     def unload(self, state: State) -> None:
-        """Lets the old version go."""
+        """Unload the old version."""
 
     @abstractmethod
     def go_back(self, state: State) -> None:
-        """Has all as it was before. Raises RolloutError when that can't be."""
+        """Restore the state before the rollout. Raises RolloutError when that fails."""
 
     @abstractmethod
     def sentence(self, state: State) -> str:
-        """What the phase is about to do."""
+        """Return what the phase is about to do, as a line of progress."""
 
     @abstractmethod
     def check(self, state: State) -> None:
-        """Raises RolloutError when a rollout that is so far can't go on here."""
+        """Raise RolloutError when a rollout in this state can't run here."""
 
     @abstractmethod
     def close(self) -> None:
-        """Gives up what it needed to reach the servers."""
+        """Release the connections to the servers."""
 
     @property
     def settings(self) -> Rollout:
-        """What the gates allow."""
+        """The limits of the gates."""
         return self.fleet.rollout
+
+    def _baking(self, state: State) -> str:
+        """Return the line of progress of the phase `baking`; without a bake, only golden requests are sent."""
+        if not self.settings.bake:
+            return f"Sending golden requests to version {state.new} …"
+        return f"Baking version {state.new} for {self.settings.bake:g} s …"
 
     def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
         folder = self.fleet.model_folder(state.model) / str(state.new)
@@ -148,7 +155,7 @@ class Way(ABC):
             self._saw(gates.golden(Reached(instance, name, state.new), folder))
 
     def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
-        """Compares an old and a new version where no client gets the new one yet; not where no time is to be lost."""
+        """Compare an old and a new version before clients get the new one; nothing when `rollout.longest` is 0."""
         if not self.settings.longest:
             return
         old, new = pairs[0]
@@ -159,11 +166,11 @@ class Way(ABC):
     def _judged(
         self, state: State, sides: Sequence[Side], pause: Pause, before: Before | None = None, when: str = ""
     ) -> None:
-        """Compares what comes of requests to the first of `sides`, with the new version, and to the others.
+        """Compare requests to the first of `sides`, with the new version, with requests to the other sides.
 
-        It ends when the new one is clearly worse, or, after `window` seconds, clearly isn't, and after `longest`
-        seconds as it stands then. `before` is what came of requests to the old version, where none gets it any more.
-        Raises GateError when the new version is worse, and when no requests came.
+        The comparison ends when the new version is clearly worse, or after `window` seconds when it clearly isn't.
+        After `longest` seconds the current estimate decides. `before` has the results of requests to the old version,
+        where clients no longer get it. Raises GateError when the new version is worse, and when no requests came.
         """
         comparisons = self._comparisons(state, before or Before())
         started, left = time.monotonic(), dict[Gate, float]()
@@ -178,50 +185,53 @@ class Way(ABC):
                 left = self._left(comparisons, verdicts, passed)
                 if not left or passed > self.settings.longest:
                     break
-                self.say(f"  {self._so_far(comparisons)}; {about(max(left.values()))} left", "waiting")
+                self.log(f"  {self._so_far(comparisons)}; {about(max(left.values()))} left", "waiting")
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
         if self.settings.longest and not any(one.new.total for one in comparisons.values()):
-            raise GateError(f"no requests came in {self.settings.longest:g} s, and the probe is off; {_PROBE_HELP}")
+            raise GateError(
+                f"no requests from clients in {self.settings.longest:g} s, and the probe is off. "
+                "Set `rollout.probe`, or send requests during the rollout."
+            )
         self._decided(state, comparisons, when, left)
 
     def _baked(self, state: State, target: Target, pause: Pause) -> None:
-        """Watches the new version alone for a while; what the old one did before is what it is compared with."""
+        """Watch the new version for `bake` seconds, compared with the old one's results before."""
         comparisons = self._comparisons(state, Before.of(state))
         started = time.monotonic()
         side = Side(target.instances, state.new)
         with Watch(state.model, [side], self._sent(state.model, side), self.settings) as watch:
             while (passed := time.monotonic() - started) < self.settings.bake:
-                self.say(f"  {self._so_far(comparisons)}; {about(self.settings.bake - passed)} left", "waiting")
+                self.log(f"  {self._so_far(comparisons)}; {about(self.settings.bake - passed)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, self.settings.bake - passed))
                 self._moment(watch, comparisons, time.monotonic() - started)
                 if any(one.verdict().decision == "worse" for one in comparisons.values()):
                     break
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
-        self._decided(state, comparisons, "while it baked: ", ())
+        self._decided(state, comparisons, "bake: ", ())
         self._proven(state, target.instances(), state.model)
 
     def _before(self, state: State, instances: Callable[[], Sequence[Instance]], pause: Pause) -> Before:
-        """What comes of requests to the old version in a window, before any moves."""
+        """Measure requests to the old version for a window, before any move."""
         found, until = Before(), time.monotonic() + self.settings.window
         side = Side(instances, state.old)
         with Watch(state.model, [side], self._sent(state.model, side), self.settings) as watch:
             while (left := until - time.monotonic()) > 0:
-                self.say(f"  requests to version {state.old}, before any moves; {about(left)} left", "waiting")
+                self.log(f"  measuring version {state.old} before requests move; {about(left)} left", "waiting")
                 pause(min(_MOMENT_SECONDS, left))
                 found.add(*watch.take())
             watch.finish(pause)
             found.add(*watch.take())
-        for said, sample in (("", found.probe), (f" at {self.settings.address}", found.address)):
-            if sample.failed and not sample.answered:
+        for where, sample in (("", found.probe), (f" at {self.settings.address}", found.address)):
+            if sample.failed and not sample.succeeded:
                 raise GateError(
-                    f"none of the probe's requests to version {state.old}{said} succeeds: {sample}; {_PROBE_HELP}"
+                    f"all requests of the probe to version {state.old}{where} fail: {sample}. {_PROBE_HELP}"
                 )
         return found
 
     def _comparisons(self, state: State, before: Before) -> dict[Gate, Comparison]:
-        """One of each kind of requests that there is."""
+        """Return a comparison for each kind of requests."""
         kinds: list[tuple[Gate, Sample]] = [("clients", before.clients)]
         if self.settings.probe:
             kinds.append(("probe", before.probe))
@@ -235,7 +245,7 @@ class Way(ABC):
         return found
 
     def _moment(self, watch: Watch, comparisons: dict[Gate, Comparison], at: float) -> None:
-        """Counts what came of requests in the last moment."""
+        """Add the results of requests since the last call."""
         (new, *others), through = watch.take()
         clients, probe = Sample(), Sample()
         for old in others:
@@ -250,9 +260,9 @@ class Way(ABC):
     def _left(
         self, comparisons: dict[Gate, Comparison], verdicts: dict[Gate, Verdict], passed: float
     ) -> dict[Gate, float]:
-        """For how many seconds more each comparison goes on, about, that isn't clear yet.
+        """Return about how many more seconds each comparison needs that isn't clear yet.
 
-        Where clients send so few requests that it would take too long, the probe's have to do.
+        If clients send so few requests that it would take too long, those of the probe decide.
         """
         found: dict[Gate, float] = {}
         for gate, one in comparisons.items():
@@ -268,29 +278,29 @@ class Way(ABC):
         return found
 
     def _so_far(self, comparisons: dict[Gate, Comparison]) -> str:
-        """Whose requests are compared, and how many there were."""
+        """Return how many requests are compared, from clients and from the probe."""
         clients, probe = comparisons["clients"].new.total, comparisons["probe"].new.total if self.settings.probe else 0
         if not clients and not self.settings.probe:
-            return "no client sends requests, and the probe is off: send some, or set `rollout.probe`"
-        who = f"{clients} requests of clients" if clients else "no client sends requests, so golden requests are sent"
-        return f"{who}: {probe}" if probe and not clients else f"{who}, {probe} of the probe" if probe else who
+            return "no requests from clients, and the probe is off: send some, or set `rollout.probe`"
+        return f"requests to the new version: {clients} from clients, {probe} from the probe"
 
     def _decided(self, state: State, comparisons: dict[Gate, Comparison], when: str, unclear: Container[Gate]) -> None:
-        """Keeps what was seen. Raises GateError when the new version is worse: clearly, or as it stands (`unclear`)."""
+        """Record the comparisons. Raises GateError when the new version is worse; the estimate decides if `unclear`."""
         reason = ""
         for gate, one in comparisons.items():
-            verdict, said = one.last() if gate in unclear else one.verdict(), f"{when}{_OF[gate]}: "
+            verdict, prefix = one.last() if gate in unclear else one.verdict(), f"{when}{_OF[gate]}: "
             worse = verdict.decision == "worse"
             if gate == "clients" and not one.new.total:
-                self.say(f"  {when}no client sent a request to version {state.new}")
+                if self.settings.longest:
+                    self.log(f"  {when}clients: no requests to version {state.new}")
                 continue
-            self._saw(Figure(gate, f"{said}{one}", passed=not worse, numbers=dict(one.numbers())))
-            reason = reason or (f"{said}{verdict.reason}" if worse else "")
+            self._saw(Figure(gate, f"{prefix}{one}", passed=not worse, numbers=dict(one.numbers())))
+            reason = reason or (f"{prefix}{verdict.reason}" if worse else "")
         if reason:
             raise GateError(reason)
 
     def _check_address(self, state: State) -> None:
-        """Raises RolloutError before a rollout begins whose probe has a wrong address."""
+        """Raise RolloutError before a rollout starts if `rollout.address` doesn't serve the model."""
         address = self.settings.address
         if address is None or not self.settings.probe or state.phase != "loading":
             return
@@ -298,10 +308,10 @@ class Way(ABC):
             try:
                 client.metadata(state.model, label=STABLE)
             except ServingError as error:
-                # A server that is busy is there.
+                # A busy server is fine.
                 if is_busy(error):
                     return
-                raise RolloutError(f"rollout.address {address}: {error.code}: {error.text}; {_PROBE_HELP}") from None
+                raise RolloutError(f"rollout.address {address}: {error.code}: {error.text}. {_PROBE_HELP}") from None
 
     def _golden(self, model: str, version: int) -> Golden:
         try:
@@ -310,9 +320,9 @@ class Way(ABC):
             raise GateError(str(error)) from None
 
     def _sent(self, model: str, side: Side) -> Golden:
-        """What the probe sends: golden requests of a side's version, and captured ones where there are some.
+        """Return the requests of the probe: the golden requests of a side's version, and captured requests if given.
 
-        While two versions are compared, those of the old one: clients go on to send what they sent before.
+        While two versions are compared, they are those of the old one, since clients still send what they sent before.
         """
         golden, file = self._golden(model, side.version), self.settings.shadow
         if not (file and self.settings.probe):
@@ -322,7 +332,7 @@ class Way(ABC):
         return replace(golden, requests=(*golden.requests, *(one.request for one in captured)))
 
     def _everywhere(self, target: Target, serve: Serve, pause: Pause, *, keep: bool = True) -> None:
-        """Has every server serve this, those too that start meanwhile, and, with `keep`, when they start again."""
+        """Configure every server, including those that start meanwhile; with `keep`, also for restarts."""
         if keep:
             target.keep(serve)
         done: set[str] = set()
@@ -332,14 +342,14 @@ class Way(ABC):
                 done.add(instance.name)
 
     def _one(self, instance: Instance, serve: Serve, pause: Pause, *, keep: bool = True) -> None:
-        """Has one server serve this, step by step, and waits until it does.
+        """Configure one server, step by step, and wait until it serves this.
 
-        Raises GateError when a version fails to load or time runs out.
+        Raises GateError when a version fails to load or the time is up.
         """
         deadline = time.monotonic() + self.wait
         with connect(url(instance), timeout=5) as client:
             before = self._patiently(instance, lambda: serves.now(client, serve), deadline, pause)
-            # The last step changes nothing where it serves all of it. It may have to begin with it another time.
+            # The last step is sent even if it changes nothing: a restart must begin with it.
             for step in steps(before, serve.served):
                 self._step(instance, client, Serve(serve.model, step.served), before, deadline, pause, keep=keep)
                 before = step.served
@@ -357,19 +367,19 @@ class Way(ABC):
     ) -> None:
         names = [one.name for one in serve.served]
         earlier = self._patiently(instance, lambda: Earlier(client, names, _BELIEVED_SECONDS), deadline, pause)
-        self._patiently(instance, lambda: instance.tell(serve, keep=keep), deadline, pause)
+        self._patiently(instance, lambda: instance.configure(serve, keep=keep), deadline, pause)
         try:
-            while said := self._patiently(
+            while waits := self._patiently(
                 instance, lambda: missing(client, serve.served, earlier, before), deadline, pause
             ):
                 if time.monotonic() > deadline:
-                    raise GateError(f"{instance.name}: {said} after {self.wait:g} s")
+                    raise GateError(f"{instance.name}: {waits} after {self.wait:g} s. --wait sets the time limit.")
                 pause(_POLL_SECONDS)
         except EngineError as error:
             raise GateError(str(error)) from None
 
     def _patiently(self, instance: Instance, call: Callable[[], Result], deadline: float, pause: Pause) -> Result:
-        """What `call` returns, once the server isn't busy. Raises ServingError."""
+        """Return what `call` returns; retry while the server is busy. Raises ServingError."""
         reported = False
         while True:
             try:
@@ -379,26 +389,26 @@ class Way(ABC):
                     raise
                 if not reported:
                     reported = True
-                    self.say(f"  {instance.name} is busy, trying again: {error.code}: {error.text}")
+                    self.log(f"  {instance.name} is busy, retrying: {error.code}: {error.text}")
             pause(_POLL_SECONDS)
 
     def _saw(self, figure: Figure) -> None:
-        """Keeps what a gate saw. What stops the rollout is reported as its reason."""
+        """Record a measurement. A failed one isn't printed here: it is the reason of the rollback."""
         self._figures.append(figure)
         if figure.passed:
-            self.say(f"  {figure}")
+            self.log(f"  {figure}")
 
 
 @dataclass
 class Before:
-    """What came of requests to the old version before."""
+    """Results of requests to the old version before."""
 
     clients: Sample = field(default_factory=Sample)
     probe: Sample = field(default_factory=Sample)
     address: Sample = field(default_factory=Sample)
 
     def add(self, seen: Sequence[Seen], through: Sample) -> None:
-        """Counts what came of more."""
+        """Add more results."""
         for one in seen:
             self.clients.add(one.clients)
             self.probe.add(one.probe)
@@ -406,16 +416,16 @@ class Before:
 
     @classmethod
     def of(cls, state: State) -> Before:
-        """As the figures of the phase `stable` have it."""
+        """Return the results in the figures of the phase `stable`."""
         found = cls()
         for figure in state.figures:
-            # The numbers of a long rollout may have been left out.
+            # A long rollout may have dropped numbers.
             if figure.phase == "stable" and figure.gate in found.__dict__ and "failures" in figure.numbers:
                 old = figure.numbers["failures"]["old"]
                 failed = Counter[str](old["failures"])
                 sample = Sample(old["requests"] - failed.total(), failed=failed)
                 if figure.gate == "address":
-                    # The same for each weight.
+                    # It is the same for each weight.
                     found.address = sample
                 else:
                     getattr(found, figure.gate).add(sample)

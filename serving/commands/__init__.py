@@ -1,1 +1,1 @@
-"""The subcommands of `tfserving serve`, one module for those that belong together."""
+"""The commands that run servers and change what they serve, one module for each."""

@@ -1,4 +1,4 @@
-"""`image`: the fleet inside an image."""
+"""`image`: an image that contains the models."""
 
 from __future__ import annotations
 
@@ -6,35 +6,46 @@ from pathlib import Path
 
 import click
 
-from tfserving.serving.commands.options import Failures, Refusals, fleet_option, names_argument, say
+from tfserving.foundation.command.options import fleet_option, models_argument
+from tfserving.foundation.command.progress import Progress
+from tfserving.serving.commands.failures import before_it_starts, while_it_runs
+from tfserving.serving.commands.missing import export_missing, without_version
+from tfserving.serving.commands.options import export_option, say
 
 
 @click.command(
     epilog="""\b
 Examples:
-  tfserving serve image --tag registry.example.com/digits:3
-  docker run --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 registry.example.com/digits:3"""
+  tfserving image --tag registry.example.com/digits:3
+  docker run --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 \\
+    registry.example.com/digits:3"""
 )
-@names_argument
+@models_argument
 @fleet_option
-@click.option("--tag", help="The image's name and tag; serving-FOLDER:latest when not given.")
-def image(names: tuple[str, ...], fleet: Path, tag: str | None) -> None:
-    """Builds an image with the fleet, or the MODELs named, inside: versions, configuration and flags.
+@click.option("--tag", help="The name and tag of the image.  [default: serving-FOLDER:latest]")
+@export_option
+def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool) -> None:
+    """Build an image that contains the models.
 
-    Every version is compared with its manifest first, whose digest becomes a label.
+    The image contains the versions that are served, their configuration and
+    flags. Each version is compared with its manifest first.
     """
     from tfserving.serving import engines
     from tfserving.serving.docker import bake, daemon
-    from tfserving.serving.lint import problems
+    from tfserving.serving.lint import problems, settings_problems
     from tfserving.serving.models_yaml.fleet import read_fleet
     from tfserving.serving.running import fleet_id
 
-    with Refusals():
+    with before_it_starts():
         read = read_fleet(fleet)
         names = read.select(names)
+        engines.refuse(settings_problems(read), lambda _: None)
+        missing = without_version(read, names, export=not no_export)
         daemon.require()
+        export_missing(read, missing)
         engines.refuse(problems(read, names), say)
-    with Failures():
+    with while_it_runs(), Progress() as progress:
         tag = tag or f"serving-{fleet_id(read).rpartition('-')[0]}:latest"
-        digest = bake.bake(read, names, tag, say)
-        click.echo(f"{tag}  {digest}")
+        progress.update(f"Building {tag}")
+        digest = bake.bake(read, names, tag, progress)
+    click.echo(f"{tag}  {digest}")

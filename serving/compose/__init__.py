@@ -1,1 +1,1 @@
-"""The server with what watches it, by Docker Compose: Prometheus, Grafana, and a proxy for TLS and traffic splits."""
+"""The server in Docker Compose with Prometheus, Grafana, and a proxy for TLS and traffic splits."""

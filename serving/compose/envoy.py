@@ -1,4 +1,4 @@
-"""Envoy's configuration: HTTPS for REST, and the split of requests between the labels `canary` and `stable`.
+"""Envoy's configuration: HTTPS for REST, and traffic splits between the labels `canary` and `stable`.
 
     https ──► Envoy ──┬─ /v1/models/NAME:predict, some of 100 ──► NAME-canary/labels/canary:predict ──┬─► server
                       ├─ /v1/models/NAME:predict, the others ───► NAME/labels/stable:predict ─────────┤
@@ -18,26 +18,26 @@ from tfserving.serving.models_yaml.server import Envoy
 
 FILE = "envoy.yaml"
 CERTIFICATE, KEY, CLIENT_CA = "certificate.pem", "key.pem", "client_ca.pem"
-# Which label answered, on responses to requests that were split.
+# The label that a request of a traffic split was sent to, on the response.
 LABEL_HEADER = "x-served-label"
 _TYPES = "type.googleapis.com/envoy.extensions"
-# Longer than any model runs; a client has its own deadline.
+# Longer than any model runs, since clients have their own deadlines.
 _TIMEOUT = "300s"
-# Where Envoy's own container asks whether the server is reached through it.
+# In Envoy's container, to check that the server can be reached through Envoy.
 HEALTH_PORT = 8081
-# Inside of the container alone, for its drain.
+# Only in the container, for its drain.
 ADMIN_PORT = 9901
 _IN_FLIGHT = Path(__file__).with_name("in_flight.sh")
 
 
 def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tuple[str, int]) -> dict[str, Any]:
-    """The configuration as `envoy --config-path` reads it.
+    """Return the configuration for `envoy --config-path`.
 
-    `folder` has the certificate and its key as Envoy sees it, `address` and `port` are where it listens, `server` is
-    the REST address that it forwards to.
+    `folder` is the path of the certificate and key in Envoy's container. Envoy listens on `address` and `port`, and
+    forwards to the REST address `server`.
     """
     routes = [route for model, canary in envoy.split.items() for route in _split(model, canary)]
-    # The metrics are for Prometheus, inside.
+    # The metrics page, outside of /v1/, is only for Prometheus.
     routes.append({"match": {"prefix": "/v1/"}, "route": _to_server()})
     listener = _listener("rest", _address(address, port), routes)
     listener["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": _tls(envoy, folder)}
@@ -46,7 +46,7 @@ def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tu
     cluster = {
         "name": "server",
         "type": "STRICT_DNS",
-        # A server that comes back may have another address.
+        # A restarted server may have another address.
         "dns_refresh_rate": "1s",
         "connect_timeout": "2s",
         "load_assignment": {
@@ -61,12 +61,12 @@ def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tu
 
 
 def in_flight() -> str:
-    """The functions with which `serving.config.draining_script` drains Envoy."""
+    """Return the functions with which `serving.config.draining_script` drains Envoy."""
     return f"admin={ADMIN_PORT}\n\n{_IN_FLIGHT.read_text()}"
 
 
 def _listener(name: str, address: dict[str, Any], routes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Plain HTTP at `address`, forwarded by `routes`."""
+    """Return a listener for plain HTTP at `address`, forwarded by `routes`."""
     manager = {
         "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
@@ -90,7 +90,7 @@ def _listener(name: str, address: dict[str, Any], routes: list[dict[str, Any]]) 
 
 
 def _split(model: str, canary: int) -> list[dict[str, Any]]:
-    """The routes of one model's requests that name no version: to the canary, and to what is stable."""
+    """Return the routes of a model's requests without a version: to the canary, and to the stable version."""
     name = re.escape(model)
     match = {"safe_regex": {"regex": f"/v1/models/{name}:(predict|classify|regress)"}}
     some = {"default_value": {"numerator": canary, "denominator": "HUNDRED"}, "runtime_key": f"split.{model}"}

@@ -1,8 +1,8 @@
-"""What Compose runs for a fleet, brought up and taken down with `docker compose`.
+"""The services of a fleet, started and stopped with `docker compose`.
 
-everything is checked, images are here ──► files written ──► compose up ──► READY: models available, all services up
-│
-└─► failed, and nothing ran before: compose down
+check everything, pull images ──► write files ──► compose up ──► READY: models available, all services up
+                                                      │
+                                                      └─► failed, and nothing ran before: compose down
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfserving.foundation.command.hints import typed
+from tfserving.foundation.command.progress import Progress
 from tfserving.serving import kept, live, running
 from tfserving.serving.compose.files import COMPOSE, files, images, ports, tls_files
 from tfserving.serving.config import container_config, grace_seconds
@@ -31,52 +33,53 @@ from tfserving.serving.embedded.processes.ports import claim
 from tfserving.serving.engines import EngineError, Plan, check
 from tfserving.serving.health import HEALTH
 from tfserving.serving.lint import Problem, tls_problems
+from tfserving.serving.models_yaml.errors import suggested
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-Say = Callable[[str], None]
 ENGINE = "compose"
 _PROJECT = "com.docker.compose.project"
 _POLL_SECONDS = 0.2
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
-    """What is wrong with `compose:` in models.yaml."""
+    """Yield the problems of `compose:` in models.yaml."""
     compose = plan.fleet.compose
     taken: dict[int, str] = {plan.grpc_port: "gRPC", plan.rest_port: "REST"}
     for key, port in ports(plan).items():
         if port in taken:
-            yield Problem(key, f"port {port} is that of {taken[port]}; give another")
+            yield Problem(key, f"{taken[port]} uses port {port}, too. Choose another")
         taken[port] = key
     if not plan.fleet.server.monitoring:
-        yield Problem("server.monitoring", "Prometheus needs the page that `monitoring: false` turns off")
+        yield Problem("server.monitoring", "Prometheus needs the metrics page. Set it to true, or use `serve up`")
     if compose.envoy:
         yield from tls_problems(tls_files(compose.envoy), "compose.envoy")
         for name in compose.envoy.split:
             where = f"compose.envoy.split.{name}"
             if name not in plan.names:
-                yield Problem(where, f"no model is called {name!r}; served are {', '.join(plan.names)}")
+                text = f"no model is called {name!r}; the server has {', '.join(plan.names)}"
+                yield Problem(where, suggested(text, name, plan.names))
                 continue
             for label in (CANARY, STABLE):
                 if label not in plan.fleet.models[name].labels:
-                    text = f"model {name!r} has no label {label!r}; `models.{name}.labels` gives it"
+                    text = f"model {name!r} has no label {label!r}. Add it to models.{name}.labels"
                     yield Problem(where, text)
 
 
 def command() -> list[str]:
-    """How Compose is called here: as Docker's plugin, or by its own name. Raises EngineError when there is none."""
+    """Return the command of Compose: Docker's plugin, or docker-compose. Raises EngineError if there is neither."""
     for words in (["docker", "compose"], ["docker-compose"]):
         with contextlib.suppress(OSError):
             if subprocess.run([*words, "version"], capture_output=True, check=False).returncode == 0:
                 return words
-    raise EngineError("there is neither `docker compose` nor `docker-compose`; Docker's Compose plugin is needed")
+    raise EngineError("neither `docker compose` nor `docker-compose` is installed. Install Docker's Compose plugin")
 
 
 def check_ports(plan: Plan) -> None:
-    """Raises EngineError when a port is taken by something other than this fleet's services."""
+    """Raise EngineError when a port is in use by something other than this fleet's services."""
     with contextlib.closing(daemon.connect()) as client:
         ours = {port for container in _containers(client, plan.fleet) for port in containers.ports_of(container)}
     check(plan, taken=frozenset(ours))
@@ -85,55 +88,56 @@ def check_ports(plan: Plan) -> None:
             try:
                 claim(plan.host, port, key).close()
             except StartError as error:
-                raise EngineError(f"{error}; give another") from None
+                raise EngineError(f"{error}. Set {key} in models.yaml to another") from None
 
 
-def up(plan: Plan, wait: float, say: Say) -> dict[str, int]:
-    """Brings the services up, or to what `plan` says; returns the models' versions once all services are ready.
+def up(plan: Plan, wait: float, progress: Progress) -> dict[str, int]:
+    """Start the services, or change them to `plan`; return the versions of the models when all services are ready.
 
-    Raises EngineError when they can't be; when none ran before, none is left then.
+    Raises EngineError when that fails. If no service ran before, none is left then.
     """
     compose = command()
     fleet = plan.fleet
     with contextlib.closing(daemon.connect()) as client:
         for setting, image in images(plan).items():
-            find_or_pull(client, image, say, setting)
+            find_or_pull(client, image, progress, setting)
         made = files(plan, wait)
         folder = running.config_folder(fleet, ENGINE, plan.grpc_port).parent
         noted = [server for server in running.running(fleet, exists) if server.engine == ENGINE]
         was_up = [server for server in noted if server.grpc_port == plan.grpc_port]
         if elsewhere := [server for server in noted if server not in was_up]:
-            raise EngineError(f"it is up with gRPC on port {elsewhere[0].grpc_port}; `compose down` ends that first")
+            down = typed("compose down", fleet=fleet.file)
+            raise EngineError(f"it is running with gRPC on port {elsewhere[0].grpc_port}. Stop it first: `{down}`")
         found = containers.find(client, running.fleet_id(fleet), "compose")
         if was_up and found and found[0].status == "running":
-            live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait, say)
+            live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait, progress.line)
         for name, texts in made.items():
             if name != ".":
                 running.write_config(folder / name, texts)
         running.write_file(folder / COMPOSE, made["."][COMPOSE])
-        say(f"Starting {', '.join(_services(folder))} …")
+        progress.line(f"Starting {', '.join(_services(folder))} …")
         try:
             _compose([*compose, *_project(fleet, folder), "up", "--detach", "--remove-orphans", "--no-build"])
-            return _ready(client, plan, wait)
+            return _ready(client, plan, wait, progress)
         except BaseException:
             if not was_up:
                 _down(compose, fleet, folder)
             raise
 
 
-def down(fleet: Fleet, say: Say) -> bool:
-    """Drains and removes all services, their network and volumes, and what was written; whether there were any."""
+def down(fleet: Fleet, progress: Progress) -> bool:
+    """Drain and remove all services, their network, volumes and files. Return whether there were any."""
     folders = sorted(running.fleet_folder(fleet).glob(f"{ENGINE}-*/{COMPOSE}"))
     if not folders:
         return False
     compose = command()
     for path in folders:
-        say(f"Ending {', '.join(_services(path.parent))} …")
+        progress.line(f"Stopping {', '.join(_services(path.parent))} …")
         _down(compose, fleet, path.parent)
     return True
 
 
-def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
+def _ready(client: DockerClient, plan: Plan, wait: float, progress: Progress) -> dict[str, int]:
     deadline = time.monotonic() + wait
     found = containers.find(client, running.fleet_id(plan.fleet), "compose")
     if not found:
@@ -150,38 +154,38 @@ def _ready(client: DockerClient, plan: Plan, wait: float) -> dict[str, int]:
         whole=plan.whole,
     )
     running.note(plan.fleet, note)
-    versions = ContainerServer(client, found[0], plan).wait_until_settled(wait)
+    versions = ContainerServer(client, found[0], plan).wait_until_settled(wait, progress.update)
     compose = plan.fleet.compose
     for service, port, path in (
         ("prometheus", compose.prometheus_port, "/-/ready"),
         ("grafana", compose.grafana and compose.grafana_port, "/api/health"),
         ("envoy", compose.envoy and compose.envoy.port, None),
     ):
-        while port and not _answers(plan.host, int(port), path):
+        while port and not _responds(plan.host, int(port), path):
             _check_it_runs(client, plan.fleet, service)
             if time.monotonic() > deadline:
-                raise EngineError(f"{service} does not answer on port {port}; `docker logs` of its container says why")
+                raise EngineError(f"{service} does not respond on port {port}. See `docker logs` of its container")
             time.sleep(_POLL_SECONDS)
     while compose.envoy and not _reached_through_envoy(client, plan.fleet):
         if time.monotonic() > deadline:
-            raise EngineError("envoy does not reach the server; `docker logs` of its container says why")
+            raise EngineError("envoy does not reach the server. See `docker logs` of its container")
         time.sleep(_POLL_SECONDS)
     return versions
 
 
 def _reached_through_envoy(client: DockerClient, fleet: Fleet) -> bool:
-    """Whether Envoy forwards to the server that there is now; asked inside, where nobody's certificate is needed."""
+    """Return whether Envoy forwards to the current server, checked in its container, where no certificate is needed."""
     for container in _containers(client, fleet):
         if container.labels.get("com.docker.compose.service") == "envoy":
-            with daemon.told("envoy can't be asked"):
+            with daemon.explained("envoy can't be checked"):
                 done = container.exec_run(["bash", f"/config/{HEALTH}"])
-            # An image without bash can't be asked; that Envoy listens has to do then.
+            # An image without bash can't be checked. That Envoy listens must be enough then.
             return done.exit_code in (0, 126, 127)
     return False
 
 
-def _answers(host: str, port: int, path: str | None) -> bool:
-    """Whether something listens there, and, with a path, answers it with 200."""
+def _responds(host: str, port: int, path: str | None) -> bool:
+    """Return whether something listens there, and, with a path, responds with 200."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         if path is None:
             socket.create_connection((host, port), 2).close()
@@ -196,11 +200,11 @@ def _answers(host: str, port: int, path: str | None) -> bool:
 def _check_it_runs(client: DockerClient, fleet: Fleet, service: str) -> None:
     for container in _containers(client, fleet):
         if container.labels.get("com.docker.compose.service") == service and container.attrs["RestartCount"]:
-            raise EngineError(f"{service} ends as soon as it starts; its last lines:\n{last_lines(container)}")
+            raise EngineError(f"{service} exits when it starts; its last lines:\n{last_lines(container)}")
 
 
 def _containers(client: DockerClient, fleet: Fleet) -> list[Container]:
-    with daemon.told("containers can't be listed"):
+    with daemon.explained("containers can't be listed"):
         found: list[Container] = client.containers.list(all=True, filters={"label": f"{_PROJECT}={_name(fleet)}"})
     return found
 
@@ -221,9 +225,8 @@ def _services(folder: Path) -> list[str]:
         return list(yaml.safe_load(kept.read(path))["services"])
     except (yaml.YAMLError, kept.KeptError, LookupError, TypeError, RecursionError) as error:
         raise EngineError(
-            f"{path} is not what Compose was given: {type(error).__name__}; `docker compose --project-name "
-            f"serving-{folder.parent.name} down --volumes` ends its services, and "
-            f"`rm -r {shlex.quote(str(folder))}` forgets them"
+            f"{path} was changed ({type(error).__name__}). Stop its services with `docker compose --project-name "
+            f"serving-{folder.parent.name} down --volumes`, and remove the folder: `rm -r {shlex.quote(str(folder))}`"
         ) from None
 
 
@@ -236,5 +239,5 @@ def _down(compose: list[str], fleet: Fleet, folder: Path) -> None:
 def _compose(words: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = "\n".join(f"    {line}" for line in (done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise EngineError(f"Compose failed, with exit code {done.returncode}:\n{said}")
+        printed = "\n".join(f"    {line}" for line in (done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise EngineError(f"Compose failed with exit code {done.returncode}:\n{printed}")

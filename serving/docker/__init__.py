@@ -1,1 +1,1 @@
-"""TensorFlow Serving in containers: one server by the Docker SDK, images with a fleet inside."""
+"""TensorFlow Serving in containers: a server that the Docker SDK runs, and images that contain models."""

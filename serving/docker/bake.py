@@ -1,6 +1,6 @@
-"""Baking a fleet into an image: `tfserving serve image`.
+"""Building an image that contains models: `tfserving image`.
 
-models.yaml ──► staged: models/NAME/VERSION, config/, serve-fleet, Dockerfile ──► the engine builds it ──► an image
+models.yaml ──► context: models/NAME/VERSION, config/, serve-fleet, Dockerfile ──► build by the engine ──► image
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import math
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tfserving.foundation.command.progress import Progress
 from tfserving.serving.config import container_config, entry_point, in_container
 from tfserving.serving.docker import daemon
 from tfserving.serving.docker.container import PREFIX
@@ -26,23 +26,22 @@ from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.proven import ProofError, prove
 from tfserving.serving.served import loaded
 
-# Seconds: within the 10 that `docker stop` gives a container.
+# In seconds; `docker stop` sends SIGKILL after 10.
 LONGEST_DRAIN = 8
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 
 
-def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], None]) -> str:
-    """Builds the image `tag` with the models `names`, which were checked, inside; returns its id.
+def bake(fleet: Fleet, names: tuple[str, ...], tag: str, progress: Progress) -> str:
+    """Build the image `tag` with the models `names`, which were checked; return its id.
 
-    It has the versions that are served now, each compared with its manifest first, and answers as `up` would. Its
-    labels are those of https://github.com/opencontainers/image-spec/blob/main/annotations.md, and the digest of every
-    version's manifest. Raises EngineError when a version isn't what its manifest says, or the build fails; a TLS key
-    is never put into an image.
+    It contains the versions that `serve up` would serve, each compared with its manifest first. Its labels are those of
+    https://github.com/opencontainers/image-spec/blob/main/annotations.md, and the digest of every version's manifest.
+    Raises EngineError when a version differs from its manifest, or the build fails. An image never contains a TLS key.
     """
     if fleet.server.tls:
-        raise EngineError("server.tls: a private key doesn't belong into an image; mount /config where it runs instead")
+        raise EngineError("server.tls: an image must not contain a private key. Mount /config where it runs")
     with contextlib.closing(daemon.connect()) as client, tempfile.TemporaryFile() as staged:
-        base = find_or_pull(client, fleet.server.image_name, say)
+        base = find_or_pull(client, fleet.server.image_name, progress)
         versions = [(name, version) for name in names for version in sorted({*loaded(fleet, name)})]
         try:
             digests = {
@@ -59,11 +58,12 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], No
         }
         if pulled := base.attrs.get("RepoDigests"):
             labels["org.opencontainers.image.base.digest"] = pulled[0].partition("@")[2]
-        say(f"Staging {', '.join(digests)} …")
+        progress.line(f"Copying {', '.join(digests)} …")
         _stage(fleet, names, staged)
         staged.seek(0)
-        say(f"Building {tag} on {fleet.server.image_name} …")
-        with daemon.told(f"{tag} can't be built"):
+        progress.line(f"Building {tag} on {fleet.server.image_name} …")
+        progress.update(f"Building {tag}")
+        with daemon.explained(f"{tag} can't be built"):
             built = client.api.build(
                 fileobj=staged,
                 custom_context=True,
@@ -81,9 +81,9 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, say: Callable[[str], No
 
 
 def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
-    """Writes the build's context, a tar, with nothing of this machine in it: no owners, modes or times."""
+    """Write the build context, a tar without this machine's owners, modes and times."""
     config = container_config(fleet, names)
-    # Nothing changes in an image, so there is nothing to poll for.
+    # Nothing in an image changes, so the server doesn't poll.
     flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag and "--drain_seconds" not in flag]
     flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
     serve = _serve_script(fleet, flags)
@@ -102,7 +102,7 @@ def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
 
 
 def _serve_script(fleet: Fleet, flags: list[str]) -> str:
-    """The image's entry point: flags that a container is given follow those of the image."""
+    """Return the image's entry point; arguments of `docker run` follow the image's own flags."""
     embedded = is_embedded(fleet.server.image_name)
     program = [*entry_point(in_container(), embedded=embedded), *flags]
     drain = ' --drain_seconds="$DRAIN_SECONDS"' if embedded else ""

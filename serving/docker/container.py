@@ -1,4 +1,4 @@
-"""What a server's container is: hardened, limited, labelled, with its models and its configuration mounted."""
+"""The settings of a server's container: hardening, limits, labels, and mounts of the models and configuration."""
 
 from __future__ import annotations
 
@@ -22,27 +22,26 @@ if TYPE_CHECKING:
     from docker.types import DeviceRequest
 
 PREFIX = "tensorflow-serving-toolkit"
-# Whoever runs as root has the container run as nobody in particular; others as themselves, so that it reads what they
-# can read.
+# The container of root runs as this user. Other users' containers run as themselves, so that they read the same files.
 NOBODY = 10001
 Role = Literal["up", "run", "compose"]
 _SECOND = 1_000_000_000
 
 
 def name_of(plan: Plan, role: Role) -> str:
-    """The container's name: the fleet's, and for `run`, of which there may be several, the port."""
+    """Return the container's name: the fleet's, and the port for `run`, of which there may be several."""
     return f"serving-{fleet_id(plan.fleet)}" + (f"-{plan.grpc_port}" if role == "run" else "")
 
 
 def find(client: DockerClient, plan_id: str, role: Role) -> list[Container]:
-    """The containers of the fleet `plan_id`, running or not."""
+    """Return the containers of the fleet `plan_id`, running or not."""
     labels = [f"{PREFIX}.fleet={plan_id}", f"{PREFIX}.role={role}"]
     found: list[Container] = client.containers.list(all=True, filters={"label": labels})
     return found
 
 
 def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
-    """A hash of all that only a new container can change: what can be reloaded is left out."""
+    """Return a hash of all settings that need a new container, without those that can be reloaded."""
     files = {name: text for name, text in config.files.items() if name not in (MODELS_CONFIG, HEALTH)}
     server = plan.fleet.server.model_dump(mode="json")
     parts = [
@@ -59,24 +58,24 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
 
 
 def _command(config: ServerConfig) -> list[str]:
-    """The server's flags."""
+    """Return the server's flags."""
     return [*config.flags, "--enable_profiler=false"]
 
 
 def user() -> str:
-    """Whom the container runs as."""
+    """Return the user and group of the container."""
     uid, gid = os.getuid(), os.getgid()
     return f"{uid}:{gid}" if uid else f"{NOBODY}:{NOBODY}"
 
 
 def ports_of(container: Container) -> frozenset[int]:
-    """The ports of this machine that a container has."""
+    """Return the ports of this machine that a container uses."""
     bound: dict[str, Any] = container.attrs["HostConfig"]["PortBindings"] or {}
     return frozenset(int(binding["HostPort"]) for bindings in bound.values() for binding in bindings)
 
 
 def gpu_requests(gpus: str | int | tuple[str, ...] | None) -> list[DeviceRequest]:
-    """What `docker run --gpus` asks for: all, how many, or which; nothing for None."""
+    """Return the device requests of `docker run --gpus`; none for None."""
     from docker.types import DeviceRequest
 
     if gpus is None:
@@ -87,11 +86,11 @@ def gpu_requests(gpus: str | int | tuple[str, ...] | None) -> list[DeviceRequest
 
 
 def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder: Path) -> dict[str, Any]:
-    """The arguments of `docker run`, as the Docker SDK names them; `folder` has the configuration's files.
+    """Return the arguments of `docker run`, as the Docker SDK names them; `folder` has the configuration's files.
 
-    `wait` are the seconds that its models have to load before its health counts. The image's own entry point is not
-    used: it is a shell that signals don't pass (https://github.com/tensorflow/serving/issues/1853). The script that
-    starts TensorFlow Serving is process 1; the embedded server has an init process before it.
+    In the first `wait` seconds, while models load, failed health checks don't count. The image's own entry point is not
+    used, because it is a shell that doesn't forward signals (https://github.com/tensorflow/serving/issues/1853). The
+    script that starts TensorFlow Serving is process 1; the embedded server has an init process as its parent.
     """
     from docker.types import Healthcheck, LogConfig, Mount
 
@@ -109,14 +108,14 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "mem_limit": server.memory,
-        # No swap: what doesn't fit is told, not slow.
+        # No swap: too little memory is an error, not a slow server.
         "memswap_limit": server.memory,
         "nano_cpus": round(server.cpus * 1e9) if server.cpus else None,
         "pids_limit": server.pids or threads.pids(plan.fleet, plan.names),
         "restart_policy": {"Name": "no" if role == "run" else server.restart},
         "device_requests": gpu_requests(server.gpus),
         "mounts": [
-            # The folder of all models: one that is added needs no new container.
+            # The folder of all models, so that an added model needs no new container.
             Mount(inside.models, str(plan.fleet.folder.resolve()), type="bind", read_only=True),
             Mount(inside.config, str(folder), type="bind", read_only=True),
         ],

@@ -1,4 +1,4 @@
-"""The Docker Engine, and what it says when it can't."""
+"""The Docker Engine, and its errors in plain words."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tfserving.serving.engines import EngineError
+from tfserving.serving.engines import EngineError, UnreachableError
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-# An engine that is there answers at once.
+# A local engine responds at once.
 _SECONDS = 10
 
 
 def connect() -> DockerClient:
-    """A client of the engine that DOCKER_HOST, or else the usual socket, says.
+    """Return a client of the engine of DOCKER_HOST, or of the usual socket.
 
-    Raises EngineError when none answers.
+    Raises UnreachableError when no engine responds.
     """
     import docker
     from docker.errors import DockerException
@@ -27,67 +27,67 @@ def connect() -> DockerClient:
         client = docker.from_env(timeout=_SECONDS)
         client.ping()
     except DockerException as error:
-        raise EngineError(f"no Docker Engine answers: {_reason(error)}") from None
-    # A pull or a stop may take its time.
+        raise UnreachableError(f"no Docker Engine is running: {_reason(error)}") from None
+    # A pull or a stop may take long.
     client.api.timeout = 600
     return client
 
 
 def unusable() -> str | None:
-    """Why containers with folders of this machine can't be run; None when they can."""
+    """Return why containers with folders of this machine can't be run; None if they can."""
     try:
         with contextlib.closing(connect()) as client:
             address = str(client.api.base_url)
     except EngineError as error:
         return str(error)
     if not address.startswith(("http+docker://", "http+unix://", "npipe://")):
-        return f"the Docker Engine at {address} is on another machine, where this one's folders can't be mounted"
+        return f"the Docker Engine at {address} is on another machine, which can't mount the folders of this one"
     return None
 
 
 def require() -> None:
-    """Raises EngineError when containers with folders of this machine can't be run."""
+    """Raise UnreachableError when containers with folders of this machine can't be run."""
     if reason := unusable():
-        raise EngineError(f"docker can't be used: {reason}")
+        raise UnreachableError(f"Docker can't be used: {reason}")
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """An error of the engine becomes an EngineError that begins with `what` could not be done."""
+def explained(what: str) -> Iterator[None]:
+    """Raise an error of the engine as an EngineError that begins with `what`, the thing that failed."""
     from docker.errors import APIError, DockerException
 
     try:
         yield
     except APIError as error:
-        raise EngineError(f"{what}: {_explained(error.explanation or str(error))}") from None
-    # The SDK lets through what its connection raises, which is an OSError.
+        raise EngineError(f"{what}: {_in_words(error.explanation or str(error))}") from None
+    # The SDK doesn't wrap an OSError of its connection.
     except (DockerException, OSError) as error:
         raise EngineError(f"{what}: {_reason(error)}") from None
 
 
-def _explained(text: str) -> str:
-    """What the engine said, and what it means where that isn't plain."""
+def _in_words(text: str) -> str:
+    """Return an engine's error, and what it means if that isn't clear."""
     if "capabilities: [[gpu]]" in text:
         return (
-            "the engine has no GPU support: it needs NVIDIA's driver and the NVIDIA Container Toolkit "
-            f"(`nvidia-ctk runtime configure`), or leave out server.gpus ({text})"
+            "the engine has no GPU support. Install NVIDIA's driver and the NVIDIA Container Toolkit "
+            f"(`nvidia-ctk runtime configure`), or remove server.gpus ({text})"
         )
     if "executable file not found" in text:
-        return f"its command was not found; is the image one of TensorFlow Serving? ({text})"
+        return f"its command was not found. Check that the image contains TensorFlow Serving ({text})"
     if "nvidia-container-cli" in text and "device" in text:
-        return f"a GPU that server.gpus names isn't there; `nvidia-smi -L` lists them ({text})"
+        return f"a GPU of server.gpus does not exist. `nvidia-smi -L` lists the GPUs ({text})"
     if "port is already allocated" in text or "address already in use" in text:
-        return f"{text}; give --port and --rest-port others"
+        return f"{text}. Use --port and --rest-port to choose others"
     return text
 
 
 def _reason(error: Exception) -> str:
-    """The innermost text of an error that wraps others."""
+    """Return the innermost text of an error that wraps others."""
     text = str(error)
     for found, plain in (
-        ("FileNotFoundError", "its socket isn't there; is it installed and running?"),
-        ("Connection refused", "nothing listens there; is it running?"),
-        ("PermissionError", "its socket is for root and the group docker; add yourself to the group"),
+        ("FileNotFoundError", "its socket does not exist. Install and start Docker, or set DOCKER_HOST"),
+        ("Connection refused", "nothing listens on its socket. Start Docker, or set DOCKER_HOST"),
+        ("PermissionError", "you can't open its socket. Add yourself to the group docker, or use a rootless engine"),
     ):
         if found in text:
             return plain

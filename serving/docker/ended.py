@@ -1,4 +1,4 @@
-"""Why a container ended, in words."""
+"""Why a container ended."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _ENDING = {str(int(number)) for number in (signal.SIGTERM, signal.SIGINT, signal
 
 
 def out_of_memory(limit: int | None) -> str:
-    """That the kernel ended a server which wanted more memory than its limit, in bytes."""
+    """Return the text for a server that the kernel ended at its memory limit, in bytes."""
     if not limit:
-        return "it ran out of memory: the machine has no more"
+        return "it ran out of memory: the machine has no more memory"
     return f"it ran out of memory: its limit is {limit >> 20} MiB, server.memory in models.yaml"
 
 
 def reason(container: Container) -> str:
-    """Why a container that doesn't run ended."""
+    """Return why a stopped container ended."""
     state = container.attrs["State"]
     if state.get("OOMKilled"):
         return out_of_memory(container.attrs["HostConfig"].get("Memory"))
@@ -34,10 +34,10 @@ def reason(container: Container) -> str:
 
 
 def restarts(client: DockerClient, container: Container, since: float, until: float) -> list[str]:
-    """Why the server of a container ended between two times, once for each time that nobody had stopped it.
+    """Return why the server of a container ended between two times, once for each end that no command caused.
 
-    The engine forgets that memory ran out when it starts a container again; its events don't. What the engine was told
-    to stop, by `restart` or by hand, is no fault. A signal that did not come through the engine is one.
+    When the engine restarts a container it forgets that memory ran out, but its events still have it. An end by a
+    command of the engine, such as a restart, isn't listed. An end by a signal from elsewhere is.
     """
     events: Any = client.events(
         since=int(since),

@@ -1,16 +1,16 @@
-"""The image that a container is made of: on this machine, or pulled."""
+"""The image of a container: found on this machine, or pulled."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tfserving.serving.docker.daemon import told
+from tfserving.foundation.command.progress import Progress
+from tfserving.serving.docker.daemon import explained
 from tfserving.serving.docker.image_names import version_in
 from tfserving.serving.engines import EngineError
 
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     from docker.models.images import Image
 
 
-# Newest first: https://github.com/tensorflow/serving/releases. Their images often come long after TensorFlow.
+# Newest first: https://github.com/tensorflow/serving/releases. Images are often published long after TensorFlow.
 RELEASES = ("2.21.0", "2.20.0", "2.19.1", "2.19.0", "2.18.1", "2.18.0", "2.17.1", "2.17.0", "2.16.1", "2.15.1")
-# How long an engine may report nothing while it pulls.
+# The longest silence of an engine that pulls.
 _SILENCE_SECONDS = 60
-# For one release, and for all.
+# To look up one release, and all of them.
 _LOOK_UP_SECONDS, _LOOK_UPS_SECONDS = 10, 30
 
 
-def find_or_pull(client: DockerClient, name: str, say: Callable[[str], None], setting: str = "server.image") -> Image:
-    """The image called `name`, by tag or digest: the one that is on this machine, or else pulled, with progress.
+def find_or_pull(client: DockerClient, name: str, progress: Progress, setting: str = "server.image") -> Image:
+    """Return the image `name`, with a tag or digest. Pull it with progress if it isn't on this machine.
 
-    `setting` is what in models.yaml names it. Raises EngineError when there is none, or none for this machine's
-    architecture; a release of TensorFlow Serving that has no image is an error that names the newest that has one.
+    `setting` is its key in models.yaml. Raises EngineError when there is no such image, or none for this machine's
+    architecture. For a release of TensorFlow Serving without an image, the error names the newest one that has one.
     """
     from docker.errors import ImageNotFound
 
-    with told(f"image {name} can't be looked up"), contextlib.suppress(ImageNotFound):
+    with explained(f"cannot look up image {name}"), contextlib.suppress(ImageNotFound):
         return client.images.get(name)
-    say(f"Pulling {name} …")
+    progress.line(f"Pulling {name} …")
     try:
-        with told(f"cannot pull image {name}"):
-            _show(_pull(client, name), name)
+        with explained(f"cannot pull image {name}"):
+            _show(_pull(client, name), name, progress)
             return client.images.get(name)
     except EngineError as error:
-        said = str(error)
-        if _is_missing(said) and (newest := newest_release(client, name)):
-            said = f"{name} is not in the registry; the newest that is: {newest}"
-        raise EngineError(f"{said}; set {setting} in models.yaml") from None
+        text = str(error)
+        if _is_missing(text) and (newest := newest_release(client, name)):
+            text = f"{name} is not in the registry. The newest release there is {newest}"
+        raise EngineError(f"{text}. Set {setting} in models.yaml to another image") from None
 
 
 def newest_release(client: DockerClient, name: str) -> str | None:
-    """The newest release of TensorFlow Serving in the registry where `name` isn't, with the rest of its tag.
+    """Return the newest release of TensorFlow Serving in the registry that lacks `name`, with the rest of its tag.
 
-    None when `name` is no release, or no other is found in time.
+    None if `name` is no release, or no other is found in time.
     """
     repository, tag = _parts(name)
     version = version_in(name)
@@ -71,13 +71,13 @@ def newest_release(client: DockerClient, name: str) -> str | None:
 
 
 def _is_there(client: DockerClient, name: str) -> bool | None:
-    """Whether the registry has an image; None when the registry can't be reached."""
+    """Return whether the registry has an image; None if the registry can't be reached."""
     from docker.errors import DockerException
 
     before, client.api.timeout = client.api.timeout, _LOOK_UP_SECONDS
     try:
         client.images.get_registry_data(name)
-    # The SDK lets through what its connection raises, which is an OSError.
+    # The SDK doesn't wrap an OSError of its connection.
     except (DockerException, OSError) as error:
         return False if _is_missing(str(error)) else None
     finally:
@@ -85,13 +85,13 @@ def _is_there(client: DockerClient, name: str) -> bool | None:
     return True
 
 
-def _is_missing(said: str) -> bool:
-    """Whether the registry has no such tag, as engines report it."""
-    return "manifest unknown" in said or "not found" in said.lower()
+def _is_missing(text: str) -> bool:
+    """Return whether the error of an engine means that the registry has no such tag."""
+    return "manifest unknown" in text or "not found" in text.lower()
 
 
 def _pull(client: DockerClient, name: str) -> Iterator[Mapping[str, Any]]:
-    """The events of a pull. Raises EngineError when there is none for too long: the Docker SDK waits without an end."""
+    """Yield the events of a pull. Raises EngineError after a long silence, where the Docker SDK would wait forever."""
     events: queue.SimpleQueue[Mapping[str, Any] | Exception | None] = queue.SimpleQueue()
 
     def read() -> None:
@@ -118,7 +118,7 @@ def _pull(client: DockerClient, name: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """Repository, and tag or digest, `latest` when there is neither."""
+    """Return the repository, and the tag or digest; `latest` if there is neither."""
     if "@" in name:
         repository, _, digest = name.partition("@")
         return repository.rpartition(":")[0] if ":" in repository.rpartition("/")[2] else repository, digest
@@ -126,23 +126,18 @@ def _parts(name: str) -> tuple[str, str]:
     return (repository, tag) if colon and "/" not in tag else (name, "latest")
 
 
-def _show(events: Iterator[Mapping[str, Any]], name: str) -> None:
-    """Shows a pull's progress on a terminal; raises EngineError for the error that ends it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
-        task = progress.add_task(name, total=None)
-        layers: dict[str, tuple[int, int]] = {}
-        for event in events:
-            if error := event.get("error"):
-                hint = ""
-                if "no matching manifest" in error:
-                    hint = "; TensorFlow Serving has no arm64 image, the embedded server's has: docs/docker.md"
-                raise EngineError(f"cannot pull image {name}: {error}{hint}")
-            detail = event.get("progressDetail") or {}
-            if event.get("status") == "Downloading" and detail.get("total"):
-                layers[event["id"]] = (detail["current"], detail["total"])
-                done, total = (sum(part) for part in zip(*layers.values(), strict=True))
-                progress.update(task, completed=done, total=total)
+def _show(events: Iterator[Mapping[str, Any]], name: str, progress: Progress) -> None:
+    """Show the progress of a pull. Raises EngineError for an error among its events."""
+    layers: dict[str, tuple[int, int]] = {}
+    progress.update(f"Pulling {name}")
+    for event in events:
+        if error := event.get("error"):
+            hint = ""
+            if "no matching manifest" in error:
+                hint = ". TensorFlow Serving has no arm64 image; docs/docker.md explains how to build one"
+            raise EngineError(f"cannot pull image {name}: {error}{hint}")
+        detail = event.get("progressDetail") or {}
+        if event.get("status") == "Downloading" and detail.get("total"):
+            layers[event["id"]] = (detail["current"], detail["total"])
+            done, total = (sum(part) for part in zip(*layers.values(), strict=True))
+            progress.update(f"Pulling {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")

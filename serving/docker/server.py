@@ -1,4 +1,4 @@
-"""A model server in a container: started, watched, stopped.
+"""A model server in a container: start, watch, stop.
 
 create, start              every model is available, and the health check says so
 (no container) ──────────► STARTING ────────────────────────────────────────────────────────► READY
@@ -15,18 +15,18 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.serving import running
 from tfserving.serving.config import ServerConfig, container_config, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import ended
-from tfserving.serving.docker.daemon import told
+from tfserving.serving.docker.daemon import explained
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import version_in, version_of
-from tfserving.serving.engines import EngineError, Plan
+from tfserving.serving.engines import EngineError, Plan, Report
 from tfserving.serving.engines.exit_codes import as_subprocess
 from tfserving.serving.lint import version_problems
 
@@ -49,21 +49,22 @@ class ContainerServer:
         self._started = time.time()
         self._restarts = int(container.attrs.get("RestartCount", 0))
 
-    def wait_until_ready(self, seconds: float) -> dict[str, int]:
-        """Waits until every model is available and the container is healthy; returns the versions."""
+    def wait_until_ready(self, seconds: float, report: Report) -> dict[str, int]:
+        """Wait until every model is available and the container is healthy; return the versions."""
         try:
-            return self.wait_until_settled(seconds)
+            return self.wait_until_settled(seconds, report)
         except BaseException:
             self.stop()
             raise
 
-    def wait_until_settled(self, seconds: float) -> dict[str, int]:
-        """As `wait_until_ready`, but a server that isn't ready in time is left as it is."""
-        # The clients' modules are imported while the server starts, and not where none is started.
+    def wait_until_settled(self, seconds: float, report: Report) -> dict[str, int]:
+        """Do the same as `wait_until_ready`, but don't stop a server that isn't ready in time."""
+        # The clients' modules are imported while the server starts, and only if one is started.
         from tfserving.serving.engines.readiness import await_models
 
         deadline = time.monotonic() + seconds
-        versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines)
+        versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines, report)
+        report("Waiting for the health check")
         while self._health() != "healthy":
             self._check_it_runs()
             if time.monotonic() > deadline:
@@ -72,20 +73,20 @@ class ContainerServer:
         return versions
 
     def wait(self) -> int:
-        """Shows what the server prints, and waits until it exits by itself; returns its exit code."""
+        """Show what the server prints, wait until it exits by itself, and return its exit code."""
         threading.Thread(target=self._follow, args=(int(time.time()),), daemon=True).start()
-        with told("the container can't be watched"):
+        with explained("the container can't be watched"):
             code = int(self._container.wait(timeout=None)["StatusCode"])
             self._container.reload()
         print(f"The container ended: {ended.reason(self._container)}", file=sys.stderr, flush=True)
         return code
 
     def stop(self) -> int:
-        """Drains, ends and removes the container, and what was kept of it; its exit code, negative for a signal."""
+        """Drain, end and remove the container and its state folder. Return its exit code, negative for a signal."""
         from docker.errors import NotFound
 
         code = 0
-        with told("the container can't be stopped"), contextlib.suppress(NotFound):
+        with explained("the container can't be stopped"), contextlib.suppress(NotFound):
             self._container.stop(timeout=grace_seconds(self._plan.fleet.server))
             code = int(self._container.wait()["StatusCode"])
             self._container.remove(force=True, v=True)
@@ -93,19 +94,19 @@ class ContainerServer:
         return as_subprocess(code)
 
     def kill(self) -> None:
-        """Ends and removes the container at once, and what was kept of it."""
+        """End and remove the container and its state folder at once."""
         from docker.errors import NotFound
 
-        with told("the container can't be removed"), contextlib.suppress(NotFound):
+        with explained("the container can't be removed"), contextlib.suppress(NotFound):
             self._container.remove(force=True, v=True)
         running.forget(self._plan.fleet, "docker", self._plan.grpc_port)
 
     def last_lines(self) -> str:
-        """The last lines that the server printed, indented."""
+        """Return the last lines that the server printed, indented."""
         return last_lines(self._container)
 
     def _check_it_runs(self) -> None:
-        with told("the container can't be looked at"):
+        with explained("the container can't be looked at"):
             self._container.reload()
             state = self._container.attrs["State"]
             if state["Status"] in ("created", "running") and self._container.attrs["RestartCount"] <= self._restarts:
@@ -122,7 +123,7 @@ class ContainerServer:
 
     def _health_output(self) -> str:
         log = self._container.attrs["State"]["Health"]["Log"]
-        return str(log[-1]["Output"]).strip() if log else "it hasn't run"
+        return str(log[-1]["Output"]).strip() if log else "it has not run yet"
 
     def _follow(self, since: int) -> None:
         # The log ends with the container, and so may the connection.
@@ -133,32 +134,32 @@ class ContainerServer:
 
 
 def last_lines(container: Container) -> str:
-    """The last lines that a container printed, indented."""
-    with told("the container's log can't be read"):
+    """Return the last lines that a container printed, indented."""
+    with explained("the container's log can't be read"):
         text = container.logs(tail=READ_LINES).decode(errors="replace")
     return last_words(text.splitlines())
 
 
-def prepare(client: DockerClient, plan: Plan, say: Callable[[str], None]) -> tuple[Image, ServerConfig]:
-    """The image, pulled if it isn't here, and the configuration; says what of the image may not fit."""
+def prepare(client: DockerClient, plan: Plan, progress: Progress) -> tuple[Image, ServerConfig]:
+    """Return the image, pulled if needed, and the configuration; print a warning if the releases differ."""
     name = plan.fleet.server.image_name
-    image = find_or_pull(client, name, say)
-    # What the name says was checked with the rest.
+    image = find_or_pull(client, name, progress)
+    # A version in the name was checked before.
     version = None if version_in(name) else version_of(name, image.labels or {})
     if version:
         for problem in version_problems(name, version, plan.fleet, plan.names):
-            say(str(problem))
+            progress.line(str(problem))
     if requests := containers.gpu_requests(plan.fleet.server.gpus):
         _try_gpus(client, image, name, requests)
     return image, container_config(plan.fleet, plan.names)
 
 
 def _try_gpus(client: DockerClient, image: Image, name: str, requests: list[DeviceRequest]) -> None:
-    """Raises EngineError when the engine can't give a container these GPUs, which shows only when one starts.
+    """Raise EngineError when the engine can't give a container these GPUs, which only a start shows.
 
-    So none is stopped for one that can't start.
+    So no running container is stopped for one that can't start.
     """
-    with told(f"{name} can't be started with server.gpus"):
+    with explained(f"{name} can't be started with server.gpus"):
         container = client.containers.create(
             image,
             ["--version"],
@@ -177,12 +178,12 @@ def _try_gpus(client: DockerClient, image: Image, name: str, requests: list[Devi
 def start(
     client: DockerClient, plan: Plan, image: Image, config: ServerConfig, role: containers.Role, wait: float
 ) -> ContainerServer:
-    """Starts a container; returns its server STARTING. Leaves nothing when it can't. Raises EngineError."""
+    """Start a container and return its server STARTING. Raises EngineError, and leaves nothing then."""
     folder = running.config_folder(plan.fleet, "docker", plan.grpc_port)
     running.write_config(folder, config.files)
     container = None
     try:
-        with told("the container can't be started"):
+        with explained("the container can't be started"):
             arguments = containers.arguments(plan, config, role, wait, folder)
             arguments["name"] = containers.name_of(plan, role)
             arguments["labels"][f"{containers.PREFIX}.fingerprint"] = containers.fingerprint(plan, config, image)

@@ -1,13 +1,11 @@
-"""The engine that runs the tensorflow/serving image, or another with its ports, flags and folders."""
+"""The engine that runs the image tensorflow/serving, or another with the same ports, flags and folders."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable
 
-import click
-
+from tfserving.foundation.command.progress import Progress
 from tfserving.serving.docker import container, daemon, server
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.engines import Plan, Server
@@ -21,19 +19,19 @@ class Docker:
     name = "docker"
 
     def unusable(self) -> str | None:
-        """Why there is no Docker Engine to use; None when there is one."""
+        """Return why no Docker Engine can be used; None if one can."""
         return daemon.unusable()
 
-    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
-        """Pulls the image when it isn't on this machine. Raises EngineError when it can't be pulled."""
+    def prepare(self, fleet: Fleet, progress: Progress) -> None:
+        """Pull the image if it isn't on this machine. Raises EngineError when it can't be pulled."""
         with contextlib.closing(daemon.connect()) as client:
-            find_or_pull(client, fleet.server.image_name, say)
+            find_or_pull(client, fleet.server.image_name, progress)
 
     def start(self, plan: Plan) -> Server:
-        """Starts a container that ends with this process."""
+        """Start a container that ends with this process."""
         client = daemon.connect()
-        image, config = server.prepare(client, plan, lambda text: click.echo(text, err=True))
-        # One of that name was left by a process that was killed: its ports are free.
+        image, config = server.prepare(client, plan, Progress())
+        # A container of that name was left by a process that was killed. Its ports are free.
         for left in container.find(client, fleet_id(plan.fleet), "run"):
             if left.name == container.name_of(plan, "run"):
                 left.remove(force=True, v=True)
@@ -41,7 +39,7 @@ class Docker:
 
 
 def automatic() -> str | None:
-    """Why the default doesn't take Docker, even where there is an engine; None when it does."""
+    """Return why `auto` doesn't use Docker, even if an engine runs; None if it does."""
     if platform.machine() in ("arm64", "aarch64"):
         return "TensorFlow Serving has no image for this machine's architecture"
     return None

@@ -1,4 +1,4 @@
-"""The engines that run a model server as a process of this machine: `native` and `embedded`."""
+"""The engines that run a model server as a process on this machine: `native` and `embedded`."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.foundation.last_words import READ_LINES, is_information, last_words
 from tfserving.foundation.model_server import find_model_server, no_model_server
 from tfserving.serving import running, server_log
 from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
-from tfserving.serving.engines import EngineError, Plan
+from tfserving.serving.engines import EngineError, Plan, Report
 from tfserving.serving.engines.exit_codes import as_subprocess, meaning
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
 WAIT_SECONDS = 0.1
-# How much TensorFlow prints: 0 is all of it, 1 leaves out its level INFO.
+# What TensorFlow prints: 0 is everything, 1 is everything but the level INFO.
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-# Where the package `tfserving` lies: a clone, or site-packages.
+# The folder with the package `tfserving`: a clone, or site-packages.
 ROOT = Path(__file__).absolute().parents[3]
-# Looked up before any fork: a child between fork and exec should do as little as it can.
+# Loaded before any fork: a child should do as little as possible between fork and exec.
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class ServerProcess:
-    """A model server in a process of its own, TensorFlow Serving below the script that drains it.
+    """A model server in its own process; TensorFlow Serving is a child of the script that drains it.
 
     It ends with the process that started it.
     """
@@ -68,7 +69,7 @@ class ServerProcess:
                 self._log = server_log.ServerLog(folder.parent)
             end = signal.SIGTERM
             if SERVE in config.files:
-                # It ends the server without a drain on SIGHUP; nobody would end one that hangs.
+                # On SIGHUP the script ends the server without a drain, since nothing would end one that hangs.
                 command, end = ["bash", str(folder / SERVE), *command], signal.SIGHUP
             self._process = self._start([*command, *config.flags], end)
         except BaseException:
@@ -87,22 +88,22 @@ class ServerProcess:
                 text=True,
                 errors="replace",
                 cwd=ROOT,
-                # Ctrl-C must reach this process alone, which then drains the server.
+                # Ctrl-C must reach only this process, which then drains the server.
                 start_new_session=True,
-                preexec_fn=lambda: _end_with_parent(end),  # noqa: PLW1509 - it calls prctl and no more
+                preexec_fn=lambda: end_with_parent(end),  # noqa: PLW1509 - it only calls prctl
                 env={_LOG_LEVEL: "0" if self._name == Native.name else "1", **os.environ, "PYTHONUNBUFFERED": "1"},
             )
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise EngineError(f"{command[0]} can't be started: {reason}") from None
 
-    def wait_until_ready(self, seconds: float) -> dict[str, int]:
-        """Waits until every model is available and returns their versions. See `tfserving.serving.engines.Server`."""
+    def wait_until_ready(self, seconds: float, report: Report) -> dict[str, int]:
+        """Wait until every model is available and return their versions. See `tfserving.serving.engines.Server`."""
         try:
-            # The clients' modules are imported while the server starts, and not where none is started.
+            # The clients' modules are imported while the server starts, and only if one is started.
             from tfserving.serving.engines.readiness import await_models
 
-            versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines)
+            versions = await_models(self._plan, seconds, self._check_it_runs, self.last_lines, report)
         except BaseException:
             self.stop()
             raise
@@ -110,36 +111,36 @@ class ServerProcess:
         return versions
 
     def wait(self) -> int:
-        """Waits until the server exits by itself; returns its exit code."""
-        # One wait without an end would miss a signal that comes just before it begins.
+        """Wait until the server exits by itself and return its exit code."""
+        # A wait without a timeout would miss a signal that arrives just before it begins.
         while (code := self._process.poll()) is None:
             time.sleep(WAIT_SECONDS)
         self._clean()
         return code
 
     def stop(self) -> int:
-        """Drains and ends the server: SIGTERM, and SIGKILL for one that hasn't ended in its time."""
+        """Drain and end the server: SIGTERM, then SIGKILL if it doesn't end in time."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
                 self._process.wait(grace_seconds(self._plan.fleet.server))
             except subprocess.TimeoutExpired:
                 self.kill()
-        # The script ends with its server's code, as a shell has it.
+        # The script exits with the code of its server, as a shell reports it.
         return as_subprocess(self.wait())
 
     def kill(self) -> None:
-        """Ends the server at once."""
+        """End the server at once."""
         self._kill_group()
         self.wait()
 
     def _kill_group(self) -> None:
-        """Ends the process and what it started: they have a session, and so a group, of their own."""
+        """End the process and its children: they have their own session, and so their own group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def last_lines(self) -> str:
-        """The last lines that the server printed, indented."""
+        """Return the last lines that the server printed, indented."""
         return last_words(self._lines)
 
     def _check_it_runs(self) -> None:
@@ -151,7 +152,7 @@ class ServerProcess:
             )
 
     def _follow(self) -> None:
-        """Keeps what the server prints in its log, and shows it once it is ready, but for the level INFO."""
+        """Write what the server prints to its log, and show it when the server is ready, except the level INFO."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.append(line.rstrip())
@@ -161,59 +162,59 @@ class ServerProcess:
         self._log.close()
 
     def _keep(self, line: str) -> None:
-        """Writes a line to the log. A full disk ends no server: it is reported, once, and the log has a gap."""
+        """Write a line to the log. A full disk doesn't end the server: it is reported once, and the log has a gap."""
         try:
             self._log.write(line)
         except OSError as error:
             if not self._log_is_cut:
-                _show(f"{server_log.NAME} can't be written: {error.strerror or error}; lines are missing in it")
+                _show(f"{server_log.NAME} can't be written: {error.strerror or error}. Lines are missing in it")
             self._log_is_cut = True
 
     def _clean(self) -> None:
-        # A script that was killed leaves its server.
+        # A script that was killed leaves its server running.
         self._kill_group()
         self._follower.join(timeout=5)
         running.forget(self._plan.fleet, self._name, self._plan.grpc_port)
 
 
 def _show(line: str) -> None:
-    """Prints a line of the server's. Whoever showed it may be gone; the server's pipe is read on."""
+    """Print a line of the server. If the terminal is gone, the server's pipe is still read."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(line, file=sys.stderr, flush=True)
 
 
-def _end_with_parent(number: signal.Signals) -> None:
-    """Has Linux send this process a signal when its parent dies, so that a killed `serve run` leaves no server."""
+def end_with_parent(number: signal.Signals) -> None:
+    """Make Linux send this process a signal when its parent dies, so that a killed `serve` leaves no process."""
     if _PRCTL is not None:
         pr_set_pdeathsig = 1
         _PRCTL(pr_set_pdeathsig, number)
 
 
 class Embedded:
-    """The server of this project, `python -m tfserving.serving.embedded`: no installation, any architecture."""
+    """The server of this project, `python -m tfserving.serving.embedded`: nothing to install, any architecture."""
 
     name = "embedded"
 
     def unusable(self) -> str | None:
-        """Why it can't be used: this environment lacks a module; None when it has all."""
+        """Return which module this environment lacks; None if it lacks none."""
         return missing_for_embedded("python -m tfserving.serving.embedded")
 
-    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
-        """Nothing: all of it is on this machine."""
+    def prepare(self, fleet: Fleet, progress: Progress) -> None:
+        """Do nothing: everything is on this machine."""
 
     def start(self, plan: Plan) -> ServerProcess:
-        """Starts it on the plan's host and ports."""
+        """Start it on the plan's host and ports."""
         words = [sys.executable, "-m", "tfserving.serving.embedded", f"--host={plan.host}"]
         return ServerProcess(self.name, words, plan)
 
 
 class Native:
-    """TensorFlow Serving's own program: what TENSORFLOW_MODEL_SERVER names, else the one on PATH."""
+    """TensorFlow Serving's own program: the one of TENSORFLOW_MODEL_SERVER, else the one on PATH."""
 
     name = "native"
 
     def unusable(self) -> str | None:
-        """Why it can't be used: it is not there, or doesn't run."""
+        """Return why it can't be used: it doesn't exist or doesn't run; None if it can."""
         path = find_model_server()
         if path is None:
             return no_model_server()
@@ -222,14 +223,14 @@ class Native:
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"{path} doesn't run: {error}"
         if done.returncode != 0:
-            return f"{path} --version ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}"
+            return f"{path} --version exited with code {done.returncode}: {done.stderr.strip()[-300:]}"
         return None
 
-    def prepare(self, fleet: Fleet, say: Callable[[str], None]) -> None:
-        """Nothing: all of it is on this machine."""
+    def prepare(self, fleet: Fleet, progress: Progress) -> None:
+        """Do nothing: everything is on this machine."""
 
     def start(self, plan: Plan) -> ServerProcess:
-        """Starts it on the plan's ports. It has no flag for an address: it listens on all of them."""
+        """Start it on the plan's ports. It has no flag for an address and listens on all of them."""
         path = find_model_server()
         if path is None:
             raise EngineError(no_model_server())

@@ -1,4 +1,4 @@
-"""Waiting until a server that was started has every model available."""
+"""Waiting until a server has every model available."""
 
 from __future__ import annotations
 
@@ -6,68 +6,80 @@ import time
 from collections.abc import Callable, Container, Iterable
 
 from tfserving.clients import Client, connect
-from tfserving.clients.answers import VersionStatus
 from tfserving.clients.errors import DeadlineExceeded, InvalidArgument, NotFound, ServingError, Unavailable, Unknown
 from tfserving.clients.page import read_page
-from tfserving.serving.engines import EngineError, Plan
+from tfserving.clients.results import VersionStatus
+from tfserving.foundation.command.hints import typed
+from tfserving.serving.engines import EngineError, Plan, Report
 from tfserving.serving.models_yaml.fleet import CANARY
 from tfserving.serving.served import Served, all_served
 
 _POLL_SECONDS = 0.1
-# A server that has a version in a new configuration tries it within this time, even when it looks for versions every
-# second; one that polls its configuration takes longer.
+# A server that gets a version in a new configuration starts to load it within this time, although it looks for versions
+# only every second. A server that polls its configuration takes longer.
 BELIEVED_SECONDS = 5.0
 # All states but END.
 _LOADED = frozenset({"START", "LOADING", "AVAILABLE", "UNLOADING"})
 
 
-def await_models(plan: Plan, seconds: float, check: Callable[[], None], lines: Callable[[], str]) -> dict[str, int]:
-    """Waits until every model of `plan` is available and REST is open; returns the version under each name.
+def await_models(
+    plan: Plan, seconds: float, check: Callable[[], None], lines: Callable[[], str], report: Report
+) -> dict[str, int]:
+    """Wait until every model of `plan` is available and REST is open; return the version under each name.
 
-    All that models.yaml wants must be available, the canaries too, under names of their own. `check` raises what there
-    is to say when the server has ended; `lines` are the last ones that it printed. Status is read over gRPC, which the
-    metrics page doesn't count. With TLS it is read over REST: who the server is, is for its clients to verify.
+    All models must be available, also the canaries, under names of their own. `check` raises an error when the server
+    has ended, `lines` returns the last lines that it printed, and `report` receives the current state. Status is read
+    over gRPC, which the metrics page doesn't count. With TLS it is read over REST, because verifying the server's
+    identity is a task of its clients.
+
     Raises EngineError when `seconds` pass first or a model can't be served.
     """
     try:
-        return _await_all(plan, time.monotonic() + seconds, check, lines)
+        return _await_all(plan, time.monotonic() + seconds, check, lines, report)
     except EngineError as error:
         raise EngineError(f"{error}{_canary_hint(plan, str(error))}") from None
 
 
-def _await_all(plan: Plan, deadline: float, check: Callable[[], None], lines: Callable[[], str]) -> dict[str, int]:
+def _await_all(
+    plan: Plan, deadline: float, check: Callable[[], None], lines: Callable[[], str], report: Report
+) -> dict[str, int]:
     tls = plan.fleet.server.tls is not None
 
-    def late(said: str) -> str:
-        return f"it was not ready in time (--wait says how long): {said}; the server's last lines:\n{lines()}"
+    def late(state: str) -> str:
+        return f"the server was not ready within --wait: {state}; its last lines:\n{lines()}"
 
     with connect(plan.url) as client:
         served = all_served(plan.fleet, plan.names)
-        versions = {one.name: _await(client, one.name, deadline, check, lines) for one in served}
+        versions = {}
+        for number, one in enumerate(served):
+            report(f"Loading {one.name} (model {number + 1} of {len(served)})")
+            versions[one.name] = _await(client, one.name, deadline, check, lines)
+        report("Waiting for all versions")
 
         def not_ready() -> str | None:
             check()
             # A newer version may be there by now.
-            said = missing(client, all_served(plan.fleet, plan.names))
-            return said or (None if tls else _closed(plan.rest_address))
+            state = missing(client, all_served(plan.fleet, plan.names))
+            return state or (None if tls else _closed(plan.rest_address))
 
         wait_for(not_ready, deadline, late)
     return versions
 
 
-def _canary_hint(plan: Plan, said: str) -> str:
-    """What to do about a canary that keeps a server from starting; nothing when `said` names none."""
+def _canary_hint(plan: Plan, error: str) -> str:
+    """Return what to do about a canary that keeps a server from starting; "" if `error` names none."""
     for one in all_served(plan.fleet, plan.names):
-        if one.is_canary and one.name in said:
+        if one.is_canary and one.name in error:
+            remove = typed(f"labels remove {one.model} {CANARY}", fleet=plan.fleet.file)
             return (
-                f"\n{one.name} is `models.{one.model}.labels.{CANARY}` in models.yaml, and a server starts with all of "
-                f"its models or not at all; `tfserving serve labels remove {one.model} {CANARY}` leaves it out"
+                f"\n{one.name} is models.{one.model}.labels.{CANARY} in models.yaml, and a server starts with all of "
+                f"its models or not at all. `{remove}` removes it"
             )
     return ""
 
 
 def _closed(address: str) -> str | None:
-    """Why REST isn't open; None when it is. The page is one that no model server has, and none counts."""
+    """Return why REST isn't open; None if it is. No model server has or counts the page that is requested."""
     try:
         read_page(f"http://{address}/")
     except NotFound:
@@ -78,31 +90,31 @@ def _closed(address: str) -> str | None:
 
 
 def wait_for(missing: Callable[[], str | None], deadline: float, late: Callable[[str], str]) -> None:
-    """Waits until nothing is missing, or `deadline`, of time.monotonic, has passed.
+    """Wait until `missing` returns None.
 
-    Raises EngineError then, with what `late` makes of what is missing still.
+    Raises EngineError with the text of `late` if `deadline`, a time of time.monotonic, passes first.
     """
     while True:
         try:
-            said = missing()
+            state = missing()
         except ServingError as error:
-            said = str(error)
-        if said is None:
+            state = str(error)
+        if state is None:
             return
         if time.monotonic() > deadline:
-            raise EngineError(late(said))
+            raise EngineError(late(state))
         time.sleep(_POLL_SECONDS)
 
 
 class Earlier:
-    """Tells a version that fails now from one that failed in an earlier try.
+    """Distinguishes a version that fails now from one that failed earlier.
 
-    TensorFlow Serving keeps the state of a version that failed until it loads the version again, and for ever where
-    nothing has the version in its configuration. Make one of these before a change is sent.
+    TensorFlow Serving keeps the state of a failed version until it loads the version again, and forever if the
+    configuration doesn't name the version. Create this object before a change is sent.
     """
 
     def __init__(self, client: Client, names: Iterable[str], seconds: float = BELIEVED_SECONDS) -> None:
-        """`names` are those that are to be served; an old failure is a new one when it stays for `seconds`.
+        """`names` are those to serve. An earlier failure that stays for `seconds` counts as a new one.
 
         Raises ServingError.
         """
@@ -115,10 +127,10 @@ class Earlier:
         self._until = time.monotonic() + seconds
 
     def failed(self, name: str, status: VersionStatus) -> bool:
-        """Whether a version under `name` has failed since."""
+        """Return whether a version under `name` has failed since."""
         key = name, status.version
         if not status.failed:
-            # It is tried again: what comes now is new, whatever it says.
+            # It is loaded again: a failure from now on is new, even with the same text.
             self._failed.pop(key, None)
             return False
         return str(status) != self._failed.get(key) or time.monotonic() > self._until
@@ -132,20 +144,20 @@ def missing(
     *,
     reachable: bool = False,
 ) -> str | None:
-    """What a server doesn't serve yet of `served`, or still serves of `before`; None when all is as it should be.
+    """Return what a server doesn't serve yet of `served`, or still serves of `before`; None if nothing is missing.
 
-    Without `earlier`, for a server that was just started, every failure counts. With `reachable`, what is to go may be
-    there as long as no client gets it: it may still be loading. Raises EngineError for a version that failed, and
+    Without `earlier`, for a server that was just started, every failure counts. With `reachable`, a version that is to
+    be unloaded may still be loading, as long as no client gets it. Raises EngineError for a version that failed, and
     ServingError.
     """
     wanted, old = ({one.name: one for one in some} for some in (served, before))
     for one in wanted.values():
         labels = {*(old[one.name].labels if one.name in old else ()), *one.labels}
-        if said := _not_loaded(client, one, earlier) or _not_labelled(client, one, labels):
-            return f"model {one.name!r}: {said}"
+        if state := _not_loaded(client, one, earlier) or _not_labelled(client, one, labels):
+            return f"model {one.name!r}: {state}"
     for name in {**wanted, **old}:
-        if said := _not_unloaded(client, name, wanted.get(name), {"AVAILABLE"} if reachable else _LOADED):
-            return f"model {name!r}: {said}, which is to be unloaded"
+        if state := _not_unloaded(client, name, wanted.get(name), {"AVAILABLE"} if reachable else _LOADED):
+            return f"model {name!r}: {state}, which should be unloaded"
     return None
 
 
@@ -156,7 +168,7 @@ def _not_loaded(client: Client, one: Served, earlier: Earlier | None) -> str | N
         if status is not None and (earlier.failed(one.name, status) if earlier else status.failed):
             raise EngineError(f"model {one.name!r}: {status}")
         if status is None or status.state != "AVAILABLE":
-            return str(status or f"version {version} was not known")
+            return str(status or f"version {version} is unknown to the server")
     return None
 
 
@@ -164,8 +176,12 @@ def _not_labelled(client: Client, one: Served, labels: set[str]) -> str | None:
     for label in sorted(labels):
         target, found = one.labels.get(label), label_version(client, one.name, label)
         if found != target:
-            return f"label {label!r} is at {found or 'no version'}, not at {target or 'none'}"
+            return f"label {label!r}: got {_version(found)}, expected {_version(target)}"
     return None
+
+
+def _version(number: int | None) -> str:
+    return "no version" if number is None else f"version {number}"
 
 
 def _not_unloaded(client: Client, name: str, one: Served | None, states: Container[str]) -> str | None:
@@ -178,17 +194,17 @@ def _not_unloaded(client: Client, name: str, one: Served | None, states: Contain
 
 
 def taken(error: ServingError) -> bool:
-    """Whether a server that returned this for a new configuration has the configuration all the same.
+    """Return whether a server that returned `error` for a new configuration has the configuration nevertheless.
 
     A call that adds a model returns an error when a version of that name fails, and also when one was unloaded before:
-    TensorFlow Serving takes the state that it remembers for that of the new try. The versions' states tell, see
+    TensorFlow Serving mistakes the state that it remembers for the new one. The states of the versions show which, see
     `missing`. https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/core/servable_state_monitor.cc
     """
     return isinstance(error, Unknown) and "did not become available" in error.text
 
 
 def label_version(client: Client, model: str, label: str) -> int | None:
-    """The version that a label means on a server; None when it has no such label."""
+    """Return the version of a label on a server; None if it has no such label."""
     try:
         return client.metadata(model, label=label).version
     except (InvalidArgument, NotFound):
@@ -196,7 +212,7 @@ def label_version(client: Client, model: str, label: str) -> int | None:
 
 
 def states_of(client: Client, name: str) -> dict[int, VersionStatus]:
-    """The state of each version of a model that a server knows."""
+    """Return the state of each version of a model that a server knows."""
     try:
         return {status.version: status for status in client.status(name)}
     except NotFound:
@@ -204,14 +220,12 @@ def states_of(client: Client, name: str) -> dict[int, VersionStatus]:
 
 
 def _await(client: Client, name: str, deadline: float, check: Callable[[], None], lines: Callable[[], str]) -> int:
-    """Waits for one model over one protocol."""
+    """Wait for one model over one protocol."""
     while True:
         check()
         remaining = deadline - time.monotonic()
         if remaining <= 0:
-            raise EngineError(
-                f"model {name!r} was not available in time (--wait says how long); the server's last lines:\n{lines()}"
-            )
+            raise EngineError(f"model {name!r} was not available within --wait; the server's last lines:\n{lines()}")
         try:
             return client.wait_until_available(name, timeout=min(0.5, remaining))
         except (Unavailable, DeadlineExceeded):

@@ -1,1 +1,1 @@
-"""What is read from models.yaml: the fleet, and how it is served, rolled out and run on Kubernetes."""
+"""models.yaml: its schema, how it is read and changed, and its errors."""

@@ -1,4 +1,4 @@
-"""Changing models.yaml as a person would: what isn't changed stays as it is written, comments included."""
+"""Changing the labels in models.yaml. Everything else stays as it is written, comments included."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tfserving.foundation.files import read_text, written_whole
-from tfserving.serving.models_yaml.fleet import LARGEST_BYTES, FleetError
+from tfserving.serving.models_yaml.errors import FleetError
+from tfserving.serving.models_yaml.yaml_file import LARGEST_BYTES
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """The right to read the file and write it anew, which rollouts of several models have one after the other.
+    """Hold the lock for reading and replacing the file, which rollouts of several models take in turn.
 
-    It is a lock of the file that is there now: whoever waited for one that was replaced meanwhile waits again.
+    The lock is on the current file. If the file was replaced during the wait, wait for the lock of the new one.
     """
     while True:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -33,16 +34,16 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises FleetError when the file `path` can't be replaced by another."""
+    """Raise FleetError when the file `path` can't be replaced."""
     folder = path.resolve().parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise FleetError(f"{path}: the labels can't be written: nothing can be written to {folder}")
+        raise FleetError(f"{path}: labels can't be written: you have no write permission for {folder}")
 
 
 def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mapping[str, int] | None = None) -> None:
-    """Writes the labels of model `name` into the file `path`.
+    """Write the labels of model `name` to the file `path`.
 
-    Raises FleetError when it can't be written, or `before` are given and the file has other labels by now.
+    Raises FleetError when it can't be written, or when the file doesn't have the labels `before` any more.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -55,9 +56,7 @@ def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mappi
             said = yaml.load(read_text(path, LARGEST_BYTES))
             model = said["models"][name]
             if before is not None and dict(model.get("labels") or {}) != dict(before):
-                raise FleetError(
-                    f"{path}: somebody else has changed the labels of {name} meanwhile; run the command again"
-                )
+                raise FleetError(f"{path}: the labels of {name} were changed by another program. Run the command again")
             if labels:
                 model["labels"] = dict(labels)
             else:
@@ -67,8 +66,8 @@ def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mappi
             with written_whole(path) as file:
                 file.write(text.getvalue().encode())
     except OSError as error:
-        raise FleetError(f"{path}: the labels can't be written: {error.strerror}") from None
+        raise FleetError(f"{path}: labels can't be written: {error.strerror}") from None
     except (YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise FleetError(
-            f"{path}: the labels can't be written: the file was changed meanwhile, and has no model {name!r} any more"
+            f"{path}: labels can't be written: another program changed the file, and it has no model {name!r} now"
         ) from None

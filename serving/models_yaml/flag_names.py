@@ -1,23 +1,25 @@
 """Which flags models.yaml may name under `server.flags`.
 
-The flags are those of tensorflow_model_server, `main.cc` of https://github.com/tensorflow/serving, and what the
-embedded server has of its own. The release notes of 2.21.0 and of 2.22.0-rc0 name no new flag.
+They are the flags of tensorflow_model_server (`main.cc` of https://github.com/tensorflow/serving) and the embedded
+server's own. The release notes of 2.21.0 and of 2.22.0-rc0 name no new flag.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args, get_type_hints
 
 import click
 
 from tfserving.serving.embedded.flags import NO_EFFECT, OWN, Flags
 from tfserving.serving.embedded.release import ALL
+from tfserving.serving.models_yaml.errors import shown, suggested
 
-# Flags that the toolkit sets itself, and what says it.
+# Flags that the toolkit sets, and the option or key of models.yaml to use instead.
 GENERATED = {
-    "port": "--port",
-    "rest_api_port": "--rest-port",
-    "host": "--host",
+    "port": "the option --port",
+    "rest_api_port": "the option --rest-port",
+    "host": "the option --host",
     "model_name": "`models`",
     "model_base_path": "`models` and `folder`",
     "model_config_file": "`models`",
@@ -27,7 +29,7 @@ GENERATED = {
     "ssl_config_file": "`server.tls`",
     "platform_config_file": "`server.gpu_memory_growth`",
     "per_process_gpu_memory_fraction": "`server.gpu_memory_fraction`",
-    "model_config_file_poll_wait_seconds": "`tfserving serve reload`",
+    "model_config_file_poll_wait_seconds": "the command `tfserving serve reload`",
     "grpc_max_threads": "`server.grpc_max_threads`",
     "rest_api_num_threads": "`server.rest_api_num_threads`",
     "drain_seconds": "`server.drain_seconds`",
@@ -37,18 +39,36 @@ _KINDS: dict[str, Any] = {
     **{name: kind for name, (kind, _) in NO_EFFECT.items()},
     **{name: hint[1] for name, hint in _HINTS.items() if hint},
 }
-
-
 # TensorFlow Serving refuses to start with one of these.
 EMBEDDED = OWN
 
 
 def wrong(name: str, value: object) -> str | None:
-    """What is wrong with a flag; None when nothing is."""
+    """Return what is wrong with a flag; None when nothing is wrong."""
     if name not in _KINDS:
-        return f"is not a flag of tensorflow_model_server {ALL} or of the embedded server"
+        text = f"{name} is not a flag of tensorflow_model_server {ALL} or of the embedded server"
+        return suggested(text, str(name), _KINDS)
+    if not isinstance(value, str | int | float):
+        return f"{name}: got {shown(value)}, expected {_expected(_KINDS[name])}"
     try:
-        _KINDS[name].convert(str(value), None, None)
-    except click.BadParameter as error:
-        return error.message
+        converted = _KINDS[name].convert(str(value), None, None)
+    except click.BadParameter:
+        converted = math.nan
+    if isinstance(converted, float) and not math.isfinite(converted):
+        return f"{name}: got {shown(value)}, expected {_expected(_KINDS[name])}"
     return None
+
+
+def _expected(kind: click.ParamType) -> str:
+    """Return what a flag of this type needs."""
+    if isinstance(kind, click.Choice):
+        return " or ".join(map(str, kind.choices))
+    if isinstance(kind, click.types.BoolParamType):
+        return "true or false"
+    if not isinstance(kind, click.types.IntParamType | click.types.FloatParamType):
+        return "text"
+    text = "a whole number" if isinstance(kind, click.types.IntParamType) else "a number"
+    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    if least is not None:
+        return f"{text} from {least} to {most}" if most is not None else f"{text} of at least {least}"
+    return f"{text} of at most {most}" if most is not None else text

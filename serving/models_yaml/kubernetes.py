@@ -1,4 +1,4 @@
-"""How the fleet runs on Kubernetes: what `kubernetes:` in models.yaml may say."""
+"""How the fleet runs on Kubernetes: the keys of `kubernetes:` in models.yaml."""
 
 from __future__ import annotations
 
@@ -6,131 +6,150 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.server import Strict
 
-# In the order in which they are put on top of each other.
+# In the order in which they are applied.
 Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
-_IMAGE = r"^[\w][\w.:/@+-]*$"
-_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-_HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
-_SIZE = r"^\d+(Mi|Gi|Ti)$"
-
-Namespace = Annotated[str, Field(pattern=_NAME)]
+Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 
 
 class Gpu(Strict):
-    """With `gpu`: what a pod gets, and where."""
+    """For the component `gpu`: the GPUs of a pod."""
 
-    count: Annotated[int, Field(ge=1, description="GPUs of a pod.")] = 1
+    count: Annotated[int, Field(ge=1, description="Number of GPUs for each pod.")] = 1
     node_selector: Annotated[
-        dict[str, str], Field(description="Labels of the nodes that have them; those of NVIDIA's GPU Operator.")
+        dict[str, str], Field(description="Labels of nodes with GPUs. Default: the label of NVIDIA's GPU Operator.")
     ] = Field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
 
 
 class ObjectStore(Strict):
-    """With `object-store`: where the versions are that `tfserving export publish` copied there."""
+    """For the component `object-store`: the place of the versions that `tfserving export publish` copied."""
 
     url: Annotated[
         str,
-        Field(
-            description="The folder that has MODEL/VERSION, `s3://bucket/prefix`.", pattern=r"^(s3|gs)://[^/\s]+\S*$"
-        ),
+        Field(description="The folder with MODEL/VERSION, such as `s3://bucket/prefix`.", pattern=patterns.BUCKET),
     ]
     endpoint: Annotated[
         str | None,
-        Field(description="The address of an S3 that isn't Amazon's.", pattern=r"^https?://[^/\s:]+(:\d+)?/?$"),
+        Field(description="The address of an S3 service other than Amazon's.", pattern=patterns.ENDPOINT),
     ] = None
     secret: Annotated[
         str | None,
         Field(
-            description="The Secret whose keys become the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY. None "
-            "where the account of the pods has the right.",
-            pattern=_NAME,
+            description="The Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Not needed if the pods' "
+            "ServiceAccount has access.",
+            pattern=patterns.KUBERNETES_NAME,
         ),
     ] = None
     account_annotations: Annotated[
         dict[str, str],
         Field(
-            description="Annotations of the ServiceAccount, by which a cloud knows it: `eks.amazonaws.com/role-arn`."
+            description="Annotations of the ServiceAccount that give it a role in a cloud, such as "
+            "`eks.amazonaws.com/role-arn`."
         ),
     ] = Field(default_factory=dict)
-    image: Annotated[str, Field(description="The image of k8s/Dockerfile.", pattern=_IMAGE)] = "serving-sync:1"
-    interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between looks for new versions.")] = 30
+    image: Annotated[str, Field(description="The image of k8s/Dockerfile.", pattern=patterns.IMAGE)] = "serving-sync:1"
+    interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between checks for new versions.")] = 30
     newest: Annotated[
-        int, Field(ge=1, description="How many of each model's versions a pod keeps, beside those that are served.")
+        int, Field(ge=1, description="Versions of each model that a pod keeps, in addition to those it serves.")
     ] = 2
-    size: Annotated[str, Field(description="Space for them on a node's disk.", pattern=_SIZE)] = "10Gi"
+    size: Annotated[str, Field(description="Disk space for the versions.", pattern=patterns.DISK_SIZE)] = "10Gi"
 
 
 class Monitoring(Strict):
-    """With `monitoring`: who scrapes, and what is alarming."""
+    """For the component `monitoring`: the Prometheus Operator and its alerts."""
 
-    namespace: Annotated[Namespace, Field(description="Where Prometheus is.")] = "monitoring"
+    namespace: Annotated[Namespace, Field(description="The namespace of Prometheus.")] = "monitoring"
     labels: Annotated[
-        dict[str, str], Field(description="Labels by which Prometheus finds the ServiceMonitor and the rules.")
+        dict[str, str], Field(description="Labels that Prometheus selects ServiceMonitors and rules by.")
     ] = Field(default_factory=dict)
-    error_rate: Annotated[float, Field(gt=0, lt=1, description="The part of requests that may fail.")] = 0.01
-    p99_ms: Annotated[float, Field(gt=0, description="What one request in a hundred may take longer than.")] = 1000
+    error_rate: Annotated[
+        float, Field(gt=0, lt=1, description="The share of failed requests that raises an alert.")
+    ] = 0.01
+    p99_ms: Annotated[
+        float, Field(gt=0, description="The 99th percentile of the latency, in milliseconds, that raises an alert.")
+    ] = 1000
 
 
 class Gateway(Strict):
-    """With `gateway`: the Gateway that routes are for."""
+    """For the component `gateway`: the Gateway of the routes."""
 
-    name: Annotated[str, Field(description="Its name.", pattern=_NAME)]
-    namespace: Annotated[Namespace, Field(description="Its namespace.")]
-    hostname: Annotated[str, Field(description="The host of REST.", pattern=_HOST)]
+    name: Annotated[str, Field(description="The name of the Gateway.", pattern=patterns.KUBERNETES_NAME)]
+    namespace: Annotated[Namespace, Field(description="The namespace of the Gateway.")]
+    hostname: Annotated[str, Field(description="The host name for REST.", pattern=patterns.HOST)]
     grpc_hostname: Annotated[
         str | None,
-        Field(description="The host of gRPC, another one; `grpc.` before it, when not given.", pattern=_HOST),
+        Field(description="The host name for gRPC. Default: `grpc.` and the hostname.", pattern=patterns.HOST),
     ] = None
 
     @model_validator(mode="after")
     def _two_hosts(self) -> Gateway:
         if self.grpc_hostname == self.hostname:
             raise ValueError(
-                f"grpc_hostname {self.hostname} is that of REST; Gateway API has one kind of route for a host"
+                f"grpc_hostname is {self.hostname}, the hostname of REST; Gateway API allows one kind of route for "
+                "each host"
             )
         if self.grpc_hostname is None and self.hostname.startswith("*."):
-            raise ValueError(f"grpc_hostname must be given, when hostname is {self.hostname}")
+            raise ValueError(f"hostname is {self.hostname}, so grpc_hostname is required")
         return self
 
     @property
     def grpc_host(self) -> str:
-        """The host of gRPC."""
+        """The host name for gRPC."""
         return self.grpc_hostname or f"grpc.{self.hostname}"
 
 
 class Kubernetes(Strict):
-    """The server of a namespace. What isn't said is as in `k8s/base`."""
+    """The servers of a namespace."""
 
-    namespace: Annotated[Namespace, Field(description="Its namespace, which must exist.")] = "default"
-    components: Annotated[
-        tuple[Component, ...], Field(description="Folders of k8s/components that are put on top.")
-    ] = ()
+    namespace: Annotated[Namespace, Field(description="The namespace, which must exist.")] = "default"
+    components: Annotated[tuple[Component, ...], Field(description="Folders of k8s/components to add.")] = ()
     image: Annotated[
         str | None,
-        Field(description="The image; what the base or its components name, when not given.", pattern=_IMAGE),
+        Field(description="The image. Default: the image of the base or of its components.", pattern=patterns.IMAGE),
     ] = None
-    replicas: Annotated[int, Field(ge=1, description="Pods at the least.")] = 2
-    max_replicas: Annotated[int, Field(ge=1, description="Pods at the most.")] = 10
+    replicas: Annotated[int, Field(ge=1, description="The smallest number of pods.")] = 2
+    max_replicas: Annotated[int, Field(ge=1, description="The largest number of pods.")] = 10
     cpu: Annotated[
-        str, Field(description="What a pod requests; whole ones and the limit with `cpu`.", pattern=r"^\d+(\.\d+)?m?$")
+        str,
+        Field(
+            description="CPUs that a pod requests. With the component `cpu`, a whole number, and the limit too.",
+            pattern=patterns.CPUS,
+        ),
     ] = "1"
-    memory: Annotated[str, Field(description="What a pod requests and is limited to.", pattern=r"^\d+(Mi|Gi)$")] = "2Gi"
-    claim: Annotated[str, Field(description="With `volume`, the claim that has the models.", pattern=_NAME)] = "models"
-    gpu: Annotated[Gpu, Field(description="GPUs and their nodes.")] = Gpu()
-    object_store: Annotated[ObjectStore | None, Field(description="Where the models are.")] = None
-    monitoring: Annotated[Monitoring, Field(description="The Prometheus Operator.")] = Monitoring()
-    gateway: Annotated[Gateway | None, Field(description="The Gateway.")] = None
+    memory: Annotated[
+        str, Field(description="The request and the limit of a pod's memory.", pattern=patterns.MEMORY_SIZE)
+    ] = "2Gi"
+    claim: Annotated[
+        str,
+        Field(
+            description="For the component `volume`: the PersistentVolumeClaim with the models.",
+            pattern=patterns.KUBERNETES_NAME,
+        ),
+    ] = "models"
+    gpu: Annotated[Gpu, Field(description="For the component `gpu`: GPUs and their nodes.")] = Gpu()
+    object_store: Annotated[
+        ObjectStore | None, Field(description="For the component `object-store`: the place of the models.")
+    ] = None
+    monitoring: Annotated[Monitoring, Field(description="For the component `monitoring`: the Prometheus Operator.")] = (
+        Monitoring()
+    )
+    gateway: Annotated[Gateway | None, Field(description="For the component `gateway`: the Gateway.")] = None
     drain_seconds: Annotated[
         int,
-        Field(ge=2, le=3600, description="How long a pod that ends still answers; gRPC connections live half as long."),
+        Field(
+            ge=2,
+            le=3600,
+            description="How long a terminating pod keeps serving, in seconds. gRPC connections live half as long.",
+        ),
     ] = 30
-
     kubectl_seconds: Annotated[
         float,
-        Field(gt=0, le=3600, description="What one call of kubectl may take, but for those that wait for pods to end."),
+        Field(
+            gt=0, le=3600, description="Longest call of kubectl, in seconds, except calls that wait for pods to end."
+        ),
     ] = 60
 
     @model_validator(mode="after")
@@ -146,17 +165,17 @@ class Kubernetes(Strict):
             ("gateway", "gateway", self.gateway),
         ):
             if said is None and component in self.components:
-                raise ValueError(f"component {component!r} needs the key {key}")
+                raise ValueError(f"the component {component!r} needs the key {key}")
             if said is not None and component not in self.components:
-                raise ValueError(f"{key} is for the component {component!r}, which components doesn't name")
+                raise ValueError(f"{key} needs the component {component!r}. Add it to components")
         for one, other in (("volume", "object-store"), ("embedded", "gpu")):
             if one in self.components and other in self.components:
-                raise ValueError(f"components {one!r} and {other!r} exclude each other")
+                raise ValueError(f"the components {one!r} and {other!r} exclude each other")
         if "cpu" in self.components and not self.cpu.isdecimal():
-            raise ValueError(f"cpu {self.cpu!r} is not whole; component 'cpu' gives a pod CPUs of its own")
+            raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self
 
     @property
     def ordered(self) -> tuple[Component, ...]:
-        """The components, each once, in the order in which they fit on each other."""
+        """The components, each once, in the order in which they are applied."""
         return tuple(component for component in COMPONENTS if component in self.components)

@@ -1,4 +1,4 @@
-"""How a new version takes over: what `rollout:` in models.yaml may say."""
+"""How a new version is rolled out: the keys of `rollout:` in models.yaml."""
 
 from __future__ import annotations
 
@@ -13,64 +13,70 @@ from tfserving.serving.models_yaml.server import Strict
 
 
 class Rollout(Strict):
-    """The gates between the steps of a rollout, and how long they look."""
+    """The gates between the steps of a rollout."""
 
     window: Annotated[
         float,
-        Field(gt=0, description="Seconds for which two versions are compared before the new one may go on, at least."),
+        Field(gt=0, description="Shortest time of a comparison of two versions, in seconds."),
     ] = 30
     longest: Annotated[
-        float, Field(gt=0, description="Seconds after which a comparison that isn't clear is decided as it stands.")
+        float, Field(gt=0, description="Longest time of a comparison without a clear result, in seconds.")
     ] = 600
     latency: Annotated[
-        float, Field(gt=1, description="A version that takes so many times as long as the old one is stopped.")
+        float, Field(gt=1, description="A version that is slower than the old one by this factor is stopped.")
     ] = 1.5
-    slack_ms: Annotated[float, Field(ge=0, description="Milliseconds more that are never too many.")] = 0
+    slack_ms: Annotated[
+        float, Field(ge=0, description="Additional latency that is always allowed, in milliseconds.")
+    ] = 0
     error_rate: Annotated[
-        float, Field(gt=0, le=1, description="How much more may fail, as a part of all; twice that is stopped.")
+        float,
+        Field(
+            gt=0, le=1, description="Allowed increase of the share of failed requests. Twice that stops the rollout."
+        ),
     ] = 0.01
     bake: Annotated[
-        float, Field(ge=0, description="Seconds for which the old version stays loaded once all requests have moved.")
+        float,
+        Field(ge=0, description="How long the old version stays loaded after all requests have moved, in seconds."),
     ] = 60
     probe: Annotated[
         float,
         Field(
             ge=0,
             le=100,
-            description="Golden requests that the probe sends in a second to the servers of each version. 0 is none.",
+            description="Golden requests per second that the probe sends to the servers of each version. 0: none.",
         ),
     ] = 5
     address: Annotated[
         str | None,
         Field(
-            description="Where clients send requests, grpc://HOST:PORT, say: the probe does, too. Without it the probe "
-            "sends to the servers in turn."
+            description="The address that clients use, such as grpc://HOST:PORT. The probe sends its requests there. "
+            "Default: to each server in turn."
         ),
     ] = None
     weights: Annotated[
         tuple[Annotated[int, Field(ge=1, le=100)], ...],
-        Field(description="By pods, how many percent of the requests the new ones get, step by step; 100 at last."),
+        Field(description="With pods: the percentage of requests that the new pods get in each step. The last is 100."),
     ] = (5, 25, 50, 100)
     quality: Annotated[
         dict[str, MetricLimits],
-        Field(description="By name of a metric in the manifests of every model, how far it may go."),
+        Field(description="Limits of the metrics in the manifests of all models, by name of the metric."),
     ] = Field(default_factory=dict)
-    drift: Annotated[Drift, Field(description="How far answers to the same requests may move.")] = Drift()
+    drift: Annotated[Drift, Field(description="How much responses to the same requests may change.")] = Drift()
     shadow: Annotated[
         Path | None,
         Field(
-            description="Captured requests, replayed to both versions before any client moves: what `tfserving client "
-            "capture` writes, or a request log. Relative to the file that says it."
+            description="Captured requests that are replayed to both versions before any client moves: a file of "
+            "`tfserving capture`, or a request log. Relative to models.yaml."
         ),
     ] = None
     shadow_requests: Annotated[
-        int, Field(ge=1, le=100_000, description="How many of them are replayed at most, drawn at random.")
+        int, Field(ge=1, le=100_000, description="The largest number of captured requests to replay, drawn at random.")
     ] = 500
     commands: Annotated[
         tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
-        Field(description="Gates of your own, run before `stable` moves: a command passes when it exits with 0."),
+        Field(description="Your own gates, run before `stable` moves. A command passes if it exits with 0."),
     ] = ()
-    command_seconds: Annotated[float, Field(gt=0, description="Seconds after which such a command has failed.")] = 600
+    command_seconds: Annotated[float, Field(gt=0, description="Longest run of such a command, in seconds.")] = 600
     manual: Annotated[bool, Field(description="Wait for `rollout promote` before `stable` moves.")] = False
 
     @field_validator("address")
@@ -84,5 +90,5 @@ class Rollout(Strict):
     @classmethod
     def _weights_grow(cls, weights: tuple[int, ...]) -> tuple[int, ...]:
         if list(weights) != sorted({*weights}) or weights[-1:] != (100,):
-            raise ValueError(f"{list(weights)} don't grow to 100")
+            raise ValueError(f"got {list(weights)}, expected an increasing list that ends with 100")
         return weights

@@ -1,4 +1,4 @@
-"""How the fleet is served: what `server:` in models.yaml may say."""
+"""How the fleet is served: the keys of `server:` and `compose:` in models.yaml."""
 
 from __future__ import annotations
 
@@ -6,131 +6,145 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-# The release whose messages this toolkit speaks, and so the image that it runs unless told otherwise.
+from tfserving.serving.models_yaml import patterns
+from tfserving.serving.models_yaml.errors import shown
+
+# The release whose messages this toolkit uses, and whose image is the default.
 TENSORFLOW_SERVING = "2.21.0"
 IMAGE = f"tensorflow/serving:{TENSORFLOW_SERVING}"
 
-_IMAGE_NAME = r"^[\w][\w.:/@+-]*$"
-# What a configuration of TensorFlow Serving and of Docker has room for.
+# The largest number in the configuration of TensorFlow Serving and of Docker.
 _MOST = (1 << 31) - 1
+_LEAST_MEMORY = 64 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def bytes_of(text: object) -> object:
-    """`2g`, `512m`, `1.5GiB` or a number as bytes; what is none of these stays what it is, for pydantic to refuse."""
-    if isinstance(text, str) and (
-        found := re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
-    ):
-        return int(float(found[1]) * _UNITS[found[2]])
-    return text
+    """Return `2g`, `512m`, `1.5GiB` or a number as bytes. Raises ValueError for anything else."""
+    if text is None or (type(text) is int and text >= _LEAST_MEMORY):
+        return text
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", str(text).strip().lower())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found and type(text) in (str, int) else 0
+    if size < _LEAST_MEMORY:
+        raise ValueError(f"got {shown(text)}, expected a size of at least 64m, such as 512m or 2g")
+    return size
 
 
 def _which_gpus(said: object) -> object:
-    """Device numbers as Docker wants them; one error for a wrong value."""
+    """Return device numbers as Docker expects them; one error for a wrong value."""
     if isinstance(said, list) and said and all(type(device) in {int, str} for device in said):
         return tuple(map(str, said))
     if said in (None, "all") or (type(said) is int and said >= 1):
         return said
-    raise ValueError(f"{said!r} is not 'all', how many (1), or a list of devices ([0, 1])")
+    raise ValueError(
+        f"got {shown(said)}, expected all, a number of GPUs such as 1, or a list of devices such as [0, 1]"
+    )
 
 
 class Strict(BaseModel):
-    """What models.yaml says: a key that isn't known is an error."""
+    """Part of models.yaml, where an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Batching(Strict):
-    """BatchingParameters, as TensorFlow Serving names them; what isn't said is its default."""
+    """BatchingParameters of TensorFlow Serving, with its names and defaults."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=_MOST, description="Rows in a batch.")] = 1000
-    batch_timeout_micros: Annotated[int, Field(ge=0, le=_MOST, description="How long a request waits for others.")] = 0
+    batch_timeout_micros: Annotated[
+        int, Field(ge=0, le=_MOST, description="Longest wait of a request for others, in microseconds.")
+    ] = 0
     max_enqueued_batches: Annotated[
-        int, Field(ge=1, le=_MOST, description="Batches that wait; one more is UNAVAILABLE.")
+        int, Field(ge=1, le=_MOST, description="Batches that wait. Requests beyond them fail with UNAVAILABLE.")
     ] = 10
     num_batch_threads: Annotated[
-        int | None, Field(ge=1, le=_MOST, description="Batches that run at a time; as many as CPUs.")
+        int | None, Field(ge=1, le=_MOST, description="Batches that run at a time. Default: the number of CPUs.")
     ] = None
     allowed_batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=_MOST)], ...],
-        Field(description="Sizes that batches are padded to, increasing; the last one is max_batch_size."),
+        Field(description="Sizes to which batches are padded, increasing. The last one must be max_batch_size."),
     ] = ()
-    pad_variable_length_inputs: Annotated[bool, Field(description="Pad inputs of different lengths.")] = False
-    enable_large_batch_splitting: Annotated[bool, Field(description="Split requests that are larger.")] = False
+    pad_variable_length_inputs: Annotated[
+        bool, Field(description="Pad inputs of different lengths to the same length.")
+    ] = False
+    enable_large_batch_splitting: Annotated[bool, Field(description="Split requests that are larger than a batch.")] = (
+        False
+    )
     max_execution_batch_size: Annotated[
-        int | None, Field(ge=1, le=_MOST, description="Rows that run at a time, when larger requests are split.")
+        int | None, Field(ge=1, le=_MOST, description="Largest batch that runs, if larger requests are split.")
     ] = None
 
 
 class TlsFiles(Strict):
-    """PEM files for TLS on gRPC, the only port where TensorFlow Serving has it. Relative to models.yaml."""
+    """PEM files for TLS on gRPC; TensorFlow Serving has no TLS on REST. Relative to models.yaml."""
 
     certificate: Annotated[Path, Field(description="The server's certificate, with its chain.")]
     key: Annotated[Path, Field(description="Its private key.")]
-    client_ca: Annotated[Path | None, Field(description="The authorities that clients' certificates are from.")] = None
-    verify_clients: Annotated[bool, Field(description="Refuse clients that have none.")] = False
+    client_ca: Annotated[Path | None, Field(description="The certificate authorities of clients.")] = None
+    verify_clients: Annotated[bool, Field(description="Refuse clients without a certificate of client_ca.")] = False
 
 
 class Envoy(Strict):
-    """A proxy before REST, which has no TLS in TensorFlow Serving. Files are relative to models.yaml."""
+    """A proxy in front of REST, for TLS and traffic splits. Files are relative to models.yaml."""
 
-    image: Annotated[str, Field(description="Its image, by tag or digest.", pattern=_IMAGE_NAME)] = (
+    image: Annotated[str, Field(description="The image of Envoy, with a tag or digest.", pattern=patterns.IMAGE)] = (
         "envoyproxy/envoy:v1.40.0"
     )
-    port: Annotated[int, Field(ge=1, le=65535, description="Where it listens, with HTTPS.")] = 8443
-    certificate: Annotated[Path, Field(description="Its certificate, with its chain, PEM.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="The port where Envoy listens, with HTTPS.")] = 8443
+    certificate: Annotated[Path, Field(description="Envoy's certificate, with its chain, PEM.")]
     key: Annotated[Path, Field(description="The certificate's private key, PEM.")]
     client_ca: Annotated[
-        Path | None, Field(description="The authorities that clients' certificates must be from; none are asked for.")
+        Path | None,
+        Field(description="The certificate authorities of clients. With it, clients need a certificate of one."),
     ] = None
     split: Annotated[
         dict[str, Annotated[int, Field(ge=0, le=100)]],
         Field(
-            description="By model, how many of 100 requests that name no version go to its canary; the others go "
-            "to label `stable`."
+            description="By model, the percentage of requests without a version that goes to the canary. The rest "
+            "goes to the label `stable`."
         ),
     ] = {}
 
 
 class Compose(Strict):
-    """What `make up` starts beside the server."""
+    """The services that `tfserving compose up` starts beside the server."""
 
-    prometheus: Annotated[str, Field(description="The image of Prometheus.", pattern=_IMAGE_NAME)] = (
+    prometheus: Annotated[str, Field(description="The image of Prometheus.", pattern=patterns.IMAGE)] = (
         "prom/prometheus:v3.16.0"
     )
-    prometheus_port: Annotated[int, Field(ge=1, le=65535, description="Where Prometheus listens.")] = 9090
+    prometheus_port: Annotated[int, Field(ge=1, le=65535, description="The port where Prometheus listens.")] = 9090
     memory_exporter: Annotated[
         str | None,
         Field(
-            description="The image of node-exporter, which tells Prometheus the server's memory; `null` for none.",
-            pattern=_IMAGE_NAME,
+            description="The image of node-exporter, which exports the server's memory to Prometheus. `null`: none.",
+            pattern=patterns.IMAGE,
         ),
     ] = "prom/node-exporter:v1.12.1"
-    grafana: Annotated[str | None, Field(description="The image of Grafana; `null` for none.", pattern=_IMAGE_NAME)] = (
+    grafana: Annotated[str | None, Field(description="The image of Grafana. `null`: none.", pattern=patterns.IMAGE)] = (
         "grafana/grafana:13.2.3"
     )
-    grafana_port: Annotated[int, Field(ge=1, le=65535, description="Where Grafana listens.")] = 3000
-    envoy: Annotated[Envoy | None, Field(description="TLS and a traffic split for REST; none when not given.")] = None
+    grafana_port: Annotated[int, Field(ge=1, le=65535, description="The port where Grafana listens.")] = 3000
+    envoy: Annotated[Envoy | None, Field(description="TLS and traffic splits for REST. Default: none.")] = None
 
 
 class ServerSettings(Strict):
-    """How the fleet's server runs, whatever engine runs it; some settings are for containers alone."""
+    """How the server of the fleet runs. Some settings are only for containers."""
 
     image: Annotated[
         str | None,
         Field(
-            description=f"The image, by tag or digest; {IMAGE}, or {IMAGE}-gpu with `gpus`, when not given.",
-            pattern=_IMAGE_NAME,
+            description=f"The image, with a tag or digest. Default: {IMAGE}, or {IMAGE}-gpu with `gpus`.",
+            pattern=patterns.IMAGE,
         ),
     ] = None
     memory: Annotated[
-        int | None,
+        Annotated[int, Field(ge=_LEAST_MEMORY, le=1 << 62)] | None,
         BeforeValidator(bytes_of),
-        Field(ge=64 << 20, le=1 << 62, description="A container's limit, `2g` say; none when not given."),
+        Field(description="Memory limit of a container, such as `2g`. Default: none."),
     ] = None
-    cpus: Annotated[float | None, Field(gt=0, le=100_000, description="A container's limit; none when not given.")] = (
+    cpus: Annotated[float | None, Field(gt=0, le=100_000, description="CPU limit of a container. Default: none.")] = (
         None
     )
     pids: Annotated[
@@ -138,8 +152,8 @@ class ServerSettings(Strict):
         Field(
             ge=256,
             le=_MOST,
-            description="A container's limit of processes and threads; what its models and threads need, and at least "
-            "4096, when not given.",
+            description="Limit of processes and threads of a container. Default: computed from the models and the "
+            "machine's CPUs, at least 4096.",
         ),
     ] = None
     grpc_max_threads: Annotated[
@@ -147,8 +161,8 @@ class ServerSettings(Strict):
         Field(
             ge=1,
             le=1 << 16,
-            description="gRPC calls at a time: TensorFlow Serving refuses more. It starts a thread for each call when "
-            "it comes. The embedded server lets calls wait instead, and does not read this.",
+            description="gRPC calls at a time. TensorFlow Serving starts a thread for each and refuses more. The "
+            "embedded server ignores this; its calls wait.",
         ),
     ] = 1024
     rest_api_num_threads: Annotated[
@@ -156,51 +170,51 @@ class ServerSettings(Strict):
         Field(
             ge=1,
             le=1 << 14,
-            description="REST requests that TensorFlow Serving runs at a time; others wait. The embedded server does "
-            "not read this.",
+            description="REST requests at a time in TensorFlow Serving; others wait. The embedded server ignores this.",
         ),
     ] = 256
     drain_seconds: Annotated[
         float,
-        Field(ge=0, le=3600, description="How long a server that ends waits for requests in flight, at most."),
+        Field(ge=0, le=3600, description="Longest wait for requests in flight before a server ends."),
     ] = 60
     restart: Annotated[
         Literal["no", "on-failure", "unless-stopped", "always"],
-        Field(description="When Docker starts a container again that ended."),
+        Field(description="When Docker restarts a container that has ended."),
     ] = "unless-stopped"
     gpus: Annotated[
         Literal["all"] | int | tuple[str, ...] | None,
         BeforeValidator(_which_gpus),
-        Field(description="`all`, how many, or which devices: [0, 1]."),
+        Field(description="The GPUs of a container: `all`, a number, or a list of devices such as [0, 1]."),
     ] = None
     gpu_memory_fraction: Annotated[
-        float | None, Field(gt=0, le=1, description="--per_process_gpu_memory_fraction: the part taken at the start.")
+        float | None, Field(gt=0, le=1, description="The part of GPU memory that the server allocates when it starts.")
     ] = None
     gpu_memory_growth: Annotated[
-        bool, Field(description="Take GPU memory when it is needed instead of all of it at the start.")
+        bool, Field(description="Allocate GPU memory when it is needed, not all of it at the start.")
     ] = False
-    batching: Annotated[Batching | None, Field(description="Run requests together that wait; no, when not given.")] = (
+    batching: Annotated[Batching | None, Field(description="Combine requests into batches. Default: no batching.")] = (
         None
     )
-    monitoring: Annotated[bool, Field(description="Have a page for Prometheus on the REST port.")] = True
-    tls: Annotated[TlsFiles | None, Field(description="TLS on gRPC; none when not given.")] = None
+    monitoring: Annotated[bool, Field(description="Serve a metrics page for Prometheus on the REST port.")] = True
+    tls: Annotated[TlsFiles | None, Field(description="TLS on gRPC. Default: none.")] = None
     flags: Annotated[
         dict[str, str | int | float | bool],
-        Field(description="More flags of tensorflow_model_server, by name without dashes."),
+        Field(description="Other flags of tensorflow_model_server, by name without dashes."),
     ] = {}
 
-    @model_validator(mode="after")
-    def _flags_are_known(self) -> ServerSettings:
+    @field_validator("flags", mode="before")
+    @classmethod
+    def _flags_are_known(cls, flags: object) -> object:
         from tfserving.serving.models_yaml.flag_names import GENERATED, wrong
 
-        for name, value in self.flags.items():
+        for name, value in flags.items() if isinstance(flags, dict) else ():
             if name in GENERATED:
-                raise ValueError(f"flags.{name}: the toolkit sets it; {GENERATED[name]} says what to")
+                raise ValueError(f"the toolkit sets the flag {name}. Use {GENERATED[name]} instead")
             if problem := wrong(name, value):
-                raise ValueError(f"flags.{name}: {problem}")
-        return self
+                raise ValueError(problem)
+        return flags
 
     @property
     def image_name(self) -> str:
-        """The image that is asked for, or that fits."""
+        """The image, or its default."""
         return self.image or (f"{IMAGE}-gpu" if self.gpus else IMAGE)

@@ -148,13 +148,13 @@ class Real:
         shutil.copytree(self.folder / kind, self.folder / f"models/worked/{new}")
         started = time.monotonic()
         with self._failing_once_proven() if kind == "failing" else contextlib.nullcontext():
-            done = CliRunner().invoke(tfserving, ["k8s", "rollout", "start", "worked", "--fleet", str(self.fleet)])
+            done = CliRunner().invoke(tfserving, ["rollout", "start", "worked", "--fleet", str(self.fleet)])
         seconds = time.monotonic() - started
         state = LocalStore(read_fleet(self.fleet), "worked").load()
         assert state is not None, f"{done.output}\n{done.exception!r}"
         assert (state.new, state.over) == (new, True), f"{state}\n{done.output}\n{done.exception!r}"
         if state.phase == "done" and kind != "same":
-            undone = CliRunner().invoke(tfserving, ["k8s", "rollout", "undo", "worked", "--fleet", str(self.fleet)])
+            undone = CliRunner().invoke(tfserving, ["rollout", "undo", "worked", "--fleet", str(self.fleet)])
             assert undone.exit_code == 0, undone.output
         elif state.phase == "done":
             self.stable = new
@@ -211,7 +211,7 @@ class Real:
 
     @contextlib.contextmanager
     def _server(self) -> Iterator[Served]:
-        words = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded", "--fleet", str(self.fleet)]
+        words = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded", "--fleet", str(self.fleet)]
         with serve([*words, "--port", "{port}", "--rest-port", "{rest_port}"], ROOT) as served:
             yield served
 

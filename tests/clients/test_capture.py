@@ -159,8 +159,8 @@ def test_records_before_and_behind_a_damaged_part_are_kept_and_what_is_left_out_
     first, last, written = result.stderr.splitlines()
     assert (result.exit_code, result.stdout, written) == (0, "", f"{captured}: 3 requests with their answers")
     assert first.startswith(f"Warning: {source}, byte {len(whole[0])}: ")
-    assert first.endswith("; 100 bytes are left out")
-    assert last.endswith("; 50 bytes are left out")
+    assert first.endswith("; skipped 100 bytes")
+    assert last.endswith("; skipped 50 bytes")
     kept = [one.request.inputs["x"].tolist() for one in read_requests(captured)]
     assert kept == [(ROWS + np.float32(number)).tolist() for number in (0, 2, 3)]
 

@@ -24,12 +24,12 @@ from PIL import Image
 from tests.clients.conftest import ON_SERVERS, ROOT, Server
 from tests.servers import free_ports
 from tfserving.clients import connect
-from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.cli import main
 from tfserving.clients.commands.images import ImageFile, Images
 from tfserving.clients.commands.predict import predict
 from tfserving.clients.commands.show import metadata, status
 from tfserving.clients.commands.verify import verify
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.examples import read_examples
 from tfserving.foundation.records import write_records
 
@@ -97,7 +97,7 @@ def test_a_request_body_names_its_signature_unless_the_option_does(ask: Any) -> 
     body = json.dumps({"signature_name": "two", "instances": [{"a": 1, "n": 2}, {"a": 3, "n": 4}]})
     assert ask("--input", body)["sum"] == [3.0, 7.0]
     assert (
-        "signature 'serving_default' wants"
+        "signature 'serving_default' expects"
         in ask("--input", body, "--signature", "serving_default", check=False).stderr
     )
 
@@ -170,16 +170,16 @@ def test_bytes_that_are_no_text_are_base64_in_json(ask: Any) -> None:
     [
         (
             ("--input", "[[1, 2]]"),
-            "scale version 2: inputs['x'] has dtype float32 and shape (1, 2), signature 'serving",
+            "scale version 2: inputs['x']: got float32 (1, 2), signature 'serving",
         ),
-        (("--input", "[[1, 2], [3]]"), "inputs['x']: its lists are not of one length"),
-        (("--input", '[["a"]]'), "inputs['x']: 'a' is no float32"),
+        (("--input", "[[1, 2], [3]]"), "inputs['x']: its lists have different lengths"),
+        (("--input", '[["a"]]'), "inputs['x']: 'a' is not of dtype float32"),
         (
             ("--input", '{"y": [1]}'),
-            "inputs['y'] is not an input, signature 'serving_default' wants 'x': float32 (-1, 3)",
+            "inputs['y'] is not an input of signature 'serving_default', which has 'x': float32 (?, 3)",
         ),
         (("--input", "[1]", "--signature", "two"), "signature 'two' has 2 inputs (a, n): give them by name"),
-        (("--input", "[1]", "--signature", "nope"), "scale version 2 has no signature 'nope'; it has complex, flags"),
+        (("--input", "[1]", "--signature", "nope"), "scale version 2 lacks signature 'nope'; it has complex, flags"),
         (("--input", "rows.npy"), "there is no file rows.npy"),
         (("--input", "x=missing.json"), "there is no file missing.json"),
         (("--input", "hello"), "'hello' is neither JSON nor a file; a string is JSON in quotes: '\"hello\"'"),
@@ -249,7 +249,7 @@ def test_metadata_shows_every_signature(server: Server, protocol: str) -> None:
     shown = run(*asked)
     assert shown.exit_code == 0
     assert shown.stdout.startswith("scale version 2\n")
-    assert "  serving_default  (tensorflow/serving/predict)\n    input   x       float32 (-1, 3)\n" in shown.stdout
+    assert "  serving_default  (tensorflow/serving/predict)\n    input   x       float32 (?, 3)\n" in shown.stdout
     answer = json.loads(run(*asked, "--json", "--label", "stable").stdout)
     assert answer["version"] == 1
     assert answer["signatures"]["serving_default"]["inputs"] == {"x": {"dtype": "float32", "shape": [None, 3]}}
@@ -440,7 +440,7 @@ def test_a_config_is_reloaded(server: Server) -> None:
     assert run("reload", "-", "--server", server.url("grpc"), stdin="nonsense {}").exit_code == 1
     result = run("reload", config, "--server", server.url("rest"))
     assert result.exit_code == 1
-    assert "gRPC can" in result.stderr
+    assert "use gRPC" in result.stderr
     assert run("reload", "missing.config").exit_code == 2
 
 

@@ -15,7 +15,6 @@ from google.protobuf import text_format
 from tests.clients.conftest import ON_SERVERS, Server
 from tests.servers import free_ports
 from tfserving.clients import Client, Signature, TensorInfo, connect
-from tfserving.clients.answers import VersionStatus
 from tfserving.clients.availability import available_version
 from tfserving.clients.errors import (
     Call,
@@ -28,6 +27,7 @@ from tfserving.clients.errors import (
     Unavailable,
     Unimplemented,
 )
+from tfserving.clients.results import VersionStatus
 from tfserving.foundation.messages import ModelServerConfig
 
 pytestmark = ON_SERVERS
@@ -65,7 +65,7 @@ def test_lists_take_the_type_the_signature_wants(client: Client) -> None:
 def test_a_single_input_needs_no_name(client: Client) -> None:
     np.testing.assert_array_equal(client.predict("scale", ROWS).outputs["total"], (ROWS * np.float32(3)).sum(1))
     assert client.predict("words", ["four", b"ab"]).outputs["length"].tolist() == [4, 2]
-    with pytest.raises(InvalidArgument, match=r"signature 'two' has 2 inputs \(a, n\): give them by name"):
+    with pytest.raises(InvalidArgument, match=r"signature 'two' has 2 inputs \(a, n\); give them as a mapping"):
         client.predict("scale", [1.0], signature="two")
 
 
@@ -122,27 +122,35 @@ def test_a_wrong_input_is_named_with_what_was_sent_and_what_is_wanted(client: Cl
         assert asked == ("scale", "serving_default", client.protocol), case
         assert client.predict("scale", {"x": ROWS}).outputs["total"].shape == (2,), f"{case}: the server goes on"
 
-    wanted = "signature 'serving_default' wants"
-    refused("shape", {"x": ROWS[:, :2]}, f"inputs['x'] has dtype float32 and shape (2, 2), {wanted} float32 (-1, 3)")
+    wanted = "signature 'serving_default' expects"
+    refused("shape", {"x": ROWS[:, :2]}, f"inputs['x']: got float32 (2, 2), {wanted} float32 (?, 3)")
     double = ROWS.astype(np.float64)
-    refused("dtype", {"x": double}, f"inputs['x'] has dtype float64 and shape (2, 3), {wanted} float32 (-1, 3)")
-    refused("name", {"y": ROWS}, f"inputs['y'] is not an input, {wanted} 'x': float32 (-1, 3)")
-    refused("one too many", {"x": ROWS, "y": ROWS}, f"inputs['y'] is not an input, {wanted} 'x': float32 (-1, 3)")
-    refused("none", {}, f"inputs['x'] is missing, {wanted} float32 (-1, 3)")
-    refused("ragged", {"x": [[1, 2, 3], [4]]}, "inputs['x']: its lists are not of one length")
-    refused("text for a number", {"x": ["a"]}, "inputs['x']: 'a' is no float32")
+    refused("dtype", {"x": double}, f"inputs['x']: got float64 (2, 3), {wanted} float32 (?, 3)")
+    refused(
+        "name",
+        {"y": ROWS},
+        "inputs['y'] is not an input of signature 'serving_default', which has 'x': float32 (?, 3)",
+    )
+    refused(
+        "one too many",
+        {"x": ROWS, "y": ROWS},
+        "inputs['y'] is not an input of signature 'serving_default', which has 'x': float32 (?, 3)",
+    )
+    refused("none", {}, f"inputs['x'] is missing, {wanted} float32 (?, 3)")
+    refused("ragged", {"x": [[1, 2, 3], [4]]}, "inputs['x']: its lists have different lengths")
+    refused("text for a number", {"x": ["a"]}, "inputs['x']: 'a' is not of dtype float32")
 
 
 def test_a_signature_that_is_not_there_is_named_with_those_that_are(client: Client) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         client.predict("words", {"s": np.array([b""], np.object_)}, signature="nope")
-    assert "words version 1 has no signature 'nope'; it has serving_default" in str(caught.value)
+    assert "words version 1 lacks signature 'nope'; it has serving_default" in str(caught.value)
 
 
 def test_a_model_that_is_not_served_is_named(client: Client) -> None:
     with pytest.raises(NotFound) as caught:
         client.predict("nope", {"x": ROWS})
-    assert "serves no model called 'nope'" in str(caught.value)
+    assert "doesn't serve a model 'nope'" in str(caught.value)
     for call in (client.metadata, client.status):
         with pytest.raises(NotFound, match="nope"):
             call("nope")
@@ -151,7 +159,7 @@ def test_a_model_that_is_not_served_is_named(client: Client) -> None:
 def test_a_version_that_is_not_served_is_answered_with_those_that_are(client: Client) -> None:
     with pytest.raises(NotFound) as caught:
         client.predict("scale", {"x": ROWS}, version=7)
-    assert "the server's versions of scale: version 2 AVAILABLE, version 1 AVAILABLE" in str(caught.value)
+    assert "the server has these versions of scale: version 2 AVAILABLE, version 1 AVAILABLE" in str(caught.value)
     assert caught.value.version == 7
 
 
@@ -162,13 +170,13 @@ def test_an_unknown_label_is_an_invalid_argument(client: Client) -> None:
 
 def test_calls_that_cannot_be_meant_are_refused_before_they_are_sent(protocol: str) -> None:
     with connect(f"{'http' if protocol == 'rest' else 'grpc'}://127.0.0.1:1") as nowhere:
-        with pytest.raises(InvalidArgument, match="version 1 and label 'stable' can't both be asked for"):
+        with pytest.raises(InvalidArgument, match="version 1 and label 'stable' are both given"):
             nowhere.predict("scale", {"x": ROWS}, version=1, label="stable")
-        with pytest.raises(InvalidArgument, match="name of a model"):
+        with pytest.raises(InvalidArgument, match="model's name is empty"):
             nowhere.predict("", {"x": ROWS})
         with pytest.raises(TypeError, match="a sequence of names"):
             nowhere.predict("scale", {"x": ROWS}, outputs="total")
-        with pytest.raises(ValueError, match="above 0, not -1"):
+        with pytest.raises(ValueError, match="above 0 seconds, got -1"):
             nowhere.status("scale", timeout=-1)
 
 
@@ -223,11 +231,9 @@ def test_a_call_can_be_checked_before_it_is_sent(client: Client) -> None:
     assert client.predict("scale", {"x": ROWS}, check=True).outputs["total"].shape == (2,)
     with pytest.raises(InvalidArgument) as caught:
         client.predict("scale", {"x": ROWS[:, :2]}, check=True)
-    assert caught.value.text == (
-        "inputs['x'] has dtype float32 and shape (2, 2), signature 'serving_default' wants float32 (-1, 3)"
-    )
+    assert caught.value.text == ("inputs['x']: got float32 (2, 2), signature 'serving_default' expects float32 (?, 3)")
     for call in (client.classify, client.regress):
-        with pytest.raises(InvalidArgument, match=r"takes no tf.Examples.*it wants 'x': float32"):
+        with pytest.raises(InvalidArgument, match=r"doesn't accept tf.Examples; its inputs are 'x': float32"):
             call("scale", [{}], check=True)
     assert client.regress("flowers", [{"length": 2.0}], signature="length", check=True).values.tolist() == [6]
 
@@ -239,7 +245,7 @@ def test_several_signatures_answer_the_same_examples(client: Client) -> None:
         )
 
     if client.protocol == "rest":
-        with pytest.raises(Unimplemented, match="gRPC has"):
+        with pytest.raises(Unimplemented, match="use gRPC"):
             ask()
         return
     answers = ask()
@@ -248,7 +254,7 @@ def test_several_signatures_answer_the_same_examples(client: Client) -> None:
     assert answers["serving_default"].labels.tolist() == [["rose", "other"]]
     assert answers["serving_default"].scores.tolist() == [[2, 0.5]]
     assert {answer.version for answer in answers.values()} == {1}
-    with pytest.raises(InvalidArgument, match="'classify' or 'regress', not 'predict'"):
+    with pytest.raises(InvalidArgument, match="got 'predict', expected 'classify' or 'regress'"):
         client.multi_inference("flowers", {"length": "predict"}, [{}])  # type: ignore[dict-item]
     with pytest.raises(InvalidArgument, match="at least one signature"):
         client.multi_inference("flowers", {}, [{}])
@@ -257,7 +263,7 @@ def test_several_signatures_answer_the_same_examples(client: Client) -> None:
 def test_a_config_is_reloaded(client: Client, served: Server) -> None:
     text = (served.folder / "models.config").read_text()
     if client.protocol == "rest":
-        with pytest.raises(Unimplemented, match="gRPC can"):
+        with pytest.raises(Unimplemented, match="use gRPC"):
             client.reload_config(text)
         return
     try:
@@ -266,13 +272,13 @@ def test_a_config_is_reloaded(client: Client, served: Server) -> None:
     finally:
         client.reload_config(text_format.Parse(text, ModelServerConfig()), timeout=30)
     assert client.predict("scale", {"x": ROWS}, label="stable").version == 1
-    with pytest.raises(InvalidArgument, match="no ModelServerConfig in text form: 1:1"):
+    with pytest.raises(InvalidArgument, match="is not a ModelServerConfig in text form: 1:1"):
         client.reload_config("models {}")
 
 
 def test_waiting_for_a_label_returns_the_version_that_it_means(client: Client) -> None:
     assert client.wait_until_available("scale", label="stable", timeout=5) == 1
-    with pytest.raises(DeadlineExceeded, match=r"last seen of it: version 2 AVAILABLE, .*label: canary"):
+    with pytest.raises(DeadlineExceeded, match=r"last status: version 2 AVAILABLE, .*label: canary"):
         client.wait_until_available("scale", label="canary", timeout=1)
 
 
@@ -280,15 +286,15 @@ def test_nobody_listening_is_unavailable(protocol: str) -> None:
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     with connect(f"{'http' if protocol == 'rest' else 'grpc'}://{address}") as nobody:
-        with pytest.raises(Unavailable, match=f"nobody answers .* on .*{address}"):
+        with pytest.raises(Unavailable, match=f"no (gRPC|REST) server is listening on .*{address}"):
             nobody.predict("scale", {"x": ROWS})
-        with pytest.raises(DeadlineExceeded, match=r"last seen of it: UNAVAILABLE: .*refused"):
+        with pytest.raises(DeadlineExceeded, match=r"last status: UNAVAILABLE: .*refused"):
             nobody.wait_until_available("scale", timeout=0.3)
 
 
 def test_the_other_protocols_port_is_recognised(server: Server, protocol: str) -> None:
     wrong = f"http://{server.grpc}" if protocol == "rest" else f"grpc://{server.rest}"
-    with connect(wrong) as client, pytest.raises(Unavailable, match=r"is .*gRPC port\?"):
+    with connect(wrong) as client, pytest.raises(Unavailable, match=r"gRPC port"):
         client.status("scale")
 
 

@@ -24,7 +24,7 @@ from tfserving.clients.calls import Calls
 from tfserving.clients.errors import Internal, ServingError, from_grpc, from_http
 from tfserving.clients.grpc_calls import GrpcCalls
 from tfserving.clients.rest_calls import RestCalls
-from tfserving.clients.steps import Ask
+from tfserving.clients.steps import Request
 from tfserving.foundation.messages import message
 from tfserving.foundation.tensors import BY_WIRE_NAME, Array, from_proto
 
@@ -46,19 +46,19 @@ METHODS = ("tensorflow/serving/classify", "tensorflow/serving/regress")
 class Recorded:
     """A transport whose server answers what was recorded."""
 
-    def __init__(self, answer: Callable[[Ask], bytes]) -> None:
+    def __init__(self, answer: Callable[[Request], bytes]) -> None:
         self._answer = answer
-        self.asked: list[Ask] = []
+        self.asked: list[Request] = []
 
-    def ask(self, ask: Ask) -> bytes:
-        self.asked.append(ask)
-        return self._answer(ask)
+    def send(self, request: Request) -> bytes:
+        self.asked.append(request)
+        return self._answer(request)
 
     def close(self) -> None:
         pass
 
 
-def client(calls: Calls, answer: Callable[[Ask], bytes]) -> tuple[Client, Recorded]:
+def client(calls: Calls, answer: Callable[[Request], bytes]) -> tuple[Client, Recorded]:
     transport = Recorded(answer)
     return Client(calls, transport, 10), transport
 
@@ -92,9 +92,9 @@ class TestGrpc:
         wanted = text_format.Parse(exchange["request"]["text"], message(f"{name}Request")())
         response = exchange["response"]
 
-        def answer(ask: Ask) -> bytes:
+        def answer(request: Request) -> bytes:
             if response["code"] != "OK":
-                raise from_grpc(Refused(grpc.StatusCode[response["code"]], response["details"]), ask.call)
+                raise from_grpc(Refused(grpc.StatusCode[response["code"]], response["details"]), request.call)
             return base64.b64decode(response["b64"])
 
         asking, transport = client(GrpcCalls("server", ONCE, {}), answer)
@@ -107,10 +107,10 @@ class TestGrpc:
             self.compare(method, got, message(f"{name}Response").FromString(base64.b64decode(response["b64"])))
         elif response["code"] != "OK":
             assert got.code == response["code"], exchange["id"]
-            assert got.text == (response["details"] or "the server says no more"), exchange["id"]
+            assert got.text == (response["details"] or "the server gave no reason"), exchange["id"]
         else:
             assert method == "HandleReloadConfigRequest" or unreadable(response), (exchange["id"], got)
-        sent = next(ask for ask in transport.asked if ask.path == exchange["method"])
+        sent = next(request for request in transport.asked if request.path == exchange["method"])
         assert same_request(message(f"{name}Request").FromString(sent.body), wanted), exchange["id"]
         return True
 
@@ -279,21 +279,21 @@ class TestRest:
 
     def predict(
         self, metadata: bytes, model: str, signature: str, inputs: Any, exchange: dict[str, Any]
-    ) -> tuple[Ask, Any, Any]:
+    ) -> tuple[Request, Any, Any]:
         """What is asked, what comes of the answer, and what the metadata says of the outputs."""
 
-        def answer(ask: Ask) -> bytes:
-            if ask.path.endswith("/metadata"):
+        def answer(request: Request) -> bytes:
+            if request.path.endswith("/metadata"):
                 return metadata
             response = exchange["response"]
             if response["status"] != 200:
-                raise from_http(response["status"], text_of(response).encode(), ask.call)
+                raise from_http(response["status"], text_of(response).encode(), request.call)
             return text_of(response).encode()
 
         asking, transport = client(RestCalls("server", ONCE, {}), answer)
         signatures = json.loads(metadata)["metadata"]["signature_def"]["signature_def"]
         got = outcome(lambda: asking.predict(model, inputs, signature=signature).outputs)
-        if not any(ask.path.endswith(":predict") for ask in transport.asked):
+        if not any(request.path.endswith(":predict") for request in transport.asked):
             raise got
         assert not isinstance(got, Internal) or exchange["response"]["status"] != 200, (exchange["id"], got)
         asked = transport.asked[-1] if transport.asked[-1].body else transport.asked[-2]
@@ -344,7 +344,7 @@ class TestRest:
         assert compared >= 10, compared
 
 
-def answering(response: dict[str, Any]) -> Callable[[Ask], bytes]:
+def answering(response: dict[str, Any]) -> Callable[[Request], bytes]:
     return lambda _: text_of(response).encode()
 
 

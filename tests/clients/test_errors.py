@@ -87,7 +87,7 @@ def test_another_servers_page_is_quoted_with_the_question_whose_port_it_is(page:
     error = from_http(404, page, CALL)
     assert isinstance(error, errors.NotFound)
     assert error.text.startswith("HTTP 404")
-    assert "did not answer as TensorFlow Serving's REST API does; is this its REST port?" in str(error)
+    assert "the response isn't one of TensorFlow Serving's REST API" in str(error)
 
 
 def test_an_error_says_what_was_asked_of_whom() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.inputs import mismatches, needs_signature, to_arrays
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.tensors import Array
 
 
@@ -60,19 +60,19 @@ def test_pythons_values_take_the_type_that_is_wanted(value: Any, dtype: str, wan
 @pytest.mark.parametrize(
     ("value", "dtype", "said"),
     [
-        ([1.0], "int32", "inputs['x']: 1.0 is no int32"),
-        ([True], "int32", "inputs['x']: True is no int32"),
-        ([1], "bool", "inputs['x']: 1 is no bool"),
-        ([1j], "float32", "inputs['x']: 1j is no float32"),
-        ([1, 300], "uint8", "inputs['x']: 300 does not fit uint8"),
-        ([-1], "uint64", "inputs['x']: -1 does not fit uint64"),
-        ([1e39], "float32", "inputs['x']: 1e+39 does not fit float32"),
-        (["1"], "float32", "inputs['x']: '1' is no float32"),
-        ([1], "string", "inputs['x']: a string tensor holds bytes or str, not int 1"),
-        ([["a"], ["b", "c"]], "string", "inputs['x']: its lists are not of one length, an array's are"),
+        ([1.0], "int32", "inputs['x']: 1.0 is not of dtype int32"),
+        ([True], "int32", "inputs['x']: True is not of dtype int32"),
+        ([1], "bool", "inputs['x']: 1 is not of dtype bool"),
+        ([1j], "float32", "inputs['x']: 1j is not of dtype float32"),
+        ([1, 300], "uint8", "inputs['x']: 300 is out of the range of uint8"),
+        ([-1], "uint64", "inputs['x']: -1 is out of the range of uint64"),
+        ([1e39], "float32", "inputs['x']: 1e+39 is out of the range of float32"),
+        (["1"], "float32", "inputs['x']: '1' is not of dtype float32"),
+        ([1], "string", "inputs['x']: a string tensor holds bytes or str, got int 1"),
+        ([["a"], ["b", "c"]], "string", "inputs['x']: its lists have different lengths"),
         ([None], "float32", "inputs['x']: its values are not all numbers, booleans or strings"),
         (np.array(["2020-01-01"], "M8[D]"), "string", "inputs['x']: an array of datetime64[D] has no tensor type"),
-        (np.array([1], np.object_), "string", "inputs['x']: a string tensor holds bytes or str, not int 1"),
+        (np.array([1], np.object_), "string", "inputs['x']: a string tensor holds bytes or str, got int 1"),
     ],
 )
 def test_values_that_the_type_cannot_hold_are_refused(value: Any, dtype: str, said: str) -> None:
@@ -86,7 +86,7 @@ def test_an_array_keeps_the_type_it_has() -> None:
 
 
 def test_the_names_of_inputs_are_text() -> None:
-    with pytest.raises(ValueError, match="the name of an input is a str, not int 1"):
+    with pytest.raises(ValueError, match="the name of an input must be a str, got int 1"):
         to_arrays({1: np.zeros(1)})
 
 
@@ -100,10 +100,10 @@ def test_each_misfit_has_its_line() -> None:
     wanted = signature(x=TensorInfo("float32", (None, 2)), y=vector("int64"), z=vector("int64"))
     arrays: dict[str, Array] = {"x": np.zeros(4, np.float32), "y": np.zeros(4, np.int32), "w": np.zeros(1)}
     assert mismatches(arrays, "s", wanted) == [
-        "inputs['x'] has dtype float32 and shape (4,), signature 's' wants float32 (-1, 2)",
-        "inputs['y'] has dtype int32 and shape (4,), signature 's' wants int64 (-1,)",
-        "inputs['w'] is not an input, signature 's' wants 'x': float32 (-1, 2), 'y': int64 (-1,), 'z': int64 (-1,)",
-        "inputs['z'] is missing, signature 's' wants int64 (-1,)",
+        "inputs['x']: got float32 (4,), signature 's' expects float32 (?, 2)",
+        "inputs['y']: got int32 (4,), signature 's' expects int64 (?,)",
+        "inputs['w'] is not an input of signature 's', which has 'x': float32 (?, 2), 'y': int64 (?,), 'z': int64 (?,)",
+        "inputs['z'] is missing, signature 's' expects int64 (?,)",
     ]
     assert len(mismatches(arrays, "s", wanted, shapes=False)) == 3
 

@@ -161,7 +161,7 @@ def test_an_answer_that_fits_no_signature_is_an_error(server: Server, client: Cl
         "/v1/models/m/metadata": metadata(1, y=("DT_INT32", [-1])),
         "/v1/models/m:predict": (200, {"outputs": [1.5]}),
     }
-    with pytest.raises(Internal, match=r"outputs\['y'\] is not int32 \(-1,\): its values are of type float64"):
+    with pytest.raises(Internal, match=r"outputs\['y'\], expected int32 \(\?,\): got values of type float64"):
         client.predict("m", {"x": ROWS})
 
 
@@ -177,11 +177,11 @@ def test_types_that_json_cannot_carry_name_the_protocol_that_can(server: Server,
     status, answer = metadata(1, y=("DT_FLOAT", [-1]))
     answer["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]["x"]["dtype"] = "DT_COMPLEX64"
     server.paths["/v1/models/m/metadata"] = status, answer
-    with pytest.raises(Unimplemented, match="gRPC does"):
+    with pytest.raises(Unimplemented, match="use gRPC"):
         client.predict("m", {"x": ROWS.astype(np.complex64)})
     server.paths["/v1/models/m/metadata"] = metadata(1, y=("DT_FLOAT", [-1]))
     server.paths["/v1/models/m:predict"] = 501, {"error": "Conversion of JSON Value: 1 to type: half"}
-    with pytest.raises(Unimplemented, match="gRPC carries every element type"):
+    with pytest.raises(Unimplemented, match="use gRPC, which carries every dtype"):
         connect(server.url).predict("m", {"x": ROWS})
 
 
@@ -240,13 +240,13 @@ def test_a_connection_that_breaks_is_unavailable(server: Server, client: Client)
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
-        ((200, b"<HTML>"), Internal, "the answer is no JSON"),
+        ((200, b"<HTML>"), Internal, "the response is not JSON"),
         (
             (200, {"something": "else"}),
             Internal,
-            "there is no 'model_version_status' in an object of 1",
+            "an object of 1 lacks 'model_version_status'",
         ),
-        ((404, b"<HTML>"), NotFound, r"is this its REST port\?"),
+        ((404, b"<HTML>"), NotFound, r"is its REST port"),
         ((301, b""), Internal, "HTTP 301"),
         ((400, {"error": 'Serving signature name: "x" not found in signature def'}), FailedPrecondition, "not found"),
     ],

@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.rest_json import MisfitError, outputs_of, parse, predict_request, unpack_bytes
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.tensors import Array
 
 
@@ -43,7 +43,7 @@ def test_arrays_are_written_as_the_server_reads_them(array: Any, text: str) -> N
 
 
 def test_complex_numbers_cannot_be_written() -> None:
-    with pytest.raises(TypeError, match=r"inputs\['x'\] has dtype complex64: .*gRPC does"):
+    with pytest.raises(TypeError, match=r"inputs\['x'\] has dtype complex64; .*use gRPC"):
         predict_request("s", {"x": np.array([1j], np.complex64)})
 
 
@@ -101,14 +101,14 @@ def test_an_answer_takes_the_types_of_its_signature(value: Any, signature: Signa
 @pytest.mark.parametrize(
     ("answer", "signature", "said"),
     [
-        ({"outputs": [1.5]}, one("int32", None), "its values are of type float64"),
-        ({"outputs": ["a"]}, one("float32", None), "its values are of type"),
-        ({"outputs": [None]}, one("float32", None), "its values are of type object"),
+        ({"outputs": [1.5]}, one("int32", None), "got values of type float64"),
+        ({"outputs": ["a"]}, one("float32", None), "got values of type"),
+        ({"outputs": [None]}, one("float32", None), "got values of type object"),
         ({"outputs": [[1.0], [1.0, 2.0]]}, one("float32", None, None), "inhomogeneous"),
-        ({"outputs": [1.0]}, one("string", None), "1.0 is no string"),
+        ({"outputs": [1.0]}, one("string", None), "got 1.0, expected a string"),
         ({"outputs": [{"b64": "!"}]}, one("string", None), "'!' is not base64"),
-        ({"outputs": [1.0]}, one("float32", None, 3), r"its shape is \(1,\)"),
-        ({"outputs": [1.0]}, one("resource"), "no array holds resource"),
+        ({"outputs": [1.0]}, one("float32", None, 3), r"got shape \(1,\)"),
+        ({"outputs": [1.0]}, one("resource"), "arrays can't hold resource"),
         (
             {"outputs": [1.0]},
             Signature("", {}, {"a": TensorInfo("float32", None), "b": TensorInfo("float32", None)}),
@@ -117,10 +117,10 @@ def test_an_answer_takes_the_types_of_its_signature(value: Any, signature: Signa
         (
             {"outputs": {"a": 1.0}},
             Signature("", {}, {"a": TensorInfo("float32", None), "b": TensorInfo("float32", None)}),
-            "it has a, the signature's outputs are a, b",
+            "got a, expected the outputs a, b",
         ),
-        ({"predictions": []}, one("float32"), "it has no 'outputs'"),
-        ([], one("float32"), "it has no 'outputs'"),
+        ({"predictions": []}, one("float32"), "it lacks 'outputs'"),
+        ([], one("float32"), "it lacks 'outputs'"),
     ],
 )
 def test_an_answer_of_another_signature_is_noticed(answer: Any, signature: Signature, said: str) -> None:

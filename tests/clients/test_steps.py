@@ -7,17 +7,17 @@ import time
 import pytest
 
 from tfserving.clients.errors import Call, InvalidArgument, ServingError, Unavailable
-from tfserving.clients.steps import Ask, Asking, Pause, Retries
+from tfserving.clients.steps import Pause, Request, Retries, RetryingSender
 
 
-def ask(*, seconds: float = 60.0, repeatable: bool = True) -> Ask:
-    return Ask("/path", b"body", Call(), time.monotonic() + seconds, repeatable=repeatable)
+def ask(*, seconds: float = 60.0, repeatable: bool = True) -> Request:
+    return Request("/path", b"body", Call(), time.monotonic() + seconds, repeatable=repeatable)
 
 
-def attempts(asking: Asking, asked: Ask, *failures: ServingError) -> tuple[int, list[float]]:
+def attempts(sender: RetryingSender, asked: Request, *failures: ServingError) -> tuple[int, list[float]]:
     """How often `asked` was asked when the first attempts fail as given, and the pauses in between."""
     count, pauses, left = 0, [], list(failures)
-    steps = asking(asked)
+    steps = sender(asked)
     try:
         step = next(steps)
         while True:
@@ -32,21 +32,21 @@ def attempts(asking: Asking, asked: Ask, *failures: ServingError) -> tuple[int, 
 
 
 def test_an_unavailable_server_is_asked_again() -> None:
-    assert attempts(Asking(Retries()), ask(), Unavailable("no"))[0] == 2
-    assert attempts(Asking(Retries(attempts=4)), ask(), *[Unavailable("no")] * 9)[0] == 4
-    assert attempts(Asking(Retries(attempts=1)), ask(), Unavailable("no"))[0] == 1
+    assert attempts(RetryingSender(Retries()), ask(), Unavailable("no"))[0] == 2
+    assert attempts(RetryingSender(Retries(attempts=4)), ask(), *[Unavailable("no")] * 9)[0] == 4
+    assert attempts(RetryingSender(Retries(attempts=1)), ask(), Unavailable("no"))[0] == 1
 
 
 def test_other_errors_are_not_asked_again() -> None:
-    assert attempts(Asking(Retries()), ask(), InvalidArgument("no"))[0] == 1
+    assert attempts(RetryingSender(Retries()), ask(), InvalidArgument("no"))[0] == 1
 
 
 def test_what_changes_the_server_is_not_asked_again() -> None:
-    assert attempts(Asking(Retries()), ask(repeatable=False), Unavailable("no"))[0] == 1
+    assert attempts(RetryingSender(Retries()), ask(repeatable=False), Unavailable("no"))[0] == 1
 
 
 def test_nothing_is_asked_again_after_the_deadline() -> None:
-    assert attempts(Asking(Retries()), ask(seconds=-1), Unavailable("no"))[0] == 1
+    assert attempts(RetryingSender(Retries()), ask(seconds=-1), Unavailable("no"))[0] == 1
 
 
 def test_pauses_grow_up_to_the_longest_and_are_random() -> None:
@@ -54,19 +54,19 @@ def test_pauses_grow_up_to_the_longest_and_are_random() -> None:
     drawn = [[retries.pause(attempt) for _ in range(500)] for attempt in (1, 2, 3, 9)]
     assert [round(max(pauses)) for pauses in drawn] == [1, 2, 3, 3]
     assert all(len(set(pauses)) > 400 and min(pauses) < 0.2 for pauses in drawn)
-    _, pauses = attempts(Asking(Retries(attempts=9, first_pause=0.001)), ask(), *[Unavailable("no")] * 8)
+    _, pauses = attempts(RetryingSender(Retries(attempts=9, first_pause=0.001)), ask(), *[Unavailable("no")] * 8)
     assert len(pauses) == 8
 
 
 def test_a_server_that_stays_down_is_not_asked_several_times_as_often() -> None:
-    asking = Asking(Retries(attempts=3, budget=10))
+    asking = RetryingSender(Retries(attempts=3, budget=10))
     counts = [attempts(asking, ask(), *[Unavailable("no")] * 3)[0] for _ in range(20)]
     assert sum(counts) == 20 + 10
     assert counts[-1] == 1
 
 
 def test_calls_that_succeed_earn_retries_up_to_the_budget() -> None:
-    asking = Asking(Retries(budget=1))
+    asking = RetryingSender(Retries(budget=1))
     assert attempts(asking, ask(), Unavailable("no"))[0] == 2
     assert attempts(asking, ask(), Unavailable("no"))[0] == 1
     for _ in range(100):

@@ -128,7 +128,7 @@ def test_a_version_is_rolled_out_and_back_under_load(fleet: Fleet) -> None:
     fleet.version(2)
     with Load((fleet.grpc, fleet.rest)) as load:
         for words, version in ((("start", "scaled"), 2), (("undo", "scaled"), 1)):
-            command = ["k8s", "rollout", *words, "--fleet", str(fleet.file)]
+            command = ["rollout", *words, "--fleet", str(fleet.file)]
             with followed(command, fleet.file.parent / "followed.txt", fleet.env) as rollout:
                 rollout.until(None, load.enters)
                 assert rollout.process.returncode == 0, rollout.said

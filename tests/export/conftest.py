@@ -19,6 +19,7 @@ from tests.exporting import fresh_process, run_export
 from tests.servers import Served, serve
 from tfserving.export.exporter import Exported, Target, export
 from tfserving.export.manifest import hash_files, read_manifest
+from tfserving.foundation.command.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,7 +151,7 @@ def exported_fleet(tmp_path_factory: pytest.TempPathFactory) -> ExportedFleet:
 @pytest.fixture(scope="session")
 def sample_server(exported_fleet: ExportedFleet) -> Iterator[Served]:
     """The samples on the embedded server."""
-    run = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded"]
+    run = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded"]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
     with serve([*run, "--fleet", str(exported_fleet.fleet), *ports], ROOT) as server:
         yield server
@@ -169,4 +170,4 @@ def export_here(tmp_path: Path) -> Callable[..., Exported]:
 def export_to(folder: Path, builder: Callable[[], Any], **more: Any) -> Exported:
     """Exports what a builder makes, in this process, to the model's `folder`; more is for the Target."""
     target = Target("model", f"tests.export.zoo:{builder.__name__}", folder, **more)
-    return export(target, builder, fresh_process(), print)
+    return export(target, builder, fresh_process(), Progress())

@@ -90,12 +90,12 @@ def test_it_answers_every_golden_request_as_a_function_and_in_a_session(tmp_path
     process = fresh_process()
     process.load(tmp_path / "version", fresh.WAYS, {"zoo"})
     for request in requests:
-        process.ask(request)
+        process.send(request)
     for _ in fresh.WAYS:
         assert set(process.signatures()) == {"serving_default", "loud"}
     for request in requests:
         for _ in fresh.WAYS:
-            for name, answered in process.answer(request).items():
+            for name, answered in process.outputs(request).items():
                 np.testing.assert_array_equal(answered, request.outputs[name])
 
 
@@ -106,13 +106,13 @@ def test_what_nobody_wanted_to_know_of_a_version_is_no_answer_about_the_next(tmp
         requests = list(golden_requests(servable))
         process.load(tmp_path / name, fresh.WAYS)
         for request in requests:
-            process.ask(request)
+            process.send(request)
         # An export that fails leaves the rest.
         for _ in fresh.WAYS[: 2 * taken]:
             assert set(process.signatures()) == set(servable.signatures)
         for request in requests[:taken]:
             for _ in fresh.WAYS:
-                for output, answered in process.answer(request).items():
+                for output, answered in process.outputs(request).items():
                     np.testing.assert_array_equal(answered, request.outputs[output])
 
 

@@ -68,7 +68,7 @@ NAMED: dict[str, tuple[Returned, dict[str, int]]] = {
 def test_tensors_get_the_names_that_are_declared(kind: str) -> None:
     returned, wanted = NAMED[kind]
     module = servable(tf.Module(), of_rows(returned), tuple(wanted))
-    answered = LiveSignature("serving_default", module.signatures["serving_default"]).ask({"rows": ROWS}).outputs
+    answered = LiveSignature("serving_default", module.signatures["serving_default"]).run({"rows": ROWS}).outputs
     graph = savedmodel.trace(module)["serving_default"]({"rows": tf.constant(ROWS)})
     assert list(answered) == list(wanted)
     assert set(graph) == set(wanted)
@@ -130,7 +130,7 @@ def test_what_cannot_be_served_is_refused_by_name_and_before_anything_is_written
     told = []
     for call in (
         lambda: savedmodel.trace(module),
-        lambda: LiveSignature("serving_default", module.signatures["serving_default"]).ask({"rows": ROWS}),
+        lambda: LiveSignature("serving_default", module.signatures["serving_default"]).run({"rows": ROWS}),
     ):
         with pytest.raises(ServableError) as refused:
             call()
@@ -162,7 +162,7 @@ def test_whatever_a_function_raises_is_an_error_of_its_signature(error: BaseExce
 
     module = servable(tf.Module(), raising)
     live = LiveSignature("serving_default", module.signatures["serving_default"])
-    for call in (lambda: savedmodel.trace(module), lambda: live.ask({"rows": ROWS})):
+    for call in (lambda: savedmodel.trace(module), lambda: live.run({"rows": ROWS})):
         with pytest.raises(ServableError, match="signature 'serving_default': its function ") as refused:
             call()
         assert type(error).__name__ in str(refused.value)
@@ -188,6 +188,6 @@ def test_a_keras_model_stands_for_its_function() -> None:
         (both, {"right": other, "left": ROWS}, ROWS - other),
     ):
         signature = Signature(model, dict.fromkeys(inputs, spec), ("y",))
-        np.testing.assert_array_equal(LiveSignature("live", signature).ask(inputs).outputs["y"], wanted)
+        np.testing.assert_array_equal(LiveSignature("live", signature).run(inputs).outputs["y"], wanted)
         (function,) = savedmodel.trace(Servable(model, {"graph": signature}, {"graph": inputs})).values()
         np.testing.assert_array_equal(function({name: tf.constant(rows) for name, rows in inputs.items()})["y"], wanted)

@@ -91,7 +91,7 @@ def versions(exported_fleet: ExportedFleet, tmp_path_factory: pytest.TempPathFac
         export_to(folder / "models/digits", negated)
     lines = [f"  {name}: {said}" for name, said in MODELS.items()]
     (folder / "models.yaml").write_text("\n".join(["models:", *lines, ""]))
-    run = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "embedded"]
+    run = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded"]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}"]
     with serve([*run, "--fleet", str(folder / "models.yaml"), *ports], ROOT) as server:
         yield Versions(folder, server)
@@ -102,7 +102,7 @@ def test_the_metric_in_the_manifest_stops_it_before_anything_is_loaded(versions:
     folders = [fleet.model_folder("digits") / str(number) for number in (1, 2)]
     (figure,) = compare_metrics(fleet, "digits", *folders)
     new, old = (f"{figure.numbers[key]:.4f}" for key in ("new", "old"))
-    assert figure.text == (f"test_accuracy {new}, version 1 has {old}: 0.005 less is allowed; at least 0.97 is needed")
+    assert figure.text == (f"test_accuracy {new}, version 1 has {old}; at most 0.005 less is allowed; at least 0.97 is required")
     assert float(new) < 0.6
     assert float(old) > 0.97
     with pytest.raises(GateError):
@@ -146,7 +146,7 @@ def test_limits_of_models_yaml_go_before_chance(versions: Versions) -> None:
     assert versions.evaluated(versions.fleet("evaluation: {drop: 1}")).passed
     figure = versions.evaluated(versions.fleet("evaluation: {drop: 1, at_least: 0.97}"))
     assert not figure.passed
-    assert figure.text.endswith("1 less is allowed; at least 0.97 is needed")
+    assert figure.text.endswith("1 less is allowed; at least 0.97 is required")
     with pytest.raises(GateError, match="accuracy is better higher: at_least and drop"):
         versions.evaluated(versions.fleet("evaluation: {rise: 0.1}"))
 
@@ -189,11 +189,11 @@ def test_rows_may_be_a_file_or_what_a_function_returns(versions: Versions, sourc
         ("short.npz", "short.npz: it has 3 rows, 10 to 100000 are possible"),
         ("bare.npz", "bare.npz has no 'labels'; it has image"),
         ("broken.jsonl", "broken.jsonl: line 2: "),
-        ("{file: good.npz}", "good.npz: `output` says which one is measured: label, scores"),
+        ("{file: good.npz}", "good.npz: set `output` to one of label, scores"),
         ("{file: good.npz, signature: other}", "there is no signature 'other'; there is serving_default"),
-        (f"'{__name__}:few'", "few returned a tuple, an Evaluation is needed"),
-        ("'no.such:thing'", "no.such:thing can't be imported"),
-        ("{metric: 'no.such:thing', higher_is_better: true}", "no.such:thing can't be imported"),
+        (f"'{__name__}:few'", "few returned tuple, expected an Evaluation"),
+        ("'no.such:thing'", "cannot import no.such:thing"),
+        ("{metric: 'no.such:thing', higher_is_better: true}", "cannot import no.such:thing"),
         ("{metric: 'no.such:thing'}", "the metric no.such:thing needs True or False"),
     ],
 )

@@ -101,7 +101,7 @@ def test_the_version_says_so_and_is_inspected_and_compared(version: Path) -> Non
     facts = dict(inspect_version(version)._facts())
     assert facts["golden, sums"] == "11 requests, one example each"
     assert facts["golden, serving_default"] == "5 requests, of 1, 2, 7, 32, 5 rows"
-    answers = {(change.signature, change.output): change for change in diff_versions(version, version).answers}
+    answers = {(change.signature, change.output): change for change in diff_versions(version, version).outputs}
     assert answers["sums", "above"].verdict == "equal"
 
 

@@ -121,7 +121,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_exports_of_the_same_are_equal(versions: Path) -> None:
     diff = diff_versions(versions / "1", versions / "2")
     assert (diff.signatures, diff.weights, diff.weights_equal, diff.breaking) == ((), (), 1, False)
-    (answer,) = diff.answers
+    (answer,) = diff.outputs
     assert (answer.verdict, answer.requests, answer.rows, answer.rows_different) == ("equal", 5, 47, 0)
 
 
@@ -137,11 +137,11 @@ def test_two_versions_differ_in_signatures_weights_metrics_and_answers(versions:
     assert changed.relative == pytest.approx(1 / np.sqrt(4 + 9 + 16))
     assert diff.metrics == (MetricChange("error", None, 0.5, False), MetricChange("rows", 40.0, 40.0, None))
     assert [change.verdict for change in diff.metrics] == ["added", "equal"]
-    (answer,) = diff.answers
+    (answer,) = diff.outputs
     assert (answer.signature, answer.output, answer.verdict) == ("serving_default", "scaled", "different")
     # Zeros and what isn't a number stay; the largest is infinite times anything.
     assert answer.rows_different == 43
-    assert diff.requests_only_one_has == 5
+    assert diff.requests_in_one_only == 5
 
 
 def test_the_difference_is_printed_and_comes_as_json(versions: Path, project: Project) -> None:
@@ -211,7 +211,7 @@ def served_fleet(versions: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         shutil.copytree(versions / "3", folder / "models" / name / "4")
     models = "".join(f"  {name}:\n    {BUILDER}\n    labels: {{stable: 1, canary: 2}}\n" for name in PROTOCOLS)
     (folder / "models.yaml").write_text(f"models:\n{models}")
-    run = [sys.executable, "-m", "tfserving", "serve", "run", "--fleet", str(folder / "models.yaml")]
+    run = [sys.executable, "-m", "tfserving", "serve", "--fleet", str(folder / "models.yaml")]
     ports = ["--port", "{port}", "--rest-port", "{rest_port}", "--engine", "embedded"]
     with serve([*run, *ports], ROOT) as server:
         yield ServedFleet(folder / "models.yaml", server)

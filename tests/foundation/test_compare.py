@@ -49,7 +49,7 @@ def test_one_ulp_is_different_without_a_tolerance_and_says_where() -> None:
     served = wanted.copy()
     served[1, 0] = np.nextafter(np.float32(3), np.float32(4))
     step = float(np.spacing(np.float32(3)))
-    assert compare(served, wanted) == Difference("different", step, step / 3, 1, "at [1, 0] it is 3.0000002, not 3.0")
+    assert compare(served, wanted) == Difference("different", step, step / 3, 1, "[1, 0]: got 3.0000002, expected 3.0")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_tolerances(served: float, wanted: float, tolerance: Tolerance, verdict:
 def test_the_reason_names_the_value_that_breaks_the_tolerance_not_the_largest_difference() -> None:
     found = compare(array([1000.5, 0.5]), array([1000.0, 0.4]), Tolerance(0, 0.001))
     assert found.verdict == "different"
-    assert found.reason == "at [1] it is 0.5, not 0.4"
+    assert found.reason == "[1]: got 0.5, expected 0.4"
     assert found.absolute == 0.5
 
 
@@ -87,14 +87,14 @@ def test_a_nan_has_no_ulps() -> None:
 @pytest.mark.parametrize(
     ("served", "wanted", "reason"),
     [
-        (array([1]), array([[1]]), "its shape is (1,), not (1, 1)"),
-        (array([1]), array([1], np.float64), "its dtype is float32, not float64"),
-        (array([1]), array([b"a"], np.object_), "its dtype is float32, not string"),
-        (array([b"a", b"b"], np.object_), array([b"a", b"c"], np.object_), "at [1] it is b'b', not b'c'"),
-        (array([True]), array([False], np.bool_).astype(np.bool_), "its dtype is float32, not bool"),
-        (array([[True]], np.bool_), array([[False]], np.bool_), "at [0, 0] it is True, not False"),
-        (array([1, 9], np.int64), array([1, 7], np.int64), "at [1] it is 9, not 7"),
-        (array([1j], np.complex64), array([2j], np.complex64), "at [0, 1] it is 1.0, not 2.0"),
+        (array([1]), array([[1]]), "got shape (1,), expected (1, 1)"),
+        (array([1]), array([1], np.float64), "got dtype float32, expected float64"),
+        (array([1]), array([b"a"], np.object_), "got dtype float32, expected string"),
+        (array([b"a", b"b"], np.object_), array([b"a", b"c"], np.object_), "[1]: got b'b', expected b'c'"),
+        (array([True]), array([False], np.bool_).astype(np.bool_), "got dtype float32, expected bool"),
+        (array([[True]], np.bool_), array([[False]], np.bool_), "[0, 0]: got True, expected False"),
+        (array([1, 9], np.int64), array([1, 7], np.int64), "[1]: got 9, expected 7"),
+        (array([1j], np.complex64), array([2j], np.complex64), "[0, 1]: got 1.0, expected 2.0"),
     ],
 )
 def test_everything_else_is_exact(served: Any, wanted: Any, reason: str) -> None:

@@ -26,7 +26,6 @@ from tfserving.k8s.rollout.state import Phase
 from tfserving.serving.models_yaml.fleet import read_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
-_VERSION_1 = "version 1 AVAILABLE"
 # Of 5 % of the requests, the smallest share without this, it takes 20 seconds to be sure.
 ROLLOUT = (
     "rollout: {window: 0.3, bake: 0.5, longest: 30, latency: 8, error_rate: 0.2, probe: 30, weights: [25, 50, 100]}\n"
@@ -94,7 +93,6 @@ class Pods:
             sys.executable,
             "-m",
             "tfserving",
-            "k8s",
             "rollout",
             *words,
             "--cluster",
@@ -149,7 +147,7 @@ class Pods:
         with self.following("start", "scaled", *words) as rollout:
             assert rollout.until(phase, load.enters, weight), rollout.said
             if held:
-                assert "is being rolled out by" in self.rollout("start", "scaled", code=2).stderr
+                assert " is rolling out 'scaled'" in self.rollout("start", "scaled", code=2).stderr
             rollout.kill()
         (lease,) = json.loads(self.kubectl("get", "leases", "--output=json"))["items"]
         seconds = timedelta(seconds=lease["spec"]["leaseDurationSeconds"])
@@ -183,7 +181,8 @@ class Pods:
         found = json.loads(status.stdout)["pods"] if not status.returncode else []
         served = [pod["models"]["scaled"] for pod in found if pod["ready"] and "scaled" in pod["models"]]
         right = [
-            one["labels"] == {"stable": 1} and [said for said in one["versions"] if "AVAILABLE" in said] == [_VERSION_1]
+            one["labels"] == {"stable": 1}
+            and [found["version"] for found in one["versions"] if found["state"] == "AVAILABLE"] == [1]
             for one in served
         ]
         wanted = read_fleet(self.folder / "models.yaml").kubernetes.replicas
@@ -194,7 +193,7 @@ class Pods:
         self.cluster.run("delete", "persistentvolume", self.namespace, "--wait=false")
 
     def state(self) -> dict[str, Any]:
-        return dict(json.loads(self.rollout("status", "scaled", "--json").stdout)["rollout"])
+        return dict(json.loads(self.rollout("status", "scaled", "--json").stdout)["rollouts"][0])
 
 
 def unapplied(cluster: Cluster, versions: Path, folder: Path, kubernetes: str) -> Pods:

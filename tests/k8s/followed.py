@@ -1,8 +1,8 @@
 """Rollouts whose phases a test hears of before they begin: in its own process, or in one that it can kill.
 
-    python -m tests.k8s.followed k8s rollout start …
+    python -m tests.k8s.followed rollout start …
 
-does what `tfserving k8s rollout start …` does. Whenever the state is noted, before what it says begins, it prints that
+does what `tfserving rollout start …` does. Whenever the state is noted, before what it says begins, it prints that
 as a line on stdout, and reads a line of stdin before it goes on.
 """
 

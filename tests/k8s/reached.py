@@ -14,7 +14,7 @@ class Server:
     grpc: str | None
     rest: str
 
-    def tell(self, *_: object, **__: object) -> NoReturn:
+    def configure(self, *_: object, **__: object) -> NoReturn:
         raise AssertionError(f"{self.name} is to serve what it serves")
 
     def leaves(self) -> bool:

@@ -60,9 +60,9 @@ class Rolled:
         return target
 
     def start(self, ports: tuple[int, int] | None = None) -> None:
-        """`tfserving serve run`, as a user types it."""
+        """`tfserving serve`, as a user types it."""
         fleet = ["--fleet", str(self.file), "--port", "{port}", "--rest-port", "{rest_port}"]
-        command = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", self.engine, *fleet]
+        command = [sys.executable, "-m", "tfserving", "serve", "--engine", self.engine, *fleet]
         self.server: Served = self._stack.enter_context(serve(command, ROOT, self.env, ports))
 
     def stop(self) -> None:
@@ -84,10 +84,10 @@ class Rolled:
             self.start((self.server.grpc_port, self.server.rest_port))
 
     def command(self, *words: str) -> list[str]:
-        return ["k8s", "rollout", *words, "--fleet", str(self.file)]
+        return ["rollout", *words, "--fleet", str(self.file)]
 
-    def rollout(self, *words: str, code: int = 0, load: Load | None = None) -> Result:
-        """`tfserving k8s rollout WORDS` for this fleet, in this process; it must exit with `code`.
+    def rollout(self, *words: str, code: int | None = 0, load: Load | None = None) -> Result:
+        """`tfserving rollout WORDS` for this fleet, in this process; it must exit with `code`, if any.
 
         `load` hears of every phase before it begins.
         """
@@ -95,11 +95,11 @@ class Rolled:
             done = CliRunner().invoke(tfserving, self.command(*words))
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
-        assert done.exit_code == code, f"{words}: {done.exit_code}\n{done.output}"
+        assert code is None or done.exit_code == code, f"{words}: {done.exit_code}\n{done.output}"
         return done
 
     def tries(self, *words: str) -> int:
-        """The exit code of `tfserving k8s rollout WORDS`, in this process."""
+        """The exit code of `tfserving rollout WORDS`, in this process."""
         return CliRunner().invoke(tfserving, self.command(*words)).exit_code
 
     @contextlib.contextmanager
@@ -110,7 +110,8 @@ class Rolled:
 
     def status(self) -> dict[str, Any]:
         """What `rollout status` knows of the last rollout."""
-        return dict(json.loads(self.rollout("status", "scaled", "--json").stdout)["rollout"] or {"phase": ""})
+        found = json.loads(self.rollout("status", "scaled", "--json").stdout)["rollouts"]
+        return dict(found[0]) if found else {"phase": ""}
 
     @property
     def phase(self) -> str:

@@ -72,7 +72,9 @@ def left(pods: Pods) -> list[str]:
 
 def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
     routed.have(2)
-    assert "25 % of the requests → version 2" in routed.rollout("start", "scaled", "--by-pods", "--dry-run").stdout
+    assert (
+        "move 25 % of the requests to version 2" in routed.rollout("start", "scaled", "--by-pods", "--dry-run").stdout
+    )
     with load(routed) as sent:
         wait_for(lambda: sent.answered > 50)
         # Through the Gateway, as clients. In this process, where gRPC's host is known.
@@ -85,7 +87,7 @@ def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods, m
         with phases_told(sent.enters):
             done = CliRunner().invoke(tfserving, routed.command("start", "scaled", "--by-pods")[3:])
         assert done.exit_code == 0, done.output
-        moves = re.findall(r"(\d+) % of the requests → version 2 …", done.stderr)
+        moves = re.findall(r"Moving (\d+) % of the requests to version 2 …", done.stderr)
         assert moves == ["25", "50", "100"]
         assert "scaled version 2 is stable." in done.stderr
         for weight in (25, 50, 100):
@@ -114,7 +116,7 @@ def test_what_is_worse_never_gets_all_requests(routed: Pods) -> None:
     resealed(routed.folder / "models/scaled/3", "saved_model.pb")
     with load(routed) as sent:
         for number, reason in ((2, "rolled back: proving: serving-canary-"), (3, "rolled back: loading: ")):
-            assert f"Error: {reason}" in routed.through(sent, "start", "scaled", str(number), "--by-pods", code=1)
+            assert f"Error: {reason}" in routed.through(sent, "start", f"scaled/{number}", "--by-pods", code=1)
             assert (weights(routed), left(routed)) == ({0}, [])
     assert sent.failures == []
     assert set(sent.versions) == {1}
@@ -145,4 +147,4 @@ def test_one_that_is_killed_is_gone_on_with_or_taken_back(routed: Pods) -> None:
 def test_without_routes_there_is_no_rollout_by_pods(pods: Pods) -> None:
     pods.have(2)
     said = pods.rollout("start", "scaled", "--by-pods", code=2).stderr
-    assert "there is no httproute serving: a rollout by pods needs the component `gateway`" in said
+    assert "the httproute serving does not exist. A rollout by pods needs the component `gateway`" in said

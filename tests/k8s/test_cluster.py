@@ -107,7 +107,7 @@ def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_h
     said = "".join(f"  {name}:\n    builder: tests.scaled:build\n" for name in ("digits", "dense"))
     (tmp_path / "models.yaml").write_text(f"models:\n{said}")
     export_scaled(tmp_path / "models.yaml", (1,))
-    words = ["tfserving", "serve", "image", "--tag", "serving-fleet:latest", "--fleet", str(tmp_path / "models.yaml")]
+    words = ["tfserving", "image", "--tag", "serving-fleet:latest", "--fleet", str(tmp_path / "models.yaml")]
     env = {**os.environ, "DOCKER_HOST": docker_host}
     subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=env, check=True, capture_output=True)
     cluster.load_image(docker_host, "serving-fleet:latest")
@@ -118,9 +118,9 @@ def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_h
         cluster.kubectl("-n", namespace, "apply", "--server-side", "--validate=strict", "-f", "-", stdin=made)
         cluster.kubectl("-n", namespace, "rollout", "status", "deployment/serving", "--timeout=120s")
         address = cluster.kubectl("-n", namespace, "get", "service", "serving", "-o", "jsonpath={.spec.clusterIP}")
-        servers = ["--grpc", f"{address}:8500", "--rest", f"{address}:8501"]
+        servers = ["--server", f"grpc://{address}:8500,http://{address}:8501"]
         folders = [str(tmp_path / "models" / name / "1") for name in ("digits", "dense")]
-        verify = [sys.executable, "-m", "tfserving", "client", "verify", *folders, *servers]
+        verify = [sys.executable, "-m", "tfserving", "verify", *folders, *servers]
         done = subprocess.run(verify, cwd=ROOT, capture_output=True, text=True, check=False)
         assert "all 10 golden requests of 2 models equal" in done.stdout, done.stdout + done.stderr
     finally:
@@ -196,8 +196,8 @@ def test_what_is_not_said_any_more_is_removed_and_nothing_of_others(applied: Cal
 
 def test_what_is_somebody_elses_is_not_taken(fleet: Fleet) -> None:
     fleet.kubectl("create", "service", "clusterip", "serving", "--tcp=80:80")
-    said = fleet.k8s("apply", code=1).stderr
-    assert f"Service serving of namespace {fleet.namespace} isn't of this toolkit" in said
+    said = fleet.k8s("apply", code=2).stderr
+    assert f"Service serving of namespace {fleet.namespace} was not created by this toolkit" in said
     assert fleet.kubectl("get", "deployments", "--output=name") == ""
 
 

@@ -62,9 +62,9 @@ def test_what_is_worse_is_stopped_and_pods_come_and_go(pods: Pods) -> None:
             (2, 1, "rolled back: proving: serving-"),
             (3, 1, "rolled back: loading: .*version 3 END"),
             (4, 1, "rolled back: canary: "),
-            (5, 2, "No such file or directory, and the manifest lists it"),
+            (5, 2, "is in the manifest but can't be read: No such file or directory"),
         ):
-            assert re.search(reason, pods.through(load, "start", "scaled", str(version), code=code)), version
+            assert re.search(reason, pods.through(load, "start", f"scaled/{version}", code=code)), version
         assert pods.state()["phase"] == "rolled-back"
         pods.kubectl("scale", "deployment/serving", "--replicas=3")
         pods.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
@@ -109,8 +109,8 @@ def test_one_that_is_killed_is_gone_on_with_though_pods_end(pods: Pods) -> None:
 
 def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
     found = pods.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
-    servers = ["--grpc", f"{found}:8500", "--rest", f"{found}:8501"]
-    verify = [sys.executable, "-m", "tfserving", "client", "verify", str(pods.folder / "models/scaled/1"), *servers]
+    servers = ["--server", f"grpc://{found}:8500,http://{found}:8501"]
+    verify = [sys.executable, "-m", "tfserving", "verify", str(pods.folder / "models/scaled/1"), *servers]
     assert "all 5 golden requests of 1 model equal" in pods.run(verify, 0).stdout
     status = json.loads(pods.k8s("status", "--json").stdout)["pods"]
     assert [(pod["ready"], pod["restarts"], pod["trouble"]) for pod in status] == [(True, 0, None)] * 2
@@ -119,12 +119,13 @@ def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
     moved = (pods.folder / "models.yaml").read_text().replace("stable: 1", "stable: 2")
     pods.have(2)
     (pods.folder / "models.yaml").write_text(moved)
-    said = pods.k8s("apply", code=1).stderr
-    assert "`tfserving k8s rollout start scaled VERSION --cluster` moves them" in said
+    said = pods.k8s("apply", code=2).stderr
+    assert "labels of scaled: the cluster has stable=1, models.yaml has stable=2. Move them with " in said
+    assert "rollout start scaled --cluster" in said
     for setting, reason in (
-        ("image: nowhere.invalid/none:1", "image nowhere.invalid/none:1 can't be had: "),
-        ("cpu: '4000'", "finds no node: 0/1 nodes are available: 1 Insufficient cpu"),
-        ("memory: 64Mi", "ran out of memory; `kubernetes.memory` gives it more"),
+        ("image: nowhere.invalid/none:1", "cannot pull image nowhere.invalid/none:1: "),
+        ("cpu: '4000'", ": 0/1 nodes are available: 1 Insufficient cpu"),
+        ("memory: 64Mi", "ran out of memory. Raise `kubernetes.memory`"),
     ):
         key = setting.partition(":")[0]
         kept = [part for part in KUBERNETES.strip().removesuffix("}}").split(", ") if not part.startswith(f"{key}:")]
@@ -135,7 +136,7 @@ def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
         assert load.failures == []
 
     pods.k8s("delete")
-    assert pods.k8s("status").stdout == "No pods; `tfserving k8s apply` makes them.\n"
+    assert pods.k8s("status").stdout.startswith("No pods. Start them with ")
     kinds = "deployments,services,configmaps,serviceaccounts,hpa,pdb,networkpolicies"
     left = pods.kubectl("get", kinds, "--output=name", "--selector=app.kubernetes.io/instance=serving")
     assert left == ""
@@ -145,18 +146,19 @@ def test_the_page_is_followed(pods: Pods) -> None:
     """The toolkit's commands on it, from top to bottom, of another model, whose version 2 is exported meanwhile."""
     page = (ROOT / "docs/kubernetes.md").read_text().replace("digits", "scaled")
     lines = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()
-    commands = [line.split()[2:] for line in lines if line.startswith("tfserving k8s ")]
-    assert [words[0] for words in commands] == ["apply", "apply", "status", "rollout", "rollout", "delete"]
+    commands = [line.split()[1:] for line in lines if line.startswith(("tfserving k8s ", "tfserving rollout "))]
+    found = [words[1] if words[0] == "k8s" else words[0] for words in commands]
+    assert found == ["apply", "apply", "status", "rollout", "rollout", "delete"]
     pods.have(2)
     with pods.load() as load:
         for words in commands[:-1]:
             if words[0] == "rollout":
                 pods.through(load, *words[1:])
             else:
-                pods.k8s(*words)
+                pods.k8s(*words[1:])
     assert load.failures == []
     assert set(load.versions) == {1, 2}
-    pods.k8s(*commands[-1])
+    pods.k8s(*commands[-1][1:])
 
 
 def test_another_model_is_answered_as_quickly_meanwhile(no_pods: Pods) -> None:

@@ -51,5 +51,5 @@ def test_a_pod_starts_by_stable_alone(tmp_path: Path) -> None:
 def test_a_model_may_not_have_the_name_of_another_s_canary(tmp_path: Path) -> None:
     """Every model of a cluster has a label `stable`, so each may get a canary."""
     read = fleet(tmp_path, "models: {digits: {builder: 'm:build'}, digits-canary: {builder: 'm:build'}}\n")
-    with pytest.raises(FleetError, match="'digits-canary' has the name that pods give the canary of 'digits'"):
+    with pytest.raises(FleetError, match="'digits-canary' has the name of the canary of 'digits'"):
         cluster_models_config(read, ("digits",))

@@ -12,7 +12,7 @@ from scipy.stats import wasserstein_distance
 from tests.k8s.reached import Server
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.drift import Moved
-from tfserving.k8s.rollout.pairs import Answer
+from tfserving.k8s.rollout.pairs import Response
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import Reached
 from tfserving.serving.models_yaml.quality import Drift
@@ -23,7 +23,7 @@ RANDOM = np.random.default_rng(5)
 
 def moved(old: dict[str, Array], new: dict[str, Array]) -> Moved:
     found = Moved()
-    found.add("serving_default", Answer(old), Answer(new))
+    found.add("serving_default", Response(old), Response(new))
     return found
 
 
@@ -67,7 +67,7 @@ def test_distances_are_those_of_the_columns_distributions() -> None:
     old, new = RANDOM.random((50, 2)), RANDOM.random((50, 2)) + np.array([0.0, 0.5])
     found = Moved()
     for rows in (slice(0, 20), slice(20, 50)):
-        found.add("serving_default", Answer({"y": old[rows]}), Answer({"y": new[rows]}))
+        found.add("serving_default", Response({"y": old[rows]}), Response({"y": new[rows]}))
     move = found.moves()["serving_default y"]
     assert move.mean == pytest.approx(np.abs(new - old).mean())
     wanted = [wasserstein_distance(old[:, column], new[:, column]) for column in range(2)]
@@ -78,23 +78,23 @@ def test_all_is_printed_and_nothing_fails_unless_it_is_asked_for() -> None:
     old, new = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.5, 0.5], [0.7, 0.3]])
     found = moved({"scores": old}, {"scores": new})
     shown = figure(found)
-    text = "drift: 1 of 2 rows get another label (50.0 %); scores: mean difference 0.45, distance 0.25"
+    text = "drift: 1 of 2 rows change their label (50.0 %); scores: mean difference 0.45, distance 0.25"
     assert (shown.passed, shown.text, shown.where) == (True, text, "server")
     assert figure(found, labels=0.5, scores=0.25).passed
-    assert figure(found, labels=0.4).text == f"{text}; 40 % are allowed"
-    assert figure(found, scores=0.1).text == f"{text}; a distance of 0.1 is allowed"
+    assert figure(found, labels=0.4).text == f"{text}; at most 40 % are allowed"
+    assert figure(found, scores=0.1).text == f"{text}; a distance of at most 0.1 is allowed"
     assert not figure(found, labels=0.4).passed
     assert not figure(found, scores=0.1).passed
 
 
 def test_numbers_that_are_not_finite_any_more_are_beyond_any_distance() -> None:
     found = moved({"y": np.array([1.0, 2.0, np.inf])}, {"y": np.array([1.0, np.nan, np.inf])})
-    assert figure(found).text == "drift: y: mean difference 0, distance 0, 1 are not finite any more"
+    assert figure(found).text == "drift: y: mean difference 0, distance 0, 1 no longer finite"
     assert not figure(found, scores=100.0).passed
 
 
 def test_a_request_that_the_new_version_fails_alone_is_a_failure() -> None:
-    answer, refusal = Answer({"y": np.array([1])}), Answer(failure="INVALID_ARGUMENT: no")
+    answer, refusal = Response({"y": np.array([1])}), Response(failure="INVALID_ARGUMENT: no")
     found = Moved()
     found.add("serving_default", refusal, answer)
     found.add("serving_default", refusal, refusal)
@@ -102,5 +102,5 @@ def test_a_request_that_the_new_version_fails_alone_is_a_failure() -> None:
     found.add("serving_default", answer, refusal)
     shown = figure(found)
     assert not shown.passed
-    assert shown.text.endswith("version 2 alone fails 1 requests (INVALID_ARGUMENT: no)")
+    assert shown.text.endswith("only version 2 fails 1 requests (INVALID_ARGUMENT: no)")
     assert (shown.numbers["failures"], shown.numbers["failed_before"]) == ({"INVALID_ARGUMENT: no": 1}, 2)

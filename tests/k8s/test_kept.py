@@ -55,17 +55,17 @@ def test_every_command_names_the_file_and_a_way_out(file: Path, fault: str) -> N
     path.write_bytes(WRONG[fault])
     for words in (("status",), ("start",), ("start", "--dry-run"), ("pause",), ("promote",), ("abort",), ("undo",)):
         command, *options = words
-        done = CliRunner().invoke(tfserving, ["k8s", "rollout", command, "digits", *options, "--fleet", str(file)])
+        done = CliRunner().invoke(tfserving, ["rollout", command, "digits", *options, "--fleet", str(file)])
         assert isinstance(done.exception, SystemExit), words
         assert done.exit_code == 2, words
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"Error: {path} "), words
-        assert f"`rm {path}` forgets the rollout" in line
+        assert f"Discard the rollout with `rm {path}`" in line
     assert path.read_bytes() == WRONG[fault]
     path.unlink()
     assert (
-        "was never rolled out"
-        in CliRunner().invoke(tfserving, ["k8s", "rollout", "status", "digits", "--fleet", str(file)]).stdout
+        "has never been rolled out"
+        in CliRunner().invoke(tfserving, ["rollout", "status", "digits", "--fleet", str(file)]).stdout
     )
 
 
@@ -73,7 +73,10 @@ def test_a_state_that_is_no_file_is_told(file: Path) -> None:
     store = LocalStore(read_fleet(file), "digits")
     path = store._path("json")
     path.mkdir(parents=True)
-    with pytest.raises(RolloutError, match=r"digits\.json is not the state of a rollout: Is a directory; `rm -r "):
+    with pytest.raises(
+        RolloutError,
+        match=r"digits\.json is not the state of a rollout: Is a directory\. Discard the rollout with `rm -r ",
+    ):
         store.load()
     path.rmdir()
     os.mkfifo(path)
@@ -97,7 +100,7 @@ def test_a_config_map_of_another_form_is_told_by_name(fault: str) -> None:
     with pytest.raises(RolloutError) as caught:
         kept_state(config_map({"state": WRONG[fault].decode("latin-1")}), "digits")
     assert "ConfigMap serving-rollout-digits" in str(caught.value)
-    assert "`kubectl delete configmap serving-rollout-digits` forgets" in str(caught.value)
+    assert "`kubectl delete configmap serving-rollout-digits`" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -109,7 +112,7 @@ def test_a_configuration_that_is_cut_is_told(tmp_path: Path, text: str | None) -
     if text is not None:
         path.write_text(text)
     with pytest.raises(EngineError, match=r"models\.config is not what the server was given to read: "):
-        LocalInstance(Running("native", "127.0.0.1", 1, 2, ("digits",), pid=1), path).tell(Serve("digits", ()))
+        LocalInstance(Running("native", "127.0.0.1", 1, 2, ("digits",), pid=1), path).configure(Serve("digits", ()))
 
 
 def test_no_two_models_share_a_config_map_or_a_lease() -> None:

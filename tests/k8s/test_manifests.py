@@ -338,16 +338,16 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("image: 'a b'", "kubernetes.image: "),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
-        ("components: [object-store]", "kubernetes: component 'object-store' needs the key object_store"),
-        (STORE, "kubernetes: object_store is for the component 'object-store', which components doesn't name"),
-        ("components: [gateway]", "kubernetes: component 'gateway' needs the key gateway"),
+        ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
+        (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
+        ("components: [gateway]", "kubernetes: the component 'gateway' needs the key gateway"),
         (f"components: [volume, object-store], {STORE}", "'volume' and 'object-store' exclude each other"),
         ("components: [embedded, gpu]", "'embedded' and 'gpu' exclude each other"),
-        ("components: [cpu], cpu: 500m", "cpu '500m' is not whole"),
+        ("components: [cpu], cpu: 500m", "cpu is 500m; the component 'cpu' needs a whole number"),
         (f"components: [object-store], {STORE.replace('s3:', 'ftp:')}", "kubernetes.object_store.url: "),
         (
             f"components: [gateway], {GATEWAY[:-1]}, grpc_hostname: m.example.com}}",
-            "grpc_hostname m.example.com is that",
+            "grpc_hostname is m.example.com, the hostname of REST",
         ),
     ],
 )
@@ -358,9 +358,9 @@ def test_what_cannot_be_is_told_with_its_key(tmp_path: Path, kubernetes: str, re
 
 
 def test_what_only_a_server_elsewhere_can_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match="no key belongs"):
+    with pytest.raises(FleetError, match="where no key belongs"):
         made(tmp_path, server="tls: {certificate: c, key: k}")
-    with pytest.raises(FleetError, match=r"server\.monitoring: component 'monitoring' needs the page"):
+    with pytest.raises(FleetError, match=r"server\.monitoring: the component 'monitoring' needs the metrics page"):
         with_component(tmp_path, "monitoring", server="monitoring: false")
 
 
@@ -377,5 +377,5 @@ def test_an_overlay_can_be_named_on_the_command_line(tmp_path: Path) -> None:
     done = run("--overlay", "gateway")
     assert (done.returncode, done.stderr) == (
         2,
-        "Error: --overlay gateway: component 'gateway' needs the key gateway\n",
+        "Error: --overlay gateway: the component 'gateway' needs the key gateway\n",
     )

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from tfserving.foundation.tensors import Array
-from tfserving.k8s.rollout.measures import Answers, MeasureError, function_of, labels_of, noise_of
+from tfserving.k8s.rollout.measures import MeasureError, Outputs, function_of, labels_of, noise_of
 from tfserving.k8s.rollout.quality import Allowed
 
 RANDOM = np.random.default_rng(4)
@@ -60,7 +60,7 @@ def test_mae_is_the_mean_absolute_error() -> None:
     assert function_of("mae", "y")(np.array([1.0, 2, 3]), {"y": np.array([[2.0], [2], [0]], np.float32)}) == 4 / 3
 
 
-def weighted(labels: Array, outputs: Answers) -> Any:
+def weighted(labels: Array, outputs: Outputs) -> Any:
     """A metric of a user's own: half the points for the label next to the right one."""
     return np.mean(np.maximum(0, 1 - np.abs(outputs["label"] - labels) / 2))
 
@@ -81,19 +81,29 @@ def test_a_function_of_ones_own_gets_labels_and_outputs() -> None:
 @pytest.mark.parametrize(
     ("metric", "labels", "output", "problem"),
     [
-        ("accuracy", strings("a"), np.array([1]), "can't be compared with output 'y'"),
-        ("accuracy", np.array([1]), np.array([[1, 2]]), "labels of int64 (1,) can't be compared with output 'y'"),
-        ("mae", np.array([1.0]), strings("a"), "can't be compared"),
-        ("mae", np.array([1.0, 2.0]), np.array([1.0, math.inf]), "is not a number, or infinite, in 1 of 2 rows"),
-        ("auc", np.array([1, 0]), np.array([math.nan, 1.0]), "is not a number, or infinite, in 1 of 2 rows"),
-        ("auc", np.array([1, 2]), np.array([1.0, 1.0]), "auc needs labels 0 and 1"),
+        ("accuracy", strings("a"), np.array([1]), "with output 'y'"),
+        ("accuracy", np.array([1]), np.array([[1, 2]]), "cannot compare labels of int64 (1,) with output 'y'"),
+        ("mae", np.array([1.0]), strings("a"), "cannot compare"),
+        ("mae", np.array([1.0, 2.0]), np.array([1.0, math.inf]), "is NaN or infinite in 1 of 2 rows"),
+        ("auc", np.array([1, 0]), np.array([math.nan, 1.0]), "is NaN or infinite in 1 of 2 rows"),
+        ("auc", np.array([1, 2]), np.array([1.0, 1.0]), "auc needs one label in each row, 0 or 1"),
         ("auc", np.array([1, 1]), np.array([1.0, 1.0]), "auc needs rows of both labels"),
-        ("auc", np.array([1, 0]), np.ones((2, 3)), "auc needs one score a row, or two"),
+        ("auc", np.array([1, 0]), np.ones((2, 3)), "auc needs one or two scores in each row"),
         ("tests.k8s.test_measures:failing", np.array([1]), np.array([1]), "raised KeyError: 'no such output'"),
-        ("tests.k8s.test_measures:endless", np.array([1]), np.array([1]), "returned nan, a finite number"),
-        ("tests.k8s.test_measures:RANDOM", np.array([1]), np.array([1]), "is Generator, not a function"),
-        ("tests.k8s.test_measures:nothing", np.array([1]), np.array([1]), "can't be imported: AttributeError"),
-        ("no.such.module:nothing", np.array([1]), np.array([1]), "can't be imported: ModuleNotFoundError"),
+        ("tests.k8s.test_measures:endless", np.array([1]), np.array([1]), "returned nan, expected a finite number"),
+        ("tests.k8s.test_measures:RANDOM", np.array([1]), np.array([1]), "got Generator, expected a function"),
+        (
+            "tests.k8s.test_measures:nothing",
+            np.array([1]),
+            np.array([1]),
+            "cannot import tests.k8s.test_measures:nothing: AttributeError",
+        ),
+        (
+            "no.such.module:nothing",
+            np.array([1]),
+            np.array([1]),
+            "cannot import no.such.module:nothing: ModuleNotFoundError",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_said(metric: str, labels: Array, output: Array, problem: str) -> None:
@@ -156,7 +166,7 @@ def test_the_same_answers_are_never_worse_and_the_noise_is_always_the_same() -> 
     assert noise("auc", labels, new, old) == noise("auc", labels, new, old)
 
 
-def sharpe(labels: Array, outputs: Answers) -> float:
+def sharpe(labels: Array, outputs: Outputs) -> float:
     """A metric that samples of rows may not have: there must be a row labelled 1."""
     return float(outputs["y"][labels == 1].mean()) if labels.any() else math.nan
 

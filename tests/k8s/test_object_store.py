@@ -50,8 +50,7 @@ def test_what_is_published_is_served_and_rolled_out(
     def publish(version: int) -> None:
         words = [
             "publish",
-            "scaled",
-            str(version),
+            f"scaled/{version}",
             "s3://models/published",
             "--fleet",
             str(pods.folder / "models.yaml"),
@@ -72,7 +71,7 @@ def test_what_is_published_is_served_and_rolled_out(
         assert load.failures == []
         assert set(load.versions) == {1, 2}
         said = pods.kubectl("logs", "deployment/serving", "--container=sync")
-        assert "s3://models/published/scaled/2 is there" in said
+        assert "s3://models/published/scaled/2 is copied" in said
         assert SECRET not in said
     finally:
         cluster.run("delete", "namespace", pods.namespace, "--wait=false")

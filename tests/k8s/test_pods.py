@@ -33,14 +33,14 @@ def test_a_pod_that_serves_has_none() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("image", "image nowhere.invalid/none:1 can't be had: ErrImagePull: "),
-        ("memory", "ran out of memory; `kubernetes.memory` gives it more"),
-        ("secret", 'its container can\'t be made: secret "nokeys" not found'),
+        ("image", "cannot pull image nowhere.invalid/none:1: ErrImagePull: "),
+        ("memory", "ran out of memory. Raise `kubernetes.memory` in models.yaml."),
+        ("secret", 'cannot create the container sync-first: secret "nokeys" not found'),
     ],
 )
 def test_what_keeps_a_pod_from_starting_is_told(name: str, text: str) -> None:
     assert text in said(name).text
-    assert said(name).text.startswith(f"pod {recorded(name)['metadata']['name']}")
+    assert f"pod {recorded(name)['metadata']['name']}" in said(name).text
     assert not said(name).passing
     assert not ready(recorded(name))
 
@@ -48,8 +48,8 @@ def test_what_keeps_a_pod_from_starting_is_told(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("unschedulable", "finds no node: 0/1 nodes are available: 1 Insufficient cpu."),
-        ("claim", 'finds no node: 0/1 nodes are available: persistentvolumeclaim "none" not found.'),
+        ("unschedulable", ": 0/1 nodes are available: 1 Insufficient cpu."),
+        ("claim", ': 0/1 nodes are available: persistentvolumeclaim "none" not found.'),
     ],
 )
 def test_what_a_cluster_may_still_find_is_waited_for(name: str, text: str) -> None:
@@ -58,7 +58,7 @@ def test_what_a_cluster_may_still_find_is_waited_for(name: str, text: str) -> No
 
 
 def test_a_server_that_ends_is_told_with_what_it_said_last() -> None:
-    assert said("crash").text.endswith(" ends with exit code 1")
+    assert said("crash").text.endswith(" ended with exit code 1")
     assert said("crash").container == "server"
 
 
@@ -68,11 +68,11 @@ def test_an_abort_is_told_as_that() -> None:
     container["lastState"] = {"terminated": {"exitCode": 134, "reason": "Error"}}
     found = found_in(pod)
     assert found
-    assert " ends with exit code 134: it aborted; " in found.text
+    assert " ended with exit code 134: " in found.text
 
 
 def test_models_that_cannot_be_brought_are_told_by_who_brings_them() -> None:
-    assert said("store").text.endswith(", container sync-first, ends with exit code 1")
+    assert said("store").text.endswith(", container sync-first, ended with exit code 1")
     assert said("store").container == "sync-first"
     assert not running(recorded("store"))
 
@@ -80,5 +80,5 @@ def test_models_that_cannot_be_brought_are_told_by_who_brings_them() -> None:
 def test_a_deployment_that_may_have_no_pods_is_told() -> None:
     reason = refused(recorded("quota"))
     assert reason
-    assert reason.startswith("no pod can be made: ")
+    assert reason.startswith("the cluster rejects the pods: ")
     assert "exceeded quota: none" in reason

@@ -68,7 +68,7 @@ class Refusing:
     def rest(self) -> str:
         return self.server.url("rest").removeprefix("http://")
 
-    def tell(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - there is nothing to keep
+    def configure(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - there is nothing to keep
         config = text_format.Parse(CONFIG.format(self.folder / "models/scaled"), ModelServerConfig())
         with connect(self.server.url("grpc")) as client:
             try:
@@ -107,7 +107,7 @@ def refusing(scaled_versions: Path, tmp_path_factory: pytest.TempPathFactory) ->
     shutil.copytree(scaled_versions / "1", folder / "models/scaled/1")
     (folder / "models.yaml").write_text(MODELS + SERVER)
     fleet = ["--fleet", str(folder / "models.yaml"), "--port", "{port}", "--rest-port", "{rest_port}"]
-    command = [sys.executable, "-m", "tfserving", "serve", "run", "--engine", "native", *fleet]
+    command = [sys.executable, "-m", "tfserving", "serve", "--engine", "native", *fleet]
     with serve(command, ROOT, {VARIABLE: str(install(STAND_IN, folder / "bin"))}) as server:
         for version in ("2", "4"):
             shutil.copytree(scaled_versions / version, folder / "models/scaled" / version)
@@ -180,7 +180,7 @@ def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
         over.set()
         checks.join()
     way.go_back(state)
-    assert "  no client sent a request to version 2" in capsys.readouterr().err
+    assert "  clients: no requests to version 2" in capsys.readouterr().err
     assert {figure.gate for figure in found.figures} == {"probe", *(["address"] if address else [])}
     assert 'API="",entrypoint="REST"' in refusing.page()
 
@@ -212,7 +212,7 @@ def test_an_address_that_leads_nowhere_is_told_before_anything_changes(refusing:
     # A rollout that is under way can always be taken back.
     way.check(rolled_out_to(2))
     # One of which it is so since then isn't judged by failures alone.
-    with pytest.raises(GateError, match=r"none of the probe's requests .*UNAVAILABLE: .*`rollout\.address`"):
+    with pytest.raises(GateError, match=r"all requests of the probe .* fail: .*UNAVAILABLE: .*`rollout\.address`"):
         way.move(rolled_out_to(2), time.sleep)
 
 
@@ -294,7 +294,7 @@ def test_a_server_that_is_taken_away_has_not_failed_and_gets_no_more_requests() 
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ({"address": "gateway:80"}, "'gateway:80' is no address of a model server: grpc"),
+        ({"address": "gateway:80"}, "'gateway:80' is not a URL; write grpc"),
         ({"probe": 101}, "less than or equal to 100"),
         ({"probe": -1}, "greater than or equal to 0"),
     ],

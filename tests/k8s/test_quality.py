@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfserving.clients.answers import Signature, TensorInfo
+from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import MANIFEST
 from tfserving.k8s.rollout.labelled_rows import labelled_rows
@@ -53,7 +53,7 @@ def test_labelled_rows_are_not_for_a_signature_without_a_batch(tmp_path: Path) -
     signatures = {"name": Signature("", {"start": info}, {"name": info})}
     assert labelled_rows(read, "digits", (2,), signatures) is not None
     (path / MANIFEST).write_text(json.dumps({"unbatched": ["name"]}))
-    with pytest.raises(EvaluationError, match=r"rows\.npz: signature 'name' takes one example a request, and labelled"):
+    with pytest.raises(EvaluationError, match=r"rows\.npz: signature 'name' has no batch dimension, and labelled"):
         labelled_rows(read, "digits", (2,), signatures)
 
 
@@ -62,33 +62,33 @@ def test_labelled_rows_are_not_for_a_signature_without_a_batch(tmp_path: Path) -
     [
         # What is said in models.yaml, then in the manifest.
         ({"drop": 0.005}, {"value": GOOD, **UP}, {"value": BAD, **UP}, False,
-         "test_accuracy 0.0528, version 1 has 0.9889: 0.005 less is allowed"),
+         "test_accuracy 0.0528, version 1 has 0.9889; at most 0.005 less is allowed"),
         ({"drop": 0.005}, {"value": 0.9889, **UP}, {"value": 0.9839, **UP}, True,
-         "test_accuracy 0.9839, version 1 has 0.9889: 0.005 less is allowed"),
+         "test_accuracy 0.9839, version 1 has 0.9889; at most 0.005 less is allowed"),
         ({"drop": 0.005}, {"value": 0.9889, **UP}, {"value": 0.9838, **UP}, False, "0.005 less is allowed"),
         ({}, {"value": 0.9, **UP}, {"value": 0.88, **UP, "drop": 0.03}, True, "0.03 less is allowed"),
         ({"drop": 0.01}, {"value": 0.9, **UP}, {"value": 0.88, **UP, "drop": 0.03}, False, "0.01 less is allowed"),
         # A share of rows has noise that is known.
         ({}, {"value": GOOD, **OF_360}, {"value": GOOD - 0.01, **OF_360}, True,
-         "test_accuracy 0.9789, version 1 has 0.9889: 0.0202 less is allowed (2 standard errors of 360 rows)"),
+         "test_accuracy 0.9789, version 1 has 0.9889; at most 0.0202 less is allowed (2 standard errors of 360 rows)"),
         ({}, {"value": GOOD, **OF_360}, {"value": GOOD - 0.03, **OF_360}, False, "2 standard errors of 360 rows"),
-        ({}, {"value": 1, **OF_360}, {"value": 359 / 360, **OF_360}, True, "version 1 has 1: "),
+        ({}, {"value": 1, **OF_360}, {"value": 359 / 360, **OF_360}, True, "version 1 has 1; "),
         # Any other has 1 %.
-        ({}, 0.9, 0.892, True, "0.009 less is allowed (1 % of it, as its noise is not known)"),
+        ({}, 0.9, 0.892, True, "0.009 less is allowed (1 % of the old value, since its noise is unknown)"),
         ({}, 0.9, 0.89, False, "0.009 less is allowed"),
         ({}, 0.9, 0.95, True, "0.009 less is allowed"),
         # A bound, which needs no version before.
-        ({"at_least": 0.97}, {"value": 0.96, **UP}, {"value": 0.965, **UP}, False, "; at least 0.97 is needed"),
+        ({"at_least": 0.97}, {"value": 0.96, **UP}, {"value": 0.965, **UP}, False, "; at least 0.97 is required"),
         ({"at_least": 0.97}, None, {"value": 0.965, **UP}, False,
-         "test_accuracy 0.965, version 1 has none: at least 0.97 is needed"),
+         "test_accuracy 0.965, version 1 has none: at least 0.97 is required"),
         ({"at_least": 0.9}, None, {"value": 0.965, **UP}, True, "test_accuracy 0.965, version 1 has none"),
         # What isn't there.
         ({}, {"value": 0.96, **UP}, None, False,
-         "test_accuracy is not in version 2, version 1 has 0.96: a metric may not vanish"),
-        ({"at_least": 0.9}, None, None, False, "models.yaml names it, and neither version 1 nor 2 has it"),
+         "version 2 lacks the metric test_accuracy, version 1 has 0.96"),
+        ({"at_least": 0.9}, None, None, False, "models.yaml has limits for it, and neither version 1 nor 2 has it"),
         # Which way is better is said once.
-        ({"at_most": 0.9}, {"value": 0.96, **UP}, {"value": 0.96, **UP}, False, "don't agree on which way is better"),
-        ({}, {"value": 0.96, **UP}, {"value": 0.96, **DOWN}, False, "don't agree on which way is better"),
+        ({"at_most": 0.9}, {"value": 0.96, **UP}, {"value": 0.96, **UP}, False, "disagree on whether higher is better"),
+        ({}, {"value": 0.96, **UP}, {"value": 0.96, **DOWN}, False, "disagree on whether higher is better"),
         ({}, 0.96, {"value": 0.95, **DOWN}, True, "more is allowed"),
     ],
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_loss_is_better_lower(tmp_path: Path, limits: dict[str, float], new: f
 def test_a_metric_of_which_nobody_knows_which_way_is_better_is_shown_and_not_judged(tmp_path: Path) -> None:
     (figure,) = compared(tmp_path, {"rows": 3}, {"rows": 4})
     assert figure.passed
-    assert figure.text.startswith("rows 4, version 1 has 3: not judged, as nothing says which way is better")
+    assert figure.text.startswith("rows 4, version 1 has 3: not compared, since it is unknown whether higher is better")
     assert figure.numbers == {"metric": "rows", "new": 4, "old": 3, "higher_is_better": None}
 
 
@@ -145,7 +145,7 @@ def test_metrics_are_compared_without_a_server(tmp_path: Path, monkeypatch: pyte
 def test_a_manifest_that_was_changed_is_not_believed(tmp_path: Path) -> None:
     old, new = version(tmp_path, 1, {"accuracy": 0.9}), version(tmp_path, 2, {"accuracy": 0.9})
     (new / MANIFEST).write_text(json.dumps({"metrics": {"accuracy": 0.99}, "digest": "0" * 64}))
-    with pytest.raises(GateError, match="was changed: its digest is not that of its contents"):
+    with pytest.raises(GateError, match="was changed: its digest does not match its contents"):
         compare_metrics(fleet(), "digits", old, new)
 
 
@@ -156,7 +156,9 @@ def test_a_file_that_a_later_gate_reads_must_be_there(tmp_path: Path, said: str)
     (tmp_path / "models.yaml").write_text(f"models: {{digits: {{builder: 'a:b', {rows}}}}}\nrollout: {{{shadow}}}\n")
     read = read_fleet(tmp_path / "models.yaml")
     old, new = version(tmp_path, 1, {}), version(tmp_path, 2, {})
-    with pytest.raises(GateError, match=f"^{re.escape(said)}: there is no file {re.escape(str(tmp_path))}/gone.npz$"):
+    with pytest.raises(
+        GateError, match=f"^{re.escape(said)}: the file {re.escape(str(tmp_path))}/gone.npz does not exist$"
+    ):
         compare_metrics(read, "digits", old, new)
     (tmp_path / "gone.npz").write_bytes(b"")
     assert compare_metrics(read, "digits", old, new) == []
@@ -170,8 +172,10 @@ def test_the_first_figure_that_failed_stops_a_rollout_and_all_others_are_seen(tm
         require(figures, seen.append)
     assert stopped.value.figure == figures[1]
     assert seen == [figures[0], figures[2]]
-    wanted = "auc 0.1, version 1 has 0.9: 0.009 less is allowed (1 % of it, as its noise is not known)"
-    assert str(stopped.value) == f"{wanted}; 1 more failed; --accept-quality rolls it out all the same"
+    wanted = (
+        "auc 0.1, version 1 has 0.9; at most 0.009 less is allowed (1 % of the old value, since its noise is unknown)"
+    )
+    assert str(stopped.value) == f"{wanted}; 1 more failed. Use --accept-quality to roll it out anyway."
 
 
 def test_accepted_figures_are_warnings(tmp_path: Path) -> None:
@@ -198,13 +202,16 @@ def test_failures_and_latency_are_not_accepted_with_quality() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("quality: {loss: {}}", "models.digits.quality.loss: it says nothing; at_least, drop, at_most or rise"),
-        ("quality: {loss: {drop: 1, rise: 1}}", "drop is for a metric that is better higher, rise for one"),
-        ("quality: {loss: {drop: -1}}", "models.digits.quality.loss.drop: Input should be greater"),
-        ("quality: {loss: {drop: .inf}}", "models.digits.quality.loss.drop: Input should be a finite number"),
-        ("evaluation: rows.csv", "'rows.csv' is neither 'module:function' nor a file with .npz or .jsonl"),
-        ("evaluation: {metric: acuracy}", "'acuracy' is none of accuracy, auc, mae"),
-        ("evaluation: {file: a.npz, builder: 'a:b'}", "there is a file and a builder"),
+        (
+            "quality: {loss: {}}",
+            "models.digits.quality.loss: no limit is set; expected at_least, drop, at_most or rise",
+        ),
+        ("quality: {loss: {drop: 1, rise: 1}}", "drop is for metrics where higher is better, rise is for metrics"),
+        ("quality: {loss: {drop: -1}}", "models.digits.quality.loss.drop: got -1, expected at least 0"),
+        ("quality: {loss: {drop: .inf}}", "models.digits.quality.loss.drop: got .inf, expected a finite number"),
+        ("evaluation: rows.csv", "got 'rows.csv', expected 'module:function' or a file"),
+        ("evaluation: {metric: acuracy}", "got 'acuracy', expected accuracy, auc, mae"),
+        ("evaluation: {file: a.npz, builder: 'a:b'}", "both file and builder are set; expected one of them"),
     ],
 )
 def test_what_cannot_be_said_of_quality_is_told_with_its_line(tmp_path: Path, line: str, problem: str) -> None:

@@ -47,7 +47,9 @@ def gone(pids: Path) -> None:
 
 
 def test_a_command_that_hangs_fails_and_leaves_nothing(pids: Path) -> None:
-    with pytest.raises(GateError, match=r"^sh -c .*: it did not end within 1 s, and was ended; `rollout\.command_sec"):
+    with pytest.raises(
+        GateError, match=r"^sh -c .* did not end within 1 s and was killed\. Raise `rollout\.command_sec"
+    ):
         command(("sh", "-c", HANGS), STATE, Rollout(command_seconds=1))
     gone(pids)
 
@@ -55,10 +57,10 @@ def test_a_command_that_hangs_fails_and_leaves_nothing(pids: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("sh", "-c", "cat; echo read all"), "passes: read all"),
-        (("sh", "-c", "yes | head -c 300000000; echo; echo last >&2"), "passes: last"),
-        (("sh", "-c", r"printf '\377\376x'"), "passes: ��x"),
-        (("sh", "-c", "sleep 600 > /dev/null 2>&1 & echo left one"), "passes: left one"),
+        (("sh", "-c", "cat; echo read all"), "passed: read all"),
+        (("sh", "-c", "yes | head -c 300000000; echo; echo last >&2"), "passed: last"),
+        (("sh", "-c", r"printf '\377\376x'"), "passed: ��x"),
+        (("sh", "-c", "sleep 600 > /dev/null 2>&1 & echo left one"), "passed: left one"),
     ],
 )
 def test_a_command_may_print_what_it_likes(words: tuple[str, ...], said: str) -> None:
@@ -66,9 +68,9 @@ def test_a_command_may_print_what_it_likes(words: tuple[str, ...], said: str) ->
 
 
 def test_a_command_that_is_none_is_told() -> None:
-    with pytest.raises(GateError, match="/no/where can't be run: No such file or directory"):
+    with pytest.raises(GateError, match="cannot run /no/where: No such file or directory"):
         command(("/no/where",), STATE, Rollout())
-    with pytest.raises(GateError, match="can't be run: embedded null byte"):
+    with pytest.raises(GateError, match=r"cannot run .*: embedded null byte"):
         command(("a\0b",), STATE, Rollout())
 
 
@@ -98,7 +100,9 @@ def test_a_cluster_that_never_answers_is_told(tmp_path: Path, monkeypatch: pytes
     with socket.create_server(("127.0.0.1", 0)) as silent:
         kubeconfig(tmp_path / "config", f"http://127.0.0.1:{silent.getsockname()[1]}", {})
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-        with pytest.raises(KubectlError, match=r"^kubectl get: it did not end within 1 s, and was ended; does the clu"):
+        with pytest.raises(
+            KubectlError, match=r"^kubectl get got no response within 1 s\. Check that the cluster is up"
+        ):
             Kubectl(seconds=1).get("pod", "serving")
 
 
@@ -107,7 +111,7 @@ def test_a_hung_sign_in_ends_with_kubectl(tmp_path: Path, monkeypatch: pytest.Mo
     plugin = {"apiVersion": api, "command": "sh", "args": ["-c", HANGS], "interactiveMode": mode}
     kubeconfig(tmp_path / "config", "https://127.0.0.1:1", {"exec": plugin})
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with pytest.raises(KubectlError, match="it did not end within 5 s"):
+    with pytest.raises(KubectlError, match="got no response within 5 s"):
         Kubectl(seconds=5).get("pod", "serving")
     gone(pids)
 

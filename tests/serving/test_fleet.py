@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
+from tfserving.serving.models_yaml import fleet as models_yaml_fleet
+from tfserving.serving.models_yaml import server
+from tfserving.serving.models_yaml.errors import explain
+from tfserving.serving.models_yaml.fleet import Fleet, FleetError, read_fleet
 
 GOOD = """\
 models:
@@ -52,7 +60,9 @@ def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
     fleet = read_fleet(write(tmp_path, GOOD + "  dense:\n    builder: m:build\n"))
     assert fleet.select(()) == ("digits", "dense")
     assert fleet.select(("dense",)) == ("dense",)
-    with pytest.raises(FleetError, match="no model is called 'dens'; the fleet has digits, dense"):
+    with pytest.raises(
+        FleetError, match=r"no model is called 'dens'; the fleet has digits, dense\. Did you mean 'dense'\?"
+    ):
         fleet.select(("dens",))
 
 
@@ -62,28 +72,31 @@ def test_selecting_no_model_is_selecting_all(tmp_path: Path) -> None:
         (
             "models:\n  digits:\n    builder: digits.py\n",
             3,
-            "models.digits.builder: 'digits.py' is not 'module:function'",
+            "models.digits.builder: got 'digits.py', expected 'module:function'",
         ),
         (
             "models:\n  d:\n    allow: []\n",
             2,
-            "models.d: it has neither a builder nor a saved_model; one of them is needed: `builder: module:function`, "
-            "or `saved_model: FOLDER`, which is served as it is",
+            "models.d: neither builder nor saved_model is set; expected one of `builder: module:function`",
         ),
-        ("models:\n  d:\n    builder: a:b\n    saved_model: x\n", 2, "models.d: it has a builder and a saved_model; o"),
-        ("models:\n  digits:\n    bilder: a:b\n    builder: a:b\n", 3, "models.digits.bilder: is not a key"),
-        ("models:\n  a/b:\n    builder: a:b\n", 1, "models: 'a/b' can't name a model"),
+        ("models:\n  d:\n    builder: a:b\n    saved_model: x\n", 2, "models.d: both builder and saved_model is set"),
+        (
+            "models:\n  digits:\n    bilder: a:b\n    builder: a:b\n",
+            3,
+            "models.digits.bilder: unknown key. Did you mean 'builder'?",
+        ),
+        ("models:\n  a/b:\n    builder: a:b\n", 1, "models: got the name 'a/b', expected up to 200 letters"),
         (
             "models:\n  d:\n    builder: a:b\n    labels: {stable: 1}\n  d-canary:\n    builder: a:b\n",
             1,
-            "models: 'd-canary' is where servers have the canary of 'd', which has a label `stable`; rename the model",
+            "models: 'd-canary' is the name of the canary of 'd', which has a label `stable`. Rename the model",
         ),
-        ("models: {}\n", 1, "models: Dictionary should have at least 1 item"),
-        ("folder: x\n", 1, "models: Field required"),
-        ("models:\n  digits:\n", 2, "models.digits: "),
-        ("models:\n  d:\n    builder: a:b\n  d:\n    builder: a:c\n", 4, "models.d: is there twice"),
+        ("models: {}\n", 1, "models: got an empty mapping, expected at least 1 entry"),
+        ("folder: x\n", 1, "models: this key is missing"),
+        ("models:\n  digits:\n", 2, "models.digits: got no value, expected a mapping of keys to values"),
+        ("models:\n  d:\n    builder: a:b\n  d:\n    builder: a:c\n", 4, "models.d: this key appears twice"),
         ("models: [\n", 2, "expected"),
-        ("", 1, "the file: "),
+        ("", 1, "the file: got no value, expected a mapping of keys to values"),
     ],
 )
 def test_an_error_names_the_file_the_line_and_the_key(tmp_path: Path, text: str, line: int, words: str) -> None:
@@ -102,30 +115,33 @@ WRONG: dict[str, tuple[bytes | str, str]] = {
     "Latin-1": (GOOD.encode() + b"# \xe4", "it is not UTF-8: byte"),
     "a NUL": (GOOD + "\0", "special characters are not allowed"),
     "large": ("#" * (2 << 20), "it has more than 1048576 bytes"),
-    "deep lists": ("models: " + "[" * 100_000, "it is nested too deep"),
-    "deep mappings": ("models: " + "{a: " * 100_000, "it is nested too deep"),
-    "a billion laughs": (LAUGHS, "it has more than 100000 values, each counted wherever an alias repeats it"),
-    "a list in itself": ("models: &a [*a]", "it has more than 100000 values"),
-    "a mapping in itself": ("models: &a {b: *a}", "it has more than 100000 values"),
-    "a chain of aliases": (CHAIN, "it has more than 100000 values"),
+    "deep lists": ("models: " + "[" * 100_000, "nested too deeply"),
+    "deep mappings": ("models: " + "{a: " * 100_000, "nested too deeply"),
+    "a billion laughs": (LAUGHS, "more than 100000 values, where a value counts again for each alias of it"),
+    "a list in itself": ("models: &a [*a]", "more than 100000 values"),
+    "a mapping in itself": ("models: &a {b: *a}", "more than 100000 values"),
+    "a chain of aliases": (CHAIN, "more than 100000 values"),
     "5,000 digits": ("models: {d: {builder: a:b, labels: {s: " + "9" * 5000 + "}}}", "a value can't be read: Exceeds"),
     "no day": ("models: 2026-99-99", "a value can't be read: month must be in 1..12"),
     "a label of 64 bits": (
         "models: {d: {builder: a:b, labels: {s: 9223372036854775808}}}",
-        "less than or equal to 9223",
+        "expected at most 9223372036854775807",
     ),
-    "many versions": ("models: {d: {builder: a:b, versions: 4294967296}}", "4294967296 is more than 4294967295"),
-    "memory beyond numbers": (GOOD + "server: {memory: " + "9" * 400 + "g}", "server.memory: Input should be a valid"),
-    "infinite": (GOOD + "rollout: {window: .inf}", "rollout.window: Input should be a finite number"),
+    "many versions": (
+        "models: {d: {builder: a:b, versions: 4294967296}}",
+        "got 4294967296, expected a number such as 2, all",
+    ),
+    "memory beyond numbers": (GOOD + "server: {memory: " + "9" * 400 + "g}", "server.memory: got '9999"),
+    "infinite": (GOOD + "rollout: {window: 1e400}", "rollout.window: got '1e400', expected a finite number"),
     "a batch beyond numbers": (
         GOOD + "server: {batching: {max_batch_size: 99999999999}}",
-        "less than or equal to 2147",
+        "got 99999999999, expected at most 2147483647",
     ),
-    "a key that is a list": ("? [models]\n: x", "a key is not a word"),
-    "a key that is a mapping": ("models: {? {a: b} : x}", "a key is not a word"),
-    "a long value": ("models: 1" + ":1" * 10_000, ":1: a value has more than 10000 characters"),
+    "a key that is a list": ("? [models]\n: x", "a key is a list or a mapping"),
+    "a key that is a mapping": ("models: {? {a: b} : x}", "a key is a list or a mapping"),
+    "a long value": ("models: 1" + ":1" * 10_000, ":1: not valid YAML: a value has more than 10000 characters"),
     "Python": ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
-    "thousands of errors": ("".join(f"k{number}: 1\n" for number in range(5000)), "and 4981 more"),
+    "thousands of errors": ("".join(f"k{number}: 1\n" for number in range(5000)), "and 4981 more errors"),
 }
 
 
@@ -147,15 +163,15 @@ def test_an_alias_is_a_value_as_any_other(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_pipe_are_no_models_yaml(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match="Is a directory; write one, or name another"):
+    with pytest.raises(FleetError, match=r"Is a directory\. Use --fleet FILE to name another file"):
         read_fleet(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FleetError, match="it is not a file; name another"):
+    with pytest.raises(FleetError, match=r"it is not a file\. Use --fleet FILE"):
         read_fleet(tmp_path / "pipe")
 
 
 def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match=r"models.yaml: No such file or directory; write one, or name another"):
+    with pytest.raises(FleetError, match=rf"there is no models.yaml in {tmp_path}\. `\S+ init` creates a project"):
         read_fleet(tmp_path / "models.yaml")
 
 
@@ -169,14 +185,53 @@ def test_a_model_says_how_it_is_exported_and_served(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("allow: [speed]", "models.digits.allow.0: Input should be 'breaking-change', "),
-        ("batch_sizes: [8, 1]", "models.digits.batch_sizes: [8, 1] does not increase; [1, 8] does"),
-        ("batch_sizes: [0]", "models.digits.batch_sizes.0: Input should be greater than or equal to 1"),
-        ("batch_sizes: []", "models.digits.batch_sizes: Tuple should have at least 1 item"),
-        ("labels: {stable: 0}", "models.digits.labels.stable: Input should be greater than or equal to 1"),
+        ("allow: [speed]", "models.digits.allow.0: got 'speed', expected 'breaking-change', "),
+        ("batch_sizes: [8, 1]", "models.digits.batch_sizes: got [8, 1], expected increasing sizes: [1, 8]"),
+        ("batch_sizes: [0]", "models.digits.batch_sizes.0: got 0, expected at least 1"),
+        ("batch_sizes: []", "models.digits.batch_sizes: got an empty list, expected at least 1 entry"),
+        ("labels: {stable: 0}", "models.digits.labels.stable: got 0, expected at least 1"),
+        ('labels: {"": 1}', "models.digits.labels: got the label '', expected 1 to 63 letters, digits,"),
+        ("labels: {a b: 1}", "models.digits.labels: got the label 'a b', expected 1 to 63 letters, digits,"),
+        ('labels: {"a\\n": 1}', "models.digits.labels: got the label 'a\\n', expected 1 to 63 letters, digits,"),
+        (f"labels: {{{'a' * 64}: 1}}", "models.digits.labels: got the label 'aaaaaaaa"),
+        ("evaluation: {outputs: x}", "models.digits.evaluation.outputs: unknown key. Did you mean 'output'?"),
+        ("quality: {acc: {at_lest: 1}}", "models.digits.quality.acc.at_lest: unknown key. Did you mean 'at_least'?"),
     ],
 )
 def test_what_a_model_cannot_say_is_told_with_its_line(tmp_path: Path, line: str, problem: str) -> None:
     with pytest.raises(FleetError) as error:
         read_fleet(write(tmp_path, f"{GOOD}    {line}\n"))
     assert f"models.yaml:4: {problem}" in str(error.value)
+
+
+JUNK = (None, -1, 10**30, 1.5, float("inf"), True, "?", [], [None], [[]], {}, {"?": None}, {1: 2}, date(2026, 1, 1))
+
+
+def keys(schema: type[BaseModel], where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of models.yaml, also those of the mappings inside."""
+    for name, field in schema.model_fields.items():
+        here = (*where, name)
+        yield here
+        named = ("d",) if "dict[" in str(field.annotation) else ()
+        inner = re.findall(r"tfserving[\w.]+\.(\w+)", str(field.annotation))
+        for one in inner:
+            if isinstance(found := getattr(models_yaml_fleet, one, None) or getattr(server, one, None), type):
+                yield from keys(found, (*here, *named))
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=repr)
+def test_no_value_gets_an_error_in_the_words_of_pydantic(junk: object) -> None:
+    """Each kind of error has plain words: a kind that has none would raise KeyError here."""
+    found = [*keys(Fleet)]
+    assert len(found) > 90
+    for where in found:
+        values: dict[str, Any] = {"models": {"d": {"builder": "a:b"}}}
+        inner = values
+        for part in where[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[where[-1]] = junk
+        try:
+            Fleet.model_validate(values)
+        except ValidationError as error:
+            text = explain(Path("models.yaml"), None, error.errors(), Fleet)
+            assert not re.search("Input|should|valid|Tuple|Dictionary|String|Field|pydantic|Path", text), text

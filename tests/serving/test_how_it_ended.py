@@ -1,4 +1,4 @@
-"""How a server of `serve run` ended: its exit code in words, and among its last lines the reason."""
+"""How a server of `serve` ended: its exit code in words, and among its last lines the reason."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def fleet(tmp_path: Path) -> Path:
 
 
 def run(fleet: Path, program: str) -> str:
-    """What `serve run --engine native` says of `program`, which does not become ready."""
+    """What `serve --engine native` says of `program`, which does not become ready."""
     port, rest_port = free_ports(2)
-    words = ["serve", "run", "--engine", "native", "--fleet", str(fleet), "--port", str(port)]
+    words = ["serve", "--engine", "native", "--fleet", str(fleet), "--port", str(port)]
     done = subprocess.run(
         [sys.executable, "-m", "tfserving", *words, "--rest-port", str(rest_port)],
         cwd=ROOT,

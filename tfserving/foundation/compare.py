@@ -36,10 +36,10 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences between two arrays, and what they come to.
+    """The largest differences between two arrays, and the verdict.
 
-    `absolute`, `relative` and `ulp` are None where they mean nothing: strings, booleans, arrays of other shapes, and
-    `ulp` for integers and next to a NaN. `reason` says where two arrays that are not equal differ most.
+    `absolute`, `relative` and `ulp` are None where they are undefined: strings, booleans, arrays of other shapes, and
+    `ulp` for integers and next to a NaN. `reason` names the place where two arrays differ most.
     """
 
     verdict: Verdict
@@ -50,16 +50,16 @@ class Difference:
 
 
 def compare(served: Array, wanted: Array, tolerance: Tolerance | None = None) -> Difference:
-    """How far `served` is from `wanted`.
+    """Compare `served` with `wanted`.
 
     Floats are `equal` when every value is: NaN is NaN's equal whatever its bits, +0 is -0's, an infinity only its own.
     Otherwise they are `within tolerance` if one is given and every value is. Everything else must be equal exactly.
     """
     types = dtype_of(served), dtype_of(wanted)
     if types[0] is not types[1]:
-        return Difference("different", reason=f"its dtype is {types[0].name}, not {types[1].name}")
+        return Difference("different", reason=f"got dtype {types[0].name}, expected {types[1].name}")
     if served.shape != wanted.shape:
-        return Difference("different", reason=f"its shape is {served.shape}, not {wanted.shape}")
+        return Difference("different", reason=f"got shape {served.shape}, expected {wanted.shape}")
     if served.dtype in _PARTS:
         part = _PARTS[served.dtype]
         served, wanted = (np.ascontiguousarray(array)[..., None].view(part) for array in (served, wanted))
@@ -135,5 +135,5 @@ def _floats(served: Array, wanted: Array, tolerance: Tolerance | None) -> Differ
 def _at(served: Array, wanted: Array, flat: int) -> str:
     position = ", ".join(str(int(index)) for index in np.unravel_index(flat, served.shape))
     values = [array.reshape(-1)[flat] for array in (served, wanted)]
-    said = [repr(value) if isinstance(value, (bytes, str)) else str(value) for value in values]
-    return f"at [{position}] it is {said[0]}, not {said[1]}"
+    shown = [repr(value) if isinstance(value, (bytes, str)) else str(value) for value in values]
+    return f"[{position}]: got {shown[0]}, expected {shown[1]}"

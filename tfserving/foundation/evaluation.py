@@ -1,7 +1,7 @@
 """The labelled rows that a version carries: TFRecord of PredictionLog, as its golden requests are.
 
-Each record is a request to predict with up to 1024 rows; its response has the labels. What is computed of them is in
-the manifest.
+Each record is a predict request with up to 1024 rows; its response has the labels. The manifest names the metric that
+is computed from them.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def read_evaluation(version_folder: Path) -> Evaluation | None:
     path = version_folder / ROWS
     try:
         manifest = read_manifest_file(version_folder / MANIFEST)
-        said = manifest.evaluation()
-        if said is None:
+        entry = manifest.evaluation()
+        if entry is None:
             return None
         found = hashlib.sha256(read_bounded(path, _LARGEST_FILE)).hexdigest()
         if found != (wanted := manifest.sha256(ROWS)):
-            raise EvaluationError(f"{path} has SHA-256 {found}, {MANIFEST} says {wanted}: it was changed")
+            raise EvaluationError(f"{path} has SHA-256 {found}, {MANIFEST} lists {wanted}: it was changed")
         requests = [_request(path, number, data) for number, data in enumerate(read_records(path))]
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror}") from None
@@ -65,11 +65,11 @@ def read_evaluation(version_folder: Path) -> Evaluation | None:
         evaluation = Evaluation(
             {name: np.concatenate([one.inputs[name] for one in requests]) for name in requests[0].inputs},
             np.concatenate([one.outputs[LABELS] for one in requests]),
-            said.metric,
-            said.output,
-            said.signature,
-            said.higher_is_better,
-            said.drop,
+            entry.metric,
+            entry.output,
+            entry.signature,
+            entry.higher_is_better,
+            entry.drop,
         )
     except (KeyError, ValueError):
         raise EvaluationError(f"{path}: its records have different inputs") from None
@@ -92,5 +92,5 @@ def _request(path: Path, number: int, data: bytes) -> GoldenRequest:
         raise EvaluationError(f"{path}, record {number}: {error}") from None
     arrays = [*request.inputs.values(), request.outputs.get(LABELS)]
     if any(array is None or array.ndim == 0 for array in arrays):
-        raise EvaluationError(f"{path}, record {number}: it has no labels, or an input without rows")
+        raise EvaluationError(f"{path}, record {number}: got no labels, or an input without rows")
     return request

@@ -1,4 +1,4 @@
-"""tf.Examples, what classify and regress take: from Python's values, to JSON, and in the messages of a request."""
+"""tf.Examples, the inputs of classify and regress: from Python's values, to JSON, and in the messages of a request."""
 
 from __future__ import annotations
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 _REPORTS = ("PIL", "fsspec", "hdrh", "httptools", "jinja2", "matplotlib")
 _FLEET = ("docker", "pydantic", "ruamel", "yaml")
@@ -16,25 +21,74 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serving": (*_FLEET, *EMBEDDED, "pygrpc_native"),
     "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
+# By protocol the extras with the file systems of object stores.
+_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+_OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str, command: str) -> str | None:
-    """The line that says which extra `command` needs; None when `error` is about a module that `extra` doesn't install.
-
-    A module of the user's own that is missing is no extra's.
-    """
+    """Return the sentence that names the extra `command` needs; None for a module that `extra` doesn't install."""
     module = (error.name or "").partition(".")[0]
     return _install(command, module, extra) if module in EXTRAS[extra] else None
 
 
 def missing_for_embedded(command: str) -> str | None:
-    """The line that says what `command` lacks to run the embedded server; None when it lacks nothing."""
+    """Return the sentence that names what `command` lacks to run the embedded server; None when it lacks nothing."""
     module = next((name for name in EMBEDDED if find_spec(name) is None), None)
     return None if module is None else _install(command, module, "serving")
 
 
+def missing_for_store(url: str) -> str:
+    """Return the sentence that names what reading or writing `url`, in an object store, needs."""
+    protocol = url.partition("://")[0]
+    remedy = f"Install {_OTHER_STORES.get(protocol, f'a file system of fsspec for {protocol}://')}."
+    if extra := _STORES.get(protocol):
+        remedy = f"Install the extra {extra!r}: {how_to_install(extra)}."
+    return f"{url}: {protocol}:// needs a Python package that is not installed. {remedy}"
+
+
+def how_to_install(extras: str) -> str:
+    """Return the command that installs `extras` (with commas between them) into this environment, in backticks.
+
+    It names where the toolkit was installed from: a clone, a wheel or a repository (PEP 610).
+    """
+    # `cpu` has tensorflow-cpu, the others tensorflow: two packages of the same files.
+    names = set(extras.split(","))
+    if _is_installed("tensorflow-cpu"):
+        extras = "cpu" if names & {"export", "serving"} else extras
+    elif _is_installed("tensorflow") and names == {"cpu"}:
+        extras = "export,serving"
+    program = "pip install"
+    for mark, tool in (("uv-receipt.toml", "uv tool install"), ("pipx_metadata.json", "pipx install")):
+        if Path(sys.prefix, mark).exists():
+            # These tools replace the extras that were chosen before.
+            program, extras = f"{tool} --force", "all"
+    return f"`{program} {shlex.quote(_source(extras))}`"
+
+
+def _is_installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return bool(distribution(package))
+    except PackageNotFoundError:
+        return False
+
+
+def _source(extras: str) -> str:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        found = json.loads(distribution("tfserving").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        found = {}
+    url, repository = str(found.get("url", "")), found.get("vcs_info")
+    if repository:
+        return f"tfserving[{extras}] @ {repository['vcs']}+{url}@{repository['commit_id']}"
+    if url.startswith("file://"):
+        return f"{unquote(urlsplit(url).path)}[{extras}]"
+    return f"tfserving[{extras}]"
+
+
 def _install(command: str, module: str, extra: str) -> str:
-    return (
-        f"`{command}` needs the Python module {module!r}. Install the extra {extra!r}: "
-        f"pip install 'tfserving[{extra}]' (in a clone: pip install '.[{extra}]')"
-    )
+    return f"`{command}` needs the Python module {module!r}. Install the extra {extra!r}: {how_to_install(extra)}."

@@ -23,7 +23,7 @@ _MOST_LINKS = 40
 
 
 def _names_its_file(opens: _Opens) -> _Opens:
-    """Has errors of writing, which don't name the file, or name a temporary one, name the file that is wanted."""
+    """Make errors of writing name the wanted file, where they name none or a temporary one."""
 
     @contextmanager
     def opened(path: Path) -> Iterator[BinaryIO]:
@@ -94,7 +94,7 @@ def is_replaced(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of the open file of this process that `path` is, /dev/stdout or /dev/fd/3 say."""
+    """Return the number of this process's open file that `path` names, such as /dev/stdout or /dev/fd/3."""
     ours = Path("/proc/self/fd").resolve()
     for _ in range(_MOST_LINKS):
         folder = path.parent.resolve()
@@ -112,7 +112,7 @@ def read_bounded(path: Path, largest: int) -> bytes:
     Raises OSError when it can't be read, and ValueError when it is a folder, a pipe or a device, which may never end,
     or has more than `largest` bytes.
     """
-    # Without O_NONBLOCK a pipe that nobody writes to would not even open.
+    # Without O_NONBLOCK a pipe without a writer would not even open.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is not a file")
@@ -131,7 +131,7 @@ def read_text(path: Path, largest: int) -> str:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Has the disk know the folder's new entry. Where a folder can't be flushed, the file system does it by itself."""
+    """Flush the folder's new entry to disk. Where a folder can't be flushed, the file system does it by itself."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

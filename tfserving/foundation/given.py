@@ -1,4 +1,4 @@
-"""What a user gives a command to read: a file, a pipe, or standard input."""
+"""Inputs of a command: a file, a pipe, or standard input."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 # No configuration and no request is larger; a device has no end.
 LARGEST_TEXT = 256 * 1024 * 1024
-# Seconds in which somebody begins to write to a pipe that is read.
+# Seconds to wait for the first byte of a pipe.
 LONGEST_SILENCE = 10.0
 STDIN = "-"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class UnreadableError(OSError):
-    """A file holds no text that can be read. `strerror` says why, as it does for every OSError."""
+    """A file can't be read as text. `strerror` has the reason, as in every OSError."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(errno.EILSEQ, reason, str(path))
@@ -34,8 +34,8 @@ class NotTextError(UnreadableError):
 def given_text(path: Path | str, largest: int = LARGEST_TEXT) -> str:
     """The text of the file `path`, which is UTF-8; `-` is standard input.
 
-    Raises OSError: NotTextError for other text, UnreadableError for more than `largest` bytes, for a pipe that nobody
-    writes to and for a standard input that is closed.
+    Raises OSError: NotTextError for other text, UnreadableError for more than `largest` bytes, for a pipe without
+    a writer and for a standard input that is closed.
     """
     data = given_bytes(path, largest)
     try:
@@ -58,7 +58,7 @@ def given_bytes(path: Path | str, largest: int = LARGEST_TEXT) -> bytes:
         with open(path, "rb", opener=_open) as file:
             data = file.read(largest + 1)
     if len(data) > largest:
-        raise UnreadableError(_named(path), f"it has more than {largest} bytes")
+        raise UnreadableError(_named(path), f"larger than {largest} bytes")
     return data
 
 
@@ -67,14 +67,14 @@ def _named(path: Path | str) -> str:
 
 
 def _open(path: str, flags: int) -> int:
-    """Opens a file; a pipe is waited for, but not for ever."""
+    """Open a file; wait for the first data of a pipe, but not for ever."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     try:
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             waiting = select.poll()
             waiting.register(descriptor, select.POLLIN | select.POLLHUP)
             if not waiting.poll(LONGEST_SILENCE * 1000):
-                raise UnreadableError(path, f"nobody has written to this pipe for {LONGEST_SILENCE:g} s")
+                raise UnreadableError(path, f"no data arrived on this pipe for {LONGEST_SILENCE:g} s")
         os.set_blocking(descriptor, True)
     except BaseException:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Golden requests: the requests a version on disk carries, with the answers its model gave in process."""
+"""Golden requests: requests stored in a version, with the responses that its model returned in process."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class GoldenError(Exception):
 
 @dataclass(frozen=True)
 class GoldenRequest:
-    """One request and the answer that the model gave in process.
+    """One request, and the response that the model returned in process.
 
     A request to classify or regress has one input, `inputs`: serialized tf.Examples. Its outputs are `classes` (str, as
-    the answer has them) and `scores`, or `outputs`, the values.
+    in the response) and `scores`, or `outputs`, the values.
     """
 
     signature: str
@@ -64,7 +64,7 @@ class GoldenRequest:
 
 @dataclass(frozen=True)
 class Golden:
-    """The golden requests of one version, and by element type how far a served answer may be from them.
+    """The golden requests of one version, and by element type how far a served output may be from them.
 
     `defaults` has by signature the values of inputs that some of the requests leave out. Requests to signatures in
     `unbatched` are one example each, whatever their arrays look like.
@@ -104,19 +104,19 @@ def read_golden(version_folder: Path) -> Golden:
             while block := file.read(1 << 20):
                 digest.update(block)
         if digest.hexdigest() != wanted:
-            raise GoldenError(f"{path} has SHA-256 {digest.hexdigest()}, {MANIFEST} says {wanted}: it was changed")
+            raise GoldenError(f"{path} has SHA-256 {digest.hexdigest()}, {MANIFEST} lists {wanted}: it was changed")
         requests = tuple(_request(path, number, data) for number, data in enumerate(read_records(path)))
     except OSError as error:
         raise GoldenError(f"{path}: {error.strerror}") from None
     except RecordError as error:
         raise GoldenError(str(error)) from None
     if not requests:
-        raise GoldenError(f"{path} has no golden request in it")
+        raise GoldenError(f"{path} contains no golden request")
     return Golden(requests, tolerances, _defaults(version_folder / SAVED_MODEL, requests), unbatched)
 
 
 def _defaults(path: Path, requests: Iterable[GoldenRequest]) -> dict[str, dict[str, Array]]:
-    """The defaults in the SavedModel at `path` of signatures that some of `requests` ask without all their inputs."""
+    """The defaults in the SavedModel at `path` of signatures that some of `requests` call without all their inputs."""
     names: dict[str, list[set[str]]] = {}
     for request in requests:
         names.setdefault(request.signature, []).append(set(request.inputs))
@@ -141,23 +141,23 @@ def _defaults(path: Path, requests: Iterable[GoldenRequest]) -> dict[str, dict[s
 
 
 def request_of(log: Any, *, answered: bool = True) -> GoldenRequest:
-    """The request and the answer in the PredictionLog `log`; with `answered` False it may have none.
+    """Return the request and response in the PredictionLog `log`; with `answered` False the response may be missing.
 
-    Raises ValueError when it is no request to predict, classify or regress, or has no answer.
+    Raises ValueError when it is no request to predict, classify or regress, or has no response.
     """
     kind = log.WhichOneof("log_type")
     if kind not in _READERS:
-        raise ValueError("it is no request to predict, classify or regress")
+        raise ValueError("got another record than a predict, classify or regress request")
     method, read = _READERS[kind]
-    asked = getattr(log, kind)
-    inputs, outputs = read(asked)
+    entry = getattr(log, kind)
+    inputs, outputs = read(entry)
     if not outputs and answered:
-        raise ValueError(f"it is no {method} request with its answer")
-    return GoldenRequest(asked.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
+        raise ValueError(f"got a {method} request without a response")
+    return GoldenRequest(entry.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
 
 
 def log_of(request: GoldenRequest, model: str, version: int | None = None) -> Any:
-    """The PredictionLog of `request` to `model`, with its answer if it has one: what `request_of` reads.
+    """The PredictionLog of `request` to `model`, with its response if it has one: the format that `request_of` reads.
 
     Raises ValueError for a class label that is not UTF-8, which no client could read.
     """

@@ -16,7 +16,7 @@ CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 # What hands a tensor on as it is.
 SAME = ("Identity", "StopGradient", "EnsureShape")
 INIT = "__saved_model_init_op"
-# What a graph that is made to take long may take to find out where its files' names come from.
+# How much work finding the origin of a graph's file names may take. A hostile graph can make it very long.
 MOST_STEPS = 100_000
 # Where TensorFlow 1 has it.
 INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
@@ -70,7 +70,7 @@ class Graph:
         return name in self._library.functions
 
     def nesting(self) -> tuple[float, float]:
-        """How deep functions call one another at most, and how many calls one call comes to; see Library."""
+        """How deep functions call one another at most, and how many calls one call makes; see Library."""
         return self._library.nesting()
 
     def function(self, name: str) -> Any:
@@ -87,7 +87,7 @@ class Graph:
         return self._scopes[function]
 
     def nodes(self, signature: str) -> Iterator[Node]:
-        """Every operation that may run when `signature` is asked, those of the functions it calls included."""
+        """Every operation that may run when `signature` is called, those of the functions it calls included."""
         reach = self.reach(_tensors(self.signatures[signature].outputs))
         return (node for node in self if node in reach)
 
@@ -136,7 +136,7 @@ class Graph:
     def producer(self, tensor: str) -> Node | None:
         """The operation that makes the graph's tensor `tensor`, in a function when it comes from one.
 
-        None when it can't be told: an input of the function, say.
+        None when it is unknown, as for an input of the function.
         """
         node = self._nodes.get(_node_name(tensor))
         index = int(tensor.partition(":")[2] or 0)
@@ -158,7 +158,7 @@ class Graph:
     def origins(self, node: Node, index: int) -> set[str]:
         """The graph's tensors, as `name:0`, that input `index` of `node` may be, whoever calls the function it is in.
 
-        Empty when that can't be told, or would take very long.
+        Empty when that is unknown, or would take very long.
         """
         waiting = [(node.function, node.inputs[index] if index < len(node.inputs) else "")]
         seen: set[tuple[str, str]] = set()
@@ -190,7 +190,7 @@ class Graph:
         return self._assigned.get(tuple(node.inputs), set()) if node.op == "ReadVariableOp" else set()
 
     def _given(self, function: str, argument: str) -> list[tuple[str, str]]:
-        """What `function` gets as `argument`: tensors, and the functions they are in. Empty when that can't be told."""
+        """What `function` gets as `argument`: tensors, and the functions they are in. Empty when that is unknown."""
         index = self._arguments.get((function, argument))
         callers = self._callers.get(function, [])
         self._steps += len(callers)

@@ -25,7 +25,7 @@ _REPEATED = re.compile(
     r"Adding/updating models\.|\(Re-\)adding model: .*|Finished adding/updating models"
     r"|WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
 )
-# What an abort says of its reason, which a long stack trace may follow.
+# The reason of an abort, which a long stack trace may follow.
 _REASON = re.compile(r"Check failed|pthread_create\(\) failed|^fatal: ")
 
 

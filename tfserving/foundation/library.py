@@ -22,12 +22,12 @@ class Node:
 
     @property
     def op(self) -> str:
-        """What it does: `MatMul`."""
+        """The name of the operation: `MatMul`."""
         return str(self.message.op)
 
     @property
     def inputs(self) -> list[str]:
-        """The tensors it takes, without those it only waits for."""
+        """Its input tensors, without control inputs."""
         return [tensor for tensor in self.message.input if not tensor.startswith("^")]
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class Library:
         return found
 
     def nesting(self) -> tuple[float, float]:
-        """How deep the functions call one another at most, and how many calls one call comes to at most.
+        """How deep the functions call one another at most, and how many calls one call makes at most.
 
         Infinite when a function calls itself, directly or by others.
         """

@@ -1,8 +1,8 @@
-"""manifest.json of a version, read without trust: whatever is wrong with it is a ManifestError of one line.
+"""manifest.json of a version, read without trust: each fault is a ManifestError of one line.
 
 A manifest comes from a disk or an object store that others may write to, and names files and their sizes. Each part is
 checked when it is read, as a reader of golden requests needs less of it than one that copies the version.
-`tfserving.export.manifest` writes it, and knows all of it.
+`tfserving.export.manifest` writes it, and defines all of it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _RELEASE = re.compile(r"\d{1,4}\.\d{1,4}(\D|$)", re.ASCII)
 
 
 class ManifestError(Exception):
-    """A manifest can't be read, or isn't one; the text says which and why."""
+    """A manifest can't be read, or isn't one; the text has the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a manifest says of one file: its SHA-256 as lowercase hex, and its bytes; None when it doesn't say."""
+    """One file in a manifest: its SHA-256 as lowercase hex, and its size in bytes; None when it isn't there."""
 
     sha256: str
     size: int | None
@@ -43,13 +43,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class EvaluationEntry:
-    """What a manifest says of labelled rows: see `tfserving.foundation.quality.Evaluation`.
+    """The labelled rows in a manifest: see `tfserving.foundation.quality.Evaluation`.
 
     `higher_is_better` goes with a function of one's own.
     """
 
-    # What has more in it than this is of another form.
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
+    # A manifest with other keys is of another form.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic reads it
     signature: str
     output: str | None
     metric: str
@@ -75,7 +75,7 @@ class Manifest:
         """Raises ManifestError when `data` is no JSON object in UTF-8, or too large."""
         self._data, self._where = data, where
         if len(data) > LARGEST_BYTES:
-            self._refuse(f"it has more than {LARGEST_BYTES} bytes")
+            self._refuse(f"larger than {LARGEST_BYTES} bytes")
         try:
             said = json.loads(data.decode(), object_pairs_hook=_without_twins, parse_constant=_no_number)
         except UnicodeDecodeError as error:
@@ -85,15 +85,15 @@ class Manifest:
         except ValueError as error:
             self._refuse("it has a number of thousands of digits" if "digits" in str(error) else str(error))
         if not isinstance(said, dict):
-            self._refuse("it is no JSON object")
-        self._said: dict[str, Any] = said
+            self._refuse("got no JSON object")
+        self._content: dict[str, Any] = said
 
     def files(self) -> dict[str, Entry]:
         """Every file of the version but the manifest, by its path in the version's folder.
 
         No path leaves the folder, and none is both a file and a folder. Raises ManifestError.
         """
-        found = {name: self._entry(name) for name in self._object(self._said, "files")}
+        found = {name: self._entry(name) for name in self._object(self._content, "files")}
         for name in found:
             if reason := _wrong_name(name):
                 self._refuse(f"it lists {_short(name)}, {reason}")
@@ -104,15 +104,17 @@ class Manifest:
 
     def sha256(self, name: str) -> str:
         """The SHA-256 of one file. Raises ManifestError when it isn't listed."""
-        return self._sha256(self._object(self._object(self._said, "files"), name, "files"), name)
+        return self._sha256(self._object(self._object(self._content, "files"), name, "files"), name)
 
     def tolerances(self) -> dict[str, Tolerance]:
         """By element type, how far an output may be from the one in process. Raises ManifestError."""
         found = {}
-        for dtype, said in self._object(self._said, "tolerances").items():
+        for dtype, said in self._object(self._content, "tolerances").items():
             values = [said.get(key) if isinstance(said, dict) else None for key in ("absolute", "relative")]
             if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-                self._refuse(f"tolerances.{_short(dtype)} is {_short(said)}, not an absolute and a relative number")
+                self._refuse(
+                    f"tolerances.{_short(dtype)} is {_short(said)}, expected an absolute and a relative number"
+                )
             try:
                 found[dtype] = Tolerance(*map(float, values))  # type: ignore[arg-type]
             except (OverflowError, ValueError) as error:
@@ -122,14 +124,14 @@ class Manifest:
     def metrics(self) -> dict[str, float | Metric]:
         """What the builder measured, by name. Raises ManifestError."""
         found: dict[str, float | Metric] = {}
-        for name, said in self._object(self._said, "metrics").items():
+        for name, said in self._object(self._content, "metrics").items():
             try:
                 if isinstance(said, dict):
                     found[name] = Metric(**said)
                 elif is_number(said):
                     found[name] = float(said)
                 else:
-                    self._refuse(f"metrics.{_short(name)} is {_short(said)}, not a number")
+                    self._refuse(f"metrics.{_short(name)} is {_short(said)}, expected a number")
             except (OverflowError, TypeError, ValueError) as error:
                 self._refuse(f"metrics.{_short(name)}: {error}"[:_LONGEST_REASON])
         return found
@@ -139,9 +141,9 @@ class Manifest:
 
         Raises ManifestError.
         """
-        if self._said.get("evaluation") is None:
+        if self._content.get("evaluation") is None:
             return None
-        said = self._object(self._said, "evaluation")
+        said = self._object(self._content, "evaluation")
         try:
             entry = EvaluationEntry(**said)
         except TypeError as error:
@@ -152,30 +154,30 @@ class Manifest:
         return entry
 
     def unbatched(self) -> frozenset[str]:
-        """The signatures that take one example a request. Raises ManifestError."""
-        said = self._said.get("unbatched", [])
+        """The signatures that accept one example a request. Raises ManifestError."""
+        said = self._content.get("unbatched", [])
         if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
-            self._refuse(f"unbatched is {_short(said)}, not a list of signatures")
+            self._refuse(f"unbatched is {_short(said)}, expected a list of signatures")
         return frozenset(said)
 
     def digest(self) -> str:
-        """The SHA-256 of the manifest with an empty digest, as it says it, which may be empty.
+        """The SHA-256 of the manifest with an empty digest, as the manifest has it; it may be empty.
 
         Raises ManifestError when the manifest has another SHA-256, or no digest.
         """
-        said = self._said.get("digest")
+        said = self._content.get("digest")
         if not isinstance(said, str) or (said and not _SHA256.fullmatch(said)):
-            self._refuse(f"its digest is {_short(said)}, not a SHA-256")
+            self._refuse(f"its digest is {_short(said)}, expected a SHA-256")
         if not said:
             return said
         before, _, after = self._data.rpartition(said.encode())
         if hashlib.sha256(before + after).hexdigest() != said:
-            raise ManifestError(f"{self._where} was changed: its digest is not that of its contents")
+            raise ManifestError(f"{self._where} was changed: its digest does not match its contents")
         return said
 
     def tensorflow(self) -> str | None:
-        """The TensorFlow that exported the version; None when the manifest doesn't say."""
-        versions = self._said.get("versions")
+        """The TensorFlow that exported the version; None when the manifest doesn't name it."""
+        versions = self._content.get("versions")
         said = versions.get("tensorflow") if isinstance(versions, dict) else None
         return said if isinstance(said, str) and _RELEASE.match(said) else None
 
@@ -183,20 +185,20 @@ class Manifest:
         if key not in said:
             raise ManifestError(f"{self._where} has no {_short(key)}")
         if not isinstance(found := said[key], dict):
-            self._refuse(f"{f'{of}[{_short(key)}]' if of else key} is {_short(found)}, not an object")
+            self._refuse(f"{f'{of}[{_short(key)}]' if of else key} is {_short(found)}, expected an object")
         return dict(found)
 
     def _entry(self, name: str) -> Entry:
-        said = self._object(self._said["files"], name, "files")
+        said = self._object(self._content["files"], name, "files")
         size = said.get("size")
         if "size" in said and (type(size) is not int or size < 0):
-            self._refuse(f"the size of {_short(name)} is {_short(size)}, not a number of bytes")
+            self._refuse(f"the size of {_short(name)} is {_short(size)}, expected a number of bytes")
         return Entry(self._sha256(said, name), size)
 
     def _sha256(self, said: Mapping[str, Any], name: str) -> str:
         found = said.get("sha256")
         if not isinstance(found, str) or not _SHA256.fullmatch(found):
-            self._refuse(f"the sha256 of {_short(name)} is {_short(found)}, not 64 hexadecimal digits")
+            self._refuse(f"the sha256 of {_short(name)} is {_short(found)}, expected 64 hexadecimal digits")
         return found
 
     def _refuse(self, reason: str) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import IO
 # What is kept of each stream, its end: no program fills this one's memory.
 MOST_BYTES = 64 << 20
 _CHUNK = 1 << 16
-# What a program left behind may hold the streams open; what it printed before is there by then.
+# A child that a program left behind may hold the streams open. The program's own output has arrived by then.
 _LEFT_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 
@@ -26,7 +26,7 @@ class OverTimeError(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended, and the end of what it printed. `cut` says that it printed more."""
+    """How a program ended, and the end of what it printed. `cut` is whether it printed more."""
 
     code: int
     stdout: str

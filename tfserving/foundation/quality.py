@@ -1,4 +1,4 @@
-"""How good a version is, as its builder says it: metrics, and labelled rows to measure a served version with."""
+"""The quality of a version: metrics that its builder measured, and labelled rows to measure a served version with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEWEST_ROWS = 10
 # More rows take minutes to send, and make a metric no surer than rollouts need it.
 MOST_ROWS = 100_000
 LARGEST_BYTES = 256 << 20
-# Words of a metric's name that say which way is better.
+# Words in a metric's name that tell which way is better.
 _HIGHER = {"acc", "accuracy", "auc", "auroc", "bleu", "dice", "f1", "iou", "map", "mrr", "ndcg", "precision", "r2"}
 _HIGHER |= {"recall", "rouge", "sensitivity", "specificity"}
 _LOWER = {"brier", "cer", "crossentropy", "error", "logloss", "loss", "mae", "mape", "mse", "perplexity", "rmse", "wer"}
@@ -34,12 +34,12 @@ class Metric:
     """A figure that a builder measured, and how to compare it with that of another version.
 
     `drop` is how much worse a new version may be, in the metric's own unit: lower, or higher where
-    `higher_is_better` is False. `rows` says that the metric is a share of so many rows, as an accuracy is; its noise
-    follows from that. Raises ValueError for what is no such figure.
+    `higher_is_better` is False. `rows` is given when the metric is a share of that many rows, as an accuracy is; its
+    noise follows from that. Raises ValueError for a wrong value.
     """
 
-    # What has more in it than this is of another form.
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
+    # A manifest with other keys is of another form.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic reads it
     value: float
     higher_is_better: bool = True
     drop: float | None = None
@@ -47,23 +47,27 @@ class Metric:
 
     def __post_init__(self) -> None:
         if not is_number(self.value):
-            raise ValueError(f"value is {self.value!r}, a finite number is needed (float(...) makes one of numpy's)")
+            raise ValueError(
+                f"value: got {self.value!r}, expected a finite number (float(...) converts one of numpy's)"
+            )
         if type(self.higher_is_better) is not bool:
-            raise ValueError(f"higher_is_better is {self.higher_is_better!r}, True or False is needed")
+            raise ValueError(f"higher_is_better: got {self.higher_is_better!r}, expected True or False")
         if self.drop is not None and not (is_number(self.drop) and self.drop >= 0):
-            raise ValueError(f"drop is {self.drop!r}, a finite number of at least 0 is needed, or None")
+            raise ValueError(f"drop: got {self.drop!r}, expected a finite number of at least 0, or None")
         if self.rows is None:
             return
         if type(self.rows) is not int or self.rows < 1:
-            raise ValueError(f"rows is {self.rows!r}, a number of rows of at least 1 is needed, or None")
+            raise ValueError(f"rows: got {self.rows!r}, expected a number of rows of at least 1, or None")
         if not 0 <= self.value <= 1:
-            raise ValueError(f"rows is {self.rows}, but {self.value!r} is no share of rows: leave `rows` out")
+            raise ValueError(
+                f"rows: got {self.rows}, but the value {self.value!r} is no share of rows. Leave `rows` out."
+            )
 
     def __str__(self) -> str:
-        said = [figure(self.value), "higher is better" if self.higher_is_better else "lower is better"]
-        said += [f"of {self.rows} rows"] if self.rows else []
-        said += [f"{self.drop:g} {less(self.higher_is_better)} is allowed"] if self.drop is not None else []
-        return ", ".join(said)
+        parts = [figure(self.value), "higher is better" if self.higher_is_better else "lower is better"]
+        parts += [f"of {self.rows} rows"] if self.rows else []
+        parts += [f"{self.drop:g} {less(self.higher_is_better)} is allowed"] if self.drop is not None else []
+        return ", ".join(parts)
 
 
 def value_of(metric: float | Metric) -> float:
@@ -72,7 +76,7 @@ def value_of(metric: float | Metric) -> float:
 
 
 def higher_is_better(name: str, metric: float | Metric | None) -> bool | None:
-    """Which way is better for a metric of this name; None when neither it nor its name says so."""
+    """Which way is better for a metric of this name; None when neither it nor its name determines that."""
     if isinstance(metric, Metric):
         return metric.higher_is_better
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
@@ -91,7 +95,7 @@ def is_number(value: object) -> bool:
 
 
 def figure(value: float, *beside: float) -> str:
-    """A number in four digits, or in as many as it takes to tell it from those `beside` it that differ from it."""
+    """A number in four digits, or in as many digits as distinguish it from those `beside` it that differ."""
     for digits in range(4, 17):
         said = _rounded(value, digits)
         if all(said != _rounded(other, digits) for other in beside if other != value):
@@ -154,20 +158,20 @@ class Evaluation:
         """What is wrong with it by itself, a line each."""
         name = self.metric_name
         if name not in MEASURES and (not FUNCTION.fullmatch(name) or name.startswith("__main__:")):
-            yield f"metric is {name!r}; {', '.join(MEASURES)}, or a function of a module that can be imported is needed"
+            yield f"metric: got {name!r}, expected {', '.join(MEASURES)}, or an importable function 'module:function'"
         elif name in MEASURES and self.higher_is_better is not None:
-            yield f"higher_is_better is for a metric of your own; that of {name} is known"
+            yield f"higher_is_better: the direction of {name} is fixed. Give it only for a metric of your own."
         elif name not in MEASURES and type(self.higher_is_better) is not bool:
-            yield f"higher_is_better is {self.higher_is_better!r}; the metric {name} needs True or False"
+            yield f"higher_is_better: got {self.higher_is_better!r}, the metric {name} needs True or False"
         if self.drop is not None and not (is_number(self.drop) and self.drop >= 0):
-            yield f"drop is {self.drop!r}, a finite number of at least 0 is needed, or None"
+            yield f"drop: got {self.drop!r}, expected a finite number of at least 0, or None"
         yield from self._array_problems()
 
     def _array_problems(self) -> Iterator[str]:
         arrays: dict[str, Any] = {"labels": self.labels, **{f"input {key!r}": one for key, one in self.inputs.items()}}
         for where, array in arrays.items():
             if not isinstance(array, np.ndarray) or array.ndim == 0:
-                yield f"{where}: a numpy array with one row for each label is needed, not {type(array).__name__}"
+                yield f"{where}: got {type(array).__name__}, expected a numpy array with one row for each label"
                 return
             try:
                 dtype_of(array)
@@ -175,10 +179,10 @@ class Evaluation:
                 yield f"{where}: {error}"
         rows = {where: len(array) for where, array in arrays.items()}
         if not self.inputs:
-            yield "it has no inputs"
+            yield "inputs: there are none"
         elif len(set(rows.values())) > 1:
-            yield f"its arrays have different numbers of rows: {rows}"
+            yield f"the arrays have different numbers of rows: {rows}"
         elif not FEWEST_ROWS <= self.rows <= MOST_ROWS:
-            yield f"it has {self.rows} rows, {FEWEST_ROWS} to {MOST_ROWS} are possible"
+            yield f"got {self.rows} rows, expected {FEWEST_ROWS} to {MOST_ROWS}"
         if (size := sum(array.nbytes for array in arrays.values())) > LARGEST_BYTES:
-            yield f"it has {size} bytes, {LARGEST_BYTES} are possible"
+            yield f"got {size} bytes, the limit is {LARGEST_BYTES}"

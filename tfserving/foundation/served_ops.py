@@ -79,7 +79,7 @@ _PACKAGES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 _PIP_NAMES = {op: pip for pip, (_, found) in _PACKAGES.items() for ops in found.values() for op in ops}
 SERVED_OPS = frozenset(_PIP_NAMES)
-# What TensorFlow's errors say: tensorflow/core/framework/op.cc.
+# The text of TensorFlow's errors: tensorflow/core/framework/op.cc.
 _NOT_REGISTERED = re.compile(r"Op type not registered '([^']+)'")
 
 

@@ -1,4 +1,4 @@
-"""Standard error, hidden while somebody talks too much."""
+"""Standard error, hidden while a library prints too much."""
 
 from __future__ import annotations
 

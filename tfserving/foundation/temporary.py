@@ -1,4 +1,4 @@
-"""Temporary folders, and what a command says that has none."""
+"""Temporary folders, and the error when none can be made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def temporary_folder(purpose: str, prefix: str = "tfserving-") -> Iterator[Path]:
-    """A folder that is there as long as the context lasts. Raises OSError that says what for when there is none."""
+    """Make a folder that exists as long as the context. Raises OSError that names the purpose when that fails."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=prefix)
     except OSError as error:
@@ -23,6 +23,5 @@ def no_temporary(purpose: str, error: OSError) -> OSError:
     """The error in place of `error`, with which a temporary file or folder could not be made."""
     return OSError(
         error.errno,
-        f"a temporary folder is needed for {purpose}, and none can be written to ({error.strerror}): set TMPDIR to one "
-        "that can",
+        f"no temporary folder for {purpose} can be written ({error.strerror}). Set TMPDIR to one that can",
     )

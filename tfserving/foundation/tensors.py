@@ -110,7 +110,7 @@ def to_proto(array: Array, *, typed: bool = False, pack: bool = False) -> Any:
     """A TensorProto of `array`, any shape.
 
     Numbers go as `tensor_content` (one copy, no boxing) or, with `typed`, in the typed field (`float_val`, ...) that
-    TensorFlow Serving answers with. Strings go in `string_val` or, with `pack`, as `tensor_content`, which only
+    TensorFlow Serving responds with. Strings go in `string_val` or, with `pack`, as `tensor_content`, which only
     TensorFlow's C++ code reads, `tf.make_ndarray` does not. str is encoded as UTF-8.
 
     Raises TypeError for an element type that the wire cannot carry.
@@ -136,7 +136,7 @@ def to_proto(array: Array, *, typed: bool = False, pack: bool = False) -> Any:
 
 # TensorFlow's own limit: https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/framework/tensor_shape.h
 MOST_DIMENSIONS = 254
-# No message is larger, so no sender means a larger tensor; a few bytes can declare one all the same.
+# No message is larger, so no honest sender declares a larger tensor; a few bytes can declare one all the same.
 LARGEST_DECLARED = 2**31
 # A string of TensorFlow takes 24 bytes even when it is empty (tensorflow/tsl, platform/ctstring_internal.h).
 STRING_BYTES = 24

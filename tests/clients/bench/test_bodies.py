@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tfserving.clients.address import Address
-from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.bench.bodies import BodiesError, bodies_of, made_up, of_rows
 from tfserving.clients.errors import Call
+from tfserving.clients.results import Signature, TensorInfo
 
 
 def test_numbers_are_made_up_for_every_input() -> None:

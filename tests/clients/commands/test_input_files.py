@@ -20,9 +20,9 @@ from PIL import Image
 
 from tests.clients.conftest import ROOT
 from tfserving.cli import tfserving
-from tfserving.clients.answers import Signature, TensorInfo
 from tfserving.clients.commands import array_files, images
 from tfserving.clients.commands.images import ImageFile, Images
+from tfserving.clients.results import Signature, TensorInfo
 
 # Nothing is there: a command that gets as far as asking ends with 3.
 NOWHERE = ("--model", "m", "--server", "grpc://127.0.0.1:1")

@@ -174,7 +174,7 @@ def test_a_version_that_failed_to_load_fails_though_the_one_before_it_serves(ser
 def test_addresses_are_needed(server: Server) -> None:
     with pytest.raises(ValueError, match="the address of a gRPC or a REST server is needed"):
         verify([server.models])
-    with pytest.raises(ValueError, match="'grpc://:1' is no address"):
+    with pytest.raises(ValueError, match="'grpc://:1' is not the URL"):
         verify([server.models], grpc=":1")
     with pytest.raises(ValueError, match="is no address for grpc; HOST:PORT or grpc://HOST:PORT is"):
         verify([server.models], grpc=f"http://{server.rest}")

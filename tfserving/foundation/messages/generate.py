@@ -24,7 +24,7 @@ DESTINATION = Path(__file__).with_name("descriptors.binpb")
 
 
 def _add(file: FileDescriptor, into: dict[str, FileDescriptor]) -> None:
-    """Adds `file` after everything it imports, the order in which a pool takes them."""
+    """Add `file` after everything it imports, the order that a pool requires."""
     for dependency in file.dependencies:
         _add(dependency, into)
     into.setdefault(file.name, file)

@@ -18,7 +18,7 @@ _ASSIGNS = re.compile(
     r"|SdcaShrinkL1"
 )
 _STATE = "state"
-# Of the class `state`: nothing of these is left when a request has its answer.
+# Of the class `state`: nothing of these is left when a request has its response.
 _OF_ONE_REQUEST = re.compile(r"Batch(Function)?|Unbatch(Grad)?|Stack\w*|\w*SparseToTensorsMap|\w*FromTensorsMap")
 _DRAWS = re.compile(
     r"\w+CandidateSampler|Multinomial|NonDeterministicInts|(Parameterized)?TruncatedNormal"
@@ -26,7 +26,7 @@ _DRAWS = re.compile(
     r"|SampleDistortedBoundingBox(V2)?|Stateful(RandomBinomial|StandardNormal(V2)?|TruncatedNormal|Uniform(Full)?(Int)?)"
     r"|Skipgram|Timestamp"
 )
-# Random unless an attribute says otherwise.
+# Random unless an attribute fixes the seed.
 _POOLS = re.compile(r"FractionalAvgPool|FractionalMaxPool")
 
 

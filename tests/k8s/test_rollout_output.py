@@ -1,4 +1,4 @@
-"""What rollouts print, and what is kept of them: progress, status for people and programs, and the report."""
+"""The output of rollouts: progress, status as text and JSON, the report, and the stored state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,12 @@ class Kept:
         return LocalStore(read_fleet(self.file), "digits")
 
     def rollout(self, *words: str, code: int = 0) -> Result:
-        done = CliRunner().invoke(tfserving, ["k8s", "rollout", *words, "--fleet", str(self.file)])
+        done = CliRunner().invoke(tfserving, ["rollout", *words, "--fleet", str(self.file)])
         assert done.exit_code == code, (words, done.output, done.exception)
         return done
 
     def watching(self, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tfserving", "k8s", "rollout", "status", "digits", "--watch", *words]
+        command = [sys.executable, "-m", "tfserving", "rollout", "status", "digits", "--watch", *words]
         env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
         return subprocess.Popen([*command, "--fleet", str(self.file)], cwd=ROOT, stdout=stdout, text=True, env=env)
 
@@ -160,7 +160,7 @@ def test_the_time_left_goes_down_while_a_shell_is_at_it() -> None:
     assert left(replace(state, paused=True), True) is None
     assert left(DONE, False) == 0
     assert headline(state, True).endswith("baking, about 1 min left")
-    assert headline(state, False).endswith("baking; no shell is at it, `rollout start digits` goes on")
+    assert re.search(r"baking; stopped\. Resume it with `.*rollout start digits`\.$", headline(state, False))
 
 
 def test_a_line_begins_with_its_time_and_what_follows_is_below() -> None:
@@ -263,15 +263,15 @@ class Failing(Way):
 def test_progress_has_times_and_what_is_left_and_leaves_the_reason_for_the_end(
     kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say = Progress()
+    progress = Progress()
     fleet = read_fleet(kept.file).model_copy(update={"rollout": Rollout(window=30, bake=60, probe=0)})
-    way = Failing(fleet, 1.0, say)
-    ended = Controller(way, kept.store, say).run(State("digits", 1, 2, {"stable": 1}, (1,), (2,)))
+    way = Failing(fleet, 1.0, progress)
+    ended = Controller(way, kept.store, progress).run(State("digits", 1, 2, {"stable": 1}, (1,), (2,)))
     left = "about 2 min left"
     shown = capsys.readouterr().err.splitlines()
     assert [re.sub(f"^{TIME}  ", "", one) for one in shown] == [
         *(f"loading … {left}", f"proving … {left}", "  all equal", f"canary … {left}", f"stable … {left}"),
-        *("rolling-back …", "digits version 1 serves as before."),
+        *("rolling-back …", "Clients of digits get version 1."),
     ]
     assert ended == kept.store.load()
     assert ended.reason == "stable: too slow, by far"
@@ -294,8 +294,8 @@ def test_what_gates_saw_stands_below_the_phase_in_which_they_saw_it() -> None:
 
 
 def test_status_is_a_line_for_each_step_and_numbers_for_programs(kept: Kept) -> None:
-    assert kept.rollout("status", "digits").stdout == "digits was never rolled out.\n"
-    assert json.loads(kept.rollout("status", "digits", "--json").stdout) == {"rollout": None}
+    assert kept.rollout("status", "digits").stdout == "digits has never been rolled out.\n"
+    assert json.loads(kept.rollout("status", "digits", "--json").stdout) == {"rollouts": []}
     kept.store.save(ROLLED_BACK)
     first, *others = kept.rollout("status", "digits").stdout.splitlines()
     assert first.startswith("digits version 1 → 2: rolled-back (stable: 12 of 112 failed ")
@@ -304,7 +304,7 @@ def test_status_is_a_line_for_each_step_and_numbers_for_programs(kept: Kept) -> 
     assert [re.sub(f"^{TIME}  ", "", one) for one in others[:3]] == [
         *("loading", "proving", "  server A: all 5 golden requests equal")
     ]
-    said = json.loads(kept.rollout("status", "digits", "--json").stdout)["rollout"]
+    (said,) = json.loads(kept.rollout("status", "digits", "--json").stdout)["rollouts"]
     assert said == json.loads(json.dumps(as_json(ROLLED_BACK, False)))
     assert (said["outcome"], said["running"], said["remaining_seconds"]) == ("rolled-back", False, 0)
     assert said["figures"][1]["numbers"]["new"]["failed"] == 12
@@ -313,15 +313,24 @@ def test_status_is_a_line_for_each_step_and_numbers_for_programs(kept: Kept) -> 
 
 def test_the_page_has_every_key_of_the_status() -> None:
     page = (ROOT / "docs/rollouts.md").read_text()
-    (section,) = re.findall(r"^## Following a rollout\n(.*?)^## ", page, re.M | re.S)
+    (section,) = re.findall(r"^## Follow a rollout\n(.*?)^## ", page, re.M | re.S)
     keys, of_comparisons = (
         {key for first in re.findall(r"^\| (`.*?) \|", table, re.M) for key in re.findall(r"`(\w+)`", first)}
-        for table in section.split("| key | what |")[1:]
+        for table in section.split("| Key | Meaning |")[1:]
     )
     assert keys == set(as_json(DONE, False))
     assert of_comparisons == set(compared()) == set(Comparison(Rollout()).numbers())
-    for key in (*asdict(FIGURES[0]), *asdict(STEPS[0]), *outcome(1)):
-        assert f"`{key}`" in section
+    printed = as_json(ROLLED_BACK, False)
+    ((moment, *_), numbers) = (printed["figures"][1]["numbers"][part] for part in ("series", "new"))
+    for key in (
+        *printed["figures"][0],
+        *printed["steps"][0],
+        *numbers,
+        *numbers["histogram"][0],
+        *moment,
+        *moment["new"],
+    ):
+        assert f"`{key}`" in section, key
 
 
 def test_watching_ends_with_the_rollout_and_its_outcome(kept: Kept) -> None:
@@ -344,14 +353,15 @@ def test_watching_ends_with_the_rollout_and_its_outcome(kept: Kept) -> None:
         assert interrupted.wait(60) == 130
         kept.store.save(ROLLED_BACK)
         assert [process.wait(60) for process in (plain, as_objects, on_a_terminal)] == [1, 1, 1]
-        assert begun[0] == begun[2] == f"{headline(UNDER_WAY, False)}\n"
+        assert begun[0] == begun[2]
+        assert begun[0].startswith("digits version 1 → 2: baking; stopped. Resume it with `")
         assert plain.stdout is not None
         shown = [re.sub(f"^{TIME}  ", "", one) for one in plain.stdout.read().splitlines()]
         assert shown[0] == "loading"
         assert shown.count("loading") == 1
         assert shown[-1].startswith("digits version 1 → 2: rolled-back ")
         assert as_objects.stdout is not None
-        objects = [json.loads(one)["rollout"] for one in (begun[1], *as_objects.stdout)]
+        objects = [json.loads(one)["rollouts"][0] for one in (begun[1], *as_objects.stdout)]
         assert [one["outcome"] for one in objects] == [None, "rolled-back"]
         with_all = drawn + read_all(control)
     assert with_all.count(b"loading") >= 2
@@ -377,11 +387,11 @@ def read_all(control: int) -> bytes:
 def test_the_report_is_a_page_that_needs_no_other_file(kept: Kept, state: State, tmp_path: Path) -> None:
     kept.store.save(state)
     page = tmp_path / "report.html"
-    assert f"{page}: the report" in kept.rollout("report", "digits", "-o", str(page)).stderr
+    assert f"Report: {page}" in kept.rollout("report", "digits", "-o", str(page)).stderr
     text = page.read_text()
     assert "<h1>Rollout of digits, version 1 → 2</h1>" in text
     assert {"rolled-back": "Rolled back to version 1: stable: 12 of", "done": "Version 2 is stable."}.get(
-        state.phase, "Under way: baking; no shell is at it"
+        state.phase, "In progress: baking; stopped"
     ) in text
     assert "all 5 golden requests equal" in text
     # One plot of each comparison, with both versions in it.
@@ -393,7 +403,7 @@ def test_the_report_is_a_page_that_needs_no_other_file(kept: Kept, state: State,
 
 def test_a_report_has_a_name_of_its_own_and_needs_a_rollout(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(kept.file.parent)
-    assert "was never rolled out; `rollout start digits`" in kept.rollout("report", "digits", code=2).stderr
+    assert "digits has never been rolled out. Roll it out with `" in kept.rollout("report", "digits", code=2).stderr
     kept.store.save(DONE)
     kept.rollout("report", "digits")
     kept.rollout("report", "digits")
@@ -427,4 +437,4 @@ def test_metrics_and_drift_are_tables_and_a_plot(tmp_path: Path) -> None:
     assert "manifest 0.9889 0.0528 0.005 less failed" in text
     assert "360 labelled rows, server A 0.9889 0.0528 passed" in text
     assert "27 of 46 serving_default scores 0.5 0.25 3" in text
-    assert "rows with another label (%)" in text
+    assert "rows with a changed label (%)" in text

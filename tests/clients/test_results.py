@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfserving.clients.answers import TensorInfo, VersionStatus
+from tfserving.clients.results import TensorInfo, VersionStatus
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_shape_fits_when_every_known_size_does(
 
 
 def test_a_tensor_is_shown_as_its_users_write_it() -> None:
-    assert str(TensorInfo("float32", (None, 3))) == "float32 (-1, 3)"
+    assert str(TensorInfo("float32", (None, 3))) == "float32 (?, 3)"
     assert str(TensorInfo("string", None)) == "string of any shape"
 
 

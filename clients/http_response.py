@@ -1,4 +1,4 @@
-"""The body of an HTTP answer, taken piece by piece: inflated, and refused when it is larger than it may be."""
+"""The body of an HTTP response, read piece by piece: inflated, and limited in size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tfserving.clients.errors import Call, Internal, ResourceExhausted, ServingE
 from tfserving.clients.limits import MOST_ERROR_BYTES, RAISE_IT
 
 _GZIP = zlib.MAX_WBITS | 16
-# Inflated at once: never the whole of what a few bytes may stand for.
+# Inflated at once, since a few bytes can inflate to gigabytes.
 _PIECE = 1024 * 1024
 
 
-class Answer:
-    """The answer of `status` with `headers`; its body may have `largest` bytes, as it comes and inflated."""
+class ResponseBody:
+    """The body of a response with `status` and `headers`. It has at most `largest` bytes, as received and inflated."""
 
     def __init__(self, status: int, headers: Iterable[tuple[bytes, bytes]], largest: int, call: Call) -> None:
         self._status, self._call = status, call
@@ -25,16 +25,18 @@ class Answer:
         named = {name.lower(): value for name, value in headers}
         encoding = named.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"identity", b"gzip", b"x-gzip", b""):
-            raise Internal(f"the answer is encoded as {encoding.decode('latin-1')!r}, which was not asked for", call)
+            raise Internal(
+                f"the response has the content encoding {encoding.decode('latin-1')!r}, which was not requested", call
+            )
         self._inflating = zlib.decompressobj(_GZIP) if b"gzip" in encoding else None
         length = named.get(b"content-length", b"")
         if self._good and length.isdigit() and int(length[:20]) > largest:
             raise self._too_large(f"it has {int(length[:20])} bytes")
 
     def add(self, piece: bytes) -> bool:
-        """Takes the next bytes that came; whether more are wanted.
+        """Add the next bytes received, and return whether more are needed.
 
-        Raises ResourceExhausted for an answer that is larger than it may be; of an error's, the rest is left out.
+        Raises ResourceExhausted for a response above the limit; an error response is cut there.
         """
         self._came += len(piece)
         for part in self._inflated(piece) if self._inflating else [piece]:
@@ -49,26 +51,26 @@ class Answer:
             raise self._too_large(more)
         return False
 
-    def body(self) -> bytes:
-        """The whole body. Raises the ServingError that an answer other than 2xx is."""
+    def whole(self) -> bytes:
+        """Return the whole body. Raises the ServingError of a response other than 2xx."""
         body = b"".join(self._pieces)
         if not self._good:
             raise from_http(self._status, body[: self._largest], self._call)
         if self._inflating and not self._inflating.eof:
-            raise Internal("the answer's gzip data ends too early", self._call)
+            raise Internal("the response's gzip data is truncated", self._call)
         return body
 
     def _inflated(self, piece: bytes) -> Iterable[bytes]:
         inflating = self._inflating
         assert inflating is not None
         if inflating.eof:
-            raise Internal("the answer goes on after the end of its gzip data", self._call)
+            raise Internal("the response has bytes after the end of its gzip data", self._call)
         try:
             while part := inflating.decompress(piece, _PIECE):
                 yield part
                 piece = inflating.unconsumed_tail
         except zlib.error as error:
-            raise Internal(f"the answer is no gzip data: {error}", self._call) from None
+            raise Internal(f"the response is not gzip data: {error}", self._call) from None
 
     def _too_large(self, size: str) -> ServingError:
         return ResourceExhausted(

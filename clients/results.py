@@ -1,4 +1,4 @@
-"""What a model server answers, the same over gRPC and REST."""
+"""The results of calls, the same over gRPC and REST."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tfserving.foundation.tensors import MOST_DIMENSIONS, Array
 class Prediction:
     """The outputs of one predict call, by name in alphabetical order: numpy arrays, strings as object arrays of bytes.
 
-    `version` is the one that answered; None when it isn't known: REST answers don't tell, and none was asked for.
+    `version` is the one that served the request. It is None over REST when no version was requested: REST responses
+    don't contain it.
     """
 
     model: str
@@ -24,10 +25,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer of one classify call: for each example its classes, both arrays of shape (examples, classes).
+    """The result of one classify call: the classes of each example, in two arrays of shape (examples, classes).
 
-    `labels` holds str, empty where the model answers scores alone; `scores` is float32, 0 where it answers labels
-    alone. `version` is as in Prediction.
+    `labels` holds str, empty when the model returns only scores. `scores` is float32, 0 when it returns only labels.
+    `version` is as in Prediction.
     """
 
     model: str
@@ -39,7 +40,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Regression:
-    """The answer of one regress call: a value for each example, float32 of shape (examples,)."""
+    """The result of one regress call: a value for each example, float32 of shape (examples,)."""
 
     model: str
     version: int | None
@@ -49,16 +50,17 @@ class Regression:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output: TensorFlow's name for its element type, and its shape.
+    """An input or output: TensorFlow's name of its dtype, and its shape.
 
-    A size is None when any will do, as the batch dimension's usually; the shape is None when any rank will do.
+    A size is None when it is unknown, as that of the batch dimension usually is. The shape is None when the rank is
+    unknown.
     """
 
     dtype: str
     shape: tuple[int | None, ...] | None
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of `shape` can be this tensor."""
+        """Return whether an array of `shape` matches this tensor."""
         if self.shape is None:
             return True
         return len(shape) == len(self.shape) and all(
@@ -66,16 +68,22 @@ class TensorInfo:
         )
 
     def __str__(self) -> str:
-        """For example `float32 (-1, 8, 8, 1)`, with -1 for any size."""
+        """For example `float32 (?, 8, 8, 1)`."""
         if self.shape is None:
             return f"{self.dtype} of any shape"
-        return f"{self.dtype} {tuple(-1 if size is None else size for size in self.shape)}"
+        return f"{self.dtype} {shape_text(self.shape)}"
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return `shape` as text, for example `(?, 8, 8, 1)`; unknown sizes are `?`."""
+    sizes = ["?" if size is None else str(size) for size in shape]
+    return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
 
 def read_shape(sizes: Sequence[int]) -> tuple[int | None, ...]:
-    """The shape with these sizes, in which -1 is any. Raises ValueError for more dimensions than a tensor may have."""
+    """Return the shape with these sizes; -1 is unknown. Raises ValueError for too many dimensions."""
     if len(sizes) > MOST_DIMENSIONS:
-        raise ValueError(f"a tensor has {len(sizes)} dimensions, {MOST_DIMENSIONS} are the most")
+        raise ValueError(f"a tensor has {len(sizes)} dimensions, the limit is {MOST_DIMENSIONS}")
     return tuple(None if size < 0 else int(size) for size in sizes)
 
 
@@ -83,7 +91,7 @@ def read_shape(sizes: Sequence[int]) -> tuple[int | None, ...]:
 class Signature:
     """A named function of a model.
 
-    `method` is for example `tensorflow/serving/predict`; the inputs in `optional` have a default and can be left out.
+    `method` is for example `tensorflow/serving/predict`. The inputs in `optional` have defaults and can be omitted.
     """
 
     method: str
@@ -103,10 +111,10 @@ class Metadata:
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """One version as the server sees it.
+    """The status of one version on the server.
 
-    `state` is TensorFlow Serving's: START, LOADING, AVAILABLE, UNLOADING, END (or UNKNOWN). `code` and `message` say
-    why a version ended: `OK` for one that was unloaded, else the name of a status code and the text of the error.
+    `state` is TensorFlow Serving's: START, LOADING, AVAILABLE, UNLOADING, END (or UNKNOWN). `code` and `message` are
+    the reason why a version ended: `OK` for one that was unloaded, else the name and the text of an error.
     https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/apis/get_model_status.proto
     """
 
@@ -117,10 +125,10 @@ class VersionStatus:
 
     @property
     def failed(self) -> bool:
-        """Whether this version ended because of an error: it could not be loaded."""
+        """Whether this version failed to load."""
         return self.state == "END" and self.code != "OK"
 
     def __str__(self) -> str:
-        """In one line, harmless on a terminal: the server's own words are in it."""
-        said = f"version {self.version} {self.state}"
-        return printable(said if self.code == "OK" and not self.message else f"{said} ({self.code}: {self.message})")
+        """Return it in one line that is safe on a terminal, since it contains text of the server."""
+        text = f"version {self.version} {self.state}"
+        return printable(text if self.code == "OK" and not self.message else f"{text} ({self.code}: {self.message})")

@@ -1,0 +1,42 @@
+"""How the commands of this package fail: errors of a fleet, a cluster or a server become an error of the command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tfserving.foundation.command.errors import UNREACHABLE, WRONG, CommandError
+
+
+@contextmanager
+def failing(code: int) -> Iterator[None]:
+    """End the command for an error inside: with UNREACHABLE or WRONG where that is the cause, else with `code`."""
+    from tfserving.clients.errors import ServingError
+    from tfserving.k8s.kubectl import KubectlError
+    from tfserving.k8s.rollout.target import GateError, RolloutError
+    from tfserving.serving.engines import EngineError
+    from tfserving.serving.models_yaml.fleet import FleetError
+
+    try:
+        yield
+    except (EngineError, FleetError, GateError, KubectlError, RolloutError, ServingError) as error:
+        raise CommandError(str(error), code_of(error, code)) from None
+    # Nothing reads the output any more: click handles that.
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise CommandError(f"{where}{error.strerror or error}", code) from None
+
+
+def code_of(error: Exception, code: int) -> int:
+    """Return the exit code for an error; `code` when neither the setup nor the connection is the cause."""
+    from tfserving.clients.errors import DeadlineExceeded, Unavailable
+    from tfserving.k8s import kubectl
+    from tfserving.k8s.rollout.target import NoServerError
+    from tfserving.serving import engines
+
+    if isinstance(error, kubectl.SetupError):
+        return WRONG
+    unreachable = (kubectl.UnreachableError, engines.UnreachableError, NoServerError, Unavailable, DeadlineExceeded)
+    return UNREACHABLE if isinstance(error, unreachable) else code

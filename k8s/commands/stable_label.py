@@ -1,0 +1,68 @@
+"""The label `stable` of a model that has none when its rollout starts: the version that clients get now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tfserving.k8s.hints import recommended
+
+if TYPE_CHECKING:
+    from tfserving.k8s.commands.place import Place
+    from tfserving.serving.models_yaml.fleet import Fleet
+
+
+def with_stable(fleet: Fleet, model: str, place: Place) -> Fleet:
+    """Return `fleet` with the label `stable` of `model` on the version that clients get now. Nothing is changed.
+
+    Raises RolloutError when no server serves the model, or servers serve different versions.
+    """
+    from tfserving.serving.models_yaml.fleet import STABLE
+
+    version = _on_cluster(fleet, model, place) if place.cluster else _on_this_machine(fleet, model)
+    return fleet.with_labels(model, {STABLE: version, **fleet.models[model].labels})
+
+
+def set_stable(fleet: Fleet, model: str, place: Place, wait: float) -> None:
+    """Write the labels of `model` to models.yaml, and send them to the local servers. Raises CommandError."""
+    from tfserving.serving.commands.applying import apply
+    from tfserving.serving.commands.options import changing_fleet
+    from tfserving.serving.models_yaml.file import check_writable, write_labels
+
+    labels = dict(fleet.models[model].labels)
+    with changing_fleet(fleet.file, wait):
+        check_writable(fleet.file)
+        # Pods always have the label.
+        if not place.cluster:
+            apply(fleet, (model,), wait)
+        write_labels(fleet.file, model, labels)
+
+
+def _on_cluster(fleet: Fleet, model: str, place: Place) -> int:
+    from tfserving.k8s import deployment
+    from tfserving.k8s.rollout.target import RolloutError
+    from tfserving.serving.models_yaml.fleet import STABLE
+
+    labels = deployment.labels(place.kubectl(fleet))
+    if model not in labels:
+        raise RolloutError(f"the cluster does not serve {model!r}. Start it there with `{recommended('k8s apply')}`.")
+    return labels[model][STABLE]
+
+
+def _on_this_machine(fleet: Fleet, model: str) -> int:
+    from tfserving.clients import connect
+    from tfserving.k8s.rollout.local import LocalTarget
+    from tfserving.k8s.rollout.target import RolloutError, url
+    from tfserving.serving.docker import deployment
+
+    found: dict[str, int] = {}
+    for instance in LocalTarget(fleet, model, deployment.exists).instances():
+        with connect(url(instance), timeout=5) as client:
+            found[instance.name] = int(client.metadata(model).version)
+    versions = set(found.values())
+    if len(versions) > 1:
+        shown = ", ".join(f"{name}: version {version}" for name, version in found.items())
+        raise RolloutError(
+            f"{model} has no label `stable`, and its servers serve different versions ({shown}). "
+            f"Set the label with `{recommended(f'labels set {model} stable=VERSION')}`."
+        )
+    return versions.pop()

@@ -1,0 +1,25 @@
+"""Commands that messages recommend, with the options of the command that runs."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from tfserving.foundation.command.hints import typed
+
+
+def recommended(words: str) -> str:
+    """Return the command line of `tfserving WORDS` that works on the same fleet, cluster and namespace as this command.
+
+    `rollout` takes --cluster, --namespace and --context, `k8s` takes --context.
+    """
+    context = click.get_current_context(silent=True)
+    given = context.params if context else {}
+    options = []
+    if words.startswith("rollout "):
+        options += ["--cluster"] if given.get("cluster") and "--cluster" not in words else []
+        options += ["--namespace", given["namespace"]] if given.get("namespace") else []
+    if words.startswith(("rollout ", "k8s ")) and given.get("context"):
+        options += ["--context", given["context"]]
+    return typed(" ".join([words, *map(shlex.quote, options)]), fleet=given.get("fleet"))

@@ -1,0 +1,36 @@
+"""Patterns of texts in models.yaml, and what an error calls a text that matches."""
+
+from __future__ import annotations
+
+import re
+
+from tfserving.foundation.quality import FUNCTION as FUNCTION_PATTERN
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+# TensorFlow Serving's REST paths end a label at '/' and ':', and don't decode escapes:
+# https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/model_servers/http_rest_api_handler.cc
+# These characters need no escape in a URL (RFC 3986, section 2.3); '=' separates label and version in a command. The
+# length is that of a label's value on Kubernetes.
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+LABEL_WORDS = "1 to 63 letters, digits, '_', '.' and '-', the first a letter or digit, such as canary"
+
+FUNCTION = f"^{FUNCTION_PATTERN.pattern}$"
+IMAGE = r"^[\w][\w.:/@+-]*$"
+KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+DISK_SIZE = r"^\d+(Mi|Gi|Ti)$"
+MEMORY_SIZE = r"^\d+(Mi|Gi)$"
+CPUS = r"^\d+(\.\d+)?m?$"
+BUCKET = r"^(s3|gs)://[^/\s]+\S*$"
+ENDPOINT = r"^https?://[^/\s:]+(:\d+)?/?$"
+EXPECTED = {
+    FUNCTION: "'module:function'",
+    IMAGE: "the name of an image, such as tensorflow/serving:2.21.0",
+    KUBERNETES_NAME: "a Kubernetes name: up to 63 lower-case letters, digits and '-'",
+    HOST: "a host name, such as models.example.com",
+    DISK_SIZE: "a size such as 512Mi or 10Gi",
+    MEMORY_SIZE: "a size such as 512Mi or 2Gi",
+    CPUS: "a number of CPUs, such as 2 or 500m",
+    BUCKET: "a URL such as s3://bucket/prefix or gs://bucket/prefix",
+    ENDPOINT: "a URL such as https://minio.example.com:9000",
+}

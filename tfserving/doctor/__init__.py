@@ -1,0 +1,1 @@
+"""`tfserving doctor`: what this machine has, and what `tfserving serve` will use."""

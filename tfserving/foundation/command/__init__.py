@@ -1,0 +1,1 @@
+"""What all commands share: groups, options, errors, progress, and the commands that messages recommend."""

@@ -1,0 +1,1 @@
+"""`tfserving init`: a new project."""

@@ -1,0 +1,68 @@
+"""The project of a command, read when it is needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfserving.foundation.command.errors import WRONG, CommandError
+from tfserving.foundation.command.hints import typed
+from tfserving.foundation.command.project import default_fleet
+
+if TYPE_CHECKING:
+    from tfserving.serving.models_yaml.fleet import Fleet
+
+
+class FoundProject:
+    """A `foundation.command.project.Project`: the models.yaml that the command names, else the one found from here."""
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+
+    def use(self, file: Path) -> None:
+        """Use this models.yaml."""
+        self._file = file
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of all models. Raises CommandError when models.yaml can't be used."""
+        return tuple(self._fleet.models)
+
+    def has(self, name: str) -> bool:
+        """Return whether `name` is a model of the fleet; False when there is no models.yaml."""
+        file = self._file or default_fleet()
+        return file.is_file() and name in self._fleet.models
+
+    def folder(self, model: str) -> Path:
+        """Return the folder with the versions of `model`. Raises CommandError."""
+        from tfserving.serving.models_yaml.fleet import FleetError
+
+        try:
+            self._fleet.select((model,))
+        except FleetError as error:
+            raise CommandError(str(error), WRONG) from None
+        return self._fleet.model_folder(model)
+
+    def version(self, model: str) -> int:
+        """Return the version that clients get: the `stable` one, else the newest. Raises CommandError."""
+        folder = self.folder(model)
+        found = self._fleet.kept(model) or self._fleet.versions(model)
+        if not found:
+            build = typed(f"export build {model}", fleet=self._file)
+            raise CommandError(f"model {model!r} has no version in {folder}. Export one with `{build}`.", WRONG)
+        return found[-1]
+
+    @cached_property
+    def _fleet(self) -> Fleet:
+        try:
+            from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
+        except ModuleNotFoundError as error:
+            raise CommandError(
+                f"reading models.yaml needs the Python module {error.name!r}. Install the extra 'serving', "
+                "or give a folder or an input.",
+                WRONG,
+            ) from None
+        try:
+            return read_fleet(self._file or default_fleet())
+        except FleetError as error:
+            raise CommandError(str(error), WRONG) from None
