@@ -150,7 +150,7 @@ class ByPods(Way):
             case "stable":
                 return f"Moving {self._next_weight(state)} % of the requests to version {new} …"
             case "baking":
-                return f"Baking version {new} for {self.settings.bake:g} s …"
+                return self._baking(state)
             case "unloading":
                 return f"Replacing the pods with version {old} by pods with version {new} …"
         return f"Rolling back: moving all requests to version {old} …"

@@ -97,7 +97,7 @@ class InPlace(Way):
             "proving": f"Sending golden requests to {canary_name(model)} …",
             "canary": f"Comparing version {new} with version {old} before clients of {model} get it …",
             "stable": f"Moving clients of {model} to version {new} …",
-            "baking": f"Baking version {new} for {self.settings.bake:g} s …",
+            "baking": self._baking(state),
             "unloading": f"Unloading version {old} …",
             "rolling-back": f"Rolling back to version {old} …",
         }[state.phase]

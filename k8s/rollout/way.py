@@ -143,6 +143,12 @@ class Way(ABC):
         """The limits of the gates."""
         return self.fleet.rollout
 
+    def _baking(self, state: State) -> str:
+        """Return the line of progress of the phase `baking`; without a bake, only golden requests are sent."""
+        if not self.settings.bake:
+            return f"Sending golden requests to version {state.new} …"
+        return f"Baking version {state.new} for {self.settings.bake:g} s …"
+
     def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
         folder = self.fleet.model_folder(state.model) / str(state.new)
         for instance in instances:
@@ -285,7 +291,8 @@ class Way(ABC):
             verdict, prefix = one.last() if gate in unclear else one.verdict(), f"{when}{_OF[gate]}: "
             worse = verdict.decision == "worse"
             if gate == "clients" and not one.new.total:
-                self.log(f"  {when}clients: no requests to version {state.new}")
+                if self.settings.longest:
+                    self.log(f"  {when}clients: no requests to version {state.new}")
                 continue
             self._saw(Figure(gate, f"{prefix}{one}", passed=not worse, numbers=dict(one.numbers())))
             reason = reason or (f"{prefix}{verdict.reason}" if worse else "")
