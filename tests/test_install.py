@@ -117,6 +117,17 @@ def test_the_wheel_has_the_rooms_files_below_one_name(wheel: Path) -> None:
     assert wanted - {f"tfserving/{room}" for room in ROOMS} <= set(names)
 
 
+def test_the_page_on_installation_has_every_extra_and_the_makefiles_sizes(wheel: Path) -> None:
+    page = (ROOT / "docs/install.md").read_text()
+    metadata = zipfile.ZipFile(wheel).read(f"tfserving-{tfserving.__version__}.dist-info/METADATA").decode()
+    extras = {*re.findall(r"^Provides-Extra: (\w+)$", metadata, re.M)} - {"clone"}
+    assert {*re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+)\|", page, re.M)))} == extras
+    assert {*re.findall(r"repository\[(\w+)\]", page)} <= extras
+    size = re.search(r"^RUN_SIZE := (\d+ MB) to download, (\d GB) on disk$", (ROOT / "Makefile").read_text(), re.M)
+    assert size
+    assert f"It downloads {size[1]} and needs {size[2]} of disk." in page
+
+
 def installed(project: Project, modules: Iterable[str]) -> list[str]:
     code = f"import importlib.util as u; print(*[m for m in {[*modules]} if u.find_spec(m)])"
     done = project.run(str(project.python), "-I", "-c", code)
