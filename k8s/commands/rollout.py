@@ -23,8 +23,8 @@ from tfserving.k8s.hints import recommended
 if TYPE_CHECKING:
     from tfserving.k8s.rollout.controller import Controller
     from tfserving.k8s.rollout.progress import Progress
-    from tfserving.k8s.rollout.state import Request, State, WayName
-    from tfserving.k8s.rollout.way import Way
+    from tfserving.k8s.rollout.state import Request, State, StrategyName
+    from tfserving.k8s.rollout.strategy import Strategy
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.models_yaml.rollout import Rollout
 
@@ -128,9 +128,9 @@ def start(
                 )
             state = before
         else:
-            way: WayName = "pods" if by_pods else "in-place"
+            strategy: StrategyName = "pods" if by_pods else "in-place"
             read, state = _planned(
-                read, model, new, place, wait, manual=manual or settings.manual, way=way, dry=dry_run
+                read, model, new, place, wait, manual=manual or settings.manual, strategy=strategy, dry=dry_run
             )
             try:
                 state = dataclasses.replace(state, accept_quality=accept_quality)
@@ -225,7 +225,7 @@ def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
         last = place.store(read, model).load()
         if last is None or last.phase != "done":
             raise CommandError(_nothing_to_undo(model, last), WRONG)
-        state = plan(read, model, last.old, way=last.way)
+        state = plan(read, model, last.old, strategy=last.strategy)
         limits = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
         controller = _controller(read, state, place, wait, read.rollout.model_copy(update=limits))
     _run(controller, state)
@@ -254,14 +254,22 @@ def _model_and_version(text: str) -> tuple[str, int | None]:
 
 
 def _planned(
-    fleet: Fleet, model: str, new: int | None, place: Place, wait: float, *, manual: bool, way: WayName, dry: bool
+    fleet: Fleet,
+    model: str,
+    new: int | None,
+    place: Place,
+    wait: float,
+    *,
+    manual: bool,
+    strategy: StrategyName,
+    dry: bool,
 ) -> tuple[Fleet, State]:
     """Return the plan of a new rollout, and the fleet with a label `stable` of the model, which is set if needed."""
     from tfserving.k8s.rollout.plan import StableError, plan
     from tfserving.serving.models_yaml.fleet import STABLE
 
     if STABLE in fleet.models[model].labels:
-        return fleet, plan(fleet, model, new, manual=manual, way=way)
+        return fleet, plan(fleet, model, new, manual=manual, strategy=strategy)
     labelled = with_stable(fleet, model, place)
     version = labelled.models[model].labels[STABLE]
 
@@ -275,7 +283,7 @@ def _planned(
         _log(f"{model} had no label `stable`: set it to version {version}, which clients get now.")
 
     try:
-        state = plan(labelled, model, new, manual=manual, way=way)
+        state = plan(labelled, model, new, manual=manual, strategy=strategy)
     except StableError as error:
         # With the label, a version that is exported next doesn't reach clients before its rollout.
         label()
@@ -284,7 +292,7 @@ def _planned(
     return labelled, state
 
 
-def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, log: Progress) -> Way:
+def _strategy(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, log: Progress) -> Strategy:
     from tfserving.k8s.rollout.in_place import InPlace
 
     fleet = fleet.model_copy(update={"rollout": settings})
@@ -301,7 +309,7 @@ def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollou
         write_labels(fleet.file, model, labels)
 
     kubectl = place.kubectl(fleet)
-    if state.way == "pods":
+    if state.strategy == "pods":
         return ByPods(place.in_namespace(fleet), wait, log, kubectl, finished)
     return InPlace(fleet, wait, log, ClusterTarget(kubectl, wait, finished))
 
@@ -315,14 +323,14 @@ def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings:
     store = place.store(fleet, state.model)
     for other in store.others():
         # Pods of the second Deployment have one version of every model.
-        if not other.over and "pods" in (other.way, state.way):
+        if not other.over and "pods" in (other.strategy, state.strategy):
             raise RolloutError(
                 f"a rollout of another model is in progress: {other}. By pods, only one can run at a time."
             )
     log = Progress()
-    way = _way(fleet, state, place, wait, settings, log)
-    way.check(state)
-    return Controller(way, store, log)
+    strategy = _strategy(fleet, state, place, wait, settings, log)
+    strategy.check(state)
+    return Controller(strategy, store, log)
 
 
 def _run(
@@ -360,7 +368,7 @@ def _run(
     except KeyboardInterrupt as error:
         interrupt = error
     finally:
-        controller.way.close()
+        controller.strategy.close()
     stored = state
     if interrupt or report:
         with failing(FAILED):
