@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfserving.clients.capture import CaptureError, read_requests
+from tfserving.foundation.extras import missing_for_store
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenRequest, is_version, versions_on_disk
 from tfserving.foundation.temporary import temporary_folder
 
@@ -91,13 +92,14 @@ def _fetch(url: str, folder: Path) -> dict[str, Versions]:
     """Fetches the proofs of the models at `url` into model folders in `folder`."""
     try:
         import fsspec
-    except ModuleNotFoundError:
-        raise SourceError(
-            f"{url} needs fsspec, and what it needs for {url.split(':', maxsplit=1)[0]}: pip install fsspec"
-        ) from None
+
+        store, root = fsspec.core.url_to_fs(url)
+    except ImportError:
+        raise SourceError(missing_for_store(url)) from None
+    except ValueError as error:
+        raise SourceError(f"{url}: {error}") from None
     fetched: dict[str, Versions] = {}
     try:
-        store, root = fsspec.core.url_to_fs(url)
         for manifest in store.glob(f"{root.rstrip('/')}/**/{MANIFEST}"):
             version = manifest.removesuffix(f"/{MANIFEST}")
             *_, model, number = version.split("/")

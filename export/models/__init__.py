@@ -1,1 +1,1 @@
-"""Sample models, one a file; each has a function `build` without arguments that returns a servable."""
+"""Sample models, one in each file. Each has a builder: a function `build` without arguments that returns a servable."""

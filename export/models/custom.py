@@ -1,8 +1,8 @@
-"""A Keras model with a layer, an activation and a loss of its own: `.keras` file in, SavedModel out.
+"""A Keras model with a custom layer, activation and loss, exported from a `.keras` file.
 
-It learns how much petals grow with the other measures of iris flowers, from scikit-learn's data. Each part that Keras
-doesn't have is registered, so that a file that uses it can be loaded wherever this module was imported; the exported
-version needs nothing of this module.
+It predicts the petal length of iris flowers from the other measurements, in scikit-learn's data. Each custom part is
+registered, so that a file that uses it can be loaded wherever this module is imported. The exported version does not
+need this module.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import CACHE, recipe_key
 
 SEED = 29
-WANTED_ERROR = 0.35
+LARGEST_ERROR = 0.35
 PACKAGE = "samples"
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Standardize(keras.layers.Layer):  # type: ignore[misc]
-    """Subtracts `mean` and divides by `scale`, numbers for each column: what can't be learned is configuration."""
+    """Subtracts `mean` and divides by `scale`, one number for each column. Both are configuration, not weights."""
 
     def __init__(self, mean: list[float], scale: list[float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -35,46 +35,46 @@ class Standardize(keras.layers.Layer):  # type: ignore[misc]
         self.scale = scale
 
     def call(self, values: tf.Tensor) -> tf.Tensor:
-        """Float32 (batch, columns) in and out."""
+        """Standardize `values`, float32 (batch, columns)."""
         return (values - tf.constant(self.mean)) / tf.constant(self.scale)
 
     def get_config(self) -> dict[str, Any]:
-        """What `__init__` takes; a layer without it can't be loaded from a file."""
+        """Return the arguments of `__init__`. A layer without this method can't be loaded from a file."""
         return {**super().get_config(), "mean": self.mean, "scale": self.scale}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)  # type: ignore[untyped-decorator]
 def softsign_squared(values: tf.Tensor) -> tf.Tensor:
-    """An activation: the square of softsign, with its sign."""
+    """Return the square of softsign, with its sign: an activation."""
     soft = values / (1.0 + tf.abs(values))
     return soft * tf.abs(soft)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Tukey(keras.losses.Loss):  # type: ignore[misc]
-    """Tukey's biweight: errors beyond `limit` are outliers, and count the same however large."""
+    """Tukey's biweight: errors beyond `limit` are outliers, which all count the same."""
 
     def __init__(self, limit: float = 4.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.limit = limit
 
-    def call(self, wanted: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
-        """The loss of each value."""
-        # A column and a row would make a square of differences.
-        apart = tf.reshape(wanted, tf.shape(answered)) - answered
+    def call(self, expected: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each value."""
+        # A column minus a row would be a matrix of differences.
+        apart = tf.reshape(expected, tf.shape(predicted)) - predicted
         share = tf.clip_by_value(tf.abs(apart) / self.limit, 0.0, 1.0)
         return self.limit**2 / 6 * (1 - (1 - share**2) ** 3)
 
     def get_config(self) -> dict[str, Any]:
-        """What `__init__` takes."""
+        """Return the arguments of `__init__`."""
         return {**super().get_config(), "limit": self.limit}
 
 
 def build() -> Servable:
-    """Loads the model from its `.keras` file, having trained it when there is none, and declares its signature.
+    """Load the model from its `.keras` file, or train it and save the file, and declare its signature.
 
-    `measures` float32 (None, 3), sepal length, sepal width and petal width in cm, in; `petal_length` float32 (None,),
-    cm, out. Raises ValueError when it is more than 0.35 cm off for the test flowers.
+    Input: `measures` float32 (None, 3): sepal length, sepal width and petal width in cm. Output: `petal_length` float32
+    (None,) in cm. Raises ValueError when the mean error for the test flowers exceeds 0.35 cm.
     """
     data = load_iris().data.astype(np.float32)[np.random.default_rng(SEED).permutation(150)]
     measures, lengths = data[:, [0, 1, 3]], data[:, 2]
@@ -88,8 +88,8 @@ def build() -> Servable:
         return {"petal_length": model(measures, training=False)[:, 0]}
 
     error = float(np.mean(np.abs(predict(tf.constant(measures[100:]))["petal_length"].numpy() - lengths[100:])))
-    if error > WANTED_ERROR:
-        raise ValueError(f"it is {error:.2f} cm off, at most {WANTED_ERROR} cm are wanted")
+    if error > LARGEST_ERROR:
+        raise ValueError(f"the mean error is {error:.2f} cm, expected at most {LARGEST_ERROR} cm")
     return Servable(
         module=model,
         signatures={
@@ -101,7 +101,7 @@ def build() -> Servable:
 
 
 def train(file: Path, measures: np.ndarray, lengths: np.ndarray) -> None:
-    """Trains the model and saves it as a `.keras` file."""
+    """Train the model and save it as a `.keras` file."""
     keras.utils.set_random_seed(SEED)
     model = keras.Sequential(
         [
@@ -114,7 +114,7 @@ def train(file: Path, measures: np.ndarray, lengths: np.ndarray) -> None:
     model.compile(keras.optimizers.Adam(0.03), Tukey())
     model.fit(measures, lengths, batch_size=20, epochs=150, verbose=0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside it: a file that is there is a whole one.
+    # The file is complete before it gets its name.
     partial = file.with_name(f"partial-{file.name}")
     model.save(partial)
     partial.replace(file)

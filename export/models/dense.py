@@ -1,6 +1,6 @@
 """The subclassed Keras model of the tutorials: 32 features, a hidden layer of 64, 10 logits.
 
-It learns, in a second, to imitate a teacher with the same layers and seeded weights; the data are seeded noise.
+In a second it learns to imitate a teacher with the same layers and seeded weights. The data are seeded noise.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ class Dense(keras.Model):  # type: ignore[misc]
         self.logits = keras.layers.Dense(LOGITS)
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Features float32 (batch, 32) to logits float32 (batch, 10)."""
+        """Map features, float32 (batch, 32), to logits, float32 (batch, 10)."""
         return self.logits(self.hidden(features))
 
 
 def build() -> Servable:
-    """Trains the model and declares its signature.
+    """Train the model and declare its signature.
 
-    `features` float32 (None, 32) in, `logits` float32 (None, 10) out.
+    Input: `features` float32 (None, 32). Output: `logits` float32 (None, 10).
     """
     keras.utils.set_random_seed(20)
     features = np.random.default_rng(20).standard_normal((2048, FEATURES), dtype=np.float32)
-    wanted = Dense()(features)
+    targets = Dense()(features)
     model = Dense()
     model.compile(keras.optimizers.Adam(0.01), "mse")
-    loss = model.fit(features, wanted, batch_size=64, epochs=5, verbose=0).history["loss"][-1]
+    loss = model.fit(features, targets, batch_size=64, epochs=5, verbose=0).history["loss"][-1]
     return Servable(
         module=model,
         signatures={

@@ -1,6 +1,6 @@
-"""How far diabetes goes on within a year: scikit-learn's diabetes data, 442 patients and 10 measurements.
+"""Predicts the progression of diabetes within a year: scikit-learn's data, 442 patients and 10 measurements.
 
-It is asked to regress tf.Examples, to classify them, or both at once (MultiInference), or for predictions of arrays.
+It has signatures to regress and to classify tf.Examples, or both at once (MultiInference), and to predict from arrays.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from tfserving.export.examples import serialized_examples
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 
 SEED = 5
-WANTED_R2 = 0.4
+LOWEST_R2 = 0.4
 # Ridge regression's penalty: the measurements are correlated.
 PENALTY = 0.1
 
 
 def build() -> Servable:
-    """Fits a ridge regression in closed form, and declares its signatures.
+    """Fit a ridge regression in closed form, and declare its signatures.
 
-    `serving_default` regresses tf.Examples with one float feature for each measurement, `speed` classifies them as
+    `serving_default` regresses tf.Examples with one float feature for each measurement. `speed` classifies them as
     "slower" or "faster" than half of the patients, with a score from 0 to 1 for each. `predict` takes `measurements`
-    float32 (None, 10), in scikit-learn's order, and answers `progression` float32 (None,). Raises ValueError when it
+    float32 (None, 10), in scikit-learn's order, and returns `progression` float32 (None,). Raises ValueError when it
     explains less than 40 % of the test patients' variance.
     """
     data = load_diabetes()
@@ -39,7 +39,7 @@ def build() -> Servable:
     module.bias = tf.Variable(np.float32(mean))
 
     def progression(measurements: tf.Tensor) -> tf.Tensor:
-        # Row by row: a matrix product may add up in another order for another batch.
+        # A sum for each row: the order of sums in a matrix product can depend on the batch.
         return tf.reduce_sum(measurements * module.weights, axis=1) + module.bias
 
     middle, spread = np.float32(np.median(train_targets)), np.float32(train_targets.std())
@@ -62,8 +62,8 @@ def build() -> Servable:
     test = test.astype(np.float32)
     residuals = progression(tf.constant(test)).numpy() - test_targets
     r2 = float(1 - np.sum(residuals**2) / np.sum((test_targets - test_targets.mean()) ** 2))
-    if r2 < WANTED_R2:
-        raise ValueError(f"it explains {r2:.1%} of the test patients' variance, {WANTED_R2:.0%} are wanted")
+    if r2 < LOWEST_R2:
+        raise ValueError(f"it explains {r2:.1%} of the test patients' variance, expected at least {LOWEST_R2:.0%}")
     examples = serialized_examples([dict(zip(names, row, strict=True)) for row in test])
     return Servable(
         module=module,

@@ -1,4 +1,4 @@
-"""A small convolutional network that reads scikit-learn's handwritten digits: 1797 images of 8 x 8 pixels, 0 to 16."""
+"""A small convolutional network for scikit-learn's handwritten digits: 1797 images of 8 x 8 pixels, from 0 to 16."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tfserving.foundation.tensors import Array
 SEED = 7
 EPOCHS = 20
 BATCH = 64
-WANTED_ACCURACY = 0.97
+LOWEST_ACCURACY = 0.97
 
 
 def build() -> Servable:
-    """Trains the network, or takes it from the cache, and declares its signature.
+    """Train the network, or load its weights from the cache, and declare its signature.
 
-    `image` float32 (None, 8, 8, 1), values 0 to 16, in; `scores` float32 (None, 10), which add up to 1, and `label`
-    int64 (None,) out. Raises ValueError when it reads less than 97 % of the test images right.
+    Input: `image` float32 (None, 8, 8, 1), values from 0 to 16. Outputs: `scores` float32 (None, 10), which add up to
+    1, and `label` int64 (None,). Raises ValueError when the test accuracy is below 97 %.
     """
     digits = load_digits()
     images, labels = digits.images[..., np.newaxis].astype(np.float32), digits.target
@@ -52,8 +52,8 @@ def build() -> Servable:
         return {"scores": scores, "label": tf.argmax(scores, axis=1)}
 
     accuracy = float(np.mean(read(tf.constant(test_images))["label"].numpy() == test_labels))
-    if accuracy < WANTED_ACCURACY:
-        raise ValueError(f"it reads {accuracy:.1%} of the test images right, {WANTED_ACCURACY:.0%} are wanted")
+    if accuracy < LOWEST_ACCURACY:
+        raise ValueError(f"the test accuracy is {accuracy:.1%}, expected at least {LOWEST_ACCURACY:.0%}")
     return Servable(
         module=model,
         signatures={
@@ -73,7 +73,7 @@ def _network() -> keras.Model:
         [
             keras.Input((8, 8, 1)),
             layers.Rescaling(1 / 16),
-            # Handwriting isn't always in the middle; this is for training only.
+            # Digits aren't always centred. This layer is active only during training.
             layers.RandomTranslation(0.1, 0.1, fill_mode="constant"),
             layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.Conv2D(32, 3, activation="relu"),
@@ -87,7 +87,7 @@ def _network() -> keras.Model:
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """One line an epoch, on stderr: stdout has the export's result."""
+    """Prints one line for each epoch on stderr; stdout is for the export's result."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         values = "  ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())

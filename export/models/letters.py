@@ -1,8 +1,8 @@
-"""What letter comes next in the name of an emoji: a small LSTM whose state, and whose chance, are inputs and outputs.
+"""Predicts the next letter in the name of an emoji: a small LSTM with its state and random seed as inputs.
 
-A server keeps nothing between requests, and must give the same answer twice. So a client sends the state that it got
-with the last answer (`serving_default`), and a seed where random numbers are drawn (`name`, which writes a whole name).
-The names are those of vaderSentiment's emoji, some 1,600 of them.
+A server keeps no state between requests, and must return the same response to the same request. So a client sends the
+state from the last response (`serving_default`), and a seed where random numbers are drawn (`name`, which writes a
+whole name). The names are those of vaderSentiment's emoji, about 1,600.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ SEED = 23
 EPOCHS = 4
 BATCH = 32
 UNITS = 32
-# Learned from so much of each name; a name that is written is at most as long as LONGEST.
+# The number of letters of each name for training, and the longest name that `name` writes.
 LENGTH = 12
 LONGEST = 32
-# Nats for each letter. Without knowing the letters before, it would be 2.9.
-WANTED_LOSS = 2.7
+# In nats for each letter. Without the previous letters, the loss would be 2.9.
+LARGEST_LOSS = 2.7
 EXAMPLES = 6
 
 
 class Letters(tf.Module):  # type: ignore[misc]
-    """Goes from one letter to the next; letter 0 is the end of a name, and what comes before it."""
+    """Predicts the next letter. Letter 0 marks the beginning and the end of a name."""
 
     def __init__(self, letters: list[str]) -> None:
-        """`letters` has all that occur, in any order."""
+        """Use these `letters`, in any order."""
         super().__init__()
         layers = keras.layers
         self.embedding = layers.Embedding(len(letters) + 1, 16)
@@ -46,23 +46,24 @@ class Letters(tf.Module):  # type: ignore[misc]
         self.letters = ["", *letters]
 
     def after(self, number: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
-        """After letter `number`, int32 (batch,), in `state`, float32 (batch, 2, UNITS): the scores and the new state.
+        """Return the scores and the new state after letter `number`, int32 (batch,).
 
-        The layer keeps its state for a whole name; its cell takes one step, and leaves the state to the caller.
+        `state` is float32 (batch, 2, UNITS). The layer would keep its state for a whole name. Its cell runs one step
+        and leaves the state to the caller.
         """
         hidden, (output, memory) = self.lstm.cell(self.embedding(number), [state[:, 0], state[:, 1]])
         return self.scores(hidden), tf.stack([output, memory], axis=1)
 
     @tf.function  # type: ignore[untyped-decorator]
     def next(self, letter: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What may come after each `letter`, string (batch,), "" where a name begins."""
+        """Return the probabilities of the next letter after each `letter`, string (batch,), "" at the beginning."""
         scores, state = self.after(self.numbers.lookup(letter), state)
         likeliest = tf.gather(tf.constant(self.letters), tf.argmax(scores, axis=1))
         return {"probabilities": tf.nn.softmax(scores), "likeliest": likeliest, "state": state}
 
     @tf.function  # type: ignore[untyped-decorator]
     def write(self, start: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A name that begins with `start`, string (); another one for another `seed`, int32 (2,)."""
+        """Return a name that begins with `start`, string (), chosen by `seed`, int32 (2,)."""
         given = self.numbers.lookup(tf.strings.unicode_split(start, "UTF-8"))[:LONGEST]
         count, letters = tf.size(given), tf.constant(self.letters)
         given = tf.concat([given, tf.zeros(LONGEST, tf.int32)], axis=0)
@@ -73,27 +74,27 @@ class Letters(tf.Module):  # type: ignore[misc]
             number = tf.where(length < count, given[length], drawn[0, 0])
             return length + 1, number, state, name + letters[number]
 
-        def goes_on(length: tf.Tensor, number: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        def continues(length: tf.Tensor, number: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
             return (length < LONGEST) & ((length <= count) | (number > 0))
 
         first = tf.constant(0), tf.constant(0), tf.zeros((1, 2, UNITS)), tf.constant("")
-        return {"name": tf.while_loop(goes_on, add, first)[-1]}
+        return {"name": tf.while_loop(continues, add, first)[-1]}
 
 
 def build() -> Servable:
-    """Trains the model, or takes it from the cache, and declares its signatures.
+    """Train the model, or load its weights from the cache, and declare its signatures.
 
-    `serving_default` takes `letter` string (None,) and `state` float32 (None, 2, 32), zeros to begin with, and returns
+    `serving_default` takes `letter` string (None,) and `state` float32 (None, 2, 32), zeros at first. It returns
     `probabilities` float32 (None, letters), `likeliest` string (None,), and the `state` for the next request. `name`
-    takes one example a request: `start` string () and `seed` int32 (2,), and returns `name` string (). Raises
-    ValueError when it needs more than 2.7 nats for a letter of the names that it didn't learn from.
+    takes one example per request, `start` string () and `seed` int32 (2,), and returns `name` string (). Raises
+    ValueError when the test loss exceeds 2.7 nats for each letter.
     """
     names = np.random.default_rng(SEED).permutation(emoji_names())
     letters = sorted(set("".join(names)))
     numbers = np.zeros((len(names), LENGTH + 1), np.int32)
     for row, name in zip(numbers, names, strict=True):
         row[1 : len(name) + 1] = [1 + letters.index(letter) for letter in name[:LENGTH]]
-    # The letter that ends a name is learned, those after it are not.
+    # The letter that ends a name is trained, those after it are not.
     known = np.concatenate([np.ones((len(names), 1)), numbers[:, 1:-1] > 0], axis=1).astype(np.float32)
     train = slice(len(names) // 10, None)
     keras.utils.set_random_seed(SEED)
@@ -110,8 +111,8 @@ def build() -> Servable:
     module.model.set_weights(trained_weights(key, trained))
     rows, weights = numbers[: train.start], known[: train.start]
     nats = float(loss(rows[:, 1:], module.model(rows[:, :-1]), weights) * weights.size / weights.sum())
-    if nats > WANTED_LOSS:
-        raise ValueError(f"it needs {nats:.2f} nats for a letter, {WANTED_LOSS} are wanted")
+    if nats > LARGEST_LOSS:
+        raise ValueError(f"the test loss is {nats:.2f} nats for each letter, expected at most {LARGEST_LOSS}")
     return Servable(
         module=module,
         signatures={
@@ -128,7 +129,7 @@ def build() -> Servable:
             ),
         },
         examples={
-            "serving_default": _on_the_way(module, names[:EXAMPLES]),
+            "serving_default": _steps(module, names[:EXAMPLES]),
             "name": {
                 "start": [name[:3] for name in names[:EXAMPLES]],
                 "seed": np.arange(2 * EXAMPLES, dtype=np.int32).reshape(EXAMPLES, 2),
@@ -138,8 +139,8 @@ def build() -> Servable:
     )
 
 
-def _on_the_way(module: Letters, names: Array) -> dict[str, Array]:
-    """The first letters of `names`, with the state after those before them."""
+def _steps(module: Letters, names: Array) -> dict[str, Array]:
+    """Return the first letters of `names` with the states before them."""
     letters, states = [], [np.zeros((len(names), 2, UNITS), np.float32)]
     for step in range(5):
         letters.append(np.array(["" if step == 0 else name[step - 1 : step] for name in names], np.object_))

@@ -1,7 +1,7 @@
-"""Which of two photographs a piece is from: JPEG files in, decoded and resized in the graph.
+"""Classifies pieces of two photographs: JPEG files are decoded and resized in the graph.
 
-scikit-learn's two photos, of a Chinese palace and of a flower; it learns from pieces of their left halves and is tested
-on the right ones.
+The photos are scikit-learn's, of a Chinese palace and of a flower. Pieces of their left halves are for training, pieces
+of the right halves for the test.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SEED = 13
 SIDE = 32
 NAMES = ("china", "flower")
 PIECES, TESTS = 400, 64
-WANTED_ACCURACY = 0.85
+LOWEST_ACCURACY = 0.85
 
 
 def build() -> Servable:
-    """Trains the model, or takes it from the cache, and declares its signature.
+    """Train the model, or load its weights from the cache, and declare its signature.
 
-    `jpeg` string (None,), the bytes of JPEG files of any size, in; `scores` float32 (None, 2), which add up to 1, and
-    `label` string (None,), "china" or "flower", out. Raises ValueError when it tells less than 85 % of the test pieces.
+    Input: `jpeg` string (None,), the bytes of JPEG files of any size. Outputs: `scores` float32 (None, 2), which add up
+    to 1, and `label` string (None,), "china" or "flower". Raises ValueError when the test accuracy is below 85 %.
     """
     folder = files("sklearn.datasets") / "images"
     photos = [tf.io.decode_jpeg((folder / f"{name}.jpg").read_bytes()).numpy() for name in NAMES]
@@ -56,24 +56,26 @@ def build() -> Servable:
     names = tf.constant(NAMES)
 
     @tf.function  # type: ignore[untyped-decorator]
-    def tell(jpeg: tf.Tensor) -> dict[str, tf.Tensor]:
+    def classify(jpeg: tf.Tensor) -> dict[str, tf.Tensor]:
         scores = model(_decode(jpeg), training=False)
         return {"scores": scores, "label": tf.gather(names, tf.argmax(scores, axis=1))}
 
     tested, labels = _pieces([photo[:, half:] for photo in photos], TESTS, SEED + 1)
-    accuracy = float(np.mean(tf.argmax(tell(tf.constant(tested))["scores"], axis=1).numpy() == labels))
-    if accuracy < WANTED_ACCURACY:
-        raise ValueError(f"it tells {accuracy:.1%} of the test pieces, {WANTED_ACCURACY:.0%} are wanted")
+    accuracy = float(np.mean(tf.argmax(classify(tf.constant(tested))["scores"], axis=1).numpy() == labels))
+    if accuracy < LOWEST_ACCURACY:
+        raise ValueError(f"the test accuracy is {accuracy:.1%}, expected at least {LOWEST_ACCURACY:.0%}")
     return Servable(
         module=model,
-        signatures={"serving_default": Signature(tell, {"jpeg": TensorSpec("string", (None,))}, ("scores", "label"))},
+        signatures={
+            "serving_default": Signature(classify, {"jpeg": TensorSpec("string", (None,))}, ("scores", "label"))
+        },
         examples={"serving_default": {"jpeg": tested}},
         metrics={"test_accuracy": Metric(accuracy, rows=TESTS)},
     )
 
 
 def _decode(jpeg: tf.Tensor) -> tf.Tensor:
-    """JPEG files as pixels, 0 to 255: float32 (files, 32, 32, 3)."""
+    """Return JPEG files as pixels from 0 to 255: float32 (files, 32, 32, 3)."""
 
     def one(file: tf.Tensor) -> tf.Tensor:
         return tf.image.resize(tf.io.decode_jpeg(file, channels=3), (SIDE, SIDE), antialias=True)
@@ -82,7 +84,7 @@ def _decode(jpeg: tf.Tensor) -> tf.Tensor:
 
 
 def _pieces(photos: list[Array], number: int, seed: int) -> tuple[Array, Array]:
-    """JPEG files of pieces from `photos`, between 60 and 140 pixels wide and high, and the numbers of their photos."""
+    """Return JPEG files of pieces of `photos`, 60 to 140 pixels wide and high, and the numbers of their photos."""
     random = np.random.default_rng(seed)
     pieces, labels = np.empty(number, np.object_), np.arange(number) % len(photos)
     for piece, label in enumerate(labels):

@@ -1,7 +1,7 @@
-"""A SavedModel as people find it, given signatures that can be served, without its source.
+"""Gives an existing SavedModel better signatures, without its source.
 
-The one found here is written by `tf.saved_model.save(model)` after a call with 32 rows, as many are: an input called
-`features`, an output called `output_0`, the batch fixed at 32, and a temperature that every caller must send.
+The SavedModel is like many that `tf.saved_model.save(model)` writes after a call with 32 rows: the input is `features`,
+the output is `output_0`, the batch is fixed at 32, and every request must contain a temperature.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tfserving.export.servable import Evaluation, Metric, Servable, Signature, T
 
 SEED = 31
 ROWS = 32
-WANTED_ACCURACY = 0.9
+LOWEST_ACCURACY = 0.9
 MEASUREMENTS = 30
 
 
 def build() -> Servable:
-    """Loads the SavedModel and declares signatures with names, for any batch, with the temperature frozen.
+    """Load the SavedModel and declare signatures with better names, for any batch, with a fixed temperature.
 
-    `serving_default` takes `measurements` float32 (None, 30), of breast tumours in scikit-learn's order, and answers
-    `benign` float32 (None,), a probability. `logits` takes the same and answers `logit` float32 (None,). Raises
-    ValueError when it tells less than 90 % of the test tumours right.
+    `serving_default` takes `measurements` float32 (None, 30), of breast tumours in scikit-learn's order, and returns
+    `benign` float32 (None,), a probability. `logits` takes the same and returns `logit` float32 (None,). Raises
+    ValueError when the test accuracy is below 90 %.
     """
     data = load_breast_cancer()
     shuffled = np.random.default_rng(SEED).permutation(len(data.target))
@@ -49,8 +49,8 @@ def build() -> Servable:
     inputs = {"measurements": TensorSpec("float32", (None, MEASUREMENTS))}
     tested = measurements[400:]
     accuracy = float(np.mean((logit(tf.constant(tested)).numpy() > 0) == benign[400:]))
-    if accuracy < WANTED_ACCURACY:
-        raise ValueError(f"it tells {accuracy:.1%} of the test tumours right, {WANTED_ACCURACY:.0%} are wanted")
+    if accuracy < LOWEST_ACCURACY:
+        raise ValueError(f"the test accuracy is {accuracy:.1%}, expected at least {LOWEST_ACCURACY:.0%}")
     return Servable(
         module=found.module,
         signatures={
@@ -64,7 +64,7 @@ def build() -> Servable:
 
 
 def write_as_found(folder: Path, measurements: np.ndarray, benign: np.ndarray) -> None:
-    """Trains a logistic regression and saves it without a thought for who is to serve it."""
+    """Train a logistic regression and save it without regard to serving."""
     keras.utils.set_random_seed(SEED)
     scale = 1 / measurements.std(axis=0)
     standardize = keras.layers.Rescaling(scale.tolist(), (-measurements.mean(axis=0) * scale).tolist())

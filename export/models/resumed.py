@@ -1,9 +1,9 @@
-"""The digits' network again, trained in steps that can be killed at any moment and go on from the last checkpoint.
+"""A network for digits, trained in steps that can be killed at any moment and resume from the last checkpoint.
 
     python -m tfserving.export.models.resumed FOLDER --steps 60
 
-trains to step 60 and keeps the three latest checkpoints in FOLDER; said again, after a kill or with more steps, it goes
-on from the latest one and comes to the same weights as if nothing had happened.
+This trains to step 60 and keeps the three latest checkpoints in FOLDER. Run it again after a kill, or with more steps:
+it resumes from the latest checkpoint, and the weights are the same as without the interruption.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SEED = 23
 BATCH = 64
 EVERY = 5
 STEPS = 60
-# The last images are for the golden requests and the test.
+# The other images are for the golden requests and the test.
 TRAINING = 1400
-WANTED_ACCURACY = 0.85
+LOWEST_ACCURACY = 0.85
 FOLDER = Path(".cache/training/resumed")
 
 
@@ -32,7 +32,7 @@ class Training:
     """A model, its optimizer and its step, and the checkpoints of all three in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Goes on where the latest checkpoint in `folder` left off, or begins."""
+        """Resume from the latest checkpoint in `folder`, or begin."""
         keras.utils.set_random_seed(SEED)
         self.model = keras.Sequential(
             [
@@ -44,7 +44,7 @@ class Training:
             ]
         )
         self.optimizer = keras.optimizers.Adam(3e-3)
-        # Built before anything is restored: what doesn't exist yet would keep its initial value, without an error.
+        # It must be built before the restore: variables that don't exist yet would keep their initial values.
         self.optimizer.build(self.model.trainable_variables)
         self.step = tf.Variable(0, dtype=tf.int64)
         checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer, step=self.step)
@@ -53,15 +53,15 @@ class Training:
             checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
 
     def train(self, steps: int) -> None:
-        """Trains to step `steps`, with a checkpoint every five and at the end."""
+        """Train to step `steps`, with a checkpoint every five steps and at the end."""
         images, labels = _data()
         while (step := int(self.step)) < steps:
-            # What a step learns from depends on its number alone, so a step that is done again is the same.
+            # The rows of a step depend only on its number, so a repeated step is the same.
             rows = np.random.default_rng((SEED, step)).choice(TRAINING, BATCH, replace=False)
             self._learn(tf.constant(images[rows]), tf.constant(labels[rows]))
             self.step.assign_add(1)
             if (step + 1) % EVERY == 0 or step + 1 == steps:
-                # The manager saves; `checkpoint.save(manager.save())` would save twice, and one it never deletes.
+                # The manager saves. `checkpoint.save(manager.save())` would save twice, once without ever deleting it.
                 self.manager.save(checkpoint_number=step + 1)
                 print(f"step {step + 1}", flush=True)
 
@@ -76,24 +76,24 @@ class Training:
 
 
 def build() -> Servable:
-    """Trains to step 60 in .cache/training/resumed, going on with what is there, and declares the signature.
+    """Train to step 60 in .cache/training/resumed, or resume there, and declare the signature.
 
-    Raises ValueError when it reads less than 85 % of the test images right.
+    Raises ValueError when the test accuracy is below 85 %.
     """
     training = Training(FOLDER)
     training.train(STEPS)
     images, labels = _data()
     scores = training.model(images[TRAINING:], training=False).numpy()
     accuracy = float(np.mean(scores.argmax(axis=1) == labels[TRAINING:]))
-    if accuracy < WANTED_ACCURACY:
-        raise ValueError(f"it reads {accuracy:.1%} of the test images right, {WANTED_ACCURACY:.0%} are wanted")
+    if accuracy < LOWEST_ACCURACY:
+        raise ValueError(f"the test accuracy is {accuracy:.1%}, expected at least {LOWEST_ACCURACY:.0%}")
     return _servable(training.model, {"test_accuracy": Metric(accuracy, rows=len(scores))})
 
 
 def untrained() -> Servable:
-    """The model before any training, to be exported from a checkpoint.
+    """Return the model before any training, to be exported from a checkpoint.
 
-    `image` float32 (None, 8, 8, 1), values 0 to 16, in; `logits` float32 (None, 10) out.
+    Input: `image` float32 (None, 8, 8, 1), values from 0 to 16. Output: `logits` float32 (None, 10).
     """
     return _servable(Training(Path("nowhere")).model, {})
 
@@ -110,7 +110,7 @@ def _servable(model: keras.Model, metrics: dict[str, float | Metric]) -> Servabl
         },
         examples={"serving_default": {"image": _data()[0][TRAINING : TRAINING + 64]}},
         metrics=metrics,
-        # What training names it in its checkpoints; its optimizer and step are not served.
+        # The name of the model in the checkpoints. The optimizer and the step are not served.
         checkpoint={"model": model},
     )
 
@@ -124,7 +124,7 @@ def _data() -> tuple[np.ndarray, np.ndarray]:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--steps", type=click.IntRange(min=1), default=STEPS, show_default=True, help="The step to train to.")
 def main(folder: Path, steps: int) -> None:
-    """Trains in FOLDER, going on from the latest checkpoint there."""
+    """Train in FOLDER, from its latest checkpoint on."""
     Training(folder).train(steps)
 
 

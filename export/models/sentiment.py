@@ -1,8 +1,8 @@
-"""How friendly a text is: a tf.Module with its vocabulary as an asset, and everything from text to score in the graph.
+"""Scores the sentiment of a text: a tf.Module with its vocabulary as an asset, and all steps in the graph.
 
-vaderSentiment's lexicon (Hutto and Gilbert, ICWSM 2014) has some 7,500 words, emoticons and abbreviations, each rated
-by ten people from -4 to 4, and the English names of some 3,500 emoji. Known words have their rating; what others may
-mean is learned from the letters that they are made of.
+vaderSentiment's lexicon (Hutto and Gilbert, ICWSM 2014) has about 7,500 words, emoticons and abbreviations, each rated
+by ten people from -4 to 4, and the English names of about 3,500 emoji. Known words have their rating. The rating of
+other words is predicted from their letters.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ BUCKETS = 4096
 PENALTY = 3.0
 WORST, BEST = -4.0, 4.0
 NEUTRAL = 0.05
-WANTED_ACCURACY = 0.7
+LOWEST_ACCURACY = 0.7
 LETTERS = (3, 4, 5)
 
 
 class Sentiment(tf.Module):  # type: ignore[misc]
-    """Looks words up in the vocabulary, guesses what isn't there, and takes the mean."""
+    """Looks words up in the vocabulary, predicts the ratings of unknown words, and takes the mean."""
 
     def __init__(self, vocabulary: Path, ratings: Array, weights: Array) -> None:
-        """`vocabulary` has a word a line, `ratings` float32 (words,), `weights`, of letters, float32 (4096,)."""
+        """Use a `vocabulary` with one word in each line, `ratings` float32 (words,), `weights` float32 (4096,)."""
         super().__init__()
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
         self.ratings = tf.Variable(ratings, trainable=False)
@@ -48,7 +48,7 @@ class Sentiment(tf.Module):  # type: ignore[misc]
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="text")])  # type: ignore[untyped-decorator]
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Texts, string (batch,), to `score` float32 (batch,), -1 to 1, and `label`, string (batch,)."""
+        """Return `score` float32 (batch,), -1 to 1, and `label` string (batch,), of `text` string (batch,)."""
         words = _words(text)
         numbers = self.table.lookup(words.flat_values)
         known = tf.gather(self.ratings, tf.maximum(numbers, 0))
@@ -60,24 +60,24 @@ class Sentiment(tf.Module):  # type: ignore[misc]
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="text")])  # type: ignore[untyped-decorator]
     def count(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Texts, string (batch,), to how many `words` they have, and how many are `known`, int64 (batch,)."""
+        """Return the numbers of `words` and of `known` words, int64 (batch,), of `text` string (batch,)."""
         words = _words(text)
         known = tf.cast(self.table.lookup(words.flat_values) >= 0, tf.int64)
         return {"words": words.row_lengths(), "known": tf.reduce_sum(words.with_flat_values(known), axis=1)}
 
 
 def guess(words: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Ratings, float32 (words,), of words by their letters alone."""
+    """Return the ratings, float32 (words,), that the letters of `words` predict."""
     rows, buckets, values = _letters(words)
     return tf.math.unsorted_segment_sum(tf.gather(weights, buckets) * values, rows, tf.shape(words)[0])
 
 
 def build() -> Servable:
-    """Learns what letters tell, and declares the signatures.
+    """Train the prediction from letters, and declare the signatures.
 
-    `serving_default` takes `text` string (None,) and answers `score` float32 (None,), -1 to 1, and `label` string
-    (None,); `words` takes `text` and answers `words` and `known`, int64 (None,). Raises ValueError when its guesses
-    have the right sign for less than 70 % of the words that it didn't learn from.
+    `serving_default` takes `text` string (None,) and returns `score` float32 (None,), -1 to 1, and `label` string
+    (None,). `words` takes `text` and returns `words` and `known`, int64 (None,). Raises ValueError when less than 70 %
+    of the predictions for the test words have the right sign.
     """
     folder = _package()
     words, ratings = _lexicon(folder / "vader_lexicon.txt")
@@ -86,13 +86,13 @@ def build() -> Servable:
     weights = _fit(words[train], ratings[train])
     guesses = guess(tf.constant(words[test]), tf.constant(weights)).numpy()
     accuracy = float(np.mean((guesses > 0) == (ratings[test] > 0)))
-    if accuracy < WANTED_ACCURACY:
-        raise ValueError(f"{accuracy:.1%} of its guesses have the right sign, {WANTED_ACCURACY:.0%} are wanted")
+    if accuracy < LOWEST_ACCURACY:
+        raise ValueError(f"the test accuracy is {accuracy:.1%}, expected at least {LOWEST_ACCURACY:.0%}")
     temporary = tempfile.TemporaryDirectory()
     vocabulary = Path(temporary.name) / "vocabulary.txt"
     vocabulary.write_bytes(b"\n".join(words) + b"\n")
     module = Sentiment(vocabulary, ratings, weights)
-    # The vocabulary is copied from there when the module is saved.
+    # The vocabulary is copied from this folder when the module is saved.
     module.made_in = temporary
     texts = {"text": _texts(folder / "emoji_utf8_lexicon.txt", words)}
     text = {"text": TensorSpec("string", (None,))}
@@ -108,20 +108,20 @@ def build() -> Servable:
 
 
 def emoji_names() -> list[str]:
-    """The English names of emoji, in small letters, each once and without skin tones."""
+    """Return the English names of emoji in lower case, each once and without skin tones."""
     lines = (_package() / "emoji_utf8_lexicon.txt").read_text(encoding="utf-8").splitlines()
     return sorted({line.partition("\t")[2].lower().partition(":")[0] for line in lines})
 
 
 def _words(text: tf.Tensor) -> tf.RaggedTensor:
-    """The words of each text, in small letters; emoticons and emoji are words, punctuation at a word's end goes."""
+    """Return the words of each text in lower case. Emoticons and emoji are words; punctuation is removed."""
     lower = tf.strings.lower(text, encoding="utf-8")
     trimmed = tf.strings.regex_replace(lower, r"([\pL\pN])[.,;:!?]+(\s|$)", r"\1 ")
     return tf.strings.split(trimmed)
 
 
 def _letters(words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Groups of three to five letters of each word, `^` and `$` at its ends: word numbers, buckets, and weights."""
+    """Return groups of three to five letters of each word, with `^` and `$` added: word numbers, buckets, weights."""
     letters = tf.strings.unicode_split(tf.strings.join(["^", words, "$"]), "UTF-8")
     groups = tf.concat([tf.strings.ngrams(letters, width, separator="") for width in LETTERS], axis=1)
     rows = groups.value_rowids()
@@ -130,7 +130,7 @@ def _letters(words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 def _fit(words: Array, ratings: Array) -> Array:
-    """The weights of groups of letters that guess the ratings best: ridge regression, in closed form."""
+    """Return the weights of groups of letters that predict the ratings best: ridge regression, in closed form."""
     rows, buckets, values = (tensor.numpy() for tensor in _letters(tf.constant(words)))
     matrix = np.zeros((len(words), BUCKETS), np.float32)
     np.add.at(matrix, (rows, buckets), values)
@@ -139,7 +139,7 @@ def _fit(words: Array, ratings: Array) -> Array:
 
 
 def _package() -> Path:
-    """Where vaderSentiment's files are; importing it would take longer than reading them."""
+    """Return the folder of vaderSentiment's files. Importing it would take longer than reading them."""
     spec = find_spec("vaderSentiment")
     assert spec is not None
     assert spec.origin is not None
@@ -147,7 +147,7 @@ def _package() -> Path:
 
 
 def _lexicon(path: Path) -> tuple[Array, Array]:
-    """The words, in small letters as bytes, each once, and their mean ratings."""
+    """Return the words in lower case as bytes, each once, and their mean ratings."""
     rated: dict[bytes, float] = {}
     for word, rating, *_ in csv.reader(
         path.read_text(encoding="utf-8").splitlines(), "excel-tab", quoting=csv.QUOTE_NONE
@@ -158,7 +158,7 @@ def _lexicon(path: Path) -> tuple[Array, Array]:
 
 
 def _texts(path: Path, words: Array) -> Array:
-    """Names of emoji, some with the emoji, and some of the lexicon's words by themselves."""
+    """Return names of emoji, some with the emoji, and some words of the lexicon."""
     lines = [line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     names = [
         f"{name.capitalize()} {emoji if number % 2 else ''}".strip() for number, (emoji, _, name) in enumerate(lines)

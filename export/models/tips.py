@@ -1,7 +1,7 @@
-"""What a table tips: a functional Keras model with inputs of four dtypes, one of which may be left out.
+"""Predicts the tip for a bill: a functional Keras model with inputs of four dtypes, one of them optional.
 
-The data are 244 bills that a waiter noted down in 1990 (Bryant and Smith, Practical Data Analysis, 1995), as Plotly's
-package has them.
+The data are 244 bills that a waiter recorded in 1990 (Bryant and Smith, Practical Data Analysis, 1995), from Plotly's
+package.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FLOOR = 1e-6
 
 
 def build() -> Servable:
-    """Trains the model, or takes it from the cache, and declares its signature.
+    """Train the model, or load its weights from the cache, and declare its signature.
 
-    `total_bill` float32 (None,), dollars, `party_size` int64 (None,), `day` string (None,), `smoker` bool (None,) and
-    `time` string (None,), which may be left out, in; `tip` float32 (None,), dollars, `share` float32 (None,), of the
-    bill, and `generous` bool (None,), 15 % or more, out. Raises ValueError when its tips for the test tables are
-    further off than those of everybody tipping the same share.
+    Inputs: `total_bill` float32 (None,) in dollars, `party_size` int64 (None,), `day` string (None,), `smoker` bool
+    (None,), and the optional `time` string (None,). Outputs: `tip` float32 (None,) in dollars, `share` float32 (None,)
+    of the bill, and `generous` bool (None,), 15 % or more. Raises ValueError when the error for the test bills is not
+    smaller than that of a constant share.
     """
     inputs, tips = _read()
     shuffled = np.random.default_rng(SEED).permutation(len(tips))
@@ -46,9 +46,9 @@ def build() -> Servable:
     def fit() -> list[Array]:
         model.compile(keras.optimizers.Adam(0.003), {"tip": "mae"})
         rows = {name: array[train] for name, array in inputs.items()}
-        # Half of the tables twice: once without saying at what time, so that it learns to do without.
-        unsaid = rows | {"time": np.full(len(train), "", np.object_)}
-        both = {name: tf.constant(np.concatenate([rows[name], unsaid[name]])) for name in rows}
+        # All rows twice, the second time without the time of day, so that the model learns to work without it.
+        without = rows | {"time": np.full(len(train), "", np.object_)}
+        both = {name: tf.constant(np.concatenate([rows[name], without[name]])) for name in rows}
         model.fit(both, {"tip": np.tile(tips[train], 2)}, batch_size=32, epochs=EPOCHS, verbose=0)
         return model.get_weights()  # type: ignore[no-any-return]
 
@@ -60,7 +60,7 @@ def build() -> Servable:
         total_bill: tf.Tensor, party_size: tf.Tensor, day: tf.Tensor, smoker: tf.Tensor, time: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         rows = {"total_bill": total_bill, "party_size": party_size, "day": day, "smoker": smoker}
-        # One value stands for all rows when it is left out.
+        # The default value is one row for the whole batch.
         rows["time"] = tf.broadcast_to(time, tf.shape(total_bill))
         tip = model(rows, training=False)["tip"]
         share = tip / tf.maximum(total_bill, FLOOR)
@@ -72,7 +72,7 @@ def build() -> Servable:
     same_share = float(np.mean(np.abs(inputs["total_bill"][test] * share - tips[test])))
     if error >= same_share:
         raise ValueError(
-            f"it is {error:.2f} dollars off, and everybody tipping {share:.1%} would be {same_share:.2f} off"
+            f"the mean error is {error:.2f} dollars, expected less than {same_share:.2f} (constant {share:.1%})"
         )
     return Servable(
         module=model,
@@ -130,12 +130,12 @@ def _model() -> keras.Model:
 
 
 def _one_of(text: keras.KerasTensor, words: tuple[str, ...]) -> keras.KerasTensor:
-    """Which of `words` the text is, the first column for none of them."""
+    """Return a one-hot column for each of `words`, with the first column for any other text."""
     return keras.layers.StringLookup(vocabulary=list(words), output_mode="one_hot")(keras.layers.Reshape((1,))(text))
 
 
 def _read() -> tuple[dict[str, Array], Array]:
-    """The tables' inputs by name, and their tips."""
+    """Return the inputs of all bills by name, and the tips."""
     packed = (files("plotly") / "package_data/datasets/tips.csv.gz").read_bytes()
     rows = list(csv.DictReader(io.StringIO(gzip.decompress(packed).decode())))
     return {

@@ -1,6 +1,6 @@
-"""Which of three vineyards a wine is from: scikit-learn's wine data, 178 wines and 13 measurements.
+"""Classifies wines by vineyard: scikit-learn's wine data, 178 wines from three vineyards and 13 measurements.
 
-It is asked to classify tf.Examples, or for predictions of arrays.
+It has a signature to classify tf.Examples, and one to predict from arrays.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tfserving.export.examples import serialized_examples
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 
 SEED = 11
-WANTED_ACCURACY = 0.94
+LOWEST_ACCURACY = 0.94
 
 
 def build() -> Servable:
-    """Trains a softmax regression, in a second, and declares its signatures.
+    """Train a softmax regression, in a second, and declare its signatures.
 
     `serving_default` classifies tf.Examples with one float feature for each measurement. `predict` takes
-    `measurements` float32 (None, 13), in scikit-learn's order, and answers `scores` float32 (None, 3) and `label`
-    int64 (None,). Raises ValueError when it tells less than 94 % of the test wines right.
+    `measurements` float32 (None, 13), in scikit-learn's order, and returns `scores` float32 (None, 3) and `label`
+    int64 (None,). Raises ValueError when the test accuracy is below 94 %.
     """
     wine = load_wine()
     names = [name.replace("/", "_") for name in wine.feature_names]
@@ -31,7 +31,7 @@ def build() -> Servable:
         wine.data.astype(np.float32), wine.target, test_size=0.3, random_state=SEED, stratify=wine.target
     )
     keras.utils.set_random_seed(SEED)
-    # A division by constants would be rounded otherwise where a server multiplies by their reciprocals.
+    # A division by constants would be rounded differently on servers, which multiply by the reciprocals.
     scale = 1 / train.std(axis=0)
     standardize = keras.layers.Rescaling(scale.tolist(), (-train.mean(axis=0) * scale).tolist())
     model = keras.Sequential([keras.Input((len(names),)), standardize, keras.layers.Dense(3, activation="softmax")])
@@ -52,8 +52,8 @@ def build() -> Servable:
         return {"scores": scores, "label": tf.argmax(scores, axis=1)}
 
     accuracy = float(np.mean(predict(tf.constant(test))["label"].numpy() == test_labels))
-    if accuracy < WANTED_ACCURACY:
-        raise ValueError(f"it tells {accuracy:.1%} of the test wines right, {WANTED_ACCURACY:.0%} are wanted")
+    if accuracy < LOWEST_ACCURACY:
+        raise ValueError(f"the test accuracy is {accuracy:.1%}, expected at least {LOWEST_ACCURACY:.0%}")
     return Servable(
         module=model,
         signatures={

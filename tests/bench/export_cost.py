@@ -68,6 +68,7 @@ def export_sample(name: str) -> dict[str, float]:
     from tfserving.export.errors import ProofError
     from tfserving.export.exporter import Target, export
     from tfserving.export.proof import FreshProcess
+    from tfserving.foundation.command.progress import Progress
 
     build = _builder(name)
     with tempfile.TemporaryDirectory() as folder, FreshProcess() as fresh:
@@ -75,9 +76,7 @@ def export_sample(name: str) -> dict[str, float]:
         fresh.load(Path(folder), ["function"])
         with contextlib.suppress(ProofError):
             fresh.signatures()
-        exported = export(
-            Target(name, f"tfserving.export.models.{name}:build", Path(folder)), build, fresh, lambda _: None
-        )
+        exported = export(Target(name, f"tfserving.export.models.{name}:build", Path(folder)), build, fresh, Progress())
     steps = {name: seconds for name, seconds in exported.seconds.items() if name != "build"}
     return {"seconds": sum(steps.values()), **steps}
 
@@ -85,7 +84,7 @@ def export_sample(name: str) -> dict[str, float]:
 def _builder(name: str) -> Callable[[], Servable]:
     from tfserving.export.builders import find_builder
 
-    return find_builder(f"tfserving.export.models.{name}:build")
+    return find_builder(f"tfserving.export.models.{name}:build", Path.cwd())
 
 
 def export_large(megabytes: str = "500") -> dict[str, float]:
@@ -98,6 +97,7 @@ def export_large(megabytes: str = "500") -> dict[str, float]:
     from tfserving.export.proof import FreshProcess
     from tfserving.export.publish import publish
     from tfserving.export.servable import Signature, TensorSpec
+    from tfserving.foundation.command.progress import Progress
 
     import_tensorflow()
     import numpy as np
@@ -132,12 +132,12 @@ def export_large(megabytes: str = "500") -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, FreshProcess() as fresh:
         target = Target("large", "tests.bench.export_cost:build", Path(folder, "large"))
         # What TensorFlow sets up on first use is no copy of the weights.
-        export(replace(target, folder=Path(folder, "small")), lambda: build(count, 2), fresh, lambda _: None)
+        export(replace(target, folder=Path(folder, "small")), lambda: build(count, 2), fresh, Progress())
         gc.collect()
         processes = [psutil.Process(), *psutil.Process().children()]
         before = [_forget_peak(process) for process in processes]
         both = _Watched(processes)
-        made = export(target, lambda: build(count), fresh, lambda _: None)
+        made = export(target, lambda: build(count), fresh, Progress())
         together = both.most()
         exporter, fresh_process = (_peak(process) - was for process, was in zip(processes, before, strict=True))
         gc.collect()

@@ -354,7 +354,7 @@ def test_the_newest_version_can_be_meant(exported: Project, tmp_path: Path) -> N
     [
         (["scale", "9", "{tmp}"], 2, "models/scale has no version '9'; its versions: 1"),
         (["nobody", "1", "{tmp}"], 2, "models/nobody has no version '1'; its versions: none"),
-        (["scale", "1", "gs://bucket/models"], 1, "gs:// needs a package that isn't installed; install it with"),
+        (["scale", "1", "gs://bucket/models"], 1, "gs:// needs a Python package that is not installed. Install the extra 'gs'"),
         (["scale", "1", "nonsense://bucket"], 1, "nonsense"),
         (["scale", "1", "/proc/nothing"], 1, "/proc/nothing"),
     ],

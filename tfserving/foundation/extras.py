@@ -21,6 +21,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serving": (*_FLEET, *EMBEDDED, "pygrpc_native"),
     "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
+# By protocol the extras with the file systems of object stores.
+_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+_OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str, command: str) -> str | None:
@@ -33,6 +36,15 @@ def missing_for_embedded(command: str) -> str | None:
     """Return the sentence that names what `command` lacks to run the embedded server; None when it lacks nothing."""
     module = next((name for name in EMBEDDED if find_spec(name) is None), None)
     return None if module is None else _install(command, module, "serving")
+
+
+def missing_for_store(url: str) -> str:
+    """Return the sentence that names what reading or writing `url`, in an object store, needs."""
+    protocol = url.partition("://")[0]
+    remedy = f"Install {_OTHER_STORES.get(protocol, f'a file system of fsspec for {protocol}://')}."
+    if extra := _STORES.get(protocol):
+        remedy = f"Install the extra {extra!r}: {how_to_install(extra)}."
+    return f"{url}: {protocol}:// needs a Python package that is not installed. {remedy}"
 
 
 def how_to_install(extras: str) -> str:
