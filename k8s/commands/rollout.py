@@ -64,8 +64,8 @@ Examples:
   tfserving rollout start digits --cluster --by-pods
 
 \b
-Exit codes: 0 the version is stable; 1 it was rolled back, or the rollout failed
-on the way; 2 nothing was changed; 3 no server can be reached."""
+Exit codes: 0 the version is stable; 1 it was rolled back, or the rollout
+failed on the way; 2 nothing was changed; 3 no server can be reached."""
 )
 @click.argument("version", metavar="MODEL[/VERSION]")
 @fleet_option
@@ -157,7 +157,10 @@ Example:
 @fleet_option
 @place_options
 def pause(model: str, fleet: Path, place: Place) -> None:
-    """Pause the rollout of MODEL before its next phase, until `promote` or `abort`."""
+    """Pause the rollout of MODEL before its next phase.
+
+    It continues with `promote`, or goes back with `abort`.
+    """
     _request(model, fleet, place, "pause")
 
 
@@ -167,8 +170,8 @@ Example:
   tfserving rollout promote digits
 
 \b
-Exit codes: 0 the version is stable, or the process of the rollout continues; 1
-it was rolled back, or failed on the way; 2 no rollout is in progress."""
+Exit codes: 0 the version is stable, or the process of the rollout continues;
+1 it was rolled back, or failed on the way; 2 no rollout is in progress."""
 )
 @model_argument
 @fleet_option
@@ -188,8 +191,9 @@ Example:
   tfserving rollout abort digits
 
 \b
-Exit codes: 0 clients get the old version, or the process of the rollout goes
-back; 1 the rollback failed; 2 no rollout is in progress, or it is too late."""
+Exit codes: 0 clients get the old version, or the process of the rollout
+goes back; 1 the rollback failed; 2 no rollout is in progress, or it is too
+late."""
 )
 @model_argument
 @fleet_option
@@ -206,8 +210,8 @@ Example:
   tfserving rollout undo digits
 
 \b
-Exit codes: 0 the old version is stable again; 1 it was rolled back, or failed
-on the way; 2 there is nothing to undo."""
+Exit codes: 0 the old version is stable again; 1 it was rolled back, or
+failed on the way; 2 there is nothing to undo."""
 )
 @model_argument
 @fleet_option
