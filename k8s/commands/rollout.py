@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.clients.printable import printable
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
 from tfserving.foundation.command.group import Group
 from tfserving.foundation.command.options import fleet_option, report_option, wait_option
-from tfserving.k8s.commands.failures import code_of, failing
+from tfserving.k8s.commands.failures import failing
 from tfserving.k8s.commands.place import Place, model_argument, place_options, read_with
 from tfserving.k8s.commands.rollout_status import report, status, write
+from tfserving.k8s.commands.running import make_controller, run
 from tfserving.k8s.commands.stable_label import set_stable, with_stable
 from tfserving.k8s.hints import recommended
 
 if TYPE_CHECKING:
-    from tfserving.k8s.rollout.controller import Controller
-    from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.state import Request, State, StrategyName
-    from tfserving.k8s.rollout.strategy import Strategy
     from tfserving.serving.models_yaml.fleet import Fleet
-    from tfserving.serving.models_yaml.rollout import Rollout
 
 
 @click.group(
@@ -144,8 +138,8 @@ def start(
         if dry_run:
             click.echo(described(state, settings))
             return
-        controller = _controller(read, state, place, wait, settings)
-    _run(controller, state, again="Run the same command again to resume it", report=report)
+        controller = make_controller(read, state, place, wait, settings)
+    run(controller, state, again="Run the same command again to resume it", report=report)
 
 
 @rollout.command(
@@ -231,8 +225,8 @@ def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
             raise CommandError(_nothing_to_undo(model, last), WRONG)
         state = plan(read, model, last.old, strategy=last.strategy)
         limits = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
-        controller = _controller(read, state, place, wait, read.rollout.model_copy(update=limits))
-    _run(controller, state)
+        controller = make_controller(read, state, place, wait, read.rollout.model_copy(update=limits))
+    run(controller, state)
 
 
 def _nothing_to_undo(model: str, last: State | None) -> str:
@@ -296,112 +290,6 @@ def _planned(
     return labelled, state
 
 
-def _strategy(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, log: Progress) -> Strategy:
-    from tfserving.k8s.rollout.in_place import InPlace
-
-    fleet = fleet.model_copy(update={"rollout": settings})
-    if not place.cluster:
-        from tfserving.k8s.rollout.local import LocalTarget
-        from tfserving.serving.docker import deployment
-
-        return InPlace(fleet, wait, log, LocalTarget(fleet, state.model, deployment.exists))
-    from tfserving.k8s.rollout.by_pods import ByPods
-    from tfserving.k8s.rollout.cluster import ClusterTarget
-    from tfserving.serving.models_yaml.file import write_labels
-
-    def finished(model: str, labels: Mapping[str, int]) -> None:
-        write_labels(fleet.file, model, labels)
-
-    kubectl = place.kubectl(fleet)
-    if state.strategy == "pods":
-        return ByPods(place.in_namespace(fleet), wait, log, kubectl, finished)
-    return InPlace(fleet, wait, log, ClusterTarget(kubectl, wait, finished))
-
-
-def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout) -> Controller:
-    """Return a controller whose servers can be reached. Raises RolloutError."""
-    from tfserving.k8s.rollout.controller import Controller
-    from tfserving.k8s.rollout.progress import Progress
-    from tfserving.k8s.rollout.target import RolloutError
-
-    store = place.store(fleet, state.model)
-    for other in store.others():
-        # Pods of the second Deployment have one version of every model.
-        if not other.over and "pods" in (other.strategy, state.strategy):
-            raise RolloutError(
-                f"a rollout of another model is in progress: {other}. By pods, only one can run at a time."
-            )
-    log = Progress()
-    strategy = _strategy(fleet, state, place, wait, settings, log)
-    strategy.check(state)
-    return Controller(strategy, store, log)
-
-
-def _run(
-    controller: Controller, state: State, *, again: str = "", back: bool = False, report: Path | None = None
-) -> None:
-    """Run a rollout to its end, or `back`, and write its report. Raises CommandError.
-
-    `again` is how to resume it after an interruption.
-    """
-    from tfserving.foundation.interrupts import ended_as_by_ctrl_c
-    from tfserving.k8s.kubectl import KubectlError
-    from tfserving.k8s.rollout.target import HeldError, RolloutError
-    from tfserving.serving.engines import EngineError
-    from tfserving.serving.models_yaml.fleet import FleetError
-
-    again = again or f"Resume it with `{recommended(f'rollout start {state.model}')}`"
-    failure: CommandError | None = None
-    interrupt: KeyboardInterrupt | None = None
-    try:
-        with contextlib.ExitStack() as stack:
-            # Port forwarding ends, and the lease is released.
-            stack.enter_context(ended_as_by_ctrl_c())
-            try:
-                stack.enter_context(controller.store.lease())
-            except HeldError as error:
-                raise CommandError(str(error), WRONG) from None
-            stack.enter_context(controller.log)
-            # A request that was left for an earlier process is not for this one.
-            controller.store.take_request()
-            ended = controller.run(state)
-            if ended.phase == "rolled-back" and not back:
-                failure = CommandError(printable(f"rolled back: {ended.reason}"), FAILED)
-    except (EngineError, FleetError, KubectlError, RolloutError) as error:
-        failure = CommandError(printable(f"{str(error).rstrip('.')}. {again}."), code_of(error, FAILED))
-    except KeyboardInterrupt as error:
-        interrupt = error
-    finally:
-        controller.strategy.close()
-    stored = state
-    if interrupt or report:
-        with failing(FAILED):
-            stored = controller.store.load() or state
-    if interrupt and not stored.over:
-        _log(_left(stored, again))
-    if report:
-        write(report, stored, running=False)
-    if interrupt:
-        raise interrupt
-    if failure:
-        raise failure
-
-
-def _left(state: State, again: str) -> str:
-    """Return in which state an interrupted rollout is, and how to continue."""
-    clients = {
-        "stable": f"some clients may already get version {state.new}",
-        "baking": f"clients get version {state.new}",
-        "unloading": f"clients get version {state.new}",
-        "rolling-back": f"some clients may still get version {state.new}",
-    }.get(state.phase, f"clients get version {state.old}")
-    back = f", or go back with `{recommended(f'rollout abort {state.model}')}`" if state.returnable else ""
-    return (
-        f"\nThe rollout of {state.model} from version {state.old} to {state.new} stays in phase `{state.phase}`; "
-        f"{clients}. {again}{back}."
-    )
-
-
 def _request(model: str, fleet: Path, place: Place, request: Request, wait: float = 180.0) -> None:
     """Send a request to the process that runs the rollout; if none does, run it here."""
     with failing(WRONG):
@@ -424,9 +312,9 @@ def _request(model: str, fleet: Path, place: Place, request: Request, wait: floa
             store.save(dataclasses.replace(state, paused=True))
             _log(str(store.load()))
             return
-        controller = _controller(read, state, place, wait, read.rollout)
+        controller = make_controller(read, state, place, wait, read.rollout)
         state = state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
-    _run(controller, state, back=request == "abort")
+    run(controller, state, back=request == "abort")
 
 
 def _log(text: str) -> None:
