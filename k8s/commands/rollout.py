@@ -121,6 +121,8 @@ def start(
                     WRONG,
                 )
             state = before
+            if not dry_run:
+                _log(f"Resuming the rollout of {before}.")
         else:
             strategy: StrategyName = "pods" if by_pods else "in-place"
             read, state = _planned(
