@@ -274,11 +274,11 @@ def test_answers_of_the_same_version_do_not_drift(versions: Versions, model: str
 
 @pytest.fixture(scope="module")
 def capture(versions: Versions) -> Path:
-    """Requests that `tfserving client capture` made a file of."""
+    """Requests that `tfserving capture` made a file of."""
     images, _ = few(60)
     source, made = versions.folder / "requests.jsonl", versions.folder / "captured.tfrecord"
     source.write_text("\n".join(json.dumps({"model": "digits", "inputs": one[None].tolist()}) for one in images))
-    words = ["client", "capture", str(source), "--warm-up", str(made), "--server", versions.server.url("grpc")]
+    words = ["capture", str(source), "--warm-up", str(made), "--server", versions.server.url("grpc")]
     done = CliRunner().invoke(tfserving, words)
     assert done.exit_code == 0, done.output
     return made
