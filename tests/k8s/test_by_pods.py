@@ -72,7 +72,9 @@ def left(pods: Pods) -> list[str]:
 
 def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
     routed.have(2)
-    assert "move 25 % of the requests to version 2" in routed.rollout("start", "scaled", "--by-pods", "--dry-run").stdout
+    assert (
+        "move 25 % of the requests to version 2" in routed.rollout("start", "scaled", "--by-pods", "--dry-run").stdout
+    )
     with load(routed) as sent:
         wait_for(lambda: sent.answered > 50)
         # Through the Gateway, as clients. In this process, where gRPC's host is known.

@@ -73,7 +73,10 @@ def test_a_state_that_is_no_file_is_told(file: Path) -> None:
     store = LocalStore(read_fleet(file), "digits")
     path = store._path("json")
     path.mkdir(parents=True)
-    with pytest.raises(RolloutError, match=r"digits\.json is not the state of a rollout: Is a directory\. Discard the rollout with `rm -r "):
+    with pytest.raises(
+        RolloutError,
+        match=r"digits\.json is not the state of a rollout: Is a directory\. Discard the rollout with `rm -r ",
+    ):
         store.load()
     path.rmdir()
     os.mkfifo(path)

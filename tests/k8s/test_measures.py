@@ -92,8 +92,18 @@ def test_a_function_of_ones_own_gets_labels_and_outputs() -> None:
         ("tests.k8s.test_measures:failing", np.array([1]), np.array([1]), "raised KeyError: 'no such output'"),
         ("tests.k8s.test_measures:endless", np.array([1]), np.array([1]), "returned nan, expected a finite number"),
         ("tests.k8s.test_measures:RANDOM", np.array([1]), np.array([1]), "got Generator, expected a function"),
-        ("tests.k8s.test_measures:nothing", np.array([1]), np.array([1]), "cannot import tests.k8s.test_measures:nothing: AttributeError"),
-        ("no.such.module:nothing", np.array([1]), np.array([1]), "cannot import no.such.module:nothing: ModuleNotFoundError"),
+        (
+            "tests.k8s.test_measures:nothing",
+            np.array([1]),
+            np.array([1]),
+            "cannot import tests.k8s.test_measures:nothing: AttributeError",
+        ),
+        (
+            "no.such.module:nothing",
+            np.array([1]),
+            np.array([1]),
+            "cannot import no.such.module:nothing: ModuleNotFoundError",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_said(metric: str, labels: Array, output: Array, problem: str) -> None:

@@ -156,7 +156,9 @@ def test_a_file_that_a_later_gate_reads_must_be_there(tmp_path: Path, said: str)
     (tmp_path / "models.yaml").write_text(f"models: {{digits: {{builder: 'a:b', {rows}}}}}\nrollout: {{{shadow}}}\n")
     read = read_fleet(tmp_path / "models.yaml")
     old, new = version(tmp_path, 1, {}), version(tmp_path, 2, {})
-    with pytest.raises(GateError, match=f"^{re.escape(said)}: the file {re.escape(str(tmp_path))}/gone.npz does not exist$"):
+    with pytest.raises(
+        GateError, match=f"^{re.escape(said)}: the file {re.escape(str(tmp_path))}/gone.npz does not exist$"
+    ):
         compare_metrics(read, "digits", old, new)
     (tmp_path / "gone.npz").write_bytes(b"")
     assert compare_metrics(read, "digits", old, new) == []
@@ -170,7 +172,9 @@ def test_the_first_figure_that_failed_stops_a_rollout_and_all_others_are_seen(tm
         require(figures, seen.append)
     assert stopped.value.figure == figures[1]
     assert seen == [figures[0], figures[2]]
-    wanted = "auc 0.1, version 1 has 0.9; at most 0.009 less is allowed (1 % of the old value, since its noise is unknown)"
+    wanted = (
+        "auc 0.1, version 1 has 0.9; at most 0.009 less is allowed (1 % of the old value, since its noise is unknown)"
+    )
     assert str(stopped.value) == f"{wanted}; 1 more failed. Use --accept-quality to roll it out anyway."
 
 
@@ -198,7 +202,10 @@ def test_failures_and_latency_are_not_accepted_with_quality() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("quality: {loss: {}}", "models.digits.quality.loss: no limit is set; expected at_least, drop, at_most or rise"),
+        (
+            "quality: {loss: {}}",
+            "models.digits.quality.loss: no limit is set; expected at_least, drop, at_most or rise",
+        ),
         ("quality: {loss: {drop: 1, rise: 1}}", "drop is for metrics where higher is better, rise is for metrics"),
         ("quality: {loss: {drop: -1}}", "models.digits.quality.loss.drop: got -1, expected at least 0"),
         ("quality: {loss: {drop: .inf}}", "models.digits.quality.loss.drop: got .inf, expected a finite number"),

@@ -278,7 +278,10 @@ def test_what_does_not_fit_is_not_brought(places: Places) -> None:
     here = sum(path.stat().st_size for path in places.local.rglob("*") if path.is_file())
     version(places.remote, 2)
     (problem,) = places.sync(Wanted(newest=1, limits=Limits(size=2 * here - 1)))
-    assert f"digits/2 does not fit: it is {here} bytes, {places.local} contains {here} bytes, and --max-bytes is" in problem
+    assert (
+        f"digits/2 does not fit: it is {here} bytes, {places.local} contains {here} bytes, and --max-bytes is"
+        in problem
+    )
     assert places.there() == {"digits/1"}
     assert places.sync(Wanted(newest=1, limits=Limits(size=2 * here))) == []
     assert places.there() == {"digits/2"}

@@ -47,7 +47,9 @@ def gone(pids: Path) -> None:
 
 
 def test_a_command_that_hangs_fails_and_leaves_nothing(pids: Path) -> None:
-    with pytest.raises(GateError, match=r"^sh -c .* did not end within 1 s and was killed\. Raise `rollout\.command_sec"):
+    with pytest.raises(
+        GateError, match=r"^sh -c .* did not end within 1 s and was killed\. Raise `rollout\.command_sec"
+    ):
         command(("sh", "-c", HANGS), STATE, Rollout(command_seconds=1))
     gone(pids)
 
@@ -98,7 +100,9 @@ def test_a_cluster_that_never_answers_is_told(tmp_path: Path, monkeypatch: pytes
     with socket.create_server(("127.0.0.1", 0)) as silent:
         kubeconfig(tmp_path / "config", f"http://127.0.0.1:{silent.getsockname()[1]}", {})
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-        with pytest.raises(KubectlError, match=r"^kubectl get got no response within 1 s\. Check that the cluster is up"):
+        with pytest.raises(
+            KubectlError, match=r"^kubectl get got no response within 1 s\. Check that the cluster is up"
+        ):
             Kubectl(seconds=1).get("pod", "serving")
 
 
