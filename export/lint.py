@@ -314,8 +314,8 @@ def _is_served(op: str) -> bool:
 def _registered() -> frozenset[str]:
     """Return TensorFlow's own operations, those in `tf.raw_ops`. Reading its file takes 1 % of an import's time."""
     spec = find_spec("tensorflow")
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
     raw_ops = Path(spec.origin).parent / "_api/v2/raw_ops/__init__.py"
     return frozenset(re.findall(r" import (\w+)", raw_ops.read_text()))
 

@@ -22,6 +22,7 @@ from tfserving.export.check import check_files
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import FileEntry, Manifest, hash_files
 from tfserving.export.staging import Staging, check_writable
+from tfserving.foundation.extras import missing_for_store
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
 
 CHUNK = 4 << 20
@@ -215,10 +216,8 @@ def _file_system(destination: str) -> tuple[Any, str]:
     protocol = get_protocol(destination)
     try:
         system, root = url_to_fs(destination, **(S3 if PACKAGES.get(protocol) == "s3fs" else {}))
-    except ImportError as error:
-        package = PACKAGES.get(protocol)
-        remedy = f"Install it: pip install {package}" if package else str(error)
-        raise PublishError(f"{destination}: {protocol}:// needs a package that isn't installed. {remedy}") from None
+    except ImportError:
+        raise PublishError(missing_for_store(destination)) from None
     except ValueError as error:
         raise PublishError(f"{destination}: {error}") from None
     return system, str(root)

@@ -196,7 +196,10 @@ def _failure(called: str, printed: str) -> KubectlError:
     if _BAD_CONFIG.search(printed):
         return SetupError(f"kubectl's configuration is wrong: {printed.removeprefix('error: ')}")
     if _UNREACHABLE.search(printed):
-        return UnreachableError(f"cannot reach the cluster: {printed}")
+        reason = printed.partition(" - did you specify")[0].removeprefix("Unable to connect to the server: ")
+        return UnreachableError(
+            f"cannot reach the cluster: {reason}. Check that it runs, and `kubectl config current-context`."
+        )
     kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", printed) else KubectlError
     return kind(f"{called}: {printed}")
 

@@ -18,7 +18,7 @@ from tfserving.serving.engines.exit_codes import meaning
 
 REST_PORT = 8501
 _NO_THREAD = "creation via pthread_create() failed"
-_NO_THREADS = "the node's limit of processes is too low: the kubelet's `podPidsLimit` (docs/kubernetes.md)"
+_NO_THREADS = "the node limits the processes of a pod too much: raise the kubelet's `podPidsLimit` (docs/kubernetes.md)"
 _STATUS_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
 GRPC_PORT = 8500

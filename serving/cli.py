@@ -22,7 +22,9 @@ class _Serve(Group):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the options of `serve [MODEL]...`; with a subcommand the group has none."""
-        return [] if ctx.meta.get(_NAMES_A_COMMAND) else foreground.get_params(ctx)
+        # A subcommand gets the parameters of its group for its own usage line.
+        own = ctx.command is self and not ctx.meta.get(_NAMES_A_COMMAND)
+        return foreground.get_params(ctx) if own else []
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the name of a subcommand, or models and options."""

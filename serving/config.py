@@ -36,8 +36,8 @@ SERVE = "serve.sh"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 # How often a server checks for new versions, and the embedded server for a new models.config.
 POLL_SECONDS = 1
-# TensorFlow Serving logs some lines each time it reads models.config. So it polls the file only if the reload call can't
-# be sent: with TLS, because the toolkit has no client certificate.
+# TensorFlow Serving logs some lines each time it reads models.config. So it polls the file only if the reload call
+# can't be sent: with TLS, because the toolkit has no client certificate.
 POLL_SECONDS_WITH_TLS = 10
 # Seconds between the end of a drain and SIGKILL.
 _SECONDS_TO_END = 10

@@ -270,8 +270,8 @@ def _memory(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
         largest = max(models, key=lambda name: models[name])
         yield Problem(
             "server.memory",
-            f"got {_mib(limit)}, expected at least {_mib(needed)}: the server needs about {_mib(SERVER_BYTES)}, and its "
-            f"models {_mib(sum(models.values()))}, with a new version beside the old one. The largest model is "
+            f"got {_mib(limit)}, expected at least {_mib(needed)}: the server needs about {_mib(SERVER_BYTES)}, and "
+            f"its models {_mib(sum(models.values()))}, with a new version beside the old one. The largest model is "
             f"{largest!r} with {_mib(models[largest])}",
         )
 

@@ -171,7 +171,7 @@ def _take(server: Running, path: Path, config: Any, deadline: float, say: Say) -
             f"{_late(str(error))}. TensorFlow Serving waits forever for a model whose folder doesn't exist"
         ) from None
     except ServingError as error:
-        raise EngineError(f"the {server.title} rejected the new configuration: {error}") from None
+        raise EngineError(f"the {server.title} did not accept the new configuration: {error}") from None
 
 
 def _not_yet(

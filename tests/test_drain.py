@@ -159,7 +159,7 @@ def test_what_takes_longer_than_drain_seconds_is_cut_off_and_that_is_reported(st
     command = start("{drain_seconds: 1}")
     sent = command.request()
     command.process.send_signal(signal.SIGINT)
-    command.await_line("Draining: 1 s are over; requests that are still in flight are cut off.")
+    command.await_line("Draining: 1 s are over. Requests in flight are cut off.")
     assert sent.result() == CUT_OFF
     assert command.process.wait(30) == 0
 

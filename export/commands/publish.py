@@ -21,7 +21,7 @@ Examples:
   tfserving export publish digits/3 gs://bucket/models
 
 \b
-Object stores need a package: pip install s3fs (s3://), gcsfs (gs://).
+Object stores need an extra: s3 (s3://) or gs (gs://).
 Credentials and endpoint are set as for the tools of that cloud.""",
 )
 @click.argument("version", metavar="MODEL[/VERSION]")

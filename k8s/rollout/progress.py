@@ -35,12 +35,12 @@ class Progress:
     """Shows progress on stderr while it is entered.
 
     A terminal shows one live line of what is waited for. Elsewhere such a line is printed every `seconds`. Without
-    calls, the line shows the time since the last one.
+    calls, the line shows the time since the last step.
     """
 
     def __init__(self, seconds: float = _WAITING_SECONDS) -> None:
         self._seconds = seconds
-        self._printed = self._updated = time.monotonic()
+        self._printed = self._updated = self._began = time.monotonic()
         self._live: Status | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -54,7 +54,7 @@ class Progress:
                 self._wait(text)
                 return
             self._close()
-            self._printed = self._updated
+            self._printed = self._began = self._updated
             click.echo(line(datetime.now().astimezone(), text, kind), err=True)
 
     def __enter__(self) -> Progress:
@@ -74,7 +74,7 @@ class Progress:
             with self._lock:
                 now = time.monotonic()
                 if now - self._updated > 2 * _TICK_SECONDS:
-                    self._wait(f"  waiting for {now - self._updated:.0f} s")
+                    self._wait(f"  in progress for {now - self._began:.0f} s")
 
     def _wait(self, text: str) -> None:
         """Show a line of waiting: live on a terminal, else if none was printed for a while."""

@@ -32,7 +32,12 @@ def compose() -> None:
     """
 
 
-@compose.command()
+@compose.command(
+    epilog="""\b
+Examples:
+  tfserving compose up
+  tfserving compose up digits --host 0.0.0.0"""
+)
 @models_argument
 @fleet_option
 @port_options
@@ -74,7 +79,11 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
         click.echo(banner(plan, "compose", versions, last))
 
 
-@compose.command()
+@compose.command(
+    epilog="""\b
+Example:
+  tfserving compose down"""
+)
 @fleet_option
 def down(fleet: Path) -> None:
     """Drain the server and remove all services and their metrics."""
@@ -91,7 +100,12 @@ def down(fleet: Path) -> None:
     say("Stopped." if found else f"No services of {read.file} are up.")
 
 
-@compose.command()
+@compose.command(
+    epilog="""\b
+Example:
+  tfserving compose render deployment
+  cd deployment && TFSERVING_MODELS=/srv/models docker compose up --detach"""
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @fleet_option
 @port_options

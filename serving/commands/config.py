@@ -17,7 +17,7 @@ from tfserving.serving.commands.options import PORT, say
     epilog="""\b
 Examples:
   tfserving config                  the configuration of a container
-  tfserving config --check          errors and warnings, before anything starts
+  tfserving config --check          errors and warnings before a start
   tfserving config digits --local   of a process, for one model
 
 \b

@@ -161,7 +161,12 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
         _change(read, name, {**read.models[name].labels, **wanted}, wait)
 
 
-@labels.command("remove")
+@labels.command(
+    "remove",
+    epilog="""\b
+Example:
+  tfserving labels remove digits canary""",
+)
 @click.argument("name", metavar="MODEL")
 @click.argument("removed", nargs=-1, required=True, metavar="LABEL...")
 @fleet_option

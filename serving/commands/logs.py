@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from tfserving.serving.running import Running
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  tfserving serve logs --tail 20
+  tfserving serve logs --follow --port 9500"""
+)
 @fleet_option
 @click.option("--port", type=PORT, help="The gRPC port of the server, if several run.")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines until Ctrl-C or the end of the server.")
@@ -53,12 +58,14 @@ def logs(fleet: Path, port: int | None, follow: bool, tail: int | None) -> None:
 def _one(fleet: Fleet, port: int | None) -> Running:
     """Return the fleet's only server, or the one with gRPC on `port`. Raises EngineError."""
     from tfserving.serving.docker import deployment
-    from tfserving.serving.engines import EngineError
+    from tfserving.serving.engines import EngineError, UnreachableError
     from tfserving.serving.running import running
 
     servers = running(fleet, deployment.exists)
     if not servers:
-        raise EngineError(f"no server of {fleet.file} is running. Start one with `{typed('serve', fleet=fleet.file)}`")
+        raise UnreachableError(
+            f"no server of {fleet.file} is running. Start one with `{typed('serve', fleet=fleet.file)}`"
+        )
     found = [server for server in servers if port in (None, server.grpc_port)]
     listed = ", ".join(f"the {server.title}" for server in found or servers)
     if not found:

@@ -56,7 +56,11 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
         click.echo(banner(plan, "docker", versions, [f"`{stop}` stops it."]))
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Example:
+  tfserving serve down"""
+)
 @fleet_option
 def down(fleet: Path) -> None:
     """Drain the server and remove its container."""
@@ -71,7 +75,11 @@ def down(fleet: Path) -> None:
     say("Stopped." if found else f"No server of {read.file} is up.")
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Example:
+  tfserving serve restart --wait 600"""
+)
 @fleet_option
 @wait_option
 def restart(fleet: Path, wait: float) -> None:

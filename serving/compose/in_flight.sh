@@ -1,7 +1,7 @@
-# Whether a request is in flight in Envoy, which counts them. It takes no new connections meanwhile, and closes those
-# that are open after their next answer. https://www.envoyproxy.io/docs/envoy/latest/operations/admin
+# Detects whether a request is in flight in Envoy, which counts them. Envoy accepts no new connections meanwhile, and
+# closes open ones after their next response. https://www.envoyproxy.io/docs/envoy/latest/operations/admin
 
-# Sends METHOD PATH to the admin interface; its lines are in `lines`.
+# Sends METHOD PATH to the admin interface, and sets `lines` to the response.
 call_envoy() {
     local connection
     { exec {connection}<> "/dev/tcp/127.0.0.1/$admin"; } 2> /dev/null || return 1

@@ -30,7 +30,7 @@ from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.server import ContainerServer, last_lines
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.processes.ports import claim
-from tfserving.serving.engines import EngineError, Plan, UnreachableError, check
+from tfserving.serving.engines import EngineError, Plan, check
 from tfserving.serving.health import HEALTH
 from tfserving.serving.lint import Problem, tls_problems
 from tfserving.serving.models_yaml.errors import suggested
@@ -70,14 +70,12 @@ def problems(plan: Plan) -> Iterator[Problem]:
 
 
 def command() -> list[str]:
-    """Return the command of Compose: Docker's plugin, or docker-compose. Raises UnreachableError if there is neither."""
+    """Return the command of Compose: Docker's plugin, or docker-compose. Raises EngineError if there is neither."""
     for words in (["docker", "compose"], ["docker-compose"]):
         with contextlib.suppress(OSError):
             if subprocess.run([*words, "version"], capture_output=True, check=False).returncode == 0:
                 return words
-    raise UnreachableError(
-        "neither `docker compose` nor `docker-compose` is installed. Install Docker's Compose plugin"
-    )
+    raise EngineError("neither `docker compose` nor `docker-compose` is installed. Install Docker's Compose plugin")
 
 
 def check_ports(plan: Plan) -> None:

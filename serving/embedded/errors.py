@@ -1,8 +1,8 @@
-"""What can go wrong, in words that no protocol owns.
+"""The errors of this server, independent of the protocols.
 
 EmbeddedError
 ├── StartError    the server can't start: a port, a configuration, a model
-└── RequestError  one request can't be answered; carries the Code that both protocols translate
+└── RequestError  one request fails; carries the Code that both protocols translate
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Code(enum.IntEnum):
 
 
 class EmbeddedError(Exception):
-    """The base of this server's own errors."""
+    """The base class of this server's errors."""
 
 
 class StartError(EmbeddedError):
-    """The server can't start; the text says which part, with which value, and why."""
+    """The server can't start. The text names the part, the value and the reason."""
 
 
 class RequestError(EmbeddedError):
-    """A request that can't be answered.
+    """A request that failed.
 
-    `text` is what TensorFlow Serving says; `explanation`, when there is one, names what was sent and what is wanted.
+    `text` is the text of TensorFlow Serving. `explanation`, if not empty, adds what was sent and what is expected.
     """
 
     def __init__(self, code: Code, text: str, explanation: str = "") -> None:
@@ -59,5 +59,5 @@ class RequestError(EmbeddedError):
         return type(self), (self.code, self.text, self.explanation)
 
     def client_text(self, *, explain: bool) -> str:
-        """The text for the client: with the explanation, or only what TensorFlow Serving says."""
+        """Returns the text for the client, with or without the explanation."""
         return str(self) if explain else self.text

@@ -1,6 +1,6 @@
-"""Which release of TensorFlow Serving this server behaves like: the one that is built with the installed TensorFlow.
+"""The release of TensorFlow Serving that this server behaves like: the one built with the installed TensorFlow.
 
-What differs between releases is a property of `Release`. docs/tensorflow_serving.md has what of it a client sees.
+The differences between releases are properties of `Release`. docs/tensorflow_serving.md lists those that clients see.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-# By minor version. 2.20 is recorded in tests/conformance, the others are known from their release notes.
+# Minor versions. 2.20 is recorded in tests/conformance; the others follow their release notes.
 KNOWN = ((2, 20), (2, 21), (2, 22))
 _OLDEST, _NEWEST = KNOWN[0], KNOWN[-1]
 ALL = "{}.{} to {}.{}".format(*_OLDEST, *_NEWEST)
@@ -17,7 +17,7 @@ ALL = "{}.{} to {}.{}".format(*_OLDEST, *_NEWEST)
 
 @dataclass(frozen=True)
 class Release:
-    """The release of TensorFlow Serving that belongs to a TensorFlow, or the nearest one that is known."""
+    """The release of TensorFlow Serving that belongs to a TensorFlow, or the nearest supported one."""
 
     tensorflow: str
 
@@ -28,9 +28,9 @@ class Release:
 
     @property
     def most_nested(self) -> int:
-        """In how many arrays a tensor of a REST request may be nested; 0 is no limit.
+        """The number of arrays that a tensor of a REST request can be nested in; 0 is no limit.
 
-        Since 2.22, against the exhaustion of the stack: https://github.com/tensorflow/serving/releases/tag/2.22.0-rc0
+        Since 2.22, against stack overflows: https://github.com/tensorflow/serving/releases/tag/2.22.0-rc0
         """
         return 256 if self.minor >= (2, 22) else 0
 
@@ -39,7 +39,7 @@ class Release:
         own = minor(self.tensorflow)
         if own == self.minor:
             return text
-        return f"{text}, the {'newest' if own > self.minor else 'oldest'} release that it knows"
+        return f"{text}, the {'newest' if own > self.minor else 'oldest'} supported release"
 
 
 def minor(version: str) -> tuple[int, int]:
@@ -50,10 +50,10 @@ def minor(version: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def installed() -> Release:
-    """The release of the TensorFlow that is installed; does not import it. Raises PackageNotFoundError."""
+    """Returns the release of the installed TensorFlow, without importing it. Raises PackageNotFoundError."""
     from importlib.metadata import PackageNotFoundError, version
 
-    # The embedded server's image has the one without GPUs.
+    # The image of the embedded server contains the CPU package.
     try:
         return Release(version("tensorflow-cpu"))
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The server's life, from its flags to its exit code.
+"""The lifecycle of the server, from its flags to its exit code.
 
                 ports claimed, models loaded          SIGTERM or SIGINT                  all unloaded
     STARTING ───────────────────────────────► SERVING ─────────────────► DRAINING ──────────────────► exit 0
@@ -6,8 +6,8 @@
         ├── a port, the configuration or a model is wrong ───► exit 1, 2     │ a second signal
         └── SIGTERM or SIGINT ───► exit 0, at once                           └────────────────► exit 128 + signal
 
-Ports open only when SERVING, so that an open port means that the models are there. DRAINING closes them at once and
-answers what is in flight, for at most --drain_seconds; a request of which only a part is there is not waited for.
+The ports open in SERVING, so an open port means that the models are available. DRAINING closes them at once and
+completes the requests in flight, for at most --drain_seconds. It does not wait for a request that has arrived in part.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     from tfserving.serving.embedded.core.manager import Manager, Plane
 
     class Backend(Plane, Protocol):
-        """What loads versions and answers requests: this process, or several."""
+        """The processes that load versions and serve requests: this one, or several workers."""
 
         def open(
             self, configuration: Reloadable, grpc_socket: socket.socket | None, rest_socket: socket.socket | None
         ) -> None:
-            """Answers on the ports. Raises StartError when it can't."""
+            """Serves on the ports. Raises StartError when that fails."""
 
         def drain(self, seconds: float) -> int:
-            """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+            """Refuses new requests, and waits up to `seconds` until those in flight are complete.
 
-            Returns how many requests are cut off.
+            Returns the number of requests that were cut off.
             """
 
 
 log = logging.getLogger(__name__)
 
-# The longest that a signal may have to wait for its handler.
+# The longest delay between a signal and its handler.
 _SIGNALS_SECONDS = 0.5
-# A wait that only a signal ends.
+# Only a signal ends this wait.
 _LONG_SECONDS = 3600.0
 
 
 def run(flags: Flags) -> int:
-    """Serves until a signal says otherwise; returns the exit code."""
+    """Serves until a signal stops the server; returns the exit code."""
     prepare_process()
     try:
         plan = read_plan(flags)
@@ -83,16 +83,16 @@ class Server:
         self._stopping = threading.Event()
 
     def stop(self, number: int) -> None:
-        """What the signal `number` does, by itself or after another one; called by its handler."""
+        """Begins the drain at the first signal, and ends the process at the second. Called by the signal handler."""
         if self._stopping.is_set():
             os._exit(128 + number)
         self._stopping.set()
         if not self._serving.is_set():
-            # Nobody is served yet, and importing and loading can't be interrupted in another way.
+            # No request is in flight yet, and nothing else interrupts an import or a load.
             os._exit(0)
 
     def run(self) -> int:
-        """Claims the ports, loads, serves and drains; returns 0. Raises StartError when it can't serve."""
+        """Claims the ports, loads, serves and drains; returns 0. Raises StartError when the start fails."""
         self._wait_for_versions()
         sockets = self._claim("port"), self._claim("rest_api_port")
         backend = self._make_backend()
@@ -108,21 +108,23 @@ class Server:
         self._serving.set()
         backend.open(configuration, *sockets)
         log.info("%s", _ready(self._plan, manager.available()))
-        # A signal that comes just before a wait without end doesn't interrupt it: Python runs the handler afterwards.
+        # A signal that arrives just before a wait without timeout doesn't interrupt it: Python runs the handler after
+        # the wait.
         while not self._stopping.wait(_SIGNALS_SECONDS):
             pass
-        log.info("draining: requests in flight are answered")
+        log.info("draining: completing requests in flight, for at most %g s (--drain_seconds)", flags.drain_seconds)
         until = time.monotonic() + flags.drain_seconds
         if cut_off := backend.drain(flags.drain_seconds):
             log.warning("%d request(s) cut off after %g s (--drain_seconds)", cut_off, flags.drain_seconds)
         configuration.stop()
         source.stop()
-        # What a request that is cut off has of a version ends with the process.
+        # A request that was cut off keeps its version loaded until the process ends.
         manager.stop(max(0.0, until - time.monotonic()))
+        log.info("stopped")
         return 0
 
     def _claim(self, flag: str) -> socket.socket | None:
-        """The socket of a port that nobody has; None when it isn't wanted."""
+        """The bound socket of a port; None when the port is turned off. Raises StartError when the port is in use."""
         port = getattr(self._flags, flag)
         if not port:
             return None
@@ -133,7 +135,7 @@ class Server:
         return claimed
 
     def _make_backend(self) -> Backend:
-        # This imports TensorFlow, here or in the workers, after everything that can be known without it.
+        # This imports TensorFlow, here or in the workers. All checks that don't need TensorFlow come before.
         if self._flags.workers > 1:
             from tfserving.serving.embedded.processes.workers import Workers
 
@@ -145,45 +147,45 @@ class Server:
     def _wait_for_versions(self) -> None:
         """Waits until every model has a version to load: a volume may be mounted, or filled, later.
 
-        As TensorFlow Serving, it waits without an end when base paths are not looked at again.
+        Without further scans of the base paths it waits until the process ends, as TensorFlow Serving does.
         """
         seconds = self._flags.file_system_poll_wait_seconds
         reported = ""
-        while trouble := self._missing(looks=seconds >= 0):
+        while trouble := self._missing(scans=seconds >= 0):
             if trouble != reported:
                 reported = trouble
-                log.info("waiting: %s", reported)
+                log.warning("waiting for %s", reported)
             if seconds <= 0:
                 log.warning(
-                    "waiting for ever: --file_system_poll_wait_seconds=%g does not look at base paths again; restart "
-                    "the server when every model has a version",
+                    "the base paths are not scanned again (--file_system_poll_wait_seconds=%g). Restart the server "
+                    "when every model has a version",
                     seconds,
                 )
                 while True:
                     time.sleep(_LONG_SECONDS)
             time.sleep(min(seconds, 1))
 
-    def _missing(self, *, looks: bool) -> str:
-        """What the first model lacks that has no version to load; every one lacks it when nobody looks."""
+    def _missing(self, *, scans: bool) -> str:
+        """The first model that has no version to load, and why. Without scans no model has one."""
         for model in self._plan.models:
-            trouble = _trouble(model) if looks else " is not looked at"
+            trouble = _trouble(model) if scans else f"{model.base_path} is not scanned"
             if trouble:
-                return f"model {model.name!r}: base path {model.base_path}{trouble}"
+                return f"model {model.name!r}: {trouble}"
         return ""
 
     def _load(self, backend: Backend) -> tuple[Manager, Source]:
-        """Loads the first versions. Raises StartError when a model has none that loads."""
+        """Loads the first versions. Raises StartError when no version of a model loads."""
         from tfserving.serving.embedded.core.manager import Manager
 
         flags, models = self._flags, self._plan.models
         manager = Manager(
             backend, retries=flags.max_num_load_retries, retry_seconds=flags.load_retry_interval_micros / 1e6
         )
-        # Nothing is loaded yet, so there are labels only where they may name anything.
+        # No version is loaded yet: models have labels here only if labels for unavailable versions are allowed.
         manager.assign_labels({model.name: model.labels for model in models}, allow_unavailable=True)
         source = Source(models, manager.aspire)
         source.poll()
-        # A version that fails may be repaired, or removed, before it is tried again.
+        # A version that fails to load may be repaired or removed before the next try.
         source.start(flags.file_system_poll_wait_seconds)
         manager.wait_until_settled(self._stopping)
         failures = manager.failures()
@@ -197,16 +199,17 @@ def _trouble(model: Model) -> str:
     try:
         versions = list(list_versions(model.base_path))
     except OSError as error:
-        return f": {error.strerror}"
+        return f"can't read {model.base_path}: {error.strerror}"
     if not versions:
-        return f" has no version; {describe_contents(model.base_path)}"
+        return f"{model.base_path} contains no version: {describe_contents(model.base_path)}"
     if not model.policy.choose(versions):
-        return f" has versions {versions}, none of those wanted: {list(model.policy.specific)}"
+        listed, wanted = (", ".join(map(str, some)) for some in (versions, model.policy.specific))
+        return f"{model.base_path} contains version {listed}, expected {wanted}"
     return ""
 
 
 def _stop_on_signals(server: Server) -> None:
-    """Has the first SIGTERM or SIGINT stop the server; the second one ends the process at once."""
+    """Makes the first SIGTERM or SIGINT stop the server, and the second one end the process at once."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         server.stop(number)

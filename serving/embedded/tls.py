@@ -1,4 +1,4 @@
-"""TLS, as an SSLConfig says: who the server is, and whether clients must say who they are."""
+"""TLS from an SSLConfig: the server's certificate, and whether clients must present one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tfserving.serving.embedded.errors import StartError
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM texts: the server's key and certificate, and the authorities `ca` that clients' certificates are from.
+    """PEM texts: the server's key and certificate, and the authorities `ca` that sign clients' certificates.
 
-    With `verify_clients` a client without such a certificate is refused.
+    With `verify_clients` clients without such a certificate are refused.
     """
 
     key: str
@@ -25,10 +25,10 @@ class Tls:
     verify_clients: bool
 
     def context(self) -> ssl.SSLContext:
-        """The server's side of a connection. Raises SSLError or OSError when the texts don't fit."""
+        """Returns the server-side context. Raises SSLError or OSError when the texts don't belong together."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # They can only be loaded from files.
+        # The ssl module loads them only from files.
         with memory_file() as key, memory_file() as certificate:
             for file, text in ((key, self.key), (certificate, self.certificate)):
                 file.write(text.encode())
@@ -42,14 +42,14 @@ class Tls:
 
 
 def read_tls(path: Path) -> Tls:
-    """The SSLConfig in the text file `path`. Raises StartError, which shows nothing of it, when it can't be used."""
+    """Reads the SSLConfig in the text file `path`. Raises StartError, which shows no secrets, when it is invalid."""
     flag = "--ssl_config_file"
     config = read_message("SSLConfig", path, flag, secret=True)
     for name in ("server_key", "server_cert"):
         if not getattr(config, name):
-            raise StartError(f"{flag}={path}: it has no {name}, a PEM text")
+            raise StartError(f"{flag}={path} contains no {name}, a PEM text")
     if config.client_verify and not config.custom_ca:
-        raise StartError(f"{flag}={path}: client_verify needs a custom_ca that signs clients' certificates")
+        raise StartError(f"{flag}={path}: client_verify requires custom_ca, the authority of clients' certificates")
     tls = Tls(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
     try:
         tls.context()
@@ -60,25 +60,25 @@ def read_tls(path: Path) -> Tls:
 
 
 def _trouble(error: Exception, tls: Tls) -> str:
-    """What is wrong with the texts that can't be used."""
+    """Describes the problem with the texts."""
     if isinstance(error, _EncryptedError):
-        return "server_key is encrypted, and nobody is asked for its password; `openssl pkey -in KEY` decrypts it"
+        return "server_key is encrypted. Decrypt it with `openssl pkey -in KEY`"
     if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
-        return "server_key is not the key of server_cert"
+        return "server_key does not belong to server_cert"
     for name, text, begins in (
         ("server_key", tls.key, r"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----"),
         ("server_cert", tls.certificate, r"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----"),
         ("custom_ca", tls.ca, r"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----|^$"),
     ):
         if not re.search(begins, text):
-            return f"{name} has no {'private key' if name == 'server_key' else 'certificate'} in PEM"
+            return f"{name} contains no {'private key' if name == 'server_key' else 'certificate'} in PEM"
     return str(getattr(error, "strerror", None) or error)
 
 
 class _EncryptedError(Exception):
-    """A key needs a password."""
+    """The key is encrypted."""
 
 
 def _refuse_password() -> str:
-    # OpenSSL would ask on the terminal.
+    # Without this, OpenSSL reads a password from the terminal.
     raise _EncryptedError

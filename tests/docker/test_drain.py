@@ -137,7 +137,7 @@ def test_what_takes_longer_than_drain_seconds_is_cut_off_and_down_reports_it(
         # A process that is stopped ends by SIGTERM when it goes on.
         server.resume()
         assert CUT_OFF in [request.result() for request in requests]
-        assert "Draining: 1 s are over; requests that are still in flight are cut off." in down.result().stderr
+        assert "Draining: 1 s are over. Requests in flight are cut off." in down.result().stderr
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from tfserving.foundation.tensors import Array
-from tfserving.k8s.rollout.measures import Outputs, MeasureError, function_of, labels_of, noise_of
+from tfserving.k8s.rollout.measures import MeasureError, Outputs, function_of, labels_of, noise_of
 from tfserving.k8s.rollout.quality import Allowed
 
 RANDOM = np.random.default_rng(4)

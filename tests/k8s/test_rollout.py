@@ -63,7 +63,7 @@ def test_the_load_of_these_tests_reports_what_is_not_due(rolled: Rolled) -> None
 def test_a_version_takes_over_and_a_lower_one_does_and_that_is_undone(rolled: Rolled) -> None:
     rolled.have(2)
     plan = rolled.rollout("start", "scaled", "--dry-run").stdout
-    assert plan.startswith("1. load version 2 on every server, as scaled-canary: ")
+    assert plan.startswith("1. load version 2 on every server as scaled-canary; ")
     assert rolled.phase == ""
     with rolled.load() as load:
         assert moved_to(load, 1)
@@ -75,7 +75,7 @@ def test_a_version_takes_over_and_a_lower_one_does_and_that_is_undone(rolled: Ro
         assert "# ours" in rolled.file.read_text()
         assert moved_to(load, 2)
 
-        rolled.rollout("start", "scaled", "1", load=load)
+        rolled.rollout("start", "scaled/1", load=load)
         assert rolled.serves(stable=1, available={1})
         assert moved_to(load, 1)
 
@@ -120,9 +120,10 @@ def test_a_version_that_does_not_load_is_stopped_and_taken_once_it_is_repaired(r
 def test_a_version_that_ends_the_server_does_not_keep_it_from_starting(rolled: Rolled) -> None:
     crashing(rolled.have(3))
     with rolled.load() as load, load.down():
-        done = rolled.rollout("start", "scaled", code=1, load=load)
+        done = rolled.rollout("start", "scaled", code=None, load=load)
         # The command that ran the server ends a moment after it.
-        assert re.search(r"no server of this machine serves 'scaled'|no gRPC server is listening on", done.stderr)
+        assert done.exit_code in (1, 3)
+        assert re.search(r"no server on this machine serves 'scaled'|no gRPC server is listening", done.stderr)
         assert rolled.server.process.wait(60)
         rolled.start((rolled.server.grpc_port, rolled.server.rest_port))
         assert rolled.serves(stable=1, available={1})
@@ -139,10 +140,10 @@ def test_a_slow_version_is_stopped(rolled: Rolled, tmp_path: Path) -> None:
     with rolled.load(kinds=(UNLABELLED, BY_STABLE)) as load:
         page = tmp_path / "report.html"
         done = rolled.rollout("start", "scaled", "--report", str(page), code=1, load=load)
-        *progress, reason, written = done.stderr.splitlines()
+        *progress, written, reason = done.stderr.splitlines()
         assert reason.startswith("Error: rolled back: canary: ")
         assert " times as long as version 1 " in reason
-        assert written == f"{page}: the report"
+        assert written == f"Report: {page}"
         assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in progress), progress
         # The reason is printed once.
         assert done.stderr.count(reason.removeprefix("Error: rolled back: canary: ")) == 1
@@ -157,7 +158,7 @@ def test_a_half_copied_version_never_starts(rolled: Rolled) -> None:
     version = rolled.have(2)
     next((version / "variables").glob("variables.data*")).unlink()
     done = rolled.rollout("start", "scaled", code=2)
-    assert "No such file or directory, and the manifest lists it" in done.stderr
+    assert "is in the manifest but can't be read: No such file or directory" in done.stderr
     assert rolled.serves(stable=1, available={1})
     assert rolled.phase == ""
 
@@ -169,7 +170,7 @@ def test_a_command_of_ones_own_is_a_gate(rolled: Rolled, gate: str) -> None:
     commands = f"{{commands: [[sh, -c, 'echo $ROLLOUT_MODEL $ROLLOUT_VERSION; {gate}']], "
     rolled.file.write_text(MODELS + ROLLOUT.replace("{", commands))
     done = rolled.rollout("start", "scaled", code=int(gate == "false"))
-    assert ("exits with 1: scaled 2" if gate == "false" else "passes: scaled 2") in done.stderr
+    assert ("failed with exit code 1: scaled 2" if gate == "false" else "passed: scaled 2") in done.stderr
     assert rolled.serves(stable=1 if gate == "false" else 2, available={1} if gate == "false" else {2})
 
 
@@ -233,13 +234,15 @@ def test_it_is_promoted_and_paused_and_left_to_another_shell(rolled: Rolled) -> 
             assert rollout.until("stable", load.enters)
             assert rolled.serves(stable=1, available={1}, canary=2)
             rolled.rollout("pause", "scaled")
-            assert "is being rolled out by another shell" in rolled.rollout("start", "scaled", code=2).stderr
+            assert "another process is rolling out 'scaled'" in rolled.rollout("start", "scaled", code=2).stderr
             rollout.go_on()
             wait_for(lambda: "paused" in rolled.rollout("status", "scaled").stdout or rollout.next(), what="its pause")
             # Interrupted, it stays where it is.
             rollout.go_on()
             rollout.process.send_signal(signal.SIGINT)
             assert rollout.process.wait(60) == 130
+            assert "The rollout of scaled from version 1 to 2 stays in phase `stable`; " in rollout.said
+            assert "Run the same command again to resume it, or go back with `" in rollout.said
         assert rolled.serves(stable=1, available={1}, canary=2)
         rolled.rollout("promote", "scaled", load=load)
         assert rolled.serves(stable=2, available={2})
@@ -269,10 +272,10 @@ def test_a_canary_of_models_yaml_is_moved_by_a_rollout_and_moved_back(rolled: Ro
     ("words", "said"),
     [
         (("start", "nope"), "no model is called 'nope'; the fleet has scaled"),
-        (("start", "scaled"), "model 'scaled' is at version 1 already"),
-        (("start", "scaled", "9"), "model 'scaled' has no version 9; its versions: 1"),
-        (("promote", "scaled"), "no rollout of 'scaled' is under way"),
-        (("undo", "scaled"), "scaled is nothing to undo"),
+        (("start", "scaled"), "scaled: version 1 is already stable and there is no newer version. Export one with `"),
+        (("start", "scaled/9"), "model 'scaled' has no version 9. It has 1."),
+        (("promote", "scaled"), "no rollout of scaled is in progress"),
+        (("undo", "scaled"), "scaled has never been rolled out, so there is nothing to undo."),
     ],
 )
 def test_what_can_not_be_meant_is_told(rolled: Rolled, words: tuple[str, ...], said: str) -> None:
@@ -280,11 +283,26 @@ def test_what_can_not_be_meant_is_told(rolled: Rolled, words: tuple[str, ...], s
 
 
 @on_one
-def test_without_a_stable_label_there_is_nothing_to_roll_out(rolled: Rolled) -> None:
+def test_without_a_stable_label_the_version_that_clients_get_becomes_stable_first(rolled: Rolled) -> None:
+    unlabelled = MODELS.replace("    labels: {stable: 1}\n", "") + ROLLOUT
+    rolled.file.write_text(unlabelled)
+    # A version that is exported next doesn't reach clients before its rollout.
+    refused = rolled.rollout("start", "scaled", code=1).stderr.splitlines()
+    assert "scaled had no label `stable`: set it to version 1, which clients get now." in refused
+    assert refused[-1].startswith(
+        "Error: scaled: version 1 is already stable and there is no newer version. Export one"
+    )
+    assert yaml.safe_load(rolled.file.read_text())["models"]["scaled"]["labels"] == {"stable": 1}
+
+    rolled.file.write_text(unlabelled)
     rolled.have(2)
-    rolled.file.write_text(MODELS.replace("    labels: {stable: 1}\n", ""))
-    said = rolled.rollout("start", "scaled", code=2).stderr
-    assert "`tfserving serve labels set scaled stable=VERSION` says which is to serve" in said
+    planned = rolled.rollout("start", "scaled", "--dry-run")
+    assert "The rollout first sets it to version 1, which clients get now." in planned.stderr
+    assert planned.stdout.startswith("1. load version 2 ")
+    assert rolled.file.read_text() == unlabelled
+    rolled.rollout("start", "scaled")
+    assert rolled.serves(stable=2, available={2})
+    assert yaml.safe_load(rolled.file.read_text())["models"]["scaled"]["labels"] == {"stable": 2}
 
 
 PAGE = (ROOT / "docs/rollouts.md").read_text()
@@ -293,16 +311,16 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
 
 @on_one
 def test_the_page_is_followed(rolled: Rolled) -> None:
-    """Its commands, from top to bottom, of another model."""
-    rolled.have(2)
+    """Its commands, from top to bottom, of another model. An export of it is a copy."""
     rolled.file.write_text(MODELS.replace("    labels: {stable: 1}\n", "") + ROLLOUT)
     ran = []
     lines = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
     # The others take hours: tests/k8s/test_judge.py runs what they run, with less of it.
     for line in [line for line in lines if line.startswith("tfserving ")]:
         words = line.replace("digits", "scaled").split()
-        if words[2:4] == ["rollout", "status"] and not rolled.phase:
-            rolled.rollout("start", "scaled")
+        if words[1:] == ["export", "build", "scaled"]:
+            rolled.have(2)
+            continue
         done = subprocess.run(
             [sys.executable, "-m", *words, "--fleet", str(rolled.file)],
             cwd=rolled.folder,
@@ -312,15 +330,15 @@ def test_the_page_is_followed(rolled: Rolled) -> None:
             check=False,
         )
         assert done.returncode == 0, (line, done.stderr)
-        ran += words[3:4]
-    assert ran == ["set", "start", *["status"] * 3, "report", "undo"]
+        ran += words[2:3]
+    assert ran == ["set", "start", "start", *["status"] * 4, "report", "undo"]
     assert (rolled.folder / "report.html").stat().st_size
     assert rolled.serves(stable=1, available={1})
 
 
 def test_the_page_shows_the_steps() -> None:
     """As `--dry-run` prints them."""
-    found = [block.splitlines() for language, block in BLOCKS if language == "text" and "\n2. send" in block]
+    found = [block.splitlines() for language, block in BLOCKS if language == "text" and "\n2. send the golden" in block]
     assert found.pop(0) == described(State("digits", 1, 2, {"stable": 1}, (1,), (2,)), Rollout()).splitlines()
     (by_pods,) = found
     assert by_pods[1:] == described(State("digits", 1, 2, {"stable": 1}, (1,), (2,), "pods"), Rollout()).splitlines()

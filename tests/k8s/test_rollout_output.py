@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from tfserving.k8s.rollout.local import LocalStore
 from tfserving.k8s.rollout.overview import as_json, headline, lines
 from tfserving.k8s.rollout.progress import Progress, line
 from tfserving.k8s.rollout.remaining import about, duration, left, remaining
-from tfserving.k8s.rollout.state import MOST_CHARACTERS, Figure, Phase, State, Step, WayName, read_state
+from tfserving.k8s.rollout.state import MOST_CHARACTERS, Figure, Phase, State, Step, StrategyName, read_state
+from tfserving.k8s.rollout.strategy import Pause, Strategy
 from tfserving.k8s.rollout.target import GateError
-from tfserving.k8s.rollout.way import Pause, Way
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 
@@ -133,7 +133,7 @@ def test_durations_are_as_exact_as_they_are_known(seconds: float, exactly: str, 
 
 
 @pytest.mark.parametrize(
-    ("way", "phase", "weight", "seconds"),
+    ("strategy", "phase", "weight", "seconds"),
     [
         ("in-place", "loading", 0, 130),
         ("in-place", "baking", 0, 30),
@@ -144,10 +144,10 @@ def test_durations_are_as_exact_as_they_are_known(seconds: float, exactly: str, 
     ],
 )
 def test_windows_that_are_left_and_the_bake_say_how_long_it_takes(
-    way: WayName, phase: Phase, weight: int, seconds: float
+    strategy: StrategyName, phase: Phase, weight: int, seconds: float
 ) -> None:
     settings = Rollout(window=50, bake=30, weights=(25, 50, 100), probe=0)
-    state = replace(UNDER_WAY, way=way, phase=phase, weight=weight)
+    state = replace(UNDER_WAY, strategy=strategy, phase=phase, weight=weight)
     assert remaining(state, settings) == seconds
     assert remaining(replace(state, manual=True), settings) == (seconds if phase == "baking" else None)
 
@@ -223,41 +223,41 @@ def test_a_state_fits_a_config_map_and_loses_the_oldest_series_first() -> None:
     assert read_state(ROLLED_BACK.text()) == ROLLED_BACK
 
 
-class Failing(Way):
+class Failing(Strategy):
     """Its gate lets a version come as far as `stable`, and needs no server."""
 
     def load(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def prove(self, state: State, pause: Pause) -> None:  # noqa: ARG002 - nothing is sent
-        """See Way."""
+        """See Strategy."""
         self._saw(Figure("golden", "all equal"))
 
     def compare(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def move(self, state: State, pause: Pause) -> State:  # noqa: ARG002 - nothing moves
-        """See Way."""
+        """See Strategy."""
         raise GateError("too slow, by far", Figure("probe", "too slow", False, numbers=compared()))
 
     def bake(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def unload(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def go_back(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def sentence(self, state: State) -> str:
-        """See Way."""
+        """See Strategy."""
         return f"{state.phase} …"
 
     def check(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def close(self) -> None:
-        """See Way."""
+        """See Strategy."""
 
 
 def test_progress_has_times_and_what_is_left_and_leaves_the_reason_for_the_end(
@@ -265,8 +265,8 @@ def test_progress_has_times_and_what_is_left_and_leaves_the_reason_for_the_end(
 ) -> None:
     progress = Progress()
     fleet = read_fleet(kept.file).model_copy(update={"rollout": Rollout(window=30, bake=60, probe=0)})
-    way = Failing(fleet, 1.0, progress)
-    ended = Controller(way, kept.store, progress).run(State("digits", 1, 2, {"stable": 1}, (1,), (2,)))
+    strategy = Failing(fleet, 1.0, progress)
+    ended = Controller(strategy, kept.store, progress).run(State("digits", 1, 2, {"stable": 1}, (1,), (2,)))
     left = "about 2 min left"
     shown = capsys.readouterr().err.splitlines()
     assert [re.sub(f"^{TIME}  ", "", one) for one in shown] == [
@@ -313,15 +313,24 @@ def test_status_is_a_line_for_each_step_and_numbers_for_programs(kept: Kept) -> 
 
 def test_the_page_has_every_key_of_the_status() -> None:
     page = (ROOT / "docs/rollouts.md").read_text()
-    (section,) = re.findall(r"^## Following a rollout\n(.*?)^## ", page, re.M | re.S)
+    (section,) = re.findall(r"^## Follow a rollout\n(.*?)^## ", page, re.M | re.S)
     keys, of_comparisons = (
         {key for first in re.findall(r"^\| (`.*?) \|", table, re.M) for key in re.findall(r"`(\w+)`", first)}
-        for table in section.split("| key | what |")[1:]
+        for table in section.split("| Key | Meaning |")[1:]
     )
     assert keys == set(as_json(DONE, False))
     assert of_comparisons == set(compared()) == set(Comparison(Rollout()).numbers())
-    for key in (*asdict(FIGURES[0]), *asdict(STEPS[0]), *outcome(1)):
-        assert f"`{key}`" in section
+    printed = as_json(ROLLED_BACK, False)
+    ((moment, *_), numbers) = (printed["figures"][1]["numbers"][part] for part in ("series", "new"))
+    for key in (
+        *printed["figures"][0],
+        *printed["steps"][0],
+        *numbers,
+        *numbers["histogram"][0],
+        *moment,
+        *moment["new"],
+    ):
+        assert f"`{key}`" in section, key
 
 
 def test_watching_ends_with_the_rollout_and_its_outcome(kept: Kept) -> None:
@@ -344,7 +353,8 @@ def test_watching_ends_with_the_rollout_and_its_outcome(kept: Kept) -> None:
         assert interrupted.wait(60) == 130
         kept.store.save(ROLLED_BACK)
         assert [process.wait(60) for process in (plain, as_objects, on_a_terminal)] == [1, 1, 1]
-        assert begun[0] == begun[2] == f"{headline(UNDER_WAY, False)}\n"
+        assert begun[0] == begun[2]
+        assert begun[0].startswith("digits version 1 → 2: baking; stopped. Resume it with `")
         assert plain.stdout is not None
         shown = [re.sub(f"^{TIME}  ", "", one) for one in plain.stdout.read().splitlines()]
         assert shown[0] == "loading"

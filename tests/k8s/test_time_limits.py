@@ -70,7 +70,7 @@ def test_a_command_may_print_what_it_likes(words: tuple[str, ...], said: str) ->
 def test_a_command_that_is_none_is_told() -> None:
     with pytest.raises(GateError, match="cannot run /no/where: No such file or directory"):
         command(("/no/where",), STATE, Rollout())
-    with pytest.raises(GateError, match="cannot run .*: embedded null byte"):
+    with pytest.raises(GateError, match=r"cannot run .*: embedded null byte"):
         command(("a\0b",), STATE, Rollout())
 
 

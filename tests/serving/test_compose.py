@@ -21,9 +21,10 @@ from click.testing import CliRunner, Result
 from tests.authority import Authority
 from tests.servers import free_ports, wait_for
 from tests.serving.fleets import GOOD, fleet
-from tfserving.serving.cli import main
+from tfserving.cli import tfserving
 from tfserving.serving.compose.files import files, write_new
 from tfserving.serving.compose.project import problems
+from tfserving.serving.docker.container import user
 from tfserving.serving.engines import EngineError, Plan
 
 LABELS = "    labels: {stable: 1, canary: 2}\n"
@@ -192,15 +193,15 @@ def test_envoy_takes_no_new_connections_while_it_drains_and_those_in_flight_are_
 @pytest.mark.parametrize(
     ("compose", "server", "problem"),
     [
-        ("prometheus_port: 8500", "", "compose.prometheus_port: port 8500 is that of gRPC; give another"),
-        ("grafana_port: 9090", "", "compose.grafana_port: port 9090 is that of compose.prometheus_port"),
-        ("", "monitoring: false", "server.monitoring: Prometheus needs the page that `monitoring: false` turns off"),
+        ("prometheus_port: 8500", "", "compose.prometheus_port: gRPC uses port 8500, too. Choose another"),
+        ("grafana_port: 9090", "", "compose.grafana_port: compose.prometheus_port uses port 9090, too"),
+        ("", "monitoring: false", "server.monitoring: Prometheus needs the metrics page"),
         ("envoy: {certificate: ca.pem, key: server.key}", "", "compose.envoy: "),
         ("envoy: {certificate: none.pem, key: server.key}", "", "compose.envoy.certificate: "),
         (
             f"envoy: {ENVOY.replace('digits', 'digit')}",
             "",
-            "compose.envoy.split.digit: no model is called 'digit'; served are digits",
+            "compose.envoy.split.digit: no model is called 'digit'; the server has digits. Did you mean",
         ),
     ],
 )
@@ -213,12 +214,12 @@ def test_what_cannot_be_is_told_with_its_key(tmp_path: Path, compose: str, serve
 def test_a_split_needs_both_labels(tmp_path: Path) -> None:
     found = list(problems(plan(tmp_path, f"envoy: {ENVOY}", models=f"{GOOD}    labels: {{stable: 1}}\n")))
     assert [str(problem) for problem in found] == [
-        "compose.envoy.split.digits: model 'digits' has no label 'canary'; `models.digits.labels` gives it"
+        "compose.envoy.split.digits: model 'digits' has no label 'canary'. Add it to models.digits.labels"
     ]
 
 
 def render(folder: Path, *words: str) -> Result:
-    return CliRunner().invoke(main, ["compose", "render", *words, "--fleet", str(folder / "models.yaml")])
+    return CliRunner().invoke(tfserving, ["compose", "render", *words, "--fleet", str(folder / "models.yaml")])
 
 
 @pytest.mark.usefixtures("authority")
@@ -230,9 +231,18 @@ def test_rendered_files_are_for_their_owner_and_nothing_is_overwritten(tmp_path:
     assert there.stat().st_mode & 0o777 == 0o700
     assert {path.name for path in there.iterdir()} == {"compose.yaml", "config", "prometheus", "grafana", "envoy"}
     assert json.loads((there / "grafana/dashboard.json").read_text())["title"] == "TensorFlow Serving"
+    # The folder works on another machine, where it lies beside the same models.
+    texts = {path: path.read_text() for path in there.rglob("*") if path.is_file()}
+    assert [path for path, text in texts.items() if str(tmp_path) in text] == []
+    services = yaml.safe_load(texts[there / "compose.yaml"])["services"]
+    mounts = {mount["target"]: mount["source"] for mount in services["server"]["volumes"]}
+    assert mounts["/models"] == "${TFSERVING_MODELS:-../models}"
+    assert all(source.startswith("./") for target, source in mounts.items() if target == "/config")
+    me = f"${{TFSERVING_USER:-{user()}}}"
+    assert (services["server"]["user"], services["envoy"]["user"]) == (me, me)
     done = render(tmp_path, str(there))
     assert done.exit_code == 2
-    assert f"{there} exists; name a folder that doesn't" in done.stderr
+    assert f"{there} exists. Name a folder that does not exist" in done.stderr
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -241,9 +251,3 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         write_new(tmp_path / "there", {".": {"compose.yaml": ""}, "config": {"a/b": ""}})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_help_shows_examples() -> None:
-    done = CliRunner().invoke(main, ["compose", "--help"])
-    assert done.exit_code == 0
-    assert "tfserving serve compose up" in done.stdout

@@ -11,8 +11,8 @@ from google.protobuf import text_format
 
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
+from tfserving.cli import tfserving
 from tfserving.foundation.messages import POOL, ModelServerConfig
-from tfserving.serving.cli import main
 from tfserving.serving.config import ServerConfig, entry_point, in_container, on_host, server_config
 from tfserving.serving.config_messages import (
     BatchingParameters,
@@ -184,20 +184,31 @@ def test_tensorflow_serving_reads_its_configuration_again_only_where_no_call_rel
 @pytest.mark.parametrize(
     ("server", "problem"),
     [
-        ("flags: {port: 1}", "flags.port: the toolkit sets it; "),
-        ("flags: {grpc_max_threads: 9}", "flags.grpc_max_threads: the toolkit sets it; `server.grpc_max_threads` says"),
-        ("grpc_max_threads: 0", "server.grpc_max_threads: Input should be greater than or equal to 1"),
-        ("pids: 64", "server.pids: Input should be greater than or equal to 256"),
+        ("flags: {port: 1}", "server.flags: the toolkit sets the flag port. Use the option --port instead"),
+        (
+            "flags: {grpc_max_threads: 9}",
+            "sets the flag grpc_max_threads. Use `server.grpc_max_threads` instead",
+        ),
+        ("grpc_max_threads: 0", "server.grpc_max_threads: got 0, expected at least 1"),
+        ("pids: 64", "server.pids: got 64, expected at least 256"),
         (
             "flags: {rest_api_prt: 1}",
-            "flags.rest_api_prt: is not a flag of tensorflow_model_server 2.20 to 2.22 or of the",
+            "rest_api_prt is not a flag of tensorflow_model_server 2.20 to 2.22 or of the embedded server. Did you "
+            "mean 'rest_api_port'?",
         ),
         ("memory: lots", "server.memory: "),
-        ("memory: 1k", "server.memory: Input should be greater than or equal to 67108864"),
-        ("gpus: 0", "server.gpus: 0 is not 'all', how many (1), or a list of devices ([0, 1])"),
+        ("memory: 1k", "server.memory: got '1k', expected a size of at least 64m"),
+        (
+            "gpus: 0",
+            "server.gpus: got 0, expected all, a number of GPUs such as 1, or a list of devices such as [0, 1]",
+        ),
         ("image: 'a b'", "server.image: "),
         ("restart: sometimes", "server.restart: "),
-        ("batching: {max_batch_sise: 1}", "server.batching.max_batch_sise: is not a key"),
+        ("flags: {file_system_poll_wait_seconds: 1e400}", "got '1e400', expected a number"),
+        (
+            "batching: {max_batch_sise: 1}",
+            "server.batching.max_batch_sise: unknown key. Did you mean 'max_",
+        ),
     ],
 )
 def test_what_a_server_cannot_be_told_is_an_error_with_its_line(tmp_path: Path, server: str, problem: str) -> None:
@@ -209,7 +220,7 @@ def test_what_a_server_cannot_be_told_is_an_error_with_its_line(tmp_path: Path, 
 
 
 def command(folder: Path, *words: str) -> Result:
-    return CliRunner().invoke(main, [*words, "--fleet", str(folder / "models.yaml")])
+    return CliRunner().invoke(tfserving, [*words, "--fleet", str(folder / "models.yaml")])
 
 
 @pytest.mark.usefixtures("authority")

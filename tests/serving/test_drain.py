@@ -182,7 +182,7 @@ def test_a_request_that_was_not_read_is_waited_for_and_cut_off_when_the_time_is_
         connection.sendall(b"request")
         run.send(signal.SIGTERM)
         run.says("^Draining: waiting for requests in flight, at most 2 s …$")
-        run.says("^Draining: 2 s are over; requests that are still in flight are cut off.$")
+        run.says("^Draining: 2 s are over. Requests in flight are cut off.$")
         assert 2 <= run.ended() < 4
 
 
@@ -211,7 +211,7 @@ def test_a_second_signal_ends_the_wait(start: Start, client: ThreadPoolExecutor)
     run.send(signal.SIGTERM)
     run.says("^Draining: waiting")
     run.send(signal.SIGTERM)
-    run.says("^Draining: another signal came; requests in flight are cut off.$")
+    run.says("^Draining: received another signal. Requests in flight are cut off.$")
     assert run.ended() < 1
     assert answer.result() == b""
 
@@ -239,7 +239,7 @@ def test_the_environment_says_another_time(start: Start) -> None:
 def test_a_time_that_is_none_is_an_error_before_the_server_starts(tmp_path: Path, wrong: str) -> None:
     done = script(tmp_path, "echo", "started", env={"DRAIN_SECONDS": wrong})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"Error: DRAIN_SECONDS is '{wrong}'; it must be a whole number of seconds, such as 60.\n"
+    assert done.stderr == f"Error: DRAIN_SECONDS: got '{wrong}', expected a whole number of seconds, such as 60.\n"
 
 
 @pytest.mark.parametrize(

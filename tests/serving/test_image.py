@@ -56,6 +56,6 @@ def test_a_registry_that_does_not_respond_ends_a_pull_with_an_error(
     with pytest.raises(EngineError) as error:
         image.find_or_pull(client, "tensorflow/serving:2.21.0", Progress())
     assert str(error.value) == (
-        "cannot pull image tensorflow/serving:2.21.0: the engine reported nothing for 0.5 s; "
-        "set server.image in models.yaml"
+        "cannot pull image tensorflow/serving:2.21.0: the engine reported nothing for 0.5 s. "
+        "Set server.image in models.yaml to another image"
     )

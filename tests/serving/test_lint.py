@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
+from tfserving.cli import tfserving
 from tfserving.foundation.messages import ModelServerConfig, PredictionLog
 from tfserving.foundation.records import write_records
 from tfserving.serving import threads
-from tfserving.serving.cli import main
 from tfserving.serving.docker.image_names import version_of
 from tfserving.serving.embedded.release import KNOWN, minor
 from tfserving.serving.lint import Problem, models_config_problems, problems
@@ -40,7 +40,7 @@ def test_nothing_is_wrong_with_a_fleet_that_is_right(tmp_path: Path) -> None:
 def test_a_model_without_versions_is_named_with_what_to_do(tmp_path: Path) -> None:
     said = errors(tmp_path, GOOD, versions=0)
     assert "models.digits: model 'digits' has no version in" in said
-    assert "`make export MODEL=digits`" in said
+    assert "export build digits --fleet" in said
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_a_model_without_versions_is_named_with_what_to_do(tmp_path: Path) -> No
         ),
         (
             "labels: {old: 1}\n    versions: 2",
-            "label 'old' is for version 1, which `versions: 2` does not keep: it keeps 2, 3",
+            "label 'old' is for version 1, which is not served, because of `versions: 2`. Served: 2, 3",
         ),
-        ("labels: {old: 1}\n    versions: [2, 3]", "`versions: [2, 3]` does not keep: it keeps 2, 3"),
+        ("labels: {old: 1}\n    versions: [2, 3]", "which is not served, because of `versions: [2, 3]`. Served: 2, 3"),
         ("versions: [2, 9]", "models.digits.versions: [9] is not in"),
     ],
 )
@@ -65,10 +65,13 @@ def test_labels_and_versions_must_be_ones_that_are_kept(tmp_path: Path, model: s
 @pytest.mark.parametrize(
     ("batching", "problem"),
     [
-        ("allowed_batch_sizes: [8, 4], max_batch_size: 8", "allowed_batch_sizes [8, 4] does not increase; [4, 8] does"),
+        (
+            "allowed_batch_sizes: [8, 4], max_batch_size: 8",
+            "allowed_batch_sizes: got [8, 4], expected increasing",
+        ),
         (
             "allowed_batch_sizes: [4, 8], max_batch_size: 16",
-            "allowed_batch_sizes [4, 8] ends in 8; it must end in the maximum, 16",
+            "allowed_batch_sizes [4, 8] must end with the maximum, 16",
         ),
         (
             "max_batch_size: 8, enable_large_batch_splitting: true, max_execution_batch_size: 16",
@@ -87,7 +90,7 @@ def test_batching_that_fits_is_right(tmp_path: Path) -> None:
 
 def test_the_three_parallelism_flags_contradict_one_another(tmp_path: Path) -> None:
     flags = ", ".join(f"tensorflow_{name}_parallelism: 2" for name in ("session", "intra_op", "inter_op"))
-    assert "are all given" in errors(tmp_path, f"{GOOD}server: {{flags: {{{flags}}}}}\n")
+    assert "are all set" in errors(tmp_path, f"{GOOD}server: {{flags: {{{flags}}}}}\n")
 
 
 def test_a_version_without_warm_up_is_a_warning(tmp_path: Path) -> None:
@@ -105,13 +108,13 @@ def test_a_warm_up_request_must_fit_a_batch(tmp_path: Path) -> None:
     write_records(warmup, [log.SerializeToString()])
     (problem,) = problems(read, ("digits",))
     assert str(problem) == (
-        "models.digits: version 3 has a warm-up request of 17 rows, and server.batching.max_batch_size is 16; raise "
+        "models.digits: version 3 has a warm-up request of 17 rows, but server.batching.max_batch_size is 16. Raise "
         "it, or set enable_large_batch_splitting"
     )
     assert errors(tmp_path, text.replace("}}", ", enable_large_batch_splitting: true}}")) == ""
     assert errors(tmp_path, text.replace("16", "17")) == ""
     warmup.write_bytes(warmup.read_bytes()[:-1])
-    assert "version 3: its warm-up requests can't be read: " in errors(tmp_path, text)
+    assert "version 3: the warm-up requests can't be read: " in errors(tmp_path, text)
 
 
 def test_two_versions_must_fit_the_memory_limit(tmp_path: Path) -> None:
@@ -123,8 +126,8 @@ def test_two_versions_must_fit_the_memory_limit(tmp_path: Path) -> None:
     with (tmp_path / "models/digits/3/variables").open("wb") as file:
         file.truncate(30 << 20)
     (problem,) = problems(read, ("digits",))
-    assert str(problem).startswith("server.memory: 400 MiB is too little: the server takes some 350 MiB")
-    assert "'digits' 60 MiB of it; 410 MiB is the least" in str(problem)
+    assert str(problem).startswith("server.memory: got 400 MiB, expected at least 410 MiB: the server needs about ")
+    assert str(problem).endswith("The largest model is 'digits' with 60 MiB")
 
 
 def test_tls_files_must_be_there_and_belong_together(tmp_path: Path, authority: Authority) -> None:
@@ -136,9 +139,9 @@ def test_tls_files_must_be_there_and_belong_together(tmp_path: Path, authority: 
     for files, problem in (
         ("certificate: server.pem, key: server.key, client_ca: ca.pem", ""),
         ("certificate: server.pem, key: nothing.key", f"server.tls.key: {tmp_path}/nothing.key: No such file"),
-        ("certificate: server.pem, key: client.key", "don't belong together: key values mismatch"),
-        ("certificate: server.pem, key: server.key, client_ca: empty.pem", "empty.pem has no certificates"),
-        ("certificate: server.pem, key: server.key, client_ca: utf16.pem", "utf16.pem has no certificates"),
+        ("certificate: server.pem, key: client.key", "do not match: key values mismatch"),
+        ("certificate: server.pem, key: server.key, client_ca: empty.pem", "empty.pem contains no certificates"),
+        ("certificate: server.pem, key: server.key, client_ca: utf16.pem", "utf16.pem contains no certificates"),
         ("certificate: utf16.pem, key: server.key", "utf16.pem and"),
         ("certificate: pipe.pem, key: server.key", "server.tls.certificate: "),
         ("certificate: server.pem, key: large.pem", "large.pem: it has more than 1048576 bytes"),
@@ -158,9 +161,9 @@ def test_the_image_is_the_release_whose_messages_the_toolkit_speaks() -> None:
 @pytest.mark.parametrize(
     ("server", "warning"),
     [
-        ("image: 'tensorflow/serving:2.19.1'", "tensorflow/serving:2.19.1 is TensorFlow Serving 2.19.1, and this"),
+        ("image: 'tensorflow/serving:2.19.1'", "tensorflow/serving:2.19.1 is TensorFlow Serving 2.19.1, but this"),
         ("image: 'tensorflow/serving:2.21.0@sha256:abc'", ""),
-        ("image: 'tensorflow/serving:2.22.0-rc0-gpu'", "is TensorFlow Serving 2.22.0-rc0, and this toolkit's"),
+        ("image: 'tensorflow/serving:2.22.0-rc0-gpu'", "is TensorFlow Serving 2.22.0-rc0, but this toolkit"),
         ("image: 'registry:5000/mine'", ""),
     ],
 )
@@ -186,10 +189,8 @@ def test_a_signature_without_a_batch_is_not_for_tensorflow_serving_with_batching
     (version / "assets.extra/manifest.json").write_text(json.dumps({"unbatched": ["name"]}))
     text = f"{GOOD}server: {{batching: {{}}}}\n"
     said = errors(tmp_path, text)
-    assert (
-        "models.digits: version 3 takes one example a request (signature 'name'), and TensorFlow Serving with" in said
-    )
-    assert said.endswith("Serve it from a fleet without `server.batching`, or on the embedded server")
+    assert "models.digits: version 3 has no batch dimension (signature 'name'), so TensorFlow Serving with" in said
+    assert said.endswith("Serve it from a fleet without server.batching, or on the embedded server")
     assert not errors(tmp_path, GOOD)
     assert not errors(tmp_path, f"{GOOD}server: {{batching: {{}}, image: 'serving-embedded:1'}}\n")
     read = fleet(tmp_path, text)
@@ -206,14 +207,14 @@ def test_a_signature_without_a_batch_is_not_for_tensorflow_serving_with_batching
     text = f"{GOOD}server: {{batching: {{}}, flags: {{enable_per_model_batching_parameters: true}}}}\n"
     assert not errors(tmp_path, text)
     (version / "batching_params.pbtxt").touch()
-    assert "Take batching_params.pbtxt out of the version" in errors(tmp_path, text)
+    assert "Remove batching_params.pbtxt from the version" in errors(tmp_path, text)
 
 
 @pytest.mark.parametrize("key", ["grpc_max_threads", "rest_api_num_threads"])
 def test_too_few_threads_are_a_warning(tmp_path: Path, key: str) -> None:
     (warning,) = found(tmp_path, f"{GOOD}server: {{{key}: 16}}\n")
     assert warning.where == f"server.{key}"
-    assert "give at least 64" in warning.text
+    assert "Set at least 64" in warning.text
     assert warning.warning
     assert found(tmp_path, f"{GOOD}server: {{{key}: 64}}\n") == []
 
@@ -224,7 +225,7 @@ def test_threads_of_versions_that_load_fit_into_the_limit(tmp_path: Path, monkey
     models = "".join(f"  m{number}: {{builder: 'm:b'}}\n" for number in range(10))
     text = f"models:\n{models}server: {{pids: 2048}}\n"
     needed = 8 * 256 + 1024 + 256 + 2 * 16 + 128
-    assert f"server.pids: 2048 is too little: with these models and threads the server makes up to {needed}" in errors(
+    assert f"server.pids: got 2048, expected at least {needed}: the server creates up to {needed}" in errors(
         tmp_path, text
     )
     assert found(tmp_path, text.replace("2048", str(needed))) == []
@@ -275,9 +276,7 @@ def test_an_images_labels_or_its_tag_have_the_release(image: str, labels: dict[s
 
 def test_gpus_need_an_image_that_has_them(tmp_path: Path) -> None:
     text = f"{GOOD}server: {{gpus: all, image: 'tensorflow/serving:2.21.0'}}\n"
-    assert "has no GPU support, and server.gpus asks for it; tensorflow/serving:2.21.0-gpu has" in errors(
-        tmp_path, text
-    )
+    assert "has no GPU support, which server.gpus needs. Use tensorflow/serving:2.21.0-gpu" in errors(tmp_path, text)
     assert found(tmp_path, f"{GOOD}server: {{gpus: all}}\n") == []
 
 
@@ -286,7 +285,7 @@ def test_a_container_sees_only_what_lies_in_the_models_folder(tmp_path: Path) ->
     elsewhere = tmp_path / "elsewhere"
     shutil.move(tmp_path / "models/digits/3", elsewhere)
     (tmp_path / "models/digits/3").symlink_to(elsewhere)
-    assert f"models/digits/3 is a link to {elsewhere}, out of {tmp_path}/models" in errors(tmp_path, GOOD)
+    assert f"models/digits/3 is a link to {elsewhere}, outside of {tmp_path}/models" in errors(tmp_path, GOOD)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="whom a container runs as differs only where the tests run as root")
@@ -294,7 +293,8 @@ def test_what_the_containers_user_cannot_read_is_named(tmp_path: Path) -> None:
     fleet(tmp_path)
     (tmp_path / "models/digits/3/assets.extra").chmod(0o700)
     said = errors(tmp_path, GOOD)
-    assert "models/digits/3/assets.extra can't be read by the container's user" in said
+    assert "the container's user, who isn't root, can't read" in said
+    assert "models/digits/3/assets.extra. Run `chmod -R a+rX " in said
 
 
 def test_a_model_config_list_has_a_name_once_and_absolute_paths() -> None:
@@ -302,19 +302,19 @@ def test_a_model_config_list_has_a_name_once_and_absolute_paths() -> None:
     for _ in range(2):
         config.model_config_list.config.add(name="m", base_path="models/m")
     said = [str(problem) for problem in models_config_problems(config)]
-    assert said[0] == "models.config: m: base_path 'models/m' is not absolute; TensorFlow Serving takes no other"
-    assert said[1] == "models.config: m: is there twice; a server has one model of a name"
+    assert said[0] == "models.config: m: got base_path 'models/m', expected an absolute path"
+    assert said[1] == "models.config: m: this name appears twice"
 
 
 def test_the_command_exits_with_2_for_errors_and_0_for_warnings(tmp_path: Path) -> None:
     def check(*words: str) -> Result:
-        return CliRunner().invoke(main, ["config", "--check", "--fleet", str(tmp_path / "models.yaml"), *words])
+        return CliRunner().invoke(tfserving, ["config", "--check", "--fleet", str(tmp_path / "models.yaml"), *words])
 
     fleet(tmp_path, warm=False)
     done = check()
     assert done.exit_code == 0
     assert done.stdout.startswith("Warning: ")
-    assert "models.yaml is right for digits." in done.stderr
+    assert "models.yaml: no errors for digits." in done.stderr
     fleet(tmp_path, f"{GOOD}    labels: {{previous: 9}}\n", warm=False)
     done = check("--json")
     assert done.exit_code == 2

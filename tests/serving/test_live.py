@@ -24,14 +24,14 @@ from tests.servers import STAND_IN, ModelServer, Served, free_ports, model_serve
 from tests.serving.due import ChangedLoad
 from tests.serving.due import Served as Due
 from tests.serving.embedded import saved_models
+from tfserving.cli import tfserving
 from tfserving.clients import connect
 from tfserving.clients.errors import FailedPrecondition, NotFound, ServingError
 from tfserving.foundation.model_server import VARIABLE
 from tfserving.k8s.rollout.local import LocalTarget
 from tfserving.k8s.rollout.target import Serve
 from tfserving.serving import live
-from tfserving.serving.cli import main
-from tfserving.serving.commands.options import banner
+from tfserving.serving.commands.banner import banner
 from tfserving.serving.engines import Plan
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.running import config_folder, read_models_config
@@ -92,17 +92,17 @@ def server(running: Callable[[], Served], fleet: Path) -> Served:
     """A server of version 3, without labels."""
     fleet.write_text(SCALED)
     served = running()
-    toolkit(fleet, "reload")
+    toolkit(fleet, "serve", "reload")
     return served
 
 
 def run(fleet: Path, *words: str) -> Result:
-    """Does what `tfserving serve WORDS` does."""
-    return CliRunner().invoke(main, [*words, "--fleet", str(fleet)])
+    """Runs `tfserving WORDS`."""
+    return CliRunner().invoke(tfserving, [*words, "--fleet", str(fleet)])
 
 
 def toolkit(fleet: Path, *words: str, code: int = 0) -> str:
-    """`tfserving serve WORDS`, which must exit with `code`; what it said."""
+    """Runs `tfserving WORDS`, which must exit with `code`; returns its stderr."""
     done = run(fleet, *words)
     assert done.exit_code == code, done.output
     assert isinstance(done.exception, SystemExit | None)
@@ -110,7 +110,7 @@ def toolkit(fleet: Path, *words: str, code: int = 0) -> str:
 
 
 def toolkit_prints(fleet: Path, *words: str) -> str:
-    """What `tfserving serve WORDS` prints."""
+    """Runs `tfserving WORDS`; returns its stdout."""
     done = run(fleet, *words)
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -128,7 +128,7 @@ def scale(server: Served, label: str | None = None) -> float:
 
 def test_labels_move_while_the_server_runs(server: Served, fleet: Path, engine: ModelServer) -> None:
     said = toolkit(fleet, "labels", "set", "scaled", "live=1", "next=3")
-    assert f"The {engine.name} server on port {server.grpc_port} has it." in said
+    assert f"The {engine.name} server on port {server.grpc_port} is up to date." in said
     assert "Labels of scaled: live=1, next=3." in said
     assert "builder: tests.scaled:build  # ours" in fleet.read_text()
     assert [scale(server, label) for label in ("live", "next", None)] == [1, 3, 3]
@@ -162,7 +162,7 @@ def test_clients_without_a_label_get_what_is_stable_through_every_change_and_res
             toolkit(fleet, "labels", "set", "scaled", "stable=2", "previous=1")
     assert not load.failures
     assert {kind for kind, *_ in load.counts} == {*load.kinds}
-    shown = json.loads(toolkit_prints(fleet, "status", "--json"))["servers"][0]["models"]
+    shown = json.loads(toolkit_prints(fleet, "serve", "status", "--json"))["servers"][0]["models"]
     assert (shown["scaled"]["clients_get"], shown["scaled"]["because"]) == (2, "stable")
     assert shown["scaled"]["newer_on_disk"] == []
     assert (shown["scaled-canary"]["clients_get"], shown["scaled-canary"]["because"]) == (3, "canary")
@@ -174,9 +174,9 @@ def test_clients_without_a_label_get_what_is_stable_through_every_change_and_res
         load.serves(20)
         with load.becomes(1):
             fleet.write_text(f"{SCALED}    labels: {{stable: 1}}\n    versions: all\n")
-            toolkit(fleet, "reload")
+            toolkit(fleet, "serve", "reload")
     assert not load.failures
-    assert "; version 3, the newest of 2, is on disk and isn't stable\n" in toolkit_prints(fleet, "status")
+    assert "; version 3, the newest of 2, is on disk but not stable\n" in toolkit_prints(fleet, "serve", "status")
 
 
 def test_a_version_that_does_not_load_changes_nothing(server: Served, fleet: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_version_that_does_not_load_changes_nothing(server: Served, fleet: Pat
         for label, name in (("canary", "scaled-canary"), ("stable", "scaled")):
             said = toolkit(fleet, "labels", "set", "scaled", f"{label}=4", code=1)
             assert f"model '{name}': version 4 END (" in said
-            assert said.endswith("; the server serves what it did before\n")
+            assert said.endswith(". The server serves the same versions as before\n")
             assert fleet.read_text() == before
             assert [scale(server, label) for label in ("stable", None)] == [1, 1]
     finally:
@@ -255,7 +255,7 @@ def test_the_log_is_shown_and_followed_as_long_as_the_server_lives(
     server: Served, fleet: Path, engine: ModelServer
 ) -> None:
     def calls() -> int:
-        return toolkit_prints(fleet, "logs").count("Adding/updating models.")
+        return toolkit_prints(fleet, "serve", "logs").count("Adding/updating models.")
 
     before = calls()
     toolkit(fleet, "labels", "set", "scaled", "live=1")
@@ -263,10 +263,10 @@ def test_the_log_is_shown_and_followed_as_long_as_the_server_lives(
         # Once at the start and for each step of a change, the version and the label: it does not poll the file.
         assert before >= 1
         assert calls() == before + 2
-    printed = toolkit_prints(fleet, "logs").splitlines()
+    printed = toolkit_prints(fleet, "serve", "logs").splitlines()
     loading = "{name: scaled version: 3}" if not engine.embedded else "loading model 'scaled' version 3"
     assert any(loading in line for line in printed)
-    assert toolkit_prints(fleet, "logs", "--tail", "2").splitlines() == printed[-2:]
+    assert toolkit_prints(fleet, "serve", "logs", "--tail", "2").splitlines() == printed[-2:]
     (log,) = Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}/server.log")
     assert log.stat().st_mode & 0o777 == 0o600
     command = [sys.executable, "-m", "tfserving", "serve", "logs", "--follow", "--fleet", str(fleet)]
@@ -291,14 +291,14 @@ def test_our_own_checks_are_no_requests_on_the_metrics_page(server: Served, flee
     before = counted()
     toolkit(fleet, "labels", "set", "scaled", "live=1")
     toolkit(fleet, "labels", "set", "scaled", "live=2")
-    toolkit(fleet, "reload")
-    assert run(fleet, "status").exit_code == 0
+    toolkit(fleet, "serve", "reload")
+    assert run(fleet, "serve", "status").exit_code == 0
     assert counted() == before
 
 
 def test_no_answer_is_lost_while_labels_move(server: Served, fleet: Path) -> None:
     toolkit(fleet, "labels", "set", "scaled", "live=1")
-    command = [sys.executable, "-m", "tfserving", "serve", "labels", "set", "scaled", "live=3", "--fleet", str(fleet)]
+    command = [sys.executable, "-m", "tfserving", "labels", "set", "scaled", "live=3", "--fleet", str(fleet)]
     answers: list[float] = []
     with (
         connect(server.url("grpc")) as client,
@@ -313,10 +313,10 @@ def test_no_answer_is_lost_while_labels_move(server: Served, fleet: Path) -> Non
 
 def test_reload_takes_what_models_yaml_says_of_versions(server: Served, fleet: Path) -> None:
     fleet.write_text(f"{SCALED}    versions: [1, 2]\n    labels: {{old: 1}}\n")
-    toolkit(fleet, "reload")
+    toolkit(fleet, "serve", "reload")
     assert [scale(server, label) for label in ("old", None)] == [1, 2]
     fleet.write_text(f"{SCALED}    versions: all\n")
-    toolkit(fleet, "reload")
+    toolkit(fleet, "serve", "reload")
     assert scale(server) == 3
 
 
@@ -324,18 +324,18 @@ def test_reload_serves_new_models_and_unloads_those_that_are_gone(server: Served
     more = f"{SCALED}  more:\n    builder: tests.scaled:build\n"
     fleet.write_text(more)
     # It was never exported.
-    said = toolkit(fleet, "reload", code=2)
+    said = toolkit(fleet, "serve", "reload", code=2)
     assert "models.more: model 'more' has no version in " in said
     saved_models.sums(fleet.parent / "models/more", 1, 5.0)
-    said = toolkit(fleet, "reload")
-    assert re.search(r" has:\n  scaled: .*version 3 AVAILABLE.*\n  more: version 1 AVAILABLE.* get version 1, ", said)
+    said = toolkit(fleet, "serve", "reload")
+    assert re.search(r" serves:\n  scaled: .*version 3 AVAILABLE.*\n  more: version 1 AVAILABLE.* get version 1,", said)
     for protocol in ("grpc", "rest"):
         with connect(server.url(protocol)) as client:
             assert client.predict("more", [[1, 0, 0]]).outputs["sums"].tolist() == [5.0]
-    assert "more: version 1 AVAILABLE" in run(fleet, "status").output
+    assert "more: version 1 AVAILABLE" in run(fleet, "serve", "status").output
     fleet.write_text(SCALED)
-    said = toolkit(fleet, "reload")
-    assert said.endswith("  more: unloaded; models.yaml doesn't have it any more\n")
+    said = toolkit(fleet, "serve", "reload")
+    assert said.endswith("  more: unloaded, because models.yaml does not contain it any more\n")
     with connect(server.url("grpc")) as client, pytest.raises(NotFound):
         client.predict("more", [[1, 0, 0]])
     shutil.rmtree(fleet.parent / "models/more")
@@ -345,17 +345,17 @@ def test_reload_keeps_to_the_models_that_a_server_was_started_with(server: Serve
     read = read_fleet(fleet)
     (note,) = running_servers(read, lambda _: False)
     assert note.whole
-    # As `run scaled` has it.
+    # As `serve scaled` has it.
     write_note(read, replace(note, whole=False))
     try:
         fleet.write_text(f"{SCALED}  more:\n    builder: tests.scaled:build\n")
-        said = toolkit(fleet, "reload")
+        said = toolkit(fleet, "serve", "reload")
         where = f"server on port {server.grpc_port}"
-        assert re.search(rf" {where} has:\n  scaled: .*version 3 AVAILABLE", said)
-        assert re.search(rf"\nmore is not among the models that the \w+ {where} was started with\.\n$", said)
+        assert re.search(rf" {where} serves:\n  scaled: .*version 3 AVAILABLE", said)
+        assert re.search(rf"\nThe \w+ {where} was started without more, and still does not serve it\.\n$", said)
         fleet.write_text(SCALED.replace("scaled:\n", "more:\n", 1))
-        said = toolkit(fleet, "reload", code=2)
-        assert f"server on port {server.grpc_port} has scaled, and {fleet} has none of these" in said
+        said = toolkit(fleet, "serve", "reload", code=2)
+        assert f"server on port {server.grpc_port} serves scaled, and {fleet} contains none of these" in said
     finally:
         write_note(read, note)
     assert scale(server) == 3
@@ -370,11 +370,11 @@ def test_what_does_not_check_is_never_written(server: Served, fleet: Path, engin
 
     before = written()
     assert "label 'live' is for version 9" in toolkit(fleet, "labels", "set", "scaled", "live=9", code=2)
-    assert "'live' is not LABEL=VERSION" in toolkit(fleet, "labels", "set", "scaled", "live", code=2)
+    assert "Got 'live', expected LABEL=VERSION" in toolkit(fleet, "labels", "set", "scaled", "live", code=2)
     assert "no model is called 'scald'" in toolkit(fleet, "labels", "set", "scald", "live=1", code=2)
     assert "has no label 'live'; it has none" in toolkit(fleet, "labels", "remove", "scaled", "live", code=2)
     fleet.write_text(f"{SCALED}    versions: [1, 9]\n")
-    assert "models.scaled.versions: [9] is not in" in toolkit(fleet, "reload", code=2)
+    assert "models.scaled.versions: [9] is not in" in toolkit(fleet, "serve", "reload", code=2)
     assert written() == before
     assert scale(server) == 3
 
@@ -383,7 +383,7 @@ def test_status_shows_the_server_and_forgets_it_when_it_has_ended(
     server: Served, fleet: Path, engine: ModelServer
 ) -> None:
     def status(code: int) -> str:
-        done = run(fleet, "status")
+        done = run(fleet, "serve", "status")
         assert done.exit_code == code
         return done.output
 
@@ -391,7 +391,7 @@ def test_status_shows_the_server_and_forgets_it_when_it_has_ended(
     assert f"the {engine.name} server\n  gRPC  127.0.0.1:{server.grpc_port}\n" in shown
     assert re.search(r"  scaled: .*version 3 AVAILABLE.*\. Clients get version 3, the newest\n", shown)
     server.process.kill()
-    wait_for(lambda: "No server of" in status(1) if server.process.poll() is not None else False, what="its end")
+    wait_for(lambda: "no server of" in status(3) if server.process.poll() is not None else False, what="its end")
     assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"{engine.name}-{server.grpc_port}"))
 
 
@@ -410,7 +410,7 @@ def test_nobody_changes_what_is_served_but_by_the_file(server: Served, fleet: Pa
 
 
 def test_shells_that_change_labels_at_once_all_do(server: Served, fleet: Path) -> None:
-    command = [sys.executable, "-m", "tfserving", "serve", "labels", "set", "scaled"]
+    command = [sys.executable, "-m", "tfserving", "labels", "set", "scaled"]
     pipe = subprocess.PIPE
     shells = [
         subprocess.Popen([*command, f"{label}=1", "--fleet", str(fleet)], cwd=ROOT, stderr=pipe, text=True)
@@ -433,16 +433,16 @@ def test_a_configuration_that_is_cut_is_told(server: Served, fleet: Path, text: 
         said = toolkit(fleet, "labels", "set", "scaled", "live=1", code=1)
     finally:
         path.write_text(before)
-    assert f"Error: {path} is not what the server was given to read: " in said
+    assert f"Error: {path}, the server's configuration, can't be read: " in said
     assert "live" not in fleet.read_text()
     assert scale(server) == 3
 
 
 def test_what_to_ask_a_version_without_golden_requests(fleet: Path) -> None:
     plan = Plan(read_fleet(fleet), ("scaled",), "127.0.0.1", 8500, 8501)
-    shown = banner(plan, "embedded", {"scaled": 1}, "Ctrl-C stops it.").splitlines()
+    shown = banner(plan, "embedded", {"scaled": 1}, ["Ctrl-C stops it."]).splitlines()
     assert shown[-2:] == ["  curl -s http://127.0.0.1:8501/v1/models/scaled/metadata", "Ctrl-C stops it."]
-    assert ":predict" in banner(plan, "embedded", {"scaled": 3}, "Ctrl-C stops it.")
+    assert ":predict" in banner(plan, "embedded", {"scaled": 3}, ["Ctrl-C stops it."])
 
 
 def test_ctrl_c_before_it_serves_leaves_nothing(fleet: Path, engine: ModelServer) -> None:
@@ -457,7 +457,7 @@ def test_ctrl_c_before_it_serves_leaves_nothing(fleet: Path, engine: ModelServer
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
         assert process.wait(60) == 130
-    assert said.strip().splitlines() in (["Stopped before it served."], ["Stopped."])
+    assert said.strip() == "Stopped."
     assert not [one for one in psutil.process_iter(["cmdline"]) if f"--port={grpc_port}" in (one.info["cmdline"] or [])]
     assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob(f"*-{grpc_port}"))
 
@@ -466,10 +466,8 @@ def test_labels_for_no_server_are_for_the_next_start(fleet: Path, tmp_path: Path
     alone = Path(shutil.copytree(fleet.parent, tmp_path / "alone")) / "models.yaml"
     alone.write_text(SCALED)
     said = toolkit(alone, "labels", "set", "scaled", "stable=2")
-    assert "No server runs; the next one starts with it." in said
+    assert "The change takes effect when one starts, by `" in said
     assert "stable: 2" in alone.read_text()
-    # What is sent for an example is of the version that clients get. This one has no golden requests.
-    assert f"{alone.parent}/models/scaled/2/" in toolkit(alone, "example", "scaled", code=2)
 
 
 def test_a_canary_that_does_not_load_keeps_a_server_from_starting(
@@ -481,9 +479,10 @@ def test_a_canary_that_does_not_load_keeps_a_server_from_starting(
     ports = [
         word for name, port in zip(("port", "rest-port"), free_ports(2), strict=True) for word in (f"--{name}", port)
     ]
-    done = run(alone, "run", "--engine", engine.name, *map(str, ports))
+    done = run(alone, "serve", "--engine", engine.name, *map(str, ports))
     assert done.exit_code == 1
-    assert done.stderr.endswith(
-        "scaled-canary is `models.scaled.labels.canary` in models.yaml, and a server starts with all of its models or "
-        "not at all; `tfserving serve labels remove scaled canary` leaves it out\n"
+    assert re.search(
+        "scaled-canary is models.scaled.labels.canary in models.yaml, and a server starts with all of its models or "
+        f"not at all. `.*tfserving labels remove scaled canary --fleet {alone}` removes it\n$",
+        done.stderr,
     )

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 from tests.servers import wait_for
 from tests.serving.fleets import fleet as make_fleet
+from tfserving.cli import tfserving
 from tfserving.serving import running
 from tfserving.serving.changing import changing
-from tfserving.serving.cli import main
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.file import write_labels
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError, read_fleet
@@ -59,7 +59,7 @@ def note(fleet: Fleet) -> Path:
 
 def told(fleet: Fleet, *words: str, code: int) -> str:
     """The one line that a command ends with."""
-    done = CliRunner().invoke(main, [*words, "--fleet", str(fleet.file)])
+    done = CliRunner().invoke(tfserving, [*words, "--fleet", str(fleet.file)])
     assert isinstance(done.exception, SystemExit), done.exception
     assert done.exit_code == code, done.output
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("Warning")]
@@ -69,10 +69,14 @@ def told(fleet: Fleet, *words: str, code: int) -> str:
 @pytest.mark.parametrize("fault", WRONG)
 def test_every_command_names_the_file_and_a_way_out(fleet: Fleet, note: Path, fault: str) -> None:
     note.write_bytes(WRONG[fault])
-    for words, code in ((("status",), 1), (("labels", "set", "digits", "stable=1"), 2), (("reload",), 2)):
+    for words, code in (
+        (("serve", "status"), 1),
+        (("labels", "set", "digits", "stable=1"), 2),
+        (("serve", "reload"), 2),
+    ):
         line = told(fleet, *words, code=code)
         assert line.startswith(f"Error: {note} is ")
-        assert f"`rm -r {note.parent}` forgets it" in line
+        assert f"remove its folder: `rm -r {note.parent}`" in line
     assert note.read_bytes() == WRONG[fault]
     assert "labels" not in fleet.file.read_text()
 
@@ -90,10 +94,10 @@ def test_a_number_that_is_another_process_s_is_no_server(fleet: Fleet, note: Pat
         port = listening.getsockname()[1]
         for began in (SERVER.began, None):
             note.write_text(json.dumps({**SAID, "pid": another, "began": began, "rest_port": port}))
-            line = told(fleet, "status", code=1)
+            line = told(fleet, "serve", "status", code=1)
             assert line.startswith(f"Error: {note} names process {another}, which isn't the server's")
     assert note.exists()
-    assert told(fleet, "status", code=1) == f"No server of {fleet.file} runs."
+    assert told(fleet, "serve", "status", code=3).startswith(f"Error: no server of {fleet.file} is running. Start one")
     assert not note.parent.exists()
 
 
@@ -102,7 +106,7 @@ def test_a_state_folder_that_can_not_be_written_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    with pytest.raises(EngineError, match=r"config can't be written: Not a directory; it is kept in \$XDG_STATE_HOME"):
+    with pytest.raises(EngineError, match=r"config can't be written: Not a directory\. Set XDG_STATE_HOME"):
         running.write_config(running.config_folder(fleet, "embedded", 8500), {"models.config": ""})
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     assert running.fleet_folder(fleet).is_absolute()
@@ -110,10 +114,10 @@ def test_a_state_folder_that_can_not_be_written_is_told(
 
 def test_labels_are_not_written_over_those_of_somebody_else(fleet: Fleet) -> None:
     write_labels(fleet.file, "digits", {"stable": 1}, before={})
-    with pytest.raises(FleetError, match="somebody else has changed the labels of digits meanwhile"):
+    with pytest.raises(FleetError, match="the labels of digits were changed by another program"):
         write_labels(fleet.file, "digits", {"canary": 2}, before={})
     fleet.file.write_bytes(b"\xff\xfe")
-    with pytest.raises(FleetError, match="the file was changed meanwhile"):
+    with pytest.raises(FleetError, match="another program changed the file"):
         write_labels(fleet.file, "digits", {"stable": 1})
 
 
@@ -134,7 +138,7 @@ def test_rollouts_of_two_models_that_end_at_once_are_both_written(tmp_path: Path
 
 
 def test_shells_that_change_labels_at_once_all_do(fleet: Fleet) -> None:
-    command = [sys.executable, "-m", "tfserving", "serve", "labels", "set", "digits"]
+    command = [sys.executable, "-m", "tfserving", "labels", "set", "digits"]
     shells = [
         subprocess.Popen(
             [*command, f"{label}=1", "--fleet", str(fleet.file)], cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -154,11 +158,11 @@ def test_who_waits_too_long_for_another_shell_is_told(fleet: Fleet) -> None:
             pass
         waited, line = (
             CliRunner()
-            .invoke(main, ["labels", "set", "digits", "a=1", "--wait", "1", "--fleet", str(fleet.file)])
+            .invoke(tfserving, ["labels", "set", "digits", "a=1", "--wait", "1", "--fleet", str(fleet.file)])
             .stderr.splitlines()
         )
-        assert waited == f"Waiting for another shell that changes what the servers of {fleet.file} serve …"
-        assert line.startswith(f"Error: another shell changes what the servers of {fleet.file} serve, or rolls")
+        assert waited == f"Waiting for another command that changes the servers of {fleet.file} …"
+        assert line.startswith(f"Error: another command is changing the servers of {fleet.file}, or rolling out")
     # Whoever holds it and is killed holds it no more.
     code = f"""
 import sys; from pathlib import Path; from tfserving.serving.changing import changing
@@ -168,7 +172,7 @@ with changing(Path({str(fleet.file)!r})): print("held", flush=True); input()
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=pipe, stdout=pipe) as process:
         assert process.stdout
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(EngineError, match="another shell changes"), changing(fleet.file):
+        with pytest.raises(EngineError, match="another command is changing"), changing(fleet.file):
             pass
         process.kill()
     wait_for(lambda: process.poll() is not None, what="its end")

@@ -11,7 +11,7 @@ from tfserving.serving import threads
 from tfserving.serving.config import in_container, models_config
 from tfserving.serving.lint import problems
 from tfserving.serving.models_yaml.fleet import Fleet
-from tfserving.serving.served import Served, all_served, configured, loaded, model_of, newer_on_disk, said, served
+from tfserving.serving.served import Served, all_served, configured, loaded, model_of, newer_on_disk, served, summary
 
 
 def of(folder: Path, settings: str, versions: int = 3) -> Fleet:
@@ -64,18 +64,24 @@ def test_what_is_served_under_which_name(
     [
         (
             "labels: {stable: 1, next: 2}",
-            "models.digits.labels: label 'next' is for version 2, which is newer than 'stable', version 1, and "
-            "requests without a label get the newest; only 'canary' may be newer: it is served as 'digits-canary'",
+            "models.digits.labels: label 'next' is for version 2, which is newer than 'stable', version 1. Requests "
+            "without a label get the newest version, so only 'canary' may be newer",
         ),
         (
             "labels: {stable: 1}, versions: [1, 2, 3]",
-            "models.digits.versions: [2, 3] are newer than 'stable', version 1, and requests without a label get the "
-            "newest; take them out, or move 'stable'",
+            "models.digits.versions: [2, 3] are newer than 'stable', version 1. Requests without a label get the "
+            "newest version. Remove them, or move 'stable'",
         ),
-        ("labels: {stable: 2}, versions: [1]", "label 'stable' is for version 2, which `versions: [1]` does not keep"),
+        (
+            "labels: {stable: 2}, versions: [1]",
+            "label 'stable' is for version 2, which is not served, because",
+        ),
         ("labels: {stable: 1, canary: 9}", "label 'canary' is for version 9, which is not in "),
         ("labels: {stable: 9}", "label 'stable' is for version 9, which is not in "),
-        ("labels: {stable: 3, old: 1}, versions: 1", "label 'old' is for version 1, which `versions: 1` does not keep"),
+        (
+            "labels: {stable: 3, old: 1}, versions: 1",
+            "label 'old' is for version 1, which is not served, because",
+        ),
     ],
 )
 def test_what_would_give_clients_another_version_than_stable_is_refused(
@@ -87,13 +93,12 @@ def test_what_would_give_clients_another_version_than_stable_is_refused(
 
 
 def test_a_label_stable_that_is_new_may_not_take_another_models_name(tmp_path: Path) -> None:
-    """models.yaml can't say so; `serve labels set` could."""
+    """models.yaml can't say so; `labels set` could."""
     read = fleet(tmp_path, "models: {digits: {builder: 'm:build'}, digits-canary: {builder: 'm:build'}}\n")
     assert problems(read, ("digits",)) == []
     (said,) = problems(read.with_labels("digits", {"stable": 1}), ("digits",))
     assert str(said) == (
-        "models.digits-canary: servers have the canary of 'digits', which has a label 'stable', under this name; "
-        "rename the model"
+        "models.digits-canary: this is the name of the canary of 'digits', which has a label 'stable'. Rename the model"
     )
 
 
@@ -108,7 +113,8 @@ def test_limits_count_the_canary_too(tmp_path: Path) -> None:
             file.truncate(20 << 20)
     for one in (read, with_canary):
         (said,) = problems(one, ("digits",))
-        assert "'digits' 60 MiB of it; 410 MiB is the least" in str(said)
+        assert "got 400 MiB, expected at least 410 MiB" in str(said)
+        assert "'digits' with 60 MiB" in str(said)
 
 
 def test_a_version_that_only_the_canary_has_is_checked_too(tmp_path: Path) -> None:
@@ -134,25 +140,24 @@ def test_a_canary_is_a_version_of_its_model(tmp_path: Path) -> None:
     ("settings", "version", "words"),
     [
         ("", 3, "version 3, the newest"),
-        ("", 2, "version 2, the newest; version 3 is on disk and isn't loaded"),
+        ("", 2, "version 2, the newest; version 3 is on disk but not loaded"),
         (
             "versions: [1]",
             1,
-            "version 1, the newest that `versions` lists; version 3, the newest of 2, is on disk and "
-            "isn't in `versions`",
+            "version 1, the newest that `versions` lists; version 3, the newest of 2, is on disk but not in `versions`",
         ),
         ("labels: {previous: 1}", 3, "version 3, the newest; previous → 1"),
         ("labels: {stable: 3}", 3, "version 3, stable"),
-        ("labels: {stable: 2}", 2, "version 2, stable; version 3 is on disk and isn't stable"),
-        ("labels: {stable: 1}", 1, "version 1, stable; version 3, the newest of 2, is on disk and isn't stable"),
+        ("labels: {stable: 2}", 2, "version 2, stable; version 3 is on disk but not stable"),
+        ("labels: {stable: 1}", 1, "version 1, stable; version 3, the newest of 2, is on disk but not stable"),
         ("labels: {stable: 2, previous: 1, canary: 3}", 2, "version 2, stable; previous → 1"),
-        ("labels: {stable: 1, canary: 2}", 1, "version 1, stable; version 3 is on disk and isn't stable"),
+        ("labels: {stable: 1, canary: 2}", 1, "version 1, stable; version 3 is on disk but not stable"),
     ],
 )
 def test_people_see_which_version_clients_get_and_why(tmp_path: Path, settings: str, version: int, words: str) -> None:
     read = of(tmp_path, settings)
     everything = served(read, "digits")
-    assert said(read, everything[0], version, everything) == words
+    assert summary(read, everything[0], version, everything) == words
     for canary in everything[1:]:
-        assert said(read, canary, canary.versions[0], everything) == f"version {canary.versions[0]}, canary"
+        assert summary(read, canary, canary.versions[0], everything) == f"version {canary.versions[0]}, canary"
         assert newer_on_disk(read, canary, 1, everything) == []

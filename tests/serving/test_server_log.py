@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from tests.serving.fleets import fleet as make_fleet
 from tests.serving.test_running import SERVER
+from tfserving.cli import tfserving
 from tfserving.serving import running, server_log
-from tfserving.serving.cli import main
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.server_log import ServerLog
 
@@ -82,7 +82,7 @@ def fleet(tmp_path: Path) -> Fleet:
 
 def shown(fleet: Fleet, *words: str, code: int = 0) -> str:
     """What `logs` prints."""
-    done = CliRunner().invoke(main, ["logs", *words, "--fleet", str(fleet.file)])
+    done = CliRunner().invoke(tfserving, ["serve", "logs", *words, "--fleet", str(fleet.file)])
     assert done.exit_code == code, done.output
     return done.output
 
@@ -99,13 +99,13 @@ def start(fleet: Fleet, engine: str, port: int) -> None:
 
 
 def test_of_several_servers_the_port_chooses_one(fleet: Fleet) -> None:
-    assert f"no server of {fleet.file} runs; `tfserving serve up` starts one" in shown(fleet, code=2)
+    assert f"no server of {fleet.file} is running. Start one with `" in shown(fleet, code=3)
     start(fleet, "embedded", 8500)
     assert shown(fleet) == "the embedded server prints\n"
     start(fleet, "native", 9500)
     listed = "the embedded server on port 8500, the native server on port 9500"
-    assert f"2 servers of {fleet.file} run: {listed}; choose one with --port" in shown(fleet, code=2)
+    assert f"2 servers of {fleet.file} are running: {listed}. Choose one with --port" in shown(fleet, code=2)
     assert shown(fleet, "--port", "9500") == "the native server prints\n"
-    assert f"no server of {fleet.file} has gRPC on port 7500; running: {listed}" in shown(
+    assert f"no server of {fleet.file} has gRPC on port 7500. Running: {listed}" in shown(
         fleet, "--port", "7500", code=2
     )

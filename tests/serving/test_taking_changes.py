@@ -94,7 +94,7 @@ def test_a_busy_server_gets_the_change_again_which_is_reported(fleet: Fleet, rel
     live.tell(server, path, config, 30, said.append)
     assert firsts == []
     assert running.read_models_config(path) == config
-    busy = f"The native server on port {port} is busy ({FULL}); the change is sent again in"
+    busy = f"The native server on port {port} is busy ({FULL}). The change is sent again in"
     assert said == [f"{busy} 0.2 s …", f"{busy} 0.4 s …"]
 
 
@@ -115,8 +115,8 @@ def test_a_server_that_never_returns_is_left_in_time(
     with pytest.raises(EngineError) as caught:
         live.apply(fleet.with_labels("digits", {"stable": 1}), server, 1, print)
     released.set()
-    assert "did not take the new configuration in time (--wait says how long)" in str(caught.value)
-    assert "it waits without end for a model whose folder it doesn't find" in str(caught.value)
+    assert "the server did not load the new configuration within --wait: " in str(caught.value)
+    assert "TensorFlow Serving waits forever for a model whose folder doesn't exist" in str(caught.value)
     assert path.read_bytes() == before
 
 
@@ -132,7 +132,7 @@ def test_a_server_that_can_not_go_back_is_told_with_the_way_out(fleet: Fleet, re
     with pytest.raises(EngineError) as caught:
         live.apply(fleet.with_labels("digits", {"stable": 1}), server, 5, print)
     said = str(caught.value)
-    assert f"the native server on port {port} did not take the new configuration: over gRPC: UNAVAILABLE: " in said
-    assert "; going back failed, too: " in said
-    assert f"; {path} has what the server served before, which it serves again when it is started again" in said
+    assert f"the native server on port {port} did not accept the new configuration: over gRPC: UNAVAILABLE: " in said
+    assert ". Going back failed, too: " in said
+    assert f". {path} has the configuration before, so a restart serves it" in said
     assert path.read_bytes() == before

@@ -7,6 +7,7 @@ import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _REPORTS = ("PIL", "fsspec", "hdrh", "httptools", "jinja2", "matplotlib")
@@ -21,6 +22,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serving": (*_FLEET, *EMBEDDED, "pygrpc_native"),
     "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
+# By protocol the extras with the file systems of object stores.
+_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+_OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str, command: str) -> str | None:
@@ -33,6 +37,15 @@ def missing_for_embedded(command: str) -> str | None:
     """Return the sentence that names what `command` lacks to run the embedded server; None when it lacks nothing."""
     module = next((name for name in EMBEDDED if find_spec(name) is None), None)
     return None if module is None else _install(command, module, "serving")
+
+
+def missing_for_store(url: str) -> str:
+    """Return the sentence that names what reading or writing `url`, in an object store, needs."""
+    protocol = url.partition("://")[0]
+    remedy = f"Install {_OTHER_STORES.get(protocol, f'a file system of fsspec for {protocol}://')}."
+    if extra := _STORES.get(protocol):
+        remedy = f"Install the extra {extra!r}: {how_to_install(extra)}."
+    return f"{url}: {protocol}:// needs a Python package that is not installed. {remedy}"
 
 
 def how_to_install(extras: str) -> str:
@@ -63,19 +76,30 @@ def _is_installed(package: str) -> bool:
         return False
 
 
+def repository() -> str | None:
+    """Return the repository and commit that the toolkit was installed from, as pip takes it; None for others."""
+    found = _direct_url()
+    if (source := found.get("vcs_info")) is None:
+        return None
+    return f"{source['vcs']}+{found['url']}@{source['commit_id']}"
+
+
 def _source(extras: str) -> str:
+    if found := repository():
+        return f"tfserving[{extras}] @ {found}"
+    url = urlsplit(_direct_url().get("url", ""))
+    return f"{unquote(url.path)}[{extras}]" if url.scheme == "file" else f"tfserving[{extras}]"
+
+
+def _direct_url() -> dict[str, Any]:
+    """Return where the toolkit was installed from (PEP 610); nothing when that was a package index."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        found = json.loads(distribution("tfserving").read_text("direct_url.json") or "{}")
+        found: dict[str, Any] = json.loads(distribution("tfserving").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
-        found = {}
-    url, repository = str(found.get("url", "")), found.get("vcs_info")
-    if repository:
-        return f"tfserving[{extras}] @ {repository['vcs']}+{url}@{repository['commit_id']}"
-    if url.startswith("file://"):
-        return f"{unquote(urlsplit(url).path)}[{extras}]"
-    return f"tfserving[{extras}]"
+        return {}
+    return found
 
 
 def _install(command: str, module: str, extra: str) -> str:

@@ -1,1 +1,1 @@
-"""The core, which knows no protocol: source, loader, manager, view, and the one place where inference happens."""
+"""The core, independent of the protocols: source, loader, manager, view and inference."""

@@ -1,12 +1,12 @@
 """Batching: requests that wait at the same time run as one.
 
-    request ──► its queue ──► a thread is free: the request leads, takes what waits with it, runs it, hands the thread
-                    │         to the next queue that has something, and gives everybody their rows
-                    └───────► none is free: it waits until it has its answer, or is to lead
+    request ──► its queue ──► a thread is free: the request leads. It takes the requests that wait with it, runs them,
+                    │         hands the thread to the next queue that has requests, and gives each request its rows
+                    └───────► none is free: it waits until it has its result, or becomes the leader
 
-A request that is alone leads at once, in its own thread, and pays for nothing. A queue is of one version, one signature
-and one set of shapes, so that what is put together can be put together; when a batch fails, every request of it runs
-once more alone, so that nobody is told of another's mistake. What TensorFlow Serving refuses is refused in its words.
+A request that is alone leads at once, in its own thread, without extra cost. A queue holds requests of one version, one
+signature and one set of shapes, so they can be concatenated. When a batch fails, each of its requests runs once more
+alone, so no client gets the error of another. Refusals have TensorFlow Serving's texts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Execute = Callable[[Sequence[Array]], list[Array]]
 
 @dataclass(frozen=True)
 class Parameters:
-    """How requests are put together, named as in BatchingParameters.
+    """How requests are batched, with the names of BatchingParameters.
 
     https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/batching/README.md
     """
@@ -44,18 +44,18 @@ class Parameters:
     max_enqueued_batches: int = 10
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
-    # Rows that run at once, when a request may be larger than that: it is cut. None: it may not.
+    # The rows of one run, when larger requests are split. None: they are not.
     max_execution_batch_size: int | None = None
 
 
 @dataclass(eq=False)
 class _Ticket:
-    """A request that waits: `event` says that it has its answer, or is to lead."""
+    """A waiting request. `event` is set when it has its result, or when it becomes the leader."""
 
     arrays: Sequence[Array]
     rows: int
     execute: Execute
-    # Until when its client waits, in seconds of time.monotonic.
+    # Its deadline, in seconds of time.monotonic.
     until: float | None = field(default_factory=lambda: deadline.until)
     since: float = field(default_factory=time.monotonic)
     event: threading.Event = field(default_factory=threading.Event)
@@ -64,21 +64,21 @@ class _Ticket:
 
 
 class Scheduler:
-    """Runs batches in as many threads at a time as `threads` says; with `aside` requests that wait step aside."""
+    """Runs up to `threads` batches at a time. With `aside` requests that wait step aside in their pool."""
 
     def __init__(self, threads: int, *, aside: bool = False) -> None:
         self._free = threads
         self._aside = aside
         self._changed = threading.Condition()
         self._queues: dict[Hashable, deque[_Ticket]] = {}
-        # The queues that nobody leads, in turn.
+        # The queues without a leader, in turn.
         self._waiting: deque[Hashable] = deque()
 
     def run(self, key: Hashable, arrays: Sequence[Array], execute: Execute, parameters: Parameters) -> list[Array]:
-        """What `execute` answers to `arrays`, perhaps asked together with others of the same `key` and shapes.
+        """Runs `execute` on `arrays`, possibly together with other requests of the same `key` and shapes.
 
         Raises RequestError: what `execute` raises; INVALID_ARGUMENT for arrays that can't be batched, UNAVAILABLE when
-        too much is waiting, FAILED_PRECONDITION for outputs that have no row for each row.
+        the queue is full, FAILED_PRECONDITION for outputs that don't have one row for each input row.
         """
         rows = _rows(arrays)
         if rows > parameters.max_batch_size:
@@ -86,7 +86,7 @@ class Scheduler:
             raise RequestError(Code.INVALID_ARGUMENT, text)
         metrics.WRAPPED_RUNS.add()
         if not rows:
-            # It would wait for somebody to join it.
+            # Without rows it would wait until another request joins it.
             return execute(arrays)
         most = parameters.max_execution_batch_size
         if most is not None and rows > most:
@@ -107,7 +107,7 @@ class Scheduler:
         return ticket.outputs
 
     def _enter(self, key: Hashable, ticket: _Ticket, parameters: Parameters) -> bool:
-        """Puts `ticket` into its queue; whether it leads. Raises RequestError UNAVAILABLE when the queue is full."""
+        """Adds `ticket` to its queue; returns whether it leads. Raises RequestError UNAVAILABLE when that is full."""
         with self._changed:
             queue = self._queues.setdefault(key, deque())
             batches = -(-sum(other.rows for other in queue) // parameters.max_batch_size)
@@ -127,7 +127,7 @@ class Scheduler:
             return False
 
     def _wait(self, key: Hashable, ticket: _Ticket) -> None:
-        """Waits until `ticket` has its answer, or is to lead. Raises RequestError DEADLINE_EXCEEDED when it is late."""
+        """Waits until `ticket` has its result, or becomes the leader. Raises RequestError DEADLINE_EXCEEDED."""
         if self._aside:
             step_aside()
         try:
@@ -150,7 +150,7 @@ class Scheduler:
         raise too_late()
 
     def _lead(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> None:
-        """Runs what waits in the queue `key`, `leader` first, and hands the thread on."""
+        """Runs the next batch of the queue `key`, `leader` first, and hands the thread on."""
         batch = [leader]
         try:
             batch = self._take(key, leader, parameters)
@@ -159,11 +159,11 @@ class Scheduler:
             self._hand_on()
             for ticket in batch:
                 if ticket.outputs is None and ticket.error is None:
-                    ticket.error = RequestError(Code.INTERNAL, "the batch that this request was in did not end")
+                    ticket.error = RequestError(Code.INTERNAL, "the batch of this request did not complete")
                 ticket.event.set()
 
     def _take(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> list[_Ticket]:
-        """The tickets of the next batch: when there are enough, or the leader has waited long enough."""
+        """Returns the tickets of the next batch, when it is full or the leader has waited for the batch timeout."""
         most = min(parameters.max_batch_size, parameters.max_execution_batch_size or parameters.max_batch_size)
         until = leader.since + parameters.batch_timeout_micros / 1e6
         with self._changed:
@@ -176,7 +176,7 @@ class Scheduler:
                 rows += queue[0].rows
                 batch.append(queue.popleft())
             if queue:
-                # Whoever is first now leads, at once or when it is this queue's turn.
+                # The first ticket that is left leads, at once or when it is this queue's turn.
                 if self._free:
                     self._free -= 1
                     queue[0].event.set()
@@ -197,9 +197,9 @@ class Scheduler:
 
 
 def _run(batch: Sequence[_Ticket], parameters: Parameters) -> None:
-    """Runs the tickets together, and each alone when that fails."""
+    """Runs the tickets as one batch, and each alone when that fails."""
     rows = sum(ticket.rows for ticket in batch)
-    # A request that waits longer than others in its batch keeps it running for itself.
+    # The batch runs until the latest deadline of its requests.
     ends = [ticket.until for ticket in batch]
     own, deadline.until = deadline.until, None if None in ends else max(end for end in ends if end is not None)
     size = next((allowed for allowed in parameters.allowed_batch_sizes if allowed >= rows), rows)
@@ -228,13 +228,13 @@ def _merge(batch: Sequence[_Ticket], padding: int) -> list[Array]:
     merged = []
     for arrays in zip(*(ticket.arrays for ticket in batch), strict=True):
         parts = _padded(arrays)
-        # Rows that nobody asked for are copies of one that somebody did.
+        # Padding rows are copies of a real row.
         merged.append(np.concatenate([*parts, *[parts[0][:1]] * padding]))
     return merged
 
 
 def _padded(arrays: Sequence[Array]) -> list[Array]:
-    """`arrays` with all dimensions but the first as large as in the largest."""
+    """Pads all dimensions of `arrays` but the first to those of the largest."""
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) == 1:
         return list(arrays)
@@ -263,7 +263,7 @@ def _rows(arrays: Sequence[Array]) -> int:
 
 
 def _shapes(arrays: Sequence[Array], *, padded: bool) -> Hashable:
-    """What arrays that are put together have in common: their shapes, or their ranks when they may be padded."""
+    """Returns the common key of arrays that can be concatenated: their shapes, or their ranks when they are padded."""
     return tuple((array.dtype.str, array.ndim if padded else array.shape[1:]) for array in arrays)
 
 
@@ -279,16 +279,16 @@ def _check_output(output: Array, rows: int) -> None:
 
 
 def read_parameters(path: Path, flag: str = "--batching_parameters_file") -> tuple[Parameters, int | None]:
-    """The parameters in a text BatchingParameters, and how many batches may run at a time, if it says.
+    """Returns the parameters in a text BatchingParameters, and the number of batch threads, if the file has one.
 
-    Raises StartError when it can't be read, or says what can't be.
+    Raises StartError when the file can't be read or is wrong.
     """
     message = read_message("BatchingParameters", path, flag)
 
     def number(name: str, default: int, least: int) -> int:
         value = getattr(message, name).value if message.HasField(name) else default
         if value < least:
-            raise StartError(f"{flag}={path}: {name} is {value}, it must be at least {least}")
+            raise StartError(f"{flag}={path}: {name} is {value}; it must be at least {least}")
         return int(value)
 
     most = number("max_batch_size", Parameters.max_batch_size, 1)
@@ -297,7 +297,7 @@ def read_parameters(path: Path, flag: str = "--batching_parameters_file") -> tup
     splits = message.enable_large_batch_splitting.value
     largest = execution if splits else most
     if any(one >= other for one, other in pairwise(allowed)) or (allowed and allowed[0] < 1):
-        raise StartError(f"{flag}={path}: allowed_batch_sizes {list(allowed)} must be increasing, from 1 on")
+        raise StartError(f"{flag}={path}: allowed_batch_sizes {list(allowed)} must increase, starting at 1 or more")
     if allowed and allowed[-1] != largest:
         what = "max_execution_batch_size" if splits else "max_batch_size"
         raise StartError(f"{flag}={path}: the last of allowed_batch_sizes {list(allowed)} must be {what}, {largest}")
@@ -316,9 +316,9 @@ def read_parameters(path: Path, flag: str = "--batching_parameters_file") -> tup
 
 
 def own_parameters(folder: Path) -> Parameters | None:
-    """The parameters that the version in `folder` has of its own. Raises StartError when they can't be read.
+    """Returns the parameters in the version's own file in `folder`. Raises StartError when it can't be read.
 
-    None without them: where each version has its own, TensorFlow Serving batches no other
+    Returns None without a file. With the flag for own parameters, TensorFlow Serving batches no other versions
     (https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/bundle_factory_util.cc).
     """
     path = folder / OWN_PARAMETERS

@@ -1,4 +1,4 @@
-"""Until when the request that a thread runs may run: what a transport knows, and TensorFlow is told."""
+"""The deadline of the request that a thread runs: set by the transport, passed on to TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from time import monotonic
 
 from tfserving.serving.embedded.errors import Code, RequestError
 
-# TensorFlow's words for a run that is cancelled.
+# TensorFlow's text for a cancelled run.
 TIMED_OUT = "Timed out waiting for notification"
 
 
 class Deadline(threading.local):
-    """After which moment of `time.monotonic` nobody waits for this thread's request; None: no limit."""
+    """The deadline of this thread's request, in seconds of `time.monotonic`; None: no limit."""
 
     until: float | None = None
 
     def left(self) -> float | None:
-        """How many seconds are left, not less than 0; None: no limit."""
+        """Returns the seconds that are left, at least 0; None: no limit."""
         return None if self.until is None else max(0.0, self.until - monotonic())
 
 
@@ -25,5 +25,5 @@ deadline = Deadline()
 
 
 def too_late() -> RequestError:
-    """The error of a request whose time is over."""
+    """Returns the error of a request whose deadline has passed."""
     return RequestError(Code.DEADLINE_EXCEEDED, TIMED_OUT)

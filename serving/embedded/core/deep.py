@@ -1,6 +1,6 @@
-"""Tensors of more than 64 dimensions: TensorFlow has up to 254, numpy doesn't.
+"""Tensors of more than 64 dimensions. TensorFlow allows up to 254, and numpy 64.
 
-Nothing but the graph itself can hold them, so a copy of it takes them serialized, as TensorProtos, and answers so.
+Only a graph can hold them, so a copy of the graph takes and returns them as serialized TensorProtos.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ NUMPYS_MOST = 64
 
 @dataclass(frozen=True)
 class Deep:
-    """A tensor as its elements and its shape; for those who only look it has an array's attributes."""
+    """A tensor as its elements and its shape, with the attributes of an array."""
 
     flat: Array
     shape: tuple[int, ...]
 
     @property
     def ndim(self) -> int:
-        """How many dimensions it has."""
+        """The number of dimensions."""
         return len(self.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of its elements."""
+        """The element type."""
         return self.flat.dtype
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """The number of elements."""
         return self.flat.size
 
     def ravel(self) -> Array:
-        """Its elements in one dimension."""
+        """Returns the elements in one dimension."""
         return self.flat
 
 
 def shaped(flat: Array, shape: tuple[int, ...]) -> Any:
-    """The elements `flat` in `shape`: an array, or a Deep."""
+    """Returns the elements `flat` in `shape`: an array, or a Deep."""
     return flat.reshape(shape) if len(shape) <= NUMPYS_MOST else Deep(flat, shape)
 
 
 def write_shape(proto: Any, shape: Sequence[int]) -> None:
-    """Gives the TensorProto `proto`, which has the elements, another shape."""
+    """Sets the shape of the TensorProto `proto`."""
     del proto.tensor_shape.dim[:]
     for size in shape:
         proto.tensor_shape.dim.add(size=size)
@@ -59,7 +59,7 @@ def write_shape(proto: Any, shape: Sequence[int]) -> None:
 def make_deep_run(
     session: Any, feeds: Sequence[str], fetches: Sequence[str]
 ) -> Callable[[Any, Sequence[Any]], list[Any]]:
-    """A function of RunOptions, or None, and arrays, Deep ones too, both ways: it runs a copy of the graph."""
+    """Returns a function of RunOptions, or None, and arrays. It runs a copy of the graph; arrays can be Deep."""
     from tensorflow.python.framework import dtypes, importer
     from tensorflow.python.ops import array_ops, gen_parsing_ops
 

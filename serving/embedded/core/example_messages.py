@@ -1,4 +1,4 @@
-"""TensorFlow Serving's messages of tf.Examples, which gRPC, warm-up and the request log share: read, run, written."""
+"""Reads, runs and writes TensorFlow Serving's messages of tf.Examples, for gRPC, warm-up and the request log."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tfserving.serving.embedded.errors import Code, RequestError
 
 
 def infer(servable: Servable, request: Any, method: str) -> tuple[Signature, Classifications | Array]:
-    """What the signature that a ClassificationRequest or RegressionRequest names answers to its examples.
+    """Runs a ClassificationRequest or RegressionRequest; returns its signature and the result.
 
-    Raises RequestError for a signature that can't be asked as `method`, and for examples it can't take.
+    Raises RequestError for a signature that doesn't support `method`, and for examples that it doesn't accept.
     """
     signature = find_signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
     (result,) = run(servable, [make_task(servable, signature, method)], read_examples(request.input))
@@ -30,7 +30,7 @@ def infer(servable: Servable, request: Any, method: str) -> tuple[Signature, Cla
 
 
 def infer_all(servable: Servable, request: Any) -> list[tuple[Task, Classifications | Array]]:
-    """The tasks of a MultiInferenceRequest with what each answers. Raises RequestError as `infer` does."""
+    """Runs a MultiInferenceRequest; returns its tasks and their results. Raises RequestError as `infer` does."""
     tasks: list[Task] = []
     for wanted in request.tasks:
         tasks.append(_task(servable, wanted, request.tasks[0].model_spec.name, tasks))
@@ -38,10 +38,10 @@ def infer_all(servable: Servable, request: Any) -> list[tuple[Task, Classificati
 
 
 def read_examples(sent: Any) -> list[bytes]:
-    """The serialized tf.Examples of an Input; a context is merged into each, whose own features win."""
+    """Returns the serialized tf.Examples of an Input. A context is merged into each; its own features win."""
     if sent.WhichOneof("kind") == "example_list_with_context":
         context = sent.example_list_with_context.context.SerializeToString()
-        # Messages that follow each other in the same bytes are merged.
+        # Protobuf merges concatenated messages.
         return [context + example.SerializeToString() for example in sent.example_list_with_context.examples]
     return [example.SerializeToString() for example in sent.example_list.examples]
 
@@ -60,7 +60,7 @@ def write_result(message: Any, result: Classifications | Array) -> None:
 
 
 def _task(servable: Servable, wanted: Any, model: str, before: list[Task]) -> Task:
-    """The task that an InferenceTask asks for, `before` being those that stand before it."""
+    """Returns the task of an InferenceTask; `before` are the tasks before it."""
     if not wanted.model_spec.name:
         raise RequestError(Code.INVALID_ARGUMENT, "Found ModelSpec with an empty model name.")
     if wanted.model_spec.name != model:

@@ -1,4 +1,4 @@
-"""Classify and regress: signatures that take serialized tf.Examples and answer classes with scores, or one value.
+"""Classify and regress: signatures that take serialized tf.Examples and return classes with scores, or one value.
 
 https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/g3doc/signature_defs.md
 """
@@ -30,13 +30,13 @@ _MATRIX = 2
 
 @dataclass(frozen=True)
 class Classifications:
-    """The answer of classify, each (batch, classes): labels as bytes, scores as float32; one can be missing."""
+    """The result of classify, each (batch, classes): labels as bytes, scores as float32. One can be missing."""
 
     labels: Array | None
     scores: Array | None
 
     def rows(self) -> list[list[tuple[bytes, float]]]:
-        """For each example its classes: label and score, an empty label or 0 for what the signature doesn't answer."""
+        """Returns the label and score of each class, for each example. A missing label is empty, a missing score 0."""
         known = self.labels if self.labels is not None else self.scores
         assert known is not None
         labels = self.labels.tolist() if self.labels is not None else [[b""] * known.shape[1]] * known.shape[0]
@@ -46,7 +46,7 @@ class Classifications:
 
 @dataclass(frozen=True)
 class Task:
-    """One signature of a request, as the method it is asked as: CLASSIFY or REGRESS."""
+    """A signature and the method to run it with: CLASSIFY or REGRESS."""
 
     signature: Signature
     method: str
@@ -59,7 +59,7 @@ class Task:
 
 
 def find_signature(servable: Servable, name: str) -> Signature:
-    """The signature called `name`. Raises RequestError INVALID_ARGUMENT when there is none."""
+    """Returns the signature `name`. Raises RequestError INVALID_ARGUMENT when it doesn't exist."""
     signature = servable.signatures.get(name)
     if signature is None:
         text = f"No signature was found with the name: {name}"
@@ -68,9 +68,9 @@ def find_signature(servable: Servable, name: str) -> Signature:
 
 
 def make_task(servable: Servable, signature: Signature, method: str) -> Task:
-    """Checks that `signature` can be asked as `method`, whatever its own method's name is.
+    """Checks that `signature` has the inputs and outputs of `method`, whatever method it names itself.
 
-    Raises RequestError INVALID_ARGUMENT for a signature that has other inputs and outputs than the method needs.
+    Raises RequestError INVALID_ARGUMENT when it has not.
     """
     if servable.check_methods and signature.method != method:
         kind = {CLASSIFY: "classification", REGRESS: "regression"}[method]
@@ -83,11 +83,11 @@ def make_task(servable: Servable, signature: Signature, method: str) -> Task:
 
 
 def run(servable: Servable, tasks: Sequence[Task], examples: Sequence[bytes]) -> list[Classifications | Array]:
-    """Runs `tasks` on serialized tf.Examples, one session call for all: Classifications, or float32 (batch,), for each.
+    """Runs `tasks` on serialized tf.Examples in one session call; returns Classifications or float32 (batch,) for each.
 
-    Every placeholder of the tasks gets the same examples.
+    All tasks get the same examples.
 
-    Raises RequestError: INVALID_ARGUMENT without examples and for outputs of another shape or type, else the runtime's.
+    Raises RequestError: INVALID_ARGUMENT without examples and for outputs of a wrong shape or type, else the runtime's.
     """
     if not examples:
         raise _invalid("Input is empty.")

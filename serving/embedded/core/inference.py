@@ -1,4 +1,4 @@
-"""Inference: the one place where requests of both protocols are answered."""
+"""Inference: runs the requests of both protocols."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tfserving.serving.embedded.observability.metrics import count_run
 
 T = TypeVar("T")
 
-# What predict can be asked, when methods are checked.
+# The methods of signatures that predict accepts, when methods are checked.
 METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
-# Errors that an input's shape can be the cause of.
+# Error codes that a wrong input shape can cause.
 _OF_INPUTS = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.OUT_OF_RANGE)
 
 
 class ModelSpec(NamedTuple):
-    """What a request asks for: a model, and its version by number or by label; neither means the highest."""
+    """A model, and its version by number or by label; with neither, the highest version."""
 
     name: str
     version: int | None = None
@@ -30,9 +30,9 @@ class ModelSpec(NamedTuple):
 
 
 def acquire(served: Served, spec: ModelSpec) -> Handle:
-    """A handle to the version that `spec` asks for.
+    """Returns a handle to the version of `spec`.
 
-    Raises RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND for anything not available.
+    Raises RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND when it is not available.
     """
     if not spec.name:
         raise RequestError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
@@ -46,12 +46,12 @@ def predict(
     decode: Callable[[T], Array],
     output_filter: Sequence[str] = (),
 ) -> dict[str, Array]:
-    """Runs `signature` on the inputs `sent`, decoded; returns its outputs by name, or those that a filter names.
+    """Decodes the inputs `sent` and runs `signature`; returns the outputs by name, or those in `output_filter`.
 
-    Shapes are checked before TensorFlow sees the tensors: operations exist that end the process when a tensor has
-    another rank than they expect. Without that check, as in TensorFlow Serving, the graph takes whatever it accepts.
+    Shapes are checked before TensorFlow gets the tensors, because some operations end the process when the rank of a
+    tensor is wrong. Without that check the graph decides which shapes it accepts, as in TensorFlow Serving.
 
-    Raises RequestError: INVALID_ARGUMENT for names, tensors, types and shapes that don't fit, else the runtime's own.
+    Raises RequestError: INVALID_ARGUMENT for wrong names, tensors, types and shapes, else the runtime's own error.
     """
     if servable.check_methods and signature.method not in METHODS:
         wanted = ", ".join(METHODS)
@@ -67,7 +67,7 @@ def predict(
         except ValueError as error:
             raise _parsing_error(signature, name, str(error)) from None
         if array.ndim > MOST_DIMENSIONS:
-            raise _parsing_error(signature, name, f"it has {array.ndim} dimensions, {MOST_DIMENSIONS} are the most")
+            raise _parsing_error(signature, name, f"got {array.ndim} dimensions, at most {MOST_DIMENSIONS} are allowed")
         arrays.append(array)
     outputs = _outputs(signature, output_filter) if output_filter else signature.output_names
     if [array.dtype for array in arrays] != signature.dtypes:
@@ -87,16 +87,16 @@ def predict(
 
 
 def explain_shapes(signature: Signature, arrays: Mapping[str, Array]) -> str:
-    """Which of `arrays` have a shape that `signature` doesn't say, with both; nothing when all fit."""
+    """Describes those of `arrays` whose shape is not the signature's; empty when all fit."""
     return ", ".join(
-        f"{describe(name, array)}, {_wants(signature, name)}"
+        _mismatch(signature, name, array)
         for name, array in arrays.items()
         if not signature.inputs[name].fits(array.shape)
     )
 
 
 def wrong_shape(signature: Signature, arrays: Sequence[Array]) -> RequestError:
-    """The error for `arrays`, one for each input, that don't fit; in the words of a graph that checks its inputs."""
+    """Returns the error for `arrays` of wrong shapes, one for each input, with the text of a graph's own check."""
     named = dict(zip(signature.inputs, arrays, strict=True))
     name, array = next((name, array) for name, array in named.items() if not signature.inputs[name].fits(array.shape))
     spec = signature.inputs[name]
@@ -106,13 +106,9 @@ def wrong_shape(signature: Signature, arrays: Sequence[Array]) -> RequestError:
     return RequestError(Code.INVALID_ARGUMENT, text, explain_shapes(signature, named))
 
 
-def describe(name: str, array: Array) -> str:
-    """One input as an error names it: `inputs['x'] has dtype float32 and shape (1, 3)`."""
-    return f"inputs[{name!r}] has dtype {dtype_of(array).name} and shape {array.shape}"
-
-
-def _wants(signature: Signature, name: str) -> str:
-    return f"signature {signature.name!r} wants {signature.inputs[name]}"
+def _mismatch(signature: Signature, name: str, array: Array) -> str:
+    """Returns `inputs['x']: got float32 (1, 3), expected float32 (?, 4)`."""
+    return f"inputs[{name!r}]: got {dtype_of(array).name} {array.shape}, expected {signature.inputs[name]}"
 
 
 def _names(names: Iterable[str]) -> str:
@@ -136,10 +132,9 @@ def _check_names(signature: Signature, sent: Mapping[str, object]) -> None:
             f"default value provided. Inputs expected to be in the request {_names(sent)}, or default input alias "
             f"set: {','.join(sorted(signature.defaults))}"
         )
-    wants = ", ".join(f"{name!r}: {spec}" for name, spec in wanted.items()) or "no inputs"
-    explanation = (
-        f"sent are {', '.join(map(repr, sorted(sent))) or 'no inputs'}, signature {signature.name!r} wants {wants}"
-    )
+    expected = ", ".join(f"{name!r}: {spec}" for name, spec in wanted.items()) or "no inputs"
+    got = ", ".join(map(repr, sorted(sent))) or "no inputs"
+    explanation = f"got {got}; signature {signature.name!r} expects {expected}"
     raise RequestError(Code.INVALID_ARGUMENT, text, explanation)
 
 
@@ -150,13 +145,13 @@ def _check_types(signature: Signature, arrays: Sequence[Array]) -> None:
             raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Expects arg[{index}] to be {runtime_name(wanted)} but {runtime_name(dtype_of(array))} is provided",
-                f"{describe(name, array)}, {_wants(signature, name)}",
+                _mismatch(signature, name, array),
             )
 
 
 def _parsing_error(signature: Signature, name: str, why: str) -> RequestError:
     text = f"tensor parsing error: {name}"
-    return RequestError(Code.INVALID_ARGUMENT, text, f"{why}; {_wants(signature, name)}")
+    return RequestError(Code.INVALID_ARGUMENT, text, f"{why}; expected {signature.inputs[name]}")
 
 
 def _outputs(signature: Signature, output_filter: Iterable[str]) -> tuple[str, ...]:

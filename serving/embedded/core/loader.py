@@ -1,4 +1,4 @@
-"""The loader: a version's folder becomes a servable, ready to run."""
+"""The loader: loads a version from its folder as a servable."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from tfserving.serving.embedded.observability import metrics
 log = logging.getLogger(__name__)
 
 SERVING_TAGS = ("serve",)
-# An output filter is the client's choice, so the number of distinct calls that a version keeps needs an end.
+# Clients choose output filters, so the number of distinct calls that a version caches needs a limit.
 CALLS_KEPT = 64
 
 
 @dataclass(frozen=True)
 class Batching:
-    """Who puts requests together, and how; requests of graphs with loops, which may take long, by themselves."""
+    """The scheduler that batches requests, and the one for graphs with loops, which may take long."""
 
     scheduler: Scheduler
     of_loops: Scheduler
@@ -57,14 +57,14 @@ class Batching:
 class Runtime:
     """How TensorFlow runs a version.
 
-    `intra_op_threads` are those inside one operation, 0 leaves them to TensorFlow. `inter_op_threads` run operations at
-    the same time; with 0 a request runs in the thread that answers it, which costs a small model half the CPU. With
-    `check_methods` a signature can only be asked as the method that it says it is for; with `batching` requests that
-    wait at the same time run as one. `session_config` is a ConfigProto that all this comes on top of. `tags` name the
-    graph that is loaded. Operations that are not known to be safe have to be allowed, all of them
-    (`allow_file_and_python_ops`) or by name (`allowed_operations`). With `check_shapes` a tensor has to have the rank
-    and the known sizes that the signature gives it. Graphs with loops run in `slots`, for at most `longest_run` seconds
-    when a request has no deadline; None is no limit.
+    `intra_op_threads` is the number of threads inside one operation; 0 leaves it to TensorFlow. `inter_op_threads` is
+    the number of threads that run operations at the same time. With 0 a request runs in the thread that serves it,
+    which takes half the CPU for a small model. With `check_methods` only the method that a signature names can call it.
+    With `batching` requests that wait at the same time run as one. `session_config` is a serialized ConfigProto, which
+    the settings here override. `tags` select the graph to load. Operations that are not known to be safe must be
+    allowed, all of them (`allow_file_and_python_ops`) or by name (`allowed_operations`). With `check_shapes` a tensor
+    must have the rank and the known sizes of its signature. Graphs with loops run in `slots`, for at most `longest_run`
+    seconds when a request has no deadline; None is no limit.
     """
 
     intra_op_threads: int = 0
@@ -81,14 +81,14 @@ class Runtime:
 
     @property
     def may_wait(self) -> bool:
-        """Whether there may be operations that wait for something else than a processor."""
+        """Whether operations are allowed that wait for something other than a processor."""
         return self.allow_file_and_python_ops or bool(self.allowed_operations)
 
 
 class Servable:
-    """One loaded version of a model: its signatures, and a session to run them.
+    """A loaded version of a model: its signatures, and a session to run them.
 
-    `definitions` is the SignatureDefMap they were read from.
+    `definitions` is the SignatureDefMap of the signatures.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class Servable:
         pool: int = OWN_THREAD,
         unbatched: Collection[str] = (),
     ) -> None:
-        """`refused` says why some signatures must not be asked, `ending` how runs of a graph with loops end.
+        """`refused` has the reasons why some signatures must not run, `ending` how runs of a graph with loops end.
 
-        Other graphs run in the session's `pool`. Requests to signatures that are `unbatched` are never put together.
+        Other graphs run in the session's `pool`. Requests to `unbatched` signatures are never batched.
         """
         self.model = model
         self.version = version
@@ -120,14 +120,14 @@ class Servable:
         self.signatures: Mapping[str, Signature] = {
             name: read_signature(name, definition) for name, definition in definitions.signature_def.items()
         }
-        # Of signatures whose runs are the caller's own computing, and end by themselves.
+        # Only for signatures that compute in the caller's thread, and whose runs end by themselves.
         own = pool == OWN_THREAD and not (ending or runtime.batching or runtime.may_wait)
         self.paces: Mapping[str, Pace] = {name: Pace() for name in self.signatures} if own else {}
         self._session = session
         self._lock = threading.Lock()
         self._calls: dict[tuple[object, ...], Call] = {}
         self._deep: dict[str, Call] = {}
-        # What is put together with others: whole signatures, as in TensorFlow Serving's batching session.
+        # Only whole signatures are batched, as in TensorFlow Serving's batching session.
         self._batched = {
             (
                 tuple(spec.tensor for spec in signature.inputs.values()),
@@ -138,12 +138,12 @@ class Servable:
         }
 
     def check_allowed(self, signature: Signature) -> None:
-        """Raises RequestError PERMISSION_DENIED when `signature` must not be asked."""
+        """Raises RequestError PERMISSION_DENIED when `signature` must not run."""
         if signature.name in self._refused:
             raise RequestError(Code.PERMISSION_DENIED, self._refused[signature.name])
 
     def run(self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...]) -> list[Array]:
-        """Runs `signature` on one array for each of its inputs, in its order; returns the arrays called `outputs`.
+        """Runs `signature` on one array for each input, in order; returns the arrays of `outputs`.
 
         Raises RequestError with the runtime's code and text.
         """
@@ -160,7 +160,7 @@ class Servable:
         return call(*inputs)
 
     def run_tensors(self, feeds: Sequence[str], inputs: Sequence[Array], fetches: Sequence[str]) -> list[Array]:
-        """Runs the graph on `inputs`, an array for each tensor of `feeds`; returns the tensors called `fetches`.
+        """Runs the graph on `inputs`, an array for each tensor in `feeds`; returns the tensors in `fetches`.
 
         Raises RequestError with the runtime's code and text.
         """
@@ -168,21 +168,21 @@ class Servable:
         return (self._calls.get(key) or self._make(key, feeds, fetches))(*inputs)
 
     def has_signatures(self) -> str:
-        """Which signatures could have been asked for, for an error."""
+        """Describes the signatures that exist, for an error."""
         names = ", ".join(map(repr, sorted(self.signatures))) or "no signatures"
         return f"model {self.model!r} version {self.version} has {names}"
 
     def close(self) -> None:
-        """Frees what the version holds; nothing may run in it any more."""
+        """Frees the version. No request may be running in it."""
         self._calls.clear()
         self._deep.clear()
         self._session.close()
         self._session = None
-        # The graph's Python objects refer to each other in circles, and hold the C++ graph.
+        # The graph's Python objects form reference cycles that keep the C++ graph alive.
         gc.collect()
 
     def _deep_call(self, signature: Signature) -> Call:
-        # One for each signature, whatever outputs are asked for: each is a copy of the graph.
+        # One for each signature, for any outputs, since each is a copy of the graph.
         with self._lock:
             if signature.name not in self._deep:
                 feeds, fetches = (
@@ -218,9 +218,9 @@ def _batched(call: Call, key: Hashable, scheduler: Scheduler, parameters: Parame
 
 
 def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
-    """Loads the SavedModel in `path`, its tables and assets initialised.
+    """Loads the SavedModel in `path`, and initialises its tables and assets.
 
-    Raises RequestError with the code and text that TensorFlow gives, NOT_FOUND when there is no SavedModel.
+    Raises RequestError with TensorFlow's code and text, NOT_FOUND when there is no SavedModel.
     """
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise RequestError(
@@ -237,21 +237,21 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
     if runtime.intra_op_threads:
         config.intra_op_parallelism_threads = runtime.intra_op_threads
     if runtime.inter_op_threads or not config.inter_op_parallelism_threads:
-        # Less than none is TensorFlow's word for the caller's own thread.
+        # A negative number means the caller's own thread.
         config.inter_op_parallelism_threads = runtime.inter_op_threads or -1
     pools = add_pools(config, runtime.slots.count)
     pool = OWN_THREAD if pools and config.inter_op_parallelism_threads < 0 else 0
     session = Session(graph=Graph(), config=config)
     started = time.monotonic()
     try:
-        # `tf.compat.v1.saved_model.load`, step by step: what is checked has to be what is loaded, so it is read once.
+        # The steps of `tf.compat.v1.saved_model.load`. The file is read once, so the checked graph is the loaded graph.
         loader = SavedModelLoader(str(path))
         meta_graph = loader.get_meta_graph_def_from_tags(runtime.tags)
         refused = {}
         if not runtime.allow_file_and_python_ops:
             refused = check_operations(meta_graph, path, runtime.allowed_operations)
         for name, why in refused.items():
-            # Nobody asks for the initialisation; TensorFlow only keeps it among the signatures.
+            # The initialisation is no signature for clients; TensorFlow only stores it among them.
             if name != INIT:
                 log.warning("model %r version %d: %s", model, version, why)
         _register_operations(meta_graph)
@@ -259,7 +259,7 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
             saver, _ = loader.load_graph(session.graph, runtime.tags)
             loader.restore_variables(session, saver)
             loader.run_init_ops(session, runtime.tags)
-        # The same bytes, read by the classes that the rest of the server uses.
+        # Parsed again with the message classes that the rest of the server uses.
         definitions = SignatureDefMap()
         for name, definition in meta_graph.signature_def.items():
             definitions.signature_def[name].MergeFromString(definition.SerializeToString())
@@ -279,23 +279,23 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
 
 
 def _unbatched(path: Path) -> frozenset[str]:
-    """The signatures that the version in `path` was exported with as taking one example a request.
+    """Returns the signatures that the manifest of the version in `path` lists as unbatched: one example a request.
 
-    Their shapes don't tell: the values of a ragged tensor and where its rows begin can be as many by chance.
+    Shapes can't show this: the values of a ragged tensor and its row splits can have equal lengths by chance.
     """
     if not (path / MANIFEST).exists():
         return frozenset()
     try:
         return read_manifest_file(path / MANIFEST).unbatched()
     except ManifestError as error:
-        log.warning("all its signatures are batched: %s", error)
+        log.warning("%s. All signatures of this version are batched", error)
         return frozenset()
 
 
 def _register_operations(meta_graph: Any) -> None:
-    """Registers what a MetaGraphDef has of the operations that TensorFlow Serving brings, and TensorFlow does not.
+    """Registers the operations in a MetaGraphDef that TensorFlow Serving contains and TensorFlow does not.
 
-    Those of packages that aren't installed stay unknown: loading fails then.
+    Operations of packages that aren't installed stay unknown, so loading fails.
     """
     from tensorflow.python.framework.load_library import load_op_library
 

@@ -1,17 +1,17 @@
-"""The manager: takes versions through their states, and shows what there is to those who answer requests.
+"""The manager: takes versions through their states, and publishes a view of them to the request handlers.
 
-                 load, play its warm-up                  no longer aspired, and another one serves (or none should)
+                 load, run its warm-up                   no longer aspired, and another one serves (or none should)
     START ───► LOADING ───────────────────► AVAILABLE ───────────────────────────────────► UNLOADING ───► END
       │           │  ▲                                                                                     ▲
       │           │  └── a try failed: the next one is after a while, or when the folder has changed       │
       │           └── every try failed, or no longer aspired: END keeps the error ─────────────────────────┤
       └────────────── no longer aspired ───────────────────────────────────────────────────────────────────┘
 
-A version is *aspired* while the source wants it. Swaps preserve availability: a version that is no longer aspired
-serves until one that is has become AVAILABLE, so a new version that fails leaves the old one serving. A handle
-keeps its version alive: UNLOADING waits for the last one before anything is freed. A version in END stays in the
-status; it is loaded again only after it was gone from the disk, or when it had failed and its folder has changed. A
-folder that is being written changes all the time: it has changed when it is the same twice in a row.
+A version is *aspired* while the source selects it. Swaps preserve availability: a version that is no longer aspired
+serves until an aspired one is AVAILABLE. So a new version that fails leaves the old one serving. A handle keeps its
+version alive: UNLOADING waits for the last handle before it frees the version. A version in END stays in the status. It
+is loaded again only after its folder was removed from the disk, or when it had failed and its folder has changed. A
+folder that is being written changes all the time, so a change counts when two scans in a row see the same contents.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from tfserving.serving.embedded.errors import Code, RequestError
 
 log = logging.getLogger(__name__)
 
-# Loading is mostly Python's work on the graph, which runs in one thread at a time anyway.
+# Loading is mostly Python code that works on the graph, of which only one thread runs at a time.
 PARALLEL_LOADS = 2
 
 
 class Plane(Protocol):
-    """Where versions are loaded and requests answered: this process, or several."""
+    """The processes that load versions and serve requests: this one, or several workers."""
 
     def load(self, model: str, version: int, path: Path) -> None:
-        """Loads a version, which serves once a view says that it is available. Raises RequestError."""
+        """Loads a version, which serves once it is available in the current view. Raises RequestError."""
 
     def unload(self, model: str, version: int) -> None:
-        """Frees a version that no view has any more, when its last handle is given back."""
+        """Frees a version that is in no view any more, when its last handle is released."""
 
     def show(self, view: View) -> None:
-        """Makes `view` what requests see from now on."""
+        """Makes `view` the current view of all requests from now on."""
 
 
 @dataclass(eq=False)
@@ -54,9 +54,9 @@ class _Version:
     path: Path
     aspired: bool = True
     state: State = State.START
-    # Of the last try that failed.
+    # The error of the last try.
     error: RequestError | None = None
-    # What lay in its folder at the last try, and when the folder was last looked at.
+    # The contents of its folder at the last try, and at the last scan.
     tried: Contents = ()
     seen: Contents = ()
     # Whether the folder has changed since the last try began.
@@ -66,11 +66,11 @@ class _Version:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a change of its folder is a reason to try again."""
+        """Whether a change of its folder is a reason for another try."""
         return self.aspired and self.error is not None and self.state in (State.LOADING, State.END)
 
     def look(self, path: Path) -> None:
-        """Looks whether the folder, which lies in `path` now, has changed and is written no more."""
+        """Checks whether the folder, now at `path`, has changed since the last try and is no longer being written."""
         before, self.seen = self.seen, contents(path)
         self.changed = self.seen == before and self.seen != self.tried
 
@@ -81,9 +81,9 @@ def _failure(version: _Version) -> str:
 
 
 class Manager:
-    """Loads aspired versions in `plane`, has them served, and unloads the others.
+    """Loads aspired versions in `plane`, publishes them, and unloads the others.
 
-    A load that fails is tried again `retries` times, `retry_seconds` apart.
+    A load that fails is retried `retries` times, `retry_seconds` apart.
     """
 
     def __init__(self, plane: Plane, *, retries: int = 0, retry_seconds: float = 0) -> None:
@@ -98,8 +98,8 @@ class Manager:
         self._stopping = threading.Event()
 
     def aspire(self, model: str, versions: Mapping[int, Path]) -> None:
-        """Says that exactly `versions` of `model` should be served; returns before they are."""
-        # A disk may take its time, and nobody else is to wait for it.
+        """Aspires exactly `versions` of `model`; returns before they are served."""
+        # Reading the disk may take long, so it happens without the lock.
         for version in self._failed_versions(model):
             if version.number in versions:
                 version.look(versions[version.number])
@@ -122,7 +122,7 @@ class Manager:
                 if had.changed:
                     had.path = path
                     had.awake.set()
-            # Most of the time nothing is new.
+            # Most polls change nothing.
             if is_new or before != [(version, version.aspired) for version in known.values()]:
                 self._advance(model)
 
@@ -131,9 +131,9 @@ class Manager:
             return [version for version in self._models.get(model, {}).values() if version.has_failed]
 
     def assign_labels(self, labels: Labels, *, allow_unavailable: bool) -> None:
-        """Says what the labels of each model name from now on, instead of all that was said before.
+        """Replaces the labels of all models.
 
-        With `allow_unavailable` a new label may name a version that isn't available; one that there was may not be
+        With `allow_unavailable` a new label may name a version that isn't available, but an existing label can't be
         moved to such a version. Raises RequestError FAILED_PRECONDITION, and then all labels stay as they are.
         """
         with self._changed:
@@ -154,7 +154,7 @@ class Manager:
             self._plane.show(self._view())
 
     def available(self) -> dict[str, list[int]]:
-        """The available versions of every model, lowest first."""
+        """Returns the available versions of every model, lowest first."""
         with self._changed:
             return self._view().available()
 
@@ -170,10 +170,10 @@ class Manager:
                 self._changed.wait(0.1)
 
     def wait_for_any(self, models: Collection[str], until: float) -> list[str] | None:
-        """Waits until each of `models` has an available version, or has none that is still to come.
+        """Waits until each of `models` has an available version, or all its versions have failed.
 
-        Returns, for each that has none available, which version failed and why; None when it is `until`, in seconds of
-        time.monotonic, before that.
+        Returns, for each model without an available version, which version failed and why. Returns None when that
+        takes longer than `until`, in seconds of time.monotonic.
         """
         with self._changed:
             while not self._stopping.is_set() and any(self._is_underway(model) for model in models):
@@ -187,7 +187,7 @@ class Manager:
         return State.AVAILABLE not in states and any(state is not State.END for state in states)
 
     def _failed(self, model: str) -> list[str]:
-        """What failed of a model that has no available version."""
+        """Returns which version failed of a model that has no available version."""
         versions = sorted(self._models.get(model, {}).values(), key=lambda version: version.number)
         if any(version.state is State.AVAILABLE for version in versions):
             return []
@@ -198,7 +198,7 @@ class Manager:
         ][:1]
 
     def failures(self) -> list[str]:
-        """For each model that has no available version: which versions failed to load, from where, and why."""
+        """Returns, for each model without an available version, which versions failed, from which folder, and why."""
         with self._changed:
             return [
                 f"model {model!r} " + ("; ".join(map(_failure, known.values())) or "has no version")
@@ -207,7 +207,7 @@ class Manager:
             ]
 
     def stop(self, seconds: float) -> bool:
-        """Unloads everything, waiting at most `seconds` for the handles in use; returns whether all ended."""
+        """Unloads all versions, and waits up to `seconds` for handles in use; returns whether all were released."""
         deadline = time.monotonic() + seconds
         with self._changed:
             self._stopping.set()
@@ -216,7 +216,7 @@ class Manager:
                     version.aspired = False
                     version.awake.set()
                 self._advance(model)
-            # What is still being loaded is left behind: it ends with the process.
+            # A load in progress isn't waited for: it ends with the process.
             held = (State.AVAILABLE, State.UNLOADING)
             while any(v.state in held for known in self._models.values() for v in known.values()):
                 remaining = deadline - time.monotonic()
@@ -226,7 +226,7 @@ class Manager:
         return True
 
     def _advance(self, model: str) -> None:
-        """Starts what the policy allows now; called with the lock held whenever something changed."""
+        """Starts the loads and unloads that are allowed now; called with the lock held after each change."""
         versions = self._models[model].values()
         begun: list[threading.Thread] = []
         for version in versions:
@@ -242,7 +242,7 @@ class Manager:
                 if not version.aspired and version.state is State.AVAILABLE:
                     version.state = State.UNLOADING
                     begun.append(threading.Thread(target=self._run_unload, args=(version,), name="unload", daemon=True))
-        # Nobody may be given a version that is being unloaded.
+        # No request may get a version that is being unloaded.
         self._plane.show(self._view())
         for thread in begun:
             thread.start()
@@ -261,12 +261,12 @@ class Manager:
         """LOADING → AVAILABLE or END."""
         left = self._retries
         while (error := self._try(version)) is not None:
-            # What may not be served now may not be served in a minute either.
+            # A version that is not permitted now won't be permitted in a minute either.
             left = left if version.aspired and error.code is not Code.PERMISSION_DENIED else 0
             log.error(
                 "model %r version %d failed to load from %s: %s: %s%s",
                 *(version.model, version.number, version.path, error.code.name, error),
-                f"; tried again in {self._retry_seconds:g} s, {left} more times" if left else "",
+                f"; retrying in {self._retry_seconds:g} s, {left} more times" if left else "",
             )
             if not left or not self._wait(version, error):
                 break
@@ -279,7 +279,7 @@ class Manager:
             self._advance(version.model)
 
     def _try(self, version: _Version) -> RequestError | None:
-        """Loads a version; why it can't be loaded."""
+        """Loads a version; returns the error if that fails."""
         with self._loads:
             version.tried = contents(version.path)
             try:
@@ -293,7 +293,7 @@ class Manager:
             return None
 
     def _wait(self, version: _Version, error: RequestError) -> bool:
-        """Waits until a version that failed should be tried again; False when it is no longer wanted."""
+        """Waits until the next try of a version that failed; returns whether it is still aspired."""
         with self._changed:
             version.error = error
             self._plane.show(self._view())
@@ -308,6 +308,6 @@ class Manager:
         with self._changed:
             version.state = State.END
             if version.aspired:
-                # It was wanted again meanwhile.
+                # It was aspired again meanwhile.
                 self._models[version.model][version.number] = _Version(version.model, version.number, version.path)
             self._advance(version.model)

@@ -1,4 +1,4 @@
-"""Which models are served and which of their versions, from the flags or a ModelServerConfig."""
+"""The models to serve and the versions of each, from the flags or a ModelServerConfig."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from tfserving.serving.embedded.errors import Code, RequestError, StartError
 PLATFORM = "tensorflow"
 # The same in the deprecated enum ModelType: tensorflow_serving/config/model_server_config.proto.
 TENSORFLOW_TYPE = 1
-# Characters of a model's or label's name, and of a path.
+# In characters: the name of a model or label, and a path.
 LONGEST_NAME, LONGEST_PATH = 255, 4096
 ONLY_LOCAL = (
-    "this server reads local folders; the sync container of docs/kubernetes.md copies to one what "
-    "`tfserving export publish` has put into a store"
+    "this server reads only local folders. The sync container of docs/kubernetes.md copies versions, which "
+    "`tfserving export publish` writes to a store, to a local folder"
 )
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<path>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which versions of a model are aspired.
+    """Selects the versions of a model to serve.
 
-    The `latest` so many; with None every one, or only the `specific` ones if there are any.
+    These are the `latest` so many, or with None the `specific` ones, or all when there are none of these.
     """
 
     latest: int | None = 1
     specific: tuple[int, ...] = ()
 
     def choose(self, versions: list[int]) -> list[int]:
-        """Those of `versions` that should be served."""
+        """Returns those of `versions` to serve."""
         if self.specific:
             return [version for version in versions if version in self.specific]
         return sorted(versions)[-self.latest :] if self.latest else versions
@@ -43,7 +43,7 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class Model:
-    """A model to serve: where its versions lie, which of them are wanted, and the labels that name them."""
+    """A model to serve: the folder of its versions, the policy that selects them, and their labels."""
 
     name: str
     base_path: Path
@@ -52,14 +52,14 @@ class Model:
 
 
 def read_config(path: Path, served: Collection[str] = ()) -> tuple[Model, ...]:
-    """The models of a text ModelServerConfig; `served` are the names of those that there are now.
+    """Returns the models of a text ModelServerConfig; `served` are the names of the models that are served now.
 
-    Raises StartError when the file can't be read or parsed, has no list of models, or says what can't be served; the
-    text names the file and the model.
+    Raises StartError when the file can't be read or parsed, has no list of models, or contains a model that can't be
+    served. The text names the file and the model.
     """
     config = read_message("ModelServerConfig", path, "--model_config_file")
     if config.WhichOneof("config") != "model_config_list":
-        raise StartError(f"--model_config_file={path}: it has no model_config_list")
+        raise StartError(f"--model_config_file={path}: the file contains no model_config_list")
     try:
         return models_of(config.model_config_list, served)
     except RequestError as error:
@@ -67,9 +67,9 @@ def read_config(path: Path, served: Collection[str] = ()) -> tuple[Model, ...]:
 
 
 def models_of(listed: Any, served: Collection[str] = ()) -> tuple[Model, ...]:
-    """The models of a ModelConfigList; `served` are the names of those that there are now.
+    """Returns the models of a ModelConfigList; `served` are the names of the models that are served now.
 
-    Raises RequestError for what can't be served, in TensorFlow Serving's words and order.
+    Raises RequestError for a model that can't be served, with TensorFlow Serving's texts and in its order.
     """
     entries = listed.config
     for entry in entries:
@@ -79,7 +79,7 @@ def models_of(listed: Any, served: Collection[str] = ()) -> tuple[Model, ...]:
     for name, number in Counter(entry.name for entry in entries).items():
         if number > 1:
             text = f"Illegal to list model {name} multiple times in config list"
-            raise RequestError(Code.INVALID_ARGUMENT, text, f"two models are called {name!r}; names must differ")
+            raise RequestError(Code.INVALID_ARGUMENT, text, f"two models are called {name!r}; their names must differ")
     models = tuple(
         Model(entry.name, _base_path(entry), _policy(entry), labels=dict(entry.version_labels)) for entry in entries
     )
@@ -89,9 +89,9 @@ def models_of(listed: Any, served: Collection[str] = ()) -> tuple[Model, ...]:
 
 
 def single_model(name: str, base_path: str) -> Model:
-    """The model that --model_name and --model_base_path describe.
+    """Returns the model of --model_name and --model_base_path.
 
-    Raises StartError for a name that can't be one, and a path that is not absolute.
+    Raises StartError for an invalid name, and for a path that is not absolute.
     """
     try:
         _check_name("model", name)
@@ -104,25 +104,25 @@ def single_model(name: str, base_path: str) -> Model:
         raise StartError(f"{flag}: {error}") from None
     if path is None:
         absolute = printable(str(Path(base_path).absolute()))
-        raise StartError(f"{flag}: a base path must be absolute; here that would be {absolute}")
+        raise StartError(f"{flag}: the path must be absolute. Did you mean {absolute}?")
     return Model(name, path)
 
 
 def _check_name(what: str, name: str) -> None:
-    """Raises RequestError for a name that no log line and no label of a metric could carry."""
+    """Raises RequestError for a name that can't be in a log line or in a label of a metric."""
     trouble = ""
     if not name:
         trouble = "it is empty"
     elif len(name) > LONGEST_NAME:
-        trouble = f"it has {len(name)} characters, at most {LONGEST_NAME} are allowed"
+        trouble = f"it has {len(name)} characters; at most {LONGEST_NAME} are allowed"
     elif not name.isprintable():
-        trouble = "it has a character that can't be printed"
+        trouble = "it contains a character that can't be printed"
     if trouble:
         raise RequestError(Code.INVALID_ARGUMENT, f"{what} name '{printable(name)}' can't be used: {trouble}")
 
 
 def _local_path(base_path: str) -> Path | None:
-    """The folder that a path or a URI names; None when it isn't absolute. Raises RequestError when it can't be one."""
+    """Returns the folder of a path or a URI; None when it isn't absolute. Raises RequestError when it is invalid."""
     shown = printable(base_path)
     if len(base_path) > LONGEST_PATH or "\0" in base_path:
         raise RequestError(Code.INVALID_ARGUMENT, f"{shown} can't be the path of a folder")
@@ -146,10 +146,13 @@ def _base_path(entry: Any) -> Path:
 
 
 def _check_platform(entry: Any, *, is_served: bool) -> None:
-    """Raises RequestError INVALID_ARGUMENT for a model of another platform than the only one that there is."""
-    platform, explanation = printable(entry.model_platform), f"model {entry.name!r} needs model_platform: {PLATFORM!r}"
+    """Raises RequestError INVALID_ARGUMENT for a model whose platform is not `tensorflow`."""
+    platform, explanation = (
+        printable(entry.model_platform),
+        f"model {entry.name!r} requires model_platform: {PLATFORM!r}",
+    )
     if entry.model_type:
-        # Its deprecated enum.
+        # The deprecated enum for the platform.
         text = ""
         if platform:
             text = (
@@ -181,9 +184,9 @@ def _policy(entry: Any) -> VersionPolicy:
         return VersionPolicy(latest=None)
     if choice == "specific":
         if not policy.specific.versions:
-            # The real server would wait for it for ever.
-            text = f"model {entry.name!r}: model_version_policy is specific but names no version"
+            # TensorFlow Serving would wait for it with no time limit.
+            text = f"model {entry.name!r}: model_version_policy is specific, but names no version"
             raise RequestError(Code.INVALID_ARGUMENT, text)
         return VersionPolicy(latest=None, specific=tuple(policy.specific.versions))
-    # No number, and 0, mean one: https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/sources/storage_path
+    # No number, and 0, select one version: https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/sources/storage_path
     return VersionPolicy(latest=max(1, policy.latest.num_versions))

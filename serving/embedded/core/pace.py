@@ -1,7 +1,7 @@
-"""Which signatures are short: their small requests are answered where they are read, without another thread.
+"""Detects short signatures, whose small requests run in the thread that reads them.
 
-A signature is long at first. It becomes short when enough of its requests in a row were short, none of them right after
-a long one. The first long one makes it long again.
+A signature starts as long. It becomes short after enough short requests in a row, none of them right after a long one.
+One long request makes it long again.
 """
 
 from __future__ import annotations
@@ -10,39 +10,39 @@ from time import monotonic
 
 from tfserving.serving.embedded.core.pool import LONG_SECONDS
 
-# A request that took so long, computing or not, held others up. It may have waited for a processor, so those after it
-# need no time to be short again.
+# A request that took this long, computing or not, delayed others. It may have waited for a processor, so the requests
+# after it count at once.
 HELD_UP_SECONDS = 0.05
 ENOUGH = 16
-# Long requests among short ones hold others up for at most a hundredth of the time.
+# Long requests among short ones delay others for at most a hundredth of the time.
 PATIENCE = 100
 
 
 class Pace:
-    """The pace of one signature. When threads note at the same time a request may not count."""
+    """The pace of one signature. When several threads call `note` at the same time, a request may not be counted."""
 
     __slots__ = ("_again", "_row")
 
     def __init__(self) -> None:
-        # How many short ones came in a row, and from when on they count, in seconds of time.monotonic.
+        # The number of short requests in a row, and when they start to count, in seconds of time.monotonic.
         self._row = 0
         self._again = 0.0
 
     @property
     def short(self) -> bool:
-        """Whether the next small request is as good as certain to be short."""
+        """Whether the next small request is very likely short."""
         return self._row >= ENOUGH
 
     def note(self, computed: float, began: float, *, failed: bool = False, much: bool = False) -> None:
-        """Notes a request that began at `began`, in seconds of time.monotonic, and has ended.
+        """Records a completed request that began at `began`, in seconds of time.monotonic.
 
-        TensorFlow `computed` for so many seconds. A short one that `failed` says nothing about others. With `much` the
-        answer is large, so that writing it took long.
+        `computed` is the time of TensorFlow, in seconds. A short request that `failed` doesn't count. `much` means that
+        the response is large, so writing it took long.
         """
         now = monotonic()
         if computed > LONG_SECONDS or much:
             self._row = 0
-            # Not the time in all, most of which it may have waited for a processor.
+            # Not the total time, most of which may have been a wait for a processor.
             self._again = now + PATIENCE * max(computed, LONG_SECONDS)
         elif now - began > HELD_UP_SECONDS:
             self._row = 0

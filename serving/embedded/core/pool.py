@@ -1,23 +1,23 @@
-"""The threads that answer requests: as few at a time as keep up, since Python runs one at a time anyway.
+"""The threads that run requests: as few at a time as keep up, because Python runs one thread at a time.
 
-Threads that want to run Python at the same time make each other wait and wake up, which costs more than a small model.
-So a thread needs a token to run tasks, and there is one as long as tasks are short. A task that is long in TensorFlow,
-where Python is free for others, is worth one more.
+Threads that compete for Python's lock block and wake each other, which costs more than a small model. So a thread needs
+a token to run tasks, and there is one token as long as tasks are short. A task that runs long in TensorFlow, where
+Python's lock is free, adds one token.
 
                     a task was long, or takes longer than a tick
     1 token  ──────────────────────────────────────────────────────►  2 tokens … as many as threads
              ◄──────────────────────────────────────────────────────
                     a task was short, and not all other tokens are held by long ones
 
-So a slow model has as many threads as it has requests, small models have one, and no request waits longer than a tick
+So a slow model has as many threads as requests, small models have one thread, and no request waits longer than a tick
 for a slow one.
 
-A task that waits for something else than TensorFlow, for its client to send or for its turn, *steps aside*: another
-thread takes its place, so that what it waits for can't keep others waiting.
+A task that waits for something other than TensorFlow, such as its client or its turn, *steps aside*: another thread
+takes its place, so its wait doesn't block other requests.
 
-A pool may have a *source*, from which its threads read their tasks. A thread that has nothing to do reads, one at a
-time, and runs what it read itself: a short task costs no change of threads. When one reads a long task, another thread
-reads next. While all threads run tasks, the pool's watch reads, every tick.
+A pool can have a *source*, from which its threads read their tasks. One idle thread at a time reads, and runs the task
+itself, so a short task needs no switch between threads. When it reads a long task, another thread reads next. While all
+threads run tasks, the pool's watch reads, once a tick.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Returns tasks: those that are there, or, when it is to wait and there are none, the next ones. None: it has ended.
+# Returns the tasks that are pending. Called with True, it waits when there are none. None: the source has ended.
 Source = Callable[[bool], Sequence[Callable[[], object]] | None]
 
-# A call of TensorFlow that computes longer is long: a wake-up and a switch of threads are some 50 microseconds.
+# A TensorFlow call that computes longer is long. Waking and switching threads takes some 50 microseconds.
 LONG_SECONDS = 0.0003
 TICK_SECONDS = 0.005
-# When nothing ran for so many ticks the watch stops ticking.
+# The watch stops ticking after this many ticks without tasks.
 QUIET_TICKS = 20
 
-# How many tasks of a pool may be aside at a time: each has a thread.
+# The number of tasks of a pool that can be aside at a time. Each has a thread.
 MOST_ASIDE = 256
 
 
 def call_took(seconds: float) -> None:
-    """Tells the pool whose thread this is, if it is a pool's, how long this thread computed in TensorFlow.
+    """Reports to the pool of this thread, if it has one, how long the thread computed in TensorFlow.
 
-    It is the thread's own time: what it waited for Python to be free must not count, else one more thread is a reason
-    for yet another.
+    `seconds` is the thread's CPU time. Time spent waiting for Python's lock must not count, otherwise each added thread
+    would be a reason for another one.
     """
     if seconds > LONG_SECONDS and (worker := _here.worker) is not None:
         worker.long = True
 
 
 def step_aside() -> bool:
-    """Gives this thread's place in its pool to another thread, until `step_back`; False when too many are aside."""
+    """Gives this thread's place in its pool to another thread until `step_back`. False: too many are aside."""
     worker = _here.worker
     return worker is None or worker.pool.step_aside(worker)
 
@@ -71,34 +71,34 @@ def step_back() -> None:
 
 
 def begin_waiting(seconds: float = TICK_SECONDS) -> None:
-    """This thread's task waits from now on for something elsewhere: it steps aside when that takes so long."""
+    """Marks this thread's task as waiting for something elsewhere. It steps aside when the wait takes `seconds`."""
     if (worker := _here.worker) is not None:
         worker.started = monotonic()
         worker.patience = seconds
 
 
 def end_waiting() -> None:
-    """What this thread's task waited for is there."""
+    """Marks this thread's task as running again."""
     if (worker := _here.worker) is not None:
         worker.pool.end_waiting(worker)
 
 
 class _Worker:
-    """A thread of a pool, and what is known of the task that it runs."""
+    """A thread of a pool, and the state of the task that it runs."""
 
     __slots__ = ("aside", "busy", "long", "patience", "pool", "rewarded", "started", "woken")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        # It sleeps on a lock of its own.
+        # It sleeps on its own lock.
         self.woken = threading.Lock()
         self.woken.acquire()
         self.busy = False
         self.started = 0.0
         self.long = False
-        # Whether a token was made for the task.
+        # Whether the task has added a token.
         self.rewarded = False
-        # How long it waits before it steps aside; None: it doesn't wait for anything elsewhere.
+        # How long it waits before it steps aside; None: it isn't waiting.
         self.patience: float | None = None
         self.aside = False
 
@@ -111,12 +111,12 @@ _here = _Here()
 
 
 class Pool(Executor):
-    """At most `threads` threads, each started when it is needed first; their names begin with `name`.
+    """At most `threads` threads, each started when it is first needed. Their names begin with `name`.
 
     Threads whose tasks are aside don't count.
     """
 
-    # How many tokens there are when all tasks are short; None: as many as threads.
+    # The number of tokens when all tasks are short; None: one for each thread.
     _fewest: int | None = 1
 
     def __init__(self, threads: int, name: str) -> None:
@@ -125,21 +125,21 @@ class Pool(Executor):
         self._lock = threading.Lock()
         self._waiting: deque[Callable[[], object]] = deque()
         self._workers: list[_Worker] = []
-        # The last one that had something to do is woken first: what it needs may still be in the processor's caches.
+        # The thread that became idle last is woken first: its data may still be in the processor's caches.
         self._idle: list[_Worker] = []
         self._threads = 0
         self._usual = self._tokens = self._free = self._fewest or threads
-        # Tokens that are to vanish when the threads that have them are done.
+        # The number of tokens to remove when the threads that hold them are done.
         self._debt = 0
         self._aside = 0
         self._source: Source | None = None
-        # Whether a thread reads from the source, and whether one was woken to do so.
+        # Whether a thread reads from the source, and whether one was woken to read.
         self._reading = self._called = False
         self._ticking = threading.Event()
         threading.Thread(target=self._watch, name=f"{name}-watch", daemon=True).start()
 
     def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Runs `call` in one of the threads, after what was submitted before."""
+        """Runs `call` in one of the threads, after earlier calls."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -156,7 +156,7 @@ class Pool(Executor):
         return future
 
     def post(self, call: Callable[[], None]) -> None:
-        """As `submit`, for a call that raises nothing and whose end nobody waits for here: that costs half."""
+        """As `submit`, at half the cost, for a call that raises nothing and whose result isn't needed."""
         with self._lock:
             self._waiting.append(call)
             self._use_free_token()
@@ -164,18 +164,18 @@ class Pool(Executor):
             self._ticking.set()
 
     def read_from(self, source: Source) -> None:
-        """Has the threads read tasks from `source`, which raises nothing; once in a pool's life."""
+        """Makes the threads read tasks from `source`, which raises nothing. Call it once."""
         with self._lock:
             self._source = source
             self._use_free_token()
 
     @property
     def load(self) -> int:
-        """How many tasks wait or run."""
+        """The number of tasks that wait or run."""
         return len(self._waiting) + sum([worker.busy for worker in self._workers])
 
     def oldest(self) -> float:
-        """When the task that runs longest was begun, in seconds of `time.monotonic`; infinity when none runs."""
+        """Returns the start of the oldest running task, in seconds of `time.monotonic`; infinity when none runs."""
         return min((worker.started for worker in self._workers if worker.busy), default=inf)
 
     def step_aside(self, worker: _Worker) -> bool:
@@ -191,7 +191,7 @@ class Pool(Executor):
     def end_waiting(self, worker: _Worker) -> None:
         """See the function of that name."""
         worker.patience = None
-        # The watch may be about to put it aside.
+        # With the lock: the watch may be about to put it aside.
         with self._lock:
             self._step_back(worker)
             worker.started = monotonic()
@@ -222,7 +222,7 @@ class Pool(Executor):
             self._debt += 1
 
     def _use_free_token(self) -> bool:
-        """Gives a token that nobody has to an idle thread, if there is a task, or nobody reads; with the lock held."""
+        """Gives a free token to a thread, if there is a task or no thread reads; called with the lock held."""
         if not self._free:
             return False
         reads = self._source is not None and not self._reading and not self._called
@@ -235,7 +235,7 @@ class Pool(Executor):
             try:
                 thread.start()
             except RuntimeError:
-                # The system has no more threads; those that there are go on.
+                # The system can't start more threads. The existing ones continue.
                 return False
             self._threads += 1
         else:
@@ -245,7 +245,7 @@ class Pool(Executor):
         return True
 
     def _work(self) -> None:
-        """A thread's life; it has a token whenever it isn't idle. Without a reason it takes no lock."""
+        """The loop of a thread, which holds a token unless it is idle. Short tasks take no lock."""
         me = _here.worker = _Worker(self)
         with self._lock:
             self._workers.append(me)
@@ -257,21 +257,21 @@ class Pool(Executor):
             try:
                 call = waiting.popleft()
             except IndexError:
-                # Another thread was quicker.
+                # Another thread took it first.
                 continue
             me.started = monotonic()
             me.busy = True
             try:
                 call()
             except Exception:
-                # Whatever a task forgot must not cost the pool a thread.
+                # An exception of a task must not end the thread.
                 log.exception("a task of the pool %r failed", self._name)
             me.busy = False
             if me.long or me.rewarded or me.aside or self._debt or self._tokens != self._usual:
                 self._settle(me)
 
     def _find_work(self, me: _Worker) -> None:
-        """Reads from the source, or sleeps until there is something to do."""
+        """Reads from the source, or sleeps until there is a task."""
         with self._lock:
             self._called = False
             if self._waiting:
@@ -288,7 +288,7 @@ class Pool(Executor):
             me.woken.acquire()
 
     def _settle(self, me: _Worker) -> None:
-        """After a task that wasn't short, or while there are more tokens than usual."""
+        """Updates the tokens after a task that wasn't short, or while there are more tokens than usual."""
         with self._lock:
             self._step_back(me)
             if self._debt:
@@ -309,7 +309,7 @@ class Pool(Executor):
             me.woken.acquire()
 
     def _read(self, source: Source, *, wait: bool) -> None:
-        """Reads tasks, which this thread and others run next."""
+        """Reads tasks, which this thread and others run."""
         calls = source(wait)
         with self._lock:
             self._reading = False
@@ -317,7 +317,7 @@ class Pool(Executor):
                 self._source = None
                 return
             self._waiting.extend(calls)
-            # A thread that reads runs the first itself, and another one reads.
+            # The reading thread runs the first task itself, and another thread reads.
             for _ in range(len(calls) + (not wait)):
                 if not self._use_free_token():
                     break
@@ -331,7 +331,7 @@ class Pool(Executor):
             self._free += 1
 
     def _reward(self, worker: _Worker) -> None:
-        """Makes one more token for a long task, with the lock held."""
+        """Adds a token for a long task; called with the lock held."""
         if not worker.rewarded and self._tokens < self._most:
             self._tokens += 1
             self._free += 1
@@ -340,7 +340,7 @@ class Pool(Executor):
             pass
 
     def _watch(self) -> None:
-        """Finds the tasks that take longer than a tick; reads when no thread does."""
+        """Finds tasks that take longer than a tick, and reads when no thread does."""
         quiet = 0
         while True:
             self._ticking.wait()
@@ -369,6 +369,6 @@ class Pool(Executor):
 
 
 class EagerPool(Pool):
-    """A thread for every task, up to `threads`, for tasks that wait for each other: those that are batched."""
+    """A pool with a token for each thread, for tasks that wait for each other, as batched requests do."""
 
     _fewest = None

@@ -1,15 +1,15 @@
-"""What a SavedModel may not do to the server that runs it.
+"""Refuses operations of a SavedModel that could harm the server.
 
-Every operation has to be known to be safe, wherever it stands (`tfserving.foundation.operations`). A few others may
-stand where they do what they are for:
+Every operation must be known to be safe, wherever it is in the graph (`tfserving.foundation.operations`). A few others
+are allowed where they do what they are made for:
 
     signatures        none
     initialisation    those that fill tables, from the version's own assets
     restoration       those that fill tables, and that read the version's own checkpoint
     what never runs   all of these, and those that write checkpoints
 
-When a signature or something that never runs has more than that, only the rest of the graph is loaded. It isn't enough
-not to run it: TensorFlow computes constants, of a file's contents too, while it imports a graph.
+When a signature, or a part that never runs, contains others, only the rest of the graph is loaded. It isn't enough not
+to run them, because TensorFlow computes constants, also from a file's contents, while it imports a graph.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 FLAG = "--allow_file_and_python_ops"
 ONE_FLAG = "--allowed_operations"
 ASSETS = "assets"
-# Where TensorFlow 1 has them.
+# The collection of assets in TensorFlow 1.
 ASSETS_COLLECTION = "saved_model_assets"
 MAY_STAND_UNUSED = (LOAD, TABLE, RESTORE, SAVE, UNLOAD)
-# TensorFlow follows functions by recursion, and a process whose stack is full ends.
+# TensorFlow follows function calls by recursion, and a stack overflow ends the process.
 MOST_NESTED = 100
 MOST_CALLS = 100_000
 REFUSALS_SHOWN = 5
@@ -39,12 +39,12 @@ LONGEST_NAME = 200
 
 
 def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ()) -> dict[str, str]:
-    """Why signatures of a MetaGraphDef, which the SavedModel in `path` has, must not be asked; they are cut out of it.
+    """Removes the signatures that must not run from the MetaGraphDef of `path`; returns the reason for each.
 
-    Operations in `allowed` may stand anywhere. Raises RequestError PERMISSION_DENIED when another one that is not known
-    to be safe runs as soon as the graph is loaded, or when no signature is left.
+    Operations in `allowed` are allowed anywhere. Raises RequestError PERMISSION_DENIED when another one that is not
+    known to be safe runs while the graph is loaded, or when no signature is left.
     """
-    # TensorFlow in Python also runs what others name, the variables' say; TensorFlow Serving knows no others.
+    # TensorFlow in Python also runs operations named in other collections. TensorFlow Serving ignores those.
     for name in {*meta_graph.collection_def} - {*INIT_COLLECTIONS, ASSETS_COLLECTION}:
         del meta_graph.collection_def[name]
     try:
@@ -55,10 +55,10 @@ def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ())
     if deep > MOST_NESTED or calls > MOST_CALLS:
         raise RequestError(
             Code.PERMISSION_DENIED,
-            f"{path}: functions call one another {deep:g} deep, one call comes to {calls:g} calls; allowed are "
-            f"{MOST_NESTED} deep and {MOST_CALLS} calls, with {FLAG} any",
+            f"{path}: functions are nested {deep:g} deep, and one call makes {calls:g} calls; at most "
+            f"{MOST_NESTED} and {MOST_CALLS} are allowed. {FLAG} allows any number",
         )
-    # For most graphs these are the few that save and restore the variables.
+    # In most graphs these are the few operations that save and restore the variables.
     special = [node for node in graph if node.op not in allowed and not _is_allowed(graph, node)]
     if not special:
         return {}
@@ -77,11 +77,11 @@ def check_operations(meta_graph: Any, path: Path, allowed: Collection[str] = ())
     unused = [node for node in special if class_of(node.message) not in MAY_STAND_UNUSED]
     if refused or unused:
         without = _listed([_where(node) for node in unused]) or "the refused signatures"
-        log.info("%s: only what is served is loaded, without %s", path, without)
+        log.info("%s: the graph is loaded without %s", path, without)
         _keep(meta_graph, loaded | graph.reach(end for name in ends if name not in refused for end in ends[name]))
     initialised = graph.reach(graph.init)
     if node := next((node for node in special if node in initialised), None):
-        # It is a signature, too, and a request would run it without the assets' paths.
+        # The initialisation is also a signature, and a request would run it without the assets' paths.
         refused[INIT] = _refusal(INIT, node)
     return refused
 
@@ -92,9 +92,9 @@ def _is_allowed(graph: Graph, node: Node) -> bool:
 
 
 def _check_loading(graph: Graph, assets: dict[str, str], path: Path, special: list[Node]) -> Reach:
-    """What runs when the graph is loaded, or gets a value then. Raises RequestError when it does what it may not.
+    """Returns the nodes that run, or get a value, while the graph is loaded. Raises RequestError for refused ones.
 
-    Adds to `assets` what has to be fed, too, for tables to read nothing but assets.
+    Adds to `assets` the tensors that must be fed as well, so that tables read only assets.
     """
     initialised = graph.reach([*graph.init, *assets])
     restored = graph.reach([*graph.restore, graph.saver_file])
@@ -112,15 +112,15 @@ def _check_loading(graph: Graph, assets: dict[str, str], path: Path, special: li
                 own = graph.origins(node, 0) == {graph.saver_file}
                 trouble = "" if own else _trouble(node, "reads a file that is not the checkpoint of this version")
         if trouble:
-            raise RequestError(Code.PERMISSION_DENIED, f"{path}: as soon as it is loaded {trouble}")
+            raise RequestError(Code.PERMISSION_DENIED, f"{path}: loading it runs {trouble}")
     return initialised | restored
 
 
 def _feeds_assets(graph: Graph, table: Node, assets: dict[str, str], path: Path) -> bool:
-    """Whether all that `table` may read is assets; adds to `assets` the tensors that have to be fed for that."""
+    """Returns whether `table` can read only assets. Adds to `assets` the tensors that must be fed for that."""
     tensors = graph.origins(table, 1)
     for tensor in tensors - assets.keys():
-        # TensorFlow 2 keeps the path in a variable. Whatever else is assigned to it, its reader gets the asset's path.
+        # TensorFlow 2 stores the path in a variable. Its reader is fed the asset's path, whatever else is assigned.
         assigned = graph.assigned(tensor)
         if len(assigned) == 1 and assigned <= assets.keys():
             assets[tensor] = assets[assigned.pop()]
@@ -128,7 +128,7 @@ def _feeds_assets(graph: Graph, table: Node, assets: dict[str, str], path: Path)
 
 
 def _assets(meta_graph: Any) -> dict[str, str]:
-    """The names of the version's asset files, by the tensors that get their paths when the graph is initialised."""
+    """Returns the names of the version's asset files, by the tensors that are fed with their paths."""
     files = list(meta_graph.asset_file_def)
     if not files and ASSETS_COLLECTION in meta_graph.collection_def:
         for packed in meta_graph.collection_def[ASSETS_COLLECTION].any_list.value:
@@ -138,7 +138,7 @@ def _assets(meta_graph: Any) -> dict[str, str]:
 
 
 def _is_own(file: str, path: Path) -> bool:
-    """Whether the asset called `file` is a file in the version's folder `path`."""
+    """Returns whether the asset `file` is a file in the version's folder `path`."""
     if not file or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
         return False
     try:
@@ -149,7 +149,7 @@ def _is_own(file: str, path: Path) -> bool:
 
 
 def _keep(meta_graph: Any, kept: Reach) -> None:
-    """Leaves in a MetaGraphDef only what is in `kept`."""
+    """Removes all nodes and functions from a MetaGraphDef that are not in `kept`."""
     whole = meta_graph.graph_def
     part = type(whole)(versions=whole.versions)
     part.node.extend(node for node in whole.node if node.name in kept.nodes)
@@ -166,12 +166,12 @@ def _keep(meta_graph: Any, kept: Reach) -> None:
 
 
 def _refusal(signature: str, node: Node) -> str:
-    return f"signature {_shown(signature)!r}: when it is asked {_trouble(node)}"
+    return f"signature {_shown(signature)!r} runs {_trouble(node)}"
 
 
 def _trouble(node: Node, does: str = "") -> str:
     does = does or DOES[class_of(node.message)]
-    return f"{_where(node)} {does}; {FLAG} allows that, {ONE_FLAG}={_shown(node.op)} this operation alone"
+    return f"{_where(node)}, which {does}; {ONE_FLAG}={_shown(node.op)} allows this operation, {FLAG} all"
 
 
 def _where(node: Node) -> str:
@@ -180,7 +180,7 @@ def _where(node: Node) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name, which may be anything, as it may stand in an error and in a log."""
+    """Returns a printable form of a name, for errors and logs."""
     short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
     return "".join(letter if letter.isprintable() else "?" for letter in short)
 

@@ -1,4 +1,4 @@
-"""What one process has loaded, and the handles by which requests use it."""
+"""The versions that one process has loaded, and the handles through which requests use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Handle = AbstractContextManager[Servable]
 
 
 class _Held:
-    """A loaded version. It is its own handle: every request takes one, and nothing has to be made for it."""
+    """A loaded version. It is its own handle, so a request creates no object for it."""
 
     __slots__ = ("_changed", "_lock", "handles", "leaving", "servable")
 
@@ -44,19 +44,19 @@ class _Held:
 
 
 class Current(Protocol):
-    """The number of the view that counts, under the index 0; a list, or memory that processes share."""
+    """The number of the current view, at index 0: a list, or memory that processes share."""
 
     def __getitem__(self, index: int, /) -> int:
-        """The number."""
+        """Returns the number."""
 
     def __setitem__(self, index: int, number: int, /) -> None:
         """Changes it."""
 
 
 class Served:
-    """The versions of this process that `load` made servables of, seen as the view says that counts now.
+    """The versions that `load` has loaded in this process, as the current view shows them.
 
-    `current` holds that view's number. Processes that share it change from one view to the next in the same moment.
+    `current` holds the number of that view. Processes that share it switch to the next view at the same moment.
     """
 
     def __init__(self, load: Load, current: Current | None = None) -> None:
@@ -69,12 +69,12 @@ class Served:
 
     @property
     def view(self) -> View:
-        """What counts now."""
+        """The current view."""
         with self._lock:
             return self._views[self._current[0]]
 
     def handle(self, model: str, version: int | None = None, label: str | None = None) -> Handle:
-        """A handle to an available version of `model`: the one called `label`, number `version`, or the highest.
+        """Returns a handle to an available version of `model`: that with the label, `version`, or the highest.
 
         Raises RequestError: NOT_FOUND when it is not available, INVALID_ARGUMENT for an unknown label.
         """
@@ -87,13 +87,13 @@ class Served:
         return held
 
     def load(self, model: str, version: int, path: Path) -> None:
-        """Loads a version, which serves once a view says that it is available. Raises what `load` raises."""
+        """Loads a version, which serves once it is available in the current view. Raises what `load` raises."""
         servable = self._load(model, version, path)
         with self._lock:
             self._held[model, version] = _Held(self._changed, self._lock, servable)
 
     def unload(self, model: str, version: int) -> None:
-        """Frees a version that no view has any more, when its last handle is given back; none that isn't loaded."""
+        """Frees a version that is in no view any more, when its last handle is released. One not loaded is ignored."""
         with self._changed:
             held = self._held.get((model, version))
             if held is None:
@@ -105,13 +105,13 @@ class Served:
         held.servable.close()
 
     def show(self, view: View) -> None:
-        """Makes `view` count."""
+        """Makes `view` the current view."""
         number = self._current[0] + 1
         self.keep(number, view)
         self._current[0] = number
 
     def keep(self, number: int, view: View) -> None:
-        """Keeps `view`, which counts from when the current number is `number`."""
+        """Stores `view`, which becomes current when the shared number is `number`."""
         with self._lock:
             current = self._current[0]
             self._views = {kept: seen for kept, seen in self._views.items() if kept >= current} | {number: view}

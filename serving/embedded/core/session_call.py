@@ -1,13 +1,13 @@
-"""Calling a session: TensorFlow's private callable, or its public one when that is gone.
+"""Calls of a session: through TensorFlow's private callable, or through the public one when that is missing.
 
 `Session._make_callable_from_options` skips the per-call checks of `Session.run` and costs a fifth of its CPU. It is
-private, so nothing else in this package touches it, and `Session.make_callable` stands in for it, by itself when the
-method is missing and on demand with EMBEDDED_PUBLIC_SESSION_CALL=1.
+private, so no other module of this package uses it. `Session.make_callable` replaces it when the method is missing, or
+when the environment has EMBEDDED_PUBLIC_SESSION_CALL=1.
 
-Both answer the same, but the public one refuses an input whose shape contradicts the placeholder's before it runs.
+Both return the same, but the public one refuses an input whose shape contradicts the placeholder's before it runs.
 
-A graph with loops is called another way, with `make_ending_call`: it runs in a slot, and is cancelled when its time is
-over. `Session._call_tf_sessionrun` is private, too, and `Session.run` stands in for it.
+For a graph with loops use `make_ending_call`: the call runs in a slot, and is cancelled at its deadline.
+`Session._call_tf_sessionrun` is private, too, and `Session.run` replaces it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tfserving.serving.embedded.errors import Code, RequestError
 
 PUBLIC_ONLY = "EMBEDDED_PUBLIC_SESSION_CALL"
 
-# TensorFlow's number for that.
+# TensorFlow's number for a run in the caller's thread.
 OWN_THREAD = -1
 
 
@@ -37,7 +37,7 @@ class _Computed(threading.local):
     seconds = 0.0
 
 
-# How long this thread's last run computed, in seconds of its own time.
+# The CPU time of this thread's last run, in seconds.
 computed = _Computed()
 
 Call = Callable[..., list[Array]]
@@ -45,10 +45,11 @@ Run = Callable[[Any, Sequence[Array]], list[Array]]
 
 
 def make_call(session: Any, feeds: Sequence[str], fetches: Sequence[str], pool: int = OWN_THREAD) -> Call:
-    """A function from one array for each name of `feeds` to a list with one array for each of `fetches`.
+    """Returns a function from one array for each name in `feeds` to a list with one array for each in `fetches`.
 
-    Strings are object arrays of bytes, both ways. The function raises RequestError with the runtime's code and text;
-    so does making it, when the graph can't be run that way. It runs in the session's `pool`, or in the caller's thread.
+    Strings are object arrays of bytes, in inputs and outputs. The function raises RequestError with the runtime's code
+    and text, and so does `make_call` when the graph can't run that way. It runs in the session's `pool`, or in the
+    caller's thread.
     """
     check_fetches(feeds, fetches)
     private = getattr(session, "_make_callable_from_options", None)
@@ -65,16 +66,16 @@ def check_fetches(feeds: Sequence[str], fetches: Sequence[str]) -> None:
 
 
 def make_ending_call(session: Any, feeds: Sequence[str], fetches: Sequence[str], ending: Ending) -> Call:
-    """As `make_call`, for a graph with loops: it ends by `ending`. The function raises RequestError as `Slots` does."""
+    """As `make_call`, for a graph with loops, which `ending` ends. The function raises RequestError as `Slots` does."""
     check_fetches(feeds, fetches)
     return ending.call(_low_run(session, feeds, fetches) or _public_run(session, feeds, fetches))
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How runs of one model's graph with loops end: in one of `slots`, at their deadline, after `longest` without one.
+    """Runs a model's graph with loops in one of `slots`, until the deadline, or for `longest` seconds without one.
 
-    `pools` says whether the session has pools for the slots.
+    `pools` is whether the session has pools for the slots.
     """
 
     model: str
@@ -83,7 +84,7 @@ class Ending:
     pools: bool
 
     def call(self, run: Run) -> Call:
-        """`run`, which takes RunOptions and the arrays, as a function of the arrays."""
+        """Makes a function of the arrays from `run`, a function of RunOptions and the arrays."""
 
         def call(*arrays: Array) -> list[Array]:
             with self.slots.taken(self.model, self.longest) as (slot, seconds):
@@ -91,7 +92,7 @@ class Ending:
                 try:
                     return run(self._options(slot, seconds), arrays)
                 finally:
-                    # It is another thread that computes.
+                    # Another thread computes, so this is wall time.
                     call_took(monotonic() - started)
 
         return guard(call)
@@ -105,9 +106,9 @@ class Ending:
 
 
 def add_pools(config: Any, slots: int) -> bool:
-    """Gives a ConfigProto pool 0, for all that has no slot, and one for each slot, which all sessions share.
+    """Adds pools to a ConfigProto: pool 0 for runs without a slot, and one for each slot, which all sessions share.
 
-    A configuration that has pools of its own keeps them; the answer is False.
+    Returns False for a configuration that has its own pools; it stays as it is.
     """
     if config.session_inter_op_thread_pool:
         return False
@@ -160,7 +161,7 @@ def _private(make: Any, feeds: Sequence[str], fetches: Sequence[str], pool: int)
     from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
     options = CallableOptions(feed=feeds, fetch=fetches)
-    # In the caller's own thread, unless operations are to run at the same time.
+    # In the caller's own thread, unless operations run at the same time.
     options.run_options.inter_op_thread_pool = pool
     try:
         return make(options)  # type: ignore[no-any-return]
@@ -179,7 +180,7 @@ def _public(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
 
 
 def guard(call: Call) -> Call:
-    """`call`, with scalars as arrays, and RequestError for whatever it raises."""
+    """Wraps `call`: scalars become arrays, and every exception becomes a RequestError."""
 
     def guarded(*arrays: Array) -> list[Array]:
         try:
@@ -200,18 +201,18 @@ def guard(call: Call) -> Call:
 
 
 def _scalar(value: Any) -> Array:
-    """A tensor without dimensions, which TensorFlow gives as a numpy scalar or as bytes."""
+    """Returns an array for a tensor without dimensions, which TensorFlow returns as a numpy scalar or as bytes."""
     return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 def translate(error: Exception) -> RequestError:
-    """TensorFlow's exception as this server's: the runtime's own code and text. One of this server's stays as it is."""
+    """Returns a RequestError with the code and text of TensorFlow's exception. A RequestError stays as it is."""
     if isinstance(error, RequestError):
         return error
     code = getattr(error, "error_code", None)
     if code is not None and 1 <= code <= Code.UNAUTHENTICATED:
         text = str(getattr(error, "message", error))
-        # The public way adds where in Python the node was made; for a SavedModel that is inside the loader.
+        # The public call adds the place in Python that created the node. For a SavedModel that is inside the loader.
         return RequestError(Code(code), text.split("\n\nOriginal stack trace", 1)[0])
     if isinstance(error, (ValueError, TypeError, KeyError)):
         return RequestError(Code.INVALID_ARGUMENT, str(error))

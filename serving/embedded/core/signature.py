@@ -1,4 +1,4 @@
-"""A SavedModel's signatures, as the server reads them: names, element types and shapes."""
+"""The signatures of a SavedModel: names, element types and shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfserving.foundation.tensors import BY_NUMBER, Array, DType, from_proto
 DEFAULT_SIGNATURE = "serving_default"
 Shape = tuple[int, ...]
 
-# What the runtime calls its element types in error texts, where that is not the name its users know.
+# The element types whose names in the runtime's error texts differ from their Python names.
 _RUNTIME_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 
 
@@ -22,7 +22,7 @@ _RUNTIME_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 class TensorSpec:
     """One input or output: its name in the graph, element type and shape.
 
-    In the shape an unknown size is -1; None is a shape of any rank.
+    An unknown size in the shape is -1; None is a shape of any rank.
     """
 
     tensor: str
@@ -30,10 +30,11 @@ class TensorSpec:
     shape: Shape | None
 
     def __str__(self) -> str:
-        return f"{self.dtype.name if self.dtype else 'no'} {'of any shape' if self.shape is None else self.shape}"
+        """`float32 (?, 3)`."""
+        return f"{self.dtype.name if self.dtype else 'no dtype'} {show_shape(self.shape)}"
 
     def fits(self, shape: Shape) -> bool:
-        """Whether a tensor of `shape` is one: of the same rank, with the sizes that are known."""
+        """Returns whether `shape` has the same rank and the known sizes."""
         if self.shape is None:
             return True
         return len(shape) == len(self.shape) and all(
@@ -43,7 +44,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A named function of a SavedModel. `defaults` has values for inputs that a request may leave out."""
+    """A named function of a SavedModel. `defaults` has the values of inputs that a request may omit."""
 
     name: str
     method: str
@@ -53,17 +54,17 @@ class Signature:
 
     @cached_property
     def output_names(self) -> tuple[str, ...]:
-        """The outputs' names, in their order."""
+        """The names of the outputs, in order."""
         return tuple(self.outputs)
 
     @cached_property
     def dtypes(self) -> list[np.dtype[Any] | None]:
-        """The inputs' element types, in their order."""
+        """The element types of the inputs, in order."""
         return [spec.dtype.numpy if spec.dtype else None for spec in self.inputs.values()]
 
     @cached_property
     def _shapes(self) -> list[tuple[int, tuple[tuple[int, int], ...]] | None]:
-        """The inputs' ranks, and the sizes that are known with where they stand; None for a shape of any rank."""
+        """For each input its rank, and its known sizes with their axes; None for a shape of any rank."""
         return [
             None
             if spec.shape is None
@@ -72,7 +73,7 @@ class Signature:
         ]
 
     def fit(self, arrays: Sequence[Array]) -> bool:
-        """Whether `arrays`, one for each input in their order, have the ranks and the known sizes of the inputs."""
+        """Returns whether `arrays`, one for each input in order, have the ranks and known sizes of the inputs."""
         for array, wanted in zip(arrays, self._shapes, strict=True):
             if wanted is None:
                 continue
@@ -86,7 +87,7 @@ class Signature:
 
 
 def read_signature(name: str, definition: Any) -> Signature:
-    """The signature that a SignatureDef describes; its inputs and outputs in the order of their names."""
+    """Returns the signature of a SignatureDef, with inputs and outputs sorted by name."""
     return Signature(
         name=name,
         method=definition.method_name,
@@ -97,8 +98,16 @@ def read_signature(name: str, definition: Any) -> Signature:
 
 
 def runtime_name(dtype: DType | None) -> str:
-    """What TensorFlow's C++ runtime calls `dtype`: float, double and half for the floats."""
+    """Returns the name of `dtype` in TensorFlow's C++ runtime: float, double and half for the floats."""
     return _RUNTIME_NAMES.get(dtype.name, dtype.name) if dtype else "invalid"
+
+
+def show_shape(shape: Shape | None) -> str:
+    """Returns `(?, 3)` for (-1, 3)."""
+    if shape is None:
+        return "of any shape"
+    sizes = ["?" if size < 0 else str(size) for size in shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 def _spec(info: Any) -> TensorSpec:

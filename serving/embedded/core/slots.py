@@ -1,14 +1,14 @@
-"""Slots: where TensorFlow runs graphs with loops, which may not end by themselves.
+"""Slots: the threads in which TensorFlow runs graphs with loops, which may never end by themselves.
 
-A loop is cancelled when its time is over: TensorFlow checks that before each turn, and nowhere else in a graph. It can
-only be told so when the run is not in the thread that waits for it, so a slot is a thread of TensorFlow. A graph
-without loops ends by itself; it runs in the thread that answers the request, which costs less.
+A loop is cancelled at its deadline. TensorFlow checks for cancellation before each iteration, and nowhere else in a
+graph. It can only be cancelled when it doesn't run in the thread that waits for it, so a slot is a thread of
+TensorFlow. A graph without loops ends by itself. It runs in the thread that serves the request, which costs less.
 
               a slot is free, and the model has fewer than its share           the run ends, or is cancelled
-    request ──────────────────────────────────────────────────────► it runs ──────────────────────────────► answered
-       └── else it steps aside and waits, in turn ───► its time is over: DEADLINE_EXCEEDED
+    request ──────────────────────────────────────────────────────► it runs ──────────────────────────────► complete
+       └── else it steps aside and waits, in turn ───► its deadline passes: DEADLINE_EXCEEDED
 
-So a model that never ends has some slots until the deadlines of its requests, and others go on.
+So a model that never ends occupies its share of slots until the deadlines of its requests, and other models continue.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from tfserving.serving.embedded.core.deadline import deadline, too_late
 from tfserving.serving.embedded.core.pool import MOST_ASIDE, begin_waiting, end_waiting, step_aside, step_back
 from tfserving.serving.embedded.errors import Code, RequestError
 
-# Operations that a graph can turn round in: those of tf.while_loop, and what they become when a graph is made ready.
+# The operations that make a loop: those of tf.while_loop, and those that TensorFlow converts them to.
 LOOPS = frozenset(("While", "StatelessWhile", "_While", "For", "LoopCond", "Enter", "RefEnter", "NextIteration"))
 MOST_SLOTS = 256
-# A run is processor's work, so more at a time than this make each other slow.
+# A run uses a processor, so more runs at a time slow each other down.
 SHARE = 2 * (os.cpu_count() or 1)
 PATIENCE_SECONDS = 1.0
 COUNT = min(4 * SHARE, MOST_SLOTS)
 
 
 def has_loops(graph_def: Any) -> bool:
-    """Whether a GraphDef, or a function in it, has a loop."""
+    """Returns whether a GraphDef, or a function in it, contains a loop."""
     return any(node.op in LOOPS for node in graph_def.node) or any(
         node.op in LOOPS for function in graph_def.library.function for node in function.node_def
     )
 
 
 class Slots:
-    """Slots numbered from 0; of `count`, a model has at most `share` at a time."""
+    """`count` slots, numbered from 0. A model has at most `share` of them at a time."""
 
     def __init__(self, count: int = COUNT, share: int = SHARE) -> None:
         self.count = count
@@ -54,9 +54,9 @@ class Slots:
 
     @contextmanager
     def taken(self, model: str, longest: float | None) -> Iterator[tuple[int, float | None]]:
-        """A slot for `model`, and how many seconds its run may take; `longest` when the request has no deadline.
+        """Yields a slot for `model`, and the seconds that its run may take; `longest` without a deadline.
 
-        Raises RequestError: DEADLINE_EXCEEDED when none came in time, RESOURCE_EXHAUSTED when too many wait.
+        Raises RequestError: DEADLINE_EXCEEDED when no slot is free in time, RESOURCE_EXHAUSTED when too many wait.
         """
         until = deadline.until
         if until is None and longest is not None:
@@ -66,7 +66,7 @@ class Slots:
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 raise too_late()
-            # A loop that XLA compiled can't be cancelled. The threads that wait for such runs are then replaced.
+            # A loop that XLA compiled can't be cancelled. Then another thread takes the place of the waiting one.
             begin_waiting(PATIENCE_SECONDS)
             yield slot, left
         finally:
@@ -83,7 +83,7 @@ class Slots:
         if not step_aside():
             if not self._leave(waiter):
                 self._give(model, waiter.slot)
-            text = f"{MOST_ASIDE} requests wait for models with loops already; try again later"
+            text = f"{MOST_ASIDE} requests are already waiting for models with loops; try again later"
             raise RequestError(Code.RESOURCE_EXHAUSTED, text)
         try:
             waiter.event.wait(None if until is None else max(0.0, until - monotonic()))
@@ -94,7 +94,7 @@ class Slots:
         return waiter.slot
 
     def _leave(self, waiter: _Waiter) -> bool:
-        """Takes `waiter` out of the queue; False when it has a slot."""
+        """Removes `waiter` from the queue; returns False when it has a slot."""
         with self._lock:
             if waiter.event.is_set():
                 return False

@@ -1,4 +1,4 @@
-"""A version's folder: whether all in it can be read, and whether it has changed."""
+"""Checks of a version's folder: whether all its files can be read, and whether it has changed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from tfserving.serving.embedded.errors import Code, RequestError
 
-# Deeper, and more, than TensorFlow ever writes.
+# More levels and files than TensorFlow ever writes.
 DEEPEST, MOST_FILES = 8, 100_000
 # Protocol buffers have no larger message: https://protobuf.dev/programming-guides/proto-limits/#total
 LARGEST_GRAPH = 2**31 - 1
 FOLDERS = ("variables", "assets", "assets.extra")
 GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 
-# The path of everything in a folder, its number on the disk, its size, and when it was written.
+# For each file in a folder: its path, inode, size and modification time.
 Contents = tuple[tuple[str | int, ...], ...]
 
 
 def check_files(folder: Path) -> None:
-    """Raises RequestError for what TensorFlow would read without end, or until no memory is left."""
+    """Raises RequestError for files that TensorFlow would read without end, or until the memory is exhausted."""
     for number, (path, found) in enumerate(_read_by_tensorflow(folder)):
         if number >= MOST_FILES:
-            raise _refusal(f"{folder} has more than {MOST_FILES} files")
+            raise _refusal(f"{folder} contains more than {MOST_FILES} files")
         if found is None or stat.S_ISDIR(found.st_mode):
             continue
         if not stat.S_ISREG(found.st_mode):
@@ -34,7 +34,7 @@ def check_files(folder: Path) -> None:
 
 
 def contents(folder: Path) -> Contents:
-    """What lies in `folder`; equal as long as nothing is written there. Empty when it is gone."""
+    """Returns the contents of `folder`, which are equal as long as nothing is written. Empty when it is gone."""
     listed: list[tuple[str | int, ...]] = []
     for path, found in _read_by_tensorflow(folder):
         if found is not None:
@@ -48,7 +48,7 @@ Entry = tuple[Path, os.stat_result | None]
 
 
 def _read_by_tensorflow(folder: Path) -> Iterator[Entry]:
-    """`folder` and what TensorFlow may read there; None for what can't be found, a link that leads nowhere say."""
+    """Yields `folder` and what TensorFlow may read there; None for what doesn't exist, such as a broken link."""
     yield folder, _found(folder)
     for name in (*GRAPHS, "fingerprint.pb", *FOLDERS):
         path = folder / name

@@ -1,4 +1,4 @@
-"""A view: which versions there are at one moment, in which state, and what labels name."""
+"""A view: all versions with their states, and the labels, at one moment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class State(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """What the status call says of one version; `error` is why a version that ended never became available."""
+    """The status of one version; `error` is why a version in END never became available."""
 
     version: int
     state: State
@@ -32,10 +32,10 @@ Labels = Mapping[str, Mapping[str, int]]
 
 
 class View:
-    """One moment of all models; it never changes."""
+    """The state of all models at one moment; it never changes."""
 
     def __init__(self, statuses: Mapping[str, Mapping[int, Status]], labels: Labels) -> None:
-        """`statuses` has every version of every model that there ever was, `labels` what each model's labels name."""
+        """`statuses` has every version that the server has or had, `labels` the version of each label, by model."""
         self._statuses = statuses
         self._labels = labels
         self._available = {
@@ -45,7 +45,7 @@ class View:
         self._latest = {model: numbers[-1] for model, numbers in self._available.items() if numbers}
 
     def find(self, model: str, version: int | None = None, label: str | None = None) -> int:
-        """The number of an available version of `model`: of the one called `label`, of `version`, or the highest.
+        """Returns the number of an available version of `model`: that with the label, `version`, or the highest.
 
         Raises RequestError: NOT_FOUND when it is not available, INVALID_ARGUMENT for an unknown label.
         """
@@ -60,7 +60,7 @@ class View:
         raise self._not_found(model, version)
 
     def statuses(self, model: str, version: int | None = None) -> list[Status]:
-        """The status of every version of `model` that there ever was, highest first, or of number `version` alone.
+        """Returns the status of every version that `model` has or had, highest first, or of `version` alone.
 
         Raises RequestError NOT_FOUND when there is none.
         """
@@ -72,18 +72,18 @@ class View:
         raise RequestError(Code.NOT_FOUND, text, self.describe_available(model))
 
     def available(self) -> dict[str, list[int]]:
-        """The available versions of every model, lowest first."""
+        """Returns the available versions of every model, lowest first."""
         return dict(self._available)
 
     def has_model(self, model: str) -> bool:
-        """Whether the server has, or had, a model of that name."""
+        """Returns whether the server has, or had, a model of that name."""
         return model in self._statuses
 
     def describe_available(self, model: str) -> str:
-        """Which models, or which versions of `model`, could have been asked for."""
+        """Returns the models, or the versions of `model`, that are available, for an error."""
         if model not in self._statuses:
             names = ", ".join(map(repr, sorted(self._statuses)))
-            return f"no model is called {model!r}, this server has {names}"
+            return f"no model is called {model!r}; this server has {names}"
         numbers = self._available[model]
         return f"model {model!r} has {f'versions {numbers} available' if numbers else 'no version available'}"
 

@@ -1,4 +1,4 @@
-"""Warm-up: the requests that a version carries, played before it is available.
+"""Warm-up: requests in a version's folder that run before it becomes available.
 
 https://www.tensorflow.org/tfx/serving/saved_model_warmup
 """
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MOST_RECORDS = 1000
-# Of a record that can't be read, in an error.
+# The part of an unreadable record that an error shows.
 MOST_SHOWN = 1000
 
 
 def play(servable: Servable, folder: Path, times: int = 1) -> int:
-    """Plays the warm-up requests in the version's `folder`, if there are any, each so many `times`; returns how many.
+    """Runs the warm-up requests in the version's `folder`, if there are any, each `times` times; returns how many.
 
-    A record without a request is skipped, as TensorFlow Serving skips it. Raises RequestError when the file can't be
-    read, has more than a thousand records, or one of them fails.
+    A record without a request is skipped, as in TensorFlow Serving. Raises RequestError when the file can't be read,
+    has more than a thousand records, or a request fails.
     """
     file = folder / FILE
     if not file.exists():
@@ -53,7 +53,9 @@ def play(servable: Servable, folder: Path, times: int = 1) -> int:
         except DecodeError as error:
             shown = record[:MOST_SHOWN].decode(errors="replace")
             text = f"Failed to parse warmup record: {shown} from {file}"
-            raise RequestError(Code.INVALID_ARGUMENT, text, f"record {number} is no PredictionLog: {error}") from None
+            raise RequestError(
+                Code.INVALID_ARGUMENT, text, f"record {number} is not a PredictionLog: {error}"
+            ) from None
         kind = entry.WhichOneof("log_type")
         if kind in _PLAYERS:
             for _ in range(times):
@@ -61,7 +63,7 @@ def play(servable: Servable, folder: Path, times: int = 1) -> int:
             played += 1
             metrics.WARMUP_RECORDS.add(str(folder), "OK")
         elif kind is not None:
-            log.warning("%s: record %d is a %s, which this server can't play; it is skipped", file, number, kind)
+            log.warning("%s: record %d is skipped, because this server doesn't run a %s", file, number, kind)
     return played
 
 
@@ -94,14 +96,14 @@ _PLAYERS: dict[str, Callable[[Servable, Any], object]] = {
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    # TensorFlow's own reader ends the process for a record that says it is longer than the memory.
+    # TensorFlow's own reader ends the process when a record's length is larger than the memory.
     try:
         yield from read_records(file)
     except RecordError as error:
         if not error.seen:
-            log.warning("the warm-up file is %s; what is left is ignored, as TensorFlow Serving ignores it", error)
+            log.warning("the warm-up file is %s; the rest of it is ignored, as in TensorFlow Serving", error)
             return
-        # TensorFlow Serving's words, and what it leaves out.
+        # TensorFlow Serving's text, with the cause as explanation.
         text = f"{error.seen}. Please verify your warmup data is in TFRecord format."
         raise RequestError(Code.DATA_LOSS, text, f"the warm-up file is {error}") from None
     except OSError as error:

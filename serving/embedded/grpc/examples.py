@@ -1,4 +1,4 @@
-"""What the gRPC methods of classify, regress and multi-inference answer: messages in, bytes out."""
+"""The responses of the gRPC methods for classify, regress and multi-inference: messages in, bytes out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfserving.serving.embedded.grpc.tensor_proto import field
 
 
 def classify_response(served: Served, request: Any) -> bytes:
-    """A ClassificationResponse to a ClassificationRequest."""
+    """Returns a ClassificationResponse to a ClassificationRequest."""
     response = ClassificationResponse()
     result = _run(served, request, CLASSIFY, response)
     assert isinstance(result, Classifications)
@@ -26,14 +26,14 @@ def classify_response(served: Served, request: Any) -> bytes:
 
 
 def regress_response(served: Served, request: Any) -> bytes:
-    """A RegressionResponse to a RegressionRequest."""
+    """Returns a RegressionResponse to a RegressionRequest."""
     response = RegressionResponse()
     _run(served, request, REGRESS, response)
     return response.SerializeToString()  # type: ignore[no-any-return]
 
 
 def multi_inference_response(served: Served, request: Any) -> bytes:
-    """A MultiInferenceResponse to a MultiInferenceRequest: several signatures of one model, on the same examples."""
+    """Returns a MultiInferenceResponse to a MultiInferenceRequest: signatures of one model on the same examples."""
     first = request.tasks[0].model_spec if request.tasks else ModelSpec()
     with acquire(served, read_spec(first)) as servable:
         response = MultiInferenceResponse()
@@ -45,7 +45,7 @@ def multi_inference_response(served: Served, request: Any) -> bytes:
 
 
 def _run(served: Served, request: Any, method: str, response: Any) -> Classifications | Array:
-    """Answers a request of one signature on tf.Examples; returns what the signature answered."""
+    """Runs a request of one signature on tf.Examples and fills `response`; returns the result."""
     with acquire(served, model_spec(request)) as servable:
         signature, result = infer(servable, request, method)
         write_result(response.result, result)
@@ -54,9 +54,9 @@ def _run(served: Served, request: Any, method: str, response: Any) -> Classifica
 
 
 def _with_raw_labels(result: Classifications, response: Any) -> bytes:
-    """The ClassificationResponse `response` with the labels of `result` as they are, whether they are UTF-8 or not.
+    """Returns the ClassificationResponse `response` with the labels of `result` unchanged, even if not UTF-8.
 
-    So the real server sends them; protobuf's Python refuses to write and to read such strings, other languages' don't.
+    TensorFlow Serving sends them like this. Protobuf in Python can't write or read such strings; other languages can.
     """
     rows = (
         b"".join(

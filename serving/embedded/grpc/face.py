@@ -1,6 +1,6 @@
-"""The gRPC face: TensorFlow Serving's services over the core.
+"""The gRPC face: TensorFlow Serving's services on top of the core.
 
-`methods` are functions from bytes to bytes. They know nothing of what carries them: `over_native` or `over_grpcio`.
+`methods` are functions from bytes to bytes, independent of the transport: `over_native` or `over_grpcio`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 PREDICTIONS = frozenset(f"/{PREDICTION}/{api}" for api in ("Predict", "Classify", "Regress", "MultiInference"))
 RELOAD = f"/{MODEL}/HandleReloadConfigRequest"
 
-# A method takes a request's bytes and returns the answer's; it raises RequestError.
+# A method takes the bytes of a request and returns those of the response. It raises RequestError.
 Method = Callable[[bytes], bytes]
 Methods = dict[str, Method]
 
@@ -62,11 +62,11 @@ def methods(
     most_parts: int = 0,
     reload: Reload | None = None,
 ) -> Methods:
-    """Every method that is served, by its full name.
+    """Returns all methods, by full name.
 
-    `explain` is for the errors in a status, `tensor_content` for predict's answers; `health` adds the health service.
-    A tensor may declare at most `largest` bytes, a message have `most_parts`; 0 is no limit. `reload` says who may
-    change the configuration to what.
+    `explain` adds explanations to the errors of a status. `tensor_content` is the format of predict outputs. `health`
+    adds the health service. A tensor can declare at most `largest` bytes, and a message can have `most_parts`; 0 is no
+    limit. `reload` limits changes of the configuration.
     """
     predict = partial(predict_response, served, tensor_content=tensor_content, largest=largest, most_strings=most_parts)
     inference: dict[str, tuple[Any, Callable[[Any], bytes]]] = {
@@ -100,7 +100,7 @@ def _method(request_class: Any, respond: Callable[[Any], bytes], most_parts: int
 
 
 def _parser(request_class: Any, most_parts: int) -> Callable[[bytes], Any]:
-    """What makes a request of its bytes, and raises RequestError when they are none, or have too many parts."""
+    """Returns a function that parses a request. It raises RequestError for invalid bytes, and for too many parts."""
     kind = kind_of(request_class.DESCRIPTOR)
 
     def parse(data: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""What both transports do with a call: run its method, log it, refuse it; and how a drain waits for clients."""
+"""The parts of a gRPC call that both transports share: run its method, log it, refuse it, and drain."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 LONGEST_DETAILS = 1024
 CONTROL_THREADS = 2
-# Calls that wait for a thread, when nothing else is said; each takes some kilobytes.
+# The default number of calls that can wait for a thread. Each takes some kilobytes.
 MOST_CALLS = 10_000
 MOST_STREAMS = 2_000
-# A drain holds answers back until for so many ticks nothing came, and at most so long.
+# A drain holds responses back until no call has arrived for this many ticks, and at most this long.
 TICK_SECONDS, QUIET_TICKS, LONGEST_HOLD_SECONDS = 0.01, 10, 1.0
 
 Result = tuple[Code | None, bytes | str]
@@ -29,12 +29,12 @@ Result = tuple[Code | None, bytes | str]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for both transports.
+    """The settings of both transports.
 
-    There are `threads` handler threads. Requests that are batched wait for each other, which needs an `eager` pool.
-    Beyond `most_in_flight` predictions, and `largest_message` bytes, gRPC refuses requests; 0 is no limit. `explain` is
-    for errors, `options` are gRPC's own settings, by their names. With `shared` other processes may listen on the same
-    port, and each connection is one's.
+    `threads` is the number of handler threads. Batched requests wait for each other, which requires an `eager` pool.
+    Requests beyond `most_in_flight` predictions or `largest_message` bytes are refused; 0 is no limit. `explain` adds
+    explanations to errors. `options` are gRPC's own settings, by name. With `shared` other processes can listen on the
+    same port; each connection belongs to one of them.
     """
 
     threads: int
@@ -47,11 +47,11 @@ class Settings:
     access_log: AccessLog | None = None
 
     def pool(self) -> Pool:
-        """The threads for predictions."""
+        """Returns the thread pool for predictions."""
         return (EagerPool if self.eager else Pool)(self.threads, "grpc")
 
     def handlers(self, methods: Methods) -> dict[str, Handler]:
-        """The methods, each by its full name."""
+        """Returns the handlers of the methods, by full name."""
         return {
             name: Handler(name, method, explain=self.explain, access_log=self.access_log)
             for name, method in methods.items()
@@ -59,19 +59,19 @@ class Settings:
 
 
 class Handler:
-    """A method by its full name, run for one call after the other."""
+    """Runs the calls of one method."""
 
     def __init__(self, name: str, method: Method, *, explain: bool, access_log: AccessLog | None) -> None:
-        """`explain` is for the details of a status."""
+        """`explain` adds explanations to the details of a status."""
         self.name = name
         self._method = method
         self._explain = explain
         self._access_log = access_log
 
     def handle(self, data: bytes, until: float | None, peer: str | Callable[[], str]) -> Result:
-        """None and the response's bytes, or a code and its details; never raises.
+        """Runs a call; returns None and the response's bytes, or a code and its details. Never raises.
 
-        Nobody waits for it after `until`, in seconds of `time.monotonic`. `peer` is, or returns, who called.
+        `until` is its deadline, in seconds of `time.monotonic`. `peer` is, or returns, the client's address.
         """
         deadline.until = until
         if self._access_log is None:
@@ -103,30 +103,30 @@ class Handler:
 
 
 def services_of(methods: Methods) -> list[str]:
-    """The names of the methods' services."""
+    """Returns the names of the methods' services."""
     return sorted({name.strip("/").partition("/")[0] for name in methods})
 
 
 def target(host: str, port: int) -> str:
-    """A numeric address and a port as gRPC writes them."""
+    """Returns a numeric address and a port in gRPC's format."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def full(most: int) -> str:
-    """The details of a call that is one too many."""
-    return f"{most} requests are in flight already, no more are taken; try again later"
+    """Returns the details of a call beyond the limit of `most` calls."""
+    return f"{most} requests are already in flight; try again later"
 
 
 def unknown(*, explain: bool) -> str:
-    """The details of a call of a method that there is not; TensorFlow Serving has none."""
+    """Returns the details of a call to an unknown method. TensorFlow Serving sends none."""
     return "this server has no such method" if explain else ""
 
 
 def wait_until_quiet(calls: Callable[[], int]) -> None:
-    """Returns when no more calls come, while answers are held back; `calls` returns how many there were.
+    """Waits until no more calls arrive, while responses are held back; `calls` returns the number of calls so far.
 
-    Clients that wait for an answer send no others, those that just had one may be about to. A tick that comes late says
-    that the machine is busy, and that they may be late, too.
+    Clients that wait for a response send no further calls, but those that have just received one may be about to. A
+    late tick means that the machine is busy, so clients may be late, too.
     """
     quiet, seen, until = 0, -1, monotonic() + LONGEST_HOLD_SECONDS
     while quiet < QUIET_TICKS and (now := monotonic()) < until:

@@ -1,13 +1,13 @@
-"""gRPC over grpcio: which thread runs a call, and which calls are refused.
+"""gRPC over grpcio: the threads that run calls, and the calls that are refused.
 
                                   room in the pool         the message, in time
-    call ──► a method of ours? ──────────────────► thread ──────────────────────► it runs ──► a response, or a status
+    call ──► a known method? ────────────────────► thread ──────────────────────► it runs ──► a response, or a status
                    │ no                │ no                      │ no
                    ▼                   ▼                         ▼
              UNIMPLEMENTED    RESOURCE_EXHAUSTED            it is cancelled
 
-Predictions have a pool of their own. What others use to look after the server, health, status, metadata, has another
-one, so that it never waits for predictions; a reload of the configuration, which may take minutes, a third.
+Predictions have their own pool. Health, status and metadata have another one, so they never wait for predictions. A
+reload of the configuration, which may take minutes, has a third.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tfserving.serving.embedded.grpc.receiving import Receiving
 from tfserving.serving.embedded.grpc.reflection import Reflection
 from tfserving.serving.embedded.tls import Tls
 
-# To grpcio a call without a deadline has one in the far future, of a century and more.
+# In grpcio a call without a deadline has one that is more than a century away.
 NO_DEADLINE = 1e9
 
 
@@ -58,9 +58,9 @@ class OverGrpcio:
         tls: Tls | None = None,
         socket_path: str = "",
     ) -> None:
-        """A request's message has to be there within `receive_seconds`.
+        """A request's message must arrive within `receive_seconds`.
 
-        It listens on the UNIX socket `socket_path`, too.
+        With `socket_path` the server also listens on that UNIX socket.
         """
         self._open = threading.Event()
         self._open.set()
@@ -81,7 +81,7 @@ class OverGrpcio:
         for name in reflection.METHODS:
             self._handlers.add(name, self._reflection.handler())
         self._server = grpc.server(
-            # Any executor will do, whatever the type says.
+            # Any executor works, contrary to the type.
             self._pool,  # type: ignore[arg-type]
             handlers=[self._handlers],
             options=(
@@ -114,24 +114,24 @@ class OverGrpcio:
             raise StartError(f"--grpc_socket_path={path}: gRPC can't listen there")
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to serve."""
         self._server.start()
 
     def hold(self) -> None:
-        """Has handlers pause until `finish`, and returns when no more requests come.
+        """Pauses the handlers until `finish`, and returns when no more requests arrive.
 
-        `refuse` cancels what gRPC reads from then on.
+        gRPC cancels calls that it reads after `refuse`.
         """
         self._open.clear()
         wait_until_quiet(lambda: self._handlers.calls)
 
     def refuse(self, grace: float) -> None:
-        """Closes the door; requests in flight are cancelled when `grace` seconds are over."""
+        """Closes the port. Requests in flight are cancelled after `grace` seconds."""
         self._until = monotonic() + grace
         self._stopped = self._server.stop(grace)
 
-    def finish(self, grace: float) -> int:  # noqa: ARG002 - `refuse` was told
-        """Returns when requests in flight are answered, or cancelled: how many those are."""
+    def finish(self, grace: float) -> int:  # noqa: ARG002 - `refuse` has it
+        """Waits for requests in flight; returns the number that were cancelled."""
         self._reflection.end()
         self._receiving.hurry()
         self._open.set()
@@ -148,9 +148,10 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 
 
 class _Behaviour:
-    """How one method runs, in a thread of its pool.
+    """Runs one method in a thread of its pool.
 
-    To grpcio it takes a stream: else grpcio would read the message itself, in this thread, and wait for it for ever.
+    It is registered as taking a stream. Otherwise grpcio would read the message itself, in this thread, without a
+    timeout.
     """
 
     def __init__(self, handler: Handler, receiving: Receiving, opened: threading.Event) -> None:
@@ -159,16 +160,16 @@ class _Behaviour:
         self._opened = opened
 
     def __call__(self, messages: Iterator[bytes], context: Any) -> bytes:
-        """The response's bytes. Raises what `context.abort` raises when there is none."""
+        """Returns the response's bytes. Raises what `context.abort` raises for an error."""
         data = self._receiving.read(messages, context)
         if data is None:
-            # grpcio's words for a call without a message; one that is cancelled gets nothing.
+            # grpcio's text for a call without a message. A cancelled call gets no text.
             name = self._handler.name
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f'"{name}" requires exactly one request message.')
             return b""
         self._opened.wait()
         if not context.is_active():
-            # Nobody waits for it any more.
+            # The client no longer waits for it.
             return b""
         left = context.time_remaining()
         code, result = self._handler.handle(data, None if left > NO_DEADLINE else monotonic() + left, context.peer)
@@ -178,14 +179,14 @@ class _Behaviour:
 
 
 class Beside(ThreadPoolExecutor):
-    """A pool as grpcio wants it for single methods: their behaviours name it."""
+    """A pool in the form that grpcio requires for single methods."""
 
     def __init__(self, threads: int, name: str) -> None:
         super().__init__(1)
         self._pool = Pool(threads, name)
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As the pool does."""
+        """Submits a call to the pool."""
         return self._pool.submit(call, *args, **kwargs)
 
 
@@ -195,7 +196,7 @@ class _Handlers(grpc.GenericRpcHandler):
         self._handlers: dict[str, Any] = {}
         for name, behaviour in behaviours.items():
             if name not in PREDICTIONS:
-                # By this name grpcio finds who shall run a method.
+                # grpcio runs the method in the pool of this attribute.
                 behaviour.experimental_thread_pool = reload if name == RELOAD else control  # type: ignore[attr-defined]
             self._handlers[name] = grpc.stream_unary_rpc_method_handler(behaviour)
         beside = Beside(1, "grpc-refuse")
@@ -203,11 +204,11 @@ class _Handlers(grpc.GenericRpcHandler):
         self._unknown = refusal(grpc.StatusCode.UNIMPLEMENTED, unknown(explain=explain), beside)
         self._predictions = predictions
         self._most = most
-        # How many calls came, counted by the one thread that hands them over.
+        # The number of calls so far, counted by the one thread that dispatches them.
         self.calls = 0
 
     def add(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
-        """Adds a method that is no function of bytes."""
+        """Adds a method that is not a function of bytes."""
         self._handlers[name] = handler
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -221,14 +222,14 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 def refusal(status: grpc.StatusCode, details: str, pool: ThreadPoolExecutor) -> Any:
-    """A handler that refuses a call in a thread of `pool`, without reading its message."""
+    """Returns a handler that refuses a call in a thread of `pool`, without reading its message."""
 
     def refuse(_messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
         context.abort(status, details)
         yield b""
 
     refuse.experimental_thread_pool = pool  # type: ignore[attr-defined]
-    # A stream both ways, so that a client of any kind of method gets a status and no message.
+    # Registered as streaming both ways, so clients of any kind of method get a status and no message.
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 

@@ -1,18 +1,18 @@
-"""gRPC over pygrpc-native, which does HTTP/2 and gRPC in Rust, outside of Python's lock.
+"""gRPC over pygrpc-native, which implements HTTP/2 and gRPC in Rust, outside of Python's lock.
 
-Calls come in batches, each whole. The thread that reads one runs it and sends the response, see `core/pool.py`.
+Calls arrive complete, in batches. The thread that reads a call runs it and sends the response: see `core/pool.py`.
 
                                   room in the pool       its turn comes
-    call ──► a method of ours? ──────────────────► read ────────────────► it runs ──► a response, or a status
+    call ──► a known method? ────────────────────► read ────────────────► it runs ──► a response, or a status
                    │ no                │ no                  │ its client has gone
                    ▼                   ▼                     ▼
-             grpcio's turn      RESOURCE_EXHAUSTED        nothing
+                grpcio          RESOURCE_EXHAUSTED       dropped
 
-What is no plain call of a known method, such as reflection, goes to a grpcio server on a UNIX socket.
+Other calls, such as reflection, go to a grpcio server on a UNIX socket.
 
-A drain must cancel nothing, and the library's `close` cancels what it knows of. So responses are held back from `hold`
-on, until all calls have one. Clients that wait send no others: then all responses go out together with what `close`
-sends, see `sockets`.
+A drain must not cancel calls, but the library's `close` cancels all open ones. So responses are held back from `hold`
+on, until all calls have one. Clients that wait send no further calls. Then all responses are sent together with the
+messages of `close`: see `sockets`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from tfserving.serving.embedded.grpc.transport import SETTINGS
 if TYPE_CHECKING:
     from pygrpc_native._native import CallDetails
 
-# How many calls a thread reads at a time.
+# The number of calls that a thread reads at a time.
 BATCH = 16
 
 
@@ -63,7 +63,7 @@ class OverNative:
     """Methods over pygrpc-native, in a pool of handler threads."""
 
     def __init__(self, methods: Methods, host: str, port: int, settings: Settings) -> None:
-        """A message that is too large is refused when it is there. The options of `settings` are of SETTINGS."""
+        """A message that is too large is refused after it has arrived. `settings.options` are those of SETTINGS."""
         self._most = settings.most_in_flight or MOST_CALLS
         self._largest = settings.largest_message
         self._pool = settings.pool()
@@ -74,9 +74,9 @@ class OverNative:
             for name, handler in settings.handlers(methods).items()
         ]
         self._count = 0
-        # Calls that wait or run while their clients have gone, by their numbers.
+        # The numbers of calls that wait or run although their clients have gone.
         self._gone: set[int] = set()
-        # Results that are held back; None: none are.
+        # Results that are held back. None: results are sent at once.
         self._held: list[_Held] | None = None
         self._holding = threading.Lock()
         given: dict[str, Any] = {SETTINGS[key]: _setting(key, value) for key, value in settings.options.items()}
@@ -94,24 +94,24 @@ class OverNative:
         self._rest = _Rest(Reflection(*services_of(methods)), explain=settings.explain)
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to serve."""
         self._front.set_fallback(self._rest.start())
         self._front.start()
         self._pool.read_from(self._read)
 
     def hold(self) -> None:
-        """Holds results back until `finish`, and returns when no more requests come."""
+        """Holds results back until `finish`, and returns when no more requests arrive."""
         self._held_from_now_on([])
         wait_until_quiet(lambda: self._count)
 
     def refuse(self, grace: float) -> None:  # noqa: ARG002 - `finish` gets it
-        """Takes no more connections. Those that there are have their calls answered until `finish` closes them."""
+        """Accepts no more connections. Calls on existing ones are served until `finish` closes them."""
         close_port(self._front.bound_port)
 
     def finish(self, grace: float) -> int:
-        """Returns when all requests are answered, or `grace` seconds are over: how many are cut off.
+        """Waits up to `grace` seconds for all requests; returns the number that were cut off.
 
-        While one takes long, others get their responses, and new requests are answered, too.
+        While one takes long, others get their responses, and new requests are served, too.
         """
         until = monotonic() + grace
         patience = LONGEST_HOLD_SECONDS
@@ -120,7 +120,7 @@ class OverNative:
                 self._send(held.number, held.result)
             _waited(partial(self._began_after, monotonic()), until)
             self._held_from_now_on([])
-            # A model may take longer than that for each request.
+            # Each request of a model may take longer than that.
             patience *= 2
         cut_off = self._load()
         last = self._held_from_now_on([])
@@ -134,11 +134,11 @@ class OverNative:
         return cut_off
 
     def _began_after(self, moment: float) -> bool:
-        """Whether all calls that run began later."""
+        """Returns whether all running calls began after `moment`."""
         return all(pool.oldest() > moment for pool in self._pools)
 
     def _held_from_now_on(self, results: list[_Held] | None) -> list[_Held]:
-        """Has results be added to `results`, or sent; returns those that were held until now."""
+        """Makes `results` the list of held results, or with None sends them from now on; returns those held so far."""
         with self._holding:
             held, self._held = self._held or [], results
         return held
@@ -147,7 +147,7 @@ class OverNative:
         return sum(pool.load for pool in self._pools)
 
     def _read(self, wait: bool) -> Sequence[Callable[[], None]] | None:
-        """The next calls of predictions, for the pool; others go to theirs. See `Source`."""
+        """Returns the next predictions, for the pool. Other calls go to their own pools. See `Source`."""
         events: Any = self._front.recv_batch_details(BATCH, None if wait else 0)
         if events is None:
             return None
@@ -164,7 +164,7 @@ class OverNative:
                 continue
             pool = self._methods[index][1]
             if self._largest and len(data) > self._largest:
-                # gRPC's words.
+                # gRPC's text.
                 text = f"Received message larger than max ({len(data)} vs. {self._largest})"
                 self._front.fail(number, Code.RESOURCE_EXHAUSTED, text)
             elif pool is not self._pool:
@@ -203,7 +203,7 @@ class OverNative:
 
 
 class _Held(NamedTuple):
-    """The result of a call, and whose call it was."""
+    """The result of a call, and its client."""
 
     number: int
     result: Result
@@ -211,7 +211,7 @@ class _Held(NamedTuple):
 
 
 def _waited(condition: Callable[[], bool], until: float) -> bool:
-    """Returns True when `condition` holds, False when it is `until` before."""
+    """Waits for `condition`; returns False when it doesn't hold at `until`."""
     while not condition():
         if monotonic() >= until:
             return False
@@ -224,7 +224,7 @@ def _setting(key: str, value: str) -> int | bool:
 
 
 class _Rest(grpc.GenericRpcHandler):
-    """The grpcio server for what pygrpc-native can't do: reflection, and refusing methods that there are not."""
+    """The grpcio server for calls that pygrpc-native doesn't support: reflection, and unknown methods."""
 
     def __init__(self, served: Reflection, *, explain: bool) -> None:
         self._reflection = served
@@ -236,18 +236,18 @@ class _Rest(grpc.GenericRpcHandler):
             handlers=[self],
             options=(("grpc.max_concurrent_streams", MOST_STREAMS), ("grpc.max_receive_message_length", 2**16)),
         )
-        # Others may not enter it.
+        # Only this user can access the folder.
         self._folder = tempfile.TemporaryDirectory(prefix="tfserving-", ignore_cleanup_errors=True)
 
     def start(self) -> str:
-        """Begins to answer; returns the path of its socket."""
+        """Starts to serve; returns the path of its socket."""
         path = f"{self._folder.name}/grpc.sock"
         self._server.add_insecure_port(f"unix:{path}")
         self._server.start()
         return path
 
     def stop(self) -> None:
-        """Ends it, at once."""
+        """Stops at once."""
         self._reflection.end()
         self._server.stop(0).wait()
         self._folder.cleanup()

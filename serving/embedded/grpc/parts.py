@@ -1,7 +1,7 @@
-"""How many parts a message has, told before it is parsed: while protobuf makes an object of each, nothing else runs.
+"""Counts the parts of a message before it is parsed. Protobuf makes an object of each part and blocks other threads.
 
-A tensor of numbers is one part, whatever its size. A part can also be a string, an input, an example or a feature, and
-a message of 64 MiB has room for 30 million. https://protobuf.dev/programming-guides/encoding/
+A tensor of numbers is one part, whatever its size. A part can also be a string, an input, an example or a feature. A
+message of 64 MiB can have 30 million. https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from tfserving.foundation.tensors import STRING
 from tfserving.foundation.varint import read_varint
 from tfserving.serving.embedded.errors import Code, RequestError
 
-# A message that is no larger can't have so many that anybody would notice.
+# Messages up to this size have too few parts to delay other requests.
 SMALL_BYTES = 2**16
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-# A kind of message: those of its fields, by their numbers, that are messages, and which kind these are.
+# A kind of message: the kinds of those of its fields that are messages, by field number.
 Kind = dict[int, "Kind"]
 
 
 def kind_of(descriptor: Any) -> Kind:
-    """The kind that protobuf's descriptor of a message describes."""
+    """Returns the kind of a protobuf descriptor."""
     kinds: dict[str, Kind] = {}
 
     def add(described: Any) -> Kind:
@@ -40,11 +40,11 @@ def kind_of(descriptor: Any) -> Kind:
 def check_parts(data: bytes, kind: Kind, most: int) -> None:
     """Raises RequestError RESOURCE_EXHAUSTED when the message `data` has more than `most` parts; 0 is no limit.
 
-    Parsing is left to protobuf, and so is whatever is wrong with the message.
+    An invalid message passes: protobuf reports it.
     """
     if not most or len(data) <= SMALL_BYTES:
         return
-    # Messages that are not looked at yet: where they begin and end, and of which kind they are.
+    # Messages that are not counted yet: begin, end and kind.
     waiting = [(0, len(data), kind)]
     try:
         while waiting and most >= 0:
@@ -56,9 +56,9 @@ def check_parts(data: bytes, kind: Kind, most: int) -> None:
 
 
 def packed_strings(proto: Any) -> int:
-    """How many strings a TensorProto may have in its `tensor_content`: parts as well, though on the wire they are one.
+    """Returns the most strings that a TensorProto can have in `tensor_content`, which is one field on the wire.
 
-    Each has a byte at least, whatever the shape says.
+    Each string takes at least one byte, whatever the shape is.
     """
     if proto.dtype != STRING.number or not proto.tensor_content:
         return 0
@@ -66,15 +66,15 @@ def packed_strings(proto: Any) -> int:
 
 
 def too_many() -> RequestError:
-    """The error of a message with more parts than it may have."""
+    """Returns the error of a message with too many parts."""
     text = "The message has too many strings, examples, features and inputs"
-    return RequestError(Code.RESOURCE_EXHAUSTED, text, "send fewer at a time; --max_grpc_parts is the limit")
+    return RequestError(Code.RESOURCE_EXHAUSTED, text, "send fewer at a time; --max_grpc_parts sets the limit")
 
 
 def _count(data: bytes, at: int, end: int, kind: Kind, waiting: list[tuple[int, int, Kind]], most: int) -> int:
-    """How many parts the message between `at` and `end` has, not counting beyond `most`; adds those in it to `waiting`.
+    """Counts the parts of the message between `at` and `end`, up to `most`; adds nested messages to `waiting`.
 
-    Raises IndexError when it is no message.
+    Raises IndexError when it is invalid.
     """
     count = 0
     while at < end and count <= most:

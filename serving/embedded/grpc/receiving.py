@@ -1,8 +1,8 @@
-"""Receiving: a call's message is awaited for a limited time, and by few threads.
+"""Receives the message of a call, with a timeout and without blocking the threads of the pool.
 
-A client can begin a call and send its message slowly, or never. grpcio waits for it in the thread that is to run the
-call. While it waits the thread steps aside, and a call is cancelled when its message takes longer than it may, or when
-too many calls are slow at a time: the oldest first.
+A client can begin a call and send its message slowly, or never. grpcio waits for it in the thread that runs the call.
+While the thread waits, it steps aside. A call is cancelled when its message takes longer than the timeout. When too
+many calls are slow at a time, the oldest are cancelled.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tfserving.serving.embedded.core.pool import MOST_ASIDE, begin_waiting, end_
 # A call is slow when its message takes longer than this.
 SLOW_SECONDS = 1.0
 MOST_SLOW = MOST_ASIDE // 2
-# What a drain waits for a message that is on its way.
+# How long a drain waits for a message that is being sent.
 LAST_CALL_SECONDS = 0.5
 _TICK_SECONDS = 0.25
 
 
 class Receiving:
-    """Reads the one message of each call; it has to come within `seconds`, None is no limit."""
+    """Reads the one message of each call, which must arrive within `seconds`; None is no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self._longest = seconds
@@ -33,7 +33,7 @@ class Receiving:
         threading.Thread(target=self._watch, name="grpc-receiving", daemon=True).start()
 
     def read(self, messages: Iterator[bytes], context: Any) -> bytes | None:
-        """The message of the call `context`; None when there is none, or the call is cancelled."""
+        """Returns the message of the call `context`; None when there is none, or the call is cancelled."""
         self._since[context] = monotonic()
         begin_waiting()
         try:
@@ -45,7 +45,7 @@ class Receiving:
             self._since.pop(context, None)
 
     def hurry(self) -> None:
-        """From now on a message has to be there at once."""
+        """Reduces the timeout to a moment, for a drain."""
         self._longest = LAST_CALL_SECONDS
 
     def _watch(self) -> None:

@@ -1,7 +1,7 @@
-"""gRPC's server reflection, by which grpcurl and its like learn what a server has.
+"""gRPC's server reflection, with which grpcurl and other tools list the services of a server.
 
-https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. The two versions, v1 and v1alpha, differ in nothing
-but their package's name.
+https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. The two versions, v1 and v1alpha, differ only
+in the package name.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ STREAMS = 8
 
 
 class Reflection:
-    """Tells what there is of `services`, in threads of their own; RESOURCE_EXHAUSTED when 8 streams are open already.
+    """Describes `services`, in separate threads. Refuses streams with RESOURCE_EXHAUSTED while 8 are open.
 
-    A stream may last as long as its client likes, which must keep nobody from predicting, nor the server from ending.
+    A client can keep a stream open as long as it likes. That must not block predictions or the end of the server.
     """
 
     def __init__(self, *services: str) -> None:
         self._servicer = reflection.ReflectionServicer((*services, *SERVICES), _described(services))
-        # By this name grpcio finds who shall run a method.
-        # One thread is left to refuse the stream that is one too many.
+        # grpcio runs the method in the pool of this attribute. One more thread refuses streams beyond the limit.
         self.experimental_thread_pool = ThreadPoolExecutor(STREAMS + 1, thread_name_prefix="reflection")
         self._streams: set[grpc.ServicerContext] = set()
         self._ended = False
         self._lock = threading.Lock()
 
     def handler(self) -> grpc.RpcMethodHandler[Any, Any]:
-        """For a grpcio server."""
+        """Returns the handler for a grpcio server."""
         return grpc.stream_stream_rpc_method_handler(
             self, ServerReflectionRequest.FromString, ServerReflectionResponse.SerializeToString
         )
 
     def __call__(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        """Answers a stream of requests."""
+        """Serves a stream of requests."""
         with self._lock:
             if self._ended:
                 return
@@ -57,7 +56,7 @@ class Reflection:
                 self._streams.add(context)
         if full:
             context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{STREAMS} reflection streams are open already; end one of them"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{STREAMS} reflection streams are already open; close one of them"
             )
         try:
             yield from self._servicer.ServerReflectionInfo(requests, context)
@@ -66,7 +65,7 @@ class Reflection:
                 self._streams.discard(context)
 
     def end(self) -> None:
-        """Ends the streams, and those to come."""
+        """Ends all streams, also later ones."""
         with self._lock:
             self._ended = True
             streams = list(self._streams)
@@ -75,7 +74,7 @@ class Reflection:
 
 
 def _described(services: tuple[str, ...]) -> DescriptorPool:
-    """The files of `services`, of reflection, and all that they need."""
+    """Returns a pool with the files of `services` and of reflection, and their dependencies."""
     pool = DescriptorPool()
     added: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""What the gRPC methods of predict, metadata and status answer: messages in, bytes out."""
+"""The responses of the gRPC methods for predict, metadata, status, reload and health: messages in, bytes out."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def predict_response(
     largest: int = LARGEST_DECLARED,
     most_strings: int = 0,
 ) -> bytes:
-    """A PredictResponse to a PredictRequest, its tensors in typed fields or as `tensor_content`.
+    """Returns a PredictResponse to a PredictRequest, with tensors in typed fields or in `tensor_content`.
 
-    An input may declare at most `largest` bytes. All may have `most_strings` in `tensor_content`; 0 is no limit.
+    An input can declare at most `largest` bytes. All together can have `most_strings` in `tensor_content`; 0: no limit.
     """
     spec = request.model_spec
     latest = spec.name and spec.WhichOneof("version_choice") is None
@@ -61,7 +61,7 @@ def predict_response(
 
 
 def metadata_response(served: Served, request: Any) -> bytes:
-    """A GetModelMetadataResponse to a GetModelMetadataRequest."""
+    """Returns a GetModelMetadataResponse to a GetModelMetadataRequest."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
     if not request.metadata_field:
@@ -77,7 +77,7 @@ def metadata_response(served: Served, request: Any) -> bytes:
 
 
 def status_response(served: Served, request: Any, *, explain: bool) -> bytes:
-    """A GetModelStatusResponse to a GetModelStatusRequest; the label is ignored, as TensorFlow Serving ignores it."""
+    """Returns a GetModelStatusResponse to a GetModelStatusRequest. It ignores the label, as TensorFlow Serving does."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
     spec = request.model_spec
@@ -93,23 +93,23 @@ def status_response(served: Served, request: Any, *, explain: bool) -> bytes:
 
 @dataclass(frozen=True)
 class Reload:
-    """Whether clients may change the configuration, and which folders the base paths must be in; none: any."""
+    """Whether clients can change the configuration, and the folders that base paths must be in; empty: any."""
 
     enabled: bool = True
     folders: tuple[Path, ...] = ()
 
     def check(self, models: Sequence[Model]) -> None:
-        """Raises RequestError PERMISSION_DENIED for a base path elsewhere, by links too."""
+        """Raises RequestError PERMISSION_DENIED for a base path outside the folders, also through links."""
         folders = [folder.resolve() for folder in self.folders]
         for model in models:
             path = model.base_path.resolve()
             if folders and not any(path.is_relative_to(folder) for folder in folders):
-                text = f"base path {model.base_path} of model {model.name} may not be served"
-                raise RequestError(Code.PERMISSION_DENIED, text, "--reload_base_paths has the folders that may")
+                text = f"base path {model.base_path} of model {model.name} is not allowed"
+                raise RequestError(Code.PERMISSION_DENIED, text, "--reload_base_paths lists the allowed folders")
 
 
 def reload_response(configuration: Reloadable, reload: Reload, request: Any) -> bytes:
-    """A ReloadConfigResponse to a ReloadConfigRequest, when the models are served; errors are errors of the call."""
+    """Applies a ReloadConfigRequest and returns a ReloadConfigResponse. Errors are errors of the call."""
     if not reload.enabled:
         text = "HandleReloadConfigRequest is turned off"
         raise RequestError(Code.PERMISSION_DENIED, text, "--enable_reload_config=true turns it on")
@@ -131,10 +131,10 @@ def reload_response(configuration: Reloadable, reload: Reload, request: Any) -> 
 
 
 def health_response(request: Any) -> bytes:
-    """A HealthCheckResponse to a HealthCheckRequest: SERVING for the server as a whole, which is all that is known.
+    """Returns a HealthCheckResponse to a HealthCheckRequest: SERVING for the server as a whole, the only service.
 
-    https://github.com/grpc/grpc/blob/master/doc/health-checking.md; a message with a string, and one with an enum, are
-    on the wire what these two wrappers are.
+    https://github.com/grpc/grpc/blob/master/doc/health-checking.md. On the wire its two messages, with a string and an
+    enum, equal these wrappers.
     """
     if request.value:
         raise RequestError(Code.NOT_FOUND, "service name unknown")
@@ -142,14 +142,14 @@ def health_response(request: Any) -> bytes:
 
 
 def model_spec(request: Any) -> ModelSpec:
-    """What `request` asks for. Raises RequestError INVALID_ARGUMENT when it doesn't say."""
+    """Returns the model and version of `request`. Raises RequestError INVALID_ARGUMENT without a ModelSpec."""
     if not request.HasField("model_spec"):
         raise RequestError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
     return read_spec(request.model_spec)
 
 
 def read_spec(spec: Any) -> ModelSpec:
-    """What a ModelSpec message asks for."""
+    """Returns the model and version of a ModelSpec message."""
     choice = spec.WhichOneof("version_choice")
     if choice == "version":
         return ModelSpec(spec.name, version=spec.version.value)
@@ -159,7 +159,7 @@ def read_spec(spec: Any) -> ModelSpec:
 
 
 def fill_spec(spec: Any, name: str, version: int, signature: str = "") -> None:
-    """Says in the ModelSpec message `spec` of an answer who answered."""
+    """Fills the ModelSpec message `spec` of a response."""
     spec.name = name
     spec.version.value = version
     spec.signature_name = signature
@@ -176,7 +176,7 @@ def _decode(proto: Any, largest: int) -> Array:
     except ValueError:
         if not proto.tensor_shape.unknown_rank:
             raise
-        # To the real server a tensor of unknown rank is a scalar.
+        # TensorFlow Serving reads a tensor of unknown rank as a scalar.
         proto.tensor_shape.Clear()
         flat, shape = read_flat(proto, largest)
     array: Array = shaped(flat, shape)

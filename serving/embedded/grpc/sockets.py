@@ -1,10 +1,10 @@
-"""What a drain does with pygrpc-native's sockets. The library keeps them, but they are files of this process.
+"""Access to pygrpc-native's sockets for a drain. The library hides them, but they are files of this process.
 
 The library can only close the port and all connections together. Its `close` tells clients to send no more calls, and
-cancels those that they have sent. So the port is closed before, and the last responses are *corked*: the kernel keeps
-what is written until the connection is closed, or 0.2 s are over. Then clients receive the last response and the
-message to send no more at once, and have no time to send another call in between. That is TCP_CORK,
-https://man7.org/linux/man-pages/man7/tcp.7.html; where there is none, as on macOS, such a call may be lost.
+cancels those that they have sent. So the port is closed first, and the last responses are *corked*: the kernel holds
+written data until the connection is closed, or 0.2 s are over. Then clients receive the last response together with the
+message to send no more, and can't send another call in between. This uses TCP_CORK,
+https://man7.org/linux/man-pages/man7/tcp.7.html. Where it doesn't exist, as on macOS, such a call may be lost.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 
-# Of the 0.2 s that the kernel waits.
+# Less than the 0.2 s that the kernel waits.
 LONGEST_SECONDS = 0.15
 TICK_SECONDS = 0.005
 _CORK: int | None = getattr(socket, "TCP_CORK", None)
 
 
 def close_port(port: int) -> None:
-    """Closes this process's `port` to new connections; others go on.
+    """Closes this process's `port` to new connections; existing ones continue.
 
-    The library keeps its file, which becomes another socket: one that nobody connects to.
+    The library keeps its file number, which becomes a socket that no client connects to.
     """
     for number, listening in _sockets(port):
         with listening:
@@ -40,14 +40,14 @@ def close_port(port: int) -> None:
 
 
 def corked(port: int, count: int, send: Callable[[], None], close: Callable[[], None]) -> None:
-    """Calls `send`, and `close` when all is written, and has the `count` clients of `port` receive both at once."""
+    """Calls `send`, and `close` when all is written, so that the `count` clients of `port` receive both at once."""
     connections = [one for _, one in _sockets(port)] if _CORK is not None else []
     try:
         for connection in connections:
             connection.setsockopt(socket.IPPROTO_TCP, _CORK or 0, 1)
         until = monotonic() + LONGEST_SECONDS
         send()
-        # The library writes in a thread of its own: it has done so when each has something, and nothing is added.
+        # The library writes in another thread. It is done when each connection has data, and no more is added.
         before: list[int] = []
         while monotonic() < until:
             now = [size for size in map(_unsent, connections) if size]
@@ -62,7 +62,7 @@ def corked(port: int, count: int, send: Callable[[], None], close: Callable[[], 
 
 
 def _sockets(port: int) -> Iterator[tuple[int, socket.socket]]:
-    """This process's TCP sockets of its own `port`: their file descriptors, and copies, to be closed."""
+    """Yields this process's TCP sockets of its own `port`: the file descriptor, and a copy that the caller closes."""
     for file in list(Path("/dev/fd").iterdir()):
         try:
             if not file.is_socket():
@@ -78,7 +78,7 @@ def _sockets(port: int) -> Iterator[tuple[int, socket.socket]]:
 
 
 def _unsent(connection: socket.socket) -> int:
-    """How many bytes the kernel has of it that the peer hasn't received."""
+    """Returns the number of bytes that the peer has not received yet."""
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))
     except OSError:

@@ -1,8 +1,8 @@
-"""Writing PredictResponses: an array's memory goes into the answer as it is, behind a head that is written once.
+"""Writes PredictResponses: an array's memory is copied into the response, after a header that is cached.
 
 A packed field of floats, doubles or bools is, on the wire, its tag, its length and the elements' little-endian bytes,
-just as `tensor_content` is: https://protobuf.dev/programming-guides/encoding/#packed. So an answer in typed fields, as
-TensorFlow Serving gives it, costs no more than one in `tensor_content`.
+like `tensor_content`: https://protobuf.dev/programming-guides/encoding/#packed. So a response in typed fields, as
+TensorFlow Serving sends it, costs no more than one in `tensor_content`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tfserving.foundation.messages import ModelSpec, TensorProto
 from tfserving.foundation.tensors import Array, dtype_of, to_proto, varint
 from tfserving.serving.embedded.core.deep import Deep, write_shape
 
-# The typed fields, by their numbers, whose elements are on the wire what they are in memory.
+# The numbers of the typed fields whose elements are the same on the wire as in memory.
 _PACKED = {np.dtype(np.float32): 5, np.dtype(np.float64): 6, np.dtype(np.bool_): 11}
 _CONTENT = 4
-# Clients choose the shapes, so what is kept needs an end.
+# Clients choose the shapes, so the caches need a limit.
 _KEPT = 4096
 
 
 def write_response(
     model: str, version: int, signature: str, outputs: Mapping[str, Array | Deep], *, content: bool = False
 ) -> bytes:
-    """A PredictResponse of `outputs`, of any shapes, by their names: in typed fields, or in `tensor_content`.
+    """Returns a PredictResponse of `outputs`, arrays by name, in typed fields or in `tensor_content`.
 
-    Raises TypeError for an element type that the wire cannot carry.
+    Raises TypeError for an element type without a wire format.
     """
     parts = [_spec(model, version, signature)]
     for name, array in outputs.items():
@@ -46,12 +46,12 @@ def write_response(
 
 
 def field(number: int, data: bytes) -> bytes:
-    """A field of bytes on the wire: https://protobuf.dev/programming-guides/encoding/."""
+    """Returns a field of bytes on the wire: https://protobuf.dev/programming-guides/encoding/."""
     return field_head(number, len(data)) + data
 
 
 def field_head(number: int, size: int) -> bytes:
-    """What stands before the `size` bytes of a field."""
+    """Returns the header of a field of `size` bytes."""
     return varint(number << 3 | 2) + varint(size)
 
 
@@ -75,7 +75,7 @@ def _spec(model: str, version: int, signature: str) -> bytes:
 
 @lru_cache(_KEPT)
 def _head(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], number: int) -> bytes:
-    """What stands before an array's bytes: the output's name, the element type, the shape, each with its length."""
+    """Returns the header of an array's bytes: the output's name, the element type and the shape, with lengths."""
     proto = TensorProto(dtype=dtype_of(np.empty(0, dtype)).number)
     proto.tensor_shape.SetInParent()
     for size in shape:

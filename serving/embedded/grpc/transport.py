@@ -1,8 +1,8 @@
-"""Which library carries gRPC: pygrpc-native where it can do what the flags ask, else grpcio.
+"""Chooses the library that carries gRPC: pygrpc-native where it supports the flags, else grpcio.
 
-pygrpc-native needs a third of grpcio's CPU, see docs/performance.md. It can't do all that grpcio does, and it has no
-limit for what a client sends before a message is there: see docs/security.md. So it is chosen only for a port of the
-loopback address, unless a flag names it.
+pygrpc-native takes a third of grpcio's CPU: see docs/performance.md. It supports less than grpcio, and doesn't limit
+what a client sends before a message is complete: see docs/security.md. So it is chosen only on a loopback address,
+unless a flag names it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tfserving.serving.embedded import flags as names
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.flags import Flags
 
-# gRPC's own settings that pygrpc-native has, by its names for them.
+# The gRPC settings that pygrpc-native supports, with its names for them.
 SETTINGS = {
     "grpc.keepalive_time_ms": "keepalive_time_ms",
     "grpc.keepalive_timeout_ms": "keepalive_timeout_ms",
@@ -26,13 +26,13 @@ SETTINGS = {
     "grpc.max_concurrent_streams": "max_concurrent_streams",
     "grpc.absolute_max_metadata_size": "max_metadata_size",
 }
-# Of a UNIX socket's path, which has 104 bytes on macOS: https://man7.org/linux/man-pages/man7/unix.7.html.
+# The path of a UNIX socket can have 104 bytes on macOS: https://man7.org/linux/man-pages/man7/unix.7.html.
 LONGEST_FOLDER = 70
 
 
 @dataclass(frozen=True)
 class Transport:
-    """Whether pygrpc-native carries gRPC, and why not."""
+    """Whether pygrpc-native carries gRPC, and the reason if not."""
 
     native: bool
     why: str = ""
@@ -45,38 +45,38 @@ GRPCIO = Transport(native=False)
 
 
 def choose(flags: Flags) -> Transport:
-    """What the flags ask for. Raises StartError when they ask for pygrpc-native and for what it can't do."""
+    """Returns the transport for the flags. Raises StartError when they name pygrpc-native and it lacks a feature."""
     if flags.grpc_transport == names.GRPCIO:
         return GRPCIO
     missing = _missing(flags)
     if flags.grpc_transport == names.NATIVE:
         if missing:
-            raise StartError(f"--grpc_transport={names.NATIVE}: {missing}; --grpc_transport={names.GRPCIO} can do it")
+            raise StartError(f"--grpc_transport={names.NATIVE}: {missing}. Use --grpc_transport={names.GRPCIO}")
         return Transport(native=True)
     if not missing and flags.grpc_receive_timeout_in_ms != Flags.grpc_receive_timeout_in_ms:
-        missing = "pygrpc-native has no --grpc_receive_timeout_in_ms"
+        missing = "pygrpc-native does not support --grpc_receive_timeout_in_ms"
     if not missing and not _is_loopback(flags.host):
-        missing = f"pygrpc-native bounds no message before it is there, and others reach {flags.host}"
+        missing = f"pygrpc-native does not limit incomplete messages, and other machines can reach {flags.host}"
     return Transport(not missing, missing)
 
 
 def _missing(flags: Flags) -> str:
-    """What pygrpc-native can't do of what the flags ask; nothing when it can."""
+    """Returns the feature of the flags that pygrpc-native lacks; empty when it supports all."""
     if importlib.util.find_spec("pygrpc_native") is None:
-        return "pygrpc-native isn't installed"
+        return "pygrpc-native is not installed"
     if flags.ssl_config_file is not None:
-        return "pygrpc-native has no TLS"
+        return "pygrpc-native does not support TLS"
     if flags.grpc_socket_path:
-        return "pygrpc-native has no --grpc_socket_path beside the port"
+        return "pygrpc-native does not support --grpc_socket_path"
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError:
-        return "pygrpc-native needs a folder for a socket, and no temporary folder can be written"
+        return "pygrpc-native requires a temporary folder for a socket, and none is writable"
     if len(os.fsencode(folder)) > LONGEST_FOLDER:
-        return f"pygrpc-native needs a folder for a socket, and the path {folder} is too long"
+        return f"pygrpc-native requires a temporary folder for a socket, and the path {folder} is too long"
     for key, value in flags.grpc_settings.items():
         if key not in SETTINGS or not value.isdecimal():
-            return f"pygrpc-native has no setting {key}={value}"
+            return f"pygrpc-native does not support the setting {key}={value}"
     return ""
 
 

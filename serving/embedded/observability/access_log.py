@@ -1,4 +1,4 @@
-"""The access log: a line of JSON for each request, without anything that was in it."""
+"""The access log: a line of JSON for each request, without its contents."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import orjson
 from tfserving.serving.embedded.observability.current_request import current_request
 from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
 
-# A client chooses the path. Longer texts are cut.
+# Clients choose the path. Longer texts are cut.
 LONGEST_TEXT = 1024
-# A line is short enough when every text is cut to this length.
+# With all texts cut to this length, every line is short enough.
 SHORT_TEXT = 100
 GATHER_SECONDS = 0.05
 
 
 class AccessLog:
-    """Writes whole lines to the file descriptor `target`, which processes can share."""
+    """Writes complete lines to the file descriptor `target`, which processes can share."""
 
     def __init__(self, target: int = 1) -> None:
         self._lines = Lines(target, "access", _dropped, gather=GATHER_SECONDS)
 
     def begin(self) -> float:
-        """To be called in the thread that answers, before it does; answers when that was."""
+        """Begins a request; call it in the thread that runs it. Returns the time."""
         current_request.reset()
         return time.monotonic()
 
     def write(self, began: float, protocol: str, **what: Any) -> None:
-        """Writes the line of a request that is answered, in the thread that answered it; never waits, never fails.
+        """Writes the line of a complete request, in the thread that ran it. Never waits, never fails.
 
-        `what` is the rest of the line: the method, who asked, the status and the sizes in bytes.
+        `what` is the rest of the line: the method, the client, the status and the sizes in bytes.
         """
         line = {
             "time": _now(),
@@ -53,7 +53,7 @@ def _encoded(line: dict[str, Any]) -> bytes:
     try:
         written = orjson.dumps(line, default=_text, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
-        # A surrogate, which JSON can't encode.
+        # JSON can't encode a surrogate.
         written = b""
     if 0 < len(written) <= LONGEST_TEXT:
         return written

@@ -1,12 +1,12 @@
-"""Log lines, written to a file descriptor by a thread of their own: a caller never waits and never fails.
+"""Log lines, written to a file descriptor by a separate thread, so that a caller never waits and never fails.
 
                  write                   take                     written
     a request ───────────► waiting ───────────────► the thread ─────────────► a file, a pipe, a terminal
                  │ full                                 │ no room: try again     │ the reader is gone
                  └──► dropped and counted               └──► waits               └──► dropped and counted
 
-Processes can share a pipe: a write of at most PIPE_BUF bytes is atomic, and a chunk of lines is no longer. When a disk
-takes half of a line, the rest follows as soon as there is room.
+Processes can share a pipe: a write of at most PIPE_BUF bytes is atomic, and chunks of lines are not longer. When a disk
+accepts only part of a line, the rest follows as soon as there is room.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MOST_WAITING_BYTES = 2**20
 # PIPE_BUF. Longer writes of several processes can be interleaved: https://man7.org/linux/man-pages/man7/pipe.7.html
 LONGEST_LINE = 4096
 RETRY_SECONDS = 0.5
-# No reader is left, and none will come.
+# No reader is left.
 _GONE = (errno.EPIPE, errno.EBADF, errno.ECONNRESET)
 
 
 class Lines:
-    """Writes lines to the file descriptor `target`; drops and counts lines while `most` bytes wait."""
+    """Writes lines to the file descriptor `target`. Drops and counts lines while `most` bytes wait."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Lines:
         most: int = MOST_WAITING_BYTES,
         gather: float = 0.0,
     ) -> None:
-        """`name` is the log's name in the metrics; `report` returns a line that reports a number of dropped lines.
+        """`name` is the log's name in the metrics. `report` returns a line for a number of dropped lines.
 
-        Lines of `gather` seconds are written together: waking the thread costs a request more than the line does.
+        Lines of `gather` seconds are written together, since waking the thread costs more than a line.
         """
         self._target = target
         self._name = name
@@ -59,7 +59,7 @@ class Lines:
         self._thread: threading.Thread | None = None
 
     def write(self, *lines: bytes) -> None:
-        """Queues lines, each ending with a newline; drops them when too many bytes wait already."""
+        """Queues lines, each ending with a newline. Drops them when too many bytes wait."""
         size = sum(map(len, lines))
         with self._lock:
             if self._bytes + size > self._most:
@@ -80,7 +80,7 @@ class Lines:
             self._hurry.clear()
 
     def _runs(self) -> bool:
-        """Whether the thread runs. The first line starts it; when the machine has no thread left, a later one does."""
+        """Starts the thread at the first line, or at a later one if that fails; returns whether it runs."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name=f"{self._name}-log", daemon=True)
             try:
@@ -112,7 +112,7 @@ class Lines:
                     self._idle.set()
 
     def _write(self, chunk: bytes) -> int:
-        """Returns when the lines are written: the number of those that were lost, because the reader is gone."""
+        """Writes the lines; returns the number that were lost because the reader is gone."""
         while chunk:
             try:
                 chunk = chunk[os.write(self._target, chunk) :]

@@ -1,4 +1,4 @@
-"""What the server counts, and the page that Prometheus reads: TensorFlow Serving's families, labels and buckets.
+"""The metrics and the page for Prometheus, with TensorFlow Serving's families, labels and buckets.
 
 Names, labels and buckets are those of servables/tensorflow/util.cc, servables/tensorflow/saved_model_warmup_util.cc,
 batching/batching_session.cc and util/prometheus_exporter.cc of TensorFlow Serving r2.20.
@@ -20,26 +20,26 @@ from typing import Any
 from tfserving.serving.embedded.errors import RequestError
 from tfserving.serving.embedded.observability.current_request import current_request
 
-# Requests to models that the server never had are counted under this name: clients can send any number of names.
+# Requests to unknown models are counted under this name, because clients can send any number of names.
 UNKNOWN = "(unknown)"
-# Versions come and go while a server runs. A family that names them keeps so many series: those counted last.
+# A family that names versions keeps at most this many series, those counted last.
 MOST_KEPT = 5000
 LONGEST_LABEL = 1024
-# Characters that readers of the page take for the end of a line, or can't decode.
+# Characters that break lines for readers of the page, or that they can't decode.
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def exponential(first: float, factor: float, count: int) -> tuple[float, ...]:
-    """Upper limits of `count` buckets, each `factor` times the one before."""
+    """Returns the upper limits of `count` buckets, each `factor` times the previous one."""
     limits = [first]
     while len(limits) < count:
         limits.append(limits[-1] * factor)
     return tuple(limits)
 
 
-# The values of a family's labels.
+# The label values of a series.
 Values = tuple[str, ...]
-# What a process counted, by the names of the families.
+# The counts of a process, by the names of the families.
 Counted = Mapping[str, Any]
 
 # Microseconds.
@@ -48,7 +48,7 @@ LATENCIES = exponential(10, 1.8, 33)
 
 @dataclass
 class Counter:
-    """A number that only grows, for each value of its labels; at most for the `most` that were counted last."""
+    """A number that only grows, for each set of label values. Keeps the `most` series that were counted last."""
 
     name: str
     labels: Sequence[str] = ()
@@ -57,7 +57,7 @@ class Counter:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, *values: str, by: int = 1) -> None:
-        """Counts one more, or `by` more, for these values of the labels."""
+        """Adds one, or `by`, for these label values."""
         with self._lock:
             if self.most is None:
                 self._values[values] = self._values.get(values, 0) + by
@@ -66,16 +66,16 @@ class Counter:
                 _forget(self._values, self.most)
 
     def begin_again(self) -> None:
-        """Counts from nothing, in a process that was forked."""
+        """Resets the counts, in a forked process."""
         self._values, self._lock = {}, threading.Lock()
 
     def counted(self) -> dict[Values, int]:
-        """The numbers as they are now."""
+        """Returns the present numbers."""
         with self._lock:
             return dict(self._values)
 
     def lines(self, processes: Iterable[Mapping[Values, int]]) -> list[str]:
-        """Its part of the page, of what each of some processes counted."""
+        """Returns its lines of the page, for the sums of some processes."""
         sums: dict[Values, int] = {}
         for counted in processes:
             for values, value in counted.items():
@@ -95,7 +95,7 @@ class _Cell:
 
 @dataclass
 class Histogram:
-    """How many values were at most so large, for each value of its labels; at most for the `most` counted last."""
+    """A histogram for each set of label values. Keeps the `most` series that were counted last."""
 
     name: str
     labels: Sequence[str] = ()
@@ -105,7 +105,7 @@ class Histogram:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def observe(self, value: float, *values: str) -> None:
-        """Counts `value` for these values of the labels."""
+        """Adds `value` for these label values."""
         with self._lock:
             cell = self._cells.get(values) if self.most is None else self._cells.pop(values, None)
             if cell is None:
@@ -113,21 +113,21 @@ class Histogram:
             self._cells[values] = cell
             if self.most is not None:
                 _forget(self._cells, self.most)
-            # TensorFlow's buckets don't have their upper limit, Prometheus' do: the page says what it means.
+            # TensorFlow's buckets exclude their upper limit, and those of Prometheus include it. These include it.
             cell.counts[bisect_left(self.limits, value)] += 1
             cell.total += value
 
     def begin_again(self) -> None:
-        """Counts from nothing, in a process that was forked."""
+        """Resets the counts, in a forked process."""
         self._cells, self._lock = {}, threading.Lock()
 
     def counted(self) -> dict[Values, tuple[list[int], float]]:
-        """The buckets, each for itself, and the sums as they are now."""
+        """Returns the present counts of the buckets, not cumulative, and the sums."""
         with self._lock:
             return {key: (list(cell.counts), cell.total) for key, cell in self._cells.items()}
 
     def lines(self, processes: Iterable[Mapping[Values, tuple[list[int], float]]]) -> list[str]:
-        """Its part of the page, of what each of some processes counted."""
+        """Returns its lines of the page, for the sums of some processes."""
         written = [f"# TYPE {self.name} histogram"]
         cells: dict[Values, _Cell] = {}
         for counted in processes:
@@ -160,13 +160,13 @@ LOAD_ATTEMPTS = Counter(LOADING + "load_attempt_count", ("model_path", "status")
 LOAD_LATENCY = Counter(LOADING + "load_latency", ("model_path",), MOST_KEPT)
 LOAD_STAGES = Histogram(LOADING + "load_latency_by_stage", ("model_path", "stage"), most=MOST_KEPT)
 REQUEST_LOGS = Counter(SERVING + "request_log_count", ("model_name", "status"))
-# These the real server doesn't have.
+# TensorFlow Serving doesn't have these.
 DROPPED_LINES = Counter(SERVING + "log_lines_dropped_count", ("log",))
 REQUESTS_BY_VERSION = Counter(SERVING + "request_count_by_version", ("model_name", "version", "status"), MOST_KEPT)
 LATENCY_BY_VERSION = Histogram(
     SERVING + "request_latency_by_version", ("model_name", "version", "API", "entrypoint"), most=MOST_KEPT
 )
-# Whatever the real server's page has and this one never counts stands there without a value on both.
+# Families on TensorFlow Serving's page that this server never counts. Both pages show them without a value.
 UNCOUNTED = (
     f"# TYPE {SERVING}mlmd_map gauge",
     f"# TYPE {SERVING}request_example_count_total counter",
@@ -182,15 +182,15 @@ _families: tuple[Counter | Histogram, ...] = FAMILIES
 
 
 def count_by_version() -> None:
-    """Counts requests by version, too, from now on."""
-    global _families  # noqa: PLW0603 - what is counted is the process's
+    """Also counts requests by version, from now on."""
+    global _families  # noqa: PLW0603 - the counts belong to the process
     _families = (*FAMILIES, *BY_VERSION)
 
 
 def count_success(model: str, api: str, entrypoint: str, started: float) -> None:
-    """Counts a request to `model` that is answered: `api` is its method, `entrypoint` GRPC or REST.
+    """Counts a successful request to `model`: `api` is its method, `entrypoint` GRPC or REST.
 
-    `started` is when it began, in seconds of time.monotonic.
+    `started` is its start, in seconds of time.monotonic.
     """
     _note(REQUEST_LATENCY, (model, api, entrypoint), started)
     if _families is not FAMILIES:
@@ -198,18 +198,18 @@ def count_success(model: str, api: str, entrypoint: str, started: float) -> None
 
 
 def count_failure(model: str, error: RequestError) -> None:
-    """Counts a request to `model` that is refused: one that the server knows, or UNKNOWN."""
+    """Counts a failed request to `model`, a model that the server has or had, or UNKNOWN."""
     REQUESTS.add(model, error.code.name)
     if _families is not FAMILIES and current_request.model == model and current_request.version is not None:
         REQUESTS_BY_VERSION.add(model, str(current_request.version), error.code.name)
 
 
 def count_run(model: str, api: str, started: float) -> None:
-    """Counts a run of TensorFlow's runtime, which began at `started`, in seconds of time.monotonic."""
+    """Counts a run of TensorFlow's runtime that began at `started`, in seconds of time.monotonic."""
     _note(RUNTIME_LATENCY, (model, api, "TF1"), started)
 
 
-# What is noted is counted together: that costs a request much less than counting each for itself.
+# Observations are counted in groups, which costs much less than counting each one.
 _MOST_NOTED = 256
 _noted: deque[tuple[Histogram, tuple[str, ...], float]] = deque()
 
@@ -232,37 +232,37 @@ def _count_noted() -> None:
 
 
 def begin_again() -> None:
-    """Forgets what the process had counted that this one is forked off, and what its threads had locked."""
+    """Resets the counts and locks of the parent, in a forked process."""
     for family in (*FAMILIES, *BY_VERSION):
         family.begin_again()
     _noted.clear()
 
 
 def counted() -> Counted:
-    """All that this process counted, by family."""
+    """Returns all counts of this process, by family."""
     _count_noted()
     return {family.name: family.counted() for family in _families}
 
 
 def page(processes: Iterable[Counted] | None = None) -> bytes:
-    """All families in Prometheus' text format: the sums of some processes, or of this one alone."""
+    """Returns all families in Prometheus' text format: the sums of some processes, or of this one."""
     processes = [counted()] if processes is None else list(processes)
     lines: list[str] = []
     for family in (*FAMILIES, *BY_VERSION):
-        # Whether requests are counted by version is the same for all.
+        # Counting by version is either on or off for all processes.
         if all(family.name in process for process in processes):
             lines += family.lines([process[family.name] for process in processes])
     return "\n".join([*lines, *UNCOUNTED, ""]).encode()
 
 
 def _forget(kept: dict[Values, Any], most: int) -> None:
-    """Removes the series that was counted longest ago, which is the first one, when there are more than `most`."""
+    """Removes the series that was counted longest ago, the first one, when there are more than `most`."""
     if len(kept) > most:
         del kept[next(iter(kept))]
 
 
 def _printable(values: Values) -> Values:
-    """Label values as the page shows them: names and paths can have any length and any character."""
+    """Returns label values for the page. Names and paths can have any length and any character."""
     return tuple(_UNPRINTABLE.sub("\ufffd", _cut(value)) for value in values)
 
 

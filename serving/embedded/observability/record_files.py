@@ -1,7 +1,7 @@
-"""Files of whole records: PREFIX-TIME-PROCESS.tfrecord, each up to a size, all together up to another.
+"""Files of complete records: PREFIX-TIME-PROCESS.tfrecord, with limits for each file and for all together.
 
-When the disk takes half of a record, that half is cut off, so that every file can be read to its end. The oldest files
-are removed when all of them together become too large. A process locks the file that it writes, so no other removes it.
+When the disk accepts only part of a record, that part is cut off, so every file can be read to its end. The oldest
+files are removed when all together become too large. A process locks the file that it writes, so no other removes it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from tfserving.foundation.records import framed
 
 LARGEST_FILE = 2**30
-# Files that are being written may take a quarter of the limit. The others are removed beyond the rest.
+# Files that are being written can take a quarter of the limit. Complete files share the rest.
 _PARTS = 4
 
 
 class RecordFiles:
-    """Appends records to a file, and begins a new one when it is large or was removed."""
+    """Appends records to a file, and begins a new file when it is full or was removed."""
 
     def __init__(self, prefix: Path, most: int = 0, processes: int = 1) -> None:
-        """All files with this prefix have at most `most` bytes, which `processes` fill; 0 is no limit.
+        """All files with this prefix have at most `most` bytes, written by `processes` processes; 0 is no limit.
 
-        Raises OSError when no file can be made there.
+        Raises OSError when no file can be created.
         """
         self._prefix = prefix
         self._most = most
@@ -37,7 +37,7 @@ class RecordFiles:
         self._begin()
 
     def append(self, data: bytes) -> None:
-        """Writes a record. Raises OSError when that fails; then no part of the record is in the file."""
+        """Writes a record. Raises OSError when that fails, and then the file contains no part of the record."""
         record = framed(data)
         if self._file is None or self._is_removed(self._file) or 0 < self._size > self.largest - len(record):
             self._begin()
@@ -85,7 +85,7 @@ class RecordFiles:
         return os.fstat(file).st_nlink == 0
 
     def _make_room(self) -> None:
-        """Removes the oldest files that no process writes, until there is room for new ones."""
+        """Removes the oldest files that no process is writing, until there is room for new ones."""
         ours = re.compile(re.escape(self._prefix.name) + r"-\d{8}T\d{6}\.\d{6}-\d+\.tfrecord")
         # Names sort by time.
         files = sorted(path for path in self._prefix.parent.iterdir() if ours.fullmatch(path.name))
@@ -109,12 +109,12 @@ class RecordFiles:
 
 
 def _lock(file: int) -> bool:
-    """Locks a file until it is closed; returns False when another process has locked it."""
+    """Locks a file until it is closed. Returns False when another process has locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        # The file system has no locks. A process whose file is removed begins a new one.
+        # The file system doesn't support locks. A process whose file is removed begins a new one.
         pass
     return True

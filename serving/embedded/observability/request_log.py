@@ -1,14 +1,14 @@
-"""The request log: some of the requests and their answers, as PredictionLog records in TFRecord files.
+"""The request log: a sample of requests and responses, as PredictionLog records in TFRecord files.
 
             note                 take                      append
     a request ──► waiting ──────────────► its record ──────────────► OK
               │                     │                  │
-              │ too much waits      │ it can't be made │ the disk is full: tried again in a second
+              │ too much waits      │ it is invalid    │ the disk is full: retried in a second
               ▼                     ▼                  ▼
         RESOURCE_EXHAUSTED       INTERNAL           UNKNOWN          statuses of `request_log_count`
 
-Such a file can be played as warm-up, and TensorFlow's data tools read it. A thread converts and writes the records.
-When it can't keep up, records are dropped and counted; requests don't wait.
+Such a file works as a warm-up file, and TensorFlow's data tools read it. A thread converts and writes the records.
+When it can't keep up, records are dropped and counted. Requests don't wait.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tfserving.serving.embedded.observability.record_files import RecordFiles
 log = logging.getLogger(__name__)
 
 MOST_WAITING_BYTES = 2**26
-# What a waiting request takes besides its tensors.
+# The memory of a waiting request besides its tensors.
 OVERHEAD_BYTES = 2**10
 RETRY_SECONDS = 1.0
 
@@ -47,18 +47,20 @@ class _Noted(NamedTuple):
 
 
 class RequestLog:
-    """Logs a request with the probability `rate`, to files with a prefix; see RecordFiles."""
+    """Logs each request with the probability `rate`, to files with a prefix: see RecordFiles."""
 
     def __init__(self, prefix: Path, rate: float = 1.0, most: int = 0, processes: int = 1) -> None:
-        """All files of this log, which `processes` write, have at most `most` bytes; 0 is no limit.
+        """All files of this log, written by `processes` processes, have at most `most` bytes; 0 is no limit.
 
-        Raises StartError when no file can be made there.
+        Raises StartError when no file can be created.
         """
         self._rate = rate
         try:
             self._files = RecordFiles(prefix, most, processes)
         except OSError as error:
-            raise StartError(f"--request_log={prefix}: {error.filename or prefix}: {error.strerror}") from None
+            raise StartError(
+                f"--request_log={prefix}: can't write {error.filename or prefix}: {error.strerror}"
+            ) from None
         self._waiting: deque[_Noted] = deque()
         self._bytes = 0
         self._ended = False
@@ -70,13 +72,13 @@ class RequestLog:
         self._thread.start()
 
     def wants(self) -> bool:
-        """Whether the request that was answered is one of those that are logged."""
-        return random.random() < self._rate  # noqa: S311 - nobody gains anything by guessing it
+        """Returns whether to log the request that has just completed."""
+        return random.random() < self._rate  # noqa: S311 - no secret
 
     def note(self, fill: Fill, size: int) -> None:
-        """Logs the request that this thread has just answered; `fill` is called later, by another thread.
+        """Logs the request that this thread has just completed. Another thread calls `fill` later.
 
-        `size` is what `fill` keeps, in bytes.
+        `size` is the memory that `fill` occupies, in bytes.
         """
         model, version = current_request.model or "", current_request.version or 0
         size += OVERHEAD_BYTES
@@ -90,14 +92,14 @@ class RequestLog:
             metrics.REQUEST_LOGS.add(model, "RESOURCE_EXHAUSTED")
 
     def close(self, seconds: float) -> None:
-        """Waits until all noted requests are in the file, or `seconds` are over."""
+        """Waits until all requests are in the file, or `seconds` are over."""
         with self._changed:
             self._ended = True
             self._changed.notify()
         self._thread.join(seconds)
         with self._changed:
             if self._waiting:
-                log.warning("%d requests are not logged: there was no time to write them", len(self._waiting))
+                log.warning("%d requests were not logged, because the server stopped", len(self._waiting))
 
     def _work(self) -> None:
         while (noted := self._take()) is not None:
@@ -115,7 +117,7 @@ class RequestLog:
             return self._waiting.popleft()
 
     def _log(self, noted: _Noted) -> str:
-        """Logs one request and returns its status. No request ends the thread."""
+        """Logs one request and returns its status. Never raises, so no request ends the thread."""
         if time.monotonic() < self._retry_at:
             self._lost += 1
             return "UNKNOWN"
@@ -123,17 +125,19 @@ class RequestLog:
             self._files.append(self._record(noted))
         except OSError as error:
             if not self._lost:
-                log.error("requests are not logged to %s: %s", self._files.path, error.strerror or error)
+                log.error("can't write requests to %s: %s", self._files.path, error.strerror or error)
             self._lost += 1
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return "UNKNOWN"
         except Exception as error:
             if type(error) not in self._reported:
                 self._reported.add(type(error))
-                log.exception("a request to the model %r is not logged, nor are others like it", noted.model)
+                log.exception(
+                    "a request to the model %r could not be logged; further such errors are only counted", noted.model
+                )
             return "INTERNAL"
         if self._lost:
-            log.warning("requests are logged again, to %s; %d were not", self._files.path, self._lost)
+            log.warning("requests are logged again, to %s; %d were lost", self._files.path, self._lost)
         self._lost = 0
         return "OK"
 

@@ -1,4 +1,4 @@
-"""The server's own log: lines on the standard error, each with its time and its level, one format in every process."""
+"""The server's log: lines on stderr with time and level, in the same format in every process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from tfserving.serving.embedded.observability.lines import LONGEST_LINE, Lines
 
 FLUSH_SECONDS = 2.0
-# A text may contain what a client sent, and a traceback is long.
+# A text can contain values from a request, and a traceback is long.
 LONGEST_TEXT = 2**14
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ServerLog(logging.Handler):
-    """Writes log records to the file descriptor `target`, which it closes; a caller never waits. See Lines."""
+    """Writes log records to the file descriptor `target`, which it owns. A caller never waits. See Lines."""
 
     def __init__(self, target: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ServerLog(logging.Handler):
 
 
 def log_to_stderr() -> None:
-    """Sends all log records, warnings and uncaught exceptions of threads to the present standard error."""
+    """Sends all log records, warnings and uncaught exceptions of threads to the present stderr."""
     _never_wait(2)
     # A duplicate: file descriptor 2 is hidden while TensorFlow is imported.
     handler = ServerLog(os.dup(2))
@@ -56,13 +56,13 @@ def log_to_stderr() -> None:
 
 
 def _never_wait(number: int) -> None:
-    """Makes writes to a pipe that nobody reads fail instead of wait: TensorFlow and gRPC write to it themselves.
+    """Makes writes to a full pipe fail instead of block, because TensorFlow and gRPC write to it themselves.
 
-    For example, gRPC writes a line for each failed TLS handshake, in a thread that other clients need.
+    For example, gRPC writes a line for each failed TLS handshake, in a thread that serves other clients.
     """
     mode = os.fstat(number).st_mode
     if stat.S_ISFIFO(mode):
-        # Opened again: the flag belongs to the open file, which other processes may share.
+        # Reopened, because the flag belongs to the open file, which other processes may share.
         with suppress(OSError):
             own = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
             os.dup2(own, number)
@@ -75,11 +75,11 @@ def _never_wait(number: int) -> None:
 def _log_uncaught(caught: threading.ExceptHookArgs) -> None:
     if caught.exc_value is not None:
         name = caught.thread.name if caught.thread else "?"
-        logging.getLogger(__name__).error("the thread %s ended", name, exc_info=caught.exc_value)
+        logging.getLogger(__name__).error("the thread %s ended with an error", name, exc_info=caught.exc_value)
 
 
 def _written(created: float, level: str, text: str) -> list[bytes]:
-    """The lines of a text. All but the first are indented, so that no part of a text looks like another record."""
+    """Returns the lines of a text. All but the first are indented, so no part of a text looks like another record."""
     time = datetime.fromtimestamp(created, timezone.utc).isoformat(timespec="milliseconds")
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + "..."

@@ -1,7 +1,6 @@
-"""Calls between two processes that trust each other, over a socket that nobody else has.
+"""Calls between two processes that trust each other, over a private socket.
 
-A process that doesn't read keeps nobody waiting but those who wait for its answer: messages are sent in a thread of
-their own.
+Messages are sent in a separate thread. So a process that doesn't read blocks only callers that wait for its result.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ class ClosedError(EmbeddedError):
 
 
 class Channel:
-    """One end: calls what the other end has, and answers its calls with `methods`, each in a thread of its own."""
+    """One end: calls methods of the other end, and runs its calls to `methods`, each in a separate thread."""
 
     def __init__(self, connected: socket.socket, methods: Methods, ended: Callable[[], None]) -> None:
-        """Takes over a connected socket. `ended` is called, once, when the other process is gone."""
+        """Takes ownership of a connected socket. `ended` is called once, when the other process is gone."""
         self._socket = connected
         self._reading, self._writing = (Connection(os.dup(connected.fileno())) for _ in range(2))
         self._methods = methods
@@ -44,16 +43,16 @@ class Channel:
         self._waiting: dict[int, Future[Any]] = {}
         self._closed = False
         self._lock = threading.Lock()
-        # None is the last one.
+        # None ends the queue.
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._write, name="channel-out", daemon=True).start()
         threading.Thread(target=self._read, name="channel-in", daemon=True).start()
 
     def call(self, method: str, *args: Any, seconds: float | None = None) -> Any:
-        """What the other end's `method` returns.
+        """Returns what the other end's `method` returns.
 
-        Raises the errors of this server that it raises, RequestError INTERNAL for any other, ClosedError, and
-        RequestError UNAVAILABLE when nothing is returned within `seconds`.
+        Raises this server's errors as the method raises them, and RequestError INTERNAL for any other. Raises
+        ClosedError when the other process is gone, and RequestError UNAVAILABLE after `seconds` without a result.
         """
         try:
             return self.begin(method, *args).result(seconds)
@@ -62,7 +61,7 @@ class Channel:
             raise RequestError(Code.UNAVAILABLE, text) from None
 
     def begin(self, method: str, *args: Any) -> Future[Any]:
-        """As `call`, without waiting for it."""
+        """As `call`, without waiting for the result."""
         future: Future[Any] = Future()
         number = next(self._numbers)
         with self._lock:
@@ -74,7 +73,7 @@ class Channel:
         return future
 
     def close(self) -> None:
-        """Ends both ends."""
+        """Closes both ends."""
         with self._lock, suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -86,7 +85,7 @@ class Channel:
             try:
                 self._writing.send_bytes(data)
             except OSError:
-                # The other end is gone: whoever reads notices, too, and tells those who wait.
+                # The other end is gone. The reading thread notices that too, and fails the waiting calls.
                 break
         self._writing.close()
 
@@ -100,7 +99,7 @@ class Channel:
                 try:
                     threading.Thread(target=self._execute, args=(number, *rest), daemon=True).start()
                 except RuntimeError as failure:
-                    # The system gives no more threads.
+                    # The system can't start more threads.
                     self._send("result", number, None, RequestError(Code.RESOURCE_EXHAUSTED, str(failure)))
             else:
                 with self._lock:
@@ -128,7 +127,7 @@ class Channel:
         except EmbeddedError as error:
             failed = error
         except Exception as error:
-            # Another process may not know what it is.
+            # The other process may not be able to unpickle this exception.
             log.exception("%s failed", method)
             failed = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}")
         self._send("result", number, result, failed)

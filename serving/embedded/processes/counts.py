@@ -1,4 +1,4 @@
-"""What all workers counted: counts never go back, whichever of them end or hang."""
+"""The sums of what all workers counted. They never decrease, even when workers end or hang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfserving.serving.embedded.processes.member import Member
 
 
 class Counts:
-    """The last counts of each worker, and the sums of those that have ended."""
+    """The last counts of each worker, and the sum of the counts of workers that have ended."""
 
     def __init__(self) -> None:
         self._ended: Counted = {}
@@ -19,23 +19,23 @@ class Counts:
         self._lock = threading.Lock()
 
     def begin(self, member: Member) -> None:
-        """Adds a worker, which has counted nothing that is known yet."""
+        """Adds a worker, whose counts are still empty."""
         with self._lock:
             self._last[member] = {}
 
     def note(self, member: Member, counted: Counted) -> None:
-        """Keeps what `member` has counted up to now, unless it has ended."""
+        """Stores the present counts of `member`, unless it has ended."""
         with self._lock:
             if member in self._last:
                 self._last[member] = counted
 
     def end(self, member: Member) -> None:
-        """Keeps what was last known of `member`, which counts no more."""
+        """Adds the last counts of `member`, which has ended, to the sum."""
         with self._lock:
             self._ended = _sum(self._ended, self._last.pop(member, {}))
 
     def all(self) -> list[Counted]:
-        """What has to be added up."""
+        """The counts to add up."""
         with self._lock:
             return [counted for counted in (self._ended, *self._last.values()) if counted]
 
@@ -45,7 +45,7 @@ def _sum(one: Counted, other: Counted) -> Counted:
     for name, cells in other.items():
         family = families.setdefault(name, {})
         for labels, cell in cells.items():
-            # Those of the last worker that ended come last, and are kept.
+            # The series of the worker that ended last come last in the order, so they are kept.
             family[labels] = _add(family.pop(labels), cell) if labels in family else cell
             if len(family) > MOST_KEPT:
                 del family[next(iter(family))]

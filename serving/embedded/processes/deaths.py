@@ -1,4 +1,4 @@
-"""The deaths of workers: what to look for when one after the other ends in the same way."""
+"""Repeated ends of workers: a hint about the cause when several end in the same way."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import signal
 import time
 from collections import deque
 
-# So many in so many seconds are no accident; that is said once in such a time.
+# This many ends within this many seconds are logged, at most once in that time.
 MANY, SECONDS = 3, 60.0
 
 _REASONS = {
-    signal.SIGABRT: "TensorFlow ends the process when a check of its own fails, perhaps on what a request contains",
-    signal.SIGSEGV: "an operation reads memory that it has not, perhaps for what a request contains",
-    signal.SIGKILL: "the system ends a process when memory is short, and this server one that hangs",
+    signal.SIGABRT: "TensorFlow ends the process when one of its checks fails, possibly because of a request",
+    signal.SIGSEGV: "an operation accessed invalid memory, possibly because of a request",
+    signal.SIGKILL: "the system kills processes when memory is short, and this server kills a worker that hangs",
 }
-_ELSE = "the process ended itself"
-_LOOK = "what it printed last is above; a request that was in it is in no access log and in no request log"
+_ELSE = "the process ended by itself"
+_LOOK = "its last output is above. Requests that it was running are neither in the access log nor in the request log"
 
 
 class Deaths:
-    """Notes how workers end."""
+    """Records how workers end."""
 
     def __init__(self) -> None:
         self._noted: deque[tuple[float, int]] = deque()
         self._reported_at = -SECONDS
 
     def note(self, code: int, now: float | None = None) -> str:
-        """The line to log when a worker ended with the exit code `code`; empty unless many did."""
+        """Returns the line to log when a worker ended with the exit code `code`; empty unless many did."""
         now = time.monotonic() if now is None else now
         self._noted.append((now, code))
         while self._noted[0][0] < now - SECONDS:

@@ -1,10 +1,10 @@
-"""The heartbeat: every second each worker is called, and one that doesn't return for too long is killed.
+"""The heartbeat: the main process calls each worker every second, and kills one that doesn't return for too long.
 
     call ──► returned: it works                          it is gone: nothing to do
-      └────► not yet: it is silent ──► silent for `seconds`: killed, and so replaced
+      └────► not yet: it is silent ──► silent for `seconds`: killed, and then replaced
 
-Whatever else a worker is called for ends with it, so nothing waits for one that hangs longer than that. Time is counted
-in calls: after this process itself was stopped for a while nobody is blamed for it.
+All other calls to a worker fail when it is killed, so no caller waits longer than that for one that hangs. Time is
+counted in calls: if this process itself was stopped for a while, no worker is killed because of that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tfserving.serving.embedded.processes.member import Member, is_gone
 from tfserving.serving.embedded.processes.worker import Standing
 
 BEAT_SECONDS = 1.0
-# A worker that is silent for so many beats keeps the server from being ready: clients that come to it wait.
+# While a worker is silent for this many beats the server is not ready, since clients that connect to it wait.
 SILENT_BEATS = 3
 
 
@@ -26,7 +26,7 @@ class Heartbeat:
     """Calls workers, and kills those that hang for `seconds`."""
 
     def __init__(self, seconds: float, standing: Callable[[], Standing]) -> None:
-        """`standing` returns what is sent with each call."""
+        """`standing` returns the argument of each call."""
         self._seconds = seconds
         self._standing = standing
         self._calls: dict[Member, Future[Any]] = {}
@@ -34,16 +34,16 @@ class Heartbeat:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Begins to call, in a thread."""
+        """Starts to call, in a thread."""
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def watch(self, member: Member) -> None:
-        """Calls `member`, too, as long as it lives."""
+        """Also calls `member`, as long as it lives."""
         with self._lock:
             self._missed[member] = 0
 
     def silent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` that are silent."""
+        """Returns those of `members` that are silent."""
         with self._lock:
             return [member for member in members if self._missed.get(member, 0) >= SILENT_BEATS]
 

@@ -21,29 +21,29 @@ from tfserving.serving.embedded.processes.channel import Channel, ClosedError, M
 
 log = logging.getLogger(__name__)
 
-# What a worker does with its end of a channel, for as long as it lives.
+# Runs a worker with its end of a channel, until the process ends.
 Work = Callable[[socket.socket], None]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
-# A worker ends with the thread that forked it, so that is one which ends with this process.
+# A worker is killed when the thread that forked it ends, so this thread lives as long as the process.
 _forks = ThreadPoolExecutor(1, "fork")
 
 
 class Member:
     """One worker.
 
-    It is forked off this process, which has imported TensorFlow but never runs it: that is the slow part of a start,
-    and what was imported is in the memory once. Other threads of this process are not in the child, so it takes nothing
-    of them: their files are closed there, and what they have locked is not used.
+    It is forked off this process, which has imported TensorFlow but never runs it. The import is the slow part of a
+    start, and all processes share its memory. Other threads of this process don't exist in the child. So the child
+    closes their files, and doesn't use objects that they may have locked.
     """
 
     def __init__(self, work: Work, methods: Methods, ended: Callable[[Member], None]) -> None:
-        """Forks a process that does `work` and may call `methods`; `ended` is called, once, when it is gone.
+        """Forks a process that runs `work` and can call `methods`. `ended` is called once, when it is gone.
 
-        Raises OSError when the system gives no more processes.
+        Raises OSError when the system can't start more processes.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -53,28 +53,28 @@ class Member:
             ours.close()
             raise
         self.started = time.monotonic()
-        # Set by whoever is told of its end.
+        # Set by `ended`.
         self.gone = False
         self._reaped = False
         self._lock = threading.Lock()
         self.channel = Channel(ours, methods, ended=lambda: ended(self))
 
     def kill(self) -> None:
-        """Ends it at once; one that is stopped ends by nothing less."""
+        """Kills it. A stopped process ends by no other signal."""
         with self._lock:
             if not self._reaped:
                 os.kill(self.pid, signal.SIGKILL)
 
     def kill_hanging(self, seconds: float) -> None:
-        """Ends one that has not responded for so long."""
-        log.error("worker %d has not responded for %g s; it is killed", self.pid, seconds)
+        """Kills it because it has not responded for `seconds`."""
+        log.error("worker %d has not responded for %g s and is killed", self.pid, seconds)
         self.kill()
 
     def reap(self) -> int:
-        """Its exit code, negative for a signal. To be called once, when it is gone or all but gone."""
-        # Without the channel it is of no use, if it is still there.
+        """Returns its exit code, negative for a signal. Call it once, when the process has ended or is about to."""
+        # A process without its channel is of no use, in case it still runs.
         self.kill()
-        # Not reaped here yet, so that nobody else has its number.
+        # Without reaping it: until then no other process can get its number.
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             self._reaped = True
@@ -82,9 +82,9 @@ class Member:
 
 
 def call_all(members: Sequence[Member], method: str, *args: Any, seconds: float | None = None) -> list[Any]:
-    """What `method` returns in those that live, when all have returned.
+    """Calls `method` in all `members`; returns the results of those that live.
 
-    One that has not returned within `seconds` hangs, and is killed. Raises the first error.
+    One that has not returned within `seconds` is killed. Raises the first error.
     """
     futures = [member.channel.begin(method, *args) for member in members]
     hanging = wait(futures, seconds).not_done
@@ -95,13 +95,13 @@ def call_all(members: Sequence[Member], method: str, *args: Any, seconds: float 
 
 
 def is_gone(future: Future[Any]) -> bool:
-    """Whether a call that is done was not answered, because the process has ended."""
+    """Returns whether a finished call has no result because the process has ended."""
     return isinstance(future.exception(), ClosedError)
 
 
 def _fork(work: Work, channel: socket.socket) -> int:
     parent = os.getpid()
-    # Ctrl-C is for the main process, also while the child is not ready to ignore it.
+    # Only the main process handles Ctrl-C, also while the child does not ignore it yet.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pid = os.fork()
@@ -114,7 +114,7 @@ def _fork(work: Work, channel: socket.socket) -> int:
 
 def _become_worker(work: Work, channel: socket.socket, parent: int) -> NoReturn:
     try:
-        # Whoever ends all processes at once means the main one, which drains the others.
+        # A signal to the process group is for the main process, which drains the workers.
         os.setsid()
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -130,8 +130,8 @@ def _become_worker(work: Work, channel: socket.socket, parent: int) -> NoReturn:
 
 
 def _leave_to_the_parent(channel: int) -> None:
-    """Closes all files but the standard ones and `channel`, and makes anew what another thread may have locked."""
-    # Nothing of the parent's is ever freed here: freeing it would close files by numbers that others have by then.
+    """Closes all files except the standard ones and `channel`, and reopens what another thread may have locked."""
+    # Objects of the parent are never freed here: that would close file numbers which other files have by then.
     gc.freeze()
     for number in {int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {0, 1, 2, channel}:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the flags and the files that they name come to, read whole before anything starts."""
+"""The configuration of the server: the flags and the contents of their files, read before the server starts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 @dataclass(frozen=True)
 class Plan:
-    """The flags, and what is in their files.
+    """The flags, and the contents of their files.
 
-    `batching` is how requests are batched and by how many threads, `metrics_path` where Prometheus asks,
-    `session_config` a serialized ConfigProto, `transport` what carries gRPC.
+    `batching` has the parameters and the number of threads, `metrics_path` is the path of the page for Prometheus,
+    `session_config` a serialized ConfigProto, and `transport` the library that carries gRPC.
     """
 
     flags: Flags
@@ -34,7 +34,7 @@ class Plan:
 
 
 def read_plan(flags: Flags) -> Plan:
-    """Raises StartError for the first file that can't be read or says nonsense."""
+    """Reads all files. Raises StartError for the first one that can't be read or is wrong."""
     return Plan(
         flags,
         _models(flags),
@@ -47,7 +47,7 @@ def read_plan(flags: Flags) -> Plan:
 
 
 def _models(flags: Flags) -> tuple[Model, ...]:
-    """The models that the flags name. Raises StartError when their configuration is wrong."""
+    """Returns the models that the flags name. Raises StartError when their configuration is wrong."""
     if flags.model_config_file is not None:
         models = read_config(flags.model_config_file)
     else:
@@ -56,14 +56,14 @@ def _models(flags: Flags) -> tuple[Model, ...]:
         if model.labels and not flags.allow_version_labels_for_unavailable_models:
             label, version = next(iter(model.labels.items()))
             raise StartError(
-                f"model {model.name!r}: label {label!r} is for version {version}, which is not loaded at the start; "
-                "--allow_version_labels_for_unavailable_models accepts that"
+                f"--model_config_file={flags.model_config_file}: model {model.name!r}: label {label!r} names version "
+                f"{version}, which is not loaded at the start. Set --allow_version_labels_for_unavailable_models"
             )
     return models
 
 
 def _batching(flags: Flags) -> tuple[Parameters, int] | None:
-    """How requests are batched, and by how many threads. Raises StartError when the file says nonsense."""
+    """Returns the batching parameters and the number of threads. Raises StartError when the file is wrong."""
     if not flags.enable_batching:
         return None
     parameters, threads = Parameters(), None
@@ -73,7 +73,7 @@ def _batching(flags: Flags) -> tuple[Parameters, int] | None:
 
 
 def _metrics_path(flags: Flags) -> bytes | None:
-    """Where REST has the page for Prometheus. Raises StartError when the file says nonsense."""
+    """Returns the path of the page for Prometheus. Raises StartError when the file is wrong."""
     if flags.monitoring_config_file is None:
         return None
     config = read_message("MonitoringConfig", flags.monitoring_config_file, "--monitoring_config_file")
@@ -86,7 +86,7 @@ def _metrics_path(flags: Flags) -> bytes | None:
 
 
 def _session_config(flags: Flags) -> bytes:
-    """The ConfigProto for TensorFlow's sessions. Raises StartError when the file is something else."""
+    """Returns the serialized ConfigProto for TensorFlow's sessions. Raises StartError when the file is wrong."""
     path = flags.tensorflow_session_config_file
     if path is None:
         return b""

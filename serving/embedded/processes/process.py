@@ -1,4 +1,4 @@
-"""What every process of this server does first."""
+"""The setup of every process of this server."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tfserving.serving.embedded.observability.server_log import log_to_stderr
 
 
 def prepare_process() -> None:
-    """Sets up logging, and keeps TensorFlow quiet and light. To be called before it is imported."""
+    """Sets up logging, and keeps TensorFlow quiet and small. Call it before TensorFlow is imported."""
     open_standard_files()
     log_to_stderr()
-    # TensorFlow has much to say about how it was built, and about loading as its own server does.
+    # TensorFlow logs how it was built, and that the API for loading is deprecated.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _leave_out_the_api()
 
 
 def import_tensorflow(*, find_devices: bool = True) -> None:
-    """Imports TensorFlow and looks for devices, without what it says about CPUs and GPUs unless it fails.
+    """Imports TensorFlow and looks for devices. What TensorFlow prints about CPUs and GPUs is hidden unless it fails.
 
-    What is begun with a device can't be forked: a process that forks others leaves that to them.
+    A process that has initialised a device can't be forked, so a process that forks workers leaves that to them.
     """
-    # The collector would look through all that is imported, again and again, and find nothing to free.
+    # The collector would scan all imported objects again and again, and find nothing to free.
     gc.disable()
     try:
         with hidden_stderr():
@@ -39,17 +39,17 @@ def import_tensorflow(*, find_devices: bool = True) -> None:
             if find_devices:
                 from tensorflow.python.eager import context
 
-                # The first look for a GPU complains when there is none.
+                # The first search for a GPU logs a complaint when there is none.
                 context.context().list_physical_devices()
     finally:
         gc.enable()
-    # What was imported stays. Looking through it takes a tenth of a second, which the garbage collector would do while
-    # a request waits: bodies of JSON make it run often. What is loaded later, and unloaded, it goes on looking through.
+    # Imported objects stay. Scanning them takes the garbage collector a tenth of a second, in which requests wait, and
+    # JSON bodies make it run often. It still scans objects that are created later, such as loaded versions.
     gc.freeze()
 
 
 def _leave_out_the_api() -> None:
-    """Has `tensorflow.python` imported without `tensorflow/__init__.py`, unless TensorFlow is imported already.
+    """Makes `tensorflow.python` importable without `tensorflow/__init__.py`, unless TensorFlow is imported already.
 
     That file imports all of TensorFlow's Python API, and Keras, which takes most of the time. The server needs a
     session and the loader of SavedModels. TensorFlow's own tests import `tensorflow.python` in this way: in its source
@@ -65,9 +65,9 @@ def _leave_out_the_api() -> None:
 
 
 def _import_core() -> None:
-    """Imports what the server needs, and does what else `tensorflow/__init__.py` does: behavior and plugins."""
+    """Imports the parts that the server needs, and sets the behavior and plugins as `tensorflow/__init__.py` does."""
     os.environ["TF2_BEHAVIOR"] = "1"
-    # First: it loads the library.
+    # This comes first: it loads the library.
     from tensorflow.python import pywrap_tensorflow
     from tensorflow.python.client import session
     from tensorflow.python.compat import v2_compat
@@ -76,7 +76,7 @@ def _import_core() -> None:
 
     del session, loader_impl
     v2_compat.enable_v2_behavior()
-    # Devices that TensorFlow doesn't know itself. https://www.tensorflow.org/install/gpu_plugins
+    # Plugins for other devices: https://www.tensorflow.org/install/gpu_plugins
     plugins = str(Path(pywrap_tensorflow.__file__).parents[2] / "tensorflow-plugins")
     for place in (plugins, os.environ.get("TF_PLUGGABLE_DEVICE_LIBRARY_PATH")):
         if place and Path(place).exists():
@@ -85,6 +85,6 @@ def _import_core() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """Writes what was logged, within a time limit, and ends the process, whatever its threads do."""
+    """Writes pending log lines, within a time limit, and ends the process without waiting for its threads."""
     logging.shutdown()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""One process that loads versions and answers requests for them."""
+"""One process that loads versions and serves requests for them."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ from tfserving.serving.embedded.rest.limits import read_limits
 from tfserving.serving.embedded.rest.proxies import read_networks
 from tfserving.serving.embedded.rest.server import RestServer
 
-# How long a process that ends waits for its logs.
+# How long a process waits for its logs when it ends.
 LOG_SECONDS = 2.0
 
 
 class Face(Protocol):
-    """What answers one protocol."""
+    """Serves one protocol."""
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to serve."""
 
     def hold(self) -> None:
-        """Keeps answers back for a moment, where clients would go on asking while `refuse` is under way."""
+        """Holds responses back, so that clients send no further requests until `refuse` is done."""
 
     def refuse(self, grace: float) -> None:
-        """Takes no more connections and, where connections can be told so, no more requests."""
+        """Accepts no more connections and, where the protocol has a message for that, no more requests."""
 
     def finish(self, grace: float) -> int:
-        """Returns when the requests in flight are answered or `grace` seconds are over: how many are cut off."""
+        """Waits up to `grace` seconds for the requests in flight; returns the number that were cut off."""
 
 
 class ServingProcess:
-    """Loads versions as `plan` says, and answers requests for them."""
+    """Loads versions and serves requests for them, as configured by `plan`."""
 
     def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
-        """Processes that answer on the same ports share `current`, the number of the view that counts.
+        """Processes that serve on the same ports share `current`, the number of the current view.
 
-        `page` is what Prometheus reads. Raises StartError when no request can be logged where they should be.
+        `page` returns the page for Prometheus. Raises StartError when the request log can't be written.
         """
         import_tensorflow()
         self._plan = plan
@@ -88,17 +88,17 @@ class ServingProcess:
         self.served.load(model, version, path)
 
     def unload(self, model: str, version: int) -> None:
-        """Frees a version that no view has any more, when its last handle is given back."""
+        """Frees a version that is in no view any more, when its last handle is released."""
         self.served.unload(model, version)
 
     def show(self, view: View) -> None:
-        """Makes `view` what requests see from now on."""
+        """Makes `view` the current view of all requests from now on."""
         self.served.show(view)
 
     def open(
         self, configuration: Reloadable, grpc_socket: socket.socket | None, rest_socket: socket.socket | None
     ) -> None:
-        """Answers on the sockets. Raises StartError when it can't."""
+        """Serves on the sockets. Raises StartError when that fails."""
         if grpc_socket is not None:
             self._faces.append(self._grpc(configuration, grpc_socket))
         if rest_socket is not None:
@@ -107,31 +107,31 @@ class ServingProcess:
             face.start()
 
     def drain(self, seconds: float) -> int:
-        """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+        """Refuses new requests, and waits up to `seconds` until those in flight are complete.
 
-        Returns how many requests are cut off.
+        Returns the number of requests that were cut off.
         """
         self.hold()
         self.refuse(seconds)
         return self.finish(seconds)
 
     def hold(self) -> None:
-        """The first step of a drain. Processes that share ports take each step when all have taken the one before.
+        """The first step of a drain. Processes that share ports take each step when all have taken the previous one.
 
-        Else clients of one that refuses would come to another that is about to.
+        Otherwise the clients of a process that refuses would connect to another that is about to refuse.
         """
         for face in self._faces:
             face.hold()
 
     def refuse(self, seconds: float) -> None:
-        """The second step: no more requests are taken."""
+        """The second step: refuses new requests."""
         for face in self._faces:
             face.refuse(seconds)
 
     def finish(self, seconds: float) -> int:
-        """The last step: returns when the requests in flight are answered or `seconds` are over.
+        """The last step: waits up to `seconds` until the requests in flight are complete.
 
-        Returns how many requests are cut off.
+        Returns the number of requests that were cut off.
         """
         with ThreadPoolExecutor(len(self._faces) or 1) as pool:
             cut_off: int = sum(pool.map(lambda face: face.finish(seconds), self._faces))
@@ -168,7 +168,7 @@ class ServingProcess:
         return servable
 
     def _batching_of(self, path: Path) -> Batching | None:
-        """How the version in `path` is batched, if it is. Raises RequestError when its own parameters are wrong."""
+        """Returns how the version in `path` is batched, if it is. Raises RequestError when its parameters are wrong."""
         if self._plan.batching is None or self._schedulers is None:
             return None
         common, _ = self._plan.batching
@@ -216,7 +216,7 @@ class ServingProcess:
                 tls=self._plan.tls,
                 socket_path=flags.grpc_socket_path,
             )
-        # gRPC has a socket of its own on that port now.
+        # gRPC has its own socket on that port now.
         claimed.close()
         return transport
 

@@ -1,4 +1,4 @@
-"""A worker: a process that answers on ports which it shares with others, and loads what the main process says."""
+"""A worker: a process that shares its ports with others and loads the versions that the main process names."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tfserving.serving.embedded.processes.plan import Plan
 from tfserving.serving.embedded.processes.process import end_process, prepare_process
 from tfserving.serving.embedded.processes.serving_process import ServingProcess
 
-# How long the main process may take to make the page for Prometheus.
+# The timeout for the page for Prometheus, which the main process makes.
 PAGE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What the main process sends to its workers every second.
+    """The state that the main process sends to its workers every second.
 
-    `names` are the models that are to be served, `trouble` is why the server isn't ready, whatever one worker sees.
+    `names` are the models to serve. `trouble` is why the server as a whole is not ready; empty when it is.
     """
 
     names: frozenset[str] = frozenset()
@@ -37,12 +37,12 @@ class Standing:
 
 
 class Worker:
-    """What the main process calls, and what this one calls there."""
+    """The methods that the main process calls, and the calls to the main process."""
 
     def __init__(self, plan: Plan, current: Current, connected: socket.socket) -> None:
         self._plan = plan
         self._current = current
-        # The main process has a worker prepared before anything else.
+        # Set by `prepare`, which the main process calls first.
         self._serving: ServingProcess
         methods = (
             self.prepare,
@@ -59,17 +59,17 @@ class Worker:
         self._channel = Channel(
             connected,
             {method.__name__: method for method in methods},
-            # Without the main process nobody says what to load. Threads of TensorFlow may still run.
+            # A worker can't work without the main process. Threads of TensorFlow may still run.
             ended=lambda: end_process(0),
         )
         self._configuration = _RemoteConfiguration(self._channel, plan.flags.worker_timeout_seconds)
 
     def prepare(self) -> None:
-        """Gets ready to load. Raises StartError."""
+        """Prepares the process for loading. Raises StartError."""
         self._serving = ServingProcess(self._plan, self._current, page=self._page)
 
     def heartbeat(self, standing: Standing) -> None:
-        """Returns, which shows that this process works, and keeps what the server's standing is."""
+        """Stores the standing. The return shows that this process works."""
         self._configuration.hear(standing)
 
     def load(self, model: str, version: int, path: Path) -> None:
@@ -77,15 +77,15 @@ class Worker:
         self._serving.load(model, version, path)
 
     def unload(self, model: str, version: int) -> None:
-        """Frees a version, when its last handle is given back."""
+        """Frees a version when its last handle is released."""
         self._serving.unload(model, version)
 
     def keep(self, number: int, view: View) -> None:
-        """Keeps `view`, which counts from when the current number is `number`."""
+        """Stores `view`, which becomes current when the shared number is `number`."""
         self._serving.served.keep(number, view)
 
     def open(self, standing: Standing) -> None:
-        """Answers on the ports. Raises StartError when it can't."""
+        """Serves on the ports. Raises StartError when that fails."""
         self._configuration.hear(standing)
         flags = self._plan.flags
         grpc, rest = (
@@ -95,7 +95,7 @@ class Worker:
         self._serving.open(self._configuration, grpc, rest)
 
     def counted(self) -> metrics.Counted:
-        """All that was counted here."""
+        """Returns all counts of this process."""
         return metrics.counted()
 
     def hold(self) -> None:
@@ -116,7 +116,7 @@ class Worker:
 
 
 class _RemoteConfiguration:
-    """The configuration, which the main process has; what is read for every probe is here."""
+    """The configuration, which is in the main process. Probes read the copy that is here."""
 
     def __init__(self, channel: Channel, longest_silence: float) -> None:
         self._channel = channel
@@ -129,12 +129,12 @@ class _RemoteConfiguration:
 
     @property
     def names(self) -> frozenset[str]:
-        """Raises RequestError UNAVAILABLE while the server isn't ready, whatever models there are."""
+        """The models to serve. Raises RequestError UNAVAILABLE while the server is not ready."""
         if self._standing.trouble:
             raise RequestError(Code.UNAVAILABLE, f"not ready: {self._standing.trouble}")
         silent = time.monotonic() - self._heard
         if silent > self._longest_silence:
-            text = f"not ready: nothing was heard of the main process for {silent:.0f} s"
+            text = f"not ready: the main process has not responded for {silent:.0f} s"
             raise RequestError(Code.UNAVAILABLE, text)
         return self._standing.names
 
@@ -143,8 +143,8 @@ class _RemoteConfiguration:
 
 
 def work(plan: Plan, current: Current, connected: socket.socket) -> None:
-    """Works until the main process is gone; never returns."""
-    # Threads of the main process, which are not here, may have locked what it logs and counts with.
+    """Runs a worker until the main process is gone; never returns."""
+    # Threads of the main process, which don't exist here, may have locked its log handlers and counters.
     logging.getLogger().handlers.clear()
     metrics.begin_again()
     prepare_process()

@@ -1,19 +1,19 @@
-"""Workers: processes that share the ports, and change from one view of the versions to the next in the same moment.
+"""Workers: processes that share the ports and switch from one view of the versions to the next at the same moment.
 
           the main process                                     each worker
     manager: load, in one, then in the others ──────────► loads and warms up
-    all have loaded: AVAILABLE, a new view ─────────────► keeps it
-    all keep it: the current number changes ──────────── every request reads the number: one moment for all
+    all have loaded: AVAILABLE, a new view ─────────────► stores it
+    all have it: the current number changes ──────────── every request reads the number: one moment for all
     manager: UNLOADING, a view without it, then unload ─► waits for the handles, frees it
 
-A worker answers with a version only when all can, and a request that comes later never meets one that can't.
+A worker serves a version only when all workers can. So a client never gets a version that another worker lacks.
 
                    has loaded what the others have          ended, or killed because it hangs
     forked: JOINING ───────────────────────────────► SERVING ──────────────────────────────► gone: another one is forked
                │                                                                                ▲
-               └── ended, or can't load: another one is forked, later and later ────────────────┘
+               └── ended, or can't load: another one is forked, after growing pauses ───────────┘
 
-The main process never waits for a worker that hangs longer than the heartbeat lets it live.
+The main process never waits longer for a worker that hangs than the heartbeat lets it live.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from tfserving.serving.embedded.processes.worker import Standing, work
 
 log = logging.getLogger(__name__)
 
-# Between the tries to replace a worker that can't join: the first wait, doubled each time, and the longest.
+# The pause between tries to replace a worker: the first one, which doubles each time, and the longest.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 8.0
-# A worker that lived shorter is replaced when it would have lived so long.
+# A worker that ended earlier is replaced when this time after its start is over.
 SHORTEST_LIFE = 1.0
-# How long the page for Prometheus waits for what a worker counted.
+# How long the page for Prometheus waits for the counts of a worker.
 COUNTED_SECONDS = 1.0
-# How long a version that ended a worker waits for another worker, before it is tried again in one of those left.
+# How long the load of a version that ended a worker waits for a new worker, before a remaining one tries it.
 PLACES_SECONDS = 30.0
 TICK_SECONDS = 0.05
 
 
 class Workers:
-    """Loads versions in `plan.flags.workers` processes, which answer the requests."""
+    """Loads versions in `plan.flags.workers` processes, which serve the requests."""
 
     def __init__(self, plan: Plan) -> None:
-        """Starts the processes. Raises StartError when they can't answer as `plan` says."""
+        """Starts the processes. Raises StartError when one can't start as configured by `plan`."""
         import_tensorflow(find_devices=False)
         self._plan = plan
         self._wanted = plan.flags.workers
@@ -68,9 +68,9 @@ class Workers:
         self._current = memoryview(mmap.mmap(-1, 8)).cast("Q")
         self._view = View({}, {})
         self._configuration: Reloadable | None = None
-        # Whoever changes the view has it, or adds a worker that is to have the view.
+        # Held while the view changes, and while a worker is added that needs the view.
         self._changing = threading.Lock()
-        # The three that follow change together; with this lock nothing is waited for.
+        # Guards the three attributes below, which change together. It is never held while waiting.
         self._lock = threading.Lock()
         self._members: tuple[Member, ...] = ()
         self._joining = 0
@@ -83,7 +83,7 @@ class Workers:
         try:
             started += (self._start() for _ in range(self._wanted))
             if len(call_all(started, "prepare")) < self._wanted:
-                raise StartError("it ended at once")
+                raise StartError("its process ended at once")
         except (EmbeddedError, OSError) as error:
             for member in started:
                 member.kill()
@@ -94,7 +94,7 @@ class Workers:
         self._heartbeat.start()
 
     def load(self, model: str, version: int, path: Path) -> None:
-        """Loads a version everywhere, or nowhere. Raises RequestError."""
+        """Loads a version in all workers, or in none. Raises RequestError."""
         load = ("load", model, version, path)
         try:
             first = self._load_first(*load)
@@ -103,19 +103,19 @@ class Workers:
                 others = [member for member in self._members if member not in first]
             call_all(others, *load)
         except EmbeddedError:
-            # One that has joined meanwhile may have it, too.
+            # A worker that has joined meanwhile may have loaded it, too.
             self.unload(model, version)
             raise
 
     def unload(self, model: str, version: int) -> None:
-        """Frees a version everywhere, when its last handle is given back."""
+        """Frees a version in all workers, when its last handle is released."""
         with self._lock:
             self._loaded.pop((model, version), None)
             members = self._members
         call_all(members, "unload", model, version)
 
     def show(self, view: View) -> None:
-        """Makes `view` what all requests see from now on, in one moment."""
+        """Makes `view` the current view of all requests, at one moment."""
         with self._changing:
             number = self._current[0] + 1
             self._view = view
@@ -125,7 +125,7 @@ class Workers:
     def open(
         self, configuration: Reloadable, grpc_socket: socket.socket | None, rest_socket: socket.socket | None
     ) -> None:
-        """Has the workers answer on the ports, which nobody else gets before. Raises StartError when they can't."""
+        """Makes the workers serve on the claimed ports. Raises StartError when that fails."""
         with self._changing:
             self._configuration = configuration
             call_all(self._members, "open", self._standing())
@@ -134,22 +134,22 @@ class Workers:
                 claimed.close()
 
     def drain(self, seconds: float) -> int:
-        """Refuses new requests, and returns when those in flight are answered or `seconds` are over.
+        """Refuses new requests, and waits up to `seconds` until those in flight are complete.
 
-        Returns how many requests are cut off.
+        Returns the number of requests that were cut off.
         """
         self._ending.set()
         members = self._members
-        # Each step is taken when all have taken the one before: see ServingProcess.
+        # Each step starts when all workers have taken the previous one: see ServingProcess.
         call_all(members, "hold")
         call_all(members, "refuse", seconds)
         return sum(call_all(members, "finish", seconds))
 
     def _load_first(self, *load: Any) -> tuple[Member, ...]:
-        """Loads a version in one worker, since that may end it, and returns it; in all as long as nothing is served.
+        """Loads a version in one worker, since that may end it, and returns the worker. Before serving: in all of them.
 
-        The worker may end for another reason, so there are two tries, the second one when others can go on without it.
-        Raises RequestError.
+        The worker may end for another reason, so there are two tries. The second one waits until a new worker has
+        replaced it. Raises RequestError.
         """
         serving = self._configuration is not None
         first: tuple[Member, ...] = ()
@@ -162,10 +162,10 @@ class Workers:
                 for future in loading:
                     future.result()
                 return first
-        raise RequestError(Code.ABORTED, "the process that loaded it ended; what it printed is in the log")
+        raise RequestError(Code.ABORTED, "the process that loaded it ended; the server's log has its output")
 
     def _wait_for_all_but(self, lost: Sequence[Member]) -> None:
-        """Waits, for a while, until there are as many workers as there should be, none of them `lost`."""
+        """Waits, for a limited time, until the number of workers is complete and none of them is in `lost`."""
         until = time.monotonic() + PLACES_SECONDS
         while len(self._members) < self._wanted or set(lost).intersection(self._members):
             if time.monotonic() > until or self._ending.wait(TICK_SECONDS):
@@ -181,7 +181,7 @@ class Workers:
         return member
 
     def _replace(self, member: Member) -> None:
-        """Has another worker take the place of one that is gone."""
+        """Replaces a worker that is gone."""
         code = member.reap()
         with self._lock:
             member.gone = True
@@ -190,7 +190,7 @@ class Workers:
             self._counts.end(member)
         if not served or self._ending.is_set():
             return
-        log.error("a worker ended with exit code %d; another takes its place", code)
+        log.error("worker %d ended with exit code %d and is replaced", member.pid, code)
         if hint := self._deaths.note(code):
             log.error("%s", hint)
         self._ending.wait(max(0.0, member.started + SHORTEST_LIFE - time.monotonic()))
@@ -198,7 +198,7 @@ class Workers:
             self._fill_place()
 
     def _claim_place(self) -> bool:
-        """Whether a place is free; it is the caller's then."""
+        """Claims a free place; returns whether there was one."""
         with self._lock:
             free = len(self._members) + self._joining < self._wanted and not self._ending.is_set()
             self._joining += free
@@ -209,16 +209,16 @@ class Workers:
         while not self._ending.wait(pause):
             try:
                 self._join()
-                log.info("a new worker answers in its place")
+                log.info("a new worker serves in its place")
                 break
             except (EmbeddedError, OSError) as error:
                 pause = min(max(FIRST_WAIT, 2 * pause), LONGEST_WAIT)
-                log.error("no worker takes its place: %s; tried again in %g s", error, pause)
+                log.error("a new worker can't start: %s; the next try is in %g s", error, pause)
         with self._lock:
             self._joining -= 1
 
     def _join(self) -> None:
-        """Adds a worker that has what the others have. Raises StartError, RequestError, ClosedError or OSError."""
+        """Adds a worker that has the same versions. Raises StartError, RequestError, ClosedError or OSError."""
         member = self._start()
         try:
             member.channel.call("prepare")
@@ -237,7 +237,7 @@ class Workers:
             raise
 
     def _joined(self, member: Member, has: dict[tuple[str, int], Path]) -> bool:
-        """Makes one of the others of a worker that has all they have, or returns False."""
+        """Adds a worker to the others if it has loaded all their versions; returns whether it has."""
         with self._changing:
             member.channel.call("keep", self._current[0], self._view)
             with self._lock:
@@ -249,9 +249,9 @@ class Workers:
             return True
 
     def _add(self, member: Member) -> None:
-        """Makes one of the others of a worker that lives, with the lock held. Raises ClosedError."""
+        """Adds a worker to the others, with the lock held. Raises ClosedError when it is gone."""
         if member.gone:
-            raise ClosedError("it ended")
+            raise ClosedError("its process ended")
         self._members += (member,)
         self._counts.begin(member)
 
@@ -266,11 +266,11 @@ class Workers:
             elif not future.exception():
                 self._counts.note(member, future.result())
         page = metrics.page(self._counts.all())
-        notes = [f"# worker {pid} did not respond: what it last counted is in the sums\n" for pid in silent]
+        notes = [f"# worker {pid} did not respond: the sums contain its last counts\n" for pid in silent]
         return page + "".join(notes).encode()
 
     def _standing(self) -> Standing:
-        """What the heartbeat sends to the workers."""
+        """Returns what the heartbeat sends to the workers."""
         if self._configuration is None:
             return Standing()
         members = self._members
@@ -279,11 +279,11 @@ class Workers:
         if silent:
             trouble = f"{silent} of {self._wanted} workers hang"
         elif 2 * len(members) < self._wanted:
-            trouble = f"{len(members)} of {self._wanted} workers are there"
+            trouble = f"{len(members)} of {self._wanted} workers are running"
         return Standing(self._configuration.names, trouble)
 
     def _apply(self, models: Sequence[Model], seconds: float | None) -> None:
         assert self._configuration is not None
         self._configuration.apply(models, seconds)
-        # Readiness is of these models as soon as the change is answered.
+        # When the call returns, readiness is about these models.
         call_all(self._members, "heartbeat", self._standing(), seconds=self._seconds)

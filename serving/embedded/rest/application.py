@@ -1,7 +1,7 @@
-"""The application behind the connections: each request is answered where nothing that takes longer is in its way.
+"""The application behind the connections: runs each request where slower ones don't block it.
 
-A small prediction of a short signature is answered in the event loop, which looks at what else there is to do after
-each slice of 5 ms. Other predictions are answered in a pool of threads, statuses and metrics in threads of their own.
+A small prediction of a short signature runs in the event loop, which handles other events after each slice of 5 ms.
+Other predictions run in a pool of threads. Statuses and metrics have their own threads.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CORS = (
     b"access-control-allow-methods: POST, GET\r\n"
     b"access-control-allow-headers: Content-Type\r\n"
 )
-# How long the event loop answers predictions before it looks at what else there is to do.
+# How long the event loop runs predictions before it handles other events.
 SLICE_SECONDS = 0.005
-# What an access log says of a request whose client has left before its turn came; nginx's number.
+# Only for the access log: the client left before the request ran. The number is nginx's.
 _LEFT = Response(499, b"")
 
 
 class Application:
-    """Has a face answer requests: predictions in the event loop or a pool of threads, the rest beside it; logs them."""
+    """Runs requests with a face: predictions in the event loop or a pool, others in their own threads. Logs them."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class Application:
         access_log: AccessLog | None = None,
         proxies: Networks = (),
     ) -> None:
-        """Requests that are batched wait for each other, which needs an `eager` pool.
+        """Batched requests wait for each other, which requires an `eager` pool.
 
-        With `cors` scripts of any web page may read the answers. Beyond `most_in_flight` predictions that are there,
-        or run, others are refused; 0 is no limit. The access log believes `proxies` who has sent a request.
+        With `cors` scripts of any web page can read the responses. Predictions beyond `most_in_flight` that wait or run
+        are refused; 0 is no limit. The access log trusts the X-Forwarded-For of `proxies`.
         """
         self._face = face
         pool = EagerPool if eager else Pool
-        # Predictions keep threads for long. The metrics page may wait for other processes.
+        # Predictions can occupy threads for long, and the metrics page may wait for other processes.
         self._pools = {
             Place.PREDICTIONS: pool(threads, "rest"),
             Place.BESIDE: EagerPool(2, "rest-status"),
@@ -64,19 +64,19 @@ class Application:
         self._access_log = access_log
         self._proxies = proxies
         self._in_flight = 0
-        # What may be short is answered here, and waits here when that has gone on for a slice.
+        # Whether predictions can run in the event loop, and those that wait for the next slice.
         self._here = not eager
         self._waiting: deque[Exchange] = deque()
 
     def take(self, exchange: Exchange) -> None:
-        """Has a request answered; called in the event loop, where what takes no time is answered at once."""
+        """Runs a request. Called in the event loop; fast requests are complete when it returns."""
         place = self._face.place(exchange.request)
         if place is Place.HERE:
             exchange.done(exchange, self._respond(exchange))
             return
         if place is Place.PREDICTIONS:
             if self._most_in_flight and self._in_flight >= self._most_in_flight:
-                text = f"{self._most_in_flight} requests are in flight already, no more are taken; try again later"
+                text = f"{self._most_in_flight} requests are already in flight; try again later"
                 exchange.done(exchange, self._logged(exchange.request, Response(429, responses.error(text))))
                 return
             self._in_flight += 1
@@ -86,7 +86,7 @@ class Application:
         self._post(exchange, place)
 
     def _take_short(self, exchange: Exchange) -> None:
-        """Has a prediction answered that may be short: here, at once or in its turn, or else in the pool."""
+        """Runs a prediction that may be short: in the event loop, now or in turn, or else in the pool."""
         loop = asyncio.get_running_loop()
         if self._waiting or monotonic() - loop.time() > SLICE_SECONDS:
             if not self._waiting:
@@ -96,7 +96,7 @@ class Application:
             self._run_here(exchange)
 
     def _continue(self) -> None:
-        """Answers what waits, for a slice."""
+        """Runs waiting predictions for a slice."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             self._run_here(self._waiting.popleft())
@@ -114,13 +114,13 @@ class Application:
         exchange.done(exchange, response)
 
     def _post(self, exchange: Exchange, place: Place) -> None:
-        """Has a request answered in a thread."""
+        """Runs a request in a thread."""
         loop = asyncio.get_running_loop()
 
         # loop.run_in_executor does the same at a higher price.
         def run() -> None:
             response = self._respond(exchange)
-            # Nobody waits for it any more when the loop is closed.
+            # When the loop is closed, no client waits any more.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish, response)
 
@@ -131,18 +131,18 @@ class Application:
         self._pools[place].post(run)
 
     def headers(self, kind: bytes) -> bytes:
-        """Lines for the head of an answer with a body of this content type, beyond those that every answer has."""
+        """Returns additional header lines of a response with this content type."""
         return self._cors if kind != HTML else b""
 
     def log_refusal(self, method: str, target: bytes, client: str, response: Response) -> None:
-        """Notes the answer to a request that is not all there."""
+        """Logs the response to an incomplete request."""
         if self._access_log is not None:
             self._write(self._access_log.begin(), Request(method, target, client=client), response, None)
 
     def _respond(self, exchange: Exchange, *, only_short: bool = False) -> Response:
-        """The answer to a request that somebody waits for, with a line in the access log.
+        """Runs a request that is still wanted, logs it, and returns the response.
 
-        With `only_short` it raises LongError for what isn't known to be short.
+        With `only_short` it raises LongError for a request that isn't known to be short.
         """
         request = exchange.request
         began = self._access_log.begin() if self._access_log is not None else 0.0

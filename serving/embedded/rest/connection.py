@@ -1,14 +1,14 @@
-"""One connection: its client's requests are read, answered in their order, and none of it takes for ever.
+"""One connection: reads its client's requests and responds in order, with a time limit for each step.
 
-             first byte         head complete          all there            answered
-    ┌► IDLE ────────────► HEAD ───────────────► BODY ───────────► RUNNING ──────────┐
-    │  idle_seconds       head_seconds          read_seconds,     response_seconds: 504 │
-    │                                           body_seconds                          │
-    └──────────────────────────────────────────────────────── SENDING ◄───────────────┘
+             first byte         head complete          complete             response
+    ┌► IDLE ────────────► HEAD ───────────────► BODY ───────────► RUNNING ───────────────┐
+    │  idle_seconds       head_seconds          read_seconds,     response_seconds: 504  │
+    │                                           body_seconds                             │
+    └──────────────────────────────────────────────────────── SENDING ◄──────────────────┘
                                                               send_seconds, body_seconds
 
-When a time is over the connection is closed, as nginx does. The state is what the attributes say: `exchange` is there
-while RUNNING, `unsent` while SENDING.
+When a time is over the connection is closed, as in nginx. The attributes are the state: `exchange` is set while
+RUNNING, `unsent` while SENDING.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from tfserving.serving.embedded.rest.reader import Reader
 if TYPE_CHECKING:
     from tfserving.serving.embedded.rest.connections import Connections
 
-# How long a drain leaves a connection open on which nothing is sent, for the request that may be on its way.
+# How long a drain leaves an idle connection open, for a request that may be on its way.
 LAST_CALL_SECONDS = 0.2
-# How long a refused client is listened to: closing at once would take the refusal away from one that still sends.
+# How long a refused client is read: closing at once would discard the refusal if the client is still sending.
 LINGER_SECONDS = 2.0
-# For the access log alone: nobody may be there to read it, and nginx sends nothing either.
+# Only for the access log: the client may be gone, and nginx sends no response either.
 _SLOW = Response(408, b"")
 _ALL_BUSY = Response(503, responses.error("All connections that may be open have a request; try again later"))
-# On, for 0 seconds.
+# The option on, with 0 seconds.
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Connection(asyncio.Protocol):
-    """Reads and answers one client's requests; all of it in the event loop."""
+    """Reads one client's requests and sends the responses; runs in the event loop."""
 
     def __init__(self, all_: Connections) -> None:
         self._all = all_
@@ -51,13 +51,13 @@ class Connection(asyncio.Protocol):
         self._reader: Reader
         self._peer = ""
         self.exchange: Exchange | None = None
-        # When the state is over, and by when a body or an answer has to be complete.
+        # When the time of the state is over, and the deadline of a body or a response.
         self.until = math.inf
         self._complete_until = math.inf
-        # What came and is not parsed yet: nothing is, before the requests before it are answered.
+        # Received bytes that are not parsed yet. Parsing waits for the responses to earlier requests.
         self._unread = memoryview(b"")
         self._refusal: RefusedError | None = None
-        # How much of an answer the client doesn't take, when that is more than a little.
+        # The bytes of a response that the client has not read, when they exceed the buffer.
         self.unsent = 0
         self._kept = 0
         self._fresh = True
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self.closing = False
 
     def connection_made(self, transport: Any) -> None:
-        """A client has come."""
+        """Handles a new connection."""
         self._transport = transport
         peer = transport.get_extra_info("peername")
         if peer:
@@ -78,8 +78,8 @@ class Connection(asyncio.Protocol):
             self._send(_ALL_BUSY, "", last=True)
             self._close()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason
-        """The client has gone, or was left."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason doesn't matter
+        """Handles the end of the connection."""
         self.closing = True
         self._all.lose(self)
         self._all.held.leave(self.drop)
@@ -88,14 +88,14 @@ class Connection(asyncio.Protocol):
             self._end_exchange()
 
     def data_received(self, data: bytes) -> None:
-        """The client has sent something."""
+        """Handles received bytes."""
         if self.closing:
             return
         self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
         self._advance()
 
     def pause_writing(self) -> None:
-        """The client doesn't take an answer as fast as it is sent."""
+        """Handles a client that reads slower than the response is sent."""
         self.unsent = self._transport.get_write_buffer_size()
         now = monotonic()
         self._complete_until = now + self._limits.body_seconds
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
             self.drop()
 
     def resume_writing(self) -> None:
-        """The client has taken nearly all of it."""
+        """Handles a client that has read nearly all of the response."""
         self.unsent = 0
         self._all.held.leave(self.drop)
         if self.closing or self._transport.is_closing():
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     def look(self, now: float) -> None:
-        """Ends what has taken too long; to be called now and then."""
+        """Ends the connection if the time of its state is over. Call it regularly."""
         if self.unsent:
             self._look_at_sending(now)
         if now < self.until:
@@ -129,31 +129,31 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def drain(self) -> None:
-        """Ends it with the answer to the request that is there, or soon."""
+        """Ends the connection after the response to its present request, or soon."""
         if self.exchange is None and not self.unsent and not self.closing:
             half_sent = self._reader.begun or self._unread
             self.until = min(self.until, self._all.drained if half_sent else monotonic() + LAST_CALL_SECONDS)
 
     def drop(self) -> None:
-        """Gives up what the client has sent or doesn't take, for the sake of others."""
+        """Drops the bytes that this client occupies, to make room for others."""
         if self.busy:
             self._abort()
         else:
             self._refuse(
-                RefusedError(503, "The server holds as many bytes of bodies as it may, and this one took longest")
+                RefusedError(503, "The memory for request bodies is full, and this one took longest; try again later")
             )
 
     def make_room(self) -> None:
-        """Leaves a client that has no request here, for the sake of others."""
+        """Ends a connection without a request, to make room for another."""
         self._abort()
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered, or its answer sent."""
+        """Whether a request runs, or its response is being sent."""
         return self.exchange is not None or self.unsent > 0
 
     def _advance(self) -> None:
-        """Reads and answers until there is nothing more to read, or a request that takes time."""
+        """Reads and runs requests until no bytes are left, or a request takes time."""
         if self._advancing:
             return
         self._advancing = True
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         try:
             size = reader.feed(self._unread)
         except RefusedError as refusal:
-            # The requests before it are answered before.
+            # Earlier requests get their responses first.
             self._refusal = refusal
             return
         self._unread = self._unread[size:]
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
 
     def _respond(self, exchange: Exchange, response: Response) -> None:
         if exchange is not self.exchange:
-            # It came too late.
+            # The response is too late.
             return
         self._end_exchange()
         if self._transport.is_closing():
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(body)
 
     def _refuse(self, refusal: RefusedError) -> None:
-        """Answers a request that is not there, and listens to no others."""
+        """Sends a refusal, and reads no more requests."""
         self._all.held.leave(self.drop)
         if self._transport.is_closing():
             return
@@ -263,20 +263,20 @@ class Connection(asyncio.Protocol):
         self._all.application.log_refusal(self._reader.method, self._reader.target, self._peer, response)
 
     def _close(self) -> None:
-        """Closes it when what was sent has gone; `look` makes an end of waiting for that."""
+        """Closes the connection when all is sent. `look` limits the wait."""
         self.closing = True
         self.until = monotonic() + self._limits.send_seconds
         self._transport.close()
 
     def _abort(self) -> None:
         self.closing = True
-        # The operating system is to drop what the client doesn't take, too.
+        # Makes the operating system drop the unread bytes, too.
         with suppress(OSError):
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
     def _allow_body(self) -> None:
-        # Behind a request that is not answered yet this would look like a part of its answer.
+        # Before the response to an earlier request this would look like a part of that response.
         if self.exchange is None and not self._reader.requests:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

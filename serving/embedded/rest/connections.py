@@ -1,4 +1,4 @@
-"""All connections of a server: how many there may be, and that somebody looks after them."""
+"""All connections of a server: their limit, and the check of their timeouts."""
 
 from __future__ import annotations
 
@@ -16,73 +16,73 @@ if TYPE_CHECKING:
     from tfserving.serving.embedded.rest.http import Response
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-# How long a drain waits for the rest of a request of which a part is there.
+# How long a drain waits for the rest of a request that has arrived in part.
 HALF_SENT_SECONDS = 2.0
 
 
 class Application(Protocol):
-    """What answers requests; called in the event loop."""
+    """The application as a connection sees it; called in the event loop."""
 
     def take(self, exchange: Exchange) -> None:
-        """Has a request answered, now or later."""
+        """Runs a request, now or later."""
 
     def headers(self, kind: bytes) -> bytes:
-        """Lines of its own for the head of an answer with a body of this content type."""
+        """Returns additional header lines of a response with this content type."""
 
     def log_refusal(self, method: str, target: bytes, client: str, response: Response) -> None:
-        """Notes an answer to what is no request."""
+        """Logs the response to an invalid or incomplete request."""
 
 
 class Connections:
-    """The connections, within `limits`. When there are too many, one that has no request makes room for the next."""
+    """The connections, within `limits`. When there are too many, a new one replaces one without a request."""
 
     def __init__(self, application: Application, limits: Limits) -> None:
         self.application = application
         self.limits = limits
         self.held = Held(limits.held_bytes)
         self.draining = False
-        # By when what is half sent has to be there in a drain.
+        # In a drain: the deadline of incomplete requests.
         self.drained = math.inf
-        # The heads of this second's answers, by their status and content type.
+        # The response heads of this second, by status and content type.
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._date = ""
         self._there: set[Connection] = set()
         self._set_date()
 
     def admit(self, connection: Connection) -> bool:
-        """Takes a connection; False when there is no room and all others are busy."""
+        """Adds a connection; returns False when there is no room and all others are busy."""
         room = len(self._there) < self.limits.connections or self._make_room()
         self._there.add(connection)
         return room
 
     def lose(self, connection: Connection) -> None:
-        """Forgets a connection that is closed."""
+        """Removes a closed connection."""
         self._there.discard(connection)
 
     def look(self) -> None:
-        """Ends what has taken too long; to be called at least once a second."""
+        """Ends connections whose time is over. Call it at least once a second."""
         self._set_date()
         now = monotonic()
         for connection in [one for one in self._there if one.unsent or one.until <= now]:
             connection.look(now)
 
     def drain(self) -> None:
-        """Has each connection end with the answer to the request that is there, or soon."""
+        """Ends each connection after the response to its present request, or soon."""
         self.draining = True
         self.drained = monotonic() + HALF_SENT_SECONDS
         for connection in list(self._there):
             connection.drain()
 
     def open(self) -> bool:
-        """Whether a drain has something to wait for. A client that was refused may take its time to see that."""
+        """Returns whether a drain has to wait. Clients that were refused may take their time to close."""
         return any(connection.busy or not connection.closing for connection in self._there)
 
     def busy(self) -> int:
-        """How many requests are being answered, or their answers sent."""
+        """Returns the number of requests that run, or whose responses are being sent."""
         return sum(connection.busy for connection in self._there)
 
     def head(self, status: int, kind: bytes) -> bytes:
-        """The head of an answer but for its end, with `%d` for the length of the body, of content type `kind`."""
+        """Returns a response head without its end, with `%d` for the length of the body of content type `kind`."""
         head = self._heads.get((status, kind))
         if head is None:
             line = f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\ndate: {self._date}\r\n".encode()

@@ -1,4 +1,4 @@
-"""What a REST classify or regress request says: its JSON objects become tf.Examples.
+"""Converts the JSON objects of a REST classify or regress request to tf.Examples.
 
 https://www.tensorflow.org/tfx/serving/api_rest#classify_and_regress_api
 """
@@ -18,7 +18,7 @@ LARGEST_INTEGER = 2**63
 
 
 def read_examples(document: dict[Any, Any]) -> list[bytes]:
-    """The serialized tf.Examples of a request, its context merged into each. Raises RequestError INVALID_ARGUMENT."""
+    """Returns the serialized tf.Examples of a request, with its context. Raises RequestError INVALID_ARGUMENT."""
     where = f"JSON Value: {show(document)}"
     if EXAMPLES not in document:
         raise _invalid(f"{where} When method is classify, key '{EXAMPLES}' is expected and was not found")
@@ -27,7 +27,7 @@ def read_examples(document: dict[Any, Any]) -> list[bytes]:
         raise _invalid(f"{where} Expecting '{EXAMPLES}' value to be an list/array")
     if not examples:
         raise _invalid(f"{where} '{EXAMPLES}' value is an empty array")
-    # Messages that follow each other in the same bytes are merged; the later one's features win.
+    # Protobuf merges concatenated messages; the later features win.
     context = _serialized(document[CONTEXT]) if CONTEXT in document else b""
     return [context + _serialized(example) for example in examples]
 
@@ -42,11 +42,11 @@ def _serialized(value: Any) -> bytes:
 
 
 def _fill(features: Any, name: Any, value: Any) -> None:
-    """Adds the feature called `name`: of the kind of its first element, which the others must have too."""
+    """Adds the feature `name`. All elements must be of the kind of the first one."""
     if isinstance(name, bytes):
         raise _invalid(f"Feature: {name!r} has a name that is not UTF-8")
     feature = features[name]
-    # Of two with one name the second counts.
+    # Of two features with the same name the second counts.
     feature.Clear()
     kind = ""
     for element in value if isinstance(value, list) else [value]:
@@ -58,7 +58,7 @@ def _fill(features: Any, name: Any, value: Any) -> None:
 
 
 def _element(name: str, value: Any) -> tuple[str, Any]:
-    """The kind of a feature's element, as TensorFlow Serving tells it from the JSON, and its value."""
+    """Returns the kind of a feature's element, as TensorFlow Serving derives it from JSON, and its value."""
     if isinstance(value, bool):
         return "int64", int(value)
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""The REST face: TensorFlow Serving's URLs over the core, a request in and an answer out.
+"""The REST face: TensorFlow Serving's URLs on top of the core, from a request to a response.
 
 https://www.tensorflow.org/tfx/serving/api_rest
 """
@@ -46,9 +46,9 @@ from tfserving.serving.embedded.rest.urls import (
 log = logging.getLogger(__name__)
 
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
-# The largest request and the largest answer, in bytes, that take no time to read and write.
+# The largest request and the largest response, in bytes, that are read and written in negligible time.
 _SMALL, _SMALL_RESPONSE = 2**12, 2**13
-# Up to this size a document is read faster by the parser for all documents than by the one for many numbers.
+# Up to this size the general parser is faster than the one for many numbers.
 _FEW_NUMBERS = 2**11
 
 _HTTP = {
@@ -69,20 +69,20 @@ _HTTP = {
 
 
 class Place(enum.Enum):
-    """Where a request is answered, so that what says how the server is never waits for predictions."""
+    """Where a request runs, so that probes, status and metrics never wait for predictions."""
 
     HERE = "in the event loop"
     PREDICTIONS = "in the pool of threads, or in the event loop when it is short"
-    BESIDE = "in threads that no prediction has"
-    METRICS = "in a thread for what may wait for other processes"
+    BESIDE = "in threads without predictions"
+    METRICS = "in a thread that may wait for other processes"
 
 
 class LongError(Exception):
-    """A prediction that isn't known to be short."""
+    """The prediction isn't known to be short."""
 
 
 class RestFace:
-    """Answers HTTP requests."""
+    """Responds to HTTP requests."""
 
     def __init__(
         self,
@@ -98,12 +98,11 @@ class RestFace:
         most_values: int = 0,
         most_nested: int = 0,
     ) -> None:
-        """`wanted` returns the models that must be there to be ready, or raises RequestError when the server is not.
+        """`wanted` returns the models that readiness requires, or raises RequestError when the server is not ready.
 
-        `explain` is for errors.
-        `metrics_path` is where Prometheus finds `metrics_page`. With `list_models` GET /v1/models lists them. A body
-        that inflates to more than `largest_body` bytes, is a document of more than `most_values` values, or has a
-        tensor in more than `most_nested` arrays, is refused; 0 is no limit.
+        `explain` adds explanations to errors. `metrics_page` is served at `metrics_path`, for Prometheus. With
+        `list_models` GET /v1/models lists the models. A body is refused if it inflates to more than `largest_body`
+        bytes, has more than `most_values` values, or nests a tensor in more than `most_nested` arrays; 0 is no limit.
         """
         self._served = served
         self._wanted = wanted
@@ -117,7 +116,7 @@ class RestFace:
         self._most_nested = most_nested
 
     def place(self, request: Request) -> Place:
-        """Where `request` should be answered."""
+        """Returns where `request` should run."""
         if request.method == "POST":
             return Place.PREDICTIONS
         path = request.target
@@ -126,11 +125,11 @@ class RestFace:
         if self._metrics_path and path.startswith(self._metrics_path):
             return Place.METRICS
         match = STATUS.fullmatch(path)
-        # Writing down what a version's signatures are may take as long as a prediction.
+        # Writing the signatures of a version may take as long as a prediction.
         return Place.PREDICTIONS if match and match["metadata"] else Place.BESIDE
 
     def may_be_short(self, request: Request) -> bool:
-        """Whether it takes no time to find out if `request` is short: it is a small one of predict."""
+        """Returns whether `request` is a small predict request, which may be short."""
         path = request.target
         return (
             len(request.body) <= _SMALL
@@ -142,7 +141,7 @@ class RestFace:
         )
 
     def respond(self, request: Request, *, only_short: bool = False) -> Response:
-        """The answer to `request`; with `only_short` it may be short, and LongError is raised when it isn't."""
+        """Returns the response to `request`. With `only_short` it raises LongError unless the request is short."""
         try:
             return self._route(request, only_short=only_short)
         except LongError:
@@ -178,7 +177,7 @@ class RestFace:
         raise RequestError(Code.INVALID_ARGUMENT, malformed)
 
     def _outside(self, request: Request) -> Response | None:
-        """Prometheus' page, and probes."""
+        """Returns the response of the page for Prometheus or of a probe; None for other paths."""
         path = request.target
         if self._metrics_path and self._is_metrics(path):
             return self._metrics(path, self._metrics_path)
@@ -195,7 +194,7 @@ class RestFace:
         return Response(200, self._page(), TEXT)
 
     def _probe(self, match: re.Match[bytes]) -> Response:
-        """Whether the server lives, or whether its models, or one of them, can be asked."""
+        """Returns the response of a probe: liveness, or readiness of all models or of one."""
         if match["live"]:
             return Response(200, b"ok\n", TEXT)
         available = self._served.view.available()
@@ -274,7 +273,7 @@ class RestFace:
             return self._predict(servable, signature, {name: array}, pace, started, in_rows=plain.in_rows)
 
     def _pace(self, servable: Servable, name: str, request: Request, *, only_short: bool) -> Pace | None:
-        """The pace of a signature, if the request is one that it is about. Raises LongError as `answer` does."""
+        """Returns the pace of a signature, if the request counts for it. Raises LongError as `respond` does."""
         pace = servable.paces.get(name) if only_short or self.may_be_short(request) else None
         if only_short and (pace is None or not pace.short):
             raise LongError
@@ -329,7 +328,7 @@ class RestFace:
         if match["metadata"] == b"metadata":
             with acquire(self._served, spec) as servable:
                 return Response(200, responses.metadata(servable.model, servable.version, servable.definitions))
-        # The label is ignored, as TensorFlow Serving ignores it.
+        # The label is ignored, as in TensorFlow Serving.
         return Response(
             200, responses.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
         )

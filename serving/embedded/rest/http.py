@@ -1,4 +1,4 @@
-"""HTTP requests and answers, as the face, the application and the connections share them."""
+"""HTTP requests and responses, shared by the face, the application and the connections."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import NamedTuple
 JSON = b"application/json"
 HTML = b"text/html"
 TEXT = b"text/plain"
-# The largest inflated body of the real server. It holds where there is no limit of this server's own.
+# TensorFlow Serving's limit of inflated bodies. It applies when this server's own limit is turned off.
 MOST_UNPACKED = 100 * 2**20
-# What is inflated at a time, and how much of it comes out at most.
+# The bytes that are inflated at a time, and the most bytes of output.
 _READ, _STEP = 2**16, 2**20
 
 
 class Request(NamedTuple):
-    """One HTTP request; `target` is the path as it was sent, query string included."""
+    """An HTTP request; `target` is the path as sent, with the query string."""
 
     method: str
     target: bytes
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """One HTTP answer."""
+    """An HTTP response."""
 
     status: int
     body: bytes
@@ -36,7 +36,7 @@ class Response(NamedTuple):
 
 
 class RefusedError(Exception):
-    """A request that is too large or no HTTP: the status of its answer, and a text, or a page as the real server's."""
+    """A request that is too large or invalid HTTP: the status, and a text or TensorFlow Serving's HTML page."""
 
     def __init__(self, status: int, text: str, page: Response | None = None) -> None:
         super().__init__(text)
@@ -46,19 +46,19 @@ class RefusedError(Exception):
 
 
 def too_large(largest: float) -> RefusedError:
-    """For a body of more than `largest` bytes, as it was sent or inflated."""
+    """Returns the error of a body with more than `largest` bytes, sent or inflated."""
     return RefusedError(413, f"The body is larger than {largest:.0f} bytes")
 
 
 def unpacked(request: Request, largest: int = 0) -> bytes:
-    """The body, inflated if it is gzip; one that does not inflate counts as empty, as with the real server.
+    """Returns the body, inflated if it is gzip. Invalid gzip counts as an empty body, as in TensorFlow Serving.
 
     It is inflated step by step. Raises RefusedError as soon as it has more than `largest` bytes; 0 is no limit.
     """
     if b"gzip" not in request.headers.get(b"content-encoding", b""):
         return request.body
     inflater = zlib.decompressobj(wbits=31)
-    # It hands out what was written without a copy.
+    # Its getvalue() makes no copy.
     inflated = io.BytesIO()
     for at in range(0, len(request.body), _READ):
         part = request.body[at : at + _READ]
@@ -80,6 +80,6 @@ def unpacked(request: Request, largest: int = 0) -> bytes:
 
 
 def page(status: int, title: str) -> Response:
-    """The HTML that the real server answers with outside its API."""
+    """Returns the HTML page that TensorFlow Serving sends outside its API."""
     text = f"<HTML><HEAD>\n<TITLE>{status} {title}</TITLE>\n</HEAD><BODY>\n<H1>{title}</H1>\n</BODY></HTML>\n"
     return Response(status, text.encode(), HTML)

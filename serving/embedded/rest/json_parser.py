@@ -1,11 +1,11 @@
 """JSON as TensorFlow Serving's parser reads it.
 
-It takes more than JSON (NaN, Infinity, anything after the first complete value, strings that are not UTF-8) and has
-its own words and offsets for what it refuses. orjson reads what is plain JSON; everything else goes through `_Parser`,
-a table-driven parser like RapidJSON's iterative one: https://rapidjson.org/md_doc_internals.html
+It accepts more than JSON (NaN, Infinity, anything after the first complete value, strings that are not UTF-8), and its
+errors have their own texts and offsets. orjson reads plain JSON. `_Parser` reads everything else, with a stack like
+RapidJSON's iterative parser: https://rapidjson.org/md_doc_internals.html
 
-A document is made of dict (Members, when a name may have come twice), list, str, int, float, bool and None, and of
-bytes for a string that is not Unicode. An integer that 64 bits can't hold is a float.
+A document consists of dict (Members, when a name may occur twice), list, str, int, float, bool and None, and of bytes
+for a string that is not Unicode. An integer beyond 64 bits is a float.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Inf(?:inity)?)")
 _SPECIAL = re.compile(rb'["\\\x00-\x1f]')
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
-# What one byte of a document can count as.
+# The most that one byte of a document can count.
 _MOST_COUNTED = 2
-# How many times as long the parser of what is no plain JSON takes.
+# How many times slower `_Parser` is than orjson.
 SLOWER = 4
 _ESCAPES = {b'"': b'"', b"\\": b"\\", b"/": b"/", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _LITERALS = {b"t": (b"true", True), b"f": (b"false", False), b"n": (b"null", None)}
@@ -44,16 +44,16 @@ _INVALID = "Invalid value."
 
 
 def parse(body: bytes, most: int = 0) -> Any:
-    """The document that `body` starts with. Raises RequestError with the real parser's text and offset.
+    """Returns the document at the start of `body`. Raises RequestError with TensorFlow Serving's text and offset.
 
-    Raises RefusedError, before it makes any value, when there may be more than `most`; 0 is no limit.
+    Raises RefusedError, before it creates values, when there may be more than `most`; 0 is no limit.
     """
     _check_values(body, most)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return _parse_slowly(body, most)
-    # Of two members with one name orjson keeps the last. Every member has a colon, so the sums tell.
+    # Of two members with the same name orjson keeps the last. Each member has a colon, so the counts show this.
     if isinstance(document, dict) and (colons := body.count(b":")) > len(document) and colons != _members(document):
         del document
         return _parse_slowly(body, most)
@@ -61,15 +61,17 @@ def parse(body: bytes, most: int = 0) -> Any:
 
 
 def _parse_slowly(body: bytes, most: int) -> Any:
-    _check_values(body, most // SLOWER, "that are no plain JSON: NaN, a name that comes twice, text after the end")
+    _check_values(
+        body, most // SLOWER, "in a document that is not plain JSON: NaN, a duplicate name, or text after the end"
+    )
     return _Parser(body).parse()
 
 
 def _check_values(body: bytes, most: int, which: str = "") -> None:
     """Raises RefusedError when `body` may have more than `most` values.
 
-    Every value but the first comes after a comma, a colon or a bracket. Strings and names, which are larger than
-    numbers, count as four more. What stands in strings is counted, too: telling it apart would take as long as parsing.
+    Every value but the first follows a comma, a colon or a bracket. Strings and names, which are larger than numbers,
+    count as four more. Characters inside strings are counted, too: excluding them would take as long as parsing.
     """
     if not most or _MOST_COUNTED * len(body) <= most:
         return
@@ -96,7 +98,7 @@ def _members(document: Any) -> int:
 
 
 class Members(dict[Any, Any]):
-    """An object in which names may come twice: as a dict it has the first of them, `all` are all, in their order."""
+    """An object in which names may occur twice. The dict has the first of each; `all` has all members, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,12 +106,12 @@ class Members(dict[Any, Any]):
 
 
 def members_of(value: dict[Any, Any]) -> Iterable[tuple[Any, Any]]:
-    """All members of a document's object, those whose name came before included."""
+    """Returns all members of an object, including those with a duplicate name."""
     return value.all if isinstance(value, Members) else value.items()
 
 
 class _Parser:
-    """Reads one value. What is open is a stack, not recursion, so nesting can be as deep as the body is long."""
+    """Reads one value. Open arrays and objects are on a stack, so the nesting depth is not limited by recursion."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -135,7 +137,7 @@ class _Parser:
                 return value
 
     def _value(self, opened: list[dict[Any, Any] | list[Any]], names: list[Any]) -> Any:
-        """The value that starts here, or _OPENED when it is an array or an object with something in it."""
+        """Returns the value that starts here, or _OPENED for an array or object that is not empty."""
         token = self._next()
         if token == b"[":
             self._at += 1
@@ -171,7 +173,7 @@ class _Parser:
         container.setdefault(name, value)
 
     def _closes(self, container: dict[Any, Any] | list[Any], names: list[Any]) -> bool:
-        """Steps over what follows an element: True at the end of its container, False before another element."""
+        """Reads the delimiter after an element; returns True at the end of the container."""
         token = self._next()
         is_list = isinstance(container, list)
         if token == (b"]" if is_list else b"}"):

@@ -1,7 +1,7 @@
-"""One JSON value becomes an array.
+"""Converts a JSON value to an array.
 
-numpy converts what is regular in one go. What it can't convert, or would convert too kindly, is read element by
-element, as TensorFlow Serving does, to say what is wrong and where.
+numpy converts regular values at once. Other values, and those that numpy would convert too leniently, are read element
+by element, as in TensorFlow Serving, for an exact error.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tfserving.serving.embedded.rest.json_text import TINY, flush_denormals, sho
 _FLOATS = ("float32", "float64")
 _LARGEST = {name: float(np.finfo(name).max) for name in _FLOATS}
 _LISTS, _ONLY_FLOATS = {list}, {float}
-# Up to so many numbers Python is faster than numpy.
+# Up to this many numbers Python is faster than numpy.
 _FEW = 256
-# The real server reads these through a 32-bit integer, so they wrap.
+# TensorFlow Serving reads these as 32-bit integers, so they wrap.
 _NARROW = ("int8", "int16", "uint8")
 _INTEGERS = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63), "uint32": (0, 2**32), "uint64": (0, 2**64)}
 _INTEGERS.update(dict.fromkeys(_NARROW, _INTEGERS["int32"]))
@@ -37,16 +37,16 @@ _WHITE = re.compile(r"[ \t\n\v\f\r]")
 
 
 def read_tensor(name: str, value: Any, spec: TensorSpec, most_nested: int = 0) -> Array:
-    """The array that `value` means for the input called `name`, nested in at most `most_nested` arrays; 0: any number.
+    """Converts `value` to the array of the input `name`. It can be nested in `most_nested` arrays; 0: any number.
 
-    Raises RequestError: INVALID_ARGUMENT, or UNIMPLEMENTED for an element type that JSON can't carry.
+    Raises RequestError: INVALID_ARGUMENT, or UNIMPLEMENTED for an element type without a JSON format.
     """
     array = read_regular(value, spec.dtype)
     return array if array is not None else _read_each(name, value, spec, most_nested)
 
 
 def read_regular(value: Any, dtype: DType | None) -> Array | None:
-    """The array as numpy converts `value`, when that is exactly what it means; else None."""
+    """Converts `value` with numpy, if the result is exactly right; else returns None."""
     if dtype is None or dtype is STRING or not isinstance(value, list):
         return None
     try:
@@ -58,14 +58,14 @@ def read_regular(value: Any, dtype: DType | None) -> Array | None:
         return None
     if dtype.name == "bool":
         return array if array.dtype.kind == "b" else None
-    # numpy makes numbers of booleans that stand among numbers.
+    # numpy converts booleans among numbers to numbers.
     if array.dtype.kind not in "iuf" or _has_booleans(value):
         return None
     return convert(array, dtype)
 
 
 def _read_few(value: list[Any], dtype: DType) -> Array | None:
-    """The array of a few floats that all are what `dtype` has, which takes a third of the time; else None.
+    """Converts a few floats that are all in the range of `dtype`, in a third of the time; else returns None.
 
     Raises ValueError when numpy can't convert them.
     """
@@ -86,14 +86,14 @@ def _read_few(value: list[Any], dtype: DType) -> Array | None:
 
 
 def is_base64(value: Any) -> bool:
-    """Whether `value` is `{"b64": "..."}`, a string in disguise."""
+    """Returns whether `value` is `{"b64": "..."}`, an encoded string."""
     if not isinstance(value, dict) or len(value) != 1 or not isinstance(value.get("b64"), (str, bytes)):
         return False
     return not isinstance(value, Members) or len(value.all) == 1
 
 
 def read_base64(value: dict[Any, Any]) -> bytes:
-    """The bytes that `{"b64": "..."}` holds. Raises RequestError INVALID_ARGUMENT for anything else."""
+    """Returns the bytes of `{"b64": "..."}`. Raises RequestError INVALID_ARGUMENT for anything else."""
     if not is_base64(value):
         raise _invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
     text = value["b64"]
@@ -106,13 +106,13 @@ def read_base64(value: dict[Any, Any]) -> bytes:
         raise _invalid("Unable to base64 decode") from None
 
 
-def wants(name: str, spec: TensorSpec) -> str:
-    """What an input has to be, for an error."""
-    return f"inputs[{name!r}] has to be {spec}"
+def expectation(name: str, spec: TensorSpec) -> str:
+    """Describes the expected input, for an error."""
+    return f"expected {spec} for inputs[{name!r}]"
 
 
 def convert(array: Array, dtype: DType) -> Array | None:
-    """Numbers as they come from JSON in the type `dtype`; None when it hasn't all of them."""
+    """Converts numbers from JSON to `dtype`; returns None when one is out of its range."""
     if dtype.name in _FLOATS:
         with np.errstate(over="ignore"):
             return flush_denormals(array.astype(dtype.numpy))
@@ -137,14 +137,14 @@ def _read_each(name: str, value: Any, spec: TensorSpec, most_nested: int) -> Any
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
-    # What numpy converts is never that deep.
+    # Values that numpy converts are never that deep.
     if 0 < most_nested < len(shape):
         raise _invalid(f"inputs[{name!r}] is nested in {len(shape)} arrays; at most {most_nested} are allowed")
     values = [_element(name, item, spec) for item in _leaves(name, value, shape, spec)]
     dtype = spec.dtype.numpy if spec.dtype else np.dtype(object)
     array = np.empty(len(values), dtype)
     with np.errstate(over="ignore"):
-        # A narrow integer wraps, which numpy does from a wider array but not from a Python int.
+        # Narrow integers wrap. numpy does that for a wider array, but not for a Python int.
         array[:] = np.array(values, np.int64) if spec.dtype and spec.dtype.name in _NARROW else values
     if len(shape) > NUMPYS_MOST:
         return Deep(flush_denormals(array), tuple(shape))
@@ -152,27 +152,27 @@ def _read_each(name: str, value: Any, spec: TensorSpec, most_nested: int) -> Any
 
 
 def _leaves(name: str, value: Any, shape: list[int], spec: TensorSpec) -> Iterator[Any]:
-    """The scalars of `value`, checked to stand where `shape` says."""
+    """Yields the scalars of `value`, and checks that all are at the depth of `shape`."""
     waiting = [(value, 0)]
     while waiting:
         item, level = waiting.pop()
         if isinstance(item, list):
             if level >= len(shape):
                 text = f"Encountered list at unexpected level: {level} expected < {len(shape)}"
-                raise _invalid(text, wants(name, spec))
+                raise _invalid(text, expectation(name, spec))
             if len(item) != shape[level]:
                 text = f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: "
-                raise _invalid(f"{text}{shape[level]}", wants(name, spec))
+                raise _invalid(f"{text}{shape[level]}", expectation(name, spec))
             waiting.extend((element, level + 1) for element in reversed(item))
         elif level != len(shape):
             text = f"JSON Value: {show(item)} found at incorrect level: {level + 1} in the JSON DOM. "
-            raise _invalid(f"{text}Expected at level: {len(shape)}", wants(name, spec))
+            raise _invalid(f"{text}Expected at level: {len(shape)}", expectation(name, spec))
         else:
             yield item
 
 
 def _element(name: str, value: Any, spec: TensorSpec) -> Any:
-    """One scalar of a tensor, checked against its type."""
+    """Returns one scalar of a tensor, checked against its type."""
     dtype = spec.dtype
     if dtype is STRING and isinstance(value, (str, bytes)):
         return value.encode() if isinstance(value, str) else value
@@ -180,15 +180,15 @@ def _element(name: str, value: Any, spec: TensorSpec) -> Any:
         return read_base64(value)
     if not isinstance(value, dict) and not _carried(dtype):
         text = f"Conversion of JSON Value: {show(value)} to type: {runtime_name(dtype)}"
-        raise RequestError(Code.UNIMPLEMENTED, text, wants(name, spec))
+        raise RequestError(Code.UNIMPLEMENTED, text, expectation(name, spec))
     if dtype is None or not _fits(value, dtype):
         text = f"JSON Value: {show(value)} Type: {_json_type(value)} is not of expected type: {runtime_name(dtype)}"
-        raise _invalid(text, wants(name, spec))
+        raise _invalid(text, expectation(name, spec))
     return value
 
 
 def _carried(dtype: DType | None) -> bool:
-    """Whether JSON has values of `dtype`; half, bfloat16, uint16 and complex are the ones it hasn't."""
+    """Returns whether `dtype` has a JSON format. half, bfloat16, uint16 and complex have none."""
     return dtype is not None and (dtype.name in (*_FLOATS, "bool", "string") or dtype.name in _INTEGERS)
 
 

@@ -1,4 +1,4 @@
-"""JSON text as TensorFlow Serving writes it: numbers, strings, and values that an error shows."""
+"""JSON text in the format of TensorFlow Serving: numbers, strings, and values in errors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import numpy as np
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.rest.json_parser import members_of
 
-# An error stops showing a value after the token that passes so many bytes, and cuts a string.
+# An error cuts a value after the token that exceeds this many bytes, and cuts long strings.
 LONGEST_SHOWN = 256
 LONGEST_STRING = 2**14
-# How many numbers become text in one call, in which no other thread gets its turn.
+# The numbers that are converted in one call, during which no other thread runs.
 _AT_ONCE = 2**14
 
 _SPECIAL = re.compile(rb'[\x00-\x1f"\\]')
 _SHORT = {b'"': b'\\"', b"\\": b"\\\\", b"\b": b"\\b", b"\f": b"\\f", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t"}
 _NOT_FINITE = {b"nan": b"NaN", b"-nan": b"NaN", b"inf": b"Infinity", b"-inf": b"-Infinity"}
 _FLOAT32 = np.dtype(np.float32)
-# The smallest numbers that are no denormals.
+# The smallest normal numbers.
 TINY = {np.dtype(kind): float(np.finfo(kind).tiny) for kind in (np.float16, np.float32, np.float64)}
 
 
 def quote(text: str | bytes) -> bytes:
-    """`text` as a JSON string; bytes that are not UTF-8 pass through as they are."""
+    """Returns `text` as a JSON string. Bytes that are not UTF-8 stay unchanged."""
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     return b'"' + _SPECIAL.sub(_escape, data) + b'"'
 
@@ -39,7 +39,7 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 def float_texts(values: Array) -> list[bytes]:
-    """Every element of a float32 or float64 array, in order: six digits if they mean the same number, else all of them.
+    """Returns the text of each element of a float array: six digits if they are exact, else all digits.
 
     https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/util/json_tensor.cc
     """
@@ -52,7 +52,7 @@ def float_texts(values: Array) -> list[bytes]:
 def _float_texts(flat: Array) -> list[bytes]:
     numbers = flat.tolist()
     text = b"%.6g " * len(numbers) % tuple(numbers)
-    # Looking for denormals takes longer. Their exponents have these digits.
+    # A search for denormals takes longer. Their exponents have these digits.
     if (b"e-3" in text or b"e-4" in text) and (flushed := flush_denormals(flat)) is not flat:
         return _float_texts(flushed)
     texts = text.split()
@@ -68,21 +68,21 @@ def _float_texts(flat: Array) -> list[bytes]:
 
 
 def flush_denormals(values: Array) -> Array:
-    """`values` with denormal floats made zero, of the same sign; its threads for REST run that way."""
+    """Returns `values` with denormal floats as zero of the same sign, as TensorFlow Serving's REST threads do."""
     tiny = TINY.get(values.dtype)
     if tiny is None:
         return values
-    # In nearly all arrays there are none. Counting takes a fifth of the time of finding them.
+    # Nearly all arrays have none. Counting takes a fifth of the time of finding them.
     size = np.abs(values)
     if np.count_nonzero(size >= tiny) + np.count_nonzero(size == 0) == size.size:
         return values
     denormal = (size < tiny) & (size != 0)
-    # It may have been NaN.
+    # A NaN also changes the count.
     return np.where(denormal, np.copysign(values.dtype.type(0), values), values) if denormal.any() else values
 
 
 def show(value: Any) -> str:
-    """`value` as an error shows it: indented objects, arrays on one line, cut after LONGEST_SHOWN bytes."""
+    """Returns `value` for an error: indented objects, arrays on one line, cut after LONGEST_SHOWN bytes."""
     shown = bytearray()
     for token in _tokens(value):
         shown += token
@@ -92,7 +92,7 @@ def show(value: Any) -> str:
 
 
 def _tokens(value: Any) -> Iterator[bytes]:
-    """The text of `value`, token by token; nothing follows a number that JSON has no text for."""
+    """Yields the text of `value`, token by token. It ends at a number without a JSON text."""
     waiting: list[Any] = [value]
     level = 0
     while waiting:
@@ -143,7 +143,7 @@ def _scalar(value: Any) -> bytes:
 
 
 def _shortest(value: float) -> bytes:
-    """The fewest digits that mean `value`, placed as RapidJSON places them: 100.0, 0.00001, 1e39, 1.5e-7."""
+    """Returns the shortest digits of `value` in RapidJSON's format: 100.0, 0.00001, 1e39, 1.5e-7."""
     sign = "-" if math.copysign(1, value) < 0 else ""
     mantissa, _, exponent = f"{abs(value)!r}".partition("e")
     whole, _, fraction = mantissa.partition(".")

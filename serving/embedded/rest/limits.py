@@ -1,4 +1,4 @@
-"""What the clients of REST may send and keep, and for how long."""
+"""The limits of REST clients: sizes, counts and times."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass, fields
 
 from tfserving.serving.embedded.flags import Flags
 
-# Bodies up to this size are not counted: what a connection may have in its buffers anyway.
+# Bodies up to this size are not counted. Each connection may have as much in its buffers.
 SMALL = 2**16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in bytes and times in seconds; infinite is no limit.
+    """Sizes in bytes and times in seconds; infinity is no limit.
 
     `head_bytes` is the largest request line with its headers, `body_bytes` the largest body. All bodies together have
-    at most `held_bytes`. A head has to be there after `head_seconds`, the next part of a body after `read_seconds`, a
-    whole body after `body_seconds`. A client takes the next part of an answer within `send_seconds`, the whole of it
-    within `body_seconds`. A connection without a request stays `idle_seconds`.
+    at most `held_bytes`. A head must arrive within `head_seconds`, the next part of a body within `read_seconds`, and a
+    whole body within `body_seconds`. A client must read the next part of a response within `send_seconds`, and the
+    whole response within `body_seconds`. A connection without a request stays open for `idle_seconds`.
     """
 
     head_bytes: float = 2**15
@@ -35,18 +35,18 @@ class Limits:
     response_seconds: float = math.inf
 
     def tick(self) -> float:
-        """How often connections have to be looked at: four times in the shortest time, at least once a second."""
+        """Returns the seconds between checks of connections: a quarter of the shortest time, at most 1."""
         seconds = [getattr(self, field.name) for field in fields(self) if field.name.endswith("_seconds")]
         return min(1.0, max(0.01, float(min(seconds)) / 4))
 
 
 def read_limits(flags: Flags) -> Limits:
-    """What the flags say. Half of the files that the process may open are left to gRPC and to models."""
+    """Returns the limits of the flags. Half of the files that the process can open are left to gRPC and models."""
     largest = flags.max_body_bytes or math.inf
     return Limits(
         head_bytes=flags.rest_api_max_header_bytes or math.inf,
         body_bytes=largest,
-        # There is room for one body, however large it may be.
+        # There is room for at least one body of the largest size.
         held_bytes=max(flags.rest_api_max_buffered_bytes or math.inf, largest),
         connections=min(flags.rest_api_max_connections or math.inf, _open_files() // 2),
         head_seconds=_seconds(flags.rest_api_header_timeout_in_ms),
@@ -63,7 +63,7 @@ def _seconds(milliseconds: int) -> float:
 
 
 def _open_files() -> float:
-    """How many files this process may open: as many as it is allowed to allow itself."""
+    """Raises the limit of open files to the hard limit; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -71,10 +71,10 @@ def _open_files() -> float:
 
 
 class Held:
-    """How many bytes of bodies there are, of requests and answers.
+    """Counts the bytes of request and response bodies in memory.
 
-    Some wait for their client, which sends the rest of a request or takes an answer when it likes. When there are more
-    than `most` bytes those that have waited longest are given up, so that slow clients can't keep others out.
+    Some bodies wait for their client to send the rest or to read. Beyond `most` bytes, those that have waited longest
+    are dropped, so slow clients can't block others.
     """
 
     def __init__(self, most: float) -> None:
@@ -83,7 +83,7 @@ class Held:
         self._waiting: dict[Callable[[], None], int] = {}
 
     def wait(self, give_up: Callable[[], None], size: int) -> bool:
-        """Counts `size` bytes, now, of a client whose bytes `give_up` drops. False: there is no room for them."""
+        """Counts `size` bytes of a client; `give_up` drops them. Returns False when there is no room for them."""
         self._total += size - self._waiting.get(give_up, 0)
         self._waiting[give_up] = size
         while self._total > self._most:
@@ -95,13 +95,13 @@ class Held:
         return True
 
     def leave(self, give_up: Callable[[], None]) -> None:
-        """Forgets a client's bytes."""
+        """Removes a client's bytes from the count."""
         self._total -= self._waiting.pop(give_up, 0)
 
     def keep(self, give_up: Callable[[], None]) -> int:
-        """Goes on counting the bytes of a client, which nobody gives up any more; how many they are, for `free`."""
+        """Keeps counting the bytes of a client, but no longer drops them; returns the number, for `free`."""
         return self._waiting.pop(give_up, 0)
 
     def free(self, size: int) -> None:
-        """Forgets bytes that were kept."""
+        """Removes kept bytes from the count."""
         self._total -= size

@@ -1,10 +1,10 @@
-"""The predict request that most people send, `{"instances": [[1.5, …], …]}` of numbers alone, read in one go.
+"""A fast path for the most common predict request, `{"instances": [[1.5, …], …]}` with only numbers.
 
-simdjson reads all numbers into one buffer, whatever lists they stand in: https://github.com/simdjson/simdjson. That is
-several times as fast as making a Python object of each. The lists' shape comes from the brackets and commas between
-the numbers. Whatever is not as plain as that, or not right, is left to `json_parser` and `predict_request`.
+simdjson reads all numbers into one buffer, independent of the lists: https://github.com/simdjson/simdjson. That is
+several times as fast as creating a Python object for each. The shape follows from the brackets and commas between the
+numbers. All other requests, and invalid ones, are left to `json_parser` and `predict_request`.
 
-Most of the time goes into memory that is fresh from the operating system, so simdjson's is kept for the next request.
+Most of the time would go into new memory from the operating system, so simdjson's memory is kept for the next request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tfserving.foundation.tensors import Array, DType
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
 from tfserving.serving.embedded.rest.json_tensor import convert
 
-# Nobody writes more white space, and a pattern that takes any number of it would be tried from each of its positions.
+# A limit, because an unlimited pattern would be tried from each position of the white space.
 _WHITE = rb"[ \t\n\r]{0,256}"
 _NAME = rb'"signature_name"' + _WHITE + rb":" + _WHITE + rb'"([^"\\\x00-\x1f]{0,1024})"' + _WHITE
 _HEAD = re.compile(
@@ -30,21 +30,21 @@ _HEAD = re.compile(
 )
 _TAIL = re.compile(_WHITE + rb"(?:," + _WHITE + _NAME + rb")?\}" + _WHITE)
 _IN_NUMBERS = b"0123456789+-.eE \t\n\r"
-# More than that is left to those who know what to do beyond numpy's 64.
+# Deeper lists are left to the code that handles more than numpy's 64 dimensions.
 _DEEPEST = 32
-# How much of a large request is parsed at a time. It also bounds what is kept: some ten times as much, as a rule less.
+# The bytes of a large request that are parsed at a time. The memory that is kept is at most some ten times as much.
 _PART = 2**22
-# Below this every integer is a double.
+# Below this a double represents every integer exactly.
 _EXACT = 2.0**53
 
-# Python runs nothing else while simdjson parses, so there is no use in more than one.
+# Python runs no other thread while simdjson parses, so one parser is enough.
 _parser = simdjson.Parser()
 _parsing = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A request of numbers in lists: for which signature, in rows or in columns, and where in the body they are."""
+    """A request of numbers in lists: its signature, its format, and the range of the lists in the body."""
 
     signature: str
     in_rows: bool
@@ -53,7 +53,7 @@ class Plain:
     end: int
 
     def read(self, dtype: DType | None) -> Array | None:
-        """The numbers as an array of `dtype`; None when they are no such array, for whatever reason."""
+        """Returns the numbers as an array of `dtype`; None when that is not possible."""
         kind = dtype.numpy.kind if dtype else ""
         if dtype is None or kind not in "fiu":
             return None
@@ -69,9 +69,9 @@ class Plain:
         return None if numbers is None else numbers.reshape(shape)
 
     def _numbers(self, dtype: DType, count: int) -> Array | None:
-        """The `count` numbers, part by part: simdjson takes many times the room of what it parses.
+        """Returns the `count` numbers, parsed in parts, since simdjson takes many times the memory of its input.
 
-        Raises ValueError, TypeError or RuntimeError when they are no numbers.
+        Raises ValueError, TypeError or RuntimeError when they are not numbers.
         """
         body, start, stop = self.body, self.start, self.end
         if stop - start <= _PART:
@@ -83,7 +83,7 @@ class Plain:
             end = body.find(b",", start + _PART, stop)
             part = body[start : end if end >= 0 else stop]
             lists = part.translate(None, _IN_NUMBERS)
-            # The lists that a part is in are opened before it, and closed after it.
+            # Adds the brackets of the lists around the part.
             before, depth = depth, depth + lists.count(b"[") - lists.count(b"]")
             if depth < 0:
                 return None
@@ -97,10 +97,10 @@ class Plain:
 
 
 def _parse(text: bytes, dtype: DType, name: str = "") -> Array | None:
-    """The numbers in the lists of a JSON document, or of its member `name`; None when they are none of `dtype`."""
+    """Returns the numbers in a JSON document of lists, or in its member `name`; None when `dtype` can't hold them."""
     is_float = dtype.numpy.kind == "f"
     with _parsing:
-        # simdjson has no types.
+        # simdjson has no type hints.
         parsed: Any = None
         try:
             parsed = _parser.parse(text)
@@ -108,7 +108,7 @@ def _parse(text: bytes, dtype: DType, name: str = "") -> Array | None:
                 parsed = parsed[name]
             buffer = parsed.as_buffer(of_type="d" if is_float else "i")
         finally:
-            # The parser has one document at a time.
+            # The parser allows one document at a time.
             del parsed
     numbers = np.frombuffer(buffer, np.float64 if is_float else np.int64)
     if is_float and len(numbers) and max(numbers.max(), -numbers.min()) >= _EXACT:
@@ -117,7 +117,7 @@ def _parse(text: bytes, dtype: DType, name: str = "") -> Array | None:
 
 
 def read_plain(body: bytes) -> Plain | None:
-    """What `body` says, if it looks like a request of numbers in lists."""
+    """Returns the request in `body`, if it looks like numbers in lists; else None."""
     head = _HEAD.match(body)
     end = body.rfind(b"]") + 1
     if head is None or end <= head.end():
@@ -133,19 +133,19 @@ def read_plain(body: bytes) -> Plain | None:
 
 
 def _shape(lists: bytes) -> tuple[int, ...] | None:
-    """The shape of `lists`, text without its numbers, if all that stand beside each other have the same.
+    """Returns the shape of `lists`, a text without its numbers, if it is regular; else None.
 
-    An empty list looks like one of a single number here.
+    An empty list looks like a list of one number here.
     """
     depth = len(lists) - len(lists.lstrip(b"["))
     if not 0 < depth <= _DEEPEST:
         return None
     shape: list[int] = []
-    # The text of one list of the level before, but for the brackets of `wraps` levels that hold one list each.
+    # The text of one list of the previous level, without the brackets of `wraps` levels that contain one list each.
     one = b""
     wraps = at = 0
     for level in range(1, depth + 1):
-        # Where the first list of this level ends: nowhere before do so many lists end. All lists end in the end.
+        # The end of the first list of this level, where this many lists end for the first time.
         at = lists.find(b"]" * level, at) if level < depth else len(lists) - depth
         size = at + level - (depth - level)
         count = (size - 1) // (len(one) + 2 * wraps + 1)
@@ -156,7 +156,7 @@ def _shape(lists: bytes) -> tuple[int, ...] | None:
             wraps += 1
             continue
         one = b"[" * wraps + one + b"]" * wraps
-        # bytes.join would take eighty bytes for each.
+        # bytes.join would take eighty bytes for each element.
         one = b"[" + (one + b",") * (count - 1) + one + b"]"
         wraps = 0
         if len(one) > len(lists):

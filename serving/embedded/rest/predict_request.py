@@ -1,7 +1,7 @@
-"""What a REST predict request says: its JSON document becomes arrays.
+"""Converts the JSON document of a REST predict request to arrays.
 
-Row format is a list under `instances`, one element a row: plain values when there is one input, else objects that name
-every input. Columnar format is one value under `inputs`, or an object that names them.
+Row format is a list under `instances`, one element a row: plain values for a single input, else objects with every
+input. Columnar format is one value under `inputs`, or an object of inputs by name.
 https://www.tensorflow.org/tfx/serving/api_rest#predict_api
 """
 
@@ -16,14 +16,14 @@ from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.deep import NUMPYS_MOST, Deep
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE, TensorSpec
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.rest.json_tensor import is_base64, read_regular, read_tensor, wants
+from tfserving.serving.embedded.rest.json_tensor import expectation, is_base64, read_regular, read_tensor
 from tfserving.serving.embedded.rest.json_text import show
 
 Inputs = Mapping[str, TensorSpec]
 
 
 def signature_name(document: Any) -> str:
-    """The signature that a request names, or the default one. Raises RequestError for what is no request at all."""
+    """Returns the signature of a request, or the default one. Raises RequestError for an invalid document."""
     if not isinstance(document, dict):
         raise _invalid(f"JSON Value: {show(document)} Is not object")
     name = document.get("signature_name", "")
@@ -36,10 +36,10 @@ def signature_name(document: Any) -> str:
 
 
 def read_inputs(document: dict[Any, Any], inputs: Inputs, most_nested: int = 0) -> tuple[dict[str, Array], bool]:
-    """The arrays of a request by input name, and whether it is in row format.
+    """Returns the arrays of a request by input name, and whether it is in row format.
 
-    A tensor, of each row in row format, may be nested in `most_nested` arrays; 0 is no limit.
-    Raises RequestError: INVALID_ARGUMENT, or UNIMPLEMENTED for an element type that JSON can't carry.
+    A tensor, in row format that of each row, can be nested in `most_nested` arrays; 0 is no limit.
+    Raises RequestError: INVALID_ARGUMENT, or UNIMPLEMENTED for an element type without a JSON format.
     """
     if "instances" in document and "inputs" in document:
         text = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
@@ -52,9 +52,9 @@ def read_inputs(document: dict[Any, Any], inputs: Inputs, most_nested: int = 0) 
 
 
 def complete_empty(arrays: Mapping[str, Array], inputs: Inputs) -> dict[str, Array]:
-    """`arrays`, those without elements in the shape that their input has beyond the dimensions that JSON could say.
+    """Returns `arrays`; empty ones get the remaining dimensions of their input.
 
-    The lists of JSON end at the first empty one: `[]` is all that there is for a batch of no rows, of any shape.
+    JSON lists can't express dimensions beyond the first empty list: a batch of no rows is `[]` for any shape.
     """
     return {name: _complete(array, inputs[name]) for name, array in arrays.items()}
 
@@ -89,7 +89,7 @@ def _rows(document: dict[Any, Any], inputs: Inputs, most_nested: int) -> dict[st
 
 
 def _read_regular_rows(rows: list[Any], inputs: Inputs, *, named: bool) -> dict[str, Array] | None:
-    """The rows as numpy converts them; None when they have to be read one by one."""
+    """Returns the rows as numpy converts them; None when they must be read one by one."""
     if not named:
         columns = dict.fromkeys(inputs, rows)
     elif all(isinstance(row, dict) and row.keys() == inputs.keys() for row in rows):
@@ -140,10 +140,12 @@ def _add_row(
         array = read_tensor(name, value, inputs[name], most_nested)
         first = tensors[name][0] if tensors[name] else array
         if array.size != first.size:
-            raise _invalid(f"Expecting tensor size: {first.size} but got: {array.size}", wants(name, inputs[name]))
+            raise _invalid(
+                f"Expecting tensor size: {first.size} but got: {array.size}", expectation(name, inputs[name])
+            )
         if array.shape != first.shape:
             text = f"Expecting shape {_shape(first)} but got: {_shape(array)}"
-            raise _invalid(text, wants(name, inputs[name]))
+            raise _invalid(text, expectation(name, inputs[name]))
         tensors[name].append(array)
     except RequestError as error:
         text = f"{where} of 'instances' list. Error: {error.code.name}: {error.text}"
@@ -164,7 +166,7 @@ def _shape(array: Array) -> str:
 
 
 def _all_wanted(inputs: Inputs) -> str:
-    return "the inputs are " + ", ".join(f"{name!r}: {spec}" for name, spec in inputs.items())
+    return "expected inputs: " + ", ".join(f"{name!r}: {spec}" for name, spec in inputs.items())
 
 
 def _invalid(text: str, explanation: str = "") -> RequestError:

@@ -1,4 +1,4 @@
-"""Who has sent a request that came through proxies."""
+"""The sender of a request that came through proxies."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
 def read_networks(listed: str) -> Networks:
-    """The addresses and networks in a list with commas. Raises ValueError for what is neither."""
+    """Returns the addresses and networks in a list with commas. Raises ValueError for other entries."""
     return [ipaddress.ip_network(part.strip()) for part in listed.split(",") if part.strip()]
 
 
 def sender(peer: str, forwarded: bytes, proxies: Networks) -> str:
-    """The last address in `forwarded`, an X-Forwarded-For header, that is no proxy; `peer` if that is none itself.
+    """Returns the last address in `forwarded`, an X-Forwarded-For header, that isn't a proxy; `peer` if that isn't one.
 
-    Every proxy adds who it got the request from; what stands before that may be anybody's invention.
+    Every proxy appends the address of its client. Entries before those of trusted proxies may be forged.
     """
     found = peer
     host = peer.rpartition(":")[0].strip("[]")

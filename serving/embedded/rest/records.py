@@ -1,4 +1,4 @@
-"""REST requests and their answers as PredictionLog records, for the request log."""
+"""REST requests and responses as PredictionLog records, for the request log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfserving.serving.embedded.core.examples import Classifications
 
 
 def log_predict(signature: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array], record: Any) -> None:
-    """Fills a record for a predict request that came over REST."""
+    """Fills a record for a REST predict request."""
     part = record.predict_log
     for spec in (part.request.model_spec, part.response.model_spec):
         spec.CopyFrom(record.log_metadata.model_spec)
@@ -28,7 +28,7 @@ def log_predict(signature: str, inputs: Mapping[str, Array], outputs: Mapping[st
 def log_examples(
     signature: str, verb: str, examples: Sequence[bytes], result: Classifications | Array, record: Any
 ) -> None:
-    """Fills a record for a classify or regress request that came over REST."""
+    """Fills a record for a REST classify or regress request."""
     part = record.classify_log if verb == "classify" else record.regress_log
     part.request.model_spec.name = part.response.model_spec.name = record.log_metadata.model_spec.name
     part.request.model_spec.signature_name = part.response.model_spec.signature_name = signature
@@ -39,12 +39,12 @@ def log_examples(
 
 
 def size_of(*tensors: Mapping[str, Array]) -> int:
-    """About how many bytes the values of a request and its response take."""
+    """Returns the approximate size of the values of a request and its response, in bytes."""
     return sum(_size(array) for named in tensors for array in named.values())
 
 
 def size_of_examples(examples: Sequence[bytes], result: Classifications | Array) -> int:
-    """About how many bytes the examples of a request and its response take."""
+    """Returns the approximate size of the examples of a request and its response, in bytes."""
     arrays = (result.labels, result.scores) if isinstance(result, Classifications) else (result,)
     return sum(map(len, examples)) + sum(_size(array) for array in arrays if array is not None)
 

@@ -1,4 +1,4 @@
-"""REST answers, laid out as TensorFlow Serving lays them out."""
+"""REST responses, in the layout of TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.rest.http import RefusedError, Response
 from tfserving.serving.embedded.rest.json_text import float_texts, quote
 
-# A string output with this at the end of its name is answered in base64.
+# A string output whose name ends with this is returned in base64.
 BASE64_SUFFIX = "_bytes"
 INDENT = b"    "
-# An error text contains names and values that were sent. The real server has no limit; its own texts are shorter.
+# An error text contains names and values from the request. TensorFlow Serving has no limit; its texts are shorter.
 LONGEST_ERROR = 2**14
-# How many elements are made text at a time.
+# The number of elements that are converted to text at a time.
 BLOCK = 2**14
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def error(text: str) -> bytes:
-    """The body of every error. A text that is too long is cut, as over gRPC, where the limit is 1024."""
+    """Returns the body of an error. A text that is too long is cut, as over gRPC, where the limit is 1024."""
     if len(text) > LONGEST_ERROR:
         text = text[:LONGEST_ERROR] + "...TRUNCATED"
     return b'{\n    "error": ' + quote(text) + b"\n}"
 
 
 def refusal(reason: RefusedError) -> Response:
-    """What the client of a request gets that was refused."""
+    """Returns the response to a refused request."""
     return reason.page or Response(reason.status, error(reason.text))
 
 
 def columns(outputs: Mapping[str, Array]) -> bytes:
-    """Columnar format: one value under `outputs`, or an object that names several."""
+    """Returns the columnar format: one value under `outputs`, or an object of several by name."""
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
         return b'{\n    "outputs": ' + _indented(name, array, 1) + b"\n}"
@@ -52,9 +52,9 @@ def columns(outputs: Mapping[str, Array]) -> bytes:
 
 
 def rows(outputs: Mapping[str, Array]) -> bytes:
-    """Row format: a list under `predictions`, of plain values or of objects that name several outputs.
+    """Returns the row format: a list under `predictions`, of plain values or of objects with several outputs.
 
-    Raises RequestError for an output without a batch dimension, or with another size of it than the others.
+    Raises RequestError for an output without a batch dimension, or with a batch size that differs from the others.
     """
     batch = _batch_size(outputs)
     if not batch:
@@ -74,7 +74,7 @@ def rows(outputs: Mapping[str, Array]) -> bytes:
 
 
 def classifications(result: Classifications) -> bytes:
-    """What classify answers: for each example a list of its classes, label and score."""
+    """Returns the response of classify: for each example a list of classes, label and score."""
     scores = iter(float_texts(np.array([score for row in result.rows() for _, score in row], np.float32)))
     texts = (
         b"[" + b", ".join(b"[" + quote(label) + b", " + next(scores) + b"]" for label, _ in row) + b"]"
@@ -84,12 +84,12 @@ def classifications(result: Classifications) -> bytes:
 
 
 def regressions(result: Array) -> bytes:
-    """What regress answers: a value for each example."""
+    """Returns the response of regress: a value for each example."""
     return b'{\n    "results": [' + b", ".join(float_texts(result)) + b"]\n}"
 
 
 def statuses(found: Iterable[Status], *, explain: bool) -> bytes:
-    """The status of versions, as protobuf's JSON."""
+    """Returns the status of versions, as protobuf's JSON."""
     entries = [
         {
             "version": str(status.version),
@@ -105,13 +105,13 @@ def statuses(found: Iterable[Status], *, explain: bool) -> bytes:
 
 
 def models(available: Mapping[str, list[int]]) -> bytes:
-    """Every model with its available versions, which TensorFlow Serving can't list."""
+    """Returns all models with their available versions. TensorFlow Serving has no such list."""
     listed = [{"name": name, "versions": [str(number) for number in versions]} for name, versions in available.items()]
     return _proto_json({"models": listed})
 
 
 def metadata(model: str, version: int, definitions: Any) -> bytes:
-    """A version's signatures, a SignatureDefMap, as protobuf's JSON."""
+    """Returns a version's signatures, a SignatureDefMap, as protobuf's JSON."""
     spec = {"name": model, "version": str(version), "signature_name": ""}
     signatures = MessageToDict(definitions, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     return (
@@ -143,12 +143,12 @@ def _batch_size(outputs: Mapping[str, Array]) -> int:
 
 
 def _step(size: int) -> int:
-    """How many rows of `size` elements are made text at a time."""
+    """Returns the number of rows of `size` elements that are converted to text at a time."""
     return max(1, BLOCK // max(1, size))
 
 
 def _named_rows(outputs: Mapping[str, Array]) -> bytes:
-    """The rows of several outputs, each an object."""
+    """Returns the rows of several outputs, each an object."""
     texts = [[quote(name) + b": " + text for text in _row_texts(name, array, 3)] for name, array in outputs.items()]
     inner, outer = b"\n" + INDENT * 3, b"\n" + INDENT * 2
     objects = (b"{" + inner + (b"," + inner).join(members) + outer + b"}" for members in zip(*texts, strict=True))
@@ -156,7 +156,7 @@ def _named_rows(outputs: Mapping[str, Array]) -> bytes:
 
 
 def _row_list(name: str, array: Array, level: int) -> bytes:
-    """The rows' texts with commas between them. `level` is how deep the rows stand."""
+    """Returns the texts of the rows, joined by commas. `level` is the indentation level of the rows."""
     if not _large(array):
         return b", ".join(_row_texts(name, array, level))
     step = _step(array.size // len(array))
@@ -164,12 +164,12 @@ def _row_list(name: str, array: Array, level: int) -> bytes:
 
 
 def _large(array: Array) -> bool:
-    """Whether an array is made text in parts: the texts of all its elements would take many times its own size."""
+    """Returns whether an array is converted in parts: the texts of all elements would take many times its size."""
     return array.size > BLOCK and isinstance(array, np.ndarray)
 
 
 def _row_texts(name: str, array: Array, level: int) -> list[bytes]:
-    """The text of each row, arrays on one line. `level` is how deep the rows stand."""
+    """Returns the text of each row, arrays on one line. `level` is the indentation level of the rows."""
     if _large(array) and array.size > BLOCK * len(array):
         return [b"[" + _row_list(name, row, level + 1) + b"]" for row in array]
     texts = _element_texts(name, array, level + array.ndim - 1)
@@ -179,7 +179,7 @@ def _row_texts(name: str, array: Array, level: int) -> list[bytes]:
 
 
 def _indented(name: str, array: Array, level: int) -> bytes:
-    """The text of a whole tensor that stands `level` deep, one element a line."""
+    """Returns the text of a whole tensor at indentation level `level`, one element a line."""
     if _large(array):
         inner, outer = b"\n" + INDENT * (level + 1), b"\n" + INDENT * level
         if array.size > BLOCK * len(array):
@@ -187,7 +187,7 @@ def _indented(name: str, array: Array, level: int) -> bytes:
         else:
             step = _step(array.size // len(array))
             texts = [_indented(name, array[at : at + step], level) for at in range(0, len(array), step)]
-            # Without the brackets of each.
+            # Without the brackets of each part.
             texts = [text[len(inner) + 1 : -len(outer) - 1] for text in texts]
         return b"[" + inner + (b"," + inner).join(texts) + outer + b"]"
     texts = _element_texts(name, array, level + array.ndim)
@@ -201,7 +201,7 @@ def _indented(name: str, array: Array, level: int) -> bytes:
 
 
 def _groups(texts: list[bytes], shape: tuple[int, ...], depth: int) -> Iterable[list[bytes]]:
-    """`texts` in groups that are the arrays of dimension `depth`."""
+    """Groups `texts` into the arrays of dimension `depth`."""
     size = shape[depth]
     return (texts[index * size : (index + 1) * size] for index in range(prod(shape[:depth])))
 
@@ -220,7 +220,7 @@ def _element_texts(name: str, array: Array, level: int) -> list[bytes]:
     raise RequestError(
         Code.INVALID_ARGUMENT,
         f"Serializing value of type: {runtime_name(dtype_of(array))} is not supported",
-        f"output {name!r} has a type that JSON can't carry; ask for it over gRPC",
+        f"output {name!r} has a type without a JSON format; use gRPC",
     )
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server under the REST face: an event loop in a thread of its own."""
+"""The HTTP server of the REST face: an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DRAIN_TICK_SECONDS = 0.02
 
 
 class RestServer:
-    """Has an application answer what comes over a socket that is bound."""
+    """Serves an application on a bound socket."""
 
     def __init__(
         self, application: Application, claimed: socket.socket, limits: Limits, tls: Tls | None = None
     ) -> None:
-        """With `tls` it speaks HTTPS."""
+        """With `tls` it serves HTTPS."""
         self._socket = claimed
         self._context = tls.context() if tls else None
         self._limits = limits
@@ -37,7 +37,7 @@ class RestServer:
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
 
     def start(self) -> None:
-        """Listens. Raises StartError when somebody else came first."""
+        """Starts to listen. Raises StartError when another process listens already."""
         try:
             self._socket.listen(BACKLOG)
         except OSError as error:
@@ -48,10 +48,10 @@ class RestServer:
         self._thread.start()
 
     def hold(self) -> None:
-        """Connections here are told one by one, with an answer: none has to be kept back."""
+        """Does nothing: each HTTP response can end its connection, so none has to be held back."""
 
-    def refuse(self, grace: float) -> None:  # noqa: ARG002 - nothing ends by this
-        """Takes no more connections. Requests on those that there are go on."""
+    def refuse(self, grace: float) -> None:  # noqa: ARG002 - no request ends by this
+        """Accepts no more connections. Requests on existing ones continue."""
         while not self._opened.wait(_DRAIN_TICK_SECONDS):
             if not self._thread.is_alive():
                 return
@@ -63,9 +63,9 @@ class RestServer:
         asyncio.run_coroutine_threadsafe(close(), self._loop).result()
 
     def finish(self, grace: float) -> int:
-        """Answers what is there with the last answer of its connection; returns then, or after `grace` seconds.
+        """Ends each connection after its present request; waits up to `grace` seconds.
 
-        Returns how many requests are not answered.
+        Returns the number of requests that are not complete.
         """
         self._drain_until = time.monotonic() + grace
         self._loop.call_soon_threadsafe(self._closed.set)

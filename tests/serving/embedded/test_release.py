@@ -37,10 +37,10 @@ def never_run(_flags: Flags) -> int:
         ("2.21.1", "TensorFlow Serving 2.21"),
         ("2.22.0rc0", "TensorFlow Serving 2.22"),
         ("2.22.0-rc1", "TensorFlow Serving 2.22"),
-        ("2.19.1", "TensorFlow Serving 2.20, the oldest release that it knows"),
-        ("2.3.0", "TensorFlow Serving 2.20, the oldest release that it knows"),
-        ("2.23.0.dev20261126", "TensorFlow Serving 2.22, the newest release that it knows"),
-        ("3.0.0", "TensorFlow Serving 2.22, the newest release that it knows"),
+        ("2.19.1", "TensorFlow Serving 2.20, the oldest supported release"),
+        ("2.3.0", "TensorFlow Serving 2.20, the oldest supported release"),
+        ("2.23.0.dev20261126", "TensorFlow Serving 2.22, the newest supported release"),
+        ("3.0.0", "TensorFlow Serving 2.22, the newest supported release"),
     ],
 )
 def test_the_server_behaves_like_the_release_of_its_tensorflow_or_the_nearest_known(tensorflow: str, text: str) -> None:
@@ -79,7 +79,7 @@ def test_the_version_names_the_release_that_it_behaves_like(monkeypatch: pytest.
     done = CliRunner().invoke(command(never_run), ["--version"])
     assert done.exit_code == 0
     assert done.output == (
-        "tfserving.serving.embedded, TensorFlow 2.23.0, as TensorFlow Serving 2.22, the newest release that it knows\n"
+        "tfserving.serving.embedded, TensorFlow 2.23.0, as TensorFlow Serving 2.22, the newest supported release\n"
     )
 
 

@@ -92,5 +92,5 @@ def test_another_platform_is_refused_and_nothing_changes(ask: Asker, reload: Rel
     with pytest.raises(grpc.RpcError) as refused:
         reload.send()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.value.details() == ask.engine.says(text, f"model {name!r} needs model_platform: 'tensorflow'")
+    assert refused.value.details() == ask.engine.says(text, f"model {name!r} requires model_platform: 'tensorflow'")
     assert ask.state("pair", 1) == "AVAILABLE"

@@ -40,7 +40,10 @@ def test_a_taken_port_is_named_with_its_flag(start_command: Start, models: Path,
     assert server.wait() == 1
     (line,) = server.lines
     _, said = line.split(" ", 1)
-    assert said == f"error: --{flag}={taken}: can't listen on port {taken} of 127.0.0.1: Address already in use\n"
+    assert said == (
+        f"error: --{flag}={taken}: can't listen on port {taken} of 127.0.0.1: Address already in use. Stop the process "
+        f"that uses the port, or set another --{flag}\n"
+    )
 
 
 @embedded_only
@@ -181,7 +184,7 @@ def test_a_version_of_whatever_hurts_no_other(start: Start, models: Path, tmp_pa
 @embedded_only
 def test_a_signal_while_a_load_waits_to_be_tried_again_ends_quietly(start_command: Start, models: Path) -> None:
     server = start_command("--model_name=broken", f"--model_base_path={models}/broken")
-    wait_until("a failed load", lambda: server.says("tried again in 60 s, 5 more times"), 120)
+    wait_until("a failed load", lambda: server.says("retrying in 60 s, 5 more times"), 120)
     server.signal(signal.SIGTERM)
 
     assert server.wait(20) == 0
@@ -222,7 +225,7 @@ def test_ports_open_only_when_the_models_are_there(start: Start, models: Path, e
     ("flags", "code", "text"),
     [
         ([], 2, "No model to serve. Set --model_base_path or --model_config_file."),
-        (["--model_base_path=relative"], 2, "--model_base_path=relative: a base path must be absolute"),
+        (["--model_base_path=relative"], 2, "--model_base_path=relative: the path must be absolute"),
         (["--model_config_file=/no/such/file"], 2, "--model_config_file=/no/such/file: No such file or directory"),
     ],
 )
@@ -241,17 +244,17 @@ def test_a_configuration_that_can_not_work_is_refused_before_anything_starts(
 @pytest.mark.parametrize(
     ("seconds", "bases", "text"),
     [
-        (0, ["/no/such/folder"], "model 'm0': base path /no/such/folder: No such file or directory"),
-        (0, ["{models}/scale", "/no/such/folder"], "model 'm1': base path /no/such/folder: No such file or directory"),
-        (0, ["/proc/version"], "model 'm0': base path /proc/version: Not a directory"),
-        (0, ["/"], "model 'm0': base path / has no version; a version is a folder whose name is an integer"),
+        (0, ["/no/such/folder"], "model 'm0': can't read /no/such/folder: No such file or directory"),
+        (0, ["{models}/scale", "/no/such/folder"], "model 'm1': can't read /no/such/folder: No such file or directory"),
+        (0, ["/proc/version"], "model 'm0': can't read /proc/version: Not a directory"),
+        (0, ["/"], "model 'm0': / contains no version: a version is a folder whose name is an integer"),
         (
             0,
             ["{models}/scale/1"],
-            "model 'm0': base path {models}/scale/1 has no version; saved_model.pb lies right there: move it, and all "
-            "beside it, to a folder named 1",
+            "model 'm0': {models}/scale/1 contains no version: move saved_model.pb, and all files beside it, into a "
+            "folder named 1",
         ),
-        (-1, ["{models}/scale"], "model 'm0': base path {models}/scale is not looked at"),
+        (-1, ["{models}/scale"], "model 'm0': {models}/scale is not scanned"),
     ],
     ids=["missing", "one of two", "file", "empty", "version", "never"],
 )
@@ -268,8 +271,8 @@ def test_what_nobody_looks_for_again_is_waited_for_all_the_same(
     server = start_command(f"--model_config_file={config}", f"--file_system_poll_wait_seconds={seconds}")
 
     if engine.embedded:
-        wait_until("it waits", lambda: server.says("waiting for ever: "))
-        assert f"waiting: {text.format(models=models)}" in server.output
+        wait_until("it waits", lambda: server.says("the base paths are not scanned again"))
+        assert f"waiting for {text.format(models=models)}" in server.output
     assert not server.opened(server.grpc_port)
     server.signal(signal.SIGTERM)
     assert server.wait(10) == (0 if engine.embedded else -signal.SIGTERM)
@@ -283,16 +286,16 @@ def test_a_model_without_a_version_is_waited_for(
 
     def waits(why: str) -> None:
         if engine.embedded:
-            text = f"waiting: model 'default': base path {tmp_path}/later{why}"
+            text = f"waiting for model 'default': {why}"
             wait_until("it waits", lambda: server.says(text))
         assert not server.opened(server.grpc_port)
 
-    waits(": No such file")
+    waits(f"can't read {tmp_path}/later: No such file")
     (tmp_path / "later").mkdir()
-    waits(" has no version")
+    waits(f"{tmp_path}/later contains no version")
     (tmp_path / "later/1").symlink_to(models / "scale/1")
 
-    assert server.ready().output.count("waiting: ") == (2 if engine.embedded else 0)
+    assert server.ready().output.count("waiting for ") == (2 if engine.embedded else 0)
 
 
 # The real server has no flag for an address: it listens on all of them.

@@ -107,7 +107,7 @@ def test_a_version_whose_warm_up_fails_never_becomes_available(ask: Asker, live:
     error = ask.status("badly-warmed")[2][1]
     assert error.startswith("Signature input alias: x(feed name: serving_default_x:0) not found in request")
     # The real server explains nothing.
-    assert ("wants 'x': float32 (-1, 3)" in error) == ask.engine.embedded
+    assert ("expects 'x': float32 (?, 3)" in error) == ask.engine.embedded
     assert ask.predict("badly-warmed", {"x": rows(1)})["version"].tolist() == [1]
 
 

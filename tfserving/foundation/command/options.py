@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -61,10 +62,19 @@ def writable(suffix: str = "") -> Callable[[click.Context, click.Parameter, Path
     return check
 
 
+def _can_report(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Return the file of a report. Raises ModuleNotFoundError before the work, when what writes it isn't installed."""
+    path = writable(".html")(context, option, path)
+    for module in ("jinja2", "matplotlib") if path is not None else ():
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    return path
+
+
 report_option = click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=writable(".html"),
+    callback=_can_report,
     metavar="FILE",
     help="Write a report to this .html file, which needs no other file.",
 )

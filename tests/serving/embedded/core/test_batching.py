@@ -271,8 +271,8 @@ def test_a_version_has_parameters_of_its_own_or_none(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("max_batch_size: 8", "line 1"),
-        ("max_batch_size { value: 0 }", "max_batch_size is 0, it must be at least 1"),
-        ("allowed_batch_sizes: [4, 2]", "allowed_batch_sizes [4, 2] must be increasing"),
+        ("max_batch_size { value: 0 }", "max_batch_size is 0; it must be at least 1"),
+        ("allowed_batch_sizes: [4, 2]", "allowed_batch_sizes [4, 2] must increase"),
         ("max_batch_size { value: 8 } allowed_batch_sizes: [2, 4]", "[2, 4] must be max_batch_size, 8"),
         ("max_batch_size { value: 8 } max_execution_batch_size { value: 9 }", "9 is larger than max_batch_size 8"),
     ],

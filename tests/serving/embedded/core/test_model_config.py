@@ -52,7 +52,7 @@ def test_labels_name_versions(tmp_path: Path) -> None:
     ("text", "error"),
     [
         ("model_config_list { config { nam", "Invalid protobuf file: '{path}'; line 1:30 :"),
-        ("", "it has no model_config_list"),
+        ("", "contains no model_config_list"),
         (
             'model_config_list { config { name: "a" base_path: "a" model_platform: "tensorflow" } }',
             "Expected model a to have an absolute path or URI; got base_path()=a",
@@ -65,11 +65,11 @@ def test_labels_name_versions(tmp_path: Path) -> None:
         ),
         (
             'model_config_list { config { name: "a" base_path: "/a" model_platform: "onnx" } }',
-            "Model a requests unsupported platform onnx; model 'a' needs model_platform: 'tensorflow'",
+            "Model a requests unsupported platform onnx; model 'a' requires model_platform: 'tensorflow'",
         ),
         (
             'model_config_list { config { name: "a" base_path: "/a" model_type: OTHER } }',
-            "ModelServerConfig::model_type choice 2 not supported.; model 'a' needs model_platform: 'tensorflow'",
+            "ModelServerConfig::model_type choice 2 not supported.; model 'a' requires model_platform: 'tensorflow'",
         ),
         (
             'model_config_list { config { name: "a" base_path: "/a" model_type: TENSORFLOW model_platform: "x" } }',
@@ -80,11 +80,14 @@ def test_labels_name_versions(tmp_path: Path) -> None:
             'model_config_list { config { name: "a" base_path: "/a" } config { name: "b" base_path: "b" } }',
             "Expected model b to have an absolute path or URI; got base_path()=b",
         ),
-        ('model_config_list { config { name: "a" base_path: "/a" } }', "model 'a' needs model_platform: 'tensorflow'"),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" } }',
+            "model 'a' requires model_platform: 'tensorflow'",
+        ),
         (
             'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" '
             "model_version_policy { specific {} } } }",
-            "model_version_policy is specific but names no version",
+            "model_version_policy is specific, but names no version",
         ),
     ],
 )
@@ -123,8 +126,8 @@ def test_a_model_that_is_served_keeps_its_platform(tmp_path: Path) -> None:
     ("name", "trouble"),
     [
         ("", "model name '' can't be used: it is empty"),
-        (r"a\033[31m", r"model name 'a\x1b[31m' can't be used: it has a character that can't be printed"),
-        ("x" * 1_000_000, f"model name '{'x' * 300}…' can't be used: it has 1000000 characters, at most 255"),
+        (r"a\033[31m", r"model name 'a\x1b[31m' can't be used: it contains a character that can't be printed"),
+        ("x" * 1_000_000, f"model name '{'x' * 300}…' can't be used: it has 1000000 characters; at most 255"),
     ],
     ids=("empty", "escape", "long"),
 )
@@ -146,7 +149,7 @@ def test_a_base_path_may_be_a_uri_of_a_file(tmp_path: Path, uri: str) -> None:
 @pytest.mark.parametrize("uri", ["s3://bucket/m", "gs://bucket/m", "hdfs://host:9000/m"])
 def test_a_uri_of_something_else_is_refused_with_what_to_do(tmp_path: Path, uri: str) -> None:
     error = (
-        f"File system scheme '{uri.partition(':')[0]}' not implemented (file: '{uri}'); this server reads local folders"
+        f"File system scheme '{uri.partition(':')[0]}' not implemented (file: '{uri}'); this server reads only local"
     )
     with pytest.raises(StartError) as in_file:
         read_config(one(tmp_path, base_path=uri))
@@ -165,7 +168,7 @@ def test_a_base_path_that_no_folder_can_have_is_refused(tmp_path: Path, path: st
 
 
 def test_a_relative_base_path_is_answered_with_the_absolute_one() -> None:
-    with pytest.raises(StartError, match=f"must be absolute; here that would be {Path.cwd()}/models/m"):
+    with pytest.raises(StartError, match=f"must be absolute. Did you mean {Path.cwd()}/models/m"):
         single_model("m", "models/m")
 
 

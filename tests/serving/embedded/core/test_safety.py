@@ -36,15 +36,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("model", "trouble"),
     [
-        ("reads", r"signature 'read': when it is asked ReadFile \(.*\) reads or writes files of this server"),
-        ("python", r"signature 'python': when it is asked PyFunc \(.*\) calls Python in this server"),
-        ("writes", r"as soon as it is loaded WriteFile \(.*\) reads or writes files of this server"),
+        ("reads", r"signature 'read' runs ReadFile \(.*\), which reads or writes files of this server"),
+        ("python", r"signature 'python' runs PyFunc \(.*\), which calls Python in this server"),
+        ("writes", r"loading it runs WriteFile \(.*\), which reads or writes files of this server"),
     ],
 )
 def test_a_model_that_can_only_be_served_with_files_or_python_is_refused(
     folder: Path, model: str, trouble: str
 ) -> None:
-    with pytest.raises(RequestError, match=trouble + "; --allow_file_and_python_ops allows that") as error:
+    with pytest.raises(
+        RequestError,
+        match=trouble + r"; --allowed_operations=\w+ allows this operation, --allow_file_and_python_ops all",
+    ) as error:
         load(model, 1, folder / model / "1", Runtime())
     assert error.value.code is Code.PERMISSION_DENIED
     assert not (folder / "written").exists()
@@ -54,7 +57,7 @@ def test_of_other_models_only_the_signatures_that_do_that_are_refused(folder: Pa
     servable = load("both", 1, folder / "both" / "1", Runtime())
     (doubled,) = servable.run(servable.signatures["double"], [VALUES], ("y",))
     assert doubled.tolist() == [2, 4]
-    with pytest.raises(RequestError, match="signature 'read': when it is asked ReadFile") as error:
+    with pytest.raises(RequestError, match="signature 'read' runs ReadFile") as error:
         servable.run(servable.signatures["read"], [np.array([b"/etc/hostname"], object)], ("y",))
     assert error.value.code is Code.PERMISSION_DENIED
     servable.close()
@@ -107,9 +110,7 @@ def test_every_operation_that_is_not_allowed_is_refused_by_its_name(tmp_path: Pa
             continue
         with pytest.raises(RequestError) as error:
             check_operations(meta, tmp_path)
-        text = (
-            f"signature 'serving_default': when it is asked {operation} (y) {DOES[kind]}; --allow_file_and_python_ops"
-        )
+        text = f"signature 'serving_default' runs {operation} (y), which {DOES[kind]}; --allowed_operations={operation}"
         assert text in str(error.value)
         assert not check_operations(meta, tmp_path, [operation])
 
@@ -155,7 +156,7 @@ def test_a_name_in_an_error_is_short_and_one_line(tmp_path: Path) -> None:
     name = "y\n\x1b[2J" + "y" * 1_000_000
     meta = graphs.model(partial(graphs.add, operation=name, name=name), "file")
     graphs.sign(meta, f"{name}:0")
-    with pytest.raises(RequestError, match=r"y\?\?\[2Jy{194}… \(y\?\?\[2Jy{194}…\) is not known to be safe") as error:
+    with pytest.raises(RequestError, match=r"y\?\?\[2Jy{194}… \(y\?\?\[2Jy{194}…\), which is not known to be safe") as error:
         check_operations(meta, tmp_path)
     assert len(str(error.value)) < 1500
     assert str(error.value).isprintable()
@@ -183,7 +184,7 @@ def test_a_file_is_not_read_while_the_graph_is_imported(version: Path, bait: Bai
 def test_what_training_left_in_a_graph_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     servable = load("m", 1, saved_models.trained(tmp_path / "trained"), Runtime())
-    assert "only what is served is loaded, without FIFOQueueV2 (fifo_queue); " in caplog.text
+    assert "the graph is loaded without FIFOQueueV2 (fifo_queue); " in caplog.text
     inputs = [np.array([b"blue", b"green"], object), np.array([1, 2], np.float32)]
     lines, products = servable.run(servable.signatures["serving_default"], inputs, ("id", "y"))
     assert (lines.tolist(), products.tolist()) == ([1, -1], [3, 6])
@@ -232,13 +233,15 @@ def test_an_asset_is_a_file_in_the_versions_folder(version: Path, tmp_path: Path
     (version / "assets" / "linked").symlink_to(tmp_path)
     os.mkfifo(version / "assets" / "pipe")
     graphs.write(version, graphs.model(hostile.own_table(asset), ""))
-    with pytest.raises(RequestError, match=r"InitializeTableFromTextFileV2 \(fill\) reads a file that is not an asset"):
+    with pytest.raises(
+        RequestError, match=r"InitializeTableFromTextFileV2 \(fill\), which reads a file that is not an asset"
+    ):
         load("m", 1, version, Runtime())
 
 
 def test_an_operation_is_allowed_by_its_name(version: Path, tmp_path: Path) -> None:
     graphs.write(version, graphs.model(hostile.READ[1], str(tmp_path / "secret")))
-    with pytest.raises(RequestError, match=r"ReadFile .*--allowed_operations=ReadFile this operation alone"):
+    with pytest.raises(RequestError, match=r"ReadFile .*--allowed_operations=ReadFile allows this operation"):
         load("m", 1, version, Runtime(allowed_operations=("WriteFile",)))
     servable = load("m", 1, version, Runtime(allowed_operations=("ReadFile", "WriteFile")))
     assert ask(servable, "serving_default", b"x") == [b"secret\n"]

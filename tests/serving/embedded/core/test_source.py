@@ -70,7 +70,7 @@ def test_a_base_path_that_is_gone_changes_nothing_stops_no_other_and_is_said_onc
 
     assert aspired.calls == [("here", [1]), ("here", [1])]
     assert [record.getMessage() for record in caplog.records] == [
-        f"model 'gone': [Errno 2] No such file or directory: '{tmp_path}/gone'; its versions stay as they are"
+        f"model 'gone': can't read {tmp_path}/gone: No such file or directory; its versions stay as they are"
     ]
 
 
@@ -89,8 +89,8 @@ def test_versions_that_a_policy_names_and_that_are_not_there_are_logged_once(
 
     assert aspired.calls == [("m", [1]), ("m", [1]), ("m", [1, 7])]
     assert [record.getMessage() for record in caplog.records] == [
-        f"model 'm': {tmp_path} has no version 7, 9",
-        f"model 'm': {tmp_path} has no version 9",
+        f"model 'm': {tmp_path} contains no version 7, 9",
+        f"model 'm': {tmp_path} contains no version 9",
     ]
 
 

@@ -248,4 +248,4 @@ def test_predictions_beyond_the_limit_are_refused_and_what_looks_after_the_serve
     codes = [future.code() for future in futures]
     assert sorted(codes, key=str).count(grpc.StatusCode.OK) == 2
     refused = [future.details() for future in futures if future.code() is grpc.StatusCode.RESOURCE_EXHAUSTED]
-    assert refused == ["2 requests are in flight already, no more are taken; try again later"] * 4
+    assert refused == ["2 requests are already in flight; try again later"] * 4

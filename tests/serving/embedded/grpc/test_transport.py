@@ -31,12 +31,18 @@ def test_pygrpc_native_carries_grpc_on_loopback(host: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (Flags(host=EVERYWHERE), "bounds no message before it is there, and others reach 0.0.0.0"),
-        (Flags(ssl_config_file=TLS), "has no TLS"),
-        (Flags(grpc_socket_path="/run/grpc.sock"), "has no --grpc_socket_path beside the port"),
-        (Flags(grpc_receive_timeout_in_ms=1), "has no --grpc_receive_timeout_in_ms"),
-        (Flags(grpc_channel_arguments="grpc.max_connection_age_ms=1"), "has no setting grpc.max_connection_age_ms=1"),
-        (Flags(grpc_channel_arguments="grpc.keepalive_time_ms=-1"), "has no setting grpc.keepalive_time_ms=-1"),
+        (Flags(host=EVERYWHERE), "does not limit incomplete messages, and other machines can reach 0.0.0.0"),
+        (Flags(ssl_config_file=TLS), "does not support TLS"),
+        (Flags(grpc_socket_path="/run/grpc.sock"), "does not support --grpc_socket_path"),
+        (Flags(grpc_receive_timeout_in_ms=1), "does not support --grpc_receive_timeout_in_ms"),
+        (
+            Flags(grpc_channel_arguments="grpc.max_connection_age_ms=1"),
+            "does not support the setting grpc.max_connection_age_ms=1",
+        ),
+        (
+            Flags(grpc_channel_arguments="grpc.keepalive_time_ms=-1"),
+            "does not support the setting grpc.keepalive_time_ms=-1",
+        ),
     ],
 )
 def test_grpcio_carries_it_where_pygrpc_native_can_not_do_what_the_flags_say(flags: Flags, why: str) -> None:
@@ -45,16 +51,18 @@ def test_grpcio_carries_it_where_pygrpc_native_can_not_do_what_the_flags_say(fla
 
 def test_grpcio_carries_it_where_there_is_no_folder_for_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/long" * 20)
-    assert str(choose(Flags())).endswith("needs a folder for a socket, and the path " + "/long" * 20 + " is too long")
+    assert str(choose(Flags())).endswith(
+        "requires a temporary folder for a socket, and the path " + "/long" * 20 + " is too long"
+    )
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_get_default_tempdir", Mock(side_effect=FileNotFoundError))
-    assert str(choose(Flags())).endswith("and no temporary folder can be written")
+    assert str(choose(Flags())).endswith("and none is writable")
 
 
 def test_a_flag_names_the_library() -> None:
     assert str(choose(Flags(grpc_transport="grpcio"))) == "grpcio"
     assert str(choose(Flags(grpc_transport="native", host=EVERYWHERE))) == "pygrpc-native"
-    with pytest.raises(StartError, match="=native: pygrpc-native has no TLS; --grpc_transport=grpcio can do it"):
+    with pytest.raises(StartError, match=r"=native: pygrpc-native does not support TLS\. Use --grpc_transport=grpcio"):
         choose(Flags(grpc_transport="native", ssl_config_file=TLS))
 
 
@@ -63,7 +71,7 @@ def test_a_flag_names_the_library() -> None:
 def test_what_it_can_not_do_is_refused_before_anything_starts(start: Start, models: Path) -> None:
     server = start(f"--model_base_path={models}/scale", "--grpc_transport=native", "--grpc_socket_path=/tmp/x.sock")
     assert server.wait() == 2
-    assert "--grpc_transport=native: pygrpc-native has no --grpc_socket_path" in server.output
+    assert "--grpc_transport=native: pygrpc-native does not support --grpc_socket_path" in server.output
 
 
 @embedded_only

@@ -12,10 +12,10 @@ from tfserving.serving.embedded.processes.deaths import Deaths
     [
         (
             -signal.SIGABRT,
-            "3 workers ended by SIGABRT within 20 s: TensorFlow ends the process when a check of its own",
+            "3 workers ended by SIGABRT within 20 s: TensorFlow ends the process when one of its checks",
         ),
-        (-signal.SIGSEGV, "3 workers ended by SIGSEGV within 20 s: an operation reads memory that it has not"),
-        (-signal.SIGKILL, "3 workers ended by SIGKILL within 20 s: the system ends a process when memory is short"),
+        (-signal.SIGSEGV, "3 workers ended by SIGSEGV within 20 s: an operation accessed invalid memory"),
+        (-signal.SIGKILL, "3 workers ended by SIGKILL within 20 s: the system kills processes when memory is short"),
         (1, "3 workers ended by exit code 1 within 20 s: the process ended itself"),
     ],
 )

@@ -64,7 +64,7 @@ def ends(server: Process) -> int:
 
 
 def joins(server: Process) -> int:
-    return server.output.count("a new worker answers in its place")
+    return server.output.count("a new worker serves in its place")
 
 
 def kill_by_request(server: Process) -> None:
@@ -103,7 +103,7 @@ def test_a_request_that_ends_workers_does_not_keep_the_server_down(whole: Proces
 
     # What is lost was in the queue of the one that ended.
     assert answered > 10 * lost
-    hint = r"3 workers ended by SIGABRT within \d+ s: TensorFlow ends the process when a check of its own fails"
+    hint = r"3 workers ended by SIGABRT within \d+ s: TensorFlow ends the process when one of its checks fails"
     assert re.search(hint, whole.output)
     assert "Check failed" in whole.output
     assert ends(whole) == 3
@@ -139,7 +139,7 @@ def test_a_worker_that_hangs_is_replaced_and_meanwhile_readiness_and_metrics_tel
     pages = {text for state, text in several(whole, PAGE, 2) if state == 200}
     assert pages
     for page in pages:
-        assert f"# worker {hanging} did not respond: what it last counted is in the sums" in page
+        assert f"# worker {hanging} did not respond: the sums contain its last counts" in page
         assert counted(page) >= before, "what was counted goes back"
     wait_until(
         "an answer that it is not ready",
@@ -149,7 +149,7 @@ def test_a_worker_that_hangs_is_replaced_and_meanwhile_readiness_and_metrics_tel
 
     wait_until("its end", lambda: hanging not in workers_of(whole), 2 * TIMEOUT)
     assert time.monotonic() - began > TIMEOUT - 1
-    killed = f"worker {hanging} has not responded for {TIMEOUT} s; it is killed"
+    killed = f"worker {hanging} has not responded for {TIMEOUT} s and is killed"
     wait_until("the reason", lambda: whole.says(killed))
     wait_until("a new worker", lambda: len(workers_of(whole)) == 2 and ends(whole) == joins(whole))
     wait_until("readiness", lambda: status(whole, "/readyz")[0] == 200)

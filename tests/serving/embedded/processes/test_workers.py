@@ -172,16 +172,16 @@ def test_what_replaces_a_killed_worker_has_what_the_others_have(server: Process,
     add(Asker(server), folder, "latest", 9)
     first, second = workers_of(server)
     os.kill(first, signal.SIGKILL)
-    wait_until("the end of one", lambda: server.says("a worker ended with exit code -9; another takes its place"))
+    wait_until("the end of one", lambda: server.says("ended with exit code -9 and is replaced"))
     assert versions_answered(connect(server), "latest") == {9}, "the other one answers alone"
-    wait_until("another", lambda: server.says("a new worker answers in its place"))
+    wait_until("another", lambda: server.says("a new worker serves in its place"))
     (third,) = workers_of(server) - {first, second}
     os.kill(second, signal.SIGKILL)
     wait_until("the end of the other", lambda: server.output.count("a worker ended") == 2)
     assert versions_answered(connect(server), "latest") == {9}, "what took its place answers alone"
     add(Asker(server), folder, "latest", 10)
     assert versions_answered(connect(server), "latest") == {10}
-    wait_until("two again", lambda: server.output.count("a new worker answers in its place") == 2)
+    wait_until("two again", lambda: server.output.count("a new worker serves in its place") == 2)
     assert third in workers_of(server)
 
 
@@ -225,7 +225,7 @@ def test_what_keeps_a_worker_from_starting_ends_the_server(start_command: Start,
     assert re.search(
         r"^\S+ error: a worker can't start: --request_log=.*nowhere/log.*: No such file", server.output, re.M
     )
-    assert "another takes its place" not in server.output
+    assert "is replaced" not in server.output
 
 
 def test_a_server_that_is_killed_leaves_no_worker_and_serves_again_at_once(

@@ -171,7 +171,7 @@ def test_explanations_can_be_left_out(face: RestFace) -> None:
 
     assert json.loads(plain.respond(request).body) == {"error": "Servable not found for request: Latest(scales)"}
     assert json.loads(face.respond(request).body)["error"].endswith(
-        "no model is called 'scales', this server has 'scale'"
+        "no model is called 'scales'; this server has 'scale'"
     )
 
 

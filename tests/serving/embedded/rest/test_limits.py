@@ -263,5 +263,8 @@ def test_bodies_that_do_not_end_are_given_up_for_those_that_do(server: Process) 
         good.send(post("scale:predict", b" " * 6 * MB + GOOD))
         assert good.answer()[0] == 200
         status, text = slow[0].error()
-        assert (status, text) == (503, "The server holds as many bytes of bodies as it may, and this one took longest")
+        assert (status, text) == (
+            503,
+            "The memory for request bodies is full, and this one took longest; try again later",
+        )
         assert slow[-1].ended()

@@ -1,4 +1,4 @@
-"""The common part of the two ways of rolling out: verify servers, change their configuration, compare versions."""
+"""The common part of both strategies, in place and by pods: verify servers, configure them, compare versions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _PROBE_HELP = "Set `rollout.address` to where clients send requests, or `rollout
 
 
 @dataclass
-class Way(ABC):
+class Strategy(ABC):
     """Runs the phases of a rollout. A server may take `wait` seconds for a change."""
 
     fleet: Fleet
@@ -142,6 +142,12 @@ class Way(ABC):
     def settings(self) -> Rollout:
         """The limits of the gates."""
         return self.fleet.rollout
+
+    def _baking(self, state: State) -> str:
+        """Return the line of progress of the phase `baking`; without a bake, only golden requests are sent."""
+        if not self.settings.bake:
+            return f"Sending golden requests to version {state.new} …"
+        return f"Baking version {state.new} for {self.settings.bake:g} s …"
 
     def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
         folder = self.fleet.model_folder(state.model) / str(state.new)
@@ -285,7 +291,8 @@ class Way(ABC):
             verdict, prefix = one.last() if gate in unclear else one.verdict(), f"{when}{_OF[gate]}: "
             worse = verdict.decision == "worse"
             if gate == "clients" and not one.new.total:
-                self.log(f"  {when}clients: no requests to version {state.new}")
+                if self.settings.longest:
+                    self.log(f"  {when}clients: no requests to version {state.new}")
                 continue
             self._saw(Figure(gate, f"{prefix}{one}", passed=not worse, numbers=dict(one.numbers())))
             reason = reason or (f"{prefix}{verdict.reason}" if worse else "")
