@@ -91,7 +91,9 @@ def read_server(text: str) -> ServerUrls:
     """
     urls = tuple(url.strip() for url in text.split(","))
     if "" in urls:
-        raise ValueError(f"{text!r} has an empty URL; write URL or URL,URL, for example grpc://HOST:8500,http://HOST:8501")
+        raise ValueError(
+            f"{text!r} has an empty URL; write URL or URL,URL, for example grpc://HOST:8500,http://HOST:8501"
+        )
     protocols = [read_address(url).protocol for url in urls]
     if len(urls) > len(PORTS):
         raise ValueError(f"{text!r} has {len(urls)} URLs; a server has one for gRPC and one for REST")

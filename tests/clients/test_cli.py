@@ -344,7 +344,7 @@ class TestVerify:
             *("--server", f"grpc://127.0.0.1:{ports[0]},http://127.0.0.1:{ports[1]}"),
         )
         assert result.exit_code == 3
-        assert "UNAVAILABLE" in result.stdout
+        assert f"no gRPC server is listening on 127.0.0.1:{ports[0]}" in result.stdout
 
     def test_folders_without_models_are_wrong_usage(self, tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path / "nowhere"):
