@@ -72,7 +72,7 @@ def fleet_model(text: str) -> ModelFolder | None:
     from tfserving.foundation.golden import is_version, versions_on_disk
 
     name, slash, version = text.partition("/")
-    if (slash and not is_version(version)) or not project().has(name):
+    if (slash and not is_version(version)) or not _has(name, text):
         return None
     folder = project().folder(name)
     on_disk = versions_on_disk(folder) if folder.is_dir() else {}
@@ -83,6 +83,16 @@ def fleet_model(text: str) -> ModelFolder | None:
         known = ", ".join(map(str, on_disk))
         raise CommandError(f"model {name!r} has no version {version} in {folder}; it has {known}.", WRONG)
     return ModelFolder(name, folder, int(version) if slash else None)
+
+
+def _has(name: str, text: str) -> bool:
+    """Return whether the fleet has a model. A models.yaml that can't be used doesn't matter when `text` is a path."""
+    try:
+        return project().has(name)
+    except CommandError:
+        if Path(text).exists():
+            return False
+        raise
 
 
 def fleet_models() -> tuple[str, ...]:

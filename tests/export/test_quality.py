@@ -217,9 +217,7 @@ def test_rows_that_the_new_version_does_not_answer_fail_it(versions: Versions) -
     np.savez(versions.folder / "small.npz", image=images[:, :4], labels=labels)
     figure = versions.evaluated(versions.fleet("evaluation: {file: small.npz, output: label}"))
     assert not figure.passed
-    assert "on 40 labelled rows: version 2 has none: inputs['image'] has dtype float32 and shape (32, 4, 8, 1)" in (
-        figure.text
-    )
+    assert "on 40 labelled rows: version 2 has none: inputs['image']: got float32 (32, 4, 8, 1)" in (figure.text)
 
 
 def test_a_function_that_only_the_version_names_is_not_run(versions: Versions) -> None:
