@@ -81,7 +81,7 @@ def _bodies(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 else [(str(path), value)]
             )
         else:
-            raise ServableError(f"{path}: golden requests must be in a file {', '.join(SUFFIXES)}")
+            raise ServableError(f"{path}: expected a file {', '.join(SUFFIXES)} with golden requests")
     except OSError as error:
         raise ServableError(f"{path}: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from tfserving.clients.commands.model import Model, fleet_model
+from tfserving.clients.commands.model import Model, fleet_model, fleet_models
 from tfserving.foundation.command.errors import WRONG, CommandError
 from tfserving.foundation.command.project import project
+from tfserving.foundation.command.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from tfserving.foundation.golden import GoldenRequest
@@ -36,6 +37,7 @@ def golden_input(model: Model, signature: str | None, version: int | None = None
     if found is None:
         raise click.UsageError(
             f"--input is missing. {model.name!r} is not a model of a models.yaml, so it has no golden request."
+            + did_you_mean(model.name, fleet_models())
         )
     version = version or found.version or project().version(model.name)
     folder = found.folder / str(version)

@@ -80,6 +80,14 @@ def fleet_model(text: str) -> ModelFolder | None:
     return ModelFolder(name, folder, int(version) if slash else None)
 
 
+def fleet_models() -> tuple[str, ...]:
+    """Return the models of the fleet; none without a models.yaml that can be used."""
+    try:
+        return project().models()
+    except CommandError:
+        return ()
+
+
 def source_of(text: str) -> str | ModelFolder:
     """Return the model of the fleet that `text` names, else `text` itself when it is a path that exists or a URL.
 
@@ -95,10 +103,7 @@ def source_of(text: str) -> str | ModelFolder:
 
 def unknown_model(text: str) -> str:
     """Return the error for `text`, which is neither a model of the fleet nor a path."""
-    try:
-        models = project().models()
-    except CommandError:
-        models = ()
+    models = fleet_models()
     if not models:
         return f"{text!r} is neither a model of a models.yaml nor a folder."
     name = text.partition("/")[0]
