@@ -48,7 +48,7 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
         tmp_path / "folder": "Is a directory",
         tmp_path / "missing": "No such file or directory",
         tmp_path / "pipe": "no data arrived on this pipe for 0.01 s",
-        tmp_path / "huge": f"it has more than {LARGEST_FILE} bytes",
+        tmp_path / "huge": f"larger than {LARGEST_FILE} bytes",
     }
 
 
