@@ -32,7 +32,7 @@ QUICK = "rollout: {probe: 100}\n"
 ELSEWHERE = ["make serve", "make test", "make check", *DOCKER]
 # What a command prints, where a block of text follows it, without the lines on what a rollout waits for.
 SHOWN = {
-    commands.splitlines()[-1]: [line for line in text.splitlines() if "so golden requests are sent" not in line]
+    commands.splitlines()[-1]: [line for line in text.splitlines() if " from the probe; about " not in line]
     for (_, commands), (language, text) in itertools.pairwise(BLOCKS)
     if language == "text"
 }
