@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from tfserving.k8s.configuration import cluster_models_config
 from tfserving.k8s.hints import recommended
@@ -41,8 +42,6 @@ _POLL_SECONDS = 1.0
 _STATUS_SECONDS = 5.0
 # Time for a claim to be bound, where a volume for it exists.
 _PATIENCE_SECONDS = 20.0
-# A long wait that isn't on a terminal repeats its line this often.
-_REPEAT_SECONDS = 10.0
 
 
 def server_side(manager: str = MANAGER) -> tuple[str, ...]:
@@ -53,41 +52,45 @@ def server_side(manager: str = MANAGER) -> tuple[str, ...]:
     return ("--server-side", f"--field-manager={manager}", "--force-conflicts", "--filename=-")
 
 
-def apply(
-    fleet: Fleet,
-    names: tuple[str, ...],
-    kubectl: Kubectl,
-    wait: float,
-    log: Callable[[str], None],
-    *,
-    dry: bool,
-    changing: Callable[[], None] = lambda: None,
-) -> str:
-    """Apply the manifests, and wait until every pod is ready; return kubectl's line for each object.
+@dataclass(frozen=True)
+class Checked:
+    """Manifests that the cluster has checked, as YAML; `names` are their models, `printed` is kubectl's output."""
 
-    With `dry` the cluster checks everything, and nothing changes. `changing` is called before the first change. Raises
-    RolloutError when a rollout is in progress, when models.yaml would move a label that only a rollout may move, when
-    an object of that name isn't the toolkit's, and with the reason when a pod doesn't become ready.
+    manifests: str
+    names: tuple[str, ...]
+    printed: str
+
+
+def check(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Checked:
+    """Render the manifests and let the cluster check them; nothing changes.
+
+    Raises RolloutError when a rollout is in progress, when models.yaml would move a label that only a rollout may move,
+    and when an object of that name isn't the toolkit's; KubectlError when the cluster rejects a manifest.
     """
     manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
-    made = objects(manifests)
-    _check_kinds(made, kubectl)
+    _check_kinds(objects(manifests), kubectl)
     _check_owner(manifests, kubectl)
     _check_rollouts(kubectl)
     check_labels(fleet, names, kubectl)
-    options = (*server_side(), "--validate=strict")
-    # The cluster checks all of it before any object changes.
-    checked = kubectl.run("apply", *options, "--dry-run=server", input=manifests)
-    if dry:
-        return checked
-    changing()
-    printed = kubectl.run("apply", *options, input=manifests)
-    wanted = _named(made)
+    return Checked(manifests, names, _applied(manifests, kubectl, "--dry-run=server"))
+
+
+def apply(checked: Checked, kubectl: Kubectl, wait: float, log: Callable[[str], None]) -> str:
+    """Apply the manifests, and wait until every pod is ready; return kubectl's line for each object.
+
+    Raises RolloutError with the reason when a pod doesn't become ready.
+    """
+    printed = _applied(checked.manifests, kubectl)
+    wanted = _named(objects(checked.manifests))
     if ("InferenceService", NAME) in wanted:
-        wait_until_served(kubectl, names, wait, log)
+        wait_until_served(kubectl, checked.names, wait, log)
     else:
-        wait_until_ready(kubectl, names, wait, log)
+        wait_until_ready(kubectl, checked.names, wait, log)
     return printed + _prune(wanted, kubectl)
+
+
+def _applied(manifests: str, kubectl: Kubectl, *options: str) -> str:
+    return kubectl.run("apply", *server_side(), "--validate=strict", *options, input=manifests)
 
 
 def difference(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
@@ -239,7 +242,7 @@ def wait_until_ready(
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
     """Wait until all pods of a Deployment are new and ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Repeated(log), _Waiting(kubectl, names, track)
+    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names, track)
     while True:
         found = kubectl.get("deployment", name)
         if found is None:
@@ -263,7 +266,7 @@ def wait_until_ready(
 
 def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None]) -> None:
     """Wait until KServe reports its service as ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Repeated(log), _Waiting(kubectl, names)
+    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names)
     while True:
         found = kubectl.get("inferenceservice", NAME) or {}
         conditions = found.get("status", {}).get("conditions", [])
@@ -280,16 +283,15 @@ def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log
         time.sleep(_POLL_SECONDS)
 
 
-class _Repeated:
-    """Prints a line when it changes, and the same line again every few seconds."""
+class _Changes:
+    """Prints a line when it differs from the one before."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
-        self._log, self._text, self._printed = log, "", 0.0
+        self._log, self._text = log, ""
 
     def __call__(self, text: str) -> None:
-        now = time.monotonic()
-        if text != self._text or now - self._printed >= _REPEAT_SECONDS:
-            self._text, self._printed = text, now
+        if text != self._text:
+            self._text = text
             self._log(text)
 
 

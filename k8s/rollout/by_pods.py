@@ -146,7 +146,7 @@ class ByPods(Strategy):
             case "proving":
                 return "Sending golden requests to the new pods …"
             case "canary":
-                return f"Comparing version {new} with version {old} before clients get it …"
+                return self._comparing(state)
             case "stable":
                 return f"Moving {self._next_weight(state)} % of the requests to version {new} …"
             case "baking":

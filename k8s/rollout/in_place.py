@@ -95,7 +95,7 @@ class InPlace(Strategy):
         return {
             "loading": f"Loading {model} version {new} as {canary_name(model)}, beside version {old} …",
             "proving": f"Sending golden requests to {canary_name(model)} …",
-            "canary": f"Comparing version {new} with version {old} before clients of {model} get it …",
+            "canary": self._comparing(state),
             "stable": f"Moving clients of {model} to version {new} …",
             "baking": self._baking(state),
             "unloading": f"Unloading version {old} …",

@@ -143,6 +143,12 @@ class Strategy(ABC):
         """The limits of the gates."""
         return self.fleet.rollout
 
+    def _comparing(self, state: State) -> str:
+        """Return the line of progress of the phase `canary`."""
+        if not self.settings.longest:
+            return f"Preparing version {state.new} …"
+        return f"Comparing version {state.new} with version {state.old} before clients of {state.model} get it …"
+
     def _baking(self, state: State) -> str:
         """Return the line of progress of the phase `baking`; without a bake, only golden requests are sent."""
         if not self.settings.bake:
