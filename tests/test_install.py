@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,33 +16,10 @@ from pathlib import Path
 import pytest
 
 import tfserving
-from tests.servers import serve
+from tfserving.cli import ENTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("clients", "export", "k8s", "serving")
-# Folders, and a file, of the project's own; importing any of them by mistake would fail.
-FOLDERS = (*ROOMS, "tests")
-BUILDER = '''\
-"""The project's own model."""
-
-import numpy as np
-
-from tfserving.export.servable import Servable, Signature, TensorSpec
-
-
-def build() -> Servable:
-    import tensorflow as tf
-
-    module = tf.Module()
-    module.scale = tf.Variable(3.0)
-    signature = Signature(
-        lambda rows: {"sums": tf.reduce_sum(rows, axis=1) * module.scale},
-        {"rows": TensorSpec("float32", (None, 3))},
-        ("sums",),
-    )
-    rows = np.eye(12, 3, dtype=np.float32)
-    return Servable(module, {"serving_default": signature}, {"serving_default": {"rows": rows}})
-'''
 
 
 @dataclass(frozen=True)
@@ -60,9 +39,9 @@ class Project:
         """A command, typed in the project's folder."""
         return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
 
-    def install(self, what: str) -> None:
+    def install(self, *what: str) -> None:
         """Installs `what`, other packages in the versions of this repository's lock."""
-        command = ["uv", "pip", "install", "--quiet", "--python", str(self.python), what]
+        command = ["uv", "pip", "install", "--quiet", "--python", str(self.python), *what]
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = subprocess.run(
             [*command, "--constraint", str(ROOT / "requirements-dev.lock")],
@@ -75,12 +54,11 @@ class Project:
 
 
 def make_project(folder: Path) -> Project:
-    for name in FOLDERS:
+    """A folder with folders, and a file, of the project's own: importing any of them by mistake would fail."""
+    for name in ROOMS:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(f"raise SystemExit('the project\\'s own {name} was imported')\n")
     (folder / "export.py").write_text("print('the project\\'s own export.py ran')\n")
-    (folder / "train.py").write_text(BUILDER)
-    (folder / "models.yaml").write_text("models:\n  own:\n    builder: train:build\n")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)
     return Project(folder, folder / ".venv/bin/python")
 
@@ -122,9 +100,9 @@ def clients(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def everything(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project where it is installed with all extras."""
+    """A project where it is installed with TensorFlow for CPUs and all that goes with it."""
     project = make_project(tmp_path_factory.mktemp("everything"))
-    project.install(f"{wheel}[all]")
+    project.install(f"{wheel}[cpu]", "pytest")
     return project
 
 
@@ -139,6 +117,17 @@ def test_the_wheel_has_the_rooms_files_below_one_name(wheel: Path) -> None:
     assert wanted - {f"tfserving/{room}" for room in ROOMS} <= set(names)
 
 
+def test_the_page_on_installation_has_every_extra_and_the_makefiles_sizes(wheel: Path) -> None:
+    page = (ROOT / "docs/install.md").read_text()
+    metadata = zipfile.ZipFile(wheel).read(f"tfserving-{tfserving.__version__}.dist-info/METADATA").decode()
+    extras = {*re.findall(r"^Provides-Extra: (\w+)$", metadata, re.M)} - {"clone"}
+    assert {*re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+)\|", page, re.M)))} == extras
+    assert {*re.findall(r"repository\[(\w+)\]", page)} <= extras
+    size = re.search(r"^RUN_SIZE := (\d+ MB) to download, (\d GB) on disk$", (ROOT / "Makefile").read_text(), re.M)
+    assert size
+    assert f"It downloads {size[1]} and needs {size[2]} of disk." in page
+
+
 def installed(project: Project, modules: Iterable[str]) -> list[str]:
     code = f"import importlib.util as u; print(*[m for m in {[*modules]} if u.find_spec(m)])"
     done = project.run(str(project.python), "-I", "-c", code)
@@ -151,59 +140,72 @@ def test_the_client_works_without_any_extra(light: Project) -> None:
     code = "import tfserving.clients as c; c.connect('grpc://127.0.0.1:9').close(); print(c.connect.__module__)"
     assert light.run(str(light.python), "-c", code).stdout == "tfserving.clients.client\n"
     for command in (["tfserving"], [str(light.python), "-m", "tfserving"]):
-        done = light.run(*command, "client", "status", "--model", "own", "--server", "grpc://127.0.0.1:9")
+        done = light.run(*command, "metadata", "own", "--server", "grpc://127.0.0.1:9")
         assert done.returncode == 3, done.stderr
-        assert "UNAVAILABLE" in done.stderr
+        assert "no gRPC server is listening on 127.0.0.1:9" in done.stderr
     assert light.run("tfserving", "--version").stdout == f"tfserving {tfserving.__version__}\n"
-    assert "export" in light.run("tfserving", "--help").stdout
 
 
-@pytest.mark.parametrize(
-    ("command", "extra"),
-    [
-        (["export", "build"], "export"),
-        (["serve"], "serving"),
-        (["rollout", "status", "own"], "k8s"),
-        (["client", "bench", "--model", "own"], "clients"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else " ".join(value),
-)
-def test_a_command_whose_extra_is_missing_names_it_in_a_line(light: Project, command: list[str], extra: str) -> None:
-    done = light.run("tfserving", *command)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"Error: `tfserving {command[0]}` needs the Python module ")
-    assert f"Install the extra '{extra}': pip install 'tfserving[{extra}]'" in line
+def test_a_command_whose_extra_is_missing_names_it(light: Project) -> None:
+    """Every command of the tree, with --help and with what it requires: none ends with a traceback."""
+    done = light.run(str(light.python), str(ROOT / "tests/every_command.py"))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    named = {}
+    for result in results:
+        assert result["raised"] is None, result
+        name = result["command"][0]
+        if "needs the Python module" in result["stderr"]:
+            extra = result["stderr"].partition("Install the extra '")[2].partition("'")[0]
+            assert (result["exit_code"], extra) == (2, ENTRIES[name].extra)
+            assert re.search(rf": `pip install '?/\S+\.whl\[{extra}\]'?`\.$", result["stderr"], re.M), result
+            named[name] = extra
+    expected = ("export", "serve", "labels", "config", "image", "compose", "bench", "rollout", "k8s")
+    assert named.keys() >= {*expected}
+    assert not named.keys() & {"doctor", "predict", "metadata", "completion"}
+
+
+def test_a_project_is_created_without_tensorflow(light: Project) -> None:
+    done = light.run("tfserving", "init", "new", "--from", "keras-file")
+    assert done.returncode == 0, done.stderr
+    assert "TensorFlow is not installed here, so the model is not trained yet." in done.stderr
+    assert "  python train.py\n" in done.stdout
+    done = light.run("tfserving", "doctor", "--json")
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert report["serve"]["engine"] is None
+    hints = {check["name"]: check["hint"] for check in report["checks"] if check["state"] == "missing"}
+    assert hints["tfserving"].startswith("Not installed: clients: ")
+    assert "[cpu]" in hints["TensorFlow"]
 
 
 def test_the_embedded_server_names_its_extra_too(light: Project) -> None:
     done = light.run(str(light.python), "-m", "tfserving.serving.embedded", "--model_name=own", "--model_base_path=/m")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert "Install the extra 'serving': pip install 'tfserving[serving]'" in line
+    assert "Install the extra 'serving': `pip install '" in line
 
 
 def test_the_extra_clients_has_no_tensorflow_and_all_of_the_client(clients: Project) -> None:
     assert installed(clients, ["tensorflow", "keras", "pydantic", "docker", "matplotlib"]) == ["matplotlib"]
     for command in ("predict", "verify", "bench", "tune", "capture"):
-        done = clients.run("tfserving", "client", command, "--help")
+        done = clients.run("tfserving", command, "--help")
         assert done.returncode == 0, done.stderr
-    done = clients.run("tfserving", "client", "bench", "--model", "own", "--server", "grpc://127.0.0.1:9")
+    done = clients.run("tfserving", "bench", "own", "--server", "grpc://127.0.0.1:9")
     assert done.returncode == 3, done.stderr
     assert "needs the Python module" not in done.stderr
 
 
-def test_all_extras_do_the_whole_job_beside_folders_of_the_same_names(everything: Project) -> None:
-    done = everything.run("tfserving", "export", "build")
+def test_a_project_of_ones_own_serves_and_verifies_beside_folders_of_the_toolkits_names(everything: Project) -> None:
+    """`tfserving init`, then the project's own tests, with TensorFlow for CPUs and no package of this repository's."""
+    assert installed(everything, ["sklearn", "tensorflow_serving", "hatchling"]) == []
+    done = everything.run("tfserving", "init", "--name", "own")
     assert done.returncode == 0, done.stderr
+    done = everything.run(str(everything.python), "-m", "pytest", "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
     assert "own export.py" not in done.stdout
     (everything.folder / "models/own/1/saved_model.pb").stat()
-    command = ["tfserving", "serve", "--engine", "embedded", "--port", "{port}", "--rest-port", "{rest_port}"]
-    with serve(command, everything.folder, everything.env) as server:
-        addresses = ["--grpc", f"127.0.0.1:{server.grpc_port}", "--rest", f"127.0.0.1:{server.rest_port}"]
-        done = everything.run("tfserving", "client", "verify", "models", *addresses)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "golden requests of 1 model equal" in done.stdout
     done = everything.run("tfserving", "rollout", "status", "own")
     assert "needs the Python module" not in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import sys
 from collections.abc import Iterable
@@ -52,6 +54,10 @@ def doctor(names: tuple[str, ...], fleet: Path, engine: str, port: int, rest_por
     from tfserving.doctor import fleet as fleets
     from tfserving.doctor.finding import run_checks
 
+    # Their time is no check's: the first import after an installation takes seconds.
+    for module in ("tfserving.serving.engines.choice", "docker"):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
     considered = _ENGINES if engine == "auto" else (engine,)
     checks: dict[str, Check] = {
         "Python": installation.python,

@@ -7,6 +7,7 @@ import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _REPORTS = ("PIL", "fsspec", "hdrh", "httptools", "jinja2", "matplotlib")
@@ -75,19 +76,30 @@ def _is_installed(package: str) -> bool:
         return False
 
 
+def repository() -> str | None:
+    """Return the repository and commit that the toolkit was installed from, as pip takes it; None for others."""
+    found = _direct_url()
+    if (source := found.get("vcs_info")) is None:
+        return None
+    return f"{source['vcs']}+{found['url']}@{source['commit_id']}"
+
+
 def _source(extras: str) -> str:
+    if found := repository():
+        return f"tfserving[{extras}] @ {found}"
+    url = urlsplit(_direct_url().get("url", ""))
+    return f"{unquote(url.path)}[{extras}]" if url.scheme == "file" else f"tfserving[{extras}]"
+
+
+def _direct_url() -> dict[str, Any]:
+    """Return where the toolkit was installed from (PEP 610); nothing when that was a package index."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        found = json.loads(distribution("tfserving").read_text("direct_url.json") or "{}")
+        found: dict[str, Any] = json.loads(distribution("tfserving").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
-        found = {}
-    url, repository = str(found.get("url", "")), found.get("vcs_info")
-    if repository:
-        return f"tfserving[{extras}] @ {repository['vcs']}+{url}@{repository['commit_id']}"
-    if url.startswith("file://"):
-        return f"{unquote(urlsplit(url).path)}[{extras}]"
-    return f"tfserving[{extras}]"
+        return {}
+    return found
 
 
 def _install(command: str, module: str, extra: str) -> str:

@@ -35,12 +35,12 @@ The model comes from
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
 @click.option("--from", "kind", type=click.Choice(KINDS), default=KINDS[0], show_default=True, help="Kind of model.")
 @click.option("--name", default="iris", show_default=True, help="Name of the model.")
-@click.option("--train/--no-train", default=True, help="Run train.py, if there is one.  [default: --train]")
-def init(folder: Path, kind: str, name: str, train: bool) -> None:
+@click.option("--no-train", is_flag=True, help="Do not run train.py.")
+def init(folder: Path, kind: str, name: str, no_train: bool) -> None:
     """Create a project: models.yaml, a builder, a test.
 
-    The project has a small model of real data, a test that serves and verifies it, and a CI file. It is yours to
-    change. No file is overwritten. FOLDER is the working folder when you name none.
+    The project has a small model of real data, a test that serves and verifies it, and a CI file. FOLDER is the working
+    folder when you name none. No file is overwritten.
     """
     if not MODEL_NAME.fullmatch(name):
         raise click.BadParameter(
@@ -54,7 +54,7 @@ def init(folder: Path, kind: str, name: str, train: bool) -> None:
         )
     write_project(folder, files)
     click.echo(f"Created a project with {len(files)} files in {folder.absolute()}")
-    missing = TRAINING in files and not (train and _train(folder))
+    missing = TRAINING in files and (no_train or not _train(folder))
     _show_next(folder, name, missing)
 
 

@@ -6,12 +6,12 @@ line for a kind is not part of its projects.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+from tfserving.foundation.extras import repository
 
 KINDS = ("function", "keras-file", "saved-model", "checkpoint")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -31,7 +31,7 @@ def project_files(kind: str, model: str) -> dict[str, str]:
             text = "".join(_lines(template.read_text(encoding="utf-8"), kind))
             if text.strip():
                 name = "/".join(_CALLED.get(part, part) for part in parts)
-                found[name] = text.replace("__model__", model).replace("__toolkit__", toolkit())
+                found[name] = text.replace("__model__", model).replace("__toolkit__", _toolkit())
     return found
 
 
@@ -46,19 +46,13 @@ def _lines(text: str, kind: str) -> Iterator[str]:
             yield line
 
 
-def toolkit() -> str:
+def _toolkit() -> str:
     """Return where other machines get this toolkit: its repository and commit, else a variable to set.
 
-    The URL is the one that it was installed from (PEP 610), when that was a repository, and has no password.
+    A URL with a password or a token is not written to a file.
     """
-    try:
-        found = json.loads(distribution("tfserving").read_text("direct_url.json") or "{}")
-    except (PackageNotFoundError, ValueError):
-        found = {}
-    source, url = found.get("vcs_info"), str(found.get("url", ""))
-    if source and url.startswith(("https://", "ssh://")) and "@" not in url.removeprefix("ssh://git@"):
-        return f"{source['vcs']}+{url}@{source['commit_id']}"
-    return "${TFSERVING}"
+    found = repository()
+    return found if found and not re.search(r"https?://[^/]*@|:[^/@]*@", found) else "${TFSERVING}"
 
 
 def existing(folder: Path, files: Iterable[str]) -> list[str]:
