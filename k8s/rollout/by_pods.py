@@ -27,6 +27,7 @@ from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.strategy import Before, Pause, Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
+from tfserving.k8s.waiting import wait_until_ready
 
 SECOND = f"{NAME}-{CANARY}"
 ROUTES = ("httproute", "grpcroute")
@@ -57,9 +58,7 @@ class ByPods(Strategy):
         """Create the second Deployment, with as many pods as the first one has."""
         self._apply([_second(one) for one in self._made(state, self._replicas(NAME))], _MANAGER)
         try:
-            deployment.wait_until_ready(
-                self.kubectl, self._names(), self.wait, self.log, name=SECOND, track=CANARY, pause=pause
-            )
+            wait_until_ready(self.kubectl, self._names(), self.wait, self.log, name=SECOND, track=CANARY, pause=pause)
         except RolloutError as error:
             raise GateError(str(error)) from None
         self._everywhere(self._canary, serves.final(state), pause)
@@ -105,7 +104,7 @@ class ByPods(Strategy):
             rolled = {_ROLLED: f"{state.model} {state.new} {state.started}"}
             change = {"spec": {"template": {"metadata": {"annotations": rolled}}}}
             self.kubectl.patch("deployment", NAME, change)
-        deployment.wait_until_ready(self.kubectl, self._names(), self.wait, self.log)
+        wait_until_ready(self.kubectl, self._names(), self.wait, self.log)
         self._everywhere(self._stable, serves.final(state), time.sleep)
         self._proven(state, self._stable.instances(), state.model)
         self._leave(state)
