@@ -23,8 +23,9 @@ from tfserving.k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout import gates, serves
 from tfserving.k8s.rollout.cluster import ClusterTarget, Finished
+from tfserving.k8s.rollout.comparing import Before, Pause
 from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.strategy import Before, Pause, Strategy
+from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
 from tfserving.k8s.waiting import wait_until_ready

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from tfserving.clients.errors import ServingError
 from tfserving.k8s.rollout import serves
+from tfserving.k8s.rollout.comparing import Pause
 from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.strategy import Pause, Strategy
+from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError, Target
 from tfserving.k8s.rollout.watch import Side
 from tfserving.serving.models_yaml.fleet import canary_name
