@@ -1,13 +1,13 @@
-"""Clients of a TensorFlow model server: gRPC and REST, numpy in and out, no TensorFlow needed.
+"""Clients of a TensorFlow model server over gRPC and REST, with numpy arrays and without TensorFlow.
 
     from tfserving.clients import connect
 
     with connect("grpc://127.0.0.1:8500") as client:
-        prediction = client.predict("digits", {"image": images})
+        response = client.predict("digits", {"image": images})
 
-`connect_async` makes the same client for asyncio.
+`connect_async` returns the same client for asyncio.
 
-Names are imported when they are first used, so that importing the package costs next to nothing.
+Names are imported when they are first used, so importing the package is fast.
 """
 
 from __future__ import annotations

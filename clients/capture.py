@@ -7,7 +7,6 @@ so one file is the input of a verification, a comparison of two servers, a load 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from tfserving.clients.client import Client
 from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.golden import golden_outputs
 from tfserving.clients.inputs import to_arrays
+from tfserving.clients.rest_json import parse_request
 from tfserving.clients.results import Signature
 from tfserving.foundation.golden import GoldenRequest, log_of, request_of
 from tfserving.foundation.messages import PredictionLog
@@ -150,7 +150,7 @@ def _from_json(source: Path, model: str | None, server: Client | None) -> Iterat
         if not line.strip():
             continue
         try:
-            body = unpack(json.loads(line))
+            body = unpack(parse_request(line))
             if not isinstance(body, dict):
                 raise ValueError("expected a JSON object, the body of a request")
             name = body.get("model", model)

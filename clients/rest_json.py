@@ -10,14 +10,18 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
+from math import isinf
 from typing import Any
 
 import numpy as np
 import orjson
 
+from tfserving.clients.printable import shortened
 from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.examples import Examples
 from tfserving.foundation.tensors import BY_NAME, STRING, Array, DType, dtype_of, from_numbers
+
+_QUOTED_CHARACTERS = 40
 
 
 class MisfitError(ValueError):
@@ -37,6 +41,27 @@ def examples_request(signature_name: str, examples: Examples) -> bytes:
     """Return the body of a classify or regress request. Its floats are text that parses to the same float32."""
     # The standard library writes NaN and Infinity, orjson would write null.
     return json.dumps({"signature_name": signature_name, **examples.json()}).encode()
+
+
+def parse_request(text: str | bytes) -> Any:
+    """Return the value of a request's JSON; bare NaN, Infinity and -Infinity are floats, as in TensorFlow Serving.
+
+    Raises ValueError for text that isn't JSON, and for a number that exceeds 64-bit floats, which TensorFlow Serving
+    rejects too.
+    """
+    return json.loads(text, parse_float=_finite, parse_int=_integer)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError(f"the number {shortened(text, _QUOTED_CHARACTERS)} exceeds the range of 64-bit floats")
+    return number
+
+
+def _integer(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def parse(body: bytes) -> Any:

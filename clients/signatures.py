@@ -77,8 +77,8 @@ class Signatures:
         if known and not _accepts_examples(signature):
             signature, _ = yield from self.find(options, fresh=True)
         if not _accepts_examples(signature):
-            known = ", ".join(f"{name!r}: {info}" for name, info in signature.inputs.items()) or "no inputs"
-            text = f"signature {options.signature!r} doesn't accept tf.Examples; its inputs are {known}"
+            wanted = ", ".join(f"{name!r}: {info}" for name, info in signature.inputs.items()) or "no inputs"
+            text = f"signature {options.signature!r} doesn't accept tf.Examples; its inputs are {wanted}"
             raise InvalidArgument(text, options.call)
 
 

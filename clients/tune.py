@@ -1,8 +1,8 @@
-"""Tuning: which batching parameters give a model the most throughput under a limit on latency.
+"""Tuning: a search for the batching parameters with the highest throughput under a limit on latency.
 
-    no batching ──► the first parameters ──► one of them changed, the better ones kept ──► … ──► nothing is better
+    no batching ──► the first parameters ──► change one, keep the better ones ──► … ──► no change is better
 
-For each candidate a model server of its own is started, loaded, measured and stopped. The parameters and their meaning:
+Each candidate gets a model server of its own, which is started, measured and stopped. The parameters are documented at
 https://github.com/tensorflow/serving/tree/master/tensorflow_serving/batching
 """
 
@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,21 +26,21 @@ from tfserving.foundation.temporary import temporary_folder
 
 LONGEST_START = 120.0
 LONGEST_STOP = 30.0
-# Far more than clients keep waiting: what is measured is the batching, not what is turned away.
+# Far more than there are requests in flight, so that the server rejects none.
 MOST_ENQUEUED = 1000
-# Likewise: TensorFlow Serving has 4 threads for each CPU by default, refuses more gRPC calls, and lets REST calls wait.
+# Likewise: TensorFlow Serving has 4 threads for each CPU by default, rejects more gRPC calls, and queues REST calls.
 _THREADS = ("--grpc_max_threads=1024", "--rest_api_num_threads=256")
-# Another candidate must be better by more than what a measurement varies.
+# A candidate must be better by more than the variation of measurements.
 BETTER = 1.03
 
 
-class EngineError(Exception):
-    """A model server could not be started; the text has the end of what it said."""
+class StartError(Exception):
+    """A model server failed to start; the text ends with the last lines of its log."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What `--batching_parameters_file` says; `allowed_batch_sizes` empty is any up to `max_batch_size`."""
+    """The content of `--batching_parameters_file`. Empty `allowed_batch_sizes` allow any up to `max_batch_size`."""
 
     max_batch_size: int
     batch_timeout_micros: int
@@ -48,7 +48,7 @@ class Parameters:
     allowed_batch_sizes: tuple[int, ...] = ()
 
     def text(self) -> str:
-        """As a text BatchingParameters."""
+        """Return it as BatchingParameters in text form."""
         values = {
             "max_batch_size": self.max_batch_size,
             "batch_timeout_micros": self.batch_timeout_micros,
@@ -69,7 +69,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Space:
-    """The values that are tried; with `padding` also batch sizes in powers of two."""
+    """The values to try; with `padding` also batch sizes in powers of two."""
 
     max_batch_size: Sequence[int] = (4, 16, 64, 128)
     batch_timeout_micros: Sequence[int] = (0, 1000, 5000)
@@ -77,7 +77,7 @@ class Space:
     padding: bool = True
 
     def first(self) -> Parameters:
-        """Where the search begins: in the middle."""
+        """Return the start of the search, in the middle."""
 
         def middle(values: Sequence[int]) -> int:
             return sorted(values)[len(values) // 2]
@@ -85,7 +85,7 @@ class Space:
         return Parameters(middle(self.max_batch_size), middle(self.batch_timeout_micros), min(self.num_batch_threads))
 
     def changes(self, of: Parameters) -> list[list[Parameters]]:
-        """For each parameter, what `of` is with its other values."""
+        """Return for each parameter the variants of `of` with its other values."""
         sizes = [_sized(replace(of, max_batch_size=size)) for size in self.max_batch_size]
         timeouts = [replace(of, batch_timeout_micros=timeout) for timeout in self.batch_timeout_micros]
         threads = [replace(of, num_batch_threads=number) for number in self.num_batch_threads]
@@ -95,7 +95,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Parameters, None for no batching, and what came of them; without a `step`, why they can't be served."""
+    """Parameters, None for no batching, and their result. Without a `step`, `trouble` is why the server failed."""
 
     parameters: Parameters | None
     step: Step | None
@@ -103,33 +103,35 @@ class Candidate:
 
     @property
     def throughput(self) -> float:
-        """Requests answered a second."""
+        """Successful requests a second."""
         return self.step.throughput if self.step else 0.0
 
     def keeps(self, limit: tuple[str, float] | None) -> bool:
-        """Whether every request was answered, and in time."""
+        """Return whether every request succeeded within the limit."""
         if self.step is None or self.step.failed:
             return False
         return limit is None or self.step.latency(limit[0]) <= limit[1]
 
 
 def search(
-    measure: Callable[[Parameters | None], Step], space: Space, limit: tuple[str, float] | None
-) -> list[Candidate]:
-    """All candidates that were measured; the best is `best` of them.
+    measure: Callable[[Parameters | None], Step],
+    space: Space,
+    limit: tuple[str, float] | None,
+    found: dict[Parameters | None, Candidate],
+) -> None:
+    """Measure candidates and add them to `found`.
 
-    One parameter after the other takes the value that is best with the others as they are, until none changes.
+    One parameter after the other gets the value that is best with the current values of the others, until none changes.
     """
-    found: dict[Parameters | None, Candidate] = {}
 
     def tried(parameters: Parameters | None) -> Candidate:
         if parameters not in found:
             try:
                 found[parameters] = Candidate(parameters, measure(parameters))
-            except EngineError as error:
+            except StartError as error:
                 if parameters is None:
                     raise
-                # Its warm-up has more rows than a batch may have, say.
+                # For example, its warm-up requests have more rows than a batch allows.
                 found[parameters] = Candidate(parameters, None, str(error))
         return found[parameters]
 
@@ -144,11 +146,10 @@ def search(
                 candidate = tried(parameters)
                 if _is_better(candidate, current, limit):
                     current, changed = candidate, True
-    return list(found.values())
 
 
-def best(candidates: Sequence[Candidate], limit: tuple[str, float] | None) -> Candidate | None:
-    """The one with the most throughput of those that keep `limit`; None when none does."""
+def best(candidates: Iterable[Candidate], limit: tuple[str, float] | None) -> Candidate | None:
+    """Return the candidate with the highest throughput within `limit`; None when none is."""
     kept = [candidate for candidate in candidates if candidate.keeps(limit)]
     return max(kept, key=lambda candidate: candidate.throughput, default=None)
 
@@ -164,7 +165,7 @@ def _is_better(one: Candidate, other: Candidate, limit: tuple[str, float] | None
 
 
 def _sized(parameters: Parameters) -> Parameters:
-    """With batch sizes up to the largest, in powers of two, if there are any."""
+    """Return `parameters` with batch sizes in powers of two up to the largest, if they have batch sizes."""
     if not parameters.allowed_batch_sizes:
         return parameters
     sizes = [1 << power for power in range(parameters.max_batch_size.bit_length())]
@@ -172,22 +173,22 @@ def _sized(parameters: Parameters) -> Parameters:
     return replace(parameters, allowed_batch_sizes=(*sizes, parameters.max_batch_size))
 
 
-def default_engine() -> list[str]:
-    """The command of TensorFlow Serving, if this machine has it, else the embedded server's.
+def default_command() -> list[str]:
+    """Return the command of TensorFlow Serving if this machine has it, else that of the embedded server.
 
-    Raises EngineError when TENSORFLOW_MODEL_SERVER names no program.
+    Raises StartError when TENSORFLOW_MODEL_SERVER names no program.
     """
     native = find_model_server()
     if native is None and os.environ.get(VARIABLE):
-        raise EngineError(no_model_server())
+        raise StartError(no_model_server())
     return [native] if native else [sys.executable, "-m", "tfserving.serving.embedded"]
 
 
 @contextmanager
-def engine(
+def running_server(
     command: Sequence[str], model: str, folder: Path, parameters: Parameters | None
 ) -> Iterator[Mapping[str, str]]:
-    """A model server over the model in `folder`; its URLs by protocol. Raises EngineError when it doesn't start."""
+    """Run a server with the model in `folder`; return its URLs by protocol. Raises StartError when it doesn't start."""
     ports = _free_ports()
     with temporary_folder("the parameters and the log of each server", "tune-") as temporary:
         file, log = temporary / "batching_parameters.txt", temporary / "log"
@@ -201,7 +202,7 @@ def engine(
             try:
                 process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, start_new_session=True)
             except OSError as error:
-                raise EngineError(f"the model server {command[0]} can't be run: {error.strerror}") from None
+                raise StartError(f"the server command {command[0]!r} can't be run: {error.strerror}") from None
         try:
             urls = {"grpc": f"grpc://127.0.0.1:{ports['grpc']}", "rest": f"http://127.0.0.1:{ports['rest']}"}
             _wait(process, urls["grpc"], model, log)
@@ -216,20 +217,20 @@ def engine(
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, model: str, log: Path) -> None:
-    """Waits until the model is available, or the server has ended."""
+    """Wait until the model is available. Raises StartError when the server ends first."""
     with connect(url) as client:
         for _ in range(int(LONGEST_START)):
             try:
                 client.wait_until_available(model, timeout=1.0)
             except ServingError as error:
-                trouble = f"is not ready after {LONGEST_START:g} s ({error.text})"
+                trouble = f"isn't ready after {LONGEST_START:g} s ({error.text})"
                 if process.poll() is not None:
                     trouble = f"ended with exit code {process.returncode}"
                     break
             else:
                 return
-    said = last_words(log.read_text(errors="replace").splitlines())
-    raise EngineError(f"the model server {trouble}; its last words:\n{said}")
+    lines = last_words(log.read_text(errors="replace").splitlines())
+    raise StartError(f"the model server {trouble}. The end of its log:\n{lines}")
 
 
 def _free_ports() -> dict[str, int]:

@@ -19,6 +19,8 @@ _ALERT = re.compile(
     r"\\x15\\x03|illegal status line|GOAWAY|Socket closed|disconnected|Connection reset|Broken pipe", re.I
 )
 
+# Commands replace this advice: they know how the user calls this program.
+START = ". Start one with `tfserving serve`"
 OPTIONS = "Tls(ca=, certificate=, key=) in Python, --tls-ca, --tls-cert and --tls-key of a command"
 
 
@@ -42,8 +44,8 @@ def unreachable_hint(call: Call, text: str, *, tls: bool) -> str:
     if _TLS.search(text) or _ALERT.search(text):
         return closed_hint(call)
     if call.protocol == "grpc":
-        return f"no gRPC server is listening on {server}. Start one with `tfserving serve`, or check its gRPC port"
-    return f"no REST server is listening on {server}. Start one with `tfserving serve`, or check its REST port"
+        return f"no gRPC server is listening on {server}{START}, or check its gRPC port"
+    return f"no REST server is listening on {server}{START}, or check its REST port"
 
 
 def broken_hint(call: Call, text: str, *, tls: bool) -> str:

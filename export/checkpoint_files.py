@@ -78,7 +78,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _listed(folder: Path) -> str:
-    names = _names(folder)
+    names, folder = _names(folder), folder.absolute()
     return f"{folder} has {', '.join(names)}." if names else f"{folder} has no checkpoint (no file *{INDEX})."
 
 

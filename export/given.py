@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from tfserving.clients import results
 from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.inputs import mismatches, to_arrays
+from tfserving.clients.rest_json import parse_request
 from tfserving.export.errors import ServableError
 from tfserving.export.servable import EXAMPLES, Signature, TensorSpec
 from tfserving.foundation.command.suggest import did_you_mean
@@ -71,9 +71,9 @@ def _bodies(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             return
         if path.suffix == ".jsonl":
             lines = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
-            read = [(f"{path}:{number}", json.loads(line)) for number, line in lines]
+            read = [(f"{path}:{number}", parse_request(line)) for number, line in lines]
         elif path.suffix == ".json":
-            value = json.loads(path.read_bytes())
+            value = parse_request(path.read_bytes())
             many = isinstance(value, list)
             read = (
                 [(f"{path}, request {number}", one) for number, one in enumerate(value)]
@@ -81,7 +81,7 @@ def _bodies(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 else [(str(path), value)]
             )
         else:
-            raise ServableError(f"{path}: golden requests must be in a file {', '.join(SUFFIXES)}")
+            raise ServableError(f"{path}: expected a file {', '.join(SUFFIXES)} with golden requests")
     except OSError as error:
         raise ServableError(f"{path}: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:

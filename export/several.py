@@ -38,7 +38,7 @@ class Outcome:
 
 
 def export_all(targets: Sequence[Target]) -> Generator[tuple[Target, Outcome], None, None]:
-    """Export `targets`; the error of one is an ExportError or OSError in most cases.
+    """Export `targets`; the error of one is an ExportError, or a RuntimeError for an error of TensorFlow.
 
     All inputs are checked first, as far as files show it. TensorFlow is imported only when something is left to export.
     """
@@ -99,8 +99,11 @@ def _export(target: Target, builder: Callable[[], Any] | None, fresh: FreshProce
         # What a builder prints is no result of the command.
         with Progress() as progress, in_project(target.project), contextlib.redirect_stdout(sys.stderr):
             return Outcome(export(target, builder, fresh, progress))
-    except (ExportError, OSError) as error:
+    except ExportError as error:
         return Outcome(error=error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return Outcome(error=ExportError(f"{where}{error.strerror or error}"))
     except Exception as error:
         # An error of TensorFlow or of this toolkit. The other models are still exported.
         return Outcome(error=RuntimeError(f"{raised(error)}\n  raised at {_place(error)}"))

@@ -120,10 +120,15 @@ def check_writable(model_folder: Path) -> None:
     existing = next(path for path in (model_folder, *model_folder.parents) if path.exists())
     if not existing.is_dir():
         raise ExportError(f"{existing} is not a folder, so no version can be written to {model_folder}")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    # An attempt finds what permissions don't show: a file system that is read-only or full.
+    probe = existing / f"{PREFIX}{secrets.token_hex(6)}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
         raise ExportError(
-            f"you have no permission to write to {existing}, so no version can be written to {model_folder}"
-        )
+            f"{existing} can't be written ({error.strerror}), so no version can be written to {model_folder}"
+        ) from None
 
 
 def next_version(model_folder: Path) -> int:

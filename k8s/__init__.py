@@ -1,1 +1,1 @@
-"""The fleet on Kubernetes, and rollouts: there and on the engines of this machine."""
+"""Kubernetes, and rollouts on a cluster and on this machine."""

@@ -66,8 +66,8 @@ def apply(
     """Apply the manifests, and wait until every pod is ready; return kubectl's line for each object.
 
     With `dry` the cluster checks everything, and nothing changes. `changing` is called before the first change. Raises
-    RolloutError when a rollout is under way, when models.yaml would move a label that only a rollout may move, when an
-    object of that name isn't the toolkit's, and with the reason when a pod doesn't become ready.
+    RolloutError when a rollout is in progress, when models.yaml would move a label that only a rollout may move, when
+    an object of that name isn't the toolkit's, and with the reason when a pod doesn't become ready.
     """
     manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
     made = objects(manifests)
@@ -328,7 +328,7 @@ def _check_rollouts(kubectl: Kubectl) -> None:
     for state in rollouts(kubectl).values():
         if not state.over:
             raise RolloutError(
-                f"a rollout is under way: {state}. Wait for its end, or take it back with "
+                f"a rollout is in progress: {state}. Wait for its end, or take it back with "
                 f"`{recommended(f'rollout abort {state.model} --cluster')}`."
             )
 

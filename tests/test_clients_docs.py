@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from tests.exporting import run_export
 from tests.servers import Served, serve
-from tfserving.clients.cli import main
+from tfserving.cli import SECTIONS
 from tfserving.clients.client import Client
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +24,8 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
 BUILD, RUN, *COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 # What takes minutes is done once, or for less, here.
 SHORTER = {
-    " bench ": " bench --window 0.1 --warm-up 0.1 --processes 1 ",
+    " --duration 60": " --duration 0.2",
+    " bench digits ": " bench digits --window 0.1 --warm-up 0.1 --processes 1 ",
     " tune ": " tune --window 0.1 --concurrency 8 --batch-timeout-micros 0 --no-padding --output {folder}/batching ",
     "tests.bench.client_cost": "tests.bench.client_cost --calls 8",
 }
@@ -37,7 +39,7 @@ def guide(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     shutil.copytree(clone / "export/models", folder / "export/models")
     built = run_export(folder, *BUILD.split()[2:])
     assert built.returncode == 0, built.stderr
-    command = [*RUN.split(), "--engine", "embedded"]
+    command = [*RUN.replace("tfserving", ".venv/bin/tfserving", 1).split(), "--engine", "embedded"]
     with serve([*command, "--port", "{port}", "--rest-port", "{rest_port}"], folder) as server:
         server.env["FOLDER"] = str(folder)
         yield server
@@ -49,19 +51,21 @@ def here(text: str, guide: Served) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[1:4]))
 def test_a_command_of_the_page_works(command: str, guide: Served, tmp_path: Path) -> None:
-    if re.search(r"tfserving client (predict|classify|regress|metadata|status|labels|bench) ", command):
-        command += "" if "--server" in command else " --server grpc://127.0.0.1:8500"
-    if " verify " in command:
-        command += " --grpc 127.0.0.1:8500 --rest 127.0.0.1:8501"
     for whole, part in SHORTER.items():
         command = command.replace(whole, part.format(folder=tmp_path))
-    done = subprocess.run(
-        ["sh", "-c", here(command, guide)], cwd=guide.env["FOLDER"], capture_output=True, text=True, check=False
-    )
+    folder = Path(guide.env["FOLDER"])
+    environment = os.environ | {
+        "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}",
+        "TFSERVING_SERVER": here("grpc://127.0.0.1:8500,http://127.0.0.1:8501", guide),
+    }
+    shell = ["bash", "-o", "pipefail", "-c", here(command, guide)]
+    done = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout or done.stderr or ">" in command
     if "--json" in command and ">" not in command:
         assert json.loads(done.stdout)
+    if "curl" in command:
+        assert "outputs" in json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("number", range(sum(kind == "python" for kind, _ in BLOCKS)))
@@ -80,5 +84,5 @@ def test_the_python_of_the_page_works(number: int, guide: Served) -> None:
 
 def test_every_call_and_every_command_has_its_place_on_the_page() -> None:
     calls = [name for name in vars(Client) if not name.startswith("_") and name not in ("protocol", "server", "close")]
-    for name in [*calls, *main.commands]:
-        assert re.search(rf"^## .*\b{name}\b|`{name}`|client {name}\b", PAGE, re.M), name
+    for name in [*calls, *SECTIONS["Requests"], *SECTIONS["Proof and load"]]:
+        assert re.search(rf"`{name}\b|client\.{name}\b|tfserving {name}\b", PAGE), name

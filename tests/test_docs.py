@@ -87,7 +87,7 @@ def test_every_command_of_the_guide_works_and_what_it_makes_is_served(followed: 
             assert client.predict("mymodel", [[1, 2, 3]]).outputs["doubled"].tolist() == [[2.0, 4.0, 6.0]]
         with connect(server.url("grpc")) as client:
             answer = client.predict("several", {"price": [1.0, 2.0], "rooms": np.array([1, 0], np.int32)})
-            assert answer.outputs["rooms_told"].tolist() == [True, False]
+            assert answer.outputs["has_rooms"].tolist() == [True, False]
 
 
 def test_the_rules_page_has_commands_that_work(followed: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_page_on_compatibility_has_a_command_that_works(followed: Path) -> N
 
 def test_what_the_guide_shows_of_an_option_is_what_the_command_prints() -> None:
     (shown,) = (line for line in commands("text") if "MB to" in line)
-    assert re.fullmatch(r"fromkeras: freeze: [\d.]+ MB to [\d.]+ MB, one row in \d+ µs to \d+ µs", shown)
+    assert re.fullmatch(r"fromkeras: freeze: size [\d.]+ MB to [\d.]+ MB, one row \d+ µs to \d+ µs", shown)
 
 
 # What the page's commands do for minutes is done once here.

@@ -1,4 +1,4 @@
-"""docs/tensorflow_serving.md: its form, and that the flags, settings and releases it names are there."""
+"""docs/tensorflow_serving.md: its form, and that the flags, settings and releases that it names exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, ServerSetti
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "tensorflow_serving.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
-VERSIONS = SECTIONS.pop("Version by version")
+VERSIONS = SECTIONS.pop("Differences between releases")
+for introduction in ("Terms", "Overview"):
+    SECTIONS.pop(introduction)
 # Options of `docker run`, `serve logs` and `serve config`.
 OTHERS = {"init", "tail", "check"}
 
@@ -32,9 +34,9 @@ def test_the_list_at_the_top_has_every_section_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
-def test_a_section_has_what_happens_what_the_toolkit_does_and_what_is_left(heading: str) -> None:
+def test_a_section_has_the_behavior_what_the_toolkit_does_and_what_you_have_to_do(heading: str) -> None:
     found = re.findall(r"^\*\*(.*?)\*\*", SECTIONS[heading], re.M)
-    assert found == ["What happens.", "What the toolkit does.", "What is left."]
+    assert found == ["Behavior.", "What the toolkit does.", "What you have to do."]
 
 
 def test_every_flag_that_the_page_names_is_one() -> None:
@@ -70,4 +72,4 @@ def test_links_into_the_page_lead_to_a_section() -> None:
         for target in re.findall(r"tensorflow_serving\.md#([\w-]+)", page.read_text())
     }
     assert targets
-    assert targets <= {slug(heading) for heading in [*SECTIONS, "Version by version"]}
+    assert targets <= {slug(heading) for heading in [*SECTIONS, "Differences between releases"]}

@@ -65,7 +65,7 @@ SECTIONS = {
             "clients.commands.examples:classify", "clients", "Send tf.Examples; print classes and scores."
         ),
         "regress": Entry("clients.commands.examples:regress", "clients", "Send tf.Examples; print values."),
-        "metadata": Entry("clients.commands.show:metadata", "clients", "Print the signatures of a served model."),
+        "metadata": Entry("clients.commands.metadata:metadata", "clients", "Print the signatures of a served model."),
     },
     "Proof and load": {
         "verify": Entry(

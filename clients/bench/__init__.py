@@ -1,1 +1,1 @@
-"""Load on a model server, and what it makes of it: throughput and latencies, measured without coordinated omission."""
+"""Load tests: throughput and latency, measured without coordinated omission."""

@@ -1,4 +1,4 @@
-"""The requests of a load: prepared once, of so many rows each."""
+"""The bodies of a load's requests, prepared once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tfserving.clients.errors import Call
 from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.tensors import BY_NAME, STRING, Array
 
-# What is prepared is kept in memory, in each process that asks.
+# The bodies are kept in the memory of each process that sends them.
 MOST_BYTES = 512 * 1024 * 1024
 
 
 class BodiesError(Exception):
-    """There is nothing that could be sent; the text says why."""
+    """No requests can be made; the text is the reason."""
 
 
 def made_up(name: str, signature: Signature) -> dict[str, Array]:
-    """Inputs of one row for the signature called `name`: random numbers from 0 to 1, ones for integers.
+    """Return inputs of one row for the signature called `name`: random numbers from 0 to 1, ones for integers.
 
-    Raises BodiesError for inputs of strings, which nobody can make up, and of an unknown number of dimensions.
+    Raises BodiesError for string inputs, and for inputs of an unknown rank.
     """
     randomly = np.random.default_rng(0)
 
@@ -32,8 +32,8 @@ def made_up(name: str, signature: Signature) -> dict[str, Array]:
         dtype = BY_NAME.get(info.dtype)
         if dtype is None or dtype is STRING or info.shape is None:
             raise BodiesError(
-                f"input {key!r} of signature {name!r} is {info}, for which no values can be made up; give some by "
-                "--input or --requests"
+                f"values for input {key!r} of signature {name!r}, {info}, can't be generated; give --input or "
+                "--requests"
             )
         shape = [size or 1 for size in info.shape]
         _check_size(f"input {key!r} of signature {name!r}, {info},", prod(shape) * dtype.numpy.itemsize)
@@ -45,28 +45,28 @@ def made_up(name: str, signature: Signature) -> dict[str, Array]:
 
 
 def of_rows(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
-    """`inputs` with their rows repeated, or cut, until there are so many.
+    """Return `inputs` with so many rows, repeated or cut.
 
-    Raises BodiesError when they don't go by rows.
+    Raises BodiesError when the inputs don't have the same number of rows.
     """
     sizes = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
     if len(sizes) != 1 or 0 in sizes:
-        raise BodiesError("the inputs don't all have rows, as many in each: a batch can't be made of them")
+        raise BodiesError("the inputs don't have the same number of rows, so they can't be batched; leave out --batch")
     _check_size(f"a request of {rows} rows", sum(array[:1].nbytes * rows for array in inputs.values()))
     return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
 
 
 def _check_size(what: str, size: int) -> None:
     if size > MOST_BYTES:
-        raise BodiesError(f"{what} would have {size} bytes, {MOST_BYTES} are the most")
+        raise BodiesError(f"{what} has {size} bytes, the limit is {MOST_BYTES}")
 
 
 def bodies_of(
     address: Address, call: Call, requests: Sequence[Mapping[str, Array]], batch: int | None = None
 ) -> tuple[bytes, ...]:
-    """The bodies that ask `requests`, as the address' protocol has them, each of `batch` rows if that is given.
+    """Return the bodies of `requests` for the protocol of `address`, each with `batch` rows if that is given.
 
-    Raises BodiesError for what the protocol can't carry.
+    Raises BodiesError for inputs that the protocol can't carry.
     """
     bodies = []
     for request in requests:

@@ -1,10 +1,10 @@
-"""The load generator: one process or more, that ask a server as a load says, and what came of it.
+"""The load generator: one or more processes that send a load to a server and measure it.
 
     warm-up ──► window, window, window ──► do they agree? ──► the result
                       ▲                        │ no
                       └──── another window ────┘ until there are enough
 
-When the generator itself can't ask more, the load is tried again with twice as many processes.
+When the generator is the bottleneck, the load is measured again with twice as many processes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,29 @@ from tfserving.clients.bench.load import Durations, Load, Step, Window, step_of
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.metrics import Page
 
-# Windows agree when throughput and median are within this part of their means.
+# Windows agree when their throughputs and medians are within this part of the mean.
 AGREEMENT = 0.1
 START = 0.2
 LONGEST_START = 60.0
 
 
 class GeneratorError(Exception):
-    """A process of the generator ended by itself."""
+    """A process of the generator ended unexpectedly."""
+
+
+class MeasurementStopped(KeyboardInterrupt):
+    """Ctrl-C during a measurement; `step` is the result of its complete windows."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What is asked: `bodies` by the number of rows in each, POSTed to `path` or sent to Predict.
+    """What to measure: requests with `bodies`, by the number of rows in each, to `path` or to Predict.
 
-    `processes` is how many ask, 0 for as many as are needed; `page` reads the server's metrics page. An answer
+    `processes` is the number of processes, 0 for as many as needed. `page` reads the server's metrics page. A response
     of more than `largest` bytes is an error.
     """
 
@@ -54,10 +62,10 @@ class Bench:
     timeout: float = 10.0
     largest: int = MAX_RESPONSE_BYTES
     page: Callable[[], Page | None] = lambda: None
-    progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to
+    progress: Callable[[str], None] = lambda text: None  # noqa: ARG005
 
     def measure(self, load: Load, processes: int = 1) -> Step:
-        """What comes of `load`, asked by `processes` at first unless their number is settled."""
+        """Measure `load`, with `processes` at first unless their number is fixed."""
         processes = self.processes or processes
         most = self.processes or os.cpu_count() or 1
         while True:
@@ -65,7 +73,7 @@ class Bench:
             if not step.client_bound or processes >= most:
                 return step
             processes = min(2 * processes, most)
-            self.progress(f"{load}: the client can't ask more; trying with {processes} processes")
+            self.progress(f"{load}: the client is the bottleneck; measuring again with {processes} processes")
 
     def _measure(self, load: Load, processes: int) -> Step:
         self.progress(f"{load}: warm-up")
@@ -73,21 +81,39 @@ class Bench:
             running.window(self.durations.warm_up)
             before = self.page()
             windows: list[Window] = []
-            while len(windows) < self.durations.most:
-                windows.append(running.window(self.durations.window))
-                most = f"{self.durations.windows} that agree are enough, {self.durations.most} the most"
-                self.progress(f"{load}: window {len(windows)} ({most})")
-                if len(windows) >= self.durations.windows and _agree(windows[-self.durations.windows :]):
-                    break
+            try:
+                self._fill(windows, load, running)
+            except KeyboardInterrupt:
+                if not windows:
+                    raise
+                step = step_of(load, windows, processes=processes, steady=_agree(windows), server_ms=None)
+                raise MeasurementStopped(step) from None
             after = self.page()
-        taken = windows[-self.durations.windows :]
+        if self.durations.hold is None:
+            windows = windows[-self.durations.windows :]
         return step_of(
             load,
-            taken,
+            windows,
             processes=processes,
-            stable=_agree(taken),
+            steady=_agree(windows),
             server_ms=after.since(before).mean_ms() if before and after else None,
         )
+
+    def _fill(self, windows: list[Window], load: Load, running: _Processes) -> None:
+        """Add windows until they agree or are the last; with `hold`, until it is over."""
+        durations, seconds = self.durations, self.durations.window_seconds
+        if durations.hold is not None:
+            while len(windows) < durations.held_windows:
+                self.progress(f"{load}: {len(windows) * seconds:.0f} of {durations.hold:g} s")
+                windows.append(running.window(seconds))
+            return
+        while len(windows) < durations.most:
+            number = len(windows) + 1
+            steady = f" of {durations.windows}" if number <= durations.windows else ", not steady yet"
+            self.progress(f"{load}: window {number}{steady}")
+            windows.append(running.window(seconds))
+            if len(windows) >= durations.windows and _agree(windows[-durations.windows :]):
+                return
 
 
 class _Processes:
@@ -108,8 +134,8 @@ class _Processes:
 
     def __enter__(self) -> _Processes:
         try:
-            # Ctrl-C reaches every process of a terminal, and is this one's to deal with: the others begin, and stay,
-            # with it blocked. (multiprocessing's own helper is begun first: its beginning ends with SIGINT unblocked.)
+            # Ctrl-C reaches every process of a terminal, and this one handles it: the others start, and run, with it
+            # blocked. (multiprocessing's helper is started first, since its start ends with SIGINT unblocked.)
             resource_tracker.ensure_running()
             with _uninterrupted():
                 for process in self._processes:
@@ -130,7 +156,7 @@ class _Processes:
         self._end()
 
     def window(self, seconds: float) -> Window:
-        """The next window, of all processes together."""
+        """Return the next window, of all processes together."""
         window = Window(seconds)
         for pipe in self._pipes:
             window.add(self._receive(pipe, seconds + LONGEST_START))
@@ -144,7 +170,7 @@ class _Processes:
             bodies=bench.bodies[self._load.batch],
             load=self._load,
             warm_up=bench.durations.warm_up,
-            window=bench.durations.window,
+            window=bench.durations.window_seconds,
             start=start,
             timeout=bench.timeout,
             largest=bench.largest,
@@ -154,11 +180,11 @@ class _Processes:
 
     def _receive(self, pipe: Connection, seconds: float) -> Any:
         if not wait([pipe], seconds):
-            raise GeneratorError(f"a process of the load generator said nothing for {seconds:g} s")
+            raise GeneratorError(f"a process of the load generator didn't respond for {seconds:g} s")
         try:
             return pipe.recv()
         except (EOFError, OSError):
-            raise GeneratorError("a process of the load generator ended by itself; its error is above") from None
+            raise GeneratorError("a process of the load generator ended unexpectedly; its error is above") from None
 
     def _end(self) -> None:
         for pipe in self._pipes:
@@ -177,10 +203,10 @@ class _Processes:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Blocks SIGINT, for what is begun within too; one that comes meanwhile is a KeyboardInterrupt at the end.
+    """Block SIGINT, also for processes started inside. A SIGINT during it raises KeyboardInterrupt at the end.
 
-    Blocking alone isn't enough: another thread of this process (gRPC has some) may take the signal, and Python then
-    interrupts the main thread, half way through telling a process what it is.
+    Blocking alone isn't enough: another thread of this process (gRPC has some) may receive the signal, and Python then
+    interrupts the main thread, halfway through the start of a process.
     """
     main = threading.current_thread() is threading.main_thread()
     came: list[int] = []
@@ -197,7 +223,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _start(parent: Connection) -> None:
-    """What a process does: its work, unless the parent has ended, or has been stopped, in the meantime."""
+    """Run the work of a process, unless the parent has ended or was stopped in the meantime."""
     try:
         parent.send("started")
         work = parent.recv()
@@ -217,20 +243,20 @@ def _agree(windows: list[Window]) -> bool:
     )
 
 
-def highest_rate(bench: Bench, holds: Callable[[Step], bool], *, batch: int, steps: int = 8) -> list[Step]:
-    """Steps towards the highest rate at which an open loop's step `holds`; the last of those that hold is it.
+def highest_rate(bench: Bench, holds: Callable[[Step], bool], *, batch: int, steps: int = 8) -> Iterator[Step]:
+    """Return steps towards the highest rate at which an open loop's step `holds`: the last step that holds.
 
-    It starts from what a closed loop gets, which no open loop exceeds for long, and halves what is unknown.
+    It starts at the throughput of a closed loop, which no open loop exceeds for long, and bisects.
     """
-    closed = bench.measure(Load(concurrency=16, batch=batch))
+    step = closed = bench.measure(Load(concurrency=16, batch=batch))
+    yield closed
     low, high = 0.0, closed.throughput * 1.1
-    rate, found = closed.throughput / 2, [closed]
+    rate = closed.throughput / 2
     for _ in range(steps):
-        step = bench.measure(Load(rate=round(rate, 1), batch=batch), found[-1].processes)
-        found.append(step)
+        step = bench.measure(Load(rate=round(rate, 1), batch=batch), step.processes)
+        yield step
         kept_up = step.throughput >= 0.95 * rate and not step.failed
         low, high = (rate, high) if kept_up and holds(step) else (low, rate)
         rate = (low + high) / 2
         if high - low < 0.03 * high:
-            break
-    return found
+            return

@@ -1,4 +1,4 @@
-"""What is asked of a server and how fast, and what came of it."""
+"""A load on a server, and its results."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ Arrival: TypeAlias = Literal["poisson", "uniform"]
 LONGEST_US = 600_000_000
 DIGITS = 3
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-# One of a generator's processes that has worked for this part of the time can't ask more.
+# A process of the generator that is busy for this part of the time is at its limit.
 BUSY = 0.9
-# An open loop that sends a smaller part of what is due, and that late, can't ask as much.
+# An open loop that sends a smaller part of the due requests, and so late, is at its limit.
 KEPT_UP, LATE_MS = 0.9, 100.0
 NOT_SENT = "not sent: too many in flight"
 
 
 @dataclass(frozen=True)
 class Load:
-    """How requests come: as soon as one of `concurrency` is answered, or `rate` a second, whatever the answers do.
+    """A load: a closed loop of `concurrency` clients, or an open loop of `rate` requests a second.
 
-    An open loop's requests come at random (`poisson`) or evenly (`uniform`), and their latency counts from when they
-    were meant to be sent. `batch` is the number of rows in each.
+    A client of a closed loop sends its next request when the response arrives. An open loop sends requests at random
+    (`poisson`) or even (`uniform`) times, and counts latency from the intended time. `batch` is the number of rows in
+    each request.
     """
 
     concurrency: int = 0
@@ -43,28 +44,43 @@ class Load:
         return self.rate > 0
 
     def __str__(self) -> str:
-        said = f"{self.rate:g}/s" if self.open else f"{self.concurrency} at a time"
-        return said if self.batch == 1 else f"{said}, batch {self.batch}"
+        text = f"{self.rate:g}/s" if self.open else f"{self.concurrency} at a time"
+        return text if self.batch == 1 else f"{text}, batch {self.batch}"
 
 
 @dataclass(frozen=True)
 class Durations:
-    """Seconds of warm-up, and of each window; how many windows there are at least, and at most until they agree."""
+    """Seconds of the warm-up and of each window, and the number of windows.
+
+    A load is measured until `windows` windows in a row agree, and for `most` windows at most. With `hold` it is
+    measured for so many seconds.
+    """
 
     warm_up: float = 1.0
     window: float = 2.0
     windows: int = 3
     most: int = 9
+    hold: float | None = None
+
+    @property
+    def held_windows(self) -> int:
+        """The number of windows in `hold` seconds."""
+        return max(1, round((self.hold or 0) / self.window))
+
+    @property
+    def window_seconds(self) -> float:
+        """The seconds of each window; with `hold`, they fill it."""
+        return self.window if self.hold is None else self.hold / self.held_windows
 
 
 def histogram() -> HdrHistogram:
-    """A new one of microseconds."""
+    """Return a new histogram of microseconds."""
     return HdrHistogram(1, LONGEST_US, DIGITS)
 
 
 @dataclass
 class Window:
-    """What was answered in one window of time. `lag` is how late requests were sent, `busy` the generator's CPU."""
+    """The responses in one window of time. `lag` is the delay of sending, `busy` the generator's share of a CPU."""
 
     seconds: float
     latencies: Any = field(default_factory=histogram)
@@ -73,7 +89,7 @@ class Window:
     busy: float = 0.0
 
     def packed(self) -> dict[str, Any]:
-        """For another process."""
+        """Return it for another process."""
         return {
             "seconds": self.seconds,
             "latencies": self.latencies.encode(),
@@ -83,7 +99,7 @@ class Window:
         }
 
     def add(self, packed: Mapping[str, Any]) -> None:
-        """Adds what another process saw at the same time."""
+        """Add the window of another process at the same time."""
         self.latencies.decode_and_add(packed["latencies"])
         self.lag.decode_and_add(packed["lag"])
         self.errors.update(packed["errors"])
@@ -92,11 +108,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Step:
-    """What came of one load. Latencies are in milliseconds; those of requests that failed don't count.
+    """The result of one load. Latencies are in milliseconds; those of failed requests don't count.
 
-    `asked` is how many were asked a second, answered or not. `server_ms` is the time that the server itself says it
-    took, on average; None where it isn't known. A step is `stable` when its windows agreed, and `client_bound` when the
-    generator, not the server, was what could not do more.
+    `throughput` is successful requests a second, `sent` all requests a second. `server_ms` is the mean latency on the
+    server's metrics page; None if it is unknown. A step is `steady` when its windows agree, and `client_bound` when the
+    generator was the bottleneck, not the server.
     """
 
     load: Load
@@ -109,46 +125,32 @@ class Step:
     errors: Mapping[str, int]
     lag_p99_ms: float
     processes: int
-    stable: bool
+    steady: bool
     client_bound: bool
     server_ms: float | None
     curve: tuple[tuple[float, float], ...] = ()
-    asked: float = 0.0
+    sent: float = 0.0
 
     @property
     def failed(self) -> int:
-        """How many requests failed."""
+        """The number of failed requests."""
         return sum(self.errors.values())
 
     def failures(self) -> list[str]:
-        """How many requests failed with which error, and what is known about its cause."""
+        """Return the number of failed requests by error, with the likely cause."""
         found = []
         for kind, count in self.errors.items():
             hint = known_hint(kind.partition(": ")[2])
             found.append(f"{count} failed with {kind}" + (f"; {hint}" if hint else ""))
         return found
 
-    def checked(self) -> Step:
-        """This step, read from a file. Raises TypeError for what has another type than it should."""
-        load = self.load
-        numbers = [load.concurrency, load.rate, load.batch, self.seconds, self.requests, self.throughput, self.mean_ms]
-        numbers += [self.max_ms, self.lag_p99_ms, self.asked, *self.percentiles.values(), *self.errors.values()]
-        numbers += [number for point in self.curve for number in point]
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            raise TypeError("what is to be a number is none")
-        if set(self.percentiles) != {f"p{percentile:g}" for percentile in PERCENTILES}:
-            raise TypeError(f"the percentiles are {', '.join(map(str, self.percentiles))}")
-        if not all(len(point) == 2 for point in self.curve):  # noqa: PLR2004 - a percentile and its milliseconds
-            raise TypeError("the curve has no points")
-        return self
-
     def latency(self, percentile: str) -> float:
-        """Milliseconds of the percentile, for example `p99`, `max` or `mean`."""
+        """Return the milliseconds of a percentile such as `p99`, of `max` or of `mean`."""
         return {"mean": self.mean_ms, "max": self.max_ms, **self.percentiles}[percentile]
 
 
-def step_of(load: Load, windows: list[Window], *, processes: int, stable: bool, server_ms: float | None) -> Step:
-    """The result of all `windows` of a load."""
+def step_of(load: Load, windows: list[Window], *, processes: int, steady: bool, server_ms: float | None) -> Step:
+    """Return the result of all `windows` of a load."""
     latencies, lag, errors = histogram(), histogram(), Counter[str]()
     for window in windows:
         latencies.add(window.latencies)
@@ -157,12 +159,12 @@ def step_of(load: Load, windows: list[Window], *, processes: int, stable: bool, 
     seconds = sum(window.seconds for window in windows)
     count = latencies.get_total_count()
 
-    asked = lag.get_total_count() if load.open else count + sum(errors.values())
+    sent = lag.get_total_count() if load.open else count + sum(errors.values())
     due = load.rate * seconds - errors.get(NOT_SENT, 0)
     late_ms = float(lag.get_value_at_percentile(99)) / 1000 if lag.get_total_count() else 0.0
     busy = sum(window.busy for window in windows) / len(windows) > BUSY
 
-    # All at once: one by one, each is a walk through thousands of counts.
+    # All at once, since each look-up walks through thousands of counts.
     found = latencies.get_percentile_to_value_dict([*PERCENTILES, *_curve()]) if count else {}
 
     def ms(percentile: float) -> float:
@@ -179,16 +181,16 @@ def step_of(load: Load, windows: list[Window], *, processes: int, stable: bool, 
         errors=dict(errors),
         lag_p99_ms=late_ms,
         processes=processes,
-        stable=stable,
-        client_bound=busy or (load.open and asked < KEPT_UP * due and late_ms > LATE_MS),
+        steady=steady,
+        client_bound=busy or (load.open and sent < KEPT_UP * due and late_ms > LATE_MS),
         server_ms=server_ms,
         curve=tuple((percentile, ms(percentile)) for percentile in _curve()) if count else (),
-        asked=asked / seconds,
+        sent=sent / seconds,
     )
 
 
 def _curve() -> list[float]:
-    """Percentiles for a curve that shows both the middle and the end."""
+    """Return percentiles for a curve that shows both the middle and the end."""
     return [
         *(float(percentile) for percentile in range(1, 91)),
         *(100 - 10 ** (1 - step / 10) for step in range(1, 31)),

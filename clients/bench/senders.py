@@ -1,4 +1,4 @@
-"""Sends prepared bodies, at as little cost as there is: what is measured is the server."""
+"""Sends prepared bodies at the lowest cost, so that the server is measured and not the client."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tfserving.clients.rest_transport import tls_context
 
 OK = ""
 TIMEOUT = "DEADLINE_EXCEEDED"
-TOO_LARGE = "RESOURCE_EXHAUSTED: an answer is too large"
+TOO_LARGE = "RESOURCE_EXHAUSTED: a response is too large"
 
 
 class GrpcSender:
-    """Predict over gRPC, on one connection."""
+    """Sends predict requests over gRPC, on one connection."""
 
     def __init__(self, address: Address, timeout: float, largest: int) -> None:
         self._channel = new_channel(grpc.aio, address, gzip=False, largest=largest)
@@ -32,7 +32,7 @@ class GrpcSender:
         self._timeout = timeout
 
     async def send(self, body: bytes) -> str:
-        """Sends a PredictRequest; returns what went wrong, OK for nothing."""
+        """Send a PredictRequest, and return its error; OK without one."""
         try:
             await self._predict(body, timeout=self._timeout)
         except grpc.RpcError as error:
@@ -41,12 +41,12 @@ class GrpcSender:
         return OK
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         await self._channel.close()
 
 
 class RestSender:
-    """Predict over REST, each request on a connection of its own until it is answered."""
+    """Sends predict requests over REST; each has a connection of its own until its response is complete."""
 
     def __init__(self, address: Address, path: str, timeout: float, largest: int) -> None:
         parts = urlsplit(address.target)
@@ -64,15 +64,15 @@ class RestSender:
         self._idle: list[_Connection] = []
 
     async def send(self, body: bytes) -> str:
-        """Sends a predict request's body; returns what went wrong, OK for nothing."""
+        """Send the body of a predict request, and return its error; OK without one."""
         loop = asyncio.get_running_loop()
-        answered: asyncio.Future[int] = loop.create_future()
-        timer = loop.call_later(self._timeout, _time_out, answered)
+        done: asyncio.Future[int] = loop.create_future()
+        timer = loop.call_later(self._timeout, _time_out, done)
         connection = None
         try:
             connection = self._idle.pop() if self._idle else await self._connect()
-            connection.ask(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), answered)
-            status = await answered
+            connection.send(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), done)
+            status = await done
         except (asyncio.TimeoutError, OSError) as error:
             if connection is not None:
                 connection.close()
@@ -93,37 +93,37 @@ class RestSender:
         return connection
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         for connection in self._idle:
             connection.close()
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; a parser of httptools calls its `on_…` methods. Nothing is kept of an answer."""
+    """One connection. The parser of httptools calls its `on_…` methods. Responses are discarded."""
 
     def __init__(self, largest: int) -> None:
         self.open = False
         self.too_large = False
         self._largest = largest
-        self._came = 0
-        self._answered: asyncio.Future[int] | None = None
+        self._received = 0
+        self._done: asyncio.Future[int] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self.open = transport, True  # type: ignore[assignment]
 
-    def ask(self, request: bytes, answered: asyncio.Future[int]) -> None:
-        """Sends `request`; `answered` gets the status of the answer, or an OSError."""
+    def send(self, request: bytes, done: asyncio.Future[int]) -> None:
+        """Send `request`; `done` gets the status of the response, or an OSError."""
         if not self.open or self._transport is None:
             raise ConnectionError
-        self._answered = answered
-        self._came = 0
+        self._done = done
+        self._received = 0
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        self._came += len(data)
-        if self._came > self._largest:
+        self._received += len(data)
+        if self._received > self._largest:
             self.too_large = True
             self.close()
             return
@@ -134,27 +134,27 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.open = self._parser.should_keep_alive()
-        self._finish(lambda answered: answered.set_result(self._parser.get_status_code()))
+        self._finish(lambda done: done.set_result(self._parser.get_status_code()))
         self._parser = httptools.HttpResponseParser(self)
         if not self.open:
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.open = False
-        self._finish(lambda answered: answered.set_exception(ConnectionError()))
+        self._finish(lambda done: done.set_exception(ConnectionError()))
 
     def close(self) -> None:
-        """Closes it; a question that is open fails."""
+        """Close it; a request in flight fails."""
         self.open = False
         if self._transport is not None:
             self._transport.close()
 
     def _finish(self, do: Callable[[asyncio.Future[int]], None]) -> None:
-        answered, self._answered = self._answered, None
-        if answered is not None and not answered.done():
-            do(answered)
+        done, self._done = self._done, None
+        if done is not None and not done.done():
+            do(done)
 
 
-def _time_out(answered: asyncio.Future[int]) -> None:
-    if not answered.done():
-        answered.set_exception(asyncio.TimeoutError())
+def _time_out(done: asyncio.Future[int]) -> None:
+    if not done.done():
+        done.set_exception(asyncio.TimeoutError())

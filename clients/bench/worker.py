@@ -1,4 +1,4 @@
-"""One process of the load generator: asks as its part of the load says, and tells what came of each window."""
+"""One process of the load generator: sends its part of the load, and reports each window."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tfserving.clients.address import Address
 from tfserving.clients.bench.load import LONGEST_US, NOT_SENT, Load, Window
 from tfserving.clients.bench.senders import OK, GrpcSender, RestSender
 
-# The event loop wakes up to a millisecond late; what is left is waited out awake.
+# The event loop wakes up to a millisecond late; the rest is a busy wait.
 _AWAKE = 0.0015
-# So many requests that are late are sent before anything else is done.
+# Late requests are sent in groups of this size before anything else runs.
 _LATE_IN_A_ROW = 64
-# More requests in flight than these are not a load that a server is meant to bear.
+# With more requests in flight, the server is overloaded beyond use.
 MOST_IN_FLIGHT = 20_000
 
 
 @dataclass(frozen=True)
 class Work:
-    """The part of a load that one of `processes` has, the `index`th; `start` is a time of `time.monotonic`."""
+    """The part of a load of process number `index` of `processes`; `start` is a time of `time.monotonic`."""
 
     address: Address
     path: str
@@ -43,8 +43,8 @@ class Work:
 
 
 def run(work: Work, parent: Connection) -> None:
-    """Asks until the parent says stop, or is gone."""
-    # What one thread computes keeps the others waiting so long, by default 5 ms.
+    """Send requests until the parent stops it or is gone."""
+    # The longest time that one thread blocks the others; 5 ms by default.
     sys.setswitchinterval(0.0002)
     asyncio.run(_Worker(work, parent).run())
 
@@ -67,19 +67,19 @@ class _Worker:
         )
         gc.freeze()
         self._parent.send("ready")
-        telling = asyncio.create_task(self._tell())
+        reporting = asyncio.create_task(self._report())
         await asyncio.sleep(max(work.start - time.monotonic(), 0))
-        asking = [asyncio.create_task(self._open(sender))] if work.load.open else self._closed(sender)
-        await telling
+        sending = [asyncio.create_task(self._open(sender))] if work.load.open else self._closed(sender)
+        await reporting
         self._running = False
-        for task in (*asking, *self._sending):
+        for task in (*sending, *self._sending):
             task.cancel()
         with suppress(asyncio.CancelledError):
-            await asyncio.gather(*asking, *self._sending, return_exceptions=True)
+            await asyncio.gather(*sending, *self._sending, return_exceptions=True)
         await sender.close()
 
     def _closed(self, sender: GrpcSender | RestSender) -> list[asyncio.Task[None]]:
-        """This process' share of the clients that ask again as soon as they are answered."""
+        """Return this process' share of the clients that send the next request as soon as a response arrives."""
         share = range(self._work.index, self._work.load.concurrency, self._work.processes)
 
         async def client() -> None:
@@ -89,11 +89,11 @@ class _Worker:
         return [asyncio.create_task(client()) for _ in share]
 
     async def _open(self, sender: GrpcSender | RestSender) -> None:
-        """Sends each request when it is meant to be sent, answered or not what was sent before."""
+        """Send each request at its intended time, whether or not earlier responses have arrived."""
         for number, intended in enumerate(self._times()):
             await _until(intended)
             if number % _LATE_IN_A_ROW == 0:
-                # One that is late is sent without waiting; what is in flight, and the windows, must go on, too.
+                # Late requests are sent without waiting; requests in flight and the windows must progress, too.
                 await asyncio.sleep(0)
             if len(self._sending) >= MOST_IN_FLIGHT:
                 self._window.errors[NOT_SENT] += 1
@@ -118,11 +118,11 @@ class _Worker:
             self._window.latencies.record_value(_microseconds(time.monotonic() - since))
         else:
             self._window.errors[wrong] += 1
-            # A server that refuses at once isn't asked in an endless loop.
+            # Don't flood a server that rejects requests at once.
             await asyncio.sleep(0.001)
 
-    async def _tell(self) -> None:
-        """Tells the parent of each window at its end; the first one is the warm-up."""
+    async def _report(self) -> None:
+        """Send each window to the parent at its end; the first one is the warm-up."""
         end, busy = self._work.start, time.process_time()
         loop = asyncio.get_running_loop()
         while True:
@@ -132,7 +132,7 @@ class _Worker:
             before, busy = busy, time.process_time()
             window.busy = (busy - before) / window.seconds
             try:
-                # Packing takes milliseconds, in which nothing would be sent.
+                # Packing takes milliseconds, in which no request would be sent.
                 await loop.run_in_executor(None, lambda window=window: self._parent.send(window.packed()))  # type: ignore[misc]
                 if self._parent.poll():
                     return

@@ -1,1 +1,1 @@
-"""The commands of `tfserving client`, one module for each job. They import what they need when they run."""
+"""The commands that call a model server, one module each. They import what they need when they run."""

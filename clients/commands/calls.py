@@ -1,8 +1,7 @@
-"""What the commands share: the options that say whom to ask what, and how a failed call ends a command."""
+"""The arguments and options of commands that call a server, and the errors of failed calls."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
+from tfserving.foundation.command.errors import FAILED, UNREACHABLE, CommandError
+from tfserving.foundation.command.hints import DEFAULT_SERVER, SERVER_VARIABLE, typed
 from tfserving.foundation.command.options import writable
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from tfserving.clients.client import Client
     from tfserving.clients.errors import ServingError
 
-FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
-EXIT_CODES = """\b
-Exit codes: 0 all is well; 1 the server answered with an error, what it serves
-differs, or the output can't be written; 2 wrong usage or an input that doesn't
-fit; 3 no server answers; 130 Ctrl-C."""
-
-DEFAULT_SERVER = "grpc://127.0.0.1:8500,http://127.0.0.1:8501"
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
@@ -46,7 +40,7 @@ class Target:
 
     @contextmanager
     def connected(self) -> Iterator[Client]:
-        """Return a client; a call that fails inside ends the command with its error and an exit code."""
+        """Return a client. A call that fails inside ends the command with its error and an exit code."""
         from tfserving.clients.address import Tls
         from tfserving.clients.client import connect
         from tfserving.clients.errors import ServingError
@@ -68,21 +62,26 @@ class Target:
 
 
 def fail(error: ServingError) -> NoReturn:
-    """Ends the command with the error of a call."""
+    """End the command with the error of a call."""
     from tfserving.clients.errors import DeadlineExceeded, Unavailable
+    from tfserving.clients.unreachable import START
 
-    click.echo(f"Error: {error}", err=True)
-    sys.exit(UNREACHABLE if isinstance(error, (Unavailable, DeadlineExceeded)) else FAILED)
+    unreachable = isinstance(error, (Unavailable, DeadlineExceeded))
+    absent, _, _ = error.hint.partition(START)
+    if absent != error.hint:
+        text = f"{absent}. Start one with `{typed('serve')}`, or name another server with --server."
+        raise CommandError(text, UNREACHABLE) from None
+    raise CommandError(str(error), UNREACHABLE if unreachable else FAILED) from None
 
 
 class _Seconds(click.FloatRange):
-    """Seconds above a number, and no more than a timer holds: no infinity, and not what is no number."""
+    """Seconds above a number and below what a timer can hold; infinity and NaN are rejected."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See `click.ParamType.convert`."""
         seconds: float = super().convert(value, param, ctx)
         if not seconds <= LONGEST_TIMEOUT:
-            self.fail(f"{value} is no number of seconds up to {LONGEST_TIMEOUT:g}", param, ctx)
+            self.fail(f"{value} is not a number of seconds up to {LONGEST_TIMEOUT:g}", param, ctx)
         return seconds
 
 
@@ -90,23 +89,23 @@ SECONDS = _Seconds(0, min_open=True)
 SECONDS_OF_A_WINDOW = _Seconds(0.1)
 _FILE = click.Path(exists=True, dir_okay=False)
 TLS_OPTIONS = (
+    click.option("--tls-ca", "tls_ca", type=_FILE, metavar="FILE", help="PEM file of the trusted authorities."),
     click.option(
-        "--tls-ca", "tls_ca", type=_FILE, help="PEM file of the authorities to trust, for grpcs:// and https://."
+        "--tls-cert", "tls_certificate", type=_FILE, metavar="FILE", help="PEM file of this client's certificate."
     ),
-    click.option("--tls-cert", "tls_certificate", type=_FILE, help="PEM file of this client's certificate."),
-    click.option("--tls-key", "tls_key", type=_FILE, help="PEM file of that certificate's key."),
-    click.option("--tls-server-name", help="The name in the server's certificate, if it isn't the address's."),
+    click.option("--tls-key", "tls_key", type=_FILE, metavar="FILE", help="PEM file of that certificate's key."),
+    click.option("--tls-server-name", metavar="NAME", help="The name in the server's certificate."),
 )
 
 
 def tls_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes what `TLS_OPTIONS` gave out of `options`."""
+    """Remove the values of `TLS_OPTIONS` from `options`, and return those that are given."""
     names = [name for name in options if name.startswith("tls_")]
     return {name.removeprefix("tls_"): value for name in names if (value := options.pop(name)) is not None}
 
 
 def with_tls(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of TLS; the command gets what they say as `tls`."""
+    """Add the TLS options; the command gets them as `tls`."""
 
     @wraps(command)
     def with_options(**options: Any) -> None:
@@ -123,11 +122,12 @@ max_response_option = click.option(
     type=click.IntRange(1),
     default=MAX_RESPONSE_BYTES,
     show_default=True,
-    help="Fail for a larger response, as received or inflated.",
+    metavar="BYTES",
+    help="The limit of a response, as received or inflated.",
 )
 
 
-class _ServerType(click.ParamType):
+class _ServerType(click.ParamType["ServerUrls"]):
     """`URL[,URL]`: a server's gRPC port, its REST port, or both."""
 
     name = "URL[,URL]"
@@ -149,18 +149,26 @@ SERVER = _ServerType()
 server_option = click.option(
     "--server",
     type=SERVER,
-    envvar="TFSERVING_SERVER",
+    envvar=SERVER_VARIABLE,
     default=DEFAULT_SERVER,
-    show_default=True,
-    help="The server's gRPC URL, REST URL, or both.",
+    help="The URL of the server's gRPC or REST port, or both.  [default: port 8500 and 8501 of this machine]",
 )
 # For commands that work without a server, too: it is None then, and the environment variable is ignored.
 optional_server_option = click.option(
-    "--server", type=SERVER, help="The gRPC URL, the REST URL, or both, of a server to use."
+    "--server", type=SERVER, help="Use this server: the URL of its gRPC or REST port, or both."
 )
-timeout_option = click.option(
-    "--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for a response."
-)
+
+
+def timeout_option(seconds: float) -> Callable[[Function], Function]:
+    """The option of a call's timeout."""
+    return click.option(
+        "--timeout",
+        type=SECONDS,
+        default=seconds,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for each response.",
+    )
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -184,43 +192,28 @@ def _with_target(command: Callable[..., None], server_option: Callable[..., Any]
         command(target=target, **options)
 
     wrapped = with_tls(with_target)
-    for option in (max_response_option, timeout_option, server_option):
+    for option in (max_response_option, timeout_option(10.0), server_option):
         wrapped = option(wrapped)
     return wrapped
-
-
-def model_option(command: Function) -> Function:
-    """The model that is asked."""
-    return click.option("--model", required=True, help="The model's name.")(command)
-
-
-def version_options(command: Function) -> Function:
-    """The options that pin a version; `pinned` checks them."""
-    command = click.option("--label", help="The version with this label.")(command)
-    return click.option("--version", type=int, help="This version.  [default: the newest]")(command)
-
-
-def check_pinned(version: int | None, label: str | None) -> None:
-    """Refuses a version and a label at once."""
-    if version is not None and label is not None:
-        raise click.UsageError("--version and --label can't be used together; give one of them")
 
 
 output_option = click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     callback=writable(".npz"),
-    help="Write the outputs to this .npz file instead of showing them.",
+    metavar="FILE",
+    help="Write the outputs to this .npz file instead of printing them.",
 )
-signature_option = click.option("--signature", help="The signature to call.  [default: serving_default]")
+signature_option = click.option(
+    "--signature", metavar="NAME", help="The signature to call.  [default: serving_default]"
+)
 
 
 @contextmanager
 def reporting(report: Path) -> Iterator[None]:
-    """Writes the report, after what is in it was shown; a report that can't be written ends the command."""
+    """Write the report. A report that can't be written ends the command, after its results were printed."""
     try:
         yield
     except OSError as error:
-        click.echo(f"Error: the report can't be written: {report}: {error.strerror or error}", err=True)
-        sys.exit(FAILED)
-    click.echo(f"{report}: the report", err=True)
+        raise CommandError(f"the report {report} can't be written: {error.strerror or error}") from None
+    click.echo(f"Wrote the report to {report}.", err=True)

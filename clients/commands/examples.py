@@ -1,23 +1,15 @@
-"""`classify` and `regress`: one request of tf.Examples, from the command line."""
+"""`classify` and `regress`: one request of tf.Examples."""
 
 from __future__ import annotations
 
-import json
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tfserving.clients.commands.calls import (
-    EXIT_CODES,
-    Target,
-    check_pinned,
-    model_option,
-    output_option,
-    server_options,
-    signature_option,
-    version_options,
-)
+from tfserving.clients.commands.calls import Target, output_option, server_options, signature_option
+from tfserving.clients.commands.model import Model, model_argument
 from tfserving.foundation.command.options import json_option
 
 input_option = click.option(
@@ -25,68 +17,64 @@ input_option = click.option(
     "given",
     required=True,
     metavar="VALUE",
-    help="The examples: JSON (a list of objects of features, one such object, or a REST request with examples and "
-    "context), a .json file, a .tfrecord file of tf.Examples, or - for JSON on stdin.",
+    help="The examples: JSON, a .json file, a .tfrecord file of tf.Examples, or - for JSON on stdin. The JSON is an "
+    "object of features, a list of such objects, or a REST request with examples and context.",
 )
 
 
 @click.command(
-    epilog=f"""\b
+    epilog="""\b
 Examples:
-  tfserving client classify --model flowers --input '[{{"length": 1.5, "name": "rose"}}]'
-  tfserving client classify --model flowers --input examples.tfrecord --json
-  tfserving client classify --model flowers --input request.json --server http://127.0.0.1:8501
-
-{EXIT_CODES}"""
+  tfserving classify flowers --input '[{"length": 1.5, "name": "rose"}]'
+  tfserving classify flowers --input examples.tfrecord --json
+  tfserving classify flowers/2 --input request.json --server http://127.0.0.1:8501"""
 )
-@server_options
-@model_option
-@version_options
+@model_argument
 @input_option
 @signature_option
+@server_options
 @json_option
 @output_option
-def classify(*, target: Target, given: str, output: Path | None, as_json: bool, **asked: Any) -> None:
-    """Classifies tf.Examples and shows their classes and scores."""
+def classify(
+    *, target: Target, model: Model, signature: str | None, given: str, output: Path | None, as_json: bool
+) -> None:
+    """Send tf.Examples; print their classes and scores."""
     from tfserving.clients.commands.output_values import show
 
-    request = _request(given, asked)
+    request = _request(model, signature, given)
     with target.connected() as client:
-        answer = client.classify(**request)
-    show(answer, {"classes": answer.labels, "scores": answer.scores}, output=output, as_json=as_json)
+        result = client.classify(**request)
+    show(result, {"classes": result.labels, "scores": result.scores}, output=output, as_json=as_json)
 
 
 @click.command(
-    epilog=f"""\b
+    epilog="""\b
 Examples:
-  tfserving client regress --model prices --input '[{{"rooms": 3, "city": "Turin"}}]'
-  tfserving client regress --model prices --input examples.tfrecord --output values.npz
-
-{EXIT_CODES}"""
+  tfserving regress prices --input '[{"rooms": 3, "city": "Turin"}]'
+  tfserving regress prices --input examples.tfrecord --output values.npz"""
 )
-@server_options
-@model_option
-@version_options
+@model_argument
 @input_option
 @signature_option
+@server_options
 @json_option
 @output_option
-def regress(*, target: Target, given: str, output: Path | None, as_json: bool, **asked: Any) -> None:
-    """Shows the value that a model finds for each tf.Example."""
+def regress(
+    *, target: Target, model: Model, signature: str | None, given: str, output: Path | None, as_json: bool
+) -> None:
+    """Send tf.Examples; print the value of each."""
     from tfserving.clients.commands.output_values import show
 
-    request = _request(given, asked)
+    request = _request(model, signature, given)
     with target.connected() as client:
-        answer = client.regress(**request)
-    show(answer, {"outputs": answer.values}, output=output, as_json=as_json)
+        result = client.regress(**request)
+    show(result, {"outputs": result.values}, output=output, as_json=as_json)
 
 
-def _request(given: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the call: those in `asked`, and the examples that `given` stands for."""
+def _request(model: Model, signature: str | None, given: str) -> dict[str, Any]:
+    """Return the arguments of the call."""
     from tfserving.foundation.examples import read_examples
 
-    check_pinned(asked["version"], asked["label"])
-    signature = asked.pop("signature")
     try:
         read = _read(given)
         examples, context = read["examples"], read.get("context")
@@ -95,12 +83,14 @@ def _request(given: str, asked: dict[str, Any]) -> dict[str, Any]:
         raise click.BadParameter(str(error), param_hint="--input") from None
     signature = signature or read.get("signature_name")
     named = {} if signature is None else {"signature": signature}
-    return {**asked, **named, "examples": examples, "context": context, "check": True}
+    selected = {"model": model.name, "version": model.version, "label": model.label}
+    return {**selected, **named, "examples": examples, "context": context, "check": True}
 
 
 def _read(given: str) -> dict[str, Any]:
-    """What a request has under `examples`, and maybe under `context` and `signature_name`."""
+    """Return `examples`, and those of `context` and `signature_name` that `given` contains."""
     from tfserving.clients.commands.input_values import unpack
+    from tfserving.clients.rest_json import parse_request
     from tfserving.foundation.given import STDIN, given_text
     from tfserving.foundation.records import RecordError, read_records
 
@@ -112,13 +102,14 @@ def _read(given: str) -> dict[str, Any]:
     where = "standard input" if given == STDIN else given if given.endswith(".json") else "the value"
     text = given_text(given) if given == STDIN or given.endswith(".json") else given
     try:
-        read = unpack(json.loads(text))
+        read = unpack(parse_request(text))
     except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
+        text = f" is not JSON: {error}" if isinstance(error, JSONDecodeError) else f": {error}"
+        raise ValueError(where + text) from None
     except RecursionError:
-        raise ValueError(f"{where} is nested too deeply") from None
+        raise ValueError(f"{where} is JSON that is nested too deeply") from None
     if isinstance(read, list):
         return {"examples": [unpack(example) for example in read]}
     if not isinstance(read, dict):
-        raise ValueError(f"{where} is no object of features, nor a list of such objects")
+        raise ValueError(f"{where} must be an object of features or a list of such objects")
     return read if isinstance(read.get("examples"), list) else {"examples": [read]}

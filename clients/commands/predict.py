@@ -1,26 +1,17 @@
-"""`predict`: one request to a model, from the command line."""
+"""`predict`: one request to a model."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from tfserving.clients.commands.calls import (
-    EXIT_CODES,
-    WRONG_USAGE,
-    Target,
-    check_pinned,
-    model_option,
-    output_option,
-    server_options,
-    signature_option,
-    version_options,
-)
-from tfserving.foundation.command.options import json_option
+from tfserving.clients.commands.calls import Target, output_option, server_options, signature_option
+from tfserving.clients.commands.model import Model, model_argument
+from tfserving.foundation.command.errors import WRONG, CommandError
+from tfserving.foundation.command.options import fleet_option, json_option
 
 if TYPE_CHECKING:
     from tfserving.clients.client import Client
@@ -29,105 +20,147 @@ if TYPE_CHECKING:
     from tfserving.foundation.tensors import Array
 
 
-@click.command(
-    epilog=f"""\b
-Examples:
-  tfserving client predict --model dense --input '[[0.5, 1.5, 2.5]]'
-  tfserving client predict --model digits --input image=images.npy --output answer.npz
-  tfserving client predict --model digits --input request.json --server http://127.0.0.1:8501
-  tfserving client predict --model photos --input image=cat.png --resize --scale 0.003921569
-  tfserving client predict --model pair --input 'a=[1, 2]' --input b=columns.npy --json
-  curl -s https://example.com/request.json | tfserving client predict --model digits --input -
+class _Request(NamedTuple):
+    """What is sent: the arrays of a signature's inputs."""
 
-{EXIT_CODES}"""
+    signature: str
+    arrays: dict[str, Array]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tfserving predict digits
+  tfserving predict dense --input '[[0.5, 1.5, 2.5]]'
+  tfserving predict digits/3 --input image=images.npy --output outputs.npz
+  tfserving predict digits --label canary --input request.json
+  tfserving predict photos --input image=cat.png --resize --scale 0.003921569
+  tfserving predict pair --input 'a=[1, 2]' --input b=columns.npy --json
+  tfserving predict digits --print-body |
+    curl -s -d @- http://127.0.0.1:8501/v1/models/digits:predict""",
 )
-@server_options
-@model_option
-@version_options
+@model_argument
 @click.option(
     "--input",
     "given",
     multiple=True,
-    required=True,
     metavar="[NAME=]VALUE",
-    help="An input: JSON, a .json, .npy, .npz or image file, or - for JSON on stdin. NAME= can be left out when the "
-    "signature has one input, and for what has names in it: an .npz, a JSON object of names, a REST request "
-    '({"inputs": …} or {"instances": […]}). Can be given several times.',
+    help="An input: JSON, a .json, .npy, .npz or image file, or - for JSON on stdin. Repeat it for several inputs. "
+    "NAME= is optional for the only input of a signature, and for values with names in them: an .npz file, a JSON "
+    'object, a REST request ({"inputs": …} or {"instances": […]}).  [default: a golden request]',
 )
 @signature_option
-@click.option("--resize", is_flag=True, help="Make images the size that the signature wants.")
+@click.option("--resize", is_flag=True, help="Resize images to the size in the signature.")
 @click.option(
-    "--scale", type=float, default=1.0, show_default=True, help="What an image's values, 0 to 255, are multiplied by."
+    "--scale", type=float, default=1.0, show_default=True, help="Multiply the values of images, 0 to 255, by this."
 )
+@click.option("--print-body", is_flag=True, help="Print the body of the REST request instead of sending the request.")
+@server_options
+@fleet_option
 @json_option
 @output_option
 def predict(
     *,
     target: Target,
-    model: str,
-    version: int | None,
-    label: str | None,
+    model: Model,
     given: tuple[str, ...],
     signature: str | None,
     resize: bool,
     scale: float,
+    print_body: bool,
+    fleet: Path,  # noqa: ARG001 - the project uses it
     as_json: bool,
     output: Path | None,
 ) -> None:
-    """Asks a model for a prediction and shows its outputs.
+    """Send a predict request, and print the outputs.
 
-    The inputs are checked against the server's metadata before they are sent. JSON's numbers take the element types
-    that the signature wants; an array of a file must have them. An image becomes a batch of one: of its file's bytes
-    where the signature wants strings, else of its pixels.
+    Without --input it sends a golden request of a model in models.yaml: one that was stored with the version on disk.
+
+    Inputs are checked against the server's signature before they are sent. JSON numbers are converted to its dtypes;
+    arrays in files must have them. An image becomes a batch of one: its bytes where the signature has strings, else
+    its pixels.
     """
-    from tfserving.clients.call_options import DEFAULT_SIGNATURE
     from tfserving.clients.commands.images import Images
-    from tfserving.clients.commands.input_values import InputError, read_inputs
     from tfserving.clients.commands.output_values import show
 
-    check_pinned(version, label)
-    try:
-        inputs = read_inputs(given)
-    except InputError as error:
-        raise click.BadParameter(str(error), param_hint="--input") from None
-    name = signature or inputs.signature or DEFAULT_SIGNATURE
+    inputs = _given(given) if given else None
+    if inputs is None and print_body and model.label is None:
+        # No server is needed.
+        request = _golden(model, signature)
+        click.echo(_body(request))
+        return
     deadline = time.monotonic() + target.timeout
     with target.connected() as client:
-        arrays = _checked(client, model, inputs, name, version=version, label=label, images=Images(resize, scale))
-        answer = client.predict(
-            model, arrays, signature=name, version=version, label=label, timeout=max(deadline - time.monotonic(), 0.001)
+        if inputs is None:
+            request = _golden(model, signature, client)
+        else:
+            request = _checked(client, model, inputs, signature, images=Images(resize, scale))
+        if print_body:
+            click.echo(_body(request))
+            return
+        result = client.predict(
+            model.name,
+            request.arrays,
+            signature=request.signature,
+            version=model.version,
+            label=model.label,
+            timeout=max(deadline - time.monotonic(), 0.001),
         )
-    show(answer, answer.outputs, output=output, as_json=as_json)
+    show(result, result.outputs, output=output, as_json=as_json)
 
 
-def _checked(
-    client: Client,
-    model: str,
-    given: GivenInputs,
-    name: str,
-    *,
-    version: int | None,
-    label: str | None,
-    images: Images,
-) -> dict[str, Array]:
-    """The arrays to send; what doesn't fit the signature ends the command before anything is sent."""
+def _given(given: tuple[str, ...]) -> GivenInputs:
+    from tfserving.clients.commands.input_values import InputError, read_inputs
+
+    try:
+        return read_inputs(given)
+    except InputError as error:
+        raise click.BadParameter(str(error), param_hint="--input") from None
+
+
+def _golden(model: Model, signature: str | None, client: Client | None = None) -> _Request:
+    """Return a golden request, and print which one. Only a server knows the version with a label."""
+    from tfserving.clients.commands.golden_input import golden_input
+
+    labelled = None
+    if client is not None and model.label is not None:
+        labelled = client.metadata(model.name, label=model.label).version
+    found = golden_input(model, signature, labelled)
+    click.echo(f"Using golden request {found.number} of {model.name}/{found.version}.", err=True)
+    # Over REST every input is required, also one with a default.
+    return _Request(found.request.signature, {**found.defaults, **found.request.inputs})
+
+
+def _body(request: _Request) -> bytes:
+    from tfserving.clients.rest_json import predict_request
+
+    try:
+        return predict_request(request.signature, request.arrays)
+    except TypeError as error:
+        raise CommandError(str(error), WRONG) from None
+
+
+def _checked(client: Client, model: Model, given: GivenInputs, name: str | None, *, images: Images) -> _Request:
+    """Return the request. Inputs that don't match the signature end the command before anything is sent."""
+    from tfserving.clients.call_options import DEFAULT_SIGNATURE
     from tfserving.clients.inputs import mismatches, to_arrays
     from tfserving.clients.limits import MOST_LINES
     from tfserving.clients.printable import printable
 
-    metadata = client.metadata(model, version=version, label=label)
-    where = f"{model} version {metadata.version}"
+    name = name or given.signature or DEFAULT_SIGNATURE
+    metadata = client.metadata(model.name, version=model.version, label=model.label)
+    where = f"{model.name} version {metadata.version}"
     signature = metadata.signatures.get(name)
     if signature is None:
-        has = ", ".join(metadata.signatures) or "none"
-        text = printable(f"{where} has no signature {name!r}; it has {has}")
-        raise click.BadParameter(text, param_hint="--signature")
+        known = ", ".join(metadata.signatures) or "none"
+        raise click.BadParameter(
+            printable(f"{where} lacks signature {name!r}; it has {known}"), param_hint="--signature"
+        )
     try:
         arrays = to_arrays(images.fitted(given.inputs, signature), name, signature)
         wrong = mismatches(arrays, name, signature)
     except ValueError as error:
         wrong = [str(error)]
     if wrong:
-        click.echo("\n".join(printable(f"Error: {where}: {line}") for line in wrong[:MOST_LINES]), err=True)
-        sys.exit(WRONG_USAGE)
-    return arrays
+        raise CommandError("\n".join(printable(f"{where}: {line}") for line in wrong[:MOST_LINES]), WRONG)
+    return _Request(name, arrays)

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Wide enough for any row: a terminal that is narrower breaks a line at its end, rich would break every cell.
+# Wide enough for any row: a narrower terminal wraps the line, rich would wrap every cell.
 WIDTH = 1000
 
 
 def new_table(left: Iterable[str], right: Iterable[str] = (), last: Iterable[str] = ()) -> Table:
-    """A table with columns of text, of numbers, and of text again."""
+    """Return a table with columns of text, of numbers, and of text again."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in left:
         table.add_column(Text(heading))
@@ -26,7 +26,7 @@ def new_table(left: Iterable[str], right: Iterable[str] = (), last: Iterable[str
 
 
 def lines_of(table: Table) -> list[str]:
-    """The lines of `table`; with colours where stdout is a terminal."""
+    """Return the lines of `table`, with colours when stdout is a terminal."""
     console = Console(highlight=False, width=WIDTH)
     with console.capture() as captured:
         console.print(table)

@@ -1,73 +1,87 @@
-"""`tune`: the batching parameters that suit a model."""
+"""`tune`: finds the batching parameters with the highest throughput for a model."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.clients.commands.calls import (
-    EXIT_CODES,
-    FAILED,
-    SECONDS_OF_A_WINDOW,
-    Target,
-    reporting,
-    signature_option,
-)
-from tfserving.clients.commands.loads import limit_option, numbers, prepared
-from tfserving.foundation.command.options import json_option, report_option, writable
+from tfserving.clients.commands.calls import SECONDS_OF_A_WINDOW, Target, reporting, signature_option
+from tfserving.clients.commands.loads import input_option, limit_option, numbers, prepared, requests_option
+from tfserving.clients.commands.model import Model, fleet_model, unknown_model
+from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
+from tfserving.foundation.command.hints import typed
+from tfserving.foundation.command.options import fleet_option, json_option, report_option, writable
+from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.files import written_whole
 
 if TYPE_CHECKING:
     from tfserving.clients.bench.generator import Bench
     from tfserving.clients.bench.load import Step
     from tfserving.clients.tune import Candidate, Parameters
+    from tfserving.clients.verification.proofs import ModelFolder
 
 
 @click.command(
-    epilog=f"""\b
+    epilog="""\b
 Examples:
-  tfserving client tune models/digits --limit p99=20ms
-  tfserving client tune models/digits --concurrency 64 --output batching_parameters.txt --report tune.html
-  tfserving client tune models/digits --engine "docker-run.sh tensorflow_model_server" --max-batch-size 8,32
-
-{EXIT_CODES}"""
+  tfserving tune digits --limit p99=20ms
+  tfserving tune digits --server-command "docker-run.sh tensorflow_model_server"
+  tfserving tune models/digits --concurrency 64 --report tune.html"""
 )
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@limit_option("Only what keeps this counts, as p99=20ms.  [default: no limit]")
-@click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="Requests at a time.")
+@click.argument("model", metavar="MODEL|FOLDER")
+@limit_option("Only count candidates within this latency, for example p99=20ms.")
+@click.option(
+    "--concurrency", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Requests at a time."
+)
+@input_option
+@requests_option
 @signature_option
-@click.option("--input", "given", multiple=True, metavar="[NAME=]VALUE", help="What is sent, as for `predict`.")
-@click.option("--requests", metavar="SOURCE", help="Send these golden or captured requests, as for `bench`.")
-@click.option("--protocol", type=click.Choice(["grpc", "rest"]), default="grpc", show_default=True, help="How.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["grpc", "rest"]),
+    default="grpc",
+    show_default=True,
+    help="The protocol of the requests.",
+)
 @click.option("--max-batch-size", metavar="N,…", help="Values to try.  [default: 4,16,64,128]")
 @click.option("--batch-timeout-micros", metavar="N,…", help="Values to try.  [default: 0,1000,5000]")
-@click.option("--num-batch-threads", metavar="N,…", help="Values to try.  [default: 1, 2 and one a core]")
+@click.option("--num-batch-threads", metavar="N,…", help="Values to try.  [default: 1, 2 and the number of CPUs]")
 @click.option("--no-padding", is_flag=True, help="Don't try batch sizes in powers of two (allowed_batch_sizes).")
 @click.option(
-    "--engine",
-    help="The command of the model server; its flags are added.  [default: what "
-    "TENSORFLOW_MODEL_SERVER names, tensorflow_model_server on PATH, else the embedded server]",
+    "--server-command",
+    metavar="COMMAND",
+    help="The command that runs the server; flags are appended.  [default: TENSORFLOW_MODEL_SERVER, "
+    "tensorflow_model_server on PATH, or the embedded server]",
 )
-@click.option("--window", type=SECONDS_OF_A_WINDOW, default=1.5, show_default=True, help="Seconds of each window.")
+@click.option(
+    "--window",
+    type=SECONDS_OF_A_WINDOW,
+    default=1.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Length of a window.",
+)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     callback=writable(),
     default=Path("batching_parameters.txt"),
     show_default=True,
-    help="Where the best parameters are written.",
+    metavar="FILE",
+    help="Write the best parameters to this file.",
 )
+@fleet_option
 @report_option
 @json_option
 def tune(
     *,
-    folder: Path,
+    model: str,
     limit: tuple[str, float] | None,
     concurrency: int,
     signature: str | None,
@@ -78,20 +92,21 @@ def tune(
     batch_timeout_micros: str | None,
     num_batch_threads: str | None,
     no_padding: bool,
-    engine: str | None,
+    server_command: str | None,
     window: float,
     output: Path,
+    fleet: Path,
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Finds the batching parameters with the most throughput under a limit, for the model in FOLDER.
+    """Find the batching parameters of highest throughput.
 
-    A server is started for each candidate, loaded and stopped, some 10 s each, a dozen or two of them. Nothing else
-    should keep the machine busy. Without batching it is measured, too: if that is best, this is said, and no file is
-    written.
+    It starts a server for each candidate, measures it and stops it: some 10 s each, for one or two dozen candidates.
+    Nothing else should use the machine meanwhile. It also measures the model without batching; if that is best, it
+    writes no file.
     """
     from tfserving.clients.bench.generator import GeneratorError
-    from tfserving.clients.tune import EngineError, Space, best, search
+    from tfserving.clients.tune import Space, StartError, best, search
 
     space = Space(
         max_batch_size=numbers(max_batch_size, int, "--max-batch-size") or Space.max_batch_size,
@@ -99,23 +114,30 @@ def tune(
         num_batch_threads=numbers(num_batch_threads, int, "--num-batch-threads") or Space.num_batch_threads,
         padding=not no_padding,
     )
-    try:
-        shlex.split(engine or "")
-    except ValueError as error:
-        raise click.BadParameter(f"{engine!r} is no command: {error}", param_hint="--engine") from None
-    try:
-        measuring = _Measuring(folder, engine, protocol, (signature, given, requests), concurrency, window)
-        candidates = search(measuring, space, limit)
-    except (EngineError, GeneratorError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(FAILED)
+    found = _model_folder(model, fleet)
+    command = _command(server_command)
+    measured: dict[Parameters | None, Candidate] = {}
+    stopped = False
+    with Progress() as progress:
+        measuring = _Measuring(found, command, protocol, (signature, given, requests), concurrency, window, progress)
+        try:
+            search(measuring, space, limit, measured)
+        except (StartError, GeneratorError) as error:
+            raise CommandError(str(error)) from None
+        except KeyboardInterrupt:
+            stopped = True
+    candidates = list(measured.values())
+    if stopped:
+        _show(candidates, best(candidates, limit))
+        raise KeyboardInterrupt
     winner = best(candidates, limit)
     try:
         if as_json:
             shown = {"best": winner and _json(winner), "candidates": list(map(_json, candidates))}
             click.echo(json.dumps(shown, indent=2))
         else:
-            _show(candidates, winner, limit, output)
+            _show(candidates, winner, limit)
+            _conclude(winner, limit, output)
     finally:
         if winner is not None and winner.parameters is not None:
             _write(output, winner.parameters.text())
@@ -123,102 +145,151 @@ def tune(
             from tfserving.clients.reports.tuning import write
 
             with reporting(report):
-                write(report, measuring.model, candidates, winner, limit)
+                write(report, found.name, candidates, winner, limit)
     if winner is None:
-        sys.exit(FAILED)
+        click.get_current_context().exit(FAILED)
+
+
+def _model_folder(text: str, fleet: Path) -> ModelFolder:
+    """Return the folder of a model of the fleet, else the folder `text`. It must contain versions."""
+    from tfserving.clients.verification.proofs import ModelFolder
+    from tfserving.foundation.golden import SAVED_MODEL, is_version, versions_on_disk
+
+    found = fleet_model(text)
+    if found is not None and found.version is not None:
+        raise CommandError(f"{text} is one version; tune the model, {found.name}.", WRONG)
+    if found is None:
+        folder = Path(text)
+        if not folder.is_dir():
+            raise CommandError(unknown_model(text), WRONG)
+        folder = folder.resolve()
+        if is_version(folder.name) and (folder / SAVED_MODEL).is_file():
+            raise CommandError(f"{text} is one version; tune its model, {folder.parent}.", WRONG)
+        found = ModelFolder(folder.name, folder)
+    elif not found.folder.is_dir():
+        build = typed(f"export build {found.name}", fleet=fleet)
+        raise CommandError(f"model {found.name!r} has no version in {found.folder}. Export one with `{build}`.", WRONG)
+    if not any((version / SAVED_MODEL).is_file() for version in versions_on_disk(found.folder).values()):
+        inside = sorted(child for child in found.folder.iterdir() if child.is_dir() and versions_on_disk(child))
+        models = f" It contains models: tune one of them, for example {inside[0]}." if inside else ""
+        raise CommandError(
+            f"{found.folder} has no version: a folder with a number as name and a SavedModel.{models}", WRONG
+        )
+    return found
+
+
+def _command(text: str | None) -> list[str]:
+    from tfserving.clients.tune import StartError, default_command
+
+    try:
+        return shlex.split(text) if text else default_command()
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a command: {error}", param_hint="--server-command") from None
+    except StartError as error:
+        raise CommandError(str(error), WRONG) from None
 
 
 def _write(output: Path, text: str) -> None:
-    """Writes the best parameters, which took minutes to find; where that fails, they are shown."""
+    """Write the best parameters. They took minutes to find, so they are printed where that fails."""
     try:
         with written_whole(output) as file:
             file.write(text.encode())
     except OSError as error:
-        click.echo(f"Error: {output}: {error.strerror}; it is to hold:\n{text}", err=True)
-        sys.exit(FAILED)
+        raise CommandError(f"{output} can't be written: {error.strerror}. Its content:\n{text}") from None
 
 
 class _Measuring:
-    """Measures candidates, each on a server of its own; what is sent is prepared once."""
+    """Measures candidates, each on a server of its own. The requests are prepared once."""
 
     def __init__(
         self,
-        folder: Path,
-        engine: str | None,
+        model: ModelFolder,
+        command: list[str],
         protocol: str,
         sent: tuple[str | None, tuple[str, ...], str | None],
         concurrency: int,
         window: float,
+        progress: Progress,
     ) -> None:
         from tfserving.clients.bench.load import Durations, Load
-        from tfserving.clients.tune import default_engine
 
-        self.model = folder.resolve().name
-        self._folder = folder
-        self._command = shlex.split(engine) if engine else default_engine()
+        self._model = model
+        self._command = command
         self._protocol = protocol
         self._sent = sent
         self._load = Load(concurrency=concurrency)
         self._durations = Durations(warm_up=1.0, window=window)
+        self._progress = progress
+        self._count = 0
         self._bench: Bench | None = None
 
     def __call__(self, parameters: Parameters | None) -> Step:
         from tfserving.clients.address import ServerUrls, read_address
-        from tfserving.clients.tune import engine
+        from tfserving.clients.tune import running_server
 
-        said = "no batching" if parameters is None else str(parameters)
-        if sys.stderr.isatty():
-            click.echo(f"\r\033[K{said}", err=True, nl=False)
-        with engine(self._command, self.model, self._folder, parameters) as urls:
+        self._count += 1
+        candidate = f"candidate {self._count}, {'no batching' if parameters is None else parameters}"
+        self._progress.update(f"{candidate}: starting the server")
+        with running_server(self._command, self._model.name, self._model.folder, parameters) as urls:
             url = urls[self._protocol]
             if self._bench is None:
                 signature, given, requests = self._sent
                 self._bench = prepared(
                     Target(ServerUrls((url,)), 30.0, {}),
-                    (self.model, None, None, signature),
+                    Model(self._model.name),
+                    signature,
                     given=given,
                     requests=requests,
                     batches=[],
                     durations=self._durations,
                     processes=0,
                     metrics=None,
+                    progress=self._progress,
                 )
-            bench = replace(self._bench, address=read_address(url), page=lambda: None, progress=lambda _: None)
+            bench = replace(
+                self._bench,
+                address=read_address(url),
+                page=lambda: None,
+                progress=lambda text: self._progress.update(f"{candidate}: {text}"),
+            )
             return bench.measure(self._load)
 
 
 def _from_zero(text: str | None) -> list[int]:
-    """The numbers in `text`, of which 0 may be one."""
+    """Return the numbers from 0 in `text`."""
     try:
         found = [int(part) for part in text.split(",")] if text else []
     except ValueError:
         found = [-1]
     if any(number < 0 for number in found):
         raise click.BadParameter(
-            f"{text!r} is no list of numbers from 0, as 0,1000 is", param_hint="--batch-timeout-micros"
+            f"{text!r} is not a list of numbers from 0, for example 0,1000", param_hint="--batch-timeout-micros"
         )
     return found
 
 
 def _json(candidate: Candidate) -> dict[str, Any]:
-    step = asdict(candidate.step) if candidate.step else {"trouble": candidate.trouble}
-    step.pop("curve", None)
-    return {"parameters": candidate.parameters and asdict(candidate.parameters), **step}
+    from tfserving.clients.bench.step_json import step_json
+
+    result = step_json(candidate.step) if candidate.step else {"failure": candidate.trouble}
+    result.pop("curve", None)
+    return {"parameters": candidate.parameters and asdict(candidate.parameters), **result}
 
 
-def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[str, float] | None, output: Path) -> None:
+def _show(candidates: Collection[Candidate], winner: Candidate | None, limit: tuple[str, float] | None = None) -> None:
+    """Print the candidates, the one with the highest throughput first."""
     from tfserving.clients.commands.tables import lines_of, new_table
 
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", err=True, nl=False)
+    if not candidates:
+        return
     table = new_table(("batching",), ("req/s", "p50 ms", "p99 ms", "failed"), ("",))
     for candidate in sorted(candidates, key=lambda one: -one.throughput):
         step = candidate.step
         if step is None:
-            table.add_row(str(candidate.parameters), "", "", "", "", "can't be served")
+            table.add_row(str(candidate.parameters), "", "", "", "", "server failed")
             continue
         times = [f"{step.throughput:.1f}", f"{step.percentiles['p50']:.3g}", f"{step.percentiles['p99']:.3g}"]
-        remark = "" if candidate.keeps(limit) else "over the limit" if not step.failed else "failed"
+        remark = "" if candidate.keeps(limit) else "over the limit" if not step.failed else "requests failed"
         remark = "best" if candidate is winner else remark
         table.add_row(str(candidate.parameters or "none"), *times, str(step.failed), remark)
     click.echo("\n".join([*lines_of(table), ""]))
@@ -226,10 +297,14 @@ def _show(candidates: list[Candidate], winner: Candidate | None, limit: tuple[st
         for failure in candidate.step.failures() if candidate.step else ():
             click.echo(f"{candidate.parameters or 'none'}: {failure}", err=True)
     for trouble in dict.fromkeys(candidate.trouble for candidate in candidates if candidate.trouble):
-        click.echo(f"can't be served: {trouble}\n", err=True)
+        click.echo(f"Warning: {trouble}\n", err=True)
+
+
+def _conclude(winner: Candidate | None, limit: tuple[str, float] | None, output: Path) -> None:
     if winner is None:
-        click.secho("nothing keeps the limit" if limit else "no candidate answered every request", fg="red", bold=True)
+        text = "No candidate is within the limit." if limit else "Each candidate failed some requests."
+        click.secho(text, fg="red", bold=True)
     elif winner.parameters is None:
-        click.secho("without batching it is quickest; no file is written", bold=True)
+        click.secho("The model is fastest without batching; no file is written.", bold=True)
     else:
         click.secho(f"{output}: {winner.parameters}", bold=True)

@@ -1,10 +1,11 @@
-"""`verify`: asks a server the golden requests of the models on disk and compares its answers with theirs."""
+"""`verify`: sends golden requests to a server, and compares its outputs with the stored ones."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +13,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfserving.clients.commands.calls import (
-    EXIT_CODES,
-    FAILED,
-    SECONDS,
-    UNREACHABLE,
     max_response_option,
     reporting,
+    server_option,
+    timeout_option,
     with_tls,
 )
+from tfserving.clients.commands.model import source_of
 from tfserving.clients.printable import printable
-from tfserving.foundation.command.options import json_option, report_option
+from tfserving.foundation.command.errors import FAILED, UNREACHABLE, WRONG, CommandError
+from tfserving.foundation.command.options import fleet_option, json_option, report_option
+from tfserving.foundation.command.progress import Progress
+from tfserving.foundation.command.project import project
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tfserving.clients.address import ServerUrls
+    from tfserving.clients.verification.proofs import ModelFolder
     from tfserving.clients.verification.verdicts import Report, Row, Way
 
 _MOST_NAME = 200
@@ -33,55 +38,46 @@ _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold re
 
 
 @click.command(
-    epilog=f"""\b
+    epilog="""\b
 Examples:
-  tfserving client verify models
-  tfserving client verify models/digits --grpc 10.0.0.7:8500 --only grpc
-  tfserving client verify models/digits/3 --report report.html
-  tfserving client verify s3://models/digits --json > report.json
-  tfserving client verify models --grpc grpcs://10.0.0.7:8500 --rest http://10.0.0.7:8501 --tls-ca ca.pem
-  tfserving client verify models --against grpc://canary.example:8500 --only grpc
-  tfserving client verify captured.tfrecord --against http://canary.example:8501
-
-{EXIT_CODES}"""
+  tfserving verify
+  tfserving verify digits dense/3 --report report.html
+  tfserving verify digits --server grpc://10.0.0.7:8500
+  tfserving verify digits \\
+    --server grpcs://10.0.0.7:8500,http://10.0.0.7:8501 --tls-ca ca.pem
+  tfserving verify s3://models/digits --json > report.json
+  tfserving verify --against grpc://canary.example:8500
+  tfserving verify captured.tfrecord --against http://canary.example:8501"""
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--grpc", default="127.0.0.1:8500", show_default=True, metavar="ADDRESS", help="The gRPC server.")
-@click.option("--rest", default="127.0.0.1:8501", show_default=True, metavar="ADDRESS", help="The REST server.")
-@click.option("--only", type=click.Choice(["grpc", "rest"]), help="Ask over this protocol alone.")
+@click.argument("sources", metavar="[MODEL|SOURCE]...", nargs=-1)
+@server_option
 @click.option(
-    "--against", metavar="URL", help="Compare with what this server answers, instead of with the golden answers."
+    "--against", metavar="URL", help="Compare with the outputs of this server, instead of with the golden outputs."
 )
 @click.option(
     "--way",
     "ways",
     type=click.Choice(["alone", "batch", "concurrent"]),
     multiple=True,
-    help="Ask one by one, many as one request, or 32 at a time; can be given several times.  [default: all three]",
+    help="Send requests one by one, many as one batch, or 32 at a time. Repeat it for several.  [default: all three]",
 )
-@click.option("--absolute", type=click.FloatRange(0), help="Floats may be as far apart as this plus --relative.")
+@click.option("--absolute", type=click.FloatRange(0), metavar="N", help="The absolute tolerance of floats.")
 @click.option(
     "--relative",
     type=click.FloatRange(0),
-    help="Floats may be as far apart as this times the wanted one.  [default: as the versions say, 0 for captured]",
+    metavar="N",
+    help="The relative tolerance of floats, added to --absolute.  [default: that of the version; 0 for captured]",
 )
-@click.option(
-    "--timeout",
-    type=SECONDS,
-    default=30.0,
-    show_default=True,
-    help="Seconds to wait for each answer.",
-)
+@timeout_option(30.0)
 @max_response_option
 @with_tls
+@fleet_option
 @report_option
 @json_option
 def verify(
     *,
     sources: tuple[str, ...],
-    grpc: str,
-    rest: str,
-    only: str | None,
+    server: ServerUrls,
     against: str | None,
     ways: tuple[Way, ...],
     absolute: float | None,
@@ -89,21 +85,21 @@ def verify(
     timeout: float,
     max_response_bytes: int,
     tls: dict[str, Any],
+    fleet: Path,  # noqa: ARG001 - the project uses it
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Verifies that a server serves what was exported, or answers as another server does.
+    """Compare the outputs of a server with golden requests.
 
-    A SOURCE is a model's folder (models/digits, with its versions in it), one with several (models), a version's
-    (models/digits/3), the URL of any of these in an object store, or a file of captured requests. Every version that
-    the server has available is asked its golden requests, over gRPC and over REST, and its answers are compared with
-    those the model gave in process. So is the version that it serves as the canary, under the name MODEL-canary.
+    A golden request is stored with each version, with the outputs that the model computed at export. `verify` sends
+    all of them to the server, over gRPC and REST, and compares the outputs.
 
-    A model or a version that isn't served, the newest one of a folder among them unless an older one is `stable`, a
-    version that isn't on disk or has no golden requests, and an error are failures too.
+    Without arguments it verifies the models of models.yaml. MODEL is one of them: digits, or digits/3 for version 3.
+    A SOURCE is a folder (of models, of one model, or of a version), the URL of such a folder in an object store, or a
+    file of captured requests. The canary of a model is verified too, under the name MODEL-canary.
 
-    An ADDRESS is HOST:PORT or a URL; grpcs:// and https:// have TLS. A request that a busy server refuses is sent
-    again, and reported.
+    It fails when outputs differ, when a request fails, and when a model, its newest version or a named version isn't
+    served. Requests that a busy server rejects are sent again.
     """
     from tfserving.clients.address import Tls
     from tfserving.clients.verification.proofs import SourceError
@@ -115,24 +111,28 @@ def verify(
     tolerance = None
     if absolute is not None or relative is not None:
         tolerance = Tolerance(absolute or 0.0, relative or 0.0)
-    settings = Settings(
-        ways=[way for way in WAYS if way in (ways or WAYS)],
-        tolerance=tolerance,
-        timeout=timeout,
-        max_response_bytes=max_response_bytes,
-        progress=lambda said: click.echo(printable(said), err=True) if sys.stderr.isatty() else None,
-    )
-    try:
-        found = run(
-            sources,
-            grpc=None if only == "rest" else grpc,
-            rest=None if only == "grpc" else rest,
-            tls=Tls(**tls) if tls else None,
-            against=against,
-            settings=settings,
+    subjects = [source_of(source) for source in sources] or _whole_fleet()
+    finished: list[Row] = []
+    with Progress() as progress, _partly(finished):
+        settings = Settings(
+            ways=[way for way in WAYS if way in (ways or WAYS)],
+            tolerance=tolerance,
+            timeout=timeout,
+            max_response_bytes=max_response_bytes,
+            progress=lambda text: progress.update(printable(text)),
+            finished=finished.extend,
         )
-    except (SourceError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
+        try:
+            found = run(
+                subjects,
+                grpc=server.of("grpc"),
+                rest=server.of("rest"),
+                tls=Tls(**tls) if tls else None,
+                against=against,
+                settings=settings,
+            )
+        except (SourceError, ValueError) as error:
+            raise click.UsageError(str(error)) from None
     try:
         if as_json:
             click.echo(_as_json(found))
@@ -145,7 +145,26 @@ def verify(
             with reporting(report):
                 write(report, found)
     if not found.ok:
-        sys.exit(UNREACHABLE if found.unreachable else FAILED)
+        click.get_current_context().exit(UNREACHABLE if found.unreachable else FAILED)
+
+
+@contextmanager
+def _partly(rows: list[Row]) -> Iterator[None]:
+    """Print the comparisons that are complete when Ctrl-C stops the others."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _show_rows(rows)
+        raise
+
+
+def _whole_fleet() -> list[str | ModelFolder]:
+    from tfserving.clients.verification.proofs import ModelFolder
+
+    models = [ModelFolder(name, project().folder(name)) for name in project().models()]
+    if not models:
+        raise CommandError("models.yaml has no models. Add one, or name a SOURCE.", WRONG)
+    return list(models)
 
 
 def _as_json(report: Report) -> str:
@@ -165,7 +184,7 @@ def _as_json(report: Report) -> str:
 
 
 def _json_row(row: Row) -> dict[str, Any]:
-    """The row as JSON has it, which has no infinity: null there, and the reason says it."""
+    """Return the row for JSON, which has no infinity: it is null there, and the reason contains it."""
     fields = {**asdict(row), "ok": row.ok}
     fields["ways"] = {way: _finite(asdict(tally)) for way, tally in row.ways.items()}
     return _finite(fields)
@@ -176,36 +195,42 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(report: Report) -> None:
-    """The table, then a line for each row that has a reason, then the outcome."""
-    from tfserving.clients.commands.tables import lines_of
-    from tfserving.clients.verification.verdicts import WAY_NAMES
-
-    lines = lines_of(_table(report))
-    left_out = {
-        f"{row.model} signature {row.signature!r}: not asked {WAY_NAMES[way]}: {reason}": None
-        for row in report.rows
-        for way, reason in row.left_out.items()
-    }
-    said = [printable(line) for line in (*left_out, *(str(row) for row in report.rows if row.reason))]
-    said += [printable(str(refusals)) for refusals in report.busy]
-    click.echo("\n".join([*lines, "", *said]))
+    _show_rows(report.rows)
+    for refusals in report.busy:
+        click.echo(printable(str(refusals)))
     click.secho(printable(report.sentence()), fg=None if report.ok else "red", bold=True)
 
 
-def _table(report: Report) -> Table:
+def _show_rows(rows: Sequence[Row]) -> None:
+    """Print the table, and a line for each row with a reason."""
+    from tfserving.clients.commands.tables import lines_of
+    from tfserving.clients.verification.verdicts import WAY_NAMES
+
+    if not rows:
+        return
+    left_out = {
+        f"{row.model} signature {row.signature!r}: not sent {WAY_NAMES[way]}: {reason}": None
+        for row in rows
+        for way, reason in row.left_out.items()
+    }
+    remarks = [printable(line) for line in (*left_out, *(str(row) for row in rows if row.reason))]
+    click.echo("\n".join([*lines_of(_table(rows)), "", *remarks]))
+
+
+def _table(rows: Sequence[Row]) -> Table:
     from rich.text import Text
 
     from tfserving.clients.commands.tables import new_table
 
     text = ("model", "version", "signature", "protocol", "output")
     table = new_table(text, ("requests", "max abs", "max ULP"), ("verdict",))
-    for row in report.rows:
+    for row in rows:
         table.add_row(*map(Text, _cells(row)), Text(_verdict(row), style=_STYLES[row.verdict]))
     return table
 
 
 def _verdict(row: Row) -> str:
-    """The verdict, and where it is another way's, that."""
+    """Return the verdict, followed by those of other ways that differ."""
     from tfserving.clients.verification.verdicts import WAY_NAMES
 
     if not row.ways:

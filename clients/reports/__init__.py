@@ -1,1 +1,1 @@
-"""Reports: pages of HTML that need no other file."""
+"""Reports: HTML pages that need no other file."""

@@ -1,4 +1,4 @@
-"""The report of a load test: every step, latency over throughput, and how latencies are distributed."""
+"""The report of a load test: every step, latency over throughput, and the distribution of latencies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARKERS = "osD^vP*X"
 
 
 def write(path: Path, title: str, steps: Sequence[Step], earlier: Sequence[Step] = ()) -> None:
-    """Writes the page."""
+    """Write the page."""
     write_page(
         path,
         "load.html",
@@ -31,17 +31,17 @@ def write(path: Path, title: str, steps: Sequence[Step], earlier: Sequence[Step]
 
 
 def _throughput(steps: Sequence[Step], earlier: Sequence[Step]) -> str:
-    """Latency percentiles over the throughput that was reached."""
+    """Return the plot of latency percentiles over throughput."""
     figure = new_figure(10, 4.5)
     axes = figure.subplots()
     kinds = list(dict.fromkeys(_kind(step) for step in (*steps, *earlier)))
     for runs, line, suffix in ((steps, "-", ""), (earlier, ":", ", before")):
         for kind in kinds:
-            answered = sorted((step for step in runs if step.requests and _kind(step) == kind), key=_reached)
-            for percentile, colour in _PERCENTILES.items() if answered else ():
+            succeeded = sorted((step for step in runs if step.requests and _kind(step) == kind), key=_reached)
+            for percentile, colour in _PERCENTILES.items() if succeeded else ():
                 axes.plot(
-                    [step.throughput for step in answered],
-                    [step.percentiles[percentile] for step in answered],
+                    [step.throughput for step in succeeded],
+                    [step.percentiles[percentile] for step in succeeded],
                     _MARKERS[kinds.index(kind) % len(_MARKERS)] + line,
                     color=COLOURS[colour],
                     label=f"{percentile}, {kind}{suffix}",
@@ -49,7 +49,7 @@ def _throughput(steps: Sequence[Step], earlier: Sequence[Step]) -> str:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_title("latency over throughput")
-    axes.set_xlabel("requests answered a second")
+    axes.set_xlabel("requests a second")
     axes.set_ylabel("latency (ms)")
     if axes.lines:
         figure.legend(loc="outside right upper", frameon=False, fontsize="small")
@@ -57,7 +57,7 @@ def _throughput(steps: Sequence[Step], earlier: Sequence[Step]) -> str:
 
 
 def _kind(step: Step) -> str:
-    """What the steps of one line have in common."""
+    """Return what the steps of one line have in common."""
     loop = "open loop" if step.load.open else "closed loop"
     return loop if step.load.batch == 1 else f"{loop}, batch {step.load.batch}"
 
@@ -67,7 +67,7 @@ def _reached(step: Step) -> float:
 
 
 def _distribution(steps: Sequence[Step], earlier: Sequence[Step]) -> str:
-    """Which part of the requests took longer than so many milliseconds."""
+    """Return the plot of the part of the requests that took longer than each latency."""
     figure = new_figure(10, 4.5)
     axes = figure.subplots()
     import matplotlib as mpl
@@ -85,7 +85,7 @@ def _distribution(steps: Sequence[Step], earlier: Sequence[Step]) -> str:
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title("distribution of latencies")
     axes.set_xlabel("latency (ms)")
-    axes.set_ylabel("requests answered within it")
+    axes.set_ylabel("requests within it")
     if axes.lines:
         axes.legend(frameon=False, fontsize="small")
     return svg(figure)

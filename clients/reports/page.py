@@ -1,4 +1,4 @@
-"""A page of HTML with its plots inside."""
+"""HTML pages with plots inside."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def _harmless(value: Any) -> Any:
-    """Text of a server, without what a terminal or a browser would act on."""
+    """Return text of a server without control characters."""
     return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
 _OURS = __package__
-# Of the plots, which are told apart without colours, too.
+# The colours of the plots, which can be read without colours, too.
 COLOURS = {"good": "#2a7f3f", "fair": "#b07d00", "bad": "#b3261e", "plain": "#1f4e8c", "other": "#7a4fa3"}
 
 
 def write_page(path: Path, template: str, package: str = _OURS, **values: Any) -> None:
-    """Writes the page that `template` makes of `values` to `path`, whole or not at all.
+    """Write the page of `template` with `values` to `path`, whole or not at all.
 
-    It is in the folder `templates` of `package`, and may extend `page.html`.
+    The template is in the folder `templates` of `package`, and may extend `page.html`.
     """
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     pages = Environment(
@@ -46,11 +46,11 @@ def write_page(path: Path, template: str, package: str = _OURS, **values: Any) -
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that needs no display, its text kept as text."""
+    """Return a figure of this size in inches. It needs no display, and its text stays text."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # Names may have a $, which begins a formula otherwise.
+    # A $ in a name would start a formula.
     mpl.rcParams.update({"text.parse_math": False})
     mpl.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False})
     mpl.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3})
@@ -58,7 +58,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element."""
+    """Return the figure as an SVG element."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     text = drawn.getvalue()

@@ -1,4 +1,4 @@
-"""The report of a tuning: every candidate, and throughput over latency."""
+"""The report of a tuning: all candidates, and throughput over latency."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write(
     winner: Candidate | None,
     limit: tuple[str, float] | None,
 ) -> None:
-    """Writes the page."""
+    """Write the page."""
     write_page(
         path,
         "tuning.html",
@@ -32,7 +32,7 @@ def write(
 
 
 def _plot(candidates: Sequence[Candidate], winner: Candidate | None, limit: tuple[str, float] | None) -> str:
-    """Throughput over the latency that is limited."""
+    """Return the plot of throughput over the limited latency."""
     name = limit[0] if limit else "p99"
     figure = new_figure(10, 4.8)
     axes = figure.subplots()
@@ -60,6 +60,6 @@ def _plot(candidates: Sequence[Candidate], winner: Candidate | None, limit: tupl
     axes.set_ylim(bottom=0)
     axes.set_title("throughput of every candidate over its latency")
     axes.set_xlabel(f"latency, {name} (ms)")
-    axes.set_ylabel("requests answered a second")
+    axes.set_ylabel("requests a second")
     axes.legend(frameon=False)
     return svg(figure)

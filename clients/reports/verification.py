@@ -1,4 +1,4 @@
-"""The report of a verification: its outcome, every output, and a plot of how far answers are apart."""
+"""The report of a verification: its outcome, all outputs, and a plot of the differences."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _MARKERS = {"grpc": "o", "rest": "D"}
 
 
 def write(path: Path, report: Report) -> None:
-    """Writes the page."""
+    """Write the page."""
     left_out = {
-        f"{row.model}, signature {row.signature!r}: not asked {WAY_NAMES[way]}, since {reason}": None
+        f"{row.model}, signature {row.signature!r}: not sent {WAY_NAMES[way]}: {reason}": None
         for row in report.rows
         for way, reason in row.left_out.items()
     }
     write_page(
         path,
         "verification.html",
-        title="Served against in-process answers" if not report.against else f"Two servers, the other {report.against}",
+        title=f"Outputs compared with {report.against or 'golden outputs'}",
         report=report,
         plot=_plot(report),
         reasons=[*(str(row) for row in report.rows if row.reason), *left_out],
@@ -39,7 +39,7 @@ def write(path: Path, report: Report) -> None:
 
 
 def _plot(report: Report) -> str:
-    """How far apart each float output is, at most, in ULPs, and relative to the wanted value."""
+    """Return the plot of the largest differences of float outputs, in ULPs and relative to the expected value."""
     rows = [row for row in report.rows if row.absolute is not None]
     if not rows:
         return ""
@@ -55,9 +55,9 @@ def _plot(report: Report) -> str:
     ulps.set_xscale("symlog", linthresh=1)
     relative.set_xscale("symlog", linthresh=1e-8)
     ulps.set_title("largest difference in ULPs")
-    ulps.set_xlabel("floats in between (ULP)")
+    ulps.set_xlabel("difference (ULP)")
     relative.set_title("largest relative difference")
-    relative.set_xlabel("difference / wanted value")
+    relative.set_xlabel("difference / expected value")
     for axes in (ulps, relative):
         axes.set_xlim(left=0)
         if axes.get_xlim()[1] < 1e-7:  # noqa: PLR2004 - all are equal

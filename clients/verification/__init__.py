@@ -1,1 +1,1 @@
-"""Verification: what is served, compared with the golden requests or with another server."""
+"""Verification: the outputs of a server, compared with the golden outputs or with another server."""

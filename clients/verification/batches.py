@@ -1,4 +1,4 @@
-"""Which golden requests can be sent together, as the rows of one request."""
+"""Groups golden requests that can be sent as the rows of one request."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from tfserving.foundation.golden import GoldenRequest
 
 MOST_ROWS = 1024
-# Of inputs and outputs: in JSON a float takes five times its bytes, and servers take 64 MiB by default.
+# Of inputs and outputs: in JSON a float needs five times its bytes, and servers accept 64 MiB by default.
 MOST_BYTES = 8 * 1024 * 1024
 
 
 def row_count(request: GoldenRequest) -> int | None:
-    """How many rows a request has; None when its inputs and outputs don't all go by the same."""
+    """Return the number of rows of a request; None when its inputs and outputs differ in it."""
     arrays = [*request.inputs.values(), *request.outputs.values()]
     sizes = {array.shape[0] if array.ndim else -1 for array in arrays}
     return sizes.pop() if len(sizes) == 1 and min(sizes) > 0 else None
 
 
 def batches(requests: list[tuple[int, GoldenRequest]]) -> Iterator[list[tuple[int, GoldenRequest]]]:
-    """Groups of numbered requests that can be sent as one: their arrays differ in the number of rows alone.
+    """Return groups of numbered requests that can be sent as one: their arrays differ only in the number of rows.
 
-    A group has at most MOST_ROWS rows and MOST_BYTES bytes. A request that is alone stands twice in its group. There is
-    no group unless every request goes by rows, and their number may vary: some signatures take a fixed number of them.
+    A group has at most MOST_ROWS rows and MOST_BYTES bytes. A single request is in its group twice. There is no group
+    unless every request has rows.
     """
     sizes = [row_count(request) for _, request in requests]
     if None in sizes:

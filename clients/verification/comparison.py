@@ -1,4 +1,4 @@
-"""The golden requests of one version, sent in several ways, and their answers compared with those that are wanted."""
+"""Sends the golden requests of one version in several ways, and compares the outputs with the expected ones."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tfserving.foundation.tensors import Array
 
 
 class MovedError(Exception):
-    """The version is not served any more."""
+    """The version is no longer served."""
 
 
 class Comparison:
-    """The golden requests of one version, asked in several ways over one protocol.
+    """The golden requests of one version, sent in several ways over one protocol.
 
-    `failures` has by signature the first call that failed, `asked` the requests that were answered.
+    `failures` holds the first failed call of each signature, `compared` the requests with compared outputs.
     """
 
     def __init__(self, server: Patient, model: str, version: int | None, golden: Golden, settings: Settings) -> None:
         self.failures: dict[str, Row] = {}
-        self.asked: set[int] = set()
+        self.compared: set[int] = set()
         self._server = server
         self._model = model
         self._version = version
@@ -41,11 +41,11 @@ class Comparison:
         self._left_out: dict[str, dict[Way, str]] = {}
 
     def go(self, way: Way) -> None:
-        """Asks every request in this way. Raises MovedError when the version isn't served any more."""
+        """Send every request in this way. Raises MovedError when the version is no longer served."""
         {"alone": self._alone, "batch": self._batch, "concurrent": self._concurrent}[way]()
 
     def rows(self) -> list[Row]:
-        """A row for each output, and for each signature that failed."""
+        """Return a row for each output, and for each signature that failed."""
         empty = Row(self._model, self._server.client.protocol, self._version)
         found = [
             row_of(replace(empty, signature=signature, output=output), tallies, self._left_out.get(signature, {}))
@@ -55,15 +55,15 @@ class Comparison:
 
     def _alone(self) -> None:
         for number, request in enumerate(self._golden.requests):
-            served = self._answer(request, f"request {number}")
+            served = self._outputs(request, f"request {number}")
             if served is not None:
-                self._compare("alone", number, served, self._wanted(request), f"request {number}")
+                self._compare("alone", number, served, self._expected(request), f"request {number}")
             elif self.failures[request.signature].unreachable:
-                # The others would only wait for the same.
+                # The other requests would only time out as well.
                 return
 
     def _batch(self) -> None:
-        """Requests of one signature as one, and each one's part of the answer compared."""
+        """Send requests of one signature as one batch, and compare the part of each."""
         for signature in dict.fromkeys(request.signature for request in self._golden.requests):
             requests = [
                 (number, request)
@@ -73,22 +73,22 @@ class Comparison:
             if signature in self.failures:
                 continue
             if signature in self._golden.unbatched:
-                self._left_out.setdefault(signature, {})["batch"] = "it takes one example a request"
+                self._left_out.setdefault(signature, {})["batch"] = "it accepts one example a request"
                 continue
             try:
-                groups = list(batches(requests)) if self._takes_any_rows(signature) else []
+                groups = list(batches(requests)) if self._is_batched(signature) else []
             except ResourceExhausted as error:
                 reason = f"in a batch, its metadata: {reason_of(error)}"
                 self.failures[signature] = self._failure(requests[0][1], reason, error)
                 continue
             if not groups:
-                reason = "its inputs and outputs don't go by rows, of which it takes any number"
+                reason = "its inputs and outputs don't have a variable number of rows"
                 self._left_out.setdefault(signature, {})["batch"] = reason
             for group in groups:
                 self._compare_batch([number for number, _ in group], [request for _, request in group])
 
-    def _takes_any_rows(self, signature: str) -> bool:
-        """Whether each input has any number of rows. Raises ResourceExhausted when the server stays busy."""
+    def _is_batched(self, signature: str) -> bool:
+        """Return whether each input has a variable number of rows. Raises ResourceExhausted for a busy server."""
         client, model, version = self._server.client, self._model, self._version
         try:
             metadata = self._server.call(
@@ -107,7 +107,7 @@ class Comparison:
         inputs = {name: np.concatenate([request.inputs[name] for request in requests]) for name in names}
         batch = replace(requests[0], inputs=inputs)
         where = f"requests {', '.join(map(str, dict.fromkeys(numbers)))} as one"
-        served, wanted = self._answer(batch, where), self._wanted(batch, alone=False)
+        served, expected = self._outputs(batch, where), self._expected(batch, alone=False)
         if served is None:
             return
         total, start = sum(sizes), 0
@@ -116,12 +116,12 @@ class Comparison:
             start += size
             part = {name: it[rows] if it.ndim and len(it) == total else it for name, it in served.items()}
             its = request.outputs if self._settings.against is None else None
-            if wanted is not None:
-                its = {name: it[rows] if it.ndim and len(it) == total else it for name, it in wanted.items()}
+            if expected is not None:
+                its = {name: it[rows] if it.ndim and len(it) == total else it for name, it in expected.items()}
             self._compare("batch", number, part, its, f"request {number}, {where}")
 
     def _concurrent(self) -> None:
-        """Requests of all signatures, over and over until there are enough of them, at the same time."""
+        """Send requests of all signatures at the same time, repeated until there are enough of them."""
         working = [
             (number, request)
             for number, request in enumerate(self._golden.requests)
@@ -130,31 +130,31 @@ class Comparison:
         rounds = -(-AT_A_TIME // len(working)) if working else 0
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             for (number, request), served in zip(
-                working * rounds, pool.map(lambda it: self._answer(it[1], ""), working * rounds), strict=True
+                working * rounds, pool.map(lambda it: self._outputs(it[1], ""), working * rounds), strict=True
             ):
                 where = f"request {number}, {WAY_NAMES['concurrent']}"
                 if served is not None:
-                    self._compare("concurrent", number, served, self._wanted(request), where)
+                    self._compare("concurrent", number, served, self._expected(request), where)
 
-    def _wanted(self, request: GoldenRequest, *, alone: bool = True) -> Mapping[str, Array] | None:
-        """The answer that is wanted: the golden one, or the other server's. None for a batch's golden one."""
+    def _expected(self, request: GoldenRequest, *, alone: bool = True) -> Mapping[str, Array] | None:
+        """Return the expected outputs: the golden ones, or the other server's. None for the golden ones of a batch."""
         other = self._settings.against
         if other is None:
             return request.outputs if alone else None
         try:
-            return self._ask(other, request)
+            return self._send(other, request)
         except ServingError as error:
-            reason = f"{other.client.server} answers {reason_of(error)}"
+            reason = f"{other.client.server} returned {reason_of(error)}"
             self.failures.setdefault(request.signature, self._failure(request, reason, error))
             return None
 
-    def _answer(self, request: GoldenRequest, where: str) -> Mapping[str, Array] | None:
-        """What is served for `request`; None, and a failure noted, for an error.
+    def _outputs(self, request: GoldenRequest, where: str) -> Mapping[str, Array] | None:
+        """Return the server's outputs for `request`. An error is added to the failures; None is returned then.
 
-        Raises MovedError when the version isn't served any more.
+        Raises MovedError when the version is no longer served.
         """
         try:
-            return self._ask(self._server, request)
+            return self._send(self._server, request)
         except NotFound as error:
             raise MovedError(error.text) from None
         except ServingError as error:
@@ -162,7 +162,7 @@ class Comparison:
             self.failures.setdefault(request.signature, self._failure(request, reason, error))
             return None
 
-    def _ask(self, server: Patient, request: GoldenRequest) -> Mapping[str, Array]:
+    def _send(self, server: Patient, request: GoldenRequest) -> Mapping[str, Array]:
         defaults = self._golden.defaults.get(request.signature)
 
         def send(seconds: float) -> Mapping[str, Array]:
@@ -178,20 +178,20 @@ class Comparison:
         )
 
     def _compare(
-        self, way: Way, number: int, served: Mapping[str, Array], wanted: Mapping[str, Array] | None, where: str
+        self, way: Way, number: int, served: Mapping[str, Array], expected: Mapping[str, Array] | None, where: str
     ) -> None:
-        if wanted is None:
+        if expected is None:
             return
-        self.asked.add(number)
+        self.compared.add(number)
         signature = self._golden.requests[number].signature
-        golden = "golden" if self._settings.against is None else "other server's"
-        for name in sorted({*served, *wanted}):
+        source = "the golden outputs" if self._settings.against is None else "those of the other server"
+        for name in sorted({*served, *expected}):
             if name not in served:
-                difference = Difference("different", reason="it is not in the answer")
-            elif name not in wanted:
-                difference = Difference("different", reason=f"it is in the answer, but not in the {golden} one")
+                difference = Difference("different", reason="the response lacks it")
+            elif name not in expected:
+                difference = Difference("different", reason=f"the response has it, {source} lack it")
             else:
-                tolerance = self._settings.tolerance or self._golden.tolerances.get(wanted[name].dtype.name)
-                difference = compare(served[name], wanted[name], tolerance)
+                tolerance = self._settings.tolerance or self._golden.tolerances.get(expected[name].dtype.name)
+                difference = compare(served[name], expected[name], tolerance)
             tallies = self._tallies.setdefault((signature, name), {})
             tallies.setdefault(way, Tally()).add(difference, where)

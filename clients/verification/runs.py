@@ -1,4 +1,4 @@
-"""The verification of one model over one protocol: of the versions in its folder, or of requests that are given."""
+"""The verification of one model over one protocol: of the versions in its folder, or of captured requests."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tfserving.clients.verification.verdicts import Row, count, reason_of
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.foundation.labels import CANARY, STABLE, canary_name
 
-# How often a model may move on to newer versions while it is verified.
+# How often newer versions may replace those of a model while it is verified.
 MOVES = 5
 
 
 def run_of(server: Patient, model: str, subject: Versions | Captured, settings: Settings) -> Run:
-    """The verification of `model`, whose requests come from `subject`."""
+    """Return the verification of `model` with the requests in `subject`."""
     if isinstance(subject, Captured):
         captured = {version: Golden(tuple(requests), {}) for version, requests in subject.requests.items()}
         return RequestsRun(server, model, captured, settings)
     if settings.against is None:
         return VersionsRun(server, model, subject, settings)
-    # Two servers are compared as they answer, unless a version is named.
+    # Two servers are compared by their default versions, unless a version is named.
     on_disk = subject.on_disk()
     folders: dict[int | None, Path | None] = {version: on_disk.get(version) for version in subject.wanted or ()}
     folders = folders or {None: on_disk[max(on_disk)]}
@@ -34,32 +34,32 @@ def run_of(server: Patient, model: str, subject: Versions | Captured, settings: 
 
 
 class Run:
-    """The verification of one model over one protocol. `asked` are the golden requests that were compared."""
+    """The verification of one model over one protocol. `compared` are the golden requests that were compared."""
 
     def __init__(self, server: Patient, model: str, settings: Settings) -> None:
         self.model = model
-        self.asked: set[tuple[int | None, int]] = set()
+        self.compared: set[tuple[int | None, int]] = set()
         self._server = server
         self._client = server.client
         self._settings = settings
 
     def rows(self) -> list[Row]:
-        """A row for each output, and for each reason why there is none."""
+        """Return a row for each output, and for each failure."""
         raise NotImplementedError
 
     def _compared(self, version: int | None, golden: Golden, name: str | None = None) -> list[Row]:
-        """The rows of one version, under another `name` if given. Raises MovedError when it isn't served any more."""
+        """Return the rows of one version, under `name` if given. Raises MovedError when it is no longer served."""
         name = name or self.model
-        said = f"{name} version {version}" if version is not None else name
-        asked = f"{said} over {PROTOCOL_NAMES[self._client.protocol]}: {count(len(golden.requests), 'golden request')}"
-        self._settings.progress(asked)
+        where = f"{name} version {version}" if version is not None else name
+        requests = count(len(golden.requests), "golden request")
+        self._settings.progress(f"{where} over {PROTOCOL_NAMES[self._client.protocol]}: {requests}")
         comparison = Comparison(self._server, name, version, golden, self._settings)
         for way in self._settings.ways:
             comparison.go(way)
             if any(row.unreachable for row in comparison.failures.values()):
-                # The others would only wait for the same.
+                # The other ways would only time out as well.
                 break
-        self.asked |= {(version, number) for number in comparison.asked}
+        self.compared |= {(version, number) for number in comparison.compared}
         return comparison.rows()
 
     def _failed(self, reason: str, *, version: int | None = None, code: str = "", name: str | None = None) -> Row:
@@ -67,7 +67,7 @@ class Run:
 
 
 class RequestsRun(Run):
-    """Of requests that are given by version; None is whatever version answers."""
+    """The verification of requests by version; None is the default version of the server."""
 
     def __init__(
         self, server: Patient, model: str, requests: Mapping[int | None, Golden | GoldenError], settings: Settings
@@ -82,17 +82,19 @@ class RequestsRun(Run):
             if isinstance(golden, GoldenError):
                 rows.append(self._failed(str(golden), version=version))
             elif self._settings.against is None and not all(request.outputs for request in golden.requests):
-                rows.append(self._failed("its captured requests have no answers: another server's are needed"))
+                rows.append(
+                    self._failed("its captured requests have no responses; compare with another server by --against")
+                )
             else:
                 try:
                     rows += self._compared(version, golden)
                 except MovedError as error:
-                    rows.append(self._failed(f"it is not served: {error}", version=version, code=NotFound.code))
+                    rows.append(self._failed(f"it isn't served: {error}", version=version, code=NotFound.code))
         return rows
 
 
 class VersionsRun(Run):
-    """Of the versions in a model's folder, those of its canary under the canary's name."""
+    """The verification of the versions in a model's folder; that of the canary is under the canary's name."""
 
     def __init__(self, server: Patient, model: str, versions: Versions, settings: Settings) -> None:
         super().__init__(server, model, settings)
@@ -106,27 +108,27 @@ class VersionsRun(Run):
             try:
                 statuses = self._server.call(self._status, self._settings.timeout)
             except NotFound as error:
-                return [self._failed(f"it is not served: {error.text}", code=error.code)]
+                return [self._failed(f"it isn't served: {error.text}", code=error.code)]
             except ServingError as error:
                 return [self._failed(reason_of(error), code=error.code)]
             available = [status.version for status in statuses if status.state == "AVAILABLE"]
             if not available:
-                return [self._failed(f"no version is available: {', '.join(map(str, statuses)) or 'it has none'}")]
+                return [self._failed(f"no version is available: {', '.join(map(str, statuses)) or 'none is loaded'}")]
             wanted = self._versions.wanted
-            asked = [(self.model, version) for version in available if version in (wanted or available)]
+            served = [(self.model, version) for version in available if version in (wanted or available)]
             try:
                 if wanted is None or wanted - {*available}:
-                    asked += [(canary_name(self.model), version) for version in self._canary(wanted)]
-                for name, version in asked:
+                    served += [(canary_name(self.model), version) for version in self._canary(wanted)]
+                for name, version in served:
                     if (name, version) not in done:
                         done[name, version] = self._version(version, name)
-                needed = self._needed({version for _, version in asked}, max(available))
+                needed = self._needed({version for _, version in served}, max(available))
             except MovedError as error:
-                # The server went on to a newer version: that is the one to ask now.
+                # The server replaced the version by a newer one, which is verified next.
                 moved = error
                 continue
             except ServingError as error:
-                return [self._failed(f"its labels: {reason_of(error)}", code=error.code)]
+                return [self._failed(f"its labels can't be read: {reason_of(error)}", code=error.code)]
             failed = {
                 status.version: self._failed(
                     f"it failed to load: {status.code}: {status.message}", version=status.version
@@ -135,26 +137,30 @@ class VersionsRun(Run):
                 if status.failed and status.version in (wanted or {status.version})
             }
             missing = [
-                self._failed(f"it is not served; available are {available}", version=version, code=NotFound.code)
+                self._failed(
+                    f"it isn't served; available: {', '.join(map(str, available))}",
+                    version=version,
+                    code=NotFound.code,
+                )
                 for version in needed
                 if version not in failed
             ]
             return [row for rows in done.values() for row in rows] + [*failed.values(), *missing]
-        return [self._failed(f"its versions come and go: {moved}")]
+        return [self._failed(f"its versions keep changing: {moved}")]
 
     def _status(self, seconds: float) -> tuple[VersionStatus, ...]:
         return self._client.status(self.model, timeout=seconds)
 
     def _canary(self, wanted: frozenset[int] | None) -> list[int]:
-        """The version that the server has under the canary's name, if it is one of `wanted`.
+        """Return the version that the server has under the canary's name, if it is one of `wanted`.
 
-        A model of that name that is no canary has no such label.
+        A model of that name without the label isn't a canary.
         """
         version = self._labelled(canary_name(self.model), CANARY)
         return [version] if version is not None and version in (wanted or {version}) else []
 
     def _labelled(self, name: str, label: str) -> int | None:
-        """The version that a label means."""
+        """Return the version with a label; None if there is none."""
         try:
             return self._server.call(
                 lambda seconds: self._client.metadata(name, label=label, timeout=seconds), self._settings.timeout
@@ -162,24 +168,24 @@ class VersionsRun(Run):
         except (FailedPrecondition, InvalidArgument, NotFound):
             return None
 
-    def _needed(self, asked: set[int], served: int) -> list[int]:
-        """The versions that must be served and aren't among those that were verified.
+    def _needed(self, verified: set[int], served: int) -> list[int]:
+        """Return the versions that must be served and weren't verified.
 
-        They are those that are wanted, else the newest on disk; `served` is what clients without a label get. Where
-        that has the label `stable`, it may be an older one.
+        These are the selected versions, else the newest one on disk. `served` is the version that clients without a
+        label get; if it has the label `stable`, it may be an older one.
         """
         if self._versions.wanted is not None:
-            return sorted(self._versions.wanted - asked)
+            return sorted(self._versions.wanted - verified)
         newest = max(self._versions.on_disk(), default=0)
-        return [newest] if newest not in asked and self._labelled(self.model, STABLE) != served else []
+        return [newest] if newest not in verified and self._labelled(self.model, STABLE) != served else []
 
     def _version(self, version: int, name: str) -> list[Row]:
-        """The rows of one served version. Raises MovedError when it isn't served any more."""
+        """Return the rows of one served version. Raises MovedError when it is no longer served."""
         try:
             folder = self._versions.on_disk().get(version)
             if folder is None:
-                said = f"it is served, but {self._versions.folder} has no such version"
-                return [self._failed(said, version=version, name=name)]
+                reason = f"it is served, but {self._versions.folder} doesn't contain it"
+                return [self._failed(reason, version=version, name=name)]
             golden = read_golden(folder)
         except (GoldenError, OSError) as error:
             return [self._failed(str(error), version=version, name=name)]
@@ -188,6 +194,6 @@ class VersionsRun(Run):
 
 def _golden(folder: Path | None) -> Golden | GoldenError:
     try:
-        return read_golden(folder) if folder else GoldenError("there is no such version")
+        return read_golden(folder) if folder else GoldenError("the version doesn't exist")
     except GoldenError as error:
         return error

@@ -1,4 +1,4 @@
-"""How a verification asks and judges."""
+"""The settings of a verification."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tfserving.clients.busy import Patient
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
-from tfserving.clients.verification.verdicts import WAYS, Way
+from tfserving.clients.verification.verdicts import WAYS, Row, Way
 from tfserving.foundation.compare import Tolerance
 
 DEFAULT_TIMEOUT = 30.0
@@ -15,12 +15,12 @@ DEFAULT_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How a verification asks and judges.
+    """The settings of a verification.
 
-    `tolerance` replaces those of the golden requests, `timeout` is for each request, in seconds, and
-    `max_response_bytes` for each answer. `against` is a server whose answers are wanted instead of the golden ones.
-    `served_as` has the names under which servers have models, where these aren't the models' own. `progress` is told
-    what is being asked.
+    `tolerance` replaces those of the golden requests. `timeout`, in seconds, and `max_response_bytes` apply to each
+    request. `against` is a server whose outputs are expected instead of the golden outputs. `served_as` maps models to
+    the names under which the server has them, where these differ. `progress` is called with the current step, and
+    `finished` with the rows of a model when they are complete.
     """
 
     ways: Sequence[Way] = WAYS
@@ -29,4 +29,5 @@ class Settings:
     max_response_bytes: int = MAX_RESPONSE_BYTES
     against: Patient | None = None
     served_as: Mapping[str, str] = field(default_factory=dict)
-    progress: Callable[[str], None] = lambda said: None  # noqa: ARG005 - says nothing unless asked to
+    progress: Callable[[str], None] = lambda text: None  # noqa: ARG005
+    finished: Callable[[list[Row]], None] = lambda rows: None  # noqa: ARG005

@@ -1,4 +1,4 @@
-"""What a verification found: a row for each output of a signature over a protocol, and the outcome of all."""
+"""The results of a verification: a row for each output of a signature over a protocol, and the outcome of all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tfserving.clients.busy import Refusals
 from tfserving.clients.errors import PROTOCOL_NAMES, DeadlineExceeded, ServingError, Unavailable
 from tfserving.foundation.compare import Difference, Verdict
 
-# How requests are asked: one after the other, many as one request, many at the same time.
+# How requests are sent: one after the other, many as one batch, many at the same time.
 Way: TypeAlias = Literal["alone", "batch", "concurrent"]
 WAYS: tuple[Way, ...] = ("alone", "batch", "concurrent")
 AT_A_TIME = 32
@@ -22,7 +22,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass
 class Tally:
-    """The worst of the differences that were added, how many there were, and where they were."""
+    """The largest of the differences added, their number, and the place of the worst one."""
 
     requests: int = 0
     verdict: Verdict = "equal"
@@ -32,7 +32,7 @@ class Tally:
     reason: str = ""
 
     def add(self, difference: Difference, where: str) -> None:
-        """Adds the difference of one request."""
+        """Add the difference of one request."""
         self.requests += 1
         self.absolute = _larger(self.absolute, difference.absolute)
         self.relative = _larger(self.relative, difference.relative)
@@ -43,11 +43,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one output of a signature over one protocol: the worst of all ways in which it was asked.
+    """The result of one output of a signature over one protocol: the worst of all ways in which it was requested.
 
-    `requests` are the golden requests that were asked one by one, `ways` what came of each way, `left_out` why one
-    could not be gone. In a row that failed before there were outputs to compare, what is not known is None. `code` is
-    the status code of the call that failed, if one did. `absolute`, `relative` and `ulp` are as in
+    `requests` is the number of golden requests sent one by one. `ways` holds the result of each way, `left_out` the
+    reason why a way was skipped. In a row that failed before outputs were compared, unknown fields are None. `code` is
+    the status code of a failed call. `absolute`, `relative` and `ulp` are those of
     `tfserving.foundation.compare.Difference`.
     """
 
@@ -68,25 +68,25 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """Whether what is served is what was computed, to the tolerance."""
+        """Whether the outputs match within the tolerance."""
         return _BADNESS[self.verdict] <= 1
 
     @property
     def unreachable(self) -> bool:
-        """Whether no answer came at all."""
+        """Whether there was no response."""
         return self.code in (Unavailable.code, DeadlineExceeded.code)
 
     def __str__(self) -> str:
-        said = [self.model + (f" version {self.version}" if self.version is not None else "")]
+        where = [self.model + (f" version {self.version}" if self.version is not None else "")]
         if self.signature is not None:
-            said.append(f"signature {self.signature!r}")
+            where.append(f"signature {self.signature!r}")
         if self.output is not None:
-            said.append(f"output {self.output!r}")
-        return f"{', '.join(said)} over {PROTOCOL_NAMES[self.protocol]}: {self.reason or self.verdict}"
+            where.append(f"output {self.output!r}")
+        return f"{', '.join(where)} over {PROTOCOL_NAMES[self.protocol]}: {self.reason or self.verdict}"
 
 
 def row_of(row: Row, ways: Mapping[Way, Tally], left_out: Mapping[Way, str]) -> Row:
-    """`row` with what came of its ways."""
+    """Return `row` with the results of its ways."""
     worst = max(ways.values(), key=lambda tally: _BADNESS[tally.verdict])
     numbers: dict[str, float | int | None] = {"absolute": None, "relative": None, "ulp": None}
     for tally in ways.values():
@@ -111,10 +111,10 @@ def row_of(row: Row, ways: Mapping[Way, Tally], left_out: Mapping[Way, str]) -> 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of a verification; `requests` requests to `models` models were asked over `protocols`.
+    """The rows of a verification. `requests` requests to `models` models were sent over `protocols`.
 
-    `against` is the server whose answers were wanted, empty where those of the golden requests were. `busy` has the
-    servers that refused requests because they were busy.
+    `against` is the server whose outputs were expected, "" for the golden outputs. `busy` lists the servers that
+    rejected requests because they were busy.
     """
 
     rows: tuple[Row, ...]
@@ -126,34 +126,34 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether everything was asked, and everything is what it should be."""
+        """Whether all outputs were compared and match."""
         return bool(self.rows) and all(row.ok for row in self.rows)
 
     @property
     def unreachable(self) -> bool:
-        """Whether nothing is wrong but that a server could not be reached."""
+        """Whether the only failures are those of a server that can't be reached."""
         return not self.ok and all(row.ok or row.unreachable for row in self.rows)
 
     def sentence(self) -> str:
-        """The outcome in one sentence."""
+        """Return the outcome in one sentence."""
         wrong = [row for row in self.rows if not row.ok]
         if wrong:
             return f"{len(wrong)} of {len(self.rows)} comparisons failed, the first: {wrong[0]}"
         verdict = "equal" if all(row.verdict == "equal" for row in self.rows) else "equal or within tolerance"
         over = " and ".join(PROTOCOL_NAMES[protocol] for protocol in self.protocols)
         requests = "the golden request" if self.requests == 1 else f"all {self.requests} golden requests"
-        to = f" to what {self.against} answers" if self.against else ""
+        to = f" to those of {self.against}" if self.against else ""
         return f"{requests} of {count(self.models, 'model')} {verdict} over {over}{to}"
 
 
 def reason_of(error: ServingError) -> str:
-    """Why a call failed, in one line, with the hint if that is one line."""
+    """Return why a call failed in one line, with the hint if it is one line."""
     hint = "" if "\n" in error.hint else error.hint
     return f"{error.code}: {error.text}" + (f"; {hint}" if hint else "")
 
 
 def count(number: int, noun: str) -> str:
-    """For example `1 model`, `2 models`."""
+    """Return for example `1 model`, `2 models`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,8 +1,8 @@
-"""Verification: what is served, compared with what the models answered in process, or with what another server answers.
+"""Verification: the outputs of a server, compared with the golden outputs or with those of another server.
 
-Every golden request of every served version is asked again, pinned to that version, over each protocol: one by one,
-many as one request, and many at the same time. What can't be compared (a model or a version that isn't served, a
-version without golden requests, an error) is a failure with its reason: nothing is left out in silence.
+Every golden request of every served version is sent to that version, over each protocol: one by one, many as one batch,
+and many at the same time. Whatever can't be compared is a failure with its reason: a model or a version that isn't
+served, a version without golden requests, an error. Nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from tfserving.clients.address import Tls, tls_of_each
 from tfserving.clients.busy import Patient
 from tfserving.clients.client import connect
-from tfserving.clients.verification.proofs import subjects
+from tfserving.clients.verification.proofs import ModelFolder, subjects
 from tfserving.clients.verification.runs import run_of
 from tfserving.clients.verification.settings import Settings
-from tfserving.clients.verification.verdicts import AT_A_TIME, Report
+from tfserving.clients.verification.verdicts import AT_A_TIME, Report, Row
 
 __all__ = ["Settings", "verify"]
 
 
 def verify(
-    sources: Iterable[str | Path],
+    sources: Iterable[str | Path | ModelFolder],
     *,
     grpc: str | None = None,
     rest: str | None = None,
@@ -32,20 +32,19 @@ def verify(
     against: str | None = None,
     settings: Settings | None = None,
 ) -> Report:
-    """Verifies the models in `sources` against the servers at `grpc` and `rest`.
+    """Verify the models in `sources` over the gRPC port `grpc` and the REST port `rest` of a server.
 
-    `sources` are folders of models, of a model or of a version, URLs of such, and files of captured requests
-    (`tfserving.clients.verification.proofs.subjects`). The addresses are URLs, or `HOST:PORT` without TLS; a protocol
-    without an address is not verified. `against` is the URL of a server whose answers are wanted. `tls` is for the
-    addresses that have TLS.
+    `tfserving.clients.verification.proofs.subjects` defines the sources. The addresses are URLs, or `HOST:PORT` without
+    TLS; a protocol without an address isn't verified. `against` is the URL of a server whose outputs are expected.
+    `tls` applies to the URLs that use TLS.
 
-    Raises SourceError for sources that are none, and ValueError for addresses that are none, without any, and for `tls`
-    where no address has TLS.
+    Raises SourceError for a wrong source, and ValueError for a wrong address, without an address, and for `tls` when no
+    URL uses TLS.
     """
     settings = settings or Settings()
     urls = [_url(scheme, address) for scheme, address in (("grpc", grpc), ("http", rest)) if address is not None]
     if not urls:
-        raise ValueError("the address of a gRPC or a REST server is needed")
+        raise ValueError("no address is given; give the address of a gRPC or a REST port")
     if against:
         urls.append(against)
     with subjects(sources) as found, ExitStack() as stack:
@@ -61,16 +60,22 @@ def verify(
             for model, subject in found.items()
             for server in servers
         ]
-        rows = [row for run in runs for row in run.rows()]
-    asked = {(run.model, *request) for run in runs for request in run.asked}
+        rows: list[Row] = []
+        for run in runs:
+            found_rows = run.rows()
+            settings.finished(found_rows)
+            rows += found_rows
+    compared = {(run.model, *request) for run in runs for request in run.compared}
     protocols = tuple(server.client.protocol for server in servers)
     busy = tuple(server.refusals for server in each if server.refusals)
-    return Report(tuple(rows), len(found), len(asked), protocols, against or "", busy)
+    return Report(tuple(rows), len(found), len(compared), protocols, against or "", busy)
 
 
 def _url(scheme: str, address: str) -> str:
     if "://" not in address:
         return f"{scheme}://{address}"
     if address.partition("://")[0] not in (scheme, f"{scheme}s", *(("dns", "unix") if scheme == "grpc" else ())):
-        raise ValueError(f"{address!r} is no address for {scheme}; HOST:PORT or {scheme}://HOST:PORT is")
+        raise ValueError(
+            f"{address!r} is not the address of a {scheme} port; expected HOST:PORT or {scheme}://HOST:PORT"
+        )
     return address

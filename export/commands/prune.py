@@ -53,7 +53,7 @@ def prune(
     rows: list[dict[str, Any]] = []
     with checked_input():
         selected = select(names, fleet, folder)
-        for name in selected.models:
+        for name in selected.models if not dry_run else ():
             check_writable(selected.model_folder(name))
         loaded = _loaded(selected, server)
     for name, model in selected.models.items():

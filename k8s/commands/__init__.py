@@ -1,1 +1,1 @@
-"""The commands of `tfserving k8s`."""
+"""The commands `tfserving k8s` and `tfserving rollout`."""

@@ -59,12 +59,12 @@ def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> No
 @click.command(
     epilog="""\b
 Examples:
-  tfserving k8s apply --dry-run    the cluster checks everything; nothing changes
+  tfserving k8s apply --dry-run    the cluster checks it, nothing changes
   tfserving k8s apply
 
 \b
-Exit codes: 0 every pod is ready; 1 a pod does not become ready; 2 nothing was
-changed; 3 the cluster can't be reached."""
+Exit codes: 0 every pod is ready; 1 a pod does not become ready; 2 nothing
+was changed; 3 the cluster can't be reached."""
 )
 @models_argument
 @fleet_option
@@ -75,7 +75,7 @@ changed; 3 the cluster can't be reached."""
 def apply(
     names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None, dry_run: bool, wait: float
 ) -> None:
-    """Run the models on a cluster, and wait until every pod is ready."""
+    """Run the models on a cluster; wait until every pod is ready."""
     from tfserving.k8s import deployment
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
@@ -114,8 +114,8 @@ Example:
   tfserving k8s diff
 
 \b
-Exit codes: 0 no difference; 1 differences; 2 wrong usage or models.yaml; 3 the
-cluster can't be reached."""
+Exit codes: 0 no difference; 1 differences; 2 wrong usage or models.yaml; 3
+the cluster can't be reached."""
 )
 @models_argument
 @fleet_option
@@ -168,7 +168,7 @@ Examples:
 @context_option
 @json_option
 def status(fleet: Path, context: str | None, as_json: bool) -> None:
-    """Print the pods, what they serve, and the last rollout of each model.
+    """Print the pods, what they serve, and the last rollouts.
 
     For a pod that isn't ready, the reason is printed.
     """

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.clients.printable import printable
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
 from tfserving.foundation.command.group import Group
 from tfserving.foundation.command.options import fleet_option, report_option, wait_option
-from tfserving.k8s.commands.failures import code_of, failing
+from tfserving.k8s.commands.failures import failing
 from tfserving.k8s.commands.place import Place, model_argument, place_options, read_with
 from tfserving.k8s.commands.rollout_status import report, status, write
+from tfserving.k8s.commands.running import make_controller, run
 from tfserving.k8s.commands.stable_label import set_stable, with_stable
 from tfserving.k8s.hints import recommended
 
 if TYPE_CHECKING:
-    from tfserving.k8s.rollout.controller import Controller
-    from tfserving.k8s.rollout.progress import Progress
-    from tfserving.k8s.rollout.state import Request, State, WayName
-    from tfserving.k8s.rollout.way import Way
+    from tfserving.k8s.rollout.state import Request, State, StrategyName
     from tfserving.serving.models_yaml.fleet import Fleet
-    from tfserving.serving.models_yaml.rollout import Rollout
 
 
 @click.group(
@@ -64,8 +58,8 @@ Examples:
   tfserving rollout start digits --cluster --by-pods
 
 \b
-Exit codes: 0 the version is stable; 1 it was rolled back, or the rollout failed
-on the way; 2 nothing was changed; 3 no server can be reached."""
+Exit codes: 0 the version is stable; 1 it was rolled back, or the rollout
+failed on the way; 2 nothing was changed; 3 no server can be reached."""
 )
 @click.argument("version", metavar="MODEL[/VERSION]")
 @fleet_option
@@ -127,10 +121,12 @@ def start(
                     WRONG,
                 )
             state = before
+            if not dry_run:
+                _log(f"Resuming the rollout of {before}.")
         else:
-            way: WayName = "pods" if by_pods else "in-place"
+            strategy: StrategyName = "pods" if by_pods else "in-place"
             read, state = _planned(
-                read, model, new, place, wait, manual=manual or settings.manual, way=way, dry=dry_run
+                read, model, new, place, wait, manual=manual or settings.manual, strategy=strategy, dry=dry_run
             )
             try:
                 state = dataclasses.replace(state, accept_quality=accept_quality)
@@ -144,8 +140,8 @@ def start(
         if dry_run:
             click.echo(described(state, settings))
             return
-        controller = _controller(read, state, place, wait, settings)
-    _run(controller, state, again="Run the same command again to resume it", report=report)
+        controller = make_controller(read, state, place, wait, settings)
+    run(controller, state, again="Run the same command again to resume it", report=report)
 
 
 @rollout.command(
@@ -157,7 +153,10 @@ Example:
 @fleet_option
 @place_options
 def pause(model: str, fleet: Path, place: Place) -> None:
-    """Pause the rollout of MODEL before its next phase, until `promote` or `abort`."""
+    """Pause the rollout of MODEL before its next phase.
+
+    It continues with `promote`, or goes back with `abort`.
+    """
     _request(model, fleet, place, "pause")
 
 
@@ -167,8 +166,8 @@ Example:
   tfserving rollout promote digits
 
 \b
-Exit codes: 0 the version is stable, or the process of the rollout continues; 1
-it was rolled back, or failed on the way; 2 no rollout is in progress."""
+Exit codes: 0 the version is stable, or the process of the rollout continues;
+1 it was rolled back, or failed on the way; 2 no rollout is in progress."""
 )
 @model_argument
 @fleet_option
@@ -188,8 +187,9 @@ Example:
   tfserving rollout abort digits
 
 \b
-Exit codes: 0 clients get the old version, or the process of the rollout goes
-back; 1 the rollback failed; 2 no rollout is in progress, or it is too late."""
+Exit codes: 0 clients get the old version, or the process of the rollout
+goes back; 1 the rollback failed; 2 no rollout is in progress, or it is too
+late."""
 )
 @model_argument
 @fleet_option
@@ -206,8 +206,8 @@ Example:
   tfserving rollout undo digits
 
 \b
-Exit codes: 0 the old version is stable again; 1 it was rolled back, or failed
-on the way; 2 there is nothing to undo."""
+Exit codes: 0 the old version is stable again; 1 it was rolled back, or
+failed on the way; 2 there is nothing to undo."""
 )
 @model_argument
 @fleet_option
@@ -225,10 +225,10 @@ def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
         last = place.store(read, model).load()
         if last is None or last.phase != "done":
             raise CommandError(_nothing_to_undo(model, last), WRONG)
-        state = plan(read, model, last.old, way=last.way)
+        state = plan(read, model, last.old, strategy=last.strategy)
         limits = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
-        controller = _controller(read, state, place, wait, read.rollout.model_copy(update=limits))
-    _run(controller, state)
+        controller = make_controller(read, state, place, wait, read.rollout.model_copy(update=limits))
+    run(controller, state)
 
 
 def _nothing_to_undo(model: str, last: State | None) -> str:
@@ -254,14 +254,22 @@ def _model_and_version(text: str) -> tuple[str, int | None]:
 
 
 def _planned(
-    fleet: Fleet, model: str, new: int | None, place: Place, wait: float, *, manual: bool, way: WayName, dry: bool
+    fleet: Fleet,
+    model: str,
+    new: int | None,
+    place: Place,
+    wait: float,
+    *,
+    manual: bool,
+    strategy: StrategyName,
+    dry: bool,
 ) -> tuple[Fleet, State]:
     """Return the plan of a new rollout, and the fleet with a label `stable` of the model, which is set if needed."""
     from tfserving.k8s.rollout.plan import StableError, plan
     from tfserving.serving.models_yaml.fleet import STABLE
 
     if STABLE in fleet.models[model].labels:
-        return fleet, plan(fleet, model, new, manual=manual, way=way)
+        return fleet, plan(fleet, model, new, manual=manual, strategy=strategy)
     labelled = with_stable(fleet, model, place)
     version = labelled.models[model].labels[STABLE]
 
@@ -275,119 +283,13 @@ def _planned(
         _log(f"{model} had no label `stable`: set it to version {version}, which clients get now.")
 
     try:
-        state = plan(labelled, model, new, manual=manual, way=way)
+        state = plan(labelled, model, new, manual=manual, strategy=strategy)
     except StableError as error:
         # With the label, a version that is exported next doesn't reach clients before its rollout.
         label()
         raise CommandError(str(error), WRONG if dry else FAILED) from None
     label()
     return labelled, state
-
-
-def _way(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, log: Progress) -> Way:
-    from tfserving.k8s.rollout.in_place import InPlace
-
-    fleet = fleet.model_copy(update={"rollout": settings})
-    if not place.cluster:
-        from tfserving.k8s.rollout.local import LocalTarget
-        from tfserving.serving.docker import deployment
-
-        return InPlace(fleet, wait, log, LocalTarget(fleet, state.model, deployment.exists))
-    from tfserving.k8s.rollout.by_pods import ByPods
-    from tfserving.k8s.rollout.cluster import ClusterTarget
-    from tfserving.serving.models_yaml.file import write_labels
-
-    def finished(model: str, labels: Mapping[str, int]) -> None:
-        write_labels(fleet.file, model, labels)
-
-    kubectl = place.kubectl(fleet)
-    if state.way == "pods":
-        return ByPods(place.in_namespace(fleet), wait, log, kubectl, finished)
-    return InPlace(fleet, wait, log, ClusterTarget(kubectl, wait, finished))
-
-
-def _controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout) -> Controller:
-    """Return a controller whose servers can be reached. Raises RolloutError."""
-    from tfserving.k8s.rollout.controller import Controller
-    from tfserving.k8s.rollout.progress import Progress
-    from tfserving.k8s.rollout.target import RolloutError
-
-    store = place.store(fleet, state.model)
-    for other in store.others():
-        # Pods of the second Deployment have one version of every model.
-        if not other.over and "pods" in (other.way, state.way):
-            raise RolloutError(
-                f"a rollout of another model is in progress: {other}. By pods, only one can run at a time."
-            )
-    log = Progress()
-    way = _way(fleet, state, place, wait, settings, log)
-    way.check(state)
-    return Controller(way, store, log)
-
-
-def _run(
-    controller: Controller, state: State, *, again: str = "", back: bool = False, report: Path | None = None
-) -> None:
-    """Run a rollout to its end, or `back`, and write its report. Raises CommandError.
-
-    `again` is how to resume it after an interruption.
-    """
-    from tfserving.foundation.interrupts import ended_as_by_ctrl_c
-    from tfserving.k8s.kubectl import KubectlError
-    from tfserving.k8s.rollout.target import HeldError, RolloutError
-    from tfserving.serving.engines import EngineError
-    from tfserving.serving.models_yaml.fleet import FleetError
-
-    again = again or f"Resume it with `{recommended(f'rollout start {state.model}')}`"
-    failure: CommandError | None = None
-    interrupt: KeyboardInterrupt | None = None
-    try:
-        with contextlib.ExitStack() as stack:
-            # Port forwarding ends, and the lease is released.
-            stack.enter_context(ended_as_by_ctrl_c())
-            try:
-                stack.enter_context(controller.store.lease())
-            except HeldError as error:
-                raise CommandError(str(error), WRONG) from None
-            stack.enter_context(controller.log)
-            # A request that was left for an earlier process is not for this one.
-            controller.store.take_request()
-            ended = controller.run(state)
-            if ended.phase == "rolled-back" and not back:
-                failure = CommandError(printable(f"rolled back: {ended.reason}"), FAILED)
-    except (EngineError, FleetError, KubectlError, RolloutError) as error:
-        failure = CommandError(printable(f"{str(error).rstrip('.')}. {again}."), code_of(error, FAILED))
-    except KeyboardInterrupt as error:
-        interrupt = error
-    finally:
-        controller.way.close()
-    stored = state
-    if interrupt or report:
-        with failing(FAILED):
-            stored = controller.store.load() or state
-    if interrupt and not stored.over:
-        _log(_left(stored, again))
-    if report:
-        write(report, stored, running=False)
-    if interrupt:
-        raise interrupt
-    if failure:
-        raise failure
-
-
-def _left(state: State, again: str) -> str:
-    """Return in which state an interrupted rollout is, and how to continue."""
-    clients = {
-        "stable": f"some clients may already get version {state.new}",
-        "baking": f"clients get version {state.new}",
-        "unloading": f"clients get version {state.new}",
-        "rolling-back": f"some clients may still get version {state.new}",
-    }.get(state.phase, f"clients get version {state.old}")
-    back = f", or go back with `{recommended(f'rollout abort {state.model}')}`" if state.returnable else ""
-    return (
-        f"\nThe rollout of {state.model} from version {state.old} to {state.new} stays in phase `{state.phase}`; "
-        f"{clients}. {again}{back}."
-    )
 
 
 def _request(model: str, fleet: Path, place: Place, request: Request, wait: float = 180.0) -> None:
@@ -412,9 +314,9 @@ def _request(model: str, fleet: Path, place: Place, request: Request, wait: floa
             store.save(dataclasses.replace(state, paused=True))
             _log(str(store.load()))
             return
-        controller = _controller(read, state, place, wait, read.rollout)
+        controller = make_controller(read, state, place, wait, read.rollout)
         state = state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
-    _run(controller, state, back=request == "abort")
+    run(controller, state, back=request == "abort")
 
 
 def _log(text: str) -> None:

@@ -29,17 +29,17 @@ _WATCH_SECONDS = 1.0
 @click.command(
     epilog="""\b
 Examples:
-  tfserving rollout status                           one line for each model
+  tfserving rollout status                    one line for each model
   tfserving rollout status digits
   tfserving rollout status digits --json
-  tfserving rollout status digits --watch            until it is over
-  tfserving rollout status digits --watch --json     a line of JSON for each change
+  tfserving rollout status digits --watch     until it is over
+  tfserving rollout status digits --watch --json
   tfserving rollout status digits --cluster
 
 \b
-Exit codes: 0 the status is printed; with --watch, every rollout is done; 1 with
---watch, one was rolled back; 2 a state can't be read. Ctrl-C ends the watching,
-and not the rollout."""
+Exit codes: 0 the status is printed; with --watch, every rollout is done; 1
+with --watch, one was rolled back; 2 a state can't be read. Ctrl-C ends the
+watching, and not the rollout."""
 )
 @models_argument
 @fleet_option
@@ -50,6 +50,7 @@ def status(names: tuple[str, ...], fleet: Path, place: Place, as_json: bool, wat
     """Print the last rollout of each MODEL.
 
     For the models that you name, the measurements of the gates are printed too.
+    With --watch and --json, each change is a line of JSON.
     """
     from tfserving.serving.models_yaml.fleet import read_fleet
 
@@ -72,7 +73,7 @@ def status(names: tuple[str, ...], fleet: Path, place: Place, as_json: bool, wat
 @click.command(
     epilog="""\b
 Examples:
-  tfserving rollout report digits                   writes rollout-digits-2-….html
+  tfserving rollout report digits
   tfserving rollout report digits -o report.html
   tfserving rollout report digits --cluster"""
 )

@@ -1,1 +1,1 @@
-"""Rollouts: a new version of a model takes over step by step, and goes back by itself when it is worse."""
+"""Rollouts: move clients to a new version step by step, with checks and an automatic rollback."""

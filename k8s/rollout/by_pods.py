@@ -24,9 +24,9 @@ from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout import gates, serves
 from tfserving.k8s.rollout.cluster import ClusterTarget, Finished
 from tfserving.k8s.rollout.state import State
+from tfserving.k8s.rollout.strategy import Before, Pause, Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
-from tfserving.k8s.rollout.way import Before, Pause, Way
 
 SECOND = f"{NAME}-{CANARY}"
 ROUTES = ("httproute", "grpcroute")
@@ -38,7 +38,7 @@ _QUIET_SECONDS = 2.0
 
 
 @dataclass
-class ByPods(Way):
+class ByPods(Strategy):
     """A rollout in the namespace of `kubectl`; `finished` receives the final labels."""
 
     kubectl: Kubectl
@@ -65,7 +65,7 @@ class ByPods(Way):
         self._everywhere(self._canary, serves.final(state), pause)
 
     def prove(self, state: State, pause: Pause) -> None:  # noqa: ARG002 - nothing is waited for
-        """See Way."""
+        """See Strategy."""
         self._proven(state, self._canary.instances(), state.model)
 
     def compare(self, state: State, pause: Pause) -> None:
@@ -92,7 +92,7 @@ class ByPods(Way):
         return state if weight < self.settings.weights[-1] else state.next()
 
     def bake(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
         self._baked(state, self._canary, pause)
 
     def unload(self, state: State) -> None:
@@ -112,11 +112,11 @@ class ByPods(Way):
         self._stable.finish(state.model, serves.final_labels(state))
 
     def go_back(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
         self._leave(state)
 
     def check(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
         for kind in ROUTES:
             try:
                 found = self.kubectl.get(kind, NAME)
@@ -133,12 +133,12 @@ class ByPods(Way):
         self._check_address(state)
 
     def close(self) -> None:
-        """See Way."""
+        """See Strategy."""
         self._stable.close()
         self._canary.close()
 
     def sentence(self, state: State) -> str:
-        """See Way."""
+        """See Strategy."""
         model, old, new = state.model, state.old, state.new
         match state.phase:
             case "loading":

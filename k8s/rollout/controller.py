@@ -10,8 +10,8 @@ from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.progress import Progress
 from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.state import Request, State
+from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, RolloutError, Store
-from tfserving.k8s.rollout.way import Way
 
 _POLL_SECONDS = 0.2
 # A shorter remaining time isn't printed.
@@ -24,9 +24,9 @@ class _AbortedError(Exception):
 
 @dataclass
 class Controller:
-    """Rolls a model out in a way: in place, or by pods."""
+    """Rolls a model out with a strategy: in place, or by pods."""
 
-    way: Way
+    strategy: Strategy
     store: Store
     log: Progress
     _pending: Request | None = None
@@ -40,11 +40,11 @@ class Controller:
         while not state.over:
             try:
                 state = self._begin(self._hold(state))
-                done = self.way.do(state, self._pass if state.returnable else time.sleep)
+                done = self.strategy.do(state, self._pass if state.returnable else time.sleep)
             except _AbortedError:
-                done = self._turn(self.way.seen(state, state), "aborted")
+                done = self._turn(self.strategy.seen(state, state), "aborted")
             except (GateError, ServingError) as error:
-                done = self._turn(self.way.seen(state, state), f"{state.phase}: {error}")
+                done = self._turn(self.strategy.seen(state, state), f"{state.phase}: {error}")
             state = done.begun(0.0) if done.over else done
             self.store.save(state)
         if state.phase == "done":
@@ -56,10 +56,10 @@ class Controller:
 
     def _begin(self, state: State) -> State:
         """Store and print that the phase begins, with the remaining time."""
-        seconds = remaining(state, self.way.settings)
+        seconds = remaining(state, self.strategy.settings)
         state = state.begun(seconds)
         self.store.save(state)
-        sentence = self.way.sentence(state)
+        sentence = self.strategy.sentence(state)
         # The sentence of this phase has its time.
         shown = (
             "" if seconds is None or seconds < _SHORT_SECONDS or state.phase == "baking" else f" {about(seconds)} left"

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from tfserving.clients.errors import ServingError
 from tfserving.k8s.rollout import serves
 from tfserving.k8s.rollout.state import State
+from tfserving.k8s.rollout.strategy import Pause, Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError, Target
 from tfserving.k8s.rollout.watch import Side
-from tfserving.k8s.rollout.way import Pause, Way
 from tfserving.serving.models_yaml.fleet import canary_name
 
 
 @dataclass
-class InPlace(Way):
+class InPlace(Strategy):
     """Over the servers of `target`."""
 
     target: Target
@@ -64,12 +64,12 @@ class InPlace(Way):
         return state.next()
 
     def bake(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
         self._everywhere(self.target, serves.moved(state), pause)
         self._baked(state, self.target, pause)
 
     def unload(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
         self._everywhere(self.target, serves.final(state), time.sleep)
         self.target.finish(state.model, serves.final_labels(state))
 
@@ -81,16 +81,16 @@ class InPlace(Way):
             raise RolloutError(f"the rollback failed: {error}") from None
 
     def check(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
         self.target.instances()
         self._check_address(state)
 
     def close(self) -> None:
-        """See Way."""
+        """See Strategy."""
         self.target.close()
 
     def sentence(self, state: State) -> str:
-        """See Way."""
+        """See Strategy."""
         model, old, new = state.model, state.old, state.new
         return {
             "loading": f"Loading {model} version {new} as {canary_name(model)}, beside version {old} …",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from tfserving.clients.commands.array_files import read_arrays
 from tfserving.clients.commands.input_values import InputError, body_of, unpack
 from tfserving.clients.inputs import to_arrays
+from tfserving.clients.rest_json import parse_request
 from tfserving.clients.results import Signature
 from tfserving.foundation.evaluation import LABELS, EvaluationError, read_evaluation
 from tfserving.foundation.files import read_text
@@ -127,7 +127,7 @@ def _lines(path: Path, name: str, signature: Signature) -> dict[str, Array]:
         if not line.strip():
             continue
         try:
-            body = unpack(json.loads(line))
+            body = unpack(parse_request(line))
             if not isinstance(body, dict) or not isinstance(labels := body.pop(LABELS, None), list):
                 raise ValueError(f"expected a REST request with a list {LABELS!r}")
             part = to_arrays(body_of(body).inputs, name, signature)

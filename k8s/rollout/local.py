@@ -66,10 +66,10 @@ class LocalInstance:
         """
         before = read_models_config(self.file)
         if not keep and not self.server.poll_seconds:
-            live.send(self.server, serve.applied(before), _RELOAD_SECONDS, _say)
+            live.send(self.server, serve.applied(before), _RELOAD_SECONDS, _log)
             return
         try:
-            live.tell(self.server, self.file, serve.applied(before), _RELOAD_SECONDS, _say)
+            live.tell(self.server, self.file, serve.applied(before), _RELOAD_SECONDS, _log)
         except ServingError:
             write_models_config(self.file, before)
             raise
@@ -197,7 +197,7 @@ class LocalStore:
         )
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 

@@ -9,7 +9,7 @@ from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.quality import compare_metrics, require
 from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.serves import final_labels
-from tfserving.k8s.rollout.state import Figure, State, WayName
+from tfserving.k8s.rollout.state import Figure, State, StrategyName
 from tfserving.k8s.rollout.target import RolloutError
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -20,7 +20,9 @@ class StableError(RolloutError):
     """The version is stable already."""
 
 
-def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way: WayName = "in-place") -> State:
+def plan(
+    fleet: Fleet, model: str, new: int | None, *, manual: bool = False, strategy: StrategyName = "in-place"
+) -> State:
     """Return the first state of a rollout of `model` to version `new` (default: the newest).
 
     Raises RolloutError when the model has no label `stable`, or the files of a version don't match its manifest, and
@@ -61,7 +63,7 @@ def plan(fleet: Fleet, model: str, new: int | None, *, manual: bool = False, way
             prove(fleet.model_folder(model) / str(version))
         except ProofError as error:
             raise RolloutError(str(error)) from None
-    state = State(model, old, new, dict(labels), tuple(fleet.kept(model)), (), way, manual=manual)
+    state = State(model, old, new, dict(labels), tuple(fleet.kept(model)), (), strategy, manual=manual)
     after = tuple(fleet.with_labels(model, final_labels(state)).kept(model))
     if new not in after:
         raise RolloutError(f"models.{model}.versions does not contain version {new}. Add it to that list first.")
@@ -89,7 +91,7 @@ def with_metrics(fleet: Fleet, state: State, log: Callable[[str], None]) -> Stat
 
 def described(state: State, settings: Rollout) -> str:
     """Return the steps, one on each line, what a comparison is, and how long the rollout takes."""
-    steps = _by_pods(state, settings) if state.way == "pods" else _in_place(state, settings)
+    steps = _by_pods(state, settings) if state.strategy == "pods" else _in_place(state, settings)
     numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     seconds = remaining(state, settings)
     takes = f"\nThe rollout takes {about(seconds)} plus the time to load, if no gate fails." if seconds else ""

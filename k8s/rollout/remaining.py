@@ -31,7 +31,7 @@ def _moving(state: State, settings: Rollout) -> float:
     """Return the seconds of all comparisons in the phase `stable`."""
     # Clients with many requests make the result clear sooner. Without the probe, it depends on them alone.
     comparison = min(required(settings, settings.probe)[1], settings.longest) if settings.probe else settings.window
-    if state.way == "in-place":
+    if state.strategy == "in-place":
         # A single server is compared with its requests in a window before.
         return settings.window + comparison
     before = settings.window if settings.address and not state.weight else 0.0

@@ -56,7 +56,7 @@ NEXT: dict[Phase, Phase] = {
     "rolling-back": "rolled-back",
 }
 # In place: every server loads the new version. By pods: a second Deployment has it.
-WayName: TypeAlias = Literal["in-place", "pods"]
+StrategyName: TypeAlias = Literal["in-place", "pods"]
 # What another process may request of the one that runs the rollout.
 Request: TypeAlias = Literal["pause", "promote", "abort"]
 # A gate: a check that the new version must pass.
@@ -118,7 +118,7 @@ class State:
     labels: dict[str, int]
     versions: tuple[int, ...]
     after: tuple[int, ...]
-    way: WayName = "in-place"
+    strategy: StrategyName = "in-place"
     phase: Phase = "loading"
     weight: int = 0
     paused: bool = False
@@ -166,7 +166,7 @@ class State:
         return _json(replace(state, figures=figures))
 
     def __str__(self) -> str:
-        how = " by pods" if self.way == "pods" else ""
+        how = " by pods" if self.strategy == "pods" else ""
         weight = f", {self.weight} % of the requests moved" if self.weight and self.phase == "stable" else ""
         held = ", paused" if self.paused else ""
         return f"{self.model} version {self.old} → {self.new}{how}: {self.phase}{weight}{held}" + (

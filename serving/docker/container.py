@@ -46,7 +46,7 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
     server = plan.fleet.server.model_dump(mode="json")
     parts = [
         image.id,
-        _command(config),
+        _command(plan, config),
         files,
         server,
         plan.host,
@@ -57,9 +57,14 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _command(config: ServerConfig) -> list[str]:
+def without_profiler(image: str) -> list[str]:
+    """Return the flag that turns off the profiler service, which the embedded server lacks."""
+    return [] if is_embedded(image) else ["--enable_profiler=false"]
+
+
+def _command(plan: Plan, config: ServerConfig) -> list[str]:
     """Return the server's flags."""
-    return [*config.flags, "--enable_profiler=false"]
+    return [*config.flags, *without_profiler(plan.fleet.server.image_name)]
 
 
 def user() -> str:
@@ -99,7 +104,7 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
     return {
         "image": server.image_name,
         "entrypoint": [*entry_point(inside, embedded=embedded)],
-        "command": _command(config),
+        "command": _command(plan, config),
         "detach": True,
         "init": embedded or None,
         "user": user(),

@@ -1,20 +1,30 @@
-# The embedded server as an image: what tensorflow/serving is to its users (entry point, ports, folders, environment),
-# for amd64 and arm64. Built from the repository's folder: docker build -f serving/docker/embedded.Dockerfile .
+# The embedded server as an image with the entry point, ports, folders and environment of tensorflow/serving, for amd64 and
+# arm64. Build it from the repository's folder: docker build --file serving/docker/embedded.Dockerfile .
+# docs/docker.md describes the build arguments.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
-RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils > /dev/null
-COPY serving/docker/requirements.lock /requirements.lock
+RUN command -v strip > /dev/null \
+    || (apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils > /dev/null)
+# pip reads it from the environment.
+ARG PIP_INDEX_URL
+# The certificate is optional: a pattern may match no file.
+COPY serving/docker/requirements.lock extra-ca.cr[t] /build/
 # Headers are for building against TensorFlow, and symbols for debugging it: 350 MB of 1.4 GB.
-RUN python3 -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes --target /opt/serving -r /requirements.lock \
+RUN if [ -f /build/extra-ca.crt ]; then \
+        cat "${PIP_CERT:-$(python3 -c 'from pip._vendor.certifi import where; print(where())')}" /build/extra-ca.crt > /build/ca.crt \
+        && export PIP_CERT=/build/ca.crt; \
+    fi \
+    && python3 -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes --target /opt/serving -r /build/requirements.lock \
     && rm -rf /opt/serving/tensorflow/include \
     && find /opt/serving/tensorflow -name '*.so*' -exec strip --strip-unneeded {} +
 
+# Only the packages are copied: this stage has neither the arguments nor the certificate.
 FROM ${PYTHON_IMAGE}
 ENV PYTHONPATH=/opt/serving PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=1 \
     MODEL_BASE_PATH=/models MODEL_NAME=model
 COPY --from=packages /opt/serving /opt/serving
-# What changes most often is last, so that the packages' layer stays.
+# The code changes most often, so it comes last and the layer of packages is reused.
 COPY tfserving/__init__.py /opt/serving/tfserving/
 COPY tfserving/foundation /opt/serving/tfserving/foundation
 COPY serving/__init__.py serving/config_messages.py /opt/serving/tfserving/serving/

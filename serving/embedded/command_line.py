@@ -47,7 +47,8 @@ def command(run: Callable[[Flags], int]) -> click.Command:
 
     def callback(**values: Any) -> None:
         for name, (_, why) in NO_EFFECT.items():
-            if values.pop(name) is not None:
+            # `false` turns off a feature that this server doesn't have.
+            if values.pop(name) not in (None, False):
                 click.echo(f"Warning: --{name} has no effect: {why}.", err=True)
         flags = Flags(**values)
         _check(flags)

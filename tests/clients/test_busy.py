@@ -18,9 +18,9 @@ from click.testing import CliRunner, Result
 from tests.clients.conftest import ON_SERVERS, STANDING_IN, Server, serving
 from tests.clients.hostile import http_server, whole
 from tests.clients.refusing import refusing
+from tfserving.cli import tfserving
 from tfserving.clients import connect
 from tfserving.clients.busy import Patient, Refusals
-from tfserving.clients.cli import main
 from tfserving.clients.errors import BUSY, ResourceExhausted
 from tfserving.foundation.golden import read_golden
 from tfserving.k8s.rollout import gates
@@ -32,7 +32,7 @@ HINT = "all threads of the server are busy: send fewer requests at a time, or ra
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, arguments)])
+    return CliRunner().invoke(tfserving, [*map(str, arguments)])
 
 
 def every_second() -> Any:
@@ -50,12 +50,12 @@ def few_threads(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_a_server_of_few_threads_is_verified_and_reported_as_busy(few_threads: Server, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    addresses = ("--grpc", few_threads.grpc, "--rest", few_threads.rest)
+    addresses = ("--server", f"grpc://{few_threads.grpc},http://{few_threads.rest}")
     result = run("verify", few_threads.models / "scale", *addresses, "--report", page)
     assert result.exit_code == 0, result.output
     said = re.search(
-        rf"the server {few_threads.grpc} was busy (once|\d+ times) \(RESOURCE_EXHAUSTED: {BUSY}\); these requests were "
-        r"sent again, (16|8|4|2|1) at a time\. Its --grpc_max_threads is too low for 32 at a time",
+        rf"the server {few_threads.grpc} was busy (once|\d+ times) \(RESOURCE_EXHAUSTED: {BUSY}\)\. "
+        r"These requests were sent again, (16|8|4|2|1) at a time\. Its --grpc_max_threads is too low for 32 at a time",
         result.stdout,
     )
     assert said, result.stdout
@@ -72,7 +72,7 @@ def test_a_server_that_stays_busy_fails_with_the_hint_and_is_waited_for_once(ser
     started = time.monotonic()
     with refusing(server.grpc, lambda method, _: method == "Predict") as (address, counted):
         models = [server.models / name for name in ("scale", "words")]
-        result = run("verify", *models, "--grpc", address, "--only", "grpc", "--timeout", 1)
+        result = run("verify", *models, "--server", f"grpc://{address}", "--timeout", 1)
     assert result.exit_code == 1
     assert f"RESOURCE_EXHAUSTED: {BUSY}; {HINT}" in result.stdout
     assert "server.grpc_max_threads" in result.stdout
@@ -83,7 +83,7 @@ def test_a_server_that_stays_busy_fails_with_the_hint_and_is_waited_for_once(ser
 
 def test_a_server_that_is_too_busy_for_its_status_fails(server: Server) -> None:
     with refusing(server.grpc, lambda method, _: method == "GetModelStatus") as (address, counted):
-        result = run("verify", server.models / "scale", "--grpc", address, "--only", "grpc", "--timeout", 0.5)
+        result = run("verify", server.models / "scale", "--server", f"grpc://{address}", "--timeout", 0.5)
     assert result.exit_code == 1
     assert HINT in result.stdout
     assert counted.refused > 1
@@ -101,7 +101,7 @@ def test_a_model_is_waited_for_while_the_server_is_busy(server: Server) -> None:
 
 def test_a_batch_is_not_left_out_because_the_server_is_busy(server: Server) -> None:
     with refusing(server.grpc, lambda method, _: method == "GetModelMetadata") as (address, _):
-        options = ("--grpc", address, "--only", "grpc", "--timeout", 0.5, "--way", "batch")
+        options = ("--server", f"grpc://{address}", "--timeout", 0.5, "--way", "batch")
         result = run("verify", server.models / "words", *options)
     assert result.exit_code == 1
     assert HINT in result.stdout
@@ -110,7 +110,7 @@ def test_a_batch_is_not_left_out_because_the_server_is_busy(server: Server) -> N
 def test_other_exhausted_resources_are_failures_at_once(server: Server) -> None:
     text = "out of memory"
     with refusing(server.grpc, lambda method, _: method == "Predict", text) as (address, counted):
-        options = ("--grpc", address, "--only", "grpc", "--way", "alone")
+        options = ("--server", f"grpc://{address}", "--way", "alone")
         result = run("verify", server.models / "words", *options)
     assert result.exit_code == 1
     assert f"RESOURCE_EXHAUSTED: {text}" in result.stdout
@@ -131,7 +131,7 @@ def test_responses_are_captured_from_a_busy_server(server: Server, tmp_path: Pat
 
 def test_a_load_test_sends_nothing_again_and_names_the_refusals(few_threads: Server, tmp_path: Path) -> None:
     page = tmp_path / "bench.html"
-    asked = ("bench", "--model", "scale", "--server", few_threads.url("grpc"), "--window", 0.2, "--warm-up", 0.1)
+    asked = ("bench", "scale", "--server", few_threads.url("grpc"), "--window", 0.2, "--warm-up", 0.1)
     shown = run(*asked, "--concurrency", 32, "--report", page)
     assert re.search(rf"32 at a time: \d+ failed with RESOURCE_EXHAUSTED: {BUSY}; {HINT}", shown.stdout), shown.output
     assert HINT in page.read_text()
@@ -245,7 +245,7 @@ def test_a_call_that_is_refused_alone_does_not_slow_the_others(patient: Patient)
 
     assert patient.call(send, 30) == "served"
     assert str(patient.refusals) == (
-        f"the server server was busy 3 times (RESOURCE_EXHAUSTED: {BUSY}); these requests were sent again. "
+        f"the server server was busy 3 times (RESOURCE_EXHAUSTED: {BUSY}). These requests were sent again. "
         "Its --grpc_max_threads is too low for all of its clients"
     )
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from tests.clients.conftest import ON_SERVERS, Server, serving
 from tests.servers import wait_for
+from tfserving.cli import tfserving
 from tfserving.clients import connect
 from tfserving.clients.capture import CapturedRequest, distinct, read_requests, sampled
-from tfserving.clients.cli import main
 from tfserving.clients.verification.verify import verify
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.messages import PredictionLog
@@ -28,7 +28,7 @@ ROWS = np.array([[1, 2, 3]], np.float32)
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["capture", *map(str, arguments)])
+    return CliRunner().invoke(tfserving, ["capture", *map(str, arguments)])
 
 
 def request(number: int = 0, version: int | None = None, *, answered: bool = True) -> CapturedRequest:
@@ -65,7 +65,7 @@ def test_a_request_log_becomes_golden_and_warm_up_records(server: Server, loggin
         wait_for(lambda: logged() == 8, 10)
     captured, played = tmp_path / "captured.tfrecord", tmp_path / "warm-up"
     result = run(*folder.iterdir(), "--golden", captured, "--warm-up", played)
-    assert result.output == f"{captured}: 5 requests with their answers\n{played}: 5 requests\n"
+    assert result.output == f"{captured}: 5 requests with responses\n{played}: 5 requests\n"
     report = verify([captured], grpc=server.grpc, rest=server.rest)
     assert report.ok, report.sentence()
     assert report.requests == 5
@@ -91,13 +91,13 @@ def test_bodies_of_rest_requests_become_records(server: Server, protocol: str, t
     source.write_text("\n".join(map(json.dumps, bodies)) + "\n")
     result = run(source, "--server", server.url(protocol), "--golden", captured, "--duplicates")
     assert result.exit_code == 2
-    assert f"{source}, line 1: it names no model" in " ".join(result.stderr.split())
+    assert f"{source}, line 1: the request has no model" in " ".join(result.stderr.split())
     source.write_text("\n".join(json.dumps({"model": "scale", **body}) for body in bodies))
     result = run(source, "--server", server.url(protocol), "--golden", captured)
-    assert result.output == f"{captured}: 3 requests with their answers\n"
+    assert result.output == f"{captured}: 3 requests with responses\n"
     assert verify([captured], grpc=server.grpc, rest=server.rest).ok
     result = run(source, "--model", "words", "--server", server.url(protocol), "--golden", captured)
-    assert result.output == f"{captured}: 1 request with their answers\n"
+    assert result.output == f"{captured}: 1 request with responses\n"
 
 
 def test_requests_that_ask_the_same_are_kept_once_and_a_sample_of_them_is_fair() -> None:
@@ -123,10 +123,10 @@ def test_versions_can_be_forgotten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "--golden or --warm-up says where to"),
-        (["--golden", "nowhere/captured"], "there is no folder nowhere"),
-        (["--golden", "{folder}/captured"], "1 of 1 requests have no answer; --server says whom to ask"),
-        (["--warm-up", "{folder}/warm-up", "--model", "nope"], "there is no request to 'nope'"),
+        ([], "no output is given; add --golden FILE or --warm-up FILE"),
+        (["--golden", "nowhere/captured"], "the folder nowhere does not exist"),
+        (["--golden", "{folder}/captured"], "1 of 1 requests have no response; add --server URL"),
+        (["--warm-up", "{folder}/warm-up", "--model", "nope"], "contain no request to 'nope'"),
     ],
 )
 def test_what_can_not_be_captured_is_refused_and_nothing_written(tmp_path: Path, options: list[str], said: str) -> None:
@@ -140,7 +140,7 @@ def test_what_can_not_be_captured_is_refused_and_nothing_written(tmp_path: Path,
 
 def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
     for name, content, said in (
-        ("a.json", b"{}", "is JSON, which has no element types"),
+        ("a.json", b"{}", "is JSON, which has no dtypes"),
         ("a.tfrecord", b"no TFRecord at all", "this is no TFRecord"),
     ):
         (tmp_path / name).write_bytes(content)
@@ -157,7 +157,7 @@ def test_records_before_and_behind_a_damaged_part_are_kept_and_what_is_left_out_
     source.write_bytes(whole[0] + whole[1][:100] + whole[2] + whole[3] + whole[1][:50])
     result = run(source, "--golden", captured)
     first, last, written = result.stderr.splitlines()
-    assert (result.exit_code, result.stdout, written) == (0, "", f"{captured}: 3 requests with their answers")
+    assert (result.exit_code, result.stdout, written) == (0, "", f"{captured}: 3 requests with responses")
     assert first.startswith(f"Warning: {source}, byte {len(whole[0])}: ")
     assert first.endswith("; skipped 100 bytes")
     assert last.endswith("; skipped 50 bytes")
@@ -173,9 +173,9 @@ def test_what_numpy_can_not_hold_is_left_out(tmp_path: Path) -> None:
     write_records(source, [deep.SerializeToString()] * 7 + [request().record()])
     result = run(source, "--golden", captured)
     *said, last, written = result.stderr.splitlines()
-    assert (result.exit_code, result.stdout, written) == (0, "", f"{captured}: 1 request with their answers")
+    assert (result.exit_code, result.stdout, written) == (0, "", f"{captured}: 1 request with responses")
     assert [line.split(":")[1] for line in said] == [f" {source}, record {number}" for number in range(5)]
-    assert last == "Warning: 2 more were left out"
+    assert last == "Warning: skipped 2 more"
 
 
 @pytest.mark.parametrize("name", ["log.tfrecord", "./log.tfrecord", "linked", "hard-linked", "folder/../log.tfrecord"])
@@ -212,7 +212,7 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ('{"instances": [1]}'.encode("utf-16"), "is not UTF-8; save it as UTF-8"),
-        (b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deeply"),
+        (b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "the JSON is nested too deeply"),
     ],
     ids=["utf-16", "deep"],
 )

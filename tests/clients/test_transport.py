@@ -26,8 +26,8 @@ from click.testing import CliRunner
 
 from tests.authority import Authority
 from tests.clients.conftest import ON_SERVERS, Server
+from tfserving.cli import tfserving
 from tfserving.clients import Client, Retries, Tls, connect, connect_async
-from tfserving.clients.cli import main
 from tfserving.clients.errors import Cancelled, InvalidArgument, Unavailable
 from tfserving.foundation.messages import GetModelStatusResponse
 
@@ -265,11 +265,11 @@ def test_tls_files_that_can_not_be_used_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=re.escape(said)):
             Tls(**given)
     options = ["--tls-ca", ca, "--tls-cert", certificate, "--tls-key", authority.path("server.key")]
-    for command in (["status", "--server", "grpcs://127.0.0.1:1"], ["bench", "--server", "https://127.0.0.1:1"]):
-        result = CliRunner().invoke(main, [command[0], "--model", "m", *command[1:], *options])
+    for command in (["metadata", "--server", "grpcs://127.0.0.1:1"], ["bench", "--server", "https://127.0.0.1:1"]):
+        result = CliRunner().invoke(tfserving, [command[0], "m", *command[1:], *options])
         assert result.exit_code == 2
         assert "server.key" in result.stderr.replace("\n", "")
-    result = CliRunner().invoke(main, ["verify", str(tmp_path), *options])
+    result = CliRunner().invoke(tfserving, ["verify", str(tmp_path), *options])
     assert result.exit_code == 2
     assert "is not the key of" in " ".join(result.stderr.split())
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.clients.conftest import UNDER_LOAD
+from tfserving.cli import tfserving
 from tfserving.clients.bench.load import Load, Step, Window, step_of
-from tfserving.clients.cli import main
 from tfserving.clients.commands.tune import _show as shown
 from tfserving.clients.reports.tuning import write
-from tfserving.clients.tune import Candidate, EngineError, Parameters, Space, best, default_engine, engine, search
+from tfserving.clients.tune import (
+    Candidate,
+    Parameters,
+    Space,
+    StartError,
+    best,
+    default_command,
+    running_server,
+    search,
+)
 from tfserving.serving.embedded.core.batching import read_parameters
 
 pytestmark = UNDER_LOAD
@@ -22,7 +32,7 @@ SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), 
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["tune", *map(str, arguments)])
+    return CliRunner().invoke(tfserving, ["tune", *map(str, arguments)])
 
 
 def step(throughput: float, milliseconds: float, failed: int = 0) -> Step:
@@ -30,7 +40,7 @@ def step(throughput: float, milliseconds: float, failed: int = 0) -> Step:
     window.latencies.record_value(round(1000 * milliseconds), round(throughput))
     if failed:
         window.errors["UNAVAILABLE"] = failed
-    return step_of(Load(concurrency=1), [window], processes=1, stable=True, server_ms=None)
+    return step_of(Load(concurrency=1), [window], processes=1, steady=True, server_ms=None)
 
 
 def pretended(parameters: Parameters | None) -> Step:
@@ -42,8 +52,14 @@ def pretended(parameters: Parameters | None) -> Step:
     return step(throughput, parameters.max_batch_size / 2)
 
 
+def searched(measure: Callable[[Parameters | None], Step], limit: tuple[str, float] | None = None) -> list[Candidate]:
+    found: dict[Parameters | None, Candidate] = {}
+    search(measure, SPACE, limit, found)
+    return list(found.values())
+
+
 def test_the_search_finds_the_most_throughput() -> None:
-    candidates = search(pretended, SPACE, None)
+    candidates = searched(pretended)
     winner = best(candidates, None)
     assert winner is not None
     assert winner.parameters == Parameters(64, 1000, 4)
@@ -53,21 +69,21 @@ def test_the_search_finds_the_most_throughput() -> None:
 
 def test_the_search_keeps_a_limit() -> None:
     limit = ("p99", 10.0)
-    winner = best(search(pretended, SPACE, limit), limit)
+    winner = best(searched(pretended, limit), limit)
     assert winner is not None
     assert winner.parameters == Parameters(16, 1000, 4)
-    assert best(search(pretended, SPACE, ("p99", 1.0)), ("p99", 1.0)) is None
+    assert best(searched(pretended, ("p99", 1.0)), ("p99", 1.0)) is None
 
 
 def test_without_batching_may_be_best() -> None:
-    candidates = search(lambda parameters: step(200 if parameters is None else 100, 1), SPACE, None)
+    candidates = searched(lambda parameters: step(200 if parameters is None else 100, 1))
     winner = best(candidates, None)
     assert winner is not None
     assert winner.parameters is None
 
 
 def test_a_candidate_that_fails_requests_is_not_best() -> None:
-    candidates = search(lambda parameters: step(100, 1) if parameters is None else step(900, 1, failed=1), SPACE, None)
+    candidates = searched(lambda parameters: step(100, 1) if parameters is None else step(900, 1, failed=1))
     winner = best(candidates, None)
     assert winner is not None
     assert winner.parameters is None
@@ -76,10 +92,10 @@ def test_a_candidate_that_fails_requests_is_not_best() -> None:
 def test_a_candidate_that_can_not_be_served_is_not_best_and_ends_nothing() -> None:
     def measure(parameters: Parameters | None) -> Step:
         if parameters is not None and parameters.max_batch_size < 64:
-            raise EngineError("Task size 7 is larger than maximum input batch size")
+            raise StartError("Task size 7 is larger than maximum input batch size")
         return pretended(parameters)
 
-    candidates = search(measure, SPACE, None)
+    candidates = searched(measure)
     winner = best(candidates, None)
     assert winner is not None
     assert winner.parameters == Parameters(64, 1000, 4)
@@ -103,18 +119,21 @@ def test_the_text_is_what_a_server_reads(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_start_says_why(models: Path) -> None:
-    wrong = [*default_engine(), "--no_such_flag=1"]
-    said = r"ended with exit code [12]; its last words:\n(.*\n)*.*no_such_flag"
-    with pytest.raises(EngineError, match=said), engine(wrong, "scale", models / "scale", None):
+    wrong = [*default_command(), "--no_such_flag=1"]
+    said = r"ended with exit code [12]. The end of its log:\n(.*\n)*.*no_such_flag"
+    with pytest.raises(StartError, match=said), running_server(wrong, "scale", models / "scale", None):
         pass
 
 
 def test_a_server_gets_more_threads_than_requests_unless_its_command_says_how_many(models: Path) -> None:
     words = [sys.executable, "-c", "import sys; sys.exit(str(sys.argv))"]
-    with pytest.raises(EngineError) as own, engine(words, "scale", models / "scale", None):
+    with pytest.raises(StartError) as own, running_server(words, "scale", models / "scale", None):
         pass
     assert "'--grpc_max_threads=1024', '--rest_api_num_threads=256'" in str(own.value)
-    with pytest.raises(EngineError) as given, engine([*words, "--grpc_max_threads=8"], "scale", models / "scale", None):
+    with (
+        pytest.raises(StartError) as given,
+        running_server([*words, "--grpc_max_threads=8"], "scale", models / "scale", None),
+    ):
         pass
     assert "'--grpc_max_threads=8'" in str(given.value)
     assert "1024" not in str(given.value)
@@ -124,9 +143,9 @@ def test_what_failed_is_named_with_its_cause(tmp_path: Path, capsys: pytest.Capt
     window = Window(1.0)
     window.latencies.record_value(1000, 10)
     window.errors["RESOURCE_EXHAUSTED: Server Threadpool Exhausted"] = 7
-    refused = step_of(Load(concurrency=32), [window], processes=1, stable=True, server_ms=None)
+    refused = step_of(Load(concurrency=32), [window], processes=1, steady=True, server_ms=None)
     candidates = [Candidate(None, refused), Candidate(Parameters(8, 0, 2), step(100, 1))]
-    shown(candidates, candidates[1], None, tmp_path / "best.txt")
+    shown(candidates, candidates[1])
     said = "7 failed with RESOURCE_EXHAUSTED: Server Threadpool Exhausted; all threads of the server are busy"
     assert f"none: {said}" in capsys.readouterr().err
     write(tmp_path / "tune.html", "scale", candidates, candidates[1], None)
@@ -134,7 +153,7 @@ def test_what_failed_is_named_with_its_cause(tmp_path: Path, capsys: pytest.Capt
 
 
 class TestCommand:
-    """`tfserving client tune`."""
+    """`tfserving tune`."""
 
     QUICK = ("--window", "0.1", "--concurrency", "2", "--max-batch-size", "8", "--batch-timeout-micros", "0")
 
@@ -160,17 +179,29 @@ class TestCommand:
             models / "scale", *options, "--output", tmp_path / "batching", "--limit", "p50=1us", "--protocol", "rest"
         )
         assert result.exit_code == 1, result.output
-        assert result.stdout.splitlines()[-1] == "nothing keeps the limit"
+        assert result.stdout.splitlines()[-1] == "No candidate is within the limit."
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_wrong_folder_is_refused_before_a_server_starts(self, models: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        for folder, said in (
+            (models, f"It contains models: tune one of them, for example {models}/"),
+            (models / "scale" / "2", f"is one version; tune its model, {models}/scale."),
+            (tmp_path / "empty", "has no version: a folder with a number as name and a SavedModel."),
+            ("nothing", "no model is called 'nothing', and there is no folder nothing; the fleet has digits, dense."),
+        ):
+            result = run(folder, "--server-command", "no such command")
+            assert result.exit_code == 2
+            assert said in " ".join(result.stderr.split())
 
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            (["--max-batch-size", "0"], "'0' is no list of numbers above 0"),
-            (["--batch-timeout-micros", "-1"], "'-1' is no list of numbers from 0"),
-            (["--output", "nowhere/batching"], "there is no folder nowhere"),
-            (["--limit", "soon"], "is no limit on"),
-            (["--engine", f"{sys.executable} -c pass"], "the model server ended with exit code 0"),
+            (["--max-batch-size", "0"], "'0' is not a list of numbers above 0"),
+            (["--batch-timeout-micros", "-1"], "'-1' is not a list of numbers from 0"),
+            (["--output", "nowhere/batching"], "the folder nowhere does not exist"),
+            (["--limit", "soon"], "is not a limit on"),
+            (["--server-command", f"{sys.executable} -c pass"], "the model server ended with exit code 0"),
         ],
     )
     def test_what_can_not_be_meant_is_refused(self, models: Path, options: list[str], said: str) -> None:

@@ -54,7 +54,7 @@ def test_a_savedmodel_of_tensorflow_1_is_copied_and_proven_with_its_table_and_as
     (project.folder / "models.yaml").write_text(
         f"models:\n  adopted: {{saved_model: '{os.path.relpath(tf1, project.folder)}', golden: [real.json]}}\n"
     )
-    assert project.run("lint", str(tf1)).stdout.endswith("old/1: nothing is wrong\n")
+    assert project.run("lint", str(tf1)).stdout.endswith("old/1: no findings\n")
     done = project.run("build")
     assert done.returncode == 0, done.stderr
     version = project.folder / "models/adopted/1"
@@ -83,7 +83,7 @@ def test_a_savedmodel_of_tensorflow_1_is_copied_and_proven_with_its_table_and_as
 def test_a_wrong_answer_that_is_given_is_told(project: Project, tf1: Path) -> None:
     (project.folder / "wrong.json").write_text(json.dumps([{**REAL[0], "outputs": {"y": [4.5, 6]}}]))
     said = refusal(project, tf1, "--golden", str(project.folder / "wrong.json"))
-    assert "wrong.json, request 0 is answered otherwise than it says" in said
+    assert "wrong.json, request 0 expects other outputs than the model returns" in said
 
 
 def test_without_real_requests_some_are_made_and_that_is_told(project: Project, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_without_real_requests_some_are_made_and_that_is_told(project: Project, 
     assert done.returncode == 0, done.stderr
     # Names that Keras made up can't be changed any more, so they are only noted.
     assert "[made-up-name] signature 'serve', output 'output_0'" in done.stderr
-    assert "golden requests of 'serve', 'serving_default' are random values of the dtypes and shapes" in done.stderr
+    assert "golden requests of 'serve', 'serving_default' contain random values" in done.stderr
     version = project.folder / "models/adopted/1"
     assert read_manifest(version).made_requests == ("serve", "serving_default")
     loaded = tf.saved_model.load(str(version)).signatures["serving_default"]
@@ -153,7 +153,7 @@ def test_what_a_signature_takes_is_found_out(project, tmp_path, function, inputs
 def test_what_is_not_answered_row_by_row_takes_one_example_a_request(project, tmp_path, function) -> None:  # type: ignore[no-untyped-def]
     done = project.run("build", f"adopted={found.saved(tmp_path / 'saved', function, x=(tf.float32, [None]))}")
     assert done.returncode == 0, done.stderr
-    assert "[unbatched] signature 'serving_default': a row gets another result beside other rows" in done.stderr
+    assert "[unbatched] signature 'serving_default': the output of a row depends on the other rows" in done.stderr
     version = project.folder / "models/adopted/1"
     assert read_manifest(version).unbatched == ("serving_default",)
     assert any(len(request.inputs["x"]) > 1 for request in read_golden(version).requests)
@@ -167,14 +167,15 @@ def test_a_signature_that_takes_nothing_that_was_made_needs_real_requests(projec
     )
     said = refusal(project, numbers)
     assert said == (
-        "no golden request could be made for signature 'serving_default': random values of its dtypes and shapes were "
-        "refused (InvalidArgumentError: StringToNumberOp could not correctly convert string: the cat sat on the mat); "
-        "give real ones: `golden: [FILE.json]` in models.yaml, or --golden FILE.json\n"
+        "no golden request can be generated for signature 'serving_default': it rejects random values of its dtypes "
+        "and shapes (InvalidArgumentError: StringToNumberOp could not correctly convert string: the cat sat on the "
+        "mat). Give real requests: use `golden: [FILE.json]` in models.yaml or --golden FILE.json.\n"
     )
     real = project.folder / "real.json"
     real.write_text('{"instances": ["1.5", "cat"]}')
-    assert f"{real}: signature 'serving_default' refuses it: InvalidArgumentError: StringToNumberOp" in refusal(
-        project, numbers, "--golden", str(real)
+    assert (
+        f"{real}: signature 'serving_default' rejects this request: InvalidArgumentError: StringToNumberOp"
+        in refusal(project, numbers, "--golden", str(real))
     )
     real.write_text('{"instances": ["1.5", "-2"]}')
     golden = read_golden(adopt(project, numbers, "--golden", str(real))).requests
@@ -189,7 +190,7 @@ def test_the_warm_up_requests_of_a_savedmodel_become_golden(project: Project, tf
     write_records(warm / WARMUP, [prediction_log(asked, "anything").SerializeToString()])
     (warm / "README.md").write_text("Not part of it.")
     done = project.run("build", f"adopted={warm}")
-    assert "not part of a SavedModel, so not copied: README.md" in done.stderr
+    assert "not copied, because a SavedModel has no such files: README.md" in done.stderr
     version = project.folder / "models/adopted/1"
     assert not read_manifest(version).made_requests
     assert not (version / "README.md").exists()
@@ -219,7 +220,7 @@ def test_a_version_of_this_toolkit_keeps_its_requests_metrics_and_labelled_rows(
     assert kept is not None
     np.testing.assert_array_equal(kept.labels, zoo.ROWS.sum(axis=1))
     (original / "variables/variables.index").write_bytes(b"")
-    assert "variables/variables.index has 0 bytes, the manifest says" in project.run("build", f"x={original}").stderr
+    assert "variables/variables.index: got 0 bytes, expected" in project.run("build", f"x={original}").stderr
 
 
 def test_lint_and_build_agree(project: Project, tmp_path: Path) -> None:
@@ -232,10 +233,10 @@ def test_lint_and_build_agree(project: Project, tmp_path: Path) -> None:
     linted = project.run("lint", str(conv))
     assert linted.returncode == 1
     finding = linted.stdout.splitlines()[1].strip()
-    assert finding.startswith("[unchecked-rank] signature 'serving_default', input 'inputs_0': nothing checks its rank")
+    assert finding.startswith("[unchecked-rank] signature 'serving_default', input 'inputs_0': its rank is not checked")
     said = refusal(project, conv)
     assert said.splitlines()[0] == finding
-    assert "`allow: [...]` in models.yaml lets a model break one" in said
+    assert "`allow: [RULE]` in models.yaml accepts a broken rule" in said
     adopt(project, conv, "--allow", "unchecked-rank")
 
 
@@ -257,7 +258,7 @@ def test_a_graph_with_other_tags_than_servers_load_is_told(
     project: Project, tmp_path: Path, tags: tuple[str, ...], told: str
 ) -> None:
     folder = found.tagged(tmp_path / "tagged", *tags)
-    wanted = f"has no graph for serving: one with the tag 'serve' alone is needed, the tags of those it has are {told}"
+    wanted = f"has no graph for serving: expected one with the tag 'serve' alone, got {told}"
     assert wanted in refusal(project, folder)
     assert wanted in project.run("lint", str(folder)).stderr
 
@@ -275,12 +276,18 @@ def pipe(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda folder: (folder / "saved_model.pb").unlink(), "saved_model.pb: there is no such file; the folder of a"),
-        (lambda folder: folder.rename(folder.parent / "2") and None, "2: there is no such file"),
-        (lambda folder: (folder / "saved_model.pb").write_bytes(b"?"), "saved_model.pb is no SavedModel, or a damaged"),
-        (lambda folder: (folder / "variables/variables.index").unlink(), "can't be loaded, as a server does: "),
-        (link, "variables is a link; give a copy that has the files themselves: cp -rL "),
-        (pipe, "assets/pipe is no ordinary file; a SavedModel has files and folders only"),
+        (
+            lambda folder: (folder / "saved_model.pb").unlink(),
+            "model/1 is not a SavedModel: it has no file saved_model.pb",
+        ),
+        (lambda folder: folder.rename(folder.parent / "2") and None, "2: it contains versions"),
+        (
+            lambda folder: (folder / "saved_model.pb").write_bytes(b"?"),
+            "saved_model.pb is damaged, or it is not a SavedModel",
+        ),
+        (lambda folder: (folder / "variables/variables.index").unlink(), "can't be loaded in a session: "),
+        (link, "variables is a link. Export a copy without links: cp -rL "),
+        (pipe, "assets/pipe is not a regular file; a SavedModel contains only files and folders"),
     ],
     ids=["empty", "versions", "damaged", "no variables", "link", "pipe"],
 )
@@ -289,7 +296,7 @@ def test_a_folder_that_is_no_savedmodel_to_copy_is_told(project, tf1, tmp_path, 
     change(folder)
     if told.startswith("2"):
         said = refusal(project, folder.parent)
-        assert said.endswith(f"it has versions, give one of them: {folder.parent / '2'}\n")
+        assert said.endswith(f"it contains versions. Name one of them: {folder.parent / '2'}\n")
         return
     assert told in refusal(project, folder)
 
@@ -298,20 +305,25 @@ def test_more_files_than_a_manifest_lists_are_told(
     project: Project, tf1: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copied, "MOST_FILES", 3)
-    assert "has more than 3 files, which is no SavedModel that can be served" in refusal(project, tf1)
+    assert "has more than 3 files; a manifest can't list more" in refusal(project, tf1)
 
 
 def test_what_is_neither_a_builder_nor_a_named_folder_is_wrong_usage(project: Project, tf1: Path) -> None:
     done = project.run("build", "adopted=nowhere/here")
     assert done.returncode == 2
-    assert "'nowhere/here' is neither 'module:function' nor the folder of a SavedModel" in done.stderr
+    assert (
+        "expected NAME=MODULE:FUNCTION or NAME=FOLDER with the folder of a SavedModel, got 'nowhere/here'"
+        in done.stderr
+    )
     nameless = project.run("build", str(tf1))
     assert nameless.returncode == 2
-    assert f"{tf1} is the folder of a SavedModel; give it a name, as in NAME={tf1}" in nameless.stderr
+    assert f"{tf1} is the folder of a SavedModel. Give it a name: NAME={tf1}" in nameless.stderr
 
 
 def test_its_graph_stays_as_it_is(project: Project, tf1: Path) -> None:
-    assert refusal(project, tf1, "--freeze").startswith(f"freeze would change it, and {tf1} is served as it is; ")
+    assert refusal(project, tf1, "--freeze").startswith(
+        f"--freeze can't be used with the SavedModel {tf1}, which is served as it is."
+    )
 
 
 def test_a_lookup_that_says_less_of_its_shape_as_a_function_is_proven(project: Project, tmp_path: Path) -> None:
@@ -323,8 +335,8 @@ def test_one_that_tensorflow_cannot_save_again_names_the_way_that_works(tf1: Pat
     with pytest.raises(BuilderError) as refused:
         load_existing(tf1)
     assert str(refused.value) == (
-        f"{tf1} was written by TensorFlow 1, and TensorFlow can't save its VariableV2 (factor) again with a value; "
-        f"`saved_model: {tf1}` in models.yaml serves it as it is"
+        f"{tf1} was written by TensorFlow 1, and TensorFlow can't save the contents of its VariableV2 (factor) again. "
+        f"Write `saved_model: {tf1}` in models.yaml to serve it as it is."
     )
 
 

@@ -50,10 +50,10 @@ def test_a_file_more_or_less_or_cut_short_is_found(copied: Path) -> None:
         check_files(copied)
     size = golden.stat().st_size
     assert str(found.value).splitlines() == [
-        "it is not what was exported:",
+        "the version was changed since its export:",
         "  fingerprint.pb is missing",
-        "  notes.txt is there and not in the manifest",
-        f"  assets.extra/golden.tfrecord has {size} bytes, the manifest says {size + 1}",
+        "  notes.txt is not in the manifest",
+        f"  assets.extra/golden.tfrecord: got {size} bytes, expected {size + 1}",
     ]
 
 
@@ -61,17 +61,16 @@ def test_whole_versions_pass_and_are_asked_again(exported: Project) -> None:
     done = exported.run("check", "scale/1", "models/scale/1", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["versions"]
-    assert [(one["whole"], one["golden_requests"]) for one in found] == [(True, 5), (True, 5)]
-    assert "models/scale/1: asking a fresh process the golden requests" in done.stderr
+    assert [(one["intact"], one["golden_requests"]) for one in found] == [(True, 5), (True, 5)]
 
 
 def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(exported: Project, copied: Path) -> None:
     flip(copied / "variables/variables.data-00000-of-00001", 12)
     done = exported.run("check", str(copied), "scale/1")
     assert done.returncode == 1
-    assert f"Error: {copied}: it is not what was exported:" in done.stderr
-    assert "  variables/variables.data-00000-of-00001 has SHA-256 " in done.stderr
-    assert "models/scale/1: 6 files as exported, 5 golden requests answered equal" in done.stdout
+    assert f"Error: {copied}: the version was changed since its export:" in done.stderr
+    assert "  variables/variables.data-00000-of-00001: got SHA-256 " in done.stderr
+    assert "models/scale/1: 6 files intact, 5 golden requests equal" in done.stdout
     assert "Traceback" not in done.stderr
 
 

@@ -41,10 +41,10 @@ def test_a_folder_a_prefix_and_a_file_name_a_checkpoint(run: Path, path: str, na
 @pytest.mark.parametrize(
     ("path", "name", "problem"),
     [
-        ("ckpt-7", None, "run/ckpt-7 is no checkpoint; there are ckpt-1, ckpt-2"),
-        (".", "ckpt-7", "run has no checkpoint 'ckpt-7'; there are ckpt-1, ckpt-2"),
-        ("ckpt-1", "ckpt-2", "run/ckpt-1 is one checkpoint already; leave out --checkpoint ckpt-2"),
-        ("none/ckpt-1", None, "run/none/ckpt-1 is no checkpoint; there is no folder "),
+        ("ckpt-7", None, "run/ckpt-7 is not a checkpoint. "),
+        (".", "ckpt-7", "run has ckpt-1, ckpt-2. Did you mean 'ckpt-"),
+        ("ckpt-1", "ckpt-2", "run/ckpt-1 names a checkpoint, so leave out --checkpoint ckpt-2"),
+        ("none/ckpt-1", None, "run/none/ckpt-1 is not a checkpoint: the folder "),
     ],
 )
 def test_a_wrong_one_lists_what_there_is(run: Path, path: str, name: str | None, problem: str) -> None:
@@ -56,22 +56,24 @@ def test_a_wrong_one_lists_what_there_is(run: Path, path: str, name: str | None,
 def test_a_folder_without_a_latest_checkpoint_is_told(run: Path, tmp_path: Path) -> None:
     for file in run.glob("ckpt-1*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(CheckpointError, match=r"its file 'checkpoint' is missing or names none; there are ckpt-1; "):
+    with pytest.raises(
+        CheckpointError, match=r"the file 'checkpoint' is missing or names no checkpoint\. .* has ckpt-1\. Choose"
+    ):
         find_checkpoint(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"there are none \(files called \*\.index\)"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint: it has no file \*\.index"):
         find_checkpoint(tmp_path / "empty")
 
 
 def test_files_and_folders_of_other_formats_say_what_loads_them(tmp_path: Path) -> None:
     module = tf.Module()
     tf.saved_model.save(module, str(tmp_path / "saved"))
-    with pytest.raises(CheckpointError, match=r"saved is a SavedModel, .* use load_existing in the builder, or"):
+    with pytest.raises(CheckpointError, match=r"saved is a SavedModel, .* Call load_existing in the builder, or"):
         find_checkpoint(tmp_path / "saved")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.save_weights(tmp_path / "model.weights.h5")
     for path in (tmp_path, tmp_path / "model.weights.h5"):
         with pytest.raises(
-            CheckpointError, match=r"is a file of Keras; .* model\.load_weights\('model\.weights\.h5'\)"
+            CheckpointError, match=r"is a file of Keras\. .* model\.load_weights\('model\.weights\.h5'\)"
         ):
             find_checkpoint(path)

@@ -126,13 +126,13 @@ def test_any_checkpoint_is_exported_with_its_weights(uninterrupted: Path, tmp_pa
     [
         (
             ["--from-checkpoint", "{run}", "--checkpoint", "ckpt-7", "tfserving.export.models.resumed:untrained"],
-            "{run} has no checkpoint 'ckpt-7'; there are ckpt-15, ckpt-20, ckpt-25",
+            "{run} has no checkpoint 'ckpt-7'. {run} has ckpt-15, ckpt-20, ckpt-25.",
         ),
-        (["--from-checkpoint", "{run}"], "a checkpoint is of one model; these are "),
-        (["--checkpoint", "ckpt-15", "digits"], "--checkpoint says which; --from-checkpoint must say in what folder"),
+        (["--from-checkpoint", "{run}"], "--from-checkpoint needs exactly one model, got "),
+        (["--checkpoint", "ckpt-15", "digits"], "--checkpoint ckpt-15 needs --from-checkpoint DIR"),
         (
             ["--from-checkpoint", "{run}/none", "digits"],
-            "{run}/none is no checkpoint; there are ckpt-15, ckpt-20, ckpt-25",
+            "{run}/none is not a checkpoint. {run} has ckpt-15, ckpt-20, ckpt-25.",
         ),
     ],
     ids=["name", "many", "no folder", "missing folder"],
@@ -143,7 +143,6 @@ def test_a_checkpoint_that_cannot_be_meant_is_told_before_anything_starts(
     done = export(tmp_path, *(argument.format(run=uninterrupted) for argument in arguments))
     assert done.returncode == 2
     assert problem.format(run=uninterrupted) in done.stderr
-    assert "importing TensorFlow" not in done.stderr
 
 
 def test_another_models_checkpoint_lists_every_variable_that_does_not_fit(uninterrupted: Path, tmp_path: Path) -> None:
@@ -153,8 +152,8 @@ def test_another_models_checkpoint_lists_every_variable_that_does_not_fit(uninte
     assert "ckpt-25 does not fit the model:" in done.stderr
     assert "Traceback" not in done.stderr
     for variable in ("first.kernel", "first.bias", "second.kernel", "second.bias"):
-        assert f"model.{variable} is in the model, not in the checkpoint" in done.stderr
-    assert len([line for line in done.stderr.splitlines() if "is in the checkpoint, not in the model" in line]) == 4
+        assert f"model.{variable} is only in the model" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "is only in the checkpoint" in line]) == 4
     assert not (tmp_path / "models/mine").exists()
 
 
@@ -190,17 +189,17 @@ def test_a_checkpoint_is_restored_to_the_last_bit(saved: tuple[keras.Model, Path
         (
             lambda: built(units=3),
             [
-                ".kernel is float32 (4, 2) in the checkpoint, float32 (4, 3) in the model",
-                "is float32 (2,) in the checkpoint, float32 (3,) in the model",
+                ".kernel is float32 (4, 2) in the checkpoint and float32 (4, 3) in the model",
+                "is float32 (2,) in the checkpoint and float32 (3,) in the model",
             ],
         ),
         (
             lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]),
-            ["is in the checkpoint, not in the model"],
+            ["is only in the checkpoint"],
         ),
         (
             lambda: keras.Sequential([built(), keras.layers.Dense(1)]),
-            ["is in the model, not in the checkpoint"],
+            ["is only in the model"],
         ),
     ],
     ids=["shape", "missing layer", "other layer"],
@@ -220,16 +219,14 @@ def test_what_does_not_fit_is_listed_and_nothing_is_restored(
 
 def test_a_checkpoint_written_with_other_names_says_which(saved: tuple[keras.Model, Path]) -> None:
     model = built()
-    with pytest.raises(
-        CheckpointError, match="it has no 'network'; it was written with 'model', 'optimizer', 'save_counter'"
-    ):
+    with pytest.raises(CheckpointError, match="it has no 'network'; it contains 'model', 'optimizer', 'save_counter'"):
         restore(servable(model, checkpoint={"network": model}), saved[1])
 
 
 def test_a_damaged_checkpoint_is_told(saved: tuple[keras.Model, Path]) -> None:
     index = saved[1].with_name(f"{saved[1].name}.index")
     index.write_bytes(index.read_bytes()[:-20])
-    with pytest.raises(CheckpointError, match="is no checkpoint that can be read"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint, or it is damaged"):
         restore(servable(built()), saved[1])
 
 

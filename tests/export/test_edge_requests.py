@@ -45,7 +45,7 @@ def test_a_value_that_the_model_refuses_is_left_out_and_told() -> None:
     *_, last = golden_requests(strict(None), note=notes.append)
     assert len(last.inputs["rows"]) == 4
     assert list(map(str, notes)) == [
-        "signature 'serving_default' fails on these edge values, so no golden request has them: nan"
+        "signature 'serving_default' raises an error for these edge values, so no golden request contains them: nan"
     ]
 
 
@@ -57,8 +57,8 @@ def test_a_value_that_changes_the_answers_beside_it_is_left_out_and_told() -> No
     assert np.isfinite(last.inputs["rows"]).all()
     assert len(last.inputs["rows"]) == 4
     assert list(map(str, notes)) == [
-        "signature 'serving_default' answers other rows otherwise beside these edge values, so no golden request has "
-        "them: nan"
+        "signature 'serving_default' returns other outputs for the rows beside these edge values, so no golden request "
+        "contains them: nan"
     ]
 
 
@@ -82,11 +82,11 @@ def test_a_value_of_which_the_graph_makes_another_nan_is_left_out_as_the_manifes
         zoo.ROWS[0, 0],
     ]
     # It is so with most models.
-    assert "nan" not in capsys.readouterr().out
+    assert "nan" not in capsys.readouterr().err
     assert read_manifest(exported.path).edge_values_left_out == {"serving_default": {"differs": ("nan",)}}
     facts = dict(inspect_version(exported.path)._facts())
     assert facts["edge values, serving_default"] == (
-        "none has those of which the served graph computes something else than the model's Python: nan"
+        "left out, because the served graph and the model's Python code return different outputs: nan"
     )
 
 
@@ -94,16 +94,19 @@ def test_a_value_that_the_model_refuses_is_told_when_it_is_exported(
     export_here: Callable[..., Exported], capsys: pytest.CaptureFixture[str]
 ) -> None:
     exported = export_here(lambda: strict(None))
-    told = "model: signature 'serving_default' fails on these edge values, so no golden request has them: nan\n"
-    assert capsys.readouterr().out.count(told) == 1
+    told = (
+        "model: signature 'serving_default' raises an error for these edge values, so no golden request "
+        "contains them: nan"
+    )
+    assert capsys.readouterr().err.splitlines().count(told) == 1
     assert read_manifest(exported.path).edge_values_left_out == {"serving_default": {"fails": ("nan",)}}
 
 
 def test_a_number_of_which_the_graph_makes_another_is_an_error(export_here: Callable[..., Exported]) -> None:
-    with pytest.raises(ProofError, match=r"a batch of 5 otherwise than the live model: largest difference 0\.5"):
+    with pytest.raises(ProofError, match=r"for a batch of 5, the version run .* largest difference 0\.5"):
         export_here(lambda: otherwise_in_the_graph(lambda rows: rows == 0))
 
 
 def test_no_other_row_may_be_answered_otherwise_because_of_nan(export_here: Callable[..., Exported]) -> None:
-    with pytest.raises(ProofError, match="otherwise than the live model"):
+    with pytest.raises(ProofError, match="and the live model return different values"):
         export_here(lambda: otherwise_in_the_graph(lambda rows: rows == zoo.ROWS[0]))

@@ -51,8 +51,8 @@ def test_a_dimension_without_values_that_ends_the_process_is_told(export_here: E
     with pytest.raises(LintError) as refused:
         export_here(encoding_anything)
     assert str(refused.value).startswith(
-        "[empty-request] signature 'serving_default': a request with 'picture' (1, 0, 5, 3), 'ratio' (1,) ends the "
-        "process that runs it; check the sizes in the signature (docs/lint.md)\n"
+        "[empty-request] signature 'serving_default': a request with 'picture' (1, 0, 5, 3), 'ratio' (1,) crashes "
+        "the process that runs it. Check the sizes in the signature (docs/lint.md#empty-request).\n"
         "  a process without the model's code was killed by SIGABRT"
     )
 

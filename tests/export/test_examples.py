@@ -95,11 +95,11 @@ def test_warm_up_requests_are_the_golden_ones_without_answers(export_here: Calla
             Signature(
                 lambda rows: {"scores": rows}, {"rows": TensorSpec("float32", (None, 3))}, ("scores",), "classify"
             ),
-            "to classify its one input is 'inputs': string (None,), tf.Examples; it has 'rows': float32 (None, 3)",
+            "classify requires the input 'inputs': string (?,) alone, serialized tf.Examples; got 'rows': float32 ",
         ),
         (
             Signature(lambda inputs: {"labels": inputs}, INPUTS, ("labels",), "classify"),
-            "to classify its outputs are 'classes' and 'scores' or 'scores' or 'classes'; it has 'labels'",
+            "classify requires the outputs 'classes' and 'scores' or 'scores' or 'classes'; got 'labels'",
         ),
         (
             Signature(lambda inputs: {"value": inputs}, INPUTS, ("value",), "regress"),
@@ -121,15 +121,15 @@ def test_a_signature_that_can_not_be_asked_so_is_refused(signature: Signature, t
         (
             "classify",
             {"scores": tf.zeros([40])},
-            "output 'scores' is float32 (None,), float32 of shape (batch,",
+            "output 'scores': got float32 (?,), expected float32 (batch,",
         ),
-        ("classify", {"classes": tf.zeros([40, 2])}, "output 'classes' is float32 (None, 2), string of shape"),
+        ("classify", {"classes": tf.zeros([40, 2])}, "output 'classes': got float32 (?, 2), expected string ("),
         (
             "regress",
             {"outputs": tf.zeros([40, 2])},
-            "output 'outputs' is float32 (None, 2), float32 of shape",
+            "output 'outputs': got float32 (?, 2), expected float32 (",
         ),
-        ("regress", {"outputs": tf.zeros([40], tf.int64)}, "output 'outputs' is int64 (None,), float32 of shape"),
+        ("regress", {"outputs": tf.zeros([40], tf.int64)}, "output 'outputs': got int64 (?,), expected float32 ("),
     ],
 )
 def test_outputs_that_a_server_would_refuse_are_refused(method: Any, outputs: dict[str, Any], text: str) -> None:

@@ -91,8 +91,8 @@ def test_one_whose_convolution_gets_unchecked_tensors_checks_them_when_it_is_exp
     tf.saved_model.save(tf.Module(), str(tmp_path / "found"), signatures=function.get_concrete_function(spec))
     (finding,) = lint_version(tmp_path / "found")
     assert str(finding) == (
-        "[unchecked-rank] signature 'serving_default', input 'image': nothing checks its rank before Conv2D (Conv2D): "
-        "a tensor of another rank there ends the server; export it with this toolkit, which checks every input"
+        "[unchecked-rank] signature 'serving_default', input 'image': its rank is not checked before Conv2D "
+        "(Conv2D), and a wrong rank crashes the server there. Export it with a builder, which checks every input."
     )
 
     def build() -> Servable:
@@ -127,7 +127,7 @@ def test_a_graph_that_insists_on_its_batch_is_found_out(tmp_path: Path, export_h
 
 def test_one_without_signatures_says_so(tmp_path: Path) -> None:
     tf.saved_model.save(zoo.Stack(), str(tmp_path / "empty"))
-    with pytest.raises(BuilderError, match="empty has no signature, so nothing says how to call it"):
+    with pytest.raises(BuilderError, match="empty has no signature, so it can't be called"):
         load_existing(tmp_path / "empty")
 
 

@@ -34,17 +34,17 @@ def test_a_keras_model_becomes_a_version_that_answers_as_it_does(export_here: Ex
         (
             zoo.missing_output,
             ServableError,
-            "its function returns the outputs 'scaled', declared are 'label', 'scaled'",
+            "its function returns the outputs 'scaled', but it declares 'label', 'scaled'",
         ),
-        (zoo.random, ServableError, "the same request is answered differently the second time"),
+        (zoo.random, ServableError, "the same request gets another output the second time"),
         (zoo.fixed_output_batch, LintError, "[output-batch] signature 'serving_default', output 'scaled'"),
         (zoo.untracked, LintError, "[untracked-variable] signature 'serving_default' uses the variables hidden"),
         (zoo.python_op, LintError, "[python-op] signature 'serving_default': PyFunc"),
         (
             zoo.python_branch,
             ProofError,
-            "signature 'serving_default', output 'scaled': the version, run as a function, answers a batch of 1 "
-            "otherwise than the live model: largest difference",
+            "signature 'serving_default', output 'scaled': for a batch of 1, the version run as a function "
+            "and the live model return different values: largest difference",
         ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

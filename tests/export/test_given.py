@@ -67,8 +67,8 @@ def test_examples_are_features_by_name(tmp_path: Path) -> None:
     ("name", "content", "problem"),
     [
         ("a.json", "{", "a.json can't be read as .json: "),
-        ("a.json", [1], "a.json, request 0: a request is a JSON object, not 1"),
-        ("a.jsonl", '{"inputs": [[1, 2, 3]]}\n7\n', "a.jsonl:2: a request is a JSON object, not 7"),
+        ("a.json", [1], "a.json, request 0: expected a JSON object, got 1"),
+        ("a.jsonl", '{"inputs": [[1, 2, 3]]}\n7\n', "a.jsonl:2: expected a JSON object, got 7"),
         (
             "a.json",
             {"signature_name": "x", "inputs": []},
@@ -77,8 +77,8 @@ def test_examples_are_features_by_name(tmp_path: Path) -> None:
         ("a.json", {"inputs": {"columns": [[1, 2, 3]]}}, "a.json: "),
         ("a.json", {"inputs": [[1, 2]]}, "a.json: "),
         ("a.json", {"inputs": [["a", "b", "c"]]}, "a.json: "),
-        ("a.json", {"inputs": [[1, 2, 3]], "outputs": [1]}, "outputs is an object, the wanted value by the output's n"),
-        ("a.csv", "1,2,3", "a.csv: golden requests are read from .json, .jsonl, .npz"),
+        ("a.json", {"inputs": [[1, 2, 3]], "outputs": [1]}, "outputs must be an object with the expected values"),
+        ("a.csv", "1,2,3", "a.csv: expected a file .json, .jsonl, .npz"),
         ("a.npz", "no archive", "a.npz can't be read as .npz"),
     ],
     ids=["no json", "no object", "line", "signature", "input", "shape", "dtype", "outputs", "suffix", "archive"],
@@ -110,8 +110,10 @@ def test_another_answer_than_the_file_wants_stops_the_export(
     path = write(tmp_path, "mine.jsonl", '{"inputs": [[1, 2, 3]], "outputs": {"scaled": [[2, 6, 13]]}}\n')
     with pytest.raises(ServableError) as refused:
         export_here(zoo.scale, golden=(path,))
-    assert f"output 'scaled': {path}:1 is answered otherwise than it says: largest difference 1" in str(refused.value)
-    assert "correct the file, or the model" in str(refused.value)
+    assert f"output 'scaled': {path}:1 expects other outputs than the model returns: largest difference 1" in str(
+        refused.value
+    )
+    assert "Correct the file or the model" in str(refused.value)
     assert not (tmp_path / "models/model").exists()
 
 

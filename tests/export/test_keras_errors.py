@@ -42,22 +42,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (
             lambda folder: keras.models.load_model(folder / "doubles.keras"),
             "TypeError: Could not locate class 'Doubles'.",
-            "Doubles needs @keras.saving.register_keras_serializable(), and its module imported",
+            "decorate Doubles with @keras.saving.register_keras_serializable() and import its module",
         ),
         (
             lambda folder: network(units=5).load_weights(folder / "network.weights.h5"),
             "must match. variable.shape=(3, 5), Received: value.shape=(3, 2)",
-            "the model's layers are not those of the file",
+            "the model's layers differ from those in the file",
         ),
         (
             lambda folder: network().load_weights(folder / "ckpt"),
             "ValueError: File format not supported: ",
-            "a checkpoint of TensorFlow is restored by the command, --from-checkpoint, not in the builder",
+            "restore a checkpoint of TensorFlow with the option --from-checkpoint, not in the builder",
         ),
         (
             lambda folder: keras.models.load_model(folder / "saved"),
             "ValueError: File format not supported: ",
-            "`saved_model:` in models.yaml serves a SavedModel as it is, load_existing(path) gives its functions",
+            "use `saved_model:` in models.yaml to serve a SavedModel as it is, load_existing(path) to call",
         ),
     ],
     ids=["not registered", "other shape", "checkpoint", "SavedModel"],

@@ -90,7 +90,9 @@ def test_a_builders_file_that_cannot_be_loaded_ends_in_keras_own_words_and_what_
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "double.keras can't be loaded: Could not locate class 'Double'." in done.stderr
-    assert "Double needs @keras.saving.register_keras_serializable(), and its module imported before" in done.stderr
+    assert (
+        "decorate Double with @keras.saving.register_keras_serializable() and import its module before" in done.stderr
+    )
 
 
 REGISTER = "@keras.saving.register_keras_serializable('files')"
@@ -140,32 +142,32 @@ PROPER = NO_KWARGS.replace("factor=2)", "factor=2, **kwargs)").replace("__init__
             PROPER,
             PROPER.replace("factor", "scale"),
             "Unrecognized keyword arguments passed to Mine: {'factor': 2}",
-            "get_config of Mine returns them, and its __init__ does not take them: {'factor': 2}",
+            "get_config of Mine returns arguments that its __init__ does not accept: {'factor': 2}",
         ),
         (
             PROPER,
             NO_KWARGS.replace("factor=2", "name, trainable, dtype"),
             "Mine.__init__() got an unexpected keyword argument 'factor'",
-            "get_config of Mine returns 'factor', which its __init__ does not take",
+            "get_config of Mine returns 'factor', which its __init__ does not accept",
         ),
         (
             PROPER,
             PROPER.replace("factor=2", "factor, units"),
             "Mine.__init__() missing 1 required positional argument: 'units'",
-            "get_config of Mine must return 'units', too",
+            "get_config of Mine must also return 'units'",
         ),
         (
             PROPER,
             "",
             "Could not locate class 'Mine'.",
-            "Mine needs @keras.saving.register_keras_serializable(), and its module imported before the file is "
-            "loaded; or custom_objects={'Mine': Mine}; or, for a loss or a metric, compile=False",
+            "decorate Mine with @keras.saving.register_keras_serializable() and import its module before the file is "
+            "loaded; or pass custom_objects={'Mine': Mine}; or, for a loss or a metric, compile=False",
         ),
         (
             PROPER,
             PROPER + "\n    def build(self, shape):\n        self.w = self.add_weight(shape=(1,))\n",
             "objects could not be loaded",
-            "the model's layers are not those of the file, or not built as they were",
+            "the model's layers differ from those in the file, or were built differently",
         ),
     ],
     ids=["no kwargs", "other config", "other argument", "missing argument", "not registered", "other variables"],
@@ -209,7 +211,8 @@ def test_a_loss_of_ones_own_is_not_needed_unless_it_is_asked_for(tmp_path: Path)
 def test_a_lambda_layer_is_loaded_only_when_its_code_is_trusted(tmp_path: Path) -> None:
     keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda rows: rows * 2)]).save(tmp_path / "lambda.keras")
     with pytest.raises(
-        BuilderError, match=r"a Lambda layer is Python code in the file: load_keras\(path, safe_mode=False"
+        BuilderError,
+        match=r"a Lambda layer is Python code in the file\. If you trust the file, load_keras\(path, safe_mode=False",
     ):
         load_keras(tmp_path / "lambda.keras")
     model = load_keras(tmp_path / "lambda.keras", safe_mode=False)
@@ -244,23 +247,23 @@ def test_a_whole_model_in_hdf5_is_loaded(right: Path) -> None:
 def test_a_file_that_is_none_is_told(right: Path, tmp_path: Path) -> None:
     content = {name: (right / name).read_bytes() for name in ("model.keras", "model.h5", "model.weights.h5")}
     wrong = {
-        "text.keras": (b"no archive", r"is no \.keras file, as model\.save\('name\.keras'\) writes it, and no \.h5"),
-        "cut.keras": (content["model.keras"][:-100], r"is no \.keras file, .* or a damaged one"),
-        "text.h5": (b"no archive", r"is no \.keras file, .* or a damaged one"),
+        "text.keras": (b"no archive", r"is neither a \.keras nor an \.h5 file"),
+        "cut.keras": (content["model.keras"][:-100], r"is neither a \.keras nor an \.h5 file, or it is damaged"),
+        "text.h5": (b"no archive", r"is neither a \.keras nor an \.h5 file, or it is damaged"),
         "cut.h5": (content["model.h5"][:900], "the file is damaged or incomplete"),
-        "hdf5.keras": (content["model.h5"], r"has a model in the format \.h5; rename it to hdf5\.h5"),
-        "zip.h5": (content["model.keras"], r"has a model in the format \.keras; rename it to zip\.keras"),
+        "hdf5.keras": (content["model.h5"], r"contains a model in the format \.h5\. Rename it to hdf5\.h5"),
+        "zip.h5": (content["model.keras"], r"contains a model in the format \.keras\. Rename it to zip\.keras"),
         "model.weights.h5": (
             content["model.weights.h5"],
-            r"has weights, no model: make the model in the builder, then model\.load_weights\(",
+            r"has weights but no model\. Make the model in the builder, then call model\.load_weights\(",
         ),
-        "renamed.h5": (content["model.weights.h5"], r"has weights, no model: .* model\.load_weights\(path\)"),
+        "renamed.h5": (content["model.weights.h5"], r"has weights but no model: .* model\.load_weights\(path\)"),
     }
     for name, (written, problem) in wrong.items():
         (tmp_path / name).write_bytes(written)
         with pytest.raises(BuilderError, match=rf"{name}.*{problem}|{name}.*\n  .*{problem}"):
             load_keras(tmp_path / name)
-    with pytest.raises(BuilderError, match=r"none\.keras: there is no such file"):
+    with pytest.raises(BuilderError, match=r"none\.keras does not exist"):
         load_keras(tmp_path / "none.keras")
     for change in (
         lambda name, content: None if name == "config.json" else content,
@@ -276,10 +279,10 @@ def test_a_file_that_is_none_is_told(right: Path, tmp_path: Path) -> None:
 def test_a_folder_says_what_loads_it(tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), str(tmp_path / "saved"))
     with pytest.raises(
-        BuilderError, match=r"is a SavedModel: `saved_model: .*saved` in models\.yaml serves it as it is"
+        BuilderError, match=r"is a SavedModel\. Write `saved_model: .*saved` in models\.yaml to serve it as it is"
     ):
         load_keras(tmp_path / "saved")
-    with pytest.raises(BuilderError, match="is a folder; load_keras loads files"):
+    with pytest.raises(BuilderError, match="is a folder; expected a file that"):
         load_keras(tmp_path)
 
 
@@ -290,7 +293,7 @@ def test_a_layer_of_keras_2_in_hdf5_says_how_to_write_it_anew(tmp_path: Path) ->
             return {**super().get_config(), "time_major": False}
 
     keras.Sequential([keras.Input((3, 2)), LSTM(2)]).save(tmp_path / "old.h5")
-    with pytest.raises(BuilderError, match=r"If tf-keras wrote it, write it anew there: model\.save_weights\("):
+    with pytest.raises(BuilderError, match=r"If tf-keras wrote it, save it again with tf-keras: model\.save_weights\("):
         load_keras(tmp_path / "old.h5")
 
 
@@ -307,9 +310,9 @@ def test_a_file_of_another_version_of_keras_says_so(right: Path, tmp_path: Path)
         return change
 
     hints = {
-        "2.15.0": r"Keras 2\.15\.0, tf-keras, wrote it, this is Keras 3\..* model\.save_weights\('name\.weights\.h5'\)",
-        "99.1.0": r"Keras 99\.1\.0 wrote it, this is Keras 3\..*: pip install 'keras>=99\.1\.0'",
-        keras.__version__: "another version of Keras has a Dense that takes them; load the file with that version",
+        "2.15.0": r"Keras 2\.15\.0 \(tf-keras\) wrote it, and Keras 3\..* is installed\. .* model\.save_weights\(",
+        "99.1.0": r"Keras 99\.1\.0 wrote it, and Keras 3\..* is installed: pip install 'keras>=99\.1\.0'",
+        keras.__version__: "another version of Keras has a Dense that accepts them; load the file with that version",
     }
     for version, hint in hints.items():
         path = rewritten(right / "model.keras", tmp_path / "other.keras", written_by(version))

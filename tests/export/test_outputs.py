@@ -77,49 +77,61 @@ def test_tensors_get_the_names_that_are_declared(kind: str) -> None:
         np.testing.assert_array_equal(graph[name].numpy(), ROWS * np.float32(factor))
 
 
-DENSE = "only dense tensors can be served"
+DENSE = "expected a dense tensor, got"
 REFUSED: dict[str, tuple[Returned, str]] = {
     "list": (
         lambda x: {"y": x, "more": [x, x]},
-        ", output 'more' is a list of 2 tensors; declare 'more_0' and 'more_1', or return each under a name of its own",
+        ", output 'more': expected a tensor, got a list of 2 tensors. Declare 'more_0' and 'more_1', or",
     ),
     "dict": (
         lambda x: {"y": x, "more": {"z": x}},
-        ", output 'more' is a dict of 1 tensor; declare 'more_z', or return each under a name of its own",
+        ", output 'more': expected a tensor, got a dict of 1 tensor. Declare 'more_z', or return each under",
     ),
-    "empty": (lambda x: {"y": x, "more": []}, ", output 'more' is a list of 0 tensors; a tensor is needed"),
-    "None": (lambda x: {"y": x, "more": None}, ", output 'more' is None, a tensor is needed; don't declare it, or"),
+    "empty": (lambda x: {"y": x, "more": []}, ", output 'more': expected a tensor, got a list of 0 tensors"),
+    "None": (
+        lambda x: {"y": x, "more": None},
+        ", output 'more': expected a tensor, got None. Return a tensor, or don't declare",
+    ),
     "nothing": (
         lambda _: None,
-        ": its function returns None, declared are 'more', 'y'; return a dict with these names",
+        ": its function returns None, but the declared outputs are 'more', 'y'. Return a dict with these names.",
     ),
-    "one of two": (lambda x: [x], ": its function returns a list of 1 tensor, declared are 'more', 'y'; return a dict"),
+    "one of two": (
+        lambda x: [x],
+        ": its function returns a list of 1 tensor, but the declared outputs are 'more', 'y'. ",
+    ),
     "other names": (
         lambda x: {"y": x, "others": [x]},
-        ": its function returns the outputs 'others_0', 'y', declared are 'more', 'y'",
+        ": its function returns the outputs 'others_0', 'y', but it declares 'more', 'y'",
     ),
     "a name twice": (
         lambda x: {"y": x, "others": {"y": x}, "others_y": x},
-        ": two tensors that its function returns come to the name 'others_y'; rename one",
+        ": its function returns two tensors with the name 'others_y'. Rename one.",
     ),
-    "a number as key": (lambda x: {"y": x, 1: x}, ": its function returns a dict with the key 1; names are strings"),
-    "dict in a list": (lambda x: [x, {"y": x}], ": its function returns a list with a dict in it; return a dict with"),
+    "a number as key": (lambda x: {"y": x, 1: x}, ": its function returns a dict with the key 1; keys must be strings"),
+    "dict in a list": (
+        lambda x: [x, {"y": x}],
+        ": its function returns a list with a dict in it. Return a dict instead.",
+    ),
     "ragged": (
         lambda x: {"y": x, "more": tf.RaggedTensor.from_tensor(x)},
-        f", output 'more' is a RaggedTensor, {DENSE}: .to_tensor(shape=(None, N)) makes rows of N values of it",
+        f", output 'more': {DENSE} a RaggedTensor. Convert it with .to_tensor(shape=(None, N)), N values in each row.",
     ),
     "sparse": (
         lambda x: {"y": x, "more": tf.sparse.from_dense(x)},
-        f", output 'more' is a SparseTensor, {DENSE}: tf.sparse.to_dense(...) makes one of it",
+        f", output 'more': {DENSE} a SparseTensor. Convert it with tf.sparse.to_dense(...).",
     ),
     "array": (
         lambda x: {"y": x, "more": tf.TensorArray(tf.float32, 1).write(0, x)},
-        f", output 'more' is a TensorArray, {DENSE}: .stack() makes one of it",
+        f", output 'more': {DENSE} a TensorArray. Convert it with .stack().",
     ),
-    "dataset": (lambda x: {"y": x, "more": tf.data.Dataset.range(3)}, f", output 'more' is a _RangeDataset, {DENSE}"),
-    "object": (lambda x: {"y": x, "more": SimpleNamespace(x=x)}, f", output 'more' is a SimpleNamespace, {DENSE}"),
-    "set": (lambda x: {"y": x, "more": {1}}, f", output 'more' is a set, {DENSE}"),
-    "type": (lambda x: {"y": x, "more": tf.cast(x, tf.qint8)}, ", output 'more' is of qint8, which no client can read"),
+    "dataset": (lambda x: {"y": x, "more": tf.data.Dataset.range(3)}, f", output 'more': {DENSE} a _RangeDataset"),
+    "object": (lambda x: {"y": x, "more": SimpleNamespace(x=x)}, f", output 'more': {DENSE} a SimpleNamespace"),
+    "set": (lambda x: {"y": x, "more": {1}}, f", output 'more': {DENSE} a set"),
+    "type": (
+        lambda x: {"y": x, "more": tf.cast(x, tf.qint8)},
+        ", output 'more' has dtype qint8, which no client supports. Cast it.",
+    ),
 }
 
 

@@ -48,7 +48,7 @@ MODELS = {
 def negated() -> Servable:
     """The digits' network, with all of its weights negated."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "WANTED_ACCURACY", 0)
+        patch.setattr(digits, "LOWEST_ACCURACY", 0)
         patch.setattr(digits, "trained_weights", lambda key, train: [-one for one in trained_weights(key, train)])
         return digits.build()
 
@@ -102,7 +102,9 @@ def test_the_metric_in_the_manifest_stops_it_before_anything_is_loaded(versions:
     folders = [fleet.model_folder("digits") / str(number) for number in (1, 2)]
     (figure,) = compare_metrics(fleet, "digits", *folders)
     new, old = (f"{figure.numbers[key]:.4f}" for key in ("new", "old"))
-    assert figure.text == (f"test_accuracy {new}, version 1 has {old}; at most 0.005 less is allowed; at least 0.97 is required")
+    assert figure.text == (
+        f"test_accuracy {new}, version 1 has {old}; at most 0.005 less is allowed; at least 0.97 is required"
+    )
     assert float(new) < 0.6
     assert float(old) > 0.97
     with pytest.raises(GateError):

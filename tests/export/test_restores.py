@@ -105,7 +105,7 @@ def test_a_restore_before_the_model_is_built_is_refused(restored: Callable[[Any,
 
     said = refusal(build)
     assert f"the builder restored {prefix}, but its values did not reach model.first.kernel" in said
-    assert "build the model before restore(), as by calling it on example rows: model(examples)" in said
+    assert "Build the model before restore(), for example by calling it on example rows: model(examples)" in said
     assert "use --from-checkpoint" in said
 
 
@@ -248,7 +248,10 @@ def test_weights_that_the_checkpoint_does_not_have_are_refused_unless_they_are_m
         return of(model)
 
     said = refusal(lambda: build(False))
-    assert "which has no value for model.head.kernel, model.head.bias, and they still have those of a new model" in said
+    assert (
+        "which has no value for model.head.kernel, model.head.bias, so they have the initial values of a new model"
+        in said
+    )
     assert "restore(…).expect_partial()" in said
     check(lambda: build(True))
 
@@ -264,8 +267,11 @@ def test_layers_in_lists_that_no_checkpoint_has_are_refused_always(saved: dict[t
 
     for early in (False, True):
         said = refusal(lambda early=early: build(early))  # type: ignore[misc]
-        assert "which has no value for model.blocks.0.kernel, model.blocks.0.bias: Keras does not show" in said
-        assert "save with model.save_weights('name.weights.h5')" in said
+        assert (
+            "which has no value for model.blocks.0.kernel, model.blocks.0.bias. tf.train.Checkpoint does not find"
+            in said
+        )
+        assert "Save with model.save_weights('name.weights.h5')" in said
 
 
 def test_a_restore_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -283,8 +289,8 @@ def test_a_restore_of_nothing_is_refused(tmp_path: Path) -> None:
     for early in (False, True):
         for managed in (False, True):
             said = refusal(lambda early=early, managed=managed: build(early, managed))  # type: ignore[misc]
-            assert "the builder called restore(None), which restores nothing, and model.first.kernel, " in said
-            assert "correct the folder, which has no checkpoint, or call restore() only when there is one" in said
+            assert "the builder called restore(None), which restores nothing, so model.first.kernel, " in said
+            assert "Correct the checkpoint folder, or call restore() only when there is a checkpoint." in said
 
 
 def test_a_mean_that_was_made_before_the_restore_is_refused(tmp_path: Path) -> None:
@@ -302,7 +308,7 @@ def test_a_mean_that_was_made_before_the_restore_is_refused(tmp_path: Path) -> N
             model.layers[0].finalize_state()
         return of(model)
 
-    assert "call its finalize_state() after restore()" in refusal(lambda: build(False))
+    assert "Call its finalize_state() after restore()" in refusal(lambda: build(False))
     check(lambda: build(True))
 
 

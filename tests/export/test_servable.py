@@ -40,7 +40,7 @@ def test_a_right_declaration_passes() -> None:
 
 
 def test_an_input_without_a_batch_is_refused() -> None:
-    assert "input 'x' is a single value; its first dimension, None, is to be the batch" in problems(
+    assert "input 'x' is a scalar. Make its first dimension the batch, None" in problems(
         {"x": TensorSpec("float32", ())}
     )
 
@@ -54,48 +54,48 @@ def test_an_input_that_may_be_left_out_has_a_value_that_fits() -> None:
 
     assert not with_default(z=np.array([b""], np.object_))
     assert "the default of input 'y': there is no such input; the inputs are 'x', 'z'" in with_default(y=ROWS)
-    assert "the default of input 'z' is 'a', a numpy array of string (None,) is needed" in with_default(z="a")
-    assert "the default of input 'x' is float32 (3,), the signature wants float32 (None, 3)" in with_default(x=ROWS[0])
+    assert "the default of input 'z': got 'a', expected a numpy array string (?,)" in with_default(z="a")
+    assert "the default of input 'x': got float32 (3,), the signature expects float32 (?, 3)" in with_default(x=ROWS[0])
     both = with_default(x=ROWS[:1], z=np.array([b""], np.object_))
-    assert "the default of input 'x': one input at least must be sent, its rows are the batch" in both
+    assert "the default of input 'x': at least one input must have no default, which has the rows of the batch" in both
 
 
 @pytest.mark.parametrize("name", ["", "a b", "1st", "_x", "x:0", "lambda"])
 def test_names_that_are_none_are_refused(name: str) -> None:
-    assert f"output {name!r}: its name needs letters" in problems(outputs=(name,))
+    assert f"output {name!r}: use only letters" in problems(outputs=(name,))
     if name != "lambda":
-        assert f"signature {name!r}: its name needs letters" in problems(name=name)
+        assert f"signature {name!r}: use only letters" in problems(name=name)
 
 
 def test_a_type_that_cannot_be_served_is_refused() -> None:
-    assert "input 'x': dtype 'qint8' can't be served; one of float32" in problems({"x": TensorSpec("qint8", (None, 3))})
+    assert "input 'x': got dtype 'qint8', expected one of float32" in problems({"x": TensorSpec("qint8", (None, 3))})
 
 
 def test_inputs_and_outputs_must_be_named() -> None:
-    assert "has no inputs" in problems({}, examples={})
-    assert "has no outputs" in problems(outputs=())
-    assert "an output is named twice in ('y', 'y')" in problems(outputs=("y", "y"))
+    assert "declares no inputs" in problems({}, examples={})
+    assert "declares no outputs" in problems(outputs=())
+    assert "('y', 'y') contains an output twice" in problems(outputs=("y", "y"))
 
 
 def test_a_servable_needs_a_signature() -> None:
-    with pytest.raises(ServableError, match="the servable has no signature; give it at least 'serving_default'"):
+    with pytest.raises(ServableError, match="the servable has no signature; add 'serving_default'"):
         Servable(None, {}, {}).check()
 
 
 def test_a_method_that_cannot_be_exported_is_refused() -> None:
-    assert "method 'guess' can't be exported; predict or classify or regress can" in problems(method="guess")
+    assert "got method 'guess', expected predict or classify or regress" in problems(method="guess")
 
 
 @pytest.mark.parametrize(
     ("examples", "problem"),
     [
-        ({}, "signature 'serving_default' has no examples; real rows of 'x' are needed, at least 10"),
-        ({"z": ROWS}, "its examples are of 'z', its inputs are 'x'"),
-        ({"x": ROWS.astype(np.float64)}, "input 'x' are float64 (32, 3), the signature wants float32 (None, 3)"),
-        ({"x": ROWS[:, :2]}, "input 'x' are float32 (32, 2), the signature wants float32 (None, 3)"),
-        ({"x": ROWS[0]}, "input 'x' are float32 (3,), the signature wants float32 (None, 3)"),
-        ({"x": ROWS.tolist()}, "input 'x' are list, a numpy array of float32 (None, 3) is needed"),
-        ({"x": ROWS[:9]}, "has 9 rows of examples, at least 10 are needed"),
+        ({}, "signature 'serving_default' has no examples; give at least 10 real rows of 'x'"),
+        ({"z": ROWS}, "the examples have the inputs 'z', expected 'x'"),
+        ({"x": ROWS.astype(np.float64)}, "input 'x': got float64 (32, 3), the signature expects float32 (?, 3)"),
+        ({"x": ROWS[:, :2]}, "input 'x': got float32 (32, 2), the signature expects float32 (?, 3)"),
+        ({"x": ROWS[0]}, "input 'x': got float32 (3,), the signature expects float32 (?, 3)"),
+        ({"x": ROWS.tolist()}, "input 'x': got list, expected a numpy array float32 (?, 3)"),
+        ({"x": ROWS[:9]}, "got 9 rows of examples, expected at least 10"),
     ],
     ids=["none", "other input", "dtype", "shape", "rank", "no array", "few"],
 )
@@ -112,14 +112,14 @@ def test_examples_of_two_inputs_must_have_the_same_rows() -> None:
 
 def test_examples_of_a_signature_that_is_none_are_refused() -> None:
     every = {"serving_default": {"x": ROWS}, "other": {"x": ROWS}}
-    assert "there are examples for 'other', which is no signature; the signatures are 'serving_default'" in problems(
+    assert "examples['other']: there is no such signature; the signatures are 'serving_default'" in problems(
         all_examples=every
     )
 
 
 @pytest.mark.parametrize("value", ["high", True, float("nan"), None])
 def test_a_metric_must_be_a_number(value: object) -> None:
-    assert f"metrics['accuracy'] is {value!r}, a finite number is needed" in problems(metrics={"accuracy": value})
+    assert f"metrics['accuracy']: expected a finite number, got {value!r}" in problems(metrics={"accuracy": value})
 
 
 SCORED = Evaluation({"x": ROWS}, np.zeros(32, np.int64))
@@ -131,18 +131,18 @@ WRONG: Any = [0] * 32
     ("evaluation", "problem"),
     [
         (SCORED, ""),
-        (replace(SCORED, metric="acuracy"), "metric is 'acuracy'; accuracy, auc, mae, or a function"),
-        (replace(SCORED, metric=lambda *_: 1.0), "or a function of a module that can be imported"),
+        (replace(SCORED, metric="acuracy"), "metric: got 'acuracy', expected accuracy, auc, mae, or"),
+        (replace(SCORED, metric=lambda *_: 1.0), "or an importable function"),
         (replace(SCORED, metric=MEAN), "the metric numpy:mean needs True or False"),
         (replace(SCORED, metric=MEAN, higher_is_better=True), ""),
-        (replace(SCORED, higher_is_better=True), "that of accuracy is known"),
-        (replace(SCORED, drop=-0.1), "drop is -0.1"),
-        (replace(SCORED, labels=WRONG), "labels: a numpy array with one row for each label is needed, not list"),
+        (replace(SCORED, higher_is_better=True), "the direction of accuracy is fixed"),
+        (replace(SCORED, drop=-0.1), "drop: got -0.1"),
+        (replace(SCORED, labels=WRONG), "labels: got list, expected a numpy array with one row"),
         (replace(SCORED, labels=np.zeros(31)), "different numbers of rows"),
-        (Evaluation({"x": ROWS[:3]}, np.zeros(3)), "it has 3 rows, 10 to 100000 are possible"),
-        (replace(SCORED, inputs={}), "it has no input 'x'"),
+        (Evaluation({"x": ROWS[:3]}, np.zeros(3)), "got 3 rows, expected 10 to 100000"),
+        (replace(SCORED, inputs={}), "the input 'x' is missing"),
         (replace(SCORED, inputs={"z": ROWS}), "there is no input 'z'; the inputs are 'x'"),
-        (replace(SCORED, inputs={"x": ROWS[:, :2]}), "it is float32 (32, 2), the signature wants float32 (None, 3)"),
+        (replace(SCORED, inputs={"x": ROWS[:, :2]}), "got float32 (32, 2), the signature expects float32 (?, 3)"),
         (replace(SCORED, output="z"), "there is no output 'z'; the outputs are 'y'"),
         (replace(SCORED, signature="other"), "there is no signature 'other'"),
     ],
@@ -154,7 +154,7 @@ def test_labelled_rows_must_be_rows_of_a_signature(evaluation: Evaluation, probl
 
 
 def test_labelled_rows_say_which_of_several_outputs_they_measure() -> None:
-    assert "output says which one is measured: 'y', 'z'" in problems(outputs=("y", "z"), evaluation=SCORED)
+    assert "set `output` to the output to measure: 'y', 'z'" in problems(outputs=("y", "z"), evaluation=SCORED)
     assert not problems(outputs=("y", "z"), evaluation=replace(SCORED, output="z"))
 
 

@@ -30,7 +30,7 @@ def test_constants_beyond_what_a_file_holds_are_refused(
     monkeypatch.setattr(sizes, "LARGEST", TABLE.nbytes - 1)
     with pytest.raises(ServableError) as error:
         export_here(builder)
-    assert "saved_model.pb can have 0.00 GB at most; keep such arrays in a tf.Variable" in str(error.value)
+    assert "saved_model.pb can have at most 0.00 GB. Keep such arrays in a tf.Variable" in str(error.value)
 
 
 def test_weights_that_are_too_large_for_constants_stay_variables(
@@ -45,4 +45,4 @@ def test_weights_that_are_too_large_for_constants_stay_variables(
     freeze, half = export_here(builder, options=("freeze", "half")).effects
     for effect in (freeze, half):
         assert not effect.kept
-        assert effect.reason.startswith("as constants, the weights of 1 signature have 0.00 GB, and saved_model.pb can")
+        assert effect.reason.startswith("as constants, the weights of 1 signature have 0.00 GB, but saved_model.pb can")

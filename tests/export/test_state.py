@@ -105,11 +105,11 @@ def dense() -> Any:
     [
         (lambda: stateful_lstm(1), "state", "a request changes sequential/memory/rnn_state (AssignVariableOp), and so"),
         (normalized_by_the_batch, "state", "norm/moving_mean (AssignVariableOp), "),
-        (counted, "state", "a request changes count (AssignAddVariableOp), and so the response"),
+        (counted, "state", "a request changes count (AssignAddVariableOp), and so the responses"),
         (lambda: with_table(mutable(), insert=True), "state", "a request changes table (LookupTableInsertV2), and so"),
-        (dropout, "random", "it draws random numbers: seed_generator/seed_generator_state (AssignVariableOp); "),
-        (sampled, "random", "it draws random numbers: Multinomial (categorical/Multinomial); "),
-        (generated, "random", "it draws random numbers: StateVar (RngReadAndSkip); "),
+        (dropout, "random", "it draws random numbers: seed_generator/seed_generator_state (AssignVariableOp). "),
+        (sampled, "random", "it draws random numbers: Multinomial (categorical/Multinomial). "),
+        (generated, "random", "it draws random numbers: StateVar (RngReadAndSkip). "),
         (timed, "random", "it reads the clock: Timestamp (Timestamp); "),
     ],
     ids=["stateful", "batch norm", "branch", "table", "dropout", "categorical", "generator", "clock"],
@@ -123,14 +123,14 @@ def test_what_changes_or_is_random_is_named_before_anything_is_written(
         savedmodel.trace(builder())
     assert str(refused.value).startswith(f"[{rule}] signature 'serving_default': ")
     assert named in str(refused.value)
-    works = {"state": "take the state as an input and return it as an output", "random": "take a seed as an input"}
+    works = {"state": "Take the state as an input and return it as an output", "random": "take a seed as an input"}
     assert works[rule] in str(refused.value)
 
 
 def test_a_stateful_layer_is_named_where_keras_fails_for_another_batch() -> None:
     with pytest.raises(ServableError) as refused:
         savedmodel.trace(stateful_lstm(None))
-    assert "memory has stateful=True: it keeps the state of one batch, of a fixed size" in str(refused.value)
+    assert "memory has stateful=True: it keeps the state of one batch of fixed size" in str(refused.value)
     assert "make the state an input and an output (docs/lint.md#state)" in str(refused.value)
 
 
@@ -151,13 +151,13 @@ def test_in_a_savedmodel_that_something_else_wrote_they_are_found_too(tmp_path: 
     found = {finding.rule: str(finding) for finding in lint_version(tmp_path / "other")}
     assert found.keys() == {"state", "random"}
     assert "a request changes total (AssignAddVariableOp), " in found["state"]
-    assert "it draws random numbers: RandomStandardNormal (random_normal/RandomStandardNormal); " in found["random"]
+    assert "it draws random numbers: RandomStandardNormal (random_normal/RandomStandardNormal). " in found["random"]
 
 
 @pytest.mark.parametrize(("rule", "builder"), [("state", lambda: stateful_lstm(1)), ("random", generated)])
 def test_allowing_it_does_not_prove_it(export_here: Export, rule: str, builder: Callable[[], Servable]) -> None:
     builder.__name__ = "changing"
-    with pytest.raises(ServableError, match="the same request is answered differently the second time"):
+    with pytest.raises(ServableError, match="the same request gets another output the second time"):
         export_here(builder, allow=(rule, "fixed-batch"))
 
 

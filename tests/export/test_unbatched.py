@@ -93,7 +93,9 @@ def test_each_example_is_a_golden_request_and_so_is_each_edge_value(version: Pat
 def test_the_price_is_a_note_and_no_finding(version: Path) -> None:
     (note,) = lint_version(version)
     assert note.note
-    assert str(note).startswith("[unbatched] signature 'sums': it takes one example a request; each request is a run ")
+    assert str(note).startswith(
+        "[unbatched] signature 'sums': it takes one example per request. Servers run each request by itself"
+    )
 
 
 def test_the_version_says_so_and_is_inspected_and_compared(version: Path) -> None:
@@ -113,35 +115,38 @@ def test_a_version_whose_signatures_all_have_a_batch_says_nothing_of_it(exported
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"values": PARTS["values"][:3]}, "its inputs have different numbers of examples: {'values': 3, 'row_splits'"),
+        ({"values": PARTS["values"][:3]}, "the inputs have different numbers of examples: {'values': 3, 'row_splits'"),
         (
             {"threshold": [np.float32(1), 0.5, np.float32(1), np.float32(1)]},
-            "example 1 of input 'threshold' is float64",
+            "example 1 of input 'threshold': got float64",
         ),
-        ({"threshold": np.ones((4, 1), np.float32)}, "example 0 of input 'threshold' is float32 (1,), the signature"),
+        ({"threshold": np.ones((4, 1), np.float32)}, "example 0 of input 'threshold': got float32 (1,), the signature"),
         (
             {"threshold": np.float32(1)},
-            "the examples of input 'threshold' are one float32; a list of arrays of float32",
+            "the examples of input 'threshold': got one float32, expected a list of arrays float32",
         ),
-        ({"name": "one"}, "the examples of input 'name' are one str; a list of arrays of string () is needed"),
-        ({name: values[:2] for name, values in PARTS.items()}, "has 2 examples; at least 3 of each, one for each"),
-        ({"other": PARTS["values"]}, "its examples are of 'values', 'row_splits', 'threshold', 'name', 'other', its"),
+        ({"name": "one"}, "the examples of input 'name': got one str, expected a list of arrays string ()"),
+        ({name: values[:2] for name, values in PARTS.items()}, "got 2 examples, expected at least 3, one for each"),
+        (
+            {"other": PARTS["values"]},
+            "the examples have the inputs 'values', 'row_splits', 'threshold', 'name', 'other', expected",
+        ),
     ],
     ids=["lengths", "dtype", "shape", "one number", "one text", "few", "another input"],
 )
 def test_examples_are_as_many_arrays_for_each_input(changed: dict[str, Any], problem: str) -> None:
     with pytest.raises(ServableError) as refused:
         ragged({**PARTS, **changed}).check()
-    assert f"signature 'sums'{'' if problem.startswith('has') else ':'} {problem}" in str(refused.value)
+    assert f"signature 'sums': {problem}" in str(refused.value)
 
 
 def test_without_the_declaration_errors_name_it() -> None:
     with pytest.raises(ServableError) as refused:
         ragged({**PARTS, "row_splits": np.zeros(9, np.int64), "values": np.zeros(8, np.float32)}, batched=True).check()
-    assert "input 'threshold' is a single value; its first dimension, None, is to be the batch, or the sig" in str(
+    assert "input 'threshold' is a scalar. Make its first dimension the batch, None, or declare the sig" in str(
         refused.value
     )
-    assert "have different numbers of example rows: {'values': 8, 'row_splits': 9}; where the inputs have no batch" in (
+    assert "have different numbers of example rows: {'values': 8, 'row_splits': 9}. If the inputs share no batch" in (
         str(refused.value)
     )
 
@@ -149,9 +154,9 @@ def test_without_the_declaration_errors_name_it() -> None:
 def test_what_needs_rows_is_refused() -> None:
     servable = ragged()
     labelled = Evaluation({"values": np.zeros(10, np.float32)}, np.zeros(10), signature="sums")
-    with pytest.raises(ServableError, match="evaluation: signature 'sums' takes one example a request"):
+    with pytest.raises(ServableError, match="evaluation: signature 'sums' takes one example per request"):
         Servable(servable.module, servable.signatures, servable.examples, evaluation=labelled).check()
-    with pytest.raises(ServableError, match="batched=False is for predict; to classify it is sent"):
+    with pytest.raises(ServableError, match="batched=False requires the method predict; classify takes"):
         ragged(method="classify").check()
 
 
@@ -178,7 +183,7 @@ def test_a_request_that_is_answered_otherwise_the_second_time_is_refused() -> No
 
     signature = Signature(counted, {"factor": TensorSpec("float32", ())}, ("product",), batched=False)
     examples = {"serving_default": {"factor": np.arange(3, dtype=np.float32) + 1}}
-    with pytest.raises(ServableError, match="the same request is answered differently the second time"):
+    with pytest.raises(ServableError, match="the same request gets another output the second time"):
         list(golden_requests(Servable(tf.Module(), {"serving_default": signature}, examples)))
 
 
@@ -196,7 +201,7 @@ def test_golden_requests_of_ones_own_are_columns(tmp_path: Path) -> None:
     }
     path.write_text(json.dumps({"signature_name": "sums", "instances": [body]}))
     with pytest.raises(
-        ServableError, match="it has instances, rows of a batch, and signature 'sums' takes one example"
+        ServableError, match="it has 'instances', rows of a batch, but signature 'sums' takes one example"
     ):
         read_given(path, signatures)
 
@@ -213,4 +218,4 @@ def test_a_single_value_is_found_in_a_savedmodel_that_something_else_wrote(tmp_p
     tf.saved_model.save(module, str(tmp_path / "other"), {"serving_default": scaled})
     (finding,) = lint_version(tmp_path / "other")
     assert finding.note
-    assert str(finding).startswith("[unbatched] signature 'serving_default': it takes one example a request; ")
+    assert str(finding).startswith("[unbatched] signature 'serving_default': it takes one example per request. ")

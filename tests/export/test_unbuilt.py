@@ -96,7 +96,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     [
         ("subclassed", ["MyModel was not built: its variables dense1.kernel, dense1.bias, dense2.kernel", CALL]),
         ("sequential", ["Sequential was not built: its variables ", CALL]),
-        ("bare", ["returned a MyModel, a tfserving.export.servable.Servable is needed: Servable(model, {"]),
+        ("bare", ["returned a MyModel, expected a tfserving.export.servable.Servable. Return Servable(model, {"]),
         ("restored", ["MyModel was not built: its variables dense1.kernel", CALL]),
     ],
 )

@@ -147,7 +147,7 @@ def test_the_command_keeps_what_is_unchanged_and_reports_what_is_the_same(projec
     done = project.run("build", "scale", "--json")
     (result,) = json.loads(done.stdout)["models"]
     assert (result["status"], result["version"], result["same_as"]) == ("exported", 2, 1)
-    assert "scale: version 2 is the same as version 1, apart from its number; --if-changed keeps" in done.stderr
+    assert "scale: version 2 differs from version 1 only in its number. With --if-changed" in done.stderr
 
 
 def test_a_damaged_version_is_not_what_stays(project: Project) -> None:
@@ -157,4 +157,7 @@ def test_a_damaged_version_is_not_what_stays(project: Project) -> None:
     data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     done = project.run("build", "scale", "--if-changed")
     assert done.stdout.startswith("scale: version 2 in models/scale/2, ")
-    assert re.search(r"scale: version 1 on disk can't stay in its place: it is not what was exported:", done.stderr)
+    assert re.search(
+        r"scale: version 1 is the same but damaged, so it is not kept: the version was changed since its export:",
+        done.stderr,
+    )

@@ -175,7 +175,7 @@ def test_what_a_signatures_function_raised_is_told_with_the_users_line(
         savedmodel.trace(zoo.servable(zoo.Scale(), function))
     first, last = str(error.value).splitlines()
     assert first.startswith(
-        f"signature 'serving_default': its function can't be made a graph for rows: float32 (None, 3): {text}"
+        f"signature 'serving_default': its function can't be traced with rows: float32 (?, 3): {text}"
     )
     assert last.startswith(f"  at {__file__}:")
     assert last.endswith(f"# line: {line}")
@@ -192,5 +192,5 @@ def test_what_the_live_model_raised_is_told_with_the_users_line(export_here: Cal
 
     with pytest.raises(ServableError) as error:
         export_here(builder)
-    assert "failed on a batch of 7: ValueError: cannot reshape array" in str(error.value)
+    assert "fails for a batch of 7: ValueError: cannot reshape array" in str(error.value)
     assert str(error.value).endswith("# line: live")

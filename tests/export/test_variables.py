@@ -84,7 +84,7 @@ def test_a_model_that_keras_saved_has_its_own_names(tmp_path: Path) -> None:
 def test_a_damaged_index_is_an_error(many: Path, tmp_path: Path, damage: Any) -> None:
     (tmp_path / INDEX).parent.mkdir()
     (tmp_path / INDEX).write_bytes(damage((many / INDEX).read_bytes()))
-    with pytest.raises(ExportError, match="is damaged, or no checkpoint of TensorFlow"):
+    with pytest.raises(ExportError, match="is damaged, or it is not a checkpoint of TensorFlow"):
         Variables(tmp_path)
 
 

@@ -54,7 +54,7 @@ def test_a_version_is_shown_whole(exported: Project) -> None:
     done = exported.run("inspect", "scale/1")
     assert done.returncode == 0, done.stderr
     for line in (
-        r"state +every file is as it was exported",
+        r"state +intact: every file is as it was exported",
         r"model +scale, version 1",
         r"exported +\d{4}-.* by zoo:scale",
         r"rows +40",
@@ -62,8 +62,8 @@ def test_a_version_is_shown_whole(exported: Project) -> None:
         r"saved_model.pb +[\d.]+ kB",
         r"golden, serving_default +5 requests, of 1, 2, 7, 32, 5 rows",
         r"warm-up +5 requests",
-        r"serving_default +predict +in rows +float32 \(None, 3\)",
-        r"serving_default +predict +out scaled +float32 \(None, 3\)",
+        r"serving_default +predict +in rows +float32 \(\?, 3\)",
+        r"serving_default +predict +out scaled +float32 \(\?, 3\)",
         r"factor\S* +float32 \(3,\) +3",
     ):
         assert re.search(rf"^ *{line} *$", done.stdout, re.M), (line, done.stdout)
@@ -86,7 +86,7 @@ def test_the_same_comes_as_json_without_tensorflow(exported: Project) -> None:
     assert re.search(r"^ *1 variables +equal *$", done.stdout[end:], re.M)
     assert shown["signatures"]["serving_default"]["inputs"] == {"rows": {"dtype": "float32", "shape": [None, 3]}}
     assert shown["golden_requests"] == {"serving_default": [1, 2, 7, 32, 5]}
-    assert shown["bytes"]["total"] == sum(size for part, size in shown["bytes"].items() if part != "total")
+    assert shown["size_bytes"]["total"] == sum(size for part, size in shown["size_bytes"].items() if part != "total")
     assert shown["manifest"]["builder"] == "zoo:scale"
 
 
@@ -96,7 +96,7 @@ def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) ->
     concrete = function.get_concrete_function(tf.TensorSpec((None, 3), tf.float32, name="rows"))
     tf.saved_model.save(module, str(tmp_path / "foreign"), signatures=concrete)
     shown = inspect_version(tmp_path / "foreign")
-    assert shown.state == "no manifest: something else wrote it, nothing can be verified"
+    assert shown.state == "no manifest: another program wrote it, so it can't be verified"
     assert list(shown.signatures) == ["serving_default"]
     assert [(variable.dtype, variable.shape, variable.size) for variable in shown.variables] == [("float32", (3,), 3)]
     assert (shown.golden, shown.warmup, shown.manifest) == ({}, 0, None)
@@ -105,8 +105,8 @@ def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) ->
 def test_a_damaged_version_says_so_in_its_state(copied: Path) -> None:
     (copied / "assets.extra/golden.tfrecord").write_bytes(b"")
     shown = inspect_version(copied)
-    assert shown.state.startswith("it is not what was exported:")
-    assert "assets.extra/golden.tfrecord has 0 bytes" in shown.state
+    assert shown.state.startswith("the version was changed since its export:")
+    assert "assets.extra/golden.tfrecord: got 0 bytes" in shown.state
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_two_exports_of_the_same_are_equal(versions: Path) -> None:
 def test_two_versions_differ_in_signatures_weights_metrics_and_answers(versions: Path) -> None:
     diff = diff_versions(versions / "1", versions / "3")
     assert [(change.signature, change.what, change.breaking) for change in diff.signatures] == [
-        ("shift", "it is new", False)
+        ("shift", "added", False)
     ]
     added, changed = sorted(diff.weights, key=lambda change: change.what)
     assert (added.variable, added.what) == ("offset", "added")
@@ -148,16 +148,16 @@ def test_the_difference_is_printed_and_comes_as_json(versions: Path, project: Pr
     done = project.run("diff", str(versions / "1"), str(versions / "3"))
     assert done.returncode == 0, done.stderr
     for line in (
-        r"shift +it is new",
+        r"shift +added",
         r"error +0\.5 +added",
         r"factor +changed +1 +0\.1857",
         r"serving_default +scaled +different +\S+ +43 of 47",
-        r"5 requests +only one version has them",
+        r"5 requests +in one version only",
     ):
         assert re.search(rf"^ *{line} *$", done.stdout, re.M), (line, done.stdout)
     shown = json.loads(project.run("diff", str(versions / "3"), str(versions / "1"), "--json").stdout)
     assert shown["breaking"] is True
-    assert shown["signatures"] == [{"signature": "shift", "what": "it is gone", "breaking": True}]
+    assert shown["signatures"] == [{"signature": "shift", "what": "removed", "breaking": True}]
 
 
 @pytest.fixture
@@ -182,13 +182,13 @@ def test_prune_keeps_the_newest_and_what_has_a_label(fleet: Path) -> None:
     dry = prune(fleet, "--keep", "1", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert dry.stdout.splitlines() == [
-        f"{fleet.parent}/models/model/1 stays: it is labelled stable",
-        f"{fleet.parent}/models/model/2 would be removed",
+        f"{fleet.parent}/models/model/1  kept: labelled stable",
+        f"{fleet.parent}/models/model/2  would be removed",
     ]
     assert left(fleet) == {"1", "2", "3"}
     done = prune(fleet, "--keep", "1", "--json")
     assert json.loads(done.stdout)["versions"] == [
-        {"model": "model", "version": 1, "removed": False, "kept": "is labelled stable"},
+        {"model": "model", "version": 1, "removed": False, "kept": "labelled stable"},
         {"model": "model", "version": 2, "removed": True, "kept": ""},
     ]
     assert left(fleet) == {"1", "3"}
@@ -226,9 +226,9 @@ def test_prune_keeps_what_a_server_has(served_fleet: ServedFleet, tmp_path: Path
     done = prune(tmp_path / "models.yaml", "--keep", "1", "--server", served_fleet.server.url(protocol))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"{models}/{protocol}/1 stays: it is served",
-        f"{models}/{protocol}/2 stays: it is served",
-        f"{models}/{protocol}/3 removed",
+        f"{models}/{protocol}/1  kept: loaded by a server",
+        f"{models}/{protocol}/2  kept: loaded by a server",
+        f"{models}/{protocol}/3  removed",
     ]
     assert left(served_fleet.file, protocol) == {"1", "2", "4"}
 
@@ -252,7 +252,7 @@ def test_labels_are_what_the_server_gives_its_versions(served_fleet: ServedFleet
         ([], 2, "Missing option '--keep'"),
         (["--keep", "1", "nobody"], 2, "no model is called 'nobody'"),
         (["--keep", "1", "--server", "localhost"], 2, "--server: "),
-        (["--keep", "1", "--server", "grpc://127.0.0.1:9"], 1, "does not say what it serves, so nothing is removed"),
+        (["--keep", "1", "--server", "grpc://127.0.0.1:9"], 3, "so nothing was removed"),
     ],
     ids=["zero", "missing", "model", "address", "unreachable"],
 )
@@ -272,11 +272,13 @@ def test_what_cannot_be_pruned_is_told_and_nothing_is_removed(
 def test_a_version_that_is_not_there_is_wrong_usage(exported: Project, arguments: list[str]) -> None:
     done = exported.run(*arguments)
     assert done.returncode == 2
-    assert f"{arguments[1]!r} is no version: neither " in done.stderr
+    assert f"{arguments[1]!r} is neither a model nor" in done.stderr or "has no version 9" in done.stderr
     assert "importing" not in done.stderr
 
 
 def test_list_shows_labels(fleet: Path) -> None:
     done = run_export(ROOT, "list", "--fleet", str(fleet), "--json")
-    rows: list[dict[str, Any]] = json.loads(done.stdout)["versions"]
+    (model,) = json.loads(done.stdout)["models"]
+    rows: list[dict[str, Any]] = model["versions"]
+    assert (model["name"], model["folder"]) == ("model", str(fleet.parent / "models/model"))
     assert [(row["version"], row["labels"]) for row in rows] == [(1, ["stable"]), (2, []), (3, [])]

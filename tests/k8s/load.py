@@ -225,7 +225,7 @@ class Load:
     def _of_version(self, version: int, state: State | None) -> frozenset[Outcome]:
         if state is None or state.over:
             return frozenset({version if version == self.stable else NOWHERE})
-        if self._moved and (state.way == "pods" or (self._restarted and version == state.new)):
+        if self._moved and (state.strategy == "pods" or (self._restarted and version == state.new)):
             return frozenset({version, NOWHERE})
         lower = state.new < state.old
         if version == state.old:
@@ -237,7 +237,7 @@ class Load:
 
     def _of_canary(self, state: State | None) -> frozenset[Outcome]:
         none: Outcome = self.canary or NOWHERE
-        if state is None or state.over or state.way == "pods":
+        if state is None or state.over or state.strategy == "pods":
             return frozenset({none})
         there = ("stable", "baking") if self.canary else ("proving", "canary", "stable", "baking")
         return frozenset({state.new} if state.phase in there and not self._restarted else {state.new, none})

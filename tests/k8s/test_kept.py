@@ -111,7 +111,7 @@ def test_a_configuration_that_is_cut_is_told(tmp_path: Path, text: str | None) -
     path = tmp_path / "models.config"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(EngineError, match=r"models\.config is not what the server was given to read: "):
+    with pytest.raises(EngineError, match=r"models\.config, the server's configuration, can't be read: "):
         LocalInstance(Running("native", "127.0.0.1", 1, 2, ("digits",), pid=1), path).configure(Serve("digits", ()))
 
 

@@ -93,7 +93,7 @@ class Refusing:
     def close(self) -> None:
         """There is nothing to close."""
 
-    def way(self, settings: Rollout) -> InPlace:
+    def strategy(self, settings: Rollout) -> InPlace:
         fleet = read_fleet(self.folder / "models.yaml")
         return InPlace(fleet.model_copy(update={"rollout": settings}), 60, Progress(), self)
 
@@ -120,10 +120,10 @@ def rolled_out_to(version: int) -> State:
 
 def test_our_own_checks_are_on_no_page(refusing: Refusing) -> None:
     """Neither those of the start, nor those of a rollout, which looks for versions and labels before they are there."""
-    way, state = refusing.way(QUICK), rolled_out_to(2)
-    way.load(state, time.sleep)
-    way.compare(state, time.sleep)
-    way.go_back(state)
+    strategy, state = refusing.strategy(QUICK), rolled_out_to(2)
+    strategy.load(state, time.sleep)
+    strategy.compare(state, time.sleep)
+    strategy.go_back(state)
     found = set(re.findall(r"request_(?:count|latency_count)\{model_name=\"scaled\",(.*)\}", refusing.page()))
     # Golden requests, which are timed.
     assert found == {'status="OK"', 'API="Predict",entrypoint="GRPC"'}
@@ -132,11 +132,11 @@ def test_our_own_checks_are_on_no_page(refusing: Refusing) -> None:
 def test_refusals_that_no_page_counts_take_a_version_back(refusing: Refusing) -> None:
     # Slow, so that requests are in flight beside one another.
     state = rolled_out_to(4)
-    refusing.way(QUICK).load(state, time.sleep)
+    refusing.strategy(QUICK).load(state, time.sleep)
     with Load((refusing.server.url("grpc"),), rate=100, kinds=(BY_STABLE,)) as sent, phases_told(sent.enters):
         wait_for(lambda: sent.versions.get(1, 0) > 5)
         store = LocalStore(read_fleet(refusing.folder / "models.yaml"), "scaled")
-        ended = Controller(refusing.way(QUICK), store, Ending(sent)).run(state)
+        ended = Controller(refusing.strategy(QUICK), store, Ending(sent)).run(state)
     assert ended.phase == "rolled-back"
     assert re.match(rf"stable: probe: .* requests to .* failed \(RESOURCE_EXHAUSTED: {REFUSAL}\)", ended.reason)
     # The server's page has nothing of it.
@@ -163,7 +163,7 @@ def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
     refusing: Refusing, through_an_address: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = refusing.server.url("grpc") if through_an_address else None
-    way = refusing.way(QUICK.model_copy(update={"address": address}))
+    strategy = refusing.strategy(QUICK.model_copy(update={"address": address}))
     state, over = rolled_out_to(2), threading.Event()
 
     def check() -> None:
@@ -175,11 +175,11 @@ def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
     checks = threading.Thread(target=check)
     checks.start()
     try:
-        found = way.do(state, time.sleep)
+        found = strategy.do(state, time.sleep)
     finally:
         over.set()
         checks.join()
-    way.go_back(state)
+    strategy.go_back(state)
     assert "  clients: no requests to version 2" in capsys.readouterr().err
     assert {figure.gate for figure in found.figures} == {"probe", *(["address"] if address else [])}
     assert 'API="",entrypoint="REST"' in refusing.page()
@@ -187,14 +187,14 @@ def test_neither_health_checks_nor_the_probe_are_requests_of_clients(
 
 @pytest.mark.parametrize("has_grpc", [True, False])
 def test_a_page_without_the_probes_requests_has_those_of_clients(refusing: Refusing, has_grpc: bool) -> None:
-    way, state = replace(refusing, has_grpc=has_grpc).way(QUICK), rolled_out_to(2)
+    strategy, state = replace(refusing, has_grpc=has_grpc).strategy(QUICK), rolled_out_to(2)
     before = read_metrics(refusing.server.url("rest") + PATH, "scaled")
     urls = (refusing.server.url("grpc"), refusing.server.url("rest"))
     with Load(urls, rate=20, kinds=(UNLABELLED, BY_STABLE)) as sent:
-        way.load(state, time.sleep)
+        strategy.load(state, time.sleep)
         sent.enters(state)
-        moved = way.do(state, time.sleep)
-    way.go_back(state)
+        moved = strategy.do(state, time.sleep)
+    strategy.go_back(state)
     figures = {figure.gate: figure.numbers for figure in moved.figures}
     own, clients = (sum(figures[gate][side]["requests"] for side in ("new", "old")) for gate in ("probe", "clients"))
     counted = read_metrics(refusing.server.url("rest") + PATH, "scaled").since(before).total
@@ -206,14 +206,14 @@ def test_a_page_without_the_probes_requests_has_those_of_clients(refusing: Refus
 
 def test_an_address_that_leads_nowhere_is_told_before_anything_changes(refusing: Refusing) -> None:
     address = f"grpc://127.0.0.1:{free_ports(1)[0]}"
-    way = refusing.way(QUICK.model_copy(update={"address": address}))
+    strategy = refusing.strategy(QUICK.model_copy(update={"address": address}))
     with pytest.raises(RolloutError, match=rf"^rollout\.address {address}: .*UNAVAILABLE"):
-        way.check(replace(rolled_out_to(2), phase="loading"))
+        strategy.check(replace(rolled_out_to(2), phase="loading"))
     # A rollout that is under way can always be taken back.
-    way.check(rolled_out_to(2))
+    strategy.check(rolled_out_to(2))
     # One of which it is so since then isn't judged by failures alone.
     with pytest.raises(GateError, match=r"all requests of the probe .* fail: .*UNAVAILABLE: .*`rollout\.address`"):
-        way.move(rolled_out_to(2), time.sleep)
+        strategy.move(rolled_out_to(2), time.sleep)
 
 
 class Silent:

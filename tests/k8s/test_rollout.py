@@ -241,6 +241,8 @@ def test_it_is_promoted_and_paused_and_left_to_another_shell(rolled: Rolled) -> 
             rollout.go_on()
             rollout.process.send_signal(signal.SIGINT)
             assert rollout.process.wait(60) == 130
+            assert "The rollout of scaled from version 1 to 2 stays in phase `stable`; " in rollout.said
+            assert "Run the same command again to resume it, or go back with `" in rollout.said
         assert rolled.serves(stable=1, available={1}, canary=2)
         rolled.rollout("promote", "scaled", load=load)
         assert rolled.serves(stable=2, available={2})

@@ -27,9 +27,9 @@ from tfserving.k8s.rollout.local import LocalStore
 from tfserving.k8s.rollout.overview import as_json, headline, lines
 from tfserving.k8s.rollout.progress import Progress, line
 from tfserving.k8s.rollout.remaining import about, duration, left, remaining
-from tfserving.k8s.rollout.state import MOST_CHARACTERS, Figure, Phase, State, Step, WayName, read_state
+from tfserving.k8s.rollout.state import MOST_CHARACTERS, Figure, Phase, State, Step, StrategyName, read_state
+from tfserving.k8s.rollout.strategy import Pause, Strategy
 from tfserving.k8s.rollout.target import GateError
-from tfserving.k8s.rollout.way import Pause, Way
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 
@@ -133,7 +133,7 @@ def test_durations_are_as_exact_as_they_are_known(seconds: float, exactly: str, 
 
 
 @pytest.mark.parametrize(
-    ("way", "phase", "weight", "seconds"),
+    ("strategy", "phase", "weight", "seconds"),
     [
         ("in-place", "loading", 0, 130),
         ("in-place", "baking", 0, 30),
@@ -144,10 +144,10 @@ def test_durations_are_as_exact_as_they_are_known(seconds: float, exactly: str, 
     ],
 )
 def test_windows_that_are_left_and_the_bake_say_how_long_it_takes(
-    way: WayName, phase: Phase, weight: int, seconds: float
+    strategy: StrategyName, phase: Phase, weight: int, seconds: float
 ) -> None:
     settings = Rollout(window=50, bake=30, weights=(25, 50, 100), probe=0)
-    state = replace(UNDER_WAY, way=way, phase=phase, weight=weight)
+    state = replace(UNDER_WAY, strategy=strategy, phase=phase, weight=weight)
     assert remaining(state, settings) == seconds
     assert remaining(replace(state, manual=True), settings) == (seconds if phase == "baking" else None)
 
@@ -223,41 +223,41 @@ def test_a_state_fits_a_config_map_and_loses_the_oldest_series_first() -> None:
     assert read_state(ROLLED_BACK.text()) == ROLLED_BACK
 
 
-class Failing(Way):
+class Failing(Strategy):
     """Its gate lets a version come as far as `stable`, and needs no server."""
 
     def load(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def prove(self, state: State, pause: Pause) -> None:  # noqa: ARG002 - nothing is sent
-        """See Way."""
+        """See Strategy."""
         self._saw(Figure("golden", "all equal"))
 
     def compare(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def move(self, state: State, pause: Pause) -> State:  # noqa: ARG002 - nothing moves
-        """See Way."""
+        """See Strategy."""
         raise GateError("too slow, by far", Figure("probe", "too slow", False, numbers=compared()))
 
     def bake(self, state: State, pause: Pause) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def unload(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def go_back(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def sentence(self, state: State) -> str:
-        """See Way."""
+        """See Strategy."""
         return f"{state.phase} …"
 
     def check(self, state: State) -> None:
-        """See Way."""
+        """See Strategy."""
 
     def close(self) -> None:
-        """See Way."""
+        """See Strategy."""
 
 
 def test_progress_has_times_and_what_is_left_and_leaves_the_reason_for_the_end(
@@ -265,8 +265,8 @@ def test_progress_has_times_and_what_is_left_and_leaves_the_reason_for_the_end(
 ) -> None:
     progress = Progress()
     fleet = read_fleet(kept.file).model_copy(update={"rollout": Rollout(window=30, bake=60, probe=0)})
-    way = Failing(fleet, 1.0, progress)
-    ended = Controller(way, kept.store, progress).run(State("digits", 1, 2, {"stable": 1}, (1,), (2,)))
+    strategy = Failing(fleet, 1.0, progress)
+    ended = Controller(strategy, kept.store, progress).run(State("digits", 1, 2, {"stable": 1}, (1,), (2,)))
     left = "about 2 min left"
     shown = capsys.readouterr().err.splitlines()
     assert [re.sub(f"^{TIME}  ", "", one) for one in shown] == [

@@ -59,7 +59,7 @@ def read_config(path: Path, served: Collection[str] = ()) -> tuple[Model, ...]:
     """
     config = read_message("ModelServerConfig", path, "--model_config_file")
     if config.WhichOneof("config") != "model_config_list":
-        raise StartError(f"--model_config_file={path} contains no model_config_list")
+        raise StartError(f"--model_config_file={path}: the file contains no model_config_list")
     try:
         return models_of(config.model_config_list, served)
     except RequestError as error:

@@ -148,14 +148,13 @@ def test_the_highest_rate_that_keeps_a_limit_is_found() -> None:
             window = Window(1.0)
             rate = load.rate or 1000.0
             window.latencies.record_value(round(100 * rate), round(rate))
-            return step_of(load, [window], processes=processes, stable=True, server_ms=None)
+            return step_of(load, [window], processes=processes, steady=True, server_ms=None)
 
-    steps = highest_rate(
-        Pretended(Address("grpc", "nowhere"), "", {1: ()}), lambda step: step.latency("p99") <= 30, batch=1
-    )
+    made = Pretended(Address("grpc", "nowhere"), "", {1: ()})
+    steps = list(highest_rate(made, lambda step: step.latency("p99") <= 30, batch=1))
     assert max(step.load.rate for step in steps[1:] if step.latency("p99") <= 30) == pytest.approx(300, rel=0.03)
 
 
 def test_a_process_that_ends_by_itself_is_an_error(slow: Delayed) -> None:
-    with pytest.raises(GeneratorError, match="ended by itself"):
+    with pytest.raises(GeneratorError, match="ended unexpectedly"):
         replace(bench_of(slow.rest), path="\ud800").measure(Load(concurrency=1))

@@ -20,12 +20,14 @@ from PIL import Image
 
 from tests.clients.conftest import ROOT
 from tfserving.cli import tfserving
+from tfserving.clients.bench.load import Load, Window, step_of
+from tfserving.clients.bench.step_json import read_step, step_json
 from tfserving.clients.commands import array_files, images
 from tfserving.clients.commands.images import ImageFile, Images
 from tfserving.clients.results import Signature, TensorInfo
 
 # Nothing is there: a command that gets as far as asking ends with 3.
-NOWHERE = ("--model", "m", "--server", "grpc://127.0.0.1:1")
+NOWHERE = ("m", "--server", "grpc://127.0.0.1:1")
 
 
 def npy(array: Any, **options: Any) -> bytes:
@@ -60,23 +62,23 @@ WHOLE = npz(x=np.arange(300, dtype=np.float32))
 OBJECTS = npy(np.array([{}], np.object_), allow_pickle=True)
 EXABYTES = header("{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976,), }")
 FILES: dict[str, tuple[bytes, str]] = {
-    **{f"cut{size}.npz": (WHOLE[:size], "it is no zip file, or only the beginning of one") for size in (0, 3, 10, 130)},
-    "flipped.npz": (flipped(WHOLE, 100), "is no .npz file that can be read"),
-    "text.npz": (b"no array", "it is no zip file"),
-    "array.npz": (npy(np.ones(3)), "it is no zip file"),
-    "objects.npz": (zipped(**{"x.npy": OBJECTS}), "it holds Python objects, which are not loaded"),
-    "notes.npz": (zipped(**{"x.txt": b"text"}), "'x.txt' in it is no array"),
-    "text.npy": (b"no array", "it does not begin as such a file does"),
-    "empty.npy": (b"", "it does not begin as such a file does"),
-    "cut.npy": (npy(np.ones(99))[:200], "is no .npy file that can be read"),
-    "header.npy": (header("{'descr': ("), "is no .npy file that can be read"),
-    "objects.npy": (OBJECTS, "it holds Python objects"),
-    "exabytes.npy": (EXABYTES, "is no .npy file that can be read"),
+    **{f"cut{size}.npz": (WHOLE[:size], "it is not a zip file, or it is truncated") for size in (0, 3, 10, 130)},
+    "flipped.npz": (flipped(WHOLE, 100), "can't be read as .npz"),
+    "text.npz": (b"no array", "it is not a zip file"),
+    "array.npz": (npy(np.ones(3)), "it is not a zip file"),
+    "objects.npz": (zipped(**{"x.npy": OBJECTS}), "it contains Python objects, which aren't loaded"),
+    "notes.npz": (zipped(**{"x.txt": b"text"}), "'x.txt' in it is not an array"),
+    "text.npy": (b"no array", "it is not a .npy file"),
+    "empty.npy": (b"", "it is not a .npy file"),
+    "cut.npy": (npy(np.ones(99))[:200], "can't be read as .npy"),
+    "header.npy": (header("{'descr': ("), "can't be read as .npy"),
+    "objects.npy": (OBJECTS, "it contains Python objects"),
+    "exabytes.npy": (EXABYTES, "can't be read as .npy"),
     "empty.json": (b"", "is not JSON"),
     "binary.json": (b"\x80\x81\x82\x83", "is not UTF-8"),
     "latin.json": ('["café"]'.encode("latin-1"), "is not UTF-8"),
-    "deep.json": (b"[" * 200_000, "is nested too deeply"),
-    "digits.json": (b"9" * 10_000, "is not JSON"),
+    "deep.json": (b"[" * 200_000, "is JSON that is nested too deeply"),
+    "digits.json": (b"9" * 10_000, "exceeds the range of 64-bit floats"),
     "half.json": (b'{"x": [1, 2', "is not JSON"),
 }
 
@@ -85,7 +87,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 def test_an_input_that_can_not_be_read_is_wrong_usage(name: str, tmp_path: Path) -> None:
     data, said = FILES[name]
     (tmp_path / name).write_bytes(data)
-    result = CliRunner().invoke(tfserving, ["client", "predict", *NOWHERE, "--input", str(tmp_path / name)])
+    result = CliRunner().invoke(tfserving, ["predict", *NOWHERE, "--input", str(tmp_path / name)])
     assert result.exit_code == 2, result.output
     shown = " ".join(result.stderr.split())
     assert said in shown
@@ -94,7 +96,7 @@ def test_an_input_that_can_not_be_read_is_wrong_usage(name: str, tmp_path: Path)
 
 def test_json_may_be_utf_16(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes("[1.5]".encode("utf-16"))
-    result = CliRunner().invoke(tfserving, ["client", "predict", *NOWHERE, "--input", str(tmp_path / "a.json")])
+    result = CliRunner().invoke(tfserving, ["predict", *NOWHERE, "--input", str(tmp_path / "a.json")])
     assert result.exit_code == 3, "it is read, and then asked with"
 
 
@@ -150,7 +152,7 @@ def test_images_that_can_not_be_read_say_so(tmp_path: Path, recwarn: pytest.Warn
 def test_a_server_can_not_have_an_image_made_larger_than_any(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
     signature = Signature("", {"image": TensorInfo("uint8", (None, 1_000_000, 1_000_000, 3))}, {})
-    with pytest.raises(ValueError, match=f"{images.MOST_PIXELS} pixels are the most"):
+    with pytest.raises(ValueError, match=f"the limit is {images.MOST_PIXELS} pixels"):
         Images(resize=True).fitted({"image": ImageFile(tmp_path / "a.png")}, signature)
 
 
@@ -162,9 +164,8 @@ def test_text_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "u.json").write_bytes("[]".encode("utf-16"))
     commands = [
-        (["client", "reload", "--server", "grpc://127.0.0.1:1"], ("utf16",)),
-        (["client", "regress", *NOWHERE, "--input"], ("u.json",)),
-        (["client", "bench", *NOWHERE, "--compare"], ("utf16", "binary", "deep", "digits", "empty")),
+        (["regress", *NOWHERE, "--input"], ("u.json",)),
+        (["bench", *NOWHERE, "--compare"], ("utf16", "binary", "deep", "digits", "empty")),
     ]
     for command, names in commands:
         for name in names:
@@ -176,21 +177,22 @@ def test_text_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_compared_must_be_one(tmp_path: Path) -> None:
-    step = {"load": {"concurrency": 1}, "seconds": 1, "requests": 1, "throughput": 1, "percentiles": {}, "mean_ms": 1}
-    step |= {"max_ms": 1, "errors": {}, "lag_p99_ms": 1, "processes": 1, "stable": True, "client_bound": False}
-    wrong: list[dict[str, Any]] = [{}, {"percentiles": []}, {"throughput": "1"}, {"curve": [[1]]}]
+    window = Window(1.0)
+    window.latencies.record_value(1000)
+    step = step_json(step_of(Load(concurrency=1), [window], processes=1, steady=True, server_ms=None))
+    assert step_json(read_step(json.loads(json.dumps(step)))) == step
+    wrong: list[dict[str, Any]] = [{"latency_p50_ms": []}, {"requests_per_second": "1"}, {"curve": [[1]]}, {"load": []}]
     for changed in (*wrong, {"load": {"concurrency": []}}):
-        written = {"steps": [{**step, "server_ms": None, **changed}]}
-        (tmp_path / "before.json").write_text(json.dumps(written))
-        command = ["client", "bench", *NOWHERE, "--compare", str(tmp_path / "before.json")]
+        (tmp_path / "before.json").write_text(json.dumps({"steps": [{**step, **changed}]}))
+        command = ["bench", *NOWHERE, "--compare", str(tmp_path / "before.json")]
         result = CliRunner().invoke(tfserving, command)
         assert result.exit_code == 2, (changed, result.output, result.exception)
-        assert "is not what bench --json wrote" in " ".join(result.stderr.split())
+        assert "is not the output of `bench --json`" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("command", ["predict", "regress"])
 def test_a_standard_input_that_is_closed_is_wrong_usage(command: str) -> None:
-    shell = f"{sys.executable} -m tfserving client {command} {' '.join(NOWHERE)} --input - <&-"
+    shell = f"{sys.executable} -m tfserving {command} {' '.join(NOWHERE)} --input - <&-"
     done = subprocess.run(shell, shell=True, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)  # noqa: S602 - a shell closes it
     assert done.returncode == 2
     assert "standard input: it is closed" in " ".join(done.stderr.split())

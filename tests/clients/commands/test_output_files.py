@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from tests.clients.conftest import ENVIRONMENT, ON_SERVERS, ROOT, Server
 from tests.clients.test_cli import COMMAND
 from tests.foundation.test_files import ROOT_ALONE
-from tfserving.clients.cli import main
+from tfserving.cli import tfserving
 from tfserving.foundation.golden import RECORDS
 from tfserving.foundation.records import read_records
 
@@ -25,7 +25,7 @@ pytestmark = ON_SERVERS
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, arguments)])
+    return CliRunner().invoke(tfserving, [*map(str, arguments)])
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_requests_are_captured_into_a_pipe(source: Path, tmp_path: Path) -> None
 def test_the_standard_output_gets_the_records_and_nothing_else(source: Path, output: str, tmp_path: Path) -> None:
     command = [*COMMAND, "capture", str(source), "--golden", output]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
-    assert done.stderr.decode() == f"{output}: {len(list(read_records(source)))} requests with their answers\n"
+    assert done.stderr.decode() == f"{output}: {len(list(read_records(source)))} requests with responses\n"
     (tmp_path / "all").write_bytes(b"")
     for _ in range(2):
         with (tmp_path / "all").open("ab") as appended:
@@ -89,12 +89,12 @@ def test_the_standard_output_gets_the_records_and_nothing_else(source: Path, out
 
 
 def test_outputs_and_reports_go_into_pipes_of_any_name(server: Server, tmp_path: Path) -> None:
-    asked = ("predict", "--server", server.url("grpc"), "--model", "words", "--input", '["a"]')
+    asked = ("predict", "--server", server.url("grpc"), "words", "--input", '["a"]')
     result, got = piped(tmp_path / "outputs", *asked, "--output", tmp_path / "outputs")
     assert result.exit_code == 0, result.output
     with np.load(io.BytesIO(got)) as arrays:
         assert arrays.files
-    verified = ("verify", server.models / "words", "--grpc", server.grpc, "--only", "grpc")
+    verified = ("verify", server.models / "words", "--server", f"grpc://{server.grpc}")
     result, got = piped(tmp_path / "report", *verified, "--report", tmp_path / "report")
     assert result.exit_code == 0, result.output
     assert got.startswith(b"<!doctype html>")
@@ -103,7 +103,7 @@ def test_outputs_and_reports_go_into_pipes_of_any_name(server: Server, tmp_path:
 def test_what_can_not_be_written_is_refused_before_anything_is_sent(source: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
-        nowhere = ("--server", "grpc://127.0.0.1:1", "--model", "m")
+        nowhere = ("--server", "grpc://127.0.0.1:1", "m")
         for command in (
             ("capture", source, "--golden"),
             ("capture", source, "--warm-up"),
@@ -113,7 +113,7 @@ def test_what_can_not_be_written_is_refused_before_anything_is_sent(source: Path
         ):
             for name, said in (
                 ("socket", "can't be written: it is a socket, which is no file to write to"),
-                ("missing/file", "there is no folder"),
+                ("missing/file", "does not exist"),
             ):
                 result = run(*command, tmp_path / name)
                 assert result.exit_code == 2, result.output

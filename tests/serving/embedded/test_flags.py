@@ -49,6 +49,12 @@ def test_a_flag_that_makes_no_sense_here_is_accepted_and_said() -> None:
     assert flags.port == 8500
 
 
+def test_a_feature_that_is_missing_here_can_be_turned_off_without_a_warning() -> None:
+    result, _ = invoke("--model_base_path=/models/m", "--enable_profiler=false")
+
+    assert (result.exit_code, result.output) == (0, "")
+
+
 def test_what_would_be_sent_in_plain_text_against_a_flag_is_not_served() -> None:
     result, seen = invoke("--model_base_path=/models/m", "--use_alts_credentials")
 
@@ -139,6 +145,7 @@ def test_every_flag_is_in_the_help_with_examples_and_exit_codes() -> None:
     assert result.exit_code == 0
     for name in Flags.__dataclass_fields__:
         assert f"--{name} " in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
     assert "python -m tfserving.serving.embedded --model_name=digits" in result.output
     assert "Exit codes:" in result.output
 

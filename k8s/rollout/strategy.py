@@ -1,4 +1,4 @@
-"""The common part of the two ways of rolling out: verify servers, change their configuration, compare versions."""
+"""The common part of both strategies, in place and by pods: verify servers, configure them, compare versions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _PROBE_HELP = "Set `rollout.address` to where clients send requests, or `rollout
 
 
 @dataclass
-class Way(ABC):
+class Strategy(ABC):
     """Runs the phases of a rollout. A server may take `wait` seconds for a change."""
 
     fleet: Fleet

@@ -1,0 +1,112 @@
+"""The argument `MODEL[/VERSION]` of commands that call a server, with `--label`; and models on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from tfserving.foundation.command.errors import WRONG, CommandError
+from tfserving.foundation.command.project import project
+from tfserving.foundation.command.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from tfserving.clients.verification.proofs import ModelFolder
+
+
+class Model(NamedTuple):
+    """A model on a server, and the version that is selected by its number or by a label."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}/{self.version}"
+
+
+class _ModelType(click.ParamType[Model]):
+    """`MODEL[/VERSION]`."""
+
+    name = "MODEL[/VERSION]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Model:
+        """See `click.ParamType.convert`."""
+        if isinstance(value, Model):
+            return value
+        from tfserving.foundation.golden import is_version
+
+        name, slash, version = value.partition("/")
+        if not name:
+            self.fail(f"{value!r} has no model name; expected MODEL or MODEL/VERSION, for example digits/3", param, ctx)
+        if slash and not is_version(version):
+            self.fail(f"{value!r} has no number as version; expected MODEL/VERSION, for example digits/3", param, ctx)
+        return Model(name, int(version) if slash else None)
+
+
+def model_argument(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the argument `MODEL[/VERSION]` and `--label`; the command gets them as `model`."""
+
+    @wraps(command)
+    def with_model(*, model: Model, label: str | None, **options: Any) -> None:
+        if label is not None and model.version is not None:
+            raise click.UsageError(f"{model} and --label {label} both select a version; give one of them")
+        command(model=model._replace(label=label), **options)
+
+    labelled = click.option("--label", metavar="LABEL", help="The version with this label.")(with_model)
+    return click.argument("model", type=_ModelType(), metavar="MODEL[/VERSION]")(labelled)
+
+
+def fleet_model(text: str) -> ModelFolder | None:
+    """Return the model of the fleet that `text`, `MODEL[/VERSION]`, names; None when the fleet has none of this name.
+
+    Raises CommandError when models.yaml can't be used, or the model lacks the version.
+    """
+    from tfserving.clients.verification.proofs import ModelFolder
+    from tfserving.foundation.golden import is_version, versions_on_disk
+
+    name, slash, version = text.partition("/")
+    if (slash and not is_version(version)) or not project().has(name):
+        return None
+    folder = project().folder(name)
+    if slash:
+        on_disk = versions_on_disk(folder) if folder.is_dir() else {}
+        if int(version) not in on_disk:
+            known = ", ".join(map(str, on_disk)) or "none"
+            raise CommandError(f"model {name!r} has no version {version} in {folder}; it has {known}.", WRONG)
+    return ModelFolder(name, folder, int(version) if slash else None)
+
+
+def fleet_models() -> tuple[str, ...]:
+    """Return the models of the fleet; none without a models.yaml that can be used."""
+    try:
+        return project().models()
+    except CommandError:
+        return ()
+
+
+def source_of(text: str) -> str | ModelFolder:
+    """Return the model of the fleet that `text` names, else `text` itself when it is a path that exists or a URL.
+
+    Raises CommandError for any other text.
+    """
+    found = fleet_model(text)
+    if found is not None:
+        return found
+    if "://" in text or Path(text).exists():
+        return text
+    raise CommandError(unknown_model(text), WRONG)
+
+
+def unknown_model(text: str) -> str:
+    """Return the error for `text`, which is neither a model of the fleet nor a path."""
+    models = fleet_models()
+    if not models:
+        return f"{text!r} is neither a model of a models.yaml nor a folder."
+    name = text.partition("/")[0]
+    return f"no model is called {name!r}, and there is no folder {text}; the fleet has {', '.join(models)}." + (
+        did_you_mean(name, models)
+    )
