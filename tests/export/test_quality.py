@@ -188,8 +188,8 @@ def test_rows_may_be_a_file_or_what_a_function_returns(versions: Versions, sourc
     ("said", "problem"),
     [
         ("gone.npz", "gone.npz: No such file"),
-        ("short.npz", "short.npz: it has 3 rows, 10 to 100000 are possible"),
-        ("bare.npz", "bare.npz has no 'labels'; it has image"),
+        ("short.npz", "short.npz: got 3 rows, expected 10 to 100000"),
+        ("bare.npz", "bare.npz has no array 'labels', but image"),
         ("broken.jsonl", "broken.jsonl: line 2: "),
         ("{file: good.npz}", "good.npz: set `output` to one of label, scores"),
         ("{file: good.npz, signature: other}", "there is no signature 'other'; there is serving_default"),
