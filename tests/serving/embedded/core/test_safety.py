@@ -156,7 +156,9 @@ def test_a_name_in_an_error_is_short_and_one_line(tmp_path: Path) -> None:
     name = "y\n\x1b[2J" + "y" * 1_000_000
     meta = graphs.model(partial(graphs.add, operation=name, name=name), "file")
     graphs.sign(meta, f"{name}:0")
-    with pytest.raises(RequestError, match=r"y\?\?\[2Jy{194}… \(y\?\?\[2Jy{194}…\), which is not known to be safe") as error:
+    with pytest.raises(
+        RequestError, match=r"y\?\?\[2Jy{194}… \(y\?\?\[2Jy{194}…\), which is not known to be safe"
+    ) as error:
         check_operations(meta, tmp_path)
     assert len(str(error.value)) < 1500
     assert str(error.value).isprintable()
