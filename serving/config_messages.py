@@ -1,6 +1,6 @@
-"""TensorFlow Serving's configuration messages that tensorflow-serving-api doesn't have.
+"""TensorFlow Serving's configuration messages that tensorflow-serving-api lacks.
 
-They are declared here as TensorFlow Serving r2.20 declares them, in the pool of the others:
+They are declared here as in TensorFlow Serving r2.20, in the same descriptor pool as the others:
 servables/tensorflow/session_bundle_config.proto, servables/tensorflow/saved_model_bundle_source_adapter.proto,
 config/monitoring_config.proto, config/ssl_config.proto.
 """
@@ -18,12 +18,12 @@ from tfserving.foundation.messages import POOL, message
 from tfserving.serving.embedded.errors import StartError
 
 PACKAGE = "tensorflow.serving"
-# Bytes of a file, and characters of what it says in an error.
+# Bytes of a file, and characters of its text in an error.
 LARGEST_FILE, LONGEST_SHOWN = 4 * 2**20, 300
 _INT64 = "google.protobuf.Int64Value"
 _STRING = "google.protobuf.StringValue"
 _BOOL = "google.protobuf.BoolValue"
-# By message its fields: name, number, type, and whether it is repeated.
+# The fields of each message: name, number, type, and whether it is repeated.
 _MESSAGES: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
     "BatchingParameters": (
         ("max_batch_size", 1, _INT64, False),
@@ -83,7 +83,7 @@ SSLConfig = message(f"{PACKAGE}.SSLConfig")
 
 
 def text(config: Any) -> str:
-    """A configuration message as the text proto that a flag's file holds."""
+    """Return a configuration message as a text proto, for the file of a flag."""
     return str(text_format.MessageToString(config, descriptor_pool=POOL))
 
 
