@@ -103,10 +103,12 @@ def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> 
     except OSError as error:
         raise StartError(f"{where}={path}: {error.strerror}") from None
     except text_format.ParseError as error:
-        trouble = f"line {error.GetLine()}:{error.GetColumn()}" if secret else f"line {printable(str(error))}"
+        trouble = f"line {error.GetLine()}, column {error.GetColumn()}"
+        if not secret:
+            trouble += ": " + printable(str(error).partition(" : ")[2].rstrip("."))
     except RecursionError:
         trouble = "it is nested too deeply"
-    raise StartError(f"{where}={path}: Invalid protobuf file: '{path}'; {trouble}; it needs a text {kind}")
+    raise StartError(f"{where}={path}: Invalid protobuf file: '{path}'; {trouble}. Expected a text-format {kind}")
 
 
 def printable(text: str) -> str:

@@ -180,7 +180,7 @@ def test_a_session_configuration_that_is_none_is_refused(
     assert f"Invalid protobuf file: '{tmp_path}/session.config'" in server.output
     if engine.embedded:
         assert f"{flag}: Invalid" in server.output
-        assert "it needs a text ConfigProto" in server.output
+        assert "Expected a text-format ConfigProto" in server.output
 
 
 def over_tls(server: Process, authority: Authority, *, client: bool) -> list[float]:
@@ -249,20 +249,20 @@ def test_a_configuration_of_tls_that_can_not_work_is_refused_and_not_shown(autho
     (authority.folder / "junk").write_text("junk")
     ca = f"custom_ca: {json.dumps(authority.text('ca.key'))}"
     for key, certificate, more, why in (
-        ("client.key", "server.pem", (), "server_key is not the key of server_cert"),
-        ("encrypted.key", "server.pem", (), "server_key is encrypted, and nobody is asked for its password"),
-        ("server.pem", "server.key", (), "server_key has no private key in PEM"),
-        ("server.key", "junk", (), "server_cert has no certificate in PEM"),
-        ("server.key", "server.pem", (ca,), "custom_ca has no certificate in PEM"),
+        ("client.key", "server.pem", (), "server_key does not belong to server_cert"),
+        ("encrypted.key", "server.pem", (), "server_key is encrypted. Decrypt it"),
+        ("server.pem", "server.key", (), "server_key contains no private key in PEM"),
+        ("server.key", "junk", (), "server_cert contains no certificate in PEM"),
+        ("server.key", "server.pem", (ca,), "custom_ca contains no certificate in PEM"),
     ):
         with pytest.raises(StartError) as refused:
             read_tls(authority.config("wrong.config", *more, key=key, certificate=certificate))
         assert f"server_key, server_cert and custom_ca can't be used together: {why}" in str(refused.value)
     authority.config("torn.config", "nonsense")
-    with pytest.raises(StartError, match=r"torn\.config'; line 3:\d+; it needs a text SSLConfig$"):
+    with pytest.raises(StartError, match=r"torn\.config'; line 3, column \d+\. Expected a text-format SSLConfig$"):
         read_tls(authority.folder / "torn.config")
     (authority.folder / "empty.config").write_text("")
-    with pytest.raises(StartError, match="it has no server_key, a PEM text"):
+    with pytest.raises(StartError, match="contains no server_key, a PEM text"):
         read_tls(authority.folder / "empty.config")
-    with pytest.raises(StartError, match="client_verify needs a custom_ca"):
+    with pytest.raises(StartError, match="client_verify requires custom_ca"):
         read_tls(authority.config("lonely.config", "client_verify: true"))

@@ -51,7 +51,7 @@ def test_labels_name_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("model_config_list { config { nam", "Invalid protobuf file: '{path}'; line 1:30 :"),
+        ("model_config_list { config { nam", "Invalid protobuf file: '{path}'; line 1, column 30: "),
         ("", "contains no model_config_list"),
         (
             'model_config_list { config { name: "a" base_path: "a" model_platform: "tensorflow" } }',

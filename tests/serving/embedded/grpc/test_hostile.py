@@ -183,7 +183,7 @@ def test_a_tensor_that_declares_more_than_a_message_may_hold_is_refused_before_i
             + field(2, field(1, b"x") + field(2, b"\x08\x01" + shape)),
         )
         assert code == "INVALID_ARGUMENT"
-        assert f"{20_000 + number} dimensions, 254 are the most" in text
+        assert f"{20_000 + number} dimensions" in text
     assert psutil.Process(pid).memory_info().rss - before < 100e6
     works(ask)
 

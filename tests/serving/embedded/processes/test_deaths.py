@@ -16,7 +16,7 @@ from tfserving.serving.embedded.processes.deaths import Deaths
         ),
         (-signal.SIGSEGV, "3 workers ended by SIGSEGV within 20 s: an operation accessed invalid memory"),
         (-signal.SIGKILL, "3 workers ended by SIGKILL within 20 s: the system kills processes when memory is short"),
-        (1, "3 workers ended by exit code 1 within 20 s: the process ended itself"),
+        (1, "3 workers ended by exit code 1 within 20 s: the process ended by itself"),
     ],
 )
 def test_the_third_death_of_a_kind_in_a_minute_says_what_to_look_for(code: int, said: str) -> None:

@@ -60,7 +60,7 @@ def whole(server: Process) -> Process:
 
 
 def ends(server: Process) -> int:
-    return server.output.count("a worker ended with exit code")
+    return server.output.count(" ended with exit code ")
 
 
 def joins(server: Process) -> int:

@@ -33,8 +33,8 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
             "it is not UTF-8: byte 0xff at position 0. It looks like UTF-16",
         ),
         "binary": (b"a\xff\x00\x01", "it is not UTF-8: byte 0xff at position 1"),
-        "nonsense": (b"\x1b[31m nonsense", "line 1:1"),
-        "nested": (b"prometheus_config { " * 20_000, "line 1:"),
+        "nonsense": (b"\x1b[31m nonsense", "line 1, column 1"),
+        "nested": (b"prometheus_config { " * 20_000, "line 1, column "),
     }
     wrong = {}
     for name, (data, why) in written.items():
@@ -47,8 +47,8 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
     return wrong | {
         tmp_path / "folder": "Is a directory",
         tmp_path / "missing": "No such file or directory",
-        tmp_path / "pipe": "nobody has written to this pipe for 0.01 s",
-        tmp_path / "huge": f"it has more than {LARGEST_FILE} bytes",
+        tmp_path / "pipe": "no data arrived on this pipe for 0.01 s",
+        tmp_path / "huge": f"larger than {LARGEST_FILE} bytes",
     }
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_no_configuration_is_refused_in_a_line(wrong: dict[Path, 
         assert text.startswith(f"--{flag}={path}: {named}{why}"), text
         assert text.isprintable(), "a line, with nothing that a terminal obeys"
         assert len(text) < 1000
-        assert text.endswith(f"it needs a text {message}") != could_be_one
+        assert text.endswith(f"Expected a text-format {message}") != could_be_one
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_rows_that_do_not_fit_together(instances: Any, text: str) -> None:
 
 def test_an_error_says_what_the_input_has_to_be() -> None:
     assert refused({"inputs": ["1"]}, ONE).explanation == "expected float32 (?,) for inputs['x']"
-    assert refused({"inputs": {"a": 1}}, TWO).explanation == "the inputs are 'a': float32 (-1,), 'm': int64 (-1, 2)"
+    assert refused({"inputs": {"a": 1}}, TWO).explanation == "expected inputs: 'a': float32 (?,), 'm': int64 (?, 2)"
 
 
 @pytest.mark.parametrize("key", ["inputs", "instances"])
