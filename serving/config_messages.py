@@ -88,10 +88,10 @@ def text(config: Any) -> str:
 
 
 def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> Any:
-    """The text proto in the file `path` as the message `name`: BatchingParameters, or with its package.
+    """Return the text proto in the file `path` as the message `name`, such as BatchingParameters.
 
-    Raises StartError, which begins with `where` and the path, when it can't be read or is something else. What is
-    something else is named in TensorFlow Serving's words. It shows nothing of what is `secret`.
+    Raises StartError, which begins with `where` and the path, when the file can't be read or parsed. A parse error has
+    the words of TensorFlow Serving. With `secret` it shows nothing of the file's content.
     """
     kind = name.rpartition(".")[2]
     try:
@@ -112,6 +112,6 @@ def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> 
 
 
 def printable(text: str) -> str:
-    """`text` for an error: of what a file says not too much, and nothing that a terminal obeys."""
+    """Return `text` for an error: shortened, without control characters."""
     shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
