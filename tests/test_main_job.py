@@ -235,8 +235,8 @@ def test_a_port_that_is_taken_is_named_before_anything_is_exported(clone: Path) 
 
 def test_where_no_docker_engine_runs_that_is_said(clone: Path) -> None:
     done = run([sys.executable, "-m", "tfserving", "serve", "--engine", "docker"], clone)
-    assert done.returncode == 2
-    assert "engine 'docker' can't be used: no Docker Engine answers: its socket isn't there" in done.stderr
+    assert done.returncode == 3
+    assert "engine 'docker' can't be used: no Docker Engine is running: its socket does not exist" in done.stderr
 
 
 def test_an_engine_that_is_not_there_is_an_error(clone: Path) -> None:
