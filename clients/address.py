@@ -22,7 +22,6 @@ SCHEMES: dict[str, tuple[Protocol, bool]] = {
     "http": ("rest", False),
     "https": ("rest", True),
 }
-DEFAULT_SERVER = "grpc://127.0.0.1:8500,http://127.0.0.1:8501"
 _HAVE_TLS = {"grpcs", "https", "dns", "unix"}
 FORMS = "grpc[s]://HOST:PORT, http[s]://HOST:PORT, dns:///HOST:PORT or unix:///PATH"
 
@@ -92,7 +91,9 @@ def read_server(text: str) -> ServerUrls:
     """
     urls = tuple(url.strip() for url in text.split(","))
     if "" in urls:
-        raise ValueError(f"{text!r} has an empty URL; write URL or URL,URL, for example {DEFAULT_SERVER}")
+        raise ValueError(
+            f"{text!r} has an empty URL; write URL or URL,URL, for example grpc://HOST:8500,http://HOST:8501"
+        )
     protocols = [read_address(url).protocol for url in urls]
     if len(urls) > len(PORTS):
         raise ValueError(f"{text!r} has {len(urls)} URLs; a server has one for gRPC and one for REST")

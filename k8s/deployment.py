@@ -6,19 +6,19 @@ models.yaml is checked ──► server-side apply ──► every pod is READY 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from tfserving.k8s.configuration import cluster_models_config
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map, pods
+from tfserving.k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map
 from tfserving.k8s.patches import grace_seconds
-from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
+from tfserving.k8s.waiting import wait_until_ready, wait_until_served
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.served import Served, configured
 
@@ -37,12 +37,7 @@ KINDS = (
     "grpcroutes.gateway.networking.k8s.io",
     "inferenceservices.serving.kserve.io",
 )
-_POLL_SECONDS = 1.0
-_STATUS_SECONDS = 5.0
-# Time for a claim to be bound, where a volume for it exists.
-_PATIENCE_SECONDS = 20.0
-# A long wait that isn't on a terminal repeats its line this often.
-_REPEAT_SECONDS = 10.0
+_PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
 
 
 def server_side(manager: str = MANAGER) -> tuple[str, ...]:
@@ -53,41 +48,45 @@ def server_side(manager: str = MANAGER) -> tuple[str, ...]:
     return ("--server-side", f"--field-manager={manager}", "--force-conflicts", "--filename=-")
 
 
-def apply(
-    fleet: Fleet,
-    names: tuple[str, ...],
-    kubectl: Kubectl,
-    wait: float,
-    log: Callable[[str], None],
-    *,
-    dry: bool,
-    changing: Callable[[], None] = lambda: None,
-) -> str:
-    """Apply the manifests, and wait until every pod is ready; return kubectl's line for each object.
+@dataclass(frozen=True)
+class Checked:
+    """Manifests that the cluster has checked, as YAML; `names` are their models, `printed` is kubectl's output."""
 
-    With `dry` the cluster checks everything, and nothing changes. `changing` is called before the first change. Raises
-    RolloutError when a rollout is in progress, when models.yaml would move a label that only a rollout may move, when
-    an object of that name isn't the toolkit's, and with the reason when a pod doesn't become ready.
+    manifests: str
+    names: tuple[str, ...]
+    printed: str
+
+
+def check(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Checked:
+    """Render the manifests and let the cluster check them; nothing changes.
+
+    Raises RolloutError when a rollout is in progress, when models.yaml would move a label that only a rollout may move,
+    and when an object of that name isn't the toolkit's; KubectlError when the cluster rejects a manifest.
     """
     manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
-    made = objects(manifests)
-    _check_kinds(made, kubectl)
+    _check_kinds(objects(manifests), kubectl)
     _check_owner(manifests, kubectl)
     _check_rollouts(kubectl)
     check_labels(fleet, names, kubectl)
-    options = (*server_side(), "--validate=strict")
-    # The cluster checks all of it before any object changes.
-    checked = kubectl.run("apply", *options, "--dry-run=server", input=manifests)
-    if dry:
-        return checked
-    changing()
-    printed = kubectl.run("apply", *options, input=manifests)
-    wanted = _named(made)
+    return Checked(manifests, names, _applied(manifests, kubectl, "--dry-run=server"))
+
+
+def apply(checked: Checked, kubectl: Kubectl, wait: float, log: Callable[[str], None]) -> str:
+    """Apply the manifests, and wait until every pod is ready; return kubectl's line for each object.
+
+    Raises RolloutError with the reason when a pod doesn't become ready.
+    """
+    printed = _applied(checked.manifests, kubectl)
+    wanted = _named(objects(checked.manifests))
     if ("InferenceService", NAME) in wanted:
-        wait_until_served(kubectl, names, wait, log)
+        wait_until_served(kubectl, checked.names, wait, log)
     else:
-        wait_until_ready(kubectl, names, wait, log)
+        wait_until_ready(kubectl, checked.names, wait, log)
     return printed + _prune(wanted, kubectl)
+
+
+def _applied(manifests: str, kubectl: Kubectl, *options: str) -> str:
+    return kubectl.run("apply", *server_side(), "--validate=strict", *options, input=manifests)
 
 
 def difference(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
@@ -189,108 +188,6 @@ def _unwanted(wanted: set[tuple[str, str]], kubectl: Kubectl) -> list[Object]:
 def _group(found: Object) -> str:
     group, slash, version = found["apiVersion"].rpartition("/")
     return f"{version}.{group}" if slash else f"{version}."
-
-
-_PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
-
-
-class _Waiting:
-    """The pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
-
-    def __init__(self, kubectl: Kubectl, names: tuple[str, ...], track: str = STABLE) -> None:
-        self._kubectl, self._names = kubectl, names
-        self._selector = pods(track)
-        self._next_status = time.monotonic() + _STATUS_SECONDS
-        self._seen: dict[str, float] = {}
-
-    def check(self) -> None:
-        """Raise RolloutError when a pod won't become ready by itself."""
-        waiting = self._pods()
-        now = time.monotonic()
-        for pod in waiting:
-            since = self._seen.setdefault(pod["metadata"]["name"], now)
-            if reason := trouble(pod, self._kubectl, passing=now - since > _PATIENCE_SECONDS):
-                raise RolloutError(reason)
-        if time.monotonic() > self._next_status and (started := [pod for pod in waiting if running(pod)]):
-            self._next_status = time.monotonic() + _STATUS_SECONDS
-            if reason := not_loaded(started[0], self._names, self._kubectl):
-                raise RolloutError(reason)
-
-    def last(self) -> str:
-        """Return the trouble of the first pod that isn't ready, to append to a sentence."""
-        for pod in self._pods():
-            if text := trouble(pod, self._kubectl) or warned(pod, self._kubectl):
-                return f"; {text}"
-        return ""
-
-    def _pods(self) -> list[Object]:
-        pods = self._kubectl.select("pods", self._selector)
-        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
-
-
-def wait_until_ready(
-    kubectl: Kubectl,
-    names: tuple[str, ...],
-    wait: float,
-    log: Callable[[str], None],
-    *,
-    name: str = NAME,
-    track: str = STABLE,
-    pause: Callable[[float], None] = time.sleep,
-) -> None:
-    """Wait until all pods of a Deployment are new and ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Repeated(log), _Waiting(kubectl, names, track)
-    while True:
-        found = kubectl.get("deployment", name)
-        if found is None:
-            raise RolloutError(f"the Deployment {name} was deleted")
-        wanted, status = found["spec"]["replicas"], found.get("status", {})
-        current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
-        there = status.get("updatedReplicas", 0) if current else 0
-        pods = f"{min(there, status.get('availableReplicas', 0))} of {wanted} pods are ready"
-        if current and status.get("updatedReplicas") == status.get("availableReplicas") == wanted:
-            if status.get("replicas") == wanted:
-                return
-            pods = f"{pods}, old ones terminate"
-        progress(f"{pods} …")
-        if reason := refused(found):
-            raise RolloutError(reason)
-        waiting.check()
-        if time.monotonic() > deadline:
-            raise RolloutError(f"after {wait:g} s {pods}{waiting.last()}. --wait sets the time limit.")
-        pause(_POLL_SECONDS)
-
-
-def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None]) -> None:
-    """Wait until KServe reports its service as ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Repeated(log), _Waiting(kubectl, names)
-    while True:
-        found = kubectl.get("inferenceservice", NAME) or {}
-        conditions = found.get("status", {}).get("conditions", [])
-        if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions):
-            return
-        waits = [
-            f"{one['type']}: {one.get('message') or one.get('reason')}" for one in conditions if one["status"] != "True"
-        ]
-        text = f"InferenceService {NAME} isn't ready: {'; '.join(waits) or 'KServe reports no status yet'}"
-        progress(f"{text} …")
-        waiting.check()
-        if time.monotonic() > deadline:
-            raise RolloutError(f"after {wait:g} s: {text}{waiting.last()}. --wait sets the time limit.")
-        time.sleep(_POLL_SECONDS)
-
-
-class _Repeated:
-    """Prints a line when it changes, and the same line again every few seconds."""
-
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self._log, self._text, self._printed = log, "", 0.0
-
-    def __call__(self, text: str) -> None:
-        now = time.monotonic()
-        if text != self._text or now - self._printed >= _REPEAT_SECONDS:
-            self._text, self._printed = text, now
-            self._log(text)
 
 
 def rollouts(kubectl: Kubectl) -> dict[str, State]:

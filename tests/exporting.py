@@ -79,9 +79,15 @@ def typed_in(folder: Path) -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for name in {*sys.modules} - modules:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file and str(folder) not in path and Path(file).is_relative_to(folder):
+            if _is_of_a_project(sys.modules[name]):
                 del sys.modules[name]
+
+
+def _is_of_a_project(module: object) -> bool:
+    """Return whether a module is neither of this repository nor installed: another project may have one of its name."""
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    installed = (ROOT, Path(sys.base_prefix), Path(sys.prefix))
+    return bool(file) and not any(Path(str(file)).is_relative_to(place) for place in installed)
 
 
 def export_scaled(

@@ -138,18 +138,19 @@ def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
     """What the library imports is numpy, grpcio, protobuf, an HTTP and a JSON library, and the element types."""
     allowed = {"tfserving", "anyio", "google", "grpc", "httpcore2", "ml_dtypes", "numpy", "orjson"}
     allowed |= sys.stdlib_module_names
-    library = {"async_client", "client", "inputs", "answers", "errors", "calls", "steps", "wire", "address"}
+    library = {"async_client", "client", "inputs", "results", "errors", "calls", "steps", "wire", "address"}
     library |= {"grpc_calls", "grpc_transport", "rest_calls", "rest_transport", "rest_json"}
     library |= {
-        "asked",
         "availability",
         "busy",
+        "call_options",
         "certificates",
         "hints",
-        "http_answers",
+        "http_response",
+        "labels",
         "limits",
         "printable",
-        "rest_answers",
+        "rest_responses",
     }
     library |= {"signatures", "sockets", "unreachable"}
     paths = [*files("foundation"), *(PACKAGE / f"clients/{module}.py" for module in library)]

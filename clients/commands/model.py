@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from tfserving.foundation.command.errors import WRONG, CommandError
+from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.project import project
 from tfserving.foundation.command.suggest import did_you_mean
 
@@ -52,6 +53,8 @@ def model_argument(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def with_model(*, model: Model, label: str | None, **options: Any) -> None:
+        if label == "":
+            raise click.BadParameter("a label must not be empty", param_hint="--label")
         if label is not None and model.version is not None:
             raise click.UsageError(f"{model} and --label {label} both select a version; give one of them")
         command(model=model._replace(label=label), **options)
@@ -63,21 +66,33 @@ def model_argument(command: Callable[..., None]) -> Callable[..., None]:
 def fleet_model(text: str) -> ModelFolder | None:
     """Return the model of the fleet that `text`, `MODEL[/VERSION]`, names; None when the fleet has none of this name.
 
-    Raises CommandError when models.yaml can't be used, or the model lacks the version.
+    Raises CommandError when models.yaml can't be used, and when the model has no version or lacks this one.
     """
     from tfserving.clients.verification.proofs import ModelFolder
     from tfserving.foundation.golden import is_version, versions_on_disk
 
     name, slash, version = text.partition("/")
-    if (slash and not is_version(version)) or not project().has(name):
+    if (slash and not is_version(version)) or not _has(name, text):
         return None
     folder = project().folder(name)
-    if slash:
-        on_disk = versions_on_disk(folder) if folder.is_dir() else {}
-        if int(version) not in on_disk:
-            known = ", ".join(map(str, on_disk)) or "none"
-            raise CommandError(f"model {name!r} has no version {version} in {folder}; it has {known}.", WRONG)
+    on_disk = versions_on_disk(folder) if folder.is_dir() else {}
+    if not on_disk:
+        build = typed(f"export build {name}", fleet=click.get_current_context().params.get("fleet"))
+        raise CommandError(f"model {name!r} has no version in {folder}. Export one with `{build}`.", WRONG)
+    if slash and int(version) not in on_disk:
+        known = ", ".join(map(str, on_disk))
+        raise CommandError(f"model {name!r} has no version {version} in {folder}; it has {known}.", WRONG)
     return ModelFolder(name, folder, int(version) if slash else None)
+
+
+def _has(name: str, text: str) -> bool:
+    """Return whether the fleet has a model. A models.yaml that can't be used doesn't matter when `text` is a path."""
+    try:
+        return project().has(name)
+    except CommandError:
+        if Path(text).exists():
+            return False
+        raise
 
 
 def fleet_models() -> tuple[str, ...]:

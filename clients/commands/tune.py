@@ -15,7 +15,6 @@ from tfserving.clients.commands.calls import SECONDS_OF_A_WINDOW, Target, report
 from tfserving.clients.commands.loads import input_option, limit_option, numbers, prepared, requests_option
 from tfserving.clients.commands.model import Model, fleet_model, unknown_model
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
-from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.options import fleet_option, json_option, report_option, writable
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.files import written_whole
@@ -95,7 +94,7 @@ def tune(
     server_command: str | None,
     window: float,
     output: Path,
-    fleet: Path,
+    fleet: Path,  # noqa: ARG001 - the project uses it
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -114,7 +113,7 @@ def tune(
         num_batch_threads=numbers(num_batch_threads, int, "--num-batch-threads") or Space.num_batch_threads,
         padding=not no_padding,
     )
-    found = _model_folder(model, fleet)
+    found = _model_folder(model)
     command = _command(server_command)
     measured: dict[Parameters | None, Candidate] = {}
     stopped = False
@@ -150,7 +149,7 @@ def tune(
         click.get_current_context().exit(FAILED)
 
 
-def _model_folder(text: str, fleet: Path) -> ModelFolder:
+def _model_folder(text: str) -> ModelFolder:
     """Return the folder of a model of the fleet, else the folder `text`. It must contain versions."""
     from tfserving.clients.verification.proofs import ModelFolder
     from tfserving.foundation.golden import SAVED_MODEL, is_version, versions_on_disk
@@ -166,9 +165,6 @@ def _model_folder(text: str, fleet: Path) -> ModelFolder:
         if is_version(folder.name) and (folder / SAVED_MODEL).is_file():
             raise CommandError(f"{text} is one version; tune its model, {folder.parent}.", WRONG)
         found = ModelFolder(folder.name, folder)
-    elif not found.folder.is_dir():
-        build = typed(f"export build {found.name}", fleet=fleet)
-        raise CommandError(f"model {found.name!r} has no version in {found.folder}. Export one with `{build}`.", WRONG)
     if not any((version / SAVED_MODEL).is_file() for version in versions_on_disk(found.folder).values()):
         inside = sorted(child for child in found.folder.iterdir() if child.is_dir() and versions_on_disk(child))
         models = f" It contains models: tune one of them, for example {inside[0]}." if inside else ""

@@ -159,12 +159,10 @@ def _partly(rows: list[Row]) -> Iterator[None]:
 
 
 def _whole_fleet() -> list[str | ModelFolder]:
-    from tfserving.clients.verification.proofs import ModelFolder
-
-    models = [ModelFolder(name, project().folder(name)) for name in project().models()]
+    models = project().models()
     if not models:
         raise CommandError("models.yaml has no models. Add one, or name a SOURCE.", WRONG)
-    return list(models)
+    return [source_of(name) for name in models]
 
 
 def _as_json(report: Report) -> str:

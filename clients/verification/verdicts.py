@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from tfserving.clients.busy import Refusals
 from tfserving.clients.errors import PROTOCOL_NAMES, DeadlineExceeded, ServingError, Unavailable
+from tfserving.clients.unreachable import START
 from tfserving.foundation.compare import Difference, Verdict
 
 # How requests are sent: one after the other, many as one batch, many at the same time.
@@ -148,6 +149,8 @@ class Report:
 
 def reason_of(error: ServingError) -> str:
     """Return why a call failed in one line, with the hint if it is one line."""
+    if START in error.hint:
+        return error.hint
     hint = "" if "\n" in error.hint else error.hint
     return f"{error.code}: {error.text}" + (f"; {hint}" if hint else "")
 

@@ -35,7 +35,9 @@ allow_option = click.option(
 def typed_models(arguments: Sequence[str]) -> dict[str, Model]:
     """Return the models that the command line itself defines: [NAME=]MODULE:FUNCTION, NAME=SAVED_MODEL."""
     from tfserving.foundation.golden import SAVED_MODEL
-    from tfserving.serving.models_yaml.fleet import BUILDER, NAME, Model
+    from tfserving.foundation.quality import FUNCTION
+    from tfserving.serving.models_yaml.fleet import Model
+    from tfserving.serving.models_yaml.patterns import NAME
 
     found: dict[str, Model] = {}
     for text in arguments:
@@ -54,7 +56,7 @@ def typed_models(arguments: Sequence[str]) -> dict[str, Model]:
             )
         if Path(source).is_dir():
             found[name] = Model(saved_model=Path(source).absolute())
-        elif BUILDER.fullmatch(source):
+        elif FUNCTION.fullmatch(source):
             found[name] = Model(builder=source)
         else:
             raise click.UsageError(

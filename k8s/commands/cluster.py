@@ -80,32 +80,23 @@ def apply(
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
 
-    changed = False
-
-    def changing() -> None:
-        nonlocal changed
-        changed = True
-
-    with failing(WRONG):
+    with failing(WRONG), Progress() as progress:
         read, names, kubectl = _read(fleet, names, context, overlays)
-        refuse(problems(read, names), _log)
+        refuse(problems(read, names), progress.line)
+        progress.update("Checking the manifests")
+        checked = deployment.check(read, names, kubectl)
+    if dry_run:
+        click.echo(checked.printed, nl=False)
+        return
     try:
-        with Progress() as progress, failing(WRONG):
-            progress.update("Applying the manifests")
-            try:
-                printed = deployment.apply(read, names, kubectl, wait, progress.line, dry=dry_run, changing=changing)
-            except Exception:
-                if not changed:
-                    raise
-                with failing(FAILED):
-                    raise
+        with failing(FAILED), Progress() as progress:
+            progress.update("Waiting for the pods")
+            printed = deployment.apply(checked, kubectl, wait, progress.line)
     except KeyboardInterrupt:
-        if changed:
-            _log("\nThe manifests are applied. Run the same command again to wait for the pods.")
+        click.echo("\nThe manifests are applied. Run the same command again to wait for the pods.", err=True)
         raise
     click.echo(printed, nl=False)
-    if not dry_run:
-        _log(f"Every pod serves {', '.join(names)}.")
+    click.echo(f"Every pod serves {', '.join(names)}.", err=True)
 
 
 @click.command(
@@ -268,8 +259,3 @@ def _read(
             raise FleetError(f"--overlay {', '.join(overlays)}: {reasons}") from None
         read = read.model_copy(update={"kubernetes": settings})
     return read, read.select(names), Kubectl(read.kubernetes.namespace, context, read.kubernetes.kubectl_seconds)
-
-
-def _log(text: str) -> None:
-    """Print a line on stderr."""
-    click.echo(text, err=True)

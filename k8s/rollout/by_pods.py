@@ -23,10 +23,12 @@ from tfserving.k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout import gates, serves
 from tfserving.k8s.rollout.cluster import ClusterTarget, Finished
+from tfserving.k8s.rollout.comparing import Before, Pause
 from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.strategy import Before, Pause, Strategy
+from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
+from tfserving.k8s.waiting import wait_until_ready
 
 SECOND = f"{NAME}-{CANARY}"
 ROUTES = ("httproute", "grpcroute")
@@ -57,9 +59,7 @@ class ByPods(Strategy):
         """Create the second Deployment, with as many pods as the first one has."""
         self._apply([_second(one) for one in self._made(state, self._replicas(NAME))], _MANAGER)
         try:
-            deployment.wait_until_ready(
-                self.kubectl, self._names(), self.wait, self.log, name=SECOND, track=CANARY, pause=pause
-            )
+            wait_until_ready(self.kubectl, self._names(), self.wait, self.log, name=SECOND, track=CANARY, pause=pause)
         except RolloutError as error:
             raise GateError(str(error)) from None
         self._everywhere(self._canary, serves.final(state), pause)
@@ -105,7 +105,7 @@ class ByPods(Strategy):
             rolled = {_ROLLED: f"{state.model} {state.new} {state.started}"}
             change = {"spec": {"template": {"metadata": {"annotations": rolled}}}}
             self.kubectl.patch("deployment", NAME, change)
-        deployment.wait_until_ready(self.kubectl, self._names(), self.wait, self.log)
+        wait_until_ready(self.kubectl, self._names(), self.wait, self.log)
         self._everywhere(self._stable, serves.final(state), time.sleep)
         self._proven(state, self._stable.instances(), state.model)
         self._leave(state)
@@ -146,7 +146,7 @@ class ByPods(Strategy):
             case "proving":
                 return "Sending golden requests to the new pods …"
             case "canary":
-                return f"Comparing version {new} with version {old} before clients get it …"
+                return self._comparing(state)
             case "stable":
                 return f"Moving {self._next_weight(state)} % of the requests to version {new} …"
             case "baking":

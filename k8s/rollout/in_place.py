@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from tfserving.clients.errors import ServingError
 from tfserving.k8s.rollout import serves
+from tfserving.k8s.rollout.comparing import Pause
 from tfserving.k8s.rollout.state import State
-from tfserving.k8s.rollout.strategy import Pause, Strategy
+from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError, Target
 from tfserving.k8s.rollout.watch import Side
 from tfserving.serving.models_yaml.fleet import canary_name
@@ -95,7 +96,7 @@ class InPlace(Strategy):
         return {
             "loading": f"Loading {model} version {new} as {canary_name(model)}, beside version {old} …",
             "proving": f"Sending golden requests to {canary_name(model)} …",
-            "canary": f"Comparing version {new} with version {old} before clients of {model} get it …",
+            "canary": self._comparing(state),
             "stable": f"Moving clients of {model} to version {new} …",
             "baking": self._baking(state),
             "unloading": f"Unloading version {old} …",

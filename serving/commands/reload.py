@@ -53,7 +53,10 @@ def reload(*, fleet: Path, target: Target | None, config: str | None, wait: floa
 
 def _send(target: Target, config: str | None) -> None:
     """Send a ModelServerConfig to a server, which returns when it has loaded new models."""
+    from google.protobuf import text_format
+
     from tfserving.foundation.given import given_text
+    from tfserving.foundation.messages import ModelServerConfig
 
     if config is None:
         raise click.UsageError("--server needs --config FILE, the models.config to send.")
@@ -61,6 +64,10 @@ def _send(target: Target, config: str | None) -> None:
         text = given_text(config, _LARGEST_CONFIG)
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="--config") from None
+    try:
+        text_format.Parse(text, ModelServerConfig())
+    except text_format.ParseError as error:
+        raise click.BadParameter(f"{config} is not a text ModelServerConfig: {error}", param_hint="--config") from None
     with target.connected() as client:
         client.reload_config(text)
     click.echo(f"{target.url} serves the models of {'stdin' if config == '-' else config}")

@@ -88,7 +88,8 @@ def check_ports(plan: Plan) -> None:
             try:
                 claim(plan.host, port, key).close()
             except StartError as error:
-                raise EngineError(f"{error}. Set {key} in models.yaml to another") from None
+                text = str(error).removeprefix("--").replace(f"another --{key}", f"another {key} in models.yaml")
+                raise EngineError(text) from None
 
 
 def up(plan: Plan, wait: float, progress: Progress) -> dict[str, int]:

@@ -15,7 +15,7 @@ from tfserving.serving import live, running
 from tfserving.serving.config import container_config, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon, ended, server
-from tfserving.serving.engines import EngineError, Plan, check
+from tfserving.serving.engines import EngineError, Plan, UnreachableError, check
 from tfserving.serving.models_yaml.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def _find(client: DockerClient, fleet: Fleet) -> Container | None:
 def _there(client: DockerClient, fleet: Fleet) -> Container:
     found = _find(client, fleet)
     if found is None:
-        raise EngineError(f"no server of {fleet.file} is up. Start one with `{typed('serve up', fleet=fleet.file)}`")
+        raise UnreachableError(
+            f"no server of {fleet.file} is up. Start one with `{typed('serve up', fleet=fleet.file)}`"
+        )
     return found
 
 

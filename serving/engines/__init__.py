@@ -126,7 +126,7 @@ def check(plan: Plan, taken: frozenset[int] = frozenset()) -> None:
             if port not in taken:
                 ports.claim(plan.host, port, flag).close()
     except StartError as error:
-        raise EngineError(f"{error}. Use --{flag} to choose another") from None
+        raise EngineError(str(error)) from None
 
 
 def refuse(problems: Iterable[Problem], say: Callable[[str], None]) -> None:

@@ -9,13 +9,13 @@ _FROM_SIGNAL = 128
 _MEANINGS = {
     126: "its command can't be run",
     127: "its command was not found. Check that the image contains TensorFlow Serving",
-    _FROM_SIGNAL + signal.SIGABRT: "it aborted; its log says why",
+    _FROM_SIGNAL + signal.SIGABRT: "it aborted, see its log",
     _FROM_SIGNAL + signal.SIGILL: "it uses instructions that this CPU lacks. Use an image for this CPU",
     _FROM_SIGNAL + signal.SIGSEGV: "it crashed, by a segmentation fault",
     _FROM_SIGNAL + signal.SIGKILL: "it was killed",
     _FROM_SIGNAL + signal.SIGTERM: "it was stopped by SIGTERM",
     # TensorFlow Serving exits with this code for every failed start.
-    255: "a model failed to load, or a flag was wrong; its log says why",
+    255: "a model failed to load, or a flag was wrong, see its log",
 }
 
 

@@ -59,7 +59,7 @@ def wrong(name: str, value: object) -> str | None:
     return None
 
 
-def _expected(kind: click.ParamType) -> str:
+def _expected(kind: click.ParamType[Any]) -> str:
     """Return what a flag of this type needs."""
     if isinstance(kind, click.Choice):
         return " or ".join(map(str, kind.choices))

@@ -12,7 +12,6 @@ from tfserving.foundation.golden import LARGEST_VERSION, versions_on_disk
 from tfserving.foundation.labels import CANARY as CANARY  # noqa: PLC0414 - part of the schema
 from tfserving.foundation.labels import STABLE as STABLE  # noqa: PLC0414
 from tfserving.foundation.labels import canary_name as canary_name  # noqa: PLC0414
-from tfserving.foundation.quality import FUNCTION as BUILDER  # noqa: F401
 from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.errors import FleetError as FleetError  # noqa: PLC0414
 from tfserving.serving.models_yaml.errors import explain, shown, suggested

@@ -55,7 +55,7 @@ class Soak:
         broken = self.chance.random() < 0.1
         others = [version for version in GOOD if version != self.load.stable]
         new = BROKEN if broken else self.chance.choice(others)
-        words: tuple[str, ...] = ("start", "scaled", str(new))
+        words: tuple[str, ...] = ("start", f"scaled/{new}")
         if not broken and self.load.phase == "done" and self.chance.random() < 0.25:
             words = ("undo", "scaled")
             self.done_to_it["undo"] += 1
@@ -116,7 +116,7 @@ class Soak:
 
     def _to_one_that_ends_the_server(self) -> None:
         with self.load.down():
-            with self.rolled.following("start", "scaled", str(ENDING)) as rollout:
+            with self.rolled.following("start", f"scaled/{ENDING}") as rollout:
                 rollout.until(None, self.load.enters)
             self.rolled.stop()
             self._start()

@@ -33,6 +33,7 @@ from tfserving.clients.errors import NotFound
 from tfserving.clients.labels import versions_by_label
 from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.examples import read_examples
+from tfserving.foundation.golden import read_golden
 from tfserving.foundation.records import write_records
 
 pytestmark = ON_SERVERS
@@ -257,6 +258,47 @@ def test_metadata_shows_every_signature(server: Server, protocol: str) -> None:
     assert answer["signatures"]["serving_default"]["inputs"] == {"x": {"dtype": "float32", "shape": [None, 3]}}
 
 
+class TestFleet:
+    """Models by their names in models.yaml."""
+
+    @pytest.fixture
+    def fleet(self, server: Server, tmp_path: Path) -> Path:
+        (tmp_path / "models").symlink_to(server.models)
+        (tmp_path / "models.yaml").write_text("models: {scale: {builder: own:build}, words: {builder: own:build}}")
+        return tmp_path / "models.yaml"
+
+    def test_predict_sends_a_golden_request(self, server: Server, protocol: str, fleet: Path) -> None:
+        asked = ("--server", server.url(protocol), "--fleet", fleet)
+        result = run("predict", "scale/1", *asked, "--json")
+        assert (result.exit_code, result.stderr) == (0, "Using golden request 0 of scale/1.\n"), result.output
+        golden = read_golden(server.models / "scale" / "1").requests[0]
+        assert json.loads(result.stdout)["outputs"]["total"] == golden.outputs["total"].tolist()
+        assert "golden request 0 of scale/1" in run("predict", "scale", "--label", "stable", *asked).stderr
+        assert "golden request" in run("predict", "scale", *asked, "--signature", "upper").stderr
+        result = run("predict", "scales", *asked)
+        assert result.exit_code == 2
+        assert "Did you mean 'scale'?" in result.stderr
+        assert "model 'scale' has no version 9" in run("predict", "scale/9", *asked).stderr
+
+    def test_the_body_of_a_request_is_printed_without_a_server(self, server: Server, fleet: Path) -> None:
+        result = run("predict", "scale/1", "--print-body", "--fleet", fleet, "--server", "http://127.0.0.1:1")
+        golden = read_golden(server.models / "scale" / "1").requests[0]
+        np.testing.assert_array_equal(np.float32(json.loads(result.stdout)["inputs"]["x"]), golden.inputs["x"])
+        given = run("predict", "scale", "--print-body", "--input", "[[1, 2, 3]]", "--server", server.url("grpc"))
+        assert json.loads(given.stdout) == {"signature_name": "serving_default", "inputs": {"x": [[1.0, 2.0, 3.0]]}}
+
+    def test_the_whole_fleet_is_verified(self, server: Server, fleet: Path) -> None:
+        asked = ("--server", f"grpc://{server.grpc}", "--fleet", fleet, "--way", "alone")
+        result = run("verify", *asked)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[-1] == "all 11 golden requests of 2 models equal over gRPC"
+        assert "golden requests of 1 model" in run("verify", "scale/2", *asked).stdout
+        result = run("verify", "scal", *asked)
+        assert result.exit_code == 2
+        assert "no model is called 'scal'" in result.stderr
+        assert "Did you mean 'scale'?" in result.stderr
+
+
 class TestVerify:
     """The command that compares what is served with what was exported."""
 
@@ -302,7 +344,7 @@ class TestVerify:
             *("--server", f"grpc://127.0.0.1:{ports[0]},http://127.0.0.1:{ports[1]}"),
         )
         assert result.exit_code == 3
-        assert "UNAVAILABLE" in result.stdout
+        assert f"no gRPC server is listening on 127.0.0.1:{ports[0]}" in result.stdout
 
     def test_folders_without_models_are_wrong_usage(self, tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path / "nowhere"):

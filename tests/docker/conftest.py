@@ -58,21 +58,21 @@ class Fleet:
         self.file.write_text(text)
 
     def toolkit(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """`tfserving serve WORDS` for this fleet; it must exit with `code`."""
-        command = [sys.executable, "-m", "tfserving", "serve", *words, "--fleet", str(self.file)]
+        """`tfserving WORDS` for this fleet; it must exit with `code`."""
+        command = [sys.executable, "-m", "tfserving", *words, "--fleet", str(self.file)]
         done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
         assert code is None or done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
 
     def process(self, *words: str) -> subprocess.Popen[str]:
-        """`tfserving serve WORDS` for this fleet, which goes on; its output is for the test to read."""
-        command = [sys.executable, "-m", "tfserving", "serve", *words, "--fleet", str(self.file)]
+        """`tfserving WORDS` for this fleet, which keeps running; its output is for the test to read."""
+        command = [sys.executable, "-m", "tfserving", *words, "--fleet", str(self.file)]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=pipe, stderr=pipe, text=True)
 
     def up(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        return self.toolkit("up", *words, *self.ports, code=code)
+        return self.toolkit("serve", "up", *words, *self.ports, code=code)
 
     @property
     def ports(self) -> tuple[str, ...]:

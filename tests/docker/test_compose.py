@@ -119,17 +119,17 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     watched.toolkit("compose", "up", *watched.ports)
     assert watched.served_by(20) == {"canary": 20}
     watched.toolkit("labels", "set", "scaled", "stable=2")
-    watched.toolkit("reload")
+    watched.toolkit("serve", "reload")
     assert watched.container.id == server.id
-    assert watched.toolkit("logs").stdout == watched.container.logs().decode()
-    status = json.loads(watched.toolkit("status", "--json").stdout)["servers"]
+    assert watched.toolkit("serve", "logs").stdout == watched.container.logs().decode()
+    status = json.loads(watched.toolkit("serve", "status", "--json").stdout)["servers"]
     assert [(one["engine"], one["health"], one["available"]) for one in status] == [("compose", "healthy", True)]
 
     done = watched.toolkit("compose", "down")
-    assert "Ending server, prometheus, memory, envoy …" in done.stderr
+    assert "Stopping server, prometheus, memory, envoy …" in done.stderr
     assert left() == before
     assert not [path for path in watched.state.rglob("*") if path.is_file()]
-    assert "Nothing is up." in watched.toolkit("compose", "down").stderr
+    assert "No services of " in watched.toolkit("compose", "down").stderr
 
 
 def test_what_ends_comes_back(watched: Watched) -> None:
@@ -154,7 +154,7 @@ def test_what_does_not_come_up_leaves_nothing(watched: Watched, left: Left) -> N
     broken = watched.folder / "models/scaled/2/saved_model.pb"
     broken.write_bytes(broken.read_bytes()[:100])
     done = watched.toolkit("compose", "up", *watched.ports, code=1)
-    assert "`tfserving serve labels remove scaled canary` leaves it out" in done.stderr
+    assert "tfserving labels remove scaled canary --fleet" in done.stderr
     assert left() == before
     assert not [path for path in watched.state.rglob("*") if path.is_file()]
 

@@ -32,7 +32,8 @@ class Project:
         self.folder = folder
         self.models = (folder / "models.yaml").read_text()
         ports = {"PORT": PORTS["8500"], "REST_PORT": PORTS["8501"]}
-        self.env = {**os.environ, **ports, "DOCKER_HOST": host, "XDG_STATE_HOME": str(state)}
+        path = f"{folder}/.venv/bin:{os.environ['PATH']}"
+        self.env = {**os.environ, **ports, "DOCKER_HOST": host, "XDG_STATE_HOME": str(state), "PATH": path}
 
     def say(self, text: str = "") -> None:
         """Has models.yaml say `text` beside, or instead of, the models."""
@@ -46,10 +47,8 @@ class Project:
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
         for page, ours in PORTS.items():
             line = line.replace(page, ours)
-        if line.endswith(("tfserving serve up", "compose render there")):
+        if line.startswith(("tfserving serve up", "tfserving compose render")):
             line += f" --port {PORTS['8500']} --rest-port {PORTS['8501']}"
-        if "tfserving client " in line and " verify " not in line and "--server" not in line:
-            line += f" --server grpc://127.0.0.1:{PORTS['8500']}"
         done = subprocess.run(
             ["sh", "-c", line], cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
         )
@@ -63,7 +62,7 @@ class Project:
             if kind == "yaml":
                 self.say(block)
                 if "tls/" not in block:
-                    self.run(".venv/bin/tfserving serve config --check")
+                    self.run("tfserving config --check")
             elif kind == "sh":
                 for line in block.splitlines():
                     self.run(line)
@@ -83,10 +82,8 @@ def project(
     shutil.copy(ROOT / "models.yaml", folder)
     made = Project(folder, docker_host, tmp_path_factory.mktemp("docs-state"))
     yield made
-    for command in ("down", "compose down"):
-        subprocess.run(
-            [".venv/bin/python", "-m", "tfserving", "serve", *command.split()], cwd=folder, env=made.env, check=False
-        )
+    for command in ("serve down", "compose down"):
+        subprocess.run([".venv/bin/python", "-m", "tfserving", *command.split()], cwd=folder, env=made.env, check=False)
     for container in docker.containers.list(all=True, filters={"name": "baked"}):
         container.remove(force=True)
 
@@ -100,31 +97,34 @@ def test_the_readmes_commands_are_on_the_page() -> None:
 
 
 def test_the_page_followed_from_top_to_bottom(project: Project) -> None:
-    (build,) = (block for kind, block in SECTIONS["The image"] if kind == "sh")
+    (build,) = (block for kind, block in SECTIONS["Choose the image"] if kind == "sh")
     assert build.splitlines() == [BUILD]
-    SECTIONS["The image"] = [block for block in SECTIONS["The image"] if block[0] == "yaml"]
-    assert SECTIONS["Start"].pop(0) == ("sh", "make serve ENGINE=docker\n")
+    SECTIONS["Choose the image"] = [block for block in SECTIONS["Choose the image"] if block[0] == "yaml"]
     project.say()
     engine = {name: project.env[name] for name in ("DOCKER_HOST", "XDG_STATE_HOME")}
     with serve(["make", "serve", "ENGINE=docker"], project.folder, engine) as server:
         assert "Serving 2 models with the docker server:" in server.output
         project.run(f"make verify PORT={server.grpc_port} REST_PORT={server.rest_port}")
 
-    project.follow("Start")
-    for section in ("The image", "Limits", "GPU"):
+    for section in (
+        "Start a server",
+        "Choose the image",
+        "Set limits",
+        "Use GPUs",
+        "Use TLS",
+        "Check the configuration",
+    ):
         project.follow(section)
-    project.follow("TLS")
-    project.follow("Configuration")
     project.say()
-    project.run(".venv/bin/tfserving serve up")
-    project.follow("Changing it while it runs")
-    project.follow("Nothing left")
-    project.follow("An image with the fleet inside")
-    envoy = SECTIONS["Watched"].pop()
+    project.run("tfserving serve up")
+    project.follow("Change a running server")
+    project.follow("Clean up")
+    project.follow("Build an image that contains the models")
+    envoy = SECTIONS["Monitor with Prometheus and Grafana"].pop()
     assert envoy[0] == "yaml"
-    project.follow("Watched")
-    assert (project.folder / "there/compose.yaml").is_file()
+    project.follow("Monitor with Prometheus and Grafana")
+    assert (project.folder / "deployment/compose.yaml").is_file()
     # Envoy, with the certificate that the page made.
     project.say(envoy[1])
-    project.run(".venv/bin/tfserving serve compose render envoy-there")
+    project.run("tfserving compose render with-envoy")
     assert [name for name, blocks in SECTIONS.items() if blocks] == []

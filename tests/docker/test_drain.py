@@ -98,7 +98,7 @@ def test_requests_in_flight_are_answered_before_a_container_ends(
 
 
 def test_a_second_ctrl_c_removes_the_container_at_once(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
-    with fleet.process("run", "--engine", "docker", *fleet.ports) as process:
+    with fleet.process("serve", "--engine", "docker", *fleet.ports) as process:
         await_line(process, "Ctrl-C")
         container = fleet.container
         with paused(container):

@@ -72,7 +72,7 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
 
     # Again: nothing happens to the server.
     again = fleet.up()
-    assert f"{first.name} is up already" in again.stderr
+    assert f"{first.name} is running already" in again.stderr
     assert fleet.container.attrs["State"]["StartedAt"] == first.attrs["State"]["StartedAt"]
 
     # A new version is taken by itself.
@@ -104,7 +104,7 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
     # None of this needed another container.
     assert fleet.container.id == first.id
     assert fleet.container.attrs["State"]["StartedAt"] == first.attrs["State"]["StartedAt"]
-    status = json.loads(fleet.toolkit("status", "--json").stdout)
+    status = json.loads(fleet.toolkit("serve", "status", "--json").stdout)
     (server,) = status["servers"]
     assert (server["engine"], server["health"], server["restarts"], server["available"]) == (
         "docker",
@@ -113,12 +113,12 @@ def test_from_the_first_start_to_nothing_left(fleet: Fleet, left: Callable[[], d
         True,
     )
 
-    done = fleet.toolkit("down")
+    done = fleet.toolkit("serve", "down")
     assert f"Draining {first.name} …" in done.stderr
     assert left() == before
     assert not [path for path in fleet.state.rglob("*") if path.is_file()]
-    assert "No server is up." in fleet.toolkit("down").stderr
-    fleet.toolkit("status", code=1)
+    assert f"No server of {fleet.file} is up." in fleet.toolkit("serve", "down").stderr
+    fleet.toolkit("serve", "status", code=3)
 
 
 def test_a_version_is_rolled_out_and_back_under_load(fleet: Fleet) -> None:
@@ -146,8 +146,8 @@ def test_a_server_that_is_killed_comes_back_and_status_says_why(fleet: Fleet) ->
     wait_for(lambda: fleet.container.attrs["RestartCount"] == 1, what="the restart")
     wait_for(lambda: fleet.container.attrs["State"]["Health"]["Status"] == "healthy", what="its health")
     assert sums(fleet.grpc) == sums(fleet.rest) == 6
-    assert "ended before: exit code 137: it was killed" in fleet.toolkit("status").stdout
-    assert "is up already" in fleet.up().stderr
+    assert "ended before: exit code 137: it was killed" in fleet.toolkit("serve", "status").stdout
+    assert "is running already" in fleet.up().stderr
 
 
 def test_running_out_of_memory_is_told_as_that(fleet: Fleet) -> None:
@@ -158,7 +158,7 @@ def test_running_out_of_memory_is_told_as_that(fleet: Fleet) -> None:
     wait_for(lambda: fleet.container.attrs["RestartCount"] == 1, what="the restart")
     wait_for(lambda: fleet.container.attrs["State"]["Health"]["Status"] == "healthy", what="its health")
     out = "it ran out of memory: its limit is 768 MiB, server.memory in models.yaml"
-    assert f"ended before: {out}" in fleet.toolkit("status").stdout
+    assert f"ended before: {out}" in fleet.toolkit("serve", "status").stdout
     assert sums(fleet.grpc) == 6
 
 
@@ -185,17 +185,17 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_answering(fleet: Fl
     fleet.version(2)
     done = fleet.toolkit("labels", "set", "scaled", "canary=2", code=1)
     assert "model 'scaled-canary': version 2 END (" in done.stderr
-    assert "the server serves what it did before" in done.stderr
+    assert "The server serves the same versions as before" in done.stderr
     assert "canary" not in fleet.file.read_text()
     assert sums(fleet.grpc) == 6
     # It is no version of the model's own name, so nothing of it is in the way.
-    fleet.toolkit("reload")
+    fleet.toolkit("serve", "reload")
     assert sums(fleet.rest) == 6
     # A server starts with all of its models or not at all.
     fleet.say(f"{SCALED}    labels: {{stable: 1, canary: 2}}\n")
-    fleet.toolkit("down")
+    fleet.toolkit("serve", "down")
     done = fleet.up(code=1)
-    assert "`tfserving serve labels remove scaled canary` leaves it out" in done.stderr
+    assert "tfserving labels remove scaled canary --fleet" in done.stderr
 
 
 def test_other_settings_replace_the_container(fleet: Fleet) -> None:
@@ -217,7 +217,7 @@ def test_gpus_that_are_not_there_are_an_error_before_anything_is_replaced(fleet:
     fleet.say(f"{SCALED}server: {{gpus: all, image: 'tensorflow/serving:2.21.0-gpu'}}\n")
     fleet.docker.images.get("tensorflow/serving:2.21.0").tag("tensorflow/serving:2.21.0-gpu")
     done = fleet.up(code=1)
-    assert "the engine has no GPU support: it needs NVIDIA's driver and the NVIDIA Container Toolkit" in done.stderr
+    assert "the engine has no GPU support. Install NVIDIA's driver and the NVIDIA Container Toolkit" in done.stderr
     assert fleet.container.id == first.id
     assert sums(fleet.grpc) == 6
 
@@ -227,12 +227,12 @@ def test_two_fleets_live_on_one_host(fleet: Fleet, exported: Path, tmp_path: Pat
     other.version(2)
     try:
         fleet.up()
-        done = fleet.toolkit("run", "--engine", "docker", *fleet.ports, code=2)
+        done = fleet.toolkit("serve", "--engine", "docker", *fleet.ports, code=2)
         assert f"can't listen on port {fleet.grpc_port}" in done.stderr
         other.up()
         assert fleet.container.name != other.container.name
         assert (sums(fleet.grpc), sums(other.grpc)) == (6, 12)
-        fleet.toolkit("down")
+        fleet.toolkit("serve", "down")
         assert sums(other.rest) == 12
         assert fleet.containers == []
     finally:
@@ -267,9 +267,9 @@ def test_tls_on_grpc_is_verified_by_clients(fleet: Fleet) -> None:
 
 def test_logs_are_shown_and_followed_until_ctrl_c(fleet: Fleet) -> None:
     fleet.up()
-    lines = fleet.toolkit("logs").stdout.splitlines()
+    lines = fleet.toolkit("serve", "logs").stdout.splitlines()
     assert any("scaled" in line for line in lines)
-    assert fleet.toolkit("logs", "--tail", "1").stdout.splitlines() == lines[-1:]
+    assert fleet.toolkit("serve", "logs", "--tail", "1").stdout.splitlines() == lines[-1:]
     with fleet.process("logs", "--follow") as process:
         fleet.version(2)
         # Lines begin with the time; those of the real server with the place in its source, too.
@@ -291,33 +291,35 @@ def test_the_embedded_server_s_image_takes_changes_by_its_file(fleet: Fleet) -> 
     assert [sums(fleet.grpc), sums(fleet.grpc, name=CANARY)] == [6, 12]
     fleet.toolkit("labels", "set", "scaled", "stable=2")
     assert [sums(fleet.rest), sums(fleet.rest, label="stable")] == [12, 12]
-    assert "loading model 'scaled' version 1" in fleet.toolkit("logs").stdout
-    assert re.search("scaled: version 2 AVAILABLE.* Clients get version 2, stable", fleet.toolkit("status").stdout)
+    assert "loading model 'scaled' version 1" in fleet.toolkit("serve", "logs").stdout
+    assert re.search(
+        "scaled: version 2 AVAILABLE.* Clients get version 2, stable", fleet.toolkit("serve", "status").stdout
+    )
 
 
 def test_restart_is_the_same_container_again_and_no_fault(fleet: Fleet) -> None:
     fleet.up()
     first = fleet.container
-    done = fleet.toolkit("restart")
+    done = fleet.toolkit("serve", "restart")
     assert "scaled  version 1, the newest" in done.stdout
     assert fleet.container.id == first.id
     assert fleet.container.attrs["State"]["StartedAt"] != first.attrs["State"]["StartedAt"]
     assert sums(fleet.grpc) == 6
-    assert "ended before" not in fleet.toolkit("status").stdout
+    assert "ended before" not in fleet.toolkit("serve", "status").stdout
     # Neither is an end by hand, and the log of what has ended is still there.
-    before = fleet.toolkit("logs").stdout
+    before = fleet.toolkit("serve", "logs").stdout
     fleet.container.stop()
-    assert fleet.toolkit("logs").stdout.startswith(before)
-    shown = fleet.toolkit("status", code=1).stdout
+    assert fleet.toolkit("serve", "logs").stdout.startswith(before)
+    shown = fleet.toolkit("serve", "status", code=1).stdout
     assert f"{first.name}  " in shown
     assert "exited" in shown
     assert "ended before" not in shown
 
 
 def test_commands_for_a_server_that_is_not_up_say_so(fleet: Fleet) -> None:
-    for command, said in (("logs", "runs"), ("restart", "is up")):
-        done = fleet.toolkit(command, code=2)
-        assert f"no server of {fleet.file} {said}; `tfserving serve up` starts one" in done.stderr
+    for command, state in (("logs", "running"), ("restart", "up")):
+        done = fleet.toolkit("serve", command, code=3)
+        assert f"no server of {fleet.file} is {state}. Start one with `" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -325,21 +327,21 @@ def test_run_with_docker_ends_with_its_command(
     fleet: Fleet, left: Callable[[], dict[str, set[str]]], number: int
 ) -> None:
     before = left()
-    with fleet.process("run", "--engine", "docker", *fleet.ports) as process:
+    with fleet.process("serve", "--engine", "docker", *fleet.ports) as process:
         await_line(process, "Ctrl-C")
         assert sums(fleet.grpc) == sums(fleet.rest) == 6
-        assert len(fleet.toolkit("logs", "--tail", "2").stdout.splitlines()) == 2
+        assert len(fleet.toolkit("serve", "logs", "--tail", "2").stdout.splitlines()) == 2
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert "\nDraining; Ctrl-C again stops it at once …\n" in errors
+    assert "\nDraining. Ctrl-C again stops it at once …\n" in errors
     assert errors.endswith("Stopped.\n")
     assert left() == before
     assert not [path for path in fleet.state.rglob("*") if path.is_file()]
 
 
 def test_what_ends_by_itself_ends_the_command_with_the_reason(fleet: Fleet) -> None:
-    with fleet.process("run", "--engine", "docker", *fleet.ports) as process:
+    with fleet.process("serve", "--engine", "docker", *fleet.ports) as process:
         await_line(process, "Ctrl-C")
         psutil.Process(fleet.container.attrs["State"]["Pid"]).children()[0].send_signal(signal.SIGSEGV)
         _, errors = process.communicate(timeout=60)
@@ -357,15 +359,15 @@ def test_a_wrong_image_is_named_with_what_it_lacks(fleet: Fleet) -> None:
     fleet.say(f"{SCALED}server: {{image: '{image}'}}\n")
     done = fleet.up(code=1)
     assert f"Error: cannot pull image {image}: " in done.stderr
-    assert "; set server.image in models.yaml\n" in done.stderr
+    assert ". Set server.image in models.yaml to another image\n" in done.stderr
 
 
 def test_what_is_wrong_is_found_before_anything_starts(fleet: Fleet) -> None:
     fleet.say(f"{SCALED}server: {{memory: 300m}}\n")
-    assert "server.memory: 300 MiB is too little" in fleet.up(code=2).stderr
+    assert "server.memory: got 300 MiB, expected at least " in fleet.up(code=2).stderr
     fleet.say(SCALED)
-    done = fleet.toolkit("up", "--port", "9500", "--rest-port", "9500", code=2)
-    assert "gRPC and REST can't both have port 9500" in done.stderr
+    done = fleet.toolkit("serve", "up", "--port", "9500", "--rest-port", "9500", code=2)
+    assert "gRPC and REST can't share port 9500" in done.stderr
     done = subprocess.run(
         [sys.executable, "-m", "tfserving", "serve", "up", "--fleet", str(fleet.file)],
         cwd=ROOT,
@@ -374,6 +376,6 @@ def test_what_is_wrong_is_found_before_anything_starts(fleet: Fleet) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert "docker can't be used: no Docker Engine answers: nothing listens there; is it running?" in done.stderr
+    assert done.returncode == 3
+    assert "Docker can't be used: no Docker Engine is running: nothing listens on its socket. Start" in done.stderr
     assert fleet.containers == []

@@ -149,7 +149,7 @@ def test_a_variable_that_only_functions_find_is_no_proof(tmp_path: Path) -> None
     signatures = write(servable, tmp_path / "right")
     with pytest.raises(ProofError) as error:
         prove_fresh(tmp_path / "version", signatures, golden_requests(servable))
-    assert "signature 'serving_default', a batch of 1, as a session: FailedPreconditionError" in str(error.value)
+    assert "signature 'serving_default', a batch of 1: as a session: FailedPreconditionError" in str(error.value)
 
 
 def test_other_weights_than_the_live_models_are_named_with_output_and_difference(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def test_every_sample_is_in_the_fleet_and_lints_clean(exported_fleet: ExportedFl
 
 
 def test_every_sample_is_served_equal_over_grpc_and_rest(exported_fleet: ExportedFleet, sample_server: Served) -> None:
-    command = ["verify", "--grpc", f"127.0.0.1:{sample_server.grpc_port}", "--rest"]
-    command += [f"127.0.0.1:{sample_server.rest_port}", "--json", str(exported_fleet.models)]
+    server = f"grpc://127.0.0.1:{sample_server.grpc_port},http://127.0.0.1:{sample_server.rest_port}"
+    command = ["verify", "--server", server, "--json", str(exported_fleet.models)]
     done = subprocess.run(
-        [sys.executable, "-m", "tfserving", "client", *command], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tfserving", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
     rows = json.loads(done.stdout)["rows"]

@@ -188,8 +188,8 @@ def test_rows_may_be_a_file_or_what_a_function_returns(versions: Versions, sourc
     ("said", "problem"),
     [
         ("gone.npz", "gone.npz: No such file"),
-        ("short.npz", "short.npz: it has 3 rows, 10 to 100000 are possible"),
-        ("bare.npz", "bare.npz has no 'labels'; it has image"),
+        ("short.npz", "short.npz: got 3 rows, expected 10 to 100000"),
+        ("bare.npz", "bare.npz has no array 'labels', but image"),
         ("broken.jsonl", "broken.jsonl: line 2: "),
         ("{file: good.npz}", "good.npz: set `output` to one of label, scores"),
         ("{file: good.npz, signature: other}", "there is no signature 'other'; there is serving_default"),
@@ -217,9 +217,7 @@ def test_rows_that_the_new_version_does_not_answer_fail_it(versions: Versions) -
     np.savez(versions.folder / "small.npz", image=images[:, :4], labels=labels)
     figure = versions.evaluated(versions.fleet("evaluation: {file: small.npz, output: label}"))
     assert not figure.passed
-    assert "on 40 labelled rows: version 2 has none: inputs['image'] has dtype float32 and shape (32, 4, 8, 1)" in (
-        figure.text
-    )
+    assert "on 40 labelled rows: version 2 has none: inputs['image']: got float32 (32, 4, 8, 1)" in (figure.text)
 
 
 def test_a_function_that_only_the_version_names_is_not_run(versions: Versions) -> None:
@@ -274,11 +272,11 @@ def test_answers_of_the_same_version_do_not_drift(versions: Versions, model: str
 
 @pytest.fixture(scope="module")
 def capture(versions: Versions) -> Path:
-    """Requests that `tfserving client capture` made a file of."""
+    """Requests that `tfserving capture` made a file of."""
     images, _ = few(60)
     source, made = versions.folder / "requests.jsonl", versions.folder / "captured.tfrecord"
     source.write_text("\n".join(json.dumps({"model": "digits", "inputs": one[None].tolist()}) for one in images))
-    words = ["client", "capture", str(source), "--warm-up", str(made), "--server", versions.server.url("grpc")]
+    words = ["capture", str(source), "--warm-up", str(made), "--server", versions.server.url("grpc")]
     done = CliRunner().invoke(tfserving, words)
     assert done.exit_code == 0, done.output
     return made

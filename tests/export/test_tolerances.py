@@ -46,9 +46,9 @@ def test_equal_infinities_and_nans_do_not_widen_it() -> None:
 def test_integers_must_be_equal() -> None:
     difference = Judge().judge(np.array([1, 2, 4]), np.array([1, 2, 3]))
     assert difference.verdict == "different"
-    assert describe(difference) == "largest difference 1, at [2] it is 4, not 3"
+    assert describe(difference) == "largest difference 1, [2]: got 4, expected 3"
 
 
 def test_strings_must_be_equal() -> None:
     difference = Judge().judge(np.array([b"a", b"c"], np.object_), np.array([b"a", b"b"], np.object_))
-    assert describe(difference) == "at [1] it is b'c', not b'b'"
+    assert describe(difference) == "[1]: got b'c', expected b'b'"

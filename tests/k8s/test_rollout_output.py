@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from tfserving.cli import tfserving
 from tfserving.k8s.rollout import report
+from tfserving.k8s.rollout.comparing import Pause
 from tfserving.k8s.rollout.controller import Controller
 from tfserving.k8s.rollout.judge import Comparison
 from tfserving.k8s.rollout.local import LocalStore
@@ -28,7 +29,7 @@ from tfserving.k8s.rollout.overview import as_json, headline, lines
 from tfserving.k8s.rollout.progress import Progress, line
 from tfserving.k8s.rollout.remaining import about, duration, left, remaining
 from tfserving.k8s.rollout.state import MOST_CHARACTERS, Figure, Phase, State, Step, StrategyName, read_state
-from tfserving.k8s.rollout.strategy import Pause, Strategy
+from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError
 from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.models_yaml.rollout import Rollout

@@ -204,7 +204,22 @@ def test_what_a_model_cannot_say_is_told_with_its_line(tmp_path: Path, line: str
     assert f"models.yaml:4: {problem}" in str(error.value)
 
 
-JUNK = (None, -1, 10**30, 1.5, float("inf"), True, "?", [], [None], [[]], {}, {"?": None}, {1: 2}, date(2026, 1, 1))
+JUNK: tuple[Any, ...] = (
+    None,
+    -1,
+    10**30,
+    1.5,
+    float("inf"),
+    True,
+    "?",
+    [],
+    [None],
+    [[]],
+    {},
+    {"?": None},
+    {1: 2},
+    date(2026, 1, 1),
+)
 
 
 def keys(schema: type[BaseModel], where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

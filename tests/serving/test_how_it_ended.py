@@ -66,7 +66,7 @@ def test_without_threads_for_a_load_the_last_lines_say_so(fleet: Path) -> None:
     program.write_text(ABORTS)
     program.chmod(0o755)
     said = run(fleet, str(program))
-    ended = "exit code 134: it aborted; its log says why; its last lines:\n"
+    ended = "exit code 134: it aborted, see its log; its last lines:\n"
     assert f"the native server ended before every model was available: {ended}" in said
     thread = "Thread tf_ModelDiskSizePool creation via pthread_create() failed."
     assert f"    fatal: Check failed: ret == 0 (11 vs. 0) {thread}\n" in said
@@ -78,7 +78,7 @@ def test_a_version_that_does_not_load_ends_it_with_255_and_its_words(fleet: Path
     shutil.rmtree(scaled / "1")
     native = [server.command[0] for server in model_servers() if not server.embedded]
     said = run(fleet, native[0] if native else str(stand_in))
-    ended = "exit code 255: a model failed to load, or a flag was wrong; its log says why; its last lines:\n"
+    ended = "exit code 255: a model failed to load, or a flag was wrong, see its log; its last lines:\n"
     assert f"the native server ended before every model was available: {ended}" in said
     assert re.search(
         r"^    Failed to start server\. Error: U(NKNOWN|nknown): 1 servable\(s\) did not become available: "

@@ -486,3 +486,35 @@ def test_a_canary_that_does_not_load_keeps_a_server_from_starting(
         f"not at all. `.*tfserving labels remove scaled canary --fleet {alone}` removes it\n$",
         done.stderr,
     )
+
+
+def test_any_server_can_be_looked_at_and_reloaded_without_models_yaml(
+    server: Served, fleet: Path, engine: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolkit(fleet, "labels", "set", "scaled", "stable=1", "canary=2", "shadow=1")
+    listed = toolkit_prints(fleet, "labels", "list")
+    column = f"{engine.name} server on port {server.grpc_port}"
+    assert re.search(rf"^model +label +models\.yaml +{column}$", listed, re.M)
+    for label, version in (("stable", 1), ("canary", 2), ("shadow", 1)):
+        assert re.search(rf"^scaled +{label} +{version} +{version}$", listed, re.M)
+
+    monkeypatch.chdir(tmp_path)
+    for protocol in ("grpc", "rest"):
+        words = ["--server", server.url(protocol)]
+        done = CliRunner().invoke(tfserving, ["serve", "status", "scaled", *words])
+        assert done.exit_code == 0, done.output
+        # Without models.yaml, `shadow` is not known.
+        assert re.search(r"^scaled: .*version 1 AVAILABLE, stable → 1, canary → 2$", done.stdout, re.M)
+        done = CliRunner().invoke(tfserving, ["labels", "list", "scaled", "--label", "shadow", *words, "--json"])
+        rows = json.loads(done.stdout)["labels"]
+        assert {row["label"]: row["versions"]["version"] for row in rows} == {"stable": 1, "canary": 2, "shadow": 1}
+        assert CliRunner().invoke(tfserving, ["serve", "status", "nope", *words]).exit_code == 1
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "scaled" base_path: "{fleet.parent}/models/scaled" '
+        'model_platform: "tensorflow" } }'
+    )
+    words = ["serve", "reload", "--server", server.url("grpc"), "--config", str(config)]
+    done = CliRunner().invoke(tfserving, words)
+    # The embedded server reads its file instead.
+    assert done.exit_code == (1 if engine.embedded else 0), done.output

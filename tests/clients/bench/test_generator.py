@@ -18,7 +18,7 @@ from tests.clients.conftest import ENVIRONMENT, ROOT
 from tests.servers import free_ports
 from tfserving.clients.address import Address, read_address
 from tfserving.clients.bench import load
-from tfserving.clients.bench.generator import Bench, GeneratorError, highest_rate
+from tfserving.clients.bench.generator import Bench, GeneratorError, MeasurementStopped, highest_rate
 from tfserving.clients.bench.load import Durations, Load, Step, Window, step_of
 
 DELAY = 0.1
@@ -153,6 +153,24 @@ def test_the_highest_rate_that_keeps_a_limit_is_found() -> None:
     made = Pretended(Address("grpc", "nowhere"), "", {1: ()})
     steps = list(highest_rate(made, lambda step: step.latency("p99") <= 30, batch=1))
     assert max(step.load.rate for step in steps[1:] if step.latency("p99") <= 30) == pytest.approx(300, rel=0.03)
+
+
+def test_a_load_is_held_for_a_time(slow: Delayed) -> None:
+    made = replace(bench_of(slow.rest), durations=Durations(warm_up=0.1, window=0.15, hold=0.5))
+    step = made.measure(Load(concurrency=1))
+    assert step.seconds == pytest.approx(0.5), "three windows fill it"
+
+
+def test_ctrl_c_keeps_the_windows_that_are_complete(slow: Delayed) -> None:
+    def progress(text: str) -> None:
+        if "window 2" in text:
+            raise KeyboardInterrupt
+
+    made = replace(bench_of(slow.rest), progress=progress, durations=Durations(warm_up=0.1, window=0.15))
+    with pytest.raises(MeasurementStopped) as stopped:
+        made.measure(Load(concurrency=1))
+    assert stopped.value.step.requests > 0
+    assert stopped.value.step.seconds == made.durations.window
 
 
 def test_a_process_that_ends_by_itself_is_an_error(slow: Delayed) -> None:

@@ -1,0 +1,114 @@
+"""Wait until the pods of a Deployment or of an InferenceService are ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import NAME, STABLE, pods
+from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
+from tfserving.k8s.rollout.target import RolloutError
+
+_POLL_SECONDS = 1.0
+_STATUS_SECONDS = 5.0
+# Time for a claim to be bound, where a volume for it exists.
+_PATIENCE_SECONDS = 20.0
+
+
+class _Waiting:
+    """The pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
+
+    def __init__(self, kubectl: Kubectl, names: tuple[str, ...], track: str = STABLE) -> None:
+        self._kubectl, self._names = kubectl, names
+        self._selector = pods(track)
+        self._next_status = time.monotonic() + _STATUS_SECONDS
+        self._seen: dict[str, float] = {}
+
+    def check(self) -> None:
+        """Raise RolloutError when a pod won't become ready by itself."""
+        waiting = self._pods()
+        now = time.monotonic()
+        for pod in waiting:
+            since = self._seen.setdefault(pod["metadata"]["name"], now)
+            if reason := trouble(pod, self._kubectl, passing=now - since > _PATIENCE_SECONDS):
+                raise RolloutError(reason)
+        if time.monotonic() > self._next_status and (started := [pod for pod in waiting if running(pod)]):
+            self._next_status = time.monotonic() + _STATUS_SECONDS
+            if reason := not_loaded(started[0], self._names, self._kubectl):
+                raise RolloutError(reason)
+
+    def last(self) -> str:
+        """Return the trouble of the first pod that isn't ready, to append to a sentence."""
+        for pod in self._pods():
+            if text := trouble(pod, self._kubectl) or warned(pod, self._kubectl):
+                return f"; {text}"
+        return ""
+
+    def _pods(self) -> list[Object]:
+        pods = self._kubectl.select("pods", self._selector)
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
+
+
+def wait_until_ready(
+    kubectl: Kubectl,
+    names: tuple[str, ...],
+    wait: float,
+    log: Callable[[str], None],
+    *,
+    name: str = NAME,
+    track: str = STABLE,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until all pods of a Deployment are new and ready. Raises RolloutError with the reason when time is up."""
+    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names, track)
+    while True:
+        found = kubectl.get("deployment", name)
+        if found is None:
+            raise RolloutError(f"the Deployment {name} was deleted")
+        wanted, status = found["spec"]["replicas"], found.get("status", {})
+        current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
+        there = status.get("updatedReplicas", 0) if current else 0
+        pods = f"{min(there, status.get('availableReplicas', 0))} of {wanted} pods are ready"
+        if current and status.get("updatedReplicas") == status.get("availableReplicas") == wanted:
+            if status.get("replicas") == wanted:
+                return
+            pods = f"{pods}, old ones terminate"
+        progress(f"{pods} …")
+        if reason := refused(found):
+            raise RolloutError(reason)
+        waiting.check()
+        if time.monotonic() > deadline:
+            raise RolloutError(f"after {wait:g} s {pods}{waiting.last()}. --wait sets the time limit.")
+        pause(_POLL_SECONDS)
+
+
+def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None]) -> None:
+    """Wait until KServe reports its service as ready. Raises RolloutError with the reason when time is up."""
+    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names)
+    while True:
+        found = kubectl.get("inferenceservice", NAME) or {}
+        conditions = found.get("status", {}).get("conditions", [])
+        if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions):
+            return
+        waits = [
+            f"{one['type']}: {one.get('message') or one.get('reason')}" for one in conditions if one["status"] != "True"
+        ]
+        text = f"InferenceService {NAME} isn't ready: {'; '.join(waits) or 'KServe reports no status yet'}"
+        progress(f"{text} …")
+        waiting.check()
+        if time.monotonic() > deadline:
+            raise RolloutError(f"after {wait:g} s: {text}{waiting.last()}. --wait sets the time limit.")
+        time.sleep(_POLL_SECONDS)
+
+
+class _Changes:
+    """Prints a line when it differs from the one before."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log, self._text = log, ""
+
+    def __call__(self, text: str) -> None:
+        if text != self._text:
+            self._text = text
+            self._log(text)
