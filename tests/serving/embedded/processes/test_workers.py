@@ -177,7 +177,7 @@ def test_what_replaces_a_killed_worker_has_what_the_others_have(server: Process,
     wait_until("another", lambda: server.says("a new worker serves in its place"))
     (third,) = workers_of(server) - {first, second}
     os.kill(second, signal.SIGKILL)
-    wait_until("the end of the other", lambda: server.output.count("a worker ended") == 2)
+    wait_until("the end of the other", lambda: server.output.count(" ended with exit code ") == 2)
     assert versions_answered(connect(server), "latest") == {9}, "what took its place answers alone"
     add(Asker(server), folder, "latest", 10)
     assert versions_answered(connect(server), "latest") == {10}
