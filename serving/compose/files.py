@@ -21,6 +21,7 @@ from typing import Any
 from tfserving.serving.compose import envoy as proxy
 from tfserving.serving.compose.services import (
     as_yaml,
+    bind,
     envoy,
     envoy_service,
     grafana,
