@@ -192,7 +192,7 @@ def test_rows_may_be_a_file_or_what_a_function_returns(versions: Versions, sourc
         ("bare.npz", "bare.npz has no array 'labels', but image"),
         ("broken.jsonl", "broken.jsonl: line 2: "),
         ("{file: good.npz}", "good.npz: set `output` to one of label, scores"),
-        ("{file: good.npz, signature: other}", "there is no signature 'other'; there is serving_default"),
+        ("{file: good.npz, signature: other}", "the model has no signature 'other', but serving_default"),
         (f"'{__name__}:few'", "few returned tuple, expected an Evaluation"),
         ("'no.such:thing'", "cannot import no.such:thing"),
         ("{metric: 'no.such:thing', higher_is_better: true}", "cannot import no.such:thing"),
