@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tfserving.foundation.command.errors import WRONG, CommandError
 from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.project import default_fleet
+from tfserving.foundation.extras import how_to_install
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
@@ -58,8 +59,8 @@ class FoundProject:
             from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
         except ModuleNotFoundError as error:
             raise CommandError(
-                f"reading models.yaml needs the Python module {error.name!r}. Install the extra 'serving', "
-                "or give a folder or an input.",
+                f"reading models.yaml needs the Python module {error.name!r}. Install the extra 'clients': "
+                f"{how_to_install('clients')}, or give a folder or an input.",
                 WRONG,
             ) from None
         try:

@@ -212,12 +212,13 @@ def _found(bench: Bench, limit: tuple[str, float], batches: list[int]) -> Iterat
 def _earlier(path: Path | None) -> list[Step]:
     """Return the steps of an earlier run."""
     from tfserving.clients.bench.step_json import read_step
+    from tfserving.clients.rest_json import parse_request
     from tfserving.foundation.given import given_text
 
     if path is None:
         return []
     try:
-        return [read_step(step) for step in json.loads(given_text(path))["steps"]]
+        return [read_step(step) for step in parse_request(given_text(path))["steps"]]
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="--compare") from None
     except KeyError as error:

@@ -212,7 +212,7 @@ def _print(exported: Exported, as_json: bool) -> None:
     if exported.same_as is not None:
         click.echo(
             f"{exported.model}: version {exported.version} differs from version {exported.same_as} only in its number. "
-            "With --if-changed no version is made then.",
+            "--if-changed exports no version in this case.",
             err=True,
         )
     click.echo(

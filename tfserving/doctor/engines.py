@@ -27,7 +27,7 @@ def docker(file: Path) -> Finding:
         hint = f"{use} Install with {how_to_install('serving')}."
         return Finding("Docker", "missing", "not checked", hint)
     except EngineError as error:
-        return Finding("Docker", "missing", str(error), f"{use} Install and start Docker, or set DOCKER_HOST.")
+        return Finding("Docker", "missing", str(error), use)
     with contextlib.closing(client):
         version = client.version()["Version"]
         name = _image(file)

@@ -14,7 +14,7 @@ from tfserving.doctor.finding import Finding
 from tfserving.foundation.extras import EXTRAS, how_to_install
 
 _GIVES = {
-    "clients": "load tests, reports, images as inputs",
+    "clients": "models by name, load tests, reports",
     "export": "export of models",
     "serving": "`tfserving serve` and the embedded server",
     "k8s": "rollouts and Kubernetes",

@@ -16,7 +16,7 @@ _FLEET = ("docker", "pydantic", "ruamel", "yaml")
 EMBEDDED = ("grpc_reflection", "httptools", "simdjson", "tensorflow", "uvloop")
 # By extra the modules that its rooms import and that `pip install tfserving` alone doesn't bring.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "clients": _REPORTS,
+    "clients": (*_REPORTS, "pydantic", "yaml"),
     "export": (*_REPORTS, "keras", "pydantic", "ruamel", "tensorflow", "yaml"),
     # Without pygrpc_native the embedded server uses grpcio.
     "serving": (*_FLEET, *EMBEDDED, "pygrpc_native"),
