@@ -73,7 +73,7 @@ def parse(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         # Strict JSON has neither NaN nor broken UTF-8, TensorFlow Serving writes both.
-        return json.loads(body.decode("utf-8", "surrogateescape"))
+        return json.loads(body.decode("utf-8", "surrogateescape"), parse_float=_finite, parse_int=_integer)
 
 
 def outputs_of(response: Any, signature: Signature, *, shapes: bool = True) -> dict[str, Array]:

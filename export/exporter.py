@@ -10,6 +10,7 @@ model's folder as it was.
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -106,8 +107,12 @@ class _Steps:
     left_out: list[LeftOut] = field(default_factory=list)
 
     @contextmanager
-    def step(self, name: str, text: str) -> Iterator[None]:
-        self.now(text)
+    def step(self, name: str, text: str, *, of_user: bool = False) -> Iterator[None]:
+        """Run a step. One that runs code `of_user`, which may print, has no line on a terminal that is rewritten."""
+        if of_user and sys.stderr.isatty():
+            self.note(text)
+        else:
+            self.now(text)
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
@@ -143,7 +148,8 @@ def export(target: Target, builder: Callable[[], Any] | None, fresh: FreshProces
     steps = _Steps(target.model, progress)
     rules = Rules(target.allow, steps.note, adopted=builder is None)
     source: Source
-    with steps.step("build", f"reading {target.saved_model}" if builder is None else f"running {target.builder}"):
+    what = f"reading {target.saved_model}" if builder is None else f"running {target.builder}"
+    with steps.step("build", what, of_user=builder is not None):
         source = _adopt(target) if builder is None else _build(target, builder, steps.now)
         given = [request for file in target.golden for request in read_given(file, source.signatures)]
     judge = Judge()

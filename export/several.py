@@ -90,7 +90,9 @@ def _find(target: Target) -> Callable[[], Any] | None:
     if target.builder is None:
         return None
     with Progress() as progress, in_project(target.project), contextlib.redirect_stdout(sys.stderr):
-        progress.update(f"{target.model}: importing {target.builder.partition(':')[0]}")
+        # The module may print: on a terminal there is no line then that is rewritten.
+        if not sys.stderr.isatty():
+            progress.update(f"{target.model}: importing {target.builder.partition(':')[0]}")
         return find_builder(target.builder, target.project)
 
 

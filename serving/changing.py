@@ -33,16 +33,16 @@ def changing(
     except (OSError, RuntimeError) as error:
         raise EngineError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        deadline, told = time.monotonic() + wait, False
+        deadline, waits = time.monotonic() + wait, False
         while not _locked(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
                 raise EngineError(
                     f"another command is changing the servers of {file}, or rolling out a version "
                     f"(`{typed('rollout status', fleet=file)}`). Run this command again when it is done"
                 )
-            if say and not told:
+            if say and not waits:
                 say(f"Waiting for another command that changes the servers of {file} …")
-                told = True
+                waits = True
             time.sleep(_POLL_SECONDS)
         yield
     finally:

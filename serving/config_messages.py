@@ -1,6 +1,6 @@
-"""TensorFlow Serving's configuration messages that tensorflow-serving-api doesn't have.
+"""TensorFlow Serving's configuration messages that tensorflow-serving-api lacks.
 
-They are declared here as TensorFlow Serving r2.20 declares them, in the pool of the others:
+They are declared here as in TensorFlow Serving r2.20, in the same descriptor pool as the others:
 servables/tensorflow/session_bundle_config.proto, servables/tensorflow/saved_model_bundle_source_adapter.proto,
 config/monitoring_config.proto, config/ssl_config.proto.
 """
@@ -18,12 +18,12 @@ from tfserving.foundation.messages import POOL, message
 from tfserving.serving.embedded.errors import StartError
 
 PACKAGE = "tensorflow.serving"
-# Bytes of a file, and characters of what it says in an error.
+# Bytes of a file, and characters of its text in an error.
 LARGEST_FILE, LONGEST_SHOWN = 4 * 2**20, 300
 _INT64 = "google.protobuf.Int64Value"
 _STRING = "google.protobuf.StringValue"
 _BOOL = "google.protobuf.BoolValue"
-# By message its fields: name, number, type, and whether it is repeated.
+# The fields of each message: name, number, type, and whether it is repeated.
 _MESSAGES: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
     "BatchingParameters": (
         ("max_batch_size", 1, _INT64, False),
@@ -83,15 +83,15 @@ SSLConfig = message(f"{PACKAGE}.SSLConfig")
 
 
 def text(config: Any) -> str:
-    """A configuration message as the text proto that a flag's file holds."""
+    """Return a configuration message as a text proto, for the file of a flag."""
     return str(text_format.MessageToString(config, descriptor_pool=POOL))
 
 
 def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> Any:
-    """The text proto in the file `path` as the message `name`: BatchingParameters, or with its package.
+    """Return the text proto in the file `path` as the message `name`, such as BatchingParameters.
 
-    Raises StartError, which begins with `where` and the path, when it can't be read or is something else. What is
-    something else is named in TensorFlow Serving's words. It shows nothing of what is `secret`.
+    Raises StartError, which begins with `where` and the path, when the file can't be read or parsed. A parse error has
+    the words of TensorFlow Serving. With `secret` it shows nothing of the file's content.
     """
     kind = name.rpartition(".")[2]
     try:
@@ -112,6 +112,6 @@ def read_message(name: str, path: Path, where: str, *, secret: bool = False) -> 
 
 
 def printable(text: str) -> str:
-    """`text` for an error: of what a file says not too much, and nothing that a terminal obeys."""
+    """Return `text` for an error: shortened, without control characters."""
     shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)

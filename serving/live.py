@@ -48,7 +48,7 @@ def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
     """Make `server` serve its models as in `fleet`, which was checked. `say` receives the progress.
 
     Raises EngineError when a version fails to load or `wait` seconds pass. The file and the server are as before then.
-    If the server can't go back, the error tells it.
+    The error includes the reason if the server can't go back.
     """
     folder = config_folder(fleet, server.engine, server.grpc_port)
     path = folder / MODELS_CONFIG

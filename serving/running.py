@@ -97,8 +97,9 @@ class Running:
 
 def fleet_id(fleet: Fleet) -> str:
     """Return a name that is unique on this machine: the fleet's folder and a hash of its file's path."""
-    slug = re.sub(r"[^a-z0-9]+", "-", fleet.file.parent.name.lower()).strip("-")[:30] or "fleet"
-    return f"{slug}-{hashlib.sha256(str(fleet.file.resolve()).encode()).hexdigest()[:8]}"
+    file = fleet.file.resolve()
+    slug = re.sub(r"[^a-z0-9]+", "-", file.parent.name.lower()).strip("-")[:30] or "fleet"
+    return f"{slug}-{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
 
 
 def config_folder(fleet: Fleet, engine: str, grpc_port: int) -> Path:

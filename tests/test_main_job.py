@@ -233,15 +233,20 @@ def test_a_port_that_is_taken_is_named_before_anything_is_exported(clone: Path) 
     assert "Traceback" not in done.stderr
 
 
+def free_port_options() -> list[str]:
+    port, rest_port = free_ports(2)
+    return ["--port", str(port), "--rest-port", str(rest_port)]
+
+
 def test_where_no_docker_engine_runs_that_is_said(clone: Path) -> None:
-    done = run([sys.executable, "-m", "tfserving", "serve", "--engine", "docker"], clone)
-    assert done.returncode == 2
-    assert "engine 'docker' can't be used: no Docker Engine answers: its socket isn't there" in done.stderr
+    done = run([sys.executable, "-m", "tfserving", "serve", "--engine", "docker", *free_port_options()], clone)
+    assert done.returncode == 3
+    assert "engine 'docker' can't be used: no Docker Engine is running: its socket does not exist" in done.stderr
 
 
 def test_an_engine_that_is_not_there_is_an_error(clone: Path) -> None:
     env = {"PATH": str(clone), VARIABLE: ""}
-    done = run([sys.executable, "-m", "tfserving", "serve", "--engine", "native"], clone, env)
+    done = run([sys.executable, "-m", "tfserving", "serve", "--engine", "native", *free_port_options()], clone, env)
     assert done.returncode == 2
     assert "no tensorflow_model_server is on PATH; install it, or set TENSORFLOW_MODEL_SERVER" in done.stderr
 

@@ -40,7 +40,7 @@ Examples:
   tfserving bench digits
   tfserving bench digits --concurrency 1,2,4,8,16 --report bench.html
   tfserving bench digits --concurrency 8 --duration 60
-  tfserving bench digits --rate 100,200,400 --arrival poisson --json > bench.json
+  tfserving bench digits --rate 100,200,400 --json > bench.json
   tfserving bench digits --limit p99=20ms --server http://127.0.0.1:8501
   tfserving bench digits --batch 1,8,32 --requests digits --compare bench.json"""
 )
@@ -212,12 +212,13 @@ def _found(bench: Bench, limit: tuple[str, float], batches: list[int]) -> Iterat
 def _earlier(path: Path | None) -> list[Step]:
     """Return the steps of an earlier run."""
     from tfserving.clients.bench.step_json import read_step
+    from tfserving.clients.rest_json import parse_request
     from tfserving.foundation.given import given_text
 
     if path is None:
         return []
     try:
-        return [read_step(step) for step in json.loads(given_text(path))["steps"]]
+        return [read_step(step) for step in parse_request(given_text(path))["steps"]]
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="--compare") from None
     except KeyError as error:

@@ -22,7 +22,7 @@ from tfserving.clients.commands.calls import (
 from tfserving.clients.commands.model import source_of
 from tfserving.clients.printable import printable
 from tfserving.foundation.command.errors import FAILED, UNREACHABLE, WRONG, CommandError
-from tfserving.foundation.command.options import fleet_option, json_option, report_option
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option, report_option
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.command.project import project
 
@@ -37,6 +37,12 @@ _MOST_NAME = 200
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
 
 
+def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -49,7 +55,7 @@ Examples:
   tfserving verify --against grpc://canary.example:8500
   tfserving verify captured.tfrecord --against http://canary.example:8501"""
 )
-@click.argument("sources", metavar="[MODEL|SOURCE]...", nargs=-1)
+@click.argument("sources", metavar="[MODEL|SOURCE]...", nargs=-1, shell_complete=complete_models)
 @server_option
 @click.option(
     "--against", metavar="URL", help="Compare with the outputs of this server, instead of with the golden outputs."
@@ -61,10 +67,13 @@ Examples:
     multiple=True,
     help="Send requests one by one, many as one batch, or 32 at a time. Repeat it for several.  [default: all three]",
 )
-@click.option("--absolute", type=click.FloatRange(0), metavar="N", help="The absolute tolerance of floats.")
+@click.option(
+    "--absolute", type=click.FloatRange(0), callback=_finite, metavar="N", help="The absolute tolerance of floats."
+)
 @click.option(
     "--relative",
     type=click.FloatRange(0),
+    callback=_finite,
     metavar="N",
     help="The relative tolerance of floats, added to --absolute.  [default: that of the version; 0 for captured]",
 )
@@ -184,11 +193,11 @@ def _as_json(report: Report) -> str:
 def _json_row(row: Row) -> dict[str, Any]:
     """Return the row for JSON, which has no infinity: it is null there, and the reason contains it."""
     fields = {**asdict(row), "ok": row.ok}
-    fields["ways"] = {way: _finite(asdict(tally)) for way, tally in row.ways.items()}
-    return _finite(fields)
+    fields["ways"] = {way: _without_infinity(asdict(tally)) for way, tally in row.ways.items()}
+    return _without_infinity(fields)
 
 
-def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+def _without_infinity(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: None if value == math.inf else value for key, value in fields.items()}
 
 

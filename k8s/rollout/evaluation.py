@@ -13,6 +13,7 @@ from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.quality import Evaluation, figure
 from tfserving.foundation.tensors import Array
+from tfserving.foundation.user_modules import in_project
 from tfserving.k8s.rollout.labelled_rows import labelled_rows
 from tfserving.k8s.rollout.measures import MeasureError, Outputs, function_of, noise_of
 from tfserving.k8s.rollout.pairs import Clock, ServedVersion, paired
@@ -43,14 +44,18 @@ def evaluate(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callab
     is called every second. Raises GateError for invalid rows or metrics, and when `rollout.longest` is over.
     """
     most, clock = fleet.models[model].batch_sizes[-1], Clock(fleet.rollout.longest, pause)
+    # Functions of the user's are found beside models.yaml.
+    folder = fleet.file.parent
     with paired(old, new) as pair:
         try:
-            found = labelled_rows(fleet, model, (new.version, old.version), pair.new.signatures)
+            with in_project(folder):
+                found = labelled_rows(fleet, model, (new.version, old.version), pair.new.signatures)
             if found is None:
                 return []
             outputs = [_try(found, served, most, clock) for served in (pair.new, pair.old)]
             limits = fleet.models[model].evaluation or LabelledRows()
-            return [_compared(found, limits, new, old, *outputs)]
+            with in_project(folder):
+                return [_compared(found, limits, new, old, *outputs)]
         except (EvaluationError, MeasureError) as error:
             raise GateError(f"evaluation: {error}") from None
 

@@ -158,7 +158,7 @@ class Comparison:
     def _times(self) -> str:
         ratio = self._latency.ratio()
         if ratio is None or not self._latency.judged:
-            return "latencies not compared, as both never got requests at the same time"
+            return "latencies not compared, because the versions never got requests at the same time"
         return f"latency ratio {ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
     def _worse(self, latency: Decision, failures: Decision, since: Decision) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,11 +93,8 @@ def noise_of(
 
 
 def find_function(name: str) -> MetricFunction:
-    """Import the function 'module:function', also from the working folder. Raises MeasureError."""
+    """Import the function 'module:function'; call it inside `in_project`. Raises MeasureError."""
     module, _, function = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:

@@ -18,7 +18,7 @@ from typing import Any
 from tfserving.foundation.command.progress import Progress
 from tfserving.serving.config import container_config, entry_point, in_container
 from tfserving.serving.docker import daemon
-from tfserving.serving.docker.container import PREFIX, without_profiler
+from tfserving.serving.docker.container import PREFIX
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError
@@ -85,7 +85,7 @@ def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
     config = container_config(fleet, names)
     # Nothing in an image changes, so the server doesn't poll.
     flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag and "--drain_seconds" not in flag]
-    flags += ["--file_system_poll_wait_seconds=0", *without_profiler(fleet.server.image_name)]
+    flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
     serve = _serve_script(fleet, flags)
     texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve}
     texts.update({f"config/{name}": text for name, text in config.files.items()})

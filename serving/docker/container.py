@@ -46,7 +46,7 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
     server = plan.fleet.server.model_dump(mode="json")
     parts = [
         image.id,
-        _command(plan, config),
+        _command(config),
         files,
         server,
         plan.host,
@@ -57,14 +57,9 @@ def fingerprint(plan: Plan, config: ServerConfig, image: Image) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def without_profiler(image: str) -> list[str]:
-    """Return the flag that turns off the profiler service, which the embedded server lacks."""
-    return [] if is_embedded(image) else ["--enable_profiler=false"]
-
-
-def _command(plan: Plan, config: ServerConfig) -> list[str]:
+def _command(config: ServerConfig) -> list[str]:
     """Return the server's flags."""
-    return [*config.flags, *without_profiler(plan.fleet.server.image_name)]
+    return [*config.flags, "--enable_profiler=false"]
 
 
 def user() -> str:
@@ -104,7 +99,7 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
     return {
         "image": server.image_name,
         "entrypoint": [*entry_point(inside, embedded=embedded)],
-        "command": _command(plan, config),
+        "command": _command(config),
         "detach": True,
         "init": embedded or None,
         "user": user(),

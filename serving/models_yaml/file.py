@@ -53,8 +53,8 @@ def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mappi
     yaml.width = 1 << 16
     try:
         with _alone(path):
-            said = yaml.load(read_text(path, LARGEST_BYTES))
-            model = said["models"][name]
+            content = yaml.load(read_text(path, LARGEST_BYTES))
+            model = content["models"][name]
             if before is not None and dict(model.get("labels") or {}) != dict(before):
                 raise FleetError(f"{path}: the labels of {name} were changed by another program. Run the command again")
             if labels:
@@ -62,7 +62,7 @@ def write_labels(path: Path, name: str, labels: Mapping[str, int], before: Mappi
             else:
                 model.pop("labels", None)
             text = io.StringIO()
-            yaml.dump(said, text)
+            yaml.dump(content, text)
             with written_whole(path) as file:
                 file.write(text.getvalue().encode())
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -233,7 +234,9 @@ def read_fleet(path: Path) -> Fleet:
         fleet = Fleet.model_validate(values)
     except ValidationError as error:
         raise FleetError(explain(path, root, error.errors(), Fleet)) from None
-    here = path.absolute().parent
+    # Found from a subfolder, the path begins with `..`.
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - pathlib keeps `..` or follows links
+    here = path.parent
     models = {
         name: model.model_copy(
             update={
@@ -255,7 +258,7 @@ def read_fleet(path: Path) -> Fleet:
             "rollout": _absolute(fleet.rollout, here),
         }
     )
-    fleet._file = path.absolute()
+    fleet._file = path
     return fleet
 
 

@@ -160,13 +160,13 @@ class Kubernetes(Strict):
 
     @model_validator(mode="after")
     def _components_are_complete(self) -> Kubernetes:
-        for component, key, said in (
+        for component, key, settings in (
             ("object-store", "object_store", self.object_store),
             ("gateway", "gateway", self.gateway),
         ):
-            if said is None and component in self.components:
+            if settings is None and component in self.components:
                 raise ValueError(f"the component {component!r} needs the key {key}")
-            if said is not None and component not in self.components:
+            if settings is not None and component not in self.components:
                 raise ValueError(f"{key} needs the component {component!r}. Add it to components")
         for one, other in (("volume", "object-store"), ("embedded", "gpu")):
             if one in self.components and other in self.components:

@@ -59,7 +59,7 @@ class MetricLimits(Limits):
     """Limits of a metric in manifests."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> MetricLimits:
+    def _set_a_limit(self) -> MetricLimits:
         if self.upward is None:
             raise ValueError("no limit is set; expected at_least, drop, at_most or rise")
         return self
@@ -99,10 +99,10 @@ class LabelledRows(Limits):
 
     @model_validator(mode="before")
     @classmethod
-    def _reads_one_word(cls, said: Any) -> Any:
-        if isinstance(said, str):
-            return {"builder" if FUNCTION.fullmatch(said) else "file": said}
-        return said
+    def _allow_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"builder" if FUNCTION.fullmatch(value) else "file": value}
+        return value
 
     @field_validator("file")
     @classmethod

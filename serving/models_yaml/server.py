@@ -32,14 +32,14 @@ def bytes_of(text: object) -> object:
     return size
 
 
-def _which_gpus(said: object) -> object:
+def _which_gpus(value: object) -> object:
     """Return device numbers as Docker expects them; one error for a wrong value."""
-    if isinstance(said, list) and said and all(type(device) in {int, str} for device in said):
-        return tuple(map(str, said))
-    if said in (None, "all") or (type(said) is int and said >= 1):
-        return said
+    if isinstance(value, list) and value and all(type(device) in {int, str} for device in value):
+        return tuple(map(str, value))
+    if value in (None, "all") or (type(value) is int and value >= 1):
+        return value
     raise ValueError(
-        f"got {shown(said)}, expected all, a number of GPUs such as 1, or a list of devices such as [0, 1]"
+        f"got {shown(value)}, expected all, a number of GPUs such as 1, or a list of devices such as [0, 1]"
     )
 
 

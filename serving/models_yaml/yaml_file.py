@@ -8,6 +8,7 @@ import yaml
 from yaml.composer import ComposerError
 
 from tfserving.foundation.command.hints import typed
+from tfserving.foundation.command.project import FLEET_FILE, FLEET_VARIABLE
 from tfserving.foundation.files import read_text
 from tfserving.serving.models_yaml.errors import FleetError
 
@@ -47,10 +48,10 @@ def parsed(path: Path) -> tuple[yaml.Node | None, object]:
 
 def _missing(path: Path) -> str:
     """Return where models.yaml was searched, and how to create one or name another."""
-    folder = path.absolute().parent
-    where = f"{folder} or the folders above it" if str(path) == path.name else str(folder)
+    if str(path) != FLEET_FILE:
+        return f"there is no file {path}. Name a models.yaml with --fleet or {FLEET_VARIABLE}"
     return (
-        f"there is no {path.name} in {where}. `{typed('init')}` creates a project, "
+        f"there is no {path} in {path.absolute().parent} or the folders above it. `{typed('init')}` creates a project, "
         "and --fleet FILE names a file elsewhere"
     )
 

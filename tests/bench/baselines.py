@@ -1,6 +1,6 @@
-"""What the embedded server is measured against: a bare echo, and servers as one writes them at first.
+"""The servers that the embedded server is compared with: a bare echo, and naive servers.
 
-    python -m tests.bench.baselines echo PORT ANSWER        gRPC that answers the bytes of the file ANSWER
+    python -m tests.bench.baselines echo PORT ANSWER        gRPC that returns the bytes of the file ANSWER
     python -m tests.bench.baselines naive-grpc PORT VERSION  gRPC by `signatures`, `make_ndarray`, `make_tensor_proto`
     python -m tests.bench.baselines naive-rest PORT VERSION  REST by `http.server` and the standard library's json
 

@@ -1,10 +1,10 @@
-"""What the client costs: its calls against the bare stub's with the same bytes, and an answer against `np.array`.
+"""Measure the cost of the client: its calls compared with a bare stub, and a response compared with `np.array`.
 
     python -m tests.bench.client_cost            all jobs, a table
     python -m tests.bench.client_cost --json FILE
 
-CPU is this process' own, all its threads counted. What is compared runs in turn, several rounds of it; a ratio is the
-median of the rounds' ratios, since one round's parts saw the same machine.
+CPU is that of this process, with all its threads. Compared parts run in turn, for several rounds. A ratio is the median
+of the rounds' ratios, because other load on the machine affects all parts of one round alike.
 """
 
 from __future__ import annotations

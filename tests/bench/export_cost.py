@@ -1,4 +1,4 @@
-"""What an export costs more than saving and loading a model: time, with `digits`, and memory, with large weights.
+"""Measure what an export costs beyond saving and loading a model: time, with `digits`, and memory, with large weights.
 
 python -m tests.bench.export_cost time         saves and loads, and exports, in turn, each in a process of its own
 python -m tests.bench.export_cost memory       the most that the export of 500 MB and its fresh process have in memory,
@@ -227,7 +227,7 @@ def compare_times(rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Does what the module's docstring says."""
+    """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     jobs: dict[str, Callable[..., dict[str, float]]] = {
         "save-and-load": save_and_load,

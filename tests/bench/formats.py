@@ -1,4 +1,4 @@
-"""How each kind of server is asked for the same prediction: path, headers and body of a request, and its response."""
+"""The request format of each kind of server for the same prediction: path, headers and body, and the response."""
 
 from __future__ import annotations
 

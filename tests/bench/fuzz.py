@@ -1,11 +1,11 @@
-"""Sends mutated requests of the conformance corpus to an embedded server, and looks whether it goes on.
+"""Send mutated requests of the conformance corpus to an embedded server, and check that it keeps running.
 
     python -m tests.bench.fuzz --requests 200000
 
-Over both protocols, from several threads; a tenth of the requests are not mutations but made up by hypothesis of what
-requests are made of. It fails, with the request, when one is not answered, when the server ends, and when an answer is
-this server's own mistake: an error that no code of its expects. It says how much memory, how many threads and how many
-descriptors the server had after a fifth of the requests, and at the end.
+The requests use both protocols, from several threads. A tenth of them are not mutations: hypothesis generates them from
+the parts of requests. The command fails, and prints the request, when a request gets no response, when the server ends,
+and when a response is an internal error of the server. The output is the memory, threads and descriptors of the server
+after a fifth of the requests, and at the end.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def send_structures(sender: Sender, requests: int, seed: int, statuses: Counter[
 
 
 def main() -> int:
-    """Does what the module's docstring says."""
+    """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)

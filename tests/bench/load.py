@@ -1,7 +1,7 @@
 """A server under measurement: a process that is started, checked, loaded by h2load, and stopped.
 
 The load comes from h2load (Debian's nghttp2-client). CPU and memory are those of the server's processes, counted by the
-kernel, the CPU divided by the requests that they answered.
+kernel, the CPU divided by the number of requests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What docs/performance.json has: medians, ratios, and each server's name.
+"""The contents of docs/performance.json: medians, ratios, and the name of each server.
 
 A figure is the median of its rounds, and a ratio the median of the rounds' ratios, since one round's parts saw the same
 machine. Where there is no TensorFlow Serving, its figures are those of another machine, in tests/bench/elsewhere.json.

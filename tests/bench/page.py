@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md and its picture from the figures in docs/performance.json.
+"""Write the tables and the picture of docs/performance.md from the figures in docs/performance.json.
 
     python -m tests.bench.page
 
@@ -154,7 +154,7 @@ def before(measured: Measured) -> str:
 
 
 def aims(measured: Measured) -> str:
-    """What was to be reached, and whether it was."""
+    """The targets, and whether they are met."""
     rows = [(what, f"{short(figure)}{unit}", aim) for what, figure, unit, aim in _figures(measured)]
     return table(("what", "figure", "aim"), rows)
 
@@ -214,7 +214,7 @@ def with_tables(page: str, measured: Measured) -> str:
 
 
 def main() -> None:
-    """Does what the module's docstring says."""
+    """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=DOCS / "performance.json")
     parser.add_argument("--page", type=Path, default=DOCS / "performance.md")

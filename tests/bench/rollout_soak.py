@@ -1,4 +1,4 @@
-"""Ten minutes of rollouts under load that are aborted, killed and undone, on a server that is killed now and then, too.
+"""Run ten minutes of rollouts under load that are aborted, killed and undone, on a server that is killed sometimes.
 
     python -m tests.bench.rollout_soak embedded         --seconds 600, --rate 60 requests a second, --seed 1
     python -m tests.bench.rollout_soak native           the stand-in for TensorFlow Serving of tests/stand_in
@@ -7,9 +7,9 @@
 Clients without a label, by `stable`, by version and of the canary send requests over gRPC and REST all the time. Each
 response is checked by its value against what is due to its client at that time (tests/k8s/load.py). One rollout after
 the other goes to a version that is higher or lower than the one before, or that doesn't load, or that ends the server.
-Wherever a phase begins, or after a random time within it, the rollout may be killed (and gone on with, or taken back,
-by another shell), aborted, or have its server killed. In the end it prints what clients got, and exits with 1 where an
-answer was wrong.
+At the beginning of a phase, or after a random time in it, the rollout may be killed (and resumed or undone by another
+shell) or aborted, or its server killed. At the end the command prints what clients got, and exits with 1 if a response
+was wrong.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def report(made: Soak) -> None:
 
 
 def main() -> int:
-    """Does what the module's docstring says."""
+    """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=("embedded", "native"))
     parser.add_argument("--seconds", type=float, default=600)

@@ -1,4 +1,4 @@
-"""How often rollouts are wrong: of versions that are as good as the old one, and of versions that are worse.
+"""Measure how often rollouts decide wrongly, for versions that are as good as the old one and for worse ones.
 
     python -m tests.bench.rollouts simulate                     thousands of simulated rollouts, some minutes
     python -m tests.bench.rollouts real --same 200 --slow 100 --failing 100 --out real.jsonl
@@ -7,7 +7,7 @@
 `simulate` draws latencies with heavy tails, slow phases, and stalls, and compares them by
 `tfserving.k8s.rollout.judge`.
 `real` rolls versions out by the command on embedded servers of this machine, under load. It appends a line of JSON for
-each rollout, and goes on where an earlier run ended.
+each rollout, and resumes where an earlier run ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The servers that are compared: this project's own, TensorFlow Serving, and those that one would write or install.
+"""The servers that are compared: this project's own, TensorFlow Serving, naive ones, and those of other projects.
 
 Each runs with its defaults, without an access log; MLServer and BentoML have a process of their own for the model.
 FastAPI, MLServer and BentoML are installed in the versions of tests/bench/others/*/requirements.lock, each into an

@@ -1,12 +1,12 @@
-"""What serving costs: the embedded server beside TensorFlow Serving, other Python servers and bare echoes.
+"""Measure the cost of serving: the embedded server, TensorFlow Serving, other Python servers and bare echoes.
 
     python -m tests.bench.serving_cost --into docs/performance.json              all jobs
     python -m tests.bench.serving_cost --into docs/performance.json grpc rest    some of them, the others' results stay
     python -m tests.bench.serving_cost --before ../old grpc rest                 with the server of another checkout
     python -m tests.bench.serving_cost --list
 
-What is compared runs in turn, several rounds of it. The results have each round's figures; `tests.bench.page` makes the
-tables of docs/performance.md and its picture of them.
+Compared servers run in turn, for several rounds. The results contain the figures of each round. `tests.bench.page`
+makes the tables and the picture of docs/performance.md from them.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Does what the module's docstring says."""
+    """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], default=[], metavar="job")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,12 +1,12 @@
-"""Ten minutes of mixed load on an embedded server whose versions are swapped all the time.
+"""Put ten minutes of mixed load on an embedded server whose versions are swapped continuously.
 
     python -m tests.bench.soak                      --seconds 600, 32 clients, a swap every 5 s
     python -m tests.bench.soak --seconds 60 --workers 2
 
-Half of the clients ask over gRPC, half over REST: predict (small, large, by version and by label), classify, status,
-metadata, and requests that must be refused. Every answer is checked. In the end SIGTERM comes under that load, and
-nothing may be lost; then a server is killed under load, and another one serves on the same ports. It says how many
-requests were answered, and how much memory, how many threads and descriptors the server had over the time.
+Half of the clients use gRPC, half REST: predict (small, large, by version and by label), classify, status, metadata,
+and requests that must be refused. Every response is checked. At the end the server gets SIGTERM under this load, and no
+request may be lost. Then a server is killed under load, and another one serves on the same ports. The output is the
+number of requests, and the memory, threads and descriptors of the server over time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VERSIONS = (1, 2, 3)
 
 
 class Clients:
-    """Clients of one server; `counts` has what was answered, `failed` what went wrong."""
+    """Clients of one server; `counts` has the responses, `failed` the failures."""
 
     def __init__(self, server: Process) -> None:
         self._server = server
@@ -248,7 +248,7 @@ def kill_and_restart(folder: Path, *how: str) -> float:
 
 
 def main() -> int:
-    """Does what the module's docstring says."""
+    """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--clients", type=int, default=32)

@@ -1,4 +1,4 @@
-"""Requests made of what requests are made of, in any combination, as hypothesis' strategies."""
+"""Strategies of hypothesis that generate requests from the parts of requests, in any combination."""
 
 from __future__ import annotations
 

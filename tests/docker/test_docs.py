@@ -97,9 +97,8 @@ def test_the_readmes_commands_are_on_the_page() -> None:
 
 
 def test_the_page_followed_from_top_to_bottom(project: Project) -> None:
-    (build,) = (block for kind, block in SECTIONS["Choose the image"] if kind == "sh")
+    (build,) = (block for kind, block in SECTIONS.pop("Build the embedded image") if kind == "sh")
     assert build.splitlines() == [BUILD]
-    SECTIONS["Choose the image"] = [block for block in SECTIONS["Choose the image"] if block[0] == "yaml"]
     project.say()
     engine = {name: project.env[name] for name in ("DOCKER_HOST", "XDG_STATE_HOME")}
     with serve(["make", "serve", "ENGINE=docker"], project.folder, engine) as server:

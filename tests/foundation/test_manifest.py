@@ -24,6 +24,8 @@ WRONG = {
     ).encode(),
     "a tolerance is too large": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": '
     b'{"float32": {"absolute": 1%s, "relative": 1}}}' % (b"0" * 64, b"0" * 400),
+    "a tolerance is infinite": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": '
+    b'{"float32": {"absolute": 1e400, "relative": 0}}}' % (b"0" * 64),
     "unbatched is no list": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": {}, '
     b'"unbatched": "x"}' % (b"0" * 64),
     "deep": b'{"versions":' * 100_000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import runpy
 import subprocess
 import sys
@@ -108,9 +109,25 @@ def test_a_project_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/tests").write_text("a file")
     done = init(tmp_path / "mine")
-    assert done.exit_code == 1
-    assert "Traceback" not in done.stderr
+    assert done.exit_code == 2
+    assert f"no project can be created in {tmp_path / 'mine'}: " in done.stderr
     assert files(tmp_path) == {"mine/tests": "a file"}
+
+
+def test_a_folder_that_cannot_be_created_is_an_error() -> None:
+    done = init(Path("/proc/project"))
+    assert done.exit_code == 2
+    assert "no project can be created in /proc/project: /proc/project: No such file or directory. Name" in done.stderr
+
+
+def test_the_tutorial_changes_a_line_that_a_project_has(projects: Path) -> None:
+    pages = [Path(__file__).parents[2] / "docs/tutorial.md"]
+    found = [
+        line for page in pages for line in re.findall(r"^sed -i\.bak 's/(.+?)/.+/' (\S+)$", page.read_text(), re.M)
+    ]
+    assert found
+    for text, file in found:
+        assert text in (projects / "function" / file).read_text()
 
 
 @pytest.mark.parametrize("name", ["a b", "", "-a", 'a"', "a/b"])

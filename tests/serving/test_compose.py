@@ -74,8 +74,8 @@ def test_only_the_embedded_server_has_flags_of_its_own(tmp_path: Path, image: st
     server = services(plan(tmp_path, server=f"image: '{image}'"))["server"]
     flags = [flag for flag in server["command"] if "reload" in flag]
     assert flags == (["--enable_reload_config=false", "--reload_base_paths=/models"] if own else [])
-    # The embedded server has no profiler, and warns of flags that it ignores.
-    assert ("--enable_profiler=false" in server["command"]) is not own
+    # The settings of models.yaml can't turn it on.
+    assert server["command"][-1] == "--enable_profiler=false"
     assert server["stop_grace_period"] == "70s"
 
 

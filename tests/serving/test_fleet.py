@@ -16,6 +16,7 @@ from tfserving.serving.models_yaml import fleet as models_yaml_fleet
 from tfserving.serving.models_yaml import server
 from tfserving.serving.models_yaml.errors import explain
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError, read_fleet
+from tfserving.serving.running import fleet_id
 
 GOOD = """\
 models:
@@ -171,8 +172,24 @@ def test_a_folder_and_a_pipe_are_no_models_yaml(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match=rf"there is no models.yaml in {tmp_path}\. `\S+ init` creates a project"):
+    with pytest.raises(
+        FleetError, match=rf"there is no file {tmp_path}/models.yaml. Name a models.yaml with --fleet or"
+    ):
         read_fleet(tmp_path / "models.yaml")
+
+
+def test_a_fleet_is_the_same_from_a_subfolder_and_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project/a/b").mkdir(parents=True)
+    write(tmp_path / "project", GOOD)
+    (tmp_path / "link").symlink_to("project")
+    monkeypatch.chdir(tmp_path / "project/a/b")
+    found = read_fleet(Path("../../models.yaml"))
+    assert found.file == tmp_path / "project/models.yaml"
+    assert found.model_folder("digits") == tmp_path / "project/models/digits"
+    assert fleet_id(found) == fleet_id(read_fleet(tmp_path / "link/models.yaml"))
+    assert fleet_id(found).startswith("project-")
 
 
 def test_a_model_says_how_it_is_exported_and_served(tmp_path: Path) -> None:

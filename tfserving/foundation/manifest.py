@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path, PurePosixPath
 from types import NoneType
 from typing import Any, NoReturn
@@ -111,9 +112,10 @@ class Manifest:
         found = {}
         for dtype, said in self._object(self._content, "tolerances").items():
             values = [said.get(key) if isinstance(said, dict) else None for key in ("absolute", "relative")]
-            if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+            numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+            if len(numbers) < len(values) or not all(0 <= number < inf for number in numbers):
                 self._refuse(
-                    f"tolerances.{_short(dtype)} is {_short(said)}, expected an absolute and a relative number"
+                    f"tolerances.{_short(dtype)} is {_short(said)}, expected a finite absolute and relative number"
                 )
             try:
                 found[dtype] = Tolerance(*map(float, values))  # type: ignore[arg-type]

@@ -17,6 +17,8 @@ from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.progress import Progress
 from tfserving.init.project import KINDS, MODEL_NAME, TRAINING, existing, project_files, write_project
 
+_MOST_LISTED = 3
+
 
 @click.command(
     epilog="""\b
@@ -50,12 +52,26 @@ def init(folder: Path, kind: str, name: str, no_train: bool) -> None:
     files = project_files(kind, name)
     if there := existing(folder, files):
         raise CommandError(
-            f"{folder} already has {', '.join(there)}, and no file is overwritten. Name another folder.", WRONG
+            f"{folder.absolute()} already has {_listed(there)}, and no file is overwritten. Name another folder.", WRONG
         )
-    write_project(folder, files)
+    try:
+        write_project(folder, files)
+    except OSError as error:
+        raise CommandError(
+            f"no project can be created in {folder.absolute()}: {error.filename}: {error.strerror}. "
+            "Name a folder where you can write.",
+            WRONG,
+        ) from None
     click.echo(f"Created a project with {len(files)} files in {folder.absolute()}")
     missing = TRAINING in files and (no_train or not _train(folder))
     _show_next(folder, name, missing)
+
+
+def _listed(files: list[str]) -> str:
+    """Return the first of `files` and how many more there are."""
+    shown = ", ".join(files[:_MOST_LISTED])
+    more = len(files) - _MOST_LISTED
+    return f"{shown} and {more} more of its files" if more > 0 else shown
 
 
 def _train(folder: Path) -> bool:

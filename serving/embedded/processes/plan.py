@@ -34,7 +34,8 @@ class Plan:
 
 
 def read_plan(flags: Flags) -> Plan:
-    """Reads all files. Raises StartError for the first one that can't be read or is wrong."""
+    """Reads all files. Raises StartError for the first one that can't be read, written or is wrong."""
+    _check_request_log(flags)
     return Plan(
         flags,
         _models(flags),
@@ -44,6 +45,18 @@ def read_plan(flags: Flags) -> Plan:
         _session_config(flags),
         choose(flags),
     )
+
+
+def _check_request_log(flags: Flags) -> None:
+    """Raises StartError when the folder of the request log can't be written."""
+    if flags.request_log is None:
+        return
+    folder = flags.request_log.absolute().parent
+    trouble = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write"
+    if not folder.is_dir():
+        trouble = "not a folder" if folder.exists() else "no such folder"
+    if trouble:
+        raise StartError(f"--request_log={flags.request_log}: can't write to {folder}: {trouble}")
 
 
 def _models(flags: Flags) -> tuple[Model, ...]:

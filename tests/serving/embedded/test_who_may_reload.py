@@ -59,7 +59,7 @@ def test_it_can_be_kept_to_folders(start: Start, models: Path, tmp_path: Path) -
         code, text = reload(server, scale=models / "scale", other=path)
         assert (code, text.split(";")[0]) == (
             "PERMISSION_DENIED",
-            f"base path {path} of model other may not be served",
+            f"base path {path} of model other is not allowed",
         )
     # A link is judged by where it leads.
     assert reload(server, scale=outside / "scale") == ("OK", "")

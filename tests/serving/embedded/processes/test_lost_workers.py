@@ -117,7 +117,7 @@ def test_a_version_that_ends_whoever_loads_it_ends_no_two_at_a_time(whole: Proce
 
     wait_until("version 2's end", lambda: '"END"' in status(whole, "/v1/models/fatal/versions/2")[1])
     text = status(whole, "/v1/models/fatal/versions/2")[1]
-    assert "the process that loaded it ended; what it printed is in the log" in text
+    assert "the process that loaded it ended; the server's log has its output" in text
     # Another worker may end one, so a second one tries.
     wait_until("new workers", lambda: joins(whole) == ended + 2)
     assert ends(whole) == ended + 2

@@ -67,6 +67,11 @@ def test_a_file_that_is_no_configuration_is_refused_in_a_line(wrong: dict[Path, 
         assert text.endswith(f"Expected a text-format {message}") != could_be_one
 
 
+def test_a_request_log_without_its_folder_is_refused_before_tensorflow_is_imported(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=f"--request_log={tmp_path}/none/r: can't write to {tmp_path}/none: no such"):
+        read_plan(Flags(model_base_path="/models/m", request_log=tmp_path / "none" / "r"))
+
+
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "monitoring.config"
     path.write_text("prometheus_config { enable: true }", encoding="utf-8-sig")
