@@ -25,6 +25,10 @@ class Interrupts:
 
     def handle(self) -> None:
         """Handle both signals from now on, except those that the process ignores."""
+        if self._stderr < 0:
+            # Kept now: when a signal comes, stderr may be hidden, as it is while TensorFlow is imported.
+            with contextlib.suppress(OSError):
+                self._stderr = os.dup(2)
         if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL):
             signal.signal(signal.SIGINT, self)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -35,10 +39,9 @@ class Interrupts:
         self.came = number
         while frame is not None and frame.f_code.co_filename != _IMPORTING:
             frame = frame.f_back
-        if frame is not None and self._stderr < 0:
+        if frame is not None:
             # numpy and TensorFlow print the traceback of an import that is interrupted, which helps nobody.
             with contextlib.suppress(OSError):
-                self._stderr = os.dup(2)
                 nothing = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nothing, 2)
                 os.close(nothing)
