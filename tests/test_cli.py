@@ -152,3 +152,9 @@ def test_a_model_named_outside_of_any_project_is_an_error_that_recommends_one(
     done = CliRunner().invoke(command, words)
     assert done.exit_code == 2
     assert f"there is no models.yaml in {tmp_path} or the folders above it. `" in done.stderr
+
+
+def test_a_wrong_value_of_an_environment_variable_names_the_variable() -> None:
+    done = run("metadata", "digits", TFSERVING_SERVER="127.0.0.1:1")
+    assert done.returncode == 2
+    assert "(env var: 'TFSERVING_SERVER'): '127.0.0.1:1' is not a URL" in done.stderr
