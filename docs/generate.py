@@ -22,7 +22,7 @@ sys.path.insert(0, str(DOCS.parent))
 from tfserving.cli import tfserving  # noqa: E402
 from tfserving.export.manifest import Manifest  # noqa: E402
 from tfserving.k8s.configuration import files as cluster_files  # noqa: E402
-from tfserving.serving.compose.files import DASHBOARD  # noqa: E402
+from tfserving.serving.compose.services import DASHBOARD  # noqa: E402
 from tfserving.serving.embedded.command_line import command as embedded  # noqa: E402
 from tfserving.serving.models_yaml.fleet import Fleet, read_fleet  # noqa: E402
 

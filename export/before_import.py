@@ -68,8 +68,8 @@ def no_module(name: str, missing: str, folder: Path) -> str:
     """Return the error for a builder that needs a module which doesn't exist."""
     parent, _, last = missing.rpartition(".")
     place = folder.joinpath(*parent.split(".")) if parent else folder
-    others = [path.stem for path in place.glob("*.py")] + [path.parent.name for path in place.glob("*/*.py")]
-    hint = did_you_mean(last, {f"{parent}.{other}" if parent else other: other for other in others}.values())
+    others = {path.stem for path in place.glob("*.py")} | {path.parent.name for path in place.glob("*/*.py")}
+    hint = did_you_mean(last, sorted(others - {last}))
     return f"builder {name!r}: no module {missing!r} in {folder}, and none is installed.{hint}"
 
 

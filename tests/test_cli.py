@@ -101,7 +101,7 @@ def test_the_first_line_of_a_command_is_that_in_the_list() -> None:
     [
         (["exprot"], "There is no command 'exprot'. Did you mean 'export'?"),
         (["export", "biuld"], "Did you mean 'build'?"),
-        (["predict", "digits", "--inputs", "1"], "Did you mean --input?"),
+        (["predict", "digits", "--inputs", "1"], "Did you mean one of: '--input', '--output'?"),
     ],
 )
 def test_a_mistyped_word_gets_a_suggestion(words: list[str], suggested: str) -> None:
@@ -130,7 +130,12 @@ def test_shells_complete_the_commands(shell: str) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "completed"),
-    [("", [*ENTRIES, "completion"]), ("rollout sta", ["start", "status"]), ("serve st", ["status"])],
+    [
+        ("", [*ENTRIES, "completion"]),
+        ("rollout sta", ["start", "status"]),
+        ("serve st", ["status"]),
+        ("export diff d", ["digits", "dense"]),
+    ],
 )
 def test_shells_complete_the_whole_tree(typed: str, completed: list[str]) -> None:
     words = {"COMP_WORDS": f"tfserving {typed}", "COMP_CWORD": str(1 + typed.count(" "))}

@@ -30,7 +30,7 @@ input_option = click.option(
 Examples:
   tfserving classify flowers --input '[{"length": 1.5, "name": "rose"}]'
   tfserving classify flowers --input examples.tfrecord --json
-  tfserving classify flowers/2 --input request.json --server http://127.0.0.1:8501"""
+  tfserving classify flowers/2 --input examples.json --server http://gpu:8501"""
 )
 @model_argument
 @input_option

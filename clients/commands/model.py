@@ -11,6 +11,7 @@ import click
 
 from tfserving.foundation.command.errors import WRONG, CommandError
 from tfserving.foundation.command.hints import typed
+from tfserving.foundation.command.options import complete_models
 from tfserving.foundation.command.project import project
 from tfserving.foundation.command.suggest import did_you_mean
 
@@ -60,7 +61,9 @@ def model_argument(command: Callable[..., None]) -> Callable[..., None]:
         command(model=model._replace(label=label), **options)
 
     labelled = click.option("--label", metavar="LABEL", help="The version with this label.")(with_model)
-    return click.argument("model", type=_ModelType(), metavar="MODEL[/VERSION]")(labelled)
+    return click.argument("model", type=_ModelType(), metavar="MODEL[/VERSION]", shell_complete=complete_models)(
+        labelled
+    )
 
 
 def fleet_model(text: str) -> ModelFolder | None:

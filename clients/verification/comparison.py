@@ -144,7 +144,7 @@ class Comparison:
         try:
             return self._send(other, request)
         except ServingError as error:
-            reason = f"{other.client.server} returned {reason_of(error)}"
+            reason = f"the other server, {other.client.server}: {reason_of(error)}"
             self.failures.setdefault(request.signature, self._failure(request, reason, error))
             return None
 

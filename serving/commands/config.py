@@ -26,8 +26,10 @@ warnings."""
 )
 @models_argument
 @fleet_option
-@click.option("--port", type=PORT, default=8500, show_default=True, help="The gRPC port, with --local.")
-@click.option("--rest-port", type=PORT, default=8501, show_default=True, help="The REST port, with --local.")
+@click.option("--port", type=PORT, metavar="PORT", default=8500, show_default=True, help="The gRPC port, with --local.")
+@click.option(
+    "--rest-port", type=PORT, metavar="PORT", default=8501, show_default=True, help="The REST port, with --local."
+)
 @click.option("--local", is_flag=True, help="For a process on this machine instead of a container.")
 @click.option("--check", "only_check", is_flag=True, help="Print errors and warnings instead of the configuration.")
 @json_option

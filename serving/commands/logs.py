@@ -24,7 +24,7 @@ Examples:
   tfserving serve logs --follow --port 9500"""
 )
 @fleet_option
-@click.option("--port", type=PORT, help="The gRPC port of the server, if several run.")
+@click.option("--port", type=PORT, metavar="PORT", help="The gRPC port of the server, if several run.")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines until Ctrl-C or the end of the server.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="LINES", help="Print only the last lines.")
 def logs(fleet: Path, port: int | None, follow: bool, tail: int | None) -> None:

@@ -38,8 +38,10 @@ def port_options(command: Function) -> Function:
     for option in reversed(
         (
             click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on."),
-            click.option("--port", type=PORT, default=8500, show_default=True, help="The gRPC port."),
-            click.option("--rest-port", type=PORT, default=8501, show_default=True, help="The REST port."),
+            click.option("--port", type=PORT, metavar="PORT", default=8500, show_default=True, help="The gRPC port."),
+            click.option(
+                "--rest-port", type=PORT, metavar="PORT", default=8501, show_default=True, help="The REST port."
+            ),
         )
     ):
         command = option(command)

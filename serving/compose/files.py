@@ -18,11 +18,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tfserving.serving.compose import envoy as proxy
+from tfserving.serving.compose.services import (
+    as_yaml,
+    bind,
+    envoy,
+    envoy_service,
+    grafana,
+    grafana_service,
+    memory_service,
+    prometheus,
+    prometheus_service,
+    published,
+)
 from tfserving.serving.config import (
-    METRICS_PATH,
     MODELS_CONFIG,
     SERVE,
     container_config,
@@ -33,15 +42,11 @@ from tfserving.serving.config import (
 from tfserving.serving.docker.container import PREFIX, arguments, user
 from tfserving.serving.engines import EngineError, Plan, address
 from tfserving.serving.health import HEALTH, METRICS_FOLDER, health_script_over_rest
-from tfserving.serving.models_yaml.fleet import FleetError
 from tfserving.serving.models_yaml.server import Envoy, TlsFiles
 
 COMPOSE = "compose.yaml"
 # Variables of rendered files.
 MODELS_VARIABLE, USER_VARIABLE = "TFSERVING_MODELS", "TFSERVING_USER"
-DASHBOARD = Path(__file__).with_name("dashboard.json")
-_NOBODY = "65534:65534"
-_GRAFANA = 472
 
 
 def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
@@ -50,7 +55,7 @@ def files(plan: Plan, wait: float) -> dict[str, dict[str, str]]:
     Raises FleetError when a file of models.yaml can't be read.
     """
     made, project = _files(plan, wait)
-    return {**made, ".": {COMPOSE: _yaml(project)}}
+    return {**made, ".": {COMPOSE: as_yaml(project)}}
 
 
 def rendered(plan: Plan, wait: float, folder: Path) -> dict[str, dict[str, str]]:
@@ -73,34 +78,34 @@ def rendered(plan: Plan, wait: float, folder: Path) -> dict[str, dict[str, str]]
 #   {MODELS_VARIABLE}  the folder of the models, as FOLDER/MODEL/VERSION. Default: {models}, relative to this file
 #   {USER_VARIABLE}    the user and group that read this folder and the models. Default: {user()}
 """
-    return {**made, ".": {COMPOSE: header + _yaml(project)}}
+    return {**made, ".": {COMPOSE: header + as_yaml(project)}}
 
 
 def _files(plan: Plan, wait: float) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
     """Return the text of every file but compose.yaml, by folder and name, and the content of compose.yaml."""
     compose, inside = plan.fleet.compose, in_container()
     config = container_config(plan.fleet, plan.names)
-    made: dict[str, dict[str, str]] = {"config": dict(config.files), "prometheus": _prometheus(plan)}
+    made: dict[str, dict[str, str]] = {"config": dict(config.files), "prometheus": prometheus(plan)}
     if compose.grafana:
-        made["grafana"] = _grafana()
+        made["grafana"] = grafana()
     if compose.envoy:
-        made["envoy"] = _envoy(compose.envoy, inside.rest_port)
+        made["envoy"] = envoy(compose.envoy, inside.rest_port)
         made["envoy"][HEALTH] = health_script_over_rest(plan.fleet, plan.names, proxy.HEALTH_PORT)
         made["envoy"][SERVE] = draining_script(plan.fleet.server, proxy.in_flight())
     server = _service(arguments(plan, config, "compose", wait, Path("config")))
     server["stop_grace_period"] = f"{grace_seconds(plan.fleet.server)}s"
-    services = {"server": server, "prometheus": _prometheus_service(plan)}
+    services = {"server": server, "prometheus": prometheus_service(plan)}
     volumes: dict[str, Any] = {"metrics": {}}
     if compose.memory_exporter:
-        services["memory"] = _memory_service(compose.memory_exporter)
+        services["memory"] = memory_service(compose.memory_exporter)
         server["volumes"].append({"type": "volume", "source": "memory", "target": METRICS_FOLDER})
         options = "size=1m,mode=1777,noexec,nosuid,nodev"
         volumes["memory"] = {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": options}}
     if compose.grafana:
-        services["grafana"] = _grafana_service(compose.grafana, _published(plan, compose.grafana_port, 3000))
+        services["grafana"] = grafana_service(compose.grafana, published(plan, compose.grafana_port, 3000))
     if compose.envoy:
         # It depends on the server, so Compose stops it first.
-        services["envoy"] = _envoy_service(compose.envoy, _published(plan, compose.envoy.port, 8443))
+        services["envoy"] = envoy_service(compose.envoy, published(plan, compose.envoy.port, 8443))
         services["envoy"]["stop_grace_period"] = server["stop_grace_period"]
     folders = {"server": "config"}
     for name, service in services.items():
@@ -165,7 +170,7 @@ def _service(run: Mapping[str, Any]) -> dict[str, Any]:
         "cpus": run["nano_cpus"] and run["nano_cpus"] / 1e9,
         "pids_limit": run["pids_limit"],
         "restart": run["restart_policy"]["Name"],
-        "volumes": [_mount(mount["Source"], mount["Target"]) for mount in run["mounts"]],
+        "volumes": [bind(mount["Source"], mount["Target"]) for mount in run["mounts"]],
         "ports": [
             f"{address(host, port)}:{inside.removesuffix('/tcp')}" for inside, (host, port) in run["ports"].items()
         ],
@@ -197,118 +202,6 @@ def _service(run: Mapping[str, Any]) -> dict[str, Any]:
 _HEALTH_TIMES = {"interval": "Interval", "timeout": "Timeout", "start_period": "StartPeriod"}
 
 
-def _hardened(image: str, user: str, memory: str) -> dict[str, Any]:
-    """Return the common settings of all services beside the server."""
-    return {
-        "image": image,
-        "user": user,
-        "read_only": True,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
-        "mem_limit": memory,
-        "pids_limit": 256,
-        "restart": "unless-stopped",
-        "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
-    }
-
-
-def _prometheus(plan: Plan) -> dict[str, str]:
-    rest = f"server:{in_container().rest_port}"
-    jobs = [{"job_name": "server", "metrics_path": METRICS_PATH, "static_configs": [{"targets": [rest]}]}]
-    if plan.fleet.compose.memory_exporter:
-        jobs.append({"job_name": "memory", "static_configs": [{"targets": ["memory:9100"]}]})
-    return {"prometheus.yml": _yaml({"global": {"scrape_interval": "5s"}, "scrape_configs": jobs})}
-
-
-def _prometheus_service(plan: Plan) -> dict[str, Any]:
-    return {
-        **_hardened(plan.fleet.compose.prometheus, _NOBODY, "1g"),
-        "entrypoint": ["prometheus"],
-        "command": ["--config.file=/config/prometheus.yml", "--storage.tsdb.path=/prometheus"],
-        "volumes": [
-            _mount("prometheus", "/config"),
-            {"type": "volume", "source": "metrics", "target": "/prometheus"},
-        ],
-        "ports": _published(plan, plan.fleet.compose.prometheus_port, 9090),
-    }
-
-
-def _memory_service(image: str) -> dict[str, Any]:
-    """Return the service that exports only the file that the server's health check writes."""
-    collectors = ["--collector.disable-defaults", "--collector.textfile", "--web.disable-exporter-metrics"]
-    return {
-        **_hardened(image, _NOBODY, "64m"),
-        "entrypoint": ["node_exporter"],
-        "command": [*collectors, f"--collector.textfile.directory={METRICS_FOLDER}"],
-        "volumes": [{"type": "volume", "source": "memory", "target": METRICS_FOLDER, "read_only": True}],
-    }
-
-
-def _grafana() -> dict[str, str]:
-    source: dict[str, Any] = {"name": "Prometheus", "uid": "prometheus", "type": "prometheus", "access": "proxy"}
-    source |= {"url": "http://prometheus:9090", "isDefault": True}
-    provider = {"name": "serving", "type": "file", "options": {"path": "/etc/grafana/dashboards"}}
-    return {
-        "datasource.yaml": _yaml({"apiVersion": 1, "datasources": [source]}),
-        "provider.yaml": _yaml({"apiVersion": 1, "providers": [provider]}),
-        DASHBOARD.name: DASHBOARD.read_text(),
-    }
-
-
-def _grafana_service(image: str, ports: list[str]) -> dict[str, Any]:
-    """Return the service: everyone who reaches its port can view, without a password, and change nothing."""
-    places = {
-        "datasource.yaml": "/etc/grafana/provisioning/datasources/datasource.yaml",
-        "provider.yaml": "/etc/grafana/provisioning/dashboards/provider.yaml",
-        DASHBOARD.name: f"/etc/grafana/dashboards/{DASHBOARD.name}",
-    }
-    return {
-        **_hardened(image, f"{_GRAFANA}:0", "512m"),
-        "environment": {
-            "GF_AUTH_ANONYMOUS_ENABLED": "true",
-            "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
-            "GF_AUTH_BASIC_ENABLED": "false",
-            "GF_AUTH_DISABLE_LOGIN_FORM": "true",
-            "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
-            "GF_ANALYTICS_REPORTING_ENABLED": "false",
-            "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
-            "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
-            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": places[DASHBOARD.name],
-            "GF_LOG_MODE": "console",
-        },
-        "tmpfs": [f"/var/lib/grafana:uid={_GRAFANA},gid=0,mode=0755,size=256m", "/tmp:size=64m"],  # noqa: S108
-        "volumes": [_mount(f"grafana/{name}", target) for name, target in places.items()],
-        "ports": ports,
-    }
-
-
-def _envoy(envoy: Envoy, rest_port: int) -> dict[str, str]:
-    configuration = proxy.configuration(envoy, "/config", "0.0.0.0", 8443, ("server", rest_port))  # noqa: S104
-    made = {proxy.FILE: _yaml(configuration)}
-    for name, key, path in (
-        (proxy.CERTIFICATE, "certificate", envoy.certificate),
-        (proxy.KEY, "key", envoy.key),
-        (proxy.CLIENT_CA, "client_ca", envoy.client_ca),
-    ):
-        if path:
-            try:
-                made[name] = path.read_text()
-            except (OSError, UnicodeDecodeError) as error:
-                raise FleetError(f"compose.envoy.{key}: {path}: {getattr(error, 'strerror', error)}") from None
-    return made
-
-
-def _envoy_service(envoy: Envoy, ports: list[str]) -> dict[str, Any]:
-    return {
-        **_hardened(envoy.image, user(), "256m"),
-        "entrypoint": ["bash", f"/config/{SERVE}", "envoy"],
-        "command": ["--config-path", f"/config/{proxy.FILE}", "--log-level", "warn", "--disable-hot-restart"],
-        "volumes": [_mount("envoy", "/config")],
-        "ports": ports,
-        "depends_on": ["server"],
-    }
-
-
 def tls_files(envoy: Envoy) -> TlsFiles:
     """Return Envoy's certificate and key in the form of the server's."""
     return TlsFiles(
@@ -317,20 +210,6 @@ def tls_files(envoy: Envoy) -> TlsFiles:
         client_ca=envoy.client_ca,
         verify_clients=envoy.client_ca is not None,
     )
-
-
-def _published(plan: Plan, port: int, inside: int) -> list[str]:
-    return [f"{address(plan.host, port)}:{inside}"]
-
-
-def _mount(source: str, target: str) -> dict[str, Any]:
-    """Return a read-only mount. A relative source is relative to compose.yaml."""
-    return {
-        "type": "bind",
-        "source": source if source.startswith("/") else f"./{source}",
-        "target": target,
-        "read_only": True,
-    }
 
 
 def _literally(value: Any) -> Any:
@@ -345,7 +224,3 @@ def _literally(value: Any) -> Any:
 def _digest(texts: Mapping[str, str], but: tuple[str, ...]) -> str:
     kept = {name: text for name, text in texts.items() if name not in but}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, width=120)

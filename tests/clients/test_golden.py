@@ -54,7 +54,7 @@ def test_requests_that_are_not_the_manifests_are_refused(version: Path) -> None:
     data[-1] ^= 1
     (version / RECORDS).write_bytes(data)
     with pytest.raises(
-        GoldenError, match=r"golden\.tfrecord has SHA-256 \w{64}, .*manifest\.json says \w{64}: it was changed"
+        GoldenError, match=r"golden\.tfrecord has SHA-256 \w{64}, .*manifest\.json lists \w{64}: it was changed"
     ):
         read_golden(version)
 
@@ -62,10 +62,10 @@ def test_requests_that_are_not_the_manifests_are_refused(version: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "has no golden request in it"),
+        (b"", "contains no golden request"),
         (b"no record", "byte 0: the file ends within"),
         # An empty PredictionLog.
-        (b"\0" * 8 + b"\x29\x03\x98\x07\xd8\xea\x82\xa2", "record 0: it is no request to predict, classify or regress"),
+        (b"\0" * 8 + b"\x29\x03\x98\x07\xd8\xea\x82\xa2", "record 0: got another record than a predict"),
     ],
 )
 def test_a_file_without_golden_requests_is_refused(version: Path, data: bytes, said: str) -> None:

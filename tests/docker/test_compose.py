@@ -21,7 +21,7 @@ from tests.authority import Authority
 from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
 from tests.servers import free_ports, wait_for
 from tfserving.clients import Tls, connect
-from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.compose.services import DASHBOARD
 from tfserving.serving.health import MEMORY_METRIC
 
 Left = Callable[[], dict[str, set[str]]]

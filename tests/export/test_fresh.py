@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     process.load(tmp_path / "version", fresh.WAYS)
     with pytest.raises(ProofError) as error:
         process.signatures()
-    assert "a process without the model's code could not load it, " in str(error.value)
+    assert "a process without the model's code can't load it: " in str(error.value)
     assert "SavedModel file does not exist at" in str(error.value)
 
 

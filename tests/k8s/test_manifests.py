@@ -17,7 +17,7 @@ from tests.serving.fleets import GOOD, fleet
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
-from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.compose.services import DASHBOARD
 from tfserving.serving.embedded.command_line import command
 from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.models_yaml.fleet import FleetError

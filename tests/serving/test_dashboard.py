@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tfserving.clients.metrics import INFERENCE
-from tfserving.serving.compose.files import DASHBOARD
+from tfserving.serving.compose.services import DASHBOARD
 from tfserving.serving.health import MEMORY_METRIC
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -124,7 +124,7 @@ def test_a_client_that_can_not_ask_more_tries_with_more_processes_and_says_so(
     said: list[str] = []
     quick = Durations(warm_up=0.2, window=0.2, windows=1, most=1)
     step = bench_of(slow.grpc, quick, progress=said.append).measure(Load(concurrency=4))
-    assert [line.split(" with ")[1] for line in said if "can't ask more" in line] == ["2 processes", "3 processes"]
+    assert [line.split(" with ")[1] for line in said if "bottleneck" in line] == ["2 processes", "3 processes"]
     assert (step.processes, step.client_bound) == (3, True)
 
 

@@ -306,7 +306,7 @@ def test_two_servers_are_compared_with_each_other(server: Server, tmp_path: Path
     (port,) = free_ports(1)
     gone = verify([tampered / "1"], grpc=server.grpc, against=f"grpc://127.0.0.1:{port}")
     assert not gone.ok
-    assert f"127.0.0.1:{port} answers UNAVAILABLE" in gone.rows[0].reason
+    assert f"127.0.0.1:{port}: no gRPC server is listening" in gone.rows[0].reason
 
 
 def capture(path: Path, server: Server, answered: bool = True, **spec: Any) -> Path:
