@@ -13,9 +13,9 @@ from tests.serving.fleets import GOOD, fleet
 from tfserving.cli import tfserving
 from tfserving.foundation.extras import EXTRAS
 
-_FREE = free_ports(3)
-NO_SERVER = f"grpc://127.0.0.1:{_FREE[0]}"
-PORTS = ("--port", str(_FREE[1]), "--rest-port", str(_FREE[2]))
+# Ports that are free when the test runs: each worker collects the same tests.
+PORTS = ("--port", "PORT", "--rest-port", "REST_PORT")
+NO_SERVER = "grpc://127.0.0.1:PORT"
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*words: str) -> Result:
-    result = CliRunner().invoke(tfserving, list(words))
+    port, rest_port = map(str, free_ports(2))
+    line = [word.replace("REST_PORT", rest_port).replace("PORT", port) for word in words]
+    result = CliRunner().invoke(tfserving, line)
     assert isinstance(result.exception, SystemExit | None)
     return result
 
