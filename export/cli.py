@@ -16,10 +16,10 @@ from tfserving.foundation.command.group import Group
     cls=Group,
     epilog="""\b
 Examples:
-  tfserving export build                          every model of models.yaml
+  tfserving export build                         every model of models.yaml
   tfserving export build digits
-  tfserving export build spam=train.spam:build    a model that models.yaml lacks
-  tfserving export lint some/saved_model          any SavedModel
+  tfserving export build spam=train.spam:build   not in models.yaml
+  tfserving export lint some/saved_model         any SavedModel
   tfserving export check digits
   tfserving export inspect digits/3
   tfserving export diff digits/2 digits/3

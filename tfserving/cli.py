@@ -60,23 +60,29 @@ SECTIONS = {
         "compose": Entry("serving.commands.compose:compose", "serving", "Run a server with Prometheus and Grafana."),
     },
     "Requests": {
-        "predict": Entry("clients.commands.predict:predict", "clients", "Send a predict request."),
-        "classify": Entry(
-            "clients.commands.examples:classify", "clients", "Send tf.Examples; print classes and scores."
+        "predict": Entry(
+            "clients.commands.predict:predict", "clients", "Send a predict request, and print the outputs."
         ),
-        "regress": Entry("clients.commands.examples:regress", "clients", "Send tf.Examples; print values."),
+        "classify": Entry(
+            "clients.commands.examples:classify", "clients", "Send tf.Examples; print their classes and scores."
+        ),
+        "regress": Entry("clients.commands.examples:regress", "clients", "Send tf.Examples; print the value of each."),
         "metadata": Entry("clients.commands.metadata:metadata", "clients", "Print the signatures of a served model."),
     },
     "Proof and load": {
         "verify": Entry(
             "clients.commands.verify:verify", "clients", "Compare the outputs of a server with golden requests."
         ),
-        "bench": Entry("clients.commands.bench:bench", "clients", "Measure the throughput and latency of a server."),
+        "bench": Entry(
+            "clients.commands.bench:bench", "clients", "Put load on a server; print its throughput and latency."
+        ),
         "tune": Entry("clients.commands.tune:tune", "clients", "Find the batching parameters of highest throughput."),
-        "capture": Entry("clients.commands.capture:capture", "clients", "Make golden records from real requests."),
+        "capture": Entry(
+            "clients.commands.capture:capture", "clients", "Make golden and warm-up records from real requests."
+        ),
     },
     "Rollouts": {
-        "rollout": Entry("k8s.commands.rollout:rollout", "k8s", "Roll out a new version, here or on a cluster."),
+        "rollout": Entry("k8s.commands.rollout:rollout", "k8s", "Roll out a new version, and back if it is worse."),
         "k8s": Entry("k8s.cli:main", "k8s", "Run the models on Kubernetes."),
     },
 }
@@ -85,6 +91,10 @@ ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in secti
 
 class _Tree(Group):
     """The commands, imported when they are needed."""
+
+    def make_context(self, *args: Any, **named: Any) -> click.Context:
+        """Return the context of a command, or of a word that a shell completes, with its project."""
+        return super().make_context(*args, obj=FoundProject(), **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -188,10 +198,8 @@ Examples:
 Exit codes: 0 success, 1 failed, 2 wrong usage, 3 not reachable, 130 Ctrl-C.""",
 )
 @click.version_option(__version__, message="tfserving %(version)s")
-@click.pass_context
-def tfserving(ctx: click.Context) -> None:
-    """From a TensorFlow model in Python to verified requests in production."""
-    ctx.obj = FoundProject()
+def tfserving() -> None:
+    """Export, serve, verify and roll out TensorFlow models."""
 
 
 @tfserving.command(

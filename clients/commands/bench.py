@@ -40,7 +40,7 @@ Examples:
   tfserving bench digits
   tfserving bench digits --concurrency 1,2,4,8,16 --report bench.html
   tfserving bench digits --concurrency 8 --duration 60
-  tfserving bench digits --rate 100,200,400 --arrival poisson --json > bench.json
+  tfserving bench digits --rate 100,200,400 --json > bench.json
   tfserving bench digits --limit p99=20ms --server http://127.0.0.1:8501
   tfserving bench digits --batch 1,8,32 --requests digits --compare bench.json"""
 )

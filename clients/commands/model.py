@@ -11,6 +11,7 @@ import click
 
 from tfserving.foundation.command.errors import WRONG, CommandError
 from tfserving.foundation.command.hints import typed
+from tfserving.foundation.command.options import complete_models
 from tfserving.foundation.command.project import project
 from tfserving.foundation.command.suggest import did_you_mean
 
@@ -60,7 +61,9 @@ def model_argument(command: Callable[..., None]) -> Callable[..., None]:
         command(model=model._replace(label=label), **options)
 
     labelled = click.option("--label", metavar="LABEL", help="The version with this label.")(with_model)
-    return click.argument("model", type=_ModelType(), metavar="MODEL[/VERSION]")(labelled)
+    return click.argument("model", type=_ModelType(), metavar="MODEL[/VERSION]", shell_complete=complete_models)(
+        labelled
+    )
 
 
 def fleet_model(text: str) -> ModelFolder | None:
@@ -95,14 +98,6 @@ def _has(name: str, text: str) -> bool:
         raise
 
 
-def fleet_models() -> tuple[str, ...]:
-    """Return the models of the fleet; none without a models.yaml that can be used."""
-    try:
-        return project().models()
-    except CommandError:
-        return ()
-
-
 def source_of(text: str) -> str | ModelFolder:
     """Return the model of the fleet that `text` names, else `text` itself when it is a path that exists or a URL.
 
@@ -118,9 +113,10 @@ def source_of(text: str) -> str | ModelFolder:
 
 def unknown_model(text: str) -> str:
     """Return the error for `text`, which is neither a model of the fleet nor a path."""
-    models = fleet_models()
-    if not models:
-        return f"{text!r} is neither a model of a models.yaml nor a folder."
+    try:
+        models = project().models()
+    except CommandError as error:
+        return f"there is no folder {text}, and {error.message}"
     name = text.partition("/")[0]
     return f"no model is called {name!r}, and there is no folder {text}; the fleet has {', '.join(models)}." + (
         did_you_mean(name, models)

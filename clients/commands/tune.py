@@ -15,7 +15,7 @@ from tfserving.clients.commands.calls import SECONDS_OF_A_WINDOW, Target, report
 from tfserving.clients.commands.loads import input_option, limit_option, numbers, prepared, requests_option
 from tfserving.clients.commands.model import Model, fleet_model, unknown_model
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
-from tfserving.foundation.command.options import fleet_option, json_option, report_option, writable
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option, report_option, writable
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.files import written_whole
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   tfserving tune digits --limit p99=20ms
-  tfserving tune digits --server-command "docker-run.sh tensorflow_model_server"
+  tfserving tune digits --server-command "run.sh model_server"
   tfserving tune models/digits --concurrency 64 --report tune.html"""
 )
-@click.argument("model", metavar="MODEL|FOLDER")
+@click.argument("model", metavar="MODEL|FOLDER", shell_complete=complete_models)
 @limit_option("Only count candidates within this latency, for example p99=20ms.")
 @click.option(
     "--concurrency", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Requests at a time."

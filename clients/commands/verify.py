@@ -22,7 +22,7 @@ from tfserving.clients.commands.calls import (
 from tfserving.clients.commands.model import source_of
 from tfserving.clients.printable import printable
 from tfserving.foundation.command.errors import FAILED, UNREACHABLE, WRONG, CommandError
-from tfserving.foundation.command.options import fleet_option, json_option, report_option
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option, report_option
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.command.project import project
 
@@ -55,7 +55,7 @@ Examples:
   tfserving verify --against grpc://canary.example:8500
   tfserving verify captured.tfrecord --against http://canary.example:8501"""
 )
-@click.argument("sources", metavar="[MODEL|SOURCE]...", nargs=-1)
+@click.argument("sources", metavar="[MODEL|SOURCE]...", nargs=-1, shell_complete=complete_models)
 @server_option
 @click.option(
     "--against", metavar="URL", help="Compare with the outputs of this server, instead of with the golden outputs."

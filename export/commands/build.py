@@ -24,7 +24,7 @@ from tfserving.export.commands.selection import (
     typed_models,
 )
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
-from tfserving.foundation.command.options import fleet_option, json_option
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
 if TYPE_CHECKING:
     from tfserving.export.exporter import Exported, Target
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Examples:
   tfserving export build                   every model of models.yaml
   tfserving export build --missing         those that have no version yet
-  tfserving export build --if-changed      no new version of an unchanged model
+  tfserving export build --if-changed      unchanged models keep their version
   tfserving export build digits --freeze --half
   tfserving export build spam=train.spam:build
                                            a model that models.yaml lacks
@@ -46,7 +46,9 @@ Examples:
   tfserving export build spam --from-checkpoint runs/7
                                            the latest checkpoint in runs/7"""
 )
-@click.argument("models", nargs=-1, metavar="[MODEL|[NAME=]MODULE:FUNCTION|NAME=FOLDER]...")
+@click.argument(
+    "models", nargs=-1, metavar="[MODEL|[NAME=]MODULE:FUNCTION|NAME=FOLDER]...", shell_complete=complete_models
+)
 @fleet_option
 @folder_option
 @click.option("--missing", is_flag=True, help="Skip models that have a version.")

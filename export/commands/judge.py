@@ -20,9 +20,11 @@ from tfserving.export.commands.selection import (
     short,
 )
 from tfserving.foundation.command.errors import FAILED, CommandError
-from tfserving.foundation.command.options import fleet_option, json_option
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
-versions_argument = click.argument("versions", nargs=-1, metavar="[MODEL[/VERSION]|FOLDER]...")
+versions_argument = click.argument(
+    "versions", nargs=-1, metavar="[MODEL[/VERSION]|FOLDER]...", shell_complete=complete_models
+)
 
 
 @click.command(

@@ -10,7 +10,7 @@ import click
 
 from tfserving.export.commands.selection import checked_input, find_version, folder_option
 from tfserving.foundation.command.errors import CommandError
-from tfserving.foundation.command.options import fleet_option, json_option
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
 
 @click.command(
@@ -24,7 +24,7 @@ Examples:
 Object stores need an extra: s3 (s3://) or gs (gs://).
 Credentials and endpoint are set as for the tools of that cloud.""",
 )
-@click.argument("version", metavar="MODEL[/VERSION]")
+@click.argument("version", metavar="MODEL[/VERSION]", shell_complete=complete_models)
 @click.argument("destination", metavar="DEST")
 @fleet_option
 @folder_option

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfserving.export.commands.selection import checked_input, find_version, folder_option, select
-from tfserving.foundation.command.options import fleet_option, json_option, models_argument
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option, models_argument
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
@@ -88,7 +88,7 @@ Examples:
   tfserving export inspect digits/3 --json
   tfserving export inspect some/saved_model    any SavedModel"""
 )
-@click.argument("version", metavar="MODEL[/VERSION]|FOLDER")
+@click.argument("version", metavar="MODEL[/VERSION]|FOLDER", shell_complete=complete_models)
 @fleet_option
 @folder_option
 @json_option
@@ -113,8 +113,8 @@ Examples:
   tfserving export diff digits/2 digits/3
   tfserving export diff digits/2 elsewhere/digits/7 --json"""
 )
-@click.argument("old", metavar="OLD")
-@click.argument("new", metavar="NEW")
+@click.argument("old", metavar="OLD", shell_complete=complete_models)
+@click.argument("new", metavar="NEW", shell_complete=complete_models)
 @fleet_option
 @folder_option
 @json_option

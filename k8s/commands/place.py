@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tfserving.foundation.command.options import complete_models
+
 if TYPE_CHECKING:
     from tfserving.k8s.kubectl import Kubectl
     from tfserving.k8s.rollout.target import Store
     from tfserving.serving.models_yaml.fleet import Fleet
 
-model_argument = click.argument("model")
+model_argument = click.argument("model", shell_complete=complete_models)
 context_option = click.option("--context", metavar="NAME", help="The kubectl context.  [default: the current one]")
 
 

@@ -10,7 +10,7 @@ import click
 
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
 from tfserving.foundation.command.group import Group
-from tfserving.foundation.command.options import fleet_option, report_option, wait_option
+from tfserving.foundation.command.options import complete_models, fleet_option, report_option, wait_option
 from tfserving.k8s.commands.failures import failing
 from tfserving.k8s.commands.place import Place, model_argument, place_options, read_with
 from tfserving.k8s.commands.rollout_status import report, status, write
@@ -34,7 +34,7 @@ Examples:
   tfserving rollout undo digits               go back to the version before""",
 )
 def rollout() -> None:
-    """Roll out a new version of a model, with checks and an automatic rollback.
+    """Roll out a new version, and back if it is worse.
 
     Clients get the version with the label `stable`. Every server first loads
     the new version under another name, MODEL-canary. There it is verified and
@@ -61,7 +61,7 @@ Examples:
 Exit codes: 0 the version is stable; 1 it was rolled back, or the rollout
 failed on the way; 2 nothing was changed; 3 no server can be reached."""
 )
-@click.argument("version", metavar="MODEL[/VERSION]")
+@click.argument("version", metavar="MODEL[/VERSION]", shell_complete=complete_models)
 @fleet_option
 @place_options
 @click.option("--by-pods", is_flag=True, help="With --cluster: start pods with the new version, and move the weights.")

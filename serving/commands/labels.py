@@ -11,7 +11,13 @@ import click
 
 from tfserving.clients.commands.calls import Target, optional_server_options
 from tfserving.foundation.command.group import Group
-from tfserving.foundation.command.options import fleet_option, json_option, models_argument, wait_option
+from tfserving.foundation.command.options import (
+    complete_models,
+    fleet_option,
+    json_option,
+    models_argument,
+    wait_option,
+)
 from tfserving.foundation.command.suggest import did_you_mean
 from tfserving.serving.commands.applying import apply
 from tfserving.serving.commands.failures import before_it_starts, while_it_runs
@@ -140,7 +146,7 @@ Examples:
   tfserving labels set digits canary=3
   tfserving labels set digits stable=3 canary=4""",
 )
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL", shell_complete=complete_models)
 @click.argument("pairs", nargs=-1, required=True, metavar="LABEL=VERSION...")
 @fleet_option
 @wait_option
@@ -167,7 +173,7 @@ def set_labels(name: str, pairs: tuple[str, ...], fleet: Path, wait: float) -> N
 Example:
   tfserving labels remove digits canary""",
 )
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL", shell_complete=complete_models)
 @click.argument("removed", nargs=-1, required=True, metavar="LABEL...")
 @fleet_option
 @wait_option

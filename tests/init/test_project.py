@@ -122,7 +122,9 @@ def test_a_folder_that_cannot_be_created_is_an_error() -> None:
 
 def test_the_tutorial_changes_a_line_that_a_project_has(projects: Path) -> None:
     pages = [Path(__file__).parents[2] / "docs/tutorial.md"]
-    found = [line for page in pages for line in re.findall(r"^sed -i\.bak 's/(.+?)/.+/' (\S+)$", page.read_text(), re.M)]
+    found = [
+        line for page in pages for line in re.findall(r"^sed -i\.bak 's/(.+?)/.+/' (\S+)$", page.read_text(), re.M)
+    ]
     assert found
     for text, file in found:
         assert text in (projects / "function" / file).read_text()

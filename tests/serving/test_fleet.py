@@ -172,7 +172,9 @@ def test_a_folder_and_a_pipe_are_no_models_yaml(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match=rf"there is no file {tmp_path}/models.yaml. Name a models.yaml with --fleet or"):
+    with pytest.raises(
+        FleetError, match=rf"there is no file {tmp_path}/models.yaml. Name a models.yaml with --fleet or"
+    ):
         read_fleet(tmp_path / "models.yaml")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from tfserving.foundation.command.errors import CommandError
 from tfserving.foundation.command.project import FLEET_VARIABLE, find_fleet
 from tfserving.foundation.files import is_replaced
 
@@ -26,11 +28,21 @@ fleet_option = click.option(
     "--fleet",
     type=click.Path(path_type=Path),
     envvar=FLEET_VARIABLE,
+    show_envvar=True,
     callback=_use,
     metavar="FILE",
     help="The models.yaml to use.  [default: the one in this folder or the nearest above]",
 )
-models_argument = click.argument("names", nargs=-1, metavar="[MODEL]...")
+
+
+def complete_models(ctx: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
+    """Return the models of the fleet that begin with `incomplete`, for a shell that completes a word."""
+    with suppress(CommandError):
+        return [name for name in ctx.find_root().obj.models() if name.startswith(incomplete)]
+    return []
+
+
+models_argument = click.argument("names", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 wait_option = click.option(
     "--wait",

@@ -1,8 +1,8 @@
 #!/bin/bash
 export LC_ALL=C
-# A server that hangs up is reported below.
+# A closed connection is reported below.
 trap '' PIPE
-# What the server has in memory, for the exporter that Compose runs beside it.
+# The memory of the server, for the exporter that Compose runs beside it.
 if [ -w /metrics ]; then
     kilobytes=0
     for status in /proc/[0-9]*/status; do
@@ -13,9 +13,9 @@ if [ -w /metrics ]; then
     printf '# TYPE tensorflow_serving_resident_memory_bytes gauge\ntensorflow_serving_resident_memory_bytes %s\n' $((kilobytes * 1024)) > /metrics/memory.new
     mv /metrics/memory.new /metrics/memory.prom
 fi
-# Whether each model is loaded: `check WHAT REQUEST` calls GetModelMetadata over gRPC.
-# The response is binary, and a read ends at each NUL. Metadata has the type SignatureDefMap. An error has two headers
-# with a NUL between them, grpc-status and grpc-message.
+# `check NAME REQUEST` calls GetModelMetadata over gRPC and exits with 1 if the model isn't loaded.
+# The response is binary, and `read` stops at each NUL. Metadata contains the type SignatureDefMap. An error has two
+# headers with a NUL between them, grpc-status and grpc-message.
 check() {
     exec 3<>/dev/tcp/127.0.0.1/8500 || exit 1
     printf "$start$2" >&3 2>/dev/null
@@ -25,17 +25,17 @@ check() {
         more=$?
         case $part in
             *tensorflow.serving.SignatureDefMap*) return ;;
-            # No thread is left for this call. So the server is busy; it opened gRPC when its models were loaded.
+            # All threads are busy, so the server works. It opened gRPC when its models were loaded.
             *'Server Threadpool Exhausted'*) return ;;
             *grpc-message*)
-                # Its length, of one to three bytes, then its text.
+                # The length, in one to three bytes, then the text.
                 part=${part#*grpc-message}
                 part=${part#$'\177'[$'\200'-$'\377']}
                 part=${part#$'\177'}
                 part=${part#?}
                 echo "$1: ${part//[![:print:]]/}"
                 exit 1 ;;
-            # Nothing comes after the message.
+            # Nothing follows the message.
             *grpc-status*) seconds=0.1 ;;
         esac
     done

@@ -1,27 +1,27 @@
 #!/bin/bash
 # Seconds.
 longest=${DRAIN_SECONDS:-30}
-# As /proc/net/tcp has them: gRPC, REST.
+# The gRPC and REST ports in the format of /proc/net/tcp.
 ports=" 2134 2135 "
-# Hundredths of a second: for how long a server does nothing that has no request, and what it computes meanwhile.
+# In hundredths of a second: how long a server without requests is quiet, and the CPU time that it may use meanwhile.
 quiet=100
 background=2
 
-# Whether a request is in flight in TensorFlow Serving. It ends at once on SIGTERM, ignores SIGTERM as process 1 of a
-# container, and has no count of requests in flight. The kernel shows that there are none: no connection to its ports is
-# open, or nothing waits to be read or sent on any of them and the server has used no CPU time for a while. It still
-# takes new requests meanwhile.
+# Detects whether a request is in flight in TensorFlow Serving, which has no count of them. No request is in flight if
+# the kernel shows that no connection to its ports is open, or that no connection has bytes to read or send and the
+# server has used no CPU time for a while. The server still accepts new requests meanwhile. (TensorFlow Serving ends at
+# once on SIGTERM, and as process 1 of a container it ignores SIGTERM.)
 
-# Sets `used`, the hundredths of a second that the server has computed; fails when it has ended.
+# Sets `used`, the CPU time of the server in hundredths of a second; fails when the server has ended.
 look_at_cpu() {
     local stat
     { read -r stat < "/proc/$server/stat"; } 2> /dev/null || return 1
-    # The name of the program, in parentheses, may have spaces. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    # The name of the program, in parentheses, may contain spaces. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
     set -- ${stat##*) }
     used=$((${12} + ${13}))
 }
 
-# Sets `open`, the connections to the server, and `waiting`, those with bytes that one side hasn't read yet.
+# Sets `open`, the number of connections to the server, and `waiting`, those with bytes that are not read yet.
 # https://docs.kernel.org/networking/proc_net_tcp.html
 look_at_connections() {
     local table line lines
@@ -33,7 +33,7 @@ look_at_connections() {
             # Number, local address, remote address, state, bytes to send:bytes to read.
             set -- $line
             case $ports in *" ${2##*:} "*) ;; *) continue ;; esac
-            # Established; half-closed by the client; closed by the server, which has bytes to send.
+            # Established, half-closed by the client, or closed by the server with bytes to send.
             case $4 in 01 | 08 | 04 | 09) ;; *) continue ;; esac
             open=$((open + 1))
             [ "$5" = 00000000:00000000 ] || waiting=$((waiting + 1))
@@ -55,13 +55,13 @@ in_flight() {
     [ $((now - since)) -lt "$quiet" ]
 }
 
-# Runs a server, `serve.sh PROGRAM FLAG…`, and ends it when no request is in flight any more.
+# Runs a server, `serve.sh PROGRAM FLAG…`, and ends it when no request is in flight.
 #
 #     RUNNING ── SIGTERM, SIGINT ──► DRAINING ── idle, time over, another signal ──► SIGTERM to the server ──► ENDED
-#        └────── SIGHUP: whoever started it is gone ────────────────────────────────────────┘
+#        └────── SIGHUP: the process that started it has ended ─────────────────────────────┘
 #
-# Nothing but bash is needed. The exit code is the server's. `return` and `exit` have codes of their own: in a trap they
-# would take that of what the signal interrupted.
+# It needs only bash. The exit code is the server's. `return` and `exit` have explicit codes: in a trap their default is
+# the code of the interrupted command.
 set -f
 
 server=
@@ -73,27 +73,27 @@ look_at_clock() {
 }
 
 drain() {
-    local hurry= said= end never
+    local hurry= reported= end never
     trap 'hurry=yes' TERM INT HUP
     server=${server:-$!}
-    # It came before the server was started.
+    # The signal came before the server was started.
     [ "$server" ] || exit 143
-    # Nothing ever comes from this pipe, so that reading it takes a pause.
+    # Nothing is written to this pipe, so reading it with a timeout is a pause.
     exec {never}<> <(:)
     look_at_clock
     end=$((now + 100 * longest))
     begin_drain
     while in_flight; do
-        if [ -z "$said" ]; then
+        if [ -z "$reported" ]; then
             echo "Draining: waiting for requests in flight, at most $longest s …" >&2
-            said=yes
+            reported=yes
         fi
         if [ "$hurry" ]; then
-            echo "Draining: another signal came; requests in flight are cut off." >&2
+            echo "Draining: received another signal. Requests in flight are cut off." >&2
             break
         fi
         if [ "$now" -ge "$end" ]; then
-            echo "Draining: $longest s are over; requests that are still in flight are cut off." >&2
+            echo "Draining: $longest s are over. Requests in flight are cut off." >&2
             break
         fi
         read -r -t 0.1 -u "$never"
@@ -108,7 +108,7 @@ end_server() {
     await_end
 }
 
-# A signal interrupts `wait`; the code of a server that has ended is kept.
+# A signal interrupts `wait`. bash keeps the code of a server that has ended.
 await_end() {
     while
         wait "$server" 2> /dev/null
@@ -120,7 +120,7 @@ await_end() {
 
 case $longest in
     '' | *[!0-9]* | ???????*)
-        echo "Error: DRAIN_SECONDS is '$longest'; it must be a whole number of seconds, such as 60." >&2
+        echo "Error: DRAIN_SECONDS: got '$longest', expected a whole number of seconds, such as 60." >&2
         exit 2
         ;;
 esac
