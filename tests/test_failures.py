@@ -103,3 +103,17 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("tfserving.clients.commands.calls.Target.connected", broken)
     result = CliRunner().invoke(tfserving, ["metadata", "m"])
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_an_error_with_stderr_closed_does_not_go_to_stdout() -> None:
+    done = shell("TFSERVING serv 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("variable", [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_a_terminal_without_colours_gets_none(variable: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert tfserving.make_context("tfserving", ["doctor"]).color is None
+    monkeypatch.setenv(*variable)
+    assert tfserving.make_context("tfserving", ["doctor"]).color is False

@@ -21,7 +21,10 @@ from tfserving.cli import tfserving
 
 
 def main() -> None:
-    """Runs the command that the arguments name."""
+    """Run the command that the arguments name."""
+    if sys.stderr is None:
+        # It is closed. Errors do not go to stdout instead.
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - pathlib costs time, and it stays open
     tfserving.main(prog_name="tfserving")
 
 

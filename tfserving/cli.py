@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,9 @@ class _Tree(Group):
 
     def make_context(self, *args: Any, **named: Any) -> click.Context:
         """Return the context of a command, or of a word that a shell completes, with its project."""
-        return super().make_context(*args, obj=FoundProject(), **named)
+        # None means colours where the output is a terminal.
+        colours = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+        return super().make_context(*args, obj=FoundProject(), color=colours, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -22,7 +23,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._text = ""
         self._since = self._printed = time.monotonic()
         self._lock = threading.Lock()
@@ -69,11 +70,11 @@ class Progress:
         seconds = int(now - self._since)
         text = self._text + (f" ({seconds} s)" if seconds else "")
         if self._terminal:
-            click.echo(_CLEAR + text[: shutil.get_terminal_size().columns - 1], err=True, nl=False)
+            click.echo(_CLEAR + text[: shutil.get_terminal_size().columns - 1], err=True, nl=False, color=True)
         elif now - self._printed >= _REPEAT_SECONDS:
             self._printed = now
             click.echo(text, err=True)
 
     def _clear(self) -> None:
         if self._terminal and self._text:
-            click.echo(_CLEAR, err=True, nl=False)
+            click.echo(_CLEAR, err=True, nl=False, color=True)
