@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # How many characters an error quotes of a response that isn't TensorFlow Serving's.
 QUOTED_CHARACTERS = 200
 PROTOCOL_NAMES = {"grpc": "gRPC", "rest": "REST"}
+# The texts of a call that gets no complete response in time: gRPC's, and that of the REST client.
+NO_RESPONSE = ("Deadline Exceeded", "no complete response within the timeout")
 # The text with which gRPC rejects calls that exceed the threads of a server.
 BUSY = "Server Threadpool Exhausted"
 

@@ -110,7 +110,11 @@ class RestCalls(Calls):
                 options.call,
                 RAISE_IT,
             )
-        return _read("response", lambda: parse(response), options.call, "is not JSON")
+        try:
+            return _read("response", lambda: parse(response), options.call, "is not JSON")
+        except Internal as error:
+            error.hint = f"check that {options.call.server} is the REST port of a model server"
+            raise
 
 
 def _read(what: str, read: Callable[[], Results], call: Call, wrong: str = "can't be read") -> Results:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip as gzip_format
+import re
 import socket
 import ssl
 import time
@@ -13,13 +14,23 @@ import anyio
 import httpcore2
 
 from tfserving.clients.address import Address, Tls
-from tfserving.clients.errors import Call, Cancelled, DeadlineExceeded, InvalidArgument, ServingError, Unavailable
+from tfserving.clients.errors import (
+    NO_RESPONSE,
+    Call,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidArgument,
+    ServingError,
+    Unavailable,
+)
 from tfserving.clients.http_response import ResponseBody
 from tfserving.clients.limits import MAX_RESPONSE_BYTES
 from tfserving.clients.sockets import Deadline, DeadlineBackend
 from tfserving.clients.steps import Request, remaining_seconds
 from tfserving.clients.unreachable import broken_hint, unreachable_hint
 
+# In front of an error of the operating system.
+_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 # Compression saves little on smaller bodies.
 _SMALLEST_PACKED = 1024
 # The fastest level: a request is compressed once and sent once.
@@ -91,8 +102,9 @@ class _Exchange:
         """Return the ServingError for an error of HTTP."""
         text = str(error)
         if isinstance(error, (httpcore2.TimeoutException, TimeoutError)):
-            return DeadlineExceeded("no complete response within the timeout", call)
+            return DeadlineExceeded(NO_RESPONSE[1], call)
         if isinstance(error, httpcore2.ConnectError):
+            text = _NUMBER.sub("", text)
             return Unavailable(f"failed to connect: {text}", call, unreachable_hint(call, text, tls=self.tls))
         if isinstance(error, (httpcore2.RemoteProtocolError, httpcore2.NetworkError)):
             return Unavailable(f"the connection broke: {text}", call, broken_hint(call, text, tls=self.tls))

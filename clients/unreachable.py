@@ -13,6 +13,7 @@ _UNTRUSTED = re.compile(
 )
 _TLS = re.compile(r"\bssl\b|\[ssl|handshake|\btls", re.I)
 _NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|wrong version number|record layer failure|packet length too long", re.I)
+_REFUSED = re.compile("Connection refused", re.I)
 _NO_ADDRESS = re.compile("Name or service not known|name resolution|DNS resolution|address lookup|has no address", re.I)
 # A TLS server responds to a client without TLS with an alert, which is read as HTTP or HTTP/2.
 _ALERT = re.compile(
@@ -21,6 +22,7 @@ _ALERT = re.compile(
 
 # Commands replace this advice: they know how the user calls this program.
 START = ". Start one with `tfserving serve`"
+UNRESOLVED = "this machine can't resolve the host name in "
 OPTIONS = "Tls(ca=, certificate=, key=) in Python, --tls-ca, --tls-cert and --tls-key of a command"
 
 
@@ -35,8 +37,8 @@ def unreachable_hint(call: Call, text: str, *, tls: bool) -> str:
     if _NO_TLS.search(text):
         return f"{server} doesn't use TLS on this port; write {'grpc' if call.protocol == 'grpc' else 'http'}:// for it"
     if _NO_ADDRESS.search(text):
-        return f"check the host name in {server}: this machine can't resolve it"
-    if tls:
+        return f"{UNRESOLVED}{server}. Check it"
+    if tls and not _REFUSED.search(text):
         return (
             f"check that a server with TLS is running on {server}, and that this is its {port} port. Its certificate "
             f"must be from a trusted authority, and it may require the client's: {OPTIONS}"

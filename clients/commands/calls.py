@@ -63,9 +63,14 @@ class Target:
 
 def fail(error: ServingError) -> NoReturn:
     """End the command with the error of a call."""
-    from tfserving.clients.errors import DeadlineExceeded, Unavailable
-    from tfserving.clients.unreachable import START
+    from tfserving.clients.errors import NO_RESPONSE, DeadlineExceeded, Unavailable
+    from tfserving.clients.unreachable import START, UNRESOLVED
 
+    if error.hint.startswith(UNRESOLVED):
+        raise CommandError(f"{error.hint}.", UNREACHABLE) from None
+    if isinstance(error, DeadlineExceeded) and error.text in NO_RESPONSE:
+        text = f"{error.server} sent no complete response within the timeout. Check --server, or raise --timeout."
+        raise CommandError(text, UNREACHABLE) from None
     unreachable = isinstance(error, (Unavailable, DeadlineExceeded))
     absent, _, _ = error.hint.partition(START)
     if absent != error.hint:

@@ -10,8 +10,11 @@ import click
 
 from tfserving.clients.commands.calls import Target, output_option, server_options, signature_option
 from tfserving.clients.commands.model import Model, model_argument
+from tfserving.clients.printable import shortened
 from tfserving.foundation.command.options import json_option
 
+# How much an error quotes of a value on the command line.
+_QUOTED = 200
 input_option = click.option(
     "--input",
     "given",
@@ -99,13 +102,16 @@ def _read(given: str) -> dict[str, Any]:
             return {"examples": list(read_records(Path(given)))}
         except RecordError as error:
             raise ValueError(str(error)) from None
-    where = "standard input" if given == STDIN else given if given.endswith(".json") else "the value"
-    text = given_text(given) if given == STDIN or given.endswith(".json") else given
+    is_file = given == STDIN or given.endswith(".json")
+    where = "standard input" if given == STDIN else given if is_file else shortened(repr(given), _QUOTED)
     try:
-        read = unpack(parse_request(text))
+        read = unpack(parse_request(given_text(given) if is_file else given))
+    except JSONDecodeError as error:
+        if is_file or given.lstrip().startswith(("[", "{")):
+            raise ValueError(f"{where} is not JSON: {error}") from None
+        raise ValueError(f"{where} is neither JSON nor the name of a .json or .tfrecord file") from None
     except ValueError as error:
-        text = f" is not JSON: {error}" if isinstance(error, JSONDecodeError) else f": {error}"
-        raise ValueError(where + text) from None
+        raise ValueError(f"{where}: {error}") from None
     except RecursionError:
         raise ValueError(f"{where} is JSON that is nested too deeply") from None
     if isinstance(read, list):

@@ -438,7 +438,8 @@ def test_examples_are_classified_and_regressed(server: Server, protocol: str, tm
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("[", "the value is not JSON"),
+        ("[", "'[' is not JSON"),
+        ("x=1", "'x=1' is neither JSON nor the name of a .json or .tfrecord file"),
         ("3", "must be an object of features"),
         ('[{"a": [1, "b"]}]', "examples[0]['a'] mixes bytes and int64"),
         ("[]", "examples is empty"),
@@ -575,3 +576,19 @@ class TestImages:
         result = ask("--input", image, check=False)
         assert result.exit_code == 2
         assert "which the input can't hold" in result.stderr
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_that_never_responds_is_named(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        result = run("metadata", "scale", "--server", f"{scheme}://{address}", "--timeout", "0.2")
+    assert result.exit_code == 3
+    assert f"{address} sent no complete response within the timeout. Check --server" in result.stderr
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("grpcs", "gRPC"), ("https", "REST")])
+def test_a_closed_port_is_no_fault_of_a_certificate(scheme: str, port: str) -> None:
+    result = run("metadata", "scale", "--server", f"{scheme}://127.0.0.1:{free_ports(1)[0]}", "--timeout", "2")
+    assert result.exit_code == 3
+    assert f"no {port} server is listening on" in result.stderr

@@ -237,7 +237,7 @@ def test_a_name_that_has_no_address_is_said_to_have_none(protocol: str) -> None:
     with connect(f"{scheme}://nowhere.invalid:5", retries=Retries(attempts=1)) as client:
         with pytest.raises(Unavailable) as caught:
             client.status("scale")
-        assert "this machine can't resolve it" in caught.value.hint, caught.value
+        assert "this machine can't resolve the host name" in caught.value.hint, caught.value
 
 
 def test_tls_files_that_can_not_be_used_are_named(tmp_path: Path) -> None:
