@@ -100,7 +100,7 @@ def test_the_first_line_of_a_command_is_that_in_the_list() -> None:
     ("words", "suggested"),
     [
         (["exprot"], "There is no command 'exprot'. Did you mean 'export'?"),
-        (["export", "biuld"], "Did you mean 'build'?"),
+        (["export", "biuld"], "There is no command 'biuld'. Did you mean 'build'?"),
         (["predict", "digits", "--inputs", "1"], "Did you mean one of: '--input', '--output'?"),
     ],
 )

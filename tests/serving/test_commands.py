@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,13 @@ def test_a_model_without_a_version_is_exported_only_if_it_may_and_can_be(
     done = run(*words)
     assert done.exit_code == 2
     assert "needs the Python module 'a_module_that_is_not_installed'. Install the extra 'export'" in done.stderr
+
+
+def test_a_wrong_builder_is_a_wrong_models_yaml_for_serve_too(project: Path) -> None:
+    command = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded", *PORTS]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "digits could not be exported, so no server was started" in done.stderr
 
 
 def test_a_missing_models_yaml_is_an_error_that_recommends_init(
