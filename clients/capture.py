@@ -129,7 +129,7 @@ def recorded(source: Path, left_out: Callable[[str], None] | None = None) -> Ite
 
 def _captured(data: bytes) -> CapturedRequest:
     log = PredictionLog.FromString(data)
-    request = request_of(log, answered=False)
+    request = request_of(log, responded=False)
     spec = getattr(log, log.WhichOneof("log_type")).request.model_spec
     if not spec.name:
         raise ValueError("the record has no model name")

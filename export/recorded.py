@@ -38,7 +38,7 @@ def recorded(folder: Path, signatures: Mapping[str, Signature]) -> list[Given]:
             log = PredictionLog.FromString(data)
             # MultiInference and SessionRun can be replayed, too, but they don't call one signature.
             if log.WhichOneof("log_type") in ("predict_log", "classify_log", "regress_log"):
-                request = request_of(log, answered=False)
+                request = request_of(log, responded=False)
                 if request.signature in signatures:
                     found.append(_checked(Given(where, request.signature, request.inputs), signatures))
     except OSError as error:

@@ -140,8 +140,8 @@ def _defaults(path: Path, requests: Iterable[GoldenRequest]) -> dict[str, dict[s
         raise GoldenError(f"{path}: a default of an input can't be read: {error}") from None
 
 
-def request_of(log: Any, *, answered: bool = True) -> GoldenRequest:
-    """Return the request and response in the PredictionLog `log`; with `answered` False the response may be missing.
+def request_of(log: Any, *, responded: bool = True) -> GoldenRequest:
+    """Return the request and response in the PredictionLog `log`; with `responded` False the response may be missing.
 
     Raises ValueError when it is no request to predict, classify or regress, or has no response.
     """
@@ -151,7 +151,7 @@ def request_of(log: Any, *, answered: bool = True) -> GoldenRequest:
     method, read = _READERS[kind]
     entry = getattr(log, kind)
     inputs, outputs = read(entry)
-    if not outputs and answered:
+    if not outputs and responded:
         raise ValueError(f"got a {method} request without a response")
     return GoldenRequest(entry.request.model_spec.signature_name or _DEFAULT_SIGNATURE, inputs, outputs, method)
 

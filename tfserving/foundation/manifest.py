@@ -78,16 +78,16 @@ class Manifest:
         if len(data) > LARGEST_BYTES:
             self._refuse(f"larger than {LARGEST_BYTES} bytes")
         try:
-            said = json.loads(data.decode(), object_pairs_hook=_without_twins, parse_constant=_no_number)
+            content = json.loads(data.decode(), object_pairs_hook=_without_twins, parse_constant=_no_number)
         except UnicodeDecodeError as error:
             self._refuse(f"it is not UTF-8 at byte {error.start}")
         except RecursionError:
             self._refuse("it is nested too deep")
         except ValueError as error:
             self._refuse("it has a number of thousands of digits" if "digits" in str(error) else str(error))
-        if not isinstance(said, dict):
+        if not isinstance(content, dict):
             self._refuse("got no JSON object")
-        self._content: dict[str, Any] = said
+        self._content: dict[str, Any] = content
 
     def files(self) -> dict[str, Entry]:
         """Every file of the version but the manifest, by its path in the version's folder.
@@ -110,12 +110,12 @@ class Manifest:
     def tolerances(self) -> dict[str, Tolerance]:
         """By element type, how far an output may be from the one in process. Raises ManifestError."""
         found = {}
-        for dtype, said in self._object(self._content, "tolerances").items():
-            values = [said.get(key) if isinstance(said, dict) else None for key in ("absolute", "relative")]
+        for dtype, content in self._object(self._content, "tolerances").items():
+            values = [content.get(key) if isinstance(content, dict) else None for key in ("absolute", "relative")]
             numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
             if len(numbers) < len(values) or not all(0 <= number < inf for number in numbers):
                 self._refuse(
-                    f"tolerances.{_short(dtype)} is {_short(said)}, expected a finite absolute and relative number"
+                    f"tolerances.{_short(dtype)} is {_short(content)}, expected a finite absolute and relative number"
                 )
             try:
                 found[dtype] = Tolerance(*map(float, values))  # type: ignore[arg-type]
@@ -126,14 +126,14 @@ class Manifest:
     def metrics(self) -> dict[str, float | Metric]:
         """What the builder measured, by name. Raises ManifestError."""
         found: dict[str, float | Metric] = {}
-        for name, said in self._object(self._content, "metrics").items():
+        for name, content in self._object(self._content, "metrics").items():
             try:
-                if isinstance(said, dict):
-                    found[name] = Metric(**said)
-                elif is_number(said):
-                    found[name] = float(said)
+                if isinstance(content, dict):
+                    found[name] = Metric(**content)
+                elif is_number(content):
+                    found[name] = float(content)
                 else:
-                    self._refuse(f"metrics.{_short(name)} is {_short(said)}, expected a number")
+                    self._refuse(f"metrics.{_short(name)} is {_short(content)}, expected a number")
             except (OverflowError, TypeError, ValueError) as error:
                 self._refuse(f"metrics.{_short(name)}: {error}"[:_LONGEST_REASON])
         return found
@@ -145,9 +145,9 @@ class Manifest:
         """
         if self._content.get("evaluation") is None:
             return None
-        said = self._object(self._content, "evaluation")
+        content = self._object(self._content, "evaluation")
         try:
-            entry = EvaluationEntry(**said)
+            entry = EvaluationEntry(**content)
         except TypeError as error:
             self._refuse(f"evaluation: {error}"[:_LONGEST_REASON])
         for key, kinds in _EVALUATION.items():
@@ -157,48 +157,48 @@ class Manifest:
 
     def unbatched(self) -> frozenset[str]:
         """The signatures that accept one example a request. Raises ManifestError."""
-        said = self._content.get("unbatched", [])
-        if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
-            self._refuse(f"unbatched is {_short(said)}, expected a list of signatures")
-        return frozenset(said)
+        content = self._content.get("unbatched", [])
+        if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+            self._refuse(f"unbatched is {_short(content)}, expected a list of signatures")
+        return frozenset(content)
 
     def digest(self) -> str:
         """The SHA-256 of the manifest with an empty digest, as the manifest has it; it may be empty.
 
         Raises ManifestError when the manifest has another SHA-256, or no digest.
         """
-        said = self._content.get("digest")
-        if not isinstance(said, str) or (said and not _SHA256.fullmatch(said)):
-            self._refuse(f"its digest is {_short(said)}, expected a SHA-256")
-        if not said:
-            return said
-        before, _, after = self._data.rpartition(said.encode())
-        if hashlib.sha256(before + after).hexdigest() != said:
+        content = self._content.get("digest")
+        if not isinstance(content, str) or (content and not _SHA256.fullmatch(content)):
+            self._refuse(f"its digest is {_short(content)}, expected a SHA-256")
+        if not content:
+            return content
+        before, _, after = self._data.rpartition(content.encode())
+        if hashlib.sha256(before + after).hexdigest() != content:
             raise ManifestError(f"{self._where} was changed: its digest does not match its contents")
-        return said
+        return content
 
     def tensorflow(self) -> str | None:
         """The TensorFlow that exported the version; None when the manifest doesn't name it."""
         versions = self._content.get("versions")
-        said = versions.get("tensorflow") if isinstance(versions, dict) else None
-        return said if isinstance(said, str) and _RELEASE.match(said) else None
+        content = versions.get("tensorflow") if isinstance(versions, dict) else None
+        return content if isinstance(content, str) and _RELEASE.match(content) else None
 
-    def _object(self, said: Mapping[str, Any], key: str, of: str = "") -> dict[str, Any]:
-        if key not in said:
+    def _object(self, content: Mapping[str, Any], key: str, of: str = "") -> dict[str, Any]:
+        if key not in content:
             raise ManifestError(f"{self._where} has no {_short(key)}")
-        if not isinstance(found := said[key], dict):
+        if not isinstance(found := content[key], dict):
             self._refuse(f"{f'{of}[{_short(key)}]' if of else key} is {_short(found)}, expected an object")
         return dict(found)
 
     def _entry(self, name: str) -> Entry:
-        said = self._object(self._content["files"], name, "files")
-        size = said.get("size")
-        if "size" in said and (type(size) is not int or size < 0):
+        content = self._object(self._content["files"], name, "files")
+        size = content.get("size")
+        if "size" in content and (type(size) is not int or size < 0):
             self._refuse(f"the size of {_short(name)} is {_short(size)}, expected a number of bytes")
-        return Entry(self._sha256(said, name), size)
+        return Entry(self._sha256(content, name), size)
 
-    def _sha256(self, said: Mapping[str, Any], name: str) -> str:
-        found = said.get("sha256")
+    def _sha256(self, content: Mapping[str, Any], name: str) -> str:
+        found = content.get("sha256")
         if not isinstance(found, str) or not _SHA256.fullmatch(found):
             self._refuse(f"the sha256 of {_short(name)} is {_short(found)}, expected 64 hexadecimal digits")
         return found
@@ -249,9 +249,9 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"it has {name}, which is no JSON")
 
 
-def _short(said: object) -> str:
+def _short(content: object) -> str:
     """A value as an error shows it. A container is named by its kind: its text may be as long as the manifest."""
-    if isinstance(said, (dict, list)):
-        return "an object" if isinstance(said, dict) else "a list"
-    text = ascii(said) if not isinstance(said, int) or abs(said) < 1 << 64 else "a number of more than 64 bits"
+    if isinstance(content, (dict, list)):
+        return "an object" if isinstance(content, dict) else "a list"
+    text = ascii(content) if not isinstance(content, int) or abs(content) < 1 << 64 else "a number of more than 64 bits"
     return text if len(text) <= 80 else f"{text[:79]}…"  # noqa: PLR2004 - a line has to do

@@ -97,9 +97,9 @@ def is_number(value: object) -> bool:
 def figure(value: float, *beside: float) -> str:
     """A number in four digits, or in as many digits as distinguish it from those `beside` it that differ."""
     for digits in range(4, 17):
-        said = _rounded(value, digits)
-        if all(said != _rounded(other, digits) for other in beside if other != value):
-            return said
+        text = _rounded(value, digits)
+        if all(text != _rounded(other, digits) for other in beside if other != value):
+            return text
     return repr(value)
 
 

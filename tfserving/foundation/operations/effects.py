@@ -1,7 +1,7 @@
 """Operations whose outputs are not a function of their inputs: they change a variable, or depend on chance.
 
-TensorFlow registers all of these as stateful, and many that change nothing a request could notice, so being stateful
-doesn't tell. `tests/foundation/test_effects.py` has every stateful operation in one of the groups.
+TensorFlow registers all of these as stateful, and many that change nothing a request could notice, so that attribute
+is not enough. `tests/foundation/test_effects.py` has every stateful operation in one of the groups.
 """
 
 from __future__ import annotations
