@@ -1,9 +1,8 @@
-"""The README's commands, run in the order in which they stand there: in a clone, and in a project of one's own."""
+"""The README's commands, run in the order in which they stand there: in a clone where `make serve` runs."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Served, serve
+from tests.servers import Served
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -109,33 +108,6 @@ def test_what_make_serve_prints_is_what_the_readme_shows(served: Served) -> None
     shown = next(block for language, block in BLOCKS if language == "text")
     shown = shown.replace("8501", str(served.rest_port)).replace("8500", str(served.grpc_port))
     assert shown in served.output
-
-
-def test_a_project_of_ones_own_works_by_the_readme_alone(tmp_path: Path) -> None:
-    """From `init` to a rollout, in an empty folder, with folders whose names the toolkit has, too."""
-    install, start, *blocks = SECTIONS[OWN]
-    assert "install" in install[1]
-    init, cd, foreground = start[1].splitlines()
-    project = tmp_path / cd.removeprefix("cd ")
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
-    run(init, tmp_path, env)
-    for name in ("serving", "export", "clients", "k8s"):
-        (project / name).mkdir()
-        (project / name / "__init__.py").write_text("raise ImportError('this is the project's own')\n")
-    models = project / "models.yaml"
-    models.write_text(models.read_text() + QUICK)
-    command = [*foreground.split(), "--engine", "embedded", "--port", "{port}", "--rest-port", "{rest_port}"]
-    with serve(command, project, env) as server:
-        env["TFSERVING_SERVER"] = f"{server.url('grpc')},{server.url('rest')}"
-        for (language, block), (following, text) in itertools.pairwise([*blocks, ("", "")]):
-            if language == "sh":
-                for line in block.splitlines():
-                    for whole, part in SHORTER.items():
-                        line = line.replace(whole, part)  # noqa: PLW2901
-                    printed = run(line, project, env)
-                if following == "text":
-                    assert in_order(shape(text), shape(printed)), printed
 
 
 def test_generated_documentation_is_what_the_code_says() -> None:
