@@ -55,9 +55,11 @@ def terminal(readme: Path) -> str:
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```$", section, re.M | re.S):
         for line in block.splitlines():
             if language == "sh":
+                console.print()
                 console.print(Text.assemble(("$ ", "bright_black"), (line.removeprefix(".venv/bin/"), "bold")))
             else:
                 console.print(Text(line, "bright_black" if line.startswith("─") else ""))
+    console.print()
     picture = console.export_svg(title="tfserving", unique_id="terminal")
     # The fonts of the reader's machine: no picture loads anything from elsewhere.
     picture = re.sub(r"<!--.*?-->\s*", "", picture)

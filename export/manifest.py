@@ -152,7 +152,10 @@ def read_manifest(version_folder: Path) -> Manifest:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
-        raise ManifestError(f"{path}: {where} is not as in docs/manifest.schema.json: {problem['msg']}") from None
+        if problem["type"] == "json_invalid":
+            raise ManifestError(f"{path} is not valid JSON. Export the version again.") from None
+        what = "is missing" if problem["type"] == "missing" else f"has the invalid value {problem['input']!r:.60}"
+        raise ManifestError(f"{path}: {where} {what}. docs/manifest.schema.json describes the file.") from None
     except ValueError as error:
         raise ManifestError(f"{path}: {error}") from None
     if manifest.text().encode() != data:

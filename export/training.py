@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import zipfile
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
@@ -21,8 +21,18 @@ CACHE = Path(".cache/training")
 
 def recipe_key(module: ModuleType, packages: Sequence[str]) -> str:
     """Return a key for the result of training in `module`. It changes with the module's source and the `packages`."""
-    parts = [inspect.getsource(module), *(f"{package} {version(package)}" for package in packages)]
+    parts = [inspect.getsource(module), *(f"{package} {_version(package)}" for package in packages)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _version(package: str) -> str:
+    """Return the version of a package. TensorFlow is installed as `tensorflow` or as `tensorflow-cpu`."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if package != "tensorflow":
+            raise
+        return version("tensorflow-cpu")
 
 
 def trained_weights(key: str, train: Callable[[], Sequence[Array]]) -> list[Array]:

@@ -105,7 +105,8 @@ def summary(fleet: Fleet, one: Served, version: int, everything: Iterable[Served
     """
     others = [f"{label} → {number}" for label, number in one.labels.items() if label not in (STABLE, why(fleet, one))]
     if newer := newer_on_disk(fleet, one, version, everything):
-        where = f"version {newer[-1]}{f', the newest of {len(newer)},' if len(newer) > 1 else ''} is on disk"
+        one_newer = f"version {newer[-1]} is on disk"
+        where = one_newer if len(newer) == 1 else f"{len(newer)} newer versions, up to {newer[-1]}, are on disk"
         model = fleet.models[one.model]
         listed = isinstance(model.versions, tuple)
         reason = "stable" if STABLE in one.labels else "in `versions`" if listed else "loaded"

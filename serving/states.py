@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tfserving.clients import Client, connect
 from tfserving.clients.errors import ServingError
-from tfserving.clients.results import VersionStatus
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.engines import EngineError
 from tfserving.serving.engines.readiness import label_version
+from tfserving.serving.model_state import model_state
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.running import Running, config_folder, read_models_config
 from tfserving.serving.served import Served, all_served, configured, newer_on_disk, summary, why
@@ -26,23 +26,6 @@ def states(fleet: Fleet, server: Running) -> tuple[tuple[Served, ...], dict[str,
         served = all_served(fleet, [name for name in server.names if name in fleet.models])
     with connect(server.url, timeout=5) as client:
         return served, {one.name: _model(client, fleet, one, served) for one in served}
-
-
-def model_state(versions: Sequence[VersionStatus], labels: Mapping[str, int]) -> dict[str, Any]:
-    """Return the state of one model: its versions, its labels, and whether a version is available."""
-    available = any(status.state == "AVAILABLE" for status in versions)
-    return {"versions": [asdict(status) for status in versions], "labels": dict(labels), "available": available}
-
-
-def lines(models: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each model, see `states`."""
-    for name, model in models.items():
-        if "error" in model:
-            yield f"{name}: {model['error']}"
-            continue
-        versions = "; ".join(str(VersionStatus(**version)) for version in model["versions"])
-        labels = "".join(f", {label} → {version}" for label, version in model["labels"].items())
-        yield f"{name}: {versions}{labels}" + (f". Clients get {model['summary']}" if "summary" in model else "")
 
 
 def _model(client: Client, fleet: Fleet, one: Served, served: Sequence[Served]) -> dict[str, Any]:

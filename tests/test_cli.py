@@ -100,7 +100,7 @@ def test_the_first_line_of_a_command_is_that_in_the_list() -> None:
     ("words", "suggested"),
     [
         (["exprot"], "There is no command 'exprot'. Did you mean 'export'?"),
-        (["export", "biuld"], "Did you mean 'build'?"),
+        (["export", "biuld"], "There is no command 'biuld'. Did you mean 'build'?"),
         (["predict", "digits", "--inputs", "1"], "Did you mean one of: '--input', '--output'?"),
     ],
 )
@@ -141,3 +141,20 @@ def test_shells_complete_the_whole_tree(typed: str, completed: list[str]) -> Non
     words = {"COMP_WORDS": f"tfserving {typed}", "COMP_CWORD": str(1 + typed.count(" "))}
     shown = run(_TFSERVING_COMPLETE="bash_complete", **words).stdout
     assert [line.partition(",")[2] for line in shown.splitlines()] == completed
+
+
+@pytest.mark.parametrize("words", [["predict", "digits"], ["verify", "digits"]])
+def test_a_model_named_outside_of_any_project_is_an_error_that_recommends_one(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TFSERVING_FLEET", raising=False)
+    done = CliRunner().invoke(command, words)
+    assert done.exit_code == 2
+    assert f"there is no models.yaml in {tmp_path} or the folders above it. `" in done.stderr
+
+
+def test_a_wrong_value_of_an_environment_variable_names_the_variable() -> None:
+    done = run("metadata", "digits", TFSERVING_SERVER="127.0.0.1:1")
+    assert done.returncode == 2
+    assert "(env var: 'TFSERVING_SERVER'): '127.0.0.1:1' is not a URL" in done.stderr

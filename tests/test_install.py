@@ -140,9 +140,10 @@ def test_the_client_works_without_any_extra(light: Project) -> None:
     code = "import tfserving.clients as c; c.connect('grpc://127.0.0.1:9').close(); print(c.connect.__module__)"
     assert light.run(str(light.python), "-c", code).stdout == "tfserving.clients.client\n"
     for command in (["tfserving"], [str(light.python), "-m", "tfserving"]):
-        done = light.run(*command, "metadata", "own", "--server", "grpc://127.0.0.1:9")
-        assert done.returncode == 3, done.stderr
-        assert "no gRPC server is listening on 127.0.0.1:9" in done.stderr
+        for words in (["metadata"], ["serve", "status"], ["labels", "list"]):
+            done = light.run(*command, *words, "own", "--server", "grpc://127.0.0.1:9")
+            assert done.returncode == 3, done.stderr
+            assert "no gRPC server is listening on 127.0.0.1:9" in done.stderr
     assert light.run("tfserving", "--version").stdout == f"tfserving {tfserving.__version__}\n"
 
 

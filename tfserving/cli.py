@@ -15,7 +15,6 @@ from click.shell_completion import get_completion_class
 from tfserving import __version__
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError, show
 from tfserving.foundation.command.group import Group
-from tfserving.foundation.command.suggest import did_you_mean
 from tfserving.foundation.extras import missing_extra
 from tfserving.foundation.failures import sentence
 from tfserving.interrupts import Interrupts
@@ -123,9 +122,6 @@ class _Tree(Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that `args` name. It is imported now: from here on Ctrl-C is the command's."""
-        name = args[0]
-        if name not in self.list_commands(ctx) and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"There is no command {name!r}.{did_you_mean(name, self.list_commands(ctx))}", ctx)
         resolved = super().resolve_command(ctx, args)
         _interrupts.handle()
         return resolved

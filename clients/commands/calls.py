@@ -155,6 +155,7 @@ server_option = click.option(
     "--server",
     type=SERVER,
     envvar=SERVER_VARIABLE,
+    show_envvar=True,
     default=DEFAULT_SERVER,
     help="The URL of the server's gRPC or REST port, or both.  [default: port 8500 and 8501 of this machine]",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from tfserving.clients.commands.model import Model, fleet_model, fleet_models
+from tfserving.clients.commands.model import Model, fleet_model
 from tfserving.foundation.command.errors import WRONG, CommandError
 from tfserving.foundation.command.project import project
 from tfserving.foundation.command.suggest import did_you_mean
@@ -35,9 +35,13 @@ def golden_input(model: Model, signature: str | None, version: int | None = None
 
     found = fleet_model(str(model))
     if found is None:
+        try:
+            models = project().models()
+        except CommandError as error:
+            raise click.UsageError(f"--input is missing, and there is no golden request: {error.message}") from None
         raise click.UsageError(
-            f"--input is missing. {model.name!r} is not a model of a models.yaml, so it has no golden request."
-            + did_you_mean(model.name, fleet_models())
+            f"--input is missing. {model.name!r} is not a model of models.yaml, so it has no golden request."
+            + did_you_mean(model.name, models)
         )
     version = version or found.version or project().version(model.name)
     folder = found.folder / str(version)

@@ -98,14 +98,6 @@ def _has(name: str, text: str) -> bool:
         raise
 
 
-def fleet_models() -> tuple[str, ...]:
-    """Return the models of the fleet; none without a models.yaml that can be used."""
-    try:
-        return project().models()
-    except CommandError:
-        return ()
-
-
 def source_of(text: str) -> str | ModelFolder:
     """Return the model of the fleet that `text` names, else `text` itself when it is a path that exists or a URL.
 
@@ -121,9 +113,10 @@ def source_of(text: str) -> str | ModelFolder:
 
 def unknown_model(text: str) -> str:
     """Return the error for `text`, which is neither a model of the fleet nor a path."""
-    models = fleet_models()
-    if not models:
-        return f"{text!r} is neither a model of a models.yaml nor a folder."
+    try:
+        models = project().models()
+    except CommandError as error:
+        return f"there is no folder {text}, and {error.message}"
     name = text.partition("/")[0]
     return f"no model is called {name!r}, and there is no folder {text}; the fleet has {', '.join(models)}." + (
         did_you_mean(name, models)

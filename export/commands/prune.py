@@ -29,6 +29,7 @@ Examples:
 @click.option(
     "--server",
     envvar=SERVER_VARIABLE,
+    show_envvar=True,
     metavar="URL",
     help="A server whose loaded versions to keep. It must be reachable.  [default: one on this machine, if any]",
 )

@@ -130,7 +130,7 @@ def _noise_of_accuracy(new: Array, old: Array) -> Noise:
     chance = 2 * int(binom.isf(SURE, apart, 0.5)) - apart if apart else 0
     p_value = float(binom.sf(worse - 1, apart, 0.5)) if apart else 1.0
     numbers = {"test": "mcnemar", "rows_better": better, "rows_worse": worse, "p_value": p_value}
-    return Noise(chance / len(new), f"McNemar's test, {apart} rows that only one version gets right", numbers)
+    return Noise(chance / len(new), f"McNemar's test, rows that only one version gets right: {apart}", numbers)
 
 
 def _noise_of_area(output: str, labels: Array, new: Outputs, old: Outputs) -> Noise:

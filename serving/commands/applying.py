@@ -53,7 +53,8 @@ def apply(fleet: Fleet, changed: tuple[str, ...], wait: float, *, listed: bool =
 
 def _list(fleet: Fleet, before: Running, server: Running) -> None:
     """Print what `server` serves, which served the models of `before`."""
-    from tfserving.serving.states import lines, states
+    from tfserving.serving.model_state import lines
+    from tfserving.serving.states import states
 
     say(f"The {server.title} serves:")
     for line in lines(states(fleet, server)[1]):

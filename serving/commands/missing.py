@@ -63,7 +63,8 @@ def export_missing(fleet: Fleet, missing: Sequence[str]) -> None:
             say("\nStopped.")
         sys.exit(128 + number)
     if code:
-        raise CommandError(f"{', '.join(missing)} could not be exported, so no server was started", FAILED)
+        text = f"{', '.join(missing)} could not be exported, so no server was started"
+        raise CommandError(text, WRONG if code == WRONG else FAILED)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:

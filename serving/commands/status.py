@@ -96,7 +96,7 @@ def _show_one(target: Target, names: tuple[str, ...], fleet: Path, *, as_json: b
     """Print the models that a server has, whatever started it."""
     from tfserving.clients.errors import NotFound
     from tfserving.clients.labels import versions_by_label
-    from tfserving.serving.states import lines, model_state
+    from tfserving.serving.model_state import lines, model_state
 
     names = models_of(fleet, names)
     models: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def _describe(fleet: Fleet, server: Running, names: Sequence[str]) -> dict[str, 
 
 
 def _show(server: Mapping[str, Any]) -> None:
-    from tfserving.serving.states import lines
+    from tfserving.serving.model_state import lines
 
     if "container" in server:
         state = f"{server['state']}, {server['health'] or 'no health check'}"

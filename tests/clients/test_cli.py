@@ -196,7 +196,7 @@ def test_bytes_that_are_no_text_are_base64_in_json(ask: Any) -> None:
         (("--input", "[1]", "--output", "answer.txt"), "answer.txt does not end with .npz"),
         (("--input", "[1]", "--output", "/nowhere/answer.npz"), "the folder /nowhere does not exist"),
         (("--input", "[1]", "--timeout", "0"), "0.0 is not in the range x>0"),
-        ((), "--input is missing. 'scale' is not a model of a models.yaml, so it has no golden request."),
+        ((), "--input is missing. 'scale' is not a model of models.yaml, so it has no golden request."),
     ],
 )
 def test_wrong_usage_is_code_2_and_says_what_would_be_right(ask: Any, arguments: tuple[str, ...], said: str) -> None:

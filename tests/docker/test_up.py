@@ -49,9 +49,9 @@ def sums(address: str, *, name: str = "scaled", **which: Any) -> float:
 
 
 def verified(fleet: Fleet) -> str:
-    addresses = ["--grpc", f"127.0.0.1:{fleet.grpc_port}", "--rest", f"127.0.0.1:{fleet.rest_port}"]
+    server = f"grpc://127.0.0.1:{fleet.grpc_port},http://127.0.0.1:{fleet.rest_port}"
     done = subprocess.run(
-        [sys.executable, "-m", "tfserving", "client", "verify", *addresses, str(fleet.folder / "models/scaled")],
+        [sys.executable, "-m", "tfserving", "verify", "--server", server, str(fleet.folder / "models/scaled")],
         cwd=ROOT,
         capture_output=True,
         text=True,

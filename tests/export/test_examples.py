@@ -103,7 +103,7 @@ def test_warm_up_requests_are_the_golden_ones_without_answers(export_here: Calla
         ),
         (
             Signature(lambda inputs: {"value": inputs}, INPUTS, ("value",), "regress"),
-            "to regress its outputs are 'outputs'; it has 'value'",
+            "regress requires the outputs 'outputs'; got 'value'",
         ),
     ],
 )

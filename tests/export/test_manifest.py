@@ -79,9 +79,9 @@ def test_a_changed_byte_changes_the_hash(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         (None, "this toolkit did not export it"),
-        ("{", "Invalid JSON"),
-        ("{}", "model: Field required"),
-        ('{"format": 2}', "format: Input"),
+        ("{", "is not valid JSON"),
+        ("{}", "model is missing. docs/manifest.schema.json"),
+        ('{"format": 2}', "format has the invalid value 2."),
     ],
     ids=["missing", "no json", "empty", "other format"],
 )
@@ -94,5 +94,5 @@ def test_a_manifest_that_cannot_be_read_is_an_error_that_names_it(
         path.write_text(text)
     with pytest.raises(ManifestError) as error:
         read_manifest(tmp_path)
-    assert str(error.value).startswith(f"{path}: ")
+    assert str(path if text else tmp_path) in str(error.value)
     assert problem in str(error.value)

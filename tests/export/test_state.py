@@ -110,7 +110,7 @@ def dense() -> Any:
         (dropout, "random", "it draws random numbers: seed_generator/seed_generator_state (AssignVariableOp). "),
         (sampled, "random", "it draws random numbers: Multinomial (categorical/Multinomial). "),
         (generated, "random", "it draws random numbers: StateVar (RngReadAndSkip). "),
-        (timed, "random", "it reads the clock: Timestamp (Timestamp); "),
+        (timed, "random", "it reads the clock: Timestamp (Timestamp). "),
     ],
     ids=["stateful", "batch norm", "branch", "table", "dropout", "categorical", "generator", "clock"],
 )

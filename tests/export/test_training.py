@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,17 @@ def test_a_recipe_changes_with_its_source_and_its_packages(tmp_path: Path, monke
             keys.add(training.recipe_key(module, packages))
             assert training.recipe_key(module, packages) == training.recipe_key(sys.modules[name], packages)
     assert len(keys) == 4
+
+
+def test_tensorflow_for_cpus_is_a_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a package of another name, in environments with the extra `cpu`."""
+    keys = set()
+    for version in ("2.21.0", "2.21.1"):
+        info = tmp_path / version / f"tensorflow_cpu-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorflow-cpu\nVersion: {version}\n")
+        monkeypatch.setattr("sys.path", [str(tmp_path / version)])
+        keys.add(training.recipe_key(training, ("tensorflow",)))
+    assert len(keys) == 2
+    with pytest.raises(PackageNotFoundError):
+        training.recipe_key(training, ("keras",))

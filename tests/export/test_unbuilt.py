@@ -76,7 +76,7 @@ def called():
     model(examples)
     return servable(model)
 """
-CALL = "in the builder, call it on example rows, model(examples), and then load or train its weights"
+CALL = "In the builder, call it on example rows, model(examples), and then load or train its weights"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,9 @@ from tests.serving.fleets import GOOD, fleet
 from tfserving.cli import tfserving
 from tfserving.foundation.extras import EXTRAS
 
-_FREE = free_ports(3)
-NO_SERVER = f"grpc://127.0.0.1:{_FREE[0]}"
-PORTS = ("--port", str(_FREE[1]), "--rest-port", str(_FREE[2]))
+# Ports that are free when the test runs: each worker collects the same tests.
+PORTS = ("--port", "PORT", "--rest-port", "REST_PORT")
+NO_SERVER = "grpc://127.0.0.1:PORT"
 
 
 @pytest.fixture
@@ -27,7 +29,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*words: str) -> Result:
-    result = CliRunner().invoke(tfserving, list(words))
+    port, rest_port = map(str, free_ports(2))
+    line = [word.replace("REST_PORT", rest_port).replace("PORT", port) for word in words]
+    result = CliRunner().invoke(tfserving, line)
     assert isinstance(result.exception, SystemExit | None)
     return result
 
@@ -73,6 +77,13 @@ def test_a_model_without_a_version_is_exported_only_if_it_may_and_can_be(
     done = run(*words)
     assert done.exit_code == 2
     assert "needs the Python module 'a_module_that_is_not_installed'. Install the extra 'export'" in done.stderr
+
+
+def test_a_wrong_builder_is_a_wrong_models_yaml_for_serve_too(project: Path) -> None:
+    command = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded", *PORTS]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "digits could not be exported, so no server was started" in done.stderr
 
 
 def test_a_missing_models_yaml_is_an_error_that_recommends_init(

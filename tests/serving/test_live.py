@@ -176,7 +176,7 @@ def test_clients_without_a_label_get_what_is_stable_through_every_change_and_res
             fleet.write_text(f"{SCALED}    labels: {{stable: 1}}\n    versions: all\n")
             toolkit(fleet, "serve", "reload")
     assert not load.failures
-    assert "; version 3, the newest of 2, is on disk but not stable\n" in toolkit_prints(fleet, "serve", "status")
+    assert "; 2 newer versions, up to 3, are on disk but not stable\n" in toolkit_prints(fleet, "serve", "status")
 
 
 def test_a_version_that_does_not_load_changes_nothing(server: Served, fleet: Path) -> None:

@@ -33,20 +33,28 @@ def port(number: int, use: str, host: str = "127.0.0.1") -> Finding:
     return Finding(f"port {number}", "ok", f"free, for {use}", data=data | {"free": True, "owner": None})
 
 
-def _listener(number: int) -> str | None:
+def _listener(port: int) -> str | None:
     """Return the process that listens on a port; None when that can't be seen (other systems, other users)."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == number:
+                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
                     inodes.add(f"socket:[{fields[9]}]")
+    holders = set()
     for process in Path("/proc").glob("[0-9]*") if inodes else ():
         with contextlib.suppress(OSError):
             if any(str(handle.readlink()) in inodes for handle in (process / "fd").iterdir()):
+                holders.add(process.name)
+    # Children have the socket, too: workers, and for a moment whatever a process starts.
+    for number in sorted(holders, key=int):
+        with contextlib.suppress(OSError):
+            process = Path("/proc", number)
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if parent not in holders:
                 words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                return f"process {process.name} ({' '.join(words).strip()[:60]})"
+                return f"process {number} ({' '.join(words).strip()[:60]})"
     return None
 
 

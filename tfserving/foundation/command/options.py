@@ -28,6 +28,7 @@ fleet_option = click.option(
     "--fleet",
     type=click.Path(path_type=Path),
     envvar=FLEET_VARIABLE,
+    show_envvar=True,
     callback=_use,
     metavar="FILE",
     help="The models.yaml to use.  [default: the one in this folder or the nearest above]",
