@@ -50,13 +50,19 @@ class Problem:
 
 
 def problems(
-    fleet: Fleet, names: tuple[str, ...], *, container: bool = True, engine: str | None = None
+    fleet: Fleet,
+    names: tuple[str, ...],
+    *,
+    container: bool = True,
+    engine: str | None = None,
+    before_export: bool = False,
 ) -> list[Problem]:
     """Return all problems of serving the models `names`; with `container`, also those of a container.
 
-    `engine` is the engine that serves them, if it is known.
+    `engine` is the engine that serves them, if it is known. With `before_export`, a model without versions is a
+    warning: a server's start exports it.
     """
-    found = [*settings_problems(fleet), *(problem for name in names for problem in _model(fleet, name))]
+    found = [*settings_problems(fleet), *(one for name in names for one in _model(fleet, name, before_export))]
     if fleet.server.batching and engine != "embedded" and not (container and is_embedded(fleet.server.image_name)):
         # Without a container and a known engine, the embedded server may serve them.
         found += _unbatched(fleet, names, warning=not container and engine is None)
@@ -89,13 +95,14 @@ def models_config_problems(config: Any) -> Iterator[Problem]:
             yield Problem(where, f"got base_path {model.base_path!r}, expected an absolute path")
 
 
-def _model(fleet: Fleet, name: str) -> Iterator[Problem]:
+def _model(fleet: Fleet, name: str, before_export: bool) -> Iterator[Problem]:
     model, folder, where = fleet.models[name], fleet.model_folder(name), f"models.{name}"
     versions, kept, stable = fleet.versions(name), fleet.kept(name), model.labels.get(STABLE)
     listed = ", ".join(map(str, versions))
     if not versions:
         command = typed(f"export build {name}", fleet=fleet.file)
-        yield Problem(where, f"model {name!r} has no version in {folder}. Export one with `{command}`")
+        text = f"model {name!r} has no version in {folder}. Export one with `{command}`"
+        yield Problem(where, text, warning=before_export)
         return
     missing = [v for v in (model.versions if isinstance(model.versions, tuple) else ()) if v not in versions]
     if missing:

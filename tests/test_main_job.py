@@ -125,6 +125,16 @@ def test_make_verify_finds_every_golden_request_equal(served: Served, clone: Pat
     assert verdicts == {"equal"}
 
 
+@beside_the_readme
+def test_doctor_recognizes_the_server_of_the_project(served: Served, clone: Path) -> None:
+    ports = ("--port", str(served.grpc_port), "--rest-port", str(served.rest_port))
+    done = run([sys.executable, "-m", "tfserving", "doctor", "--json", *ports], clone, served.env)
+    assert done.returncode == 0, done.stdout
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    for port in (served.grpc_port, served.rest_port):
+        assert checks[f"port {port}"]["found"] == "in use by this project's embedded server, which is running"
+
+
 def test_predictions_during_a_version_swap_are_wholly_of_one_version(
     clone: Path, scaled_fleet: Path, scaled: Path, engine: ModelServer
 ) -> None:

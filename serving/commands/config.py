@@ -56,7 +56,7 @@ def config(
         read = read_fleet(fleet)
         names = read.select(names)
         if only_check:
-            found = problems(read, names, container=not local)
+            found = problems(read, names, container=not local, before_export=True)
             if as_json:
                 listed = [{"where": one.where, "problem": one.text, "warning": one.warning} for one in found]
                 click.echo(json.dumps({"problems": listed}, indent=2))

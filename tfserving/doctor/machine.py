@@ -8,6 +8,7 @@ import platform
 import shutil
 import socket
 from pathlib import Path
+from textwrap import shorten
 
 from tfserving.doctor.finding import Finding
 
@@ -17,8 +18,8 @@ _LEAST_DISK_BYTES = 500 << 20
 _LISTENING = "0A"
 
 
-def port(number: int, use: str, host: str = "127.0.0.1") -> Finding:
-    """Return whether a TCP port is free, and else which process listens there."""
+def port(number: int, use: str, file: Path, host: str = "127.0.0.1") -> Finding:
+    """Return whether a TCP port is free for a server of models.yaml `file`, and else which process listens there."""
     data = {"port": number, "host": host}
     try:
         family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
@@ -26,11 +27,28 @@ def port(number: int, use: str, host: str = "127.0.0.1") -> Finding:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
+        if (title := _own_server(file, number)) is not None:
+            return Finding(f"port {number}", "ok", title, data=data | {"free": False, "owner": title})
         owner = _listener(number)
         found = f"taken by {owner}" if owner else f"can't be used: {error.strerror}"
         hint = f"Stop it, or use other ports: --port and --rest-port of `serve` ({use})."
         return Finding(f"port {number}", "problem", found, hint, data | {"free": False, "owner": owner})
     return Finding(f"port {number}", "ok", f"free, for {use}", data=data | {"free": True, "owner": None})
+
+
+def _own_server(file: Path, number: int) -> str | None:
+    """Return the server of models.yaml `file` that listens on a port; None when none does, or it can't be known."""
+    with contextlib.suppress(ModuleNotFoundError):
+        from tfserving.serving.docker import deployment
+        from tfserving.serving.engines import EngineError
+        from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
+        from tfserving.serving.running import running
+
+        with contextlib.suppress(EngineError, FleetError):
+            for server in running(read_fleet(file), deployment.exists):
+                if number in (server.grpc_port, server.rest_port):
+                    return f"in use by this project's {server.engine} server, which is running"
+    return None
 
 
 def _listener(port: int) -> str | None:
@@ -54,7 +72,7 @@ def _listener(port: int) -> str | None:
             parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
             if parent not in holders:
                 words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                return f"process {number} ({' '.join(words).strip()[:60]})"
+                return f"process {number} ({shorten(' '.join(words), 60, placeholder=' …')})"
     return None
 
 
