@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -62,12 +63,15 @@ class FreshProcess:
     def __init__(self) -> None:
         # It has a session of its own: Ctrl-C is for the parent, which ends this process.
         try:
+            # Its temporary files, which stay when it is killed, are removed with this folder.
+            self._folder = tempfile.TemporaryDirectory(prefix="tfserving-", ignore_cleanup_errors=True)
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
         except OSError as error:
             raise no_temporary("the output of the fresh process and its trial model", error) from None
         self._process = subprocess.Popen(
             [sys.executable, "-I", fresh.__file__, str(DESCRIPTORS)],
-            cwd=tempfile.gettempdir(),
+            cwd=self._folder.name,
+            env={**os.environ, "TMPDIR": self._folder.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -95,6 +99,7 @@ class FreshProcess:
             # A command that it did not read before it ended is still buffered.
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
+        self._folder.cleanup()
 
     def load(self, version_folder: Path, ways: Sequence[str], refused: Iterable[str] = ()) -> None:
         """Make it load the version in `version_folder`, and refuse imports of the packages `refused` from now on.

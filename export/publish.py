@@ -60,6 +60,8 @@ def check_destination(destination: str, model: str) -> None:
 
     `destination` is a folder or a URL that fsspec supports.
     """
+    if not destination:
+        raise PublishError("the destination is empty. Name a folder or a URL, such as s3://bucket/models")
     with _as_sentence(destination):
         system, root = _file_system(destination)
     if "file" in _protocols(system):

@@ -117,3 +117,13 @@ def test_a_terminal_without_colours_gets_none(variable: tuple[str, str], monkeyp
     assert tfserving.make_context("tfserving", ["doctor"]).color is None
     monkeypatch.setenv(*variable)
     assert tfserving.make_context("tfserving", ["doctor"]).color is False
+
+
+@pytest.mark.parametrize("value", ["nan", "1e400"])
+@pytest.mark.parametrize(
+    "words", ["serve up --wait", "rollout start m --bake", "predict m --scale", "verify m --absolute"]
+)
+def test_numbers_are_finite(words: str, value: str) -> None:
+    result = CliRunner().invoke(tfserving, [*words.split(), value])
+    assert result.exit_code == 2
+    assert f"{value} is not a finite number" in result.stderr

@@ -82,7 +82,9 @@ def _request(model: Model, signature: str | None, given: str) -> dict[str, Any]:
         read = _read(given)
         examples, context = read["examples"], read.get("context")
         read_examples(examples, context)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise click.BadParameter(f"{error.filename}: {error.strerror}", param_hint="--input") from None
+    except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--input") from None
     signature = signature or read.get("signature_name")
     named = {} if signature is None else {"signature": signature}

@@ -11,7 +11,7 @@ import click
 from tfserving.clients.commands.calls import Target, output_option, server_options, signature_option
 from tfserving.clients.commands.model import Model, model_argument
 from tfserving.foundation.command.errors import WRONG, CommandError
-from tfserving.foundation.command.options import fleet_option, json_option
+from tfserving.foundation.command.options import Finite, fleet_option, json_option
 
 if TYPE_CHECKING:
     from tfserving.clients.client import Client
@@ -52,7 +52,12 @@ Examples:
 @signature_option
 @click.option("--resize", is_flag=True, help="Resize images to the size in the signature.")
 @click.option(
-    "--scale", type=float, default=1.0, show_default=True, help="Multiply the values of images, 0 to 255, by this."
+    "--scale",
+    type=Finite(),
+    metavar="FLOAT",
+    default=1.0,
+    show_default=True,
+    help="Multiply the values of images, 0 to 255, by this.",
 )
 @click.option("--print-body", is_flag=True, help="Print the body of the REST request instead of sending the request.")
 @server_options

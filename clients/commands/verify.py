@@ -22,7 +22,7 @@ from tfserving.clients.commands.calls import (
 from tfserving.clients.commands.model import source_of
 from tfserving.clients.printable import printable
 from tfserving.foundation.command.errors import FAILED, UNREACHABLE, WRONG, CommandError
-from tfserving.foundation.command.options import complete_models, fleet_option, json_option, report_option
+from tfserving.foundation.command.options import Finite, complete_models, fleet_option, json_option, report_option
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.command.project import project
 
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 
 _MOST_NAME = 200
 _STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
-
-
-def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number")
-    return value
 
 
 @click.command(
@@ -67,13 +61,10 @@ Examples:
     multiple=True,
     help="Send requests one by one, many as one batch, or 32 at a time. Repeat it for several.  [default: all three]",
 )
-@click.option(
-    "--absolute", type=click.FloatRange(0), callback=_finite, metavar="N", help="The absolute tolerance of floats."
-)
+@click.option("--absolute", type=Finite(0), metavar="N", help="The absolute tolerance of floats.")
 @click.option(
     "--relative",
-    type=click.FloatRange(0),
-    callback=_finite,
+    type=Finite(0),
     metavar="N",
     help="The relative tolerance of floats, added to --absolute.  [default: that of the version; 0 for captured]",
 )

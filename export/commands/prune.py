@@ -95,10 +95,8 @@ def _loaded(fleet: Fleet, server: str | None) -> dict[str, set[int]]:
                 if error.code == "NOT_FOUND":
                     continue
                 if server:
-                    raise CommandError(
-                        f"cannot list the versions that {server} has loaded, so nothing was removed: {error}",
-                        UNREACHABLE,
-                    ) from None
+                    text = f"cannot list the versions that {server} has loaded, so nothing was removed"
+                    raise CommandError(f"{text}: {error.hint or error}", UNREACHABLE) from None
                 break
             loaded[model] |= {status.version for status in statuses if status.state != "END"}
     return loaded

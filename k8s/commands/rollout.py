@@ -10,7 +10,7 @@ import click
 
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
 from tfserving.foundation.command.group import Group
-from tfserving.foundation.command.options import complete_models, fleet_option, report_option, wait_option
+from tfserving.foundation.command.options import Finite, complete_models, fleet_option, report_option, wait_option
 from tfserving.k8s.commands.failures import failing
 from tfserving.k8s.commands.place import Place, model_argument, place_options, read_with
 from tfserving.k8s.commands.rollout_status import report, status, write
@@ -74,10 +74,8 @@ failed on the way; 2 nothing was changed; 3 no server can be reached."""
     metavar="FILE",
     help="Replay these captured requests to both versions before clients move.",
 )
-@click.option("--window", type=click.FloatRange(min=0.1), metavar="SECONDS", help="The shortest time of a comparison.")
-@click.option(
-    "--bake", type=click.FloatRange(min=0), metavar="SECONDS", help="The time before the old version is unloaded."
-)
+@click.option("--window", type=Finite(min=0.1), metavar="SECONDS", help="The shortest time of a comparison.")
+@click.option("--bake", type=Finite(min=0), metavar="SECONDS", help="The time before the old version is unloaded.")
 @report_option
 @wait_option
 def start(

@@ -197,11 +197,14 @@ def test_it_ends_when_its_parent_is_gone() -> None:
     assert done.returncode == 0
 
 
-def test_leaving_it_leaves_no_process() -> None:
+def test_leaving_it_leaves_no_process_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with FreshProcess() as process:
         child = psutil.Process(process._process.pid)
         assert child.is_running()
+        (Path(child.environ()["TMPDIR"]) / "left").touch()
     assert not child.is_running()
+    assert not list(tmp_path.iterdir())
 
 
 def test_its_messages_are_tensorflow_servings() -> None:

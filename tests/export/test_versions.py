@@ -252,7 +252,7 @@ def test_labels_are_what_the_server_gives_its_versions(served_fleet: ServedFleet
         ([], 2, "Missing option '--keep'"),
         (["--keep", "1", "nobody"], 2, "no model is called 'nobody'"),
         (["--keep", "1", "--server", "localhost"], 2, "--server: "),
-        (["--keep", "1", "--server", "grpc://127.0.0.1:9"], 3, "so nothing was removed"),
+        (["--keep", "1", "--server", "grpc://127.0.0.1:9"], 3, "so nothing was removed: no gRPC server is listening"),
     ],
     ids=["zero", "missing", "model", "address", "unreachable"],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,9 +46,22 @@ def complete_models(ctx: click.Context, _argument: click.Parameter, incomplete: 
 
 models_argument = click.argument("names", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Finite(click.FloatRange):
+    """A number that is neither NaN nor infinite, which click accepts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
 wait_option = click.option(
     "--wait",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     default=180.0,
     show_default=True,
     metavar="SECONDS",
