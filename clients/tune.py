@@ -9,6 +9,7 @@ https://github.com/tensorflow/serving/tree/master/tensorflow_serving/batching
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tfserving.clients.client import connect
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.last_words import last_words
 from tfserving.foundation.model_server import VARIABLE, find_model_server, no_model_server
+from tfserving.foundation.programs import end_with_parent
 from tfserving.foundation.temporary import temporary_folder
 
 LONGEST_START = 120.0
@@ -200,7 +202,13 @@ def running_server(
             flags += ["--enable_batching=true", f"--batching_parameters_file={file}"]
         with log.open("w") as output:
             try:
-                process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, start_new_session=True)
+                process = subprocess.Popen(
+                    [*command, *flags],
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it only calls prctl
+                )
             except OSError as error:
                 raise StartError(f"the server command {command[0]!r} can't be run: {error.strerror}") from None
         try:

@@ -55,6 +55,23 @@ def look_at(name: str, folder: Path) -> None:
         return
     if function_name not in {*_bound(tree)}:
         raise BuilderError(no_function(name, str(spec.origin), _functions(tree)))
+    if needed := _needed_arguments(tree, function_name):
+        raise BuilderError(
+            f"builder {name!r}: expected a function without arguments; {function_name} in {spec.origin} requires "
+            f"{', '.join(needed)}"
+        )
+
+
+def _needed_arguments(tree: ast.Module, name: str) -> list[str]:
+    """Return the arguments that a plain function of the module requires; none for one that a decorator may change."""
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    if len(found) != 1 or found[0].decorator_list:
+        return []
+    arguments = found[0].args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    needed = positional[: len(positional) - len(arguments.defaults)]
+    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    return [one.arg for one in [*needed, *(one for one, default in keywords if default is None)]]
 
 
 def no_function(name: str, file: str, functions: list[str]) -> str:

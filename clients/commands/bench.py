@@ -18,7 +18,14 @@ from tfserving.clients.commands.calls import (
     server_options,
     signature_option,
 )
-from tfserving.clients.commands.loads import input_option, limit_option, numbers, prepared, requests_option
+from tfserving.clients.commands.loads import (
+    check_requests,
+    input_option,
+    limit_option,
+    numbers,
+    prepared,
+    requests_option,
+)
 from tfserving.clients.commands.model import Model, model_argument
 from tfserving.foundation.command.errors import CommandError
 from tfserving.foundation.command.options import fleet_option, json_option, report_option
@@ -126,6 +133,7 @@ def bench(
         raise click.UsageError("--limit finds the rate; leave out --concurrency and --rate")
     if given and requests:
         raise click.UsageError("--input and --requests both select what to send; give one of them")
+    check_requests(requests)
     earlier = _earlier(compare)
     loads = _loads(concurrencies, rates, arrival, batches)
     with Progress() as progress:

@@ -68,6 +68,14 @@ requests_option = click.option(
 )
 
 
+def check_requests(requests: str | None) -> None:
+    """Raise an error for a --requests that names neither a model nor a source, before anything is started."""
+    if requests == "":
+        raise click.BadParameter("expected a model, a folder or a file, got ''", param_hint="--requests")
+    if requests is not None:
+        source_of(requests)
+
+
 def prepared(
     target: Target,
     model: Model,

@@ -118,6 +118,8 @@ def unknown_model(text: str) -> str:
     except CommandError as error:
         return f"there is no folder {text}, and {error.message}"
     name = text.partition("/")[0]
+    if not name:
+        return f"there is no file or folder {text}."
     return f"no model is called {name!r}, and there is no folder {text}; the fleet has {', '.join(models)}." + (
         did_you_mean(name, models)
     )

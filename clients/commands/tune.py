@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfserving.clients.commands.calls import SECONDS_OF_A_WINDOW, Target, reporting, signature_option
-from tfserving.clients.commands.loads import input_option, limit_option, numbers, prepared, requests_option
+from tfserving.clients.commands.loads import (
+    check_requests,
+    input_option,
+    limit_option,
+    numbers,
+    prepared,
+    requests_option,
+)
 from tfserving.clients.commands.model import Model, fleet_model, unknown_model
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option, report_option, writable
@@ -113,6 +120,7 @@ def tune(
         num_batch_threads=numbers(num_batch_threads, int, "--num-batch-threads") or Space.num_batch_threads,
         padding=not no_padding,
     )
+    check_requests(requests)
     found = _model_folder(model)
     command = _command(server_command)
     measured: dict[Parameters | None, Candidate] = {}
@@ -178,7 +186,11 @@ def _command(text: str | None) -> list[str]:
     from tfserving.clients.tune import StartError, default_command
 
     try:
-        return shlex.split(text) if text else default_command()
+        if text is None:
+            return default_command()
+        if not (words := shlex.split(text)):
+            raise ValueError("it is empty")
+        return words
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a command: {error}", param_hint="--server-command") from None
     except StartError as error:

@@ -72,6 +72,8 @@ def prune(
             click.echo(f"{short(path)}  {outcome}", err=as_json)
     if as_json:
         click.echo(json.dumps({"versions": rows}, indent=2))
+    elif not rows:
+        click.echo(f"Nothing to remove: no model has more than {keep} {'version' if keep == 1 else 'versions'}.")
 
 
 def _loaded(fleet: Fleet, server: str | None) -> dict[str, set[int]]:

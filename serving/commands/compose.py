@@ -127,6 +127,8 @@ def render(folder: Path, fleet: Path, host: str, port: int, rest_port: int, wait
         engines.refuse([*problems(read, plan.names), *project.problems(plan)], say)
         if folder.exists():
             raise engines.EngineError(f"{folder} exists. Name a folder that does not exist")
+        if not folder.absolute().parent.is_dir():
+            raise engines.EngineError(f"the folder {folder.absolute().parent} does not exist")
         made = files.rendered(plan, wait, folder)
     with while_it_runs():
         files.write_new(folder, made)

@@ -44,7 +44,7 @@ def export_missing(fleet: Fleet, missing: Sequence[str]) -> None:
     """
     if not missing:
         return
-    from tfserving.serving.engines.process import end_with_parent
+    from tfserving.foundation.programs import end_with_parent
 
     say(f"Exporting {', '.join(missing)} …")
     words = [sys.executable, "-m", "tfserving", "export", "build", "--missing", "--fleet", str(fleet.file), *missing]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.extras import missing_for_embedded
 from tfserving.foundation.last_words import READ_LINES, is_information, last_words
 from tfserving.foundation.model_server import find_model_server, no_model_server
+from tfserving.foundation.programs import end_with_parent
 from tfserving.serving import running, server_log
 from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan, Report
@@ -31,7 +31,6 @@ _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # The folder with the package `tfserving`: a clone, or site-packages.
 ROOT = Path(__file__).absolute().parents[3]
 # Loaded before any fork: a child should do as little as possible between fork and exec.
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class ServerProcess:
@@ -181,13 +180,6 @@ def _show(line: str) -> None:
     """Print a line of the server. If the terminal is gone, the server's pipe is still read."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(line, file=sys.stderr, flush=True)
-
-
-def end_with_parent(number: signal.Signals) -> None:
-    """Make Linux send this process a signal when its parent dies, so that a killed `serve` leaves no process."""
-    if _PRCTL is not None:
-        pr_set_pdeathsig = 1
-        _PRCTL(pr_set_pdeathsig, number)
 
 
 class Embedded:

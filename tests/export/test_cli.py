@@ -236,6 +236,7 @@ def test_wrong_inputs_are_found_before_tensorflow_is_imported(project: Project) 
     wrong = {
         "build x=nowhere:build": "no module 'nowhere'",
         "build x=zoo:scael": "Did you mean 'scale'?",
+        "build x=zoo:servable": "requires module, function",
         "build x=no_model": "it has no file saved_model.pb",
         "build scale --golden bad.json": "bad.json can't be read as .json",
         "build scale --from-checkpoint no_model": "no_model has no checkpoint",

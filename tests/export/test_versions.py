@@ -192,7 +192,7 @@ def test_prune_keeps_the_newest_and_what_has_a_label(fleet: Path) -> None:
         {"model": "model", "version": 2, "removed": True, "kept": ""},
     ]
     assert left(fleet) == {"1", "3"}
-    assert prune(fleet, "--keep", "5").stdout == ""
+    assert prune(fleet, "--keep", "5").stdout == "Nothing to remove: no model has more than 5 versions.\n"
 
 
 @dataclass(frozen=True)

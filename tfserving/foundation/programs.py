@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,17 @@ _CHUNK = 1 << 16
 # A child that a program left behind may hold the streams open. The program's own output has arrived by then.
 _LEFT_SECONDS = 1.0
 _POLL_SECONDS = 0.02
+
+
+# Looked up before a fork: between fork and exec nothing may be loaded.
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Make Linux send this process a signal when its parent dies, so that a killed command leaves no process."""
+    if _PRCTL is not None:
+        _PRCTL(_SET_PARENT_DEATH_SIGNAL, number)
 
 
 class OverTimeError(Exception):

@@ -94,6 +94,8 @@ def test_the_highest_rate_is_said(server: Server, monkeypatch: pytest.MonkeyPatc
         (["--signature", "upper"], "can't be generated; give --input or --requests"),
         (["--signature", "single", "--batch", "2"], "don't have the same number of rows"),
         (["--requests", "nowhere"], "there is no folder nowhere"),
+        (["--requests", "/nowhere"], "there is no file or folder /nowhere."),
+        (["--requests", ""], "--requests: expected a model, a folder or a file"),
         (["--compare", __file__], "is not the output of `bench --json`"),
         (["--report", "report.pdf"], "does not end with .html"),
         (["--rate", "inf"], "'inf' is not a list of numbers above 0"),
