@@ -26,6 +26,7 @@ _OF_TENSORFLOW = (
     *("opt_einsum", "optree", "packaging", "requests", "rich", "six", "tensorflow", "termcolor", "typing_extensions"),
     "wrapt",
 )
+_TOOLKIT = "tfserving"
 # Python's own tests: nothing imports them.
 _UNUSED = ("test",)
 
@@ -97,7 +98,8 @@ def name_clash(folder: Path, name: str) -> str:
     found then, or it replaces one that they import later.
     """
     own = own_module(folder, name)
-    if own is None:
+    # In another clone of the toolkit, its samples are those of the toolkit that runs.
+    if own is None or (name == _TOOLKIT and (own / "cli.py").is_file()):
         return ""
     loaded = getattr(sys.modules.get(name), "__spec__", None)
     if name in sys.stdlib_module_names and name not in _UNUSED:
