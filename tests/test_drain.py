@@ -132,7 +132,7 @@ def test_ctrl_c_waits_for_requests_in_flight(start: Start) -> None:
     command = start()
     sent = [command.request(command.grpc), command.request(command.rest)]
     command.process.send_signal(signal.SIGINT)
-    command.await_line("Draining; Ctrl-C again stops it at once …")
+    command.await_line("Draining. Ctrl-C again stops it at once …")
     command.await_line("Draining: waiting for requests in flight, at most 60 s …")
     with pytest.raises(subprocess.TimeoutExpired):
         command.process.wait(2.5)
@@ -172,7 +172,7 @@ def test_a_second_ctrl_c_stops_it_at_once(start: Start) -> None:
     command.await_line("Draining: waiting for requests in flight")
     command.process.send_signal(signal.SIGINT)
     _, errors = command.process.communicate(timeout=10)
-    assert errors.endswith("Stopped at once; requests in flight are cut off.\n")
+    assert errors.endswith("Requests in flight are cut off.\n\nStopped.\n")
     assert command.process.returncode == 130
     assert sent.result() == CUT_OFF
     assert not any(map(alive, processes))

@@ -92,7 +92,7 @@ def test_files_whose_hashes_were_made_to_fit_are_still_asked(copied: Path, proje
     done = project.run("check", str(copied))
     assert done.returncode == 1
     assert (
-        "signature 'serving_default', output 'scaled': the version, run as a function, answers a batch" in done.stderr
+        "signature 'serving_default', output 'scaled': for a batch of 1, the version run as a function" in done.stderr
     )
 
 
@@ -101,4 +101,4 @@ def test_what_something_else_wrote_has_nothing_to_be_checked_by(project: Project
     (tmp_path / "foreign/saved_model.pb").write_bytes(b"")
     done = project.run("check", str(tmp_path / "foreign"))
     assert done.returncode == 1
-    assert "assets.extra/manifest.json: No such file or directory" in done.stderr
+    assert "has no assets.extra/manifest.json: this toolkit did not export it" in done.stderr

@@ -80,8 +80,21 @@ def test_a_model_without_a_version_is_exported_only_if_it_may_and_can_be(
 
 
 def test_a_wrong_builder_is_a_wrong_models_yaml_for_serve_too(project: Path) -> None:
-    command = [sys.executable, "-m", "tfserving", "serve", "--engine", "embedded", *PORTS]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    port, rest_port = map(str, free_ports(2))
+    command = [
+        sys.executable,
+        "-m",
+        "tfserving",
+        "serve",
+        "--engine=embedded",
+        "--port",
+        port,
+        "--rest-port",
+        rest_port,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "tfserving", *words], cwd=project, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "digits could not be exported, so no server was started" in done.stderr
 
@@ -115,7 +128,8 @@ def test_a_missing_models_yaml_is_an_error_that_recommends_init(
         (("serve", "reload", "--server", NO_SERVER), 2),
         (("serve", "reload", "--config", "models.yaml"), 2),
         (("labels", "list"), 0),
-        (("config", "--check"), 2),
+        (("config", "--check"), 0),
+        (("config", "--check", "nothing"), 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
