@@ -81,20 +81,9 @@ def test_a_model_without_a_version_is_exported_only_if_it_may_and_can_be(
 
 def test_a_wrong_builder_is_a_wrong_models_yaml_for_serve_too(project: Path) -> None:
     port, rest_port = map(str, free_ports(2))
-    command = [
-        sys.executable,
-        "-m",
-        "tfserving",
-        "serve",
-        "--engine=embedded",
-        "--port",
-        port,
-        "--rest-port",
-        rest_port,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "tfserving", *words], cwd=project, capture_output=True, text=True, check=False
-    )
+    words = ("serve", "--engine", "embedded", "--port", port, "--rest-port", rest_port)
+    command = [sys.executable, "-m", "tfserving", *words]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "digits could not be exported, so no server was started" in done.stderr
 
