@@ -14,9 +14,6 @@ from tfserving.foundation.command.options import complete_models, fleet_option, 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
 
-# Wide enough that no name a user may search for is broken in two.
-_WIDTH = 1000
-
 
 @click.command(
     "list",
@@ -136,9 +133,7 @@ def diff(old: str, new: str, fleet: Path, folder: Path | None, as_json: bool) ->
 
 
 def _print(tables: Any) -> None:
-    from rich.console import Console
+    from tfserving.clients.commands.tables import lines_of
 
-    console = Console(highlight=False, width=_WIDTH)
     for table in tables:
-        console.print(table)
-        console.print()
+        click.echo("\n".join([*lines_of(table), ""]))
