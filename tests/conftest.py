@@ -35,6 +35,7 @@ LONGEST = (
     *("samples", "servers under load", "served", "tests/k8s/test_rollout.py", "export-processes", "tests/test_docs.py"),
     *("servers", "tests/test_clients_docs.py", "clients of servers", "tests/test_main_job.py", "performance"),
     *("tests/export/test_publish.py", "tests/test_install.py", "tests/export/test_fresh.py", "tests/test_makefile.py"),
+    *("tests/test_tutorial.py", "tests/init/test_project.py"),
     *("tests/serving/embedded/test_conformance.py", "tests/serving/embedded/processes/test_workers.py"),
     *("tests/serving/embedded/test_memory.py", "tests/serving/embedded/test_fuzz.py"),
 )
