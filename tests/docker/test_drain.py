@@ -90,7 +90,7 @@ def test_requests_in_flight_are_answered_before_a_container_ends(
     container = fleet.container
     with paused(container) as server:
         requests = sent(fleet, container, pool)
-        ended = pool.submit(fleet.toolkit, command)
+        ended = pool.submit(fleet.toolkit, "serve", command)
         drains(container)
         server.resume()
         assert [request.result() for request in requests] == [ANSWER, ANSWER]
@@ -108,7 +108,7 @@ def test_a_second_ctrl_c_removes_the_container_at_once(fleet: Fleet, pool: Threa
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.endswith("Stopped at once; requests in flight are cut off.\n")
+    assert errors.endswith("Requests in flight are cut off.\n\nStopped.\n")
     assert [request.result() for request in requests] == [CUT_OFF, CUT_OFF]
     assert fleet.containers == []
 
@@ -131,7 +131,7 @@ def test_what_takes_longer_than_drain_seconds_is_cut_off_and_down_reports_it(
     container = fleet.container
     with paused(container) as server:
         requests = sent(fleet, container, pool)
-        down = pool.submit(fleet.toolkit, "down")
+        down = pool.submit(fleet.toolkit, "serve", "down")
         drains(container)
         wait_for(lambda: "1 s are over" in log(container), what="the end of the time")
         # A process that is stopped ends by SIGTERM when it goes on.

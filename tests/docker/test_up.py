@@ -270,7 +270,7 @@ def test_logs_are_shown_and_followed_until_ctrl_c(fleet: Fleet) -> None:
     lines = fleet.toolkit("serve", "logs").stdout.splitlines()
     assert any("scaled" in line for line in lines)
     assert fleet.toolkit("serve", "logs", "--tail", "1").stdout.splitlines() == lines[-1:]
-    with fleet.process("logs", "--follow") as process:
+    with fleet.process("serve", "logs", "--follow") as process:
         fleet.version(2)
         # Lines begin with the time; those of the real server with the place in its source, too.
         loading = (
