@@ -256,7 +256,7 @@ def test_tls_on_grpc_is_verified_by_clients(fleet: Fleet) -> None:
     # Labels move too, by the file, of which the server reads a change within ten seconds.
     done = fleet.toolkit("labels", "set", "scaled", "stable=1")
     every = "" if fleet.engine.embedded else ", the server reads models.config every 10 s"
-    what = f"serving what models.yaml names, and nothing else (step 1 of 1{every}) …"
+    what = f"serving the versions of models.yaml (step 1 of 1{every}) …"
     step = f"The docker server on port {fleet.grpc_port}: {what}"
     assert step in done.stderr.splitlines()
     assert sums(fleet.rest, label="stable") == 6
