@@ -52,7 +52,7 @@ def run(command: str, folder: Path, env: dict[str, str]) -> str:
 
 def shape(printed: str) -> str:
     """What is printed, whatever its numbers are, and how long the rest takes."""
-    known = re.sub(r" (takes )?about .* (left|s,|min,)", " …", printed)
+    known = re.sub(r" (takes )?about .* (left|plus)", " …", printed)
     return re.sub(r"\d+(\.\d+)?(e-\d+)?", "#", known)
 
 
