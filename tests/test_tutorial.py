@@ -37,10 +37,10 @@ def test_a_project_of_ones_own_works_by_the_tutorial_alone(tmp_path: Path) -> No
     with serve(command, project, env) as server:
         env["TFSERVING_SERVER"] = f"{server.url('grpc')},{server.url('rest')}"
         # What comes before is done; pytest is run in a project by test_install.py.
-        for command in own_commands(TUTORIAL)[own_commands(TUTORIAL).index(foreground) + 1 : -2]:
+        for line in own_commands(TUTORIAL)[own_commands(TUTORIAL).index(foreground) + 1 : -2]:
             for whole, part in SHORTER.items():
-                command = command.replace(whole, part)  # noqa: PLW2901
-            printed.append(run(command, project, env))
+                line = line.replace(whole, part)  # noqa: PLW2901
+            printed.append(run(line, project, env))
         (code,) = (block for language, block in TUTORIAL if language == "python")
         printed.append(run(f"python -c '{code.replace('8500', str(server.grpc_port))}'", project, env))
     for page in (SECTIONS[OWN], TUTORIAL):
