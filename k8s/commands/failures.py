@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tfserving.foundation.command.errors import UNREACHABLE, WRONG, CommandError
+from tfserving.serving.commands.failures import ending
 
 
 @contextmanager
@@ -14,19 +15,12 @@ def failing(code: int) -> Iterator[None]:
     from tfserving.clients.errors import ServingError
     from tfserving.k8s.kubectl import KubectlError
     from tfserving.k8s.rollout.target import GateError, RolloutError
-    from tfserving.serving.engines import EngineError
-    from tfserving.serving.models_yaml.fleet import FleetError
 
-    try:
-        yield
-    except (EngineError, FleetError, GateError, KubectlError, RolloutError, ServingError) as error:
-        raise CommandError(str(error), code_of(error, code)) from None
-    # Nothing reads the output any more: click handles that.
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise CommandError(f"{where}{error.strerror or error}", code) from None
+    with ending(code):
+        try:
+            yield
+        except (GateError, KubectlError, RolloutError, ServingError) as error:
+            raise CommandError(str(error), code_of(error, code)) from None
 
 
 def code_of(error: Exception, code: int) -> int:

@@ -11,19 +11,20 @@ from tfserving.foundation.command.errors import FAILED, UNREACHABLE, WRONG, Comm
 @contextmanager
 def before_it_starts() -> Iterator[None]:
     """End the command with WRONG for an error inside: nothing was started or changed."""
-    with _ending(WRONG):
+    with ending(WRONG):
         yield
 
 
 @contextmanager
 def while_it_runs() -> Iterator[None]:
     """End the command with FAILED for an error inside."""
-    with _ending(FAILED):
+    with ending(FAILED):
         yield
 
 
 @contextmanager
-def _ending(code: int) -> Iterator[None]:
+def ending(code: int) -> Iterator[None]:
+    """End the command for an error inside: with UNREACHABLE where that is the cause, else with `code`."""
     from tfserving.foundation.golden import GoldenError
     from tfserving.serving.engines import EngineError, UnreachableError
     from tfserving.serving.models_yaml.fleet import FleetError
