@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import NAME, STABLE, pods
+from tfserving.k8s.names import STABLE, Names
 from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
 from tfserving.k8s.rollout.target import RolloutError
 
@@ -19,9 +19,9 @@ _PATIENCE_SECONDS = 20.0
 class _Waiting:
     """The pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
 
-    def __init__(self, kubectl: Kubectl, names: tuple[str, ...], track: str = STABLE) -> None:
-        self._kubectl, self._names = kubectl, names
-        self._selector = pods(track)
+    def __init__(self, kubectl: Kubectl, ours: Names, models: tuple[str, ...], track: str = STABLE) -> None:
+        self._kubectl, self._models = kubectl, models
+        self._selector = ours.pods(track)
         self._next_status = time.monotonic() + _STATUS_SECONDS
         self._seen: dict[str, float] = {}
 
@@ -35,7 +35,7 @@ class _Waiting:
                 raise RolloutError(reason)
         if time.monotonic() > self._next_status and (started := [pod for pod in waiting if running(pod)]):
             self._next_status = time.monotonic() + _STATUS_SECONDS
-            if reason := not_loaded(started[0], self._names, self._kubectl):
+            if reason := not_loaded(started[0], self._models, self._kubectl):
                 raise RolloutError(reason)
 
     def last(self) -> str:
@@ -52,16 +52,17 @@ class _Waiting:
 
 def wait_until_ready(
     kubectl: Kubectl,
-    names: tuple[str, ...],
+    ours: Names,
+    models: tuple[str, ...],
     wait: float,
     log: Callable[[str], None],
     *,
-    name: str = NAME,
     track: str = STABLE,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until all pods of a Deployment are new and ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names, track)
+    """Wait until all pods of a track are new and ready. Raises RolloutError with the reason when time is up."""
+    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, ours, models, track)
+    name = ours.serving if track == STABLE else ours.canary
     while True:
         found = kubectl.get("deployment", name)
         if found is None:
@@ -83,18 +84,20 @@ def wait_until_ready(
         pause(_POLL_SECONDS)
 
 
-def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None]) -> None:
+def wait_until_served(
+    kubectl: Kubectl, ours: Names, models: tuple[str, ...], wait: float, log: Callable[[str], None]
+) -> None:
     """Wait until KServe reports its service as ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names)
+    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, ours, models)
     while True:
-        found = kubectl.get("inferenceservice", NAME) or {}
+        found = kubectl.get("inferenceservice", ours.serving) or {}
         conditions = found.get("status", {}).get("conditions", [])
         if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions):
             return
         waits = [
             f"{one['type']}: {one.get('message') or one.get('reason')}" for one in conditions if one["status"] != "True"
         ]
-        text = f"InferenceService {NAME} isn't ready: {'; '.join(waits) or 'KServe reports no status yet'}"
+        text = f"InferenceService {ours.serving} isn't ready: {'; '.join(waits) or 'KServe reports no status yet'}"
         progress(f"{text} …")
         waiting.check()
         if time.monotonic() > deadline:
