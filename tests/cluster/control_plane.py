@@ -25,6 +25,7 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
     addresses = (f"IP:{NODE}", f"IP:{API_SERVICE}")
     authority.sign("api", "kube-apiserver", "system:masters", (*addresses, *(f"DNS:{name}" for name in names)))
     authority.sign("admin", "admin", "system:masters")
+    authority.sign("aggregator", "aggregator")
     api = daemons.start(
         "kube-apiserver",
         KUBERNETES.path("kube-apiserver"),
@@ -47,6 +48,14 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
         "--profiling=false",
+        # For API servers of others, such as metrics-server, which this one passes requests on to.
+        f"--requestheader-client-ca-file={authority.path('ca.pem')}",
+        "--requestheader-allowed-names=aggregator",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={authority.path('aggregator.pem')}",
+        f"--proxy-client-key-file={authority.path('aggregator.key')}",
     )
     authority.kubeconfig("admin", SERVER)
     wait_for(lambda: _answers(daemons, api, authority), 120, "the API server's answer")
@@ -61,6 +70,10 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
         f"--root-ca-file={authority.path('ca.pem')}",
         f"--service-account-private-key-file={authority.path('accounts.key')}",
         "--use-service-account-credentials=true",
+        # A test waits for the autoscaler; by default it looks every 15 s, and for 5 min not at the CPU of a new pod.
+        "--horizontal-pod-autoscaler-sync-period=2s",
+        "--horizontal-pod-autoscaler-cpu-initialization-period=10s",
+        "--horizontal-pod-autoscaler-initial-readiness-delay=5s",
         *common,
     )
     scheduler = authority.kubeconfig("kube-scheduler", SERVER)

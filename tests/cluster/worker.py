@@ -68,6 +68,8 @@ sandbox_image = "{images.PAUSE}"
 # Scores can't be lowered on every machine.
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{folder}/registries"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{PLUGINS}"
 conf_dir = "{folder}/cni"
