@@ -16,6 +16,7 @@ from tests.servers import free_ports, wait_for
 
 PORT = 6443
 SERVER = f"https://{NODE}:{PORT}"
+FRONT_PROXY = "front-proxy"
 
 
 def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
@@ -25,7 +26,9 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
     addresses = (f"IP:{NODE}", f"IP:{API_SERVICE}")
     authority.sign("api", "kube-apiserver", "system:masters", (*addresses, *(f"DNS:{name}" for name in names)))
     authority.sign("admin", "admin", "system:masters")
-    authority.sign("aggregator", "aggregator")
+    # What the API server hands on to others' API servers is signed by who signs nothing else.
+    front = Authority.made(folder / "front-proxy")
+    front.sign("front-proxy", FRONT_PROXY)
     api = daemons.start(
         "kube-apiserver",
         KUBERNETES.path("kube-apiserver"),
@@ -44,18 +47,18 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
         f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
         f"--service-account-key-file={authority.path('accounts.pub')}",
         f"--service-account-signing-key-file={authority.path('accounts.key')}",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
-        "--allow-privileged=true",
-        "--profiling=false",
-        # For API servers of others, such as metrics-server, which this one passes requests on to.
-        f"--requestheader-client-ca-file={authority.path('ca.pem')}",
-        "--requestheader-allowed-names=aggregator",
+        f"--requestheader-client-ca-file={front.path('ca.pem')}",
+        f"--requestheader-allowed-names={FRONT_PROXY}",
         "--requestheader-username-headers=X-Remote-User",
         "--requestheader-group-headers=X-Remote-Group",
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-        f"--proxy-client-cert-file={authority.path('aggregator.pem')}",
-        f"--proxy-client-key-file={authority.path('aggregator.key')}",
+        f"--proxy-client-cert-file={front.path('front-proxy.pem')}",
+        f"--proxy-client-key-file={front.path('front-proxy.key')}",
+        "--authorization-mode=Node,RBAC",
+        # A namespace's annotation gives its pods tolerations: those of a node that is a test's alone.
+        "--enable-admission-plugins=NodeRestriction,PodTolerationRestriction",
+        "--allow-privileged=true",
+        "--profiling=false",
     )
     authority.kubeconfig("admin", SERVER)
     wait_for(lambda: _answers(daemons, api, authority), 120, "the API server's answer")
@@ -70,10 +73,10 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
         f"--root-ca-file={authority.path('ca.pem')}",
         f"--service-account-private-key-file={authority.path('accounts.key')}",
         "--use-service-account-credentials=true",
-        # A test waits for the autoscaler; by default it looks every 15 s, and for 5 min not at the CPU of a new pod.
-        "--horizontal-pod-autoscaler-sync-period=2s",
-        "--horizontal-pod-autoscaler-cpu-initialization-period=10s",
+        # A test waits for these.
+        "--horizontal-pod-autoscaler-sync-period=3s",
         "--horizontal-pod-autoscaler-initial-readiness-delay=5s",
+        "--horizontal-pod-autoscaler-cpu-initialization-period=10s",
         *common,
     )
     scheduler = authority.kubeconfig("kube-scheduler", SERVER)
