@@ -74,7 +74,7 @@ conf_dir = "{folder}/cni"
 """)
     containerd = daemons.start_apart("containerd", "containerd", "--config", config, instead=places(folder).items())
     wait_for(lambda: _serves(daemons, containerd, socket), what="containerd's answer")
-    images.load(socket, images.pause(PAUSE.path("pause")))
+    images.load(socket, images.of(images.PAUSE, PAUSE.path("pause")))
     return containerd
 
 
