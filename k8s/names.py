@@ -44,6 +44,15 @@ class Names:
         """The name of the second Deployment and of its Service."""
         return f"{self.serving}-{CANARY}"
 
+    @property
+    def predictor(self) -> str:
+        """The name of the Deployment that KServe creates."""
+        return f"{self.serving}-predictor"
+
+    def deployment(self, track: str) -> str:
+        """The Deployment of a track's pods."""
+        return self.serving if track == STABLE else self.canary
+
     def config_map(self, track: str) -> str:
         """The ConfigMap that pods of a track read when they start."""
         return f"{self.serving}-models" if track == STABLE else f"{self.serving}-{track}-models"

@@ -14,6 +14,8 @@ from tfserving.k8s.names import BASE_NAME, Names
 from tfserving.serving.models_yaml.fleet import Fleet
 
 _CONTAINER = "/spec/template/spec/containers/0"
+# More than a node has. To a container without a limit, KServe gives that of its own settings, 1 CPU by default.
+_UNLIMITED = "1k"
 _HTTPS = 443
 
 Patch = dict[str, Any]
@@ -140,6 +142,13 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
         yield _changes(kind, {"/spec/parentRefs": parents, "/spec/hostnames": [host]})
     peer = "/spec/ingress/0/from/2/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
     yield _changes("NetworkPolicy", {peer: settings.namespace})
+
+
+def of_kserve(fleet: Fleet) -> list[Patch]:
+    """Return the patches of the InferenceService, which has the pods of the patched Deployment."""
+    if "cpu" in fleet.kubernetes.components:
+        return []
+    return [_changes("InferenceService", {"/spec/predictor/containers/0/resources/limits/cpu": _UNLIMITED})]
 
 
 _COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"

@@ -21,7 +21,6 @@ from tfserving.k8s import patches
 from tfserving.k8s.configuration import models_files, server_of_pods
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import BASE_NAME
 from tfserving.k8s.naming import naming, set_domain
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
@@ -78,8 +77,12 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
     )
     last = "fleet"
     if _KSERVE in settings.ordered:
-        _copy_more(folder / "components/kserve/pods/kustomization.yaml", settings.components)
-        _kustomization(folder / _KSERVE, resources=["../fleet"], components=["../components/kserve"])
+        _kustomization(
+            folder / _KSERVE,
+            resources=["../fleet"],
+            components=["../components/kserve"],
+            patches=patches.of_kserve(fleet),
+        )
         last = _KSERVE
     _kustomization(folder / "named", resources=[f"../{last}"], namespace=settings.namespace, **naming(fleet))
     return folder / "named"
@@ -104,18 +107,6 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
     (base / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return config.flags
-
-
-def _copy_more(path: Path, components: tuple[str, ...]) -> None:
-    """Copy to KServe's pods the fields that only some components add: kustomize rejects a field that doesn't exist."""
-    content = yaml.safe_load(path.read_text())
-    fields: dict[str, tuple[str, ...]] = {"object-store": ("initContainers",), "gpu": ("nodeSelector", "tolerations")}
-    for field in (field for component in components for field in fields.get(component, ())):
-        source = {"kind": "Deployment", "name": BASE_NAME, "fieldPath": f"spec.template.spec.{field}"}
-        select, path_there = {"kind": "InferenceService"}, f"spec.predictor.{field}"
-        target = {"select": select, "fieldPaths": [path_there], "options": {"create": True}}
-        content["replacements"].append({"source": source, "targets": [target]})
-    path.write_text(yaml.safe_dump(content))
 
 
 def _kustomization(folder: Path, **content: Any) -> None:
