@@ -63,7 +63,8 @@ GATEWAY = Module(
     ),
 )
 PAUSE = Module("pause", ("pause",), "seconds")
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY)
+HELM = Module("helm", ("helm",), "some 3 minutes")
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, HELM)
 
 
 def cache() -> Path:
