@@ -69,6 +69,7 @@ def apply(
 ) -> None:
     """Run the models on a cluster; wait until every pod is ready."""
     from tfserving.k8s import deployment
+    from tfserving.k8s.names import Names
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
 
@@ -83,7 +84,7 @@ def apply(
     try:
         with failing(FAILED), Progress() as progress:
             progress.update("Waiting for the pods")
-            printed = deployment.apply(checked, kubectl, wait, progress.line)
+            printed = deployment.apply(checked, Names.of(read), kubectl, wait, progress.line)
     except KeyboardInterrupt:
         click.echo("\nThe manifests are applied. Run the same command again to wait for the pods.", err=True)
         raise
@@ -156,18 +157,19 @@ def status(fleet: Path, context: str | None, as_json: bool) -> None:
     For a pod that isn't ready, the reason is printed.
     """
     from tfserving.k8s import deployment
-    from tfserving.k8s.names import INSTANCE, NAME
+    from tfserving.k8s.names import Names
     from tfserving.k8s.rollout import overview
     from tfserving.k8s.rollout.cluster import ClusterStore
 
     with failing(WRONG), Progress() as progress:
         read, _, kubectl = read_fleet_with(fleet, (), context)
         progress.update("Reading the cluster")
-        served = deployment.served(kubectl)
-        pods = [_pod(pod, read, served, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
+        ours = Names.of(read)
+        served = deployment.served(ours, kubectl)
+        pods = [_pod(pod, read, served, kubectl) for pod in kubectl.select("pods", ours.all_pods)]
         rollouts = [
-            (state, not state.over and ClusterStore(kubectl, state.model).held())
-            for state in deployment.rollouts(kubectl).values()
+            (state, not state.over and ClusterStore(kubectl, ours, state.model).held())
+            for state in deployment.rollouts(ours, kubectl).values()
         ]
     if as_json:
         click.echo(json.dumps({"pods": pods, "rollouts": [overview.as_json(*one) for one in rollouts]}, indent=2))

@@ -45,9 +45,10 @@ class Place:
     def store(self, fleet: Fleet, model: str) -> Store:
         """Return the store with the state of the model's rollouts."""
         if self.cluster:
+            from tfserving.k8s.names import Names
             from tfserving.k8s.rollout.cluster import ClusterStore
 
-            return ClusterStore(self.kubectl(fleet), model)
+            return ClusterStore(self.kubectl(fleet), Names.of(fleet), model)
         from tfserving.k8s.rollout.local import LocalStore
 
         return LocalStore(fleet, model)
