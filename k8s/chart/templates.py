@@ -15,10 +15,12 @@ from tfserving.k8s.chart import marks, values
 from tfserving.k8s.chart.marks import Expression, merged, optional
 from tfserving.k8s.chart.values import Value
 from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import APP, BASE_NAME
 from tfserving.serving.models_yaml.fleet import Fleet
 
-_NAMESPACE, _PREFIX = "zq0q99z", "zq0q98z-"
-_NAME = f"{_PREFIX}serving"
+_NAMESPACE, _PREFIX = marks.setting(99), f"{marks.setting(98)}-"
+_NAME = f"{_PREFIX}{BASE_NAME}"
+_VERSION = f"{APP}/version"
 FULL_NAME = 'include "serving.fullname" .'
 _IMAGES = {
     "server": ("image", "The image of the server."),
@@ -123,7 +125,11 @@ class _Assembly:
             return [self._expressed(one) for one in content]
         if isinstance(content, dict):
             return {
-                merged(self._use(self.values[key])) if key in self.values else key: self._expressed(value)
+                merged(self._use(self.values[key])) if key in self.values else key: (
+                    Expression('include "serving.version" .Values.image | quote')
+                    if key == _VERSION
+                    else self._expressed(value)
+                )
                 for key, value in content.items()
             }
         if isinstance(content, bool) or not isinstance(content, (str, int)):
@@ -152,7 +158,9 @@ class _Assembly:
     def _pod(self, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
         """Add what platforms put on pods: labels, annotations, and where they run."""
         self._annotated(metadata, "podAnnotations", "Annotations of the pods.")
-        labels = values.strings("podLabels", {}, "More labels of the pods.", metadata["labels"])
+        labels = values.strings(
+            "podLabels", {}, "More labels of the pods.", (key for key in metadata["labels"] if isinstance(key, str))
+        )
         metadata["labels"][merged(self._use(labels))] = ""
         selector = values.strings("nodeSelector", spec.pop("nodeSelector", {}), "Labels of the nodes for the pods.")
         tolerations = values.objects(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfserving.k8s.chart import marks
+from tfserving.k8s.names import APP
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
 
@@ -18,6 +19,7 @@ _SETTINGS = (
     "cpu",
     "memory",
     "claim",
+    "labels",
     "gpu.count",
     "object_store.url",
     "object_store.secret",
@@ -67,11 +69,18 @@ def marked(fleet: Fleet) -> Marked:
             settings = settings[parent] or {}
         if settings.get(name) is None:
             continue
-        value = Value(camel(key), settings[name], _schema(fleet, key))
+        default = settings[name]
+        # Recommended labels replace those of the manifests, so they stay as they are.
+        kept = (
+            {label: text for label, text in default.items() if label.startswith(f"{APP}/")} if key == "labels" else {}
+        )
+        if kept:
+            default = {label: text for label, text in default.items() if label not in kept}
+        value = Value(camel(key), default, _schema(fleet, key))
         mark: str | int = marks.number(index) if isinstance(value.default, int) else marks.setting(index)
         if key == "object_store.url":
             mark = f"s3://{mark}"
-        settings[name] = {mark: "x"} if isinstance(value.default, dict) else mark
+        settings[name] = {mark: "x", **kept} if isinstance(value.default, dict) else mark
         values[mark] = value
     # The sections are models of their own, and their marks are no valid values.
     kubernetes = fleet.kubernetes.model_copy(
@@ -104,6 +113,8 @@ def _schema(fleet: Fleet, key: str) -> dict[str, Any]:
         schema |= {"type": ["string", "integer"], "minimum": 1}
         if "cpu" in fleet.kubernetes.components:
             schema["pattern"] = r"^[1-9]\d*$"
+    if key == "labels":
+        schema["propertyNames"] = {"not": {"pattern": f"^({APP}|{fleet.kubernetes.domain})/".replace(".", r"\.")}}
     gateway = fleet.kubernetes.gateway
     if key == "gateway.hostname" and gateway and gateway.grpc_hostname is None:
         # The host of gRPC is `grpc.` and this one.
@@ -134,7 +145,7 @@ def image(path: str, name: str, description: str) -> Value:
     }
     schema = {
         "type": "object",
-        "description": f"{description} The digest, if any, comes before the tag. `latest` is refused.",
+        "description": f"{description} With a `digest`, the tag is only for readers. `latest` is refused.",
         "additionalProperties": False,
         "required": list(properties),
         "properties": properties,

@@ -96,7 +96,9 @@ def spread(manifests: Manifests) -> Iterator[Finding]:
         keys = {one.get("topologyKey") for one in constraints} | set(_kept_apart(pods.spec))
         for key, what in ((_HOST, "node"), ("topology.kubernetes.io/zone", "zone")):
             if key not in keys:
-                problem = f"all pods may run in the same {what}" if what == "zone" else f"all pods may run on one {what}"
+                problem = (
+                    f"all pods may run in the same {what}" if what == "zone" else f"all pods may run on one {what}"
+                )
                 field = f"{pods.field}.topologySpreadConstraints"
                 yield Finding("spread", pods.object, field, problem, f"Add one for {key}")
 
