@@ -12,6 +12,7 @@ from tfserving.foundation.model_server import PROGRAM
 from tfserving.k8s.names import NAME
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.kubernetes import in_bytes
 from tfserving.serving.models_yaml.server import IMAGE
 
 _CONTAINER = "/spec/template/spec/containers/0"
@@ -39,6 +40,7 @@ def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]
         "object-store": _object_store,
         "monitoring": _monitoring,
         "gateway": _gateway,
+        "proxy": _proxy,
     }
     for component in settings.ordered:
         if component in components:
@@ -118,7 +120,7 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
         common["envFrom"] = [{"secretRef": {"name": store.secret}}]
     args = [store.url.rstrip("/"), "/models", "--config=/config/models/models.config", f"--newest={store.newest}"]
     # A pod whose volume exceeds its size is evicted, so the versions stay below it.
-    args.append(f"--max-bytes={_bytes(store.size) * 95 // 100}")
+    args.append(f"--max-bytes={in_bytes(store.size) * 95 // 100}")
     later = [*args, f"--interval={store.interval}", "--alive=/tmp/alive"]
     yield _pod(
         {
@@ -162,6 +164,13 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
     yield _changes("NetworkPolicy", {peer: settings.namespace})
 
 
+def _proxy(fleet: Fleet) -> Iterator[Patch]:
+    settings = fleet.kubernetes.proxy
+    requests = {"cpu": settings.cpu, "memory": settings.memory}
+    resources = {"requests": requests, "limits": {"memory": settings.memory}}
+    yield _pod({"initContainers": [{"name": "proxy", "image": settings.image, "resources": resources}]})
+
+
 def of_kserve(fleet: Fleet) -> list[Patch]:
     """Return the patches of the InferenceService, which has the pods of the patched Deployment."""
     if "cpu" in fleet.kubernetes.components:
@@ -187,11 +196,6 @@ def slower(milliseconds: float) -> str:
     """Return the PromQL of the alert: one in a hundred inference requests takes longer. The histogram is in µs."""
     rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_JOBS}, {_INFERENCE}}}[5m]))"
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
-
-
-def _bytes(size: str) -> int:
-    """Return the bytes of a size like `10Gi` (`kubernetes.object_store.size`)."""
-    return int(size[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[size[-2:]]
 
 
 def _changes(kind: str, values: dict[str, Any]) -> Patch:

@@ -17,10 +17,9 @@ from typing import Any
 import yaml
 
 from tfserving.foundation.temporary import temporary_folder
-from tfserving.k8s import patches
+from tfserving.k8s import patches, proxy
 from tfserving.k8s.configuration import models_files, server_of_pods
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import NAME
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
@@ -67,6 +66,8 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
     for component in settings.ordered:
         shutil.copytree(HERE / "components" / component, folder / "components" / component)
     flags = _config(folder / "base", fleet, names)
+    if "proxy" in settings.ordered:
+        (folder / "components/proxy" / proxy.FILE).write_text(proxy.configuration(settings))
     _kustomization(
         folder / "fleet",
         settings.namespace,

@@ -7,12 +7,18 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from tfserving.serving.models_yaml import patterns
-from tfserving.serving.models_yaml.server import Strict
+from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
-Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve"]
+Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "proxy", "kserve"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
+_UNITS = {"Mi": 20, "Gi": 30, "Ti": 40}
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
+
+
+def in_bytes(size: str) -> int:
+    """Return the bytes of a size like `10Gi`."""
+    return int(size[:-2]) << _UNITS[size[-2:]]
 
 
 class Gpu(Strict):
@@ -101,6 +107,21 @@ class Gateway(Strict):
         return self.grpc_hostname or f"grpc.{self.hostname}"
 
 
+class Proxy(Strict):
+    """For the component `proxy`: Envoy in front of the server."""
+
+    image: Annotated[str, Field(description="The image of Envoy, with a tag or digest.", pattern=patterns.IMAGE)] = (
+        ENVOY
+    )
+    cpu: Annotated[str, Field(description="CPUs that Envoy requests.", pattern=patterns.CPUS)] = "100m"
+    memory: Annotated[
+        str, Field(description="The request and the limit of Envoy's memory.", pattern=patterns.MEMORY_SIZE)
+    ] = "256Mi"
+    max_connections: Annotated[
+        int, Field(ge=1, le=65536, description="The limit of connections and of requests in flight of a pod.")
+    ] = 4096
+
+
 class Kubernetes(Strict):
     """The servers of a namespace."""
 
@@ -136,6 +157,7 @@ class Kubernetes(Strict):
     monitoring: Annotated[Monitoring, Field(description="For the component `monitoring`: the Prometheus Operator.")] = (
         Monitoring()
     )
+    proxy: Annotated[Proxy, Field(description="For the component `proxy`: Envoy.")] = Proxy()
     gateway: Annotated[Gateway | None, Field(description="For the component `gateway`: the Gateway.")] = None
     drain_seconds: Annotated[
         int,

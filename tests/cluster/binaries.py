@@ -64,9 +64,10 @@ GATEWAY = Module(
 )
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
 PAUSE = Module("pause", ("pause",), "seconds")
+POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
 # They run in images that have no C library.
 STATIC = (PAUSE, KSERVE)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, POLICIES)
 
 
 def cache() -> Path:
