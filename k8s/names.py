@@ -11,6 +11,8 @@ INSTANCE = "app.kubernetes.io/instance"
 # A pod belongs to the Deployment that serves, or to the second one that a rollout creates.
 TRACK = "tensorflow-serving-toolkit/track"
 STABLE, CANARY = "stable", "canary"
+# On pods and namespaces that network policies let in: clients; on pods: rollouts that run in the cluster.
+CLIENT, ROLLOUT = "tensorflow-serving-toolkit/client", "tensorflow-serving-toolkit/rollout"
 # The labels of all objects that `apply` creates.
 OURS = f"{INSTANCE}={NAME},app.kubernetes.io/managed-by={MANAGER}"
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names

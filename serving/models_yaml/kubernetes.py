@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from tfserving.serving.models_yaml import patterns
+from tfserving.serving.models_yaml.object_store import ObjectStore
 from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
@@ -28,40 +29,6 @@ class Gpu(Strict):
     node_selector: Annotated[
         dict[str, str], Field(description="Labels of nodes with GPUs. Default: the label of NVIDIA's GPU Operator.")
     ] = Field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
-
-
-class ObjectStore(Strict):
-    """For the component `object-store`: the place of the versions that `tfserving export publish` copied."""
-
-    url: Annotated[
-        str,
-        Field(description="The folder with MODEL/VERSION, such as `s3://bucket/prefix`.", pattern=patterns.BUCKET),
-    ]
-    endpoint: Annotated[
-        str | None,
-        Field(description="The address of an S3 service other than Amazon's.", pattern=patterns.ENDPOINT),
-    ] = None
-    secret: Annotated[
-        str | None,
-        Field(
-            description="The Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Not needed if the pods' "
-            "ServiceAccount has access.",
-            pattern=patterns.KUBERNETES_NAME,
-        ),
-    ] = None
-    account_annotations: Annotated[
-        dict[str, str],
-        Field(
-            description="Annotations of the ServiceAccount that give it a role in a cloud, such as "
-            "`eks.amazonaws.com/role-arn`."
-        ),
-    ] = Field(default_factory=dict)
-    image: Annotated[str, Field(description="The image of k8s/Dockerfile.", pattern=patterns.IMAGE)] = "serving-sync:1"
-    interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between checks for new versions.")] = 30
-    newest: Annotated[
-        int, Field(ge=1, description="Versions of each model that a pod keeps, in addition to those it serves.")
-    ] = 2
-    size: Annotated[str, Field(description="Disk space for the versions.", pattern=patterns.DISK_SIZE)] = "10Gi"
 
 
 class Monitoring(Strict):
@@ -159,6 +126,12 @@ class Kubernetes(Strict):
     )
     proxy: Annotated[Proxy, Field(description="For the component `proxy`: Envoy.")] = Proxy()
     gateway: Annotated[Gateway | None, Field(description="For the component `gateway`: the Gateway.")] = None
+    clients: Annotated[
+        Literal["namespace", "labelled"],
+        Field(
+            description="Which pods of the namespace the network policy lets in: all, or those with the label `client`."
+        ),
+    ] = "namespace"
     drain_seconds: Annotated[
         int,
         Field(

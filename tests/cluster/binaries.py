@@ -65,8 +65,8 @@ GATEWAY = Module(
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
 PAUSE = Module("pause", ("pause",), "seconds")
 POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
-# They run in images that have no C library.
-STATIC = (PAUSE, KSERVE)
+# Programs without the C library: most run in images that have none.
+STATIC = (PAUSE, KSERVE, POLICIES)
 MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, POLICIES)
 
 

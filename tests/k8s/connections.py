@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from tfserving.clients import Retries, connect
 from tfserving.clients.errors import ServingError
 
+
 @dataclass
 class Kept:
     """`rate` requests a second to the model `scaled` at an address, of so many clients of each protocol."""

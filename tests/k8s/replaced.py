@@ -20,16 +20,11 @@ from tests.k8s.deployed import Pods, unapplied
 from tests.k8s.rolled import MODELS
 from tests.servers import wait_for
 
-KUBERNETES = (
-    "kubernetes: {{{{namespace: {{0}}, components: [volume{0}], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
-    "replicas: {1}}}}}\n"
-)
+KUBERNETES = "kubernetes: {{namespace: {0}, components: [volume, proxy], cpu: 50m, drain_seconds: 4, replicas: 2}}\n"
 
 
-def deployed(pods: Pods) -> Kept:
-    """Applies the fleet; returns its clients."""
-    pods.k8s("apply")
-    wait_for(pods.reachable, what="the Service's address")
+def clients(pods: Pods) -> Kept:
+    """Clients of the Service."""
     return Kept(pods.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}"))
 
 
@@ -37,20 +32,20 @@ def restart(pods: Pods) -> None:
     """Replaces all pods, one after the other, until the last old one has ended."""
     pods.kubectl("rollout", "restart", "deployment/serving")
     pods.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
-    wait_for(lambda: len(_pods(pods)) == len(_ready(pods)), 120, "the end of the old pods")
+    wait_for(lambda: len(_names(pods)) == len(_running(pods)), 120, "the end of the old pods")
 
 
 def delete(pods: Pods) -> None:
-    """Deletes a pod, of two, and waits until there are two again."""
-    pods.kubectl("delete", _ready(pods)[0], "--wait=true")
+    """Deletes one of two pods, until it has ended and there are two again."""
+    pods.kubectl("delete", _running(pods)[0], "--wait=true")
     pods.kubectl("rollout", "status", "deployment/serving", "--timeout=180s")
 
 
-def _pods(pods: Pods) -> list[str]:
+def _names(pods: Pods) -> list[str]:
     return pods.kubectl("get", "pods", "--output=name").split()
 
 
-def _ready(pods: Pods) -> list[str]:
+def _running(pods: Pods) -> list[str]:
     found = json.loads(pods.kubectl("get", "pods", "--output=json"))["items"]
     return [f"pod/{one['metadata']['name']}" for one in found if "deletionTimestamp" not in one["metadata"]]
 
@@ -66,20 +61,21 @@ def main() -> None:
         folder.chmod(0o755)
         (folder / "models.yaml").write_text(MODELS)
         export_scaled(folder / "models.yaml", (1,))
-        kubernetes = KUBERNETES.format("" if options.without else ", proxy", 2)
+        kubernetes = KUBERNETES.replace(", proxy", "") if options.without else KUBERNETES
         pods = unapplied(own(), folder / "models/scaled", folder, kubernetes)
         try:
-            with deployed(pods) as clients:
+            pods.k8s("apply")
+            wait_for(pods.reachable, what="the Service's address")
+            with clients(pods) as load:
                 for number, replace in enumerate(itertools.cycle((restart, delete)), start=1):
                     replace(pods)
-                    print(f"{number} replacements, {clients.sent} requests, {len(clients.lost)} lost", flush=True)
-                    if clients.sent >= options.requests:
+                    print(f"{number} replacements, {load.sent} requests, {len(load.lost)} lost", flush=True)
+                    if load.sent >= options.requests:
                         break
         finally:
             pods.remove()
-    print(f"{dict(clients.answered)} answered, {clients.closed} with Connection: close")
-    print("\n".join(clients.lost))
-    sys.exit(bool(clients.lost))
+    print(f"{dict(load.answered)} answered, {load.closed} with Connection: close", *load.lost, sep="\n")
+    sys.exit(bool(load.lost))
 
 
 if __name__ == "__main__":
