@@ -21,14 +21,10 @@ _HTTPS = 443
 Patch = dict[str, Any]
 
 
-def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]:
-    """Return all patches, for a server with these flags. `replicas` overrides `kubernetes.replicas`."""
+def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
+    """Return all patches, for a server with these flags; `models` is the hash of its set of models."""
     settings = fleet.kubernetes
-    scale = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
-    made = [
-        _changes("Deployment", _deployment(fleet, flags, replicas or settings.replicas)),
-        _changes("HorizontalPodAutoscaler", scale),
-    ]
+    made = [_changes("Deployment", _deployment(fleet, flags, models)), _scale(fleet)]
     components = {
         "cpu": _cpu,
         "gpu": _gpu,
@@ -43,10 +39,25 @@ def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]
     return made
 
 
-def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]:
+def _scale(fleet: Fleet) -> Patch:
+    """Set the limits of the autoscaler, or delete it. KServe's has the same limits."""
     settings = fleet.kubernetes
+    if settings.scales or "kserve" in settings.components:
+        values = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
+        return _changes("HorizontalPodAutoscaler", values)
+    metadata = {"name": BASE_NAME}
+    return _merged(
+        {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata, "$patch": "delete"}
+    )
+
+
+def _deployment(fleet: Fleet, flags: list[str], models: str) -> dict[str, Any]:
+    settings = fleet.kubernetes
+    own = Names.of(fleet).own("models").replace("/", "~1")
     return {
-        "/spec/replicas": replicas,
+        **({} if settings.scales else {"/spec/replicas": settings.replicas}),
+        # A changed value replaces the pods: a running server can't be given another set of models.
+        f"/spec/template/metadata/annotations/{own}": models,
         f"{_CONTAINER}/resources/requests": {"cpu": settings.cpu, "memory": settings.memory},
         f"{_CONTAINER}/resources/limits/memory": settings.memory,
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": settings.drain_seconds,

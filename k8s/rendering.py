@@ -18,7 +18,7 @@ import yaml
 
 from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import patches
-from tfserving.k8s.configuration import models_files, server_of_pods
+from tfserving.k8s.configuration import models_files, server_of_pods, set_of_models
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.naming import naming, set_domain
@@ -38,8 +38,8 @@ _AGE = "grpc.max_connection_age_ms"
 _KSERVE = "kserve"
 
 
-def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int | None = None) -> str:
-    """Return the manifests of the models `names`, as YAML. `replicas` overrides `kubernetes.replicas`.
+def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
+    """Return the manifests of the models `names`, as YAML.
 
     Raises FleetError for settings that pods can't have, and KubectlError when kustomize fails.
     """
@@ -53,7 +53,7 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int
             "server.monitoring: the component 'monitoring' needs the metrics page, and `monitoring: false` turns it off"
         )
     with temporary_folder("kustomize's files", "kustomize-") as folder:
-        return kubectl.run("kustomize", str(_write(folder, fleet, names, replicas)))
+        return kubectl.run("kustomize", str(_write(folder, fleet, names)))
 
 
 def objects(manifests: str) -> list[Object]:
@@ -61,7 +61,7 @@ def objects(manifests: str) -> list[Object]:
     return [one for one in yaml.safe_load_all(manifests) if one]
 
 
-def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | None) -> Path:
+def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     """Write the kustomizations; return the folder of the last one."""
     settings = fleet.kubernetes
     shutil.copytree(HERE / "base", folder / "base")
@@ -73,7 +73,7 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
         folder / "fleet",
         resources=["../base"],
         components=[f"../components/{component}" for component in settings.ordered if component != _KSERVE],
-        patches=patches.patches(fleet, _flags(fleet, flags), replicas),
+        patches=patches.patches(fleet, _flags(fleet, flags), set_of_models(names)),
     )
     last = "fleet"
     if _KSERVE in settings.ordered:

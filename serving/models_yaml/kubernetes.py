@@ -135,7 +135,9 @@ class Kubernetes(Strict):
         Field(description="The image. Default: the image of the base or of its components.", pattern=patterns.IMAGE),
     ] = None
     replicas: Annotated[int, Field(ge=1, description="The smallest number of pods.")] = 2
-    max_replicas: Annotated[int, Field(ge=1, description="The largest number of pods.")] = 10
+    max_replicas: Annotated[
+        int, Field(ge=1, description="The largest number of pods. If it equals `replicas`, there is no autoscaler.")
+    ] = 10
     cpu: Annotated[
         str,
         Field(
@@ -207,6 +209,11 @@ class Kubernetes(Strict):
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self
+
+    @property
+    def scales(self) -> bool:
+        """Whether an autoscaler sets the number of pods."""
+        return self.max_replicas > self.replicas
 
     @property
     def ordered(self) -> tuple[Component, ...]:

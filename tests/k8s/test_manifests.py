@@ -359,6 +359,7 @@ def test_kserve_has_the_same_pods(tmp_path: Path) -> None:
     for service in (one for one in objects if one["kind"] == "Service"):
         assert service["spec"]["selector"].items() <= labels.items()
     before["containers"][0]["name"] = "kserve-container"
+    assert spec.pop("annotations")["kubectl.kubernetes.io/default-container"] == "kserve-container"
     before["containers"][0]["ports"].reverse()
     # KServe has a limit of its own for a container without one.
     assert spec["containers"][0]["resources"]["limits"].pop("cpu") == "1k"
@@ -390,6 +391,43 @@ def test_settings_of_the_server_are_those_of_its_pods(tmp_path: Path) -> None:
     assert the(objects, "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 4
     (config,) = (one for one in objects if one["metadata"]["name"].startswith("serving-config-"))
     assert "max_batch_size" in config["data"]["batching_parameters.txt"]
+
+
+def test_the_autoscaler_alone_sets_the_number_of_pods(tmp_path: Path) -> None:
+    """Unless there is none: then the Deployment has it."""
+    assert "replicas" not in the(static("base"), "Deployment")["spec"]
+    assert "replicas" not in the(made(tmp_path, "replicas: 3"), "Deployment")["spec"]
+    fixed = made(tmp_path, "replicas: 3, max_replicas: 3")
+    assert the(fixed, "Deployment")["spec"]["replicas"] == 3
+    assert not [one for one in fixed if one["kind"] == "HorizontalPodAutoscaler"]
+    spec = pod(with_component(tmp_path, "kserve", more="replicas: 3, max_replicas: 3"))
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ("{}", "kubernetes.image is missing: without the component `volume` or `object-store`"),
+        ("{components: [gpu]}", "kubernetes.image is missing"),
+        ("{image: 'fleet:latest'}", "the image of the pods is fleet:latest, which names another image later"),
+        ("{image: 'r.example:5000/fleet'}", "the image of the pods is r.example:5000/fleet, which"),
+    ],
+)
+def test_an_image_that_may_change_is_refused(tmp_path: Path, settings: str, reason: str) -> None:
+    read = fleet(tmp_path, f"{GOOD}kubernetes: {settings}\n")
+    with pytest.raises(FleetError, match=re.escape(reason)):
+        render(read, read.select(()), Kubectl())
+
+
+def test_pods_are_replaced_when_models_come_and_go_and_not_when_labels_move(tmp_path: Path) -> None:
+    """A running server takes no other models. Labels are a rollout's, which reaches each pod."""
+
+    def template(models: str) -> Object:
+        return dict(the(made(tmp_path, models=models), "Deployment")["spec"]["template"])
+
+    before = template(GOOD)
+    assert template(f"{GOOD}    labels: {{stable: 2}}\n") == before
+    assert template(f"{GOOD}  more:\n    builder: m:build\n") != before
 
 
 def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -> None:
