@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tfserving.foundation import programs
+from tfserving.k8s.at_once import MOST_AT_ONCE
 
 # An object as the API returns it.
 Object = dict[str, Any]
 _FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
 _INSTALL = "https://kubernetes.io/docs/tasks/tools/"
 _FORWARD_SECONDS = 20.0
+_MOST_FORWARDS = 8
 _TRIES = 5
 _LOGGED = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 # The addresses that kubectl tries without a kubeconfig: nothing is configured.
@@ -62,6 +64,11 @@ class Kubectl:
     context: str | None = None
     seconds: float = 60.0
     direct: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """How many pods may be reached at the same time: each forwarding is a process with 40 MB."""
+        return MOST_AT_ONCE if self.direct else _MOST_FORWARDS
 
     def within(self, seconds: float) -> Kubectl:
         """The same kubectl with another time limit for each call."""

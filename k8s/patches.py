@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 
 from tfserving.clients.metrics import INFERENCE
 from tfserving.foundation.model_server import PROGRAM
-from tfserving.k8s.names import NAME
-from tfserving.serving.docker.image_names import is_embedded
+from tfserving.k8s.images import has_embedded, server_image
+from tfserving.k8s.names import BASE_NAME, Names
 from tfserving.serving.models_yaml.fleet import Fleet
-from tfserving.serving.models_yaml.server import IMAGE
 
 _CONTAINER = "/spec/template/spec/containers/0"
+# More than a node has. To a container without a limit, KServe gives that of its own settings, 1 CPU by default.
+_UNLIMITED = "1k"
 _HTTPS = 443
 
 Patch = dict[str, Any]
@@ -28,8 +29,6 @@ def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]
         _changes("Deployment", _deployment(fleet, flags, replicas or settings.replicas)),
         _changes("HorizontalPodAutoscaler", scale),
     ]
-    if image := _image(fleet):
-        made.append(_changes("Deployment", {f"{_CONTAINER}/image": image}))
     components = {
         "cpu": _cpu,
         "gpu": _gpu,
@@ -53,6 +52,7 @@ def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": settings.drain_seconds,
         "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
+        f"{_CONTAINER}/image": server_image(fleet),
         **({f"{_CONTAINER}/command": [f"/usr/bin/{PROGRAM}"]} if has_embedded(fleet) else {}),
     }
 
@@ -63,22 +63,6 @@ def grace_seconds(fleet: Fleet) -> int:
     After it has left the Services, it serves for `drain_seconds`. Then requests in flight get the same time again.
     """
     return 2 * fleet.kubernetes.drain_seconds + 10
-
-
-def has_embedded(fleet: Fleet) -> bool:
-    """Return whether pods run the embedded server."""
-    return "embedded" in fleet.kubernetes.components or is_embedded(_image(fleet) or "")
-
-
-def _image(fleet: Fleet) -> str | None:
-    """Return the image; None for that of the base or its components."""
-    settings = fleet.kubernetes
-    if settings.image or "embedded" in settings.components:
-        return settings.image
-    if {"volume", "object-store"} & set(settings.components):
-        # The image contains no models, so it is the one that Docker runs.
-        return fleet.server.image or (f"{IMAGE}-gpu" if "gpu" in settings.components else IMAGE)
-    return None
 
 
 def _cpu(fleet: Fleet) -> Iterator[Patch]:
@@ -132,18 +116,18 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
         port = parts.port or (_HTTPS if parts.scheme == "https" else 80)
         yield _changes("NetworkPolicy", {"/spec/egress/0/ports/2/port": port})
     if store.account_annotations:
-        metadata = {"name": NAME, "annotations": store.account_annotations}
+        metadata = {"name": BASE_NAME, "annotations": store.account_annotations}
         yield _merged({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
 
 
 def _monitoring(fleet: Fleet) -> Iterator[Patch]:
-    settings = fleet.kubernetes.monitoring
+    ours, settings = Names.of(fleet), fleet.kubernetes.monitoring
     rule = "/spec/groups/0/rules"
     failing, slow = f"{rule}/0/expr", f"{rule}/1/expr"
-    yield _changes("PrometheusRule", {failing: errors(settings.error_rate), slow: slower(settings.p99_ms)})
+    yield _changes("PrometheusRule", {failing: errors(ours, settings.error_rate), slow: slower(ours, settings.p99_ms)})
     if settings.labels:
         for kind in ("ServiceMonitor", "PrometheusRule"):
-            metadata = {"name": NAME, "labels": settings.labels}
+            metadata = {"name": BASE_NAME, "labels": settings.labels}
             yield _merged({"apiVersion": "monitoring.coreos.com/v1", "kind": kind, "metadata": metadata})
     # The rule that the component adds to those of the base.
     peer = "/spec/ingress/1/from/0/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
@@ -160,23 +144,34 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
     yield _changes("NetworkPolicy", {peer: settings.namespace})
 
 
-_JOBS = f'job=~"{NAME}|{NAME}-canary"'
+def of_kserve(fleet: Fleet) -> list[Patch]:
+    """Return the patches of the InferenceService, which has the pods of the patched Deployment."""
+    if "cpu" in fleet.kubernetes.components:
+        return []
+    return [_changes("InferenceService", {"/spec/predictor/containers/0/resources/limits/cpu": _UNLIMITED})]
+
+
 _COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
 # The counters also count reads of status and metadata over REST.
 _INFERENCE = f'API=~"(?i)({"|".join(INFERENCE)})"'
 
 
-def errors(rate: float) -> str:
+def _jobs(ours: Names) -> str:
+    """Return the PromQL that selects the series of a fleet: Prometheus' job is the name of a Service."""
+    return f'job=~"{ours.serving}|{ours.canary}"'
+
+
+def errors(ours: Names, rate: float) -> str:
     """Return the PromQL of the alert: more than this share of a model's inference requests fails."""
     by = "sum by (namespace, job, model_name)"
-    failed = f'rate({_COUNT}{{{_JOBS}, status!="OK"}}[5m])'
-    succeeded = f"rate({_LATENCY}_count{{{_JOBS}, {_INFERENCE}}}[5m])"
+    failed = f'rate({_COUNT}{{{_jobs(ours)}, status!="OK"}}[5m])'
+    succeeded = f"rate({_LATENCY}_count{{{_jobs(ours)}, {_INFERENCE}}}[5m])"
     return f"{by} ({failed}) / {by} ({failed} or {succeeded}) > {rate:g}"
 
 
-def slower(milliseconds: float) -> str:
+def slower(ours: Names, milliseconds: float) -> str:
     """Return the PromQL of the alert: one in a hundred inference requests takes longer. The histogram is in µs."""
-    rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_JOBS}, {_INFERENCE}}}[5m]))"
+    rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_jobs(ours)}, {_INFERENCE}}}[5m]))"
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
 
 
@@ -196,13 +191,13 @@ def _added(kind: str, path: str, value: str) -> Patch:
 
 
 def _operations(kind: str, operations: list[dict[str, Any]]) -> Patch:
-    return {"target": {"kind": kind, "name": NAME}, "patch": json.dumps(operations)}
+    return {"target": {"kind": kind, "name": BASE_NAME}, "patch": json.dumps(operations)}
 
 
 def _pod(spec: dict[str, Any]) -> Patch:
     """Merge this into the pods of the Deployment."""
     template = {"spec": {"template": {"spec": spec}}}
-    return _merged({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME}, **template})
+    return _merged({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": BASE_NAME}, **template})
 
 
 def _merged(content: dict[str, Any]) -> Patch:

@@ -3,7 +3,7 @@
 models.yaml ──► config files, flags, settings ─┐
 k8s/base, k8s/components ──────────────────────┴──► kustomizations in a temporary folder ──► kubectl kustomize
 
-    base ◄── fleet: components, then patches from models.yaml ◄── kserve, which replaces the Deployment
+    base ◄── fleet: components, then patches from models.yaml ◄── kserve, which replaces the Deployment ◄── names
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import yaml
 from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import patches
 from tfserving.k8s.configuration import models_files, server_of_pods
+from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import NAME
+from tfserving.k8s.naming import naming, set_domain
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
@@ -66,21 +67,25 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
     shutil.copytree(HERE / "base", folder / "base")
     for component in settings.ordered:
         shutil.copytree(HERE / "components" / component, folder / "components" / component)
+    set_domain(folder, settings.domain)
     flags = _config(folder / "base", fleet, names)
     _kustomization(
         folder / "fleet",
-        settings.namespace,
         resources=["../base"],
         components=[f"../components/{component}" for component in settings.ordered if component != _KSERVE],
         patches=patches.patches(fleet, _flags(fleet, flags), replicas),
     )
-    if _KSERVE not in settings.ordered:
-        return folder / "fleet"
-    _copy_more(folder / "components/kserve/pods/kustomization.yaml", settings.components)
-    _kustomization(
-        folder / _KSERVE, settings.namespace, resources=["../fleet"], components=["../components/kserve"], patches=[]
-    )
-    return folder / _KSERVE
+    last = "fleet"
+    if _KSERVE in settings.ordered:
+        _kustomization(
+            folder / _KSERVE,
+            resources=["../fleet"],
+            components=["../components/kserve"],
+            patches=patches.of_kserve(fleet),
+        )
+        last = _KSERVE
+    _kustomization(folder / "named", resources=[f"../{last}"], namespace=settings.namespace, **naming(fleet))
+    return folder / "named"
 
 
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -89,7 +94,7 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     models = models_files(fleet, names)
     places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
     pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
-    config = server_config(pods, names, places, embedded=patches.has_embedded(fleet))
+    config = server_config(pods, names, places, embedded=has_embedded(fleet))
     made = {
         **models,
         **{f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in models},
@@ -104,21 +109,9 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     return config.flags
 
 
-def _copy_more(path: Path, components: tuple[str, ...]) -> None:
-    """Copy to KServe's pods the fields that only some components add: kustomize rejects a field that doesn't exist."""
-    content = yaml.safe_load(path.read_text())
-    fields: dict[str, tuple[str, ...]] = {"object-store": ("initContainers",), "gpu": ("nodeSelector", "tolerations")}
-    for field in (field for component in components for field in fields.get(component, ())):
-        source = {"kind": "Deployment", "name": NAME, "fieldPath": f"spec.template.spec.{field}"}
-        select, path_there = {"kind": "InferenceService"}, f"spec.predictor.{field}"
-        target = {"select": select, "fieldPaths": [path_there], "options": {"create": True}}
-        content["replacements"].append({"source": source, "targets": [target]})
-    path.write_text(yaml.safe_dump(content))
-
-
-def _kustomization(folder: Path, namespace: str, **content: list[Any]) -> None:
+def _kustomization(folder: Path, **content: Any) -> None:
     folder.mkdir()
-    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": namespace}
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **content}))
 
 
@@ -128,7 +121,7 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
     for flag in flags:
         name, _, value = flag.removeprefix("--").partition("=")
         values[name] = value
-    if patches.has_embedded(fleet) and "enable_reload_config" not in fleet.server.flags:
+    if has_embedded(fleet) and "enable_reload_config" not in fleet.server.flags:
         # A rollout changes pods one by one by HandleReloadConfigRequest.
         values["enable_reload_config"] = "true"
     # The component sets the memory of a GPU.

@@ -16,7 +16,7 @@ from tfserving.foundation.command.errors import FAILED, WRONG
 from tfserving.foundation.command.options import fleet_option, json_option, models_argument, wait_option
 from tfserving.foundation.command.progress import Progress
 from tfserving.k8s.commands.failures import failing
-from tfserving.k8s.commands.place import context_option
+from tfserving.k8s.commands.place import context_option, direct_option
 from tfserving.k8s.hints import recommended
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def apply(
 ) -> None:
     """Run the models on a cluster; wait until every pod is ready."""
     from tfserving.k8s import deployment
+    from tfserving.k8s.names import Names
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
 
@@ -91,7 +92,7 @@ def apply(
     try:
         with failing(FAILED), Progress() as progress:
             progress.update("Waiting for the pods")
-            printed = deployment.apply(checked, kubectl, wait, progress.line)
+            printed = deployment.apply(checked, Names.of(read), kubectl, wait, progress.line)
     except KeyboardInterrupt:
         click.echo("\nThe manifests are applied. Run the same command again to wait for the pods.", err=True)
         raise
@@ -157,25 +158,29 @@ Examples:
 )
 @fleet_option
 @context_option
+@direct_option
 @json_option
-def status(fleet: Path, context: str | None, as_json: bool) -> None:
+def status(fleet: Path, context: str | None, direct: bool, as_json: bool) -> None:
     """Print the pods, what they serve, and the last rollouts.
 
     For a pod that isn't ready, the reason is printed.
     """
     from tfserving.k8s import deployment
-    from tfserving.k8s.names import INSTANCE, NAME
+    from tfserving.k8s.at_once import each
+    from tfserving.k8s.names import Names
     from tfserving.k8s.rollout import overview
     from tfserving.k8s.rollout.cluster import ClusterStore
 
     with failing(WRONG), Progress() as progress:
-        read, _, kubectl = _read(fleet, (), context)
+        read, _, kubectl = _read(fleet, (), context, direct=direct)
         progress.update("Reading the cluster")
-        served = deployment.served(kubectl)
-        pods = [_pod(pod, read, served, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
+        ours = Names.of(read)
+        served = deployment.served(ours, kubectl)
+        found = kubectl.select("pods", ours.all_pods)
+        pods = each(found, lambda pod, _: _pod(pod, read, served, kubectl), most=kubectl.at_once)
         rollouts = [
-            (state, not state.over and ClusterStore(kubectl, state.model).held())
-            for state in deployment.rollouts(kubectl).values()
+            (state, not state.over and ClusterStore(kubectl, ours, state.model).held())
+            for state in deployment.rollouts(ours, kubectl).values()
         ]
     if as_json:
         click.echo(json.dumps({"pods": pods, "rollouts": [overview.as_json(*one) for one in rollouts]}, indent=2))
@@ -238,7 +243,7 @@ def _shown(version: dict[str, Any]) -> str:
 
 
 def _read(
-    path: Path, names: tuple[str, ...], context: str | None, overlays: tuple[str, ...] = ()
+    path: Path, names: tuple[str, ...], context: str | None, overlays: tuple[str, ...] = (), *, direct: bool = False
 ) -> tuple[Fleet, tuple[str, ...], Kubectl]:
     from pydantic import ValidationError
 
@@ -258,4 +263,5 @@ def _read(
             reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
             raise FleetError(f"--overlay {', '.join(overlays)}: {reasons}") from None
         read = read.model_copy(update={"kubernetes": settings})
-    return read, read.select(names), Kubectl(read.kubernetes.namespace, context, read.kubernetes.kubectl_seconds)
+    settings = read.kubernetes
+    return read, read.select(names), Kubectl(settings.namespace, context, settings.kubectl_seconds, direct)

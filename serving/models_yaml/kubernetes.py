@@ -15,6 +15,15 @@ COMPONENTS: tuple[Component, ...] = get_args(Component)
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 
 
+LabelKey = Annotated[str, Field(pattern=patterns.LABEL_KEY)]
+LabelValue = Annotated[str, Field(pattern=patterns.LABEL_VALUE)]
+# Kubernetes keeps these domains for itself
+# (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set).
+_RESERVED = ("kubernetes.io", "k8s.io")
+# Those of the labels that the toolkit selects objects by, or sets itself.
+_TAKEN = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by", "version")}
+
+
 class Gpu(Strict):
     """For the component `gpu`: the GPUs of a pod."""
 
@@ -104,6 +113,21 @@ class Kubernetes(Strict):
     """The servers of a namespace."""
 
     namespace: Annotated[Namespace, Field(description="The namespace, which must exist.")] = "default"
+    name_prefix: Annotated[
+        str,
+        Field(
+            description="The beginning of every object's name, such as `fraud-`, for several fleets in a namespace.",
+            pattern=patterns.NAME_PREFIX,
+        ),
+    ] = ""
+    domain: Annotated[
+        str,
+        Field(description="The domain of the toolkit's own labels and annotations.", pattern=patterns.DOMAIN),
+    ] = "tfserving.internal"
+    labels: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(description="More labels of every object and pod, such as `team`, or `app.kubernetes.io/part-of`."),
+    ] = Field(default_factory=dict)
     components: Annotated[tuple[Component, ...], Field(description="Folders of k8s/components to add.")] = ()
     image: Annotated[
         str | None,
@@ -163,6 +187,15 @@ class Kubernetes(Strict):
     def _most_is_most(self) -> Kubernetes:
         if self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_free(self) -> Kubernetes:
+        if any(self.domain == one or self.domain.endswith(f".{one}") for one in _RESERVED):
+            raise ValueError(f"domain is {self.domain}, which Kubernetes reserves. Use a domain of your own")
+        for label in self.labels:
+            if label in _TAKEN or label.startswith(f"{self.domain}/"):
+                raise ValueError(f"labels contains {label}, which the toolkit sets. Use another label")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from tests.serving.fleets import GOOD, fleet
 from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import Names
 from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
 from tfserving.serving.compose.services import DASHBOARD
@@ -42,7 +44,9 @@ def static(overlay: str) -> list[Object]:
 
 
 def made(folder: Path, kubernetes: str = "", server: str = "", models: str = GOOD) -> list[Object]:
-    """What `render` makes of models.yaml."""
+    """What `render` makes of models.yaml, whose models are in an image unless it names another place."""
+    if not re.search("image:|volume|object-store", kubernetes):
+        kubernetes = ", ".join(filter(None, ("image: 'fleet:7'", kubernetes)))
     read = fleet(folder, f"{models}server: {{{server}}}\nkubernetes: {{{kubernetes}}}\n")
     return parsed(render(read, read.select(()), Kubectl()))
 
@@ -62,7 +66,8 @@ def pod(objects: list[Object]) -> dict[str, Any]:
     for one in objects:
         if one["kind"] == "Deployment":
             return dict(one["spec"]["template"]["spec"])
-    return dict(the(objects, "InferenceService")["spec"]["predictor"])
+    (service,) = (one for one in objects if one["kind"] == "InferenceService")
+    return dict(service["spec"]["predictor"])
 
 
 def server(objects: list[Object]) -> dict[str, Any]:
@@ -109,13 +114,71 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
 def test_every_object_is_known_by_its_labels_and_every_name_leads_somewhere(overlay: str) -> None:
     objects = static(overlay)
     for one in objects:
-        assert one["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "tensorflow-serving-toolkit", one
-        assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "serving", one
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/managed-by"] == "tensorflow-serving-toolkit", one
+        assert labels["app.kubernetes.io/instance"] == "serving", one
+        assert {f"app.kubernetes.io/{label}" for label in ("name", "component", "part-of")} <= labels.keys(), one
     configured = {volume["configMap"]["name"] for volume in pod(objects)["volumes"] if "configMap" in volume}
     assert configured <= {one["metadata"]["name"] for one in objects if one["kind"] == "ConfigMap"}
     services = {one["metadata"]["name"] for one in objects if one["kind"] == "Service"}
     for route in (one for one in objects if one["kind"].endswith("Route")):
         assert {backend["name"] for backend in route["spec"]["rules"][0]["backendRefs"]} <= services
+
+
+def test_fleets_of_one_namespace_share_no_object_and_no_pod(tmp_path: Path) -> None:
+    """Every name, and every place that names or selects something, has the prefix; so have labels of the domain."""
+    image = f"r:5000/f:2@sha256:{'0' * 64}"
+    more = f"name_prefix: fraud-, domain: acme.example, labels: {{team: fraud}}, image: '{image}'"
+    components = ("gateway", "monitoring", "object-store")
+    objects = with_component(tmp_path, *components, more=more)
+    names = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    assert all(name.startswith("fraud-serving") for _, name in names), names
+    assert not re.search(r"tfserving\.internal|tensorflow-serving-toolkit/", yaml.safe_dump_all(objects))
+    for one in objects:
+        assert one["metadata"]["labels"]["app.kubernetes.io/version"] == "2"
+        assert one["metadata"]["labels"]["team"] == "fraud"
+        assert not [key for path, key in leaves(one) if "version" in key and "elector" in path], one
+    labels = the(objects, "Deployment", "fraud-serving")["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "fraud-serving"
+    assert labels["acme.example/track"] == "stable"
+    assert labels["team"] == "fraud"
+    selectors = [
+        the(objects, "Deployment", "fraud-serving")["spec"]["selector"]["matchLabels"],
+        the(objects, "Service", "fraud-serving")["spec"]["selector"],
+        the(objects, "Service", "fraud-serving-grpc")["spec"]["selector"],
+        the(objects, "Service", "fraud-serving-canary")["spec"]["selector"] | {"acme.example/track": "stable"},
+        the(objects, "NetworkPolicy", "fraud-serving")["spec"]["podSelector"]["matchLabels"],
+        the(objects, "PodDisruptionBudget", "fraud-serving")["spec"]["selector"]["matchLabels"],
+        the(objects, "ServiceMonitor", "fraud-serving")["spec"]["selector"]["matchLabels"],
+        *(one["labelSelector"]["matchLabels"] for one in pod(objects)["topologySpreadConstraints"]),
+    ]
+    for selector in selectors:
+        assert selector["app.kubernetes.io/instance"] == "fraud-serving"
+        assert selector.items() <= labels.items()
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        (rule,) = the(objects, kind, "fraud-serving")["spec"]["rules"]
+        assert [backend["name"] for backend in rule["backendRefs"]] == ["fraud-serving", "fraud-serving-canary"]
+        assert the(objects, kind, "fraud-serving")["spec"]["parentRefs"][0]["name"] == "contour"
+    assert server(objects)["image"] == image
+    assert pod(objects)["serviceAccountName"] == "fraud-serving"
+    assert the(objects, "HorizontalPodAutoscaler", "fraud-serving")["spec"]["scaleTargetRef"]["name"] == "fraud-serving"
+    assert 'job=~"fraud-serving|fraud-serving-canary"' in yaml.safe_dump_all(objects, width=1000)
+    kserve = pod(with_component(tmp_path, "kserve", *components, more=more))
+    assert kserve["serviceAccountName"] == "fraud-serving"
+    assert kserve["labels"] == labels
+    mounted = {volume["configMap"]["name"] for volume in kserve["volumes"] if "configMap" in volume}
+    assert mounted <= {name for kind, name in names if kind == "ConfigMap"}
+
+
+def leaves(found: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each key of an object, with the keys that lead to it."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield path, key
+            yield from leaves(value, f"{path}/{key}")
+    if isinstance(found, list):
+        for value in found:
+            yield from leaves(value, path)
 
 
 def test_the_base_is_what_models_yaml_comes_to(tmp_path: Path) -> None:
@@ -166,8 +229,7 @@ def test_a_volume_is_mounted_for_reading(tmp_path: Path) -> None:
 
 
 def test_embedded_is_another_image(tmp_path: Path) -> None:
-    for components in (("embedded",), ("volume", "embedded")):
-        assert server(with_component(tmp_path, *components))["image"] == "serving-embedded:2.21.0"
+    assert server(with_component(tmp_path, "volume", "embedded"))["image"] == "serving-embedded:2.21.0"
     assert server(with_component(tmp_path, "embedded", more="image: mine:1"))["image"] == "mine:1"
 
 
@@ -241,7 +303,7 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
     assert endpoint["port"] in {port["name"] for port in the(objects, "Service")["spec"]["ports"]}
     assert the(objects, "ServiceMonitor")["metadata"]["labels"]["release"] == "p"
     rules = the(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(0.05), slower(20)]
+    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.05), slower(Names(), 20)]
     assert rules[0]["expr"].endswith("> 0.05")
     assert rules[1]["expr"].endswith("> 20000")
     dashboard = the(objects, "ConfigMap", "serving-dashboard")
@@ -254,7 +316,7 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
 
 def test_the_rules_and_the_dashboard_in_the_repository_are_those_of_the_code() -> None:
     rules = the(static("overlays/monitoring"), "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(0.01), slower(1000)]
+    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.01), slower(Names(), 1000)]
     assert (K8S / "components/monitoring/dashboard.json").read_bytes() == DASHBOARD.read_bytes()
 
 
@@ -279,7 +341,7 @@ def test_routes_have_weights_and_a_host_each_and_no_way_to_reload(tmp_path: Path
     names = ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata", "GetModelStatus"]
     assert [method["method"] for method in methods] == names
     for name in ("serving-canary", "serving-canary-grpc"):
-        assert the(objects, "Service", name)["spec"]["selector"]["tensorflow-serving-toolkit/track"] == "canary"
+        assert the(objects, "Service", name)["spec"]["selector"]["tfserving.internal/track"] == "canary"
     peers = the(objects, "NetworkPolicy")["spec"]["ingress"][0]["from"]
     assert peers[-1] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
 
@@ -291,11 +353,18 @@ def test_kserve_has_the_same_pods(tmp_path: Path) -> None:
     assert not [one for one in objects if one["kind"] in ("Deployment", "HorizontalPodAutoscaler")]
     spec = pod(objects)
     assert (spec.pop("minReplicas"), spec.pop("maxReplicas")) == (3, 10)
+    assert (spec.pop("scaleMetric"), spec.pop("scaleTarget")) == ("cpu", 70)
+    assert spec.pop("deploymentStrategy") == {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     labels = spec.pop("labels")
     for service in (one for one in objects if one["kind"] == "Service"):
         assert service["spec"]["selector"].items() <= labels.items()
     before["containers"][0]["name"] = "kserve-container"
+    before["containers"][0]["ports"].reverse()
+    # KServe has a limit of its own for a container without one.
+    assert spec["containers"][0]["resources"]["limits"].pop("cpu") == "1k"
     assert spec == before
+    spec = pod(with_component(tmp_path, "kserve", "cpu", "volume"))
+    assert spec["containers"][0]["resources"]["limits"]["cpu"] == "3"
 
 
 def test_all_that_can_go_together_does(tmp_path: Path) -> None:
@@ -336,6 +405,12 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("namespace: No", "kubernetes.namespace: "),
         ("components: [nothing]", "kubernetes.components.0: "),
         ("image: 'a b'", "kubernetes.image: "),
+        ("name_prefix: fraud", "kubernetes.name_prefix: "),
+        ("domain: Acme", "kubernetes.domain: "),
+        ("domain: app.kubernetes.io", "domain is app.kubernetes.io, which Kubernetes reserves"),
+        ("labels: {a b: c}", "kubernetes.labels"),
+        ("labels: {app.kubernetes.io/name: c}", "labels contains app.kubernetes.io/name, which the toolkit sets"),
+        ("labels: {tfserving.internal/track: c}", "labels contains tfserving.internal/track"),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),

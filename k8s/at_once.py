@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from tfserving.k8s.rollout.pausing import Pause
-
+# Sleeps for some seconds; raises when `abort` is requested.
+Pause: TypeAlias = Callable[[float], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # More threads of this process send no more requests: the interpreter is busy by then.
@@ -17,38 +17,21 @@ _POLL_SECONDS = 0.05
 
 
 def each(
-    items: Sequence[Item], work: Callable[[Item, Pause], Result], pause: Pause, most: int = MOST_AT_ONCE
+    items: Sequence[Item],
+    work: Callable[[Item, Pause], Result],
+    pause: Pause = lambda _: None,
+    most: int = MOST_AT_ONCE,
 ) -> list[Result]:
     """Return the result of `work` for each item, `most` of them at a time, in the order of the items.
 
     `pause` is called meanwhile; `work` gets another one, which ends it when work on another item has failed, or `pause`
     raises. Then the first error is raised, once the work in progress has ended. Ctrl-C doesn't wait for that.
     """
-    if min(most, len(items)) < 2:  # noqa: PLR2004
+    number = min(most, len(items))
+    if number <= 1:
         return [work(item, pause) for item in items]
-    over, lock, left = threading.Event(), threading.Lock(), iter(enumerate(items))
-    results: dict[int, Result] = {}
-    errors: list[Exception] = []
-
-    def patiently(seconds: float) -> None:
-        if over.wait(seconds):
-            raise _OverError
-
-    def run() -> None:
-        while not over.is_set():
-            with lock:
-                number, item = next(left, (-1, None))
-            if item is None:
-                return
-            try:
-                results[number] = work(item, patiently)
-            except _OverError:
-                return
-            except Exception as error:
-                errors.append(error)
-                over.set()
-
-    threads = [threading.Thread(target=run, name="at-once", daemon=True) for _ in range(min(most, len(items)))]
+    shared = _Work(items, work)
+    threads = [threading.Thread(target=shared.run, name="at-once", daemon=True) for _ in range(number)]
     try:
         for thread in threads:
             thread.start()
@@ -57,15 +40,49 @@ def each(
                 thread.join(_POLL_SECONDS)
                 pause(0)
     except Exception:
-        over.set()
+        shared.over.set()
         for thread in threads:
             thread.join()
         raise
     finally:
-        over.set()
-    if errors:
-        raise errors[0]
-    return [results[number] for number in range(len(items))]
+        shared.over.set()
+    if shared.errors:
+        raise shared.errors[0]
+    return [shared.results[number] for number in range(len(items))]
+
+
+class _OverError(Exception):
+    """Work is no longer needed."""
+
+
+class _Work(Generic[Item, Result]):
+    """The items that are left, and the results so far."""
+
+    def __init__(self, items: Sequence[Item], work: Callable[[Item, Pause], Result]) -> None:
+        self._work, self._left, self._lock = work, iter(enumerate(items)), threading.Lock()
+        self.over = threading.Event()
+        self.results: dict[int, Result] = {}
+        self.errors: list[Exception] = []
+
+    def run(self) -> None:
+        """Do the work for one item after the other."""
+        while not self.over.is_set():
+            with self._lock:
+                turn = next(self._left, None)
+            if turn is None:
+                return
+            number, item = turn
+            try:
+                self.results[number] = self._work(item, self._pause)
+            except _OverError:
+                return
+            except Exception as error:
+                self.errors.append(error)
+                self.over.set()
+
+    def _pause(self, seconds: float) -> None:
+        if self.over.wait(seconds):
+            raise _OverError
 
 
 class Shared(Generic[Result]):
@@ -84,7 +101,3 @@ class Shared(Generic[Result]):
                 began = time.monotonic()
                 self._last = began, self._read()
             return self._last[1]
-
-
-class _OverError(Exception):
-    """Work is no longer needed."""
