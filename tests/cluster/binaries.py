@@ -64,10 +64,11 @@ GATEWAY = Module(
 )
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
 PAUSE = Module("pause", ("pause",), "seconds")
+HELM = Module("helm", ("helm",), "some 3 minutes")
 POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
-# Programs without the C library: most run in images that have none.
-STATIC = (PAUSE, KSERVE, POLICIES)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, POLICIES)
+# They need no C library, and some run in images that have none.
+STATIC = (PAUSE, KSERVE, HELM, POLICIES)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, HELM, POLICIES)
 
 
 def cache() -> Path:

@@ -11,7 +11,7 @@ from tests.cluster.network import NODE
 from tests.k8s.deployed import Pods
 from tests.k8s.reaching import Prober, reached
 from tests.servers import wait_for
-from tfserving.k8s.names import CLIENT, ROLLOUT
+from tfserving.k8s.names import Names
 
 ANY = {"app": "any"}
 # The server's gRPC and REST, Envoy's, and that of the kubelet's checks.
@@ -27,14 +27,15 @@ def namespace(name: str, labels: dict[str, str]) -> dict[str, Any]:
 def test_each_port_is_reached_by_those_who_need_it_and_nobody_else(proxied: Pods) -> None:
     cluster, here = proxied.cluster, proxied.namespace
     watching, elsewhere = f"{here}-watching", f"{here}-clients"
+    names = Names()
     expected = {
-        Prober(here, "client", {CLIENT: "true"}): {8600, 8601},
-        Prober(here, "rollout", {ROLLOUT: "true"}): {8500, 8501},
+        Prober(here, "client", {names.client: "true"}): {8600, 8601},
+        Prober(here, "rollout", {names.rollout_pod: "true"}): {8500, 8501},
         Prober(here, "unlabelled", ANY): set[int](),
         Prober(watching, "prometheus", ANY): {8501},
         Prober(elsewhere, "any", ANY): {8600, 8601},
     }
-    made = [namespace(watching, {}), namespace(elsewhere, {CLIENT: "true"}), *(one.manifest for one in expected)]
+    made = [namespace(watching, {}), namespace(elsewhere, {names.client: "true"}), *(one.manifest for one in expected)]
     selector = "--selector=app.kubernetes.io/instance=serving"
     try:
         cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": made}))
