@@ -104,7 +104,7 @@ def _volume(fleet: Fleet) -> Iterator[Patch]:
 def _object_store(fleet: Fleet) -> Iterator[Patch]:
     store = fleet.kubernetes.object_store
     assert store
-    common: dict[str, Any] = {"image": store.image}
+    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image}
     if store.endpoint:
         common["env"] = [{"name": "AWS_ENDPOINT_URL", "value": store.endpoint}]
     if store.secret:

@@ -59,7 +59,6 @@ class ObjectStore(Strict):
             "`eks.amazonaws.com/role-arn`."
         ),
     ] = Field(default_factory=dict)
-    image: Annotated[str, Field(description="The image of k8s/Dockerfile.", pattern=patterns.IMAGE)] = "serving-sync:1"
     interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between checks for new versions.")] = 30
     newest: Annotated[
         int, Field(ge=1, description="Versions of each model that a pod keeps, in addition to those it serves.")
@@ -134,6 +133,14 @@ class Kubernetes(Strict):
         str | None,
         Field(description="The image. Default: the image of the base or of its components.", pattern=patterns.IMAGE),
     ] = None
+    toolkit_image: Annotated[
+        str,
+        Field(
+            description="The toolkit's own image, of k8s/Dockerfile: it copies models from an object store, and runs "
+            "rollouts in the cluster.",
+            pattern=patterns.IMAGE,
+        ),
+    ] = "serving-toolkit:1"
     replicas: Annotated[int, Field(ge=1, description="The smallest number of pods.")] = 2
     max_replicas: Annotated[
         int, Field(ge=1, description="The largest number of pods. If it equals `replicas`, there is no autoscaler.")
