@@ -19,8 +19,8 @@ _APPLY = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--
 _CREATE = ("create", "--dry-run=server", "--validate=false", "--filename=-")
 # What kubectl puts around the reason.
 _AROUND = re.compile(
-    r"^kubectl \w+: (error: )?(Error from server( \(\w+\))?: )?(error (when )?\w+ \"STDIN\": )?(error validating data: )?"
-    r"|; if you choose to ignore these errors, .*$"
+    r"^kubectl \w+: (error: )?(Error from server( \(\w+\))?: )?(error (when )?\w+ \"STDIN\": )?"
+    r"(error validating data: )?|; if you choose to ignore these errors, .*$"
 )
 _REMEDY = "Change the manifest, or the policy of the cluster"
 

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +16,24 @@ import pytest
 import yaml
 
 from tests.cluster import binaries
+from tests.cluster.node import Cluster
+from tests.k8s.deployed import volume
 from tests.k8s.test_manifests import NEEDED, pod, server, the
 from tests.serving.fleets import fleet
 from tfserving.k8s.chart import files, writing
 from tfserving.k8s.chart.marks import dumped
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.rendering import objects, render
+from tfserving.serving.models_yaml.fleet import read_fleet
 from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = "models:\n  digits:\n    builder: m:build\n"
 DIGEST = f"sha256:{'5' * 64}"
 ALL = (
-    "components: [cpu, object-store, monitoring, gateway], name_prefix: a-, cpu: '3', labels: {team: 'y', build: '12e4'},"
+    "components: [cpu, object-store, monitoring, gateway], name_prefix: a-, cpu: '3',"
+    # Texts that YAML 1.1 reads as a boolean and a number.
+    " labels: {team: 'y', build: '12e4'},"
     " monitoring: {labels: {release: p}, namespace: watch}, gateway: {name: g, namespace: gw, hostname: m.example.com},"
     f" object_store: {{url: 's3://bucket/models', secret: keys}}, image: 'registry:5000/serving:1@{DIGEST}'"
 )
@@ -214,3 +221,58 @@ def test_only_an_earlier_chart_is_replaced_and_whole(
     assert {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()} == {
         path.name: path.read_text() for path in whole.folder.rglob("*") if path.is_file()
     }
+
+
+CLUSTER = (
+    "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
+    "kubernetes: {components: [volume], cpu: 50m, memory: 1Gi, drain_seconds: 4, replicas: 1}\n"
+)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, scaled_versions: Path, tmp_path: Path) -> Iterator[str]:
+    """A namespace that enforces `restricted`, and has a volume with version 1."""
+    name = f"chart-{uuid.uuid4().hex[:8]}"
+    shutil.copytree(scaled_versions / "1", tmp_path / "models/scaled/1")
+    subprocess.run(["chmod", "-R", "a+rX", str(tmp_path)], check=True)
+    cluster.apply(volume(name, tmp_path / "models"), name)
+    yield name
+    cluster.run("delete", "namespace", name, "--wait=false")
+    cluster.run("delete", "persistentvolume", name, "--wait=false")
+
+
+def test_two_releases_serve_in_one_namespace_and_are_upgraded(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(CLUSTER)
+    read = read_fleet(tmp_path / "models.yaml")
+    writing.write(tmp_path / "chart", files.chart(read, ("scaled",), Kubectl()))
+
+    def run(*words: str) -> str:
+        options = ["--namespace", namespace, "--kubeconfig", str(cluster.kubeconfig)]
+        done = helm(*words, *options, env={"HELM_CACHE_HOME": str(tmp_path), "HELM_CONFIG_HOME": str(tmp_path)})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    chart = str(tmp_path / "chart")
+    printed = run("install", "serving", chart)
+    assert f"REST:  http://serving.{namespace}:8501/v1/models/scaled:predict" in printed
+    run("install", "other", chart, "--wait", "--timeout=180s")
+    # The pods are replaced, and another number of them is wanted.
+    run("upgrade", "serving", chart, "--wait", "--timeout=180s", "--set", "podAnnotations.a=b,maxReplicas=1")
+    for name in ("serving", "other-serving"):
+        path = "jsonpath={.spec.clusterIP}"
+        address = cluster.kubectl("-n", namespace, "get", "service", name, "-o", path)
+        servers = f"grpc://{address}:8500,http://{address}:8501"
+        words = [sys.executable, "-m", "tfserving", "verify", str(tmp_path / "models/scaled/1"), "--server", servers]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "golden requests of 1 model equal" in done.stdout, done.stdout + done.stderr
+        slices = cluster.kubectl(
+            *("-n", namespace, "get", "endpointslices", f"--selector=kubernetes.io/service-name={name}", "-o", "json")
+        )
+        (found,) = json.loads(slices)["items"]
+        ready = [one for one in found["endpoints"] if one["conditions"]["ready"]]
+        assert [one["targetRef"]["name"].startswith(f"{name}-") for one in ready] == [True]
+    assert cluster.run("-n", namespace, "get", "horizontalpodautoscaler", "serving").returncode
+    cluster.kubectl("-n", namespace, "get", "horizontalpodautoscaler", "other-serving")
+    run("uninstall", "serving", "other")
+    left = cluster.kubectl("-n", namespace, "get", "deployments,services,configmaps,networkpolicies", "-o", "name")
+    assert left.split() == ["configmap/kube-root-ca.crt"]
