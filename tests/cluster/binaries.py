@@ -64,9 +64,10 @@ GATEWAY = Module(
 )
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
 PAUSE = Module("pause", ("pause",), "seconds")
-# They run in images that have no C library.
-STATIC = (PAUSE, KSERVE)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE)
+HELM = Module("helm", ("helm",), "some 3 minutes")
+# They need no C library, and some run in images that have none.
+STATIC = (PAUSE, KSERVE, HELM)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, HELM)
 
 
 def cache() -> Path:

@@ -16,6 +16,7 @@ from tests.servers import free_ports, wait_for
 
 PORT = 6443
 SERVER = f"https://{NODE}:{PORT}"
+FRONT_PROXY = "front-proxy"
 
 
 def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
@@ -25,6 +26,9 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
     addresses = (f"IP:{NODE}", f"IP:{API_SERVICE}")
     authority.sign("api", "kube-apiserver", "system:masters", (*addresses, *(f"DNS:{name}" for name in names)))
     authority.sign("admin", "admin", "system:masters")
+    # What the API server hands on to others' API servers is signed by who signs nothing else.
+    front = Authority.made(folder / "front-proxy")
+    front.sign("front-proxy", FRONT_PROXY)
     api = daemons.start(
         "kube-apiserver",
         KUBERNETES.path("kube-apiserver"),
@@ -43,8 +47,16 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
         f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
         f"--service-account-key-file={authority.path('accounts.pub')}",
         f"--service-account-signing-key-file={authority.path('accounts.key')}",
+        f"--requestheader-client-ca-file={front.path('ca.pem')}",
+        f"--requestheader-allowed-names={FRONT_PROXY}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={front.path('front-proxy.pem')}",
+        f"--proxy-client-key-file={front.path('front-proxy.key')}",
         "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
+        # A namespace's annotation gives its pods tolerations: those of a node that is a test's alone.
+        "--enable-admission-plugins=NodeRestriction,PodTolerationRestriction",
         "--allow-privileged=true",
         "--profiling=false",
     )
@@ -61,6 +73,10 @@ def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
         f"--root-ca-file={authority.path('ca.pem')}",
         f"--service-account-private-key-file={authority.path('accounts.key')}",
         "--use-service-account-credentials=true",
+        # A test waits for these.
+        "--horizontal-pod-autoscaler-sync-period=3s",
+        "--horizontal-pod-autoscaler-initial-readiness-delay=5s",
+        "--horizontal-pod-autoscaler-cpu-initialization-period=10s",
         *common,
     )
     scheduler = authority.kubeconfig("kube-scheduler", SERVER)

@@ -12,8 +12,12 @@ import subprocess
 from pathlib import Path
 
 BRIDGE = "srv0"
+# As iptables writes those of all nodes.
+BRIDGES = "srv+"
 NODE = "10.97.0.1"
 PODS = "10.97.0.0/24"
+# Of all nodes that a test may add.
+ALL_PODS = "10.97.0.0/16"
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
 DOMAIN = "cluster.local"
@@ -69,7 +73,7 @@ def make() -> None:
         ("ip", "link", "set", BRIDGE, "up"),
         ("iptables", "-w", "-N", CHAIN),
         # A Docker Engine has whatever isn't accepted here dropped.
-        ("iptables", "-w", "-A", CHAIN, "-i", BRIDGE, "-o", BRIDGE, "-j", "ACCEPT"),
+        ("iptables", "-w", "-A", CHAIN, "-i", BRIDGES, "-o", BRIDGES, "-j", "ACCEPT"),
         ("iptables", "-w", "-I", "FORWARD", "-j", CHAIN),
     ):
         subprocess.run(words, check=True, capture_output=True, env=ENVIRONMENT)

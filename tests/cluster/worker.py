@@ -11,11 +11,12 @@ from tests.cluster import images
 from tests.cluster.binaries import KUBERNETES, PAUSE
 from tests.cluster.certificates import Authority
 from tests.cluster.control_plane import SERVER
-from tests.cluster.network import BRIDGE, DOMAIN, ENVIRONMENT, NODE, PODS
+from tests.cluster.network import ALL_PODS, BRIDGE, DOMAIN, ENVIRONMENT, NODE, PODS
 from tests.cluster.processes import Daemons
 from tests.servers import wait_for
 
 NAME = "node"
+ZONE = "one"
 # Where Debian has the plugins of the container network interface.
 PLUGINS = Path("/usr/lib/cni")
 
@@ -71,6 +72,9 @@ netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{PLUGINS}"
 conf_dir = "{folder}/cni"
+# How registries are reached that aren't by HTTPS: a folder for each, read with every pull.
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{folder}/registries"
 """)
     containerd = daemons.start_apart("containerd", "containerd", "--config", config, instead=places(folder).items())
     wait_for(lambda: _serves(daemons, containerd, socket), what="containerd's answer")
@@ -134,6 +138,7 @@ def _start_kubelet(daemons: Daemons, authority: Authority, folder: Path, contain
         f"--kubeconfig={kubeconfig}",
         f"--root-dir={folder / 'kubelet'}",
         f"--hostname-override={NAME}",
+        f"--node-labels=topology.kubernetes.io/zone={ZONE}",
         f"--node-ip={NODE}",
         within=containerd,
     )
@@ -148,7 +153,7 @@ def _start_proxy(daemons: Daemons, authority: Authority, folder: Path) -> None:
         "bindAddress": NODE,
         "healthzBindAddress": f"{NODE}:10256",
         "metricsBindAddress": f"{NODE}:10249",
-        "clusterCIDR": PODS,
+        "clusterCIDR": ALL_PODS,
         "hostnameOverride": NAME,
         "nodePortAddresses": [f"{NODE}/32"],
         "clientConnection": {"kubeconfig": str(authority.kubeconfig("kube-proxy", SERVER))},
