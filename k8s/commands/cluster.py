@@ -17,7 +17,7 @@ from tfserving.foundation.command.options import fleet_option, json_option, mode
 from tfserving.foundation.command.progress import Progress
 from tfserving.k8s.commands.failures import failing
 from tfserving.k8s.commands.overlays import overlay_option, read_fleet_with
-from tfserving.k8s.commands.place import context_option
+from tfserving.k8s.commands.place import context_option, direct_option
 from tfserving.k8s.hints import recommended
 
 if TYPE_CHECKING:
@@ -150,23 +150,27 @@ Examples:
 )
 @fleet_option
 @context_option
+@direct_option
 @json_option
-def status(fleet: Path, context: str | None, as_json: bool) -> None:
+def status(fleet: Path, context: str | None, direct: bool, as_json: bool) -> None:
     """Print the pods, what they serve, and the last rollouts.
 
     For a pod that isn't ready, the reason is printed.
     """
     from tfserving.k8s import deployment
+    from tfserving.k8s.at_once import each
     from tfserving.k8s.names import Names
     from tfserving.k8s.rollout import overview
     from tfserving.k8s.rollout.cluster import ClusterStore
 
     with failing(WRONG), Progress() as progress:
         read, _, kubectl = read_fleet_with(fleet, (), context)
+        kubectl = dataclasses.replace(kubectl, direct=direct)
         progress.update("Reading the cluster")
         ours = Names.of(read)
         served = deployment.served(ours, kubectl)
-        pods = [_pod(pod, read, served, kubectl) for pod in kubectl.select("pods", ours.all_pods)]
+        found = kubectl.select("pods", ours.all_pods)
+        pods = each(found, lambda pod, _: _pod(pod, read, served, kubectl), most=kubectl.at_once)
         rollouts = [
             (state, not state.over and ClusterStore(kubectl, ours, state.model).held())
             for state in deployment.rollouts(ours, kubectl).values()

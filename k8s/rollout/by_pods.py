@@ -17,13 +17,14 @@ import time
 from dataclasses import dataclass, field, replace
 
 from tfserving.k8s import deployment
+from tfserving.k8s.at_once import Pause, each
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
 from tfserving.k8s.names import CANARY, MANAGER, STABLE, Names
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout import gates, serves
 from tfserving.k8s.rollout.cluster import ClusterTarget, Finished
-from tfserving.k8s.rollout.comparing import Before, Pause
+from tfserving.k8s.rollout.comparing import Before
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
@@ -68,9 +69,9 @@ class ByPods(Strategy):
             raise GateError(str(error)) from None
         self._everywhere(self._canary, serves.final(state), pause)
 
-    def prove(self, state: State, pause: Pause) -> None:  # noqa: ARG002 - nothing is waited for
+    def prove(self, state: State, pause: Pause) -> None:
         """See Strategy."""
-        self._proven(state, self._canary.instances(), state.model)
+        self._proven(state, self._canary.instances(), state.model, pause)
 
     def compare(self, state: State, pause: Pause) -> None:
         """Compare each new pod with one of the old ones."""
@@ -116,7 +117,7 @@ class ByPods(Strategy):
             self.kubectl.patch("deployment", self._ours.serving, change)
         wait_until_ready(self.kubectl, self._ours, self._models(), self.wait, self.log)
         self._everywhere(self._stable, serves.final(state), time.sleep)
-        self._proven(state, self._stable.instances(), state.model)
+        self._proven(state, self._stable.instances(), state.model, time.sleep)
         self._leave(state)
         self._stable.finish(state.model, serves.final_labels(state))
 
@@ -235,10 +236,10 @@ class ByPods(Strategy):
         before: int | None = None
         while time.monotonic() < until:
             try:
-                found = sum(gates.page(instance, state.model).total for instance in self._canary.ready())
+                pages = each(self._canary.ready(), lambda one, _: gates.page(one, state.model))
             except (GateError, KubectlError):
                 return
-            if found == before:
+            if (found := sum(page.total for page in pages)) == before:
                 return
             before = found
             time.sleep(_QUIET_SECONDS)

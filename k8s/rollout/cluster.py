@@ -1,7 +1,7 @@
 """Rollouts on the pods of a cluster. Running pods are configured one by one; new pods read a ConfigMap.
 
     ConfigMap NAME-models ──► pods that start
-    HandleReloadConfigRequest, by a forwarded port ──► each pod that runs, in the order of the rollout
+    HandleReloadConfigRequest ──► each pod that runs, at its own address or through a forwarded port
 
 The state is in a ConfigMap. The right to roll out is the Lease of the same name (`tfserving.k8s.names.Names.rollout`;
 https://kubernetes.io/docs/concepts/architecture/leases/).
@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, cast, get_args
 
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
+from tfserving.k8s.at_once import Shared, each
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
 from tfserving.k8s.names import STABLE, Names
@@ -44,33 +45,33 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod, reached through forwarded ports of this machine."""
+    """A pod, at its own addresses or at ports of this machine that kubectl forwards.
+
+    `config` reads the configuration of the ConfigMap, `staying` the names of the pods that aren't terminating.
+    """
 
     name: str
     grpc: str
     rest: str
     config: Callable[[], Any]
-    kubectl: Kubectl
-    ours: Names
+    staying: Callable[[], frozenset[str]]
 
     def configure(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - a restart reads the ConfigMap
-        """Send it the configuration of the ConfigMap, with this change."""
+        """Send it the configuration of the ConfigMap, with this change.
+
+        A container that restarts reads the ConfigMap of that moment, since the kubelet then mounts it anew.
+        """
         with connect(f"grpc://{self.grpc}") as client:
             try:
                 client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
             except ServingError as error:
                 if not taken(error):
                     raise
-        # The kubelet refreshes mounted ConfigMaps when the pod changes, and otherwise within a minute or two.
-        now = {self.ours.own("configured"): datetime.now(timezone.utc).isoformat()}
-        with contextlib.suppress(KubectlError):
-            self.kubectl.patch("pod", self.name, {"metadata": {"annotations": now}})
 
     def leaves(self) -> bool:
         """See Instance. A pod that crashed isn't leaving."""
         with contextlib.suppress(KubectlError):
-            found = self.kubectl.get("pod", self.name)
-            return found is None or "deletionTimestamp" in found["metadata"]
+            return self.name not in self.staying()
         return False
 
 
@@ -79,7 +80,9 @@ class ClusterTarget:
 
     def __init__(self, kubectl: Kubectl, ours: Names, wait: float, finished: Finished, track: str = STABLE) -> None:
         self._kubectl, self._ours, self._wait, self._finished, self._track = kubectl, ours, wait, finished, track
-        self._forwards: dict[str, tuple[contextlib.ExitStack, Pod]] = {}
+        self._forwards: dict[str, tuple[contextlib.ExitStack, list[str]]] = {}
+        self._config = Shared(lambda: models_config_of(self._config_map()))
+        self._staying = Shared(lambda: frozenset(str(pod["metadata"]["name"]) for pod in self._pods()))
 
     def instances(self) -> list[Instance]:
         """See Target. Waits until every pod is ready."""
@@ -130,26 +133,27 @@ class ClusterTarget:
         return sorted(staying, key=lambda pod: str(pod["metadata"]["name"]))
 
     def _reach(self, pods: list[Object]) -> list[Instance]:
-        return [self._reached(pod["metadata"]["name"]) for pod in pods]
+        return each(pods, lambda pod, _: self._reached(pod), most=self._kubectl.at_once)
 
-    def _reached(self, name: str) -> Pod:
+    def _reached(self, pod: Object) -> Instance:
+        grpc, rest = self._addresses(pod)
+        return Pod(str(pod["metadata"]["name"]), grpc, rest, self._config, self._staying)
+
+    def _addresses(self, pod: Object) -> list[str]:
+        """Return a pod's addresses for gRPC and REST. A forwarded port is used again while it works."""
+        if self._kubectl.direct:
+            with self._kubectl.reach(pod, GRPC_PORT, REST_PORT) as addresses:
+                return addresses
+        name = str(pod["metadata"]["name"])
         if name in self._forwards:
-            stack, pod = self._forwards[name]
-            if _listens(pod.rest) and _listens(pod.grpc):
-                return pod
+            stack, addresses = self._forwards[name]
+            if all(map(_listens, addresses)):
+                return addresses
             stack.close()
         stack = contextlib.ExitStack()
-        grpc, rest = stack.enter_context(self._kubectl.forward(name, GRPC_PORT, REST_PORT))
-        made = Pod(
-            name,
-            f"127.0.0.1:{grpc}",
-            f"127.0.0.1:{rest}",
-            lambda: models_config_of(self._config_map()),
-            self._kubectl,
-            self._ours,
-        )
-        self._forwards[name] = (stack, made)
-        return made
+        addresses = stack.enter_context(self._kubectl.reach(pod, GRPC_PORT, REST_PORT))
+        self._forwards[name] = stack, addresses
+        return addresses
 
     def _config_map(self) -> Object:
         name = self._ours.config_map(self._track)

@@ -74,6 +74,7 @@ def server(objects: list[Object]) -> dict[str, Any]:
     return dict(pod(objects)["containers"][0])
 
 
+RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 OVERLAYS = ("base", *(f"overlays/{component}" for component in COMPONENTS))
 
 
@@ -84,11 +85,7 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
+        assert container["securityContext"].items() >= RESTRICTED.items()
         assert container["resources"]["limits"]["memory"]
         assert container["resources"]["requests"]["cpu"]
         assert container["resources"]["limits"]["ephemeral-storage"]
@@ -99,7 +96,7 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
     assert "--enable_profiler=false" in container["args"]
     # No probe needs a shell. One model that fails takes no pod away from the clients of the others.
     path = "/v1/models/digits/labels/stable/metadata"
-    assert container["startupProbe"]["httpGet"] == {"port": "rest", "path": path}
+    assert container["startupProbe"]["httpGet"] == {"port": 8501, "path": path}
     assert "--enable_grpc_healthcheck_service=true" in container["args"]
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"] == {"port": 8500}
@@ -239,7 +236,7 @@ def test_pods_are_spread_and_nothing_keeps_a_node_from_being_drained(tmp_path: P
 def test_a_pod_is_ready_by_its_server_or_by_a_model_too(tmp_path: Path) -> None:
     assert server(made(tmp_path))["readinessProbe"]["grpc"] == {"port": 8500}
     probe = server(made(tmp_path, "ready_model: digits"))["readinessProbe"]
-    assert probe["httpGet"] == {"port": "rest", "path": "/v1/models/digits/labels/stable/metadata"}
+    assert probe["httpGet"] == {"port": 8501, "path": "/v1/models/digits/labels/stable/metadata"}
     assert "grpc" not in probe
     with pytest.raises(FleetError, match="ready_model: got 'digit', expected one of the models digits"):
         made(tmp_path, "ready_model: digit")
