@@ -9,6 +9,7 @@ k8s/base, k8s/components ──────────────────�
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,14 +108,15 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
         path.write_text(content)
     content = yaml.safe_load((base / "kustomization.yaml").read_text())
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
-    (base / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    (base / "kustomization.yaml").write_text(json.dumps(content))
     return config.flags
 
 
 def _kustomization(folder: Path, **content: Any) -> None:
     folder.mkdir()
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **content}))
+    # As JSON: PyYAML writes texts such as `12e4` without quotes, and kustomize reads them as numbers.
+    (folder / "kustomization.yaml").write_text(json.dumps({**head, **content}))
 
 
 def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
