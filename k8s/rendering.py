@@ -140,5 +140,6 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
 def _channel(given: str, drain: int) -> str:
     """Return gRPC's channel arguments: the maximum age of a connection, then those `given` in models.yaml."""
     arguments: Mapping[str, str] = dict(one.split("=", 1) for one in given.split(",") if "=" in one)
-    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(250 * drain)}
+    # Requests in flight get as much time as at the pod's end.
+    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(1000 * drain)}
     return ",".join(f"{name}={value}" for name, value in {**age, **arguments}.items())
