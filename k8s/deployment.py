@@ -122,8 +122,13 @@ def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
 
 
 def delete(fleet: Fleet, kubectl: Kubectl) -> str:
-    """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed."""
+    """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed.
+
+    Raises RolloutError when the pods are those of others, such as a release of Helm.
+    """
     ours, kubectl = Names.of(fleet), draining(fleet, kubectl)
+    if found := kubectl.get("deployment", ours.serving):
+        _check_ours(found)
     printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found")
     printed += kubectl.run("delete", "configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
     # Pods are deleted with their Deployment, but later.
@@ -158,12 +163,17 @@ def _check_owner(manifests: str, kubectl: Kubectl) -> None:
         return
     found = json.loads(text)
     for one in found["items"] if found["kind"] == "List" else [found]:
-        if (one["metadata"].get("labels") or {}).get(f"{APP}/managed-by") != MANAGER:
-            where = f"{one['kind']} {one['metadata']['name']} of namespace {one['metadata']['namespace']}"
-            raise RolloutError(
-                f"{where} was not created by this toolkit. Set another `kubernetes.namespace`, or a "
-                "`kubernetes.name_prefix`."
-            )
+        _check_ours(one)
+
+
+def _check_ours(one: Object) -> None:
+    """Raise RolloutError for an object that the toolkit didn't create."""
+    if (one["metadata"].get("labels") or {}).get(f"{APP}/managed-by") != MANAGER:
+        where = f"{one['kind']} {one['metadata']['name']} of namespace {one['metadata']['namespace']}"
+        raise RolloutError(
+            f"{where} was not created by this toolkit. Set another `kubernetes.namespace`, or a "
+            "`kubernetes.name_prefix`."
+        )
 
 
 def _prune(wanted: set[tuple[str, str]], ours: Names, kubectl: Kubectl) -> str:

@@ -22,11 +22,15 @@ _NAMESPACE, _PREFIX = marks.setting(99), f"{marks.setting(98)}-"
 _NAME = f"{_PREFIX}{BASE_NAME}"
 _VERSION = f"{APP}/version"
 FULL_NAME = 'include "serving.fullname" .'
+_SERVER = ("image", "The image of the server.")
+_TOOLKIT = ("toolkitImage", "The image of this toolkit, which copies the models from the object store.")
+# The values of images by the names of containers.
 _IMAGES = {
-    "server": ("image", "The image of the server."),
-    "kserve-container": ("image", "The image of the server."),
-    "sync": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
-    "sync-first": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
+    "server": _SERVER,
+    "kserve-container": _SERVER,
+    "sync": _TOOLKIT,
+    "sync-first": _TOOLKIT,
+    "proxy": ("proxyImage", "The image of Envoy."),
 }
 _AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
 
@@ -50,7 +54,7 @@ def templates(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Templat
     assembly = _Assembly(made.values)
     objects = [assembly.object(one) for one in found]
     within = {str(mark): value.expression for mark, value in made.values.items() if isinstance(mark, str)}
-    within = {mark.removeprefix("s3://"): expression for mark, expression in within.items()}
+    within = {mark.rpartition("/")[2]: expression for mark, expression in within.items()}
     within |= {_NAMESPACE: ".Release.Namespace", _NAME: FULL_NAME}
     files: dict[str, list[str]] = {}
     for one in objects:

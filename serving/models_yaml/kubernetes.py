@@ -53,6 +53,10 @@ class Monitoring(Strict):
     p99_ms: Annotated[
         float, Field(gt=0, description="The 99th percentile of the latency, in milliseconds, that raises an alert.")
     ] = 1000
+    runbook_url: Annotated[
+        str | None,
+        Field(description="Where docs/runbooks.md is published, for the links of alerts.", pattern=patterns.PAGE),
+    ] = None
 
 
 class Gateway(Strict):
