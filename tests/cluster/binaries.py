@@ -62,8 +62,9 @@ GATEWAY = Module(
         ("sigs.k8s.io/gateway-api", "config/crd/standard"),
     ),
 )
+METRICS = Module("metrics", ("metrics-server",), "two minutes or so")
 PAUSE = Module("pause", ("pause",), "seconds")
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, METRICS)
 
 
 def cache() -> Path:

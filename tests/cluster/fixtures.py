@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import node
+from tests.cluster import node, second
 from tests.cluster.node import Cluster
+from tests.cluster.second import SecondNode
 from tests.docker.machine import Machine
 from tfserving.serving.models_yaml.server import IMAGE
 
@@ -33,3 +34,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         started.load_image(host, IMAGE)
         yield started
     assert not (left := node.left() or before.left(node.FOLDER)), f"the cluster left {left}"
+
+
+@pytest.fixture(scope="session")
+def second_node(cluster: Cluster) -> Iterator[SecondNode]:
+    """A second node, for pods of the namespaces that a test has it admit."""
+    if not cluster.containerd:
+        pytest.skip("only a cluster of the tests gets a second node")
+    with second.started(cluster) as started:
+        yield started
