@@ -24,6 +24,8 @@ from tfserving.serving.served import Served, configured
 
 # All kinds in the base and its components. A cluster has those of other projects when these are installed.
 KINDS = (
+    # First, so that KServe doesn't replace what is deleted after it.
+    "inferenceservices.serving.kserve.io",
     "deployments.apps",
     "services",
     "configmaps",
@@ -35,7 +37,6 @@ KINDS = (
     "prometheusrules.monitoring.coreos.com",
     "httproutes.gateway.networking.k8s.io",
     "grpcroutes.gateway.networking.k8s.io",
-    "inferenceservices.serving.kserve.io",
 )
 _PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
 

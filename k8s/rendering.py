@@ -76,9 +76,12 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
     )
     if _KSERVE not in settings.ordered:
         return folder / "fleet"
-    _copy_more(folder / "components/kserve/pods/kustomization.yaml", settings.components)
     _kustomization(
-        folder / _KSERVE, settings.namespace, resources=["../fleet"], components=["../components/kserve"], patches=[]
+        folder / _KSERVE,
+        settings.namespace,
+        resources=["../fleet"],
+        components=["../components/kserve"],
+        patches=patches.of_kserve(fleet),
     )
     return folder / _KSERVE
 
@@ -102,18 +105,6 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
     (base / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return config.flags
-
-
-def _copy_more(path: Path, components: tuple[str, ...]) -> None:
-    """Copy to KServe's pods the fields that only some components add: kustomize rejects a field that doesn't exist."""
-    content = yaml.safe_load(path.read_text())
-    fields: dict[str, tuple[str, ...]] = {"object-store": ("initContainers",), "gpu": ("nodeSelector", "tolerations")}
-    for field in (field for component in components for field in fields.get(component, ())):
-        source = {"kind": "Deployment", "name": NAME, "fieldPath": f"spec.template.spec.{field}"}
-        select, path_there = {"kind": "InferenceService"}, f"spec.predictor.{field}"
-        target = {"select": select, "fieldPaths": [path_there], "options": {"create": True}}
-        content["replacements"].append({"source": source, "targets": [target]})
-    path.write_text(yaml.safe_dump(content))
 
 
 def _kustomization(folder: Path, namespace: str, **content: list[Any]) -> None:

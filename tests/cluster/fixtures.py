@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import node, second
+from tests.cluster import aggregated, node, second
+from tests.cluster import kserve as kserve_of_tests
 from tests.cluster.node import Cluster
 from tests.cluster.second import SecondNode
 from tests.docker.machine import Machine
@@ -43,3 +44,20 @@ def second_node(cluster: Cluster) -> Iterator[SecondNode]:
         pytest.skip("only a cluster of the tests gets a second node")
     with second.started(cluster) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def metrics_server(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, with the metrics of its nodes and pods."""
+    if not cluster.containerd:
+        yield cluster
+        return
+    with aggregated.metrics_server(cluster):
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def kserve(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, with KServe."""
+    with kserve_of_tests.started(cluster):
+        yield cluster
