@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.cluster import node
 from tests.cluster.binaries import METRICS
@@ -25,22 +25,31 @@ NAMESPACE = "kube-system"
 def metrics_server(cluster: Cluster) -> Iterator[None]:
     """The metrics of nodes and pods (`kubectl top`), as often as it takes them."""
     authority = Authority(node.FOLDER / "pki")
-    words = ("--metric-resolution=10s", f"--kubelet-certificate-authority={authority.path('ca.pem')}")
-    with started(cluster, "metrics-server", METRICS.path("metrics-server"), ("v1beta1.metrics.k8s.io",), *words):
-        nodes = "/apis/metrics.k8s.io/v1beta1/nodes"
-        wait_for(lambda: f'"{node.worker.FIRST.name}"' in cluster.run("get", "--raw", nodes).stdout, 60, "metrics")
+    words = (
+        "--kubeconfig={kubeconfig}",
+        "--metric-resolution=10s",
+        "--kubelet-request-timeout=5s",
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-certificate-authority={authority.path('ca.pem')}",
+    )
+    with started(
+        cluster, "metrics-server", METRICS.path("metrics-server"), "10.96.0.81", ("v1beta1.metrics.k8s.io",), *words
+    ):
         yield
 
 
 @contextlib.contextmanager
-def started(cluster: Cluster, name: str, program: Path, versions: tuple[str, ...], *words: str) -> Iterator[None]:
-    """Starts a program that serves `versions` of API groups (`v1.group`); ends it, and leaves nothing of it."""
+def started(
+    cluster: Cluster, name: str, program: Path, address: str, versions: tuple[str, ...], *words: str
+) -> Iterator[None]:
+    """Starts a program that serves `versions` of API groups (`v1.group`), as a service with `address`; ends it."""
     authority, daemons = Authority(node.FOLDER / "pki"), Daemons(node.FOLDER / "logs")
     host = f"{name}.{NAMESPACE}.svc"
-    authority.sign(name, name, hosts=(f"DNS:{host}", f"IP:{NODE}"))
+    authority.sign(name, name, "system:masters", hosts=(f"DNS:{host}", f"IP:{address}"))
     kubeconfig = str(authority.kubeconfig(name, SERVER))
     (port,) = free_ports(1)
-    objects = _objects(name, port, versions, Path(authority.path("ca.pem")).read_bytes())
+    service = _service(name, address, port)
+    served = _served(name, versions, Path(authority.path("ca.pem")).read_bytes())
     process = daemons.start(
         name,
         program,
@@ -51,64 +60,60 @@ def started(cluster: Cluster, name: str, program: Path, versions: tuple[str, ...
         *(f"--{which}={kubeconfig}" for which in ("authentication-kubeconfig", "authorization-kubeconfig")),
         *(word.format(kubeconfig=kubeconfig) for word in words),
     )
+
+    context = ssl.create_default_context(cafile=authority.path("ca.pem"))
     try:
-        cluster.kubectl("apply", "-f", "-", stdin=objects)
-        services = [f"apiservice/{version}" for version in versions]
-        cluster.kubectl("wait", "--for=condition=Available", *services, "--timeout=60s")
-        assert process.poll() is None, daemons.tail(name)
+        cluster.kubectl("apply", "-f", "-", stdin=service)
+        # Before that the API server would reach somebody else there, and keep the connection.
+        wait_for(lambda: daemons.healthy(name, process, f"https://{address}/readyz", context), 120, name)
+        cluster.kubectl("apply", "-f", "-", stdin=served)
+        for version in versions:
+            done = cluster.run("wait", "--for=condition=Available", f"apiservice/{version}", "--timeout=120s")
+            assert not done.returncode, cluster.run("describe", "apiservice", version).stdout + daemons.tail(name)
         yield
     finally:
         # Nobody is led to it any more when it ends.
-        cluster.run("delete", "--ignore-not-found", "-f", "-", stdin=objects).check_returncode()
+        for objects in (served, service):
+            cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=objects)
         process.kill()
         process.wait()
 
 
-def _objects(name: str, port: int, versions: tuple[str, ...], authority: bytes) -> str:
-    """Its account's rights, and how the cluster's API server gets to it."""
-    rbac = "rbac.authorization.k8s.io"
+def _service(name: str, address: str, port: int) -> str:
+    """A service that leads to a port of the node."""
+    place = {"name": name, "namespace": NAMESPACE}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": place,
+        "spec": {"clusterIP": address, "ports": [{"port": 443, "targetPort": port}]},
+    }
+    endpoints = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {**place, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"port": port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [NODE], "conditions": {"ready": True}}],
+    }
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [service, endpoints]})
 
-    def named(version: str, kind: str, of: str, **rest: Any) -> dict[str, Any]:
-        return {"apiVersion": version, "kind": kind, "metadata": {"name": of, "namespace": NAMESPACE}, **rest}
 
-    services = [
-        named(
-            "apiregistration.k8s.io/v1",
-            "APIService",
-            version,
-            spec={
-                "group": version.partition(".")[2],
-                "version": version.partition(".")[0],
-                "service": {"name": name, "namespace": NAMESPACE},
-                "caBundle": base64.b64encode(authority).decode(),
-                "groupPriorityMinimum": 100,
-                "versionPriority": 100,
-            },
-        )
-        for version in versions
-    ]
-    endpoints = named(
-        "discovery.k8s.io/v1",
-        "EndpointSlice",
-        name,
-        addressType="IPv4",
-        ports=[{"port": port, "protocol": "TCP"}],
-        endpoints=[{"addresses": [NODE], "conditions": {"ready": True}}],
-    )
-    endpoints["metadata"]["labels"] = {"kubernetes.io/service-name": name}
+def _served(name: str, versions: tuple[str, ...], authority: bytes) -> str:
+    """What has the cluster's API server hand on requests of these versions."""
+    of = {
+        "service": {"name": name, "namespace": NAMESPACE},
+        "caBundle": base64.b64encode(authority).decode(),
+        "groupPriorityMinimum": 100,
+        "versionPriority": 100,
+    }
     items = [
-        named(
-            f"{rbac}/v1",
-            "ClusterRoleBinding",
-            name,
-            roleRef={"apiGroup": rbac, "kind": "ClusterRole", "name": "cluster-admin"},
-            subjects=[{"apiGroup": rbac, "kind": "User", "name": name}],
-        ),
-        named("v1", "Service", name, spec={"ports": [{"port": 443, "targetPort": port}]}),
-        endpoints,
-        *services,
+        {
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {"name": one},
+            "spec": {"version": one.partition(".")[0], "group": one.partition(".")[2], **of},
+        }
+        for one in versions
     ]
-    for item in items:
-        if item["kind"] in ("ClusterRoleBinding", "APIService"):
-            del item["metadata"]["namespace"]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})

@@ -11,6 +11,7 @@ import http.client
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import urllib.request
 from collections.abc import Iterable
@@ -125,11 +126,13 @@ class Daemons:
                 cwd="/",
             )
 
-    def healthy(self, name: str, process: subprocess.Popen[bytes], url: str) -> bool:
+    def healthy(
+        self, name: str, process: subprocess.Popen[bytes], url: str, context: ssl.SSLContext | None = None
+    ) -> bool:
         """Whether a program says at `url` that it is; fails if it has ended."""
         assert process.poll() is None, f"{name} ended with {process.returncode}:\n{self.tail(name)}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(url, timeout=5, context=context) as answer:  # noqa: S310
                 return bool(answer.status == 200)
         except (OSError, http.client.HTTPException):
             return False
