@@ -65,9 +65,10 @@ GATEWAY = Module(
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
 METRICS = Module("metrics", ("metrics-server",), "some 4 minutes on 2 cores")
 PAUSE = Module("pause", ("pause",), "seconds")
-# They need no C library: images of theirs have none.
-STATIC = (PAUSE, KSERVE, METRICS)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS)
+HELM = Module("helm", ("helm",), "some 3 minutes")
+# They need no C library, and some run in images that have none.
+STATIC = (PAUSE, KSERVE, METRICS, HELM)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS, HELM)
 
 
 def cache() -> Path:
