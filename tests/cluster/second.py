@@ -11,9 +11,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from tests.cluster import images, network, node, processes, worker
+from tests.cluster import network, node, processes, worker
 from tests.cluster.certificates import Authority
 from tests.cluster.node import Cluster
 from tests.cluster.processes import Daemons
@@ -32,8 +31,6 @@ class SecondNode:
 
     cluster: Cluster
     name: str = WORKER.name
-    zone: str = WORKER.zone
-    containerd: Path = FOLDER / "containerd.sock"
 
     def admit(self, namespace: str) -> None:
         """Lets pods that this namespace gets from now on run here."""
@@ -41,8 +38,10 @@ class SecondNode:
         annotation = f"scheduler.alpha.kubernetes.io/defaultTolerations={tolerations}"
         self.cluster.kubectl("annotate", "namespace", namespace, annotation)
 
-    def load_image(self, docker_host: str, name: str) -> None:
-        images.load_from_docker(self.containerd, docker_host, name)
+    def drain(self, seconds: int) -> None:
+        """Has its pods evicted, which may take so long; it gets no others until it is uncordoned."""
+        options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={seconds}s")
+        self.cluster.kubectl("drain", self.name, *options)
 
 
 @contextlib.contextmanager
