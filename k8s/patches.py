@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from tfserving.clients.metrics import INFERENCE
 from tfserving.foundation.model_server import PROGRAM
+from tfserving.k8s.configuration import checked_at_startup, set_of_models
 from tfserving.k8s.images import has_embedded, server_image
-from tfserving.k8s.names import BASE_NAME, Names
+from tfserving.k8s.names import BASE_NAME, STABLE, Names
 from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -22,10 +23,10 @@ _HTTPS = 443
 Patch = dict[str, Any]
 
 
-def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
-    """Return all patches, for a server with these flags; `models` is the hash of its set of models."""
+def patches(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> list[Patch]:
+    """Return all patches, for a server of the models `names` with these flags."""
     settings = fleet.kubernetes
-    made = [_changes("Deployment", _deployment(fleet, flags, models)), _scale(fleet)]
+    made = [_changes("Deployment", _deployment(fleet, names, flags)), _scale(fleet)]
     components = {
         "cpu": _cpu,
         "gpu": _gpu,
@@ -70,14 +71,18 @@ def _metrics(settings: Autoscaling) -> list[dict[str, Any]]:
     return made
 
 
-def _deployment(fleet: Fleet, flags: list[str], models: str) -> dict[str, Any]:
+def _deployment(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> dict[str, Any]:
     settings = fleet.kubernetes
     own = Names.of(fleet).own("models").replace("/", "~1")
     return {
         **({} if settings.scales else {"/spec/replicas": settings.replicas}),
         # A changed value replaces the pods: a running server can't be given another set of models.
-        f"/spec/template/metadata/annotations/{own}": models,
-        f"{_CONTAINER}/resources/requests": {"cpu": settings.cpu, "memory": settings.memory},
+        f"/spec/template/metadata/annotations/{own}": set_of_models(names),
+        "/spec/template/spec/nodeSelector": _nodes(fleet),
+        f"{_CONTAINER}/startupProbe/httpGet/path": _metadata(checked_at_startup(fleet, names)),
+        **({f"{_CONTAINER}/readinessProbe": _ready(settings.ready_model)} if settings.ready_model else {}),
+        f"{_CONTAINER}/resources/requests/cpu": settings.cpu,
+        f"{_CONTAINER}/resources/requests/memory": settings.memory,
         f"{_CONTAINER}/resources/limits/memory": settings.memory,
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": settings.drain_seconds,
         "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
@@ -85,6 +90,24 @@ def _deployment(fleet: Fleet, flags: list[str], models: str) -> dict[str, Any]:
         f"{_CONTAINER}/image": server_image(fleet),
         **({f"{_CONTAINER}/command": [f"/usr/bin/{PROGRAM}"]} if has_embedded(fleet) else {}),
     }
+
+
+def _nodes(fleet: Fleet) -> dict[str, str]:
+    """Return the labels of the nodes for the pods."""
+    settings = fleet.kubernetes
+    # TensorFlow Serving has images for amd64 only.
+    arch = {} if has_embedded(fleet) else {"kubernetes.io/arch": "amd64"}
+    return {**arch, **(settings.gpu.node_selector if "gpu" in settings.components else {}), **settings.node_selector}
+
+
+def _metadata(model: str) -> str:
+    """Return the path that responds with 200 only when the label `stable` of a model is loaded."""
+    return f"/v1/models/{model}/labels/{STABLE}/metadata"
+
+
+def _ready(model: str) -> dict[str, Any]:
+    """Return the readiness probe of a pod that needs a model."""
+    return {"httpGet": {"port": "rest", "path": _metadata(model)}, "periodSeconds": 5, "timeoutSeconds": 5}
 
 
 def grace_seconds(fleet: Fleet) -> int:
@@ -106,11 +129,7 @@ def _cpu(fleet: Fleet) -> Iterator[Patch]:
 
 def _gpu(fleet: Fleet) -> Iterator[Patch]:
     gpu, fraction = fleet.kubernetes.gpu, fleet.server.gpu_memory_fraction
-    values = {
-        f"{_CONTAINER}/resources/limits/nvidia.com~1gpu": str(gpu.count),
-        "/spec/template/spec/nodeSelector": gpu.node_selector,
-    }
-    yield _changes("Deployment", values)
+    yield _changes("Deployment", {f"{_CONTAINER}/resources/limits/nvidia.com~1gpu": str(gpu.count)})
     if not fleet.server.gpu_memory_growth:
         yield _added("Deployment", f"{_CONTAINER}/args/-", f"--per_process_gpu_memory_fraction={fraction or 0.9}")
 
@@ -123,14 +142,17 @@ def _volume(fleet: Fleet) -> Iterator[Patch]:
 def _object_store(fleet: Fleet) -> Iterator[Patch]:
     store = fleet.kubernetes.object_store
     assert store
-    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image}
+    size = _bytes(store.size)
+    # The volume counts, too. https://kubernetes.io/docs/concepts/storage/ephemeral-storage/
+    disk = {"requests": {"ephemeral-storage": str(size)}, "limits": {"ephemeral-storage": str(size + (1 << 30))}}
+    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image, "resources": disk}
     if store.endpoint:
         common["env"] = [{"name": "AWS_ENDPOINT_URL", "value": store.endpoint}]
     if store.secret:
         common["envFrom"] = [{"secretRef": {"name": store.secret}}]
     args = [store.url.rstrip("/"), "/models", "--config=/config/models/models.config", f"--newest={store.newest}"]
     # A pod whose volume exceeds its size is evicted, so the versions stay below it.
-    args.append(f"--max-bytes={_bytes(store.size) * 95 // 100}")
+    args.append(f"--max-bytes={size * 95 // 100}")
     later = [*args, f"--interval={store.interval}", "--alive=/tmp/alive"]
     yield _pod(
         {

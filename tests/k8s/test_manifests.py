@@ -91,12 +91,15 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
         }
         assert container["resources"]["limits"]["memory"]
         assert container["resources"]["requests"]["cpu"]
+        assert container["resources"]["limits"]["ephemeral-storage"]
     container = spec["containers"][0]
     # TensorFlow Serving doesn't drain.
     script = [] if overlay == "overlays/embedded" else ["bash", "/config/server/serve.sh"]
     assert container["command"] == [*script, "/usr/bin/tensorflow_model_server"]
     assert "--enable_profiler=false" in container["args"]
-    assert container["startupProbe"]["exec"]["command"] == ["bash", "/config/models/health.sh"]
+    # No probe needs a shell. One model that fails takes no pod away from the clients of the others.
+    path = "/v1/models/digits/labels/stable/metadata"
+    assert container["startupProbe"]["httpGet"] == {"port": "rest", "path": path}
     assert "--enable_grpc_healthcheck_service=true" in container["args"]
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"] == {"port": 8500}
@@ -209,7 +212,7 @@ def test_a_gpu_is_asked_for_with_its_nodes_image_and_memory(tmp_path: Path) -> N
     objects = with_component(tmp_path, "gpu", "volume", more=more, server="gpu_memory_fraction: 0.5")
     spec, found = pod(objects), server(objects)
     assert found["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert spec["nodeSelector"] == {"gpu": "a100"}
+    assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64", "gpu": "a100"}
     assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert found["image"] == "tensorflow/serving:2.21.0-gpu"
     assert [flag for flag in found["args"] if "memory_fraction" in flag] == ["--per_process_gpu_memory_fraction=0.5"]
@@ -217,6 +220,29 @@ def test_a_gpu_is_asked_for_with_its_nodes_image_and_memory(tmp_path: Path) -> N
     assert the(objects, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
     growing = server(with_component(tmp_path, "gpu", server="gpu_memory_growth: true"))["args"]
     assert not [flag for flag in growing if "memory_fraction" in flag]
+
+
+def test_pods_are_spread_and_nothing_keeps_a_node_from_being_drained(tmp_path: Path) -> None:
+    objects = made(tmp_path, "node_selector: {disk: ssd}")
+    spread = pod(objects)["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    for one in spread:
+        # Neither pods of a canary nor those that are being replaced count.
+        assert one["labelSelector"]["matchLabels"]["tfserving.internal/track"] == "stable"
+        assert one["matchLabelKeys"] == ["pod-template-hash"]
+    assert pod(objects)["nodeSelector"] == {"kubernetes.io/arch": "amd64", "disk": "ssd"}
+    assert the(objects, "PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    for embedded in (static("overlays/embedded"), with_component(tmp_path, "embedded")):
+        assert not pod(embedded).get("nodeSelector")
+
+
+def test_a_pod_is_ready_by_its_server_or_by_a_model_too(tmp_path: Path) -> None:
+    assert server(made(tmp_path))["readinessProbe"]["grpc"] == {"port": 8500}
+    probe = server(made(tmp_path, "ready_model: digits"))["readinessProbe"]
+    assert probe["httpGet"] == {"port": "rest", "path": "/v1/models/digits/labels/stable/metadata"}
+    assert "grpc" not in probe
+    with pytest.raises(FleetError, match="ready_model: got 'digit', expected one of the models digits"):
+        made(tmp_path, "ready_model: digit")
 
 
 def test_a_volume_is_mounted_for_reading(tmp_path: Path) -> None:
@@ -287,6 +313,8 @@ def test_an_object_store_is_read_before_and_beside_the_server(tmp_path: Path) ->
         assert int(most.partition("=")[2]) < 10 << 30
         assert container["env"] == [{"name": "AWS_ENDPOINT_URL", "value": "http://minio:9000"}]
         assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
+        # The volume counts as what the containers write.
+        assert int(container["resources"]["limits"]["ephemeral-storage"]) > 10 << 30
     (mount,) = (one for one in server(objects)["volumeMounts"] if one["name"] == "models")
     assert mount["readOnly"] is True
     (rule,) = the(objects, "NetworkPolicy")["spec"]["egress"]
