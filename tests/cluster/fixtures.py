@@ -46,9 +46,9 @@ def second_node(cluster: Cluster) -> Iterator[SecondNode]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def metrics_server(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, with the metrics of its nodes and pods."""
+    """The cluster, with the metrics of its nodes and pods. Meanwhile autoscalers of all fleets act on them."""
     if not cluster.containerd:
         yield cluster
         return

@@ -23,7 +23,7 @@ from tfserving.serving.models_yaml.server import IMAGE
 
 # A pod is idle at a tenth of the target, and at many times that under load.
 KUBERNETES = (
-    "kubernetes: {{namespace: {{0}}, components: [volume], image: '{image}', cpu: 50m, memory: 1Gi, drain_seconds: 4, "
+    "kubernetes: {{namespace: {0}, components: [volume], image: 'IMAGE', cpu: 50m, memory: 1Gi, drain_seconds: 4, "
     "max_replicas: 3, autoscaling: {{cpu_percent: 150, scale_down_seconds: 0}}}}\n"
 )
 
@@ -40,10 +40,9 @@ def fleet(
     second_node: SecondNode,
     scaled_versions: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    metrics_server: Cluster,  # noqa: ARG001 - the autoscaler reads it
 ) -> Iterator[Pods]:
     """A fleet that may use both nodes, and that is yet to be applied."""
-    made = unapplied(cluster, scaled_versions, tmp_path_factory.mktemp("nodes"), KUBERNETES.format(image=IMAGE))
+    made = unapplied(cluster, scaled_versions, tmp_path_factory.mktemp("nodes"), KUBERNETES.replace("IMAGE", IMAGE))
     try:
         second_node.admit(made.namespace)
         yield made
@@ -74,7 +73,7 @@ def test_an_image_that_the_registry_lacks_is_told_and_its_pods_block_no_drain(
     fleet: Pods, images: Registry, second_node: SecondNode
 ) -> None:
     image = f"{images.address}/serving@sha256:{'0' * 64}"
-    fleet.say(KUBERNETES.format(image=image))
+    fleet.say(KUBERNETES.replace("IMAGE", image))
     said = fleet.k8s("apply", code=1).stderr
     assert f"cannot pull image {image}: ErrImagePull: " in said
     assert "not found" in said
@@ -86,7 +85,7 @@ def test_an_image_that_the_registry_lacks_is_told_and_its_pods_block_no_drain(
 
 def test_pods_of_an_image_by_its_digest_spread_over_zones(fleet: Pods, images: Registry) -> None:
     image = images.push(IMAGE, "serving")
-    fleet.say(KUBERNETES.format(image=image))
+    fleet.say(KUBERNETES.replace("IMAGE", image))
     fleet.k8s("apply")
     wait_for(lambda: nodes(fleet) == ["node", "second"], what="a pod in each zone")
     found = {pod["status"]["containerStatuses"][0]["imageID"].rpartition("@")[2] for pod in pods(fleet)}
@@ -103,6 +102,7 @@ def test_a_drained_nodes_clients_lose_no_request(fleet: Pods, second_node: Secon
     assert sent.failures == []
 
 
+@pytest.mark.usefixtures("metrics_server")
 def test_pods_come_with_the_load_and_go_with_it(fleet: Pods) -> None:
     def replicas() -> int:
         return int(fleet.kubectl("get", "deployment", "serving", "--output=jsonpath={.spec.replicas}"))
