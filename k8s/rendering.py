@@ -9,6 +9,7 @@ k8s/base, k8s/components ──────────────────�
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 
 from tfserving.foundation.temporary import temporary_folder
-from tfserving.k8s import patches
+from tfserving.k8s import patches, proxy
 from tfserving.k8s.configuration import cluster_models_config, server_of_pods
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
@@ -74,6 +75,8 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
         shutil.copytree(HERE / "components" / component, folder / "components" / component)
     set_domain(folder, settings.domain)
     flags = _config(folder / "base", fleet, names)
+    if "proxy" in settings.ordered:
+        (folder / "components/proxy" / proxy.FILE).write_text(proxy.configuration(settings))
     _kustomization(
         folder / "fleet",
         resources=["../base"],
@@ -108,14 +111,15 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
         path.write_text(content)
     content = yaml.safe_load((base / "kustomization.yaml").read_text())
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
-    (base / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    (base / "kustomization.yaml").write_text(json.dumps(content))
     return config.flags
 
 
 def _kustomization(folder: Path, **content: Any) -> None:
     folder.mkdir()
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **content}))
+    # As JSON: PyYAML writes texts such as `12e4` without quotes, and kustomize reads them as numbers.
+    (folder / "kustomization.yaml").write_text(json.dumps({**head, **content}))
 
 
 def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
@@ -136,5 +140,6 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
 def _channel(given: str, drain: int) -> str:
     """Return gRPC's channel arguments: the maximum age of a connection, then those `given` in models.yaml."""
     arguments: Mapping[str, str] = dict(one.split("=", 1) for one in given.split(",") if "=" in one)
-    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(250 * drain)}
+    # Requests in flight get as much time as at the pod's end.
+    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(1000 * drain)}
     return ",".join(f"{name}={value}" for name, value in {**age, **arguments}.items())
