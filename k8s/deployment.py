@@ -154,6 +154,14 @@ def _check_kinds(made: list[Object], kubectl: Kubectl) -> None:
         lacking = not any(name.startswith(f"{kind.lower()}s.") for name in there)
         if lacking and any(one["kind"] == kind for one in made):
             raise RolloutError(f"the cluster has no kind {kind}. Install {project} there.")
+    scalers = [one for one in made if one["kind"] == "HorizontalPodAutoscaler"]
+    if any(metric["type"] == "Pods" for one in scalers for metric in one["spec"]["metrics"]):
+        groups = {one.partition("/")[0] for one in kubectl.run("api-versions").split()}
+        if "custom.metrics.k8s.io" not in groups:
+            raise RolloutError(
+                "kubernetes.autoscaling: the cluster has no API custom.metrics.k8s.io, which requests_per_second and "
+                "requests_in_flight need. Install the Prometheus adapter there, with the rules in docs/kubernetes.md."
+            )
 
 
 def _check_owner(manifests: str, kubectl: Kubectl) -> None:

@@ -12,6 +12,7 @@ from tfserving.k8s.configuration import checked_at_startup, set_of_models
 from tfserving.k8s.images import has_embedded, server_image
 from tfserving.k8s.names import BASE_NAME, STABLE, Names
 from tfserving.serving.config import in_container
+from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import in_bytes
 from tfserving.serving.models_yaml.object_store import ObjectStore
@@ -60,12 +61,30 @@ def _scale(fleet: Fleet) -> Patch:
     """Set the limits of the autoscaler, or delete it. KServe's has the same limits."""
     settings = fleet.kubernetes
     if settings.scales or "kserve" in settings.components:
-        values = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
+        values = {
+            "/spec/minReplicas": settings.replicas,
+            "/spec/maxReplicas": settings.max_replicas,
+            "/spec/metrics": _metrics(settings.autoscaling),
+            "/spec/behavior/scaleDown/stabilizationWindowSeconds": settings.autoscaling.scale_down_seconds,
+        }
         return _changes("HorizontalPodAutoscaler", values)
     metadata = {"name": BASE_NAME}
     return _merged(
         {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata, "$patch": "delete"}
     )
+
+
+def _metrics(settings: Autoscaling) -> list[dict[str, Any]]:
+    """Return what the autoscaler looks at. docs/kubernetes.md has the adapter's rules for these names."""
+    made: list[dict[str, Any]] = []
+    if settings.cpu_percent is not None:
+        target = {"type": "Utilization", "averageUtilization": settings.cpu_percent}
+        made.append({"type": "Resource", "resource": {"name": "cpu", "target": target}})
+    for name, value in settings.custom.items():
+        amount = f"{round(value * 1000)}m" if value % 1 else f"{value:.0f}"
+        average = {"type": "AverageValue", "averageValue": amount}
+        made.append({"type": "Pods", "pods": {"metric": {"name": f"tensorflow_serving_{name}"}, "target": average}})
+    return made
 
 
 def _deployment(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> dict[str, Any]:

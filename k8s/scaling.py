@@ -20,6 +20,17 @@ def scale_up(kubectl: Kubectl, deployment: str, replicas: int) -> None:
         kubectl.run("scale", "deployment", deployment, f"--replicas={replicas}")
 
 
+def hold(kubectl: Kubectl, autoscaler: str, *, held: bool) -> None:
+    """Let an autoscaler remove no pods, or let it remove them again. It adds pods either way.
+
+    The manifests leave this field out, so neither `apply` nor a GitOps engine resets it.
+    """
+    if kubectl.get("horizontalpodautoscaler", autoscaler) is not None:
+        policy = "Disabled" if held else None
+        change = {"spec": {"behavior": {"scaleDown": {"selectPolicy": policy}}}}
+        kubectl.patch("horizontalpodautoscaler", autoscaler, change)
+
+
 def keep_replicas(kubectl: Kubectl, made: Object) -> None:
     """Keep the number of pods of a Deployment when `made`, its next manifest, no longer contains it.
 

@@ -20,8 +20,12 @@ _NOT_OF_PODS = (*_METADATA, "deploymentStrategy", "maxReplicas", "minReplicas", 
 _PATIENCE_SECONDS = 20.0
 
 
+# The Deployment controller sets them (https://kubernetes.io/docs/concepts/workloads/controllers/deployment/).
+_REVISION, _HASH = "deployment.kubernetes.io/revision", "pod-template-hash"
+
+
 class _Waiting:
-    """The pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
+    """The new pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
 
     def __init__(self, kubectl: Kubectl, ours: Names, models: tuple[str, ...], track: str = STABLE) -> None:
         self._kubectl, self._models = kubectl, models
@@ -51,7 +55,13 @@ class _Waiting:
 
     def _pods(self) -> list[Object]:
         pods = self._kubectl.select("pods", self._selector)
-        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
+        waiting = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
+        if not waiting:
+            return []
+        # Pods of an earlier apply may never become ready: they are replaced.
+        sets = [one["metadata"] for one in self._kubectl.select("replicasets", self._selector)]
+        newest = max(sets, key=lambda one: int(one.get("annotations", {}).get(_REVISION, 0)), default=None)
+        return [pod for pod in waiting if newest and pod["metadata"]["labels"][_HASH] == newest["labels"][_HASH]]
 
 
 def wait_until_ready(
@@ -86,7 +96,8 @@ def wait_until_ready(
         progress(f"{pods} …")
         if reason := refused(found):
             raise RolloutError(reason)
-        waiting.check()
+        if current:
+            waiting.check()
         if time.monotonic() > deadline:
             raise RolloutError(f"after {wait:g} s {pods}{waiting.last()}. --wait sets the time limit.")
         pause(_POLL_SECONDS)

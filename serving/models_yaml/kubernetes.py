@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from tfserving.serving.models_yaml import patterns
+from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.object_store import ObjectStore
 from tfserving.serving.models_yaml.server import ENVOY, Strict
 
@@ -138,6 +139,7 @@ class Kubernetes(Strict):
     max_replicas: Annotated[
         int, Field(ge=1, description="The largest number of pods. If it equals `replicas`, there is no autoscaler.")
     ] = 10
+    autoscaling: Annotated[Autoscaling, Field(description="When the autoscaler adds and removes pods.")] = Autoscaling()
     cpu: Annotated[
         str,
         Field(
@@ -227,6 +229,8 @@ class Kubernetes(Strict):
         for one, other in (("volume", "object-store"), ("embedded", "gpu")):
             if one in self.components and other in self.components:
                 raise ValueError(f"the components {one!r} and {other!r} exclude each other")
+        if "kserve" in self.components and (self.autoscaling.custom or self.autoscaling.cpu_percent is None):
+            raise ValueError("autoscaling: KServe's autoscaler of a Deployment counts cpu_percent only")
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self
