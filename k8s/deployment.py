@@ -14,12 +14,13 @@ from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map
 from tfserving.k8s.patches import grace_seconds
-from tfserving.k8s.rendering import objects, render
+from tfserving.k8s.rendering import ARGO_ROLLOUTS, objects, render
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
-from tfserving.k8s.waiting import wait_until_ready, wait_until_served
+from tfserving.k8s.waiting import wait_until_ready, wait_until_rolled_out, wait_until_served
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.served import Served, configured
 
 # All kinds in the base and its components. A cluster has those of other projects when these are installed.
@@ -36,6 +37,8 @@ KINDS = (
     "httproutes.gateway.networking.k8s.io",
     "grpcroutes.gateway.networking.k8s.io",
     "inferenceservices.serving.kserve.io",
+    "rollouts.argoproj.io",
+    "analysistemplates.argoproj.io",
 )
 _PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
 
@@ -54,6 +57,7 @@ class Checked:
 
     manifests: str
     names: tuple[str, ...]
+    rollout: Rollout
     printed: str
 
 
@@ -67,8 +71,9 @@ def check(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Checked:
     _check_kinds(objects(manifests), kubectl)
     _check_owner(manifests, kubectl)
     _check_rollouts(kubectl)
-    check_labels(fleet, names, kubectl)
-    return Checked(manifests, names, _applied(manifests, kubectl, "--dry-run=server"))
+    if ARGO_ROLLOUTS not in fleet.kubernetes.components:
+        check_labels(fleet, names, kubectl)
+    return Checked(manifests, names, fleet.rollout, _applied(manifests, kubectl, "--dry-run=server"))
 
 
 def apply(checked: Checked, kubectl: Kubectl, wait: float, log: Callable[[str], None]) -> str:
@@ -80,6 +85,9 @@ def apply(checked: Checked, kubectl: Kubectl, wait: float, log: Callable[[str], 
     wanted = _named(objects(checked.manifests))
     if ("InferenceService", NAME) in wanted:
         wait_until_served(kubectl, checked.names, wait, log)
+    elif ("Rollout", NAME) in wanted:
+        longest_step = max(checked.rollout.window, checked.rollout.bake)
+        wait_until_rolled_out(kubectl, checked.names, wait, log, longest_step=longest_step)
     else:
         wait_until_ready(kubectl, checked.names, wait, log)
     return printed + _prune(wanted, kubectl)
@@ -145,6 +153,7 @@ def _check_kinds(made: list[Object], kubectl: Kubectl) -> None:
     there = _all_kinds(kubectl)
     needed = {"ServiceMonitor": "the Prometheus Operator", "PrometheusRule": "the Prometheus Operator"}
     needed |= {"HTTPRoute": "Gateway API", "GRPCRoute": "Gateway API", "InferenceService": "KServe"}
+    needed |= {"Rollout": "Argo Rollouts", "AnalysisTemplate": "Argo Rollouts"}
     for kind, project in needed.items():
         lacking = not any(name.startswith(f"{kind.lower()}s.") for name in there)
         if lacking and any(one["kind"] == kind for one in made):

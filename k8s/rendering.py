@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from tfserving.foundation.temporary import temporary_folder
-from tfserving.k8s import patches
+from tfserving.k8s import argo_rollouts, patches
 from tfserving.k8s.configuration import models_files, server_of_pods
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import NAME
@@ -34,7 +34,9 @@ _FIXED = {
     "enable_grpc_healthcheck_service": "true",
 }
 _AGE = "grpc.max_connection_age_ms"
-_KSERVE = "kserve"
+_KSERVE, ARGO_ROLLOUTS = "kserve", "argo-rollouts"
+# They replace the Deployment, after all others have changed it.
+_LAST = (_KSERVE, ARGO_ROLLOUTS)
 
 
 def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int | None = None) -> str:
@@ -71,9 +73,11 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
         folder / "fleet",
         settings.namespace,
         resources=["../base"],
-        components=[f"../components/{component}" for component in settings.ordered if component != _KSERVE],
+        components=[f"../components/{component}" for component in settings.ordered if component not in _LAST],
         patches=patches.patches(fleet, _flags(fleet, flags), replicas),
     )
+    if ARGO_ROLLOUTS in settings.ordered:
+        return _rolled_out(folder, fleet, names)
     if _KSERVE not in settings.ordered:
         return folder / "fleet"
     _copy_more(folder / "components/kserve/pods/kustomization.yaml", settings.components)
@@ -99,9 +103,26 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     content = yaml.safe_load((base / "kustomization.yaml").read_text())
+    if ARGO_ROLLOUTS in fleet.kubernetes.components:
+        # A change of a label is a change of the pods.
+        content["configMapGenerator"][0]["options"]["disableNameSuffixHash"] = False
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
     (base / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return config.flags
+
+
+def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
+    """Write the kustomization that replaces the Deployment with a Rollout; return its folder."""
+    queries = argo_rollouts.templates(fleet)
+    _kustomization(
+        folder / ARGO_ROLLOUTS,
+        fleet.kubernetes.namespace,
+        resources=["../fleet", *(["queries.yaml"] if queries else [])],
+        components=[f"../components/{ARGO_ROLLOUTS}"],
+        patches=argo_rollouts.patches(fleet, names),
+    )
+    (folder / ARGO_ROLLOUTS / "queries.yaml").write_text(yaml.safe_dump_all(queries))
+    return folder / ARGO_ROLLOUTS
 
 
 def _copy_more(path: Path, components: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tfserving.k8s import argo_status
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import NAME, STABLE, pods
 from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
@@ -99,6 +100,40 @@ def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log
         waiting.check()
         if time.monotonic() > deadline:
             raise RolloutError(f"after {wait:g} s: {text}{waiting.last()}. --wait sets the time limit.")
+        time.sleep(_POLL_SECONDS)
+
+
+def wait_until_rolled_out(
+    kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None], *, longest_step: float
+) -> None:
+    """Wait until a Rollout is complete. Raises RolloutError when it is stopped, waits for a person, or time is up.
+
+    The time begins anew with each step, which may take `longest_step` seconds by itself.
+    """
+    deadline, at, progress = 0.0, -1, _Changes(log)
+    waiting = [_Waiting(kubectl, names, track) for track in (STABLE, argo_status.VERIFIED)]
+    while True:
+        found = kubectl.get(argo_status.KIND, NAME)
+        if found is None:
+            raise RolloutError(f"the Rollout {NAME} was deleted")
+        now = argo_status.progress_of(found)
+        if now.step != at:
+            deadline, at = time.monotonic() + wait + longest_step, now.step
+        if now.phase == "Healthy":
+            return
+        if now.phase == "Degraded":
+            raise RolloutError(f"the Rollout {NAME} was stopped: {now.message}{argo_status.verdict(kubectl, now)}")
+        if now.waits:
+            raise RolloutError(
+                f"the Rollout {NAME} waits at {now}: {now.message}. Continue with `kubectl argo rollouts promote "
+                f"{NAME}`, or stop it with `kubectl argo rollouts abort {NAME}`."
+            )
+        progress(f"{now} …")
+        for one in waiting:
+            one.check()
+        if time.monotonic() > deadline:
+            last = "".join(one.last() for one in waiting)
+            raise RolloutError(f"after {wait:g} s the Rollout {NAME} is still at {now}{last}. --wait sets the limit.")
         time.sleep(_POLL_SECONDS)
 
 

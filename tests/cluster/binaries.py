@@ -62,8 +62,11 @@ GATEWAY = Module(
         ("sigs.k8s.io/gateway-api", "config/crd/standard"),
     ),
 )
+ARGO_ROLLOUTS = Module(
+    "argo", ("rollouts-controller",), "some 5 minutes", (("github.com/argoproj/argo-rollouts", "manifests"),)
+)
 PAUSE = Module("pause", ("pause",), "seconds")
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, ARGO_ROLLOUTS)
 
 
 def cache() -> Path:
@@ -105,8 +108,8 @@ def _build(module: Module) -> None:
 
 
 def _go(module: Module, *words: str) -> str:
-    # The pause program runs in an image that has no C library.
-    env = {**os.environ, **({"CGO_ENABLED": "0"} if module is PAUSE else {})}
+    # The pause program runs in an image that has no C library; the controllers need none.
+    env = {**os.environ, **({"CGO_ENABLED": "0"} if module in (PAUSE, ARGO_ROLLOUTS) else {})}
     done = subprocess.run(["go", *words], cwd=module.source, env=env, check=False, text=True, capture_output=True)
     if done.returncode:
         raise RuntimeError(f"go {' '.join(words)} in {module.source} failed:\n{done.stderr[-4000:]}")

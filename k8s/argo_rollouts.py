@@ -1,0 +1,129 @@
+"""The component `argo-rollouts`: the steps and gates of a Rollout, from the keys `rollout` and `kubernetes`.
+
+a new version or image ──► Rollout ──► a pod that no client reaches ──► Job: `tfserving verify`
+                                   ──► weight by weight             ──► Prometheus: errors, latency
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from tfserving.k8s.configuration import labelled
+from tfserving.k8s.figures import error_difference, latency_ratio
+from tfserving.k8s.names import NAME
+from tfserving.serving.config import in_container
+from tfserving.serving.models_yaml.fleet import STABLE, Fleet
+
+VERIFY, ERRORS, LATENCY = f"{NAME}-verify", f"{NAME}-errors", f"{NAME}-latency"
+_POD = "/spec/metrics/0/provider/job/spec/template/spec"
+_STEPS = "/spec/strategy/canary/steps"
+_NEW, _OLD, _SECONDS = "{{args.new}}", "{{args.old}}", "{{args.seconds}}"
+
+Patch = dict[str, Any]
+
+
+def templates(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return the AnalysisTemplates that query Prometheus; none without `prometheus`."""
+    settings, address = fleet.rollout, fleet.kubernetes.argo_rollouts.prometheus
+    if address is None:
+        return []
+    return [
+        _template(ERRORS, address, error_difference(_NEW, _OLD, _SECONDS), 2 * settings.error_rate),
+        _template(LATENCY, address, latency_ratio(_NEW, _OLD, _SECONDS, settings.slack_ms), settings.latency),
+    ]
+
+
+def patches(fleet: Fleet, models: tuple[str, ...]) -> list[Patch]:
+    """Return the patches of the Rollout of these models, and of the Job that verifies them."""
+    verified = f"{_STEPS}/0/experiment/analyses/0/args/1/value"
+    changed = {
+        "/spec/progressDeadlineSeconds": fleet.kubernetes.argo_rollouts.load_seconds,
+        verified: " ".join(_versions(fleet, models)),
+    }
+    # Of the component's steps only the first one stays.
+    first = [
+        {"op": "move", "from": f"{_STEPS}/0", "path": f"{_STEPS}-first"},
+        {"op": "replace", "path": _STEPS, "value": list(_steps(fleet))},
+        {"op": "move", "from": f"{_STEPS}-first", "path": f"{_STEPS}/0"},
+    ]
+    return [_patch("Rollout", NAME, [*_set(changed), *first]), _patch("AnalysisTemplate", VERIFY, _job(fleet))]
+
+
+def _steps(fleet: Fleet) -> Iterator[dict[str, Any]]:
+    """The steps after the verification."""
+    settings = fleet.rollout
+    if settings.manual:
+        yield {"pause": {}}
+    for weight in settings.weights:
+        yield {"setWeight": weight}
+        if weight < settings.weights[-1]:
+            yield _watched(fleet, settings.window, ERRORS, LATENCY)
+    if settings.bake:
+        # No pod of the old revision is left to compare the latency with.
+        yield _watched(fleet, settings.bake, ERRORS)
+
+
+def _watched(fleet: Fleet, seconds: float, *gates: str) -> dict[str, Any]:
+    """Wait, and then query Prometheus, if there is one."""
+    whole = str(math.ceil(seconds))
+    if fleet.kubernetes.argo_rollouts.prometheus is None:
+        return {"pause": {"duration": f"{whole}s"}}
+    hashes = [
+        {"name": name, "valueFrom": {"podTemplateHashValue": which}}
+        for name, which in (("new", "Latest"), ("old", "Stable"))
+    ]
+    args = [*hashes, {"name": "seconds", "value": whole}]
+    return {"analysis": {"templates": [{"templateName": gate} for gate in gates], "args": args}}
+
+
+def _template(name: str, address: str, query: str, limit: float) -> dict[str, Any]:
+    """An AnalysisTemplate of one query. Without a figure it is inconclusive, and the Rollout pauses."""
+    known = "len(result) > 0 && !isNaN(result[0])"
+    metric = {
+        "name": name.removeprefix(f"{NAME}-"),
+        "initialDelay": f"{_SECONDS}s",
+        "count": 1,
+        "successCondition": f"{known} && result[0] <= {limit:g}",
+        "failureCondition": f"{known} && result[0] > {limit:g}",
+        "provider": {"prometheus": {"address": address, "query": query}},
+    }
+    spec = {"args": [{"name": arg} for arg in ("new", "old", "seconds")], "metrics": [metric]}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def _versions(fleet: Fleet, models: tuple[str, ...]) -> Iterator[str]:
+    """The place of each model's version `stable`, as the Job finds it."""
+    store = fleet.kubernetes.object_store
+    root = store.url.rstrip("/") if store else in_container().models
+    known = labelled(fleet, models)
+    for model in models:
+        yield f"{root}/{model}/{known.models[model].labels[STABLE]}"
+
+
+def _job(fleet: Fleet) -> list[dict[str, Any]]:
+    """The changes of the Job: its image, and where it finds the golden requests."""
+    settings = fleet.kubernetes
+    changes = _set({f"{_POD}/containers/0/image": "serving-toolkit:1"})
+    if not {"volume", "object-store"} & set(settings.components):
+        return changes
+    changes.append({"op": "remove", "path": f"{_POD}/initContainers"})
+    if "volume" in settings.components:
+        claim = {"name": "models", "persistentVolumeClaim": {"claimName": settings.claim, "readOnly": True}}
+        return [*changes, *_set({f"{_POD}/volumes/0": None}, "remove"), *_set({f"{_POD}/volumes/-": claim}, "add")]
+    return changes
+
+
+def _set(values: dict[str, Any], op: str = "replace") -> list[dict[str, Any]]:
+    return [{"op": op, "path": path, "value": value} for path, value in values.items()]
+
+
+def _patch(kind: str, name: str, operations: list[dict[str, Any]]) -> Patch:
+    return {"target": {"kind": kind, "name": name}, "patch": json.dumps(operations)}

@@ -1,0 +1,58 @@
+"""How far a Rollout of Argo Rollouts is, and why it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfserving.foundation.last_words import READ_LINES, last_words
+from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import INSTANCE, NAME
+
+KIND = "rollouts.argoproj.io"
+# The track of the pod that gets the golden requests before clients reach the new version.
+VERIFIED = "verify"
+_JOBS = f"{INSTANCE}={NAME},app.kubernetes.io/component=verify"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a Rollout: Argo's phase and message, and the step that it is at.
+
+    `waits` when only a person continues it.
+    """
+
+    phase: str
+    message: str
+    step: int
+    steps: int
+    weight: int | None
+    waits: bool
+
+    def __str__(self) -> str:
+        share = f", {self.weight} % of the pods are new" if self.weight else ""
+        return f"step {min(self.step + 1, self.steps)} of {self.steps}{share}"
+
+
+def progress_of(rollout: Object) -> Progress:
+    """Return the state of a Rollout; Progressing while the controller has yet to read its last change."""
+    status, steps = rollout.get("status", {}), rollout["spec"]["strategy"]["canary"].get("steps", [])
+    at = int(status.get("currentStepIndex", len(steps)))
+    weights = [step["setWeight"] for step in steps[: at + 1] if "setWeight" in step]
+    seen = status.get("observedGeneration") == str(rollout["metadata"]["generation"])
+    phase = str(status.get("phase", "")) if seen else "Progressing"
+    reasons = {one.get("reason") for one in status.get("pauseConditions") or []}
+    timed = at < len(steps) and "duration" in (steps[at].get("pause") or {})
+    waits = phase == "Paused" and not (timed and reasons == {"CanaryPauseStep"})
+    return Progress(phase, str(status.get("message", "")), at, len(steps), weights[-1] if weights else None, waits)
+
+
+def verdict(kubectl: Kubectl, progress: Progress) -> str:
+    """Return the last lines of the Job that stopped a Rollout, to append to a sentence; '' when it wasn't one."""
+    if "Experiment" not in progress.message:
+        return ""
+    failed = [pod for pod in kubectl.select("pods", _JOBS) if pod.get("status", {}).get("phase") == "Failed"]
+    if not failed:
+        return ""
+    last = max(failed, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    printed = kubectl.run("logs", last["metadata"]["name"], f"--tail={READ_LINES}", "--container=verify")
+    return f":\n{last_words(printed.splitlines())}"

@@ -1,0 +1,97 @@
+"""Versions become canaries by the real controller of Argo Rollouts, under load through the clients' Service."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import argo_rollouts
+from tests.cluster.node import Cluster
+from tests.k8s import prometheus
+from tests.k8s.deployed import Pods, unapplied
+from tests.k8s.load import BY_STABLE, UNLABELLED, Load
+from tests.k8s.rolled import resealed
+from tests.servers import wait_for
+from tfserving.foundation.golden import RECORDS
+from tfserving.k8s.rollout.state import State
+
+MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {{stable: {0}}}\n"
+ROLLOUT = "rollout: {{window: 3, bake: 1, latency: 3, error_rate: 0.2, weights: [50, 100]}}\n"
+KUBERNETES = (
+    "kubernetes: {{namespace: {1}, components: [volume, argo-rollouts], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
+    "replicas: 1, argo_rollouts: {{prometheus: 'http://{2}:9090'}}}}\n"
+)
+
+
+class Fleet(Pods):
+    """A fleet whose versions Argo Rollouts rolls out."""
+
+    def commits(self, version: int) -> None:
+        """Has models.yaml say that clients get this version."""
+        address = self.kubectl("get", "service", "prometheus", "--output=jsonpath={.spec.clusterIP}")
+        text = (MODELS + ROLLOUT + KUBERNETES).format(version, self.namespace, address)
+        (self.folder / "models.yaml").write_text(text)
+
+    def settled(self) -> None:
+        """Waits until only one server runs."""
+        selector = "--selector=app.kubernetes.io/name=tensorflow-serving"
+        wait_for(lambda: self.kubectl("get", "pods", selector, "--output=name").count("pod/") == 1, what="one pod")
+
+    def rollout_status(self) -> dict[str, object]:
+        return dict(json.loads(self.kubectl("get", "rollout", "serving", "--output=json"))["status"])
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    cluster: Cluster, docker_host: str, scaled_versions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """A fleet at version 1, with its Prometheus."""
+    if not cluster.has_image(prometheus.IMAGE):
+        cluster.load_image(docker_host, prometheus.IMAGE)
+    with argo_rollouts.running(cluster.kubectl):
+        made = unapplied(cluster, scaled_versions, tmp_path_factory.mktemp("argo"), "")
+        fleet = Fleet(cluster, made.namespace, made.folder)
+        try:
+            cluster.apply(prometheus.manifests(fleet.namespace), fleet.namespace)
+            fleet.commits(1)
+            fleet.k8s("apply")
+            wait_for(fleet.reachable, what="the Service's address")
+            yield fleet
+        finally:
+            fleet.remove()
+
+
+def moving(load: Load, old: int, new: int, phase: str) -> None:
+    """Tells the load which of two versions are due."""
+    load.enters(State("scaled", old, new, {}, (old,), (new,), strategy="pods", phase=phase))  # type: ignore[arg-type]
+
+
+def test_the_golden_requests_and_the_figures_decide(fleet: Fleet) -> None:
+    wrong = fleet.have(2)
+    shutil.copy(fleet.folder / "later/3" / RECORDS, wrong / RECORDS)
+    resealed(wrong, str(RECORDS))
+    fleet.have(3)
+    fleet.have(4)
+    with fleet.load(kinds=(UNLABELLED, BY_STABLE)) as load:
+        # No client reaches a version whose outputs are wrong.
+        fleet.commits(2)
+        said = fleet.k8s("apply", code=1).stderr
+        assert "the Rollout serving was stopped: " in said, said
+        assert "golden requests of 1 model" in said, said
+        assert set(load.versions) == {1}
+
+        # Git goes back and on: one that is right gets all clients.
+        moving(load, 1, 3, "stable")
+        fleet.commits(3)
+        said = fleet.k8s("apply").stderr
+        assert "Every pod serves scaled." in said
+        fleet.settled()
+        moving(load, 1, 3, "done")
+        seen = load.versions[3]
+        wait_for(lambda: load.versions[3] > seen + 20)
+    assert load.failures == []
+    assert fleet.k8s("diff").stdout == ""
