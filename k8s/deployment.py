@@ -25,6 +25,8 @@ from tfserving.serving.served import Served, configured
 
 # All kinds in the base and its components. A cluster has those of other projects when these are installed.
 KINDS = (
+    # First, so that KServe doesn't replace what is deleted after it.
+    "inferenceservices.serving.kserve.io",
     "deployments.apps",
     "services",
     "configmaps",
@@ -36,7 +38,6 @@ KINDS = (
     "prometheusrules.monitoring.coreos.com",
     "httproutes.gateway.networking.k8s.io",
     "grpcroutes.gateway.networking.k8s.io",
-    "inferenceservices.serving.kserve.io",
     "rollouts.argoproj.io",
     "analysistemplates.argoproj.io",
 )

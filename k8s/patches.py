@@ -15,6 +15,8 @@ from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.server import IMAGE
 
 _CONTAINER = "/spec/template/spec/containers/0"
+# More than a node has. To a container without a limit, KServe gives that of its own settings, 1 CPU by default.
+_UNLIMITED = "1k"
 _HTTPS = 443
 
 Patch = dict[str, Any]
@@ -158,6 +160,13 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
         yield _changes(kind, {"/spec/parentRefs": parents, "/spec/hostnames": [host]})
     peer = "/spec/ingress/0/from/2/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
     yield _changes("NetworkPolicy", {peer: settings.namespace})
+
+
+def of_kserve(fleet: Fleet) -> list[Patch]:
+    """Return the patches of the InferenceService, which has the pods of the patched Deployment."""
+    if "cpu" in fleet.kubernetes.components:
+        return []
+    return [_changes("InferenceService", {"/spec/predictor/containers/0/resources/limits/cpu": _UNLIMITED})]
 
 
 _JOBS = f'job=~"{NAME}|{NAME}-canary"'

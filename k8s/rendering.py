@@ -20,7 +20,6 @@ from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import argo_rollouts, patches
 from tfserving.k8s.configuration import models_files, server_of_pods
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import NAME
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
@@ -80,9 +79,12 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
         return _rolled_out(folder, fleet, names)
     if _KSERVE not in settings.ordered:
         return folder / "fleet"
-    _copy_more(folder / "components/kserve/pods/kustomization.yaml", settings.components)
     _kustomization(
-        folder / _KSERVE, settings.namespace, resources=["../fleet"], components=["../components/kserve"], patches=[]
+        folder / _KSERVE,
+        settings.namespace,
+        resources=["../fleet"],
+        components=["../components/kserve"],
+        patches=patches.of_kserve(fleet),
     )
     return folder / _KSERVE
 
@@ -123,18 +125,6 @@ def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     )
     (folder / ARGO_ROLLOUTS / "queries.yaml").write_text(yaml.safe_dump_all(queries))
     return folder / ARGO_ROLLOUTS
-
-
-def _copy_more(path: Path, components: tuple[str, ...]) -> None:
-    """Copy to KServe's pods the fields that only some components add: kustomize rejects a field that doesn't exist."""
-    content = yaml.safe_load(path.read_text())
-    fields: dict[str, tuple[str, ...]] = {"object-store": ("initContainers",), "gpu": ("nodeSelector", "tolerations")}
-    for field in (field for component in components for field in fields.get(component, ())):
-        source = {"kind": "Deployment", "name": NAME, "fieldPath": f"spec.template.spec.{field}"}
-        select, path_there = {"kind": "InferenceService"}, f"spec.predictor.{field}"
-        target = {"select": select, "fieldPaths": [path_there], "options": {"create": True}}
-        content["replacements"].append({"source": source, "targets": [target]})
-    path.write_text(yaml.safe_dump(content))
 
 
 def _kustomization(folder: Path, namespace: str, **content: list[Any]) -> None:

@@ -1,7 +1,8 @@
-"""Wait until the pods of a Deployment or of an InferenceService are ready."""
+"""Wait until the pods of a Deployment are ready, which may be that of an InferenceService."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from tfserving.k8s.rollout.target import RolloutError
 
 _POLL_SECONDS = 1.0
 _STATUS_SECONDS = 5.0
+# Fields of an InferenceService's predictor that aren't those of a pod's spec.
+_NOT_OF_PODS = ("annotations", "deploymentStrategy", "labels", "maxReplicas", "minReplicas", "scaleMetric", "scaleTarget")
 # Time for a claim to be bound, where a volume for it exists.
 _PATIENCE_SECONDS = 20.0
 
@@ -85,22 +88,50 @@ def wait_until_ready(
 
 
 def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None]) -> None:
-    """Wait until KServe reports its service as ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names)
-    while True:
-        found = kubectl.get("inferenceservice", NAME) or {}
-        conditions = found.get("status", {}).get("conditions", [])
-        if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions):
-            return
-        waits = [
-            f"{one['type']}: {one.get('message') or one.get('reason')}" for one in conditions if one["status"] != "True"
-        ]
-        text = f"InferenceService {NAME} isn't ready: {'; '.join(waits) or 'KServe reports no status yet'}"
-        progress(f"{text} …")
-        waiting.check()
-        if time.monotonic() > deadline:
-            raise RolloutError(f"after {wait:g} s: {text}{waiting.last()}. --wait sets the time limit.")
-        time.sleep(_POLL_SECONDS)
+    """Wait until KServe serves with new pods only. Raises RolloutError with the reason when time is up."""
+    deadline, progress = time.monotonic() + wait, _Changes(log)
+
+    def until(reached: Callable[[Object], bool]) -> None:
+        while not reached(found := kubectl.get("inferenceservice", NAME) or {}):
+            text = _unready(found)
+            progress(f"{text} …")
+            if time.monotonic() > deadline:
+                raise RolloutError(f"after {wait:g} s: {text}. --wait sets the time limit.")
+            time.sleep(_POLL_SECONDS)
+
+    # Until then, the Deployment has the pods of before, and so has the status of the InferenceService.
+    until(lambda service: _taken_over(service, kubectl))
+    left = max(0, round(deadline - time.monotonic()))
+    wait_until_ready(kubectl, names, left, log, name=f"{NAME}-predictor")
+    until(lambda service: _condition(service, "Ready") == "True")
+
+
+def _taken_over(service: Object, kubectl: Kubectl) -> bool:
+    """Return whether KServe's Deployment has the pods of the InferenceService: to set them would change nothing."""
+    name = f"{NAME}-predictor"
+    deployment = kubectl.get("deployment", name)
+    if not service or deployment is None:
+        return False
+    pods = {key: value for key, value in service["spec"]["predictor"].items() if key not in _NOT_OF_PODS}
+    template = {"metadata": {"labels": service["spec"]["predictor"]["labels"]}, "spec": pods}
+    patch = json.dumps({"spec": {"template": template}})
+    changed = kubectl.run("patch", "deployment", name, "--dry-run=server", f"--patch={patch}", "--output=json")
+    return bool(json.loads(changed)["metadata"]["generation"] == deployment["metadata"]["generation"])
+
+
+def _condition(service: Object, name: str) -> str:
+    """Return the status of a condition: True, False or Unknown."""
+    conditions = service.get("status", {}).get("conditions", [])
+    return next((str(one["status"]) for one in conditions if one["type"] == name), "Unknown")
+
+
+def _unready(service: Object) -> str:
+    """Return why an InferenceService isn't ready, in KServe's words."""
+    conditions = service.get("status", {}).get("conditions", [])
+    # Not each of them is wanted: `Stopped` is False.
+    waits = [one for one in conditions if one["status"] != "True" and (one.get("message") or one.get("reason"))]
+    reasons = dict.fromkeys(str(one.get("message") or one["reason"]) for one in waits)
+    return f"InferenceService {NAME} isn't ready: {'; '.join(reasons) or 'KServe reports no reason yet'}"
 
 
 def wait_until_rolled_out(

@@ -117,6 +117,11 @@ class ByPods(Strategy):
 
     def check(self, state: State) -> None:
         """See Strategy."""
+        if "kserve" in self.fleet.kubernetes.components:
+            raise RolloutError(
+                "a rollout by pods needs a second Deployment, and with the component `kserve` it is KServe that creates "
+                "Deployments. Roll out in place, without --by-pods."
+            )
         for kind in ROUTES:
             try:
                 found = self.kubectl.get(kind, NAME)

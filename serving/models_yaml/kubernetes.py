@@ -10,7 +10,9 @@ from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.server import Strict
 
 # In the order in which they are applied.
-Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve", "argo-rollouts"]
+Component = Literal[
+    "cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve", "argo-rollouts"
+]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 

@@ -1,6 +1,6 @@
 """Kinds that clusters have when others have installed them: the API server checks manifests of these, and nothing acts.
 
-They are files of Go modules, in the versions and with the sums that are written here.
+They are files of Go modules: of those that are built, or in the versions and with the sums that are written here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.binaries import cache
+from tests.cluster.binaries import KSERVE, cache
 from tests.servers import wait_for
 
 
@@ -34,19 +34,12 @@ class Source:
 
 
 _MONITORING = "example/prometheus-operator-crd/monitoring.coreos.com"
-_KSERVE = "config/crd/full/serving.kserve.io"
 SOURCES = (
     Source(
         "github.com/prometheus-operator/prometheus-operator",
         "v0.93.0",
         "h1:AohlYJT+En8TmNpAcEUJ3GsaJTAqfEBwHmGTVpRm/Io=",
         (f"{_MONITORING}_servicemonitors.yaml", f"{_MONITORING}_prometheusrules.yaml"),
-    ),
-    Source(
-        "github.com/kserve/kserve",
-        "v0.17.0",
-        "h1:IaynaBFzVQz1Xyrw5n3ncqzd5Y7L1RkO+YWvVwwtMQE=",
-        (f"{_KSERVE}_inferenceservices.yaml", f"{_KSERVE}_servingruntimes.yaml"),
     ),
 )
 
@@ -84,8 +77,9 @@ def _downloaded(source: Source, empty: Path) -> Path:
 
 def apply(kubectl: Callable[..., str]) -> None:
     """Installs the kinds. Some are too large for what a client's apply notes on them."""
-    folders = [word for source in SOURCES for word in ("-f", str(source.folder))]
-    kubectl("apply", "--server-side", *folders)
+    services = KSERVE.required("github.com/kserve/kserve") / "crd/full/serving.kserve.io_inferenceservices.yaml"
+    places = (*(source.folder for source in SOURCES), services)
+    kubectl("apply", "--server-side", *(word for place in places for word in ("-f", str(place))))
     wait_until_established(kubectl)
 
 

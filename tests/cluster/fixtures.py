@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import kserve as kserve_of_tests
 from tests.cluster import node
 from tests.cluster.node import Cluster
 from tests.docker.machine import Machine
@@ -33,3 +34,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         started.load_image(host, IMAGE)
         yield started
     assert not (left := node.left() or before.left(node.FOLDER)), f"the cluster left {left}"
+
+
+@pytest.fixture(scope="session")
+def kserve(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, with KServe."""
+    with kserve_of_tests.started(cluster):
+        yield cluster

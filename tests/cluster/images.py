@@ -1,4 +1,4 @@
-"""Images for the node's containerd: the pause image, and those of a Docker Engine."""
+"""Images for the node's containerd: those of one static program, and those of a Docker Engine."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 PAUSE = "localhost/pause:tests"
 
 
-def pause(program: Path) -> bytes:
+def of(name: str, program: Path) -> bytes:
     """An image, as `docker save` writes them, of one static program."""
-    layer = _tar({"pause": program.read_bytes()}, mode=0o755)
+    layer = _tar({program.name: program.read_bytes()}, mode=0o755)
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
+        "config": {"Entrypoint": [f"/{program.name}"], "User": "65535:65535"},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
-    manifest = [{"Config": "config.json", "RepoTags": [PAUSE], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     files = {"config.json": json.dumps(config), "manifest.json": json.dumps(manifest)}
     return _tar({"layer.tar": layer, **{name: text.encode() for name, text in files.items()}}, mode=0o644)
 

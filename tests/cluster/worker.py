@@ -78,7 +78,7 @@ config_path = "{folder}/registries"
 """)
     containerd = daemons.start_apart("containerd", "containerd", "--config", config, instead=places(folder).items())
     wait_for(lambda: _serves(daemons, containerd, socket), what="containerd's answer")
-    images.load(socket, images.pause(PAUSE.path("pause")))
+    images.load(socket, images.of(images.PAUSE, PAUSE.path("pause")))
     return containerd
 
 

@@ -43,7 +43,7 @@ CASES: list[tuple[str, list[dict[str, str]], float | None]] = [
     (ERRORS, pods("old", 0, 0) + pods("new", 9, 1), 0.1),
     (ERRORS, pods("new", 9, 1), 0.1),
     # All fail.
-    (ERRORS, pods("old", 100) + [grows(FAILED, "new", 5, status="INTERNAL")], 1),
+    (ERRORS, [*pods("old", 100), grows(FAILED, "new", 5, status="INTERNAL")], 1),
     # Two failures of three.
     (ERRORS, pods("old", 100) + pods("new", 1 / 12, 2 / 12), 0),
     # One of two models, which gets few of the requests.

@@ -291,11 +291,18 @@ def test_kserve_has_the_same_pods(tmp_path: Path) -> None:
     assert not [one for one in objects if one["kind"] in ("Deployment", "HorizontalPodAutoscaler")]
     spec = pod(objects)
     assert (spec.pop("minReplicas"), spec.pop("maxReplicas")) == (3, 10)
+    assert (spec.pop("scaleMetric"), spec.pop("scaleTarget")) == ("cpu", 70)
+    assert spec.pop("deploymentStrategy") == {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     labels = spec.pop("labels")
     for service in (one for one in objects if one["kind"] == "Service"):
         assert service["spec"]["selector"].items() <= labels.items()
     before["containers"][0]["name"] = "kserve-container"
+    before["containers"][0]["ports"].reverse()
+    # KServe has a limit of its own for a container without one.
+    assert spec["containers"][0]["resources"]["limits"].pop("cpu") == "1k"
     assert spec == before
+    spec = pod(with_component(tmp_path, "kserve", "cpu", "volume"))
+    assert spec["containers"][0]["resources"]["limits"]["cpu"] == "3"
 
 
 def test_all_that_can_go_together_does(tmp_path: Path) -> None:
