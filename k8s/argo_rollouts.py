@@ -111,7 +111,7 @@ def _versions(fleet: Fleet, models: tuple[str, ...]) -> Iterator[str]:
 def _job(fleet: Fleet) -> list[dict[str, Any]]:
     """The changes of the Job: its image, and where it finds the golden requests."""
     settings = fleet.kubernetes
-    changes = _set({f"{_POD}/containers/0/image": "serving-toolkit:1"})
+    changes = _set({f"{_POD}/containers/0/image": "toolkit-dev:argo"})
     if not {"volume", "object-store"} & set(settings.components):
         return changes
     changes.append({"op": "remove", "path": f"{_POD}/initContainers"})

@@ -15,7 +15,15 @@ from tfserving.k8s.rollout.target import RolloutError
 _POLL_SECONDS = 1.0
 _STATUS_SECONDS = 5.0
 # Fields of an InferenceService's predictor that aren't those of a pod's spec.
-_NOT_OF_PODS = ("annotations", "deploymentStrategy", "labels", "maxReplicas", "minReplicas", "scaleMetric", "scaleTarget")
+_NOT_OF_PODS = (
+    "annotations",
+    "deploymentStrategy",
+    "labels",
+    "maxReplicas",
+    "minReplicas",
+    "scaleMetric",
+    "scaleTarget",
+)
 # Time for a claim to be bound, where a volume for it exists.
 _PATIENCE_SECONDS = 20.0
 

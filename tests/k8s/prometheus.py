@@ -1,34 +1,78 @@
-"""Prometheus as a pod, which reads the metrics pages of the servers of its namespace."""
+"""Prometheus as a pod, which reads the metrics pages of the servers of its namespace.
+
+Debian's can't list a cluster's pods, so it is told them over HTTP.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.cluster.network import NODE
+from tests.cluster.node import Cluster
+from tests.servers import free_ports
+from tfserving.k8s.figures import HASH
+from tfserving.k8s.pods import REST_PORT
+from tfserving.serving.config import METRICS_PATH
 from tfserving.serving.models_yaml.server import Compose
 
 IMAGE = Compose().prometheus
 PORT = 9090
 _NAME = "prometheus"
-_POD = "__meta_kubernetes_pod"
-# Argo's label of a revision's pods becomes a label of their series.
-CONFIG = f"""\
-global: {{scrape_interval: 1s, scrape_timeout: 1s}}
-scrape_configs:
-- job_name: serving
-  metrics_path: /monitoring/prometheus/metrics
-  kubernetes_sd_configs: [{{role: pod, namespaces: {{own_namespace: true}}}}]
-  relabel_configs:
-  - {{source_labels: [{_POD}_label_app_kubernetes_io_name], regex: tensorflow-serving, action: keep}}
-  - {{source_labels: [{_POD}_container_port_name], regex: rest, action: keep}}
-  - {{regex: {_POD}_label_(rollouts_pod_template_hash), action: labelmap}}
-"""
+_SERVERS = "--selector=app.kubernetes.io/name=tensorflow-serving"
 
 
-def manifests(namespace: str) -> str:
-    """A Prometheus that may list the pods of its namespace, and its Service."""
+@contextlib.contextmanager
+def running(cluster: Cluster, namespace: str) -> Iterator[str]:
+    """Starts it; yields its address, which this machine reaches, too."""
+
+    class Targets(BaseHTTPRequestHandler):
+        """The servers' pods, as Prometheus reads them (https://prometheus.io/docs/prometheus/latest/http_sd/)."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(_targets(cluster, namespace)).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    (port,) = free_ports(1)
+    with ThreadingHTTPServer((NODE, port), Targets) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            cluster.apply(_manifests(f"http://{NODE}:{port}"), namespace)
+            cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{_NAME}", "--timeout=60s")
+            address = ("service", _NAME, "--output=jsonpath={.spec.clusterIP}")
+            yield f"http://{cluster.kubectl('-n', namespace, 'get', *address)}:{PORT}"
+        finally:
+            server.shutdown()
+
+
+def _targets(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
+    pods = json.loads(cluster.kubectl("-n", namespace, "get", "pods", _SERVERS, "--output=json"))["items"]
+    return [
+        {
+            "targets": [f"{pod['status']['podIP']}:{REST_PORT}"],
+            "labels": {HASH: pod["metadata"]["labels"].get(HASH.replace("_", "-"), "")},
+        }
+        for pod in pods
+        if pod["status"].get("podIP")
+    ]
+
+
+def _manifests(targets: str) -> str:
     metadata, labels = {"name": _NAME}, {"app": _NAME}
-    security = {"runAsNonRoot": True, "runAsUser": 65534, "seccompProfile": {"type": "RuntimeDefault"}}
+    scrape = {"job_name": "serving", "metrics_path": METRICS_PATH}
+    config = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "scrape_configs": [{**scrape, "http_sd_configs": [{"url": targets, "refresh_interval": "1s"}]}],
+    }
     container = {
         "name": _NAME,
         "image": IMAGE,
@@ -42,28 +86,18 @@ def manifests(namespace: str) -> str:
         },
         "volumeMounts": [{"name": "config", "mountPath": "/config"}, {"name": "data", "mountPath": "/data"}],
     }
-    volumes = [{"name": "config", "configMap": metadata}, {"name": "data", "emptyDir": {}}]
-    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    pod = {
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65534, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "config", "configMap": metadata}, {"name": "data", "emptyDir": {}}],
+    }
     items: list[dict[str, Any]] = [
-        {"kind": "ServiceAccount"},
-        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": rules},
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": _NAME},
-            "subjects": [{"kind": "ServiceAccount", "name": _NAME, "namespace": namespace}],
-        },
-        {"kind": "ConfigMap", "data": {"prometheus.yml": CONFIG}},
+        # JSON is YAML.
+        {"kind": "ConfigMap", "data": {"prometheus.yml": json.dumps(config)}},
         {"kind": "Service", "spec": {"selector": labels, "ports": [{"port": PORT}]}},
-        {
-            "kind": "Pod",
-            "spec": {
-                "serviceAccountName": _NAME,
-                "securityContext": security,
-                "containers": [container],
-                "volumes": volumes,
-            },
-        },
+        {"kind": "Pod", "spec": pod},
     ]
     made = [{"apiVersion": "v1", "metadata": {**metadata, "labels": labels}, **item} for item in items]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": made})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,19 @@ MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {{sta
 ROLLOUT = "rollout: {{window: 3, bake: 1, latency: 3, error_rate: 0.2, weights: [50, 100]}}\n"
 KUBERNETES = (
     "kubernetes: {{namespace: {1}, components: [volume, argo-rollouts], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
-    "replicas: 1, argo_rollouts: {{prometheus: 'http://{2}:9090'}}}}\n"
+    "replicas: 1, argo_rollouts: {{prometheus: '{2}'}}}}\n"
 )
 
 
+@dataclass
 class Fleet(Pods):
     """A fleet whose versions Argo Rollouts rolls out."""
 
+    prometheus: str
+
     def commits(self, version: int) -> None:
         """Has models.yaml say that clients get this version."""
-        address = self.kubectl("get", "service", "prometheus", "--output=jsonpath={.spec.clusterIP}")
-        text = (MODELS + ROLLOUT + KUBERNETES).format(version, self.namespace, address)
+        text = (MODELS + ROLLOUT + KUBERNETES).format(version, self.namespace, self.prometheus)
         (self.folder / "models.yaml").write_text(text)
 
     def settled(self) -> None:
@@ -54,15 +57,15 @@ def fleet(
         cluster.load_image(docker_host, prometheus.IMAGE)
     with argo_rollouts.running(cluster.kubectl):
         made = unapplied(cluster, scaled_versions, tmp_path_factory.mktemp("argo"), "")
-        fleet = Fleet(cluster, made.namespace, made.folder)
         try:
-            cluster.apply(prometheus.manifests(fleet.namespace), fleet.namespace)
-            fleet.commits(1)
-            fleet.k8s("apply")
-            wait_for(fleet.reachable, what="the Service's address")
-            yield fleet
+            with prometheus.running(cluster, made.namespace) as address:
+                fleet = Fleet(cluster, made.namespace, made.folder, address)
+                fleet.commits(1)
+                fleet.k8s("apply")
+                wait_for(fleet.reachable, what="the Service's address")
+                yield fleet
         finally:
-            fleet.remove()
+            made.remove()
 
 
 def moving(load: Load, old: int, new: int, phase: str) -> None:
