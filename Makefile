@@ -21,6 +21,9 @@ SERVER := --server grpc://127.0.0.1:$(PORT),http://127.0.0.1:$(REST_PORT)
 
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
+# What matplotlib alone needs.
+PICTURES := matplotlib pillow fonttools kiwisolver contourpy cycler pyparsing
+
 .DEFAULT_GOAL := help
 .PHONY: help env env-dev environment lock generated export serve query verify up down image cluster cluster-down test test-engines test-all check clean
 
@@ -114,8 +117,10 @@ lock: env-dev ## Pin the newest versions of all dependencies.
 	@$(COMPILE) --extra clone --python-version 3.10 --generate-hashes --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --upgrade --no-deps --python-version 3.11 --generate-hashes --constraint requirements-dev.lock \
 		--output-file serving/docker/requirements.lock serving/docker/requirements.in
+# Without what draws reports.
 	@$(COMPILE) --upgrade --python-version 3.11 --generate-hashes --constraint requirements-dev.lock \
-		--output-file k8s/requirements.lock k8s/requirements.in
+		--extra k8s --extra s3 --extra gs $(addprefix --no-emit-package ,$(PICTURES)) \
+		--output-file k8s/requirements.lock pyproject.toml k8s/requirements.in
 	@for other in tests/bench/others/*/; do \
 		$(COMPILE) --upgrade --python-version 3.10 --output-file $${other}requirements.lock $${other}requirements.in; \
 	done

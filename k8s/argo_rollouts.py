@@ -13,11 +13,11 @@ from typing import Any
 
 from tfserving.k8s.configuration import labelled
 from tfserving.k8s.figures import error_difference, latency_ratio
-from tfserving.k8s.names import NAME
+from tfserving.k8s.names import BASE_NAME
 from tfserving.serving.config import in_container
 from tfserving.serving.models_yaml.fleet import STABLE, Fleet
 
-VERIFY, ERRORS, LATENCY = f"{NAME}-verify", f"{NAME}-errors", f"{NAME}-latency"
+VERIFY, ERRORS, LATENCY = f"{BASE_NAME}-verify", f"{BASE_NAME}-errors", f"{BASE_NAME}-latency"
 _POD = "/spec/metrics/0/provider/job/spec/template/spec"
 _STEPS = "/spec/strategy/canary/steps"
 _NEW, _OLD, _SECONDS = "{{args.new}}", "{{args.old}}", "{{args.seconds}}"
@@ -41,6 +41,7 @@ def patches(fleet: Fleet, models: tuple[str, ...]) -> list[Patch]:
     verified = f"{_STEPS}/0/experiment/analyses/0/args/1/value"
     changed = {
         "/spec/progressDeadlineSeconds": fleet.kubernetes.argo_rollouts.load_seconds,
+        **({} if fleet.kubernetes.scales else {"/spec/replicas": fleet.kubernetes.replicas}),
         verified: " ".join(_versions(fleet, models)),
     }
     # Of the component's steps only the first one stays.
@@ -49,7 +50,7 @@ def patches(fleet: Fleet, models: tuple[str, ...]) -> list[Patch]:
         {"op": "replace", "path": _STEPS, "value": list(_steps(fleet))},
         {"op": "move", "from": f"{_STEPS}-first", "path": f"{_STEPS}/0"},
     ]
-    return [_patch("Rollout", NAME, [*_set(changed), *first]), _patch("AnalysisTemplate", VERIFY, _job(fleet))]
+    return [_patch("Rollout", BASE_NAME, [*_set(changed), *first]), _patch("AnalysisTemplate", VERIFY, _job(fleet))]
 
 
 def _steps(fleet: Fleet) -> Iterator[dict[str, Any]]:
@@ -83,7 +84,7 @@ def _template(name: str, address: str, query: str, limit: float) -> dict[str, An
     """An AnalysisTemplate of one query. Without a figure it is inconclusive, and the Rollout pauses."""
     known = "len(result) > 0 && !isNaN(result[0])"
     metric = {
-        "name": name.removeprefix(f"{NAME}-"),
+        "name": name.removeprefix(f"{BASE_NAME}-"),
         "initialDelay": f"{_SECONDS}s",
         "count": 1,
         "successCondition": f"{known} && result[0] <= {limit:g}",
@@ -111,17 +112,17 @@ def _versions(fleet: Fleet, models: tuple[str, ...]) -> Iterator[str]:
 def _job(fleet: Fleet) -> list[dict[str, Any]]:
     """The changes of the Job: its image, and where it finds the golden requests."""
     settings = fleet.kubernetes
-    changes = _set({f"{_POD}/containers/0/image": "toolkit-dev:argo"})
+    changes = _set({f"{_POD}/containers/0/image": settings.toolkit_image})
     if not {"volume", "object-store"} & set(settings.components):
         return changes
     changes.append({"op": "remove", "path": f"{_POD}/initContainers"})
     if "volume" in settings.components:
         claim = {"name": "models", "persistentVolumeClaim": {"claimName": settings.claim, "readOnly": True}}
-        return [*changes, *_set({f"{_POD}/volumes/0": None}, "remove"), *_set({f"{_POD}/volumes/-": claim}, "add")]
+        return [*changes, {"op": "replace", "path": f"{_POD}/volumes/0", "value": claim}]
     return changes
 
 
-def _set(values: dict[str, Any], op: str = "replace") -> list[dict[str, Any]]:
+def _set(values: dict[str, Any], op: str = "add") -> list[dict[str, Any]]:
     return [{"op": op, "path": path, "value": value} for path, value in values.items()]
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from tfserving.foundation.last_words import READ_LINES, last_words
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import INSTANCE, NAME
+from tfserving.k8s.names import APP, Names, selector
 
 KIND = "rollouts.argoproj.io"
 # The track of the pod that gets the golden requests before clients reach the new version.
 VERIFIED = "verify"
-_JOBS = f"{INSTANCE}={NAME},app.kubernetes.io/component=verify"
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,12 @@ def progress_of(rollout: Object) -> Progress:
     return Progress(phase, str(status.get("message", "")), at, len(steps), weights[-1] if weights else None, waits)
 
 
-def verdict(kubectl: Kubectl, progress: Progress) -> str:
+def verdict(kubectl: Kubectl, ours: Names, progress: Progress) -> str:
     """Return the last lines of the Job that stopped a Rollout, to append to a sentence; '' when it wasn't one."""
     if "Experiment" not in progress.message:
         return ""
-    failed = [pod for pod in kubectl.select("pods", _JOBS) if pod.get("status", {}).get("phase") == "Failed"]
+    jobs = selector({**ours.instance, f"{APP}/component": VERIFIED})
+    failed = [pod for pod in kubectl.select("pods", jobs) if pod.get("status", {}).get("phase") == "Failed"]
     if not failed:
         return ""
     last = max(failed, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from tfserving.k8s.hints import recommended
@@ -51,6 +53,12 @@ def cluster_models_config(fleet: Fleet, names: tuple[str, ...]) -> Any:
     So a newer version isn't served until a rollout moves the label.
     """
     return models_config(labelled(fleet, names), names, in_container())
+
+
+def set_of_models(names: tuple[str, ...]) -> str:
+    """Return a hash of which models pods serve. Rollouts change versions and labels, and not this hash."""
+    models = sorted((name, in_container().model(name)) for name in names)
+    return hashlib.sha256(json.dumps(models).encode()).hexdigest()[:16]
 
 
 def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:

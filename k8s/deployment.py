@@ -9,15 +9,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from tfserving.k8s import argo_status
 from tfserving.k8s.configuration import cluster_models_config
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import INSTANCE, MANAGER, NAME, OURS, ROLLOUTS, STABLE, config_map
+from tfserving.k8s.names import APP, MANAGER, STABLE, Names
 from tfserving.k8s.patches import grace_seconds
 from tfserving.k8s.rendering import ARGO_ROLLOUTS, objects, render
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
+from tfserving.k8s.scaling import keep_replicas, scale_up
 from tfserving.k8s.waiting import wait_until_ready, wait_until_rolled_out, wait_until_served
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.rollout import Rollout
@@ -41,7 +43,6 @@ KINDS = (
     "rollouts.argoproj.io",
     "analysistemplates.argoproj.io",
 )
-_PODS = f"{INSTANCE}={NAME},app.kubernetes.io/name=tensorflow-serving"
 
 
 def server_side(manager: str = MANAGER) -> tuple[str, ...]:
@@ -66,32 +67,39 @@ def check(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Checked:
     """Render the manifests and let the cluster check them; nothing changes.
 
     Raises RolloutError when a rollout is in progress, when models.yaml would move a label that only a rollout may move,
-    and when an object of that name isn't the toolkit's; KubectlError when the cluster rejects a manifest.
+    or when an object of that name isn't the toolkit's; KubectlError when the cluster rejects a manifest.
     """
-    manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
+    manifests = render(fleet, names, kubectl)
     _check_kinds(objects(manifests), kubectl)
     _check_owner(manifests, kubectl)
-    _check_rollouts(kubectl)
+    _check_rollouts(Names.of(fleet), kubectl)
     if ARGO_ROLLOUTS not in fleet.kubernetes.components:
         check_labels(fleet, names, kubectl)
     return Checked(manifests, names, fleet.rollout, _applied(manifests, kubectl, "--dry-run=server"))
 
 
-def apply(checked: Checked, kubectl: Kubectl, wait: float, log: Callable[[str], None]) -> str:
+def apply(checked: Checked, ours: Names, kubectl: Kubectl, wait: float, log: Callable[[str], None]) -> str:
     """Apply the manifests, and wait until every pod is ready; return kubectl's line for each object.
 
     Raises RolloutError with the reason when a pod doesn't become ready.
     """
+    made = {(one["kind"], one["metadata"]["name"]): one for one in objects(checked.manifests)}
+    pods, scaler = made.get(("Deployment", ours.serving)), made.get(("HorizontalPodAutoscaler", ours.serving))
+    if pods:
+        keep_replicas(kubectl, pods)
     printed = _applied(checked.manifests, kubectl)
-    wanted = _named(objects(checked.manifests))
-    if ("InferenceService", NAME) in wanted:
-        wait_until_served(kubectl, checked.names, wait, log)
-    elif ("Rollout", NAME) in wanted:
+    rolled_out = ("Rollout", ours.serving) in made
+    if scaler:
+        kind = argo_status.KIND if rolled_out else "deployment"
+        scale_up(kubectl, ours.serving, scaler["spec"]["minReplicas"], kind)
+    if pods:
+        wait_until_ready(kubectl, ours, checked.names, wait, log)
+    elif rolled_out:
         longest_step = max(checked.rollout.window, checked.rollout.bake)
-        wait_until_rolled_out(kubectl, checked.names, wait, log, longest_step=longest_step)
+        wait_until_rolled_out(kubectl, ours, checked.names, wait, log, longest_step=longest_step)
     else:
-        wait_until_ready(kubectl, checked.names, wait, log)
-    return printed + _prune(wanted, kubectl)
+        wait_until_served(kubectl, ours, checked.names, wait, log)
+    return printed + _prune(set(made), ours, kubectl) + _forget(checked.names, ours, kubectl)
 
 
 def _applied(manifests: str, kubectl: Kubectl, *options: str) -> str:
@@ -100,11 +108,12 @@ def _applied(manifests: str, kubectl: Kubectl, *options: str) -> str:
 
 def difference(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
     """Return what `apply` would change, as kubectl prints it; '' without a difference. Raises KubectlError."""
-    manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
+    manifests = render(fleet, names, kubectl)
     made = objects(manifests)
     _check_kinds(made, kubectl)
     removed = [
-        f"{one['kind']} {one['metadata']['name']} would be removed\n" for one in _unwanted(_named(made), kubectl)
+        f"{one['kind']} {one['metadata']['name']} would be removed\n"
+        for one in _unwanted(_named(made), Names.of(fleet), kubectl)
     ]
     return kubectl.run("diff", *server_side(), input=manifests, codes=(0, 1)) + "".join(removed)
 
@@ -125,18 +134,11 @@ def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
 
 def delete(fleet: Fleet, kubectl: Kubectl) -> str:
     """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed."""
-    kubectl = draining(fleet, kubectl)
-    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={OURS}", "--ignore-not-found")
-    printed += kubectl.run("delete", "configmaps,leases", f"--selector={ROLLOUTS}", "--ignore-not-found")
+    ours, kubectl = Names.of(fleet), draining(fleet, kubectl)
+    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found")
+    printed += kubectl.run("delete", "configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
     # Pods are deleted with their Deployment, but later.
-    return printed + kubectl.run("delete", "pods", f"--selector={_PODS}", "--ignore-not-found")
-
-
-def _replicas(fleet: Fleet, kubectl: Kubectl) -> int:
-    """Return the number of pods: as many as the autoscaler has now, within `replicas` and `max_replicas`."""
-    settings, found = fleet.kubernetes, kubectl.get("deployment", NAME)
-    live = found["spec"].get("replicas", settings.replicas) if found else settings.replicas
-    return max(settings.replicas, min(settings.max_replicas, int(live)))
+    return printed + kubectl.run("delete", "pods", f"--selector={ours.all_pods}", "--ignore-not-found")
 
 
 def _all_kinds(kubectl: Kubectl) -> set[str]:
@@ -168,24 +170,33 @@ def _check_owner(manifests: str, kubectl: Kubectl) -> None:
         return
     found = json.loads(text)
     for one in found["items"] if found["kind"] == "List" else [found]:
-        if (one["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") != MANAGER:
+        if (one["metadata"].get("labels") or {}).get(f"{APP}/managed-by") != MANAGER:
             where = f"{one['kind']} {one['metadata']['name']} of namespace {one['metadata']['namespace']}"
-            raise RolloutError(f"{where} was not created by this toolkit. Set another `kubernetes.namespace`.")
+            raise RolloutError(
+                f"{where} was not created by this toolkit. Set another `kubernetes.namespace`, or a "
+                "`kubernetes.name_prefix`."
+            )
 
 
-def _prune(wanted: set[tuple[str, str]], kubectl: Kubectl) -> str:
+def _prune(wanted: set[tuple[str, str]], ours: Names, kubectl: Kubectl) -> str:
     """Delete the objects that are no longer wanted; return what kubectl printed."""
     printed = ""
-    for found in _unwanted(wanted, kubectl):
+    for found in _unwanted(wanted, ours, kubectl):
         kind = f"{found['kind']}.{_group(found)}"
         printed += kubectl.run("delete", kind, found["metadata"]["name"], "--ignore-not-found")
     return printed
 
 
-def _unwanted(wanted: set[tuple[str, str]], kubectl: Kubectl) -> list[Object]:
+def _forget(models: Iterable[str], ours: Names, kubectl: Kubectl) -> str:
+    """Delete the state of the rollouts of models that are no longer served; return what kubectl printed."""
+    gone = [name for name, state in rollouts(ours, kubectl).items() if state.model not in models]
+    return kubectl.run("delete", "configmaps", *gone, "--ignore-not-found") if gone else ""
+
+
+def _unwanted(wanted: set[tuple[str, str]], ours: Names, kubectl: Kubectl) -> list[Object]:
     """Return the objects of an earlier `apply` that are no longer wanted. Copies by rollouts aren't among them."""
     unwanted = []
-    for found in kubectl.select(_kinds(kubectl), OURS, "--show-managed-fields"):
+    for found in kubectl.select(_kinds(kubectl), ours.applied, "--show-managed-fields"):
         metadata = found["metadata"]
         applied = any(
             one["manager"] == MANAGER and one["operation"] == "Apply" for one in metadata.get("managedFields", [])
@@ -200,27 +211,32 @@ def _group(found: Object) -> str:
     return f"{version}.{group}" if slash else f"{version}."
 
 
-def rollouts(kubectl: Kubectl) -> dict[str, State]:
+def rollouts(ours: Names, kubectl: Kubectl) -> dict[str, State]:
     """Return the state of every model's last rollout, by ConfigMap. Raises RolloutError when one can't be read."""
     return {
         str(found["metadata"]["name"]): state
-        for found in kubectl.select("configmaps", ROLLOUTS)
+        for found in kubectl.select("configmaps", ours.rollouts)
         if (state := kept_state(found))
     }
 
 
-def labels(kubectl: Kubectl) -> dict[str, dict[str, int]]:
+def labels(ours: Names, kubectl: Kubectl) -> dict[str, dict[str, int]]:
     """Return the labels of each model that pods start with; {} when nothing is applied. Raises RolloutError."""
-    return _labels(served(kubectl))
+    return _labels(served(ours.config_map(STABLE), kubectl))
 
 
-def served(kubectl: Kubectl) -> tuple[Served, ...]:
-    """Return what pods serve when they start, canaries under their own names; () when nothing is applied.
+def served(config_map: str, kubectl: Kubectl) -> tuple[Served, ...]:
+    """Return what pods with this ConfigMap serve when they start, canaries under their own names; () without it.
 
     Raises RolloutError.
     """
-    found = kubectl.get("configmap", config_map(STABLE))
+    found = kubectl.get("configmap", config_map)
     return configured(models_config_of(found)) if found else ()
+
+
+def config_map_of(pod: Object) -> str:
+    """Return the name of the ConfigMap with the models of a pod."""
+    return next(str(one["configMap"]["name"]) for one in pod["spec"]["volumes"] if one["name"] == "models-config")
 
 
 def _labels(served: Iterable[Served]) -> dict[str, dict[str, int]]:
@@ -231,8 +247,8 @@ def _labels(served: Iterable[Served]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _check_rollouts(kubectl: Kubectl) -> None:
-    for state in rollouts(kubectl).values():
+def _check_rollouts(ours: Names, kubectl: Kubectl) -> None:
+    for state in rollouts(ours, kubectl).values():
         if not state.over:
             raise RolloutError(
                 f"a rollout is in progress: {state}. Wait for its end, or take it back with "
@@ -242,18 +258,17 @@ def _check_rollouts(kubectl: Kubectl) -> None:
 
 def check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None:
     """Raise RolloutError when models.yaml moves a label: running pods learn of it from a rollout only."""
-    before = labels(kubectl)
+    before = labels(Names.of(fleet), kubectl)
     if not before:
         return
-    after = _labels(configured(cluster_models_config(fleet, names)))
-    if before.keys() != after.keys():
+    if left := sorted((before.keys() & fleet.models.keys()) - set(names)):
         raise RolloutError(
-            f"the cluster serves {', '.join(sorted(before))}, and models.yaml has {', '.join(sorted(after))}. Running "
-            f"pods can't change their models. `{recommended('k8s delete')}`, then "
-            f"`{recommended('k8s apply')}` replaces the pods."
+            f"the cluster also serves {', '.join(left)}. Name all models, or none, for all in models.yaml. `apply` "
+            "removes a model from the cluster when models.yaml no longer has it."
         )
+    after = _labels(configured(cluster_models_config(fleet, names)))
     for name, wanted in after.items():
-        if wanted != before[name]:
+        if name in before and wanted != before[name]:
             raise RolloutError(
                 f"labels of {name}: the cluster has {_shown(before[name])}, models.yaml has {_shown(wanted)}. "
                 f"Move them with `{recommended(f'rollout start {name} --cluster')}`."

@@ -12,7 +12,7 @@ from tfserving.foundation.command.hints import typed
 def recommended(words: str) -> str:
     """Return the command line of `tfserving WORDS` that works on the same fleet, cluster and namespace as this command.
 
-    `rollout` takes --cluster, --namespace and --context, `k8s` takes --context.
+    `rollout` takes --cluster, --namespace, --context and --direct, `k8s` takes --context.
     """
     context = click.get_current_context(silent=True)
     given = context.params if context else {}
@@ -20,6 +20,7 @@ def recommended(words: str) -> str:
     if words.startswith("rollout "):
         options += ["--cluster"] if given.get("cluster") and "--cluster" not in words else []
         options += ["--namespace", given["namespace"]] if given.get("namespace") else []
+        options += ["--direct"] if given.get("direct") else []
     if words.startswith(("rollout ", "k8s ")) and given.get("context"):
         options += ["--context", given["context"]]
     return typed(" ".join([words, *map(shlex.quote, options)]), fleet=given.get("fleet"))

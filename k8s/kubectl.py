@@ -10,17 +10,19 @@ import re
 import select
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tfserving.foundation import programs
+from tfserving.k8s.at_once import MOST_AT_ONCE
 
 # An object as the API returns it.
 Object = dict[str, Any]
 _FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
 _INSTALL = "https://kubernetes.io/docs/tasks/tools/"
 _FORWARD_SECONDS = 20.0
+_MOST_FORWARDS = 8
 _TRIES = 5
 _LOGGED = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 # The addresses that kubectl tries without a kubeconfig: nothing is configured.
@@ -53,11 +55,20 @@ class ConflictError(KubectlError):
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl in one namespace of one context (default: the current ones). A call may take `seconds`."""
+    """kubectl in one namespace of one context (default: the current ones). A call may take `seconds`.
+
+    With `direct`, this machine is on the network of the pods, and connects to their own addresses.
+    """
 
     namespace: str | None = None
     context: str | None = None
     seconds: float = 60.0
+    direct: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """How many pods may be reached at the same time: each forwarding is a process with 40 MB."""
+        return MOST_AT_ONCE if self.direct else _MOST_FORWARDS
 
     def within(self, seconds: float) -> Kubectl:
         """The same kubectl with another time limit for each call."""
@@ -128,12 +139,24 @@ class Kubectl:
         self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}")
 
     @contextlib.contextmanager
-    def forward(self, pod: str, *ports: int) -> Iterator[list[int]]:
-        """Forward ports of this machine's loopback address to `ports` of a pod. Raises KubectlError."""
+    def reach(self, pod: Object, *ports: int) -> Iterator[list[str]]:
+        """Return an address, HOST:PORT, for each of `ports` of a pod: its own one, or one that kubectl forwards.
+
+        Raises KubectlError.
+        """
+        if self.direct:
+            yield _own_addresses(pod, ports)
+        else:
+            with self._forward(pod["metadata"]["name"], ports) as forwarded:
+                yield [f"127.0.0.1:{port}" for port in forwarded]
+
+    @contextlib.contextmanager
+    def _forward(self, name: str, ports: Sequence[int]) -> Iterator[list[int]]:
+        """Forward ports of this machine's loopback address to `ports` of a pod."""
         command = [
             *self._command(),
             "port-forward",
-            f"pod/{pod}",
+            f"pod/{name}",
             "--address=127.0.0.1",
             *(f":{port}" for port in ports),
         ]
@@ -142,7 +165,7 @@ class Kubectl:
             command, stdin=devnull, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            yield self._forwarded(process, pod, len(ports))
+            yield self._forwarded(process, name, len(ports))
         finally:
             # With the sign-in program that it started, and even when it ignores SIGTERM.
             programs.end_group(process)
@@ -171,6 +194,14 @@ class Kubectl:
         if self.namespace:
             words.append(f"--namespace={self.namespace}")
         return words
+
+
+def _own_addresses(pod: Object, ports: Sequence[int]) -> list[str]:
+    """Return the addresses of a pod on the network of the pods. Raises UnreachableError when it has none yet."""
+    host = pod.get("status", {}).get("podIP")
+    if not host:
+        raise UnreachableError(f"cannot reach pod {pod['metadata']['name']}: it has no address yet")
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for port in ports]
 
 
 def _object(text: str) -> Object:

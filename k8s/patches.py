@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 
 from tfserving.clients.metrics import INFERENCE
 from tfserving.foundation.model_server import PROGRAM
-from tfserving.k8s.names import NAME
-from tfserving.serving.docker.image_names import is_embedded
+from tfserving.k8s.images import has_embedded, server_image
+from tfserving.k8s.names import BASE_NAME, Names
 from tfserving.serving.models_yaml.fleet import Fleet
-from tfserving.serving.models_yaml.server import IMAGE
 
 _CONTAINER = "/spec/template/spec/containers/0"
 # More than a node has. To a container without a limit, KServe gives that of its own settings, 1 CPU by default.
@@ -22,16 +21,10 @@ _HTTPS = 443
 Patch = dict[str, Any]
 
 
-def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]:
-    """Return all patches, for a server with these flags. `replicas` overrides `kubernetes.replicas`."""
+def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
+    """Return all patches, for a server with these flags; `models` is the hash of its set of models."""
     settings = fleet.kubernetes
-    scale = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
-    made = [
-        _changes("Deployment", _deployment(fleet, flags, replicas or settings.replicas)),
-        _changes("HorizontalPodAutoscaler", scale),
-    ]
-    if image := _image(fleet):
-        made.append(_changes("Deployment", {f"{_CONTAINER}/image": image}))
+    made = [_changes("Deployment", _deployment(fleet, flags, models)), _scale(fleet)]
     components = {
         "cpu": _cpu,
         "gpu": _gpu,
@@ -46,15 +39,31 @@ def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]
     return made
 
 
-def _deployment(fleet: Fleet, flags: list[str], replicas: int) -> dict[str, Any]:
+def _scale(fleet: Fleet) -> Patch:
+    """Set the limits of the autoscaler, or delete it. KServe's has the same limits."""
     settings = fleet.kubernetes
+    if settings.scales or "kserve" in settings.components:
+        values = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
+        return _changes("HorizontalPodAutoscaler", values)
+    metadata = {"name": BASE_NAME}
+    return _merged(
+        {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata, "$patch": "delete"}
+    )
+
+
+def _deployment(fleet: Fleet, flags: list[str], models: str) -> dict[str, Any]:
+    settings = fleet.kubernetes
+    own = Names.of(fleet).own("models").replace("/", "~1")
     return {
-        "/spec/replicas": replicas,
+        **({} if settings.scales else {"/spec/replicas": settings.replicas}),
+        # A changed value replaces the pods: a running server can't be given another set of models.
+        f"/spec/template/metadata/annotations/{own}": models,
         f"{_CONTAINER}/resources/requests": {"cpu": settings.cpu, "memory": settings.memory},
         f"{_CONTAINER}/resources/limits/memory": settings.memory,
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": settings.drain_seconds,
         "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
+        f"{_CONTAINER}/image": server_image(fleet),
         **({f"{_CONTAINER}/command": [f"/usr/bin/{PROGRAM}"]} if has_embedded(fleet) else {}),
     }
 
@@ -65,22 +74,6 @@ def grace_seconds(fleet: Fleet) -> int:
     After it has left the Services, it serves for `drain_seconds`. Then requests in flight get the same time again.
     """
     return 2 * fleet.kubernetes.drain_seconds + 10
-
-
-def has_embedded(fleet: Fleet) -> bool:
-    """Return whether pods run the embedded server."""
-    return "embedded" in fleet.kubernetes.components or is_embedded(_image(fleet) or "")
-
-
-def _image(fleet: Fleet) -> str | None:
-    """Return the image; None for that of the base or its components."""
-    settings = fleet.kubernetes
-    if settings.image or "embedded" in settings.components:
-        return settings.image
-    if {"volume", "object-store"} & set(settings.components):
-        # The image contains no models, so it is the one that Docker runs.
-        return fleet.server.image or (f"{IMAGE}-gpu" if "gpu" in settings.components else IMAGE)
-    return None
 
 
 def _cpu(fleet: Fleet) -> Iterator[Patch]:
@@ -111,7 +104,7 @@ def _volume(fleet: Fleet) -> Iterator[Patch]:
 def _object_store(fleet: Fleet) -> Iterator[Patch]:
     store = fleet.kubernetes.object_store
     assert store
-    common: dict[str, Any] = {"image": store.image}
+    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image}
     if store.endpoint:
         common["env"] = [{"name": "AWS_ENDPOINT_URL", "value": store.endpoint}]
     if store.secret:
@@ -134,18 +127,18 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
         port = parts.port or (_HTTPS if parts.scheme == "https" else 80)
         yield _changes("NetworkPolicy", {"/spec/egress/0/ports/2/port": port})
     if store.account_annotations:
-        metadata = {"name": NAME, "annotations": store.account_annotations}
+        metadata = {"name": BASE_NAME, "annotations": store.account_annotations}
         yield _merged({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
 
 
 def _monitoring(fleet: Fleet) -> Iterator[Patch]:
-    settings = fleet.kubernetes.monitoring
+    ours, settings = Names.of(fleet), fleet.kubernetes.monitoring
     rule = "/spec/groups/0/rules"
     failing, slow = f"{rule}/0/expr", f"{rule}/1/expr"
-    yield _changes("PrometheusRule", {failing: errors(settings.error_rate), slow: slower(settings.p99_ms)})
+    yield _changes("PrometheusRule", {failing: errors(ours, settings.error_rate), slow: slower(ours, settings.p99_ms)})
     if settings.labels:
         for kind in ("ServiceMonitor", "PrometheusRule"):
-            metadata = {"name": NAME, "labels": settings.labels}
+            metadata = {"name": BASE_NAME, "labels": settings.labels}
             yield _merged({"apiVersion": "monitoring.coreos.com/v1", "kind": kind, "metadata": metadata})
     # The rule that the component adds to those of the base.
     peer = "/spec/ingress/1/from/0/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
@@ -169,23 +162,27 @@ def of_kserve(fleet: Fleet) -> list[Patch]:
     return [_changes("InferenceService", {"/spec/predictor/containers/0/resources/limits/cpu": _UNLIMITED})]
 
 
-_JOBS = f'job=~"{NAME}|{NAME}-canary"'
 _COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
 # The counters also count reads of status and metadata over REST.
 _INFERENCE = f'API=~"(?i)({"|".join(INFERENCE)})"'
 
 
-def errors(rate: float) -> str:
+def _jobs(ours: Names) -> str:
+    """Return the PromQL that selects the series of a fleet: Prometheus' job is the name of a Service."""
+    return f'job=~"{ours.serving}|{ours.canary}"'
+
+
+def errors(ours: Names, rate: float) -> str:
     """Return the PromQL of the alert: more than this share of a model's inference requests fails."""
     by = "sum by (namespace, job, model_name)"
-    failed = f'rate({_COUNT}{{{_JOBS}, status!="OK"}}[5m])'
-    succeeded = f"rate({_LATENCY}_count{{{_JOBS}, {_INFERENCE}}}[5m])"
+    failed = f'rate({_COUNT}{{{_jobs(ours)}, status!="OK"}}[5m])'
+    succeeded = f"rate({_LATENCY}_count{{{_jobs(ours)}, {_INFERENCE}}}[5m])"
     return f"{by} ({failed}) / {by} ({failed} or {succeeded}) > {rate:g}"
 
 
-def slower(milliseconds: float) -> str:
+def slower(ours: Names, milliseconds: float) -> str:
     """Return the PromQL of the alert: one in a hundred inference requests takes longer. The histogram is in µs."""
-    rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_JOBS}, {_INFERENCE}}}[5m]))"
+    rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_jobs(ours)}, {_INFERENCE}}}[5m]))"
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
 
 
@@ -205,13 +202,13 @@ def _added(kind: str, path: str, value: str) -> Patch:
 
 
 def _operations(kind: str, operations: list[dict[str, Any]]) -> Patch:
-    return {"target": {"kind": kind, "name": NAME}, "patch": json.dumps(operations)}
+    return {"target": {"kind": kind, "name": BASE_NAME}, "patch": json.dumps(operations)}
 
 
 def _pod(spec: dict[str, Any]) -> Patch:
     """Merge this into the pods of the Deployment."""
     template = {"spec": {"template": {"spec": spec}}}
-    return _merged({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME}, **template})
+    return _merged({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": BASE_NAME}, **template})
 
 
 def _merged(content: dict[str, Any]) -> Patch:

@@ -132,8 +132,8 @@ def served(pod: Object, labels: Mapping[str, Iterable[str]], kubectl: Kubectl) -
     by_name: dict[str, Served] = {}
     with (
         contextlib.suppress(KubectlError),
-        kubectl.forward(pod["metadata"]["name"], GRPC_PORT) as (port,),
-        connect(f"grpc://127.0.0.1:{port}", timeout=_STATUS_SECONDS) as client,
+        kubectl.reach(pod, GRPC_PORT) as (address,),
+        connect(f"grpc://{address}", timeout=_STATUS_SECONDS) as client,
     ):
         for name, wanted in labels.items():
             found: dict[str, int] = {}

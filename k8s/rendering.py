@@ -3,7 +3,7 @@
 models.yaml ──► config files, flags, settings ─┐
 k8s/base, k8s/components ──────────────────────┴──► kustomizations in a temporary folder ──► kubectl kustomize
 
-    base ◄── fleet: components, then patches from models.yaml ◄── kserve, which replaces the Deployment
+    base ◄── fleet: components, then patches from models.yaml ◄── kserve, which replaces the Deployment ◄── names
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import yaml
 
 from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import argo_rollouts, patches
-from tfserving.k8s.configuration import models_files, server_of_pods
+from tfserving.k8s.configuration import models_files, server_of_pods, set_of_models
+from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.naming import naming, set_domain
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
@@ -38,8 +40,8 @@ _KSERVE, ARGO_ROLLOUTS = "kserve", "argo-rollouts"
 _LAST = (_KSERVE, ARGO_ROLLOUTS)
 
 
-def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int | None = None) -> str:
-    """Return the manifests of the models `names`, as YAML. `replicas` overrides `kubernetes.replicas`.
+def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
+    """Return the manifests of the models `names`, as YAML.
 
     Raises FleetError for settings that pods can't have, and KubectlError when kustomize fails.
     """
@@ -53,7 +55,7 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int
             "server.monitoring: the component 'monitoring' needs the metrics page, and `monitoring: false` turns it off"
         )
     with temporary_folder("kustomize's files", "kustomize-") as folder:
-        return kubectl.run("kustomize", str(_write(folder, fleet, names, replicas)))
+        return kubectl.run("kustomize", str(_write(folder, fleet, names)))
 
 
 def objects(manifests: str) -> list[Object]:
@@ -61,32 +63,34 @@ def objects(manifests: str) -> list[Object]:
     return [one for one in yaml.safe_load_all(manifests) if one]
 
 
-def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | None) -> Path:
+def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     """Write the kustomizations; return the folder of the last one."""
     settings = fleet.kubernetes
     shutil.copytree(HERE / "base", folder / "base")
     for component in settings.ordered:
         shutil.copytree(HERE / "components" / component, folder / "components" / component)
+    set_domain(folder, settings.domain)
     flags = _config(folder / "base", fleet, names)
     _kustomization(
         folder / "fleet",
-        settings.namespace,
         resources=["../base"],
         components=[f"../components/{component}" for component in settings.ordered if component not in _LAST],
-        patches=patches.patches(fleet, _flags(fleet, flags), replicas),
+        patches=patches.patches(fleet, _flags(fleet, flags), set_of_models(names)),
     )
+    last = "fleet"
+    if _KSERVE in settings.ordered:
+        _kustomization(
+            folder / _KSERVE,
+            resources=["../fleet"],
+            components=["../components/kserve"],
+            patches=patches.of_kserve(fleet),
+        )
+        last = _KSERVE
     if ARGO_ROLLOUTS in settings.ordered:
-        return _rolled_out(folder, fleet, names)
-    if _KSERVE not in settings.ordered:
-        return folder / "fleet"
-    _kustomization(
-        folder / _KSERVE,
-        settings.namespace,
-        resources=["../fleet"],
-        components=["../components/kserve"],
-        patches=patches.of_kserve(fleet),
-    )
-    return folder / _KSERVE
+        _rolled_out(folder, fleet, names)
+        last = ARGO_ROLLOUTS
+    _kustomization(folder / "named", resources=[f"../{last}"], namespace=settings.namespace, **naming(fleet))
+    return folder / "named"
 
 
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,7 +99,7 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     models = models_files(fleet, names)
     places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
     pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
-    config = server_config(pods, names, places, embedded=patches.has_embedded(fleet))
+    config = server_config(pods, names, places, embedded=has_embedded(fleet))
     made = {
         **models,
         **{f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in models},
@@ -113,23 +117,21 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     return config.flags
 
 
-def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
-    """Write the kustomization that replaces the Deployment with a Rollout; return its folder."""
+def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> None:
+    """Write the kustomization that replaces the Deployment with a Rollout."""
     queries = argo_rollouts.templates(fleet)
     _kustomization(
         folder / ARGO_ROLLOUTS,
-        fleet.kubernetes.namespace,
         resources=["../fleet", *(["queries.yaml"] if queries else [])],
         components=[f"../components/{ARGO_ROLLOUTS}"],
         patches=argo_rollouts.patches(fleet, names),
     )
     (folder / ARGO_ROLLOUTS / "queries.yaml").write_text(yaml.safe_dump_all(queries))
-    return folder / ARGO_ROLLOUTS
 
 
-def _kustomization(folder: Path, namespace: str, **content: list[Any]) -> None:
+def _kustomization(folder: Path, **content: Any) -> None:
     folder.mkdir()
-    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": namespace}
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **content}))
 
 
@@ -139,7 +141,7 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
     for flag in flags:
         name, _, value = flag.removeprefix("--").partition("=")
         values[name] = value
-    if patches.has_embedded(fleet) and "enable_reload_config" not in fleet.server.flags:
+    if has_embedded(fleet) and "enable_reload_config" not in fleet.server.flags:
         # A rollout changes pods one by one by HandleReloadConfigRequest.
         values["enable_reload_config"] = "true"
     # The component sets the memory of a GPU.

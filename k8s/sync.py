@@ -3,8 +3,8 @@
     URL/MODEL/VERSION, complete ──► manifest is valid ──► FOLDER/MODEL/.tmp-…, checked ──► FOLDER/MODEL/VERSION
 
 The versions in the server's configuration are copied first, for all models. Then the newest ones are copied, so that a
-rollout finds them on every pod. A fault in one version is reported and doesn't stop the others. This runs in an image
-of its own (k8s/Dockerfile), without TensorFlow.
+rollout finds them on every pod. A fault in one version is reported and doesn't stop the others. This runs in the
+toolkit's image (k8s/Dockerfile), without TensorFlow.
 """
 
 from __future__ import annotations

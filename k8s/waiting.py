@@ -8,22 +8,15 @@ from collections.abc import Callable
 
 from tfserving.k8s import argo_status
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import NAME, STABLE, pods
+from tfserving.k8s.names import STABLE, Names
 from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
 from tfserving.k8s.rollout.target import RolloutError
 
 _POLL_SECONDS = 1.0
 _STATUS_SECONDS = 5.0
 # Fields of an InferenceService's predictor that aren't those of a pod's spec.
-_NOT_OF_PODS = (
-    "annotations",
-    "deploymentStrategy",
-    "labels",
-    "maxReplicas",
-    "minReplicas",
-    "scaleMetric",
-    "scaleTarget",
-)
+_METADATA = ("annotations", "labels")
+_NOT_OF_PODS = (*_METADATA, "deploymentStrategy", "maxReplicas", "minReplicas", "scaleMetric", "scaleTarget")
 # Time for a claim to be bound, where a volume for it exists.
 _PATIENCE_SECONDS = 20.0
 
@@ -31,9 +24,9 @@ _PATIENCE_SECONDS = 20.0
 class _Waiting:
     """The pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
 
-    def __init__(self, kubectl: Kubectl, names: tuple[str, ...], track: str = STABLE) -> None:
-        self._kubectl, self._names = kubectl, names
-        self._selector = pods(track)
+    def __init__(self, kubectl: Kubectl, ours: Names, models: tuple[str, ...], track: str = STABLE) -> None:
+        self._kubectl, self._models = kubectl, models
+        self._selector = ours.pods(track)
         self._next_status = time.monotonic() + _STATUS_SECONDS
         self._seen: dict[str, float] = {}
 
@@ -47,7 +40,7 @@ class _Waiting:
                 raise RolloutError(reason)
         if time.monotonic() > self._next_status and (started := [pod for pod in waiting if running(pod)]):
             self._next_status = time.monotonic() + _STATUS_SECONDS
-            if reason := not_loaded(started[0], self._names, self._kubectl):
+            if reason := not_loaded(started[0], self._models, self._kubectl):
                 raise RolloutError(reason)
 
     def last(self) -> str:
@@ -64,16 +57,21 @@ class _Waiting:
 
 def wait_until_ready(
     kubectl: Kubectl,
-    names: tuple[str, ...],
+    ours: Names,
+    models: tuple[str, ...],
     wait: float,
     log: Callable[[str], None],
     *,
-    name: str = NAME,
+    name: str | None = None,
     track: str = STABLE,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until all pods of a Deployment are new and ready. Raises RolloutError with the reason when time is up."""
-    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, names, track)
+    """Wait until all pods of the track's Deployment, or the one of that name, are new and ready.
+
+    Raises RolloutError with the reason when time is up.
+    """
+    deadline, progress, waiting = time.monotonic() + wait, _Changes(log), _Waiting(kubectl, ours, models, track)
+    name = name or ours.deployment(track)
     while True:
         found = kubectl.get("deployment", name)
         if found is None:
@@ -95,35 +93,37 @@ def wait_until_ready(
         pause(_POLL_SECONDS)
 
 
-def wait_until_served(kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None]) -> None:
+def wait_until_served(
+    kubectl: Kubectl, ours: Names, models: tuple[str, ...], wait: float, log: Callable[[str], None]
+) -> None:
     """Wait until KServe serves with new pods only. Raises RolloutError with the reason when time is up."""
     deadline, progress = time.monotonic() + wait, _Changes(log)
 
     def until(reached: Callable[[Object], bool]) -> None:
-        while not reached(found := kubectl.get("inferenceservice", NAME) or {}):
-            text = _unready(found)
+        while not reached(found := kubectl.get("inferenceservice", ours.serving) or {}):
+            text = f"InferenceService {ours.serving} isn't ready: {_unready(found)}"
             progress(f"{text} …")
             if time.monotonic() > deadline:
                 raise RolloutError(f"after {wait:g} s: {text}. --wait sets the time limit.")
             time.sleep(_POLL_SECONDS)
 
     # Until then, the Deployment has the pods of before, and so has the status of the InferenceService.
-    until(lambda service: _taken_over(service, kubectl))
+    until(lambda service: _taken_over(service, ours, kubectl))
     left = max(0, round(deadline - time.monotonic()))
-    wait_until_ready(kubectl, names, left, log, name=f"{NAME}-predictor")
+    wait_until_ready(kubectl, ours, models, left, log, name=ours.predictor)
     until(lambda service: _condition(service, "Ready") == "True")
 
 
-def _taken_over(service: Object, kubectl: Kubectl) -> bool:
+def _taken_over(service: Object, ours: Names, kubectl: Kubectl) -> bool:
     """Return whether KServe's Deployment has the pods of the InferenceService: to set them would change nothing."""
-    name = f"{NAME}-predictor"
-    deployment = kubectl.get("deployment", name)
+    deployment = kubectl.get("deployment", ours.predictor)
     if not service or deployment is None:
         return False
-    pods = {key: value for key, value in service["spec"]["predictor"].items() if key not in _NOT_OF_PODS}
-    template = {"metadata": {"labels": service["spec"]["predictor"]["labels"]}, "spec": pods}
-    patch = json.dumps({"spec": {"template": template}})
-    changed = kubectl.run("patch", "deployment", name, "--dry-run=server", f"--patch={patch}", "--output=json")
+    predictor = service["spec"]["predictor"]
+    pods = {key: value for key, value in predictor.items() if key not in _NOT_OF_PODS}
+    template = {"metadata": {key: predictor[key] for key in _METADATA}, "spec": pods}
+    patch = f"--patch={json.dumps({'spec': {'template': template}})}"
+    changed = kubectl.run("patch", "deployment", ours.predictor, "--dry-run=server", patch, "--output=json")
     return bool(json.loads(changed)["metadata"]["generation"] == deployment["metadata"]["generation"])
 
 
@@ -139,40 +139,47 @@ def _unready(service: Object) -> str:
     # Not each of them is wanted: `Stopped` is False.
     waits = [one for one in conditions if one["status"] != "True" and (one.get("message") or one.get("reason"))]
     reasons = dict.fromkeys(str(one.get("message") or one["reason"]) for one in waits)
-    return f"InferenceService {NAME} isn't ready: {'; '.join(reasons) or 'KServe reports no reason yet'}"
+    return "; ".join(reasons) or "KServe reports no reason yet"
 
 
 def wait_until_rolled_out(
-    kubectl: Kubectl, names: tuple[str, ...], wait: float, log: Callable[[str], None], *, longest_step: float
+    kubectl: Kubectl,
+    ours: Names,
+    models: tuple[str, ...],
+    wait: float,
+    log: Callable[[str], None],
+    *,
+    longest_step: float,
 ) -> None:
     """Wait until a Rollout is complete. Raises RolloutError when it is stopped, waits for a person, or time is up.
 
     The time begins anew with each step, which may take `longest_step` seconds by itself.
     """
-    deadline, at, progress = 0.0, -1, _Changes(log)
-    waiting = [_Waiting(kubectl, names, track) for track in (STABLE, argo_status.VERIFIED)]
+    deadline, at, progress, name = 0.0, -1, _Changes(log), ours.serving
+    waiting = [_Waiting(kubectl, ours, models, track) for track in (STABLE, argo_status.VERIFIED)]
     while True:
-        found = kubectl.get(argo_status.KIND, NAME)
+        found = kubectl.get(argo_status.KIND, name)
         if found is None:
-            raise RolloutError(f"the Rollout {NAME} was deleted")
+            raise RolloutError(f"the Rollout {name} was deleted")
         now = argo_status.progress_of(found)
         if now.step != at:
             deadline, at = time.monotonic() + wait + longest_step, now.step
         if now.phase == "Healthy":
             return
         if now.phase == "Degraded":
-            raise RolloutError(f"the Rollout {NAME} was stopped: {now.message}{argo_status.verdict(kubectl, now)}")
+            verdict = argo_status.verdict(kubectl, ours, now)
+            raise RolloutError(f"the Rollout {name} was stopped: {now.message}{verdict}")
         if now.waits:
             raise RolloutError(
-                f"the Rollout {NAME} waits at {now}: {now.message}. Continue with `kubectl argo rollouts promote "
-                f"{NAME}`, or stop it with `kubectl argo rollouts abort {NAME}`."
+                f"the Rollout {name} waits at {now}: {now.message}. Continue with `kubectl argo rollouts promote "
+                f"{name}`, or stop it with `kubectl argo rollouts abort {name}`."
             )
         progress(f"{now} …")
         for one in waiting:
             one.check()
         if time.monotonic() > deadline:
             last = "".join(one.last() for one in waiting)
-            raise RolloutError(f"after {wait:g} s the Rollout {NAME} is still at {now}{last}. --wait sets the limit.")
+            raise RolloutError(f"after {wait:g} s the Rollout {name} is still at {now}{last}. --wait sets the limit.")
         time.sleep(_POLL_SECONDS)
 
 

@@ -16,7 +16,8 @@ from tfserving.foundation.command.errors import FAILED, WRONG
 from tfserving.foundation.command.options import fleet_option, json_option, models_argument, wait_option
 from tfserving.foundation.command.progress import Progress
 from tfserving.k8s.commands.failures import failing
-from tfserving.k8s.commands.place import context_option
+from tfserving.k8s.commands.overlays import overlay_option, read_fleet_with
+from tfserving.k8s.commands.place import context_option, direct_option
 from tfserving.k8s.hints import recommended
 
 if TYPE_CHECKING:
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
     from tfserving.k8s.kubectl import Kubectl, Object
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.served import Served
-
-_overlay = click.option(
-    "--overlay",
-    "overlays",
-    multiple=True,
-    type=click.Choice(sorted(folder.name for folder in (Path(__file__).parents[1] / "components").iterdir())),
-    metavar="NAME",
-    help="A component of k8s/components, in place of those in models.yaml. Repeat it for several.",
-)
 
 
 @click.command(
@@ -43,7 +35,7 @@ Examples:
 )
 @models_argument
 @fleet_option
-@_overlay
+@overlay_option
 def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> None:
     """Print the manifests that `apply` sends to the cluster.
 
@@ -52,7 +44,7 @@ def render(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...]) -> No
     from tfserving.k8s import rendering
 
     with failing(WRONG):
-        read, names, kubectl = _read(fleet, names, None, overlays)
+        read, names, kubectl = read_fleet_with(fleet, names, None, overlays)
         click.echo(rendering.render(read, names, kubectl), nl=False)
 
 
@@ -68,7 +60,7 @@ was changed; 3 the cluster can't be reached."""
 )
 @models_argument
 @fleet_option
-@_overlay
+@overlay_option
 @context_option
 @click.option("--dry-run", is_flag=True, help="Let the cluster check the manifests, and change nothing.")
 @wait_option
@@ -77,11 +69,12 @@ def apply(
 ) -> None:
     """Run the models on a cluster; wait until every pod is ready."""
     from tfserving.k8s import deployment
+    from tfserving.k8s.names import Names
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
 
     with failing(WRONG), Progress() as progress:
-        read, names, kubectl = _read(fleet, names, context, overlays)
+        read, names, kubectl = read_fleet_with(fleet, names, context, overlays)
         refuse(problems(read, names), progress.line)
         progress.update("Checking the manifests")
         checked = deployment.check(read, names, kubectl)
@@ -91,7 +84,7 @@ def apply(
     try:
         with failing(FAILED), Progress() as progress:
             progress.update("Waiting for the pods")
-            printed = deployment.apply(checked, kubectl, wait, progress.line)
+            printed = deployment.apply(checked, Names.of(read), kubectl, wait, progress.line)
     except KeyboardInterrupt:
         click.echo("\nThe manifests are applied. Run the same command again to wait for the pods.", err=True)
         raise
@@ -110,14 +103,14 @@ the cluster can't be reached."""
 )
 @models_argument
 @fleet_option
-@_overlay
+@overlay_option
 @context_option
 def diff(names: tuple[str, ...], fleet: Path, overlays: tuple[str, ...], context: str | None) -> None:
     """Print what `apply` would change on the cluster."""
     from tfserving.k8s import deployment
 
     with failing(WRONG), Progress() as progress:
-        read, names, kubectl = _read(fleet, names, context, overlays)
+        read, names, kubectl = read_fleet_with(fleet, names, context, overlays)
         progress.update("Comparing the manifests with the cluster")
         found = deployment.difference(read, names, kubectl)
     click.echo(found, nl=False)
@@ -140,7 +133,7 @@ def delete(fleet: Path, context: str | None) -> None:
     from tfserving.k8s import deployment
 
     with failing(WRONG):
-        read, _, kubectl = _read(fleet, (), context)
+        read, _, kubectl = read_fleet_with(fleet, (), context)
         deployment.check_reachable(kubectl)
     with failing(FAILED), Progress() as progress:
         seconds = read.kubernetes.drain_seconds
@@ -157,25 +150,35 @@ Examples:
 )
 @fleet_option
 @context_option
+@direct_option
 @json_option
-def status(fleet: Path, context: str | None, as_json: bool) -> None:
+def status(fleet: Path, context: str | None, direct: bool, as_json: bool) -> None:
     """Print the pods, what they serve, and the last rollouts.
 
     For a pod that isn't ready, the reason is printed.
     """
     from tfserving.k8s import deployment
-    from tfserving.k8s.names import INSTANCE, NAME
+    from tfserving.k8s.at_once import each
+    from tfserving.k8s.names import Names
     from tfserving.k8s.rollout import overview
     from tfserving.k8s.rollout.cluster import ClusterStore
 
     with failing(WRONG), Progress() as progress:
-        read, _, kubectl = _read(fleet, (), context)
+        read, _, kubectl = read_fleet_with(fleet, (), context)
+        kubectl = dataclasses.replace(kubectl, direct=direct)
         progress.update("Reading the cluster")
-        served = deployment.served(kubectl)
-        pods = [_pod(pod, read, served, kubectl) for pod in kubectl.select("pods", f"{INSTANCE}={NAME}")]
+        ours = Names.of(read)
+        found = kubectl.select("pods", ours.all_pods)
+        # Pods differ in it during a rollout.
+        served = {name: deployment.served(name, kubectl) for name in set(map(deployment.config_map_of, found))}
+        pods = each(
+            found,
+            lambda pod, _: _pod(pod, read, served[deployment.config_map_of(pod)], kubectl),
+            most=kubectl.at_once,
+        )
         rollouts = [
-            (state, not state.over and ClusterStore(kubectl, state.model).held())
-            for state in deployment.rollouts(kubectl).values()
+            (state, not state.over and ClusterStore(kubectl, ours, state.model).held())
+            for state in deployment.rollouts(ours, kubectl).values()
         ]
     if as_json:
         click.echo(json.dumps({"pods": pods, "rollouts": [overview.as_json(*one) for one in rollouts]}, indent=2))
@@ -235,27 +238,3 @@ def _shown(version: dict[str, Any]) -> str:
     """Return a version's status as text."""
     error = f" ({printable(version['error'])})" if version["error"] else ""
     return f"version {version['version']} {version['state']}{error}"
-
-
-def _read(
-    path: Path, names: tuple[str, ...], context: str | None, overlays: tuple[str, ...] = ()
-) -> tuple[Fleet, tuple[str, ...], Kubectl]:
-    from pydantic import ValidationError
-
-    from tfserving.k8s.kubectl import Kubectl
-    from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
-    from tfserving.serving.models_yaml.kubernetes import Kubernetes
-
-    read = read_fleet(path)
-    if overlays:
-        try:
-            given = read.kubernetes.model_dump()
-            # Settings of other components are allowed only with these components.
-            unused = {key for key in ("gateway", "object_store") if key.replace("_", "-") not in overlays}
-            kept = {key: value for key, value in given.items() if key not in unused}
-            settings = Kubernetes.model_validate({**kept, "components": overlays})
-        except ValidationError as error:
-            reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
-            raise FleetError(f"--overlay {', '.join(overlays)}: {reasons}") from None
-        read = read.model_copy(update={"kubernetes": settings})
-    return read, read.select(names), Kubectl(read.kubernetes.namespace, context, read.kubernetes.kubectl_seconds)

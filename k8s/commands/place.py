@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 model_argument = click.argument("model", shell_complete=complete_models)
 context_option = click.option("--context", metavar="NAME", help="The kubectl context.  [default: the current one]")
 
+direct_option = click.option(
+    "--direct", is_flag=True, help="Connect to the pods' own addresses, from within the cluster."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -28,12 +32,14 @@ class Place:
     cluster: bool
     namespace: str | None
     context: str | None
+    direct: bool = False
 
     def kubectl(self, fleet: Fleet) -> Kubectl:
         """Return the kubectl of the namespace."""
         from tfserving.k8s.kubectl import Kubectl
 
-        return Kubectl(self.namespace or fleet.kubernetes.namespace, self.context, fleet.kubernetes.kubectl_seconds)
+        namespace = self.namespace or fleet.kubernetes.namespace
+        return Kubectl(namespace, self.context, fleet.kubernetes.kubectl_seconds, self.direct)
 
     def in_namespace(self, fleet: Fleet) -> Fleet:
         """Return the fleet with the settings of the namespace."""
@@ -45,9 +51,10 @@ class Place:
     def store(self, fleet: Fleet, model: str) -> Store:
         """Return the store with the state of the model's rollouts."""
         if self.cluster:
+            from tfserving.k8s.names import Names
             from tfserving.k8s.rollout.cluster import ClusterStore
 
-            return ClusterStore(self.kubectl(fleet), model)
+            return ClusterStore(self.kubectl(fleet), Names.of(fleet), model)
         from tfserving.k8s.rollout.local import LocalStore
 
         return LocalStore(fleet, model)
@@ -57,17 +64,18 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for where the servers are; the command gets one argument `place`."""
 
     @functools.wraps(command)
-    def placed(*, cluster: bool, namespace: str | None, context: str | None, **others: object) -> None:
-        for name, value in (("--namespace", namespace), ("--context", context)):
+    def placed(*, cluster: bool, namespace: str | None, context: str | None, direct: bool, **others: object) -> None:
+        for name, value in (("--namespace", namespace), ("--context", context), ("--direct", direct or None)):
             if value is not None and not cluster:
                 raise click.UsageError(f"{name} needs --cluster.")
-        return command(place=Place(cluster, namespace, context), **others)
+        return command(place=Place(cluster, namespace, context, direct), **others)
 
     for option in reversed(
         (
             click.option("--cluster", is_flag=True, help="Use the pods of a cluster, not the servers of this machine."),
             click.option("--namespace", metavar="NAME", help="The namespace.  [default: that of models.yaml]"),
             context_option,
+            direct_option,
         )
     ):
         placed = option(placed)

@@ -53,6 +53,7 @@ def _strategy(fleet: Fleet, state: State, place: Place, wait: float, settings: R
         from tfserving.serving.docker import deployment
 
         return InPlace(fleet, wait, log, LocalTarget(fleet, state.model, deployment.exists))
+    from tfserving.k8s.names import Names
     from tfserving.k8s.rollout.by_pods import ByPods
     from tfserving.k8s.rollout.cluster import ClusterTarget
     from tfserving.serving.models_yaml.file import write_labels
@@ -63,7 +64,7 @@ def _strategy(fleet: Fleet, state: State, place: Place, wait: float, settings: R
     kubectl = place.kubectl(fleet)
     if state.strategy == "pods":
         return ByPods(place.in_namespace(fleet), wait, log, kubectl, finished)
-    return InPlace(fleet, wait, log, ClusterTarget(kubectl, wait, finished))
+    return InPlace(fleet, wait, log, ClusterTarget(kubectl, Names.of(fleet), wait, finished))
 
 
 def run(

@@ -39,10 +39,11 @@ def set_stable(fleet: Fleet, model: str, place: Place, wait: float) -> None:
 
 def _on_cluster(fleet: Fleet, model: str, place: Place) -> int:
     from tfserving.k8s import deployment
+    from tfserving.k8s.names import Names
     from tfserving.k8s.rollout.target import RolloutError
     from tfserving.serving.models_yaml.fleet import STABLE
 
-    labels = deployment.labels(place.kubectl(fleet))
+    labels = deployment.labels(Names.of(fleet), place.kubectl(fleet))
     if model not in labels:
         raise RolloutError(f"the cluster does not serve {model!r}. Start it there with `{recommended('k8s apply')}`.")
     return labels[model][STABLE]

@@ -17,25 +17,26 @@ import time
 from dataclasses import dataclass, field, replace
 
 from tfserving.k8s import deployment
+from tfserving.k8s.at_once import Pause, each
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
-from tfserving.k8s.names import CANARY, MANAGER, NAME, STABLE, TRACK, config_map
+from tfserving.k8s.names import CANARY, MANAGER, STABLE, Names
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout import gates, serves
 from tfserving.k8s.rollout.cluster import ClusterTarget, Finished
-from tfserving.k8s.rollout.comparing import Before, Pause
+from tfserving.k8s.rollout.comparing import Before
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
+from tfserving.k8s.scaling import count, keep_replicas, scale_up
 from tfserving.k8s.waiting import wait_until_ready
 
-SECOND = f"{NAME}-{CANARY}"
 ROUTES = ("httproute", "grpcroute")
 # Another field manager than that of `apply`, which would prune the second Deployment.
 _MANAGER = f"{MANAGER}-rollout"
-# A changed value makes a Deployment replace its pods.
-_ROLLED = "tensorflow-serving-toolkit/rolled-out"
+# Objects that the second Deployment has, too: those that keep its pods there.
+_OF_PODS = ("HorizontalPodAutoscaler", "PodDisruptionBudget")
 _QUIET_SECONDS = 2.0
 
 
@@ -45,28 +46,32 @@ class ByPods(Strategy):
 
     kubectl: Kubectl
     finished: Finished
+    _ours: Names = field(init=False)
     _stable: ClusterTarget = field(init=False)
     _canary: ClusterTarget = field(init=False)
     # Results of requests before this rollout moved any.
     _before_any: Before | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        self._ours = Names.of(self.fleet)
         self._stable, self._canary = (
-            ClusterTarget(self.kubectl, self.wait, self.finished, track) for track in (STABLE, CANARY)
+            ClusterTarget(self.kubectl, self._ours, self.wait, self.finished, track) for track in (STABLE, CANARY)
         )
 
     def load(self, state: State, pause: Pause) -> None:
         """Create the second Deployment, with as many pods as the first one has."""
-        self._apply([_second(one) for one in self._made(state, self._replicas(NAME))], _MANAGER)
+        replicas = count(self.kubectl, self._ours.serving)
+        self._apply([_second(one, self._ours, replicas) for one in self._made(state)], _MANAGER)
+        scale_up(self.kubectl, self._ours.canary, replicas)
         try:
-            wait_until_ready(self.kubectl, self._names(), self.wait, self.log, name=SECOND, track=CANARY, pause=pause)
+            wait_until_ready(self.kubectl, self._ours, self._models(), self.wait, self.log, track=CANARY, pause=pause)
         except RolloutError as error:
             raise GateError(str(error)) from None
         self._everywhere(self._canary, serves.final(state), pause)
 
-    def prove(self, state: State, pause: Pause) -> None:  # noqa: ARG002 - nothing is waited for
+    def prove(self, state: State, pause: Pause) -> None:
         """See Strategy."""
-        self._proven(state, self._canary.instances(), state.model)
+        self._proven(state, self._canary.instances(), state.model, pause)
 
     def compare(self, state: State, pause: Pause) -> None:
         """Compare each new pod with one of the old ones."""
@@ -99,15 +104,20 @@ class ByPods(Strategy):
         """Replace the pods of the first Deployment, and move the requests back to it."""
         before = self._deployment()["metadata"]["generation"]
         # The autoscaler may have removed idle pods.
-        replicas = max(self._replicas(NAME), self._replicas(SECOND))
-        self._apply(self._made(state, replicas), MANAGER)
+        replicas = max(count(self.kubectl, name) for name in (self._ours.serving, self._ours.canary))
+        made = self._made(state)
+        keep_replicas(self.kubectl, made[0])
+        self._apply(made, MANAGER)
+        if "replicas" not in made[0]["spec"]:
+            scale_up(self.kubectl, self._ours.serving, replicas)
         if self._deployment()["metadata"]["generation"] == before:
-            rolled = {_ROLLED: f"{state.model} {state.new} {state.started}"}
+            # A changed value makes a Deployment replace its pods.
+            rolled = {self._ours.own("rolled-out"): f"{state.model} {state.new} {state.started}"}
             change = {"spec": {"template": {"metadata": {"annotations": rolled}}}}
-            self.kubectl.patch("deployment", NAME, change)
-        wait_until_ready(self.kubectl, self._names(), self.wait, self.log)
+            self.kubectl.patch("deployment", self._ours.serving, change)
+        wait_until_ready(self.kubectl, self._ours, self._models(), self.wait, self.log)
         self._everywhere(self._stable, serves.final(state), time.sleep)
-        self._proven(state, self._stable.instances(), state.model)
+        self._proven(state, self._stable.instances(), state.model, time.sleep)
         self._leave(state)
         self._stable.finish(state.model, serves.final_labels(state))
 
@@ -119,22 +129,27 @@ class ByPods(Strategy):
         """See Strategy."""
         if "kserve" in self.fleet.kubernetes.components:
             raise RolloutError(
-                "a rollout by pods needs a second Deployment, and with the component `kserve` it is KServe that creates "
-                "Deployments. Roll out in place, without --by-pods."
+                "a rollout by pods needs a second Deployment, and with the component `kserve` it is KServe that "
+                "creates Deployments. Roll out in place, without --by-pods."
             )
         for kind in ROUTES:
             try:
-                found = self.kubectl.get(kind, NAME)
+                found = self.kubectl.get(kind, self._ours.serving)
             except KubectlError as error:
                 raise RolloutError(f"a rollout by pods needs the routes of a Gateway: {error}") from None
             if found is None:
                 raise RolloutError(
-                    f"the {kind} {NAME} does not exist. A rollout by pods needs the component `gateway`; "
+                    f"the {kind} {self._ours.serving} does not exist. A rollout by pods needs the component `gateway`; "
                     f"apply it with `{recommended('k8s apply')}`."
                 )
         self._deployment()
+        if gone := [name for name in self._models() if name not in self.fleet.models]:
+            raise RolloutError(
+                f"the cluster serves {', '.join(gone)}, which models.yaml doesn't have. Change the models of the "
+                f"cluster first, with `{recommended('k8s apply')}`."
+            )
         if state.phase == "loading":
-            deployment.check_labels(self.fleet, self._names(), self.kubectl)
+            deployment.check_labels(self.fleet, self._models(), self.kubectl)
         self._check_address(state)
 
     def close(self) -> None:
@@ -163,36 +178,34 @@ class ByPods(Strategy):
     def _next_weight(self, state: State) -> int:
         return next(weight for weight in self.settings.weights if weight > state.weight)
 
-    def _names(self) -> tuple[str, ...]:
+    def _models(self) -> tuple[str, ...]:
         """Return the models that the cluster serves."""
-        return tuple(deployment.labels(self.kubectl))
+        return tuple(deployment.labels(self._ours, self.kubectl))
 
-    def _made(self, state: State, replicas: int) -> list[Object]:
-        """Return the Deployment and the ConfigMaps of its pods, as they are after the rollout."""
+    def _made(self, state: State) -> list[Object]:
+        """Return the Deployment, and the objects for its pods alone, as they are after the rollout."""
         fleet = self.fleet.with_labels(state.model, serves.final_labels(state))
-        made = objects(render(fleet, self._names(), self.kubectl, replicas))
+        made = objects(render(fleet, self._models(), self.kubectl))
         (pods,) = (one for one in made if one["kind"] == "Deployment")
         volumes = pods["spec"]["template"]["spec"]["volumes"]
         mounted = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
-        return [pods, *(one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] in mounted)]
+        config = [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] in mounted]
+        return [pods, *config, *(one for one in made if one["kind"] in _OF_PODS)]
 
     def _apply(self, made: list[Object], manager: str) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
         self.kubectl.run("apply", *deployment.server_side(manager), "--validate=strict", input=text)
 
     def _deployment(self) -> Object:
-        found = self.kubectl.get("deployment", NAME)
-        if found is None:
-            raise RolloutError(f"the Deployment {NAME} does not exist. Create it with `{recommended('k8s apply')}`.")
-        return found
-
-    def _replicas(self, name: str) -> int:
+        name = self._ours.serving
         found = self.kubectl.get("deployment", name)
-        return int(found["spec"]["replicas"]) if found else 0
+        if found is None:
+            raise RolloutError(f"the Deployment {name} does not exist. Create it with `{recommended('k8s apply')}`.")
+        return found
 
     def _weigh(self, weight: int) -> None:
         """Set the percentage of requests that both routes send to the second Deployment."""
-        weights = {NAME: 100 - weight, SECOND: weight}
+        weights = {self._ours.serving: 100 - weight, self._ours.canary: weight}
 
         def weighed(route: Object) -> Object:
             for rule in route["spec"]["rules"]:
@@ -201,20 +214,21 @@ class ByPods(Strategy):
             return route
 
         for kind in ROUTES:
-            self.kubectl.change(kind, NAME, weighed)
+            self.kubectl.change(kind, self._ours.serving, weighed)
 
     def _leave(self, state: State) -> None:
         """Delete the second Deployment once it gets no more requests."""
         self._weigh(0)
-        if self.kubectl.get("deployment", SECOND) is None:
+        if self.kubectl.get("deployment", self._ours.canary) is None:
             return
         self._wait_until_quiet(state)
         self.log("Deleting the second Deployment …")
         # The call returns when its pods have drained.
         deployment.draining(self.fleet, self.kubectl).run(
-            "delete", "deployment", SECOND, "--cascade=foreground", "--ignore-not-found"
+            "delete", "deployment", self._ours.canary, "--cascade=foreground", "--ignore-not-found"
         )
-        self.kubectl.run("delete", "configmap", config_map(CANARY), "--ignore-not-found")
+        self.kubectl.run("delete", ",".join(_OF_PODS), self._ours.canary, "--ignore-not-found")
+        self.kubectl.run("delete", "configmap", self._ours.config_map(CANARY), "--ignore-not-found")
 
     def _wait_until_quiet(self, state: State) -> None:
         """Wait until the Gateway sends no more requests; at most `drain_seconds`, as other clients may send some."""
@@ -222,28 +236,39 @@ class ByPods(Strategy):
         before: int | None = None
         while time.monotonic() < until:
             try:
-                found = sum(gates.page(instance, state.model).total for instance in self._canary.ready())
+                pages = each(self._canary.ready(), lambda one, _: gates.page(one, state.model))
             except (GateError, KubectlError):
                 return
-            if found == before:
+            if (found := sum(page.total for page in pages)) == before:
                 return
             before = found
             time.sleep(_QUIET_SECONDS)
 
 
-def _second(made: Object) -> Object:
-    """Return an object of the first Deployment for the second one. A ConfigMap that never changes is shared."""
+def _second(made: Object, ours: Names, replicas: int) -> Object:
+    """Return an object of the first Deployment for the second one, which has `replicas` pods or more.
+
+    A ConfigMap that never changes is shared.
+    """
     second = copy.deepcopy(made)
-    models = config_map(STABLE)
+    models = ours.config_map(STABLE)
     if made["kind"] == "ConfigMap":
         if made["metadata"]["name"] == models:
-            second["metadata"]["name"] = config_map(CANARY)
+            second["metadata"]["name"] = ours.config_map(CANARY)
         return second
-    second["metadata"]["name"] = SECOND
+    second["metadata"]["name"] = ours.canary
+    if made["kind"] == "HorizontalPodAutoscaler":
+        second["spec"]["scaleTargetRef"]["name"] = ours.canary
+        # It may get all requests at once.
+        second["spec"]["minReplicas"] = min(replicas, second["spec"]["maxReplicas"])
+        return second
+    if made["kind"] == "PodDisruptionBudget":
+        second["spec"]["selector"]["matchLabels"][ours.track] = CANARY
+        return second
     template = second["spec"]["template"]
     for labels in (second["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
-        labels[TRACK] = CANARY
+        labels[ours.track] = CANARY
     for volume in template["spec"]["volumes"]:
         if volume.get("configMap", {}).get("name") == models:
-            volume["configMap"]["name"] = config_map(CANARY)
+            volume["configMap"]["name"] = ours.config_map(CANARY)
     return second

@@ -1,9 +1,9 @@
 """Rollouts on the pods of a cluster. Running pods are configured one by one; new pods read a ConfigMap.
 
     ConfigMap NAME-models ──► pods that start
-    HandleReloadConfigRequest, by a forwarded port ──► each pod that runs, in the order of the rollout
+    HandleReloadConfigRequest ──► each pod that runs, at its own address or through a forwarded port
 
-The state is in a ConfigMap. The right to roll out is the Lease of the same name (`tfserving.k8s.names.rollout`;
+The state is in a ConfigMap. The right to roll out is the Lease of the same name (`tfserving.k8s.names.Names.rollout`;
 https://kubernetes.io/docs/concepts/architecture/leases/).
 """
 
@@ -21,9 +21,10 @@ from typing import Any, TypeAlias, cast, get_args
 
 from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
-from tfserving.k8s import names
+from tfserving.k8s.at_once import Shared, each
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
+from tfserving.k8s.names import STABLE, Names
 from tfserving.k8s.pods import GRPC_PORT, REST_PORT, ready
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import Request, State
@@ -34,8 +35,6 @@ from tfserving.serving.engines.readiness import taken
 
 # Receives a model and its final labels.
 Finished: TypeAlias = Callable[[str, Mapping[str, int]], None]
-# The kubelet refreshes mounted ConfigMaps when the pod changes, and otherwise within a minute or two.
-REFRESH = "tensorflow-serving-toolkit/configured"
 _RELOAD_SECONDS = 60.0
 _LEASE_SECONDS = 15
 _RENEW_SECONDS = 4.0
@@ -46,40 +45,44 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod, reached through forwarded ports of this machine."""
+    """A pod, at its own addresses or at ports of this machine that kubectl forwards.
+
+    `config` reads the configuration of the ConfigMap, `staying` the names of the pods that aren't terminating.
+    """
 
     name: str
     grpc: str
     rest: str
     config: Callable[[], Any]
-    kubectl: Kubectl
+    staying: Callable[[], frozenset[str]]
 
     def configure(self, serve: Serve, *, keep: bool = True) -> None:  # noqa: ARG002 - a restart reads the ConfigMap
-        """Send it the configuration of the ConfigMap, with this change."""
+        """Send it the configuration of the ConfigMap, with this change.
+
+        A container that restarts reads the ConfigMap of that moment, since the kubelet then mounts it anew.
+        """
         with connect(f"grpc://{self.grpc}") as client:
             try:
                 client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
             except ServingError as error:
                 if not taken(error):
                     raise
-        change = {"metadata": {"annotations": {REFRESH: datetime.now(timezone.utc).isoformat()}}}
-        with contextlib.suppress(KubectlError):
-            self.kubectl.patch("pod", self.name, change)
 
     def leaves(self) -> bool:
         """See Instance. A pod that crashed isn't leaving."""
         with contextlib.suppress(KubectlError):
-            found = self.kubectl.get("pod", self.name)
-            return found is None or "deletionTimestamp" in found["metadata"]
+            return self.name not in self.staying()
         return False
 
 
 class ClusterTarget:
     """The pods of a track; `finished` receives the final labels. Close it to end the port forwarding."""
 
-    def __init__(self, kubectl: Kubectl, wait: float, finished: Finished, track: str = names.STABLE) -> None:
-        self._kubectl, self._wait, self._finished, self._track = kubectl, wait, finished, track
-        self._forwards: dict[str, tuple[contextlib.ExitStack, Pod]] = {}
+    def __init__(self, kubectl: Kubectl, ours: Names, wait: float, finished: Finished, track: str = STABLE) -> None:
+        self._kubectl, self._ours, self._wait, self._finished, self._track = kubectl, ours, wait, finished, track
+        self._forwards: dict[str, tuple[contextlib.ExitStack, list[str]]] = {}
+        self._config = Shared(lambda: models_config_of(self._config_map()))
+        self._staying = Shared(lambda: frozenset(str(pod["metadata"]["name"]) for pod in self._pods()))
 
     def instances(self) -> list[Instance]:
         """See Target. Waits until every pod is ready."""
@@ -92,7 +95,7 @@ class ClusterTarget:
             if time.monotonic() > deadline:
                 if not pods:
                     raise RolloutError(
-                        f"no pod has the labels {names.pods(self._track)}. "
+                        f"no pod has the labels {self._ours.pods(self._track)}. "
                         f"Start the pods with `{recommended('k8s apply')}`."
                     )
                 raise GateError(f"pod {waiting[0]} isn't ready after {self._wait:g} s")
@@ -111,7 +114,7 @@ class ClusterTarget:
             return found
 
         self._config_map()
-        self._kubectl.change("configmap", names.config_map(self._track), applied)
+        self._kubectl.change("configmap", self._ours.config_map(self._track), applied)
 
     def finish(self, model: str, labels: Mapping[str, int]) -> None:
         """See Target."""
@@ -125,29 +128,35 @@ class ClusterTarget:
 
     def _pods(self) -> list[Object]:
         """Return the pods that aren't terminating, sorted by name."""
-        pods = self._kubectl.select("pods", names.pods(self._track))
+        pods = self._kubectl.select("pods", self._ours.pods(self._track))
         staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         return sorted(staying, key=lambda pod: str(pod["metadata"]["name"]))
 
     def _reach(self, pods: list[Object]) -> list[Instance]:
-        return [self._reached(pod["metadata"]["name"]) for pod in pods]
+        return each(pods, lambda pod, _: self._reached(pod), most=self._kubectl.at_once)
 
-    def _reached(self, name: str) -> Pod:
+    def _reached(self, pod: Object) -> Instance:
+        grpc, rest = self._addresses(pod)
+        return Pod(str(pod["metadata"]["name"]), grpc, rest, self._config, self._staying)
+
+    def _addresses(self, pod: Object) -> list[str]:
+        """Return a pod's addresses for gRPC and REST. A forwarded port is used again while it works."""
+        if self._kubectl.direct:
+            with self._kubectl.reach(pod, GRPC_PORT, REST_PORT) as addresses:
+                return addresses
+        name = str(pod["metadata"]["name"])
         if name in self._forwards:
-            stack, pod = self._forwards[name]
-            if _listens(pod.rest) and _listens(pod.grpc):
-                return pod
+            stack, addresses = self._forwards[name]
+            if all(map(_listens, addresses)):
+                return addresses
             stack.close()
         stack = contextlib.ExitStack()
-        grpc, rest = stack.enter_context(self._kubectl.forward(name, GRPC_PORT, REST_PORT))
-        made = Pod(
-            name, f"127.0.0.1:{grpc}", f"127.0.0.1:{rest}", lambda: models_config_of(self._config_map()), self._kubectl
-        )
-        self._forwards[name] = (stack, made)
-        return made
+        addresses = stack.enter_context(self._kubectl.reach(pod, GRPC_PORT, REST_PORT))
+        self._forwards[name] = stack, addresses
+        return addresses
 
     def _config_map(self) -> Object:
-        name = names.config_map(self._track)
+        name = self._ours.config_map(self._track)
         found = self._kubectl.get("configmap", name)
         if found is None:
             raise RolloutError(f"the ConfigMap {name} does not exist. Create it with `{recommended('k8s apply')}`.")
@@ -157,9 +166,9 @@ class ClusterTarget:
 class ClusterStore:
     """The state of a model's rollouts in the cluster."""
 
-    def __init__(self, kubectl: Kubectl, model: str) -> None:
-        self._kubectl, self._model = kubectl, model
-        self._name = names.rollout(model)
+    def __init__(self, kubectl: Kubectl, ours: Names, model: str) -> None:
+        self._kubectl, self._ours, self._model = kubectl, ours, model
+        self._name = ours.rollout(model)
         # A lease that isn't renewed in time is lost, so a call that renews it must be shorter.
         self._quick = kubectl.within(min(kubectl.seconds, _LEASE_CALL_SECONDS))
         self._me = f"{socket.gethostname()}-{uuid.uuid4()}"
@@ -173,7 +182,7 @@ class ClusterStore:
 
     def others(self) -> list[State]:
         """See Store."""
-        states = map(kept_state, self._kubectl.select("configmaps", names.ROLLOUTS))
+        states = map(kept_state, self._kubectl.select("configmaps", self._ours.rollouts))
         return [state for state in states if state and state.model != self._model]
 
     def save(self, state: State) -> None:
@@ -222,7 +231,7 @@ class ClusterStore:
         found = self._kubectl.get("lease", self._name)
         try:
             if found is None:
-                metadata = {"name": self._name, "labels": names.ROLLOUT_LABELS}
+                metadata = {"name": self._name, "labels": self._ours.rollout_labels}
                 self._kubectl.create(
                     {
                         "apiVersion": "coordination.k8s.io/v1",
@@ -273,7 +282,7 @@ class ClusterStore:
         except KubectlError:
             if self._kubectl.get("configmap", self._name) is not None:
                 raise
-            metadata = {"name": self._name, "labels": names.ROLLOUT_LABELS}
+            metadata = {"name": self._name, "labels": self._ours.rollout_labels}
             self._kubectl.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 

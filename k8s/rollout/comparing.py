@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from tfserving.clients import connect
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
+from tfserving.k8s.at_once import Pause, each
 from tfserving.k8s.rollout import gates
 from tfserving.k8s.rollout.drift import drift
 from tfserving.k8s.rollout.evaluation import evaluate
@@ -25,8 +25,6 @@ from tfserving.k8s.rollout.watch import Seen, Side, Watch
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 
-# Sleeps for some seconds; raises when `abort` is requested.
-Pause: TypeAlias = Callable[[float], None]
 PROBE_HELP = "Set `rollout.address` to where clients send requests, or `rollout.probe: 0` to turn the probe off."
 # If requests of clients would need longer than this for a clear result, those of the probe decide.
 _PATIENCE_SECONDS = 120.0
@@ -49,10 +47,14 @@ class Comparing:
         """The limits of the gates."""
         return self.fleet.rollout
 
-    def _proven(self, state: State, instances: Sequence[Instance], name: str) -> None:
+    def _proven(self, state: State, instances: Sequence[Instance], name: str, pause: Pause) -> None:
         folder = self.fleet.model_folder(state.model) / str(state.new)
-        for instance in instances:
-            self._saw(gates.golden(Reached(instance, name, state.new), folder))
+
+        def proven(instance: Instance, _: Pause) -> Figure:
+            return gates.golden(Reached(instance, name, state.new), folder)
+
+        for figure in each(instances, proven, pause):
+            self._saw(figure)
 
     def _compared(self, state: State, pairs: Sequence[tuple[Reached, Reached]], pause: Pause) -> None:
         """Compare an old and a new version before clients get the new one; nothing when `rollout.longest` is 0."""
@@ -110,7 +112,7 @@ class Comparing:
             watch.finish(pause)
             self._moment(watch, comparisons, time.monotonic() - started)
         self._decided(state, comparisons, "bake: ", ())
-        self._proven(state, target.instances(), state.model)
+        self._proven(state, target.instances(), state.model, pause)
 
     def _before(self, state: State, instances: Callable[[], Sequence[Instance]], pause: Pause) -> Before:
         """Measure requests to the old version for a window, before any move."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections import Counter
@@ -28,6 +29,8 @@ from tfserving.serving.models_yaml.rollout import Rollout
 
 # After this many rounds of golden requests, the estimate decides an unclear comparison.
 ROUNDS = 300
+# Of many servers, that many pairs are compared: each needs several rounds.
+MOST_PAIRS = 16
 _REQUEST_SECONDS = 10.0
 # Limits for the output of a command, of which the last line is kept.
 _MOST_PRINTED, _LONGEST_LINE = 1 << 16, 500
@@ -58,10 +61,11 @@ def latency(
 ) -> Figure:
     """Send `golden` alternately to an old and a new version, on each pair of servers, and compare the latencies.
 
-    Both servers of a pair are the same one or of the same kind. The comparison ends when the result is clear. After
-    `settings.longest` seconds the estimate decides. Raises GateError when the new version is too slow, or fails more
-    often.
+    Both servers of a pair are the same one or of the same kind. Of more than MOST_PAIRS pairs, some are compared. The
+    comparison ends when the result is clear. After `settings.longest` seconds the estimate decides. Raises GateError
+    when the new version is too slow, or fails more often.
     """
+    pairs = pairs[:: math.ceil(len(pairs) / MOST_PAIRS)]
     # No minimum duration: clients don't get the new version yet.
     at_once = settings.model_copy(update={"window": 0.0})
     comparison = Comparison(at_once, f"version {pairs[0][1].version}", f"version {pairs[0][0].version}")

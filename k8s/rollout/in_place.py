@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 
 from tfserving.clients.errors import ServingError
+from tfserving.k8s.at_once import Pause
 from tfserving.k8s.rollout import serves
-from tfserving.k8s.rollout.comparing import Pause
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError, Target
@@ -31,7 +31,7 @@ class InPlace(Strategy):
     def prove(self, state: State, pause: Pause) -> None:
         """Load it again on servers that have restarted, then send the golden requests."""
         self._everywhere(self.target, serves.loading(state), pause, keep=False)
-        self._proven(state, self.target.instances(), canary_name(state.model))
+        self._proven(state, self.target.instances(), canary_name(state.model), pause)
 
     def compare(self, state: State, pause: Pause) -> None:
         """Compare both versions on every server, under their two names."""

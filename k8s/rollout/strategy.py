@@ -11,8 +11,9 @@ from typing import TypeVar
 from tfserving.clients import Client, connect
 from tfserving.clients.busy import is_busy
 from tfserving.clients.errors import ServingError
+from tfserving.k8s.at_once import MOST_AT_ONCE, Pause, each
 from tfserving.k8s.rollout import gates, serves
-from tfserving.k8s.rollout.comparing import PROBE_HELP, Comparing, Pause
+from tfserving.k8s.rollout.comparing import PROBE_HELP, Comparing
 from tfserving.k8s.rollout.probe import SECONDS
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import GateError, Instance, RolloutError, Serve, Target, url
@@ -141,14 +142,20 @@ class Strategy(Comparing, ABC):
                 raise RolloutError(f"rollout.address {address}: {error.code}: {error.text}. {PROBE_HELP}") from None
 
     def _everywhere(self, target: Target, serve: Serve, pause: Pause, *, keep: bool = True) -> None:
-        """Configure every server, including those that start meanwhile; with `keep`, also for restarts."""
+        """Configure every server, including those that start meanwhile; with `keep`, also for restarts.
+
+        At most a quarter of the servers load at the same time, since they are slower then.
+        """
         if keep:
             target.keep(serve)
+
+        def configure(instance: Instance, pause: Pause) -> None:
+            self._one(instance, serve, pause, keep=keep)
+
         done: set[str] = set()
         while new := [instance for instance in target.instances() if instance.name not in done]:
-            for instance in new:
-                self._one(instance, serve, pause, keep=keep)
-                done.add(instance.name)
+            each(new, configure, pause, most=min(MOST_AT_ONCE, max(1, len(new) // 4)))
+            done.update(instance.name for instance in new)
 
     def _one(self, instance: Instance, serve: Serve, pause: Pause, *, keep: bool = True) -> None:
         """Configure one server, step by step, and wait until it serves this.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from tfserving.clients.metrics import Page
 from tfserving.foundation.golden import Golden
+from tfserving.k8s.at_once import Pause, each
 from tfserving.k8s.rollout import gates
 from tfserving.k8s.rollout.probe import Place, Probe
 from tfserving.k8s.rollout.sample import Sample
@@ -133,11 +134,15 @@ class Watch:
         return Sample.of_page(total.without(total.answered - clients))
 
 
-def _pages(instances: Sequence[Instance], model: str) -> Iterator[tuple[str, Page]]:
+def _pages(instances: Sequence[Instance], model: str) -> list[tuple[str, Page]]:
     """Return the metrics page of each server now, by the server's name. A server that terminates has none."""
-    for instance in instances:
+
+    def read(instance: Instance, _: Pause) -> tuple[str, Page] | None:
         try:
-            yield instance.name, gates.page(instance, model)
+            return instance.name, gates.page(instance, model)
         except GateError:
             if not instance.leaves():
                 raise
+        return None
+
+    return [found for found in each(instances, read) if found]

@@ -17,6 +17,15 @@ COMPONENTS: tuple[Component, ...] = get_args(Component)
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 
 
+LabelKey = Annotated[str, Field(pattern=patterns.LABEL_KEY)]
+LabelValue = Annotated[str, Field(pattern=patterns.LABEL_VALUE)]
+# Kubernetes keeps these domains for itself
+# (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set).
+_RESERVED = ("kubernetes.io", "k8s.io")
+# Those of the labels that the toolkit selects objects by, or sets itself.
+_TAKEN = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by", "version")}
+
+
 class Gpu(Strict):
     """For the component `gpu`: the GPUs of a pod."""
 
@@ -52,7 +61,6 @@ class ObjectStore(Strict):
             "`eks.amazonaws.com/role-arn`."
         ),
     ] = Field(default_factory=dict)
-    image: Annotated[str, Field(description="The image of k8s/Dockerfile.", pattern=patterns.IMAGE)] = "serving-sync:1"
     interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between checks for new versions.")] = 30
     newest: Annotated[
         int, Field(ge=1, description="Versions of each model that a pod keeps, in addition to those it serves.")
@@ -123,13 +131,38 @@ class Kubernetes(Strict):
     """The servers of a namespace."""
 
     namespace: Annotated[Namespace, Field(description="The namespace, which must exist.")] = "default"
+    name_prefix: Annotated[
+        str,
+        Field(
+            description="The beginning of every object's name, such as `fraud-`, for several fleets in a namespace.",
+            pattern=patterns.NAME_PREFIX,
+        ),
+    ] = ""
+    domain: Annotated[
+        str,
+        Field(description="The domain of the toolkit's own labels and annotations.", pattern=patterns.DOMAIN),
+    ] = "tfserving.internal"
+    labels: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(description="More labels of every object and pod, such as `team`, or `app.kubernetes.io/part-of`."),
+    ] = Field(default_factory=dict)
     components: Annotated[tuple[Component, ...], Field(description="Folders of k8s/components to add.")] = ()
     image: Annotated[
         str | None,
         Field(description="The image. Default: the image of the base or of its components.", pattern=patterns.IMAGE),
     ] = None
+    toolkit_image: Annotated[
+        str,
+        Field(
+            description="The toolkit's own image, of k8s/Dockerfile: it copies models from an object store, and runs "
+            "rollouts in the cluster.",
+            pattern=patterns.IMAGE,
+        ),
+    ] = "serving-toolkit:1"
     replicas: Annotated[int, Field(ge=1, description="The smallest number of pods.")] = 2
-    max_replicas: Annotated[int, Field(ge=1, description="The largest number of pods.")] = 10
+    max_replicas: Annotated[
+        int, Field(ge=1, description="The largest number of pods. If it equals `replicas`, there is no autoscaler.")
+    ] = 10
     cpu: Annotated[
         str,
         Field(
@@ -180,6 +213,15 @@ class Kubernetes(Strict):
         return self
 
     @model_validator(mode="after")
+    def _labels_are_free(self) -> Kubernetes:
+        if any(self.domain == one or self.domain.endswith(f".{one}") for one in _RESERVED):
+            raise ValueError(f"domain is {self.domain}, which Kubernetes reserves. Use a domain of your own")
+        for label in self.labels:
+            if label in _TAKEN or label.startswith(f"{self.domain}/"):
+                raise ValueError(f"labels contains {label}, which the toolkit sets. Use another label")
+        return self
+
+    @model_validator(mode="after")
     def _components_are_complete(self) -> Kubernetes:
         for component, key, settings in (
             ("object-store", "object_store", self.object_store),
@@ -195,6 +237,11 @@ class Kubernetes(Strict):
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self
+
+    @property
+    def scales(self) -> bool:
+        """Whether an autoscaler sets the number of pods."""
+        return self.max_replicas > self.replicas
 
     @property
     def ordered(self) -> tuple[Component, ...]:

@@ -17,6 +17,11 @@ LABEL_WORDS = "1 to 63 letters, digits, '_', '.' and '-', the first a letter or 
 FUNCTION = f"^{FUNCTION_PATTERN.pattern}$"
 IMAGE = r"^[\w][\w.:/@+-]*$"
 KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+NAME_PREFIX = r"^([a-z]([-a-z0-9]{0,28}[a-z0-9])?-)?$"
+DOMAIN = r"^[a-z0-9]([-a-z0-9]{0,62})?(\.[a-z0-9]([-a-z0-9]{0,62})?)+$"
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 DISK_SIZE = r"^\d+(Mi|Gi|Ti)$"
 MEMORY_SIZE = r"^\d+(Mi|Gi)$"
@@ -27,6 +32,10 @@ EXPECTED = {
     FUNCTION: "'module:function'",
     IMAGE: "the name of an image, such as tensorflow/serving:2.21.0",
     KUBERNETES_NAME: "a Kubernetes name: up to 63 lower-case letters, digits and '-'",
+    NAME_PREFIX: "up to 31 lower-case letters, digits and '-', the first a letter and the last '-', such as fraud-",
+    DOMAIN: "a domain, such as serving.example.com",
+    LABEL_KEY: "the key of a label, such as team or example.com/team",
+    LABEL_VALUE: "the value of a label: up to 63 letters, digits, '-', '_' and '.'",
     HOST: "a host name, such as models.example.com",
     DISK_SIZE: "a size such as 512Mi or 10Gi",
     MEMORY_SIZE: "a size such as 512Mi or 2Gi",

@@ -67,9 +67,10 @@ ARGO_ROLLOUTS = Module(
     "argo", ("rollouts-controller",), "some 5 minutes", (("github.com/argoproj/argo-rollouts", "manifests"),)
 )
 PAUSE = Module("pause", ("pause",), "seconds")
+HELM = Module("helm", ("helm",), "some 3 minutes")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, ARGO_ROLLOUTS)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, ARGO_ROLLOUTS)
+STATIC = (PAUSE, KSERVE, ARGO_ROLLOUTS, HELM)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, ARGO_ROLLOUTS, HELM)
 
 
 def cache() -> Path:

@@ -106,7 +106,12 @@ def _secret() -> list[dict[str, Any]]:
 
 def _apply(cluster: Cluster, items: list[dict[str, Any]]) -> None:
     cluster.kubectl(
-        "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        "-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}),
     )
 
 

@@ -31,7 +31,7 @@ from docker import DockerClient
 from tests.docker.machine import ENVIRONMENT, Machine
 from tests.servers import wait_for
 from tfserving.serving.docker.image_names import EMBEDDED
-from tfserving.serving.models_yaml.kubernetes import ObjectStore
+from tfserving.serving.models_yaml.kubernetes import Kubernetes
 from tfserving.serving.models_yaml.server import IMAGE, TENSORFLOW_SERVING, Compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,10 +42,10 @@ BASE, PYTHON = "base:raw", "python:local"
 DEBIAN = ("mmdebstrap", "--quiet", "--variant=apt", "--include=python3,python3-pip,binutils", "bookworm")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVOY = "envoyproxy/envoy:v1.40.0"
-SYNC = str(ObjectStore.model_fields["image"].default)
+TOOLKIT = str(Kubernetes.model_fields["toolkit_image"].default)
 EMBEDDED_IMAGE = f"{EMBEDDED}:{TENSORFLOW_SERVING}"
 # The repository's own images and their Dockerfiles.
-OURS = {EMBEDDED_IMAGE: "serving/docker/embedded.Dockerfile", SYNC: "k8s/Dockerfile"}
+OURS = {EMBEDDED_IMAGE: "serving/docker/embedded.Dockerfile", TOOLKIT: "k8s/Dockerfile"}
 # The stand-in, with the entry point of the real image: a shell that keeps signals to itself.
 STAND_IN = f"""\
 FROM {EMBEDDED_IMAGE}

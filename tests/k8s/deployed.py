@@ -21,7 +21,7 @@ from tests.k8s.followed import Followed, followed
 from tests.k8s.load import Load
 from tests.k8s.rolled import MODELS
 from tests.servers import wait_for
-from tfserving.k8s.names import ROLLOUTS, TRACK
+from tfserving.k8s.names import Names
 from tfserving.k8s.rollout.state import Phase
 from tfserving.serving.models_yaml.fleet import read_fleet
 
@@ -166,14 +166,14 @@ class Pods:
         A pod that drains goes on with the version that it has: no rollout changes that any more.
         """
         load.some_end()
-        selector = f"--selector=app.kubernetes.io/instance=serving,{TRACK}={track}"
+        selector = f"--selector={Names().pods(track)}"
         pod = self.kubectl("get", "pods", "--output=name", "--field-selector=status.phase=Running", selector).split()[0]
         self.kubectl("delete", pod, f"--wait={str(drained).lower()}")
 
     def is_back(self, kubernetes: str) -> bool:
         """Takes away what a test has brought; whether the pods are then as they were before it."""
         self.say(kubernetes)
-        self.kubectl("delete", "configmaps,leases", f"--selector={ROLLOUTS}")
+        self.kubectl("delete", "configmaps,leases", f"--selector={Names().rollouts}")
         for version in (self.folder / "models/scaled").iterdir():
             if version.name != "1":
                 shutil.rmtree(version)

@@ -107,10 +107,10 @@ def test_the_base_serves_the_fleet_that_its_image_has(cluster: Cluster, docker_h
     said = "".join(f"  {name}:\n    builder: tests.scaled:build\n" for name in ("digits", "dense"))
     (tmp_path / "models.yaml").write_text(f"models:\n{said}")
     export_scaled(tmp_path / "models.yaml", (1,))
-    words = ["tfserving", "image", "--tag", "serving-fleet:latest", "--fleet", str(tmp_path / "models.yaml")]
+    words = ["tfserving", "image", "--tag", "serving-fleet:1", "--fleet", str(tmp_path / "models.yaml")]
     env = {**os.environ, "DOCKER_HOST": docker_host}
     subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=env, check=True, capture_output=True)
-    cluster.load_image(docker_host, "serving-fleet:latest")
+    cluster.load_image(docker_host, "serving-fleet:1")
     namespace = f"base-{uuid.uuid4().hex[:8]}"
     made = cluster.kubectl("kustomize", str(ROOT / "k8s/base")).replace('cpu: "1"', "cpu: 50m")
     try:

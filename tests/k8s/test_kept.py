@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tfserving.cli import tfserving
-from tfserving.k8s import names
+from tfserving.k8s.names import Names
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.local import LocalInstance, LocalStore
 from tfserving.k8s.rollout.state import State
@@ -88,7 +88,7 @@ def test_a_state_that_is_no_file_is_told(file: Path) -> None:
 
 
 def config_map(data: dict[str, Any] | None, model: str = "digits") -> dict[str, Any]:
-    return {"metadata": {"name": names.rollout(model)}, "data": data}
+    return {"metadata": {"name": Names().rollout(model)}, "data": data}
 
 
 @pytest.mark.parametrize("fault", WRONG)
@@ -117,10 +117,10 @@ def test_a_configuration_that_is_cut_is_told(tmp_path: Path, text: str | None) -
 
 def test_no_two_models_share_a_config_map_or_a_lease() -> None:
     models = ["a_b", "a-b", "A.B", "a.b", "A-B", "a--b", "a-b.", "a-b-", "0", "a" * 200, "a" * 201, "_", "Ä", "a\n"]
-    found = {names.rollout(model) for model in models}
+    found = {Names().rollout(model) for model in models}
     # A model can't be called as another's ConfigMap.
-    found |= {names.rollout(name.removeprefix("serving-rollout-")) for name in found}
-    plain = [model for model in models if names.rollout(model) == f"serving-rollout-{model}"]
+    found |= {Names().rollout(name.removeprefix("serving-rollout-")) for name in found}
+    plain = [model for model in models if Names().rollout(model) == f"serving-rollout-{model}"]
     assert plain == ["a-b", "a--b", "0"]
     assert len(found) == 2 * len(models) - len(plain)
     # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names

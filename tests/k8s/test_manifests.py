@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from tests.serving.fleets import GOOD, fleet
 from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import Names
 from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
 from tfserving.serving.compose.services import DASHBOARD
@@ -42,7 +44,9 @@ def static(overlay: str) -> list[Object]:
 
 
 def made(folder: Path, kubernetes: str = "", server: str = "", models: str = GOOD) -> list[Object]:
-    """What `render` makes of models.yaml."""
+    """What `render` makes of models.yaml, whose models are in an image unless it names another place."""
+    if not re.search("image:|volume|object-store", kubernetes):
+        kubernetes = ", ".join(filter(None, ("image: 'fleet:7'", kubernetes)))
     read = fleet(folder, f"{models}server: {{{server}}}\nkubernetes: {{{kubernetes}}}\n")
     return parsed(render(read, read.select(()), Kubectl()))
 
@@ -62,7 +66,8 @@ def pod(objects: list[Object]) -> dict[str, Any]:
     for one in objects:
         if one["kind"] == "Deployment":
             return dict(one["spec"]["template"]["spec"])
-    return dict(the(objects, "InferenceService")["spec"]["predictor"])
+    (service,) = (one for one in objects if one["kind"] == "InferenceService")
+    return dict(service["spec"]["predictor"])
 
 
 def server(objects: list[Object]) -> dict[str, Any]:
@@ -109,13 +114,71 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
 def test_every_object_is_known_by_its_labels_and_every_name_leads_somewhere(overlay: str) -> None:
     objects = static(overlay)
     for one in objects:
-        assert one["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "tensorflow-serving-toolkit", one
-        assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "serving", one
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/managed-by"] == "tensorflow-serving-toolkit", one
+        assert labels["app.kubernetes.io/instance"] == "serving", one
+        assert {f"app.kubernetes.io/{label}" for label in ("name", "component", "part-of")} <= labels.keys(), one
     configured = {volume["configMap"]["name"] for volume in pod(objects)["volumes"] if "configMap" in volume}
     assert configured <= {one["metadata"]["name"] for one in objects if one["kind"] == "ConfigMap"}
     services = {one["metadata"]["name"] for one in objects if one["kind"] == "Service"}
     for route in (one for one in objects if one["kind"].endswith("Route")):
         assert {backend["name"] for backend in route["spec"]["rules"][0]["backendRefs"]} <= services
+
+
+def test_fleets_of_one_namespace_share_no_object_and_no_pod(tmp_path: Path) -> None:
+    """Every name, and every place that names or selects something, has the prefix; so have labels of the domain."""
+    image = f"r:5000/f:2@sha256:{'0' * 64}"
+    more = f"name_prefix: fraud-, domain: acme.example, labels: {{team: fraud}}, image: '{image}'"
+    components = ("gateway", "monitoring", "object-store")
+    objects = with_component(tmp_path, *components, more=more)
+    names = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    assert all(name.startswith("fraud-serving") for _, name in names), names
+    assert not re.search(r"tfserving\.internal|tensorflow-serving-toolkit/", yaml.safe_dump_all(objects))
+    for one in objects:
+        assert one["metadata"]["labels"]["app.kubernetes.io/version"] == "2"
+        assert one["metadata"]["labels"]["team"] == "fraud"
+        assert not [key for path, key in leaves(one) if "version" in key and "elector" in path], one
+    labels = the(objects, "Deployment", "fraud-serving")["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "fraud-serving"
+    assert labels["acme.example/track"] == "stable"
+    assert labels["team"] == "fraud"
+    selectors = [
+        the(objects, "Deployment", "fraud-serving")["spec"]["selector"]["matchLabels"],
+        the(objects, "Service", "fraud-serving")["spec"]["selector"],
+        the(objects, "Service", "fraud-serving-grpc")["spec"]["selector"],
+        the(objects, "Service", "fraud-serving-canary")["spec"]["selector"] | {"acme.example/track": "stable"},
+        the(objects, "NetworkPolicy", "fraud-serving")["spec"]["podSelector"]["matchLabels"],
+        the(objects, "PodDisruptionBudget", "fraud-serving")["spec"]["selector"]["matchLabels"],
+        the(objects, "ServiceMonitor", "fraud-serving")["spec"]["selector"]["matchLabels"],
+        *(one["labelSelector"]["matchLabels"] for one in pod(objects)["topologySpreadConstraints"]),
+    ]
+    for selector in selectors:
+        assert selector["app.kubernetes.io/instance"] == "fraud-serving"
+        assert selector.items() <= labels.items()
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        (rule,) = the(objects, kind, "fraud-serving")["spec"]["rules"]
+        assert [backend["name"] for backend in rule["backendRefs"]] == ["fraud-serving", "fraud-serving-canary"]
+        assert the(objects, kind, "fraud-serving")["spec"]["parentRefs"][0]["name"] == "contour"
+    assert server(objects)["image"] == image
+    assert pod(objects)["serviceAccountName"] == "fraud-serving"
+    assert the(objects, "HorizontalPodAutoscaler", "fraud-serving")["spec"]["scaleTargetRef"]["name"] == "fraud-serving"
+    assert 'job=~"fraud-serving|fraud-serving-canary"' in yaml.safe_dump_all(objects, width=1000)
+    kserve = pod(with_component(tmp_path, "kserve", *components, more=more))
+    assert kserve["serviceAccountName"] == "fraud-serving"
+    assert kserve["labels"] == labels
+    mounted = {volume["configMap"]["name"] for volume in kserve["volumes"] if "configMap" in volume}
+    assert mounted <= {name for kind, name in names if kind == "ConfigMap"}
+
+
+def leaves(found: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each key of an object, with the keys that lead to it."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield path, key
+            yield from leaves(value, f"{path}/{key}")
+    if isinstance(found, list):
+        for value in found:
+            yield from leaves(value, path)
 
 
 def test_the_base_is_what_models_yaml_comes_to(tmp_path: Path) -> None:
@@ -166,8 +229,7 @@ def test_a_volume_is_mounted_for_reading(tmp_path: Path) -> None:
 
 
 def test_embedded_is_another_image(tmp_path: Path) -> None:
-    for components in (("embedded",), ("volume", "embedded")):
-        assert server(with_component(tmp_path, *components))["image"] == "serving-embedded:2.21.0"
+    assert server(with_component(tmp_path, "volume", "embedded"))["image"] == "serving-embedded:2.21.0"
     assert server(with_component(tmp_path, "embedded", more="image: mine:1"))["image"] == "mine:1"
 
 
@@ -241,7 +303,7 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
     assert endpoint["port"] in {port["name"] for port in the(objects, "Service")["spec"]["ports"]}
     assert the(objects, "ServiceMonitor")["metadata"]["labels"]["release"] == "p"
     rules = the(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(0.05), slower(20)]
+    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.05), slower(Names(), 20)]
     assert rules[0]["expr"].endswith("> 0.05")
     assert rules[1]["expr"].endswith("> 20000")
     dashboard = the(objects, "ConfigMap", "serving-dashboard")
@@ -254,7 +316,7 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
 
 def test_the_rules_and_the_dashboard_in_the_repository_are_those_of_the_code() -> None:
     rules = the(static("overlays/monitoring"), "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(0.01), slower(1000)]
+    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.01), slower(Names(), 1000)]
     assert (K8S / "components/monitoring/dashboard.json").read_bytes() == DASHBOARD.read_bytes()
 
 
@@ -279,7 +341,7 @@ def test_routes_have_weights_and_a_host_each_and_no_way_to_reload(tmp_path: Path
     names = ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata", "GetModelStatus"]
     assert [method["method"] for method in methods] == names
     for name in ("serving-canary", "serving-canary-grpc"):
-        assert the(objects, "Service", name)["spec"]["selector"]["tensorflow-serving-toolkit/track"] == "canary"
+        assert the(objects, "Service", name)["spec"]["selector"]["tfserving.internal/track"] == "canary"
     peers = the(objects, "NetworkPolicy")["spec"]["ingress"][0]["from"]
     assert peers[-1] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
 
@@ -297,6 +359,7 @@ def test_kserve_has_the_same_pods(tmp_path: Path) -> None:
     for service in (one for one in objects if one["kind"] == "Service"):
         assert service["spec"]["selector"].items() <= labels.items()
     before["containers"][0]["name"] = "kserve-container"
+    assert spec.pop("annotations")["kubectl.kubernetes.io/default-container"] == "kserve-container"
     before["containers"][0]["ports"].reverse()
     # KServe has a limit of its own for a container without one.
     assert spec["containers"][0]["resources"]["limits"].pop("cpu") == "1k"
@@ -330,6 +393,43 @@ def test_settings_of_the_server_are_those_of_its_pods(tmp_path: Path) -> None:
     assert "max_batch_size" in config["data"]["batching_parameters.txt"]
 
 
+def test_the_autoscaler_alone_sets_the_number_of_pods(tmp_path: Path) -> None:
+    """Unless there is none: then the Deployment has it."""
+    assert "replicas" not in the(static("base"), "Deployment")["spec"]
+    assert "replicas" not in the(made(tmp_path, "replicas: 3"), "Deployment")["spec"]
+    fixed = made(tmp_path, "replicas: 3, max_replicas: 3")
+    assert the(fixed, "Deployment")["spec"]["replicas"] == 3
+    assert not [one for one in fixed if one["kind"] == "HorizontalPodAutoscaler"]
+    spec = pod(with_component(tmp_path, "kserve", more="replicas: 3, max_replicas: 3"))
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ("{}", "kubernetes.image is missing: without the component `volume` or `object-store`"),
+        ("{components: [gpu]}", "kubernetes.image is missing"),
+        ("{image: 'fleet:latest'}", "the image of the pods is fleet:latest, which names another image later"),
+        ("{image: 'r.example:5000/fleet'}", "the image of the pods is r.example:5000/fleet, which"),
+    ],
+)
+def test_an_image_that_may_change_is_refused(tmp_path: Path, settings: str, reason: str) -> None:
+    read = fleet(tmp_path, f"{GOOD}kubernetes: {settings}\n")
+    with pytest.raises(FleetError, match=re.escape(reason)):
+        render(read, read.select(()), Kubectl())
+
+
+def test_pods_are_replaced_when_models_come_and_go_and_not_when_labels_move(tmp_path: Path) -> None:
+    """A running server takes no other models. Labels are a rollout's, which reaches each pod."""
+
+    def template(models: str) -> Object:
+        return dict(the(made(tmp_path, models=models), "Deployment")["spec"]["template"])
+
+    before = template(GOOD)
+    assert template(f"{GOOD}    labels: {{stable: 2}}\n") == before
+    assert template(f"{GOOD}  more:\n    builder: m:build\n") != before
+
+
 def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -> None:
     models = GOOD + "    labels: {stable: 2}\n"
     config = the(made(tmp_path, models=models), "ConfigMap", "serving-models")["data"]["models.config"]
@@ -343,6 +443,12 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("namespace: No", "kubernetes.namespace: "),
         ("components: [nothing]", "kubernetes.components.0: "),
         ("image: 'a b'", "kubernetes.image: "),
+        ("name_prefix: fraud", "kubernetes.name_prefix: "),
+        ("domain: Acme", "kubernetes.domain: "),
+        ("domain: app.kubernetes.io", "domain is app.kubernetes.io, which Kubernetes reserves"),
+        ("labels: {a b: c}", "kubernetes.labels"),
+        ("labels: {app.kubernetes.io/name: c}", "labels contains app.kubernetes.io/name, which the toolkit sets"),
+        ("labels: {tfserving.internal/track: c}", "labels contains tfserving.internal/track"),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster import network
 from tests.cluster.node import Cluster
-from tests.docker.engine import SYNC
+from tests.docker.engine import TOOLKIT
 from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
 from tests.k8s.deployed import Pods, volume
@@ -40,7 +40,7 @@ def store(cluster: Cluster, tmp_path: Path) -> Iterator[Store]:
 def test_what_is_published_is_served_and_rolled_out(
     cluster: Cluster, docker_host: str, store: Store, tmp_path: Path
 ) -> None:
-    cluster.load_image(docker_host, SYNC)
+    cluster.load_image(docker_host, TOOLKIT)
     pods = Pods(cluster, f"store-{uuid.uuid4().hex[:8]}", tmp_path / "fleet")
     pods.folder.mkdir()
     pods.say(KUBERNETES % store.url, MODELS.replace("    labels: {stable: 1}\n", ""))

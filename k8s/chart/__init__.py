@@ -1,0 +1,1 @@
+"""The Helm chart of a fleet, made from its rendered manifests."""

@@ -1,0 +1,235 @@
+"""The templates of a chart: the rendered manifests of a fleet with expressions in place of its settings.
+
+models.yaml with marks ──► `k8s render` ──► marks become expressions ──► one template for each kind
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfserving.k8s import rendering
+from tfserving.k8s.chart import marks, values
+from tfserving.k8s.chart.marks import Expression, merged, optional
+from tfserving.k8s.chart.values import Value
+from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.names import APP, BASE_NAME
+from tfserving.serving.models_yaml.fleet import Fleet
+
+_NAMESPACE, _PREFIX = marks.setting(99), f"{marks.setting(98)}-"
+_NAME = f"{_PREFIX}{BASE_NAME}"
+_VERSION = f"{APP}/version"
+FULL_NAME = 'include "serving.fullname" .'
+_IMAGES = {
+    "server": ("image", "The image of the server."),
+    "kserve-container": ("image", "The image of the server."),
+    "sync": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
+    "sync-first": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
+}
+_AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
+
+
+@dataclass
+class Templates:
+    """Templates by their file names, and the values that they use."""
+
+    files: dict[str, str]
+    values: list[Value]
+
+
+def templates(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Templates:
+    """Return the templates of the models `names`. Raises what `rendering.render` raises."""
+    made = values.marked(fleet)
+    settings = {"namespace": _NAMESPACE, "name_prefix": _PREFIX}
+    placeless = made.fleet.kubernetes.model_copy(update=settings)
+    wanted = rendering.objects(rendering.render(fleet, names, kubectl))
+    found = rendering.objects(rendering.render(made.fleet.model_copy(update={"kubernetes": placeless}), names, kubectl))
+    found = _with_hashes_of(wanted, found)
+    assembly = _Assembly(made.values)
+    objects = [assembly.object(one) for one in found]
+    within = {str(mark): value.expression for mark, value in made.values.items() if isinstance(mark, str)}
+    within = {mark.removeprefix("s3://"): expression for mark, expression in within.items()}
+    within |= {_NAMESPACE: ".Release.Namespace", _NAME: FULL_NAME}
+    files: dict[str, list[str]] = {}
+    for one in objects:
+        text = marks.template(one, within)
+        if one["kind"] == "HorizontalPodAutoscaler":
+            text = f"{{{{- if {_AUTOSCALED} }}}}\n{text}{{{{- end }}}}\n"
+        files.setdefault(f"{one['kind'].lower()}.yaml", []).append(text)
+    return Templates({name: "---\n".join(texts) for name, texts in files.items()}, assembly.used)
+
+
+def _with_hashes_of(wanted: list[Object], found: list[Object]) -> list[Object]:
+    """Return the objects `found` with the hashes that names of ConfigMaps have in `wanted`.
+
+    kustomize hashes a name with its content, so the names with marks have other hashes.
+    """
+    hashes = {}
+    for kind in ("ConfigMap", "Secret"):
+        pairs = zip(*([one for one in of if one["kind"] == kind] for of in (wanted, found)), strict=True)
+        for real, marked in pairs:
+            hashes[_hash(marked)] = _hash(real)
+    return [_mapped(one, lambda text: _replaced(text, hashes)) for one in found]
+
+
+def _hash(one: Object) -> str:
+    return str(one["metadata"]["name"]).rpartition("-")[2]
+
+
+def _replaced(text: str, hashes: dict[str, str]) -> str:
+    head, dash, last = text.rpartition("-")
+    return f"{head}{dash}{hashes[last]}" if dash and last in hashes and head.startswith(_NAME) else text
+
+
+def _mapped(content: Any, change: Any) -> Any:
+    """Return `content` with every text in it changed, except the keys of maps."""
+    if isinstance(content, dict):
+        return {key: _mapped(value, change) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_mapped(value, change) for value in content]
+    return change(content) if isinstance(content, str) else content
+
+
+@dataclass
+class _Assembly:
+    """Puts expressions into objects; `used` are the values that they need."""
+
+    values: dict[str | int, Value]
+    used: list[Value] = field(default_factory=list)
+
+    def object(self, one: Object) -> Object:
+        """Return a manifest with expressions."""
+        made = dict(self._expressed(one))
+        for spec in list(_pod_specs(made)):
+            self._images(spec)
+        for holder in _server_pods(made):
+            self._pod(*holder)
+        if made["kind"] == "ServiceAccount":
+            self._account(made)
+        elif made["kind"] == "Service":
+            self._annotated(made["metadata"], "service.annotations", "Annotations of the Services.")
+        elif made["kind"] == "Deployment":
+            self._replicas(made["spec"])
+        return made
+
+    def _use(self, value: Value) -> str:
+        if value not in self.used:
+            self.used.append(value)
+        return value.expression
+
+    def _expressed(self, content: Any) -> Any:
+        """Return `content` with expressions in place of marks that are whole values or keys."""
+        if isinstance(content, list):
+            return [self._expressed(one) for one in content]
+        if isinstance(content, dict):
+            return {
+                merged(self._use(self.values[key])) if key in self.values else key: (
+                    Expression('include "serving.version" .Values.image | quote')
+                    if key == _VERSION
+                    else self._expressed(value)
+                )
+                for key, value in content.items()
+            }
+        if isinstance(content, bool) or not isinstance(content, (str, int)):
+            return content
+        if content == _NAMESPACE:
+            # A namespace may look like a number.
+            return Expression(".Release.Namespace | quote")
+        if content in self.values:
+            expression = self._use(self.values[content])
+            return Expression(f"{expression} | {'int' if isinstance(content, int) else 'quote'}")
+        if isinstance(content, str):
+            if content.isdecimal() and int(content) in self.values:
+                return Expression(f"{self._use(self.values[int(content)])} | quote")
+            for mark, value in self.values.items():
+                if isinstance(mark, str) and mark in content:
+                    self._use(value)
+        return content
+
+    def _images(self, spec: dict[str, Any]) -> None:
+        for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+            path, description = _IMAGES[container["name"]]
+            value = values.image(path, container["image"], description)
+            self._use(value)
+            container["image"] = Expression(f'include "serving.image" {value.expression}')
+
+    def _pod(self, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
+        """Add what platforms put on pods: labels, annotations, and where they run."""
+        self._annotated(metadata, "podAnnotations", "Annotations of the pods.")
+        labels = values.strings(
+            "podLabels", {}, "More labels of the pods.", (key for key in metadata["labels"] if isinstance(key, str))
+        )
+        metadata["labels"][merged(self._use(labels))] = ""
+        selector = values.strings("nodeSelector", spec.pop("nodeSelector", {}), "Labels of the nodes for the pods.")
+        tolerations = values.objects(
+            "tolerations", spec.pop("tolerations", []), "Taints of nodes that the pods tolerate."
+        )
+        spec[optional("nodeSelector", self._use(selector))] = ""
+        spec[optional("tolerations", self._use(tolerations))] = ""
+        affinity = Value("affinity", {}, {"type": "object", "description": "The affinity of the pods."})
+        spec[optional("affinity", self._use(affinity))] = ""
+        priority = Value("priorityClassName", "", {"type": "string", "description": "The PriorityClass of the pods."})
+        lines = (
+            f"{{{{- with {self._use(priority)} }}}}",
+            "priorityClassName: {{ . | quote }}",
+            "{{- end }}",
+        )
+        spec[marks.Block(lines)] = ""
+
+    def _account(self, made: Object) -> None:
+        """Give the accounts of the pods a role in a cloud, and a registry's secret, which their pods inherit."""
+        annotations = made["metadata"].pop("annotations", {})
+        self._annotated(
+            made["metadata"],
+            "serviceAccount.annotations",
+            "Annotations of the pods' ServiceAccount, such as `eks.amazonaws.com/role-arn`.",
+            annotations,
+        )
+        secrets = values.objects(
+            "imagePullSecrets", [], "Secrets with access to the registry of the images, such as `{name: registry}`."
+        )
+        made[optional("imagePullSecrets", self._use(secrets))] = ""
+
+    def _annotated(
+        self, metadata: dict[str, Any], path: str, description: str, default: dict[str, str] | None = None
+    ) -> None:
+        expression = self._use(values.strings(path, default or {}, description))
+        if "annotations" in metadata:
+            metadata["annotations"][merged(expression)] = ""
+        else:
+            metadata[optional("annotations", expression)] = ""
+
+    def _replicas(self, spec: dict[str, Any]) -> None:
+        """Set the number of pods where no autoscaler does."""
+        spec.pop("replicas", None)
+        lines = (f"{{{{- if not ({_AUTOSCALED}) }}}}", "replicas: {{ .Values.replicas | int }}", "{{- end }}")
+        spec[marks.Block(lines)] = ""
+
+
+def _pod_specs(content: Any) -> Iterator[dict[str, Any]]:
+    """Yield the spec of pods in an object."""
+    if isinstance(content, dict):
+        if isinstance(content.get("containers"), list):
+            yield content
+        else:
+            for value in content.values():
+                yield from _pod_specs(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _pod_specs(value)
+
+
+def _server_pods(one: Object) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the metadata and the spec of the servers' pods; an InferenceService has both in one map."""
+    if one["kind"] == "InferenceService":
+        predictor = one["spec"]["predictor"]
+        yield predictor, predictor
+    elif template := one.get("spec", {}).get("template") if one["kind"] == "Deployment" else None:
+        yield template["metadata"], template["spec"]
+
+
+def left(text: str) -> list[str]:
+    """Return the marks that are left in a template."""
+    return re.findall(r"zq\d+q\d+z|918273\d{3}", text)

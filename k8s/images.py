@@ -1,0 +1,61 @@
+"""The image of the pods' server, and its version."""
+
+from __future__ import annotations
+
+import re
+
+from tfserving.k8s.hints import recommended
+from tfserving.serving.docker.image_names import EMBEDDED, is_embedded, version_in
+from tfserving.serving.models_yaml.fleet import Fleet, FleetError
+from tfserving.serving.models_yaml.server import IMAGE
+
+_LONGEST_LABEL = 63
+_DIGEST_DIGITS = 12
+
+
+def server_image(fleet: Fleet) -> str:
+    """Return the image of the server. Raises FleetError when models.yaml has none, or one that may change."""
+    image = _image(fleet)
+    if _moves(image):
+        raise FleetError(
+            f"the image of the pods is {image}, which names another image later. Use a tag of its own, such as `:1`, "
+            "or a digest."
+        )
+    return image
+
+
+def _image(fleet: Fleet) -> str:
+    settings = fleet.kubernetes
+    if settings.image:
+        return settings.image
+    if not {"volume", "object-store"} & set(settings.components):
+        raise FleetError(
+            "kubernetes.image is missing: without the component `volume` or `object-store` the image contains the "
+            f"models. Build one with `{recommended('image --tag REGISTRY/NAME:1')}`, push it, and set "
+            "`kubernetes.image` to its name."
+        )
+    if "embedded" in settings.components:
+        return f"{EMBEDDED}:{version_in(IMAGE)}"
+    # The image contains no models, so it is the one that Docker runs.
+    return fleet.server.image or (f"{IMAGE}-gpu" if "gpu" in settings.components else IMAGE)
+
+
+def has_embedded(fleet: Fleet) -> bool:
+    """Return whether pods run the embedded server."""
+    return "embedded" in fleet.kubernetes.components or is_embedded(fleet.kubernetes.image or fleet.server.image or "")
+
+
+def version(image: str) -> str:
+    """Return the tag of an image, or the beginning of its digest, as the value of a label."""
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    found = tag or digest.rpartition(":")[2][:_DIGEST_DIGITS]
+    # https://github.com/distribution/reference: a tag has up to 128 characters, also '_' at its ends.
+    return re.sub("^[-_.]+", "", found)[:_LONGEST_LABEL].rstrip("-_.")
+
+
+def _moves(image: str) -> bool:
+    """Return whether the name leads to different images over time: it has no digest, and no tag but `latest`."""
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    return not digest and tag in ("", "latest")

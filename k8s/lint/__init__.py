@@ -1,0 +1,1 @@
+"""The rules that manifests are checked against: what reviewers of platform teams look for."""
