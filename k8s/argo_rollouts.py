@@ -27,12 +27,12 @@ Patch = dict[str, Any]
 
 def templates(fleet: Fleet) -> list[dict[str, Any]]:
     """Return the AnalysisTemplates that query Prometheus; none without `prometheus`."""
-    settings, address = fleet.rollout, fleet.kubernetes.argo_rollouts.prometheus
-    if address is None:
+    settings = fleet.rollout
+    if fleet.kubernetes.argo_rollouts.prometheus is None:
         return []
     return [
-        _template(ERRORS, address, error_difference(_NEW, _OLD, _SECONDS), 2 * settings.error_rate),
-        _template(LATENCY, address, latency_ratio(_NEW, _OLD, _SECONDS, settings.slack_ms), settings.latency),
+        _template(ERRORS, fleet, error_difference(_NEW, _OLD, _SECONDS), 2 * settings.error_rate),
+        _template(LATENCY, fleet, latency_ratio(_NEW, _OLD, _SECONDS, settings.slack_ms), settings.latency),
     ]
 
 
@@ -80,16 +80,22 @@ def _watched(fleet: Fleet, seconds: float, *gates: str) -> dict[str, Any]:
     return {"analysis": {"templates": [{"templateName": gate} for gate in gates], "args": args}}
 
 
-def _template(name: str, address: str, query: str, limit: float) -> dict[str, Any]:
-    """An AnalysisTemplate of one query. Without a figure it is inconclusive, and the Rollout pauses."""
-    known = "len(result) > 0 && !isNaN(result[0])"
+def _template(name: str, fleet: Fleet, query: str, limit: float) -> dict[str, Any]:
+    """An AnalysisTemplate of one query, whose first figure decides.
+
+    There is none until the new pods got requests and Prometheus has read their pages twice, so the query is repeated.
+    After `rollout.longest` seconds without one, the Rollout pauses.
+    """
+    settings, known = fleet.rollout, "len(result) > 0 && !isNaN(result[0])"
     metric = {
         "name": name.removeprefix(f"{BASE_NAME}-"),
         "initialDelay": f"{_SECONDS}s",
-        "count": 1,
+        "interval": f"{_SECONDS}s",
+        "consecutiveSuccessLimit": 1,
+        "inconclusiveLimit": math.ceil(settings.longest / max(1, settings.window)),
         "successCondition": f"{known} && result[0] <= {limit:g}",
         "failureCondition": f"{known} && result[0] > {limit:g}",
-        "provider": {"prometheus": {"address": address, "query": query}},
+        "provider": {"prometheus": {"address": fleet.kubernetes.argo_rollouts.prometheus, "query": query}},
     }
     spec = {"args": [{"name": arg} for arg in ("new", "old", "seconds")], "metrics": [metric]}
     return {

@@ -95,8 +95,8 @@ def apply(checked: Checked, ours: Names, kubectl: Kubectl, wait: float, log: Cal
     if pods:
         wait_until_ready(kubectl, ours, checked.names, wait, log)
     elif rolled_out:
-        longest_step = max(checked.rollout.window, checked.rollout.bake)
-        wait_until_rolled_out(kubectl, ours, checked.names, wait, log, longest_step=longest_step)
+        longest = checked.rollout.longest + checked.rollout.bake
+        wait_until_rolled_out(kubectl, ours, checked.names, wait, log, longest_step=longest)
     else:
         wait_until_served(kubectl, ours, checked.names, wait, log)
     return printed + _prune(set(made), ours, kubectl) + _forget(checked.names, ours, kubectl)

@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from tfserving.clients.metrics import INFERENCE
 from tfserving.foundation.model_server import PROGRAM
 from tfserving.k8s.images import has_embedded, server_image
 from tfserving.k8s.names import BASE_NAME, Names
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.kubernetes import in_bytes
+from tfserving.serving.models_yaml.object_store import ObjectStore
 
 _CONTAINER = "/spec/template/spec/containers/0"
 # More than a node has. To a container without a limit, KServe gives that of its own settings, 1 CPU by default.
 _UNLIMITED = "1k"
-_HTTPS = 443
+# Where the containers that read an object store find their keys.
+_SECRETS = "/secrets/store"
+_LOGS = 256
+_EKS_ROLE, _EKS_SKIP = "eks.amazonaws.com/role-arn", "eks.amazonaws.com~1skip-containers"
+# Who gives pods without keys a role in their cloud, by the store's scheme: EKS Pod Identity; GKE's metadata server.
+# https://docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html
+# https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity
+_METADATA = {
+    "s3": (("169.254.170.23", 80),),
+    "gs": (("169.254.169.254", 80), ("169.254.169.252", 988)),
+}
 
 Patch = dict[str, Any]
 
@@ -25,6 +36,9 @@ def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
     """Return all patches, for a server with these flags; `models` is the hash of its set of models."""
     settings = fleet.kubernetes
     made = [_changes("Deployment", _deployment(fleet, flags, models)), _scale(fleet)]
+    if settings.clients == "labelled":
+        pods = {"podSelector": {"matchLabels": {Names.of(fleet).client: "true"}}}
+        made.append(_changes("NetworkPolicy", {"/spec/ingress/0/from/0": pods}, "replace"))
     components = {
         "cpu": _cpu,
         "gpu": _gpu,
@@ -32,6 +46,7 @@ def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
         "object-store": _object_store,
         "monitoring": _monitoring,
         "gateway": _gateway,
+        "proxy": _proxy,
     }
     for component in settings.ordered:
         if component in components:
@@ -104,31 +119,54 @@ def _volume(fleet: Fleet) -> Iterator[Patch]:
 def _object_store(fleet: Fleet) -> Iterator[Patch]:
     store = fleet.kubernetes.object_store
     assert store
+    # Of each container that reads the store. The server's has neither keys nor their volume.
     common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image}
-    if store.endpoint:
-        common["env"] = [{"name": "AWS_ENDPOINT_URL", "value": store.endpoint}]
+    env = {"AWS_ENDPOINT_URL": store.endpoint} if store.endpoint else {}
+    volumes: list[dict[str, Any]] = [{"name": "models", "emptyDir": {"sizeLimit": store.size}}]
     if store.secret:
-        common["envFrom"] = [{"secretRef": {"name": store.secret}}]
+        env |= {store.key_variable: f"{_SECRETS}/{store.key_file}"}
+        items = [{"key": store.key_file, "path": store.key_file}]
+        volumes.append({"name": "store", "secret": {"secretName": store.secret, "items": items}})
+        common["volumeMounts"] = [{"name": "store", "mountPath": _SECRETS, "readOnly": True}]
+    if env:
+        common["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    # The kubelet counts the volume as the pod's ephemeral storage.
+    disk = {"ephemeral-storage": f"{(in_bytes(store.size) >> 20) + _LOGS}Mi"}
+    common["resources"] = {"requests": disk, "limits": disk}
     args = [store.url.rstrip("/"), "/models", "--config=/config/models/models.config", f"--newest={store.newest}"]
     # A pod whose volume exceeds its size is evicted, so the versions stay below it.
-    args.append(f"--max-bytes={_bytes(store.size) * 95 // 100}")
+    args.append(f"--max-bytes={in_bytes(store.size) * 95 // 100}")
     later = [*args, f"--interval={store.interval}", "--alive=/tmp/alive"]
-    yield _pod(
-        {
-            "initContainers": [
-                {"name": "sync-first", "args": [*args, "--once"], **common},
-                {"name": "sync", "args": later, **common},
-            ],
-            "volumes": [{"name": "models", "emptyDir": {"sizeLimit": store.size}}],
-        }
-    )
-    if store.endpoint:
-        parts = urlsplit(store.endpoint)
-        port = parts.port or (_HTTPS if parts.scheme == "https" else 80)
-        yield _changes("NetworkPolicy", {"/spec/egress/0/ports/2/port": port})
+    containers = [
+        {"name": "sync-first", "args": [*args, "--once"], **common},
+        {"name": "sync", "args": later, **common},
+    ]
+    yield _pod({"initContainers": containers, "volumes": volumes})
+    yield from _egress(store)
     if store.account_annotations:
         metadata = {"name": BASE_NAME, "annotations": store.account_annotations}
         yield _merged({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+        if _EKS_ROLE in store.account_annotations:
+            # https://github.com/aws/amazon-eks-pod-identity-webhook: the others get no token.
+            yield _changes("Deployment", {f"/spec/template/metadata/annotations/{_EKS_SKIP}": "server,proxy"})
+
+
+def _egress(store: ObjectStore) -> Iterator[Patch]:
+    """Where the network policy lets pods connect to: the store, DNS, and who gives the account its role."""
+    egress, rules = store.egress, "/spec/egress"
+    peers: list[dict[str, Any]] = [{"ipBlock": {"cidr": cidr}} for cidr in store.cidrs]
+    if egress.namespace:
+        labels = {"kubernetes.io/metadata.name": egress.namespace}
+        peers.append({"namespaceSelector": {"matchLabels": labels}})
+    if peers:
+        yield _changes("NetworkPolicy", {f"{rules}/1/to": peers})
+    ports = [{"port": port, "protocol": "TCP"} for port in store.ports]
+    yield _changes("NetworkPolicy", {f"{rules}/1/ports": ports})
+    for cidr in egress.dns:
+        yield _added("NetworkPolicy", f"{rules}/0/to/-", {"ipBlock": {"cidr": cidr}})
+    for address, port in () if store.secret else _METADATA[store.scheme]:
+        rule = {"to": [{"ipBlock": {"cidr": f"{address}/32"}}], "ports": [{"port": port, "protocol": "TCP"}]}
+        yield _added("NetworkPolicy", f"{rules}/-", rule)
 
 
 def _monitoring(fleet: Fleet) -> Iterator[Patch]:
@@ -141,7 +179,7 @@ def _monitoring(fleet: Fleet) -> Iterator[Patch]:
             metadata = {"name": BASE_NAME, "labels": settings.labels}
             yield _merged({"apiVersion": "monitoring.coreos.com/v1", "kind": kind, "metadata": metadata})
     # The rule that the component adds to those of the base.
-    peer = "/spec/ingress/1/from/0/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
+    peer = "/spec/ingress/2/from/0/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
     yield _changes("NetworkPolicy", {peer: settings.namespace})
 
 
@@ -153,6 +191,13 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
         yield _changes(kind, {"/spec/parentRefs": parents, "/spec/hostnames": [host]})
     peer = "/spec/ingress/0/from/2/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
     yield _changes("NetworkPolicy", {peer: settings.namespace})
+
+
+def _proxy(fleet: Fleet) -> Iterator[Patch]:
+    settings = fleet.kubernetes.proxy
+    requests = {"cpu": settings.cpu, "memory": settings.memory}
+    resources = {"requests": requests, "limits": {"memory": settings.memory}}
+    yield _pod({"initContainers": [{"name": "proxy", "image": settings.image, "resources": resources}]})
 
 
 def of_kserve(fleet: Fleet) -> list[Patch]:
@@ -186,17 +231,12 @@ def slower(ours: Names, milliseconds: float) -> str:
     return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
 
 
-def _bytes(size: str) -> int:
-    """Return the bytes of a size like `10Gi` (`kubernetes.object_store.size`)."""
-    return int(size[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[size[-2:]]
+def _changes(kind: str, values: dict[str, Any], op: str = "add") -> Patch:
+    """Set values by their paths. For an item of a list, `op` must be `replace`."""
+    return _operations(kind, [{"op": op, "path": path, "value": value} for path, value in values.items()])
 
 
-def _changes(kind: str, values: dict[str, Any]) -> Patch:
-    """Set values by their paths."""
-    return _operations(kind, [{"op": "add", "path": path, "value": value} for path, value in values.items()])
-
-
-def _added(kind: str, path: str, value: str) -> Patch:
+def _added(kind: str, path: str, value: Any) -> Patch:
     """Append a value to a list."""
     return _operations(kind, [{"op": "add", "path": path, "value": value}])
 

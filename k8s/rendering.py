@@ -9,6 +9,7 @@ k8s/base, k8s/components ──────────────────�
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 
 from tfserving.foundation.temporary import temporary_folder
-from tfserving.k8s import argo_rollouts, patches
+from tfserving.k8s import argo_rollouts, patches, proxy
 from tfserving.k8s.configuration import models_files, server_of_pods, set_of_models
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
@@ -71,6 +72,8 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
         shutil.copytree(HERE / "components" / component, folder / "components" / component)
     set_domain(folder, settings.domain)
     flags = _config(folder / "base", fleet, names)
+    if "proxy" in settings.ordered:
+        (folder / "components/proxy" / proxy.FILE).write_text(proxy.configuration(settings))
     _kustomization(
         folder / "fleet",
         resources=["../base"],
@@ -113,7 +116,7 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
         # A change of a label is a change of the pods.
         content["configMapGenerator"][0]["options"]["disableNameSuffixHash"] = False
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
-    (base / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    (base / "kustomization.yaml").write_text(json.dumps(content))
     return config.flags
 
 
@@ -132,7 +135,8 @@ def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> None:
 def _kustomization(folder: Path, **content: Any) -> None:
     folder.mkdir()
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **content}))
+    # As JSON: PyYAML writes texts such as `12e4` without quotes, and kustomize reads them as numbers.
+    (folder / "kustomization.yaml").write_text(json.dumps({**head, **content}))
 
 
 def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,11 @@ from tfserving.k8s.lint.manifests import Manifests, Pods, named
 _APPLY = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-")
 # The template has passed the strict validation before; KServe's pods have more fields than pods.
 _CREATE = ("create", "--dry-run=server", "--validate=false", "--filename=-")
-_PREFIX = re.compile(r"^kubectl \w+: (Error from server( \(\w+\))?: )?(error when \w+ \"STDIN\": )?")
+# What kubectl puts around the reason.
+_AROUND = re.compile(
+    r"^kubectl \w+: (error: )?(Error from server( \(\w+\))?: )?(error (when )?\w+ \"STDIN\": )?"
+    r"(error validating data: )?|; if you choose to ignore these errors, .*$"
+)
 _REMEDY = "Change the manifest, or the policy of the cluster"
 
 
@@ -40,7 +44,7 @@ def _refused(kubectl: Kubectl, words: tuple[str, ...], *objects: Object) -> str 
     except (SetupError, UnreachableError):
         raise
     except KubectlError as error:
-        return _PREFIX.sub("", str(error)).rstrip(".")
+        return _AROUND.sub("", str(error)).rstrip(".")
     return None
 
 

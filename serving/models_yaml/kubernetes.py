@@ -7,13 +7,15 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from tfserving.serving.models_yaml import patterns
-from tfserving.serving.models_yaml.server import Strict
+from tfserving.serving.models_yaml.object_store import ObjectStore
+from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
 Component = Literal[
-    "cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve", "argo-rollouts"
+    "cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "proxy", "kserve", "argo-rollouts"
 ]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
+_UNITS = {"Mi": 20, "Gi": 30, "Ti": 40}
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 
 
@@ -26,6 +28,11 @@ _RESERVED = ("kubernetes.io", "k8s.io")
 _TAKEN = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by", "version")}
 
 
+def in_bytes(size: str) -> int:
+    """Return the bytes of a size like `10Gi`."""
+    return int(size[:-2]) << _UNITS[size[-2:]]
+
+
 class Gpu(Strict):
     """For the component `gpu`: the GPUs of a pod."""
 
@@ -33,39 +40,6 @@ class Gpu(Strict):
     node_selector: Annotated[
         dict[str, str], Field(description="Labels of nodes with GPUs. Default: the label of NVIDIA's GPU Operator.")
     ] = Field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
-
-
-class ObjectStore(Strict):
-    """For the component `object-store`: the place of the versions that `tfserving export publish` copied."""
-
-    url: Annotated[
-        str,
-        Field(description="The folder with MODEL/VERSION, such as `s3://bucket/prefix`.", pattern=patterns.BUCKET),
-    ]
-    endpoint: Annotated[
-        str | None,
-        Field(description="The address of an S3 service other than Amazon's.", pattern=patterns.ENDPOINT),
-    ] = None
-    secret: Annotated[
-        str | None,
-        Field(
-            description="The Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Not needed if the pods' "
-            "ServiceAccount has access.",
-            pattern=patterns.KUBERNETES_NAME,
-        ),
-    ] = None
-    account_annotations: Annotated[
-        dict[str, str],
-        Field(
-            description="Annotations of the ServiceAccount that give it a role in a cloud, such as "
-            "`eks.amazonaws.com/role-arn`."
-        ),
-    ] = Field(default_factory=dict)
-    interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between checks for new versions.")] = 30
-    newest: Annotated[
-        int, Field(ge=1, description="Versions of each model that a pod keeps, in addition to those it serves.")
-    ] = 2
-    size: Annotated[str, Field(description="Disk space for the versions.", pattern=patterns.DISK_SIZE)] = "10Gi"
 
 
 class Monitoring(Strict):
@@ -125,6 +99,21 @@ class ArgoRollouts(Strict):
     load_seconds: Annotated[
         int, Field(ge=1, le=86_400, description="Seconds after which pods that aren't ready stop the rollout.")
     ] = 600
+
+
+class Proxy(Strict):
+    """For the component `proxy`: Envoy in front of the server."""
+
+    image: Annotated[str, Field(description="The image of Envoy, with a tag or digest.", pattern=patterns.IMAGE)] = (
+        ENVOY
+    )
+    cpu: Annotated[str, Field(description="CPUs that Envoy requests.", pattern=patterns.CPUS)] = "100m"
+    memory: Annotated[
+        str, Field(description="The request and the limit of Envoy's memory.", pattern=patterns.MEMORY_SIZE)
+    ] = "256Mi"
+    max_connections: Annotated[
+        int, Field(ge=1, le=65536, description="The limit of connections and of requests in flight of a pod.")
+    ] = 4096
 
 
 class Kubernetes(Strict):
@@ -187,10 +176,17 @@ class Kubernetes(Strict):
     monitoring: Annotated[Monitoring, Field(description="For the component `monitoring`: the Prometheus Operator.")] = (
         Monitoring()
     )
+    proxy: Annotated[Proxy, Field(description="For the component `proxy`: Envoy.")] = Proxy()
     gateway: Annotated[Gateway | None, Field(description="For the component `gateway`: the Gateway.")] = None
     argo_rollouts: Annotated[
         ArgoRollouts, Field(description="For the component `argo-rollouts`: how a Rollout decides.")
     ] = ArgoRollouts()
+    clients: Annotated[
+        Literal["namespace", "labelled"],
+        Field(
+            description="Which pods of the namespace the network policy lets in: all, or those with the label `client`."
+        ),
+    ] = "namespace"
     drain_seconds: Annotated[
         int,
         Field(

@@ -68,9 +68,10 @@ ARGO_ROLLOUTS = Module(
 )
 PAUSE = Module("pause", ("pause",), "seconds")
 HELM = Module("helm", ("helm",), "some 3 minutes")
+POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, ARGO_ROLLOUTS, HELM)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, ARGO_ROLLOUTS, HELM)
+STATIC = (PAUSE, KSERVE, ARGO_ROLLOUTS, HELM, POLICIES)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, ARGO_ROLLOUTS, HELM, POLICIES)
 
 
 def cache() -> Path:

@@ -30,6 +30,9 @@ _SERVERS = "--selector=app.kubernetes.io/name=tensorflow-serving"
 def running(cluster: Cluster, namespace: str) -> Iterator[str]:
     """Starts it; yields its address, which this machine reaches, too."""
 
+    found: list[dict[str, Any]] = []
+    over = threading.Event()
+
     class Targets(BaseHTTPRequestHandler):
         """The servers' pods, as Prometheus reads them (https://prometheus.io/docs/prometheus/latest/http_sd/)."""
 
@@ -37,20 +40,29 @@ def running(cluster: Cluster, namespace: str) -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(json.dumps(_targets(cluster, namespace)).encode())
+            self.wfile.write(json.dumps(found).encode())
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
+    def look() -> None:
+        # kubectl may take longer than Prometheus waits for an answer.
+        while not over.wait(0.5):
+            found[:] = _targets(cluster, namespace)
+
     (port,) = free_ports(1)
+    threads = [threading.Thread(target=look, daemon=True)]
     with ThreadingHTTPServer((NODE, port), Targets) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threads.append(threading.Thread(target=server.serve_forever, daemon=True))
+        for thread in threads:
+            thread.start()
         try:
             cluster.apply(_manifests(f"http://{NODE}:{port}"), namespace)
             cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{_NAME}", "--timeout=60s")
             address = ("service", _NAME, "--output=jsonpath={.spec.clusterIP}")
             yield f"http://{cluster.kubectl('-n', namespace, 'get', *address)}:{PORT}"
         finally:
+            over.set()
             server.shutdown()
 
 

@@ -21,9 +21,9 @@ from tfserving.foundation.golden import RECORDS
 from tfserving.k8s.rollout.state import State
 
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {{stable: {0}}}\n"
-ROLLOUT = "rollout: {{window: 3, bake: 1, latency: 3, error_rate: 0.2, weights: [50, 100]}}\n"
+ROLLOUT = "rollout: {{window: 6, bake: 2, longest: 60, latency: 4, error_rate: 0.2, weights: [50, 100]}}\n"
 KUBERNETES = (
-    "kubernetes: {{namespace: {1}, components: [volume, argo-rollouts], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
+    "kubernetes: {{namespace: {1}, components: [volume, argo-rollouts], cpu: 50m, memory: 1Gi, drain_seconds: 6, "
     "replicas: 1, argo_rollouts: {{prometheus: '{2}'}}}}\n"
 )
 
