@@ -13,7 +13,8 @@ from typing import Any
 
 from tfserving.k8s.configuration import labelled
 from tfserving.k8s.figures import error_difference, latency_ratio
-from tfserving.k8s.names import BASE_NAME
+from tfserving.k8s.names import APP, BASE_NAME
+from tfserving.k8s.patches import store_access
 from tfserving.serving.config import in_container
 from tfserving.serving.models_yaml.fleet import STABLE, Fleet
 
@@ -24,12 +25,34 @@ _NEW, _OLD, _SECONDS = "{{args.new}}", "{{args.old}}", "{{args.seconds}}"
 
 Patch = dict[str, Any]
 
+_STORE = f"{VERIFY}-store"
+_JOB = {f"{APP}/name": "serving-toolkit", f"{APP}/instance": BASE_NAME, f"{APP}/component": "verify"}
+_STORE_POLICY: dict[str, Any] = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": _STORE},
+    "spec": {"podSelector": {"matchLabels": _JOB}, "policyTypes": ["Egress"], "egress": []},
+}
 
-def templates(fleet: Fleet) -> list[dict[str, Any]]:
-    """Return the AnalysisTemplates that query Prometheus; none without `prometheus`."""
-    settings = fleet.rollout
-    if fleet.kubernetes.argo_rollouts.prometheus is None:
+
+def resources(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return the objects that only some settings need."""
+    made = _templates(fleet) if fleet.kubernetes.argo_rollouts.prometheus else []
+    return [*made, _STORE_POLICY] if fleet.kubernetes.object_store else made
+
+
+def replacements(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return what is copied between objects: the Job may connect where the servers' pods may."""
+    if not fleet.kubernetes.object_store:
         return []
+    source = {"kind": "NetworkPolicy", "name": BASE_NAME, "fieldPath": "spec.egress"}
+    target = {"select": {"kind": "NetworkPolicy", "name": _STORE}, "fieldPaths": ["spec.egress"]}
+    return [{"source": source, "targets": [target]}]
+
+
+def _templates(fleet: Fleet) -> list[dict[str, Any]]:
+    """The AnalysisTemplates that query Prometheus."""
+    settings = fleet.rollout
     return [
         _template(ERRORS, fleet, error_difference(_NEW, _OLD, _SECONDS), 2 * settings.error_rate),
         _template(LATENCY, fleet, latency_ratio(_NEW, _OLD, _SECONDS, settings.slack_ms), settings.latency),
@@ -86,13 +109,15 @@ def _template(name: str, fleet: Fleet, query: str, limit: float) -> dict[str, An
     There is none until the new pods got requests and Prometheus has read their pages twice, so the query is repeated.
     After `rollout.longest` seconds without one, the Rollout pauses.
     """
-    settings, known = fleet.rollout, "len(result) > 0 && !isNaN(result[0])"
+    known = "len(result) > 0 && !isNaN(result[0])"
+    most = max(1, math.ceil(fleet.rollout.longest / max(1, fleet.rollout.window)))
     metric = {
         "name": name.removeprefix(f"{BASE_NAME}-"),
         "initialDelay": f"{_SECONDS}s",
         "interval": f"{_SECONDS}s",
         "consecutiveSuccessLimit": 1,
-        "inconclusiveLimit": math.ceil(settings.longest / max(1, settings.window)),
+        "count": most,
+        "inconclusiveLimit": most,
         "successCondition": f"{known} && result[0] <= {limit:g}",
         "failureCondition": f"{known} && result[0] > {limit:g}",
         "provider": {"prometheus": {"address": fleet.kubernetes.argo_rollouts.prometheus, "query": query}},
@@ -117,19 +142,29 @@ def _versions(fleet: Fleet, models: tuple[str, ...]) -> Iterator[str]:
 
 def _job(fleet: Fleet) -> list[dict[str, Any]]:
     """The changes of the Job: its image, and where it finds the golden requests."""
-    settings = fleet.kubernetes
-    changes = _set({f"{_POD}/containers/0/image": settings.toolkit_image})
+    settings, container = fleet.kubernetes, f"{_POD}/containers/0"
+    changes = _set({f"{container}/image": settings.toolkit_image})
     if not {"volume", "object-store"} & set(settings.components):
         return changes
-    changes.append({"op": "remove", "path": f"{_POD}/initContainers"})
-    if "volume" in settings.components:
-        claim = {"name": "models", "persistentVolumeClaim": {"claimName": settings.claim, "readOnly": True}}
-        return [*changes, {"op": "replace", "path": f"{_POD}/volumes/0", "value": claim}]
-    return changes
+    # The first volume has the files that a container copies from the image.
+    places = ("initContainers", "containers/0/volumeMounts/0", "volumes/0")
+    changes += [{"op": "remove", "path": f"{_POD}/{place}"} for place in places]
+    if store := settings.object_store:
+        access, volumes = store_access(store)
+        changes += [*_each(f"{container}/env", access.get("env", []))]
+        mounts = access.get("volumeMounts", [])
+    else:
+        volumes = [{"name": "models", "persistentVolumeClaim": {"claimName": settings.claim, "readOnly": True}}]
+        mounts = [{"name": "models", "mountPath": in_container().models, "readOnly": True}]
+    return [*changes, *_each(f"{container}/volumeMounts", mounts), *_each(f"{_POD}/volumes", volumes)]
 
 
-def _set(values: dict[str, Any], op: str = "add") -> list[dict[str, Any]]:
-    return [{"op": op, "path": path, "value": value} for path, value in values.items()]
+def _each(path: str, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"op": "add", "path": f"{path}/-", "value": value} for value in values]
+
+
+def _set(values: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"op": "add", "path": path, "value": value} for path, value in values.items()]
 
 
 def _patch(kind: str, name: str, operations: list[dict[str, Any]]) -> Patch:

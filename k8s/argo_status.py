@@ -26,10 +26,19 @@ class Progress:
     steps: int
     weight: int | None
     waits: bool
+    available: int
+    wanted: int
+
+    @property
+    def aborted(self) -> bool:
+        """Whether a gate, or a person, has stopped the Rollout."""
+        return self.phase == "Degraded" and "Aborted" in self.message
 
     def __str__(self) -> str:
+        if self.step >= self.steps:
+            return f"{self.available} of {self.wanted} pods are ready"
         share = f", {self.weight} % of the pods are new" if self.weight else ""
-        return f"step {min(self.step + 1, self.steps)} of {self.steps}{share}"
+        return f"step {self.step + 1} of {self.steps}{share}"
 
 
 def progress_of(rollout: Object) -> Progress:
@@ -42,7 +51,16 @@ def progress_of(rollout: Object) -> Progress:
     reasons = {one.get("reason") for one in status.get("pauseConditions") or []}
     timed = at < len(steps) and "duration" in (steps[at].get("pause") or {})
     waits = phase == "Paused" and not (timed and reasons == {"CanaryPauseStep"})
-    return Progress(phase, str(status.get("message", "")), at, len(steps), weights[-1] if weights else None, waits)
+    return Progress(
+        phase,
+        str(status.get("message", "")),
+        at,
+        len(steps),
+        weights[-1] if weights else None,
+        waits,
+        int(status.get("availableReplicas", 0)),
+        int(rollout["spec"].get("replicas", 1)),
+    )
 
 
 def verdict(kubectl: Kubectl, ours: Names, progress: Progress) -> str:

@@ -122,14 +122,15 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
 
 def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> None:
     """Write the kustomization that replaces the Deployment with a Rollout."""
-    queries = argo_rollouts.templates(fleet)
+    more = argo_rollouts.resources(fleet)
     _kustomization(
         folder / ARGO_ROLLOUTS,
-        resources=["../fleet", *(["queries.yaml"] if queries else [])],
+        resources=["../fleet", *(["more.yaml"] if more else [])],
         components=[f"../components/{ARGO_ROLLOUTS}"],
         patches=argo_rollouts.patches(fleet, names),
+        replacements=argo_rollouts.replacements(fleet),
     )
-    (folder / ARGO_ROLLOUTS / "queries.yaml").write_text(yaml.safe_dump_all(queries))
+    (folder / ARGO_ROLLOUTS / "more.yaml").write_text(yaml.safe_dump_all(more))
 
 
 def _kustomization(folder: Path, **content: Any) -> None:

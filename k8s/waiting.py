@@ -156,6 +156,7 @@ def wait_until_rolled_out(
     The time begins anew with each step, which may take `longest_step` seconds by itself.
     """
     deadline, at, progress, name = 0.0, -1, _Changes(log), ours.serving
+    degraded = time.monotonic()
     waiting = [_Waiting(kubectl, ours, models, track) for track in (STABLE, argo_status.VERIFIED)]
     while True:
         found = kubectl.get(argo_status.KIND, name)
@@ -166,7 +167,10 @@ def wait_until_rolled_out(
             deadline, at = time.monotonic() + wait + longest_step, now.step
         if now.phase == "Healthy":
             return
-        if now.phase == "Degraded":
+        if now.phase != "Degraded":
+            degraded = time.monotonic()
+        # Until the controller has read the templates, a Rollout that names them is invalid.
+        elif now.aborted or time.monotonic() > degraded + _PATIENCE_SECONDS:
             verdict = argo_status.verdict(kubectl, ours, now)
             raise RolloutError(f"the Rollout {name} was stopped: {now.message}{verdict}")
         if now.waits:

@@ -58,7 +58,7 @@ def running(cluster: Cluster, namespace: str) -> Iterator[str]:
             thread.start()
         try:
             cluster.apply(_manifests(f"http://{NODE}:{port}"), namespace)
-            cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{_NAME}", "--timeout=60s")
+            cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{_NAME}", "--timeout=180s")
             address = ("service", _NAME, "--output=jsonpath={.spec.clusterIP}")
             yield f"http://{cluster.kubectl('-n', namespace, 'get', *address)}:{PORT}"
         finally:
