@@ -8,8 +8,10 @@ from typing import Any
 
 from tfserving.clients.metrics import INFERENCE
 from tfserving.foundation.model_server import PROGRAM
+from tfserving.k8s.configuration import checked_at_startup, set_of_models
 from tfserving.k8s.images import has_embedded, server_image
-from tfserving.k8s.names import BASE_NAME, Names
+from tfserving.k8s.names import BASE_NAME, STABLE, Names
+from tfserving.serving.config import in_container
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import in_bytes
 from tfserving.serving.models_yaml.object_store import ObjectStore
@@ -32,10 +34,10 @@ _METADATA = {
 Patch = dict[str, Any]
 
 
-def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
-    """Return all patches, for a server with these flags; `models` is the hash of its set of models."""
+def patches(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> list[Patch]:
+    """Return all patches, for a server of the models `names` with these flags."""
     settings = fleet.kubernetes
-    made = [_changes("Deployment", _deployment(fleet, flags, models)), _scale(fleet)]
+    made = [_changes("Deployment", _deployment(fleet, names, flags)), _scale(fleet)]
     if settings.clients == "labelled":
         pods = {"podSelector": {"matchLabels": {Names.of(fleet).client: "true"}}}
         made.append(_changes("NetworkPolicy", {"/spec/ingress/0/from/0": pods}, "replace"))
@@ -66,20 +68,46 @@ def _scale(fleet: Fleet) -> Patch:
     )
 
 
-def _deployment(fleet: Fleet, flags: list[str], models: str) -> dict[str, Any]:
+def _deployment(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> dict[str, Any]:
     settings = fleet.kubernetes
     own = Names.of(fleet).own("models").replace("/", "~1")
     return {
         **({} if settings.scales else {"/spec/replicas": settings.replicas}),
         # A changed value replaces the pods: a running server can't be given another set of models.
-        f"/spec/template/metadata/annotations/{own}": models,
-        f"{_CONTAINER}/resources/requests": {"cpu": settings.cpu, "memory": settings.memory},
+        f"/spec/template/metadata/annotations/{own}": set_of_models(names),
+        "/spec/template/spec/nodeSelector": _nodes(fleet),
+        f"{_CONTAINER}/startupProbe/httpGet/path": _metadata(checked_at_startup(fleet, names)),
+        **({f"{_CONTAINER}/readinessProbe": _ready(settings.ready_model)} if settings.ready_model else {}),
+        f"{_CONTAINER}/resources/requests/cpu": settings.cpu,
+        f"{_CONTAINER}/resources/requests/memory": settings.memory,
         f"{_CONTAINER}/resources/limits/memory": settings.memory,
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": settings.drain_seconds,
         "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
         f"{_CONTAINER}/image": server_image(fleet),
         **({f"{_CONTAINER}/command": [f"/usr/bin/{PROGRAM}"]} if has_embedded(fleet) else {}),
+    }
+
+
+def _nodes(fleet: Fleet) -> dict[str, str]:
+    """Return the labels of the nodes for the pods."""
+    settings = fleet.kubernetes
+    # TensorFlow Serving has images for amd64 only.
+    arch = {} if has_embedded(fleet) else {"kubernetes.io/arch": "amd64"}
+    return {**arch, **(settings.gpu.node_selector if "gpu" in settings.components else {}), **settings.node_selector}
+
+
+def _metadata(model: str) -> str:
+    """Return the path that responds with 200 only when the label `stable` of a model is loaded."""
+    return f"/v1/models/{model}/labels/{STABLE}/metadata"
+
+
+def _ready(model: str) -> dict[str, Any]:
+    """Return the readiness probe of a pod that needs a model."""
+    return {
+        "httpGet": {"port": in_container().rest_port, "path": _metadata(model)},
+        "periodSeconds": 5,
+        "timeoutSeconds": 5,
     }
 
 
@@ -102,11 +130,7 @@ def _cpu(fleet: Fleet) -> Iterator[Patch]:
 
 def _gpu(fleet: Fleet) -> Iterator[Patch]:
     gpu, fraction = fleet.kubernetes.gpu, fleet.server.gpu_memory_fraction
-    values = {
-        f"{_CONTAINER}/resources/limits/nvidia.com~1gpu": str(gpu.count),
-        "/spec/template/spec/nodeSelector": gpu.node_selector,
-    }
-    yield _changes("Deployment", values)
+    yield _changes("Deployment", {f"{_CONTAINER}/resources/limits/nvidia.com~1gpu": str(gpu.count)})
     if not fleet.server.gpu_memory_growth:
         yield _added("Deployment", f"{_CONTAINER}/args/-", f"--per_process_gpu_memory_fraction={fraction or 0.9}")
 

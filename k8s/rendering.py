@@ -19,11 +19,13 @@ import yaml
 
 from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import argo_rollouts, patches, proxy
-from tfserving.k8s.configuration import models_files, server_of_pods, set_of_models
+from tfserving.k8s.configuration import cluster_models_config, server_of_pods
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.naming import naming, set_domain
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
+from tfserving.serving.config_messages import text
+from tfserving.serving.health import HEALTH
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
@@ -51,6 +53,9 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
             "server.tls: pods don't support it, since their files are in ConfigMaps, where no key belongs. "
             "Terminate TLS in front of the pods."
         )
+    required = fleet.kubernetes.ready_model
+    if required is not None and required not in names:
+        raise FleetError(f"kubernetes.ready_model: got {required!r}, expected one of the models {', '.join(names)}")
     if "monitoring" in fleet.kubernetes.components and not fleet.server.monitoring:
         raise FleetError(
             "server.monitoring: the component 'monitoring' needs the metrics page, and `monitoring: false` turns it off"
@@ -78,7 +83,7 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
         folder / "fleet",
         resources=["../base"],
         components=[f"../components/{component}" for component in settings.ordered if component not in _LAST],
-        patches=patches.patches(fleet, _flags(fleet, flags), set_of_models(names)),
+        patches=patches.patches(fleet, names, _flags(fleet, flags)),
     )
     last = "fleet"
     if _KSERVE in settings.ordered:
@@ -99,14 +104,12 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
     """Replace the server's files of `k8s/base`; return the server's flags."""
     shutil.rmtree(base / "config")
-    models = models_files(fleet, names)
     places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
     pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
     config = server_config(pods, names, places, embedded=has_embedded(fleet))
-    made = {
-        **models,
-        **{f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in models},
-    }
+    made = {f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names))}
+    # The health check of a container is a script, and that of a pod is the kubelet's.
+    made |= {f"server/{name}": content for name, content in config.files.items() if name not in (MODELS_CONFIG, HEALTH)}
     for name, content in made.items():
         path = base / "config" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,5 +161,6 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
 def _channel(given: str, drain: int) -> str:
     """Return gRPC's channel arguments: the maximum age of a connection, then those `given` in models.yaml."""
     arguments: Mapping[str, str] = dict(one.split("=", 1) for one in given.split(",") if "=" in one)
-    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(250 * drain)}
+    # Requests in flight get as much time as at the pod's end.
+    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(1000 * drain)}
     return ",".join(f"{name}={value}" for name, value in {**age, **arguments}.items())

@@ -268,6 +268,8 @@ def _second(made: Object, ours: Names, replicas: int) -> Object:
     template = second["spec"]["template"]
     for labels in (second["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
         labels[ours.track] = CANARY
+    for spread in template["spec"].get("topologySpreadConstraints", []):
+        spread["labelSelector"]["matchLabels"][ours.track] = CANARY
     for volume in template["spec"]["volumes"]:
         if volume.get("configMap", {}).get("name") == models:
             volume["configMap"]["name"] = ours.config_map(CANARY)

@@ -162,6 +162,20 @@ class Kubernetes(Strict):
     memory: Annotated[
         str, Field(description="The request and the limit of a pod's memory.", pattern=patterns.MEMORY_SIZE)
     ] = "2Gi"
+    node_selector: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(
+            description="Labels of the nodes for the pods. `kubernetes.io/arch` is `amd64`, unless set here or the "
+            "image is that of the embedded server."
+        ),
+    ] = Field(default_factory=dict)
+    ready_model: Annotated[
+        str | None,
+        Field(
+            description="A model that a pod needs to be ready. Default: a pod is ready while its server responds, also "
+            "when one of its models fails."
+        ),
+    ] = None
     claim: Annotated[
         str,
         Field(
