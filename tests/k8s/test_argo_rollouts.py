@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster import argo_rollouts
 from tests.cluster.node import Cluster
+from tests.docker.engine import TOOLKIT
 from tests.k8s import prometheus
 from tests.k8s.deployed import Pods, unapplied
 from tests.k8s.load import BY_STABLE, UNLABELLED, Load
@@ -39,13 +40,16 @@ class Fleet(Pods):
         text = (MODELS + ROLLOUT + KUBERNETES).format(version, self.namespace, self.prometheus)
         (self.folder / "models.yaml").write_text(text)
 
+    def measured(self) -> set[tuple[str, str]]:
+        """Each measurement of a gate, and how it ended."""
+        runs = json.loads(self.kubectl("get", "analysisruns", "--output=json"))["items"]
+        found = [result for run in runs for result in run["status"].get("metricResults", [])]
+        return {(result["name"], one["phase"]) for result in found for one in result["measurements"]}
+
     def settled(self) -> None:
         """Waits until only one server runs."""
         selector = "--selector=app.kubernetes.io/name=tensorflow-serving"
         wait_for(lambda: self.kubectl("get", "pods", selector, "--output=name").count("pod/") == 1, what="one pod")
-
-    def rollout_status(self) -> dict[str, object]:
-        return dict(json.loads(self.kubectl("get", "rollout", "serving", "--output=json"))["status"])
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +57,8 @@ def fleet(
     cluster: Cluster, docker_host: str, scaled_versions: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     """A fleet at version 1, with its Prometheus."""
-    if not cluster.has_image(prometheus.IMAGE):
-        cluster.load_image(docker_host, prometheus.IMAGE)
+    for image in (TOOLKIT, prometheus.IMAGE):
+        cluster.load_image(docker_host, image)
     with argo_rollouts.running(cluster.kubectl):
         made = unapplied(cluster, scaled_versions, tmp_path_factory.mktemp("argo"), "")
         try:
@@ -78,23 +82,41 @@ def test_the_golden_requests_and_the_figures_decide(fleet: Fleet) -> None:
     shutil.copy(fleet.folder / "later/3" / RECORDS, wrong / RECORDS)
     resealed(wrong, str(RECORDS))
     fleet.have(3)
-    fleet.have(4)
-    with fleet.load(kinds=(UNLABELLED, BY_STABLE)) as load:
+    with fleet.load(rate=30, kinds=(UNLABELLED, BY_STABLE)) as load:
         # No client reaches a version whose outputs are wrong.
         fleet.commits(2)
         said = fleet.k8s("apply", code=1).stderr
-        assert "the Rollout serving was stopped: " in said, said
-        assert "golden requests of 1 model" in said, said
+        assert "the Rollout serving was stopped: RolloutAborted: " in said, said
+        assert "2 of 2 comparisons failed, the first: scaled version 2, " in said, said
         assert set(load.versions) == {1}
 
-        # Git goes back and on: one that is right gets all clients.
+        # Git has another one.
         moving(load, 1, 3, "stable")
         fleet.commits(3)
-        said = fleet.k8s("apply").stderr
-        assert "Every pod serves scaled." in said
+        fleet.k8s("apply")
         fleet.settled()
         moving(load, 1, 3, "done")
         seen = load.versions[3]
         wait_for(lambda: load.versions[3] > seen + 20)
     assert load.failures == []
+    measured = fleet.measured()
+    assert {name for name, _ in measured} == {"verify", "errors", "latency"}
+    assert {phase for name, phase in measured if name != "verify"} == {"Successful"}
     assert fleet.k8s("diff").stdout == ""
+    assert "scaled: version 3 AVAILABLE, stable → 3. Clients get version 3" in fleet.k8s("status").stdout
+
+
+def test_a_slow_version_is_stopped_by_the_figures(fleet: Fleet) -> None:
+    fleet.have(4)
+    before = json.loads(fleet.k8s("status", "--json").stdout)["pods"][0]["models"]["scaled"]["labels"]["stable"]
+    with fleet.load(rate=30, stable=before, kinds=(UNLABELLED, BY_STABLE)) as load:
+        moving(load, before, 4, "stable")
+        fleet.commits(4)
+        said = fleet.k8s("apply", code=1).stderr
+        assert 'Metric "latency" assessed Failed' in said, said
+        fleet.settled()
+        moving(load, before, 4, "rolled-back")
+        seen = load.versions[before]
+        wait_for(lambda: load.versions[before] > seen + 20)
+    assert load.failures == []
+    assert set(load.versions) == {before, 4}
