@@ -22,11 +22,14 @@ _NAMESPACE, _PREFIX = marks.setting(99), f"{marks.setting(98)}-"
 _NAME = f"{_PREFIX}{BASE_NAME}"
 _VERSION = f"{APP}/version"
 FULL_NAME = 'include "serving.fullname" .'
+_TOOLKIT = "The image of this toolkit, which copies the models from the object store, and verifies new versions."
 _IMAGES = {
     "server": ("image", "The image of the server."),
     "kserve-container": ("image", "The image of the server."),
-    "sync": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
-    "sync-first": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
+    "golden": ("image", "The image of the server."),
+    "sync": ("toolkitImage", _TOOLKIT),
+    "sync-first": ("toolkitImage", _TOOLKIT),
+    "verify": ("toolkitImage", _TOOLKIT),
 }
 _AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
 
@@ -110,7 +113,7 @@ class _Assembly:
             self._account(made)
         elif made["kind"] == "Service":
             self._annotated(made["metadata"], "service.annotations", "Annotations of the Services.")
-        elif made["kind"] == "Deployment":
+        elif made["kind"] in ("Deployment", "Rollout"):
             self._replicas(made["spec"])
         return made
 
@@ -226,7 +229,7 @@ def _server_pods(one: Object) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     if one["kind"] == "InferenceService":
         predictor = one["spec"]["predictor"]
         yield predictor, predictor
-    elif template := one.get("spec", {}).get("template") if one["kind"] == "Deployment" else None:
+    elif template := one.get("spec", {}).get("template") if one["kind"] in ("Deployment", "Rollout") else None:
         yield template["metadata"], template["spec"]
 
 

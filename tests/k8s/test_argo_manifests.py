@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tests.k8s.test_manifests import GOOD, made, the, with_component
 from tests.serving.fleets import fleet
 from tfserving.cli import tfserving
 from tfserving.k8s.kubectl import Object
-from tfserving.serving.models_yaml.fleet import FleetError
+from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
+from tfserving.serving.models_yaml.kubernetes import ArgoRollouts
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/argo_rollouts.md"
 PROMETHEUS = "argo_rollouts: {prometheus: 'http://prometheus:9090'}"
 ROLLOUT = (
     "rollout: {weights: [25, 100], window: 7.5, longest: 60, bake: 20, error_rate: 0.1, latency: 2, slack_ms: 3}\n"
@@ -99,6 +102,19 @@ def test_the_job_finds_the_golden_requests_where_the_pods_find_their_models(tmp_
     assert all(one.startswith("s3://bucket/prefix/") for one in versions)
     policies = [the(store, "NetworkPolicy", name)["spec"] for name in ("serving-verify-store", "serving")]
     assert policies[0]["egress"] == policies[1]["egress"]
+
+
+def test_the_settings_of_the_page(tmp_path: Path) -> None:
+    (said,) = re.findall(r"^```yaml\n(kubernetes:.*?)^```$", PAGE.read_text(), re.M | re.S)
+    (tmp_path / "models.yaml").write_text(GOOD + said)
+    read = read_fleet(tmp_path / "models.yaml")
+    table = PAGE.read_text().partition("## Settings")[2].partition("## Figures")[0]
+    rows = dict(re.findall(r"^\| `(?:kubernetes\.argo_rollouts|rollout)\.(\w+)` \|.*\| ([^|]+) \|$", table, re.M))
+    settings = {**ArgoRollouts().model_dump(), **read.rollout.model_dump()}
+    assert rows.keys() == {*ArgoRollouts.model_fields, "weights", "window", "longest", "bake", "error_rate", "manual"}
+    words = {"none": None, "false": False, "5, 25, 50, 100": (5, 25, 50, 100)}
+    for key, text in rows.items():
+        assert settings[key] == (words[text] if text in words else float(text)), key
 
 
 def test_nothing_else_rolls_out_meanwhile(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from tests.cluster import argo_rollouts
 from tests.cluster.node import Cluster
 from tests.docker.engine import TOOLKIT
 from tests.k8s import prometheus
-from tests.k8s.deployed import Pods, unapplied
+from tests.k8s.deployed import ROOT, Pods, unapplied
 from tests.k8s.load import BY_STABLE, UNLABELLED, Load
 from tests.k8s.rolled import resealed
 from tests.servers import wait_for
@@ -39,6 +41,10 @@ class Fleet(Pods):
         """Has models.yaml say that clients get this version."""
         text = (MODELS + ROLLOUT + KUBERNETES).format(version, self.namespace, self.prometheus)
         (self.folder / "models.yaml").write_text(text)
+
+    def toolkit(self, *words: str) -> None:
+        """`tfserving WORDS` for this fleet."""
+        self.run([sys.executable, "-m", "tfserving", *words, "--fleet", str(self.folder / "models.yaml")], 0)
 
     def measured(self) -> set[tuple[str, str]]:
         """Each measurement of a gate, and how it ended."""
@@ -90,10 +96,13 @@ def test_the_golden_requests_and_the_figures_decide(fleet: Fleet) -> None:
         assert "2 of 2 comparisons failed, the first: scaled version 2, " in said, said
         assert set(load.versions) == {1}
 
-        # Git has another one.
+        # Another one, by the commands of the page.
+        page = (ROOT / "docs/argo_rollouts.md").read_text().replace("digits stable=2", "scaled stable=3")
+        lines = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()
+        assert lines == ["tfserving k8s apply", "tfserving labels set scaled stable=3", "tfserving k8s apply"]
         moving(load, 1, 3, "stable")
-        fleet.commits(3)
-        fleet.k8s("apply")
+        for line in lines[1:]:
+            fleet.toolkit(*line.split()[1:])
         fleet.settled()
         moving(load, 1, 3, "done")
         seen = load.versions[3]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import textwrap
+from pathlib import Path
 from typing import Any
 
 from tests.k8s.prometheus import IMAGE
 from tfserving.k8s.figures import error_difference, latency_ratio
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/argo_rollouts.md"
 ERRORS = error_difference("new", "old", "60")
 FAILED, LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
 
@@ -57,6 +61,13 @@ CASES: list[tuple[str, list[dict[str, str]], float | None]] = [
 ]
 
 
+def promtool(docker_host: str, text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`promtool WORDS` for a file with this text."""
+    command = ["docker", "-H", docker_host, "run", "--rm", "--interactive", "--network=none", "--entrypoint=sh", IMAGE]
+    script = f"cat > /tmp/it.yaml && promtool {' '.join(words)} /tmp/it.yaml"
+    return subprocess.run([*command, "-c", script], input=text, check=False, capture_output=True, text=True)
+
+
 def test_the_worst_model_counts_and_few_failures_do_not(docker_host: str) -> None:
     tests = []
     for query, series, value in CASES:
@@ -65,7 +76,10 @@ def test_the_worst_model_counts_and_few_failures_do_not(docker_host: str) -> Non
         tests.append({"interval": "5s", "input_series": series, "promql_expr_test": [expected]})
     # JSON is YAML.
     text = json.dumps({"rule_files": [], "tests": tests})
-    command = ["docker", "-H", docker_host, "run", "--rm", "--interactive", "--network=none", "--entrypoint=sh", IMAGE]
-    script = "cat > /tmp/cases.yaml && promtool test rules /tmp/cases.yaml"
-    done = subprocess.run([*command, "-c", script], input=text, check=False, capture_output=True, text=True)
+    done = promtool(docker_host, text, "test", "rules")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # What the page says of a scrape job.
+    (said,) = re.findall(r"^```yaml\n(relabel_configs:.*?)^```$", PAGE.read_text(), re.M | re.S)
+    scrape = textwrap.indent(said, "    ")
+    done = promtool(docker_host, f"scrape_configs:\n  - job_name: servers\n{scrape}", "check", "config")
     assert done.returncode == 0, done.stdout + done.stderr
