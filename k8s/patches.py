@@ -163,16 +163,9 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
     store = fleet.kubernetes.object_store
     assert store
     # Of each container that reads the store. The server's has neither keys nor their volume.
-    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image}
-    env = {"AWS_ENDPOINT_URL": store.endpoint} if store.endpoint else {}
-    volumes: list[dict[str, Any]] = [{"name": "models", "emptyDir": {"sizeLimit": store.size}}]
-    if store.secret:
-        env |= {store.key_variable: f"{_SECRETS}/{store.key_file}"}
-        items = [{"key": store.key_file, "path": store.key_file}]
-        volumes.append({"name": "store", "secret": {"secretName": store.secret, "items": items}})
-        common["volumeMounts"] = [{"name": "store", "mountPath": _SECRETS, "readOnly": True}]
-    if env:
-        common["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    access, volumes = store_access(store)
+    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image, **access}
+    volumes.append({"name": "models", "emptyDir": {"sizeLimit": store.size}})
     # The kubelet counts the volume as the pod's ephemeral storage.
     disk = {"ephemeral-storage": f"{(in_bytes(store.size) >> 20) + _LOGS}Mi"}
     common["resources"] = {"requests": disk, "limits": disk}
@@ -192,6 +185,21 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
         if _EKS_ROLE in store.account_annotations:
             # https://github.com/aws/amazon-eks-pod-identity-webhook: the others get no token.
             yield _changes("Deployment", {f"/spec/template/metadata/annotations/{_EKS_SKIP}": "server,proxy"})
+
+
+def store_access(store: ObjectStore) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what a container that reads the store has, and the volumes of its pod."""
+    env = {"AWS_ENDPOINT_URL": store.endpoint} if store.endpoint else {}
+    common: dict[str, Any] = {}
+    volumes: list[dict[str, Any]] = []
+    if store.secret:
+        env |= {store.key_variable: f"{_SECRETS}/{store.key_file}"}
+        items = [{"key": store.key_file, "path": store.key_file}]
+        volumes.append({"name": "store", "secret": {"secretName": store.secret, "items": items}})
+        common["volumeMounts"] = [{"name": "store", "mountPath": _SECRETS, "readOnly": True}]
+    if env:
+        common["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    return common, volumes
 
 
 def _egress(store: ObjectStore) -> Iterator[Patch]:

@@ -62,7 +62,7 @@ def the(objects: list[Object], kind: str, name: str = "serving") -> Object:
 def pod(objects: list[Object]) -> dict[str, Any]:
     """The pods' spec, whoever makes them."""
     for one in objects:
-        if one["kind"] == "Deployment":
+        if one["kind"] in ("Deployment", "Rollout"):
             return dict(one["spec"]["template"]["spec"])
     (service,) = (one for one in objects if one["kind"] == "InferenceService")
     return dict(service["spec"]["predictor"])
