@@ -29,7 +29,7 @@ MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {stab
 VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4, replicas: 1"
 GATEWAY = ", gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}"
 # The base has nine objects.
-MORE = {"monitoring": 3, "gateway": 4, "kserve": -1}
+MORE = {"monitoring": 3, "gateway": 4, "kserve": -1, "proxy": 1}
 
 
 @dataclass
