@@ -16,8 +16,6 @@ import yaml
 
 from tests.serving.fleets import GOOD, fleet
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import Names
-from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
 from tfserving.serving.compose.services import DASHBOARD
 from tfserving.serving.embedded.command_line import command
@@ -64,7 +62,7 @@ def the(objects: list[Object], kind: str, name: str = "serving") -> Object:
 def pod(objects: list[Object]) -> dict[str, Any]:
     """The pods' spec, whoever makes them."""
     for one in objects:
-        if one["kind"] == "Deployment":
+        if one["kind"] in ("Deployment", "Rollout"):
             return dict(one["spec"]["template"]["spec"])
     (service,) = (one for one in objects if one["kind"] == "InferenceService")
     return dict(service["spec"]["predictor"])
@@ -96,12 +94,15 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
         assert spec["securityContext"]["runAsUser"] not in own.values()
         assert container["resources"]["limits"]["memory"]
         assert container["resources"]["requests"]["cpu"]
+        assert container["resources"]["limits"]["ephemeral-storage"]
     container = spec["containers"][0]
     # TensorFlow Serving doesn't drain.
     script = [] if overlay == "overlays/embedded" else ["bash", "/config/server/serve.sh"]
     assert container["command"] == [*script, "/usr/bin/tensorflow_model_server"]
     assert "--enable_profiler=false" in container["args"]
-    assert container["startupProbe"]["exec"]["command"] == ["bash", "/config/models/health.sh"]
+    # No probe needs a shell. One model that fails takes no pod away from the clients of the others.
+    path = "/v1/models/digits/labels/stable/metadata"
+    assert container["startupProbe"]["httpGet"] == {"port": 8501, "path": path}
     assert "--enable_grpc_healthcheck_service=true" in container["args"]
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"] == {"port": 8500}
@@ -206,7 +207,7 @@ def test_a_gpu_is_asked_for_with_its_nodes_image_and_memory(tmp_path: Path) -> N
     objects = with_component(tmp_path, "gpu", "volume", more=more, server="gpu_memory_fraction: 0.5")
     spec, found = pod(objects), server(objects)
     assert found["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert spec["nodeSelector"] == {"gpu": "a100"}
+    assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64", "gpu": "a100"}
     assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert found["image"] == "tensorflow/serving:2.21.0-gpu"
     assert [flag for flag in found["args"] if "memory_fraction" in flag] == ["--per_process_gpu_memory_fraction=0.5"]
@@ -214,6 +215,29 @@ def test_a_gpu_is_asked_for_with_its_nodes_image_and_memory(tmp_path: Path) -> N
     assert the(objects, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
     growing = server(with_component(tmp_path, "gpu", server="gpu_memory_growth: true"))["args"]
     assert not [flag for flag in growing if "memory_fraction" in flag]
+
+
+def test_pods_are_spread_and_nothing_keeps_a_node_from_being_drained(tmp_path: Path) -> None:
+    objects = made(tmp_path, "node_selector: {disk: ssd}")
+    spread = pod(objects)["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    for one in spread:
+        # Neither pods of a canary nor those that are being replaced count.
+        assert one["labelSelector"]["matchLabels"]["tfserving.internal/track"] == "stable"
+        assert one["matchLabelKeys"] == ["pod-template-hash"]
+    assert pod(objects)["nodeSelector"] == {"kubernetes.io/arch": "amd64", "disk": "ssd"}
+    assert the(objects, "PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    for embedded in (static("overlays/embedded"), with_component(tmp_path, "embedded")):
+        assert not pod(embedded).get("nodeSelector")
+
+
+def test_a_pod_is_ready_by_its_server_or_by_a_model_too(tmp_path: Path) -> None:
+    assert server(made(tmp_path))["readinessProbe"]["grpc"] == {"port": 8500}
+    probe = server(made(tmp_path, "ready_model: digits"))["readinessProbe"]
+    assert probe["httpGet"] == {"port": 8501, "path": "/v1/models/digits/labels/stable/metadata"}
+    assert "grpc" not in probe
+    with pytest.raises(FleetError, match="ready_model: got 'digit', expected one of the models digits"):
+        made(tmp_path, "ready_model: digit")
 
 
 def test_a_volume_is_mounted_for_reading(tmp_path: Path) -> None:
@@ -277,21 +301,15 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
     assert endpoint["port"] in {port["name"] for port in the(objects, "Service")["spec"]["ports"]}
     assert the(objects, "ServiceMonitor")["metadata"]["labels"]["release"] == "p"
     rules = the(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.05), slower(Names(), 20)]
-    assert rules[0]["expr"].endswith("> 0.05")
-    assert rules[1]["expr"].endswith("> 20000")
+    limits = {rule["alert"]: rule["expr"].rpartition(" > ")[2] for rule in rules}
+    assert limits["TensorFlowServingErrors"] == "0.05"
+    assert limits["TensorFlowServingSlow"] == "20000"
     dashboard = the(objects, "ConfigMap", "serving-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(dashboard["data"]["dashboard.json"]) == json.loads(DASHBOARD.read_text())
     watching = the(objects, "NetworkPolicy")["spec"]["ingress"][2]
     assert watching["ports"] == [{"port": 8501}]
     assert watching["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "watch"}
-
-
-def test_the_rules_and_the_dashboard_in_the_repository_are_those_of_the_code() -> None:
-    rules = the(static("overlays/monitoring"), "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.01), slower(Names(), 1000)]
-    assert (K8S / "components/monitoring/dashboard.json").read_bytes() == DASHBOARD.read_bytes()
 
 
 def test_routes_have_weights_and_a_host_each_and_no_way_to_reload(tmp_path: Path) -> None:
@@ -378,6 +396,27 @@ def test_the_autoscaler_alone_sets_the_number_of_pods(tmp_path: Path) -> None:
     assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 3)
 
 
+def test_the_autoscaler_looks_at_what_is_set(tmp_path: Path) -> None:
+    """The adapter's rules on the page have the same names."""
+
+    def scaled(autoscaling: str) -> tuple[int, dict[str, str | int]]:
+        spec = the(made(tmp_path, f"autoscaling: {{{autoscaling}}}"), "HorizontalPodAutoscaler")["spec"]
+        found = {}
+        for metric in spec["metrics"]:
+            of = metric[metric["type"].lower()]
+            target = {key: value for key, value in of["target"].items() if key != "type"}
+            found[of.get("name") or of["metric"]["name"]] = next(iter(target.values()))
+        return spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"], found
+
+    custom = "requests_per_second: 200, requests_in_flight: 0.25, scale_down_seconds: 0"
+    names = "tensorflow_serving_requests_per_second", "tensorflow_serving_requests_in_flight"
+    assert scaled("") == (300, {"cpu": 70})
+    assert scaled(f"{custom}, cpu_percent: null") == (0, dict(zip(names, ("200", "250m"), strict=True)))
+    assert list(scaled(custom)[1]) == ["cpu", *names]
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    assert tuple(re.findall("name: {as: (.*)}", page)) == names
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -425,6 +464,12 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("labels: {tfserving.internal/track: c}", "labels contains tfserving.internal/track"),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
+        ("autoscaling: {cpu_percent: null}", "cpu_percent is null. Set requests_per_second or requests_in_flight"),
+        ("autoscaling: {requests_in_flight: 0}", "kubernetes.autoscaling.requests_in_flight: "),
+        (
+            "components: [kserve], autoscaling: {requests_in_flight: 4}",
+            "autoscaling: KServe's autoscaler of a Deployment counts cpu_percent only",
+        ),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
         ("components: [gateway]", "kubernetes: the component 'gateway' needs the key gateway"),
