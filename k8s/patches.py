@@ -12,6 +12,7 @@ from tfserving.k8s.configuration import checked_at_startup, set_of_models
 from tfserving.k8s.images import has_embedded, server_image
 from tfserving.k8s.names import BASE_NAME, STABLE, Names
 from tfserving.serving.config import in_container
+from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import in_bytes
 from tfserving.serving.models_yaml.object_store import ObjectStore
@@ -60,12 +61,30 @@ def _scale(fleet: Fleet) -> Patch:
     """Set the limits of the autoscaler, or delete it. KServe's has the same limits."""
     settings = fleet.kubernetes
     if settings.scales or "kserve" in settings.components:
-        values = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
+        values = {
+            "/spec/minReplicas": settings.replicas,
+            "/spec/maxReplicas": settings.max_replicas,
+            "/spec/metrics": _metrics(settings.autoscaling),
+            "/spec/behavior/scaleDown/stabilizationWindowSeconds": settings.autoscaling.scale_down_seconds,
+        }
         return _changes("HorizontalPodAutoscaler", values)
     metadata = {"name": BASE_NAME}
     return _merged(
         {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata, "$patch": "delete"}
     )
+
+
+def _metrics(settings: Autoscaling) -> list[dict[str, Any]]:
+    """Return what the autoscaler looks at. docs/kubernetes.md has the adapter's rules for these names."""
+    made: list[dict[str, Any]] = []
+    if settings.cpu_percent is not None:
+        target = {"type": "Utilization", "averageUtilization": settings.cpu_percent}
+        made.append({"type": "Resource", "resource": {"name": "cpu", "target": target}})
+    for name, value in settings.custom.items():
+        amount = f"{round(value * 1000)}m" if value % 1 else f"{value:.0f}"
+        average = {"type": "AverageValue", "averageValue": amount}
+        made.append({"type": "Pods", "pods": {"metric": {"name": f"tensorflow_serving_{name}"}, "target": average}})
+    return made
 
 
 def _deployment(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> dict[str, Any]:
@@ -144,16 +163,9 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
     store = fleet.kubernetes.object_store
     assert store
     # Of each container that reads the store. The server's has neither keys nor their volume.
-    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image}
-    env = {"AWS_ENDPOINT_URL": store.endpoint} if store.endpoint else {}
-    volumes: list[dict[str, Any]] = [{"name": "models", "emptyDir": {"sizeLimit": store.size}}]
-    if store.secret:
-        env |= {store.key_variable: f"{_SECRETS}/{store.key_file}"}
-        items = [{"key": store.key_file, "path": store.key_file}]
-        volumes.append({"name": "store", "secret": {"secretName": store.secret, "items": items}})
-        common["volumeMounts"] = [{"name": "store", "mountPath": _SECRETS, "readOnly": True}]
-    if env:
-        common["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    access, volumes = store_access(store)
+    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image, **access}
+    volumes.append({"name": "models", "emptyDir": {"sizeLimit": store.size}})
     # The kubelet counts the volume as the pod's ephemeral storage.
     disk = {"ephemeral-storage": f"{(in_bytes(store.size) >> 20) + _LOGS}Mi"}
     common["resources"] = {"requests": disk, "limits": disk}
@@ -173,6 +185,21 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
         if _EKS_ROLE in store.account_annotations:
             # https://github.com/aws/amazon-eks-pod-identity-webhook: the others get no token.
             yield _changes("Deployment", {f"/spec/template/metadata/annotations/{_EKS_SKIP}": "server,proxy"})
+
+
+def store_access(store: ObjectStore) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what a container that reads the store has, and the volumes of its pod."""
+    env = {"AWS_ENDPOINT_URL": store.endpoint} if store.endpoint else {}
+    common: dict[str, Any] = {}
+    volumes: list[dict[str, Any]] = []
+    if store.secret:
+        env |= {store.key_variable: f"{_SECRETS}/{store.key_file}"}
+        items = [{"key": store.key_file, "path": store.key_file}]
+        volumes.append({"name": "store", "secret": {"secretName": store.secret, "items": items}})
+        common["volumeMounts"] = [{"name": "store", "mountPath": _SECRETS, "readOnly": True}]
+    if env:
+        common["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    return common, volumes
 
 
 def _egress(store: ObjectStore) -> Iterator[Patch]:

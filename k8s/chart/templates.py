@@ -23,13 +23,18 @@ _NAME = f"{_PREFIX}{BASE_NAME}"
 _VERSION = f"{APP}/version"
 FULL_NAME = 'include "serving.fullname" .'
 _SERVER = ("image", "The image of the server.")
-_TOOLKIT = ("toolkitImage", "The image of this toolkit, which copies the models from the object store.")
+_TOOLKIT = (
+    "toolkitImage",
+    "The image of this toolkit, which copies the models from the object store, and verifies new versions.",
+)
 # The values of images by the names of containers.
 _IMAGES = {
     "server": _SERVER,
     "kserve-container": _SERVER,
+    "golden": _SERVER,
     "sync": _TOOLKIT,
     "sync-first": _TOOLKIT,
+    "verify": _TOOLKIT,
     "proxy": ("proxyImage", "The image of Envoy."),
 }
 _AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
@@ -114,7 +119,7 @@ class _Assembly:
             self._account(made)
         elif made["kind"] == "Service":
             self._annotated(made["metadata"], "service.annotations", "Annotations of the Services.")
-        elif made["kind"] == "Deployment":
+        elif made["kind"] in ("Deployment", "Rollout"):
             self._replicas(made["spec"])
         return made
 
@@ -232,7 +237,7 @@ def _server_pods(one: Object) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     if one["kind"] == "InferenceService":
         predictor = one["spec"]["predictor"]
         yield predictor, predictor
-    elif template := one.get("spec", {}).get("template") if one["kind"] == "Deployment" else None:
+    elif template := one.get("spec", {}).get("template") if one["kind"] in ("Deployment", "Rollout") else None:
         yield template["metadata"], template["spec"]
 
 

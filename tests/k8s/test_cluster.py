@@ -32,7 +32,7 @@ OTHER = "  other:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
 VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4"
 GATEWAY = ", gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}"
 # The base has nine objects.
-MORE = {"monitoring": 3, "gateway": 4, "kserve": -1}
+MORE = {"argo-rollouts": 2, "monitoring": 3, "gateway": 4, "kserve": -1}
 
 
 @dataclasses.dataclass
@@ -234,6 +234,9 @@ def test_what_is_somebody_elses_is_not_taken(fleet: Fleet) -> None:
     fleet.kubectl("create", "service", "clusterip", "serving", "--tcp=80:80")
     said = fleet.k8s("apply", code=2).stderr
     assert f"Service serving of namespace {fleet.namespace} was not created by this toolkit" in said
+    fleet.say(more=", autoscaling: {{requests_in_flight: 4}}")
+    said = fleet.k8s("apply", code=2).stderr
+    assert "the cluster has no API custom.metrics.k8s.io, which requests_per_second and requests_in_flight need" in said
     assert fleet.kubectl("get", "deployments", "--output=name") == ""
 
 

@@ -62,7 +62,7 @@ def the(objects: list[Object], kind: str, name: str = "serving") -> Object:
 def pod(objects: list[Object]) -> dict[str, Any]:
     """The pods' spec, whoever makes them."""
     for one in objects:
-        if one["kind"] == "Deployment":
+        if one["kind"] in ("Deployment", "Rollout"):
             return dict(one["spec"]["template"]["spec"])
     (service,) = (one for one in objects if one["kind"] == "InferenceService")
     return dict(service["spec"]["predictor"])
@@ -396,6 +396,27 @@ def test_the_autoscaler_alone_sets_the_number_of_pods(tmp_path: Path) -> None:
     assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 3)
 
 
+def test_the_autoscaler_looks_at_what_is_set(tmp_path: Path) -> None:
+    """The adapter's rules on the page have the same names."""
+
+    def scaled(autoscaling: str) -> tuple[int, dict[str, str | int]]:
+        spec = the(made(tmp_path, f"autoscaling: {{{autoscaling}}}"), "HorizontalPodAutoscaler")["spec"]
+        found = {}
+        for metric in spec["metrics"]:
+            of = metric[metric["type"].lower()]
+            target = {key: value for key, value in of["target"].items() if key != "type"}
+            found[of.get("name") or of["metric"]["name"]] = next(iter(target.values()))
+        return spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"], found
+
+    custom = "requests_per_second: 200, requests_in_flight: 0.25, scale_down_seconds: 0"
+    names = "tensorflow_serving_requests_per_second", "tensorflow_serving_requests_in_flight"
+    assert scaled("") == (300, {"cpu": 70})
+    assert scaled(f"{custom}, cpu_percent: null") == (0, dict(zip(names, ("200", "250m"), strict=True)))
+    assert list(scaled(custom)[1]) == ["cpu", *names]
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    assert tuple(re.findall("name: {as: (.*)}", page)) == names
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -443,6 +464,12 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("labels: {tfserving.internal/track: c}", "labels contains tfserving.internal/track"),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
+        ("autoscaling: {cpu_percent: null}", "cpu_percent is null. Set requests_per_second or requests_in_flight"),
+        ("autoscaling: {requests_in_flight: 0}", "kubernetes.autoscaling.requests_in_flight: "),
+        (
+            "components: [kserve], autoscaling: {requests_in_flight: 4}",
+            "autoscaling: KServe's autoscaler of a Deployment counts cpu_percent only",
+        ),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
         ("components: [gateway]", "kubernetes: the component 'gateway' needs the key gateway"),
