@@ -67,8 +67,10 @@ METRICS = Module("metrics", ("metrics-server",), "some 4 minutes on 2 cores")
 PAUSE = Module("pause", ("pause",), "seconds")
 HELM = Module("helm", ("helm",), "some 3 minutes")
 POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
+# What only tests by hand need: `python -m tests.cluster build` builds the rest.
+ADAPTER = Module("adapter", ("adapter",), "some 4 minutes on 2 cores")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, METRICS, HELM, POLICIES)
+STATIC = (PAUSE, KSERVE, METRICS, ADAPTER, HELM, POLICIES)
 MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS, HELM, POLICIES)
 
 
@@ -81,9 +83,9 @@ def missing() -> list[Module]:
     return [module for module in MODULES if not module.folder.exists()]
 
 
-def build() -> None:
+def build(*more: Module) -> None:
     """Builds what is missing, and says so."""
-    for module in missing():
+    for module in (*missing(), *(one for one in more if not one.folder.exists())):
         print(f"Building {', '.join(module.programs)}: {module.estimate} …", file=sys.stderr, flush=True)
         started = time.monotonic()
         _build(module)
