@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 
+from tfserving.k8s import argo_status
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import STABLE, Names
 from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
@@ -150,6 +151,51 @@ def _unready(service: Object) -> str:
     waits = [one for one in conditions if one["status"] != "True" and (one.get("message") or one.get("reason"))]
     reasons = dict.fromkeys(str(one.get("message") or one["reason"]) for one in waits)
     return "; ".join(reasons) or "KServe reports no reason yet"
+
+
+def wait_until_rolled_out(
+    kubectl: Kubectl,
+    ours: Names,
+    models: tuple[str, ...],
+    wait: float,
+    log: Callable[[str], None],
+    *,
+    longest_step: float,
+) -> None:
+    """Wait until a Rollout is complete. Raises RolloutError when it is stopped, waits for a person, or time is up.
+
+    The time begins anew with each step, which may take `longest_step` seconds by itself.
+    """
+    deadline, at, progress, name = 0.0, -1, _Changes(log), ours.serving
+    degraded = time.monotonic()
+    waiting = [_Waiting(kubectl, ours, models, track) for track in (STABLE, argo_status.VERIFIED)]
+    while True:
+        found = kubectl.get(argo_status.KIND, name)
+        if found is None:
+            raise RolloutError(f"the Rollout {name} was deleted")
+        now = argo_status.progress_of(found)
+        if now.step != at:
+            deadline, at = time.monotonic() + wait + longest_step, now.step
+        if now.phase == "Healthy":
+            return
+        if now.phase != "Degraded":
+            degraded = time.monotonic()
+        # Until the controller has read the templates, a Rollout that names them is invalid.
+        elif now.aborted or time.monotonic() > degraded + _PATIENCE_SECONDS:
+            verdict = argo_status.verdict(kubectl, ours, now)
+            raise RolloutError(f"the Rollout {name} was stopped: {now.message}{verdict}")
+        if now.waits:
+            raise RolloutError(
+                f"the Rollout {name} waits at {now}: {now.message}. Continue with `kubectl argo rollouts promote "
+                f"{name}`, or stop it with `kubectl argo rollouts abort {name}`."
+            )
+        progress(f"{now} …")
+        for one in waiting:
+            one.check()
+        if time.monotonic() > deadline:
+            last = "".join(one.last() for one in waiting)
+            raise RolloutError(f"after {wait:g} s the Rollout {name} is still at {now}{last}. --wait sets the limit.")
+        time.sleep(_POLL_SECONDS)
 
 
 class _Changes:

@@ -64,14 +64,17 @@ GATEWAY = Module(
 )
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
 METRICS = Module("metrics", ("metrics-server",), "some 4 minutes on 2 cores")
+ARGO_ROLLOUTS = Module(
+    "argo", ("rollouts-controller",), "some 5 minutes", (("github.com/argoproj/argo-rollouts", "manifests"),)
+)
 PAUSE = Module("pause", ("pause",), "seconds")
 HELM = Module("helm", ("helm",), "some 3 minutes")
 POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
 # What only tests by hand need: `python -m tests.cluster build` builds the rest.
 ADAPTER = Module("adapter", ("adapter",), "some 4 minutes on 2 cores")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, METRICS, ADAPTER, HELM, POLICIES)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS, HELM, POLICIES)
+STATIC = (PAUSE, KSERVE, METRICS, ADAPTER, ARGO_ROLLOUTS, HELM, POLICIES)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS, ARGO_ROLLOUTS, HELM, POLICIES)
 
 
 def cache() -> Path:
