@@ -372,6 +372,9 @@ def test_all_that_can_go_together_does(tmp_path: Path) -> None:
     objects = with_component(tmp_path, "kserve", "gateway", "monitoring", "object-store", "cpu")
     kinds = {one["kind"] for one in objects}
     assert {"InferenceService", "HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule"} <= kinds
+    # Of the pods' Services, KServe's has this label.
+    (unwanted,) = the(objects, "ServiceMonitor")["spec"]["selector"]["matchExpressions"]
+    assert unwanted == {"key": "serving.kserve.io/inferenceservice", "operator": "DoesNotExist"}
     for one in objects:
         assert one["metadata"]["namespace"] == "default", one
 
