@@ -63,12 +63,16 @@ GATEWAY = Module(
     ),
 )
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
+METRICS = Module("metrics", ("metrics-server",), "some 4 minutes on 2 cores")
+ARGO_ROLLOUTS = Module(
+    "argo", ("rollouts-controller",), "some 5 minutes", (("github.com/argoproj/argo-rollouts", "manifests"),)
+)
 PAUSE = Module("pause", ("pause",), "seconds")
 HELM = Module("helm", ("helm",), "some 3 minutes")
 POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, HELM, POLICIES)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, HELM, POLICIES)
+STATIC = (PAUSE, KSERVE, METRICS, ARGO_ROLLOUTS, HELM, POLICIES)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS, ARGO_ROLLOUTS, HELM, POLICIES)
 
 
 def cache() -> Path:
