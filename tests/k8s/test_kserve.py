@@ -13,7 +13,10 @@ from tests.cluster.node import Cluster
 from tests.k8s.deployed import Pods, unapplied
 from tests.servers import wait_for
 
-KSERVE = "kubernetes: {{namespace: {0}, components: [volume, kserve], cpu: 50m, memory: 1Gi, drain_seconds: 4, replicas: 1}}\n"
+KSERVE = (
+    "kubernetes: {{namespace: {0}, components: [volume, kserve], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
+    "replicas: 1}}\n"
+)
 MORE = KSERVE.replace("1Gi", "1100Mi")
 
 

@@ -470,8 +470,8 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("autoscaling: {cpu_percent: null}", "cpu_percent is null. Set requests_per_second or requests_in_flight"),
         ("autoscaling: {requests_in_flight: 0}", "kubernetes.autoscaling.requests_in_flight: "),
         (
-            "components: [kserve], autoscaling: {requests_in_flight: 4}",
-            "autoscaling: KServe's autoscaler of a Deployment counts cpu_percent only",
+            "components: [kserve], autoscaling: {scale_down_seconds: 60}",
+            "autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's",
         ),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
