@@ -94,7 +94,7 @@ def test_the_golden_requests_and_the_figures_decide(fleet: Fleet) -> None:
     with fleet.load(rate=30, kinds=(UNLABELLED, BY_STABLE)) as load:
         # No client reaches a version whose outputs are wrong.
         fleet.commits(2)
-        said = fleet.k8s("apply", code=1).stderr
+        said = fleet.k8s("apply", "--wait", "600", code=1).stderr
         assert "the Rollout serving was stopped: RolloutAborted: " in said, said
         assert "2 of 2 comparisons failed, the first: scaled version 2, " in said, said
         assert set(load.versions) == {1}
@@ -105,7 +105,8 @@ def test_the_golden_requests_and_the_figures_decide(fleet: Fleet) -> None:
         assert lines == ["tfserving k8s apply", "tfserving labels set scaled stable=3", "tfserving k8s apply"]
         moving(load, 1, 3, "stable")
         for line in lines[1:]:
-            fleet.toolkit(*line.split()[1:])
+            words = line.split()[1:]
+            fleet.toolkit(*words, *(["--wait", "600"] if words == ["k8s", "apply"] else []))
         fleet.settled()
         moving(load, 1, 3, "done")
         seen = load.versions[3]

@@ -22,7 +22,7 @@ def test_a_slow_version_is_stopped_by_the_figures(fleet: Fleet) -> None:
     with fleet.load(rate=30, kinds=(UNLABELLED, BY_STABLE)) as load:
         moving(load, 1, 4, "stable")
         fleet.commits(4)
-        said = fleet.k8s("apply", code=1).stderr
+        said = fleet.k8s("apply", "--wait", "600", code=1).stderr
         assert 'Metric "latency" assessed Failed' in said, said
         fleet.settled()
         moving(load, 1, 4, "rolled-back")
@@ -35,11 +35,11 @@ def test_a_slow_version_is_stopped_by_the_figures(fleet: Fleet) -> None:
 def test_a_version_without_requests_waits_for_a_person(fleet: Fleet) -> None:
     fleet.have(3)
     fleet.commits(3)
-    said = fleet.k8s("apply", code=1).stderr
+    said = fleet.k8s("apply", "--wait", "600", code=1).stderr
     assert "the Rollout serving waits at step 3 of 5, 50 % of the pods are new: " in said, said
     assert ("errors", "Inconclusive") in fleet.measured()
     # As `kubectl argo rollouts promote --full` does.
     promoted = json.dumps({"status": {"promoteFull": True}})
     fleet.kubectl("patch", "rollout", "serving", "--subresource=status", "--type=merge", f"--patch={promoted}")
-    fleet.k8s("apply")
+    fleet.k8s("apply", "--wait", "600")
     assert "scaled: version 3 AVAILABLE, stable → 3." in fleet.k8s("status").stdout
