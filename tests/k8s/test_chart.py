@@ -114,6 +114,7 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
         "imagePullSecrets": [{"name": "registry"}],
         "replicas": 3,
         "maxReplicas": 7,
+        "autoscaling": {"cpuPercent": 55, "scaleDownSeconds": 9},
         "cpu": 5,
         "memory": "3Gi",
         "labels": {"team": "yes"},
@@ -142,6 +143,8 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
     assert account["metadata"]["annotations"] == {"h": "5"}
     scaler = the(found, "HorizontalPodAutoscaler", "a-serving")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 7)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 55
+    assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 9
     assert container["resources"]["requests"]["cpu"] == container["resources"]["limits"]["cpu"] == "5"
     assert "--tensorflow_intra_op_parallelism=5" in container["args"]
     assert container["resources"]["limits"]["memory"] == "3Gi"
