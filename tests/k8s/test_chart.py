@@ -38,9 +38,12 @@ ALL = (
     f" object_store: {{url: 's3://bucket/models', secret: keys}}, image: 'registry:5000/serving:1@{DIGEST}'"
 )
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None or not binaries.HELM.folder.exists(), reason="kubectl or helm isn't there"
-)
+# helm is built with the cluster's programs.
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH"),
+    pytest.mark.skipif(not binaries.HELM.folder.exists(), reason="helm isn't built: `python -m tests.cluster build`"),
+]
 
 
 def helm(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
