@@ -279,6 +279,14 @@ def test_two_releases_serve_in_one_namespace_and_are_upgraded(cluster: Cluster, 
         assert [one["targetRef"]["name"].startswith(f"{name}-") for one in ready] == [True]
     assert cluster.run("-n", namespace, "get", "horizontalpodautoscaler", "serving").returncode
     cluster.kubectl("-n", namespace, "get", "horizontalpodautoscaler", "other-serving")
+    # The pods of a release have the labels of those that `apply` makes.
+    (tmp_path / "models.yaml").write_text(CLUSTER.replace("{comp", f"{{namespace: {namespace}, comp"))
+    words = [sys.executable, "-m", "tfserving", "k8s", "delete", "--fleet", str(tmp_path / "models.yaml")]
+    env = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "ServiceAccount serving" in done.stderr
+    assert "was not created by this toolkit" in done.stderr
     run("uninstall", "serving", "other")
     left = cluster.kubectl("-n", namespace, "get", "deployments,services,configmaps,networkpolicies", "-o", "name")
     assert left.split() == ["configmap/kube-root-ca.crt"]
