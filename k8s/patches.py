@@ -11,6 +11,7 @@ from tfserving.clients.metrics import INFERENCE
 from tfserving.foundation.model_server import PROGRAM
 from tfserving.k8s.images import has_embedded, server_image
 from tfserving.k8s.names import BASE_NAME, Names
+from tfserving.k8s.rollout.in_cluster.account import rules
 from tfserving.serving.models_yaml.fleet import Fleet
 
 _CONTAINER = "/spec/template/spec/containers/0"
@@ -36,6 +37,7 @@ def patches(fleet: Fleet, flags: list[str], replicas: int | None) -> list[Patch]
         "object-store": _object_store,
         "monitoring": _monitoring,
         "gateway": _gateway,
+        "rollouts": _rollouts,
     }
     for component in settings.ordered:
         if component in components:
@@ -142,6 +144,12 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
         yield _changes(kind, {"/spec/parentRefs": parents, "/spec/hostnames": [host]})
     peer = "/spec/ingress/0/from/2/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
     yield _changes("NetworkPolicy", {peer: settings.namespace})
+
+
+def _rollouts(fleet: Fleet) -> Iterator[Patch]:
+    account = Names().account
+    operations = [{"op": "replace", "path": "/rules", "value": rules(fleet)}]
+    yield {"target": {"kind": "Role", "name": account}, "patch": json.dumps(operations)}
 
 
 def of_kserve(fleet: Fleet) -> list[Patch]:

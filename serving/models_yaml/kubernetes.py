@@ -10,7 +10,7 @@ from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.server import Strict
 
 # In the order in which they are applied.
-Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve"]
+Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve", "rollouts"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 
