@@ -7,6 +7,7 @@ import click
 from tfserving.foundation.command.group import Group
 from tfserving.k8s.commands.chart import chart
 from tfserving.k8s.commands.cluster import apply, delete, diff, render, status
+from tfserving.k8s.commands.lint import lint
 
 
 @click.group(
@@ -28,5 +29,5 @@ def main() -> None:
     """
 
 
-for _command in (render, chart, apply, diff, delete, status):
+for _command in (render, lint, chart, apply, diff, delete, status):
     main.add_command(_command)

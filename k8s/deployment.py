@@ -18,6 +18,7 @@ from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
+from tfserving.k8s.scaling import keep_replicas, scale_up
 from tfserving.k8s.waiting import wait_until_ready, wait_until_served
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.served import Served, configured
@@ -38,6 +39,8 @@ KINDS = (
     "httproutes.gateway.networking.k8s.io",
     "grpcroutes.gateway.networking.k8s.io",
 )
+# Those of the account of rollouts. Who applies a fleet without one may not even list them.
+_ROLES = ("rolebindings.rbac.authorization.k8s.io", "roles.rbac.authorization.k8s.io")
 
 
 def server_side(manager: str = MANAGER) -> tuple[str, ...]:
@@ -61,9 +64,9 @@ def check(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Checked:
     """Render the manifests and let the cluster check them; nothing changes.
 
     Raises RolloutError when a rollout is in progress, when models.yaml would move a label that only a rollout may move,
-    and when an object of that name isn't the toolkit's; KubectlError when the cluster rejects a manifest.
+    or when an object of that name isn't the toolkit's; KubectlError when the cluster rejects a manifest.
     """
-    manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
+    manifests = render(fleet, names, kubectl)
     _check_kinds(objects(manifests), kubectl)
     _check_owner(manifests, kubectl)
     _check_rollouts(Names.of(fleet), kubectl)
@@ -76,13 +79,18 @@ def apply(checked: Checked, ours: Names, kubectl: Kubectl, wait: float, log: Cal
 
     Raises RolloutError with the reason when a pod doesn't become ready.
     """
+    made = {(one["kind"], one["metadata"]["name"]): one for one in objects(checked.manifests)}
+    pods, scaler = made.get(("Deployment", ours.serving)), made.get(("HorizontalPodAutoscaler", ours.serving))
+    if pods:
+        keep_replicas(kubectl, pods)
     printed = _applied(checked.manifests, kubectl)
-    wanted = _named(objects(checked.manifests))
-    if ("InferenceService", ours.serving) in wanted:
-        wait_until_served(kubectl, ours, checked.names, wait, log)
-    else:
+    if scaler:
+        scale_up(kubectl, ours.serving, scaler["spec"]["minReplicas"])
+    if pods:
         wait_until_ready(kubectl, ours, checked.names, wait, log)
-    return printed + _prune(wanted, ours, kubectl)
+    else:
+        wait_until_served(kubectl, ours, checked.names, wait, log)
+    return printed + _prune(set(made), ours, kubectl) + _forget(checked.names, ours, kubectl)
 
 
 def _applied(manifests: str, kubectl: Kubectl, *options: str) -> str:
@@ -91,7 +99,7 @@ def _applied(manifests: str, kubectl: Kubectl, *options: str) -> str:
 
 def difference(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
     """Return what `apply` would change, as kubectl prints it; '' without a difference. Raises KubectlError."""
-    manifests = render(fleet, names, kubectl, _replicas(fleet, kubectl))
+    manifests = render(fleet, names, kubectl)
     made = objects(manifests)
     _check_kinds(made, kubectl)
     removed = [
@@ -118,17 +126,10 @@ def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
 def delete(fleet: Fleet, kubectl: Kubectl) -> str:
     """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed."""
     ours, kubectl = Names.of(fleet), draining(fleet, kubectl)
-    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found")
-    printed += kubectl.run("delete", "configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
+    printed = kubectl.run("delete", _kinds(ours, kubectl), f"--selector={ours.applied}", "--ignore-not-found")
+    printed += kubectl.run("delete", "jobs,configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
     # Pods are deleted with their Deployment, but later.
     return printed + kubectl.run("delete", "pods", f"--selector={ours.all_pods}", "--ignore-not-found")
-
-
-def _replicas(fleet: Fleet, kubectl: Kubectl) -> int:
-    """Return the number of pods: as many as the autoscaler has now, within `replicas` and `max_replicas`."""
-    settings, found = fleet.kubernetes, kubectl.get("deployment", Names.of(fleet).serving)
-    live = found["spec"].get("replicas", settings.replicas) if found else settings.replicas
-    return max(settings.replicas, min(settings.max_replicas, int(live)))
 
 
 def _all_kinds(kubectl: Kubectl) -> set[str]:
@@ -136,10 +137,11 @@ def _all_kinds(kubectl: Kubectl) -> set[str]:
     return set(kubectl.run("api-resources", "--output=name").split())
 
 
-def _kinds(kubectl: Kubectl) -> str:
+def _kinds(ours: Names, kubectl: Kubectl) -> str:
     """Return those of KINDS that the cluster has."""
     there = _all_kinds(kubectl)
-    return ",".join(kind for kind in KINDS if kind in there)
+    roles = _ROLES if kubectl.get("serviceaccount", ours.account) else ()
+    return ",".join(kind for kind in (*roles, *KINDS) if kind in there)
 
 
 def _check_kinds(made: list[Object], kubectl: Kubectl) -> None:
@@ -161,7 +163,10 @@ def _check_owner(manifests: str, kubectl: Kubectl) -> None:
     for one in found["items"] if found["kind"] == "List" else [found]:
         if (one["metadata"].get("labels") or {}).get(f"{APP}/managed-by") != MANAGER:
             where = f"{one['kind']} {one['metadata']['name']} of namespace {one['metadata']['namespace']}"
-            raise RolloutError(f"{where} was not created by this toolkit. Set another `kubernetes.namespace`.")
+            raise RolloutError(
+                f"{where} was not created by this toolkit. Set another `kubernetes.namespace`, or a "
+                "`kubernetes.name_prefix`."
+            )
 
 
 def _prune(wanted: set[tuple[str, str]], ours: Names, kubectl: Kubectl) -> str:
@@ -173,10 +178,16 @@ def _prune(wanted: set[tuple[str, str]], ours: Names, kubectl: Kubectl) -> str:
     return printed
 
 
+def _forget(models: Iterable[str], ours: Names, kubectl: Kubectl) -> str:
+    """Delete the state of the rollouts of models that are no longer served; return what kubectl printed."""
+    gone = [name for name, state in rollouts(ours, kubectl).items() if state.model not in models]
+    return kubectl.run("delete", "configmaps", *gone, "--ignore-not-found") if gone else ""
+
+
 def _unwanted(wanted: set[tuple[str, str]], ours: Names, kubectl: Kubectl) -> list[Object]:
     """Return the objects of an earlier `apply` that are no longer wanted. Copies by rollouts aren't among them."""
     unwanted = []
-    for found in kubectl.select(_kinds(kubectl), ours.applied, "--show-managed-fields"):
+    for found in kubectl.select(_kinds(ours, kubectl), ours.applied, "--show-managed-fields"):
         metadata = found["metadata"]
         applied = any(
             one["manager"] == MANAGER and one["operation"] == "Apply" for one in metadata.get("managedFields", [])
@@ -236,15 +247,14 @@ def check_labels(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> None
     before = labels(Names.of(fleet), kubectl)
     if not before:
         return
-    after = _labels(configured(cluster_models_config(fleet, names)))
-    if before.keys() != after.keys():
+    if left := sorted((before.keys() & fleet.models.keys()) - set(names)):
         raise RolloutError(
-            f"the cluster serves {', '.join(sorted(before))}, and models.yaml has {', '.join(sorted(after))}. Running "
-            f"pods can't change their models. `{recommended('k8s delete')}`, then "
-            f"`{recommended('k8s apply')}` replaces the pods."
+            f"the cluster also serves {', '.join(left)}. Name all models, or none, for all in models.yaml. `apply` "
+            "removes a model from the cluster when models.yaml no longer has it."
         )
+    after = _labels(configured(cluster_models_config(fleet, names)))
     for name, wanted in after.items():
-        if wanted != before[name]:
+        if name in before and wanted != before[name]:
             raise RolloutError(
                 f"labels of {name}: the cluster has {_shown(before[name])}, models.yaml has {_shown(wanted)}. "
                 f"Move them with `{recommended(f'rollout start {name} --cluster')}`."

@@ -29,6 +29,7 @@ _LOGGED = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 _UNCONFIGURED = re.compile(r"server (localhost|127\.0\.0\.1):8080 was refused")
 _NO_CONTEXT = re.compile(r"context was not found for specified context: (.*)|context \"(.*)\" does not exist")
 _BAD_CONFIG = re.compile(r"error loading config file|invalid configuration:|stat .*: no such file")
+_NO_NAMESPACE = re.compile(r'\(NotFound\): namespaces "(.*)" not found')
 # How client-go and net/http word a server that can't be reached.
 _UNREACHABLE = re.compile(
     r"connection to the server .* was refused|Unable to connect to the server|connection refused|no such host"
@@ -230,6 +231,11 @@ def _failure(called: str, printed: str) -> KubectlError:
         reason = printed.partition(" - did you specify")[0].removeprefix("Unable to connect to the server: ")
         return UnreachableError(
             f"cannot reach the cluster: {reason}. Check that it runs, and `kubectl config current-context`."
+        )
+    if match := _NO_NAMESPACE.search(printed):
+        return KubectlError(
+            f"the cluster has no namespace {match[1]!r}. Create it with `kubectl create namespace {match[1]}`, or set "
+            "another `kubernetes.namespace`."
         )
     kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", printed) else KubectlError
     return kind(f"{called}: {printed}")

@@ -91,6 +91,16 @@ class Names:
         return self.own("track")
 
     @property
+    def client(self) -> str:
+        """The key of the label of pods and namespaces that network policies let in."""
+        return self.own("client")
+
+    @property
+    def rollout_pod(self) -> str:
+        """The key of the label of pods that roll out, which reach the servers' own ports."""
+        return self.own("rollout")
+
+    @property
     def instance(self) -> dict[str, str]:
         """The label of all objects of the fleet, and of its pods."""
         return {f"{APP}/instance": self.serving}

@@ -9,6 +9,7 @@ k8s/base, k8s/components ──────────────────�
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any
 import yaml
 
 from tfserving.foundation.temporary import temporary_folder
-from tfserving.k8s import patches
-from tfserving.k8s.configuration import models_files, server_of_pods
+from tfserving.k8s import patches, proxy
+from tfserving.k8s.configuration import cluster_models_config, server_of_pods
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.naming import naming, set_domain
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
+from tfserving.serving.config_messages import text
+from tfserving.serving.health import HEALTH
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
@@ -38,8 +41,8 @@ _AGE = "grpc.max_connection_age_ms"
 _KSERVE = "kserve"
 
 
-def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int | None = None) -> str:
-    """Return the manifests of the models `names`, as YAML. `replicas` overrides `kubernetes.replicas`.
+def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
+    """Return the manifests of the models `names`, as YAML.
 
     Raises FleetError for settings that pods can't have, and KubectlError when kustomize fails.
     """
@@ -48,12 +51,15 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl, replicas: int
             "server.tls: pods don't support it, since their files are in ConfigMaps, where no key belongs. "
             "Terminate TLS in front of the pods."
         )
+    required = fleet.kubernetes.ready_model
+    if required is not None and required not in names:
+        raise FleetError(f"kubernetes.ready_model: got {required!r}, expected one of the models {', '.join(names)}")
     if "monitoring" in fleet.kubernetes.components and not fleet.server.monitoring:
         raise FleetError(
             "server.monitoring: the component 'monitoring' needs the metrics page, and `monitoring: false` turns it off"
         )
     with temporary_folder("kustomize's files", "kustomize-") as folder:
-        return kubectl.run("kustomize", str(_write(folder, fleet, names, replicas)))
+        return kubectl.run("kustomize", str(_write(folder, fleet, names)))
 
 
 def objects(manifests: str) -> list[Object]:
@@ -61,7 +67,7 @@ def objects(manifests: str) -> list[Object]:
     return [one for one in yaml.safe_load_all(manifests) if one]
 
 
-def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | None) -> Path:
+def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     """Write the kustomizations; return the folder of the last one."""
     settings = fleet.kubernetes
     shutil.copytree(HERE / "base", folder / "base")
@@ -69,11 +75,13 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
         shutil.copytree(HERE / "components" / component, folder / "components" / component)
     set_domain(folder, settings.domain)
     flags = _config(folder / "base", fleet, names)
+    if "proxy" in settings.ordered:
+        (folder / "components/proxy" / proxy.FILE).write_text(proxy.configuration(settings))
     _kustomization(
         folder / "fleet",
         resources=["../base"],
         components=[f"../components/{component}" for component in settings.ordered if component != _KSERVE],
-        patches=patches.patches(fleet, _flags(fleet, flags), replicas),
+        patches=patches.patches(fleet, names, _flags(fleet, flags)),
     )
     last = "fleet"
     if _KSERVE in settings.ordered:
@@ -91,28 +99,27 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...], replicas: int | N
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
     """Replace the server's files of `k8s/base`; return the server's flags."""
     shutil.rmtree(base / "config")
-    models = models_files(fleet, names)
     places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
     pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
     config = server_config(pods, names, places, embedded=has_embedded(fleet))
-    made = {
-        **models,
-        **{f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in models},
-    }
+    made = {f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names))}
+    # The health check of a container is a script, and that of a pod is the kubelet's.
+    made |= {f"server/{name}": content for name, content in config.files.items() if name not in (MODELS_CONFIG, HEALTH)}
     for name, content in made.items():
         path = base / "config" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     content = yaml.safe_load((base / "kustomization.yaml").read_text())
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
-    (base / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    (base / "kustomization.yaml").write_text(json.dumps(content))
     return config.flags
 
 
 def _kustomization(folder: Path, **content: Any) -> None:
     folder.mkdir()
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **content}))
+    # As JSON: PyYAML writes texts such as `12e4` without quotes, and kustomize reads them as numbers.
+    (folder / "kustomization.yaml").write_text(json.dumps({**head, **content}))
 
 
 def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
@@ -133,5 +140,6 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
 def _channel(given: str, drain: int) -> str:
     """Return gRPC's channel arguments: the maximum age of a connection, then those `given` in models.yaml."""
     arguments: Mapping[str, str] = dict(one.split("=", 1) for one in given.split(",") if "=" in one)
-    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(250 * drain)}
+    # Requests in flight get as much time as at the pod's end.
+    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(1000 * drain)}
     return ",".join(f"{name}={value}" for name, value in {**age, **arguments}.items())

@@ -14,15 +14,8 @@ from tfserving.k8s.rollout.target import RolloutError
 _POLL_SECONDS = 1.0
 _STATUS_SECONDS = 5.0
 # Fields of an InferenceService's predictor that aren't those of a pod's spec.
-_NOT_OF_PODS = (
-    "annotations",
-    "deploymentStrategy",
-    "labels",
-    "maxReplicas",
-    "minReplicas",
-    "scaleMetric",
-    "scaleTarget",
-)
+_METADATA = ("annotations", "labels")
+_NOT_OF_PODS = (*_METADATA, "deploymentStrategy", "maxReplicas", "minReplicas", "scaleMetric", "scaleTarget")
 # Time for a claim to be bound, where a volume for it exists.
 _PATIENCE_SECONDS = 20.0
 
@@ -125,12 +118,11 @@ def _taken_over(service: Object, ours: Names, kubectl: Kubectl) -> bool:
     deployment = kubectl.get("deployment", ours.predictor)
     if not service or deployment is None:
         return False
-    pods = {key: value for key, value in service["spec"]["predictor"].items() if key not in _NOT_OF_PODS}
-    template = {"metadata": {"labels": service["spec"]["predictor"]["labels"]}, "spec": pods}
-    patch = json.dumps({"spec": {"template": template}})
-    changed = kubectl.run(
-        "patch", "deployment", ours.predictor, "--dry-run=server", f"--patch={patch}", "--output=json"
-    )
+    predictor = service["spec"]["predictor"]
+    pods = {key: value for key, value in predictor.items() if key not in _NOT_OF_PODS}
+    template = {"metadata": {key: predictor[key] for key in _METADATA}, "spec": pods}
+    patch = f"--patch={json.dumps({'spec': {'template': template}})}"
+    changed = kubectl.run("patch", "deployment", ours.predictor, "--dry-run=server", patch, "--output=json")
     return bool(json.loads(changed)["metadata"]["generation"] == deployment["metadata"]["generation"])
 
 

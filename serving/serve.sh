@@ -3,11 +3,14 @@
 #     RUNNING ── SIGTERM, SIGINT ──► DRAINING ── idle, time over, another signal ──► SIGTERM to the server ──► ENDED
 #        └────── SIGHUP: the process that started it has ended ─────────────────────────────┘
 #
-# It needs only bash. The exit code is the server's. `return` and `exit` have explicit codes: in a trap their default is
-# the code of the interrupted command.
+# It needs only bash. The exit code is the server's; 0 for a server that ended by SIGTERM after a complete drain, since
+# that is no failure. `return` and `exit` have explicit codes: in a trap their default is the code of the interrupted
+# command.
 set -f
 
 server=
+# Set by a drain, and cleared when it cuts off requests.
+drained=
 
 # Sets `now`, in hundredths of a second since the machine started.
 look_at_clock() {
@@ -20,11 +23,12 @@ drain() {
     trap 'hurry=yes' TERM INT HUP
     server=${server:-$!}
     # The signal came before the server was started.
-    [ "$server" ] || exit 143
+    [ "$server" ] || exit 0
     # Nothing is written to this pipe, so reading it with a timeout is a pause.
     exec {never}<> <(:)
     look_at_clock
     end=$((now + 100 * longest))
+    drained=yes
     begin_drain
     while in_flight; do
         if [ -z "$reported" ]; then
@@ -33,10 +37,12 @@ drain() {
         fi
         if [ "$hurry" ]; then
             echo "Draining: received another signal. Requests in flight are cut off." >&2
+            drained=
             break
         fi
         if [ "$now" -ge "$end" ]; then
             echo "Draining: $longest s are over. Requests in flight are cut off." >&2
+            drained=
             break
         fi
         read -r -t 0.1 -u "$never"
@@ -53,12 +59,15 @@ end_server() {
 
 # A signal interrupts `wait`. bash keeps the code of a server that has ended.
 await_end() {
+    local code
     while
         wait "$server" 2> /dev/null
         kill -0 "$server" 2> /dev/null
     do :; done
     wait "$server" 2> /dev/null
-    exit $?
+    code=$?
+    if [ "$drained" ] && [ "$code" = 143 ]; then code=0; fi
+    exit "$code"
 }
 
 case $longest in

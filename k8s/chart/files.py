@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tfserving.k8s.chart import marks
 from tfserving.k8s.chart.templates import FULL_NAME, Templates, templates
 from tfserving.k8s.chart.values import Value, tree
 from tfserving.k8s.kubectl import Kubectl
@@ -81,7 +80,7 @@ def _ordered(made: Templates) -> dict[str, Any]:
 
 
 def _yaml_file(content: Any) -> str:
-    return f"# {MARK}.\n{yaml.safe_dump(content, sort_keys=False, width=1 << 20, allow_unicode=True)}"
+    return f"# {MARK}.\n{marks.dumped(content)}"
 
 
 def _values_file(values: dict[str, Any]) -> str:
@@ -98,7 +97,7 @@ def _value_lines(values: dict[str, Any], indent: int) -> Iterator[str]:
             continue
         for line in textwrap.wrap(value.schema["description"], _WIDTH - indent - 2):
             yield f"{space}# {line}"
-        text = yaml.safe_dump({name: value.default}, sort_keys=False, width=1 << 20).rstrip("\n")
+        text = marks.dumped({name: value.default}).rstrip("\n")
         yield textwrap.indent(text, space)
 
 

@@ -19,6 +19,14 @@ _MARK = "zq{0}q{1}z"
 _ANY = re.compile(r"zq(\d)q(\d+)z")
 _SETTING, _PLAIN, _BLOCK = range(3)
 _BLOCK_LINE = re.compile(rf"( *)zq{_BLOCK}q(\d+)z:.*")
+# Booleans and numbers of YAML 1.1 that PyYAML writes without quotes are among these.
+_AMBIGUOUS = re.compile(r"[yYnN~]|[-+.]?\d.*")
+_STYLE: dict[str, Any] = {
+    "width": 1 << 20,
+    "allow_unicode": True,
+    "sort_keys": False,
+    "default_flow_style": False,
+}
 _FIRST_NUMBER = 918273001
 
 
@@ -59,31 +67,44 @@ def optional(field: str, value: str) -> Block:
     return Block((f"{{{{- with {value} }}}}", f"{field}:", "  {{- toYaml . | nindent @2 }}", "{{- end }}"))
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes expressions and blocks as marks, and texts of several lines as such."""
+class Dumper(yaml.SafeDumper):
+    """Writes YAML that Helm's parser reads as the same values.
 
-    def __init__(self, *words: Any, **options: Any) -> None:
-        super().__init__(*words, **options)
-        self.found: list[Expression | Block] = []
+    The parser follows YAML 1.1 more closely than PyYAML: `y` is a boolean, and `12e4` a number.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - as PyYAML calls it
         """Write each object where it stands."""
         return True
 
 
-def _mark(dumper: _Dumper, data: Expression | Block) -> yaml.Node:
+def _text(dumper: Dumper, data: str) -> yaml.Node:
+    style = "|" if "\n" in data else "'" if _AMBIGUOUS.fullmatch(data) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+class _Marking(Dumper):
+    """Writes expressions and blocks as marks, which it lists in `found`."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.found: list[Expression | Block] = []
+
+
+def _mark(dumper: _Marking, data: Expression | Block) -> yaml.Node:
     dumper.found.append(data)
     kind = _PLAIN if isinstance(data, Expression) else _BLOCK
     return dumper.represent_scalar("tag:yaml.org,2002:str", _MARK.format(kind, len(dumper.found) - 1))
 
 
-def _text(dumper: _Dumper, data: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+Dumper.add_representer(str, _text)
+_Marking.add_representer(Expression, _mark)
+_Marking.add_representer(Block, _mark)
 
 
-_Dumper.add_representer(Expression, _mark)
-_Dumper.add_representer(Block, _mark)
-_Dumper.add_representer(str, _text)
+def dumped(content: Any) -> str:
+    """Return `content` as YAML for Helm."""
+    return str(yaml.dump(content, Dumper=Dumper, **_STYLE))
 
 
 def template(content: Any, within: dict[str, str]) -> str:
@@ -92,7 +113,7 @@ def template(content: Any, within: dict[str, str]) -> str:
     What Helm would take for an expression of its own stays as it is: Prometheus and Grafana use the same braces.
     """
     stream = StringIO()
-    dumper = _Dumper(stream, width=1 << 20, allow_unicode=True, sort_keys=False, default_flow_style=False)
+    dumper = _Marking(stream, **_STYLE)
     dumper.open()
     dumper.represent(content)
     dumper.close()

@@ -113,7 +113,10 @@ def _schema(fleet: Fleet, key: str) -> dict[str, Any]:
         schema |= {"type": ["string", "integer"], "minimum": 1}
         if "cpu" in fleet.kubernetes.components:
             schema["pattern"] = r"^[1-9]\d*$"
+    if "patternProperties" in schema:
+        schema["additionalProperties"] = False
     if key == "labels":
+        schema["description"] = "More labels of every object and pod, such as `team`."
         schema["propertyNames"] = {"not": {"pattern": f"^({APP}|{fleet.kubernetes.domain})/".replace(".", r"\.")}}
     gateway = fleet.kubernetes.gateway
     if key == "gateway.hostname" and gateway and gateway.grpc_hostname is None:

@@ -66,28 +66,31 @@ def _pod(pods: Pods) -> Iterator[Broken]:
 
 def _container(pods: Pods, container: Container) -> Iterator[Broken]:
     context, pod = container.content.get("securityContext") or {}, pods.spec.get("securityContext") or {}
-    where = "securityContext"
-    for field, problem, remedy in _both(context):
-        yield f"{where}.{field}", problem, remedy
-    if context.get("privileged"):
-        yield f"{where}.privileged", "the container has all rights of its node", "Remove the field"
-    if context.get("allowPrivilegeEscalation") is not False:
-        yield f"{where}.allowPrivilegeEscalation", "a process can gain rights", "Set it to false"
-    if context.get("procMount", "Default") != "Default":
-        yield f"{where}.procMount", f"got {context['procMount']}, expected Default", "Remove the field"
-    capabilities = context.get("capabilities") or {}
-    if "ALL" not in (capabilities.get("drop") or ()):
-        yield f"{where}.capabilities.drop", "the container keeps capabilities", "Set it to [ALL]"
-    if added := [one for one in capabilities.get("add") or () if one != "NET_BIND_SERVICE"]:
-        yield f"{where}.capabilities.add", f"got {', '.join(added)}, expected NET_BIND_SERVICE at most", "Remove it"
-    if context.get("runAsNonRoot", pod.get("runAsNonRoot")) is not True:
-        yield f"{where}.runAsNonRoot", "the container may run as root", "Set it to true, here or for the pod"
-    if not (context.get("seccompProfile") or pod.get("seccompProfile")):
-        yield f"{where}.seccompProfile", "system calls are not filtered", "Set its type to RuntimeDefault"
+    for field, problem, remedy in (*_both(context), *_rights(context, pod)):
+        yield f"securityContext.{field}", problem, remedy
     for index, port in enumerate(container.content.get("ports") or ()):
         if port.get("hostPort"):
             yield f"ports[{index}].hostPort", "the container takes a port of its node", "Remove the field"
     yield from _handlers(container)
+
+
+def _rights(context: dict[str, Any], pod: dict[str, Any]) -> Iterator[Broken]:
+    """Yield the rights that a container has beyond those of `restricted`."""
+    if context.get("privileged"):
+        yield "privileged", "the container has all rights of its node", "Remove the field"
+    if context.get("allowPrivilegeEscalation") is not False:
+        yield "allowPrivilegeEscalation", "a process can gain rights", "Set it to false"
+    if context.get("procMount", "Default") != "Default":
+        yield "procMount", f"got {context['procMount']}, expected Default", "Remove the field"
+    capabilities = context.get("capabilities") or {}
+    if "ALL" not in (capabilities.get("drop") or ()):
+        yield "capabilities.drop", "the container keeps capabilities", "Set it to [ALL]"
+    if added := [one for one in capabilities.get("add") or () if one != "NET_BIND_SERVICE"]:
+        yield "capabilities.add", f"got {', '.join(added)}, expected NET_BIND_SERVICE at most", "Remove it"
+    if context.get("runAsNonRoot", pod.get("runAsNonRoot")) is None:
+        yield "runAsNonRoot", "the container may run as root", "Set it to true, here or for the pod"
+    if not (context.get("seccompProfile") or pod.get("seccompProfile")):
+        yield "seccompProfile", "system calls are not filtered", "Set its type to RuntimeDefault"
 
 
 def _both(context: dict[str, Any]) -> Iterator[Broken]:

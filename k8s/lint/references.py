@@ -59,12 +59,20 @@ def dangling_reference(manifests: Manifests) -> Iterator[Finding]:
         target = one["spec"]["scaleTargetRef"]
         if not manifests.has(target["kind"], target["name"]):
             yield _missing(one, "spec.scaleTargetRef", f"{target['kind']} {target['name']}")
+    yield from _of_routes(manifests)
+    yield from _of_bindings(manifests)
+
+
+def _of_routes(manifests: Manifests) -> Iterator[Finding]:
     for one in manifests.of("HTTPRoute", "GRPCRoute"):
         for index, rule in enumerate(one["spec"].get("rules") or ()):
             for number, backend in enumerate(rule.get("backendRefs") or ()):
                 if backend.get("kind", "Service") == "Service" and not manifests.has("Service", backend["name"]):
                     field = f"spec.rules[{index}].backendRefs[{number}]"
                     yield _missing(one, field, f"Service {backend['name']}")
+
+
+def _of_bindings(manifests: Manifests) -> Iterator[Finding]:
     for one in manifests.of("RoleBinding"):
         role = one["roleRef"]
         if role["kind"] == "Role" and not manifests.has("Role", role["name"]):

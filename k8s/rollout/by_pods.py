@@ -29,11 +29,14 @@ from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
+from tfserving.k8s.scaling import count, keep_replicas, scale_up
 from tfserving.k8s.waiting import wait_until_ready
 
 ROUTES = ("httproute", "grpcroute")
 # Another field manager than that of `apply`, which would prune the second Deployment.
 _MANAGER = f"{MANAGER}-rollout"
+# Objects that the second Deployment has, too: those that keep its pods there.
+_OF_PODS = ("HorizontalPodAutoscaler", "PodDisruptionBudget")
 _QUIET_SECONDS = 2.0
 
 
@@ -57,8 +60,9 @@ class ByPods(Strategy):
 
     def load(self, state: State, pause: Pause) -> None:
         """Create the second Deployment, with as many pods as the first one has."""
-        made = self._made(state, self._replicas(self._ours.serving))
-        self._apply([_second(one, self._ours) for one in made], _MANAGER)
+        replicas = count(self.kubectl, self._ours.serving)
+        self._apply([_second(one, self._ours, replicas) for one in self._made(state)], _MANAGER)
+        scale_up(self.kubectl, self._ours.canary, replicas)
         try:
             wait_until_ready(self.kubectl, self._ours, self._models(), self.wait, self.log, track=CANARY, pause=pause)
         except RolloutError as error:
@@ -100,8 +104,12 @@ class ByPods(Strategy):
         """Replace the pods of the first Deployment, and move the requests back to it."""
         before = self._deployment()["metadata"]["generation"]
         # The autoscaler may have removed idle pods.
-        replicas = max(self._replicas(self._ours.serving), self._replicas(self._ours.canary))
-        self._apply(self._made(state, replicas), MANAGER)
+        replicas = max(count(self.kubectl, name) for name in (self._ours.serving, self._ours.canary))
+        made = self._made(state)
+        keep_replicas(self.kubectl, made[0])
+        self._apply(made, MANAGER)
+        if "replicas" not in made[0]["spec"]:
+            scale_up(self.kubectl, self._ours.serving, replicas)
         if self._deployment()["metadata"]["generation"] == before:
             # A changed value makes a Deployment replace its pods.
             rolled = {self._ours.own("rolled-out"): f"{state.model} {state.new} {state.started}"}
@@ -135,6 +143,11 @@ class ByPods(Strategy):
                     f"apply it with `{recommended('k8s apply')}`."
                 )
         self._deployment()
+        if gone := [name for name in self._models() if name not in self.fleet.models]:
+            raise RolloutError(
+                f"the cluster serves {', '.join(gone)}, which models.yaml doesn't have. Change the models of the "
+                f"cluster first, with `{recommended('k8s apply')}`."
+            )
         if state.phase == "loading":
             deployment.check_labels(self.fleet, self._models(), self.kubectl)
         self._check_address(state)
@@ -169,14 +182,15 @@ class ByPods(Strategy):
         """Return the models that the cluster serves."""
         return tuple(deployment.labels(self._ours, self.kubectl))
 
-    def _made(self, state: State, replicas: int) -> list[Object]:
-        """Return the Deployment and the ConfigMaps of its pods, as they are after the rollout."""
+    def _made(self, state: State) -> list[Object]:
+        """Return the Deployment, and the objects for its pods alone, as they are after the rollout."""
         fleet = self.fleet.with_labels(state.model, serves.final_labels(state))
-        made = objects(render(fleet, self._models(), self.kubectl, replicas))
+        made = objects(render(fleet, self._models(), self.kubectl))
         (pods,) = (one for one in made if one["kind"] == "Deployment")
         volumes = pods["spec"]["template"]["spec"]["volumes"]
         mounted = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
-        return [pods, *(one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] in mounted)]
+        config = [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] in mounted]
+        return [pods, *config, *(one for one in made if one["kind"] in _OF_PODS)]
 
     def _apply(self, made: list[Object], manager: str) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
@@ -188,10 +202,6 @@ class ByPods(Strategy):
         if found is None:
             raise RolloutError(f"the Deployment {name} does not exist. Create it with `{recommended('k8s apply')}`.")
         return found
-
-    def _replicas(self, name: str) -> int:
-        found = self.kubectl.get("deployment", name)
-        return int(found["spec"]["replicas"]) if found else 0
 
     def _weigh(self, weight: int) -> None:
         """Set the percentage of requests that both routes send to the second Deployment."""
@@ -217,6 +227,7 @@ class ByPods(Strategy):
         deployment.draining(self.fleet, self.kubectl).run(
             "delete", "deployment", self._ours.canary, "--cascade=foreground", "--ignore-not-found"
         )
+        self.kubectl.run("delete", ",".join(_OF_PODS), self._ours.canary, "--ignore-not-found")
         self.kubectl.run("delete", "configmap", self._ours.config_map(CANARY), "--ignore-not-found")
 
     def _wait_until_quiet(self, state: State) -> None:
@@ -234,8 +245,11 @@ class ByPods(Strategy):
             time.sleep(_QUIET_SECONDS)
 
 
-def _second(made: Object, ours: Names) -> Object:
-    """Return an object of the first Deployment for the second one. A ConfigMap that never changes is shared."""
+def _second(made: Object, ours: Names, replicas: int) -> Object:
+    """Return an object of the first Deployment for the second one, which has `replicas` pods or more.
+
+    A ConfigMap that never changes is shared.
+    """
     second = copy.deepcopy(made)
     models = ours.config_map(STABLE)
     if made["kind"] == "ConfigMap":
@@ -243,9 +257,19 @@ def _second(made: Object, ours: Names) -> Object:
             second["metadata"]["name"] = ours.config_map(CANARY)
         return second
     second["metadata"]["name"] = ours.canary
+    if made["kind"] == "HorizontalPodAutoscaler":
+        second["spec"]["scaleTargetRef"]["name"] = ours.canary
+        # It may get all requests at once.
+        second["spec"]["minReplicas"] = min(replicas, second["spec"]["maxReplicas"])
+        return second
+    if made["kind"] == "PodDisruptionBudget":
+        second["spec"]["selector"]["matchLabels"][ours.track] = CANARY
+        return second
     template = second["spec"]["template"]
     for labels in (second["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
         labels[ours.track] = CANARY
+    for spread in template["spec"].get("topologySpreadConstraints", []):
+        spread["labelSelector"]["matchLabels"][ours.track] = CANARY
     for volume in template["spec"]["volumes"]:
         if volume.get("configMap", {}).get("name") == models:
             volume["configMap"]["name"] = ours.config_map(CANARY)

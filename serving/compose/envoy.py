@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.foundation.labels import CANARY, STABLE, canary_name
+from tfserving.serving.envoy import EXTENSIONS, TIMEOUT, address, endpoints, listener
 from tfserving.serving.models_yaml.server import Envoy
 
 FILE = "envoy.yaml"
 CERTIFICATE, KEY, CLIENT_CA = "certificate.pem", "key.pem", "client_ca.pem"
 # The label that a request of a traffic split was sent to, on the response.
 LABEL_HEADER = "x-served-label"
-_TYPES = "type.googleapis.com/envoy.extensions"
-# Longer than any model runs, since clients have their own deadlines.
-_TIMEOUT = "300s"
 # In Envoy's container, to check that the server can be reached through Envoy.
 HEALTH_PORT = 8081
 # Only in the container, for its drain.
@@ -30,63 +28,36 @@ ADMIN_PORT = 9901
 _IN_FLIGHT = Path(__file__).with_name("in_flight.sh")
 
 
-def configuration(envoy: Envoy, folder: str, address: str, port: int, server: tuple[str, int]) -> dict[str, Any]:
+def configuration(envoy: Envoy, folder: str, host: str, port: int, server: tuple[str, int]) -> dict[str, Any]:
     """Return the configuration for `envoy --config-path`.
 
-    `folder` is the path of the certificate and key in Envoy's container. Envoy listens on `address` and `port`, and
+    `folder` is the path of the certificate and key in Envoy's container. Envoy listens on `host` and `port`, and
     forwards to the REST address `server`.
     """
     routes = [route for model, canary in envoy.split.items() for route in _split(model, canary)]
     # The metrics page, outside of /v1/, is only for Prometheus.
     routes.append({"match": {"prefix": "/v1/"}, "route": _to_server()})
-    listener = _listener("rest", _address(address, port), routes)
-    listener["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": _tls(envoy, folder)}
+    outside = listener("rest", address(host, port), routes)
+    outside["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": _tls(envoy, folder)}
     inside = [{"match": {"prefix": "/v1/"}, "route": _to_server()}]
-    health = _listener("health", _address("127.0.0.1", HEALTH_PORT), inside)
+    health = listener("health", address("127.0.0.1", HEALTH_PORT), inside)
     cluster = {
         "name": "server",
         "type": "STRICT_DNS",
         # A restarted server may have another address.
         "dns_refresh_rate": "1s",
         "connect_timeout": "2s",
-        "load_assignment": {
-            "cluster_name": "server",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*server)}}]}],
-        },
+        "load_assignment": endpoints("server", *server),
     }
     return {
-        "admin": {"address": _address("127.0.0.1", ADMIN_PORT)},
-        "static_resources": {"listeners": [listener, health], "clusters": [cluster]},
+        "admin": {"address": address("127.0.0.1", ADMIN_PORT)},
+        "static_resources": {"listeners": [outside, health], "clusters": [cluster]},
     }
 
 
 def in_flight() -> str:
     """Return the functions with which `serving.config.draining_script` drains Envoy."""
     return f"admin={ADMIN_PORT}\n\n{_IN_FLIGHT.read_text()}"
-
-
-def _listener(name: str, address: dict[str, Any], routes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a listener for plain HTTP at `address`, forwarded by `routes`."""
-    manager = {
-        "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": name,
-        "use_remote_address": True,
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "common_http_protocol_options": {"idle_timeout": "600s"},
-        "request_headers_timeout": "10s",
-        "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]},
-        "http_filters": [
-            {"name": "router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}},
-        ],
-    }
-    return {
-        "name": name,
-        "address": address,
-        "per_connection_buffer_limit_bytes": 1 << 20,
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
 
 
 def _split(model: str, canary: int) -> list[dict[str, Any]]:
@@ -111,7 +82,7 @@ def _split(model: str, canary: int) -> list[dict[str, Any]]:
 
 
 def _to_server() -> dict[str, Any]:
-    return {"cluster": "server", "timeout": _TIMEOUT}
+    return {"cluster": "server", "timeout": TIMEOUT}
 
 
 def _tls(envoy: Envoy, folder: str) -> dict[str, Any]:
@@ -124,14 +95,10 @@ def _tls(envoy: Envoy, folder: str) -> dict[str, Any]:
         "alpn_protocols": ["h2", "http/1.1"],
     }
     context: dict[str, Any] = {
-        "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+        "@type": f"{EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext",
         "common_tls_context": common,
     }
     if envoy.client_ca:
         common["validation_context"] = {"trusted_ca": file(CLIENT_CA)}
         context["require_client_certificate"] = True
     return context
-
-
-def _address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}

@@ -7,6 +7,7 @@ import signal
 # A shell and the Docker Engine report a signal as this number plus the signal's.
 _FROM_SIGNAL = 128
 _MEANINGS = {
+    0: "it was stopped",
     126: "its command can't be run",
     127: "its command was not found. Check that the image contains TensorFlow Serving",
     _FROM_SIGNAL + signal.SIGABRT: "it aborted, see its log",

@@ -7,11 +7,15 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from tfserving.serving.models_yaml import patterns
-from tfserving.serving.models_yaml.server import Strict
+from tfserving.serving.models_yaml.object_store import ObjectStore
+from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
-Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "kserve", "rollouts"]
+Component = Literal[
+    "cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "proxy", "kserve", "rollouts"
+]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
+_UNITS = {"Mi": 20, "Gi": 30, "Ti": 40}
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 
 
@@ -24,6 +28,11 @@ _RESERVED = ("kubernetes.io", "k8s.io")
 _TAKEN = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by", "version")}
 
 
+def in_bytes(size: str) -> int:
+    """Return the bytes of a size like `10Gi`."""
+    return int(size[:-2]) << _UNITS[size[-2:]]
+
+
 class Gpu(Strict):
     """For the component `gpu`: the GPUs of a pod."""
 
@@ -31,39 +40,6 @@ class Gpu(Strict):
     node_selector: Annotated[
         dict[str, str], Field(description="Labels of nodes with GPUs. Default: the label of NVIDIA's GPU Operator.")
     ] = Field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
-
-
-class ObjectStore(Strict):
-    """For the component `object-store`: the place of the versions that `tfserving export publish` copied."""
-
-    url: Annotated[
-        str,
-        Field(description="The folder with MODEL/VERSION, such as `s3://bucket/prefix`.", pattern=patterns.BUCKET),
-    ]
-    endpoint: Annotated[
-        str | None,
-        Field(description="The address of an S3 service other than Amazon's.", pattern=patterns.ENDPOINT),
-    ] = None
-    secret: Annotated[
-        str | None,
-        Field(
-            description="The Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Not needed if the pods' "
-            "ServiceAccount has access.",
-            pattern=patterns.KUBERNETES_NAME,
-        ),
-    ] = None
-    account_annotations: Annotated[
-        dict[str, str],
-        Field(
-            description="Annotations of the ServiceAccount that give it a role in a cloud, such as "
-            "`eks.amazonaws.com/role-arn`."
-        ),
-    ] = Field(default_factory=dict)
-    interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between checks for new versions.")] = 30
-    newest: Annotated[
-        int, Field(ge=1, description="Versions of each model that a pod keeps, in addition to those it serves.")
-    ] = 2
-    size: Annotated[str, Field(description="Disk space for the versions.", pattern=patterns.DISK_SIZE)] = "10Gi"
 
 
 class Monitoring(Strict):
@@ -109,6 +85,21 @@ class Gateway(Strict):
         return self.grpc_hostname or f"grpc.{self.hostname}"
 
 
+class Proxy(Strict):
+    """For the component `proxy`: Envoy in front of the server."""
+
+    image: Annotated[str, Field(description="The image of Envoy, with a tag or digest.", pattern=patterns.IMAGE)] = (
+        ENVOY
+    )
+    cpu: Annotated[str, Field(description="CPUs that Envoy requests.", pattern=patterns.CPUS)] = "100m"
+    memory: Annotated[
+        str, Field(description="The request and the limit of Envoy's memory.", pattern=patterns.MEMORY_SIZE)
+    ] = "256Mi"
+    max_connections: Annotated[
+        int, Field(ge=1, le=65536, description="The limit of connections and of requests in flight of a pod.")
+    ] = 4096
+
+
 class Kubernetes(Strict):
     """The servers of a namespace."""
 
@@ -142,7 +133,9 @@ class Kubernetes(Strict):
         ),
     ] = "serving-toolkit:1"
     replicas: Annotated[int, Field(ge=1, description="The smallest number of pods.")] = 2
-    max_replicas: Annotated[int, Field(ge=1, description="The largest number of pods.")] = 10
+    max_replicas: Annotated[
+        int, Field(ge=1, description="The largest number of pods. If it equals `replicas`, there is no autoscaler.")
+    ] = 10
     cpu: Annotated[
         str,
         Field(
@@ -153,6 +146,20 @@ class Kubernetes(Strict):
     memory: Annotated[
         str, Field(description="The request and the limit of a pod's memory.", pattern=patterns.MEMORY_SIZE)
     ] = "2Gi"
+    node_selector: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(
+            description="Labels of the nodes for the pods. `kubernetes.io/arch` is `amd64`, unless set here or the "
+            "image is that of the embedded server."
+        ),
+    ] = Field(default_factory=dict)
+    ready_model: Annotated[
+        str | None,
+        Field(
+            description="A model that a pod needs to be ready. Default: a pod is ready while its server responds, also "
+            "when one of its models fails."
+        ),
+    ] = None
     claim: Annotated[
         str,
         Field(
@@ -167,7 +174,14 @@ class Kubernetes(Strict):
     monitoring: Annotated[Monitoring, Field(description="For the component `monitoring`: the Prometheus Operator.")] = (
         Monitoring()
     )
+    proxy: Annotated[Proxy, Field(description="For the component `proxy`: Envoy.")] = Proxy()
     gateway: Annotated[Gateway | None, Field(description="For the component `gateway`: the Gateway.")] = None
+    clients: Annotated[
+        Literal["namespace", "labelled"],
+        Field(
+            description="Which pods of the namespace the network policy lets in: all, or those with the label `client`."
+        ),
+    ] = "namespace"
     drain_seconds: Annotated[
         int,
         Field(
@@ -214,6 +228,11 @@ class Kubernetes(Strict):
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self
+
+    @property
+    def scales(self) -> bool:
+        """Whether an autoscaler sets the number of pods."""
+        return self.max_replicas > self.replicas
 
     @property
     def ordered(self) -> tuple[Component, ...]:

@@ -14,6 +14,8 @@ from tfserving.serving.models_yaml.errors import shown
 # The release whose messages this toolkit uses, and whose image is the default.
 TENSORFLOW_SERVING = "2.21.0"
 IMAGE = f"tensorflow/serving:{TENSORFLOW_SERVING}"
+# Of Compose, and of pods.
+ENVOY = "envoyproxy/envoy:v1.40.0"
 
 # The largest number in the configuration of TensorFlow Serving and of Docker.
 _MOST = (1 << 31) - 1
@@ -90,7 +92,7 @@ class Envoy(Strict):
     """A proxy in front of REST, for TLS and traffic splits. Files are relative to models.yaml."""
 
     image: Annotated[str, Field(description="The image of Envoy, with a tag or digest.", pattern=patterns.IMAGE)] = (
-        "envoyproxy/envoy:v1.40.0"
+        ENVOY
     )
     port: Annotated[int, Field(ge=1, le=65535, description="The port where Envoy listens, with HTTPS.")] = 8443
     certificate: Annotated[Path, Field(description="Envoy's certificate, with its chain, PEM.")]

@@ -65,9 +65,10 @@ GATEWAY = Module(
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
 PAUSE = Module("pause", ("pause",), "seconds")
 HELM = Module("helm", ("helm",), "some 3 minutes")
+POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, HELM)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, HELM)
+STATIC = (PAUSE, KSERVE, HELM, POLICIES)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, HELM, POLICIES)
 
 
 def cache() -> Path:

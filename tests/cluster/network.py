@@ -24,7 +24,7 @@ DOMAIN = "cluster.local"
 
 CHAIN = "SERVING-CLUSTER"
 # Chains that Kubernetes and its plugins make. Docker's have other names.
-OURS = re.compile(r"(KUBE|CNI)-|" + CHAIN)
+OURS = ("KUBE-", "CNI-", CHAIN)
 TABLES = ("filter", "nat", "mangle")
 # iptables is where only root looks.
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"}
@@ -85,13 +85,18 @@ def remove() -> None:
     """Removes the bridge and all that the cluster told iptables, and leaves what others told it."""
     if exists():
         subprocess.run(["ip", "link", "delete", BRIDGE], check=True, capture_output=True, env=ENVIRONMENT)
+    forget(OURS)
+
+
+def chains(beginnings: tuple[str, ...] = OURS) -> bool:
+    """Whether iptables has chains of a cluster, or others whose names begin like this."""
+    return any(line[1:].startswith(beginnings) for lines in _rules().values() for line in lines if line[:1] == ":")
+
+
+def forget(beginnings: tuple[str, ...]) -> None:
+    """Removes the chains whose names begin like this, and the rules that lead to them."""
     for (family, table), lines in _rules().items():
-        _forget(family, table, lines)
-
-
-def chains() -> bool:
-    """Whether iptables has chains of a cluster."""
-    return any(OURS.match(line[1:]) for lines in _rules().values() for line in lines if line.startswith(":"))
+        _forget(family, table, lines, beginnings)
 
 
 def _rules() -> dict[tuple[str, str], list[str]]:
@@ -106,12 +111,13 @@ def _rules() -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _forget(family: str, table: str, lines: list[str]) -> None:
-    own = [line[1:].split()[0] for line in lines if line.startswith(":") and OURS.match(line[1:])]
+def _forget(family: str, table: str, lines: list[str], beginnings: tuple[str, ...]) -> None:
+    own = [line[1:].split()[0] for line in lines if line.startswith(":") and line[1:].startswith(beginnings)]
     if not own:
         return
     rules = [line.removeprefix("-A ") for line in lines if line.startswith("-A ")]
-    jumps = [f"-D {rule}" for rule in rules if not OURS.match(rule) and OURS.match(rule.partition(" -j ")[2])]
+    leading = [rule for rule in rules if rule.rpartition(" -j ")[2].startswith(beginnings)]
+    jumps = [f"-D {rule}" for rule in leading if not rule.startswith(beginnings)]
     emptied = [f"-F {chain}" for chain in own]
     deleted = [f"-X {chain}" for chain in own]
     script = "\n".join([f"*{table}", *jumps, *emptied, *deleted, "COMMIT", ""])

@@ -32,7 +32,7 @@ from tests.docker.machine import ENVIRONMENT, Machine
 from tests.servers import wait_for
 from tfserving.serving.docker.image_names import EMBEDDED
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
-from tfserving.serving.models_yaml.server import IMAGE, TENSORFLOW_SERVING, Compose
+from tfserving.serving.models_yaml.server import ENVOY, IMAGE, TENSORFLOW_SERVING, Compose
 
 ROOT = Path(__file__).resolve().parents[2]
 # The mirror that this machine uses, and what it trusts.
@@ -41,7 +41,6 @@ AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE, PYTHON = "base:raw", "python:local"
 DEBIAN = ("mmdebstrap", "--quiet", "--variant=apt", "--include=python3,python3-pip,binutils", "bookworm")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENVOY = "envoyproxy/envoy:v1.40.0"
 TOOLKIT = str(Kubernetes.model_fields["toolkit_image"].default)
 EMBEDDED_IMAGE = f"{EMBEDDED}:{TENSORFLOW_SERVING}"
 # The repository's own images and their Dockerfiles.

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import policies
 from tests.cluster.node import Cluster
 from tests.k8s.deployed import KUBERNETES, Pods, at_version_1, unapplied
+from tests.servers import wait_for
+from tfserving.serving.models_yaml.server import ENVOY
+
+PROXIED = (
+    "kubernetes: {{namespace: {0}, components: [volume, proxy, monitoring], clients: labelled, replicas: 1, "
+    "monitoring: {{namespace: {0}-watching}}, cpu: 50m, memory: 1Gi, drain_seconds: 4}}\n"
+)
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +41,28 @@ def no_pods(cluster: Cluster, scaled_versions: Path, tmp_path: Path) -> Iterator
     made = unapplied(cluster, scaled_versions, tmp_path, KUBERNETES)
     yield made
     made.remove()
+
+
+@pytest.fixture(scope="session")
+def proxied(
+    cluster: Cluster, docker_host: str, scaled_versions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pods]:
+    """A pod with the proxy, which lets in labelled clients only."""
+    if not cluster.has_image(ENVOY):
+        cluster.load_image(docker_host, ENVOY)
+    made = unapplied(cluster, scaled_versions, tmp_path_factory.mktemp("proxied"), PROXIED)
+    try:
+        made.k8s("apply")
+        wait_for(made.reachable, what="the Service's address")
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def enforced(cluster: Cluster) -> Iterator[None]:
+    """Network policies apply as long as the test runs."""
+    if reason := policies.unusable():
+        pytest.skip(f"no network policies can be enforced here: {reason}")
+    with policies.enforced(cluster):
+        yield

@@ -1,13 +1,15 @@
-"""Models from an object store: the image that brings them, and a rollout of what is published later."""
+"""Models from an object store: how pods get them, a rollout of what is published later, and who has the keys."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,13 +19,36 @@ from tests.docker.engine import TOOLKIT
 from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
 from tests.k8s.deployed import Pods, volume
+from tests.k8s.reaching import reached
 from tests.k8s.rolled import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = (
     "kubernetes: {{namespace: {0}, components: [object-store], cpu: 50m, memory: 1Gi, drain_seconds: 6, replicas: 1, "
-    "object_store: {{url: 's3://models/published', endpoint: '%s', secret: keys, interval: 1}}}}\n"
+    "object_store: {{url: 's3://models/published', endpoint: '%s', secret: keys, interval: 1, "
+    "egress: {{dns: [10.97.0.1/32]}}}}}}\n"
 )
+
+
+def assert_only_sync_has_the_keys_and_reaches_only_the_store(pods: Pods, store: Store) -> None:
+    def found(container: str) -> str:
+        return pods.kubectl("exec", "deployment/serving", f"--container={container}", "--", "sh", "-c", SEARCH)
+
+    assert SECRET in found("sync")
+    assert SECRET not in found("server")
+    # The server has its own user, and sees its own processes only.
+    (pod,) = json.loads(pods.kubectl("get", "pods", "--output=json"))["items"]
+    users = {"server": "10001", "sync": "10002"}
+    for container, user in users.items():
+        assert (
+            pods.kubectl("exec", pod["metadata"]["name"], f"--container={container}", "--", "id", "-u").strip() == user
+        )
+    # The policy is the pod's: it holds for both.
+    address = urlsplit(store.url).netloc
+    others = [f"{network.NODE}:10250", f"{network.API_SERVICE}:443"]
+    for container in users:
+        name = pod["metadata"]["name"]
+        assert reached(pods.cluster, pods.namespace, name, [address, *others], container) == {address}
 
 
 @pytest.fixture
@@ -37,6 +62,11 @@ def store(cluster: Cluster, tmp_path: Path) -> Iterator[Store]:
         yield made
 
 
+# Prints what a process finds of the keys: in files, and in the environments of all processes that it sees.
+SEARCH = "cat /secrets/store/* /proc/[0-9]*/environ /proc/[0-9]*/root/secrets/store/* 2> /dev/null; ls -d /proc/[0-9]*"
+
+
+@pytest.mark.usefixtures("enforced")
 def test_what_is_published_is_served_and_rolled_out(
     cluster: Cluster, docker_host: str, store: Store, tmp_path: Path
 ) -> None:
@@ -61,9 +91,8 @@ def test_what_is_published_is_served_and_rolled_out(
     try:
         publish(1)
         cluster.apply(volume(pods.namespace, tmp_path), pods.namespace)
-        keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-        literals = [f"--from-literal={name}={value}" for name, value in keys.items()]
-        pods.kubectl("create", "secret", "generic", "keys", *literals)
+        keys = f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+        pods.kubectl("create", "secret", "generic", "keys", f"--from-literal=credentials={keys}")
         pods.k8s("apply")
         with pods.load() as load:
             publish(2)
@@ -73,6 +102,7 @@ def test_what_is_published_is_served_and_rolled_out(
         said = pods.kubectl("logs", "deployment/serving", "--container=sync")
         assert "s3://models/published/scaled/2 is copied" in said
         assert SECRET not in said
+        assert_only_sync_has_the_keys_and_reaches_only_the_store(pods, store)
     finally:
         cluster.run("delete", "namespace", pods.namespace, "--wait=false")
         cluster.run("delete", "persistentvolume", pods.namespace, "--wait=false")

@@ -83,7 +83,7 @@ class Run:
         line = self.process.stderr.readline()
         assert re.search(text, line), line
 
-    def ended(self, code: int = 128 + signal.SIGTERM) -> float:
+    def ended(self, code: int = 0) -> float:
         """Waits for the end; returns the seconds since the signal. The script printed nothing more."""
         _, errors = self.process.communicate(timeout=30)
         assert self.process.returncode == code
@@ -92,6 +92,8 @@ class Run:
 
 
 Start = Callable[..., Run]
+# The server's own code: the drain wasn't complete.
+CUT_OFF = 128 + signal.SIGTERM
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def test_a_request_that_was_not_read_is_waited_for_and_cut_off_when_the_time_is_
         run.send(signal.SIGTERM)
         run.says("^Draining: waiting for requests in flight, at most 2 s …$")
         run.says("^Draining: 2 s are over. Requests in flight are cut off.$")
-        assert 2 <= run.ended() < 4
+        assert 2 <= run.ended(CUT_OFF) < 4
 
 
 def test_an_answer_that_its_client_has_not_read_is_waited_for(start: Start) -> None:
@@ -212,7 +214,7 @@ def test_a_second_signal_ends_the_wait(start: Start, client: ThreadPoolExecutor)
     run.says("^Draining: waiting")
     run.send(signal.SIGTERM)
     run.says("^Draining: received another signal. Requests in flight are cut off.$")
-    assert run.ended() < 1
+    assert run.ended(CUT_OFF) < 1
     assert answer.result() == b""
 
 
@@ -221,7 +223,7 @@ def test_nothing_is_waited_for_when_whoever_started_it_is_gone(start: Start, cli
     answer = client.submit(run.request)
     wait_for(run.computes, what="the request")
     run.send(signal.SIGHUP)
-    assert run.ended() < 1
+    assert run.ended(CUT_OFF) < 1
     assert answer.result() == b""
 
 
@@ -232,7 +234,7 @@ def test_the_environment_says_another_time(start: Start) -> None:
         run.send(signal.SIGTERM)
         run.says("at most 1 s")
         run.says("^Draining: 1 s are over")
-        run.ended()
+        run.ended(CUT_OFF)
 
 
 @pytest.mark.parametrize("wrong", ["1.5", "-1", "soon", "9999999"])
