@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from tfserving.k8s import deployment
 from tfserving.k8s.hints import recommended
-from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
-from tfserving.k8s.names import MANAGER, Names
+from tfserving.k8s.kubectl import CHANGER, Kubectl, KubectlError, Object
+from tfserving.k8s.names import Names
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout.cluster import ClusterStore
 from tfserving.k8s.rollout.in_cluster.files import check, files
@@ -21,7 +21,6 @@ from tfserving.serving.models_yaml.rollout import Rollout
 
 ACCOUNT = "rollouts"
 _KINDS = ("ServiceAccount", "Role", "RoleBinding")
-_MANAGER = f"{MANAGER}-rollout"
 
 
 def running(fleet: Fleet, model: str, kubectl: Kubectl) -> bool:
@@ -77,7 +76,7 @@ def _account(fleet: Fleet, account: Sequence[Object], kubectl: Kubectl) -> None:
         return
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(account)})
     try:
-        kubectl.run("apply", *deployment.server_side(_MANAGER), "--validate=strict", input=text)
+        kubectl.run("apply", *deployment.server_side(CHANGER), "--validate=strict", input=text)
     except KubectlError as error:
         if "forbidden" not in str(error).lower():
             raise
