@@ -64,7 +64,14 @@ def pods(number: int) -> list[dict[str, Any]]:
 
 
 def status(index: int) -> dict[str, Any]:
-    running = {"name": "server", "ready": True, "restartCount": 0, "image": "none", "imageID": "", "state": {"running": {}}}
+    running = {
+        "name": "server",
+        "ready": True,
+        "restartCount": 0,
+        "image": "none",
+        "imageID": "",
+        "state": {"running": {}},
+    }
     address = f"127.9.{index // 250}.{index % 250 + 1}"
     return {
         "phase": "Running",

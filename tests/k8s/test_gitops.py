@@ -6,15 +6,23 @@ Argo CD and Flux apply as here: on the server, by a field manager of their own. 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import uuid
+from pathlib import Path
+
+import pytest
+import yaml
 
 from tests.cluster.node import Cluster
 from tfserving.k8s.kubectl import CHANGER, Kubectl
 from tfserving.k8s.names import STABLE, Names
 from tfserving.k8s.rollout.cluster import ClusterTarget
 from tfserving.k8s.rollout.target import Serve
+from tfserving.serving.models_yaml.kubernetes import Kubernetes
 from tfserving.serving.served import Served
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/gitops.md"
 
 CONFIG = """\
 model_config_list {{ config {{ name: "m" base_path: "/models/m" model_platform: "tensorflow"
@@ -23,7 +31,7 @@ model_config_list {{ config {{ name: "m" base_path: "/models/m" model_platform: 
 NAME = Names().config_map(STABLE)
 
 
-def test_a_label_stays_where_the_engine_leaves_the_field(cluster: Cluster, monkeypatch: object) -> None:
+def test_a_label_stays_where_the_engine_leaves_the_field(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace = f"gitops-{uuid.uuid4().hex[:8]}"
     command = [cluster.program, "--kubeconfig", str(cluster.kubeconfig), f"--namespace={namespace}"]
 
@@ -38,7 +46,9 @@ def test_a_label_stays_where_the_engine_leaves_the_field(cluster: Cluster, monke
         words = ["get", "configmap", NAME, "--output=json", "--show-managed-fields"]
         config_map = json.loads(subprocess.run([*command, *words], capture_output=True, check=True).stdout)
         owners = {
-            one["manager"] for one in config_map["metadata"]["managedFields"] if "f:models.config" in str(one["fieldsV1"])
+            one["manager"]
+            for one in config_map["metadata"]["managedFields"]
+            if "f:models.config" in str(one["fieldsV1"])
         }
         return {**config_map["data"], "owners": ",".join(sorted(owners))}
 
@@ -46,7 +56,7 @@ def test_a_label_stays_where_the_engine_leaves_the_field(cluster: Cluster, monke
     try:
         assert sync({"models.config": CONFIG.format(1), "health.sh": "one"}) == ""
         kubectl = Kubectl(namespace)
-        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))  # type: ignore[attr-defined]
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
         target = ClusterTarget(kubectl, Names(), 5, lambda *_: None)
         target.keep(Serve("m", (Served("m", "m", (2,), {"stable": 2}),)))
         assert "value: 2" in found()["models.config"]
@@ -63,3 +73,19 @@ def test_a_label_stays_where_the_engine_leaves_the_field(cluster: Cluster, monke
         assert "value: 1" in found()["models.config"]
     finally:
         cluster.run("delete", "namespace", namespace, "--wait=false")
+
+
+def test_the_page_names_what_a_rollout_changes_and_as_whom() -> None:
+    settings, argo, flux = (
+        yaml.safe_load(one) for one in re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    )
+    Kubernetes.model_validate(settings["kubernetes"])
+    ignored = argo["spec"]["ignoreDifferences"]
+    assert {(one["kind"], one["name"]) for one in ignored} == {
+        ("ConfigMap", NAME),
+        ("HTTPRoute", Names().serving),
+        ("GRPCRoute", Names().serving),
+    }
+    assert all(one["managedFieldsManagers"] == [CHANGER] for one in ignored)
+    (patched,) = flux["spec"]["patches"]
+    assert patched["target"] == {"kind": "ConfigMap", "name": NAME}
