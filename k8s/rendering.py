@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from tfserving.foundation.temporary import temporary_folder
-from tfserving.k8s import patches, proxy
+from tfserving.k8s import argo_rollouts, patches, proxy
 from tfserving.k8s.configuration import cluster_models_config, server_of_pods
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
@@ -38,7 +38,9 @@ _FIXED = {
     "enable_grpc_healthcheck_service": "true",
 }
 _AGE = "grpc.max_connection_age_ms"
-_KSERVE = "kserve"
+_KSERVE, ARGO_ROLLOUTS = "kserve", "argo-rollouts"
+# They replace the Deployment, after all others have changed it.
+_LAST = (_KSERVE, ARGO_ROLLOUTS)
 
 
 def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
@@ -80,7 +82,7 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     _kustomization(
         folder / "fleet",
         resources=["../base"],
-        components=[f"../components/{component}" for component in settings.ordered if component != _KSERVE],
+        components=[f"../components/{component}" for component in settings.ordered if component not in _LAST],
         patches=patches.patches(fleet, names, _flags(fleet, flags)),
     )
     last = "fleet"
@@ -92,6 +94,9 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
             patches=patches.of_kserve(fleet),
         )
         last = _KSERVE
+    if ARGO_ROLLOUTS in settings.ordered:
+        _rolled_out(folder, fleet, names)
+        last = ARGO_ROLLOUTS
     _kustomization(folder / "named", resources=[f"../{last}"], namespace=settings.namespace, **naming(fleet))
     return folder / "named"
 
@@ -110,9 +115,25 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     content = yaml.safe_load((base / "kustomization.yaml").read_text())
+    if ARGO_ROLLOUTS in fleet.kubernetes.components:
+        # A change of a label is a change of the pods.
+        content["configMapGenerator"][0]["options"]["disableNameSuffixHash"] = False
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
     (base / "kustomization.yaml").write_text(json.dumps(content))
     return config.flags
+
+
+def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> None:
+    """Write the kustomization that replaces the Deployment with a Rollout."""
+    more = argo_rollouts.resources(fleet)
+    _kustomization(
+        folder / ARGO_ROLLOUTS,
+        resources=["../fleet", *(["more.yaml"] if more else [])],
+        components=[f"../components/{ARGO_ROLLOUTS}"],
+        patches=argo_rollouts.patches(fleet, names),
+        replacements=argo_rollouts.replacements(fleet),
+    )
+    (folder / ARGO_ROLLOUTS / "more.yaml").write_text(yaml.safe_dump_all(more))
 
 
 def _kustomization(folder: Path, **content: Any) -> None:

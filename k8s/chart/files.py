@@ -23,6 +23,7 @@ _WIDTH = 100
 _FIRST = (
     "image",
     "toolkitImage",
+    "proxyImage",
     "imagePullSecrets",
     "replicas",
     "maxReplicas",

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfserving.k8s import rendering
 from tfserving.k8s.chart import marks, values
-from tfserving.k8s.chart.marks import Expression, merged, optional
+from tfserving.k8s.chart.marks import Expression, merged, optional, whole
 from tfserving.k8s.chart.values import Value
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import APP, BASE_NAME
@@ -22,11 +22,20 @@ _NAMESPACE, _PREFIX = marks.setting(99), f"{marks.setting(98)}-"
 _NAME = f"{_PREFIX}{BASE_NAME}"
 _VERSION = f"{APP}/version"
 FULL_NAME = 'include "serving.fullname" .'
+_SERVER = ("image", "The image of the server.")
+_TOOLKIT = (
+    "toolkitImage",
+    "The image of this toolkit, which copies the models from the object store, and verifies new versions.",
+)
+# The values of images by the names of containers.
 _IMAGES = {
-    "server": ("image", "The image of the server."),
-    "kserve-container": ("image", "The image of the server."),
-    "sync": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
-    "sync-first": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
+    "server": _SERVER,
+    "kserve-container": _SERVER,
+    "golden": _SERVER,
+    "sync": _TOOLKIT,
+    "sync-first": _TOOLKIT,
+    "verify": _TOOLKIT,
+    "proxy": ("proxyImage", "The image of Envoy."),
 }
 _AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
 
@@ -50,7 +59,7 @@ def templates(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Templat
     assembly = _Assembly(made.values)
     objects = [assembly.object(one) for one in found]
     within = {str(mark): value.expression for mark, value in made.values.items() if isinstance(mark, str)}
-    within = {mark.removeprefix("s3://"): expression for mark, expression in within.items()}
+    within = {mark.rpartition("/")[2]: expression for mark, expression in within.items()}
     within |= {_NAMESPACE: ".Release.Namespace", _NAME: FULL_NAME}
     files: dict[str, list[str]] = {}
     for one in objects:
@@ -110,7 +119,7 @@ class _Assembly:
             self._account(made)
         elif made["kind"] == "Service":
             self._annotated(made["metadata"], "service.annotations", "Annotations of the Services.")
-        elif made["kind"] == "Deployment":
+        elif made["kind"] in ("Deployment", "Rollout"):
             self._replicas(made["spec"])
         return made
 
@@ -162,12 +171,13 @@ class _Assembly:
             "podLabels", {}, "More labels of the pods.", (key for key in metadata["labels"] if isinstance(key, str))
         )
         metadata["labels"][merged(self._use(labels))] = ""
-        selector = values.strings("nodeSelector", spec.pop("nodeSelector", {}), "Labels of the nodes for the pods.")
-        tolerations = values.objects(
-            "tolerations", spec.pop("tolerations", []), "Taints of nodes that the pods tolerate."
-        )
-        spec[optional("nodeSelector", self._use(selector))] = ""
-        spec[optional("tolerations", self._use(tolerations))] = ""
+        for value in (
+            values.strings("nodeSelector", spec.get("nodeSelector") or {}, "Labels of the nodes for the pods."),
+            values.objects("tolerations", spec.get("tolerations") or [], "Taints of nodes that the pods tolerate."),
+        ):
+            place = whole if value.path in spec else optional
+            spec.pop(value.path, None)
+            spec[place(value.path, self._use(value))] = ""
         affinity = Value("affinity", {}, {"type": "object", "description": "The affinity of the pods."})
         spec[optional("affinity", self._use(affinity))] = ""
         priority = Value("priorityClassName", "", {"type": "string", "description": "The PriorityClass of the pods."})
@@ -195,7 +205,8 @@ class _Assembly:
     def _annotated(
         self, metadata: dict[str, Any], path: str, description: str, default: dict[str, str] | None = None
     ) -> None:
-        expression = self._use(values.strings(path, default or {}, description))
+        taken = [key for key in metadata.get("annotations", ()) if isinstance(key, str)]
+        expression = self._use(values.strings(path, default or {}, description, taken))
         if "annotations" in metadata:
             metadata["annotations"][merged(expression)] = ""
         else:
@@ -226,7 +237,7 @@ def _server_pods(one: Object) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     if one["kind"] == "InferenceService":
         predictor = one["spec"]["predictor"]
         yield predictor, predictor
-    elif template := one.get("spec", {}).get("template") if one["kind"] == "Deployment" else None:
+    elif template := one.get("spec", {}).get("template") if one["kind"] in ("Deployment", "Rollout") else None:
         yield template["metadata"], template["spec"]
 
 

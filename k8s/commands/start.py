@@ -84,6 +84,13 @@ def start(
         raise click.UsageError("--by-pods needs --cluster: servers of this machine have no pods.")
     with failing(WRONG):
         read = read_with(fleet, model)
+        if place.cluster and "argo-rollouts" in read.kubernetes.components:
+            label = f"labels set {model} stable={new or 'VERSION'}"
+            raise CommandError(
+                "the component 'argo-rollouts' rolls out what models.yaml contains. "
+                f"`{recommended(label)}`, then `{recommended('k8s apply')}` rolls out a version.",
+                WRONG,
+            )
         given = {"window": window, "bake": bake, "shadow": shadow and shadow.absolute()}
         settings = read.rollout.model_copy(update={key: value for key, value in given.items() if value is not None})
         store = place.store(read, model)

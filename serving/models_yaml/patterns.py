@@ -27,6 +27,7 @@ DISK_SIZE = r"^\d+(Mi|Gi|Ti)$"
 MEMORY_SIZE = r"^\d+(Mi|Gi)$"
 CPUS = r"^\d+(\.\d+)?m?$"
 BUCKET = r"^(s3|gs)://[^/\s]+\S*$"
+PAGE = r"^https?://[^/\s#]+(/[^\s#]*)?$"
 ENDPOINT = r"^https?://[^/\s:]+(:\d+)?/?$"
 EXPECTED = {
     FUNCTION: "'module:function'",
@@ -41,5 +42,6 @@ EXPECTED = {
     MEMORY_SIZE: "a size such as 512Mi or 2Gi",
     CPUS: "a number of CPUs, such as 2 or 500m",
     BUCKET: "a URL such as s3://bucket/prefix or gs://bucket/prefix",
+    PAGE: "the address of a page, such as https://wiki.example.com/runbooks",
     ENDPOINT: "a URL such as https://minio.example.com:9000",
 }

@@ -2,9 +2,9 @@
 
     python -m tests.bench.many_pods MODELS [NUMBER ...]
 
-The API server is a real one (`make cluster`, KUBECONFIG), and so is kubectl. The pods are only its objects: they wait at
-a scheduling gate, and their status has addresses of this machine, 127.9.x.y. One embedded server listens at all of them,
-so loading takes no time. MODELS is a folder with versions 1 and 2 of `scaled`.
+The API server is a real one (`make cluster`, KUBECONFIG), and so is kubectl. The pods are only its objects: they wait
+at a scheduling gate, and their status has addresses of this machine, 127.9.x.y. One embedded server listens at all of
+them, so loading takes no time. MODELS is a folder with versions 1 and 2 of `scaled`.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_a_release_has_the_names_of_its_prefix(whole: Chart) -> None:
         by_name(whole.template(release="a")) == by_name(whole.template(release="a-serving")) == by_name(whole.rendered)
     )
     rule = the(whole.rendered, "PrometheusRule", "a-serving")["spec"]["groups"][0]["rules"][0]
-    assert "{{ $labels.model_name }}" in rule["annotations"]["summary"]
+    assert "{{ $labels.job }}" in rule["annotations"]["summary"]
     other = whole.template("--namespace", "123", "--set", "maxReplicas=2", release="b")
     assert {one["metadata"]["namespace"] for one in other} == {"123"}
     assert all(one["metadata"]["name"].startswith("b-serving") for one in other)
@@ -119,7 +119,7 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
         "labels": {"team": "yes"},
         "gateway": {"name": "h", "namespace": "hw", "hostname": "n.example.com"},
         "monitoring": {"labels": {"release": "q"}, "namespace": "look"},
-        "objectStore": {"url": "gs://other/models", "secret": "others"},
+        "objectStore": {"url": "s3://other/models", "secret": "others"},
         "podAnnotations": {"a.b/c": "1"},
         "podLabels": {"d": "2"},
         "nodeSelector": {"e": "3"},
@@ -154,7 +154,7 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
     assert '"look"' in policy
     assert the(found, "ServiceMonitor", "a-serving")["metadata"]["labels"]["release"] == "q"
     for one in spec["initContainers"]:
-        assert "gs://other/models" in one["args"]
+        assert "s3://other/models" in one["args"]
     assert '"others"' in json.dumps(spec)
     assert template["metadata"]["annotations"]["a.b/c"] == "1"
     assert template["metadata"]["labels"]["d"] == "2"

@@ -14,7 +14,7 @@ from tfserving.foundation.messages import ModelServerConfig
 from tfserving.k8s.kubectl import Kubectl
 from tfserving.k8s.names import Names
 from tfserving.k8s.rendering import objects, render
-from tfserving.k8s.rollout.in_cluster.account import rules
+from tfserving.k8s.rollout.in_cluster.account import permissions
 from tfserving.k8s.rollout.in_cluster.files import FILES, MODELS_YAML, check, files
 from tfserving.k8s.rollout.in_cluster.job import job
 from tfserving.k8s.rollout.state import State, StrategyName
@@ -113,12 +113,12 @@ def test_so_are_rows_and_metrics_of_the_users_own(tmp_path: Path, evaluation: st
 def test_its_account_changes_what_it_must_and_creates_nothing(tmp_path: Path) -> None:
     """By pods, a second Deployment and its ConfigMaps must be created."""
     made = read(tmp_path)
-    for rule in rules(made):
+    for rule in permissions(made):
         assert "create" not in rule["verbs"]
         assert rule["resources"] == ["pods"] or rule["resourceNames"]
         assert rule["resources"] != ["pods"] or rule["verbs"] == ["get", "list"]
     gateway = "components: [volume, gateway], gateway: {name: g, namespace: g, hostname: h.test}"
-    creates = [rule["resources"] for rule in rules(read(tmp_path, gateway)) if "create" in rule["verbs"]]
+    creates = [rule["resources"] for rule in permissions(read(tmp_path, gateway)) if "create" in rule["verbs"]]
     assert creates == [["configmaps"], ["deployments"]]
 
 

@@ -16,8 +16,6 @@ import yaml
 
 from tests.serving.fleets import GOOD, fleet
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import Names
-from tfserving.k8s.patches import errors, slower
 from tfserving.k8s.rendering import render
 from tfserving.serving.compose.services import DASHBOARD
 from tfserving.serving.embedded.command_line import command
@@ -64,7 +62,7 @@ def the(objects: list[Object], kind: str, name: str = "serving") -> Object:
 def pod(objects: list[Object]) -> dict[str, Any]:
     """The pods' spec, whoever makes them."""
     for one in objects:
-        if one["kind"] == "Deployment":
+        if one["kind"] in ("Deployment", "Rollout"):
             return dict(one["spec"]["template"]["spec"])
     (service,) = (one for one in objects if one["kind"] == "InferenceService")
     return dict(service["spec"]["predictor"])
@@ -303,21 +301,15 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
     assert endpoint["port"] in {port["name"] for port in the(objects, "Service")["spec"]["ports"]}
     assert the(objects, "ServiceMonitor")["metadata"]["labels"]["release"] == "p"
     rules = the(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.05), slower(Names(), 20)]
-    assert rules[0]["expr"].endswith("> 0.05")
-    assert rules[1]["expr"].endswith("> 20000")
+    limits = {rule["alert"]: rule["expr"].rpartition(" > ")[2] for rule in rules}
+    assert limits["TensorFlowServingErrors"] == "0.05"
+    assert limits["TensorFlowServingSlow"] == "20000"
     dashboard = the(objects, "ConfigMap", "serving-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(dashboard["data"]["dashboard.json"]) == json.loads(DASHBOARD.read_text())
+    assert json.loads(dashboard["data"]["tensorflow-serving.json"]) == json.loads(DASHBOARD.read_text())
     watching = the(objects, "NetworkPolicy")["spec"]["ingress"][2]
     assert watching["ports"] == [{"port": 8501}]
     assert watching["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "watch"}
-
-
-def test_the_rules_and_the_dashboard_in_the_repository_are_those_of_the_code() -> None:
-    rules = the(static("overlays/monitoring"), "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert [rule["expr"] for rule in rules] == [errors(Names(), 0.01), slower(Names(), 1000)]
-    assert (K8S / "components/monitoring/dashboard.json").read_bytes() == DASHBOARD.read_bytes()
 
 
 def test_routes_have_weights_and_a_host_each_and_no_way_to_reload(tmp_path: Path) -> None:
@@ -372,6 +364,9 @@ def test_all_that_can_go_together_does(tmp_path: Path) -> None:
     objects = with_component(tmp_path, "kserve", "gateway", "monitoring", "object-store", "cpu")
     kinds = {one["kind"] for one in objects}
     assert {"InferenceService", "HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule"} <= kinds
+    # Of the pods' Services, KServe's has this label.
+    (unwanted,) = the(objects, "ServiceMonitor")["spec"]["selector"]["matchExpressions"]
+    assert unwanted == {"key": "serving.kserve.io/inferenceservice", "operator": "DoesNotExist"}
     for one in objects:
         assert one["metadata"]["namespace"] == "default", one
 
@@ -402,6 +397,27 @@ def test_the_autoscaler_alone_sets_the_number_of_pods(tmp_path: Path) -> None:
     assert not [one for one in fixed if one["kind"] == "HorizontalPodAutoscaler"]
     spec = pod(with_component(tmp_path, "kserve", more="replicas: 3, max_replicas: 3"))
     assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 3)
+
+
+def test_the_autoscaler_looks_at_what_is_set(tmp_path: Path) -> None:
+    """The adapter's rules on the page have the same names."""
+
+    def scaled(autoscaling: str) -> tuple[int, dict[str, str | int]]:
+        spec = the(made(tmp_path, f"autoscaling: {{{autoscaling}}}"), "HorizontalPodAutoscaler")["spec"]
+        found = {}
+        for metric in spec["metrics"]:
+            of = metric[metric["type"].lower()]
+            target = {key: value for key, value in of["target"].items() if key != "type"}
+            found[of.get("name") or of["metric"]["name"]] = next(iter(target.values()))
+        return spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"], found
+
+    custom = "requests_per_second: 200, requests_in_flight: 0.25, scale_down_seconds: 0"
+    names = "tensorflow_serving_requests_per_second", "tensorflow_serving_requests_in_flight"
+    assert scaled("") == (300, {"cpu": 70})
+    assert scaled(f"{custom}, cpu_percent: null") == (0, dict(zip(names, ("200", "250m"), strict=True)))
+    assert list(scaled(custom)[1]) == ["cpu", *names]
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    assert tuple(re.findall("name: {as: (.*)}", page)) == names
 
 
 @pytest.mark.parametrize(
@@ -451,6 +467,12 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("labels: {tfserving.internal/track: c}", "labels contains tfserving.internal/track"),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
+        ("autoscaling: {cpu_percent: null}", "cpu_percent is null. Set requests_per_second or requests_in_flight"),
+        ("autoscaling: {requests_in_flight: 0}", "kubernetes.autoscaling.requests_in_flight: "),
+        (
+            "components: [kserve], autoscaling: {scale_down_seconds: 60}",
+            "autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's",
+        ),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
         ("components: [gateway]", "kubernetes: the component 'gateway' needs the key gateway"),

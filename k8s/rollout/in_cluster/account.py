@@ -14,7 +14,7 @@ from tfserving.serving.models_yaml.fleet import Fleet
 _GATEWAY = "gateway"
 
 
-def rules(fleet: Fleet) -> list[dict[str, Any]]:
+def permissions(fleet: Fleet) -> list[dict[str, Any]]:
     """Return the rules of the Role, for all models of the fleet."""
     ours = Names.of(fleet)
     states = [ours.rollout(model) for model in fleet.models]
