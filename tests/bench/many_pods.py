@@ -136,7 +136,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def measure(number: int, folder: Path, ports: tuple[int, int]) -> list[float]:
+def measure(number: int, folder: Path, ports: tuple[int, int]) -> Iterator[float]:
     """The seconds of each of STEPS."""
     fleet = read_fleet(folder / "models.yaml")
     with made(number, (folder / "models.config").read_text()) as kubectl, contextlib.ExitStack() as stack:
@@ -145,13 +145,15 @@ def measure(number: int, folder: Path, ports: tuple[int, int]) -> list[float]:
         target = cluster.ClusterTarget(kubectl, Names(), 60, lambda *_: None)
         strategy = InPlace(fleet, 60, lambda *_: None, target)
         command = [sys.executable, "-m", "tests.bench.many_pods", "--status", str(folder), str(ports[0])]
-        return [
-            timed(target.instances),
-            timed(lambda: strategy.load(STATE, time.sleep)),
-            timed(lambda: strategy._proven(STATE, target.instances(), "scaled-canary", time.sleep)),
-            timed(lambda: watch._pages(target.instances(), "scaled")),
-            timed(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True)),
+        steps: list[Callable[[], object]] = [
+            target.instances,
+            lambda: strategy.load(STATE, time.sleep),
+            lambda: strategy._proven(STATE, target.instances(), "scaled-canary", time.sleep),
+            lambda: watch._pages(target.instances(), "scaled"),
+            lambda: subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL),
         ]
+        for step in steps:
+            yield timed(step)
 
 
 def print_status(folder: str, port: str) -> None:
@@ -177,9 +179,10 @@ def main() -> None:
         with server(folder) as ports:
             print("| pods |", " | ".join(STEPS), "| memory |")
             for number in given.numbers:
-                seconds = measure(number, folder, ports)
-                most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-                print("|", number, "|", " | ".join(f"{one:.1f} s" for one in seconds), "|", most, "MB |", flush=True)
+                print("|", number, end=" |", flush=True)
+                for seconds in measure(number, folder, ports):
+                    print(f" {seconds:.1f} s", end=" |", flush=True)
+                print(" ", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, "MB |", flush=True)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def launch(fleet: Fleet, state: State, settings: Rollout, store: ClusterStore, k
     account = [one for one in manifests if one["kind"] in _KINDS and one["metadata"]["name"] == ours.account]
     content = files(fleet, served, state, settings)
     made = job(fleet, model, manifests, wait)
-    _create(made, kubectl, "--dry-run=server")
+    # Under another name, since the Job of an earlier rollout may still be there.
+    tried = {**made, "metadata": {**made["metadata"], "name": None, "generateName": f"{ours.account}-"}}
+    _create(tried, kubectl, "--dry-run=server")
     _account(fleet, account, kubectl)
     # That of an earlier rollout has ended.
     delete(fleet, model, kubectl)
