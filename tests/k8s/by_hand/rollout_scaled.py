@@ -19,7 +19,7 @@ from tests.servers import wait_for
 
 KUBERNETES = (
     "kubernetes: {{namespace: {0}, components: [volume, gateway], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
-    "replicas: 1, max_replicas: 2, autoscaling: {{cpu_percent: 60, scale_down_seconds: 0}}, "
+    "replicas: 1, max_replicas: 2, autoscaling: {{cpu_percent: 20, scale_down_seconds: 0}}, "
     "gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}}}\n"
 )
 
