@@ -15,6 +15,7 @@ from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import APP, MANAGER, STABLE, Names
 from tfserving.k8s.patches import grace_seconds
+from tfserving.k8s.permissions import listable
 from tfserving.k8s.rendering import ARGO_ROLLOUTS, objects, render
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import State
@@ -25,10 +26,18 @@ from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.served import Served, configured
 
-# All kinds in the base and its components. A cluster has those of other projects when these are installed.
-KINDS = (
+# Kinds of other projects, which a cluster has when these are installed.
+OTHERS = (
     # First, so that KServe doesn't replace what is deleted after it.
     "inferenceservices.serving.kserve.io",
+    "servicemonitors.monitoring.coreos.com",
+    "prometheusrules.monitoring.coreos.com",
+    "httproutes.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "rollouts.argoproj.io",
+    "analysistemplates.argoproj.io",
+)
+KINDS = (
     "deployments.apps",
     "services",
     "configmaps",
@@ -36,12 +45,6 @@ KINDS = (
     "poddisruptionbudgets.policy",
     "horizontalpodautoscalers.autoscaling",
     "networkpolicies.networking.k8s.io",
-    "servicemonitors.monitoring.coreos.com",
-    "prometheusrules.monitoring.coreos.com",
-    "httproutes.gateway.networking.k8s.io",
-    "grpcroutes.gateway.networking.k8s.io",
-    "rollouts.argoproj.io",
-    "analysistemplates.argoproj.io",
 )
 
 
@@ -140,7 +143,9 @@ def delete(fleet: Fleet, kubectl: Kubectl) -> str:
     ours, kubectl = Names.of(fleet), draining(fleet, kubectl)
     if found := kubectl.get("deployment", ours.serving):
         _check_ours(found)
-    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found")
+    # Before the limit of the call, kubectl tells what it waits for.
+    end = f"--timeout={0.9 * kubectl.seconds:.0f}s"
+    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found", end)
     printed += kubectl.run("delete", "configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
     # Pods are deleted with their Deployment, but later.
     return printed + kubectl.run("delete", "pods", f"--selector={ours.all_pods}", "--ignore-not-found")
@@ -152,9 +157,13 @@ def _all_kinds(kubectl: Kubectl) -> set[str]:
 
 
 def _kinds(kubectl: Kubectl) -> str:
-    """Return those of KINDS that the cluster has."""
+    """Return all kinds of which objects may have been applied.
+
+    Kinds of other projects are left out when the cluster doesn't have them, or the user may not list them: the roles
+    of Kubernetes, such as `edit`, don't cover them.
+    """
     there = _all_kinds(kubectl)
-    return ",".join(kind for kind in KINDS if kind in there)
+    return ",".join((*listable([kind for kind in OTHERS if kind in there], kubectl), *KINDS))
 
 
 def _check_kinds(made: list[Object], kubectl: Kubectl) -> None:

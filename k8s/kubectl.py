@@ -30,6 +30,8 @@ _UNCONFIGURED = re.compile(r"server (localhost|127\.0\.0\.1):8080 was refused")
 _NO_CONTEXT = re.compile(r"context was not found for specified context: (.*)|context \"(.*)\" does not exist")
 _BAD_CONFIG = re.compile(r"error loading config file|invalid configuration:|stat .*: no such file")
 _NO_NAMESPACE = re.compile(r'\(NotFound\): namespaces "(.*)" not found')
+_WEBHOOK = re.compile(r'failed calling webhook "(.*?)": (.*)')
+_NOT_DELETED = re.compile(r"timed out waiting for the condition on (\S+)")
 # How client-go and net/http word a server that can't be reached.
 _UNREACHABLE = re.compile(
     r"connection to the server .* was refused|Unable to connect to the server|connection refused|no such host"
@@ -227,6 +229,10 @@ def _failure(called: str, printed: str) -> KubectlError:
         return SetupError(f"kubectl has no context {name!r}. `kubectl config get-contexts` lists the contexts.")
     if _BAD_CONFIG.search(printed):
         return SetupError(f"kubectl's configuration is wrong: {printed.removeprefix('error: ')}")
+    if match := _WEBHOOK.search(printed):
+        return KubectlError(
+            f"the cluster has a webhook that doesn't respond, {match[1]!r}: {match[2]}. Check that its controller runs."
+        )
     if _UNREACHABLE.search(printed):
         reason = printed.partition(" - did you specify")[0].removeprefix("Unable to connect to the server: ")
         return UnreachableError(
@@ -236,6 +242,11 @@ def _failure(called: str, printed: str) -> KubectlError:
         return KubectlError(
             f"the cluster has no namespace {match[1]!r}. Create it with `kubectl create namespace {match[1]}`, or set "
             "another `kubernetes.namespace`."
+        )
+    if match := _NOT_DELETED.search(printed):
+        return KubectlError(
+            f"{match[1]} is marked for deletion and still there. `kubectl get {match[1]} --output=yaml` shows its "
+            "finalizers; the controller that removes them must be running."
         )
     kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", printed) else KubectlError
     return kind(f"{called}: {printed}")

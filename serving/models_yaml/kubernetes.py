@@ -250,8 +250,10 @@ class Kubernetes(Strict):
         for one, other in (("volume", "object-store"), ("embedded", "gpu"), ("kserve", "argo-rollouts")):
             if one in self.components and other in self.components:
                 raise ValueError(f"the components {one!r} and {other!r} exclude each other")
-        if "kserve" in self.components and (self.autoscaling.custom or self.autoscaling.cpu_percent is None):
-            raise ValueError("autoscaling: KServe's autoscaler of a Deployment counts cpu_percent only")
+        if "kserve" in self.components and (
+            self.autoscaling.model_fields_set - {"cpu_percent"} or self.autoscaling.cpu_percent is None
+        ):
+            raise ValueError("autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's")
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self

@@ -32,7 +32,7 @@ OTHER = "  other:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
 VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4"
 GATEWAY = ", gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}"
 # The base has nine objects.
-MORE = {"argo-rollouts": 2, "monitoring": 3, "gateway": 4, "kserve": -1}
+MORE = {"argo-rollouts": 2, "monitoring": 3, "gateway": 4, "kserve": -1, "proxy": 1}
 
 
 @dataclasses.dataclass
@@ -238,6 +238,25 @@ def test_what_is_somebody_elses_is_not_taken(fleet: Fleet) -> None:
     said = fleet.k8s("apply", code=2).stderr
     assert "the cluster has no API custom.metrics.k8s.io, which requests_per_second and requests_in_flight need" in said
     assert fleet.kubectl("get", "deployments", "--output=name") == ""
+    file = fleet.folder / "models.yaml"
+    file.write_text(file.read_text().replace(fleet.namespace, "no-such"))
+    assert fleet.k8s("apply", code=2).stderr == (
+        "Error: the cluster has no namespace 'no-such'. Create it with `kubectl create namespace no-such`, or set "
+        "another `kubernetes.namespace`.\n"
+    )
+
+
+def test_the_role_edit_of_a_namespace_is_enough(fleet: Fleet) -> None:
+    """It doesn't cover kinds of other projects, which the cluster has."""
+    fleet.kubectl("create", "serviceaccount", "team")
+    fleet.kubectl("create", "rolebinding", "team", "--clusterrole=edit", f"--serviceaccount={fleet.namespace}:team")
+    config = json.loads(fleet.cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": fleet.kubectl("create", "token", "team").strip()}
+    (fleet.folder / "team.kubeconfig").write_text(json.dumps(config))
+    fleet.cluster = dataclasses.replace(fleet.cluster, kubeconfig=fleet.folder / "team.kubeconfig")
+    assert " (server dry run)" in fleet.k8s("apply", "--dry-run").stdout
+    assert "+kind: Deployment" in fleet.k8s("diff", code=1).stdout
+    assert fleet.k8s("delete").stdout.count("No resources found") == 3
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_the_servers_words(fleet: Fleet) -> None:

@@ -306,7 +306,7 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
     assert limits["TensorFlowServingSlow"] == "20000"
     dashboard = the(objects, "ConfigMap", "serving-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(dashboard["data"]["dashboard.json"]) == json.loads(DASHBOARD.read_text())
+    assert json.loads(dashboard["data"]["tensorflow-serving.json"]) == json.loads(DASHBOARD.read_text())
     watching = the(objects, "NetworkPolicy")["spec"]["ingress"][2]
     assert watching["ports"] == [{"port": 8501}]
     assert watching["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "watch"}
@@ -364,6 +364,9 @@ def test_all_that_can_go_together_does(tmp_path: Path) -> None:
     objects = with_component(tmp_path, "kserve", "gateway", "monitoring", "object-store", "cpu")
     kinds = {one["kind"] for one in objects}
     assert {"InferenceService", "HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule"} <= kinds
+    # Of the pods' Services, KServe's has this label.
+    (unwanted,) = the(objects, "ServiceMonitor")["spec"]["selector"]["matchExpressions"]
+    assert unwanted == {"key": "serving.kserve.io/inferenceservice", "operator": "DoesNotExist"}
     for one in objects:
         assert one["metadata"]["namespace"] == "default", one
 
@@ -467,8 +470,8 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("autoscaling: {cpu_percent: null}", "cpu_percent is null. Set requests_per_second or requests_in_flight"),
         ("autoscaling: {requests_in_flight: 0}", "kubernetes.autoscaling.requests_in_flight: "),
         (
-            "components: [kserve], autoscaling: {requests_in_flight: 4}",
-            "autoscaling: KServe's autoscaler of a Deployment counts cpu_percent only",
+            "components: [kserve], autoscaling: {scale_down_seconds: 60}",
+            "autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's",
         ),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
