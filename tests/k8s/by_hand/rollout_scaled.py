@@ -68,7 +68,8 @@ def test_both_deployments_have_the_pods_that_the_load_needs(fleet: Pods) -> None
             wait_for(lambda: sent.answered > 20)
             # All requests go to the second Deployment, and it holds there.
             assert rollout.until("baking", sent.enters), rollout.said
-            assert counts(fleet) == {"serving": 1, "serving-canary": 1}
+            # What a pod needs to start has passed.
+            wait_for(lambda: counts(fleet) == {"serving": 1, "serving-canary": 1}, 180, "two idle pods")
             with load(fleet, 80) as more:
                 more.enters(rollout.states[-1])
                 wait_for(lambda: counts(fleet) == {"serving": 1, "serving-canary": 2}, 180, "a second new pod")
