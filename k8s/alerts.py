@@ -84,11 +84,10 @@ def alerts(fleet: Fleet) -> list[Alert]:
         ),
         Alert(
             "TensorFlowServingPodsNotReady",
-            f"kube_deployment_status_replicas_ready{{{ours.deployments}}} < "
-            f"kube_deployment_spec_replicas{{{ours.deployments}}}",
+            ours.not_ready(),
             15,
             "warning",
-            "{{ $value }} pods of Deployment {{ $labels.deployment }} are ready, fewer than it should have",
+            "{{ $value }} pods of {{ $labels.deployment }}{{ $labels.name }} are ready, fewer than it should have",
         ),
         Alert(
             "TensorFlowServingRestarts",
@@ -121,10 +120,13 @@ class _Selectors:
 
     names: Names
     namespace: str
+    # Whether Argo Rollouts makes the pods, and not Deployments.
+    argo: bool
 
     @classmethod
     def of(cls, fleet: Fleet) -> _Selectors:
-        return cls(Names.of(fleet), f'namespace="{fleet.kubernetes.namespace}"')
+        settings = fleet.kubernetes
+        return cls(Names.of(fleet), f'namespace="{settings.namespace}"', "argo-rollouts" in settings.components)
 
     @property
     def job(self) -> str:
@@ -134,10 +136,15 @@ class _Selectors:
     def jobs(self) -> str:
         return f'{self.namespace}, job=~"{self.names.serving}|{self.names.canary}"'
 
-    @property
-    def deployments(self) -> str:
+    def not_ready(self) -> str:
+        """Return the PromQL for: fewer pods are ready than wanted."""
+        if self.argo:
+            # https://argo-rollouts.readthedocs.io/en/stable/features/controller-metrics/
+            of = f'{self.namespace}, name="{self.names.serving}"'
+            return f"rollout_info_replicas_available{{{of}}} < rollout_info_replicas_desired{{{of}}}"
         found = "|".join((self.names.serving, self.names.canary, self.names.predictor))
-        return f'{self.namespace}, deployment=~"{found}"'
+        of = f'{self.namespace}, deployment=~"{found}"'
+        return f"kube_deployment_status_replicas_ready{{{of}}} < kube_deployment_spec_replicas{{{of}}}"
 
     @property
     def autoscalers(self) -> str:

@@ -68,7 +68,7 @@ def patches(fleet: Fleet, models: tuple[str, ...]) -> list[Patch]:
         verified: " ".join(_versions(fleet, models)),
     }
     # Of the component's steps only the first one stays.
-    first = [
+    first: list[dict[str, Any]] = [
         {"op": "move", "from": f"{_STEPS}/0", "path": f"{_STEPS}-first"},
         {"op": "replace", "path": _STEPS, "value": list(_steps(fleet))},
         {"op": "move", "from": f"{_STEPS}-first", "path": f"{_STEPS}/0"},

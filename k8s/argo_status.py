@@ -9,6 +9,8 @@ from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import APP, Names, selector
 
 KIND = "rollouts.argoproj.io"
+# The controller sets them.
+REVISION, HASH = "rollout.argoproj.io/revision", "rollouts-pod-template-hash"
 # The track of the pod that gets the golden requests before clients reach the new version.
 VERIFIED = "verify"
 

@@ -28,8 +28,16 @@ _REVISION, _HASH = "deployment.kubernetes.io/revision", "pod-template-hash"
 class _Waiting:
     """The new pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
 
-    def __init__(self, kubectl: Kubectl, ours: Names, models: tuple[str, ...], track: str = STABLE) -> None:
+    def __init__(
+        self,
+        kubectl: Kubectl,
+        ours: Names,
+        models: tuple[str, ...],
+        track: str = STABLE,
+        marks: tuple[str, str] = (_REVISION, _HASH),
+    ) -> None:
         self._kubectl, self._models = kubectl, models
+        self._revision, self._hash = marks
         self._selector = ours.pods(track)
         self._next_status = time.monotonic() + _STATUS_SECONDS
         self._seen: dict[str, float] = {}
@@ -61,8 +69,9 @@ class _Waiting:
             return []
         # Pods of an earlier apply may never become ready: they are replaced.
         sets = [one["metadata"] for one in self._kubectl.select("replicasets", self._selector)]
-        newest = max(sets, key=lambda one: int(one.get("annotations", {}).get(_REVISION, 0)), default=None)
-        return [pod for pod in waiting if newest and pod["metadata"]["labels"][_HASH] == newest["labels"][_HASH]]
+        newest = max(sets, key=lambda one: int(one.get("annotations", {}).get(self._revision, 0)), default=None)
+        wanted = newest["labels"].get(self._hash) if newest else None
+        return [pod for pod in waiting if wanted and pod["metadata"]["labels"].get(self._hash) == wanted]
 
 
 def wait_until_ready(
@@ -168,7 +177,8 @@ def wait_until_rolled_out(
     """
     deadline, at, progress, name = 0.0, -1, _Changes(log), ours.serving
     degraded = time.monotonic()
-    waiting = [_Waiting(kubectl, ours, models, track) for track in (STABLE, argo_status.VERIFIED)]
+    marks = (argo_status.REVISION, argo_status.HASH)
+    waiting = [_Waiting(kubectl, ours, models, track, marks) for track in (STABLE, argo_status.VERIFIED)]
     while True:
         found = kubectl.get(argo_status.KIND, name)
         if found is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfserving.k8s import rendering
 from tfserving.k8s.chart import marks, values
-from tfserving.k8s.chart.marks import Expression, merged, optional
+from tfserving.k8s.chart.marks import Expression, merged, optional, whole
 from tfserving.k8s.chart.values import Value
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import APP, BASE_NAME
@@ -171,12 +171,13 @@ class _Assembly:
             "podLabels", {}, "More labels of the pods.", (key for key in metadata["labels"] if isinstance(key, str))
         )
         metadata["labels"][merged(self._use(labels))] = ""
-        selector = values.strings("nodeSelector", spec.pop("nodeSelector", {}), "Labels of the nodes for the pods.")
-        tolerations = values.objects(
-            "tolerations", spec.pop("tolerations", []), "Taints of nodes that the pods tolerate."
-        )
-        spec[optional("nodeSelector", self._use(selector))] = ""
-        spec[optional("tolerations", self._use(tolerations))] = ""
+        for value in (
+            values.strings("nodeSelector", spec.get("nodeSelector") or {}, "Labels of the nodes for the pods."),
+            values.objects("tolerations", spec.get("tolerations") or [], "Taints of nodes that the pods tolerate."),
+        ):
+            place = whole if value.path in spec else optional
+            spec.pop(value.path, None)
+            spec[place(value.path, self._use(value))] = ""
         affinity = Value("affinity", {}, {"type": "object", "description": "The affinity of the pods."})
         spec[optional("affinity", self._use(affinity))] = ""
         priority = Value("priorityClassName", "", {"type": "string", "description": "The PriorityClass of the pods."})
@@ -204,7 +205,8 @@ class _Assembly:
     def _annotated(
         self, metadata: dict[str, Any], path: str, description: str, default: dict[str, str] | None = None
     ) -> None:
-        expression = self._use(values.strings(path, default or {}, description))
+        taken = [key for key in metadata.get("annotations", ()) if isinstance(key, str)]
+        expression = self._use(values.strings(path, default or {}, description, taken))
         if "annotations" in metadata:
             metadata["annotations"][merged(expression)] = ""
         else:

@@ -8,9 +8,10 @@ import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import node
-from tests.cluster.binaries import METRICS
+from tests.cluster.binaries import ADAPTER, METRICS
 from tests.cluster.certificates import Authority
 from tests.cluster.control_plane import SERVER
 from tests.cluster.network import NODE
@@ -35,6 +36,24 @@ def metrics_server(cluster: Cluster) -> Iterator[None]:
     with started(
         cluster, "metrics-server", METRICS.path("metrics-server"), "10.96.0.81", ("v1beta1.metrics.k8s.io",), *words
     ):
+        yield
+
+
+@contextlib.contextmanager
+def prometheus_adapter(cluster: Cluster, prometheus: str, rules: list[dict[str, Any]]) -> Iterator[None]:
+    """The metrics of pods that rules make of those of a Prometheus."""
+    config = node.FOLDER / "adapter.json"
+    # JSON is YAML.
+    config.write_text(json.dumps({"rules": rules}))
+    words = (
+        "--lister-kubeconfig={kubeconfig}",
+        f"--config={config}",
+        f"--prometheus-url={prometheus}",
+        "--metrics-relist-interval=5s",
+        "--metrics-max-age=30s",
+    )
+    versions = ("v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io")
+    with started(cluster, "prometheus-adapter", ADAPTER.path("adapter"), "10.96.0.82", versions, *words):
         yield
 
 

@@ -70,8 +70,10 @@ ARGO_ROLLOUTS = Module(
 PAUSE = Module("pause", ("pause",), "seconds")
 HELM = Module("helm", ("helm",), "some 3 minutes")
 POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
+# What only tests by hand need: `python -m tests.cluster build` builds the rest.
+ADAPTER = Module("adapter", ("adapter",), "some 4 minutes on 2 cores")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, METRICS, ARGO_ROLLOUTS, HELM, POLICIES)
+STATIC = (PAUSE, KSERVE, METRICS, ADAPTER, ARGO_ROLLOUTS, HELM, POLICIES)
 MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS, ARGO_ROLLOUTS, HELM, POLICIES)
 
 
@@ -84,9 +86,9 @@ def missing() -> list[Module]:
     return [module for module in MODULES if not module.folder.exists()]
 
 
-def build() -> None:
+def build(*more: Module) -> None:
     """Builds what is missing, and says so."""
-    for module in missing():
+    for module in (*missing(), *(one for one in more if not one.folder.exists())):
         print(f"Building {', '.join(module.programs)}: {module.estimate} …", file=sys.stderr, flush=True)
         started = time.monotonic()
         _build(module)

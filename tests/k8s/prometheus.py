@@ -73,7 +73,12 @@ def _targets(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
     return [
         {
             "targets": [f"{pod['status']['podIP']}:{REST_PORT}"],
-            "labels": {HASH: pod["metadata"]["labels"].get(HASH.replace("_", "-"), "")},
+            "labels": {
+                # As the Prometheus Operator sets them.
+                "namespace": namespace,
+                "pod": pod["metadata"]["name"],
+                HASH: pod["metadata"]["labels"].get(HASH.replace("_", "-"), ""),
+            },
         }
         for pod in pods
         if pod["status"].get("podIP")

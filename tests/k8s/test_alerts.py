@@ -23,6 +23,7 @@ RESTARTS = "kube_pod_container_status_restarts_total"
 SCALED = "kube_horizontalpodautoscaler_status_current_replicas"
 MOST = "kube_horizontalpodautoscaler_spec_max_replicas"
 DEPLOYMENT, SCALER = 'namespace="prod", deployment="serving"', 'namespace="prod", horizontalpodautoscaler="serving"'
+ROLLOUT = 'namespace="prod", name="serving"'
 POD = 'namespace="prod", pod="serving-1", container="server"'
 MODEL = f'{SERVER}, model_name="digits"'
 PREDICT = f'{MODEL}, API="predict"'
@@ -105,17 +106,25 @@ def test_each_alert_fires_for_what_it_is_about(docker_host: str, tmp_path: Path)
     assert [one.name for one in made] == sorted(FIRING, key=[one.name for one in made].index)
     folder = tmp_path / "alerts"
     folder.mkdir()
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "serving", "rules": alerts.rules(read)}]}))
+    with_argo = fleet(tmp_path, f"{GOOD}kubernetes: {{namespace: prod, components: [volume, argo-rollouts]}}\n")
+    available = {f"rollout_info_replicas_available{{{ROLLOUT}}}": "1x60"}
+    argo = [
+        expected("TensorFlowServingPodsNotReady", {**available, f"rollout_info_replicas_desired{{{ROLLOUT}}}": "2x60"}),
+        expected("", {**available, f"rollout_info_replicas_desired{{{ROLLOUT}}}": "1x60"}),
+    ]
     tests = [
         *(expected(name, series) for name, several in FIRING.items() for series in several),
         *(expected("", series) for series in QUIET),
     ]
-    content = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
-    (folder / "tests.yaml").write_text(yaml.safe_dump(content))
+    for name, of, several in (("usual", read, tests), ("argo", with_argo, argo)):
+        rules = {"groups": [{"name": "serving", "rules": alerts.rules(of)}]}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(rules))
+        content = {"rule_files": [f"{name}.yaml"], "evaluation_interval": "1m", "tests": several}
+        (folder / f"test-{name}.yaml").write_text(yaml.safe_dump(content))
     folder.chmod(0o755)
-    checked = promtool(docker_host, folder, "check", "rules", "/alerts/rules.yaml")
+    checked = promtool(docker_host, folder, "check", "rules", "/alerts/usual.yaml")
     assert f"SUCCESS: {len(made)} rules found" in checked.stdout, checked.stdout + checked.stderr
-    done = promtool(docker_host, folder, "test", "rules", "/alerts/tests.yaml")
+    done = promtool(docker_host, folder, "test", "rules", "/alerts/test-usual.yaml", "/alerts/test-argo.yaml")
     assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout + done.stderr
 
 

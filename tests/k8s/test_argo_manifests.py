@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.k8s.test_manifests import GOOD, made, the, with_component
-from tests.serving.fleets import fleet
+from tests.k8s.test_manifests import made, the, with_component
+from tests.serving.fleets import GOOD, fleet
 from tfserving.cli import tfserving
 from tfserving.k8s.kubectl import Object
 from tfserving.serving.models_yaml.fleet import FleetError, read_fleet

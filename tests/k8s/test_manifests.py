@@ -306,7 +306,7 @@ def test_what_is_monitored_is_scraped_alarming_and_shown(tmp_path: Path) -> None
     assert limits["TensorFlowServingSlow"] == "20000"
     dashboard = the(objects, "ConfigMap", "serving-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(dashboard["data"]["dashboard.json"]) == json.loads(DASHBOARD.read_text())
+    assert json.loads(dashboard["data"]["tensorflow-serving.json"]) == json.loads(DASHBOARD.read_text())
     watching = the(objects, "NetworkPolicy")["spec"]["ingress"][2]
     assert watching["ports"] == [{"port": 8501}]
     assert watching["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "watch"}
