@@ -471,7 +471,7 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("autoscaling: {requests_in_flight: 0}", "kubernetes.autoscaling.requests_in_flight: "),
         (
             "components: [kserve], autoscaling: {scale_down_seconds: 60}",
-            "autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's",
+            "autoscaling: the component 'kserve' has cpu_percent only: the autoscaler is KServe's",
         ),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
