@@ -465,6 +465,8 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("labels: {a b: c}", "kubernetes.labels"),
         ("labels: {app.kubernetes.io/name: c}", "labels contains app.kubernetes.io/name, which the toolkit sets"),
         ("labels: {tfserving.internal/track: c}", "labels contains tfserving.internal/track"),
+        ("image: r/x@sha256:12", "kubernetes.image: got 'r/x@sha256:12', expected the name of an image"),
+        ("labels: {a b: c}", "kubernetes.labels.a b: the key is 'a b', expected the key of a label"),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
         ("autoscaling: {cpu_percent: null}", "cpu_percent is null. Set requests_per_second or requests_in_flight"),
