@@ -77,7 +77,7 @@ def patches(fleet: Fleet, models: tuple[str, ...]) -> list[Patch]:
     return [
         _patch("Rollout", BASE_NAME, [*_set(changed), *first]),
         _patch("AnalysisTemplate", VERIFY, _job(fleet)),
-        _patch("NetworkPolicy", VERIFY, _each("/spec/egress/1/to", servers)),
+        *([_patch("NetworkPolicy", VERIFY, _each("/spec/egress/1/to", servers))] if servers else []),
     ]
 
 
