@@ -36,6 +36,9 @@ OTHERS = (
     "grpcroutes.gateway.networking.k8s.io",
     "rollouts.argoproj.io",
     "analysistemplates.argoproj.io",
+    # Of Kubernetes, but `edit` doesn't cover them.
+    "rolebindings.rbac.authorization.k8s.io",
+    "roles.rbac.authorization.k8s.io",
 )
 KINDS = (
     "deployments.apps",
@@ -145,7 +148,7 @@ def delete(fleet: Fleet, kubectl: Kubectl) -> str:
     # Before the limit of the call, kubectl tells what it waits for.
     end = f"--timeout={0.9 * kubectl.seconds:.0f}s"
     printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found", end)
-    printed += kubectl.run("delete", "configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
+    printed += kubectl.run("delete", "jobs,configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
     # Pods are deleted with their Deployment, but later.
     return printed + kubectl.run("delete", "pods", f"--selector={ours.all_pods}", "--ignore-not-found")
 

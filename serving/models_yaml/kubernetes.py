@@ -13,7 +13,17 @@ from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
 Component = Literal[
-    "cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "proxy", "kserve", "argo-rollouts"
+    "cpu",
+    "embedded",
+    "gpu",
+    "volume",
+    "object-store",
+    "monitoring",
+    "gateway",
+    "proxy",
+    "rollouts",
+    "kserve",
+    "argo-rollouts",
 ]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 _UNITS = {"Mi": 20, "Gi": 30, "Ti": 40}
@@ -253,7 +263,7 @@ class Kubernetes(Strict):
         if "kserve" in self.components and (
             self.autoscaling.model_fields_set - {"cpu_percent"} or self.autoscaling.cpu_percent is None
         ):
-            raise ValueError("autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's")
+            raise ValueError("autoscaling: the component 'kserve' has cpu_percent only: the autoscaler is KServe's")
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self
