@@ -263,7 +263,7 @@ class Kubernetes(Strict):
         if "kserve" in self.components and (
             self.autoscaling.model_fields_set - {"cpu_percent"} or self.autoscaling.cpu_percent is None
         ):
-            raise ValueError("autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's")
+            raise ValueError("autoscaling: the component 'kserve' has cpu_percent only: the autoscaler is KServe's")
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self

@@ -15,7 +15,7 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 LABEL_WORDS = "1 to 63 letters, digits, '_', '.' and '-', the first a letter or digit, such as canary"
 
 FUNCTION = f"^{FUNCTION_PATTERN.pattern}$"
-IMAGE = r"^[\w][\w.:/@+-]*$"
+IMAGE = r"^[\w][\w.:/+-]*(@sha256:[0-9a-f]{64})?$"
 KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 NAME_PREFIX = r"^([a-z]([-a-z0-9]{0,28}[a-z0-9])?-)?$"
 DOMAIN = r"^[a-z0-9]([-a-z0-9]{0,62})?(\.[a-z0-9]([-a-z0-9]{0,62})?)+$"
@@ -31,7 +31,7 @@ PAGE = r"^https?://[^/\s#]+(/[^\s#]*)?$"
 ENDPOINT = r"^https?://[^/\s:]+(:\d+)?/?$"
 EXPECTED = {
     FUNCTION: "'module:function'",
-    IMAGE: "the name of an image, such as tensorflow/serving:2.21.0",
+    IMAGE: "the name of an image, such as tensorflow/serving:2.21.0 or NAME@sha256: and 64 digits",
     KUBERNETES_NAME: "a Kubernetes name: up to 63 lower-case letters, digits and '-'",
     NAME_PREFIX: "up to 31 lower-case letters, digits and '-', the first a letter and the last '-', such as fraud-",
     DOMAIN: "a domain, such as serving.example.com",

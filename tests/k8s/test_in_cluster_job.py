@@ -111,15 +111,15 @@ def test_so_are_rows_and_metrics_of_the_users_own(tmp_path: Path, evaluation: st
 
 
 def test_its_account_changes_what_it_must_and_creates_nothing(tmp_path: Path) -> None:
-    """By pods, a second Deployment and its ConfigMaps must be created."""
+    """By pods, a second Deployment must be created, and what belongs to it."""
     made = read(tmp_path)
     for rule in permissions(made):
         assert "create" not in rule["verbs"]
         assert rule["resources"] == ["pods"] or rule["resourceNames"]
         assert rule["resources"] != ["pods"] or rule["verbs"] == ["get", "list"]
     gateway = "components: [volume, gateway], gateway: {name: g, namespace: g, hostname: h.test}"
-    creates = [rule["resources"] for rule in permissions(read(tmp_path, gateway)) if "create" in rule["verbs"]]
-    assert creates == [["configmaps"], ["deployments"]]
+    creates = [rule["resources"][0] for rule in permissions(read(tmp_path, gateway)) if "create" in rule["verbs"]]
+    assert creates == ["configmaps", "deployments", "horizontalpodautoscalers", "poddisruptionbudgets"]
 
 
 @pytest.mark.parametrize("model", ["digits", "A.B", "a" * 200, "a_b"])

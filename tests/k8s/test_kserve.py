@@ -53,7 +53,7 @@ def test_kserve_serves_replaces_rolls_out_and_deletes(service: Pods) -> None:
 
     pods.have(2)
     wait_for(pods.reachable, what="the Service's address")
-    with pods.load() as load:
+    with pods.load(rate=20) as load:
         wait_for(lambda: load.answered > 20)
         before = found["pod"]
         pods.say(MORE)

@@ -465,13 +465,15 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         ("labels: {a b: c}", "kubernetes.labels"),
         ("labels: {app.kubernetes.io/name: c}", "labels contains app.kubernetes.io/name, which the toolkit sets"),
         ("labels: {tfserving.internal/track: c}", "labels contains tfserving.internal/track"),
+        ("image: r/x@sha256:12", "kubernetes.image: got 'r/x@sha256:12', expected the name of an image"),
+        ("labels: {a b: c}", "kubernetes.labels.a b: the key is 'a b', expected the key of a label"),
         ("cpu: lots", "kubernetes.cpu: "),
         ("replicas: 3, max_replicas: 2", "kubernetes: max_replicas 2 is below replicas 3"),
         ("autoscaling: {cpu_percent: null}", "cpu_percent is null. Set requests_per_second or requests_in_flight"),
         ("autoscaling: {requests_in_flight: 0}", "kubernetes.autoscaling.requests_in_flight: "),
         (
             "components: [kserve], autoscaling: {scale_down_seconds: 60}",
-            "autoscaling: the component 'kserve' has cpu_percent only, since the autoscaler is KServe's",
+            "autoscaling: the component 'kserve' has cpu_percent only: the autoscaler is KServe's",
         ),
         ("components: [object-store]", "kubernetes: the component 'object-store' needs the key object_store"),
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
@@ -490,6 +492,14 @@ def test_what_cannot_be_is_told_with_its_key(tmp_path: Path, kubernetes: str, re
     with pytest.raises(FleetError, match=re.escape(reason)) as error:
         made(tmp_path, kubernetes)
     assert str(error.value).startswith(f"{tmp_path / 'models.yaml'}:")
+
+
+def test_the_settings_on_the_page_can_be_set(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/kubernetes.md").read_text(), re.M | re.S)
+    of_models = [block for block in blocks if not block.startswith("rules:")]
+    assert len(of_models) > 10
+    for block in of_models:
+        fleet(tmp_path, GOOD + block)
 
 
 def test_what_only_a_server_elsewhere_can_have_is_refused(tmp_path: Path) -> None:

@@ -33,6 +33,18 @@ def _by_pods(ours: Names) -> list[dict[str, Any]]:
         _rule("", "configmaps", "create", "get", "patch", "delete", "list", "watch"),
         _rule("apps", "deployments", "create"),
         _rule("apps", "deployments", "get", "patch", "delete", "list", "watch", names=deployments),
+        _rule("apps", "deployments/scale", "get", "patch", "update", names=deployments),
+        # Which of the pods are new.
+        _rule("apps", "replicasets", "list"),
+        # The second Deployment has its own ones, and the first one's autoscaler removes no pods meanwhile.
+        *(
+            rule
+            for group, resource in (("autoscaling", "horizontalpodautoscalers"), ("policy", "poddisruptionbudgets"))
+            for rule in (
+                _rule(group, resource, "create"),
+                _rule(group, resource, "get", "patch", "delete", "list", "watch", names=deployments),
+            )
+        ),
         _rule("gateway.networking.k8s.io", "httproutes", "get", "update", names=[ours.serving]),
         _rule("gateway.networking.k8s.io", "grpcroutes", "get", "update", names=[ours.serving]),
         # Why a new pod doesn't start.
