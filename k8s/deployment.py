@@ -36,6 +36,9 @@ OTHERS = (
     "grpcroutes.gateway.networking.k8s.io",
     "rollouts.argoproj.io",
     "analysistemplates.argoproj.io",
+    # Of Kubernetes, but `edit` doesn't cover them.
+    "rolebindings.rbac.authorization.k8s.io",
+    "roles.rbac.authorization.k8s.io",
 )
 KINDS = (
     "deployments.apps",
@@ -125,9 +128,13 @@ def _named(made: list[Object]) -> set[tuple[str, str]]:
     return {(one["kind"], one["metadata"]["name"]) for one in made}
 
 
-def check_reachable(kubectl: Kubectl) -> None:
-    """Raise KubectlError when the cluster can't be reached."""
-    _all_kinds(kubectl)
+def check_deletion(fleet: Fleet, kubectl: Kubectl) -> None:
+    """Raise KubectlError when the cluster can't be reached, and RolloutError when the pods are those of others.
+
+    A release of Helm has the same pods. With every component there is an account, which its owner labels.
+    """
+    if found := kubectl.get("serviceaccount", Names.of(fleet).serving):
+        _check_ours(found)
 
 
 def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
@@ -136,17 +143,12 @@ def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
 
 
 def delete(fleet: Fleet, kubectl: Kubectl) -> str:
-    """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed.
-
-    Raises RolloutError when the pods are those of others, such as a release of Helm.
-    """
+    """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed."""
     ours, kubectl = Names.of(fleet), draining(fleet, kubectl)
-    if found := kubectl.get("deployment", ours.serving):
-        _check_ours(found)
     # Before the limit of the call, kubectl tells what it waits for.
     end = f"--timeout={0.9 * kubectl.seconds:.0f}s"
     printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found", end)
-    printed += kubectl.run("delete", "configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
+    printed += kubectl.run("delete", "jobs,configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
     # Pods are deleted with their Deployment, but later.
     return printed + kubectl.run("delete", "pods", f"--selector={ours.all_pods}", "--ignore-not-found")
 

@@ -19,6 +19,9 @@ from tfserving.k8s.at_once import MOST_AT_ONCE
 
 # An object as the API returns it.
 Object = dict[str, Any]
+# The field manager of changes by rollouts, by which a GitOps engine knows fields that it must leave.
+CHANGER = "tensorflow-serving-toolkit-rollout"
+_CHANGE = ("--filename=-", "--output=json", f"--field-manager={CHANGER}")
 _FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
 _INSTALL = "https://kubernetes.io/docs/tasks/tools/"
 _FORWARD_SECONDS = 20.0
@@ -114,11 +117,11 @@ class Kubectl:
 
     def create(self, made: Mapping[str, Any]) -> Object:
         """Create an object. Raises ConflictError when an object has that name."""
-        return _object(self.run("create", "--filename=-", "--output=json", input=json.dumps(made)))
+        return _object(self.run("create", *_CHANGE, input=json.dumps(made)))
 
     def replace(self, changed: Mapping[str, Any]) -> Object:
         """Replace an object that was read before. Raises ConflictError when it has changed since."""
-        return _object(self.run("replace", "--filename=-", "--output=json", input=json.dumps(changed)))
+        return _object(self.run("replace", *_CHANGE, input=json.dumps(changed)))
 
     def change(self, kind: str, name: str, change: Callable[[Object], Object]) -> None:
         """Read an object, and write what `change` returns for it; retry when the object changed in between.
@@ -139,7 +142,7 @@ class Kubectl:
 
     def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
         """Merge `change` into an object. Raises KubectlError."""
-        self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}")
+        self.run("patch", kind, name, f"--field-manager={CHANGER}", "--type=merge", f"--patch={json.dumps(change)}")
 
     @contextlib.contextmanager
     def reach(self, pod: Object, *ports: int) -> Iterator[list[str]]:

@@ -11,6 +11,7 @@ from tfserving.k8s.alerts import rules
 from tfserving.k8s.configuration import checked_at_startup, set_of_models
 from tfserving.k8s.images import has_embedded, server_image
 from tfserving.k8s.names import BASE_NAME, STABLE, Names
+from tfserving.k8s.rollout.in_cluster.account import permissions
 from tfserving.serving.config import in_container
 from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -49,6 +50,7 @@ def patches(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> list[Patc
         "object-store": _object_store,
         "monitoring": _monitoring,
         "gateway": _gateway,
+        "rollouts": _rollouts,
         "proxy": _proxy,
     }
     for component in settings.ordered:
@@ -240,6 +242,12 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
         yield _changes(kind, {"/spec/parentRefs": parents, "/spec/hostnames": [host]})
     peer = "/spec/ingress/0/from/2/namespaceSelector/matchLabels/kubernetes.io~1metadata.name"
     yield _changes("NetworkPolicy", {peer: settings.namespace})
+
+
+def _rollouts(fleet: Fleet) -> Iterator[Patch]:
+    account = Names().account
+    operations = [{"op": "replace", "path": "/rules", "value": permissions(fleet)}]
+    yield {"target": {"kind": "Role", "name": account}, "patch": json.dumps(operations)}
 
 
 def _proxy(fleet: Fleet) -> Iterator[Patch]:

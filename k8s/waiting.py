@@ -69,9 +69,13 @@ class _Waiting:
             return []
         # Pods of an earlier apply may never become ready: they are replaced.
         sets = [one["metadata"] for one in self._kubectl.select("replicasets", self._selector)]
-        newest = max(sets, key=lambda one: int(one.get("annotations", {}).get(self._revision, 0)), default=None)
+        newest = max(sets, key=self._age, default=None)
         wanted = newest["labels"].get(self._hash) if newest else None
         return [pod for pod in waiting if wanted and pod["metadata"]["labels"].get(self._hash) == wanted]
+
+    def _age(self, replicas: Object) -> tuple[int, str]:
+        """Return what is largest for the newest set; those of Argo's experiments have no revision."""
+        return int(replicas.get("annotations", {}).get(self._revision, 0)), str(replicas["creationTimestamp"])
 
 
 def wait_until_ready(

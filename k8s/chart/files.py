@@ -27,6 +27,7 @@ _FIRST = (
     "imagePullSecrets",
     "replicas",
     "maxReplicas",
+    "autoscaling",
     "cpu",
     "memory",
     "claim",

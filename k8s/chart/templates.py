@@ -5,7 +5,6 @@ models.yaml with marks ──► `k8s render` ──► marks become expressions
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +36,8 @@ _IMAGES = {
     "verify": _TOOLKIT,
     "proxy": ("proxyImage", "The image of Envoy."),
 }
+# The fields of an object, and blocks among them.
+_Fields = dict[Any, Any]
 _AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
 
 
@@ -58,8 +59,10 @@ def templates(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Templat
     found = _with_hashes_of(wanted, found)
     assembly = _Assembly(made.values)
     objects = [assembly.object(one) for one in found]
-    within = {str(mark): value.expression for mark, value in made.values.items() if isinstance(mark, str)}
-    within = {mark.rpartition("/")[2]: expression for mark, expression in within.items()}
+    within = {
+        str(mark).rpartition("/")[2]: value.expression if isinstance(mark, str) else f"{value.expression} | int"
+        for mark, value in made.values.items()
+    }
     within |= {_NAMESPACE: ".Release.Namespace", _NAME: FULL_NAME}
     files: dict[str, list[str]] = {}
     for one in objects:
@@ -153,7 +156,7 @@ class _Assembly:
             if content.isdecimal() and int(content) in self.values:
                 return Expression(f"{self._use(self.values[int(content)])} | quote")
             for mark, value in self.values.items():
-                if isinstance(mark, str) and mark in content:
+                if str(mark) in content:
                     self._use(value)
         return content
 
@@ -164,7 +167,7 @@ class _Assembly:
             self._use(value)
             container["image"] = Expression(f'include "serving.image" {value.expression}')
 
-    def _pod(self, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
+    def _pod(self, metadata: _Fields, spec: _Fields) -> None:
         """Add what platforms put on pods: labels, annotations, and where they run."""
         self._annotated(metadata, "podAnnotations", "Annotations of the pods.")
         labels = values.strings(
@@ -188,7 +191,7 @@ class _Assembly:
         )
         spec[marks.Block(lines)] = ""
 
-    def _account(self, made: Object) -> None:
+    def _account(self, made: _Fields) -> None:
         """Give the accounts of the pods a role in a cloud, and a registry's secret, which their pods inherit."""
         annotations = made["metadata"].pop("annotations", {})
         self._annotated(
@@ -202,9 +205,7 @@ class _Assembly:
         )
         made[optional("imagePullSecrets", self._use(secrets))] = ""
 
-    def _annotated(
-        self, metadata: dict[str, Any], path: str, description: str, default: dict[str, str] | None = None
-    ) -> None:
+    def _annotated(self, metadata: _Fields, path: str, description: str, default: dict[str, str] | None = None) -> None:
         taken = [key for key in metadata.get("annotations", ()) if isinstance(key, str)]
         expression = self._use(values.strings(path, default or {}, description, taken))
         if "annotations" in metadata:
@@ -212,7 +213,7 @@ class _Assembly:
         else:
             metadata[optional("annotations", expression)] = ""
 
-    def _replicas(self, spec: dict[str, Any]) -> None:
+    def _replicas(self, spec: _Fields) -> None:
         """Set the number of pods where no autoscaler does."""
         spec.pop("replicas", None)
         lines = (f"{{{{- if not ({_AUTOSCALED}) }}}}", "replicas: {{ .Values.replicas | int }}", "{{- end }}")
@@ -232,15 +233,10 @@ def _pod_specs(content: Any) -> Iterator[dict[str, Any]]:
             yield from _pod_specs(value)
 
 
-def _server_pods(one: Object) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _server_pods(one: Object) -> Iterator[tuple[_Fields, _Fields]]:
     """Yield the metadata and the spec of the servers' pods; an InferenceService has both in one map."""
     if one["kind"] == "InferenceService":
         predictor = one["spec"]["predictor"]
         yield predictor, predictor
     elif template := one.get("spec", {}).get("template") if one["kind"] in ("Deployment", "Rollout") else None:
         yield template["metadata"], template["spec"]
-
-
-def left(text: str) -> list[str]:
-    """Return the marks that are left in a template."""
-    return re.findall(r"zq\d+q\d+z|918273\d{3}", text)

@@ -17,6 +17,8 @@ from tfserving.serving.models_yaml.kubernetes import Kubernetes
 _SETTINGS = (
     "replicas",
     "max_replicas",
+    "autoscaling.cpu_percent",
+    "autoscaling.scale_down_seconds",
     "cpu",
     "memory",
     "claim",

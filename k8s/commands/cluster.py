@@ -134,7 +134,7 @@ def delete(fleet: Path, context: str | None) -> None:
 
     with failing(WRONG):
         read, _, kubectl = read_fleet_with(fleet, (), context)
-        deployment.check_reachable(kubectl)
+        deployment.check_deletion(read, kubectl)
     with failing(FAILED), Progress() as progress:
         seconds = read.kubernetes.drain_seconds
         progress.update(f"Deleting the objects of namespace {kubectl.namespace}; pods drain for {seconds} s")

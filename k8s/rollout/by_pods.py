@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from tfserving.k8s import deployment
 from tfserving.k8s.at_once import Pause, each
 from tfserving.k8s.hints import recommended
-from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.k8s.kubectl import CHANGER, Kubectl, KubectlError, Object
 from tfserving.k8s.names import CANARY, MANAGER, STABLE, Names
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout import gates, serves
@@ -33,8 +33,6 @@ from tfserving.k8s.scaling import count, hold, keep_replicas, scale_up
 from tfserving.k8s.waiting import wait_until_ready
 
 ROUTES = ("httproute", "grpcroute")
-# Another field manager than that of `apply`, which would prune the second Deployment.
-_MANAGER = f"{MANAGER}-rollout"
 # Objects that the second Deployment has, too: those that keep its pods there.
 _OF_PODS = ("HorizontalPodAutoscaler", "PodDisruptionBudget")
 _QUIET_SECONDS = 2.0
@@ -65,7 +63,8 @@ class ByPods(Strategy):
         """
         hold(self.kubectl, self._ours.serving, held=True)
         replicas = count(self.kubectl, self._ours.serving)
-        self._apply([_second(one, self._ours, replicas) for one in self._made(state)], _MANAGER)
+        # Not by the field manager of `apply`, which would prune the second Deployment.
+        self._apply([_second(one, self._ours, replicas) for one in self._made(state)], CHANGER)
         scale_up(self.kubectl, self._ours.canary, replicas)
         try:
             wait_until_ready(self.kubectl, self._ours, self._models(), self.wait, self.log, track=CANARY, pause=pause)

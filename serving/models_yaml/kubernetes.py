@@ -13,7 +13,17 @@ from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
 Component = Literal[
-    "cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "proxy", "kserve", "argo-rollouts"
+    "cpu",
+    "embedded",
+    "gpu",
+    "volume",
+    "object-store",
+    "monitoring",
+    "gateway",
+    "proxy",
+    "rollouts",
+    "kserve",
+    "argo-rollouts",
 ]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 _UNITS = {"Mi": 20, "Gi": 30, "Ti": 40}

@@ -38,9 +38,12 @@ ALL = (
     f" object_store: {{url: 's3://bucket/models', secret: keys}}, image: 'registry:5000/serving:1@{DIGEST}'"
 )
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None or not binaries.HELM.folder.exists(), reason="kubectl or helm isn't there"
-)
+# helm is built with the cluster's programs.
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH"),
+    pytest.mark.skipif(not binaries.HELM.folder.exists(), reason="helm isn't built: `python -m tests.cluster build`"),
+]
 
 
 def helm(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -114,6 +117,7 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
         "imagePullSecrets": [{"name": "registry"}],
         "replicas": 3,
         "maxReplicas": 7,
+        "autoscaling": {"cpuPercent": 55, "scaleDownSeconds": 9},
         "cpu": 5,
         "memory": "3Gi",
         "labels": {"team": "yes"},
@@ -142,6 +146,8 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
     assert account["metadata"]["annotations"] == {"h": "5"}
     scaler = the(found, "HorizontalPodAutoscaler", "a-serving")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 7)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 55
+    assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 9
     assert container["resources"]["requests"]["cpu"] == container["resources"]["limits"]["cpu"] == "5"
     assert "--tensorflow_intra_op_parallelism=5" in container["args"]
     assert container["resources"]["limits"]["memory"] == "3Gi"
@@ -273,6 +279,14 @@ def test_two_releases_serve_in_one_namespace_and_are_upgraded(cluster: Cluster, 
         assert [one["targetRef"]["name"].startswith(f"{name}-") for one in ready] == [True]
     assert cluster.run("-n", namespace, "get", "horizontalpodautoscaler", "serving").returncode
     cluster.kubectl("-n", namespace, "get", "horizontalpodautoscaler", "other-serving")
+    # The pods of a release have the labels of those that `apply` makes.
+    (tmp_path / "models.yaml").write_text(CLUSTER.replace("{comp", f"{{namespace: {namespace}, comp"))
+    words = [sys.executable, "-m", "tfserving", "k8s", "delete", "--fleet", str(tmp_path / "models.yaml")]
+    env = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "ServiceAccount serving" in done.stderr
+    assert "was not created by this toolkit" in done.stderr
     run("uninstall", "serving", "other")
     left = cluster.kubectl("-n", namespace, "get", "deployments,services,configmaps,networkpolicies", "-o", "name")
     assert left.split() == ["configmap/kube-root-ca.crt"]

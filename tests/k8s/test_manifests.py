@@ -494,6 +494,14 @@ def test_what_cannot_be_is_told_with_its_key(tmp_path: Path, kubernetes: str, re
     assert str(error.value).startswith(f"{tmp_path / 'models.yaml'}:")
 
 
+def test_the_settings_on_the_page_can_be_set(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/kubernetes.md").read_text(), re.M | re.S)
+    of_models = [block for block in blocks if not block.startswith("rules:")]
+    assert len(of_models) > 10
+    for block in of_models:
+        fleet(tmp_path, GOOD + block)
+
+
 def test_what_only_a_server_elsewhere_can_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="where no key belongs"):
         made(tmp_path, server="tls: {certificate: c, key: k}")

@@ -21,10 +21,10 @@ from tests.k8s.load import BY_STABLE, UNLABELLED, Load
 from tests.servers import wait_for
 from tfserving.serving.models_yaml.server import IMAGE
 
-# CPU time: an idle pod has a tenth of the target, and a busy one more than that.
+# An idle pod takes 3m of CPU time, and a request 0.6 ms.
 KUBERNETES = (
     "kubernetes: {{namespace: {0}, components: [volume], image: 'IMAGE', cpu: 50m, memory: 1Gi, drain_seconds: 4, "
-    "max_replicas: 3, autoscaling: {{cpu_percent: 60, scale_down_seconds: 0}}}}\n"
+    "max_replicas: 3, autoscaling: {{cpu_percent: 20, scale_down_seconds: 0}}}}\n"
 )
 
 
@@ -97,7 +97,7 @@ def test_a_drained_nodes_clients_lose_no_request(fleet: Pods, second_node: Secon
     with load(fleet, 30) as sent:
         wait_for(lambda: sent.answered > 50)
         second_node.drain(60)
-        wait_for(lambda: nodes(fleet) == ["node", "node"], 60, "pods on the other node")
+        wait_for(lambda: nodes(fleet) == ["node", "node"], 120, "pods on the other node")
         fleet.cluster.kubectl("uncordon", second_node.name)
     assert sent.failures == []
 
@@ -110,11 +110,11 @@ def test_pods_come_with_the_load_and_go_with_it(fleet: Pods) -> None:
     def idle() -> bool:
         status = json.loads(fleet.kubectl("get", "hpa", "serving", "--output=json"))["status"]
         metrics = [one for one in status.get("currentMetrics") or [] if one.get("resource")]
-        return bool(metrics) and metrics[0]["resource"]["current"]["averageUtilization"] < 30 and replicas() == 2
+        return bool(metrics) and metrics[0]["resource"]["current"]["averageUtilization"] < 15 and replicas() == 2
 
     wait_for(idle, 90, "two idle pods")
     with load(fleet, 80) as sent:
-        wait_for(lambda: nodes(fleet) == ["node", "node", "second"], 120, "a third pod")
+        wait_for(lambda: len(nodes(fleet)) == 3, 120, "a third pod")
         before = sent.answered
         wait_for(lambda: sent.answered > before + 100)
     assert sent.failures == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,14 @@ KUBERNETES = (
 pytestmark = pytest.mark.timeout(1800)
 
 
+def fetch(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            return str(answer.read())
+    except OSError:
+        return ""
+
+
 @pytest.fixture
 def fleet(cluster: Cluster, docker_host: str, scaled_versions: Path, tmp_path: Path) -> Iterator[Pods]:
     """A fleet that is yet to be applied, with an adapter that has the rules of the page."""
@@ -39,11 +48,11 @@ def fleet(cluster: Cluster, docker_host: str, scaled_versions: Path, tmp_path: P
     rules = yaml.safe_load(values)["rules"]["custom"]
     made = unapplied(cluster, scaled_versions, tmp_path, KUBERNETES.replace("METRIC", "requests_in_flight: 1"))
     try:
-        with (
-            prometheus.running(cluster, made.namespace) as address,
-            aggregated.prometheus_adapter(cluster, address, rules),
-        ):
-            yield made
+        with prometheus.running(cluster, made.namespace) as address:
+            # Before that the adapter would reach somebody else there, and keep the connection.
+            wait_for(lambda: "Ready" in fetch(f"{address}/-/ready"), what="Prometheus' address")
+            with aggregated.prometheus_adapter(cluster, address, rules):
+                yield made
     finally:
         made.remove()
 

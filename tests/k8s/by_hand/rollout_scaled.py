@@ -19,7 +19,7 @@ from tests.servers import wait_for
 
 KUBERNETES = (
     "kubernetes: {{namespace: {0}, components: [volume, gateway], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
-    "replicas: 1, max_replicas: 2, autoscaling: {{cpu_percent: 60, scale_down_seconds: 0}}, "
+    "replicas: 1, max_replicas: 2, autoscaling: {{cpu_percent: 20, scale_down_seconds: 0}}, "
     "gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}}}\n"
 )
 
@@ -68,7 +68,8 @@ def test_both_deployments_have_the_pods_that_the_load_needs(fleet: Pods) -> None
             wait_for(lambda: sent.answered > 20)
             # All requests go to the second Deployment, and it holds there.
             assert rollout.until("baking", sent.enters), rollout.said
-            assert counts(fleet) == {"serving": 1, "serving-canary": 1}
+            # What a pod needs to start has passed.
+            wait_for(lambda: counts(fleet) == {"serving": 1, "serving-canary": 1}, 180, "two idle pods")
             with load(fleet, 80) as more:
                 more.enters(rollout.states[-1])
                 wait_for(lambda: counts(fleet) == {"serving": 1, "serving-canary": 2}, 180, "a second new pod")
