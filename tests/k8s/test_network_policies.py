@@ -31,7 +31,7 @@ def test_each_port_is_reached_by_those_who_need_it_and_nobody_else(proxied: Pods
     names = Names()
     expected = {
         Prober(here, "client", {names.client: "true"}): {8600, 8601},
-        Prober(here, "rollout", {names.rollout_pod: "true"}): {8500, 8501},
+        Prober(here, "rollout", {names.rollout_pod: "true"}): {8500, 8501, 8600, 8601},
         Prober(here, "unlabelled", ANY): set[int](),
         Prober(watching, "prometheus", ANY): {8501},
         Prober(elsewhere, "any", ANY): {8600, 8601},
