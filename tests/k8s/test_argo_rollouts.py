@@ -25,7 +25,7 @@ from tfserving.k8s.rollout.state import State
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {{stable: {0}}}\n"
 ROLLOUT = "rollout: {{window: 6, bake: 2, longest: 60, latency: 4, error_rate: 0.2, weights: [50, 100]}}\n"
 KUBERNETES = (
-    "kubernetes: {{namespace: {1}, components: [volume, argo-rollouts], cpu: 50m, memory: 1Gi, drain_seconds: 6, "
+    "kubernetes: {{namespace: {1}, components: [volume, argo-rollouts], cpu: 50m, memory: 1Gi, drain_seconds: {3}, "
     "replicas: 1, max_replicas: 1, argo_rollouts: {{prometheus: '{2}'}}}}\n"
 )
 
@@ -36,9 +36,9 @@ class Fleet(Pods):
 
     prometheus: str
 
-    def commits(self, version: int) -> None:
+    def commits(self, version: int, drain_seconds: int = 6) -> None:
         """Has models.yaml say that clients get this version."""
-        text = (MODELS + ROLLOUT + KUBERNETES).format(version, self.namespace, self.prometheus)
+        text = (MODELS + ROLLOUT + KUBERNETES).format(version, self.namespace, self.prometheus, drain_seconds)
         (self.folder / "models.yaml").write_text(text)
 
     def toolkit(self, *words: str) -> None:

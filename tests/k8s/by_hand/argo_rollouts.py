@@ -21,7 +21,8 @@ def test_a_slow_version_is_stopped_by_the_figures(fleet: Fleet) -> None:
     fleet.have(4)
     with fleet.load(rate=30, kinds=(UNLABELLED, BY_STABLE)) as load:
         moving(load, 1, 4, "stable")
-        fleet.commits(4)
+        # Connections must outlive many slow requests at a time.
+        fleet.commits(4, drain_seconds=20)
         said = fleet.k8s("apply", "--wait", "600", code=1).stderr
         assert 'Metric "latency" assessed Failed' in said, said
         fleet.settled()
