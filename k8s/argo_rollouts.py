@@ -73,7 +73,12 @@ def patches(fleet: Fleet, models: tuple[str, ...]) -> list[Patch]:
         {"op": "replace", "path": _STEPS, "value": list(_steps(fleet))},
         {"op": "move", "from": f"{_STEPS}-first", "path": f"{_STEPS}/0"},
     ]
-    return [_patch("Rollout", BASE_NAME, [*_set(changed), *first]), _patch("AnalysisTemplate", VERIFY, _job(fleet))]
+    servers = [{"ipBlock": {"cidr": cidr}} for cidr in fleet.kubernetes.argo_rollouts.dns]
+    return [
+        _patch("Rollout", BASE_NAME, [*_set(changed), *first]),
+        _patch("AnalysisTemplate", VERIFY, _job(fleet)),
+        *([_patch("NetworkPolicy", VERIFY, _each("/spec/egress/1/to", servers))] if servers else []),
+    ]
 
 
 def _steps(fleet: Fleet) -> Iterator[dict[str, Any]]:

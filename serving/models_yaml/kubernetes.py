@@ -10,7 +10,7 @@ from tfserving.serving.docker.image_names import moves
 from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.errors import shown
-from tfserving.serving.models_yaml.object_store import ObjectStore
+from tfserving.serving.models_yaml.object_store import Cidr, ObjectStore
 from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
@@ -128,6 +128,13 @@ class ArgoRollouts(Strict):
     load_seconds: Annotated[
         int, Field(ge=1, le=86_400, description="Seconds after which pods that aren't ready stop the rollout.")
     ] = 600
+    dns: Annotated[
+        tuple[Cidr, ...],
+        Field(
+            description="Addresses of DNS servers that aren't pods in `kube-system`, such as `169.254.20.10/32` for "
+            "NodeLocal DNSCache. The network policy lets the Job that verifies connect to them."
+        ),
+    ] = ()
 
 
 class Proxy(Strict):

@@ -114,7 +114,16 @@ def test_the_settings_of_the_page(tmp_path: Path) -> None:
     assert rows.keys() == {*ArgoRollouts.model_fields, "weights", "window", "longest", "bake", "error_rate", "manual"}
     words = {"none": None, "false": False, "5, 25, 50, 100": (5, 25, 50, 100)}
     for key, text in rows.items():
-        assert settings[key] == (words[text] if text in words else float(text)), key
+        assert (settings[key] or None if key == "dns" else settings[key]) == (
+            words[text] if text in words else float(text)
+        ), key
+
+
+def test_the_job_reaches_servers_of_dns_that_are_no_pods(tmp_path: Path) -> None:
+    said = "components: [volume, argo-rollouts], argo_rollouts: {dns: [169.254.20.10/32]}"
+    policy = the(made(tmp_path, said), "NetworkPolicy", "serving-verify")["spec"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in policy["egress"][1]["to"]
+    assert {port["port"] for port in policy["egress"][1]["ports"]} == {53}
 
 
 def test_nothing_else_rolls_out_meanwhile(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {{sta
 ROLLOUT = "rollout: {{window: 6, bake: 2, longest: 60, latency: 4, error_rate: 0.2, weights: [50, 100]}}\n"
 KUBERNETES = (
     "kubernetes: {{namespace: {1}, components: [volume, argo-rollouts], cpu: 50m, memory: 1Gi, drain_seconds: {3}, "
-    "replicas: 1, max_replicas: 1, argo_rollouts: {{prometheus: '{2}'}}}}\n"
+    "replicas: 1, max_replicas: 1, argo_rollouts: {{prometheus: '{2}', dns: [10.97.0.1/32]}}}}\n"
 )
 
 
