@@ -86,7 +86,6 @@ class ClusterTarget:
 
     def instances(self) -> list[Instance]:
         """See Target. Waits until every pod is ready."""
-        self._config_map()
         deadline = time.monotonic() + self._wait
         while True:
             pods = self._pods()
