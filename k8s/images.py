@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tfserving.k8s.hints import recommended
-from tfserving.serving.docker.image_names import EMBEDDED, is_embedded, version_in
+from tfserving.serving.docker.image_names import EMBEDDED, is_embedded, moves, version_in
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import IMAGE
 
@@ -16,7 +16,7 @@ _DIGEST_DIGITS = 12
 def server_image(fleet: Fleet) -> str:
     """Return the image of the server. Raises FleetError when models.yaml has none, or one that may change."""
     image = _image(fleet)
-    if _moves(image):
+    if moves(image):
         raise FleetError(
             f"the image of the pods is {image}, which names another image later. Use a tag of its own, such as `:1`, "
             "or a digest."
@@ -52,10 +52,3 @@ def version(image: str) -> str:
     found = tag or digest.rpartition(":")[2][:_DIGEST_DIGITS]
     # https://github.com/distribution/reference: a tag has up to 128 characters, also '_' at its ends.
     return re.sub("^[-_.]+", "", found)[:_LONGEST_LABEL].rstrip("-_.")
-
-
-def _moves(image: str) -> bool:
-    """Return whether the name leads to different images over time: it has no digest, and no tag but `latest`."""
-    name, _, digest = image.partition("@")
-    tag = name.rpartition("/")[2].partition(":")[2]
-    return not digest and tag in ("", "latest")

@@ -73,7 +73,7 @@ class Kubectl:
 
     @property
     def at_once(self) -> int:
-        """How many pods may be reached at the same time: each forwarding is a process with 40 MB."""
+        """How many pods may be reached at the same time: each forwarding is a process with 60 MB."""
         return MOST_AT_ONCE if self.direct else _MOST_FORWARDS
 
     def within(self, seconds: float) -> Kubectl:

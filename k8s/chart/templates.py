@@ -193,13 +193,11 @@ class _Assembly:
 
     def _account(self, made: _Fields) -> None:
         """Give the accounts of the pods a role in a cloud, and a registry's secret, which their pods inherit."""
-        annotations = made["metadata"].pop("annotations", {})
-        self._annotated(
-            made["metadata"],
-            "serviceAccount.annotations",
-            "Annotations of the pods' ServiceAccount, such as `eks.amazonaws.com/role-arn`.",
-            annotations,
-        )
+        if made["metadata"]["name"] == _NAME:
+            # That of rollouts needs no role.
+            annotations = made["metadata"].pop("annotations", {})
+            description = "Annotations of the pods' ServiceAccount, such as `eks.amazonaws.com/role-arn`."
+            self._annotated(made["metadata"], "serviceAccount.annotations", description, annotations)
         secrets = values.objects(
             "imagePullSecrets", [], "Secrets with access to the registry of the images, such as `{name: registry}`."
         )

@@ -54,9 +54,9 @@ Examples:
   tfserving rollout resume digits --cluster --direct --no-labels
 
 \b
-Exit codes: 0 the version is stable; 1 it was rolled back, or failed on the
-way; 2 there is nothing to resume, or another process runs it; 3 no server
-can be reached."""
+Exit codes: 0 the version is stable; 1 it was rolled back; 2 there is nothing
+to resume, or another process runs it; 3 it can't continue now, and can be
+resumed again."""
 )
 @model_argument
 @fleet_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tfserving.clients.printable import printable
-from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
+from tfserving.foundation.command.errors import FAILED, UNREACHABLE, WRONG, CommandError
 from tfserving.k8s.commands.failures import code_of, failing
 from tfserving.k8s.commands.rollout_status import write
 from tfserving.k8s.hints import recommended
@@ -121,7 +121,9 @@ def run(
     except CommandError:
         raise
     except (EngineError, FleetError, KubectlError, RolloutError) as error:
-        failure = CommandError(printable(f"{str(error).rstrip('.')}. {again}."), code_of(error, FAILED))
+        # Another process can continue: a Job starts one.
+        code = UNREACHABLE if resumed else code_of(error, FAILED)
+        failure = CommandError(printable(f"{str(error).rstrip('.')}. {again}."), code)
     except BaseException as error:
         failure = error
     finally:

@@ -262,8 +262,9 @@ def _second(made: Object, ours: Names, replicas: int) -> Object:
     second["metadata"]["name"] = ours.canary
     if made["kind"] == "HorizontalPodAutoscaler":
         second["spec"]["scaleTargetRef"]["name"] = ours.canary
-        # It may get all requests at once.
+        # It may get all requests at once. It removes no pod: the pods of a comparison are those at its start.
         second["spec"]["minReplicas"] = min(replicas, second["spec"]["maxReplicas"])
+        second["spec"].setdefault("behavior", {}).setdefault("scaleDown", {})["selectPolicy"] = "Disabled"
         return second
     if made["kind"] == "PodDisruptionBudget":
         second["spec"]["selector"]["matchLabels"][ours.track] = CANARY

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias, cast, get_args
 
 from tfserving.clients import connect
-from tfserving.clients.errors import ServingError
+from tfserving.clients.errors import DeadlineExceeded, ServingError, Unavailable
 from tfserving.k8s.at_once import Shared, each
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
@@ -65,7 +65,7 @@ class Pod:
             try:
                 client.reload_config(serve.applied(self.config()), timeout=_RELOAD_SECONDS)
             except ServingError as error:
-                if not taken(error):
+                if not (taken(error) or _goes_on(error)):
                     raise
 
     def leaves(self) -> bool:
@@ -294,6 +294,15 @@ class ClusterStore:
                 raise
             metadata = {"name": self._name, "labels": self._ours.rollout_labels}
             self._kubectl.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+def _goes_on(error: ServingError) -> bool:
+    """Return whether a server still loads what a call named. The states of the versions show the result.
+
+    The call lasts as long as the loading. The connection ends at its maximum age, and the call at its time limit.
+    """
+    too_old = isinstance(error, Unavailable) and "max connection age" in error.text
+    return too_old or isinstance(error, DeadlineExceeded)
 
 
 def _expired(lease: Object) -> bool:

@@ -29,3 +29,10 @@ def version_of(image: str, labels: Mapping[str, str]) -> str | None:
 def is_embedded(image: str) -> bool:
     """Return whether an image contains the embedded server: its name is `serving-embedded`, in any registry."""
     return image.partition("@")[0].rpartition("/")[2].partition(":")[0] == EMBEDDED
+
+
+def moves(image: str) -> bool:
+    """Return whether a name leads to different images over time: it has no digest, and no tag but `latest`."""
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    return not digest and tag in ("", "latest")

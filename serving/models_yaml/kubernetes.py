@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from tfserving.serving.docker.image_names import moves
 from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.autoscaling import Autoscaling
+from tfserving.serving.models_yaml.errors import shown
 from tfserving.serving.models_yaml.object_store import Cidr, ObjectStore
 from tfserving.serving.models_yaml.server import ENVOY, Strict
 
@@ -37,6 +39,18 @@ LabelValue = Annotated[str, Field(pattern=patterns.LABEL_VALUE)]
 _RESERVED = ("kubernetes.io", "k8s.io")
 # Those of the labels that the toolkit selects objects by, or sets itself.
 _TAKEN = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by", "version")}
+
+
+def _fixed(image: str) -> str:
+    """Return the name of an image that stays the same. Raises ValueError for another one."""
+    if moves(image):
+        raise ValueError(
+            f"got {shown(image)}, which names another image later. Use a tag of its own, such as `:1`, or a digest"
+        )
+    return image
+
+
+Image = Annotated[str, Field(pattern=patterns.IMAGE), AfterValidator(_fixed)]
 
 
 def in_bytes(size: str) -> int:
@@ -126,9 +140,7 @@ class ArgoRollouts(Strict):
 class Proxy(Strict):
     """For the component `proxy`: Envoy in front of the server."""
 
-    image: Annotated[str, Field(description="The image of Envoy, with a tag or digest.", pattern=patterns.IMAGE)] = (
-        ENVOY
-    )
+    image: Annotated[Image, Field(description="The image of Envoy, with a tag or digest.")] = ENVOY
     cpu: Annotated[str, Field(description="CPUs that Envoy requests.", pattern=patterns.CPUS)] = "100m"
     memory: Annotated[
         str, Field(description="The request and the limit of Envoy's memory.", pattern=patterns.MEMORY_SIZE)
@@ -159,15 +171,13 @@ class Kubernetes(Strict):
     ] = Field(default_factory=dict)
     components: Annotated[tuple[Component, ...], Field(description="Folders of k8s/components to add.")] = ()
     image: Annotated[
-        str | None,
-        Field(description="The image. Default: the image of the base or of its components.", pattern=patterns.IMAGE),
+        Image | None, Field(description="The image. Default: the image of the base or of its components.")
     ] = None
     toolkit_image: Annotated[
-        str,
+        Image,
         Field(
             description="The toolkit's own image, of k8s/Dockerfile: it copies models from an object store, and runs "
             "rollouts in the cluster.",
-            pattern=patterns.IMAGE,
         ),
     ] = "serving-toolkit:1"
     replicas: Annotated[int, Field(ge=1, description="The smallest number of pods.")] = 2

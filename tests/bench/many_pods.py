@@ -48,6 +48,7 @@ def pods(number: int) -> list[dict[str, Any]]:
     """Pods that nobody runs."""
     ours = Names()
     container = {"name": "server", "image": "none"}
+    models = {"name": "models-config", "configMap": {"name": ours.config_map(STABLE)}}
     return [
         {
             "apiVersion": "v1",
@@ -57,7 +58,11 @@ def pods(number: int) -> list[dict[str, Any]]:
                 "namespace": NAMESPACE,
                 "labels": {**ours.instance, ours.track: STABLE, "app.kubernetes.io/name": "tensorflow-serving"},
             },
-            "spec": {"schedulingGates": [{"name": "example.com/never"}], "containers": [container]},
+            "spec": {
+                "schedulingGates": [{"name": "example.com/never"}],
+                "containers": [container],
+                "volumes": [models],
+            },
         }
         for index in range(number)
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,8 @@ DOMAIN = "cluster.local"
 CHAIN = "SERVING-CLUSTER"
 # Chains that Kubernetes and its plugins make. Docker's have other names.
 OURS = ("KUBE-", "CNI-", CHAIN)
+# Those of the engine of network policies.
+SETS = ("KUBE-SRC-", "KUBE-DST-", "kube-router-")
 TABLES = ("filter", "nat", "mangle")
 # iptables is where only root looks.
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"}
@@ -101,6 +104,7 @@ def remove() -> None:
     for bridge in (BRIDGE, SECOND_BRIDGE):
         remove_bridge(bridge)
     forget(OURS)
+    forget_sets()
 
 
 def chains(beginnings: tuple[str, ...] = OURS) -> bool:
@@ -112,6 +116,16 @@ def forget(beginnings: tuple[str, ...]) -> None:
     """Removes the chains whose names begin like this, and the rules that lead to them."""
     for (family, table), lines in _rules().items():
         _forget(family, table, lines, beginnings)
+
+
+def forget_sets() -> None:
+    """Removes the sets of addresses that rules of network policies looked at."""
+    if not shutil.which("ipset", path=ENVIRONMENT["PATH"]):
+        return
+    listed = subprocess.run(["ipset", "list", "-name"], check=True, capture_output=True, text=True, env=ENVIRONMENT)
+    for name in listed.stdout.split():
+        if name.startswith(SETS):
+            subprocess.run(["ipset", "destroy", name], check=True, capture_output=True, env=ENVIRONMENT)
 
 
 def _rules() -> dict[tuple[str, str], list[str]]:

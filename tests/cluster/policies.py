@@ -21,9 +21,8 @@ from tests.cluster.worker import FIRST
 from tests.servers import wait_for
 
 ENGINE = "policies"
-# Its chains and sets; kube-proxy's have other names.
+# Its chains; kube-proxy's have other names.
 _CHAINS = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
-_SETS = ("KUBE-SRC-", "KUBE-DST-", "kube-router-")
 
 
 def unusable() -> str | None:
@@ -62,19 +61,11 @@ def enforced(cluster: Cluster) -> Iterator[None]:
     finally:
         engine.terminate()
         engine.wait(30)
-        remove()
+        network.forget(_CHAINS)
+        network.forget_sets()
         cluster.run("delete", *binding)
 
 
 def _begun(daemons: Daemons, engine: subprocess.Popen[bytes]) -> bool:
     assert engine.poll() is None, daemons.tail(ENGINE)
     return network.chains(_CHAINS)
-
-
-def remove() -> None:
-    """Removes the rules and the sets that they look at."""
-    network.forget(_CHAINS)
-    listed = subprocess.run(["ipset", "list", "-name"], check=True, capture_output=True, text=True, env=ENVIRONMENT)
-    for name in listed.stdout.split():
-        if name.startswith(_SETS):
-            subprocess.run(["ipset", "destroy", name], check=True, capture_output=True, env=ENVIRONMENT)

@@ -15,8 +15,8 @@ from tests.servers import wait_for
 from tfserving.serving.models_yaml.server import ENVOY
 
 PROXIED = (
-    "kubernetes: {{namespace: {0}, components: [volume, proxy, monitoring], clients: labelled, replicas: 1, "
-    "monitoring: {{namespace: {0}-watching}}, cpu: 50m, memory: 1Gi, drain_seconds: 4}}\n"
+    "kubernetes: {{namespace: {0}, components: [volume, proxy, monitoring], clients: labelled, "
+    "replicas: 1, max_replicas: 1, monitoring: {{namespace: {0}-watching}}, cpu: 50m, memory: 1Gi, drain_seconds: 4}}\n"
 )
 
 

@@ -20,7 +20,9 @@ from tests.k8s.deployed import Pods, unapplied
 from tests.k8s.rolled import MODELS
 from tests.servers import wait_for
 
-KUBERNETES = "kubernetes: {{namespace: {0}, components: [volume, proxy], cpu: 50m, drain_seconds: 4, replicas: 2}}\n"
+# Without an autoscaler, which would add pods.
+SCALE = "replicas: 2, max_replicas: 2"
+KUBERNETES = f"kubernetes: {{{{namespace: {{0}}, components: [volume, proxy], cpu: 50m, drain_seconds: 4, {SCALE}}}}}\n"
 
 
 def clients(pods: Pods) -> Kept:

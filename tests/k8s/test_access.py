@@ -45,7 +45,11 @@ def test_a_proxy_has_the_ports_of_clients_and_the_server_those_of_rollouts_and_p
     for name in ("serving-grpc", "serving-canary-grpc"):
         assert [port["targetPort"] for port in the(objects, "Service", name)["spec"]["ports"]] == [8600]
     rules = the(objects, "NetworkPolicy")["spec"]["ingress"]
-    assert [[port["port"] for port in rule["ports"]] for rule in rules] == [[8600, 8601], [8500, 8501], [8501]]
+    assert [[port["port"] for port in rule["ports"]] for rule in rules] == [
+        [8600, 8601],
+        [8500, 8501, 8600, 8601],
+        [8501],
+    ]
     (endpoint,) = the(objects, "ServiceMonitor")["spec"]["endpoints"]
     assert (endpoint["targetPort"], endpoint.get("port")) == ("rest", None)
     (config,) = (one for one in objects if one["metadata"]["name"].startswith("serving-proxy-"))

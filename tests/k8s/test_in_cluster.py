@@ -56,7 +56,7 @@ def test_it_outlives_its_client_and_its_pod(cluster: Cluster, docker_host: str, 
         with first.open("w") as file:
             words = pods.command("start", "scaled", "--in-cluster", "--manual")
             client = subprocess.Popen(words, cwd=ROOT, env=pods.env, stderr=file, start_new_session=True)
-        wait_for(lambda: "Paused before phase `stable`" in said(first) or client.poll() is not None, 120, said(first))
+        wait_for(lambda: "Paused before phase `stable`" in said(first) or client.poll() is not None, 200, "its pause")
         client.send_signal(signal.SIGINT)
         assert client.wait(30) == 130, said(first)
         assert f"The Job {JOB} continues the rollout." in said(first)

@@ -32,7 +32,7 @@ def the(pods: Pods, kind: str, name: str = "serving-predictor") -> dict[str, Any
     return dict(json.loads(pods.kubectl("get", kind, name, "--output=json")))
 
 
-def test_kserve_serves_replaces_rolls_out_and_deletes(service: Pods) -> None:
+def test_kserve_serves_and_replaces_pods(service: Pods) -> None:
     pods = service
     assert "Every pod serves scaled." in pods.k8s("apply").stderr
     (found,) = json.loads(pods.k8s("status", "--json").stdout)["pods"]
@@ -51,23 +51,20 @@ def test_kserve_serves_replaces_rolls_out_and_deletes(service: Pods) -> None:
     assert pods.kubectl("get", "ingresses,httproutes", "--output=name") == ""
     assert the(pods, "service")["spec"]["ports"][0]["targetPort"] == 8501
 
-    pods.have(2)
+    # The pods are new when `apply` returns: KServe reports those of before as ready for a while.
     wait_for(pods.reachable, what="the Service's address")
-    with pods.load(rate=20) as load:
+    with pods.load() as load:
         wait_for(lambda: load.answered > 20)
-        before = found["pod"]
         pods.say(MORE)
         pods.k8s("apply")
-        (found,) = json.loads(pods.k8s("status", "--json").stdout)["pods"]
-        assert found["pod"] != before
-        assert found["ready"]
-        done = pods.through(load, "start", "scaled")
-        assert done.count("golden requests of 1 model equal over gRPC and REST") == 2, done
-        seen = load.versions[2]
-        wait_for(lambda: load.versions[2] > seen + 20)
+        # The autoscaler may have added one.
+        now = [one for one in json.loads(pods.k8s("status", "--json").stdout)["pods"] if not one["terminating"]]
+        assert now
+        assert all(one["ready"] for one in now)
+        assert found["pod"] not in [one["pod"] for one in now]
     assert load.failures == []
-    assert set(load.versions) == {1, 2}
 
+    pods.have(2)
     assert "`kserve`" in pods.rollout("start", "scaled", "--by-pods", code=2).stderr
     pods.k8s("delete")
     kinds = "inferenceservices,deployments,services,configmaps,hpa,pdb,pods"

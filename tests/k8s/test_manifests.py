@@ -425,14 +425,20 @@ def test_the_autoscaler_looks_at_what_is_set(tmp_path: Path) -> None:
     [
         ("{}", "kubernetes.image is missing: without the component `volume` or `object-store`"),
         ("{components: [gpu]}", "kubernetes.image is missing"),
-        ("{image: 'fleet:latest'}", "the image of the pods is fleet:latest, which names another image later"),
-        ("{image: 'r.example:5000/fleet'}", "the image of the pods is r.example:5000/fleet, which"),
+        ("{image: 'fleet:latest'}", "kubernetes.image: got 'fleet:latest', which names another image later"),
+        ("{image: 'r.example:5000/fleet'}", "kubernetes.image: got 'r.example:5000/fleet', which names another"),
+        ("{toolkit_image: toolkit}", "kubernetes.toolkit_image: got 'toolkit', which names another image later"),
+        ("{proxy: {image: 'e:latest'}}", "kubernetes.proxy.image: got 'e:latest', which names another image later"),
+        ("{components: [volume]}\nserver: {image: serving}", "the image of the pods is serving, which names another"),
     ],
 )
 def test_an_image_that_may_change_is_refused(tmp_path: Path, settings: str, reason: str) -> None:
-    read = fleet(tmp_path, f"{GOOD}kubernetes: {settings}\n")
+    def rendered() -> str:
+        read = fleet(tmp_path, f"{GOOD}kubernetes: {settings}\n")
+        return render(read, read.select(()), Kubectl())
+
     with pytest.raises(FleetError, match=re.escape(reason)):
-        render(read, read.select(()), Kubectl())
+        rendered()
 
 
 def test_pods_are_replaced_when_models_come_and_go_and_not_when_labels_move(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from tests.k8s.rolled import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = (
-    "kubernetes: {{namespace: {0}, components: [object-store], cpu: 50m, memory: 1Gi, drain_seconds: 6, replicas: 1, "
-    "object_store: {{url: 's3://models/published', endpoint: '%s', secret: keys, interval: 1, "
-    "egress: {{dns: [10.97.0.1/32]}}}}}}\n"
+    "kubernetes: {{namespace: {0}, components: [object-store], cpu: 50m, memory: 1Gi, drain_seconds: 6, "
+    "replicas: 1, max_replicas: 1, object_store: {{url: 's3://models/published', endpoint: '%s', secret: keys, "
+    "interval: 1, egress: {{dns: [10.97.0.1/32]}}}}}}\n"
 )
 
 
