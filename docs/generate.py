@@ -21,10 +21,12 @@ sys.path.insert(0, str(DOCS.parent))
 
 from tfserving.cli import tfserving  # noqa: E402
 from tfserving.export.manifest import Manifest  # noqa: E402
+from tfserving.k8s import alerts  # noqa: E402
 from tfserving.k8s.configuration import files as cluster_files  # noqa: E402
 from tfserving.serving.compose.services import DASHBOARD  # noqa: E402
 from tfserving.serving.embedded.command_line import command as embedded  # noqa: E402
 from tfserving.serving.models_yaml.fleet import Fleet, read_fleet  # noqa: E402
+from tfserving.serving.models_yaml.kubernetes import Kubernetes  # noqa: E402
 
 COMMANDS = {
     "tfserving": tfserving,
@@ -73,8 +75,10 @@ def generated() -> dict[Path, str]:
     for name in fleet.models:
         fleet = fleet.with_labels(name, {"stable": 1})
     base = DOCS.parent / "k8s/base/config"
+    usual = fleet.model_copy(update={"kubernetes": Kubernetes()})
     return {
         DOCS.parent / "k8s/components/monitoring/dashboard.json": DASHBOARD.read_text(),
+        DOCS.parent / "k8s/components/monitoring/rules.yaml": alerts.manifest(usual),
         **{base / name: text for name, text in cluster_files(fleet, tuple(fleet.models)).items()},
         DOCS / "commands.md": "\n".join([INTRODUCTION, *commands]),
         DOCS / "terminal.svg": terminal(DOCS.parent / "README.md"),

@@ -16,9 +16,9 @@ from tfserving.serving.config import (
     serve_script,
 )
 from tfserving.serving.config_messages import text
-from tfserving.serving.health import HEALTH, health_script
 from tfserving.serving.models_yaml.fleet import STABLE, Fleet, FleetError, canary_name
 from tfserving.serving.models_yaml.server import ServerSettings
+from tfserving.serving.served import configured
 
 
 def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
@@ -64,20 +64,16 @@ def set_of_models(names: tuple[str, ...]) -> str:
 def files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
     """Return the text of each file of `k8s/base` by its path below `config`."""
     return {
-        **models_files(fleet, names),
+        f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names)),
         "server/monitoring.config": text(monitoring_config()),
         f"server/{SERVE}": serve_script(server_of_pods(fleet), in_container()),
     }
 
 
-def models_files(fleet: Fleet, names: tuple[str, ...]) -> dict[str, str]:
-    """Return those of the files that depend on the models."""
-    stable = fleet
-    for name in names:
-        # Startup checks `stable` alone: rollouts add and remove other labels.
-        stable = stable.with_labels(name, {STABLE: 1})
-    health = health_script(stable, names, in_container().grpc_port, newest=False)
-    return {
-        f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names)),
-        f"models/{HEALTH}": health,
-    }
+def checked_at_startup(fleet: Fleet, names: tuple[str, ...]) -> str:
+    """Return the model whose label `stable` the startup probe requests: one with the most versions under its name.
+
+    TensorFlow Serving opens its ports when one version of each model is loaded, which need not be the stable one.
+    """
+    found = configured(cluster_models_config(fleet, names))
+    return max((one for one in found if not one.is_canary), key=lambda one: len(one.versions)).name

@@ -9,24 +9,38 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from tfserving.k8s import argo_status
 from tfserving.k8s.configuration import cluster_models_config
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import APP, MANAGER, STABLE, Names
 from tfserving.k8s.patches import grace_seconds
-from tfserving.k8s.rendering import objects, render
+from tfserving.k8s.permissions import listable
+from tfserving.k8s.rendering import ARGO_ROLLOUTS, objects, render
 from tfserving.k8s.rollout.kept import kept_state, models_config_of
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
 from tfserving.k8s.scaling import keep_replicas, scale_up
-from tfserving.k8s.waiting import wait_until_ready, wait_until_served
+from tfserving.k8s.waiting import wait_until_ready, wait_until_rolled_out, wait_until_served
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.served import Served, configured
 
-# All kinds in the base and its components. A cluster has those of other projects when these are installed.
-KINDS = (
+# Kinds of other projects, which a cluster has when these are installed.
+OTHERS = (
     # First, so that KServe doesn't replace what is deleted after it.
     "inferenceservices.serving.kserve.io",
+    "servicemonitors.monitoring.coreos.com",
+    "prometheusrules.monitoring.coreos.com",
+    "httproutes.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "rollouts.argoproj.io",
+    "analysistemplates.argoproj.io",
+    # Of Kubernetes, but `edit` doesn't cover them.
+    "rolebindings.rbac.authorization.k8s.io",
+    "roles.rbac.authorization.k8s.io",
+)
+KINDS = (
     "deployments.apps",
     "services",
     "configmaps",
@@ -34,10 +48,6 @@ KINDS = (
     "poddisruptionbudgets.policy",
     "horizontalpodautoscalers.autoscaling",
     "networkpolicies.networking.k8s.io",
-    "servicemonitors.monitoring.coreos.com",
-    "prometheusrules.monitoring.coreos.com",
-    "httproutes.gateway.networking.k8s.io",
-    "grpcroutes.gateway.networking.k8s.io",
 )
 
 
@@ -55,6 +65,7 @@ class Checked:
 
     manifests: str
     names: tuple[str, ...]
+    rollout: Rollout
     printed: str
 
 
@@ -68,8 +79,9 @@ def check(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Checked:
     _check_kinds(objects(manifests), kubectl)
     _check_owner(manifests, kubectl)
     _check_rollouts(Names.of(fleet), kubectl)
-    check_labels(fleet, names, kubectl)
-    return Checked(manifests, names, _applied(manifests, kubectl, "--dry-run=server"))
+    if ARGO_ROLLOUTS not in fleet.kubernetes.components:
+        check_labels(fleet, names, kubectl)
+    return Checked(manifests, names, fleet.rollout, _applied(manifests, kubectl, "--dry-run=server"))
 
 
 def apply(checked: Checked, ours: Names, kubectl: Kubectl, wait: float, log: Callable[[str], None]) -> str:
@@ -82,10 +94,15 @@ def apply(checked: Checked, ours: Names, kubectl: Kubectl, wait: float, log: Cal
     if pods:
         keep_replicas(kubectl, pods)
     printed = _applied(checked.manifests, kubectl)
+    rolled_out = ("Rollout", ours.serving) in made
     if scaler:
-        scale_up(kubectl, ours.serving, scaler["spec"]["minReplicas"])
+        kind = argo_status.KIND if rolled_out else "deployment"
+        scale_up(kubectl, ours.serving, scaler["spec"]["minReplicas"], kind)
     if pods:
         wait_until_ready(kubectl, ours, checked.names, wait, log)
+    elif rolled_out:
+        longest = checked.rollout.longest + checked.rollout.bake
+        wait_until_rolled_out(kubectl, ours, checked.names, wait, log, longest_step=longest)
     else:
         wait_until_served(kubectl, ours, checked.names, wait, log)
     return printed + _prune(set(made), ours, kubectl) + _forget(checked.names, ours, kubectl)
@@ -111,9 +128,13 @@ def _named(made: list[Object]) -> set[tuple[str, str]]:
     return {(one["kind"], one["metadata"]["name"]) for one in made}
 
 
-def check_reachable(kubectl: Kubectl) -> None:
-    """Raise KubectlError when the cluster can't be reached."""
-    _all_kinds(kubectl)
+def check_deletion(fleet: Fleet, kubectl: Kubectl) -> None:
+    """Raise KubectlError when the cluster can't be reached, and RolloutError when the pods are those of others.
+
+    A release of Helm has the same pods. With every component there is an account, which its owner labels.
+    """
+    if found := kubectl.get("serviceaccount", Names.of(fleet).serving):
+        _check_ours(found)
 
 
 def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
@@ -124,8 +145,10 @@ def draining(fleet: Fleet, kubectl: Kubectl) -> Kubectl:
 def delete(fleet: Fleet, kubectl: Kubectl) -> str:
     """Delete the objects of `apply` and of rollouts, and wait for pods to drain; return what kubectl printed."""
     ours, kubectl = Names.of(fleet), draining(fleet, kubectl)
-    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found")
-    printed += kubectl.run("delete", "configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
+    # Before the limit of the call, kubectl tells what it waits for.
+    end = f"--timeout={0.9 * kubectl.seconds:.0f}s"
+    printed = kubectl.run("delete", _kinds(kubectl), f"--selector={ours.applied}", "--ignore-not-found", end)
+    printed += kubectl.run("delete", "jobs,configmaps,leases", f"--selector={ours.rollouts}", "--ignore-not-found")
     # Pods are deleted with their Deployment, but later.
     return printed + kubectl.run("delete", "pods", f"--selector={ours.all_pods}", "--ignore-not-found")
 
@@ -136,19 +159,32 @@ def _all_kinds(kubectl: Kubectl) -> set[str]:
 
 
 def _kinds(kubectl: Kubectl) -> str:
-    """Return those of KINDS that the cluster has."""
+    """Return all kinds of which objects may have been applied.
+
+    Kinds of other projects are left out when the cluster doesn't have them, or the user may not list them: the roles
+    of Kubernetes, such as `edit`, don't cover them.
+    """
     there = _all_kinds(kubectl)
-    return ",".join(kind for kind in KINDS if kind in there)
+    return ",".join((*listable([kind for kind in OTHERS if kind in there], kubectl), *KINDS))
 
 
 def _check_kinds(made: list[Object], kubectl: Kubectl) -> None:
     there = _all_kinds(kubectl)
     needed = {"ServiceMonitor": "the Prometheus Operator", "PrometheusRule": "the Prometheus Operator"}
     needed |= {"HTTPRoute": "Gateway API", "GRPCRoute": "Gateway API", "InferenceService": "KServe"}
+    needed |= {"Rollout": "Argo Rollouts", "AnalysisTemplate": "Argo Rollouts"}
     for kind, project in needed.items():
         lacking = not any(name.startswith(f"{kind.lower()}s.") for name in there)
         if lacking and any(one["kind"] == kind for one in made):
             raise RolloutError(f"the cluster has no kind {kind}. Install {project} there.")
+    scalers = [one for one in made if one["kind"] == "HorizontalPodAutoscaler"]
+    if any(metric["type"] == "Pods" for one in scalers for metric in one["spec"]["metrics"]):
+        groups = {one.partition("/")[0] for one in kubectl.run("api-versions").split()}
+        if "custom.metrics.k8s.io" not in groups:
+            raise RolloutError(
+                "kubernetes.autoscaling: the cluster has no API custom.metrics.k8s.io, which requests_per_second and "
+                "requests_in_flight need. Install the Prometheus adapter there, with the rules in docs/kubernetes.md."
+            )
 
 
 def _check_owner(manifests: str, kubectl: Kubectl) -> None:
@@ -158,12 +194,17 @@ def _check_owner(manifests: str, kubectl: Kubectl) -> None:
         return
     found = json.loads(text)
     for one in found["items"] if found["kind"] == "List" else [found]:
-        if (one["metadata"].get("labels") or {}).get(f"{APP}/managed-by") != MANAGER:
-            where = f"{one['kind']} {one['metadata']['name']} of namespace {one['metadata']['namespace']}"
-            raise RolloutError(
-                f"{where} was not created by this toolkit. Set another `kubernetes.namespace`, or a "
-                "`kubernetes.name_prefix`."
-            )
+        _check_ours(one)
+
+
+def _check_ours(one: Object) -> None:
+    """Raise RolloutError for an object that the toolkit didn't create."""
+    if (one["metadata"].get("labels") or {}).get(f"{APP}/managed-by") != MANAGER:
+        where = f"{one['kind']} {one['metadata']['name']} of namespace {one['metadata']['namespace']}"
+        raise RolloutError(
+            f"{where} was not created by this toolkit. Set another `kubernetes.namespace`, or a "
+            "`kubernetes.name_prefix`."
+        )
 
 
 def _prune(wanted: set[tuple[str, str]], ours: Names, kubectl: Kubectl) -> str:
@@ -210,16 +251,21 @@ def rollouts(ours: Names, kubectl: Kubectl) -> dict[str, State]:
 
 def labels(ours: Names, kubectl: Kubectl) -> dict[str, dict[str, int]]:
     """Return the labels of each model that pods start with; {} when nothing is applied. Raises RolloutError."""
-    return _labels(served(ours, kubectl))
+    return _labels(served(ours.config_map(STABLE), kubectl))
 
 
-def served(ours: Names, kubectl: Kubectl) -> tuple[Served, ...]:
-    """Return what pods serve when they start, canaries under their own names; () when nothing is applied.
+def served(config_map: str, kubectl: Kubectl) -> tuple[Served, ...]:
+    """Return what pods with this ConfigMap serve when they start, canaries under their own names; () without it.
 
     Raises RolloutError.
     """
-    found = kubectl.get("configmap", ours.config_map(STABLE))
+    found = kubectl.get("configmap", config_map)
     return configured(models_config_of(found)) if found else ()
+
+
+def config_map_of(pod: Object) -> str:
+    """Return the name of the ConfigMap with the models of a pod."""
+    return next(str(one["configMap"]["name"]) for one in pod["spec"]["volumes"] if one["name"] == "models-config")
 
 
 def _labels(served: Iterable[Served]) -> dict[str, dict[str, int]]:

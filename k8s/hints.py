@@ -18,7 +18,8 @@ def recommended(words: str) -> str:
     given = context.params if context else {}
     options = []
     if words.startswith("rollout "):
-        options += ["--cluster"] if given.get("cluster") and "--cluster" not in words else []
+        on_cluster = given.get("cluster") or given.get("in_cluster")
+        options += ["--cluster"] if on_cluster and "--cluster" not in words else []
         options += ["--namespace", given["namespace"]] if given.get("namespace") else []
         options += ["--direct"] if given.get("direct") else []
     if words.startswith(("rollout ", "k8s ")) and given.get("context"):

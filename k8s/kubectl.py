@@ -19,6 +19,9 @@ from tfserving.k8s.at_once import MOST_AT_ONCE
 
 # An object as the API returns it.
 Object = dict[str, Any]
+# The field manager of changes by rollouts, by which a GitOps engine knows fields that it must leave.
+CHANGER = "tensorflow-serving-toolkit-rollout"
+_CHANGE = ("--filename=-", "--output=json", f"--field-manager={CHANGER}")
 _FORWARDED = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ->", re.M)
 _INSTALL = "https://kubernetes.io/docs/tasks/tools/"
 _FORWARD_SECONDS = 20.0
@@ -30,6 +33,8 @@ _UNCONFIGURED = re.compile(r"server (localhost|127\.0\.0\.1):8080 was refused")
 _NO_CONTEXT = re.compile(r"context was not found for specified context: (.*)|context \"(.*)\" does not exist")
 _BAD_CONFIG = re.compile(r"error loading config file|invalid configuration:|stat .*: no such file")
 _NO_NAMESPACE = re.compile(r'\(NotFound\): namespaces "(.*)" not found')
+_WEBHOOK = re.compile(r'failed calling webhook "(.*?)": (.*)')
+_NOT_DELETED = re.compile(r"timed out waiting for the condition on (\S+)")
 # How client-go and net/http word a server that can't be reached.
 _UNREACHABLE = re.compile(
     r"connection to the server .* was refused|Unable to connect to the server|connection refused|no such host"
@@ -112,11 +117,11 @@ class Kubectl:
 
     def create(self, made: Mapping[str, Any]) -> Object:
         """Create an object. Raises ConflictError when an object has that name."""
-        return _object(self.run("create", "--filename=-", "--output=json", input=json.dumps(made)))
+        return _object(self.run("create", *_CHANGE, input=json.dumps(made)))
 
     def replace(self, changed: Mapping[str, Any]) -> Object:
         """Replace an object that was read before. Raises ConflictError when it has changed since."""
-        return _object(self.run("replace", "--filename=-", "--output=json", input=json.dumps(changed)))
+        return _object(self.run("replace", *_CHANGE, input=json.dumps(changed)))
 
     def change(self, kind: str, name: str, change: Callable[[Object], Object]) -> None:
         """Read an object, and write what `change` returns for it; retry when the object changed in between.
@@ -137,7 +142,7 @@ class Kubectl:
 
     def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
         """Merge `change` into an object. Raises KubectlError."""
-        self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}")
+        self.run("patch", kind, name, f"--field-manager={CHANGER}", "--type=merge", f"--patch={json.dumps(change)}")
 
     @contextlib.contextmanager
     def reach(self, pod: Object, *ports: int) -> Iterator[list[str]]:
@@ -227,6 +232,10 @@ def _failure(called: str, printed: str) -> KubectlError:
         return SetupError(f"kubectl has no context {name!r}. `kubectl config get-contexts` lists the contexts.")
     if _BAD_CONFIG.search(printed):
         return SetupError(f"kubectl's configuration is wrong: {printed.removeprefix('error: ')}")
+    if match := _WEBHOOK.search(printed):
+        return KubectlError(
+            f"the cluster has a webhook that doesn't respond, {match[1]!r}: {match[2]}. Check that its controller runs."
+        )
     if _UNREACHABLE.search(printed):
         reason = printed.partition(" - did you specify")[0].removeprefix("Unable to connect to the server: ")
         return UnreachableError(
@@ -236,6 +245,11 @@ def _failure(called: str, printed: str) -> KubectlError:
         return KubectlError(
             f"the cluster has no namespace {match[1]!r}. Create it with `kubectl create namespace {match[1]}`, or set "
             "another `kubernetes.namespace`."
+        )
+    if match := _NOT_DELETED.search(printed):
+        return KubectlError(
+            f"{match[1]} is marked for deletion and still there. `kubectl get {match[1]} --output=yaml` shows its "
+            "finalizers; the controller that removes them must be running."
         )
     kind = ConflictError if re.search(r"\((Conflict|AlreadyExists)\)", printed) else KubectlError
     return kind(f"{called}: {printed}")

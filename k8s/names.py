@@ -17,6 +17,7 @@ APP = "app.kubernetes.io"
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 _LABEL = re.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LONGEST = 40
+_LONGEST_LABEL = 63
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,18 @@ class Names:
         near = re.sub("[^a-z0-9]+", "-", model.lower()).strip("-")[:_LONGEST].rstrip("-")
         return f"{self.serving}-rollout-{near or 'model'}.{hashlib.sha256(model.encode()).hexdigest()[:16]}"
 
+    @property
+    def account(self) -> str:
+        """The account of rollouts that run in the cluster, its Role and its RoleBinding."""
+        return f"{self.serving}-rollout"
+
+    def job(self, model: str) -> str:
+        """The Job that rolls a model out in the cluster. Its name is also the value of a label."""
+        name = self.rollout(model)
+        if len(name) <= _LONGEST_LABEL and "." not in name:
+            return name
+        return f"{self.account}-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
+
     def own(self, name: str) -> str:
         """The key of a label or annotation of the toolkit's own."""
         return f"{self.domain}/{name}"
@@ -96,6 +109,11 @@ class Names:
     def rollout_labels(self) -> dict[str, str]:
         """The labels of the objects in which a rollout keeps its state."""
         return {**self.instance, f"{APP}/component": "rollout"}
+
+    @property
+    def rolls_out(self) -> str:
+        """The key of the label of pods that roll out, which the NetworkPolicy allows in."""
+        return self.own("rollout")
 
     @property
     def applied(self) -> str:

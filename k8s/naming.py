@@ -19,12 +19,18 @@ _SPREAD = "topologySpreadConstraints/labelSelector/matchLabels"
 _SELECTORS = {
     "Deployment": ("spec/selector/matchLabels", "spec/template/metadata/labels", f"spec/template/spec/{_SPREAD}"),
     "InferenceService": ("spec/predictor/labels", f"spec/predictor/{_SPREAD}"),
+    "Rollout": ("spec/selector/matchLabels", "spec/template/metadata/labels", f"spec/template/spec/{_SPREAD}"),
+    "AnalysisTemplate": ("spec/metrics/provider/job/spec/template/metadata/labels",),
     "Service": ("spec/selector",),
     "PodDisruptionBudget": ("spec/selector/matchLabels",),
     "NetworkPolicy": ("spec/podSelector/matchLabels",),
     "ServiceMonitor": ("spec/selector/matchLabels",),
 }
-_PODS = {"Deployment": ("spec/template/metadata/labels",), "InferenceService": ("spec/predictor/labels",)}
+_PODS = {
+    "Deployment": ("spec/template/metadata/labels",),
+    "InferenceService": ("spec/predictor/labels",),
+    "Rollout": ("spec/template/metadata/labels",),
+}
 
 
 def naming(fleet: Fleet) -> dict[str, Any]:

@@ -6,10 +6,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tfserving.clients.metrics import INFERENCE
 from tfserving.foundation.model_server import PROGRAM
+from tfserving.k8s.alerts import rules
+from tfserving.k8s.configuration import checked_at_startup, set_of_models
 from tfserving.k8s.images import has_embedded, server_image
-from tfserving.k8s.names import BASE_NAME, Names
+from tfserving.k8s.names import BASE_NAME, STABLE, Names
+from tfserving.k8s.rollout.in_cluster.account import permissions
+from tfserving.serving.config import in_container
+from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import in_bytes
 from tfserving.serving.models_yaml.object_store import ObjectStore
@@ -32,10 +36,10 @@ _METADATA = {
 Patch = dict[str, Any]
 
 
-def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
-    """Return all patches, for a server with these flags; `models` is the hash of its set of models."""
+def patches(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> list[Patch]:
+    """Return all patches, for a server of the models `names` with these flags."""
     settings = fleet.kubernetes
-    made = [_changes("Deployment", _deployment(fleet, flags, models)), _scale(fleet)]
+    made = [_changes("Deployment", _deployment(fleet, names, flags)), _scale(fleet)]
     if settings.clients == "labelled":
         pods = {"podSelector": {"matchLabels": {Names.of(fleet).client: "true"}}}
         made.append(_changes("NetworkPolicy", {"/spec/ingress/0/from/0": pods}, "replace"))
@@ -46,6 +50,7 @@ def patches(fleet: Fleet, flags: list[str], models: str) -> list[Patch]:
         "object-store": _object_store,
         "monitoring": _monitoring,
         "gateway": _gateway,
+        "rollouts": _rollouts,
         "proxy": _proxy,
     }
     for component in settings.ordered:
@@ -58,7 +63,12 @@ def _scale(fleet: Fleet) -> Patch:
     """Set the limits of the autoscaler, or delete it. KServe's has the same limits."""
     settings = fleet.kubernetes
     if settings.scales or "kserve" in settings.components:
-        values = {"/spec/minReplicas": settings.replicas, "/spec/maxReplicas": settings.max_replicas}
+        values = {
+            "/spec/minReplicas": settings.replicas,
+            "/spec/maxReplicas": settings.max_replicas,
+            "/spec/metrics": _metrics(settings.autoscaling),
+            "/spec/behavior/scaleDown/stabilizationWindowSeconds": settings.autoscaling.scale_down_seconds,
+        }
         return _changes("HorizontalPodAutoscaler", values)
     metadata = {"name": BASE_NAME}
     return _merged(
@@ -66,20 +76,59 @@ def _scale(fleet: Fleet) -> Patch:
     )
 
 
-def _deployment(fleet: Fleet, flags: list[str], models: str) -> dict[str, Any]:
+def _metrics(settings: Autoscaling) -> list[dict[str, Any]]:
+    """Return what the autoscaler looks at. docs/kubernetes.md has the adapter's rules for these names."""
+    made: list[dict[str, Any]] = []
+    if settings.cpu_percent is not None:
+        target = {"type": "Utilization", "averageUtilization": settings.cpu_percent}
+        made.append({"type": "Resource", "resource": {"name": "cpu", "target": target}})
+    for name, value in settings.custom.items():
+        amount = f"{round(value * 1000)}m" if value % 1 else f"{value:.0f}"
+        average = {"type": "AverageValue", "averageValue": amount}
+        made.append({"type": "Pods", "pods": {"metric": {"name": f"tensorflow_serving_{name}"}, "target": average}})
+    return made
+
+
+def _deployment(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> dict[str, Any]:
     settings = fleet.kubernetes
     own = Names.of(fleet).own("models").replace("/", "~1")
     return {
         **({} if settings.scales else {"/spec/replicas": settings.replicas}),
         # A changed value replaces the pods: a running server can't be given another set of models.
-        f"/spec/template/metadata/annotations/{own}": models,
-        f"{_CONTAINER}/resources/requests": {"cpu": settings.cpu, "memory": settings.memory},
+        f"/spec/template/metadata/annotations/{own}": set_of_models(names),
+        "/spec/template/spec/nodeSelector": _nodes(fleet),
+        f"{_CONTAINER}/startupProbe/httpGet/path": _metadata(checked_at_startup(fleet, names)),
+        **({f"{_CONTAINER}/readinessProbe": _ready(settings.ready_model)} if settings.ready_model else {}),
+        f"{_CONTAINER}/resources/requests/cpu": settings.cpu,
+        f"{_CONTAINER}/resources/requests/memory": settings.memory,
         f"{_CONTAINER}/resources/limits/memory": settings.memory,
         f"{_CONTAINER}/lifecycle/preStop/sleep/seconds": settings.drain_seconds,
         "/spec/template/spec/terminationGracePeriodSeconds": grace_seconds(fleet),
         f"{_CONTAINER}/args": flags,
         f"{_CONTAINER}/image": server_image(fleet),
         **({f"{_CONTAINER}/command": [f"/usr/bin/{PROGRAM}"]} if has_embedded(fleet) else {}),
+    }
+
+
+def _nodes(fleet: Fleet) -> dict[str, str]:
+    """Return the labels of the nodes for the pods."""
+    settings = fleet.kubernetes
+    # TensorFlow Serving has images for amd64 only.
+    arch = {} if has_embedded(fleet) else {"kubernetes.io/arch": "amd64"}
+    return {**arch, **(settings.gpu.node_selector if "gpu" in settings.components else {}), **settings.node_selector}
+
+
+def _metadata(model: str) -> str:
+    """Return the path that responds with 200 only when the label `stable` of a model is loaded."""
+    return f"/v1/models/{model}/labels/{STABLE}/metadata"
+
+
+def _ready(model: str) -> dict[str, Any]:
+    """Return the readiness probe of a pod that needs a model."""
+    return {
+        "httpGet": {"port": in_container().rest_port, "path": _metadata(model)},
+        "periodSeconds": 5,
+        "timeoutSeconds": 5,
     }
 
 
@@ -102,11 +151,7 @@ def _cpu(fleet: Fleet) -> Iterator[Patch]:
 
 def _gpu(fleet: Fleet) -> Iterator[Patch]:
     gpu, fraction = fleet.kubernetes.gpu, fleet.server.gpu_memory_fraction
-    values = {
-        f"{_CONTAINER}/resources/limits/nvidia.com~1gpu": str(gpu.count),
-        "/spec/template/spec/nodeSelector": gpu.node_selector,
-    }
-    yield _changes("Deployment", values)
+    yield _changes("Deployment", {f"{_CONTAINER}/resources/limits/nvidia.com~1gpu": str(gpu.count)})
     if not fleet.server.gpu_memory_growth:
         yield _added("Deployment", f"{_CONTAINER}/args/-", f"--per_process_gpu_memory_fraction={fraction or 0.9}")
 
@@ -120,16 +165,9 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
     store = fleet.kubernetes.object_store
     assert store
     # Of each container that reads the store. The server's has neither keys nor their volume.
-    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image}
-    env = {"AWS_ENDPOINT_URL": store.endpoint} if store.endpoint else {}
-    volumes: list[dict[str, Any]] = [{"name": "models", "emptyDir": {"sizeLimit": store.size}}]
-    if store.secret:
-        env |= {store.key_variable: f"{_SECRETS}/{store.key_file}"}
-        items = [{"key": store.key_file, "path": store.key_file}]
-        volumes.append({"name": "store", "secret": {"secretName": store.secret, "items": items}})
-        common["volumeMounts"] = [{"name": "store", "mountPath": _SECRETS, "readOnly": True}]
-    if env:
-        common["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    access, volumes = store_access(store)
+    common: dict[str, Any] = {"image": fleet.kubernetes.toolkit_image, **access}
+    volumes.append({"name": "models", "emptyDir": {"sizeLimit": store.size}})
     # The kubelet counts the volume as the pod's ephemeral storage.
     disk = {"ephemeral-storage": f"{(in_bytes(store.size) >> 20) + _LOGS}Mi"}
     common["resources"] = {"requests": disk, "limits": disk}
@@ -151,6 +189,21 @@ def _object_store(fleet: Fleet) -> Iterator[Patch]:
             yield _changes("Deployment", {f"/spec/template/metadata/annotations/{_EKS_SKIP}": "server,proxy"})
 
 
+def store_access(store: ObjectStore) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what a container that reads the store has, and the volumes of its pod."""
+    env = {"AWS_ENDPOINT_URL": store.endpoint} if store.endpoint else {}
+    common: dict[str, Any] = {}
+    volumes: list[dict[str, Any]] = []
+    if store.secret:
+        env |= {store.key_variable: f"{_SECRETS}/{store.key_file}"}
+        items = [{"key": store.key_file, "path": store.key_file}]
+        volumes.append({"name": "store", "secret": {"secretName": store.secret, "items": items}})
+        common["volumeMounts"] = [{"name": "store", "mountPath": _SECRETS, "readOnly": True}]
+    if env:
+        common["env"] = [{"name": name, "value": value} for name, value in env.items()]
+    return common, volumes
+
+
 def _egress(store: ObjectStore) -> Iterator[Patch]:
     """Where the network policy lets pods connect to: the store, DNS, and who gives the account its role."""
     egress, rules = store.egress, "/spec/egress"
@@ -170,10 +223,8 @@ def _egress(store: ObjectStore) -> Iterator[Patch]:
 
 
 def _monitoring(fleet: Fleet) -> Iterator[Patch]:
-    ours, settings = Names.of(fleet), fleet.kubernetes.monitoring
-    rule = "/spec/groups/0/rules"
-    failing, slow = f"{rule}/0/expr", f"{rule}/1/expr"
-    yield _changes("PrometheusRule", {failing: errors(ours, settings.error_rate), slow: slower(ours, settings.p99_ms)})
+    settings = fleet.kubernetes.monitoring
+    yield _changes("PrometheusRule", {"/spec/groups/0/rules": rules(fleet)})
     if settings.labels:
         for kind in ("ServiceMonitor", "PrometheusRule"):
             metadata = {"name": BASE_NAME, "labels": settings.labels}
@@ -193,6 +244,12 @@ def _gateway(fleet: Fleet) -> Iterator[Patch]:
     yield _changes("NetworkPolicy", {peer: settings.namespace})
 
 
+def _rollouts(fleet: Fleet) -> Iterator[Patch]:
+    account = Names().account
+    operations = [{"op": "replace", "path": "/rules", "value": permissions(fleet)}]
+    yield {"target": {"kind": "Role", "name": account}, "patch": json.dumps(operations)}
+
+
 def _proxy(fleet: Fleet) -> Iterator[Patch]:
     settings = fleet.kubernetes.proxy
     requests = {"cpu": settings.cpu, "memory": settings.memory}
@@ -205,30 +262,6 @@ def of_kserve(fleet: Fleet) -> list[Patch]:
     if "cpu" in fleet.kubernetes.components:
         return []
     return [_changes("InferenceService", {"/spec/predictor/containers/0/resources/limits/cpu": _UNLIMITED})]
-
-
-_COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
-# The counters also count reads of status and metadata over REST.
-_INFERENCE = f'API=~"(?i)({"|".join(INFERENCE)})"'
-
-
-def _jobs(ours: Names) -> str:
-    """Return the PromQL that selects the series of a fleet: Prometheus' job is the name of a Service."""
-    return f'job=~"{ours.serving}|{ours.canary}"'
-
-
-def errors(ours: Names, rate: float) -> str:
-    """Return the PromQL of the alert: more than this share of a model's inference requests fails."""
-    by = "sum by (namespace, job, model_name)"
-    failed = f'rate({_COUNT}{{{_jobs(ours)}, status!="OK"}}[5m])'
-    succeeded = f"rate({_LATENCY}_count{{{_jobs(ours)}, {_INFERENCE}}}[5m])"
-    return f"{by} ({failed}) / {by} ({failed} or {succeeded}) > {rate:g}"
-
-
-def slower(ours: Names, milliseconds: float) -> str:
-    """Return the PromQL of the alert: one in a hundred inference requests takes longer. The histogram is in µs."""
-    rate = f"sum by (namespace, job, model_name, le) (rate({_LATENCY}_bucket{{{_jobs(ours)}, {_INFERENCE}}}[5m]))"
-    return f"histogram_quantile(0.99, {rate}) > {milliseconds * 1000:.0f}"
 
 
 def _changes(kind: str, values: dict[str, Any], op: str = "add") -> Patch:

@@ -18,12 +18,14 @@ from typing import Any
 import yaml
 
 from tfserving.foundation.temporary import temporary_folder
-from tfserving.k8s import patches, proxy
-from tfserving.k8s.configuration import models_files, server_of_pods, set_of_models
+from tfserving.k8s import argo_rollouts, patches, proxy
+from tfserving.k8s.configuration import cluster_models_config, server_of_pods
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.naming import naming, set_domain
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
+from tfserving.serving.config_messages import text
+from tfserving.serving.health import HEALTH
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 
 HERE = Path(__file__).parent
@@ -36,7 +38,9 @@ _FIXED = {
     "enable_grpc_healthcheck_service": "true",
 }
 _AGE = "grpc.max_connection_age_ms"
-_KSERVE = "kserve"
+_KSERVE, ARGO_ROLLOUTS = "kserve", "argo-rollouts"
+# They replace the Deployment, after all others have changed it.
+_LAST = (_KSERVE, ARGO_ROLLOUTS)
 
 
 def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
@@ -49,6 +53,9 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
             "server.tls: pods don't support it, since their files are in ConfigMaps, where no key belongs. "
             "Terminate TLS in front of the pods."
         )
+    required = fleet.kubernetes.ready_model
+    if required is not None and required not in names:
+        raise FleetError(f"kubernetes.ready_model: got {required!r}, expected one of the models {', '.join(names)}")
     if "monitoring" in fleet.kubernetes.components and not fleet.server.monitoring:
         raise FleetError(
             "server.monitoring: the component 'monitoring' needs the metrics page, and `monitoring: false` turns it off"
@@ -75,8 +82,8 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     _kustomization(
         folder / "fleet",
         resources=["../base"],
-        components=[f"../components/{component}" for component in settings.ordered if component != _KSERVE],
-        patches=patches.patches(fleet, _flags(fleet, flags), set_of_models(names)),
+        components=[f"../components/{component}" for component in settings.ordered if component not in _LAST],
+        patches=patches.patches(fleet, names, _flags(fleet, flags)),
     )
     last = "fleet"
     if _KSERVE in settings.ordered:
@@ -87,6 +94,9 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
             patches=patches.of_kserve(fleet),
         )
         last = _KSERVE
+    if ARGO_ROLLOUTS in settings.ordered:
+        _rolled_out(folder, fleet, names)
+        last = ARGO_ROLLOUTS
     _kustomization(folder / "named", resources=[f"../{last}"], namespace=settings.namespace, **naming(fleet))
     return folder / "named"
 
@@ -94,22 +104,36 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
     """Replace the server's files of `k8s/base`; return the server's flags."""
     shutil.rmtree(base / "config")
-    models = models_files(fleet, names)
     places = dataclasses.replace(in_container(), config=_SERVER_CONFIG)
     pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
     config = server_config(pods, names, places, embedded=has_embedded(fleet))
-    made = {
-        **models,
-        **{f"server/{name}": text for name, text in config.files.items() if f"models/{name}" not in models},
-    }
+    made = {f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names))}
+    # The health check of a container is a script, and that of a pod is the kubelet's.
+    made |= {f"server/{name}": content for name, content in config.files.items() if name not in (MODELS_CONFIG, HEALTH)}
     for name, content in made.items():
         path = base / "config" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     content = yaml.safe_load((base / "kustomization.yaml").read_text())
+    if ARGO_ROLLOUTS in fleet.kubernetes.components:
+        # A change of a label is a change of the pods.
+        content["configMapGenerator"][0]["options"]["disableNameSuffixHash"] = False
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
     (base / "kustomization.yaml").write_text(json.dumps(content))
     return config.flags
+
+
+def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> None:
+    """Write the kustomization that replaces the Deployment with a Rollout."""
+    more = argo_rollouts.resources(fleet)
+    _kustomization(
+        folder / ARGO_ROLLOUTS,
+        resources=["../fleet", *(["more.yaml"] if more else [])],
+        components=[f"../components/{ARGO_ROLLOUTS}"],
+        patches=argo_rollouts.patches(fleet, names),
+        replacements=argo_rollouts.replacements(fleet),
+    )
+    (folder / ARGO_ROLLOUTS / "more.yaml").write_text(yaml.safe_dump_all(more))
 
 
 def _kustomization(folder: Path, **content: Any) -> None:
@@ -137,5 +161,6 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
 def _channel(given: str, drain: int) -> str:
     """Return gRPC's channel arguments: the maximum age of a connection, then those `given` in models.yaml."""
     arguments: Mapping[str, str] = dict(one.split("=", 1) for one in given.split(",") if "=" in one)
-    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(250 * drain)}
+    # Requests in flight get as much time as at the pod's end.
+    age = {_AGE: str(500 * drain), "grpc.max_connection_age_grace_ms": str(1000 * drain)}
     return ",".join(f"{name}={value}" for name, value in {**age, **arguments}.items())

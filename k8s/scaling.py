@@ -8,16 +8,27 @@ from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import MANAGER
 
 
-def count(kubectl: Kubectl, deployment: str) -> int:
-    """Return the number of pods that a Deployment has, or is to have soon; 0 when it doesn't exist."""
-    found = kubectl.get("deployment", deployment)
-    return int(found["spec"]["replicas"]) if found else 0
+def count(kubectl: Kubectl, name: str, kind: str = "deployment") -> int:
+    """Return the number of pods that a Deployment or a Rollout has, or is to have soon; 0 when it doesn't exist."""
+    found = kubectl.get(kind, name)
+    return int(found["spec"].get("replicas", 1)) if found else 0
 
 
-def scale_up(kubectl: Kubectl, deployment: str, replicas: int) -> None:
-    """Scale a Deployment to at least `replicas`. A new one has 1, until the autoscaler looks at it."""
-    if count(kubectl, deployment) < replicas:
-        kubectl.run("scale", "deployment", deployment, f"--replicas={replicas}")
+def scale_up(kubectl: Kubectl, name: str, replicas: int, kind: str = "deployment") -> None:
+    """Scale a Deployment or a Rollout to at least `replicas`. A new one has 1, until the autoscaler looks at it."""
+    if count(kubectl, name, kind) < replicas:
+        kubectl.run("scale", kind, name, f"--replicas={replicas}")
+
+
+def hold(kubectl: Kubectl, autoscaler: str, *, held: bool) -> None:
+    """Let an autoscaler remove no pods, or let it remove them again. It adds pods either way.
+
+    The manifests leave this field out, so neither `apply` nor a GitOps engine resets it.
+    """
+    if kubectl.get("horizontalpodautoscaler", autoscaler) is not None:
+        policy = "Disabled" if held else None
+        change = {"spec": {"behavior": {"scaleDown": {"selectPolicy": policy}}}}
+        kubectl.patch("horizontalpodautoscaler", autoscaler, change)
 
 
 def keep_replicas(kubectl: Kubectl, made: Object) -> None:

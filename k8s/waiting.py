@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 
+from tfserving.k8s import argo_status
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import STABLE, Names
 from tfserving.k8s.pods import not_loaded, ready, refused, running, trouble, warned
@@ -20,11 +21,23 @@ _NOT_OF_PODS = (*_METADATA, "deploymentStrategy", "maxReplicas", "minReplicas", 
 _PATIENCE_SECONDS = 20.0
 
 
-class _Waiting:
-    """The pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
+# The Deployment controller sets them (https://kubernetes.io/docs/concepts/workloads/controllers/deployment/).
+_REVISION, _HASH = "deployment.kubernetes.io/revision", "pod-template-hash"
 
-    def __init__(self, kubectl: Kubectl, ours: Names, models: tuple[str, ...], track: str = STABLE) -> None:
+
+class _Waiting:
+    """The new pods that aren't ready: checks them, and reads the status of one of them every few seconds."""
+
+    def __init__(
+        self,
+        kubectl: Kubectl,
+        ours: Names,
+        models: tuple[str, ...],
+        track: str = STABLE,
+        marks: tuple[str, str] = (_REVISION, _HASH),
+    ) -> None:
         self._kubectl, self._models = kubectl, models
+        self._revision, self._hash = marks
         self._selector = ours.pods(track)
         self._next_status = time.monotonic() + _STATUS_SECONDS
         self._seen: dict[str, float] = {}
@@ -51,7 +64,18 @@ class _Waiting:
 
     def _pods(self) -> list[Object]:
         pods = self._kubectl.select("pods", self._selector)
-        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
+        waiting = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not ready(pod)]
+        if not waiting:
+            return []
+        # Pods of an earlier apply may never become ready: they are replaced.
+        sets = [one["metadata"] for one in self._kubectl.select("replicasets", self._selector)]
+        newest = max(sets, key=self._age, default=None)
+        wanted = newest["labels"].get(self._hash) if newest else None
+        return [pod for pod in waiting if wanted and pod["metadata"]["labels"].get(self._hash) == wanted]
+
+    def _age(self, replicas: Object) -> tuple[int, str]:
+        """Return what is largest for the newest set; those of Argo's experiments have no revision."""
+        return int(replicas.get("annotations", {}).get(self._revision, 0)), str(replicas["creationTimestamp"])
 
 
 def wait_until_ready(
@@ -86,7 +110,8 @@ def wait_until_ready(
         progress(f"{pods} …")
         if reason := refused(found):
             raise RolloutError(reason)
-        waiting.check()
+        if current:
+            waiting.check()
         if time.monotonic() > deadline:
             raise RolloutError(f"after {wait:g} s {pods}{waiting.last()}. --wait sets the time limit.")
         pause(_POLL_SECONDS)
@@ -139,6 +164,52 @@ def _unready(service: Object) -> str:
     waits = [one for one in conditions if one["status"] != "True" and (one.get("message") or one.get("reason"))]
     reasons = dict.fromkeys(str(one.get("message") or one["reason"]) for one in waits)
     return "; ".join(reasons) or "KServe reports no reason yet"
+
+
+def wait_until_rolled_out(
+    kubectl: Kubectl,
+    ours: Names,
+    models: tuple[str, ...],
+    wait: float,
+    log: Callable[[str], None],
+    *,
+    longest_step: float,
+) -> None:
+    """Wait until a Rollout is complete. Raises RolloutError when it is stopped, waits for a person, or time is up.
+
+    The time begins anew with each step, which may take `longest_step` seconds by itself.
+    """
+    deadline, at, progress, name = 0.0, -1, _Changes(log), ours.serving
+    degraded = time.monotonic()
+    marks = (argo_status.REVISION, argo_status.HASH)
+    waiting = [_Waiting(kubectl, ours, models, track, marks) for track in (STABLE, argo_status.VERIFIED)]
+    while True:
+        found = kubectl.get(argo_status.KIND, name)
+        if found is None:
+            raise RolloutError(f"the Rollout {name} was deleted")
+        now = argo_status.progress_of(found)
+        if now.step != at:
+            deadline, at = time.monotonic() + wait + longest_step, now.step
+        if now.phase == "Healthy":
+            return
+        if now.phase != "Degraded":
+            degraded = time.monotonic()
+        # Until the controller has read the templates, a Rollout that names them is invalid.
+        elif now.aborted or time.monotonic() > degraded + _PATIENCE_SECONDS:
+            verdict = argo_status.verdict(kubectl, ours, now)
+            raise RolloutError(f"the Rollout {name} was stopped: {now.message}{verdict}")
+        if now.waits:
+            raise RolloutError(
+                f"the Rollout {name} waits at {now}: {now.message}. Continue with `kubectl argo rollouts promote "
+                f"{name}`, or stop it with `kubectl argo rollouts abort {name}`."
+            )
+        progress(f"{now} …")
+        for one in waiting:
+            one.check()
+        if time.monotonic() > deadline:
+            last = "".join(one.last() for one in waiting)
+            raise RolloutError(f"after {wait:g} s the Rollout {name} is still at {now}{last}. --wait sets the limit.")
+        time.sleep(_POLL_SECONDS)
 
 
 class _Changes:

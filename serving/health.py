@@ -86,14 +86,14 @@ done
 """
 
 
-def health_script(fleet: Fleet, names: tuple[str, ...], grpc_port: int, *, newest: bool = True) -> str:
+def health_script(fleet: Fleet, names: tuple[str, ...], grpc_port: int) -> str:
     """Return a script that exits with 0 when every model, and the version of each of its labels, is loaded.
 
-    Without `newest` only the labels are checked. gRPC must not use TLS.
+    gRPC must not use TLS.
     """
     checks = ""
     for name in names:
-        for label in [*_own(fleet, name).labels, *([""] if newest else [])]:
+        for label in [*_own(fleet, name).labels, ""]:
             what = f"model {name}, label {label}" if label else f"model {name}"
             checks += f"check {shlex.quote(what)} {_escaped(_request(name, label))}\n"
     return _MEMORY + _GRPC.format(port=grpc_port, start=_escaped(_START)) + checks

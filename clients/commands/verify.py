@@ -49,7 +49,14 @@ Examples:
   tfserving verify --against grpc://canary.example:8500
   tfserving verify captured.tfrecord --against http://canary.example:8501"""
 )
-@click.argument("sources", metavar="[MODEL|SOURCE]...", nargs=-1, shell_complete=complete_models)
+@click.argument(
+    "sources",
+    metavar="[MODEL|SOURCE]...",
+    nargs=-1,
+    # Words of one text: a pod's manifest can't make several arguments of it.
+    envvar="TFSERVING_SOURCES",
+    shell_complete=complete_models,
+)
 @server_option
 @click.option(
     "--against", metavar="URL", help="Compare with the outputs of this server, instead of with the golden outputs."

@@ -23,9 +23,11 @@ _WIDTH = 100
 _FIRST = (
     "image",
     "toolkitImage",
+    "proxyImage",
     "imagePullSecrets",
     "replicas",
     "maxReplicas",
+    "autoscaling",
     "cpu",
     "memory",
     "claim",

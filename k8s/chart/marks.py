@@ -62,9 +62,14 @@ def merged(value: str) -> Block:
     return Block((f"{{{{- with {value} }}}}", "{{- toYaml . | nindent @0 }}", "{{- end }}"))
 
 
+def whole(field: str, value: str) -> Block:
+    """A field with a map or a list of the values."""
+    return Block((f"{field}:", f"  {{{{- toYaml {value} | nindent @2 }}}}"))
+
+
 def optional(field: str, value: str) -> Block:
-    """A field with a map or a list of the values; no field when that is empty."""
-    return Block((f"{{{{- with {value} }}}}", f"{field}:", "  {{- toYaml . | nindent @2 }}", "{{- end }}"))
+    """The same; no field when the map or list is empty."""
+    return Block((f"{{{{- with {value} }}}}", *whole(field, ".").lines, "{{- end }}"))
 
 
 class Dumper(yaml.SafeDumper):

@@ -5,14 +5,13 @@ models.yaml with marks ──► `k8s render` ──► marks become expressions
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tfserving.k8s import rendering
 from tfserving.k8s.chart import marks, values
-from tfserving.k8s.chart.marks import Expression, merged, optional
+from tfserving.k8s.chart.marks import Expression, merged, optional, whole
 from tfserving.k8s.chart.values import Value
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.names import APP, BASE_NAME
@@ -22,12 +21,23 @@ _NAMESPACE, _PREFIX = marks.setting(99), f"{marks.setting(98)}-"
 _NAME = f"{_PREFIX}{BASE_NAME}"
 _VERSION = f"{APP}/version"
 FULL_NAME = 'include "serving.fullname" .'
+_SERVER = ("image", "The image of the server.")
+_TOOLKIT = (
+    "toolkitImage",
+    "The image of this toolkit, which copies the models from the object store, and verifies new versions.",
+)
+# The values of images by the names of containers.
 _IMAGES = {
-    "server": ("image", "The image of the server."),
-    "kserve-container": ("image", "The image of the server."),
-    "sync": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
-    "sync-first": ("toolkitImage", "The image of this toolkit, which copies the models from the object store."),
+    "server": _SERVER,
+    "kserve-container": _SERVER,
+    "golden": _SERVER,
+    "sync": _TOOLKIT,
+    "sync-first": _TOOLKIT,
+    "verify": _TOOLKIT,
+    "proxy": ("proxyImage", "The image of Envoy."),
 }
+# The fields of an object, and blocks among them.
+_Fields = dict[Any, Any]
 _AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
 
 
@@ -49,8 +59,10 @@ def templates(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Templat
     found = _with_hashes_of(wanted, found)
     assembly = _Assembly(made.values)
     objects = [assembly.object(one) for one in found]
-    within = {str(mark): value.expression for mark, value in made.values.items() if isinstance(mark, str)}
-    within = {mark.removeprefix("s3://"): expression for mark, expression in within.items()}
+    within = {
+        str(mark).rpartition("/")[2]: value.expression if isinstance(mark, str) else f"{value.expression} | int"
+        for mark, value in made.values.items()
+    }
     within |= {_NAMESPACE: ".Release.Namespace", _NAME: FULL_NAME}
     files: dict[str, list[str]] = {}
     for one in objects:
@@ -110,7 +122,7 @@ class _Assembly:
             self._account(made)
         elif made["kind"] == "Service":
             self._annotated(made["metadata"], "service.annotations", "Annotations of the Services.")
-        elif made["kind"] == "Deployment":
+        elif made["kind"] in ("Deployment", "Rollout"):
             self._replicas(made["spec"])
         return made
 
@@ -144,7 +156,7 @@ class _Assembly:
             if content.isdecimal() and int(content) in self.values:
                 return Expression(f"{self._use(self.values[int(content)])} | quote")
             for mark, value in self.values.items():
-                if isinstance(mark, str) and mark in content:
+                if str(mark) in content:
                     self._use(value)
         return content
 
@@ -155,19 +167,20 @@ class _Assembly:
             self._use(value)
             container["image"] = Expression(f'include "serving.image" {value.expression}')
 
-    def _pod(self, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
+    def _pod(self, metadata: _Fields, spec: _Fields) -> None:
         """Add what platforms put on pods: labels, annotations, and where they run."""
         self._annotated(metadata, "podAnnotations", "Annotations of the pods.")
         labels = values.strings(
             "podLabels", {}, "More labels of the pods.", (key for key in metadata["labels"] if isinstance(key, str))
         )
         metadata["labels"][merged(self._use(labels))] = ""
-        selector = values.strings("nodeSelector", spec.pop("nodeSelector", {}), "Labels of the nodes for the pods.")
-        tolerations = values.objects(
-            "tolerations", spec.pop("tolerations", []), "Taints of nodes that the pods tolerate."
-        )
-        spec[optional("nodeSelector", self._use(selector))] = ""
-        spec[optional("tolerations", self._use(tolerations))] = ""
+        for value in (
+            values.strings("nodeSelector", spec.get("nodeSelector") or {}, "Labels of the nodes for the pods."),
+            values.objects("tolerations", spec.get("tolerations") or [], "Taints of nodes that the pods tolerate."),
+        ):
+            place = whole if value.path in spec else optional
+            spec.pop(value.path, None)
+            spec[place(value.path, self._use(value))] = ""
         affinity = Value("affinity", {}, {"type": "object", "description": "The affinity of the pods."})
         spec[optional("affinity", self._use(affinity))] = ""
         priority = Value("priorityClassName", "", {"type": "string", "description": "The PriorityClass of the pods."})
@@ -178,7 +191,7 @@ class _Assembly:
         )
         spec[marks.Block(lines)] = ""
 
-    def _account(self, made: Object) -> None:
+    def _account(self, made: _Fields) -> None:
         """Give the accounts of the pods a role in a cloud, and a registry's secret, which their pods inherit."""
         annotations = made["metadata"].pop("annotations", {})
         self._annotated(
@@ -192,16 +205,15 @@ class _Assembly:
         )
         made[optional("imagePullSecrets", self._use(secrets))] = ""
 
-    def _annotated(
-        self, metadata: dict[str, Any], path: str, description: str, default: dict[str, str] | None = None
-    ) -> None:
-        expression = self._use(values.strings(path, default or {}, description))
+    def _annotated(self, metadata: _Fields, path: str, description: str, default: dict[str, str] | None = None) -> None:
+        taken = [key for key in metadata.get("annotations", ()) if isinstance(key, str)]
+        expression = self._use(values.strings(path, default or {}, description, taken))
         if "annotations" in metadata:
             metadata["annotations"][merged(expression)] = ""
         else:
             metadata[optional("annotations", expression)] = ""
 
-    def _replicas(self, spec: dict[str, Any]) -> None:
+    def _replicas(self, spec: _Fields) -> None:
         """Set the number of pods where no autoscaler does."""
         spec.pop("replicas", None)
         lines = (f"{{{{- if not ({_AUTOSCALED}) }}}}", "replicas: {{ .Values.replicas | int }}", "{{- end }}")
@@ -221,15 +233,10 @@ def _pod_specs(content: Any) -> Iterator[dict[str, Any]]:
             yield from _pod_specs(value)
 
 
-def _server_pods(one: Object) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _server_pods(one: Object) -> Iterator[tuple[_Fields, _Fields]]:
     """Yield the metadata and the spec of the servers' pods; an InferenceService has both in one map."""
     if one["kind"] == "InferenceService":
         predictor = one["spec"]["predictor"]
         yield predictor, predictor
-    elif template := one.get("spec", {}).get("template") if one["kind"] == "Deployment" else None:
+    elif template := one.get("spec", {}).get("template") if one["kind"] in ("Deployment", "Rollout") else None:
         yield template["metadata"], template["spec"]
-
-
-def left(text: str) -> list[str]:
-    """Return the marks that are left in a template."""
-    return re.findall(r"zq\d+q\d+z|918273\d{3}", text)

@@ -12,10 +12,13 @@ from tfserving.k8s.names import APP
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
 
-# Keys of `kubernetes` in models.yaml. Others change more than values: they need a chart of their own.
+# Keys of `kubernetes` in models.yaml. Others change more than
+# a value, such as the files of a ConfigMap: they need a chart of their own.
 _SETTINGS = (
     "replicas",
     "max_replicas",
+    "autoscaling.cpu_percent",
+    "autoscaling.scale_down_seconds",
     "cpu",
     "memory",
     "claim",
@@ -25,6 +28,7 @@ _SETTINGS = (
     "object_store.secret",
     "monitoring.namespace",
     "monitoring.labels",
+    "monitoring.runbook_url",
     "gateway.name",
     "gateway.namespace",
     "gateway.hostname",
@@ -59,41 +63,26 @@ class Marked:
 
 
 def marked(fleet: Fleet) -> Marked:
-    """Replace the settings of a fleet by marks."""
-    given = fleet.kubernetes.model_dump()
-    values: dict[str | int, Value] = {}
+    """Replace the settings of a fleet by marks, which are no valid values of them."""
+    kubernetes, values = fleet.kubernetes, {}
     for index, key in enumerate(_SETTINGS):
-        *parents, name = key.split(".")
-        settings = given
-        for parent in parents:
-            settings = settings[parent] or {}
-        if settings.get(name) is None:
+        section, _, name = key.rpartition(".")
+        settings = getattr(kubernetes, section) if section else kubernetes
+        if (default := getattr(settings, name, None)) is None:
             continue
-        default = settings[name]
+        mark: str | int = marks.number(index) if isinstance(default, int) else marks.setting(index)
+        if key == "object_store.url":
+            mark = f"{default.partition(':')[0]}://{mark}"
         # Recommended labels replace those of the manifests, so they stay as they are.
         kept = (
             {label: text for label, text in default.items() if label.startswith(f"{APP}/")} if key == "labels" else {}
         )
-        if kept:
+        if isinstance(default, dict):
             default = {label: text for label, text in default.items() if label not in kept}
-        value = Value(camel(key), default, _schema(fleet, key))
-        mark: str | int = marks.number(index) if isinstance(value.default, int) else marks.setting(index)
-        if key == "object_store.url":
-            mark = f"s3://{mark}"
-        settings[name] = {mark: "x", **kept} if isinstance(value.default, dict) else mark
-        values[mark] = value
-    # The sections are models of their own, and their marks are no valid values.
-    kubernetes = fleet.kubernetes.model_copy(
-        update={
-            key: getattr(fleet.kubernetes, key).model_copy(update=value) if key in _sections(fleet) else value
-            for key, value in given.items()
-        }
-    )
+        values[mark] = Value(camel(key), default, _schema(fleet, key))
+        settings = settings.model_copy(update={name: {mark: "x", **kept} if isinstance(default, dict) else mark})
+        kubernetes = kubernetes.model_copy(update={section: settings}) if section else settings
     return Marked(fleet.model_copy(update={"kubernetes": kubernetes}), values)
-
-
-def _sections(fleet: Fleet) -> set[str]:
-    return {key for key, value in fleet.kubernetes if hasattr(value, "model_copy")}
 
 
 def camel(key: str) -> str:
@@ -113,6 +102,9 @@ def _schema(fleet: Fleet, key: str) -> dict[str, Any]:
         schema |= {"type": ["string", "integer"], "minimum": 1}
         if "cpu" in fleet.kubernetes.components:
             schema["pattern"] = r"^[1-9]\d*$"
+    if key == "object_store.url" and fleet.kubernetes.object_store:
+        # Another scheme needs another egress.
+        schema["pattern"] = schema["pattern"].replace("(s3|gs)", fleet.kubernetes.object_store.scheme)
     if "patternProperties" in schema:
         schema["additionalProperties"] = False
     if key == "labels":

@@ -134,7 +134,7 @@ def delete(fleet: Path, context: str | None) -> None:
 
     with failing(WRONG):
         read, _, kubectl = read_fleet_with(fleet, (), context)
-        deployment.check_reachable(kubectl)
+        deployment.check_deletion(read, kubectl)
     with failing(FAILED), Progress() as progress:
         seconds = read.kubernetes.drain_seconds
         progress.update(f"Deleting the objects of namespace {kubectl.namespace}; pods drain for {seconds} s")
@@ -168,9 +168,14 @@ def status(fleet: Path, context: str | None, direct: bool, as_json: bool) -> Non
         kubectl = dataclasses.replace(kubectl, direct=direct)
         progress.update("Reading the cluster")
         ours = Names.of(read)
-        served = deployment.served(ours, kubectl)
         found = kubectl.select("pods", ours.all_pods)
-        pods = each(found, lambda pod, _: _pod(pod, read, served, kubectl), most=kubectl.at_once)
+        # Pods differ in it during a rollout.
+        served = {name: deployment.served(name, kubectl) for name in set(map(deployment.config_map_of, found))}
+        pods = each(
+            found,
+            lambda pod, _: _pod(pod, read, served[deployment.config_map_of(pod)], kubectl),
+            most=kubectl.at_once,
+        )
         rollouts = [
             (state, not state.over and ClusterStore(kubectl, ours, state.model).held())
             for state in deployment.rollouts(ours, kubectl).values()

@@ -79,6 +79,8 @@ def lint(
         try:
             found = lint_manifests(objects, allow)
         except (AttributeError, KeyError, TypeError):
+            if not files:
+                raise
             # The rules rely on the form of each kind, which the API server checks.
             raise CommandError(
                 f"{', '.join(map(str, files))}: an object does not have the form of its kind. "

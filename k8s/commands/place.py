@@ -66,8 +66,9 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def placed(*, cluster: bool, namespace: str | None, context: str | None, direct: bool, **others: object) -> None:
         for name, value in (("--namespace", namespace), ("--context", context), ("--direct", direct or None)):
-            if value is not None and not cluster:
+            if value is not None and not (cluster or others.get("in_cluster")):
                 raise click.UsageError(f"{name} needs --cluster.")
+        cluster = cluster or bool(others.get("in_cluster"))
         return command(place=Place(cluster, namespace, context, direct), **others)
 
     for option in reversed(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,30 +22,54 @@ if TYPE_CHECKING:
     from tfserving.k8s.rollout.progress import Progress
     from tfserving.k8s.rollout.state import State
     from tfserving.k8s.rollout.strategy import Strategy
+    from tfserving.k8s.rollout.target import Store
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.models_yaml.rollout import Rollout
 
+# The lease of a process that was killed ends within 15 seconds.
+_PATIENCE_SECONDS = 25.0
+_POLL_SECONDS = 1.0
 
-def make_controller(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout) -> Controller:
-    """Return a controller whose servers can be reached. Raises RolloutError."""
+
+def make_controller(
+    fleet: Fleet,
+    state: State,
+    place: Place,
+    wait: float,
+    settings: Rollout,
+    *,
+    write: bool = True,
+    check: bool = True,
+) -> Controller:
+    """Return a controller; with `check`, one whose servers can be reached. Without `write`, models.yaml isn't changed.
+
+    Raises RolloutError.
+    """
     from tfserving.k8s.rollout.controller import Controller
     from tfserving.k8s.rollout.progress import Progress
+
+    log = Progress()
+    strategy = _strategy(fleet, state, place, wait, settings, log, write=write)
+    if check:
+        strategy.check(state)
+    return Controller(strategy, place.store(fleet, state.model), log)
+
+
+def check_others(store: Store, state: State) -> None:
+    """Raise RolloutError when a rollout of another model excludes a new one in `state`."""
     from tfserving.k8s.rollout.target import RolloutError
 
-    store = place.store(fleet, state.model)
     for other in store.others():
         # Pods of the second Deployment have one version of every model.
         if not other.over and "pods" in (other.strategy, state.strategy):
             raise RolloutError(
                 f"a rollout of another model is in progress: {other}. By pods, only one can run at a time."
             )
-    log = Progress()
-    strategy = _strategy(fleet, state, place, wait, settings, log)
-    strategy.check(state)
-    return Controller(strategy, store, log)
 
 
-def _strategy(fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, log: Progress) -> Strategy:
+def _strategy(
+    fleet: Fleet, state: State, place: Place, wait: float, settings: Rollout, log: Progress, *, write: bool
+) -> Strategy:
     from tfserving.k8s.rollout.in_place import InPlace
 
     fleet = fleet.model_copy(update={"rollout": settings})
@@ -59,7 +84,8 @@ def _strategy(fleet: Fleet, state: State, place: Place, wait: float, settings: R
     from tfserving.serving.models_yaml.file import write_labels
 
     def finished(model: str, labels: Mapping[str, int]) -> None:
-        write_labels(fleet.file, model, labels)
+        if write:
+            write_labels(fleet.file, model, labels)
 
     kubectl = place.kubectl(fleet)
     if state.strategy == "pods":
@@ -68,11 +94,18 @@ def _strategy(fleet: Fleet, state: State, place: Place, wait: float, settings: R
 
 
 def run(
-    controller: Controller, state: State, *, again: str = "", back: bool = False, report: Path | None = None
+    controller: Controller,
+    state: State,
+    *,
+    again: str = "",
+    back: bool = False,
+    report: Path | None = None,
+    resumed: bool = False,
 ) -> None:
     """Run a rollout to its end, or `back`, and write its report. Raises CommandError.
 
-    `again` is how to resume it after an interruption.
+    `again` is how to resume it after an interruption. With `resumed` this process takes the place of one that may have
+    been killed a moment ago: it waits for the right to roll out, and gets the requests that were left for the other.
     """
     from tfserving.k8s.kubectl import KubectlError
     from tfserving.k8s.rollout.target import RolloutError
@@ -82,7 +115,7 @@ def run(
     again = again or f"Resume it with `{recommended(f'rollout start {state.model}')}`"
     failure: BaseException | None = None
     try:
-        ended = _run(controller, state)
+        ended = _run(controller, state, resumed=resumed)
         if ended.phase == "rolled-back" and not back:
             failure = CommandError(printable(f"rolled back: {ended.reason}"), FAILED)
     except CommandError:
@@ -106,22 +139,40 @@ def run(
         raise failure
 
 
-def _run(controller: Controller, state: State) -> State:
+def _run(controller: Controller, state: State, *, resumed: bool) -> State:
     """Run a rollout to its end while holding its lease; return the final state."""
     from tfserving.foundation.interrupts import ended_as_by_ctrl_c
-    from tfserving.k8s.rollout.target import HeldError
 
     with contextlib.ExitStack() as stack:
         # Port forwarding ends, and the lease is released.
         stack.enter_context(ended_as_by_ctrl_c())
-        try:
-            stack.enter_context(controller.store.lease())
-        except HeldError as error:
-            raise CommandError(str(error), WRONG) from None
+        stack.enter_context(_lease(controller.store, _PATIENCE_SECONDS if resumed else 0.0))
         stack.enter_context(controller.log)
-        # A request that was left for an earlier process is not for this one.
-        controller.store.take_request()
+        if resumed:
+            # The other process may have gone on in the meantime.
+            state = controller.store.load() or state
+        else:
+            # A request that was left for an earlier process is not for this one.
+            controller.store.take_request()
         return controller.run(state)
+
+
+@contextlib.contextmanager
+def _lease(store: Store, seconds: float) -> Iterator[None]:
+    """Hold the right to roll out, waited for up to `seconds`. Raises CommandError."""
+    from tfserving.k8s.rollout.target import HeldError
+
+    with contextlib.ExitStack() as stack:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                stack.enter_context(store.lease())
+                break
+            except HeldError as error:
+                if time.monotonic() > deadline:
+                    raise CommandError(str(error), WRONG) from None
+            time.sleep(_POLL_SECONDS)
+        yield
 
 
 def _left(state: State, again: str) -> str:

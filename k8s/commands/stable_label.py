@@ -37,6 +37,23 @@ def set_stable(fleet: Fleet, model: str, place: Place, wait: float) -> None:
         write_labels(fleet.file, model, labels)
 
 
+def check_same_labels(fleet: Fleet, model: str, place: Place) -> None:
+    """Raise RolloutError when the cluster has other labels of a model than models.yaml, where a rollout would begin."""
+    from tfserving.k8s import deployment
+    from tfserving.k8s.names import Names
+    from tfserving.k8s.rollout.target import RolloutError
+
+    found = deployment.labels(Names.of(fleet), place.kubectl(fleet)).get(model)
+    wanted = dict(fleet.models[model].labels)
+    if found is not None and found != wanted:
+        there = [f"{label}={version}" for label, version in sorted(found.items())]
+        here = [f"{label}={version}" for label, version in sorted(wanted.items())]
+        raise RolloutError(
+            f"labels of {model}: the cluster has {', '.join(there)}, models.yaml has {', '.join(here)}. Write those of "
+            f"the cluster to models.yaml, with `{recommended(' '.join(['labels set', model, *there]))}`, then roll out."
+        )
+
+
 def _on_cluster(fleet: Fleet, model: str, place: Place) -> int:
     from tfserving.k8s import deployment
     from tfserving.k8s.names import Names

@@ -10,6 +10,8 @@ import yaml
 from tfserving.k8s.kubectl import Object
 
 LARGEST_BYTES = 16 << 20
+# A few lines of YAML can refer to the same value any number of times, or a value to itself.
+_MOST_VALUES, _DEEPEST = 1_000_000, 100
 
 
 class ManifestError(Exception):
@@ -22,6 +24,8 @@ def read(text: str, where: str) -> list[Object]:
         documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ManifestError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not _is_bounded(documents):
+        raise ManifestError(f"{where} has more than {_MOST_VALUES} values, or more than {_DEEPEST} levels")
     found = [one for document in documents if document is not None for one in _flat(document)]
     for one in found:
         metadata = one.get("metadata") if isinstance(one, dict) else None
@@ -38,3 +42,16 @@ def _flat(document: Any) -> Iterator[Any]:
         yield from document["items"]
     else:
         yield document
+
+
+def _is_bounded(content: Any) -> bool:
+    """Return whether the values within `content` can be visited one by one."""
+    left, count = [(content, 0)], 0
+    while left:
+        one, depth = left.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            return False
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        left += [(value, depth + 1) for value in inner]
+    return True

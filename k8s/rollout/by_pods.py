@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from tfserving.k8s import deployment
 from tfserving.k8s.at_once import Pause, each
 from tfserving.k8s.hints import recommended
-from tfserving.k8s.kubectl import Kubectl, KubectlError, Object
+from tfserving.k8s.kubectl import CHANGER, Kubectl, KubectlError, Object
 from tfserving.k8s.names import CANARY, MANAGER, STABLE, Names
 from tfserving.k8s.rendering import objects, render
 from tfserving.k8s.rollout import gates, serves
@@ -29,12 +29,10 @@ from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
-from tfserving.k8s.scaling import count, keep_replicas, scale_up
+from tfserving.k8s.scaling import count, hold, keep_replicas, scale_up
 from tfserving.k8s.waiting import wait_until_ready
 
 ROUTES = ("httproute", "grpcroute")
-# Another field manager than that of `apply`, which would prune the second Deployment.
-_MANAGER = f"{MANAGER}-rollout"
 # Objects that the second Deployment has, too: those that keep its pods there.
 _OF_PODS = ("HorizontalPodAutoscaler", "PodDisruptionBudget")
 _QUIET_SECONDS = 2.0
@@ -59,9 +57,14 @@ class ByPods(Strategy):
         )
 
     def load(self, state: State, pause: Pause) -> None:
-        """Create the second Deployment, with as many pods as the first one has."""
+        """Create the second Deployment, with as many pods as the first one has.
+
+        The first one keeps its pods as long as requests may go back to it at once.
+        """
+        hold(self.kubectl, self._ours.serving, held=True)
         replicas = count(self.kubectl, self._ours.serving)
-        self._apply([_second(one, self._ours, replicas) for one in self._made(state)], _MANAGER)
+        # Not by the field manager of `apply`, which would prune the second Deployment.
+        self._apply([_second(one, self._ours, replicas) for one in self._made(state)], CHANGER)
         scale_up(self.kubectl, self._ours.canary, replicas)
         try:
             wait_until_ready(self.kubectl, self._ours, self._models(), self.wait, self.log, track=CANARY, pause=pause)
@@ -219,16 +222,16 @@ class ByPods(Strategy):
     def _leave(self, state: State) -> None:
         """Delete the second Deployment once it gets no more requests."""
         self._weigh(0)
-        if self.kubectl.get("deployment", self._ours.canary) is None:
-            return
-        self._wait_until_quiet(state)
-        self.log("Deleting the second Deployment …")
-        # The call returns when its pods have drained.
-        deployment.draining(self.fleet, self.kubectl).run(
-            "delete", "deployment", self._ours.canary, "--cascade=foreground", "--ignore-not-found"
-        )
+        if self.kubectl.get("deployment", self._ours.canary) is not None:
+            self._wait_until_quiet(state)
+            self.log("Deleting the second Deployment …")
+            # The call returns when its pods have drained.
+            deployment.draining(self.fleet, self.kubectl).run(
+                "delete", "deployment", self._ours.canary, "--cascade=foreground", "--ignore-not-found"
+            )
         self.kubectl.run("delete", ",".join(_OF_PODS), self._ours.canary, "--ignore-not-found")
         self.kubectl.run("delete", "configmap", self._ours.config_map(CANARY), "--ignore-not-found")
+        hold(self.kubectl, self._ours.serving, held=False)
 
     def _wait_until_quiet(self, state: State) -> None:
         """Wait until the Gateway sends no more requests; at most `drain_seconds`, as other clients may send some."""
@@ -268,6 +271,8 @@ def _second(made: Object, ours: Names, replicas: int) -> Object:
     template = second["spec"]["template"]
     for labels in (second["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
         labels[ours.track] = CANARY
+    for spread in template["spec"].get("topologySpreadConstraints", []):
+        spread["labelSelector"]["matchLabels"][ours.track] = CANARY
     for volume in template["spec"]["volumes"]:
         if volume.get("configMap", {}).get("name") == models:
             volume["configMap"]["name"] = ours.config_map(CANARY)

@@ -189,6 +189,12 @@ class ClusterStore:
         """See Store."""
         self._write({"state": state.text()})
 
+    def hand_over(self, state: State, files: Mapping[str, str]) -> None:
+        """Store `state`, and files beside it, for a process that may change these objects and create none."""
+        self._write({"state": state.text(), "request": "", **files})
+        if self._kubectl.get("lease", self._name) is None:
+            self._create_lease({})
+
     def send_request(self, request: Request) -> None:
         """See Store."""
         self._write({"request": request})
@@ -225,27 +231,31 @@ class ClusterStore:
             thread.join()
             if not self._lost:
                 with contextlib.suppress(KubectlError):
-                    self._kubectl.run("delete", "lease", self._name, "--ignore-not-found")
+                    self._release()
+
+    def _release(self) -> None:
+        """Leave the lease without a holder. Its object stays: who rolls out may not create one."""
+        found = self._kubectl.get("lease", self._name)
+        if found and (found.get("spec") or {}).get("holderIdentity") == self._me:
+            self._kubectl.replace({**found, "spec": {}})
 
     def _take(self) -> None:
         found = self._kubectl.get("lease", self._name)
         try:
             if found is None:
-                metadata = {"name": self._name, "labels": self._ours.rollout_labels}
-                self._kubectl.create(
-                    {
-                        "apiVersion": "coordination.k8s.io/v1",
-                        "kind": "Lease",
-                        "metadata": metadata,
-                        "spec": self._spec(),
-                    }
-                )
+                self._create_lease(self._spec())
             elif _expired(found):
                 self._kubectl.replace({**found, "spec": self._spec()})
             else:
                 raise HeldError(self._held_by(str(found["spec"].get("holderIdentity"))))
         except ConflictError:
             raise HeldError(self._held_by("another process")) from None
+
+    def _create_lease(self, spec: Mapping[str, Any]) -> None:
+        metadata = {"name": self._name, "labels": self._ours.rollout_labels}
+        self._kubectl.create(
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        )
 
     def _held_by(self, holder: str) -> str:
         return (

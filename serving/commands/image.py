@@ -22,7 +22,7 @@ Examples:
 )
 @models_argument
 @fleet_option
-@click.option("--tag", help="The name and tag of the image.  [default: serving-FOLDER:latest]")
+@click.option("--tag", help="The name and tag of the image.  [default: serving-FOLDER and a hash of the content]")
 @export_option
 def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool) -> None:
     """Build an image that contains the models.
@@ -34,7 +34,6 @@ def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool)
     from tfserving.serving.docker import bake, daemon
     from tfserving.serving.lint import problems, settings_problems
     from tfserving.serving.models_yaml.fleet import read_fleet
-    from tfserving.serving.running import fleet_id
 
     with before_it_starts():
         read = read_fleet(fleet)
@@ -45,7 +44,6 @@ def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool)
         export_missing(read, missing)
         engines.refuse(problems(read, names), say)
     with while_it_runs(), Progress() as progress:
-        tag = tag or f"serving-{fleet_id(read).rpartition('-')[0]}:latest"
-        progress.update(f"Building {tag}")
-        digest = bake.bake(read, names, tag, progress)
+        progress.update("Building the image")
+        tag, digest = bake.bake(read, names, tag, progress)
     click.echo(f"{tag}  {digest}")

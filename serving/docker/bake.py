@@ -6,11 +6,14 @@ models.yaml ──► context: models/NAME/VERSION, config/, serve-fleet, Docker
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import math
 import shlex
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.proven import ProofError, prove
+from tfserving.serving.running import fleet_id
 from tfserving.serving.served import loaded
 
 # In seconds; `docker stop` sends SIGKILL after 10.
@@ -31,8 +35,10 @@ LONGEST_DRAIN = 8
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 
 
-def bake(fleet: Fleet, names: tuple[str, ...], tag: str, progress: Progress) -> str:
-    """Build the image `tag` with the models `names`, which were checked; return its id.
+def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progress) -> tuple[str, str]:
+    """Build an image with the models `names`, which were checked; return its name with the tag, and its id.
+
+    Without `tag`, the tag is a hash of the content, so no two images have the same name.
 
     It contains the versions that `serve up` would serve, each compared with its manifest first. Its labels are those of
     https://github.com/opencontainers/image-spec/blob/main/annotations.md, and the digest of every version's manifest.
@@ -49,6 +55,7 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, progress: Progress) -> 
             }
         except ProofError as problem:
             raise EngineError(str(problem)) from None
+        tag = tag or _tag(fleet, names, digests)
         labels = {
             "org.opencontainers.image.title": f"TensorFlow models: {', '.join(names)}",
             "org.opencontainers.image.created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -77,7 +84,14 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str, progress: Progress) -> 
             for event in built:
                 if error := event.get("error"):
                     raise EngineError(f"{tag} can't be built: {error}")
-            return str(client.images.get(tag).id)
+            return tag, str(client.images.get(tag).id)
+
+
+def _tag(fleet: Fleet, names: tuple[str, ...], digests: Mapping[str, str]) -> str:
+    """Return a name for the image of a fleet with these versions, its settings, and its base."""
+    config = container_config(fleet, names)
+    content = json.dumps([sorted(digests.items()), fleet.server.image_name, config.files, config.flags])
+    return f"serving-{fleet_id(fleet).rpartition('-')[0]}:{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:

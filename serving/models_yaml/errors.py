@@ -78,6 +78,8 @@ def _text(problem: Mapping[str, Any], node: yaml.Node | None, location: list[Any
         return "this key is missing"
     if kind == "extra_forbidden":
         return suggested("unknown key", str(location[-1]), _keys(schema, location))
+    if "pattern" in context and problem["loc"][-1:] == ("[key]",):
+        return f"the key is {location[-1]!r}, expected {PATTERNS[context['pattern']]}"
     if kind == "invalid_key" or problem["loc"][-1:] == ("[key]",):
         return f"the key {location[-1]!r} is not text. Put it in quotes"
     context = {**context, "entries": "entry" if context.get("min_length") == 1 else "entries"}

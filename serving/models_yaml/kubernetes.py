@@ -7,11 +7,24 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from tfserving.serving.models_yaml import patterns
+from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.object_store import ObjectStore
 from tfserving.serving.models_yaml.server import ENVOY, Strict
 
 # In the order in which they are applied.
-Component = Literal["cpu", "embedded", "gpu", "volume", "object-store", "monitoring", "gateway", "proxy", "kserve"]
+Component = Literal[
+    "cpu",
+    "embedded",
+    "gpu",
+    "volume",
+    "object-store",
+    "monitoring",
+    "gateway",
+    "proxy",
+    "rollouts",
+    "kserve",
+    "argo-rollouts",
+]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 _UNITS = {"Mi": 20, "Gi": 30, "Ti": 40}
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
@@ -53,6 +66,10 @@ class Monitoring(Strict):
     p99_ms: Annotated[
         float, Field(gt=0, description="The 99th percentile of the latency, in milliseconds, that raises an alert.")
     ] = 1000
+    runbook_url: Annotated[
+        str | None,
+        Field(description="Where docs/runbooks.md is published, for the links of alerts.", pattern=patterns.PAGE),
+    ] = None
 
 
 class Gateway(Strict):
@@ -81,6 +98,22 @@ class Gateway(Strict):
     def grpc_host(self) -> str:
         """The host name for gRPC."""
         return self.grpc_hostname or f"grpc.{self.hostname}"
+
+
+class ArgoRollouts(Strict):
+    """For the component `argo-rollouts`: how a Rollout decides. Its steps are those of the key `rollout`."""
+
+    prometheus: Annotated[
+        str | None,
+        Field(
+            description="The address of Prometheus, such as `http://prometheus-operated.monitoring:9090`. Without it, "
+            "only the golden requests decide.",
+            pattern=patterns.ENDPOINT,
+        ),
+    ] = None
+    load_seconds: Annotated[
+        int, Field(ge=1, le=86_400, description="Seconds after which pods that aren't ready stop the rollout.")
+    ] = 600
 
 
 class Proxy(Strict):
@@ -134,6 +167,7 @@ class Kubernetes(Strict):
     max_replicas: Annotated[
         int, Field(ge=1, description="The largest number of pods. If it equals `replicas`, there is no autoscaler.")
     ] = 10
+    autoscaling: Annotated[Autoscaling, Field(description="When the autoscaler adds and removes pods.")] = Autoscaling()
     cpu: Annotated[
         str,
         Field(
@@ -144,6 +178,20 @@ class Kubernetes(Strict):
     memory: Annotated[
         str, Field(description="The request and the limit of a pod's memory.", pattern=patterns.MEMORY_SIZE)
     ] = "2Gi"
+    node_selector: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(
+            description="Labels of the nodes for the pods. `kubernetes.io/arch` is `amd64`, unless set here or the "
+            "image is that of the embedded server."
+        ),
+    ] = Field(default_factory=dict)
+    ready_model: Annotated[
+        str | None,
+        Field(
+            description="A model that a pod needs to be ready. Default: a pod is ready while its server responds, also "
+            "when one of its models fails."
+        ),
+    ] = None
     claim: Annotated[
         str,
         Field(
@@ -160,6 +208,9 @@ class Kubernetes(Strict):
     )
     proxy: Annotated[Proxy, Field(description="For the component `proxy`: Envoy.")] = Proxy()
     gateway: Annotated[Gateway | None, Field(description="For the component `gateway`: the Gateway.")] = None
+    argo_rollouts: Annotated[
+        ArgoRollouts, Field(description="For the component `argo-rollouts`: how a Rollout decides.")
+    ] = ArgoRollouts()
     clients: Annotated[
         Literal["namespace", "labelled"],
         Field(
@@ -206,9 +257,13 @@ class Kubernetes(Strict):
                 raise ValueError(f"the component {component!r} needs the key {key}")
             if settings is not None and component not in self.components:
                 raise ValueError(f"{key} needs the component {component!r}. Add it to components")
-        for one, other in (("volume", "object-store"), ("embedded", "gpu")):
+        for one, other in (("volume", "object-store"), ("embedded", "gpu"), ("kserve", "argo-rollouts")):
             if one in self.components and other in self.components:
                 raise ValueError(f"the components {one!r} and {other!r} exclude each other")
+        if "kserve" in self.components and (
+            self.autoscaling.model_fields_set - {"cpu_percent"} or self.autoscaling.cpu_percent is None
+        ):
+            raise ValueError("autoscaling: the component 'kserve' has cpu_percent only: the autoscaler is KServe's")
         if "cpu" in self.components and not self.cpu.isdecimal():
             raise ValueError(f"cpu is {self.cpu}; the component 'cpu' needs a whole number")
         return self

@@ -15,7 +15,7 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 LABEL_WORDS = "1 to 63 letters, digits, '_', '.' and '-', the first a letter or digit, such as canary"
 
 FUNCTION = f"^{FUNCTION_PATTERN.pattern}$"
-IMAGE = r"^[\w][\w.:/@+-]*$"
+IMAGE = r"^[\w][\w.:/+-]*(@sha256:[0-9a-f]{64})?$"
 KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 NAME_PREFIX = r"^([a-z]([-a-z0-9]{0,28}[a-z0-9])?-)?$"
 DOMAIN = r"^[a-z0-9]([-a-z0-9]{0,62})?(\.[a-z0-9]([-a-z0-9]{0,62})?)+$"
@@ -27,10 +27,11 @@ DISK_SIZE = r"^\d+(Mi|Gi|Ti)$"
 MEMORY_SIZE = r"^\d+(Mi|Gi)$"
 CPUS = r"^\d+(\.\d+)?m?$"
 BUCKET = r"^(s3|gs)://[^/\s]+\S*$"
+PAGE = r"^https?://[^/\s#]+(/[^\s#]*)?$"
 ENDPOINT = r"^https?://[^/\s:]+(:\d+)?/?$"
 EXPECTED = {
     FUNCTION: "'module:function'",
-    IMAGE: "the name of an image, such as tensorflow/serving:2.21.0",
+    IMAGE: "the name of an image, such as tensorflow/serving:2.21.0 or NAME@sha256: and 64 digits",
     KUBERNETES_NAME: "a Kubernetes name: up to 63 lower-case letters, digits and '-'",
     NAME_PREFIX: "up to 31 lower-case letters, digits and '-', the first a letter and the last '-', such as fraud-",
     DOMAIN: "a domain, such as serving.example.com",
@@ -41,5 +42,6 @@ EXPECTED = {
     MEMORY_SIZE: "a size such as 512Mi or 2Gi",
     CPUS: "a number of CPUs, such as 2 or 500m",
     BUCKET: "a URL such as s3://bucket/prefix or gs://bucket/prefix",
+    PAGE: "the address of a page, such as https://wiki.example.com/runbooks",
     ENDPOINT: "a URL such as https://minio.example.com:9000",
 }

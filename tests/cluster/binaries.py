@@ -63,12 +63,18 @@ GATEWAY = Module(
     ),
 )
 KSERVE = Module("kserve", ("manager",), "some 4 minutes on 2 cores", (("github.com/kserve/kserve", "config"),))
+METRICS = Module("metrics", ("metrics-server",), "some 4 minutes on 2 cores")
+ARGO_ROLLOUTS = Module(
+    "argo", ("rollouts-controller",), "some 5 minutes", (("github.com/argoproj/argo-rollouts", "manifests"),)
+)
 PAUSE = Module("pause", ("pause",), "seconds")
 HELM = Module("helm", ("helm",), "some 3 minutes")
 POLICIES = Module("policies", ("kube-router",), "some 4 minutes on 2 cores")
+# What only tests by hand need: `python -m tests.cluster build` builds the rest.
+ADAPTER = Module("adapter", ("adapter",), "some 4 minutes on 2 cores")
 # They need no C library, and some run in images that have none.
-STATIC = (PAUSE, KSERVE, HELM, POLICIES)
-MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, HELM, POLICIES)
+STATIC = (PAUSE, KSERVE, METRICS, ADAPTER, ARGO_ROLLOUTS, HELM, POLICIES)
+MODULES = (PAUSE, KUBERNETES, DNS, GATEWAY, KSERVE, METRICS, ARGO_ROLLOUTS, HELM, POLICIES)
 
 
 def cache() -> Path:
@@ -80,9 +86,9 @@ def missing() -> list[Module]:
     return [module for module in MODULES if not module.folder.exists()]
 
 
-def build() -> None:
+def build(*more: Module) -> None:
     """Builds what is missing, and says so."""
-    for module in missing():
+    for module in (*missing(), *(one for one in more if not one.folder.exists())):
         print(f"Building {', '.join(module.programs)}: {module.estimate} …", file=sys.stderr, flush=True)
         started = time.monotonic()
         _build(module)

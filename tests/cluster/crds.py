@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.binaries import KSERVE, cache
+from tests.cluster.binaries import ARGO_ROLLOUTS, KSERVE, cache
 from tests.servers import wait_for
 
 
@@ -78,7 +78,9 @@ def _downloaded(source: Source, empty: Path) -> Path:
 def apply(kubectl: Callable[..., str]) -> None:
     """Installs the kinds. Some are too large for what a client's apply notes on them."""
     services = KSERVE.required("github.com/kserve/kserve") / "crd/full/serving.kserve.io_inferenceservices.yaml"
-    places = (*(source.folder for source in SOURCES), services)
+    rollouts = ARGO_ROLLOUTS.required("github.com/argoproj/argo-rollouts") / "crds"
+    ours = (rollouts / f"{kind}-crd.yaml" for kind in ("rollout", "analysis-template"))
+    places = (*(source.folder for source in SOURCES), services, *ours)
     kubectl("apply", "--server-side", *(word for place in places for word in ("-f", str(place))))
     wait_until_established(kubectl)
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import aggregated, node, second
 from tests.cluster import kserve as kserve_of_tests
-from tests.cluster import node
 from tests.cluster.node import Cluster
+from tests.cluster.second import SecondNode
 from tests.docker.machine import Machine
 from tfserving.serving.models_yaml.server import IMAGE
 
@@ -34,6 +35,25 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         started.load_image(host, IMAGE)
         yield started
     assert not (left := node.left() or before.left(node.FOLDER)), f"the cluster left {left}"
+
+
+@pytest.fixture(scope="session")
+def second_node(cluster: Cluster) -> Iterator[SecondNode]:
+    """A second node, for pods of the namespaces that a test has it admit."""
+    if not cluster.containerd:
+        pytest.skip("only a cluster of the tests gets a second node")
+    with second.started(cluster) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def metrics_server(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, with the metrics of its nodes and pods. Meanwhile autoscalers of all fleets act on them."""
+    if not cluster.containerd:
+        yield cluster
+        return
+    with aggregated.metrics_server(cluster):
+        yield cluster
 
 
 @pytest.fixture(scope="session")

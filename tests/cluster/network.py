@@ -12,11 +12,14 @@ import subprocess
 from pathlib import Path
 
 BRIDGE = "srv0"
-# As iptables writes those of all nodes.
-BRIDGES = "srv+"
 NODE = "10.97.0.1"
 PODS = "10.97.0.0/24"
-# Of all nodes that a test may add.
+# Those of the node that a test may add.
+SECOND_BRIDGE = "srv1"
+SECOND_NODE = "10.97.1.1"
+SECOND_PODS = "10.97.1.0/24"
+# Both, the first as iptables writes it.
+BRIDGES = "srv+"
 ALL_PODS = "10.97.0.0/16"
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
@@ -42,8 +45,8 @@ SYSCTLS = (
 )
 
 
-def exists() -> bool:
-    return Path("/sys/class/net", BRIDGE).exists()
+def exists(bridge: str = BRIDGE) -> bool:
+    return Path("/sys/class/net", bridge).exists()
 
 
 def overlapping() -> bool:
@@ -67,10 +70,8 @@ def restore_sysctls(values: dict[str, str]) -> None:
 
 def make() -> None:
     """Makes the bridge. Its packets are seen by iptables, so that a pod reaches a service whose pod is beside it."""
+    make_bridge(BRIDGE, NODE)
     for words in (
-        ("ip", "link", "add", BRIDGE, "type", "bridge"),
-        ("ip", "address", "add", f"{NODE}/24", "dev", BRIDGE),
-        ("ip", "link", "set", BRIDGE, "up"),
         ("iptables", "-w", "-N", CHAIN),
         # A Docker Engine has whatever isn't accepted here dropped.
         ("iptables", "-w", "-A", CHAIN, "-i", BRIDGES, "-o", BRIDGES, "-j", "ACCEPT"),
@@ -81,10 +82,24 @@ def make() -> None:
     Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("1")
 
 
+def make_bridge(bridge: str, node: str) -> None:
+    for words in (
+        ("ip", "link", "add", bridge, "type", "bridge"),
+        ("ip", "address", "add", f"{node}/24", "dev", bridge),
+        ("ip", "link", "set", bridge, "up"),
+    ):
+        subprocess.run(words, check=True, capture_output=True, env=ENVIRONMENT)
+
+
+def remove_bridge(bridge: str) -> None:
+    if exists(bridge):
+        subprocess.run(["ip", "link", "delete", bridge], check=True, capture_output=True, env=ENVIRONMENT)
+
+
 def remove() -> None:
-    """Removes the bridge and all that the cluster told iptables, and leaves what others told it."""
-    if exists():
-        subprocess.run(["ip", "link", "delete", BRIDGE], check=True, capture_output=True, env=ENVIRONMENT)
+    """Removes the bridges and all that the cluster told iptables, and leaves what others told it."""
+    for bridge in (BRIDGE, SECOND_BRIDGE):
+        remove_bridge(bridge)
     forget(OURS)
 
 

@@ -17,7 +17,7 @@ from tests.cluster.control_plane import SERVER
 from tests.cluster.network import ENVIRONMENT
 from tests.cluster.node import FOLDER, Cluster
 from tests.cluster.processes import Daemons
-from tests.cluster.worker import NAME
+from tests.cluster.worker import FIRST
 from tests.servers import wait_for
 
 ENGINE = "policies"
@@ -52,7 +52,7 @@ def enforced(cluster: Cluster) -> Iterator[None]:
         "--enable-cni=false",
         "--health-port=0",
         f"--service-cluster-ip-range={network.SERVICES}",
-        f"--hostname-override={NAME}",
+        f"--hostname-override={FIRST.name}",
         f"--kubeconfig={authority.kubeconfig(ENGINE, SERVER)}",
     ]
     engine = daemons.start(ENGINE, *words)

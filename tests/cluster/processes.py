@@ -11,6 +11,7 @@ import http.client
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import urllib.request
 from collections.abc import Iterable
@@ -31,27 +32,27 @@ def hierarchies() -> list[Path]:
     return [path for path in sorted(ROOT.iterdir()) if (path / "cgroup.procs").exists()]
 
 
-def make_group() -> None:
-    """Makes the group, empty; below it, `daemons` is for the cluster's programs and the rest is the kubelet's."""
+def make_group(name: str = GROUP) -> None:
+    """Makes the group, empty; below it, `daemons` is for the cluster's programs and the rest is a kubelet's."""
     for hierarchy in hierarchies():
-        group = hierarchy / GROUP
+        group = hierarchy / name
         group.mkdir()
-        for name in ("cpuset.cpus", "cpuset.mems"):
-            if (value := group / name).exists() and hierarchy != ROOT:
-                value.write_text((hierarchy / name).read_text())
-    _daemons().mkdir()
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            if (value := group / setting).exists() and hierarchy != ROOT:
+                value.write_text((group.parent / setting).read_text())
+    _daemons(name).mkdir()
 
 
-def remove_group() -> None:
+def remove_group(name: str = GROUP) -> None:
     """Ends every process of the group, and removes it."""
     killed: set[int] = set()
-    wait_for(lambda: _ended(killed), what="the end of the cluster's processes")
+    wait_for(lambda: _ended(name, killed), what=f"the end of the processes of {name}")
     for process in killed:
         # Those that this process started are to be waited for, too.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(process, 0)
     for hierarchy in hierarchies():
-        groups = [Path(path) for path, _, _ in os.walk(hierarchy / GROUP, topdown=False)]
+        groups = [Path(path) for path, _, _ in os.walk(hierarchy / name, topdown=False)]
         for group in groups:
             wait_for(partial(_removed, group), what=f"the removal of {group}")
 
@@ -60,24 +61,24 @@ def exists() -> bool:
     return any((hierarchy / GROUP).exists() for hierarchy in hierarchies())
 
 
-def _daemons() -> Path:
+def _daemons(group: str) -> Path:
     hierarchy = next((path for path in hierarchies() if path.name == "pids"), hierarchies()[0])
-    return hierarchy / GROUP / "daemons"
+    return hierarchy / group / "daemons"
 
 
-def _processes() -> set[int]:
+def _processes(group: str) -> set[int]:
     found: set[int] = set()
     for hierarchy in hierarchies():
-        for folder, _, _ in os.walk(hierarchy / GROUP):
+        for folder, _, _ in os.walk(hierarchy / group):
             # It may go while it is looked at.
             with contextlib.suppress(OSError):
                 found.update(map(int, Path(folder, "cgroup.procs").read_text().split()))
     return found
 
 
-def _ended(killed: set[int]) -> bool:
+def _ended(group: str, killed: set[int]) -> bool:
     """Whether none is left; kills those that are, and notes them."""
-    processes = _processes()
+    processes = _processes(group)
     killed |= processes
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
@@ -93,9 +94,10 @@ def _removed(group: Path) -> bool:
 
 @dataclass
 class Daemons:
-    """Starts programs that run until the group is removed; each one's output is a file of `logs`."""
+    """Starts programs that run until `group` is removed; each one's output is a file of `logs`."""
 
     logs: Path
+    group: str = GROUP
 
     def start(
         self, name: str, *words: object, within: subprocess.Popen[bytes] | None = None
@@ -113,7 +115,7 @@ class Daemons:
         return self._start(name, [*apart, *map(str, words)])
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
-        script = f'echo $$ > {_daemons() / "cgroup.procs"} && exec "$@"'
+        script = f'echo $$ > {_daemons(self.group) / "cgroup.procs"} && exec "$@"'
         with (self.logs / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 ["sh", "-c", script, "sh", *command],
@@ -124,11 +126,13 @@ class Daemons:
                 cwd="/",
             )
 
-    def healthy(self, name: str, process: subprocess.Popen[bytes], url: str) -> bool:
+    def healthy(
+        self, name: str, process: subprocess.Popen[bytes], url: str, context: ssl.SSLContext | None = None
+    ) -> bool:
         """Whether a program says at `url` that it is; fails if it has ended."""
         assert process.poll() is None, f"{name} ended with {process.returncode}:\n{self.tail(name)}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(url, timeout=5, context=context) as answer:  # noqa: S310
                 return bool(answer.status == 200)
         except (OSError, http.client.HTTPException):
             return False

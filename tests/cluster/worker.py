@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from tests.cluster.network import ALL_PODS, BRIDGE, DOMAIN, ENVIRONMENT, NODE, P
 from tests.cluster.processes import Daemons
 from tests.servers import wait_for
 
-NAME = "node"
-ZONE = "one"
 # Where Debian has the plugins of the container network interface.
 PLUGINS = Path("/usr/lib/cni")
 
@@ -27,26 +26,47 @@ def places(folder: Path) -> dict[Path, Path]:
     return {Path(place): folder / "instead" / place.strip("/").replace("/", "-") for place in fixed}
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A node: what it is called, and the bridge that it and its pods have addresses on."""
+
+    name: str
+    zone: str
+    bridge: str
+    address: str
+    pods: str
+    # Pods run there only if they tolerate it.
+    taint: str = ""
+
+
+FIRST = Worker("node", "one", BRIDGE, NODE, PODS)
+
+
 def start(daemons: Daemons, authority: Authority, folder: Path) -> None:
-    containerd = _start_containerd(daemons, folder)
-    _start_kubelet(daemons, authority, folder, containerd)
+    """Starts the cluster's node, and what has its services lead to pods, wherever these are on this machine."""
+    start_node(daemons, authority, folder, FIRST)
     _start_proxy(daemons, authority, folder)
 
 
-def _start_containerd(daemons: Daemons, folder: Path) -> subprocess.Popen[bytes]:
+def start_node(daemons: Daemons, authority: Authority, folder: Path, worker: Worker) -> None:
+    containerd = _start_containerd(daemons, folder, worker)
+    _start_kubelet(daemons, authority, folder, containerd, worker)
+
+
+def _start_containerd(daemons: Daemons, folder: Path, worker: Worker) -> subprocess.Popen[bytes]:
     network = {
         "cniVersion": "0.4.0",
         "name": "pods",
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": BRIDGE,
+                "bridge": worker.bridge,
                 "isGateway": True,
                 # A pod may reach itself through its service.
                 "hairpinMode": True,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{"subnet": PODS, "gateway": NODE}]],
+                    "ranges": [[{"subnet": worker.pods, "gateway": worker.address}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                     "dataDir": str(folder / "addresses"),
                 },
@@ -88,24 +108,27 @@ def _serves(daemons: Daemons, containerd: subprocess.Popen[bytes], socket: Path)
     return not subprocess.run(command, check=False, capture_output=True, env=ENVIRONMENT).returncode
 
 
-def _start_kubelet(daemons: Daemons, authority: Authority, folder: Path, containerd: subprocess.Popen[bytes]) -> None:
-    authority.sign("kubelet", f"system:node:{NAME}", "system:nodes", (f"DNS:{NAME}", f"IP:{NODE}"))
+def _start_kubelet(
+    daemons: Daemons, authority: Authority, folder: Path, containerd: subprocess.Popen[bytes], worker: Worker
+) -> None:
+    own = f"kubelet-{worker.name}"
+    authority.sign(own, f"system:node:{worker.name}", "system:nodes", (f"DNS:{worker.name}", f"IP:{worker.address}"))
     # Pods ask the cluster's DNS, which asks nobody: there is nobody out there for them.
     (folder / "resolv.conf").write_text("")
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": NODE,
+        "address": worker.address,
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
             "x509": {"clientCAFile": authority.path("ca.pem")},
         },
         "authorization": {"mode": "Webhook"},
-        "tlsCertFile": authority.path("kubelet.pem"),
-        "tlsPrivateKeyFile": authority.path("kubelet.key"),
+        "tlsCertFile": authority.path(f"{own}.pem"),
+        "tlsPrivateKeyFile": authority.path(f"{own}.key"),
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": "/serving-cluster",
+        "cgroupRoot": f"/{daemons.group}",
         "failCgroupV1": False,
         "failSwapOn": False,
         "oomScoreAdj": 0,
@@ -128,18 +151,19 @@ def _start_kubelet(daemons: Daemons, authority: Authority, folder: Path, contain
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
         "enableControllerAttachDetach": True,
+        "registerWithTaints": [{"key": worker.taint, "effect": "NoSchedule"}] if worker.taint else [],
     }
     written = _written(folder / "kubelet.json", config)
-    kubeconfig = authority.kubeconfig("kubelet", SERVER)
+    kubeconfig = authority.kubeconfig(own, SERVER)
     daemons.start(
         "kubelet",
         KUBERNETES.path("kubelet"),
         f"--config={written}",
         f"--kubeconfig={kubeconfig}",
         f"--root-dir={folder / 'kubelet'}",
-        f"--hostname-override={NAME}",
-        f"--node-labels=topology.kubernetes.io/zone={ZONE}",
-        f"--node-ip={NODE}",
+        f"--hostname-override={worker.name}",
+        f"--node-labels=topology.kubernetes.io/zone={worker.zone}",
+        f"--node-ip={worker.address}",
         within=containerd,
     )
 
@@ -154,7 +178,7 @@ def _start_proxy(daemons: Daemons, authority: Authority, folder: Path) -> None:
         "healthzBindAddress": f"{NODE}:10256",
         "metricsBindAddress": f"{NODE}:10249",
         "clusterCIDR": ALL_PODS,
-        "hostnameOverride": NAME,
+        "hostnameOverride": FIRST.name,
         "nodePortAddresses": [f"{NODE}/32"],
         "clientConnection": {"kubeconfig": str(authority.kubeconfig("kube-proxy", SERVER))},
         # What the kernel tracks is left as it is: not every machine lets it be changed.

@@ -72,6 +72,11 @@ def watched(docker: DockerClient, docker_host: str, exported: Path, tmp_path: Pa
     remove_all(fleet)
 
 
+def of_all(expression: str) -> str:
+    """What Grafana makes of an expression when all of each variable is chosen."""
+    return re.sub(r"\$(namespace|job|model)\b", ".*", expression).replace("$__rate_interval", "1m")
+
+
 def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     before = left()
     watched.say_split(30)
@@ -97,20 +102,21 @@ def test_up_watched_split_and_down(watched: Watched, left: Left) -> None:
     # What the dashboard asks, a real Prometheus answers.
     wait_for(lambda: watched.query(":tensorflow:serving:request_count"), what="the server's metrics")
     wait_for(lambda: {one["metric"]["job"] for one in watched.query("up == 1")} == {"server", "memory"}, what="targets")
-    empty = []
-    for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        for target in panel["targets"]:
-            expression = target["expr"].replace("$model", ".*").replace("$__rate_interval", "1m")
-            if not watched.query(expression):
-                empty.append(panel["title"])
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    empty = [
+        panel["title"] for panel in panels for target in panel["targets"] if not watched.query(of_all(target["expr"]))
+    ]
     # No batching and no GPU here; a rate comes with a second reading.
     rates = {"Requests", "Errors", "Latency", "Latency in TensorFlow"}
     assert set(empty) <= {*rates, "Batching: wait", "Batching: runs", "Memory"}
     answered = 'sum(rate(:tensorflow:serving:request_count{status="OK"}[1m])) > 0'
     wait_for(lambda: watched.served_by(1) and watched.query(answered), what="a rate")
     wait_for(lambda: watched.query(f"{MEMORY_METRIC} > 1e8"), what="the server's memory")
-    (versions,) = (panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["title"] == "Versions")
-    rows = {(row["metric"]["model"], row["metric"]["version"]) for row in watched.query(versions["targets"][0]["expr"])}
+    (versions,) = (panel for panel in panels if panel["title"] == "Versions")
+    rows = {
+        (row["metric"]["model"], row["metric"]["version"])
+        for row in watched.query(of_all(versions["targets"][0]["expr"]))
+    }
     # What was loaded, by the folder that it was loaded from: the canary's is the model's.
     assert rows == {("scaled", "1"), ("scaled", "2")}
 

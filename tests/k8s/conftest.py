@@ -9,6 +9,7 @@ import pytest
 
 from tests.cluster import policies
 from tests.cluster.node import Cluster
+from tests.docker.engine import TOOLKIT
 from tests.k8s.deployed import KUBERNETES, Pods, at_version_1, unapplied
 from tests.servers import wait_for
 from tfserving.serving.models_yaml.server import ENVOY
@@ -17,6 +18,13 @@ PROXIED = (
     "kubernetes: {{namespace: {0}, components: [volume, proxy, monitoring], clients: labelled, replicas: 1, "
     "monitoring: {{namespace: {0}-watching}}, cpu: 50m, memory: 1Gi, drain_seconds: 4}}\n"
 )
+
+
+@pytest.fixture(scope="session")
+def toolkit(cluster: Cluster, docker_host: str) -> str:
+    """The toolkit's own image, as it is now, on the cluster's node."""
+    cluster.load_image(docker_host, TOOLKIT)
+    return TOOLKIT
 
 
 @pytest.fixture(scope="session")

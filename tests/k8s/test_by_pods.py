@@ -66,7 +66,7 @@ def weights(pods: Pods) -> set[int]:
 
 def left(pods: Pods) -> list[str]:
     """What there is of a second Deployment."""
-    names = pods.kubectl("get", "deployments,configmaps,pods", "--output=name").split()
+    names = pods.kubectl("get", "deployments,configmaps,pods,hpa,pdb", "--output=name").split()
     return [name for name in names if "canary" in name]
 
 

@@ -38,9 +38,12 @@ ALL = (
     f" object_store: {{url: 's3://bucket/models', secret: keys}}, image: 'registry:5000/serving:1@{DIGEST}'"
 )
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None or not binaries.HELM.folder.exists(), reason="kubectl or helm isn't there"
-)
+# helm is built with the cluster's programs.
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH"),
+    pytest.mark.skipif(not binaries.HELM.folder.exists(), reason="helm isn't built: `python -m tests.cluster build`"),
+]
 
 
 def helm(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -97,7 +100,7 @@ def test_a_release_has_the_names_of_its_prefix(whole: Chart) -> None:
         by_name(whole.template(release="a")) == by_name(whole.template(release="a-serving")) == by_name(whole.rendered)
     )
     rule = the(whole.rendered, "PrometheusRule", "a-serving")["spec"]["groups"][0]["rules"][0]
-    assert "{{ $labels.model_name }}" in rule["annotations"]["summary"]
+    assert "{{ $labels.job }}" in rule["annotations"]["summary"]
     other = whole.template("--namespace", "123", "--set", "maxReplicas=2", release="b")
     assert {one["metadata"]["namespace"] for one in other} == {"123"}
     assert all(one["metadata"]["name"].startswith("b-serving") for one in other)
@@ -114,12 +117,13 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
         "imagePullSecrets": [{"name": "registry"}],
         "replicas": 3,
         "maxReplicas": 7,
+        "autoscaling": {"cpuPercent": 55, "scaleDownSeconds": 9},
         "cpu": 5,
         "memory": "3Gi",
         "labels": {"team": "yes"},
         "gateway": {"name": "h", "namespace": "hw", "hostname": "n.example.com"},
         "monitoring": {"labels": {"release": "q"}, "namespace": "look"},
-        "objectStore": {"url": "gs://other/models", "secret": "others"},
+        "objectStore": {"url": "s3://other/models", "secret": "others"},
         "podAnnotations": {"a.b/c": "1"},
         "podLabels": {"d": "2"},
         "nodeSelector": {"e": "3"},
@@ -142,6 +146,8 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
     assert account["metadata"]["annotations"] == {"h": "5"}
     scaler = the(found, "HorizontalPodAutoscaler", "a-serving")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 7)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 55
+    assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 9
     assert container["resources"]["requests"]["cpu"] == container["resources"]["limits"]["cpu"] == "5"
     assert "--tensorflow_intra_op_parallelism=5" in container["args"]
     assert container["resources"]["limits"]["memory"] == "3Gi"
@@ -154,7 +160,7 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
     assert '"look"' in policy
     assert the(found, "ServiceMonitor", "a-serving")["metadata"]["labels"]["release"] == "q"
     for one in spec["initContainers"]:
-        assert "gs://other/models" in one["args"]
+        assert "s3://other/models" in one["args"]
     assert '"others"' in json.dumps(spec)
     assert template["metadata"]["annotations"]["a.b/c"] == "1"
     assert template["metadata"]["labels"]["d"] == "2"
@@ -273,6 +279,14 @@ def test_two_releases_serve_in_one_namespace_and_are_upgraded(cluster: Cluster, 
         assert [one["targetRef"]["name"].startswith(f"{name}-") for one in ready] == [True]
     assert cluster.run("-n", namespace, "get", "horizontalpodautoscaler", "serving").returncode
     cluster.kubectl("-n", namespace, "get", "horizontalpodautoscaler", "other-serving")
+    # The pods of a release have the labels of those that `apply` makes.
+    (tmp_path / "models.yaml").write_text(CLUSTER.replace("{comp", f"{{namespace: {namespace}, comp"))
+    words = [sys.executable, "-m", "tfserving", "k8s", "delete", "--fleet", str(tmp_path / "models.yaml")]
+    env = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "ServiceAccount serving" in done.stderr
+    assert "was not created by this toolkit" in done.stderr
     run("uninstall", "serving", "other")
     left = cluster.kubectl("-n", namespace, "get", "deployments,services,configmaps,networkpolicies", "-o", "name")
     assert left.split() == ["configmap/kube-root-ca.crt"]

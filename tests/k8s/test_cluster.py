@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +13,6 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -20,33 +21,36 @@ import pytest
 from tests.cluster.node import Cluster
 from tests.exporting import export_scaled
 from tests.k8s.deployed import volume
+from tests.k8s.load import BY_STABLE, UNLABELLED, Load
 from tests.servers import wait_for
 from tfserving.foundation.messages import message
 from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = "models:\n  scaled:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
-VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4, replicas: 1"
+OTHER = "  other:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
+VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4"
 GATEWAY = ", gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}"
 # The base has nine objects.
-MORE = {"monitoring": 3, "gateway": 4, "kserve": -1}
+MORE = {"argo-rollouts": 2, "monitoring": 3, "gateway": 4, "kserve": -1, "proxy": 1}
 
 
-@dataclass
+@dataclasses.dataclass
 class Fleet:
     """A fleet of `scaled` in a namespace of its own."""
 
     cluster: Cluster
     namespace: str
     folder: Path
+    file: str = "models.yaml"
 
-    def say(self, components: str = "", more: str = "") -> None:
+    def say(self, components: str = "", more: str = "", replicas: str = "replicas: 1", models: str = MODELS) -> None:
         """Has models.yaml name these components beside the volume."""
-        said = VOLUME.format(self.namespace, components) + more.format(self.namespace)
-        (self.folder / "models.yaml").write_text(f"{MODELS}kubernetes: {{{said}}}\n")
+        said = f"{VOLUME.format(self.namespace, components)}, {replicas}{more.format(self.namespace)}"
+        (self.folder / self.file).write_text(f"{models}kubernetes: {{{said}}}\n")
 
     def k8s(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tfserving", "k8s", *words, "--fleet", str(self.folder / "models.yaml")]
+        command = [sys.executable, "-m", "tfserving", "k8s", *words, "--fleet", str(self.folder / self.file)]
         path = f"{Path(self.cluster.program).parent}:{os.environ['PATH']}"
         env = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "PATH": path}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -169,9 +173,32 @@ def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(applied: Calla
         assert refused == grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_models_come_and_go_while_others_serve(applied: Callable[..., Fleet]) -> None:
+    fleet = applied()
+    shutil.copytree(fleet.folder / "models/scaled", fleet.folder / "models/other")
+    address = fleet.kubectl("get", "service", "serving", "--output=jsonpath={.spec.clusterIP}")
+    with Load((f"grpc://{address}:8500", f"http://{address}:8501"), kinds=(UNLABELLED, BY_STABLE)) as load:
+        for models, served in ((MODELS + OTHER, {"scaled", "other"}), (MODELS, {"scaled"})):
+            fleet.say(models=models)
+            fleet.k8s("apply")
+            pods = json.loads(fleet.k8s("status", "--json").stdout)["pods"]
+            assert [pod["models"].keys() for pod in pods if not pod["terminating"]] == [served]
+            if "other" in served:
+                # It stays as long as models.yaml has it.
+                assert "the cluster also serves other." in fleet.k8s("apply", "scaled", code=2).stderr
+            answered = load.answered
+            wait_for(lambda answered=answered: load.answered > answered + 20)  # type: ignore[misc]
+    assert load.failures == []
+
+
 def test_the_autoscalers_pods_stay(applied: Callable[..., Fleet]) -> None:
+    """Also when there was none before, and the manifests had their number."""
     fleet = applied()
     fleet.kubectl("scale", "deployment/serving", "--replicas=2")
+    fleet.say(replicas="replicas: 2, max_replicas: 2")
+    fleet.k8s("apply")
+    assert fleet.kubectl("get", "hpa", "--output=name") == ""
+    fleet.say()
     fleet.k8s("apply")
     assert fleet.kubectl("get", "deployment", "serving", "--output=jsonpath={.spec.replicas}") == "2"
     served = "  scaled: version 1 AVAILABLE, stable → 1. Clients get version 1, stable"
@@ -180,6 +207,11 @@ def test_the_autoscalers_pods_stay(applied: Callable[..., Fleet]) -> None:
 
 def test_what_is_not_said_any_more_is_removed_and_nothing_of_others(applied: Callable[..., Fleet]) -> None:
     fleet = applied(", monitoring")
+    other = dataclasses.replace(fleet, file="other.yaml")
+    other.say(more=", name_prefix: other-")
+    other.k8s("apply")
+    before = json.loads(other.k8s("status", "--json").stdout)
+    assert [pod["pod"].startswith("other-serving-") for pod in before["pods"]] == [True]
     assert fleet.k8s("diff").stdout == ""
     fleet.kubectl("create", "configmap", "mine", "--from-literal=a=b")
     fleet.kubectl("label", "configmap", "mine", "app.kubernetes.io/instance=serving")
@@ -190,15 +222,41 @@ def test_what_is_not_said_any_more_is_removed_and_nothing_of_others(applied: Cal
     assert fleet.kubectl("get", "servicemonitors,prometheusrules", "--output=name") == ""
     assert fleet.k8s("diff").stdout == ""
     fleet.k8s("delete")
-    left = fleet.kubectl("get", "configmaps", "--output=name").split()
-    assert sorted(left) == ["configmap/kube-root-ca.crt", "configmap/mine"]
+    left = fleet.kubectl("get", "deployments,services,configmaps,hpa,pdb", "--output=name").split()
+    alone = [name for name in left if "/other-serving" not in name]
+    assert sorted(alone) == ["configmap/kube-root-ca.crt", "configmap/mine"]
+    # Another fleet of the namespace goes on as before.
+    assert other.k8s("diff").stdout == ""
+    assert json.loads(other.k8s("status", "--json").stdout) == before
 
 
 def test_what_is_somebody_elses_is_not_taken(fleet: Fleet) -> None:
     fleet.kubectl("create", "service", "clusterip", "serving", "--tcp=80:80")
     said = fleet.k8s("apply", code=2).stderr
     assert f"Service serving of namespace {fleet.namespace} was not created by this toolkit" in said
+    fleet.say(more=", autoscaling: {{requests_in_flight: 4}}")
+    said = fleet.k8s("apply", code=2).stderr
+    assert "the cluster has no API custom.metrics.k8s.io, which requests_per_second and requests_in_flight need" in said
     assert fleet.kubectl("get", "deployments", "--output=name") == ""
+    file = fleet.folder / "models.yaml"
+    file.write_text(file.read_text().replace(fleet.namespace, "no-such"))
+    assert fleet.k8s("apply", code=2).stderr == (
+        "Error: the cluster has no namespace 'no-such'. Create it with `kubectl create namespace no-such`, or set "
+        "another `kubernetes.namespace`.\n"
+    )
+
+
+def test_the_role_edit_of_a_namespace_is_enough(fleet: Fleet) -> None:
+    """It doesn't cover kinds of other projects, which the cluster has."""
+    fleet.kubectl("create", "serviceaccount", "team")
+    fleet.kubectl("create", "rolebinding", "team", "--clusterrole=edit", f"--serviceaccount={fleet.namespace}:team")
+    config = json.loads(fleet.cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": fleet.kubectl("create", "token", "team").strip()}
+    (fleet.folder / "team.kubeconfig").write_text(json.dumps(config))
+    fleet.cluster = dataclasses.replace(fleet.cluster, kubeconfig=fleet.folder / "team.kubeconfig")
+    assert " (server dry run)" in fleet.k8s("apply", "--dry-run").stdout
+    assert "+kind: Deployment" in fleet.k8s("diff", code=1).stdout
+    assert fleet.k8s("delete").stdout.count("No resources found") == 3
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_the_servers_words(fleet: Fleet) -> None:

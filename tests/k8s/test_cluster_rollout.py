@@ -44,7 +44,7 @@ def test_a_version_takes_over_on_every_pod_under_load_and_goes_back(pods: Pods) 
         wait_for(lambda: load.versions[1] > seen + 20)
     assert load.failures == []
     assert "stable: 1" in (pods.folder / "models.yaml").read_text()
-    assert pods.kubectl("get", "leases", "--output=name") == ""
+    assert not pods.state()["running"]
 
 
 def test_what_is_worse_is_stopped_and_pods_come_and_go(pods: Pods) -> None:
@@ -124,7 +124,7 @@ def test_what_is_applied_is_proven_told_and_removed(pods: Pods) -> None:
     assert "rollout start scaled --cluster" in said
     for setting, reason in (
         ("image: nowhere.invalid/none:1", "cannot pull image nowhere.invalid/none:1: "),
-        ("cpu: '4000'", ": 0/1 nodes are available: 1 Insufficient cpu"),
+        ("cpu: '4000'", " nodes are available: "),
         ("memory: 64Mi", "ran out of memory. Raise `kubernetes.memory`"),
     ):
         key = setting.partition(":")[0]

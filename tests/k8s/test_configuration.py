@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.fleets import fleet
-from tfserving.k8s.configuration import cluster_models_config, labelled, models_files
+from tfserving.k8s.configuration import checked_at_startup, cluster_models_config, labelled
 from tfserving.serving.config import in_container, models_config
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.served import configured
@@ -42,10 +42,12 @@ def test_pods_serve_what_a_server_of_this_machine_serves_with_stable(
     assert config == models_config(labelled(read, ("digits",)), ("digits",), in_container())
 
 
-def test_a_pod_starts_by_stable_alone(tmp_path: Path) -> None:
-    script = models_files(of(tmp_path, "labels: {stable: 1, canary: 3}"), ("digits",))["models/health.sh"]
-    assert script.count("\ncheck ") == 1
-    assert "check 'model digits, label stable'" in script
+def test_a_pod_starts_by_a_model_of_which_it_loads_several_versions(tmp_path: Path) -> None:
+    """When ports open, one version of each model is loaded. A canary doesn't count."""
+    other = "labels: {stable: 1, canary: 3}}, other: {builder: 'm:build', labels: {stable: 2, previous: 1}"
+    read = of(tmp_path, other)
+    assert checked_at_startup(read, ("digits", "other")) == "other"
+    assert checked_at_startup(read, ("digits",)) == "digits"
 
 
 def test_a_model_may_not_have_the_name_of_another_s_canary(tmp_path: Path) -> None:

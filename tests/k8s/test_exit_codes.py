@@ -34,7 +34,7 @@ ON_A_CLUSTER = (
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fleet, and a kubeconfig of a cluster that doesn't listen."""
-    fleet(tmp_path, GOOD)
+    fleet(tmp_path, f"{GOOD}kubernetes: {{components: [volume]}}\n")
     kubeconfig(tmp_path / "config", f"http://127.0.0.1:{free_ports(1)[0]}", {})
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     return tmp_path / "models.yaml"
@@ -93,7 +93,7 @@ def test_a_laptop_without_a_server_is_unreachable(file: Path) -> None:
             ("rollout", "start", "digits/latest"),
             "Got 'digits/latest', expected MODEL or MODEL/VERSION, such as",
         ),
-        (("k8s", "render", "--overlay", "nothing"), "'nothing' is not one of 'cpu', 'embedded', "),
+        (("k8s", "render", "--overlay", "nothing"), "'nothing' is not one of 'argo-rollouts', 'cpu', "),
     ],
 )
 def test_wrong_words_are_usage_errors(file: Path, words: tuple[str, ...], reason: str) -> None:

@@ -13,7 +13,10 @@ from tests.cluster.node import Cluster
 from tests.k8s.deployed import Pods, unapplied
 from tests.servers import wait_for
 
-KSERVE = "kubernetes: {{namespace: {0}, components: [volume, kserve], cpu: 50m, memory: 1Gi, drain_seconds: 4, replicas: 1}}\n"
+KSERVE = (
+    "kubernetes: {{namespace: {0}, components: [volume, kserve], cpu: 50m, memory: 1Gi, drain_seconds: 4, "
+    "replicas: 1}}\n"
+)
 MORE = KSERVE.replace("1Gi", "1100Mi")
 
 
@@ -50,13 +53,13 @@ def test_kserve_serves_replaces_rolls_out_and_deletes(service: Pods) -> None:
 
     pods.have(2)
     wait_for(pods.reachable, what="the Service's address")
-    with pods.load() as load:
+    with pods.load(rate=20) as load:
         wait_for(lambda: load.answered > 20)
-        before = found["name"]
+        before = found["pod"]
         pods.say(MORE)
         pods.k8s("apply")
         (found,) = json.loads(pods.k8s("status", "--json").stdout)["pods"]
-        assert found["name"] != before
+        assert found["pod"] != before
         assert found["ready"]
         done = pods.through(load, "start", "scaled")
         assert done.count("golden requests of 1 model equal over gRPC and REST") == 2, done

@@ -15,7 +15,6 @@ import pytest
 
 from tests.cluster import network
 from tests.cluster.node import Cluster
-from tests.docker.engine import TOOLKIT
 from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
 from tests.k8s.deployed import Pods, volume
@@ -68,9 +67,11 @@ SEARCH = "cat /secrets/store/* /proc/[0-9]*/environ /proc/[0-9]*/root/secrets/st
 
 @pytest.mark.usefixtures("enforced")
 def test_what_is_published_is_served_and_rolled_out(
-    cluster: Cluster, docker_host: str, store: Store, tmp_path: Path
+    cluster: Cluster,
+    toolkit: str,  # noqa: ARG001 - the image of the sync
+    store: Store,
+    tmp_path: Path,
 ) -> None:
-    cluster.load_image(docker_host, TOOLKIT)
     pods = Pods(cluster, f"store-{uuid.uuid4().hex[:8]}", tmp_path / "fleet")
     pods.folder.mkdir()
     pods.say(KUBERNETES % store.url, MODELS.replace("    labels: {stable: 1}\n", ""))

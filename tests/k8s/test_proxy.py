@@ -37,7 +37,7 @@ def address(pods: Pods) -> str:
 def test_envoy_passes_on_requests_and_nothing_that_changes_or_measures_the_server(proxied: Pods) -> None:
     def status(path: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://{address(proxied)}:8501{path}", timeout=10) as response:  # noqa: S310
+            with urllib.request.urlopen(f"http://{address(proxied)}:8501{path}", timeout=10) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             return error.code

@@ -20,8 +20,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tfserving.cli import tfserving
+from tfserving.k8s.at_once import Pause
 from tfserving.k8s.rollout import report
-from tfserving.k8s.rollout.comparing import Pause
 from tfserving.k8s.rollout.controller import Controller
 from tfserving.k8s.rollout.judge import Comparison
 from tfserving.k8s.rollout.local import LocalStore

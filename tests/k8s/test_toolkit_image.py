@@ -26,7 +26,7 @@ def test_it_runs_as_nobody_on_a_read_only_root(docker: DockerClient) -> None:
         ["-c", "; ".join(f"{command} 2>&1" for command in COMMANDS)],
         entrypoint="/bin/sh",
         read_only=True,
-        tmpfs={"/tmp": ""},
+        tmpfs={"/tmp": ""},  # noqa: S108 - in the container
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         network_mode="none",

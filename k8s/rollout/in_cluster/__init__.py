@@ -1,0 +1,1 @@
+"""A rollout in the cluster: a Job runs it, with an account of its own."""
