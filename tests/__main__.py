@@ -37,7 +37,11 @@ WITHOUT_ENGINES = (
     ),
     ("that measure, one after the other", f"alone and not ({ENGINES})", ()),
 )
-WITH_ENGINES = (("of Docker", "docker", ()), ("of Kubernetes", "cluster", ("-n", str(WORKERS_OF_PODS), *BESIDE)))
+WITH_ENGINES = (
+    ("of Docker", "docker", ()),
+    ("of Kubernetes that run beside each other", "cluster and not alone", ("-n", str(WORKERS_OF_PODS), *BESIDE)),
+    ("of Kubernetes that change all of the cluster", "cluster and alone", ()),
+)
 LAST_FAILED = Path(__file__).resolve().parents[1] / ".pytest_cache/v/cache/lastfailed"
 MORE = """\
 What else there is:
@@ -58,10 +62,13 @@ def main() -> int:
     started = time.monotonic()
     LAST_FAILED.unlink(missing_ok=True)
     codes = []
-    for what, marker, how in WITH_ENGINES if arguments.engines else WITHOUT_ENGINES:
-        print(f"Running the tests {what} …", flush=True)
-        chosen = measuring(options) if marker.startswith("alone") else options
-        with of_pods(options) if marker == "cluster" else contextlib.nullcontext({}) as env:
+    with contextlib.ExitStack() as stack:
+        env: dict[str, str] = {}
+        for what, marker, how in WITH_ENGINES if arguments.engines else WITHOUT_ENGINES:
+            print(f"Running the tests {what} …", flush=True)
+            chosen = measuring(options) if marker.startswith("alone") else options
+            if marker.startswith("cluster") and not env:
+                env = stack.enter_context(of_pods(options))
             codes.append(pytest("-m", marker, *how, *chosen, env=env) if chosen else NOTHING_COLLECTED)
     code = max((code for code in codes if code != NOTHING_COLLECTED), default=NOTHING_COLLECTED)
     if code == 1 and 1 <= len(failed := last_failed()) <= arguments.again:
