@@ -9,26 +9,39 @@ python -m tests tests/clients -x     a part, with pytest's options
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+
+from tests.cluster.shared import shared
 
 # Most tests wait for processes now and then: as many workers as a small machine has cores would leave cores idle.
 WORKERS = 4
 NOTHING_COLLECTED = 5
 ENGINES = "docker or cluster"
+# Pods take their time to start and to drain.
+WORKERS_OF_PODS = 2
+BESIDE = ("--dist=loadgroup", "--no-loadscope-reorder")
 # What each part is, the marker of its tests, and how they run.
 WITHOUT_ENGINES = (
     (
         "that run beside each other",
         f"not alone and not ({ENGINES})",
-        ("-n", str(WORKERS), "--dist=loadgroup", "--no-loadscope-reorder"),
+        ("-n", str(WORKERS), *BESIDE),
     ),
     ("that measure, one after the other", f"alone and not ({ENGINES})", ()),
 )
-WITH_ENGINES = (("of Docker and Kubernetes", ENGINES, ()),)
+WITH_ENGINES = (
+    ("of Docker", "docker", ()),
+    ("of Kubernetes that run beside each other", "cluster and not alone", ("-n", str(WORKERS_OF_PODS), *BESIDE)),
+    ("of Kubernetes that change all of the cluster", "cluster and alone", ()),
+)
 LAST_FAILED = Path(__file__).resolve().parents[1] / ".pytest_cache/v/cache/lastfailed"
 MORE = """\
 What else there is:
@@ -49,10 +62,14 @@ def main() -> int:
     started = time.monotonic()
     LAST_FAILED.unlink(missing_ok=True)
     codes = []
-    for what, marker, how in WITH_ENGINES if arguments.engines else WITHOUT_ENGINES:
-        print(f"Running the tests {what} …", flush=True)
-        chosen = measuring(options) if marker.startswith("alone") else options
-        codes.append(pytest("-m", marker, *how, *chosen) if chosen else NOTHING_COLLECTED)
+    with contextlib.ExitStack() as stack:
+        env: dict[str, str] = {}
+        for what, marker, how in WITH_ENGINES if arguments.engines else WITHOUT_ENGINES:
+            print(f"Running the tests {what} …", flush=True)
+            chosen = measuring(options) if marker.startswith("alone") else options
+            if marker.startswith("cluster") and not env:
+                env = stack.enter_context(of_pods(options))
+            codes.append(pytest("-m", marker, *how, *chosen, env=env) if chosen else NOTHING_COLLECTED)
     code = max((code for code in codes if code != NOTHING_COLLECTED), default=NOTHING_COLLECTED)
     if code == 1 and 1 <= len(failed := last_failed()) <= arguments.again:
         print(f"Running the {len(failed)} that failed once more, alone …", flush=True)
@@ -77,9 +94,16 @@ def measuring(options: list[str]) -> list[str]:
     return [*found, *(option for option in options if not Path(option).is_dir())] if found else []
 
 
-def pytest(*arguments: str) -> int:
-    """Runs pytest in a process of its own; returns its exit code."""
-    return subprocess.call([sys.executable, "-m", "pytest", *arguments])
+def of_pods(options: list[str]) -> contextlib.AbstractContextManager[dict[str, str]]:
+    """The engine and the cluster that the tests of Kubernetes share, where any of `options` is one."""
+    words = ("--collect-only", "-q", "-m", "cluster", *options)
+    found = subprocess.run([sys.executable, "-m", "pytest", *words], check=False, capture_output=True)
+    return contextlib.nullcontext({}) if found.returncode == NOTHING_COLLECTED else shared()
+
+
+def pytest(*arguments: str, env: Mapping[str, str] = MappingProxyType({})) -> int:
+    """Runs pytest in a process of its own, with these variables too; returns its exit code."""
+    return subprocess.call([sys.executable, "-m", "pytest", *arguments], env={**os.environ, **env})
 
 
 def last_failed() -> list[str]:

@@ -30,6 +30,8 @@ for _variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
 os.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
 
 
+# What these fixtures start acts on the pods of all tests.
+CLUSTER_WIDE = {"enforced", "metrics_server"}
 # The groups of tests that take longest, which begin first: one that begins last keeps a single worker busy.
 LONGEST = (
     *("samples", "servers under load", "served", "tests/k8s/test_rollout.py", "export-processes", "tests/test_docs.py"),
@@ -54,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if {"cluster", "docker_host"} & names:
             item.add_marker(pytest.mark.timeout(900))
             item.add_marker(pytest.mark.cluster if "cluster" in names else pytest.mark.docker)
+        if CLUSTER_WIDE & names:
+            item.add_marker(pytest.mark.alone)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
     items.sort(key=lambda item: (item.get_closest_marker("cluster") is not None, _rank(item)))
