@@ -113,7 +113,7 @@ def unbuilt() -> bool:
 
 
 def build() -> None:
-    """Builds and downloads what the cluster is made of and isn't kept yet: some 15 minutes the first time."""
+    """Builds and downloads what the cluster is made of and isn't kept yet: some half an hour the first time."""
     binaries.build()
     crds.download()
 
