@@ -29,7 +29,9 @@ _MOST_FORWARDS = 8
 _TRIES = 5
 _LOGGED = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 # The addresses that kubectl tries without a kubeconfig: nothing is configured.
-_UNCONFIGURED = re.compile(r"server (localhost|127\.0\.0\.1):8080 was refused")
+_UNCONFIGURED = re.compile(r"server (localhost|127\.0\.0\.1):8080 was refused|http://localhost:8080/")
+# What `apply` puts around the reason when it can't read the server's schema.
+_VALIDATING = re.compile(r'^error: error validating ".*?": error validating data: |; if you choose to ignore .*')
 _NO_CONTEXT = re.compile(r"context was not found for specified context: (.*)|context \"(.*)\" does not exist")
 _BAD_CONFIG = re.compile(r"error loading config file|invalid configuration:|stat .*: no such file")
 _NO_NAMESPACE = re.compile(r'\(NotFound\): namespaces "(.*)" not found')
@@ -237,7 +239,8 @@ def _failure(called: str, printed: str) -> KubectlError:
             f"the cluster has a webhook that doesn't respond, {match[1]!r}: {match[2]}. Check that its controller runs."
         )
     if _UNREACHABLE.search(printed):
-        reason = printed.partition(" - did you specify")[0].removeprefix("Unable to connect to the server: ")
+        reason = _VALIDATING.sub("", printed.partition(" - did you specify")[0])
+        reason = reason.removeprefix("Unable to connect to the server: ")
         return UnreachableError(
             f"cannot reach the cluster: {reason}. Check that it runs, and `kubectl config current-context`."
         )

@@ -28,7 +28,10 @@ ON_A_CLUSTER = (
     ("rollout", "undo", "digits", "--cluster"),
     ("rollout", "abort", "digits", "--cluster"),
     ("rollout", "report", "digits", "--cluster"),
+    ("rollout", "start", "digits", "--in-cluster"),
+    ("rollout", "resume", "digits", "--cluster"),
 )
+LINT = ("k8s", "lint", "--cluster")
 
 
 @pytest.fixture
@@ -56,7 +59,15 @@ def test_a_cluster_that_does_not_listen_is_unreachable(file: Path, words: tuple[
     assert line.startswith("Error: cannot reach the cluster: The connection to the server 127.0.0.1:")
 
 
-@pytest.mark.parametrize("words", [("k8s", "status"), ("rollout", "status", "digits", "--cluster")], ids=" ".join)
+def test_lint_does_not_take_a_missing_cluster_for_a_finding(file: Path) -> None:
+    code, line = failure(file, LINT)
+    assert code == UNREACHABLE
+    # It begins with what reads the schema.
+    assert line.startswith('Error: cannot reach the cluster: Get "http://127.0.0.1:')
+    assert line.endswith("connection refused. Check that it runs, and `kubectl config current-context`.")
+
+
+@pytest.mark.parametrize("words", [("k8s", "status"), ("rollout", "status", "digits", "--cluster"), LINT], ids=" ".join)
 def test_a_wrong_setup_of_kubectl_is_wrong_usage(
     file: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
