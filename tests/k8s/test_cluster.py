@@ -32,7 +32,7 @@ OTHER = "  other:\n    builder: tests.scaled:build\n    labels: {stable: 1}\n"
 VOLUME = "namespace: {0}, components: [volume{1}], cpu: 50m, memory: 1Gi, drain_seconds: 4"
 GATEWAY = ", gateway: {{name: contour, namespace: projectcontour, hostname: {0}.test}}"
 # The base has nine objects.
-MORE = {"argo-rollouts": 2, "monitoring": 3, "gateway": 4, "kserve": -1, "proxy": 1}
+MORE = {"argo-rollouts": 2, "monitoring": 3, "gateway": 4, "kserve": -1, "proxy": 1, "rollouts": 3}
 
 
 @dataclasses.dataclass
