@@ -239,6 +239,7 @@ def test_what_is_somebody_elses_is_not_taken(fleet: Fleet) -> None:
     said = fleet.k8s("apply", code=2).stderr
     assert "the cluster has no API custom.metrics.k8s.io, which requests_per_second and requests_in_flight need" in said
     assert fleet.kubectl("get", "deployments", "--output=name") == ""
+    fleet.say()
     file = fleet.folder / "models.yaml"
     file.write_text(file.read_text().replace(fleet.namespace, "no-such"))
     assert fleet.k8s("apply", code=2).stderr == (
