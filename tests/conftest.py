@@ -40,6 +40,9 @@ LONGEST = (
     *("tests/test_tutorial.py", "tests/init/test_project.py"),
     *("tests/serving/embedded/test_conformance.py", "tests/serving/embedded/processes/test_workers.py"),
     *("tests/serving/embedded/test_memory.py", "tests/serving/embedded/test_fuzz.py"),
+    # Of Kubernetes.
+    *("tests/k8s/test_cluster_rollout.py", "tests/k8s/test_by_pods.py", "tests/k8s/test_cluster.py"),
+    *("tests/k8s/test_in_cluster.py", "tests/k8s/test_argo_rollouts.py", "tests/k8s/test_kserve.py"),
 )
 
 
