@@ -65,7 +65,7 @@ def test_every_service_is_hardened_and_on_loopback(tmp_path: Path) -> None:
     [
         ("tensorflow/serving:2.21.0", False),
         ("serving-embedded:2.21.0", True),
-        ("registry.example:5000/team/serving-embedded@sha256:0000000000000000000000000000000000000000000000000000000000000000", True),
+        (f"registry.example:5000/team/serving-embedded@sha256:{64 * '0'}", True),
         ("serving-embedded-not:1", False),
     ],
 )

@@ -162,7 +162,7 @@ def test_the_image_is_the_release_whose_messages_the_toolkit_speaks() -> None:
     ("server", "warning"),
     [
         ("image: 'tensorflow/serving:2.19.1'", "tensorflow/serving:2.19.1 is TensorFlow Serving 2.19.1, but this"),
-        ("image: 'tensorflow/serving:2.21.0@sha256:0000000000000000000000000000000000000000000000000000000000000000'", ""),
+        (f"image: 'tensorflow/serving:2.21.0@sha256:{64 * '0'}'", ""),
         ("image: 'tensorflow/serving:2.22.0-rc0-gpu'", "is TensorFlow Serving 2.22.0-rc0, but this toolkit"),
         ("image: 'registry:5000/mine'", ""),
     ],
