@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from importlib.resources import files as package_files
 from pathlib import Path
 
 import pytest
 
+from tests.k8s.needed import KUBECTL
 from tests.k8s.test_manifests import GATEWAY, K8S, STORE, made, pod, server, static, the
 from tfserving.k8s.kubectl import Object
 from tfserving.k8s.names import Names
@@ -17,7 +17,7 @@ from tfserving.k8s.proxy import configuration
 from tfserving.serving.models_yaml.fleet import FleetError
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH")
+pytestmark = KUBECTL
 
 
 def test_the_network_lets_in_clients_and_rollouts_and_nothing_out(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import yaml
 from tests.cluster import binaries
 from tests.cluster.node import Cluster
 from tests.k8s.deployed import volume
+from tests.k8s.needed import KUBECTL
 from tests.k8s.test_manifests import NEEDED, pod, server, the
 from tests.serving.fleets import fleet
 from tfserving.k8s.chart import files, writing
@@ -41,7 +42,7 @@ ALL = (
 # helm is built with the cluster's programs.
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH"),
+    KUBECTL,
     pytest.mark.skipif(not binaries.HELM.folder.exists(), reason="helm isn't built: `python -m tests.cluster build`"),
 ]
 

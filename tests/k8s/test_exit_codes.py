@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from tests.k8s.needed import KUBECTL
 from tests.k8s.test_time_limits import kubeconfig
 from tests.servers import free_ports
 from tests.serving.fleets import GOOD, fleet
 from tfserving.cli import tfserving
 from tfserving.foundation.command.errors import UNREACHABLE, WRONG
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH")
+pytestmark = KUBECTL
 ON_A_CLUSTER = (
     ("k8s", "status"),
     ("k8s", "diff"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 
+from tests.k8s.needed import KUBECTL
 from tests.serving.fleets import fleet
 from tfserving.foundation.messages import ModelServerConfig
 from tfserving.k8s.kubectl import Kubectl
@@ -42,7 +42,7 @@ def read(folder: Path, kubernetes: str = PLACES["volume"], more: str = "") -> Fl
     return fleet(folder, f"{MODELS}kubernetes: {{namespace: there, name_prefix: a-, {kubernetes}}}\n{more}")
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH")
+@KUBECTL
 @pytest.mark.parametrize("place", PLACES)
 def test_its_pod_is_restricted_and_has_the_models(tmp_path: Path, place: str) -> None:
     made = read(tmp_path, PLACES[place])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from tests.cluster.node import Cluster
+from tests.k8s.needed import KUBECTL
 from tests.k8s.test_manifests import the, with_component
 from tests.serving.fleets import fleet
 from tfserving.cli import tfserving
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 POD = "spec.template.spec"
 SERVER = f"{POD}.containers[0]"
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH")
+pytestmark = KUBECTL
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.k8s.needed import KUBECTL
 from tests.serving.fleets import GOOD, fleet
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.rendering import render
@@ -29,7 +29,7 @@ STORE = "object_store: {url: 's3://bucket/prefix'}"
 GATEWAY = "gateway: {name: contour, namespace: gateways, hostname: m.example.com}"
 NEEDED = {"object-store": STORE, "gateway": GATEWAY, "cpu": "cpu: '3'"}
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl isn't on PATH")
+pytestmark = KUBECTL
 
 
 def parsed(text: str) -> list[Object]:
