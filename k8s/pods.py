@@ -19,6 +19,9 @@ from tfserving.serving.engines.exit_codes import meaning
 REST_PORT = 8501
 _NO_THREAD = "creation via pthread_create() failed"
 _NO_THREADS = "the node limits the processes of a pod too much: raise the kubelet's `podPidsLimit` (docs/kubernetes.md)"
+# What the kubelet sends in place of the log of a container that it has removed:
+# https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/kubelet/kuberuntime/kuberuntime_container.go
+_NO_LOG = "unable to retrieve container logs"
 _STATUS_SECONDS = 5.0
 _CONTAINERS = ("server", "kserve-container")
 GRPC_PORT = 8500
@@ -156,10 +159,13 @@ def not_loaded(pod: Object, names: Iterable[str], kubectl: Kubectl) -> str | Non
 
 
 def _printed(kubectl: Kubectl, pod: str, container: str) -> str:
-    """Return the last lines that a container printed; '' when the cluster has no log of it."""
-    for words in (["--previous"], []):
+    """Return the last lines that a container printed; '' when the cluster has no log of it.
+
+    A container that ends just then is the previous one a moment later, whose log is read by another call.
+    """
+    for words in (["--previous"], [], ["--previous"]):
         with contextlib.suppress(KubectlError):
             printed = kubectl.run("logs", pod, f"--container={container}", f"--tail={READ_LINES}", *words)
-            if printed.strip():
+            if printed.strip() and not printed.startswith(_NO_LOG):
                 return printed
     return ""

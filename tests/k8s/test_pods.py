@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tfserving.k8s.kubectl import Object
-from tfserving.k8s.pods import Trouble, found_in, ready, refused, running
+from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.pods import Trouble, found_in, ready, refused, running, trouble
 
 RECORDED = Path(__file__).with_name("pods")
 
@@ -60,6 +60,22 @@ def test_what_a_cluster_may_still_find_is_waited_for(name: str, text: str) -> No
 def test_a_server_that_ends_is_told_with_what_it_said_last() -> None:
     assert said("crash").text.endswith(" ended with exit code 1")
     assert said("crash").container == "server"
+
+
+def test_a_container_that_was_just_removed_is_not_taken_for_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kubelet sends this text as the log. No test can hold a real one at that moment."""
+    program = tmp_path / "kubectl"
+    program.write_text(
+        '#!/bin/sh\ncase "$*" in\n*--previous*) echo "unable to retrieve container logs for containerd://1";;\n'
+        '*) echo "the last line";;\nesac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    text = trouble(recorded("crash"), Kubectl())
+    assert text
+    assert text.endswith("ended with exit code 1:\n    the last line")
 
 
 def test_an_abort_is_told_as_that() -> None:
