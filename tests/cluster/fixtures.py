@@ -46,9 +46,9 @@ def second_node(cluster: Cluster) -> Iterator[SecondNode]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def metrics_server(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, with the metrics of its nodes and pods. Meanwhile autoscalers of all fleets act on them."""
+    """The cluster, with the metrics of its pods, of which there must be some. Autoscalers of all fleets act on them."""
     if not cluster.containerd:
         yield cluster
         return

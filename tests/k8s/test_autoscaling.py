@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.cluster.node import Cluster
 from tests.k8s.deployed import Pods
 from tests.k8s.load import BY_STABLE, UNLABELLED, Load
 from tests.servers import wait_for
@@ -28,12 +29,18 @@ def pods_ready(fleet: Pods) -> int:
     return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in of) for of in conditions)
 
 
-@pytest.mark.usefixtures("metrics_server")
-def test_pods_come_with_the_load_and_go_with_it(no_pods: Pods) -> None:
-    fleet = no_pods
-    fleet.say(KUBERNETES)
-    fleet.k8s("apply")
+@pytest.fixture
+def fleet(no_pods: Pods) -> Pods:
+    """A fleet of two pods."""
+    no_pods.say(KUBERNETES)
+    no_pods.k8s("apply")
+    return no_pods
 
+
+def test_pods_come_with_the_load_and_go_with_it(
+    fleet: Pods,
+    metrics_server: Cluster,  # noqa: ARG001 - it needs pods
+) -> None:
     def replicas() -> int:
         return int(fleet.kubectl("get", "deployment", "serving", "--output=jsonpath={.spec.replicas}"))
 
