@@ -65,9 +65,10 @@ def weights(pods: Pods) -> set[int]:
 
 
 def left(pods: Pods) -> list[str]:
-    """What there is of a second Deployment."""
+    """What there is of a second Deployment, and the first one's autoscaler if it still removes no pods."""
     names = pods.kubectl("get", "deployments,configmaps,pods,hpa,pdb", "--output=name").split()
-    return [name for name in names if "canary" in name]
+    policy = pods.kubectl("get", "hpa", "serving", "--output=jsonpath={.spec.behavior.scaleDown.selectPolicy}")
+    return [*(name for name in names if "canary" in name), *(["held"] if policy == "Disabled" else [])]
 
 
 def test_requests_move_to_other_pods_step_by_step_and_back_again(routed: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
