@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tfserving.k8s.hints import recommended
-from tfserving.serving.docker.image_names import EMBEDDED, is_embedded, moves, version_in
+from tfserving.serving.docker.image_names import EMBEDDED, is_embedded, moves, tag_and_digest, version_in
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import IMAGE
 
@@ -47,8 +47,7 @@ def has_embedded(fleet: Fleet) -> bool:
 
 def version(image: str) -> str:
     """Return the tag of an image, or the beginning of its digest, as the value of a label."""
-    name, _, digest = image.partition("@")
-    tag = name.rpartition("/")[2].partition(":")[2]
+    tag, digest = tag_and_digest(image)
     found = tag or digest.rpartition(":")[2][:_DIGEST_DIGITS]
     # https://github.com/distribution/reference: a tag has up to 128 characters, also '_' at its ends.
     return re.sub("^[-_.]+", "", found)[:_LONGEST_LABEL].rstrip("-_.")

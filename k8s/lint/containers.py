@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tfserving.k8s.lint.findings import Finding
 from tfserving.k8s.lint.manifests import Container, Manifests, Pods
+from tfserving.serving.docker.image_names import tag_and_digest
 
 
 def _all(manifests: Manifests) -> Iterator[tuple[Pods, Container]]:
@@ -18,8 +19,7 @@ def image_tag(manifests: Manifests) -> Iterator[Finding]:
     """Yield images that are another one tomorrow."""
     for pods, container in _all(manifests):
         image = str(container.content.get("image", ""))
-        name, _, digest = image.partition("@")
-        tag = name.rpartition("/")[2].partition(":")[2]
+        tag, digest = tag_and_digest(image)
         if digest or (tag and not tag.startswith("latest")):
             continue
         problem = f"got {image!r}, which is another image after the next push"

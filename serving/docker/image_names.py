@@ -31,8 +31,13 @@ def is_embedded(image: str) -> bool:
     return image.partition("@")[0].rpartition("/")[2].partition(":")[0] == EMBEDDED
 
 
+def tag_and_digest(image: str) -> tuple[str, str]:
+    """Return the tag and the digest in the name of an image; '' for one that it lacks."""
+    name, _, digest = image.partition("@")
+    return name.rpartition("/")[2].partition(":")[2], digest
+
+
 def moves(image: str) -> bool:
     """Return whether a name leads to different images over time: it has no digest, and no tag but `latest`."""
-    name, _, digest = image.partition("@")
-    tag = name.rpartition("/")[2].partition(":")[2]
+    tag, digest = tag_and_digest(image)
     return not digest and tag in ("", "latest")
