@@ -20,10 +20,10 @@ import pytest
 
 from tests.cluster.node import Cluster
 from tests.exporting import export_scaled
+from tests.k8s.called import code_of
 from tests.k8s.deployed import volume
 from tests.k8s.load import BY_STABLE, UNLABELLED, Load
 from tests.servers import wait_for
-from tfserving.foundation.messages import message
 from tfserving.serving.models_yaml.kubernetes import COMPONENTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,26 +150,13 @@ def test_a_gateway_leads_to_the_pods_and_not_to_what_changes_them(applied: Calla
 
     options = [("grpc.default_authority", f"grpc.{fleet.namespace}.test")]
     with grpc.insecure_channel(f"{gateway}:80", options=options) as channel:
-
-        def code(method: str, request: str) -> grpc.StatusCode:
-            asked = message(f"tensorflow.serving.{request}")()
-            if request != "ReloadConfigRequest":
-                asked.model_spec.name = "scaled"
-            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/tensorflow.serving.{method}")
-            try:
-                call(asked.SerializeToString(), timeout=10)
-            except grpc.RpcError as error:
-                found: grpc.StatusCode = error.code()
-                return found
-            return grpc.StatusCode.OK
-
         wait_for(
-            lambda: code("ModelService/GetModelStatus", "GetModelStatusRequest") == grpc.StatusCode.OK,
+            lambda: code_of(channel, "ModelService/GetModelStatus", "GetModelStatusRequest") == grpc.StatusCode.OK,
             what="the route's first answer",
         )
         # It gets to the server, which misses the inputs.
-        assert code("PredictionService/Predict", "PredictRequest") == grpc.StatusCode.INVALID_ARGUMENT
-        refused = code("ModelService/HandleReloadConfigRequest", "ReloadConfigRequest")
+        assert code_of(channel, "PredictionService/Predict", "PredictRequest") == grpc.StatusCode.INVALID_ARGUMENT
+        refused = code_of(channel, "ModelService/HandleReloadConfigRequest", "ReloadConfigRequest")
         assert refused == grpc.StatusCode.UNIMPLEMENTED
 
 

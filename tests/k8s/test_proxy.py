@@ -8,9 +8,9 @@ import urllib.request
 
 import grpc
 
+from tests.k8s.called import code_of
 from tests.k8s.deployed import Pods
 from tests.k8s.replaced import clients, restart
-from tfserving.foundation.messages import message
 
 PATHS = {
     "/v1/models/scaled": 200,
@@ -44,20 +44,7 @@ def test_envoy_passes_on_requests_and_nothing_that_changes_or_measures_the_serve
 
     assert {path: status(path) for path in PATHS} == PATHS
     with grpc.insecure_channel(f"{address(proxied)}:8500") as channel:
-
-        def code(method: str, request: str) -> grpc.StatusCode:
-            sent = message(f"tensorflow.serving.{request}")()
-            if request != "ReloadConfigRequest":
-                sent.model_spec.name = "scaled"
-            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/tensorflow.serving.{method}")
-            try:
-                call(sent.SerializeToString(), timeout=10)
-            except grpc.RpcError as error:
-                found: grpc.StatusCode = error.code()
-                return found
-            return grpc.StatusCode.OK
-
-        assert {one: code(*one) for one in METHODS} == METHODS
+        assert {one: code_of(channel, *one) for one in METHODS} == METHODS
 
 
 def test_no_request_is_lost_while_pods_are_replaced_and_none_of_them_fails(proxied: Pods) -> None:
