@@ -8,7 +8,7 @@ from tfserving.foundation.messages import message
 
 
 def code_of(channel: grpc.Channel, method: str, request: str) -> grpc.StatusCode:
-    """The status of a call of `method` (`Service/Method`) with an empty `request`, of the model `scaled` if it has one."""
+    """The status of a call of `method` (`Service/Method`) with an empty `request`, of `scaled` if it names a model."""
     sent = message(f"tensorflow.serving.{request}")()
     if request != "ReloadConfigRequest":
         sent.model_spec.name = "scaled"
