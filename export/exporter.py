@@ -305,7 +305,7 @@ def _manifest(
         evaluation=_evaluation(source),
         signatures=signatures,
         unbatched=tuple(sorted(name for name, signature in source.signatures.items() if not signature.batched)),
-        tolerances={dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))},
+        tolerances={"cpu": {dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))}},
         edge_values_left_out=by_signature(left_out),
         files=files,
         digest="",

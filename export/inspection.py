@@ -94,8 +94,7 @@ class Inspection:
             if evaluation := self.manifest.evaluation:
                 of = f" of {evaluation.output}" if evaluation.output else ""
                 yield "evaluation", f"{evaluation.metric}{of}, {evaluation.rows} labelled rows"
-            for dtype, tolerance in self.manifest.tolerances.items():
-                yield f"tolerance {dtype}", f"{tolerance.absolute:g} + {tolerance.relative:g} of the value"
+            yield from _tolerances(self.manifest)
             yield from _left_out(self.manifest)
         for part, size in self.sizes.items():
             yield part, _bytes(size)
@@ -105,6 +104,13 @@ class Inspection:
             of = "one example each" if alone else f"of {', '.join(map(str, batches))} rows"
             yield f"golden, {name}", f"{len(batches)} requests, {of}"
         yield "warm-up", f"{self.warmup} requests"
+
+
+def _tolerances(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for device, dtypes in manifest.tolerances.items():
+        for dtype, one in dtypes.items():
+            scale = f" + {one.scale:g} of the row's largest" if one.scale else ""
+            yield f"tolerance {dtype}, {device}", f"{one.absolute:g} + {one.relative:g} of the value{scale}"
 
 
 def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tfserving.export.errors import ExportError
 from tfserving.export.servable import Method, TensorSpec
 from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.devices import Device
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.manifest import LARGEST_BYTES, EvaluationEntry
@@ -60,7 +61,7 @@ class FileEntry(_Strict):
 class Manifest(_Strict):
     """assets.extra/manifest.json of an exported version."""
 
-    format: Annotated[Literal[1], Field(description="The format of this file.")] = 1
+    format: Annotated[Literal[2], Field(description="The format of this file.")] = 2
     model: Annotated[str, Field(description="The name of the model on servers.")]
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
@@ -97,8 +98,11 @@ class Manifest(_Strict):
         Field(description="The signatures that take one example per request, so that requests can't be batched."),
     ] = ()
     tolerances: Annotated[
-        dict[str, Tolerance],
-        Field(description="The tolerances by dtype of output. Outputs of any other dtype must be equal."),
+        dict[Device, dict[str, Tolerance]],
+        Field(
+            description="The tolerances by kind of device that serves the version (a processor, a GPU, a GPU with "
+            "TF32) and by dtype of output. Outputs of any other dtype must be equal."
+        ),
     ]
     edge_values_left_out: Annotated[
         dict[str, dict[str, tuple[str, ...]]],

@@ -37,7 +37,7 @@ class Judge:
         """Return the difference between `output` and `golden`, and whether it is accepted."""
         name = dtype_of(golden).name
         tolerance = self._tolerances.get(name)
-        difference = compare(output, golden, tolerance and _times(tolerance, self._most))
+        difference = compare(output, golden, tolerance and tolerance.times(self._most))
         if tolerance and difference.verdict == "within tolerance":
             self._spread[name] = max(self._spread.get(name, 0.0), _multiple(output, golden, tolerance))
         return difference
@@ -45,7 +45,7 @@ class Judge:
     def chosen(self, dtype: str) -> Tolerance | None:
         """Return the tolerance for `dtype`: the minimum, or four times the largest observed difference."""
         tolerance = self._tolerances.get(dtype)
-        return tolerance and _times(tolerance, max(1.0, ROOM * self._spread.get(dtype, 0.0)))
+        return tolerance and tolerance.times(max(1.0, ROOM * self._spread.get(dtype, 0.0)))
 
 
 def describe(difference: Difference) -> str:
@@ -55,15 +55,10 @@ def describe(difference: Difference) -> str:
     return f"largest difference {difference.absolute:.3g}, {difference.reason}"
 
 
-def _times(tolerance: Tolerance, factor: float) -> Tolerance:
-    # Two digits are precise enough for a tolerance.
-    return Tolerance(float(f"{tolerance.absolute * factor:.2g}"), float(f"{tolerance.relative * factor:.2g}"))
-
-
 def _multiple(output: Array, golden: Array, tolerance: Tolerance) -> float:
     """Return the smallest factor of `tolerance` that covers the difference of `output`."""
     wide = output.astype(np.float64), golden.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        multiples = np.abs(wide[0] - wide[1]) / (tolerance.absolute + tolerance.relative * np.abs(wide[1]))
+        multiples = np.abs(wide[0] - wide[1]) / tolerance.allowed(wide[1])
     # Equal infinities, and NaNs.
     return float(np.nan_to_num(multiples, nan=0.0).max(initial=0.0))

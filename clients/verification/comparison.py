@@ -191,7 +191,9 @@ class Comparison:
             elif name not in expected:
                 difference = Difference("different", reason=f"the response has it, {source} lack it")
             else:
-                tolerance = self._settings.tolerance or self._golden.tolerances.get(expected[name].dtype.name)
+                tolerance = self._settings.tolerance or self._golden.tolerances.get("cpu", {}).get(
+                    expected[name].dtype.name
+                )
                 difference = compare(served[name], expected[name], tolerance)
             tallies = self._tallies.setdefault((signature, name), {})
             tallies.setdefault(way, Tally()).add(difference, where)

@@ -186,13 +186,40 @@ class ServerSettings(Strict):
     gpus: Annotated[
         Literal["all"] | int | tuple[str, ...] | None,
         BeforeValidator(_which_gpus),
-        Field(description="The GPUs of a container: `all`, a number, or a list of devices such as [0, 1]."),
+        Field(
+            description="The GPUs: `all`, a number, or a list of devices such as [0, 1]. Default: none for a "
+            "container, those that CUDA_VISIBLE_DEVICES leaves visible for a process on this machine."
+        ),
     ] = None
     gpu_memory_fraction: Annotated[
-        float | None, Field(gt=0, le=1, description="The part of GPU memory that the server allocates when it starts.")
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="The part of GPU memory that the server allocates when it starts; with `gpu_memory_growth`, "
+            "the most that it allocates.",
+        ),
     ] = None
     gpu_memory_growth: Annotated[
-        bool, Field(description="Allocate GPU memory when it is needed, not all of it at the start.")
+        bool | None,
+        Field(
+            description="Allocate GPU memory when it is needed, not at the start. Default: true for the embedded "
+            "server without `gpu_memory_fraction`, else false."
+        ),
+    ] = None
+    tf32: Annotated[
+        bool,
+        Field(
+            description="On a GPU, compute float32 in TF32: faster for large batches, with errors of 1e-4 to 5e-2 of "
+            "the outputs' scale. Golden outputs are computed without it."
+        ),
+    ] = False
+    deterministic: Annotated[
+        bool,
+        Field(
+            description="On a GPU, choose cuDNN's algorithms by rule, not by a measurement at each start, so that "
+            "replicas return the same bits."
+        ),
     ] = False
     batching: Annotated[Batching | None, Field(description="Combine requests into batches. Default: no batching.")] = (
         None

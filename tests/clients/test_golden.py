@@ -39,7 +39,7 @@ def test_a_version_tells_its_requests_answers_and_tolerances(version: Path) -> N
     first = golden.requests[0]
     np.testing.assert_array_equal(first.outputs["scaled"], first.inputs["x"] * 2)
     assert golden.requests[3].inputs["s"].tolist() == [b"a", "ü".encode()]
-    assert golden.tolerances == {"float32": Tolerance(1e-6, 1e-5)}
+    assert golden.tolerances == {"cpu": {"float32": Tolerance(1e-6, 1e-5)}}
 
 
 @pytest.mark.parametrize("missing", [MANIFEST, RECORDS])
@@ -84,7 +84,9 @@ def test_a_file_without_golden_requests_is_refused(version: Path, data: bytes, s
         (lambda manifest: manifest.pop("tolerances"), "manifest.json has no 'tolerances'"),
         (lambda manifest: manifest["files"].clear(), "manifest.json has no 'assets.extra/golden.tfrecord'"),
         (
-            lambda manifest: manifest.update(tolerances={"float32": {"absolute": "much", "relative": 0}}),
+            lambda manifest: manifest.update(
+                tolerances={"cpu": {"float32": {"absolute": "much", "relative": 0, "scale": 0}}}
+            ),
             "is no manifest",
         ),
         (lambda manifest: manifest.update(tolerances=[]), "is no manifest"),

@@ -39,7 +39,7 @@ def test_the_manifest_says_what_can_be_asked_and_how_exactly_it_is_answered(vers
             "outputs": {"scaled": {"dtype": "float32", "shape": [None, 3]}},
         }
     }
-    assert manifest["tolerances"] == {"float32": {"absolute": 1e-5, "relative": 1e-5}}
+    assert manifest["tolerances"]["cpu"] == {"float32": {"absolute": 1e-5, "relative": 1e-5, "scale": 0.0}}
 
 
 def test_every_other_file_has_its_size_and_hash(version: Path) -> None:

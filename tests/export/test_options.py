@@ -109,10 +109,10 @@ def test_halving_halves_the_weights_and_keeps_the_signature(plain: Exported, exp
     assert size[0] - size[1] == pytest.approx(2 * 3072, rel=0.3)
     assert not half.proof.identical
     # What is served may then be as far off as float16 is, and what was seen is a quarter of it at most.
-    tolerance = read_manifest(half.path).tolerances["float32"]
+    tolerance = read_manifest(half.path).tolerances["cpu"]["float32"]
     assert 1e-3 <= tolerance.absolute <= 4e-3
     assert tolerance.relative == pytest.approx(10 * tolerance.absolute)
-    assert read_manifest(plain.path).tolerances == {"float32": Tolerance(1e-5, 1e-5)}
+    assert read_manifest(plain.path).tolerances["cpu"] == {"float32": Tolerance(1e-5, 1e-5)}
 
 
 def test_xla_compiles_the_signature(export_here: Export) -> None:
@@ -136,7 +136,7 @@ def test_an_option_that_changes_the_answers_is_not_kept(export_here: Export) -> 
     assert half.reason.startswith("signature 'serving_default', output 'scaled': ")
     assert str(half).startswith("half was not kept: signature 'serving_default', output 'scaled': ")
     assert read_manifest(exported.path).options == ("freeze",)
-    assert read_manifest(exported.path).tolerances == {"float32": Tolerance(1e-5, 1e-5)}
+    assert read_manifest(exported.path).tolerances["cpu"] == {"float32": Tolerance(1e-5, 1e-5)}
     assert exported.proof.identical
 
 

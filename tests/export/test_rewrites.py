@@ -103,7 +103,7 @@ def served(exported: Exported) -> Iterator[loader.Servable]:
 def test_a_server_returns_what_was_proved(name: str, exported: Exported, served: loader.Servable) -> None:
     requests = [request for request in read_golden(exported.path).requests if request.signature == name]
     assert len(requests) == 5
-    tolerance = check_files(exported.path).tolerances["float32"]
+    tolerance = check_files(exported.path).tolerances["cpu"]["float32"]
     for request in requests:
         (returned,) = served.run(served.signatures[name], [request.inputs["rows"]], ("scaled",))
         assert compare(returned, request.outputs["scaled"], tolerance).verdict != "different"

@@ -41,7 +41,7 @@ def test_the_farthest_doubles_are_farther_apart_than_a_signed_integer_reaches() 
 def test_nan_equals_nan_and_zeros_and_infinities_their_own(dtype: Any) -> None:
     values = array([NAN, 0.0, -0.0, INF, -INF, 1.5], dtype)
     others = array([-NAN, -0.0, 0.0, INF, -INF, 1.5], dtype)
-    assert compare(values, others) == Difference("equal", 0.0, 0.0, 0)
+    assert compare(values, others) == Difference("equal", 0.0, 0.0, 0, scaled=0.0)
 
 
 def test_one_ulp_is_different_without_a_tolerance_and_says_where() -> None:
@@ -49,7 +49,32 @@ def test_one_ulp_is_different_without_a_tolerance_and_says_where() -> None:
     served = wanted.copy()
     served[1, 0] = np.nextafter(np.float32(3), np.float32(4))
     step = float(np.spacing(np.float32(3)))
-    assert compare(served, wanted) == Difference("different", step, step / 3, 1, "[1, 0]: got 3.0000002, expected 3.0")
+    assert compare(served, wanted) == Difference(
+        "different", step, step / 3, 1, "[1, 0]: got 3.0000002, expected 3.0", step / 4
+    )
+
+
+def test_a_tolerance_by_scale_is_of_the_largest_magnitude_in_the_row() -> None:
+    wanted = array([[1e-6, 100.0], [1e-6, 1.0]])
+    served = wanted + array([[1e-3, 0.0], [0.0, 0.0]])
+    by_scale = Tolerance(0, 0, 1e-4)
+    assert compare(served, wanted, by_scale).verdict == "within tolerance"
+    # The same difference in the other row, whose largest value is 1.
+    other = compare(served[::-1] - wanted[::-1] + wanted, wanted, by_scale)
+    assert (other.verdict, other.reason[:6]) == ("different", "[1, 0]")
+    assert other.scaled == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_row_of_one_value_and_a_scalar_have_their_own_scale() -> None:
+    by_scale = Tolerance(0, 0, 1e-2)
+    assert compare(array([1.005, 0.02]), array([1.0, 0.01]), by_scale).reason.startswith("[1]")
+    assert compare(array(1.005), array(1.0), by_scale).verdict == "within tolerance"
+
+
+def test_an_infinity_in_a_row_does_not_widen_its_tolerance() -> None:
+    wanted = array([[INF, 1.0]])
+    assert compare(array([[INF, 1.1]]), wanted, Tolerance(0, 0, 1e-2)).verdict == "different"
+    assert compare(array([[INF, 1.001]]), wanted, Tolerance(0, 0, 1e-2)).verdict == "within tolerance"
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,17 @@ WRONG = {
     "an entry is a string": b'{"files": {"assets.extra/golden.tfrecord": "x"}, "tolerances": {}, "versions": 5}',
     "files is a list": b'{"files": ["x"], "tolerances": {}, "versions": {"tensorflow": {}}}',
     "a tolerance is no number": json.dumps(
-        {"files": {RECORDS: {"sha256": "0" * 64}}, "tolerances": {"float32": {"absolute": True, "relative": 1}}}
+        {
+            "files": {RECORDS: {"sha256": "0" * 64}},
+            "tolerances": {"cpu": {"float32": {"absolute": True, "relative": 1, "scale": 0}}},
+        }
     ).encode(),
     "a tolerance is too large": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": '
-    b'{"float32": {"absolute": 1%s, "relative": 1}}}' % (b"0" * 64, b"0" * 400),
+    b'{"cpu": {"float32": {"absolute": 1%s, "relative": 1, "scale": 0}}}}' % (b"0" * 64, b"0" * 400),
     "a tolerance is infinite": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": '
-    b'{"float32": {"absolute": 1e400, "relative": 0}}}' % (b"0" * 64),
+    b'{"cpu": {"float32": {"absolute": 1e400, "relative": 0, "scale": 0}}}}' % (b"0" * 64),
+    "an unknown device": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": {"tpu": {}}}'
+    % (b"0" * 64),
     "unbatched is no list": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": {}, '
     b'"unbatched": "x"}' % (b"0" * 64),
     "deep": b'{"versions":' * 100_000,

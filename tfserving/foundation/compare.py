@@ -28,18 +28,35 @@ _PARTS = {np.dtype(np.complex64): np.float32, np.dtype(np.complex128): np.float6
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a value may be from `wanted`: `absolute + relative * abs(wanted)`."""
+    """How far a value may be from `wanted`: `absolute + relative * abs(wanted) + scale * largest`.
+
+    `largest` is the largest finite magnitude in the value's row, the part of `wanted` with the same first index. A sum
+    of large terms that cancel each other is near zero, and as inexact as its terms: only `scale` allows for that.
+    """
 
     absolute: float
     relative: float
+    scale: float = 0.0
+
+    def times(self, factor: float) -> Tolerance:
+        """Return this tolerance, `factor` times as wide, with two digits."""
+        return Tolerance(*(float(f"{part * factor:.2g}") for part in (self.absolute, self.relative, self.scale)))
+
+    def allowed(self, wanted: Array) -> npt.NDArray[np.float64]:
+        """Return the largest accepted difference for each value of `wanted`."""
+        magnitudes = np.abs(wanted.astype(np.float64))
+        with np.errstate(invalid="ignore", over="ignore"):
+            allowed: npt.NDArray[np.float64] = self.absolute + self.relative * magnitudes
+            return allowed + self.scale * row_scales(wanted) if self.scale else allowed
 
 
 @dataclass(frozen=True)
 class Difference:
     """The largest differences between two arrays, and the verdict.
 
-    `absolute`, `relative` and `ulp` are None where they are undefined: strings, booleans, arrays of other shapes, and
-    `ulp` for integers and next to a NaN. `reason` names the place where two arrays differ most.
+    `scaled` is the largest difference as a part of the largest magnitude in its row (see `Tolerance`). All numbers are
+    None where they are undefined: strings, booleans, arrays of other shapes, `ulp` for integers and next to a NaN,
+    `scaled` for integers. `reason` names the place where two arrays differ most.
     """
 
     verdict: Verdict
@@ -47,6 +64,7 @@ class Difference:
     relative: float | None = None
     ulp: int | None = None
     reason: str = ""
+    scaled: float | None = None
 
 
 def compare(served: Array, wanted: Array, tolerance: Tolerance | None = None) -> Difference:
@@ -68,6 +86,15 @@ def compare(served: Array, wanted: Array, tolerance: Tolerance | None = None) ->
     if served.dtype.kind in "iu":
         return _integers(served, wanted)
     return _floats(served, wanted, tolerance)
+
+
+def row_scales(array: Array) -> npt.NDArray[np.float64]:
+    """Return for each value of `array` the largest finite magnitude in its row, in a shape that broadcasts to it."""
+    magnitudes = np.abs(array.astype(np.float64))
+    magnitudes = np.where(np.isfinite(magnitudes), magnitudes, 0.0)
+    if magnitudes.ndim < 2:  # noqa: PLR2004 - rows of one value
+        return magnitudes
+    return np.asarray(magnitudes.max(axis=tuple(range(1, magnitudes.ndim)), keepdims=True, initial=0.0))
 
 
 def ulps(first: Array, second: Array) -> npt.NDArray[np.uint64]:
@@ -112,7 +139,7 @@ def _integers(served: Array, wanted: Array) -> Difference:
 def _floats(served: Array, wanted: Array, tolerance: Tolerance | None) -> Difference:
     steps = ulps(served, wanted)
     if not steps.any():
-        return Difference("equal", 0.0, 0.0, 0)
+        return Difference("equal", 0.0, 0.0, 0, scaled=0.0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         wide = served.astype(np.float64), wanted.astype(np.float64)
         apart = np.where(steps == 0, 0.0, np.abs(wide[0] - wide[1]))
@@ -120,7 +147,8 @@ def _floats(served: Array, wanted: Array, tolerance: Tolerance | None) -> Differ
         apart[np.isnan(apart)] = np.inf
         relative = np.where(apart == 0, 0.0, apart / np.abs(wide[1]))
         relative[np.isnan(relative)] = np.inf
-        allowed = tolerance.absolute + tolerance.relative * np.abs(wide[1]) if tolerance else np.zeros_like(apart)
+        scaled = np.where(apart == 0, 0.0, apart / row_scales(wide[1]))
+        allowed = tolerance.allowed(wide[1]) if tolerance else np.zeros_like(apart)
     within = (apart <= allowed) & np.isfinite(apart) | (steps == 0)
     worst = int(np.argmax(np.where(within, -1.0, apart)) if not within.all() else np.argmax(apart))
     return Difference(
@@ -129,6 +157,7 @@ def _floats(served: Array, wanted: Array, tolerance: Tolerance | None) -> Differ
         float(relative.max()),
         None if steps.max() == _APART else int(steps.max()),
         _at(served, wanted, worst),
+        float(scaled.max()),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.devices import Device
 from tfserving.foundation.examples import class_arrays, read_examples
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import PredictionLog, SavedModel
@@ -64,14 +65,15 @@ class GoldenRequest:
 
 @dataclass(frozen=True)
 class Golden:
-    """The golden requests of one version, and by element type how far a served output may be from them.
+    """The golden requests of one version, and how far a served output may be from them.
 
+    `tolerances` are by kind of device and element type; an element type without one must be equal.
     `defaults` has by signature the values of inputs that some of the requests leave out. Requests to signatures in
     `unbatched` are one example each, whatever their arrays look like.
     """
 
     requests: tuple[GoldenRequest, ...]
-    tolerances: Mapping[str, Tolerance]
+    tolerances: Mapping[Device, Mapping[str, Tolerance]]
     defaults: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     unbatched: frozenset[str] = frozenset()
 

@@ -18,6 +18,7 @@ from types import NoneType
 from typing import Any, NoReturn
 
 from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.devices import DEVICES, Device
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.quality import Metric, is_number
 
@@ -107,21 +108,27 @@ class Manifest:
         """The SHA-256 of one file. Raises ManifestError when it isn't listed."""
         return self._sha256(self._object(self._object(self._content, "files"), name, "files"), name)
 
-    def tolerances(self) -> dict[str, Tolerance]:
-        """By element type, how far an output may be from the one in process. Raises ManifestError."""
-        found = {}
-        for dtype, content in self._object(self._content, "tolerances").items():
-            values = [content.get(key) if isinstance(content, dict) else None for key in ("absolute", "relative")]
-            numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-            if len(numbers) < len(values) or not all(0 <= number < inf for number in numbers):
-                self._refuse(
-                    f"tolerances.{_short(dtype)} is {_short(content)}, expected a finite absolute and relative number"
-                )
-            try:
-                found[dtype] = Tolerance(*map(float, values))  # type: ignore[arg-type]
-            except (OverflowError, ValueError) as error:
-                self._refuse(f"tolerances.{_short(dtype)}: {error}")
+    def tolerances(self) -> dict[Device, dict[str, Tolerance]]:
+        """By kind of device and element type, how far an output may be from the golden one. Raises ManifestError."""
+        found: dict[Device, dict[str, Tolerance]] = {}
+        for device, dtypes in self._object(self._content, "tolerances").items():
+            if device not in DEVICES:
+                self._refuse(f"tolerances has {_short(device)}, expected {', '.join(DEVICES)}")
+            where = f"tolerances.{device}"
+            if not isinstance(dtypes, dict):
+                self._refuse(f"{where} is {_short(dtypes)}, expected an object")
+            found[device] = {dtype: self._tolerance(f"{where}.{_short(dtype)}", one) for dtype, one in dtypes.items()}
         return found
+
+    def _tolerance(self, where: str, content: object) -> Tolerance:
+        values = [content.get(key) if isinstance(content, dict) else None for key in ("absolute", "relative", "scale")]
+        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        if len(numbers) < len(values) or not all(0 <= number < inf for number in numbers):
+            self._refuse(f"{where} is {_short(content)}, expected finite numbers: absolute, relative and scale")
+        try:
+            return Tolerance(*map(float, numbers))
+        except (OverflowError, ValueError) as error:
+            self._refuse(f"{where}: {error}")
 
     def metrics(self) -> dict[str, float | Metric]:
         """What the builder measured, by name. Raises ManifestError."""

@@ -1,0 +1,113 @@
+"""The NVIDIA GPUs of this machine, as the driver's `nvidia-smi` lists them. No library is needed for that.
+
+https://docs.nvidia.com/deploy/nvidia-smi/index.html
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SECONDS = 5.0
+_MIB = 1 << 20
+# Sets which GPUs a process sees, and in which order: numbers, or UUIDs, which may be shortened.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU. Sizes are in bytes; None where the driver doesn't report one, as for parts of a GPU (MIG)."""
+
+    index: int
+    uuid: str
+    name: str
+    total: int | None
+    used: int | None
+    driver: str = ""
+    compute_capability: str = ""
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether it can compute float32 in TF32: Ampere and later."""
+        major = self.compute_capability.partition(".")[0]
+        return major.isdecimal() and int(major) >= 8  # noqa: PLR2004 - Ampere
+
+    def __str__(self) -> str:
+        if self.total is None:
+            return self.name
+        used = "" if self.used is None else f"{gibibytes(self.used)} of "
+        return f"{self.name}, {used}{gibibytes(self.total)} GiB{' used' if used else ''}"
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that has memory on the GPU `uuid`; `used` is in bytes, None where the driver doesn't report it.
+
+    In a container the driver lists none, since it knows the processes by the numbers that the host gives them.
+    """
+
+    uuid: str
+    pid: int
+    name: str
+    used: int | None
+
+
+def all_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that the driver lists; none without a driver."""
+    found = []
+    for row in _query("gpu", "index,uuid,name,memory.total,memory.used,driver_version,compute_cap"):
+        index, uuid, name, total, used, driver, capability = row
+        found.append(Gpu(int(index), uuid, name, _size(total), _size(used), driver, capability))
+    return tuple(found)
+
+
+def visible_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that this process may use, in its order: those that CUDA_VISIBLE_DEVICES names, or all."""
+    gpus = all_gpus()
+    chosen = os.environ.get(VISIBLE)
+    if chosen is None:
+        return gpus
+    found: list[Gpu] = []
+    for part in map(str.strip, chosen.split(",")):
+        named = [gpu for gpu in gpus if str(gpu.index) == part or (part and gpu.uuid.startswith(part))]
+        # The first name that fits no GPU, such as -1, ends the list:
+        # https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables
+        if not named:
+            break
+        found.append(named[0])
+    return tuple(found)
+
+
+def gpu_processes() -> tuple[GpuProcess, ...]:
+    """Return the processes that have memory on a GPU, as far as the driver lists them."""
+    return tuple(
+        GpuProcess(uuid, int(pid), name, _size(used))
+        for uuid, pid, name, used in _query("compute-apps", "gpu_uuid,pid,process_name,used_memory")
+        if pid.isdecimal()
+    )
+
+
+def gibibytes(size: int) -> str:
+    """Return a size in bytes as GiB with one digit after the point."""
+    return f"{size / (1 << 30):.1f}"
+
+
+def _query(what: str, fields: str) -> Iterator[list[str]]:
+    command = ["nvidia-smi", f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if done.returncode:
+        return
+    for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True):
+        if len(row) == 1 + fields.count(","):
+            yield [field.strip() for field in row]
+
+
+def _size(text: str) -> int | None:
+    # A text such as [N/A] where there is no number.
+    return int(text) * _MIB if text.isdecimal() else None
