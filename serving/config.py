@@ -1,7 +1,7 @@
 """The model server's configuration, generated from models.yaml with TensorFlow Serving's own messages.
 
 models.yaml ──► server_config ──► models.config, batching_parameters.txt, monitoring.config, ssl.config,
-platform_config.pbtxt, health.sh, serve.sh: files in one folder
+health.sh, serve.sh: files in one folder
 └──► flags of tensorflow_model_server, or of the embedded server, that name these files
 """
 
@@ -18,12 +18,11 @@ from tfserving.foundation.model_server import PROGRAM
 from tfserving.serving.config_messages import (
     BatchingParameters,
     MonitoringConfig,
-    PlatformConfigMap,
-    SavedModelBundleSourceAdapterConfig,
     SSLConfig,
     text,
 )
 from tfserving.serving.docker.image_names import is_embedded
+from tfserving.serving.gpu_batching import batching_on_a_gpu
 from tfserving.serving.health import HEALTH, health_script, health_script_over_rest
 from tfserving.serving.models_yaml.flag_names import EMBEDDED
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
@@ -82,12 +81,18 @@ def on_host(fleet: Fleet, grpc_port: int, rest_port: int, config: Path) -> Place
     return Places(grpc_port, rest_port, str(config), models, lambda name: str(fleet.model_folder(name)))
 
 
-def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embedded: bool) -> ServerConfig:
+def server_config(
+    fleet: Fleet, names: tuple[str, ...], places: Places, *, embedded: bool, gpu: bool | None = None
+) -> ServerConfig:
     """Return the files and flags of a server for the models `names`: the embedded one, or TensorFlow Serving.
 
-    Raises FleetError when a file of `server.tls` can't be read.
+    With `gpu` it has a GPU, so batching has other defaults; None: by `server.gpus`. The server also needs the variables
+    of `gpu_environment`. Raises FleetError when a file of `server.tls` can't be read.
     """
     server = fleet.server
+    batching = server.batching
+    if batching and (bool(server.gpus) if gpu is None else gpu):
+        batching = batching_on_a_gpu(batching, embedded=embedded)
     files = {MODELS_CONFIG: text(models_config(fleet, names, places)), HEALTH: health_check(fleet, names, places)}
     if not embedded:
         files[SERVE] = serve_script(server, places)
@@ -107,18 +112,16 @@ def server_config(fleet: Fleet, names: tuple[str, ...], places: Places, *, embed
         **(_embedded_flags(server, places) if embedded else _tensorflow_serving_flags(server)),
     }
     for name, flag, config in (
-        ("batching_parameters.txt", "batching_parameters_file", server.batching and batching_config(server.batching)),
+        ("batching_parameters.txt", "batching_parameters_file", batching and batching_config(batching)),
         ("monitoring.config", "monitoring_config_file", monitoring_config() if server.monitoring else None),
         ("ssl.config", "ssl_config_file", server.tls and ssl_config(server.tls)),
-        # The embedded server ignores the flags for GPUs.
-        ("platform_config.pbtxt", "platform_config_file", None if embedded else platform_config(server)),
     ):
         if config is not None:
             files[name] = text(config)
             flags[flag] = _place(places, name)
-    if server.batching:
+    if batching:
         flags["enable_batching"] = True
-    if server.gpu_memory_fraction and not embedded:
+    if server.gpu_memory_fraction:
         flags["per_process_gpu_memory_fraction"] = server.gpu_memory_fraction
     # models.yaml may contain flags of the embedded server only, and either server may run.
     flags.update({name: value for name, value in server.flags.items() if embedded or name not in EMBEDDED})
@@ -144,10 +147,14 @@ def entry_point(places: Places, *, embedded: bool) -> tuple[str, ...]:
 
 def _embedded_flags(server: ServerSettings, places: Places) -> dict[str, object]:
     """Return flags of the embedded server only. It polls models.config, so the reload call is off."""
+    on = {"enable_tf32": server.tf32, "enable_deterministic_gpu": server.deterministic}
+    growth = server.gpu_memory_growth
     return {
         "enable_reload_config": False,
         "reload_base_paths": places.models,
         "drain_seconds": server.drain_seconds,
+        **{flag: True for flag, chosen in on.items() if chosen},
+        **({} if growth is None else {"gpu_memory_growth": growth}),
     }
 
 
@@ -190,7 +197,8 @@ def models_config(fleet: Fleet, names: tuple[str, ...], places: Places) -> Any:
 def batching_config(batching: Batching) -> Any:
     """Return the BatchingParameters for `--batching_parameters_file`."""
     config = BatchingParameters(
-        allowed_batch_sizes=batching.allowed_batch_sizes, pad_variable_length_inputs=batching.pad_variable_length_inputs
+        allowed_batch_sizes=batching.allowed_batch_sizes or (),
+        pad_variable_length_inputs=batching.pad_variable_length_inputs,
     )
     for name in (
         "max_batch_size",
@@ -219,33 +227,6 @@ def ssl_config(tls: TlsFiles) -> Any:
             setattr(config, field, path.read_text() if path else "")
         except (OSError, UnicodeDecodeError) as error:
             raise FleetError(f"server.tls.{key}: {path}: {getattr(error, 'strerror', None) or error}") from None
-    return config
-
-
-def platform_config(server: ServerSettings) -> Any | None:
-    """Return the PlatformConfigMap for `--platform_config_file`; None if flags are enough.
-
-    Memory growth has no flag. With this file TensorFlow Serving ignores its flags for batching and sessions, so the
-    file contains them, too (`main.cc` of https://github.com/tensorflow/serving).
-    """
-    if not server.gpu_memory_growth:
-        return None
-    adapter = SavedModelBundleSourceAdapterConfig()
-    bundle = adapter.legacy_config
-    bundle.saved_model_tags.append("serve")
-    bundle.enable_model_warmup = bool(server.flags.get("enable_model_warmup", True))
-    gpu = bundle.session_config.gpu_options
-    gpu.allow_growth = True
-    if server.gpu_memory_fraction:
-        gpu.per_process_gpu_memory_fraction = server.gpu_memory_fraction
-    threads = {name: int(server.flags.get(f"tensorflow_{name}_op_parallelism", 0)) for name in ("intra", "inter")}
-    both = int(server.flags.get("tensorflow_session_parallelism", 0))
-    bundle.session_config.intra_op_parallelism_threads = threads["intra"] or both
-    bundle.session_config.inter_op_parallelism_threads = threads["inter"] or both
-    if server.batching:
-        bundle.batching_parameters.CopyFrom(batching_config(server.batching))
-    config = PlatformConfigMap()
-    config.platform_configs["tensorflow"].source_adapter_config.Pack(adapter)
     return config
 
 

@@ -1,8 +1,7 @@
 """TensorFlow Serving's configuration messages that tensorflow-serving-api lacks.
 
 They are declared here as in TensorFlow Serving r2.20, in the same descriptor pool as the others:
-servables/tensorflow/session_bundle_config.proto, servables/tensorflow/saved_model_bundle_source_adapter.proto,
-config/monitoring_config.proto, config/ssl_config.proto.
+servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto, config/ssl_config.proto.
 """
 
 from __future__ import annotations
@@ -36,13 +35,6 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
         ("enable_large_batch_splitting", 8, _BOOL, False),
         ("max_execution_batch_size", 9, _INT64, False),
     ),
-    "SessionBundleConfig": (
-        ("session_config", 2, "tensorflow.ConfigProto", False),
-        ("batching_parameters", 3, f"{PACKAGE}.BatchingParameters", False),
-        ("saved_model_tags", 6, "string", True),
-        ("enable_model_warmup", 779, "bool", False),
-    ),
-    "SavedModelBundleSourceAdapterConfig": (("legacy_config", 1000, f"{PACKAGE}.SessionBundleConfig", False),),
     "PrometheusConfig": (("enable", 1, "bool", False), ("path", 2, "string", False)),
     "MonitoringConfig": (("prometheus_config", 1, f"{PACKAGE}.PrometheusConfig", False),),
     "SSLConfig": (
@@ -60,7 +52,7 @@ _TYPES = {
 
 
 def _declare() -> None:
-    others = [POOL.FindFileContainingSymbol(name).name for name in (_INT64, "tensorflow.ConfigProto")]
+    others = [POOL.FindFileContainingSymbol(_INT64).name]
     file = FileDescriptorProto(name="server_config.proto", package=PACKAGE, syntax="proto3", dependency=others)
     for name, fields in _MESSAGES.items():
         declared = file.message_type.add(name=name)
@@ -77,8 +69,6 @@ def _declare() -> None:
 _declare()
 BatchingParameters = message(f"{PACKAGE}.BatchingParameters")
 MonitoringConfig = message(f"{PACKAGE}.MonitoringConfig")
-PlatformConfigMap = message(f"{PACKAGE}.PlatformConfigMap")
-SavedModelBundleSourceAdapterConfig = message(f"{PACKAGE}.SavedModelBundleSourceAdapterConfig")
 SSLConfig = message(f"{PACKAGE}.SSLConfig")
 
 

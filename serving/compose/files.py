@@ -167,6 +167,7 @@ def _service(run: Mapping[str, Any]) -> dict[str, Any]:
         "tmpfs": [f"{target}:{options}" for target, options in run["tmpfs"].items()],
         "mem_limit": run["mem_limit"],
         "memswap_limit": run["memswap_limit"],
+        "environment": run["environment"] or None,
         "cpus": run["nano_cpus"] and run["nano_cpus"] / 1e9,
         "pids_limit": run["pids_limit"],
         "restart": run["restart_policy"]["Name"],

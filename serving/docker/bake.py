@@ -25,6 +25,7 @@ from tfserving.serving.docker.container import PREFIX
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError
+from tfserving.serving.gpu_environment import gpu_environment
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.proven import ProofError, prove
 from tfserving.serving.running import fleet_id
@@ -90,7 +91,9 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
 def _tag(fleet: Fleet, names: tuple[str, ...], digests: Mapping[str, str]) -> str:
     """Return a name for the image of a fleet with these versions, its settings, and its base."""
     config = container_config(fleet, names)
-    content = json.dumps([sorted(digests.items()), fleet.server.image_name, config.files, config.flags])
+    content = json.dumps(
+        [sorted(digests.items()), fleet.server.image_name, config.files, config.flags, _environment(fleet)]
+    )
     return f"serving-{fleet_id(fleet).rpartition('-')[0]}:{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
@@ -115,16 +118,21 @@ def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
                 tar.add(folder, f"models/{name}/{version}", filter=_anonymous)
 
 
+def _environment(fleet: Fleet) -> dict[str, str]:
+    return gpu_environment(fleet.server, embedded=is_embedded(fleet.server.image_name))
+
+
 def _serve_script(fleet: Fleet, flags: list[str]) -> str:
     """Return the image's entry point; arguments of `docker run` follow the image's own flags."""
     embedded = is_embedded(fleet.server.image_name)
     program = [*entry_point(in_container(), embedded=embedded), *flags]
     drain = ' --drain_seconds="$DRAIN_SECONDS"' if embedded else ""
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in _environment(fleet).items())
     return f"""\
 #!/bin/sh
 # `docker stop` sends SIGKILL after 10 s, unless it is given another --time.
 export DRAIN_SECONDS="${{DRAIN_SECONDS:-{min(math.ceil(fleet.server.drain_seconds), LONGEST_DRAIN)}}}"
-exec {" ".join(map(shlex.quote, program))}{drain} "$@"
+{exports}exec {" ".join(map(shlex.quote, program))}{drain} "$@"
 """
 
 

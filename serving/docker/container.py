@@ -12,7 +12,9 @@ from tfserving.serving import threads
 from tfserving.serving.config import MODELS_CONFIG, ServerConfig, entry_point, in_container
 from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import Plan
+from tfserving.serving.gpu_environment import gpu_environment
 from tfserving.serving.health import HEALTH
+from tfserving.serving.models_yaml.server import ServerSettings
 from tfserving.serving.running import fleet_id
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from docker.types import DeviceRequest
 
 PREFIX = "tensorflow-serving-toolkit"
+# What the NVIDIA Container Toolkit gives a container: CUDA, and `nvidia-smi`. An image may lack this variable.
+_CAPABILITIES = {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
 # The container of root runs as this user. Other users' containers run as themselves, so that they read the same files.
 NOBODY = 10001
 Role = Literal["up", "run", "compose"]
@@ -85,6 +89,12 @@ def gpu_requests(gpus: str | int | tuple[str, ...] | None) -> list[DeviceRequest
     return [DeviceRequest(count=gpus if isinstance(gpus, int) else -1, capabilities=[["gpu"]])]
 
 
+def environment(server: ServerSettings) -> dict[str, str]:
+    """Return the variables of the container. Docker itself sets which GPUs it has."""
+    made = gpu_environment(server, embedded=is_embedded(server.image_name))
+    return {**made, **_CAPABILITIES} if server.gpus else made
+
+
 def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder: Path) -> dict[str, Any]:
     """Return the arguments of `docker run`, as the Docker SDK names them; `folder` has the configuration's files.
 
@@ -100,6 +110,7 @@ def arguments(plan: Plan, config: ServerConfig, role: Role, wait: float, folder:
         "image": server.image_name,
         "entrypoint": [*entry_point(inside, embedded=embedded)],
         "command": _command(config),
+        "environment": environment(server),
         "detach": True,
         "init": embedded or None,
         "user": user(),

@@ -22,6 +22,7 @@ from tfserving.serving import running, server_log
 from tfserving.serving.config import SERVE, grace_seconds, on_host, server_config
 from tfserving.serving.engines import EngineError, Plan, Report
 from tfserving.serving.engines.exit_codes import as_subprocess, meaning
+from tfserving.serving.gpu_environment import GpuError, process_environment
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -46,7 +47,12 @@ class ServerProcess:
         self._lines: collections.deque[str] = collections.deque(maxlen=READ_LINES)
         folder = running.config_folder(plan.fleet, name, plan.grpc_port)
         places = on_host(plan.fleet, plan.grpc_port, plan.rest_port, folder)
-        config = server_config(plan.fleet, plan.names, places, embedded=name == Embedded.name)
+        embedded = name == Embedded.name
+        config = server_config(plan.fleet, plan.names, places, embedded=embedded)
+        try:
+            self._environment = process_environment(plan.fleet.server, os.environ, embedded=embedded)
+        except GpuError as error:
+            raise EngineError(f"server.gpus: {error}") from None
         tls = plan.fleet.server.tls is not None
         me = os.getpid()
         note = running.Running(
@@ -90,7 +96,11 @@ class ServerProcess:
                 # Ctrl-C must reach only this process, which then drains the server.
                 start_new_session=True,
                 preexec_fn=lambda: end_with_parent(end),  # noqa: PLW1509 - it only calls prctl
-                env={_LOG_LEVEL: "0" if self._name == Native.name else "1", **os.environ, "PYTHONUNBUFFERED": "1"},
+                env={
+                    _LOG_LEVEL: "0" if self._name == Native.name else "1",
+                    **self._environment,
+                    "PYTHONUNBUFFERED": "1",
+                },
             )
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error

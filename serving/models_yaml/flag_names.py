@@ -27,8 +27,12 @@ GENERATED = {
     "batching_parameters_file": "`server.batching`",
     "monitoring_config_file": "`server.monitoring`",
     "ssl_config_file": "`server.tls`",
-    "platform_config_file": "`server.gpu_memory_growth`",
+    # It replaces the flags for batching, warm-up and sessions.
+    "platform_config_file": "`server.batching`, `server.gpu_memory_growth` and `server.flags`",
     "per_process_gpu_memory_fraction": "`server.gpu_memory_fraction`",
+    "gpu_memory_growth": "`server.gpu_memory_growth`",
+    "enable_tf32": "`server.tf32`",
+    "enable_deterministic_gpu": "`server.deterministic`",
     "model_config_file_poll_wait_seconds": "the command `tfserving serve reload`",
     "grpc_max_threads": "`server.grpc_max_threads`",
     "rest_api_num_threads": "`server.rest_api_num_threads`",

@@ -52,30 +52,51 @@ class Strict(BaseModel):
 
 
 class Batching(Strict):
-    """BatchingParameters of TensorFlow Serving, with its names and defaults."""
+    """BatchingParameters of TensorFlow Serving, with its names and defaults. On a GPU some defaults differ."""
 
-    max_batch_size: Annotated[int, Field(ge=1, le=_MOST, description="Rows in a batch.")] = 1000
+    max_batch_size: Annotated[int, Field(ge=1, le=_MOST, description="Most rows in a request, and in a batch.")] = 1000
     batch_timeout_micros: Annotated[
         int, Field(ge=0, le=_MOST, description="Longest wait of a request for others, in microseconds.")
     ] = 0
     max_enqueued_batches: Annotated[
-        int, Field(ge=1, le=_MOST, description="Batches that wait. Requests beyond them fail with UNAVAILABLE.")
-    ] = 10
+        int | None,
+        Field(
+            ge=1,
+            le=_MOST,
+            description="Batches that wait. Requests beyond them fail with UNAVAILABLE. Default: 10; on a GPU that "
+            "splits requests, 10 times the batches of the largest request.",
+        ),
+    ] = None
     num_batch_threads: Annotated[
-        int | None, Field(ge=1, le=_MOST, description="Batches that run at a time. Default: the number of CPUs.")
+        int | None,
+        Field(ge=1, le=_MOST, description="Batches that run at a time. Default: the number of CPUs; on a GPU 2."),
     ] = None
     allowed_batch_sizes: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=_MOST)], ...],
-        Field(description="Sizes to which batches are padded, increasing. The last one must be max_batch_size."),
-    ] = ()
+        tuple[Annotated[int, Field(ge=1, le=_MOST)], ...] | None,
+        Field(
+            description="Sizes to which batches are padded, increasing. The last one must be max_batch_size, or "
+            "max_execution_batch_size if larger requests are split. []: any size. Default: any size; on a GPU powers "
+            "of two up to 64, or up to a smaller max_batch_size."
+        ),
+    ] = None
     pad_variable_length_inputs: Annotated[
         bool, Field(description="Pad inputs of different lengths to the same length.")
     ] = False
-    enable_large_batch_splitting: Annotated[bool, Field(description="Split requests that are larger than a batch.")] = (
-        False
-    )
+    enable_large_batch_splitting: Annotated[
+        bool | None,
+        Field(
+            description="Split requests that are larger than max_execution_batch_size. Default: false; on a GPU "
+            "without allowed_batch_sizes true."
+        ),
+    ] = None
     max_execution_batch_size: Annotated[
-        int | None, Field(ge=1, le=_MOST, description="Largest batch that runs, if larger requests are split.")
+        int | None,
+        Field(
+            ge=1,
+            le=_MOST,
+            description="Largest batch that runs, if larger requests are split. Default: max_batch_size; on a GPU "
+            "without allowed_batch_sizes 64, or a smaller max_batch_size.",
+        ),
     ] = None
 
 

@@ -12,13 +12,11 @@ from google.protobuf import text_format
 from tests.authority import Authority
 from tests.serving.fleets import GOOD, fleet
 from tfserving.cli import tfserving
-from tfserving.foundation.messages import POOL, ModelServerConfig
+from tfserving.foundation.messages import ModelServerConfig
 from tfserving.serving.config import ServerConfig, entry_point, in_container, on_host, server_config
 from tfserving.serving.config_messages import (
     BatchingParameters,
     MonitoringConfig,
-    PlatformConfigMap,
-    SavedModelBundleSourceAdapterConfig,
     SSLConfig,
 )
 from tfserving.serving.embedded.command_line import command as embedded
@@ -99,27 +97,64 @@ def test_tls_files_become_ssl_config(tmp_path: Path, authority: Authority) -> No
     assert "--ssl_config_file=/config/ssl.config" in made.flags
 
 
-def test_memory_growth_needs_a_platform_config_which_says_all_that_its_flags_would(tmp_path: Path) -> None:
-    made = configured(
-        tmp_path,
-        "gpu_memory_growth: true, gpu_memory_fraction: 0.5, batching: {max_batch_size: 8}, "
-        "flags: {tensorflow_session_parallelism: 2}",
-    )
-    config = text_format.Parse(made.files["platform_config.pbtxt"], PlatformConfigMap(), descriptor_pool=POOL)
-    adapter = SavedModelBundleSourceAdapterConfig()
-    assert config.platform_configs["tensorflow"].source_adapter_config.Unpack(adapter)
-    session = adapter.legacy_config.session_config
-    assert session.gpu_options.allow_growth
-    assert session.gpu_options.per_process_gpu_memory_fraction == 0.5
-    assert session.intra_op_parallelism_threads == session.inter_op_parallelism_threads == 2
-    assert adapter.legacy_config.batching_parameters.max_batch_size.value == 8
-    assert adapter.legacy_config.enable_model_warmup
+def test_batching_on_a_gpu_has_few_sizes_and_two_threads(tmp_path: Path) -> None:
+    for by_embedded in (False, True):
+        made = configured(tmp_path, "gpus: all, batching: {batch_timeout_micros: 500}", embedded=by_embedded)
+        parameters = text_format.Parse(made.files["batching_parameters.txt"], BatchingParameters())
+        assert list(parameters.allowed_batch_sizes) == [1, 2, 4, 8, 16, 32, 64]
+        assert parameters.max_execution_batch_size.value == 64
+        assert parameters.enable_large_batch_splitting.value
+        assert parameters.num_batch_threads.value == 2
+        assert (parameters.max_batch_size.value, parameters.batch_timeout_micros.value) == (1000, 500)
 
 
-def test_the_fraction_alone_is_a_flag(tmp_path: Path) -> None:
-    made = configured(tmp_path, "gpu_memory_fraction: 0.25")
-    assert "--per_process_gpu_memory_fraction=0.25" in made.flags
-    assert "platform_config.pbtxt" not in made.files
+def test_pods_have_gpus_by_their_component(tmp_path: Path) -> None:
+    read = fleet(tmp_path, f"{GOOD}server: {{batching: {{}}}}\n")
+    for gpu, sizes in ((True, 7), (False, 0), (None, 0)):
+        made = server_config(read, read.select(()), in_container(), embedded=False, gpu=gpu)
+        parameters = text_format.Parse(made.files["batching_parameters.txt"], BatchingParameters())
+        assert len(parameters.allowed_batch_sizes) == sizes
+
+
+def test_any_batch_size_can_be_chosen_for_a_gpu(tmp_path: Path) -> None:
+    made = configured(tmp_path, "gpus: all, batching: {allowed_batch_sizes: []}")
+    parameters = text_format.Parse(made.files["batching_parameters.txt"], BatchingParameters())
+    assert not parameters.allowed_batch_sizes
+    assert not parameters.HasField("enable_large_batch_splitting")
+
+
+def test_without_a_gpu_batching_keeps_the_defaults_of_tensorflow_serving(tmp_path: Path) -> None:
+    made = configured(tmp_path, "batching: {}")
+    parameters = text_format.Parse(made.files["batching_parameters.txt"], BatchingParameters())
+    assert parameters.max_batch_size.value == 1000
+    others = ("max_enqueued_batches", "num_batch_threads", "enable_large_batch_splitting", "max_execution_batch_size")
+    assert not any(parameters.HasField(name) for name in others)
+    assert not parameters.allowed_batch_sizes
+
+
+@pytest.mark.parametrize("by_embedded", [False, True])
+def test_the_share_of_gpu_memory_is_a_flag_of_every_server(tmp_path: Path, by_embedded: bool) -> None:
+    """Memory growth leaves all flags of TensorFlow Serving in effect."""
+    server = "gpu_memory_growth: true, gpu_memory_fraction: 0.25, batching: {}"
+    made = configured(tmp_path, f"{server}, flags: {{tensorflow_session_parallelism: 2}}", embedded=by_embedded)
+    flags = said(made)
+    assert flags["per_process_gpu_memory_fraction"] == "0.25"
+    assert flags["tensorflow_session_parallelism"] == "2"
+    assert flags["enable_batching"] == "true"
+    assert "platform_config_file" not in flags
+
+
+def test_the_embedded_server_gets_what_is_not_its_default(tmp_path: Path) -> None:
+    names = {"enable_tf32", "enable_deterministic_gpu", "gpu_memory_growth"}
+    assert not names & said(configured(tmp_path, "gpus: all", embedded=True)).keys()
+    server = "tf32: true, deterministic: true, gpu_memory_growth: false"
+    flags = said(configured(tmp_path, server, embedded=True))
+    assert {name: flags[name] for name in names} == {
+        "enable_tf32": "true",
+        "enable_deterministic_gpu": "true",
+        "gpu_memory_growth": "false",
+    }
+    assert not names & said(configured(tmp_path, server)).keys()
 
 
 def test_more_flags_are_passed_on(tmp_path: Path) -> None:
@@ -184,6 +219,8 @@ def test_tensorflow_serving_reads_its_configuration_again_only_where_no_call_rel
 @pytest.mark.parametrize(
     ("server", "problem"),
     [
+        ("flags: {enable_tf32: true}", "the toolkit sets the flag enable_tf32. Use `server.tf32` instead"),
+        ("flags: {platform_config_file: p}", "Use `server.batching`, `server.gpu_memory_growth` and `server.flags`"),
         ("flags: {port: 1}", "server.flags: the toolkit sets the flag port. Use the option --port instead"),
         (
             "flags: {grpc_max_threads: 9}",

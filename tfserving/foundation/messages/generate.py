@@ -18,7 +18,6 @@ ROOTS = (
     "tensorflow_serving.apis.prediction_log_pb2",
     "tensorflow_serving.apis.prediction_service_pb2",
     "tensorflow_serving.config.model_server_config_pb2",
-    "tensorflow_serving.config.platform_config_pb2",
 )
 DESTINATION = Path(__file__).with_name("descriptors.binpb")
 
