@@ -116,7 +116,10 @@ lock: env-dev ## Pin the newest versions of all dependencies.
 	@cp requirements-dev.lock requirements.lock
 	@$(COMPILE) --extra clone --python-version 3.10 --generate-hashes --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --upgrade --no-deps --python-version 3.11 --generate-hashes --constraint requirements-dev.lock \
-		--output-file serving/docker/requirements.lock serving/docker/requirements.in
+		--output-file serving/docker/requirements-cpu.lock serving/docker/requirements-cpu.in
+	@$(COMPILE) --no-universal --python-platform x86_64-manylinux_2_28 --upgrade --no-deps --python-version 3.11 \
+		--generate-hashes --constraint requirements-dev.lock \
+		--output-file serving/docker/requirements-gpu.lock serving/docker/requirements-gpu.in
 # Without what draws reports.
 	@$(COMPILE) --upgrade --python-version 3.11 --generate-hashes --constraint requirements-dev.lock \
 		--extra k8s --extra s3 --extra gs $(addprefix --no-emit-package ,$(PICTURES)) \

@@ -43,8 +43,12 @@ def labelled(fleet: Fleet, names: tuple[str, ...]) -> Fleet:
 
 
 def server_of_pods(fleet: Fleet) -> ServerSettings:
-    """The server settings of pods: they drain for `kubernetes.drain_seconds`."""
-    return fleet.server.model_copy(update={"drain_seconds": fleet.kubernetes.drain_seconds})
+    """The server settings of pods: they drain for `kubernetes.drain_seconds`, and have a GPU by the component `gpu`."""
+    found = fleet.server.model_copy(update={"drain_seconds": fleet.kubernetes.drain_seconds})
+    if "gpu" in fleet.kubernetes.components:
+        # The device plugin chooses which.
+        return found.model_copy(update={"gpus": "all"})
+    return found.model_copy(update={"gpus": None, "gpu_memory_fraction": None, "gpu_memory_growth": None})
 
 
 def cluster_models_config(fleet: Fleet, names: tuple[str, ...]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tfserving.k8s.hints import recommended
-from tfserving.serving.docker.image_names import EMBEDDED, is_embedded, moves, tag_and_digest, version_in
+from tfserving.serving.docker.image_names import EMBEDDED, GPU_SUFFIX, is_embedded, moves, tag_and_digest, version_in
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
 from tfserving.serving.models_yaml.server import IMAGE
 
@@ -34,10 +34,11 @@ def _image(fleet: Fleet) -> str:
             f"models. Build one with `{recommended('image --tag REGISTRY/NAME:1')}`, push it, and set "
             "`kubernetes.image` to its name."
         )
+    of_gpu = GPU_SUFFIX if "gpu" in settings.components else ""
     if "embedded" in settings.components:
-        return f"{EMBEDDED}:{version_in(IMAGE)}"
+        return f"{EMBEDDED}:{version_in(IMAGE)}{of_gpu}"
     # The image contains no models, so it is the one that Docker runs.
-    return fleet.server.image or (f"{IMAGE}-gpu" if "gpu" in settings.components else IMAGE)
+    return fleet.server.image or f"{IMAGE}{of_gpu}"
 
 
 def has_embedded(fleet: Fleet) -> bool:

@@ -13,6 +13,7 @@ from tfserving.k8s.images import has_embedded, server_image
 from tfserving.k8s.names import BASE_NAME, STABLE, Names
 from tfserving.k8s.rollout.in_cluster.account import permissions
 from tfserving.serving.config import in_container
+from tfserving.serving.gpu_environment import gpu_environment
 from tfserving.serving.models_yaml.autoscaling import Autoscaling
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.kubernetes import in_bytes
@@ -113,9 +114,10 @@ def _deployment(fleet: Fleet, names: tuple[str, ...], flags: list[str]) -> dict[
 def _nodes(fleet: Fleet) -> dict[str, str]:
     """Return the labels of the nodes for the pods."""
     settings = fleet.kubernetes
-    # TensorFlow Serving has images for amd64 only.
-    arch = {} if has_embedded(fleet) else {"kubernetes.io/arch": "amd64"}
-    return {**arch, **(settings.gpu.node_selector if "gpu" in settings.components else {}), **settings.node_selector}
+    on_gpu = "gpu" in settings.components
+    # TensorFlow Serving has images for amd64 only, and so has the embedded server with CUDA.
+    arch = {} if has_embedded(fleet) and not on_gpu else {"kubernetes.io/arch": "amd64"}
+    return {**arch, **(settings.gpu.node_selector if on_gpu else {}), **settings.node_selector}
 
 
 def _metadata(model: str) -> str:
@@ -150,10 +152,16 @@ def _cpu(fleet: Fleet) -> Iterator[Patch]:
 
 
 def _gpu(fleet: Fleet) -> Iterator[Patch]:
-    gpu, fraction = fleet.kubernetes.gpu, fleet.server.gpu_memory_fraction
-    yield _changes("Deployment", {f"{_CONTAINER}/resources/limits/nvidia.com~1gpu": str(gpu.count)})
-    if not fleet.server.gpu_memory_growth:
-        yield _added("Deployment", f"{_CONTAINER}/args/-", f"--per_process_gpu_memory_fraction={fraction or 0.9}")
+    gpu, limits = fleet.kubernetes.gpu, f"{_CONTAINER}/resources/limits"
+    # Those of the component are of a whole GPU, and of TensorFlow Serving.
+    removed = [{"op": "remove", "path": f"{limits}/nvidia.com~1gpu"}, {"op": "remove", "path": f"{_CONTAINER}/env"}]
+    yield _operations("Deployment", removed)
+    yield _changes("Deployment", {f"{limits}/{gpu.resource.replace('/', '~1')}": str(gpu.count)})
+    if variables := gpu_environment(fleet.server, embedded=has_embedded(fleet)):
+        env = [{"name": name, "value": value} for name, value in variables.items()]
+        yield _changes("Deployment", {f"{_CONTAINER}/env": env})
+    if gpu.runtime_class:
+        yield _pod({"runtimeClassName": gpu.runtime_class})
 
 
 def _volume(fleet: Fleet) -> Iterator[Patch]:

@@ -22,6 +22,7 @@ from tfserving.k8s import argo_rollouts, patches, proxy
 from tfserving.k8s.configuration import cluster_models_config, server_of_pods
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
+from tfserving.k8s.lint.gpus import FRACTION, GROWTH, MOST_SHARED
 from tfserving.k8s.naming import naming, set_domain
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.config_messages import text
@@ -38,6 +39,8 @@ _FIXED = {
     "enable_grpc_healthcheck_service": "true",
 }
 _AGE = "grpc.max_connection_age_ms"
+# Of a GPU's memory, where it is one pod's: the rest is for CUDA itself.
+_WHOLE_GPU = 0.9
 _KSERVE, ARGO_ROLLOUTS = "kserve", "argo-rollouts"
 # They replace the Deployment, after all others have changed it.
 _LAST = (_KSERVE, ARGO_ROLLOUTS)
@@ -152,10 +155,33 @@ def _flags(fleet: Fleet, flags: tuple[str, ...]) -> list[str]:
     if has_embedded(fleet) and "enable_reload_config" not in fleet.server.flags:
         # A rollout changes pods one by one by HandleReloadConfigRequest.
         values["enable_reload_config"] = "true"
-    # The component sets the memory of a GPU.
-    values.pop("per_process_gpu_memory_fraction", None)
+    values |= _memory(fleet)
     values["grpc_channel_arguments"] = _channel(values["grpc_channel_arguments"], drain)
     return [f"--{name}={value}" for name, value in {**values, **_FIXED}.items()]
+
+
+def _memory(fleet: Fleet) -> dict[str, str]:
+    """Return the flag for how pods allocate the GPU's memory, which manifests then show.
+
+    By default the embedded server allocates what it needs, and TensorFlow Serving nearly all. Raises FleetError when
+    pods that share a GPU would leave no memory to each other.
+    """
+    settings, server = fleet.kubernetes, fleet.server
+    if "gpu" not in settings.components:
+        return {}
+    embedded, fraction = has_embedded(fleet), server.gpu_memory_fraction
+    growth = server.gpu_memory_growth
+    if growth is None:
+        growth = embedded and fraction is None
+    if settings.gpu.is_shared and not growth and (fraction is None or fraction > MOST_SHARED):
+        raise FleetError(
+            f"kubernetes.gpu.resource: pods with {settings.gpu.resource} share the memory of a GPU, and each would "
+            f"allocate {f'{fraction:g} of it' if fraction else 'nearly all'}. Set server.gpu_memory_fraction to the "
+            "share of each pod, such as 0.4, or server.gpu_memory_growth to true"
+        )
+    if embedded:
+        return {GROWTH: str(growth).lower()}
+    return {} if growth else {FRACTION: f"{fraction or _WHOLE_GPU}"}
 
 
 def _channel(given: str, drain: int) -> str:

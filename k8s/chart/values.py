@@ -65,7 +65,11 @@ class Marked:
 def marked(fleet: Fleet) -> Marked:
     """Replace the settings of a fleet by marks, which are no valid values of them."""
     kubernetes, values = fleet.kubernetes, {}
+    # A share or a slice of a GPU is always one.
+    fixed = {"gpu.count"} if kubernetes.gpu.is_part else set()
     for index, key in enumerate(_SETTINGS):
+        if key in fixed:
+            continue
         section, _, name = key.rpartition(".")
         settings = getattr(kubernetes, section) if section else kubernetes
         if (default := getattr(settings, name, None)) is None:

@@ -11,6 +11,8 @@ Rule = Literal[
     "dangling-reference",
     "disruption-budget",
     "duplicate",
+    "gpu-image",
+    "gpu-memory",
     "grace-period",
     "image-tag",
     "labels",

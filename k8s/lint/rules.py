@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from tfserving.k8s.kubectl import Object
-from tfserving.k8s.lint import containers, references, workloads
+from tfserving.k8s.lint import containers, gpus, references, workloads
 from tfserving.k8s.lint.findings import Finding
 from tfserving.k8s.lint.manifests import Manifests
 from tfserving.k8s.lint.pod_security import pod_security
@@ -15,6 +15,8 @@ _RULES: tuple[Callable[[Manifests], Iterator[Finding]], ...] = (
     references.dangling_reference,
     workloads.disruption_budget,
     workloads.duplicate,
+    gpus.gpu_image,
+    gpus.gpu_memory,
     workloads.grace_period,
     containers.image_tag,
     workloads.labels,

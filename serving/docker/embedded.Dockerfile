@@ -1,26 +1,40 @@
-# The embedded server as an image with the entry point, ports, folders and environment of tensorflow/serving, for amd64 and
-# arm64. Build it from the repository's folder: docker build --file serving/docker/embedded.Dockerfile .
+# The embedded server as an image with the entry point, ports, folders and environment of tensorflow/serving: for CPUs on amd64
+# and arm64, and with DEVICE=gpu for NVIDIA's GPUs on amd64. Build it from the repository's folder:
+#   docker build --file serving/docker/embedded.Dockerfile .
 # docs/docker.md describes the build arguments.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+ARG DEVICE=cpu
 
 FROM ${PYTHON_IMAGE} AS packages
 RUN command -v strip > /dev/null \
     || (apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils > /dev/null)
+ARG DEVICE
+# TensorFlow's package for arm64 has no CUDA.
+RUN [ "${DEVICE}" != gpu ] || [ "$(uname -m)" = x86_64 ] \
+    || { echo "DEVICE=gpu needs amd64, and this is $(uname -m). Build with --platform linux/amd64." >&2; exit 1; }
 # pip reads it from the environment.
 ARG PIP_INDEX_URL
 # The certificate is optional: a pattern may match no file.
-COPY serving/docker/requirements.lock extra-ca.cr[t] /build/
-# Headers are for building against TensorFlow, and symbols for debugging it: 350 MB of 1.4 GB.
+COPY serving/docker/requirements-${DEVICE}.lock extra-ca.cr[t] /build/
+# Headers are for building against TensorFlow, and symbols for debugging it: 350 MB of 1.4 GB. CUDA's headers stay, since
+# cuDNN compiles some of its kernels when they are first used.
 RUN if [ -f /build/extra-ca.crt ]; then \
         cat "${PIP_CERT:-$(python3 -c 'from pip._vendor.certifi import where; print(where())')}" /build/extra-ca.crt > /build/ca.crt \
         && export PIP_CERT=/build/ca.crt; \
     fi \
-    && python3 -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes --target /opt/serving -r /build/requirements.lock \
+    && python3 -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes --target /opt/serving -r /build/requirements-${DEVICE}.lock \
     && rm -rf /opt/serving/tensorflow/include \
     && find /opt/serving/tensorflow -name '*.so*' -exec strip --strip-unneeded {} +
 
+FROM ${PYTHON_IMAGE} AS cpu
+
+FROM ${PYTHON_IMAGE} AS gpu
+# NVIDIA's container runtime mounts the driver's libraries and these GPUs. The libraries of CUDA are among the packages, where
+# TensorFlow finds them by its own search path.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
 # Only the packages are copied: this stage has neither the arguments nor the certificate.
-FROM ${PYTHON_IMAGE}
+FROM ${DEVICE}
 ENV PYTHONPATH=/opt/serving PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=1 \
     MODEL_BASE_PATH=/models MODEL_NAME=model
 COPY --from=packages /opt/serving /opt/serving

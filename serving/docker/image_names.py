@@ -9,6 +9,8 @@ from collections.abc import Mapping
 # `2.20.0`. The image of the embedded server has the second, the version of its TensorFlow.
 LABELS = ("tensorflow_serving_github_branchtag", "tensorflow.version")
 EMBEDDED = "serving-embedded"
+# Of the tag of an image with CUDA: https://hub.docker.com/r/tensorflow/serving/tags.
+GPU_SUFFIX = "-gpu"
 _VERSION = r"(\d+\.\d+(?:\.\d+)?(?:-?rc\d+)?)"
 
 

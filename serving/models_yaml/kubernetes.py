@@ -28,6 +28,10 @@ Component = Literal[
     "argo-rollouts",
 ]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
+# NVIDIA's device plugin ends the name of a GPU that pods share with this, and begins that of a MIG slice with that.
+# https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/gpu-sharing.html
+# https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/gpu-operator-mig.html
+SHARED, SLICE = ".shared", "nvidia.com/mig-"
 _UNITS = {"Mi": 20, "Gi": 30, "Ti": 40}
 Namespace = Annotated[str, Field(pattern=patterns.KUBERNETES_NAME)]
 
@@ -58,13 +62,62 @@ def in_bytes(size: str) -> int:
     return int(size[:-2]) << _UNITS[size[-2:]]
 
 
+def _extended(name: str) -> str:
+    """Return the name of an extended resource. Raises ValueError for one that Kubernetes keeps for itself."""
+    domain = name.partition("/")[0]
+    if domain.startswith("requests.") or any(domain == one or domain.endswith(f".{one}") for one in _RESERVED):
+        raise ValueError(f"got {shown(name)}, whose domain Kubernetes reserves. Use the name that the node lists")
+    return name
+
+
 class Gpu(Strict):
     """For the component `gpu`: the GPUs of a pod."""
 
-    count: Annotated[int, Field(ge=1, description="Number of GPUs for each pod.")] = 1
+    count: Annotated[
+        int, Field(ge=1, description="Number of GPUs for each pod; 1 for a share or a slice of a GPU.")
+    ] = 1
+    resource: Annotated[
+        str,
+        Field(
+            description="The name of the nodes' resource, as the device plugin names it: `nvidia.com/gpu`, "
+            "`nvidia.com/gpu.shared` with time-slicing, or a MIG slice such as `nvidia.com/mig-1g.10gb`.",
+            pattern=patterns.EXTENDED_RESOURCE,
+        ),
+        AfterValidator(_extended),
+    ] = "nvidia.com/gpu"
+    runtime_class: Annotated[
+        str | None,
+        Field(
+            description="The RuntimeClass of the pods, such as `nvidia`. Default: none, for nodes whose default "
+            "runtime is NVIDIA's.",
+            pattern=patterns.KUBERNETES_NAME,
+        ),
+    ] = None
     node_selector: Annotated[
-        dict[str, str], Field(description="Labels of nodes with GPUs. Default: the label of NVIDIA's GPU Operator.")
+        dict[LabelKey, LabelValue],
+        Field(description="Labels of nodes with GPUs. Default: the label of NVIDIA's GPU Operator."),
     ] = Field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Gpu:
+        if self.count == 1 or not self.is_part:
+            return self
+        why = (
+            "a share of a GPU. More shares bring no more computing time. Set count to 1"
+            if self.is_shared
+            else "a slice of a GPU. A process uses one slice. Set count to 1, and choose a larger slice"
+        )
+        raise ValueError(f"count is {self.count}, and {self.resource} is {why}")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several pods use a GPU at the same time, and its memory: NVIDIA's suffix with time-slicing or MPS."""
+        return self.resource.endswith(SHARED)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the resource is a share of a GPU, or a slice of one with memory of its own, by MIG."""
+        return self.is_shared or self.resource.startswith(SLICE)
 
 
 class Monitoring(Strict):
@@ -274,7 +327,7 @@ class Kubernetes(Strict):
                 raise ValueError(f"the component {component!r} needs the key {key}")
             if settings is not None and component not in self.components:
                 raise ValueError(f"{key} needs the component {component!r}. Add it to components")
-        for one, other in (("volume", "object-store"), ("embedded", "gpu"), ("kserve", "argo-rollouts")):
+        for one, other in (("volume", "object-store"), ("kserve", "argo-rollouts")):
             if one in self.components and other in self.components:
                 raise ValueError(f"the components {one!r} and {other!r} exclude each other")
         if "kserve" in self.components and (

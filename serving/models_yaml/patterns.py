@@ -22,6 +22,8 @@ DOMAIN = r"^[a-z0-9]([-a-z0-9]{0,62})?(\.[a-z0-9]([-a-z0-9]{0,62})?)+$"
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+# https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#extended-resources
+EXTENDED_RESOURCE = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 DISK_SIZE = r"^\d+(Mi|Gi|Ti)$"
 MEMORY_SIZE = r"^\d+(Mi|Gi)$"
@@ -37,6 +39,7 @@ EXPECTED = {
     DOMAIN: "a domain, such as serving.example.com",
     LABEL_KEY: "the key of a label, such as team or example.com/team",
     LABEL_VALUE: "the value of a label: up to 63 letters, digits, '-', '_' and '.'",
+    EXTENDED_RESOURCE: "the name of a node's resource, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb",
     HOST: "a host name, such as models.example.com",
     DISK_SIZE: "a size such as 512Mi or 10Gi",
     MEMORY_SIZE: "a size such as 512Mi or 2Gi",

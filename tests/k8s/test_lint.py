@@ -67,6 +67,18 @@ def container(*path: str | int, value: Any = None) -> Callable[[list[Object]], N
     return pod("containers", 0, *path, value=value)
 
 
+def on(resource: str, *flags: str, image: str = "tensorflow/serving:2.21.0-gpu") -> Callable[[list[Object]], None]:
+    """Give the server a GPU, an image and more flags."""
+
+    def change(objects: list[Object]) -> None:
+        found = the(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+        found["resources"]["limits"][resource] = "1"
+        found["args"] += flags
+        found["image"] = image
+
+    return change
+
+
 def both(*several: Callable[[list[Object]], None]) -> Callable[[list[Object]], None]:
     """Change one after the other."""
 
@@ -130,6 +142,17 @@ BROKEN: list[tuple[str, Callable[[list[Object]], None], str]] = [
         "spec.unhealthyPodEvictionPolicy",
     ),
     ("duplicate", twice, "Service serving: metadata.name"),
+    ("gpu-image", on("nvidia.com/gpu", image="r.example/tensorflow/serving:2.21.0"), "which is for CPUs"),
+    ("gpu-image", on("nvidia.com/mig-1g.10gb", image="serving-embedded:2.21.0"), f"{SERVER}.image"),
+    ("gpu-image", container("image", value="tensorflow/serving:2.21.0-gpu"), "the container has no GPU"),
+    ("gpu-memory", on("nvidia.com/gpu.shared"), f"{SERVER}.args: the pods share the memory of a GPU"),
+    ("gpu-memory", on("nvidia.com/gpu.shared", "--per_process_gpu_memory_fraction=0.6"), f"{SERVER}.args"),
+    ("gpu-memory", on("nvidia.com/gpu.shared", "--per_process_gpu_memory_fraction=x"), f"{SERVER}.args"),
+    (
+        "gpu-memory",
+        on("nvidia.com/gpu.shared", "--gpu_memory_growth=false", image="serving-embedded:2.21.0-gpu"),
+        f"{SERVER}.args",
+    ),
     ("grace-period", pod("terminationGracePeriodSeconds", value=30), "got 30, and the preStop of container 'server'"),
     ("image-tag", container("image", value="registry:5000/tensorflow/serving"), f"{SERVER}.image"),
     ("image-tag", container("image", value="tensorflow/serving:latest-gpu"), f"{SERVER}.image"),
@@ -224,6 +247,23 @@ def test_every_rule_finds_what_breaks_it(
     assert any(text in one for one in found), found
     # The same with the rule allowed.
     assert rule not in {one.rule for one in lint(broken(good, change), [rule])}
+
+
+@pytest.mark.parametrize(
+    ("image", "flags"),
+    [
+        ("tensorflow/serving:2.21.0-gpu", ["--per_process_gpu_memory_fraction=0.5"]),
+        ("tensorflow/serving:2.21.0-gpu", ["--platform_config_file=/config/server/platform_config.pbtxt"]),
+        ("serving-embedded:2.21.0-gpu", []),
+        ("serving-embedded:2.21.0-gpu", ["--gpu_memory_growth", "--per_process_gpu_memory_fraction=0.8"]),
+        # Nobody knows what is in these.
+        ("r.example/fleet:7", ["--per_process_gpu_memory_fraction=0.5"]),
+        (f"tensorflow/serving@sha256:{'0' * 64}", ["--per_process_gpu_memory_fraction=0.5"]),
+    ],
+)
+def test_pods_that_share_a_gpu_and_its_memory_break_no_rule(good: list[Object], image: str, flags: list[str]) -> None:
+    objects = broken(good, on("nvidia.com/gpu.shared", *flags, image=image))
+    assert [str(one) for one in lint(objects) if one.rule != "image-tag"] == []
 
 
 def test_every_rule_is_broken_here_and_has_a_section() -> None:

@@ -72,7 +72,7 @@ def server(objects: list[Object]) -> dict[str, Any]:
     return dict(pod(objects)["containers"][0])
 
 
-OVERLAYS = ("base", *(f"overlays/{component}" for component in COMPONENTS))
+OVERLAYS = ("base", *(f"overlays/{component}" for component in (*COMPONENTS, "embedded-gpu")))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -97,7 +97,7 @@ def test_every_pod_is_restricted_and_ready_by_its_models(overlay: str) -> None:
         assert container["resources"]["limits"]["ephemeral-storage"]
     container = spec["containers"][0]
     # TensorFlow Serving doesn't drain.
-    script = [] if overlay == "overlays/embedded" else ["bash", "/config/server/serve.sh"]
+    script = [] if overlay.startswith("overlays/embedded") else ["bash", "/config/server/serve.sh"]
     assert container["command"] == [*script, "/usr/bin/tensorflow_model_server"]
     assert "--enable_profiler=false" in container["args"]
     # No probe needs a shell. One model that fails takes no pod away from the clients of the others.
@@ -200,21 +200,6 @@ def test_cpus_are_a_pods_own_and_tensorflow_has_as_many_threads(tmp_path: Path) 
     assert found["resources"]["requests"]["cpu"] == found["resources"]["limits"]["cpu"] == "3"
     assert "--tensorflow_intra_op_parallelism=3" in found["args"]
     assert not [flag for flag in found["args"] if flag.endswith("parallelism=2")]
-
-
-def test_a_gpu_is_asked_for_with_its_nodes_image_and_memory(tmp_path: Path) -> None:
-    more = "gpu: {count: 2, node_selector: {gpu: a100}}"
-    objects = with_component(tmp_path, "gpu", "volume", more=more, server="gpu_memory_fraction: 0.5")
-    spec, found = pod(objects), server(objects)
-    assert found["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64", "gpu": "a100"}
-    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert found["image"] == "tensorflow/serving:2.21.0-gpu"
-    assert [flag for flag in found["args"] if "memory_fraction" in flag] == ["--per_process_gpu_memory_fraction=0.5"]
-    # Nodes seldom have a GPU that is free.
-    assert the(objects, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    growing = server(with_component(tmp_path, "gpu", server="gpu_memory_growth: true"))["args"]
-    assert not [flag for flag in growing if "memory_fraction" in flag]
 
 
 def test_pods_are_spread_and_nothing_keeps_a_node_from_being_drained(tmp_path: Path) -> None:
@@ -485,7 +470,6 @@ def test_a_newer_version_is_not_served_until_a_rollout_says_so(tmp_path: Path) -
         (STORE, "kubernetes: object_store needs the component 'object-store'. Add it to components"),
         ("components: [gateway]", "kubernetes: the component 'gateway' needs the key gateway"),
         (f"components: [volume, object-store], {STORE}", "'volume' and 'object-store' exclude each other"),
-        ("components: [embedded, gpu]", "'embedded' and 'gpu' exclude each other"),
         ("components: [cpu], cpu: 500m", "cpu is 500m; the component 'cpu' needs a whole number"),
         (f"components: [object-store], {STORE.replace('s3:', 'ftp:')}", "kubernetes.object_store.url: "),
         (
