@@ -13,9 +13,11 @@ from typing import Any
 
 from tfserving.k8s.configuration import labelled
 from tfserving.k8s.figures import error_difference, latency_ratio
+from tfserving.k8s.images import has_embedded
 from tfserving.k8s.names import APP, BASE_NAME
 from tfserving.k8s.patches import store_access
 from tfserving.serving.config import in_container
+from tfserving.serving.devices import KUBERNETES, fleet_device
 from tfserving.serving.models_yaml.fleet import STABLE, Fleet
 
 VERIFY, ERRORS, LATENCY = f"{BASE_NAME}-verify", f"{BASE_NAME}-errors", f"{BASE_NAME}-latency"
@@ -146,9 +148,13 @@ def _versions(fleet: Fleet, models: tuple[str, ...]) -> Iterator[str]:
 
 
 def _job(fleet: Fleet) -> list[dict[str, Any]]:
-    """The changes of the Job: its image, and where it finds the golden requests."""
+    """The changes of the Job: its image, its tolerances, and where it finds the golden requests."""
     settings, container = fleet.kubernetes, f"{_POD}/containers/0"
     changes = _set({f"{container}/image": settings.toolkit_image})
+    device = fleet_device(fleet, KUBERNETES)
+    if device and device != "cpu" and not has_embedded(fleet):
+        # TensorFlow Serving doesn't name its device; the embedded server does.
+        changes += [{"op": "add", "path": f"{container}/args/-", "value": word} for word in ("--device", device)]
     if not {"volume", "object-store"} & set(settings.components):
         return changes
     # The first volume has the files that a container copies from the image.

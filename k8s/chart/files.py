@@ -13,6 +13,7 @@ from tfserving.k8s.chart.templates import FULL_NAME, Templates, templates
 from tfserving.k8s.chart.values import Value, tree
 from tfserving.k8s.kubectl import Kubectl
 from tfserving.k8s.names import BASE_NAME, Names
+from tfserving.serving.devices import KUBERNETES, fleet_device
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING
 
@@ -56,7 +57,7 @@ def chart(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> dict[str, s
         "README.md": _readme(fleet, names, values),
         ".helmignore": f"# {MARK}.\n.*\n*.tgz\n",
         "templates/_helpers.tpl": Path(__file__).with_name("_helpers.tpl").read_text(),
-        "templates/NOTES.txt": _notes(names),
+        "templates/NOTES.txt": _notes(fleet, names),
         **{f"templates/{name}": f"# {MARK}.\n{text}" for name, text in made.files.items()},
     }
 
@@ -152,8 +153,10 @@ and generate the chart again.
 """
 
 
-def _notes(names: tuple[str, ...]) -> str:
+def _notes(fleet: Fleet, names: tuple[str, ...]) -> str:
     full, namespace = f"{{{{ {FULL_NAME} }}}}", "{{ .Release.Namespace }}"
+    device = fleet_device(fleet, KUBERNETES)
+    option = "" if device in (None, "cpu") else f" --device {device}"
     return f"""\
 {{{{- /* {MARK}. */ -}}}}
 The servers of {", ".join(names)} start in namespace {namespace}.
@@ -168,5 +171,5 @@ Wait until they are ready:
 Compare their outputs with the golden requests of the models:
 
   kubectl --namespace {namespace} port-forward service/{full} 8500:8500 8501:8501 &
-  tfserving verify
+  tfserving verify{option}
 """

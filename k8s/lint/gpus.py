@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
+from tfserving.k8s.devices import gpus
 from tfserving.k8s.lint.findings import Finding
 from tfserving.k8s.lint.manifests import Container, Manifests
 from tfserving.serving.docker.image_names import GPU_SUFFIX, is_embedded, tag_and_digest
-from tfserving.serving.models_yaml.kubernetes import SHARED
+from tfserving.serving.gpu_environment import GROWTH as GROWS
+from tfserving.serving.models_yaml.kubernetes import SHARED, Gpu
 
 FRACTION, GROWTH = "per_process_gpu_memory_fraction", "gpu_memory_growth"
 # At least two pods share a GPU.
 MOST_SHARED = 0.5
-# Both make the memory of TensorFlow Serving grow: a variable of TensorFlow, and a file with session settings.
-_GROWS, _PLATFORMS = "TF_FORCE_GPU_ALLOW_GROWTH", "platform_config_file"
-_VENDOR = "nvidia.com/"
+# A file with session settings, which may let the memory of TensorFlow Serving grow.
+_PLATFORMS = "platform_config_file"
 # The images whose tags say whether they contain CUDA.
 _KNOWN = re.compile(r"(^|/)tensorflow/serving[:@]")
 
@@ -31,7 +31,7 @@ def gpu_image(manifests: Manifests) -> Iterator[Finding]:
             tag, _ = tag_and_digest(image)
             if not tag or not (_KNOWN.search(image) or is_embedded(image)):
                 continue
-            field, found = f"{container.field}.image", _gpus(container)
+            field, found = f"{container.field}.image", gpus(container.content)
             if found and not tag.endswith(GPU_SUFFIX):
                 problem = f"got {image!r}, which is for CPUs, and the container has {', '.join(found)}"
                 yield Finding(
@@ -40,7 +40,11 @@ def gpu_image(manifests: Manifests) -> Iterator[Finding]:
             if not found and tag.endswith(GPU_SUFFIX):
                 problem = f"got {image!r}, and the container has no GPU: the server runs on the CPU"
                 yield Finding(
-                    "gpu-image", pods.object, field, problem, f"Add a limit of {_VENDOR}gpu, or use the image for CPUs"
+                    "gpu-image",
+                    pods.object,
+                    field,
+                    problem,
+                    f"Add a limit of {Gpu().resource}, or use the image for CPUs",
                 )
 
 
@@ -48,19 +52,13 @@ def gpu_memory(manifests: Manifests) -> Iterator[Finding]:
     """Yield servers that leave no memory to the other pods of their GPU."""
     for pods in manifests.pods:
         for container in pods.containers:
-            if not pods.lasting or not any(name.endswith(SHARED) for name in _gpus(container)):
+            if not pods.lasting or not any(name.endswith(SHARED) for name in gpus(container.content)):
                 continue
             if _grows(container) or _is_part(_flags(container).get(FRACTION)):
                 continue
             problem = "the pods share the memory of a GPU, and each may allocate more than half of it"
-            remedy = f"Set --{FRACTION} to at most {MOST_SHARED:g}, or {_GROWS} to true"
+            remedy = f"Set --{FRACTION} to at most {MOST_SHARED:g}, or the variable {GROWS} to true"
             yield Finding("gpu-memory", pods.object, f"{container.field}.args", problem, remedy)
-
-
-def _gpus(container: Container) -> list[str]:
-    """Return the names of the GPUs among the limits."""
-    limits: dict[str, Any] = (container.content.get("resources") or {}).get("limits") or {}
-    return [name for name, count in limits.items() if name.startswith(_VENDOR) and str(count) != "0"]
 
 
 def _flags(container: Container) -> dict[str, str]:
@@ -77,7 +75,7 @@ def _grows(container: Container) -> bool:
     return (
         flags.get(GROWTH, str(by_default)).lower() == "true"
         or _PLATFORMS in flags
-        or any(one.get("name") == _GROWS and str(one.get("value")).lower() == "true" for one in env)
+        or any(one.get("name") == GROWS and str(one.get("value")).lower() == "true" for one in env)
     )
 
 

@@ -22,7 +22,7 @@ from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import CHANGER, Kubectl, KubectlError, Object
 from tfserving.k8s.names import CANARY, MANAGER, STABLE, Names
 from tfserving.k8s.rendering import objects, render
-from tfserving.k8s.rollout import gates, serves
+from tfserving.k8s.rollout import gates, serves, tolerances
 from tfserving.k8s.rollout.cluster import ClusterTarget, Finished
 from tfserving.k8s.rollout.comparing import Before
 from tfserving.k8s.rollout.state import State
@@ -31,6 +31,7 @@ from tfserving.k8s.rollout.target import GateError, Reached, RolloutError
 from tfserving.k8s.rollout.watch import Side
 from tfserving.k8s.scaling import count, hold, keep_replicas, scale_up
 from tfserving.k8s.waiting import wait_until_ready
+from tfserving.serving.devices import KUBERNETES, fleet_device
 
 ROUTES = ("httproute", "grpcroute")
 # Objects that the second Deployment has, too: those that keep its pods there.
@@ -152,6 +153,7 @@ class ByPods(Strategy):
                 f"cluster first, with `{recommended('k8s apply')}`."
             )
         if state.phase == "loading":
+            tolerances.check(self.fleet, state.model, state.new, [fleet_device(self.fleet, KUBERNETES)])
             deployment.check_labels(self.fleet, self._models(), self.kubectl)
         self._check_address(state)
 

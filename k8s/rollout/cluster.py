@@ -21,7 +21,9 @@ from typing import Any, TypeAlias, cast, get_args
 
 from tfserving.clients import connect
 from tfserving.clients.errors import DeadlineExceeded, ServingError, Unavailable
+from tfserving.foundation.devices import Device
 from tfserving.k8s.at_once import Shared, each
+from tfserving.k8s.devices import pod_device
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.kubectl import ConflictError, Kubectl, KubectlError, Object
 from tfserving.k8s.names import STABLE, Names
@@ -47,12 +49,14 @@ _POLL_SECONDS = 1.0
 class Pod:
     """A pod, at its own addresses or at ports of this machine that kubectl forwards.
 
-    `config` reads the configuration of the ConfigMap, `staying` the names of the pods that aren't terminating.
+    `device` is the kind of device by its spec, `config` reads the configuration of the ConfigMap, `staying` the names
+    of the pods that aren't terminating.
     """
 
     name: str
     grpc: str
     rest: str
+    device: Device | None
     config: Callable[[], Any]
     staying: Callable[[], frozenset[str]]
 
@@ -137,7 +141,7 @@ class ClusterTarget:
 
     def _reached(self, pod: Object) -> Instance:
         grpc, rest = self._addresses(pod)
-        return Pod(str(pod["metadata"]["name"]), grpc, rest, self._config, self._staying)
+        return Pod(str(pod["metadata"]["name"]), grpc, rest, pod_device(pod), self._config, self._staying)
 
     def _addresses(self, pod: Object) -> list[str]:
         """Return a pod's addresses for gRPC and REST. A forwarded port is used again while it works."""

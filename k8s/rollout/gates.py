@@ -39,10 +39,11 @@ _MOST_PRINTED, _LONGEST_LINE = 1 << 16, 500
 def golden(reached: Reached, folder: Path) -> Figure:
     """Send all golden requests of the version in `folder` to a server, over both protocols; return the figure.
 
-    Raises GateError when an output differs from what the model computed in process.
+    The tolerances are those of the version for the server's kind of device. Raises GateError when an output differs
+    from what the model computed in process.
     """
     instance, model = reached.instance, folder.parent.name
-    settings = Settings(ways=("alone", "batch"), served_as={model: reached.name})
+    settings = Settings(ways=("alone", "batch"), served_as={model: reached.name}, fleet_device=instance.device)
     try:
         report = verify([folder], grpc=instance.grpc, rest=instance.rest, settings=settings)
     except (GoldenError, ServingError, ValueError) as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tfserving.clients.errors import ServingError
 from tfserving.k8s.at_once import Pause
-from tfserving.k8s.rollout import serves
+from tfserving.k8s.rollout import serves, tolerances
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.strategy import Strategy
 from tfserving.k8s.rollout.target import GateError, Reached, RolloutError, Target
@@ -83,7 +83,9 @@ class InPlace(Strategy):
 
     def check(self, state: State) -> None:
         """See Strategy."""
-        self.target.instances()
+        instances = self.target.instances()
+        if state.phase == "loading":
+            tolerances.check(self.fleet, state.model, state.new, {instance.device for instance in instances})
         self._check_address(state)
 
     def close(self) -> None:

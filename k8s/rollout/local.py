@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, cast, get_args
 
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.devices import Device
 from tfserving.foundation.files import written_whole
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.state import Request, State, read_state
@@ -19,6 +20,7 @@ from tfserving.k8s.rollout.target import HeldError, Instance, NoServerError, Rol
 from tfserving.serving import kept, live
 from tfserving.serving.changing import changing
 from tfserving.serving.config import MODELS_CONFIG
+from tfserving.serving.devices import fleet_device
 from tfserving.serving.engines import EngineError, address
 from tfserving.serving.kept import writing
 from tfserving.serving.models_yaml.file import write_labels
@@ -38,10 +40,14 @@ _RELOAD_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class LocalInstance:
-    """A server of this machine, and the models.config that it reads at its start or every few seconds."""
+    """A server of this machine, and the models.config that it reads at its start or every few seconds.
+
+    `device` is the kind of device by models.yaml, None if that doesn't determine it.
+    """
 
     server: Running
     file: Path
+    device: Device | None = None
 
     @property
     def name(self) -> str:
@@ -107,7 +113,7 @@ class LocalTarget:
 
     def _instance(self, server: Running) -> LocalInstance:
         folder = config_folder(self._fleet, server.engine, server.grpc_port)
-        return LocalInstance(server, folder / MODELS_CONFIG)
+        return LocalInstance(server, folder / MODELS_CONFIG, fleet_device(self._fleet, server.engine))
 
 
 class LocalStore:

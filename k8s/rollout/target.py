@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tfserving.foundation.devices import Device
 from tfserving.k8s.rollout.state import Figure, Request, State
 from tfserving.serving.engines import own_url
 from tfserving.serving.models_yaml.fleet import canary_name
@@ -78,6 +79,10 @@ class Instance(Protocol):
     @property
     def rest(self) -> str:
         """The REST address, HOST:PORT."""
+
+    @property
+    def device(self) -> Device | None:
+        """The kind of device that it computes on, by its settings; None if they don't determine it."""
 
     def configure(self, serve: Serve, *, keep: bool = True) -> None:
         """Send it this configuration; return once it has received it, which may be before it is loaded.

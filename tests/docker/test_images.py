@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 from docker import DockerClient
+from packaging.requirements import Requirement
 
 from tests.authority import Authority
 from tests.docker.conftest import ROOT, SCALED, Fleet
@@ -216,27 +218,63 @@ def test_the_embedded_image_has_no_more_than_it_needs(fleet: Fleet) -> None:
     assert not names & {"keras", "matplotlib", "docker", "tests", "pip"}
 
 
-@pytest.mark.parametrize("platform", ["x86_64-manylinux_2_28", "aarch64-manylinux_2_28"])
-def test_the_embedded_image_can_be_built_for(platform: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "platform"),
+    [("cpu", "x86_64-manylinux_2_28"), ("cpu", "aarch64-manylinux_2_28"), ("gpu", "x86_64-manylinux_2_28")],
+)
+def test_the_embedded_image_can_be_built_for(device: str, platform: str, tmp_path: Path) -> None:
     """Every package has a wheel for that platform, of those whose hashes are pinned."""
     where = ["--python-platform", platform, "--python-version", "3.13", "--target", str(tmp_path / "there")]
     command = ["uv", "pip", "install", "--dry-run", "--only-binary", ":all:", "--no-deps", "--require-hashes", *where]
-    lock = str(ROOT / "serving/docker/requirements.lock")
     done = subprocess.run(
-        [str(Path(sys.executable).parent / command[0]), *command[1:], "-r", lock],
+        [str(Path(sys.executable).parent / command[0]), *command[1:], "-r", str(lock(device))],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert ("tensorflow-cpu==" in done.stderr) == platform.startswith("x86_64")
-    assert re.search(r"^ \+ tensorflow(-cpu)?==2\.21", done.stderr, re.M)
+    package = "tensorflow-cpu" if (device, platform.partition("-")[0]) == ("cpu", "x86_64") else "tensorflow"
+    assert re.findall(r"^ \+ (tensorflow.*)==2\.21", done.stderr, re.M) == [package]
+    assert ("nvidia-cudnn-cu12==" in done.stderr) == (device == "gpu")
 
 
-def test_the_lock_of_the_embedded_image_is_the_environments() -> None:
-    def pins(path: Path) -> set[str]:
-        return {line.split(" ")[0] for line in path.read_text().splitlines() if "==" in line and line[0].isalpha()}
+def lock(device: str) -> Path:
+    return ROOT / f"serving/docker/requirements-{device}.lock"
 
+
+def pins(path: Path) -> set[str]:
+    """`name==version` of each package, several where Pythons or machines differ."""
+    return {line.split(" ")[0] for line in path.read_text().splitlines() if "==" in line and line[0].isalpha()}
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_lock_of_the_embedded_image_is_the_environments(device: str) -> None:
     ours = pins(ROOT / "requirements.lock")
-    for pin in pins(ROOT / "serving/docker/requirements.lock"):
-        assert pin in ours or pin.startswith("tensorflow-cpu=="), pin
+    for pin in pins(lock(device)):
+        assert pin in ours or pin.startswith("nvidia-"), pin
+
+
+def test_the_gpu_image_has_the_cuda_that_its_tensorflow_asks_for() -> None:
+    """All of `tensorflow[and-cuda]`, and no more of NVIDIA's packages."""
+    asked = [Requirement(one) for one in requires("tensorflow") or () if "and-cuda" in one]
+    found = dict(pin.split("==") for pin in pins(lock("gpu")) if pin.startswith("nvidia-"))
+    assert {one.name for one in asked} == found.keys()
+    for one in asked:
+        assert one.specifier.contains(found[one.name]), one
+
+
+@pytest.mark.parametrize(
+    ("variable", "warned"), [("all", True), ("0,1", True), ("void", False), ("none", False), (None, False)]
+)
+def test_an_image_for_gpus_warns_where_there_is_none(variable: str | None, warned: bool, tmp_path: Path) -> None:
+    """Its entry point on this machine; NVIDIA's runtime adds the device where it finds a GPU."""
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    (tmp_path / "python3").write_text('#!/bin/sh\necho started "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", **({"NVIDIA_VISIBLE_DEVICES": variable} if variable else {})}
+    script = ROOT / "serving/docker/tensorflow_model_server"
+    done = subprocess.run(["sh", str(script), "--port=1"], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "started -m tfserving.serving.embedded --host=0.0.0.0 --port=1\n")
+    assert done.stderr.startswith("Warning: this image is for GPUs, and the container has none. ") == warned
+    assert bool(done.stderr) == warned

@@ -10,6 +10,7 @@ import pytest
 
 from tests.k8s.needed import KUBECTL
 from tests.k8s.test_manifests import made, pod, server, static, the, with_component
+from tfserving.k8s.kubectl import Object
 from tfserving.k8s.lint.rules import lint
 from tfserving.serving.models_yaml.fleet import FleetError
 
@@ -24,7 +25,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 def memory(container: dict[str, Any]) -> list[str]:
     """The flags for the memory of a GPU."""
-    return [flag for flag in container["args"] if "gpu_memory" in flag or "platform_config" in flag]
+    return [flag for flag in container["args"] if "gpu_memory" in flag]
 
 
 def test_a_gpu_is_asked_for_with_its_nodes_image_and_memory(tmp_path: Path) -> None:
@@ -45,12 +46,10 @@ def test_one_pod_of_a_gpu_gets_nearly_all_its_memory_or_what_it_needs(tmp_path: 
     objects = with_component(tmp_path, "gpu")
     assert memory(server(objects)) == ["--per_process_gpu_memory_fraction=0.9"]
     assert "runtimeClassName" not in pod(objects)
-    growing = with_component(tmp_path, "gpu", server="gpu_memory_growth: true, gpu_memory_fraction: 0.5")
-    # With the file, flags for memory have no effect.
-    assert "--platform_config_file=/config/server/platform_config.pbtxt" in memory(server(growing))
-    (config,) = (one for one in growing if one["kind"] == "ConfigMap" and "platform_config.pbtxt" in one["data"])
-    assert "allow_growth: true" in config["data"]["platform_config.pbtxt"]
-    assert "per_process_gpu_memory_fraction: 0.5" in config["data"]["platform_config.pbtxt"]
+    growing = server(with_component(tmp_path, "gpu", server="gpu_memory_growth: true, gpu_memory_fraction: 0.5"))
+    assert environment(growing) == {**TF32_OFF, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    # The most that it allocates.
+    assert memory(growing) == ["--per_process_gpu_memory_fraction=0.5"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +63,17 @@ def test_one_pod_of_a_gpu_gets_nearly_all_its_memory_or_what_it_needs(tmp_path: 
 )
 def test_float32_is_computed_as_models_yaml_says(tmp_path: Path, settings: str, variables: dict[str, str]) -> None:
     assert environment(server(with_component(tmp_path, "gpu", server=settings))) == variables
+
+
+def test_batches_have_few_sizes_on_a_gpu(tmp_path: Path) -> None:
+    def sizes(objects: list[Object]) -> list[str]:
+        (config,) = (one for one in objects if "batching_parameters.txt" in one.get("data", {}))
+        return re.findall(r"allowed_batch_sizes: (\d+)", config["data"]["batching_parameters.txt"])
+
+    batching = "batching: {max_batch_size: 8}"
+    assert sizes(with_component(tmp_path, "gpu", server=batching)) == ["1", "2", "4", "8"]
+    # Also for pods on a CPU whose models.yaml has a GPU for containers of this machine.
+    assert sizes(made(tmp_path, server=f"{batching}, gpus: all")) == []
 
 
 def test_pods_without_a_gpu_have_no_setting_of_one(tmp_path: Path) -> None:
@@ -132,6 +142,11 @@ def test_the_embedded_server_has_an_image_with_cuda_and_flags_of_its_own(tmp_pat
     # It has flags for what TensorFlow Serving reads from its environment. Its memory grows.
     assert environment(found) == {}
     assert memory(found) == ["--gpu_memory_growth=true"]
+    settings = "tf32: true, deterministic: true, gpu_memory_fraction: 0.5"
+    chosen = server(with_component(tmp_path, "embedded", "gpu", "volume", server=settings))
+    assert environment(chosen) == {}
+    assert sorted(memory(chosen)) == ["--gpu_memory_growth=false", "--per_process_gpu_memory_fraction=0.5"]
+    assert {"--enable_tf32=true", "--enable_deterministic_gpu=true"} <= set(chosen["args"])
     assert pod(objects)["nodeSelector"] == {
         "kubernetes.io/arch": "amd64",
         "nvidia.com/gpu.present": "true",
