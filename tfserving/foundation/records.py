@@ -154,7 +154,7 @@ def _headers(data: bytes) -> list[int]:
 
 @cache
 def _contributions() -> Any:
-    """Return what a byte adds (XOR) to the checksum of a length that is 0: uint32 of shape (8, 256), by place and value.
+    """Return what a byte adds (XOR) to the checksum of the length 0: uint32 of shape (8, 256), by place and value.
 
     A CRC is linear, so the checksum of a length is that of 0 with the contributions of its bytes.
     """
