@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfserving.clients.capture import CapturedRequest, distinct
+from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.golden import Golden, GoldenError, GoldenRequest, read_golden
 from tfserving.foundation.quality import figure
 from tfserving.foundation.tensors import Array
@@ -17,6 +18,7 @@ from tfserving.k8s.rollout.measures import Outputs, differ, is_float, labels_of
 from tfserving.k8s.rollout.pairs import Clock, Response, paired
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
+from tfserving.k8s.rollout.tolerances import between
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.quality import Drift
 
@@ -31,13 +33,13 @@ def drift(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable[
     when only the new version fails a request. `pause` is called every second. Raises GateError when golden requests
     can't be read.
     """
-    moved, clock = Moved(), Clock(fleet.rollout.longest, pause)
-    folder = fleet.model_folder(model)
+    clock, folder = Clock(fleet.rollout.longest, pause), fleet.model_folder(model)
     try:
         golden = [read_golden(folder / str(reached.version)) for reached in (old, new)]
     except GoldenError as error:
         raise GateError(str(error)) from None
     with paired(old, new) as pair:
+        moved = Moved(tolerances=between(fleet, model, pair))
         for request, defaults in _golden(model, golden):
             if clock.is_over():
                 break
@@ -79,17 +81,19 @@ class Move:
 class Moved:
     """The differences between two versions, added request by request.
 
-    `rows` have a label in both versions, and `relabelled` of them a different one. Both versions succeeded in
-    `compared` requests. `failures` counts those that only the new version failed, by reason. A request that the old
+    `rows` have a label in both versions, and `relabelled` of them a different one. So have `near_ties`, but their scores
+    are equal within `tolerances`, which are by element type. Both versions succeeded in `compared` requests. `failures` counts those that only the new version failed, by reason. A request that the old
     version fails isn't compared.
     """
 
     compared: int = 0
     rows: int = 0
     relabelled: int = 0
+    near_ties: int = 0
     left_out: int = 0
     failed_before: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     _old: dict[str, list[Array]] = field(default_factory=dict)
     _new: dict[str, list[Array]] = field(default_factory=dict)
     _kept: int = 0
@@ -104,8 +108,10 @@ class Moved:
             return
         self.compared += 1
         if (apart := _relabelled(old.outputs, new.outputs)) is not None:
+            tied = apart & _near_ties(old.outputs, new.outputs, self.tolerances)
             self.rows += len(apart)
-            self.relabelled += int(apart.sum())
+            self.near_ties += int(tied.sum())
+            self.relabelled += int((apart & ~tied).sum())
         for name, array in old.outputs.items():
             other = new.outputs.get(name)
             if other is not None and is_float(array) and array.shape == other.shape and array.size:
@@ -119,6 +125,7 @@ class Moved:
         """Return all of it as a figure; `of` names the requests if they aren't golden ones."""
         share, moves = self.relabelled / self.rows if self.rows else 0.0, self.moves()
         found = [f"{self.relabelled} of {self.rows} rows change their label ({100 * share:.1f} %)"] if self.rows else []
+        found += [f"{self.near_ties} more have another label at a near tie of scores"] if self.near_ties else []
         found += [f"{self._short(name, moves)}: {move}" for name, move in moves.items()]
         wrong: list[str] = []
         if settings.labels is not None and share > settings.labels:
@@ -137,6 +144,7 @@ class Moved:
             "requests": self.compared,
             "rows": self.rows,
             "relabelled": self.relabelled,
+            "near_ties": self.near_ties,
             "share": share,
             "left_out": self.left_out,
             "failed_before": self.failed_before,
@@ -176,6 +184,23 @@ def _relabelled(old: Outputs, new: Outputs) -> Array | None:
     found = apart[False] or apart[True]
     rows = {len(one) for one in found}
     return np.any(found, axis=0) if len(rows) == 1 else None
+
+
+def _near_ties(old: Outputs, new: Outputs, tolerances: Mapping[str, Tolerance]) -> Array:
+    """Return for each row whether the class of the highest score changed while all scores stayed within the tolerance.
+
+    bool (rows,), or one False for outputs without scores.
+    """
+    found: list[Array] = []
+    for name, before in old.items():
+        after, tolerance = new.get(name), tolerances.get(before.dtype.name)
+        scores = is_float(before) and before.ndim == 2  # noqa: PLR2004 - rows and classes
+        if not scores or after is None or tolerance is None or before.shape != after.shape:
+            continue
+        with np.errstate(invalid="ignore"):
+            close = np.abs(after.astype(np.float64) - before.astype(np.float64)) <= tolerance.allowed(before)
+        found.append(close.all(axis=1) & (after.argmax(axis=1) != before.argmax(axis=1)))
+    return np.any(found, axis=0) if len({len(one) for one in found}) == 1 else np.zeros(1, bool)
 
 
 def _move(old: list[Array], new: list[Array]) -> Move:

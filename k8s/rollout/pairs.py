@@ -14,6 +14,7 @@ from tfserving.clients.golden import golden_outputs
 from tfserving.clients.inputs import mismatches
 from tfserving.clients.printable import printable
 from tfserving.clients.results import Signature
+from tfserving.foundation.devices import DEVICES, Device
 from tfserving.foundation.golden import GoldenRequest, Method
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.target import GateError, Reached, url
@@ -74,6 +75,19 @@ class ServedVersion:
     def client(self) -> Client:
         """The client of the server."""
         return self._server.client
+
+    @property
+    def device(self) -> Device:
+        """The kind of device: the one that the server names, else that of its settings. Raises GateError."""
+        name, version = self.reached.name, self.reached.version
+        try:
+            statuses = self._server.call(
+                lambda seconds: self.client.status(name, version=version, timeout=seconds), SECONDS
+            )
+        except ServingError as error:
+            raise GateError(f"{self}: {_reason(error)}") from None
+        named = [one for one in DEVICES if statuses and one == statuses[0].device]
+        return named[0] if named else self.reached.instance.device or "cpu"
 
     def method(self, signature: str) -> Method:
         """Return the method of a signature: predict, classify or regress."""

@@ -18,6 +18,7 @@ from tfserving.k8s.rollout.pairs import Clock, Response, paired
 from tfserving.k8s.rollout.sample import Sample
 from tfserving.k8s.rollout.state import Figure
 from tfserving.k8s.rollout.target import GateError, Reached
+from tfserving.k8s.rollout.tolerances import between
 from tfserving.serving.models_yaml.fleet import Fleet
 
 # Pairs of requests in a block of a comparison.
@@ -39,8 +40,9 @@ def shadow(fleet: Fleet, model: str, old: Reached, new: Reached, pause: Callable
     comparison = Comparison(
         settings.model_copy(update={"window": 0.0}), f"version {new.version}", f"version {old.version}"
     )
-    moved, block = Moved(), _Block(comparison)
+    block = _Block(comparison)
     with paired(old, new) as pair:
+        moved = Moved(tolerances=between(fleet, model, pair))
         requests = captured_requests(settings.shadow, model, pair.old.client, settings.shadow_requests)
         started, clock = time.monotonic(), Clock(settings.longest, pause)
         for captured in requests:

@@ -9,6 +9,7 @@ from tfserving.foundation.devices import Device
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.k8s.hints import recommended
+from tfserving.k8s.rollout.pairs import Pair
 from tfserving.k8s.rollout.target import GateError, RolloutError
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -27,21 +28,21 @@ def check(fleet: Fleet, model: str, version: int, devices: Iterable[Device | Non
                 else "Export it again"
             )
             raise RolloutError(
-                f"{model} version {version} has no tolerances for {device}, the device of the servers. It has those for "
+                f"{model} version {version} has no tolerances for {device}, the device of the servers. It has some for "
                 f"{', '.join(found)}. {remedy}, with `{recommended(f'export build {model}')}`."
             )
 
 
-def wider(fleet: Fleet, model: str, versions: Mapping[int, Device]) -> dict[str, Tolerance]:
-    """Return by element type the wider tolerance of versions on these devices.
+def between(fleet: Fleet, model: str, pair: Pair) -> dict[str, Tolerance]:
+    """Return by element type the wider tolerance of two versions, each for the device of its server.
 
-    Outputs of two versions are compared with it, and one may run on a CPU and the other one on a GPU. A version without
-    tolerances for its device has none here. Raises GateError when a manifest can't be read.
+    One may run on a CPU and the other one on a GPU. A version without tolerances for its device has none here. Raises
+    GateError when a manifest can't be read, or a version isn't served.
     """
     made: dict[str, Tolerance] = {}
-    for version, device in versions.items():
+    for served in (pair.old, pair.new):
         try:
-            found = _of(fleet, model, version).get(device, {})
+            found = _of(fleet, model, served.reached.version).get(served.device, {})
         except ManifestError as error:
             raise GateError(str(error)) from None
         for dtype, one in found.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
+from tfserving.foundation.devices import Device
+
 
 @dataclass(frozen=True)
 class Server:
@@ -13,6 +15,7 @@ class Server:
     name: str
     grpc: str | None
     rest: str
+    device: Device | None = None
 
     def configure(self, *_: object, **__: object) -> NoReturn:
         raise AssertionError(f"{self.name} is to serve what it serves")
