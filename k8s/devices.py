@@ -18,7 +18,7 @@ _SERVERS = ("server", "kserve-container")
 def pod_device(pod: Object) -> Device:
     """Return the kind of device of a pod's server.
 
-    TensorFlow Serving computes in TF32 unless its environment turns that off, and the embedded server if a flag says so.
+    TensorFlow Serving computes in TF32 unless its environment turns that off. The embedded server needs a flag for it.
     """
     found = [one for one in pod["spec"]["containers"] if one["name"] in _SERVERS]
     server = found[0] if found else pod["spec"]["containers"][0]

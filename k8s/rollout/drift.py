@@ -81,9 +81,10 @@ class Move:
 class Moved:
     """The differences between two versions, added request by request.
 
-    `rows` have a label in both versions, and `relabelled` of them a different one. So have `near_ties`, but their scores
-    are equal within `tolerances`, which are by element type. Both versions succeeded in `compared` requests. `failures` counts those that only the new version failed, by reason. A request that the old
-    version fails isn't compared.
+    `rows` have a label in both versions, and `relabelled` of them a different one. So have `near_ties`, but their
+    scores are equal within `tolerances`, which are by element type. Both versions succeeded in `compared` requests.
+    `failures` counts those that only the new version failed, by reason. A request that the old version fails isn't
+    compared.
     """
 
     compared: int = 0

@@ -34,18 +34,25 @@ def check(fleet: Fleet, model: str, version: int, devices: Iterable[Device | Non
 
 
 def between(fleet: Fleet, model: str, pair: Pair) -> dict[str, Tolerance]:
-    """Return by element type the wider tolerance of two versions, each for the device of its server.
+    """Return the wider tolerances of two served versions, each for the device of its server. See `wider`.
 
-    One may run on a CPU and the other one on a GPU. A version without tolerances for its device has none here. Raises
-    GateError when a manifest can't be read, or a version isn't served.
+    Raises GateError when a manifest can't be read, or a version isn't served.
+    """
+    try:
+        return wider(fleet, model, [(one.reached.version, one.device) for one in (pair.old, pair.new)])
+    except ManifestError as error:
+        raise GateError(str(error)) from None
+
+
+def wider(fleet: Fleet, model: str, served: Iterable[tuple[int, Device]]) -> dict[str, Tolerance]:
+    """Return by element type the widest tolerance of versions, each for its device.
+
+    Outputs of two versions are compared with it: one may run on a CPU, and the other one on a GPU. A version without
+    tolerances for its device has none here. Raises ManifestError.
     """
     made: dict[str, Tolerance] = {}
-    for served in (pair.old, pair.new):
-        try:
-            found = _of(fleet, model, served.reached.version).get(served.device, {})
-        except ManifestError as error:
-            raise GateError(str(error)) from None
-        for dtype, one in found.items():
+    for version, device in served:
+        for dtype, one in _of(fleet, model, version).get(device, {}).items():
             other = made.get(dtype, one)
             made[dtype] = Tolerance(
                 max(one.absolute, other.absolute), max(one.relative, other.relative), max(one.scale, other.scale)

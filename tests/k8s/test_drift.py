@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from tests.k8s.reached import Server
+from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.tensors import Array
 from tfserving.k8s.rollout.drift import Moved
 from tfserving.k8s.rollout.pairs import Response
@@ -55,6 +56,46 @@ def test_an_output_that_is_a_label_says_it_and_not_the_scores() -> None:
     scores = np.array([[0.9, 0.1], [0.2, 0.8]])
     found = moved({"label": same, "scores": scores}, {"label": same, "scores": scores[::-1]})
     assert (found.relabelled, found.rows) == (0, 2)
+
+
+TIED = np.array([[0.5, 0.49999], [0.5, 0.49999], [0.2, 0.8]], np.float32)
+FLIPPED = np.array([[0.49999, 0.5], [0.3, 0.7], [0.8, 0.2]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("tolerances", "near_ties"),
+    [
+        ({"float32": Tolerance(0, 0, 1e-4)}, 1),
+        ({"float32": Tolerance(1e-6, 1e-6, 0)}, 0),
+        ({"float64": Tolerance(1, 1, 1)}, 0),
+        ({}, 0),
+    ],
+)
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_label_that_changes_at_a_near_tie_is_no_other_label(
+    labels: bool, tolerances: dict[str, Tolerance], near_ties: int
+) -> None:
+    """As where one version runs on a CPU and the other one on a GPU. Other labels are counted still."""
+    found = Moved(tolerances=tolerances)
+    sides = [{"scores": scores, **({"label": scores.argmax(1)} if labels else {})} for scores in (TIED, FLIPPED)]
+    found.add("serving_default", *map(Response, sides))
+    assert (found.near_ties, found.relabelled, found.rows) == (near_ties, 3 - near_ties, 3)
+    made = figure(found, labels=0.7)
+    assert made.passed == bool(near_ties)
+    assert made.numbers["near_ties"] == near_ties
+    assert ("1 more have another label at a near tie of scores" in made.text) == bool(near_ties)
+
+
+def test_a_label_of_other_scores_is_no_near_tie() -> None:
+    """A label may change for itself, and a NaN is no score."""
+    everything = {"float32": Tolerance(1, 1, 1)}
+    for old, new in (
+        ({"label": np.array([1]), "scores": TIED[:1]}, {"label": np.array([0]), "scores": TIED[:1]}),
+        ({"scores": TIED[:1]}, {"scores": np.array([[np.nan, 0.5]], np.float32)}),
+    ):
+        found = Moved(tolerances=everything)
+        found.add("serving_default", Response(old), Response(new))
+        assert (found.near_ties, found.relabelled) == (0, 1)
 
 
 def test_a_row_of_several_labels_counts_once() -> None:
