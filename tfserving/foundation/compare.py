@@ -138,7 +138,7 @@ def _integers(served: Array, wanted: Array) -> Difference:
     largest = int(apart.max(initial=0))
     if not largest:
         return Difference("equal", 0.0, 0.0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         relative = float(np.max(apart / np.abs(wanted.astype(np.float64)), initial=0.0, where=apart > 0))
     return Difference("different", float(largest), relative, None, _at(served, wanted, int(apart.argmax())))
 
