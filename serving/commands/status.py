@@ -120,8 +120,10 @@ def _show_one(target: Target, names: tuple[str, ...], fleet: Path, *, as_json: b
 
 def _describe(fleet: Fleet, server: Running, names: Sequence[str]) -> dict[str, Any]:
     """Return one server, its container if it has one, and its models among `names`."""
+    from tfserving.serving.commands.devices import gpus_of
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import address
+    from tfserving.serving.server_gpus import device_text
     from tfserving.serving.states import states
 
     described: dict[str, Any] = {
@@ -131,6 +133,9 @@ def _describe(fleet: Fleet, server: Running, names: Sequence[str]) -> dict[str, 
     }
     if server.container:
         described |= deployment.describe(server.container)
+    gpus = gpus_of(server)
+    described["gpus"] = None if gpus is None else [gpu.as_json() for gpu in gpus]
+    described["device"] = device_text(gpus)
     served, models = states(fleet, server)
     shown = [one for one in served if one.model in names or one.model not in fleet.models]
     # As in the health check, a canary that fails is no failure of the server.
@@ -139,6 +144,7 @@ def _describe(fleet: Fleet, server: Running, names: Sequence[str]) -> dict[str, 
 
 
 def _show(server: Mapping[str, Any]) -> None:
+    from tfserving.foundation.gpus import all_gpus
     from tfserving.serving.model_state import lines
 
     if "container" in server:
@@ -149,5 +155,7 @@ def _show(server: Mapping[str, Any]) -> None:
     else:
         click.echo(f"the {server['engine']} server")
     click.echo(f"  gRPC  {server['grpc']}\n  REST  {server['rest']}")
+    if all_gpus():
+        click.echo(f"  Device  {server['device']}")
     for line in lines(server["models"]):
         click.echo(f"  {line}")

@@ -17,6 +17,7 @@ from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon, ended, server
 from tfserving.serving.engines import EngineError, Plan, UnreachableError, check
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.server_gpus import ServerGpu, container_gpus
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -122,6 +123,12 @@ def describe(container_id: str) -> dict[str, Any]:
             "restarts": container.attrs["RestartCount"],
             "ended": ended.restarts(client, container, since, time.time()),
         }
+
+
+def gpus(container_id: str) -> tuple[ServerGpu, ...] | None:
+    """Return the GPUs of a container; None if they aren't known. See `container_gpus`."""
+    with contextlib.closing(daemon.connect()) as client, daemon.explained("the container can't be looked at"):
+        return container_gpus(client.containers.get(container_id).attrs)
 
 
 def _find(client: DockerClient, fleet: Fleet) -> Container | None:
