@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfserving.foundation.gpus import Gpu, GpuProcess, all_gpus, gibibytes, gpu_processes
+from tfserving.foundation.gpus import Gpu, GpuProcess, gibibytes, gpu_processes
 
 _PROC = Path("/proc")
 
@@ -44,12 +44,11 @@ class ServerGpu:
         }
 
 
-def process_gpus(pid: int) -> tuple[ServerGpu, ...] | None:
-    """Return the GPUs where a process or its children have memory.
+def process_gpus(pid: int, gpus: tuple[Gpu, ...]) -> tuple[ServerGpu, ...] | None:
+    """Return the GPUs among those of this machine, `gpus`, where a process or its children have memory.
 
     None where that isn't known: there are GPUs, but the driver lists no processes, as in a container.
     """
-    gpus = all_gpus()
     if not gpus:
         return ()
     processes = gpu_processes()
@@ -59,13 +58,15 @@ def process_gpus(pid: int) -> tuple[ServerGpu, ...] | None:
     return tuple(ServerGpu(gpu, used[gpu.uuid]) for gpu in gpus if gpu.uuid in used)
 
 
-def container_gpus(attributes: Mapping[str, Any]) -> tuple[ServerGpu, ...] | None:
-    """Return the GPUs of a container, by what `docker inspect` reports; None if its engine's GPUs aren't known here."""
+def container_gpus(attributes: Mapping[str, Any], gpus: tuple[Gpu, ...]) -> tuple[ServerGpu, ...] | None:
+    """Return the GPUs of a container, by what `docker inspect` reports, among those of this machine, `gpus`.
+
+    None if it has GPUs, and this machine lists none.
+    """
     requests = attributes["HostConfig"].get("DeviceRequests") or ()
     wanted = [request for request in requests if any("gpu" in names for names in request.get("Capabilities") or ())]
     if not wanted:
         return ()
-    gpus = all_gpus()
     if not gpus:
         return None
     used = _used(gpu_processes(), attributes["State"].get("Pid") or 0)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tfserving.foundation.gpus import Gpu
     from tfserving.serving.engines import Plan
     from tfserving.serving.running import Running
     from tfserving.serving.server_gpus import ServerGpu
 
 
-def gpus_of(server: Running) -> tuple[ServerGpu, ...] | None:
-    """Return the GPUs of a server that runs on this machine; None if they aren't known."""
+def gpus_of(server: Running, gpus: tuple[Gpu, ...]) -> tuple[ServerGpu, ...] | None:
+    """Return the GPUs of a server that runs on this machine, which has `gpus`; None if they aren't known."""
     from tfserving.serving.docker import deployment
     from tfserving.serving.server_gpus import process_gpus
 
     if server.container:
-        return deployment.gpus(server.container)
-    return process_gpus(server.pid or 0)
+        return deployment.gpus_of(server.container, gpus)
+    return process_gpus(server.pid or 0, gpus)
 
 
 def device_of(plan: Plan, engine: str) -> str | None:
@@ -27,9 +28,10 @@ def device_of(plan: Plan, engine: str) -> str | None:
     from tfserving.serving.running import running
     from tfserving.serving.server_gpus import device_text
 
-    if not all_gpus():
+    gpus = all_gpus()
+    if not gpus:
         return None
     for server in running(plan.fleet, deployment.exists):
         if (server.engine, server.grpc_port) == (engine, plan.grpc_port):
-            return device_text(gpus_of(server), tf32=plan.fleet.server.tf32)
+            return device_text(gpus_of(server, gpus), tf32=plan.fleet.server.tf32)
     return None

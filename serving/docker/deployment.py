@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.progress import Progress
+from tfserving.foundation.gpus import Gpu
 from tfserving.serving import live, running
 from tfserving.serving.config import container_config, grace_seconds
 from tfserving.serving.docker import container as containers
@@ -125,10 +126,10 @@ def describe(container_id: str) -> dict[str, Any]:
         }
 
 
-def gpus(container_id: str) -> tuple[ServerGpu, ...] | None:
+def gpus_of(container_id: str, gpus: tuple[Gpu, ...]) -> tuple[ServerGpu, ...] | None:
     """Return the GPUs of a container; None if they aren't known. See `container_gpus`."""
     with contextlib.closing(daemon.connect()) as client, daemon.explained("the container can't be looked at"):
-        return container_gpus(client.containers.get(container_id).attrs)
+        return container_gpus(client.containers.get(container_id).attrs, gpus)
 
 
 def _find(client: DockerClient, fleet: Fleet) -> Container | None:
