@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # A GPU runs one batch at a time. The next one is assembled meanwhile.
 THREADS = 2
 # TensorFlow Serving's default, in batches: max_enqueued_batches of shared_batch_scheduler.h.
-_ENQUEUED = 10
+ENQUEUED = 10
 
 
 def batching_on_a_gpu(batching: Batching, *, embedded: bool) -> Batching:
@@ -37,6 +37,6 @@ def batching_on_a_gpu(batching: Batching, *, embedded: bool) -> Batching:
             largest = batching.max_execution_batch_size or min(largest, LARGEST_ON_A_GPU)
             changed |= {"enable_large_batch_splitting": True, "max_execution_batch_size": largest}
             if batching.max_enqueued_batches is None and not embedded:
-                changed["max_enqueued_batches"] = _ENQUEUED * -(-batching.max_batch_size // largest)
+                changed["max_enqueued_batches"] = ENQUEUED * -(-batching.max_batch_size // largest)
         changed["allowed_batch_sizes"] = powers_of_two(largest)
     return batching.model_copy(update=changed)

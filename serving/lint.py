@@ -6,24 +6,23 @@ import os
 import ssl
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from google.protobuf.message import DecodeError
 
 from tfserving.foundation.command.hints import typed
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST, WARMUP
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
-from tfserving.foundation.messages import PredictionLog
-from tfserving.foundation.records import RecordError, read_records
 from tfserving.serving import threads
+from tfserving.serving.batching_lint import parameter_problems, warmup_problems
 from tfserving.serving.config import in_container, models_config
-from tfserving.serving.docker.image_names import is_embedded, version_in
+from tfserving.serving.devices import fleet_device
+from tfserving.serving.docker.image_names import is_embedded, version_in, with_gpus
 from tfserving.serving.embedded.release import minor
+from tfserving.serving.gpu_lint import unused_gpus
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
-from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, Batching, ServerSettings, TlsFiles
+from tfserving.serving.models_yaml.server import TENSORFLOW_SERVING, ServerSettings, TlsFiles
+from tfserving.serving.problem import Problem as Problem  # noqa: PLC0414 - part of these functions
 from tfserving.serving.served import loaded
 
 # Memory of the embedded server's container with a small model, idle. TensorFlow Serving's uses less.
@@ -37,47 +36,42 @@ OWN_BATCHING = "enable_per_model_batching_parameters"
 BATCHING_PARAMETERS = "batching_params.pbtxt"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An error or a `warning`, and its key in models.yaml. A server starts with warnings, not with errors."""
-
-    where: str
-    text: str
-    warning: bool = False
-
-    def __str__(self) -> str:
-        return f"{'Warning: ' if self.warning else ''}{self.where}: {self.text}"
-
-
 def problems(
     fleet: Fleet,
     names: tuple[str, ...],
     *,
     container: bool = True,
     engine: str | None = None,
+    gpu: bool | None = None,
     before_export: bool = False,
 ) -> list[Problem]:
     """Return all problems of serving the models `names`; with `container`, also those of a container.
 
-    `engine` is the engine that serves them, if it is known. With `before_export`, a model without versions is a
-    warning: a server's start exports it.
+    `engine` is the engine that serves them, if it is known. `gpu` is whether the server has one; None: by models.yaml,
+    see `fleet_device`. With `before_export`, a model without versions is a warning: a server's start exports it.
     """
-    found = [*settings_problems(fleet), *(one for name in names for one in _model(fleet, name, before_export))]
-    if fleet.server.batching and engine != "embedded" and not (container and is_embedded(fleet.server.image_name)):
+    if gpu is None:
+        gpu = fleet_device(fleet, "docker" if container else engine) in ("gpu", "gpu-tf32")
+    embedded = engine == "embedded" or (container and is_embedded(fleet.server.image_name))
+    found = settings_problems(fleet, gpu=gpu)
+    for name in names:
+        found += _model(fleet, name, before_export, cold=gpu and not embedded)
+    if fleet.server.batching and not embedded:
         # Without a container and a known engine, the embedded server may serve them.
         found += _unbatched(fleet, names, warning=not container and engine is None)
     found += models_config_problems(models_config(fleet, names, in_container()))
+    found += unused_gpus(fleet.server, container=container, embedded=embedded)
     if container:
         found += [*_memory(fleet, names), *_pids(fleet, names), *_image(fleet, names), *_mounted(fleet, names)]
     return found
 
 
-def settings_problems(fleet: Fleet) -> list[Problem]:
-    """Return the problems of `server:`, which don't depend on versions."""
+def settings_problems(fleet: Fleet, *, gpu: bool | None = None) -> list[Problem]:
+    """Return the problems of `server:`, which don't depend on versions. `gpu`: see `problems`."""
     server = fleet.server
     found = list(_threads(server))
     if server.batching:
-        found += _batching(server.batching)
+        found += parameter_problems(server.batching, gpu=bool(server.gpus) if gpu is None else gpu)
     if server.tls:
         found += tls_problems(server.tls, "server.tls")
     return found
@@ -95,7 +89,8 @@ def models_config_problems(config: Any) -> Iterator[Problem]:
             yield Problem(where, f"got base_path {model.base_path!r}, expected an absolute path")
 
 
-def _model(fleet: Fleet, name: str, before_export: bool) -> Iterator[Problem]:
+def _model(fleet: Fleet, name: str, before_export: bool, *, cold: bool) -> Iterator[Problem]:
+    """Yield the problems of a model's versions and labels; with `cold`, also batches that no warm-up request fills."""
     model, folder, where = fleet.models[name], fleet.model_folder(name), f"models.{name}"
     versions, kept, stable = fleet.versions(name), fleet.kept(name), model.labels.get(STABLE)
     listed = ", ".join(map(str, versions))
@@ -126,9 +121,9 @@ def _model(fleet: Fleet, name: str, before_export: bool) -> Iterator[Problem]:
         if not warmup.is_file():
             text = f"version {version} has no warm-up requests, so its first requests are slow. Exported versions have"
             yield Problem(where, f"{text} some", warning=True)
-        elif (batching := fleet.server.batching) and not batching.enable_large_batch_splitting:
-            alone = _without_batch(folder / str(version))
-            yield from _warmup(where, version, warmup, batching.max_batch_size, alone)
+        elif (batching := fleet.server.batching) and not fleet.server.flags.get(OWN_BATCHING):
+            path = folder / str(version)
+            yield from warmup_problems(where, version, path, batching, _without_batch(path), gpu=cold)
 
 
 def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterator[Problem]:
@@ -177,43 +172,6 @@ def _stable(fleet: Fleet, name: str) -> Iterator[Problem]:
     if isinstance(model.versions, tuple) and (newer := [version for version in model.versions if version > stable]):
         remove = f"Remove {'it' if len(newer) == 1 else 'them'}, or move {STABLE!r}"
         yield Problem(f"{where}.versions", f"{newer} {_are(newer)} {why}. {remove}")
-
-
-def _warmup(where: str, version: int, path: Path, largest: int, alone: frozenset[str]) -> Iterator[Problem]:
-    """Yield a problem if a warm-up request is larger than a batch: the version doesn't load then.
-
-    Signatures `alone` have no batch dimension. Their first dimension may be the length of a recording.
-    """
-    try:
-        logs = [PredictionLog.FromString(record) for record in read_records(path)]
-    except (RecordError, DecodeError) as error:
-        yield Problem(where, f"version {version}: the warm-up requests can't be read: {error}")
-        return
-    rows = [
-        tensor.tensor_shape.dim[0].size
-        for log in logs
-        if log.predict_log.request.model_spec.signature_name not in alone
-        for tensor in log.predict_log.request.inputs.values()
-        if tensor.tensor_shape.dim
-    ]
-    if rows and max(rows) > largest:
-        text = f"version {version} has a warm-up request of {max(rows)} rows, but server.batching.max_batch_size is"
-        yield Problem(where, f"{text} {largest}. Raise it, or set enable_large_batch_splitting")
-
-
-def _batching(batching: Batching) -> Iterator[Problem]:
-    sizes, where = list(batching.allowed_batch_sizes), "server.batching"
-    largest = batching.max_batch_size
-    if batching.enable_large_batch_splitting and batching.max_execution_batch_size:
-        largest = batching.max_execution_batch_size
-        if largest > batching.max_batch_size:
-            yield Problem(
-                where, f"max_execution_batch_size {largest} is above max_batch_size {batching.max_batch_size}"
-            )
-    if sizes != sorted(set(sizes)):
-        yield Problem(where, f"allowed_batch_sizes: got {sizes}, expected increasing sizes: {sorted(set(sizes))}")
-    elif sizes and sizes[-1] != largest:
-        yield Problem(where, f"allowed_batch_sizes {sizes} must end with the maximum, {largest}")
 
 
 def _threads(server: ServerSettings) -> Iterator[Problem]:
@@ -298,8 +256,8 @@ def _image(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
     """Yield problems of the image's release, if its tag contains it."""
     image = fleet.server.image_name
     tagged = version_in(image)
-    if fleet.server.gpus and image.startswith("tensorflow/serving:") and "-gpu" not in image:
-        yield Problem("server.image", f"{image} has no GPU support, which server.gpus needs. Use {image}-gpu")
+    if fleet.server.gpus and (better := with_gpus(image)):
+        yield Problem("server.image", f"{image} has no GPU support, which server.gpus needs. Use {better}")
     if tagged:
         yield from version_problems(image, tagged, fleet, names)
 

@@ -16,8 +16,14 @@ LONGEST_BODY = 120
 
 
 def banner(plan: Plan, engine: str, versions: Mapping[str, int], last: Sequence[str]) -> str:
-    """Return the text for a server with every model available, `versions` by served name; it ends with `last`."""
+    """Return the text for a server with every model available, `versions` by served name; it ends with `last`.
+
+    On a machine with GPUs it names the device.
+    """
+    from tfserving.serving.commands.devices import device_of
     from tfserving.serving.served import all_served, summary
+
+    device = device_of(plan, engine)
 
     width = max(map(len, versions))
     served = {one.name: one for one in all_served(plan.fleet, plan.names)}
@@ -30,6 +36,7 @@ def banner(plan: Plan, engine: str, versions: Mapping[str, int], last: Sequence[
             ),
             f"gRPC  {plan.grpc_address}{', with TLS' * (plan.fleet.server.tls is not None)}",
             f"REST  http://{plan.rest_address}",
+            *([f"Device  {device}"] if device else ()),
             "Send a request from another shell:",
             *(f"  {line}" for line in _requests(plan, *next(iter(versions.items())))),
             *last,

@@ -48,6 +48,7 @@ def config(
     key is left out.
     """
     from tfserving.serving.config import container_config, on_host, server_config
+    from tfserving.serving.gpu_lint import missing_gpus
     from tfserving.serving.lint import problems
     from tfserving.serving.models_yaml.fleet import read_fleet
     from tfserving.serving.running import config_folder
@@ -56,7 +57,8 @@ def config(
         read = read_fleet(fleet)
         names = read.select(names)
         if only_check:
-            found = problems(read, names, container=not local, before_export=True)
+            found = [*(missing_gpus(read.server) if local else ())]
+            found += problems(read, names, container=not local, before_export=True)
             if as_json:
                 listed = [{"where": one.where, "problem": one.text, "warning": one.warning} for one in found]
                 click.echo(json.dumps({"problems": listed}, indent=2))

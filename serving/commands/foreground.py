@@ -45,6 +45,7 @@ def foreground(
     """Run a server until Ctrl-C or SIGTERM."""
     from tfserving.serving import engines
     from tfserving.serving.engines.choice import choose
+    from tfserving.serving.gpu_lint import missing_gpus
     from tfserving.serving.lint import problems, settings_problems
     from tfserving.serving.models_yaml.fleet import read_fleet
 
@@ -58,7 +59,9 @@ def foreground(
         with Progress() as progress:
             chosen = choose(engine, read, progress)
         export_missing(read, missing)
-        engines.refuse(problems(read, plan.names, container=chosen.name == "docker", engine=chosen.name), say)
+        container = chosen.name == "docker"
+        lacking = () if container else missing_gpus(read.server)
+        engines.refuse([*lacking, *problems(read, plan.names, container=container, engine=chosen.name)], say)
     _run(plan, chosen, wait)
 
 

@@ -19,6 +19,7 @@ from tfserving.serving.commands.failures import before_it_starts, while_it_runs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tfserving.foundation.gpus import Gpu
     from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.running import Running
 
@@ -46,6 +47,7 @@ def status(*, names: tuple[str, ...], fleet: Path, target: Target | None, as_jso
     if target is not None:
         _show_one(target, names, fleet, as_json=as_json)
         return
+    from tfserving.foundation.gpus import all_gpus
     from tfserving.serving.docker import deployment
     from tfserving.serving.models_yaml.fleet import read_fleet
     from tfserving.serving.running import running
@@ -54,12 +56,13 @@ def status(*, names: tuple[str, ...], fleet: Path, target: Target | None, as_jso
         read = read_fleet(fleet)
         names = read.select(names)
     with while_it_runs():
-        servers = [_describe(read, server, names) for server in running(read, deployment.exists)]
+        gpus = all_gpus()
+        servers = [_describe(read, server, names, gpus) for server in running(read, deployment.exists)]
     if as_json:
         click.echo(json.dumps({"servers": servers}, indent=2))
     else:
         for server in servers:
-            _show(server)
+            _show(server, device=bool(gpus))
     if not servers:
         start = typed("serve", fleet=read.file)
         raise CommandError(f"no server of {read.file} is running. Start one with `{start}`", UNREACHABLE)
@@ -118,10 +121,12 @@ def _show_one(target: Target, names: tuple[str, ...], fleet: Path, *, as_json: b
         click.get_current_context().exit(FAILED)
 
 
-def _describe(fleet: Fleet, server: Running, names: Sequence[str]) -> dict[str, Any]:
-    """Return one server, its container if it has one, and its models among `names`."""
+def _describe(fleet: Fleet, server: Running, names: Sequence[str], gpus: tuple[Gpu, ...]) -> dict[str, Any]:
+    """Return one server, its container if it has one, its GPUs among `gpus`, and its models among `names`."""
+    from tfserving.serving.commands.devices import gpus_of
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import address
+    from tfserving.serving.server_gpus import device_text
     from tfserving.serving.states import states
 
     described: dict[str, Any] = {
@@ -131,6 +136,8 @@ def _describe(fleet: Fleet, server: Running, names: Sequence[str]) -> dict[str, 
     }
     if server.container:
         described |= deployment.describe(server.container)
+    own = gpus_of(server, gpus)
+    described |= {"device": device_text(own), "gpus": None if own is None else [gpu.as_json() for gpu in own]}
     served, models = states(fleet, server)
     shown = [one for one in served if one.model in names or one.model not in fleet.models]
     # As in the health check, a canary that fails is no failure of the server.
@@ -138,7 +145,8 @@ def _describe(fleet: Fleet, server: Running, names: Sequence[str]) -> dict[str, 
     return described | {"models": {one.name: models[one.name] for one in shown}, "available": available}
 
 
-def _show(server: Mapping[str, Any]) -> None:
+def _show(server: Mapping[str, Any], *, device: bool) -> None:
+    """Print one server, with its `device` where there is a choice."""
     from tfserving.serving.model_state import lines
 
     if "container" in server:
@@ -149,5 +157,7 @@ def _show(server: Mapping[str, Any]) -> None:
     else:
         click.echo(f"the {server['engine']} server")
     click.echo(f"  gRPC  {server['grpc']}\n  REST  {server['rest']}")
+    if device:
+        click.echo(f"  Device  {server['device']}")
     for line in lines(server["models"]):
         click.echo(f"  {line}")

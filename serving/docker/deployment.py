@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.progress import Progress
+from tfserving.foundation.gpus import Gpu
 from tfserving.serving import live, running
 from tfserving.serving.config import container_config, grace_seconds
 from tfserving.serving.docker import container as containers
 from tfserving.serving.docker import daemon, ended, server
 from tfserving.serving.engines import EngineError, Plan, UnreachableError, check
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.server_gpus import ServerGpu, container_gpus
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -122,6 +124,12 @@ def describe(container_id: str) -> dict[str, Any]:
             "restarts": container.attrs["RestartCount"],
             "ended": ended.restarts(client, container, since, time.time()),
         }
+
+
+def gpus_of(container_id: str, gpus: tuple[Gpu, ...]) -> tuple[ServerGpu, ...] | None:
+    """Return the GPUs of a container; None if they aren't known. See `container_gpus`."""
+    with contextlib.closing(daemon.connect()) as client, daemon.explained("the container can't be looked at"):
+        return container_gpus(client.containers.get(container_id).attrs, gpus)
 
 
 def _find(client: DockerClient, fleet: Fleet) -> Container | None:

@@ -33,6 +33,17 @@ def is_embedded(image: str) -> bool:
     return image.partition("@")[0].rpartition("/")[2].partition(":")[0] == EMBEDDED
 
 
+def with_gpus(image: str) -> str | None:
+    """Return the image to use on GPUs instead of one of TensorFlow Serving, or of the embedded server, for CPUs.
+
+    None if its name doesn't show that it is one for CPUs: another name, no tag, or a tag with `gpu`.
+    """
+    tag, _ = tag_and_digest(image)
+    if not tag or "gpu" in tag or not (is_embedded(image) or re.match(r"(docker\.io/)?tensorflow/serving:", image)):
+        return None
+    return f"{image.partition('@')[0]}-gpu"
+
+
 def tag_and_digest(image: str) -> tuple[str, str]:
     """Return the tag and the digest in the name of an image; '' for one that it lacks."""
     name, _, digest = image.partition("@")

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.nvidia_smi import H200, SECOND, write_nvidia_smi
 from tests.servers import free_ports
 from tfserving.cli import tfserving
+from tfserving.doctor.engines import gives_gpus
 from tfserving.foundation.model_server import VARIABLE
 
 FLEET = "models:\n  mine:\n    builder: mine:build\n"
@@ -29,6 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     # No check is late on a busy machine.
     monkeypatch.setattr("tfserving.doctor.command._SECONDS", 60.0)
     return tmp_path
@@ -133,12 +136,61 @@ def test_the_table_fits_a_terminal_and_ends_with_what_serve_will_use() -> None:
     assert last.startswith("`tfserving serve` will use the embedded server, because\n  docker: ")
 
 
-def test_a_gpu_that_tensorflow_can_not_use_is_named_with_what_it_needs(project: Path) -> None:
-    """The environment of the tests has no CUDA. `nvidia-smi -L` prints a line for each GPU."""
-    program = project / "bin/nvidia-smi"
-    program.write_text('#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: NVIDIA H200 (UUID: GPU-1a2b)"\n')
-    program.chmod(0o755)
+def test_a_gpu_is_named_with_its_memory_its_driver_and_who_uses_it(project: Path) -> None:
+    """The environment of the tests has no CUDA."""
+    write_nvidia_smi(project / "bin", (H200, SECOND), (("GPU-3c4d", "4242", "python3", "136000"),))
     code, checks, _ = doctor()
-    assert code == 0
-    assert checks["GPU"]["found"] == "NVIDIA H200"
-    assert "tensorflow[and-cuda]" in checks["GPU"]["hint"]
+    found = checks["GPU"]
+    assert code == 0, "serve can use the CPU"
+    assert found["found"].splitlines() == [
+        "GPU 0: NVIDIA H200, 0.7 of 140.4 GiB used, compute capability 9.0",
+        "GPU 1: NVIDIA H200, 0.0 of 140.4 GiB used, compute capability 9.0",
+        "  process 4242 (python3) has 132.8 GiB",
+        "driver 580.65.06; TF32 is off unless server.tf32 is true",
+    ]
+    assert "tensorflow[and-cuda]" in found["hint"]
+    assert not found["data"]["tensorflow_can_use_it"]
+    first = found["data"]["gpus"][0]
+    assert (first["uuid"], first["total_bytes"], first["has_tf32"]) == ("GPU-1a2b", 143771 << 20, True)
+    assert found["data"]["processes"] == [
+        {"uuid": "GPU-3c4d", "pid": 4242, "name": "python3", "used_bytes": 136000 << 20}
+    ]
+
+
+def test_a_gpu_that_is_hidden_or_divided_is_named_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nvidia_smi(project / "bin", (H200, ("1", "GPU-3c4d", "Tesla T4", "[N/A]", "[N/A]", "580.65.06", "7.5")))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    _, checks, _ = doctor()
+    assert checks["GPU"]["found"].splitlines()[1:3] == [
+        "GPU 1: Tesla T4, compute capability 7.5, hidden by CUDA_VISIBLE_DEVICES",
+        "  the driver does not report its memory, as of a GPU in parts (MIG); `nvidia-smi -L` lists them",
+    ]
+
+
+def test_gpus_of_models_yaml_that_are_not_here_stop_a_server(project: Path) -> None:
+    (project / "models.yaml").write_text(f"{FLEET}server: {{gpus: [0, 1]}}\n")
+    code, checks, serve = doctor()
+    assert code == 1
+    assert checks["GPU"]["hint"].startswith("server.gpus: this machine has no GPU '0'. nvidia-smi lists none here")
+    assert serve["reasons"] == ["GPU: no NVIDIA GPU found"]
+    write_nvidia_smi(project / "bin", (H200, SECOND))
+    assert doctor()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("info", "gives"),
+    [
+        ({"Runtimes": {"runc": {}, "nvidia": {}}}, True),
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}, True),
+        ({"Runtimes": {"runc": {}}}, False),
+        ({"Runtimes": None, "DiscoveredDevices": None}, False),
+    ],
+)
+def test_docker_gives_gpus_with_nvidias_runtime_or_devices(info: dict[str, Any], gives: bool) -> None:
+    assert gives_gpus(info) is gives
+
+
+def test_docker_gives_gpus_with_nvidias_hook(project: Path) -> None:
+    hook = project / "bin/nvidia-container-runtime-hook"
+    hook.touch(mode=0o755)
+    assert gives_gpus({})

@@ -57,7 +57,7 @@ def test_threads_and_the_queue_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"max_batch_size": 7}, {"max_batch_size": 3000}])
-def test_the_largest_request_fits_an_empty_queue(given: dict[str, int]) -> None:
+def test_the_largest_request_fits_an_empty_queue(given: dict[str, Any]) -> None:
     """TensorFlow Serving refuses a request with more rows than the batches that may wait."""
     made = on_a_gpu(**given)
     assert made["max_enqueued_batches"] * made["max_execution_batch_size"] >= 10 * given.get("max_batch_size", 1000)

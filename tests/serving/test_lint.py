@@ -108,10 +108,12 @@ def test_a_warm_up_request_must_fit_a_batch(tmp_path: Path) -> None:
     write_records(warmup, [log.SerializeToString()])
     (problem,) = problems(read, ("digits",))
     assert str(problem) == (
-        "models.digits: version 3 has a warm-up request of 17 rows, but server.batching.max_batch_size is 16. Raise "
-        "it, or set enable_large_batch_splitting"
+        "models.digits: version 3 has a warm-up request of 17 rows, but server.batching.max_batch_size is 16. Raise it"
     )
-    assert errors(tmp_path, text.replace("}}", ", enable_large_batch_splitting: true}}")) == ""
+    # It is the limit of a request, split or not: ValidateBatchTaskQueueCapacity in shared_batch_scheduler.h.
+    assert "has a warm-up request of 17 rows" in errors(
+        tmp_path, text.replace("}}", ", enable_large_batch_splitting: true}}")
+    )
     assert errors(tmp_path, text.replace("16", "17")) == ""
     warmup.write_bytes(warmup.read_bytes()[:-1])
     assert "version 3: the warm-up requests can't be read: " in errors(tmp_path, text)
@@ -274,10 +276,29 @@ def test_an_images_labels_or_its_tag_have_the_release(image: str, labels: dict[s
     assert version_of(image, labels) == release
 
 
-def test_gpus_need_an_image_that_has_them(tmp_path: Path) -> None:
-    text = f"{GOOD}server: {{gpus: all, image: 'tensorflow/serving:2.21.0'}}\n"
-    assert "has no GPU support, which server.gpus needs. Use tensorflow/serving:2.21.0-gpu" in errors(tmp_path, text)
-    assert found(tmp_path, f"{GOOD}server: {{gpus: all}}\n") == []
+@pytest.mark.parametrize(
+    ("image", "better"),
+    [
+        ("tensorflow/serving:2.21.0", "tensorflow/serving:2.21.0-gpu"),
+        ("docker.io/tensorflow/serving:latest", "docker.io/tensorflow/serving:latest-gpu"),
+        (f"tensorflow/serving:2.21.0@sha256:{64 * '0'}", "tensorflow/serving:2.21.0-gpu"),
+        ("serving-embedded:2.21.0", "serving-embedded:2.21.0-gpu"),
+        ("registry:5000/team/serving-embedded:1", "registry:5000/team/serving-embedded:1-gpu"),
+        ("tensorflow/serving:2.21.0-gpu", None),
+        ("tensorflow/serving:2.21.0-devel-gpu", None),
+        ("serving-embedded:2.21.0-gpu", None),
+        # A name that doesn't tell.
+        (f"serving-embedded@sha256:{64 * '0'}", None),
+        ("registry:5000/mine:1", None),
+    ],
+)
+def test_gpus_need_an_image_that_has_them(tmp_path: Path, image: str, better: str | None) -> None:
+    said = errors(tmp_path, f"{GOOD}server: {{gpus: 1, image: '{image}'}}\n")
+    if better:
+        assert said == f"server.image: {image} has no GPU support, which server.gpus needs. Use {better}"
+    else:
+        assert not said
+    assert found(tmp_path, f"{GOOD}server: {{gpus: 1}}\n") == []
 
 
 def test_a_container_sees_only_what_lies_in_the_models_folder(tmp_path: Path) -> None:

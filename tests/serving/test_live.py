@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.exporting import export_scaled
+from tests.nvidia_smi import H200, SECOND, write_nvidia_smi
 from tests.servers import STAND_IN, ModelServer, Served, free_ports, model_servers, serve, wait_for
 from tests.serving.due import ChangedLoad
 from tests.serving.due import Served as Due
@@ -436,6 +437,22 @@ def test_a_configuration_that_is_cut_is_told(server: Served, fleet: Path, text: 
     assert f"Error: {path}, the server's configuration, can't be read: " in said
     assert "live" not in fleet.read_text()
     assert scale(server) == 3
+
+
+def test_status_and_banner_name_the_gpu_and_the_memory_of_the_server(
+    server: Served, fleet: Path, engine: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (noted,) = (one for one in running_servers(read_fleet(fleet), bool) if one.grpc_port == server.grpc_port)
+    # The server is a child of the command that runs it.
+    child = psutil.Process(noted.pid).children()[0].pid
+    write_nvidia_smi(tmp_path, (H200, SECOND), ((SECOND[1], str(child), "server", "672"),))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    device = "NVIDIA H200 (GPU 1), 0.7 of 140.4 GiB"
+    assert f"\n  Device  {device}\n" in run(fleet, "serve", "status").output
+    (shown,) = json.loads(toolkit_prints(fleet, "serve", "status", "--json"))["servers"]
+    assert (shown["device"], shown["gpus"][0]["used_bytes"]) == (device, 672 << 20)
+    plan = Plan(read_fleet(fleet), ("scaled",), "127.0.0.1", server.grpc_port, server.rest_port)
+    assert f"\nDevice  {device}; TF32 off\n" in banner(plan, engine.name, {"scaled": 3}, ())
 
 
 def test_what_to_ask_a_version_without_golden_requests(fleet: Path) -> None:

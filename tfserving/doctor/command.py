@@ -50,7 +50,7 @@ def doctor(names: tuple[str, ...], fleet: Path, engine: str, port: int, rest_por
 
     Each missing thing comes with what it is for and how to get it. Nothing is started, changed or downloaded.
     """
-    from tfserving.doctor import cluster, engines, installation, machine
+    from tfserving.doctor import cluster, engines, gpu, installation, machine
     from tfserving.doctor import fleet as fleets
     from tfserving.doctor.finding import run_checks
 
@@ -63,7 +63,7 @@ def doctor(names: tuple[str, ...], fleet: Path, engine: str, port: int, rest_por
         "Python": installation.python,
         "tfserving": installation.toolkit,
         "TensorFlow": installation.tensorflow,
-        "GPU": installation.gpu,
+        "GPU": partial(gpu.gpu, fleet),
         "Docker": partial(engines.docker, fleet),
         "native": engines.native,
         "embedded": engines.embedded,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfserving.doctor.finding import Finding
+from tfserving.doctor.fleet import server_settings
 from tfserving.foundation.extras import how_to_install, missing_for_embedded
+from tfserving.foundation.gpus import all_gpus
 from tfserving.foundation.model_server import find_model_server, no_model_server
 
 _NEEDS_SERVING = "needs the extra 'serving'"
+_TOOLKIT = "Install it, run `sudo nvidia-ctk runtime configure --runtime=docker`, and restart Docker."
 
 
 def docker(file: Path) -> Finding:
@@ -30,24 +34,36 @@ def docker(file: Path) -> Finding:
         return Finding("Docker", "missing", str(error), use)
     with contextlib.closing(client):
         version = client.version()["Version"]
-        name = _image(file)
+        settings = server_settings(file)
+        assert settings, "its modules are imported already"
+        name = settings.image_name
         there = any(name in image.tags for image in client.images.list(name))
-    data = {"version": version, "image": name, "image_is_here": there}
+        gpus = gives_gpus(client.info())
+    data = {"version": version, "image": name, "image_is_here": there, "gives_gpus": gpus}
     if reason := daemon.unusable():
         return Finding("Docker", "problem", reason, use, data)
-    image = f"image {name} is on this machine" if there else f"image {name} would be pulled"
-    return Finding("Docker", "ok", f"{version}; {image}", data=data)
+    found = f"{version}; image {name} {'is on this machine' if there else 'would be pulled'}"
+    if gpus:
+        found += "; with NVIDIA's Container Toolkit"
+    elif settings.gpus or all_gpus():
+        found += "; without NVIDIA's Container Toolkit, so containers have no GPU"
+        if settings.gpus:
+            return Finding("Docker", "problem", found, f"server.gpus needs it. {_TOOLKIT}", data)
+    return Finding("Docker", "ok", found, data=data)
 
 
-def _image(file: Path) -> str:
-    """Return the image of the fleet, the default one when there is no valid models.yaml."""
-    from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
-    from tfserving.serving.models_yaml.server import ServerSettings
+def gives_gpus(info: Mapping[str, Any]) -> bool:
+    """Return whether an engine can give GPUs to containers, by what `docker info` reports and what is on PATH.
 
-    try:
-        return read_fleet(file).server.image_name
-    except FleetError:
-        return ServerSettings().image_name
+    It can with the runtime `nvidia`, with the toolkit's hook (https://github.com/NVIDIA/nvidia-container-toolkit), or
+    with devices by CDI (https://docs.docker.com/build/building/cdi/).
+    """
+    devices = info.get("DiscoveredDevices") or ()
+    return (
+        "nvidia" in (info.get("Runtimes") or ())
+        or any(str(device.get("ID", "")).startswith("nvidia.com/gpu") for device in devices)
+        or shutil.which("nvidia-container-runtime-hook") is not None
+    )
 
 
 def native() -> Finding:
@@ -119,9 +135,12 @@ def verdict(name: str, engines: Mapping[str, Finding], findings: Mapping[str, Fi
 
 
 def _stops(finding: Finding, engine: str) -> bool:
-    """Whether a problem stops a server of `engine`: that of another engine, a GPU or a cluster does not."""
+    """Whether a problem stops a server of `engine`: that of another engine or a cluster does not."""
     if finding.name in ("Docker", "native", "embedded"):
         return False
     if finding.name in ("TensorFlow", "CPU"):
         return engine == "embedded"
-    return finding.name not in ("GPU", "Kubernetes")
+    if finding.name == "GPU":
+        # The Docker Engine may be on another machine.
+        return engine != "docker"
+    return finding.name != "Kubernetes"

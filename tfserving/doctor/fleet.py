@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfserving.doctor.finding import Finding
 from tfserving.foundation.command.hints import typed
 from tfserving.foundation.extras import how_to_install
+
+if TYPE_CHECKING:
+    from tfserving.serving.models_yaml.server import ServerSettings
+
+
+def server_settings(file: Path) -> ServerSettings | None:
+    """Return `server:` of a models.yaml, its defaults if there is no valid file; None without what reads it."""
+    try:
+        from tfserving.serving.models_yaml.fleet import FleetError, read_fleet
+        from tfserving.serving.models_yaml.server import ServerSettings
+    except ModuleNotFoundError:
+        return None
+    try:
+        return read_fleet(file).server
+    except FleetError:
+        return ServerSettings()
 
 
 def models_yaml(file: Path, names: tuple[str, ...]) -> Finding:

@@ -1,11 +1,10 @@
-"""What is installed in this environment: Python, the toolkit and its extras, TensorFlow, a GPU for it."""
+"""What is installed in this environment: Python, the toolkit and its extras, TensorFlow."""
 
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +20,6 @@ _GIVES = {
 }
 # The packages that have TensorFlow's files.
 _TENSORFLOW = ("tensorflow", "tensorflow-cpu")
-_SECONDS = 2
 
 
 def python() -> Finding:
@@ -56,7 +54,7 @@ def toolkit() -> Finding:
 
 def tensorflow() -> Finding:
     """Return which TensorFlow is installed, without importing it."""
-    found = {name: _version(name) for name in _TENSORFLOW}
+    found = {name: package_version(name) for name in _TENSORFLOW}
     present = {name: value for name, value in found.items() if value}
     data = {"packages": present}
     text = ", ".join(f"{name} {value}" for name, value in present.items())
@@ -75,29 +73,8 @@ def tensorflow() -> Finding:
     return Finding("TensorFlow", "ok", text, data=data)
 
 
-def gpu() -> Finding:
-    """Return which GPUs the driver lists, and whether TensorFlow here can use them."""
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SECONDS, check=False)
-        names = [line.partition(": ")[2].partition(" (")[0] for line in done.stdout.splitlines() if ": " in line]
-    except (OSError, subprocess.TimeoutExpired):
-        names = []
-    cuda = any(one.name.startswith("nvidia-cudnn") for one in distributions() if one.name)
-    data = {"gpus": names, "cuda_packages": cuda, "tensorflow_has_cuda": bool(_version("tensorflow"))}
-    if not names:
-        hint = "Optional: models run on the CPU. A GPU needs NVIDIA's driver."
-        return Finding("GPU", "missing", "no NVIDIA GPU found", hint, data)
-    found = ", ".join(names)
-    if not cuda or _version("tensorflow-cpu"):
-        hint = (
-            "TensorFlow here can't use it. Install `tensorflow[and-cuda]`, in an environment without tensorflow-cpu, "
-            "or serve with Docker and server.gpus."
-        )
-        return Finding("GPU", "missing", found, hint, data)
-    return Finding("GPU", "ok", found, data=data)
-
-
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package; None if it isn't installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.foundation.devices import Device
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batching import Scheduler, own_parameters
@@ -18,6 +19,11 @@ from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.gpu import memory
+from tfserving.serving.embedded.gpu.found import set_tf32
+from tfserving.serving.embedded.gpu.sessions import ALONE, Place, session_config
+from tfserving.serving.embedded.gpu.use import use
+from tfserving.serving.embedded.gpu.words import Used
 from tfserving.serving.embedded.grpc.face import methods
 from tfserving.serving.embedded.grpc.handler import Settings
 from tfserving.serving.embedded.grpc.over_grpcio import OverGrpcio
@@ -58,12 +64,24 @@ class Face(Protocol):
 class ServingProcess:
     """Loads versions and serves requests for them, as configured by `plan`."""
 
-    def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        current: Current | None = None,
+        page: Callable[[], bytes] = metrics.page,
+        place: Place = ALONE,
+    ) -> None:
         """Processes that serve on the same ports share `current`, the number of the current view.
 
-        `page` returns the page for Prometheus. Raises StartError when the request log can't be written.
+        `page` returns the page for Prometheus. `place` is this process's among those of the server. Raises StartError
+        when the request log can't be written, or a GPU has no free memory.
         """
-        import_tensorflow()
+        found = import_tensorflow()
+        set_tf32(enabled=plan.flags.enable_tf32)
+        self.used = use(plan.flags, plan.session_config, found, place)
+        self._session_config = session_config(plan.flags, plan.session_config, self.used.share)
+        # The kind of device that responses name; None names none.
+        self._device: Device | None = self.used.device
         self._plan = plan
         self._shared = current is not None
         self._page = page
@@ -82,6 +100,11 @@ class ServingProcess:
         )
         self._faces: list[Face] = []
         self.served = Served(self._load, current)
+
+    @property
+    def processes(self) -> Sequence[Used]:
+        """What each process of the server uses: this one."""
+        return (self.used,)
 
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version and plays its warm-up. Raises RequestError."""
@@ -149,7 +172,7 @@ class ServingProcess:
             flags.tensorflow_inter_op_parallelism or both,
             flags.enable_signature_method_name_check,
             self._batching_of(path),
-            self._plan.session_config,
+            self._session_config,
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
             flags.check_shapes,
@@ -158,6 +181,13 @@ class ServingProcess:
             tuple(part.strip() for part in flags.allowed_operations.split(",") if part.strip()),
         )
         check_files(path)
+        try:
+            return self._load_warm(model, version, path, runtime)
+        except RequestError as error:
+            raise memory.gpu_memory.explained(error) from error
+
+    def _load_warm(self, model: str, version: int, path: Path, runtime: Runtime) -> Servable:
+        flags = self._plan.flags
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
             try:
@@ -201,6 +231,7 @@ class ServingProcess:
             options=flags.grpc_settings,
             shared=self._shared,
             access_log=self._access_log,
+            device=self._device,
         )
         transport: Face
         if self._plan.transport.native:
@@ -233,6 +264,7 @@ class ServingProcess:
             largest_body=flags.max_body_bytes,
             most_values=flags.max_json_values,
             most_nested=installed().most_nested,
+            device=self._device,
         )
         application = Application(
             face,

@@ -1,0 +1,126 @@
+"""Problems of batching: parameters that contradict each other, and warm-up requests that don't match them.
+
+TensorFlow Serving replays the warm-up file through the batching session (`saved_model_bundle_source_adapter.cc` of
+https://github.com/tensorflow/serving): a request that is larger than a batch fails the load, and the others are padded
+to the allowed sizes, as clients' requests are. So on a GPU a size that no warm-up request fills is slow once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from tfserving.foundation.golden import WARMUP
+from tfserving.foundation.messages import PredictionLog
+from tfserving.foundation.records import RecordError, read_records
+from tfserving.serving.gpu_batching import ENQUEUED, THREADS, batching_on_a_gpu
+from tfserving.serving.models_yaml.server import Batching
+from tfserving.serving.problem import Problem
+
+_WHERE = "server.batching"
+_COST = "cuDNN measures its algorithms (0.2 to 0.5 s for ResNet50 on an H200), and XLA compiles (7 to 13 s)"
+# The requests of a record, by the kind of call.
+_EXAMPLES = ("classify_log", "regress_log")
+
+
+def parameter_problems(given: Batching, *, gpu: bool) -> Iterator[Problem]:
+    """Yield the problems of `server.batching` on a server with or without a GPU."""
+    batching = batching_on_a_gpu(given, embedded=False) if gpu else given
+    sizes = list(batching.allowed_batch_sizes or ())
+    largest, split = largest_batch(batching), bool(batching.enable_large_batch_splitting)
+    if largest > batching.max_batch_size:
+        yield Problem(_WHERE, f"max_execution_batch_size {largest} is above max_batch_size {batching.max_batch_size}")
+    if sizes != sorted(set(sizes)):
+        yield Problem(_WHERE, f"allowed_batch_sizes: got {sizes}, expected increasing sizes: {sorted(set(sizes))}")
+    elif sizes and sizes[-1] != largest:
+        yield Problem(_WHERE, f"allowed_batch_sizes {sizes} must end with the maximum, {largest}")
+    enqueued = batching.max_enqueued_batches or ENQUEUED
+    # One more batch may be open.
+    if split and (enqueued + 1) * largest < batching.max_batch_size:
+        text = f"{enqueued} batches of {largest} rows may wait, so TensorFlow Serving always refuses a request of "
+        text += f"{batching.max_batch_size} rows. Raise max_enqueued_batches, or lower max_batch_size"
+        yield Problem(_WHERE, text, warning=True)
+    if gpu:
+        yield from _on_a_gpu(given, sizes)
+
+
+def _on_a_gpu(given: Batching, sizes: list[int]) -> Iterator[Problem]:
+    if not sizes:
+        text = f"batches have any size, and on a GPU each new size is slow once: {_COST}. Remove allowed_batch_sizes"
+        yield Problem(_WHERE, f"{text} to use powers of two, or list sizes", warning=True)
+    threads = given.num_batch_threads
+    if threads is not None and threads > THREADS:
+        text = (
+            f"num_batch_threads: got {threads}, expected 1 or {THREADS} on a GPU. More threads run smaller batches at"
+        )
+        yield Problem(_WHERE, f"{text} a time, and the GPU computes them one after another", warning=True)
+
+
+def largest_batch(batching: Batching) -> int:
+    """Return the most rows that run at a time."""
+    if batching.enable_large_batch_splitting and batching.max_execution_batch_size:
+        return batching.max_execution_batch_size
+    return batching.max_batch_size
+
+
+def warmup_problems(
+    where: str, version: int, folder: Path, batching: Batching, alone: Collection[str], *, gpu: bool
+) -> Iterator[Problem]:
+    """Yield the problems of the warm-up requests of a version in `folder`, on a server with these parameters.
+
+    Signatures `alone` have no batch dimension. Their first dimension may be the length of a recording. With `gpu` it is
+    TensorFlow Serving on a GPU; the embedded server itself runs the sizes that the file lacks.
+    """
+    try:
+        rows = sorted({*_rows(folder / WARMUP, alone)})
+    except (RecordError, DecodeError) as error:
+        yield Problem(where, f"version {version}: the warm-up requests can't be read: {error}")
+        return
+    if rows and rows[-1] > batching.max_batch_size:
+        text = f"version {version} has a warm-up request of {rows[-1]} rows, but server.batching.max_batch_size is"
+        yield Problem(where, f"{text} {batching.max_batch_size}. Raise it")
+        return
+    if gpu and rows:
+        yield from _cold(where, version, rows, batching)
+
+
+def _cold(where: str, version: int, rows: Iterable[int], given: Batching) -> Iterator[Problem]:
+    """Yield a warning if clients send the first batch of a size."""
+    sizes = batching_on_a_gpu(given, embedded=False).allowed_batch_sizes or ()
+    warm = {size for count in rows for size in _sizes(count, sizes)}
+    cold = [size for size in sizes if size not in warm]
+    if not cold:
+        return
+    first = "the first batch of this size" if len(cold) == 1 else "the first batch of each of these sizes"
+    text = (
+        f"version {version} has no warm-up request for batches of {', '.join(map(str, cold))} rows, so {first} is slow "
+    )
+    text += f"on a GPU: {_COST}. Export it with `batch_sizes: [{cold[-1]}]`"
+    if given.allowed_batch_sizes is None and cold[0] > max(warm):
+        text += f", or set server.batching.max_execution_batch_size to {max(warm)}"
+    yield Problem(where, text, warning=True)
+
+
+def _sizes(rows: int, sizes: tuple[int, ...]) -> Iterator[int]:
+    """Yield the sizes of the batches that a request of `rows` rows becomes: parts of the largest size, and the rest."""
+    if not sizes or not rows:
+        return
+    if rows > sizes[-1]:
+        yield sizes[-1]
+    if rest := rows % sizes[-1] or sizes[-1]:
+        yield next(size for size in sizes if size >= rest)
+
+
+def _rows(warmup: Path, alone: Collection[str]) -> Iterator[int]:
+    """Yield the rows of each warm-up request of a signature that isn't `alone`."""
+    for record in read_records(warmup):
+        log = PredictionLog.FromString(record)
+        kind = log.WhichOneof("log_type")
+        if kind == "predict_log" and log.predict_log.request.model_spec.signature_name not in alone:
+            shapes = (tensor.tensor_shape.dim for tensor in log.predict_log.request.inputs.values())
+            yield from (dim[0].size for dim in shapes if dim)
+        elif kind in _EXAMPLES:
+            given = getattr(log, kind).request.input
+            yield len(getattr(given, given.WhichOneof("kind") or "example_list").examples)
