@@ -29,6 +29,7 @@ from tfserving.clients import connect
 from tfserving.clients.errors import ServingError
 from tfserving.clients.metrics import PATH, read_metrics
 from tfserving.clients.page import read_page
+from tfserving.foundation.devices import Device
 from tfserving.foundation.golden import Golden, GoldenRequest
 from tfserving.foundation.messages import ModelServerConfig
 from tfserving.foundation.model_server import VARIABLE
@@ -59,6 +60,7 @@ class Refusing:
     # Over which a server with TLS isn't asked.
     has_grpc: bool = True
     name = "stand-in"
+    device: Device | None = None
 
     @property
     def grpc(self) -> str | None:
