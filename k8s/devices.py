@@ -11,7 +11,7 @@ from tfserving.k8s.kubectl import Object
 from tfserving.serving.gpu_environment import TF32_OVERRIDE
 
 # Whole GPUs, shares, and slices: nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-1g.10gb.
-_GPU = re.compile(r"/(gpu|mig-)")
+_GPU = re.compile(r"/(.*gpu|mig-)")
 _SERVERS = ("server", "kserve-container")
 
 

@@ -109,7 +109,7 @@ class Moved:
             return
         self.compared += 1
         if (apart := _relabelled(old.outputs, new.outputs)) is not None:
-            tied = apart & _near_ties(old.outputs, new.outputs, self.tolerances)
+            tied = apart & _near_ties(old.outputs, new.outputs, self.tolerances, len(apart))
             self.rows += len(apart)
             self.near_ties += int(tied.sum())
             self.relabelled += int((apart & ~tied).sum())
@@ -187,21 +187,21 @@ def _relabelled(old: Outputs, new: Outputs) -> Array | None:
     return np.any(found, axis=0) if len(rows) == 1 else None
 
 
-def _near_ties(old: Outputs, new: Outputs, tolerances: Mapping[str, Tolerance]) -> Array:
+def _near_ties(old: Outputs, new: Outputs, tolerances: Mapping[str, Tolerance], rows: int) -> Array:
     """Return for each row whether the class of the highest score changed while all scores stayed within the tolerance.
 
-    bool (rows,), or one False for outputs without scores.
+    The result is bool, of shape (rows,).
     """
-    found: list[Array] = []
+    found = np.zeros(rows, bool)
     for name, before in old.items():
         after, tolerance = new.get(name), tolerances.get(before.dtype.name)
-        scores = is_float(before) and before.ndim == 2  # noqa: PLR2004 - rows and classes
+        scores = is_float(before) and before.ndim == 2 and len(before) == rows  # noqa: PLR2004 - rows and classes
         if not scores or after is None or tolerance is None or before.shape != after.shape:
             continue
         with np.errstate(invalid="ignore"):
             close = np.abs(after.astype(np.float64) - before.astype(np.float64)) <= tolerance.allowed(before)
-        found.append(close.all(axis=1) & (after.argmax(axis=1) != before.argmax(axis=1)))
-    return np.any(found, axis=0) if len({len(one) for one in found}) == 1 else np.zeros(1, bool)
+        found |= close.all(axis=1) & (after.argmax(axis=1) != before.argmax(axis=1))
+    return found
 
 
 def _move(old: list[Array], new: list[Array]) -> Move:

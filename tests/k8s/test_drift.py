@@ -92,6 +92,8 @@ def test_a_label_of_other_scores_is_no_near_tie() -> None:
     for old, new in (
         ({"label": np.array([1]), "scores": TIED[:1]}, {"label": np.array([0]), "scores": TIED[:1]}),
         ({"scores": TIED[:1]}, {"scores": np.array([[np.nan, 0.5]], np.float32)}),
+        # Not the scores of this row.
+        ({"label": np.array([1]), "scores": TIED[:2]}, {"label": np.array([0]), "scores": FLIPPED[:2]}),
     ):
         found = Moved(tolerances=everything)
         found.add("serving_default", Response(old), Response(new))

@@ -47,7 +47,7 @@ def test_a_pods_spec_has_its_device(components: tuple[str, ...], settings: str, 
 
 
 @pytest.mark.parametrize(
-    "limit", ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb", "a.example/gpu"]
+    "limit", ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb", "a.example/vgpu"]
 )
 def test_pods_of_others_and_of_before_compute_in_tf32(limit: str) -> None:
     """TensorFlow's default, where nothing turns it off."""
