@@ -9,6 +9,8 @@ from collections.abc import Mapping
 # `2.20.0`. The image of the embedded server has the second, the version of its TensorFlow.
 LABELS = ("tensorflow_serving_github_branchtag", "tensorflow.version")
 EMBEDDED = "serving-embedded"
+# Of the tag of an image with CUDA: https://hub.docker.com/r/tensorflow/serving/tags.
+GPU_SUFFIX = "-gpu"
 _VERSION = r"(\d+\.\d+(?:\.\d+)?(?:-?rc\d+)?)"
 
 
@@ -39,7 +41,7 @@ def with_gpus(image: str) -> str | None:
     tag, _ = tag_and_digest(image)
     if not tag or "gpu" in tag or not (is_embedded(image) or re.match(r"(docker\.io/)?tensorflow/serving:", image)):
         return None
-    return f"{image.partition('@')[0]}-gpu"
+    return f"{image.partition('@')[0]}{GPU_SUFFIX}"
 
 
 def tag_and_digest(image: str) -> tuple[str, str]:
