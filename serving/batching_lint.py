@@ -35,7 +35,9 @@ def parameter_problems(where: str, given: Batching, *, gpu: bool, embedded: bool
     """Yield the problems of parameters under the key `where`, on a server with or without a GPU."""
     batching = batching_on_a_gpu(given, embedded=False) if gpu else given
     sizes = list(batching.allowed_batch_sizes or ())
-    largest, split = largest_batch(batching), bool(batching.enable_large_batch_splitting)
+    largest = batching.max_batch_size
+    if batching.enable_large_batch_splitting and batching.max_execution_batch_size:
+        largest = batching.max_execution_batch_size
     if largest > batching.max_batch_size:
         yield Problem(where, f"max_execution_batch_size {largest} is above max_batch_size {batching.max_batch_size}")
     if sizes != sorted(set(sizes)):
@@ -43,8 +45,8 @@ def parameter_problems(where: str, given: Batching, *, gpu: bool, embedded: bool
     elif sizes and sizes[-1] != largest:
         yield Problem(where, f"allowed_batch_sizes {sizes} must end with the maximum, {largest}")
     enqueued = batching.max_enqueued_batches or ENQUEUED
-    # One more batch may be open.
-    if split and (enqueued + 1) * largest < batching.max_batch_size:
+    # One more batch may be open. The embedded server counts batches before they are split.
+    if not embedded and largest < batching.max_batch_size and (enqueued + 1) * largest < batching.max_batch_size:
         text = f"{enqueued} batches of {largest} rows may wait, so TensorFlow Serving always refuses a request of "
         text += f"{batching.max_batch_size} rows. Raise max_enqueued_batches, or lower max_batch_size"
         yield Problem(where, text, warning=True)
@@ -55,17 +57,8 @@ def parameter_problems(where: str, given: Batching, *, gpu: bool, embedded: bool
         yield Problem(where, text, warning=True)
     threads = given.num_batch_threads or 0
     if gpu and threads > THREADS:
-        text = (
-            f"num_batch_threads: got {threads}, expected 1 or {THREADS} on a GPU. More threads run smaller batches at"
-        )
-        yield Problem(where, f"{text} a time, and the GPU computes them one after another", warning=True)
-
-
-def largest_batch(batching: Batching) -> int:
-    """Return the most rows that run at a time."""
-    if batching.enable_large_batch_splitting and batching.max_execution_batch_size:
-        return batching.max_execution_batch_size
-    return batching.max_batch_size
+        text = f"num_batch_threads: got {threads}, expected 1 or {THREADS} on a GPU. More threads run smaller batches,"
+        yield Problem(where, f"{text} and the GPU computes them one after another", warning=True)
 
 
 def warmup_problems(
@@ -118,12 +111,14 @@ def _cold(where: str, version: int, rows: Iterable[int], given: Batching) -> Ite
     cold = [size for size in sizes if size not in warm]
     if not cold:
         return
+    listed = ", ".join(map(str, cold))
     first = "the first batch of this size" if len(cold) == 1 else "the first batch of each of these sizes"
     text = (
-        f"version {version} has no warm-up request for batches of {', '.join(map(str, cold))} rows, so {first} is slow "
+        f"version {version} has no warm-up request for batches of {listed} rows, so {first} is slow on a GPU: {_COST}."
     )
-    text += f"on a GPU: {_COST}. Export it with `batch_sizes: [{cold[-1]}]`"
-    if given.allowed_batch_sizes is None and cold[0] > max(warm):
+    text += f" Export it with `batch_sizes: [{cold[-1]}]`"
+    splits = given.allowed_batch_sizes is None and given.enable_large_batch_splitting is not False
+    if splits and cold[0] > max(warm):
         text += f", or set server.batching.max_execution_batch_size to {max(warm)}"
     yield Problem(where, text, warning=True)
 
@@ -134,8 +129,8 @@ def _sizes(rows: int, sizes: tuple[int, ...]) -> Iterator[int]:
         return
     if rows > sizes[-1]:
         yield sizes[-1]
-    if rest := rows % sizes[-1] or sizes[-1]:
-        yield next(size for size in sizes if size >= rest)
+    rest = rows % sizes[-1] or sizes[-1]
+    yield next(size for size in sizes if size >= rest)
 
 
 def _rows(warmup: Path, alone: Collection[str]) -> Iterator[int]:

@@ -34,9 +34,14 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
+def planned(folder: Path, server: str) -> Plan:
+    grpc_port, rest_port = free_ports(2)
+    return Plan(fleet(folder, f"{GOOD}server: {{{server}}}\n"), ("digits",), "127.0.0.1", grpc_port, rest_port)
+
+
 def started(folder: Path, server: str) -> list[str]:
     """Return the variables of a native server of a fleet with these settings."""
-    plan = Plan(fleet(folder, f"{GOOD}server: {{{server}}}\n"), ("digits",), "127.0.0.1", *free_ports(2))
+    plan = planned(folder, server)
     with pytest.raises(EngineError) as caught:
         Native().start(plan).wait_until_ready(60, lambda _: None)
     lines = [line.strip() for line in str(caught.value).splitlines()]
@@ -56,7 +61,7 @@ def test_a_process_gets_the_settings_of_models_yaml_whatever_is_set_by_hand(
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_process_does_not_start_without_its_gpus(tmp_path: Path) -> None:
-    plan = Plan(fleet(tmp_path, f"{GOOD}server: {{gpus: [2]}}\n"), ("digits",), "127.0.0.1", *free_ports(2))
+    plan = planned(tmp_path, "gpus: [2]")
     with pytest.raises(EngineError, match=r"^server\.gpus: this machine has no GPU '2'\. Here are 0 \(NVIDIA H200"):
         Native().start(plan)
     assert not (tmp_path / "state").exists()
