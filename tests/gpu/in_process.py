@@ -18,9 +18,12 @@ from tfserving.foundation.golden import read_golden
 
 def measure(version: Path, sizes: list[int], seconds: float, *, tf32: bool) -> dict[str, Any]:
     """Return how long loading, the first two calls of each size, and a later one take."""
-    from tensorflow.python.framework.config import enable_tensor_float_32_execution
-
     from tfserving.serving.embedded.core.loader import Runtime, load
+    from tfserving.serving.embedded.processes.process import import_tensorflow, prepare_process
+
+    prepare_process()
+    import_tensorflow(find_devices=False)
+    from tensorflow.python.framework.config import enable_tensor_float_32_execution
 
     enable_tensor_float_32_execution(tf32)
     requests = [request for request in read_golden(version).requests if request.method == "predict"]
@@ -49,9 +52,6 @@ def measure(version: Path, sizes: list[int], seconds: float, *, tf32: bool) -> d
 
 
 if __name__ == "__main__":
-    # As the server does; no SavedModel needs it.
-    sys.modules["keras"] = None  # type: ignore[assignment]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     _sizes = [int(one) for one in sys.argv[2].split(",")]
     print(json.dumps(measure(Path(sys.argv[1]), _sizes, float(sys.argv[3]), tf32="tf32" in sys.argv[4:])))

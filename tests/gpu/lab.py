@@ -139,7 +139,7 @@ class Lab:
 
     def check(self, name: str, seconds: float, function: Callable[[], None]) -> None:
         """Run a check, which may wait for `seconds` at most; with no time left it is recorded as skipped."""
-        what = (function.__doc__ or "").strip().splitlines()[0]
+        what = (function.__doc__ or "").strip().partition("\n")[0]
         if time.monotonic() > self._deadline:
             self.record.skip(name, what, "the time of the run was over")
             return
