@@ -1,4 +1,7 @@
-"""Write the table and the picture of differences of docs/gpu.md from tests/gpu/h200.json: `python -m tests.gpu.page`."""
+"""Write the differences of tests/gpu/h200.json to docs/gpu.md, as a table and as a picture.
+
+python -m tests.gpu.page
+"""
 
 from __future__ import annotations
 
