@@ -53,5 +53,7 @@ def measure(version: Path, sizes: list[int], seconds: float, *, tf32: bool) -> d
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    if "tf32" not in sys.argv[4:]:
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     _sizes = [int(one) for one in sys.argv[2].split(",")]
     print(json.dumps(measure(Path(sys.argv[1]), _sizes, float(sys.argv[3]), tf32="tf32" in sys.argv[4:])))
