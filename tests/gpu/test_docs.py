@@ -11,6 +11,7 @@ import pytest
 
 from tests.gpu.__main__ import CHECKS
 from tests.gpu.page import DOCS, FIGURES, draw, page
+from tfserving.serving.models_yaml.fleet import read_fleet
 
 TEXT = (DOCS / "gpu.md").read_text()
 
@@ -28,6 +29,12 @@ def test_the_goals_name_the_checks_that_would_show_them() -> None:
     named = {*re.findall(r"`((?:memory|proof|speed)\.\w+)`", TEXT)}
     assert len(named) > 10
     assert named <= {*CHECKS}
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.M | re.S))
+def test_its_settings_are_those_of_models_yaml(tmp_path: Path, block: str) -> None:
+    (tmp_path / "models.yaml").write_text("models: {digits: {builder: tfserving.export.models.digits:build}}\n" + block)
+    assert read_fleet(tmp_path / "models.yaml")
 
 
 @pytest.mark.parametrize("command", "".join(re.findall(r"^```sh\n(.*?)^```$", TEXT, re.M | re.S)).splitlines())
