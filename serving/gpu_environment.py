@@ -12,7 +12,7 @@ growth, but with this file it ignores its flags for batching, warm-up and sessio
 https://github.com/tensorflow/serving). The embedded server has the flags --enable_tf32, --enable_deterministic_gpu and
 --gpu_memory_growth.
 
-https://docs.nvidia.com/deeplearning/frameworks/tensorflow-user-guide/index.html#tf32_override
+https://docs.nvidia.com/deeplearning/frameworks/tensorflow-user-guide/index.html
 https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/common_runtime/gpu/gpu_bfc_allocator.cc
 https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables
 """

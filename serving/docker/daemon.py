@@ -67,13 +67,13 @@ def explained(what: str) -> Iterator[None]:
 
 def _in_words(text: str) -> str:
     """Return an engine's error, and what it means if that isn't clear."""
-    # The last one is of engines that find GPUs by CDI, https://github.com/moby/moby/blob/master/daemon.
+    # The last one is of engines that find GPUs by CDI: https://github.com/moby/moby.
     if any(sign in text for sign in ("capabilities: [[gpu]]", "discover GPU vendor from CDI")):
         return (
             "the engine has no GPU support. Install NVIDIA's driver and the NVIDIA Container Toolkit "
             f"(`nvidia-ctk runtime configure`), or remove server.gpus ({text})"
         )
-    # https://github.com/NVIDIA/libnvidia-container/blob/main/src/nvc_container.c and dsl_evaluate.c
+    # Errors of https://github.com/NVIDIA/libnvidia-container.
     if "unsatisfied condition: cuda" in text:
         return (
             "NVIDIA's driver is too old for the CUDA release of the image. Install a newer one, or set server.image to "

@@ -24,7 +24,7 @@ def gpu(file: Path) -> Finding:
     gpus, lacking = all_gpus(), _lacking(file)
     processes = gpu_processes() if gpus else ()
     visible = {one.uuid for one in (visible_gpus() if VISIBLE in os.environ else gpus)}
-    reason = _unusable_by_tensorflow()
+    reason = _unusable_by_tensorflow() if gpus else None
     data = {
         "gpus": [_as_json(one, one.uuid in visible) for one in gpus],
         "processes": [
